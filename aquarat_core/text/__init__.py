@@ -1,0 +1,1 @@
+"""The tokenizer and how conversations become tokens."""
