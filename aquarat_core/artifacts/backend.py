@@ -1,0 +1,85 @@
+"""What a place must be able to do to hold a store: nine small operations, and opening one by its URI.
+
+Keys are relative posix paths. Small objects (manifests, refs, job files) pass as bytes; blobs of any size as files,
+hashed while they stream. Every write is atomic: a reader sees the whole object or none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from aquarat_core.artifacts.errors import StoreError
+from aquarat_core.artifacts.hashing import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A small object and the version that a compare-and-swap must name."""
+
+    data: bytes
+    version: str
+
+
+class Backend(Protocol):
+    """Raises `StoreError` wherever the place itself fails; a missing object is a None or False, not an error."""
+
+    uri: str
+
+    def read(self, key: str) -> Versioned | None:
+        """The object, or None where there is none."""
+
+    def size(self, key: str) -> int | None:
+        """Size of the object in bytes, or None where there is none."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys that start with `prefix`, sorted."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes the object unless there is one; False where there is: of any number of writers one gets True."""
+
+    def swap(self, key: str, data: bytes, expected: str) -> bool:
+        """Replaces the object if it still has the version `expected`; False, and nothing written, where it has not."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes or replaces the object; the last writer wins."""
+
+    def put_file(self, key: str, source: Path, digest: Digest) -> None:
+        """Makes sure that `key` holds the bytes of `source`, whose digest is `digest`.
+
+        An object that is there already and right is left alone; one that is damaged is replaced.
+        Raises `ArtifactError` if `source` no longer has that digest.
+        """
+
+    def get_file(self, key: str, target: Path) -> Digest | None:
+        """Writes the object's bytes to `target` and returns their digest as read, or None where there is no object.
+
+        An `OSError` of `target` is the caller's.
+        """
+
+
+def open_backend(uri: str) -> Backend:
+    """The backend of `file:///absolute/path` (or `/absolute/path`), `gs://bucket/prefix` or `memory://name`."""
+    scheme, _, rest = uri.partition("://") if "://" in uri else ("file", "", uri)
+    rest = rest.rstrip("/")
+    if scheme == "file":
+        from aquarat_core.artifacts.local import LocalBackend
+
+        if not rest.startswith("/"):
+            raise StoreError(f"store {uri!r} is not an absolute path: write file:///absolute/path")
+        return LocalBackend(Path(rest))
+    if scheme == "memory":
+        from aquarat_core.artifacts.memory import MemoryBackend
+
+        return MemoryBackend(rest)
+    if scheme == "gs":
+        from aquarat_core.artifacts.gcs import GCSBackend
+
+        bucket, _, prefix = rest.partition("/")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket):
+            raise StoreError(f"store {uri!r} does not name a bucket: write gs://bucket or gs://bucket/prefix")
+        return GCSBackend(bucket, prefix)
+    raise StoreError(f"store {uri!r} has the unknown scheme {scheme!r}: use file://, gs:// or memory://")

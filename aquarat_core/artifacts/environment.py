@@ -1,0 +1,74 @@
+"""What an artifact was made with: library versions, hardware, and the state of the checkout."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+_LIBRARIES = (
+    "aquarat",
+    "datasets",
+    "google-cloud-storage",
+    "huggingface-hub",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "rustbpe_py",
+    "safetensors",
+    "torch",
+    "wandb",
+)
+
+
+def libraries() -> dict[str, str]:
+    """Versions of Python and of the installed libraries that can change a result; imports none of them."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, str | int]:
+    """CPU model, usable cores, memory in bytes; GPU name and count where this process has imported torch."""
+    facts: dict[str, str | int] = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name(0)
+        facts["gpus"] = torch.cuda.device_count()
+    return facts
+
+
+def git_state(root: Path) -> tuple[str | None, bool | None]:
+    """The commit checked out at `root` and whether anything differs from it; (None, None) where that is no checkout."""
+    try:
+        top = _git(root, "rev-parse", "--show-toplevel")
+        if Path(top).resolve() != root.resolve():
+            return None, None
+        return _git(root, "rev-parse", "HEAD"), bool(_git(root, "status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,38 @@
+"""The two things that can be wrong: the store itself, or an artifact in it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_REASONS = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ENOTDIR: "a part of the path is a file, not a directory",
+    errno.EEXIST: "a part of the path is a file, not a directory",
+    errno.EISDIR: "there is a directory where a file should be",
+    errno.ENAMETOOLONG: "the path is too long",
+}
+
+
+class StoreError(ValueError):
+    """A store (or cache) that cannot be used; the message says what failed, where, and the way out."""
+
+
+class ArtifactError(ValueError):
+    """An artifact that is missing, damaged or cannot be published; the message says which, and the way out."""
+
+
+@contextmanager
+def os_errors(where: str, remedy: str) -> Iterator[None]:
+    """Turns an `OSError` of the block into a `StoreError`: where, the reason, the path, and `remedy`."""
+    try:
+        yield
+    except OSError as e:
+        reason = _REASONS.get(e.errno or 0, e.strerror or str(e))
+        path = f" ({e.filename})" if e.filename else ""
+        raise StoreError(f"{where} cannot be used: {reason}{path}. {remedy}") from e

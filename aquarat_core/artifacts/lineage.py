@@ -1,0 +1,116 @@
+"""Where an artifact comes from: its ancestry down to the data sets, and what to do when a part of it is damaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aquarat_core.artifacts.errors import ArtifactError
+from aquarat_core.artifacts.manifest import CodeVersion, Manifest
+
+if TYPE_CHECKING:
+    from aquarat_core.artifacts.store import Artifact, ArtifactStore
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One artifact of an ancestry; `artifact` is None where its manifest is gone from the store."""
+
+    asset: str
+    manifest_sha256: str
+    artifact: Artifact | None
+    parents: tuple[Node, ...]
+
+
+def lineage(store: ArtifactStore, manifest_sha256: str) -> Node:
+    """The ancestry of an artifact. An ancestor reached by several ways is one and the same `Node`.
+
+    Raises `ArtifactError` if the store does not have this manifest.
+    """
+    artifact = store.get(manifest_sha256)
+    return _node(store, artifact.asset, manifest_sha256, {})
+
+
+def _node(store: ArtifactStore, asset: str, sha256: str, known: dict[str, Node]) -> Node:
+    if sha256 not in known:
+        artifact = store.get(sha256) if store.has(sha256) else None
+        parents = artifact.manifest.parents if artifact else ()
+        nodes = tuple(_node(store, p.asset, p.manifest_sha256, known) for p in parents)
+        known[sha256] = Node(asset, sha256, artifact, nodes)
+    return known[sha256]
+
+
+def format_lineage(tree: Node) -> str:
+    """The ancestry as an indented tree: asset, data version, manifest, run, time and code of each artifact.
+
+    An ancestor that several artifacts share is expanded once, and afterwards marked "(above)".
+    """
+    rows: list[tuple[str, Node, bool]] = []
+    _rows(tree, "", "", rows, set())
+    width = max(len(label) for label, _, _ in rows)
+    return "\n".join(f"{label:<{width}}  {_facts(node)}{'  (above)' if seen else ''}" for label, node, seen in rows)
+
+
+def _rows(node: Node, head: str, indent: str, rows: list[tuple[str, Node, bool]], shown: set[str]) -> None:
+    seen = node.manifest_sha256 in shown and bool(node.parents)
+    rows.append((head + node.asset, node, seen))
+    shown.add(node.manifest_sha256)
+    for i, parent in enumerate(() if seen else node.parents):
+        last = i == len(node.parents) - 1
+        branch, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        _rows(parent, indent + branch, indent + below, rows, shown)
+
+
+def _facts(node: Node) -> str:
+    if node.artifact is None:
+        return f"manifest {node.manifest_sha256[:12]}  missing from the store"
+    m = node.artifact.manifest
+    return (
+        f"data {node.artifact.data_version[:12]}  manifest {node.manifest_sha256[:12]}  run {m.run_id}  "
+        f"{m.created[:19]}Z  code {format_code(m.code)}"
+    )
+
+
+def format_code(code: CodeVersion) -> str:
+    """The commit with "(dirty)" where it had changes; the hash of the stage's sources where there was no checkout."""
+    if code.commit is None:
+        return f"{code.version[:12]} (no commit)"
+    return code.commit[:12] + (" (dirty)" if code.dirty else "")
+
+
+def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
+    """Which ancestors can rebuild a damaged artifact, and the command that does."""
+    select = f"AQUARAT_PROFILE={manifest.profile} dagster asset materialize --select"
+    if not manifest.parents:
+        return f"It has no parents, so its source rebuilds it: {select} {manifest.asset}"
+    names = ", ".join(f"{p.asset} (manifest {p.manifest_sha256[:12]})" for p in manifest.parents)
+    incomplete = _incomplete(store, manifest, {})
+    if not incomplete:
+        return f"Its parents can rebuild it and are there: {names}. Run: {select} {manifest.asset}"
+    first = ", ".join(incomplete)
+    return (
+        f"Its parents can rebuild it: {names}; but files of {first} are missing too. "
+        f"Run: {select} {','.join([*incomplete, manifest.asset])}"
+    )
+
+
+def _incomplete(store: ArtifactStore, manifest: Manifest, checked: dict[str, bool]) -> list[str]:
+    """Assets of the ancestors to rebuild before `manifest` can be, parents before children."""
+    found: list[str] = []
+    for parent in manifest.parents:
+        if parent.manifest_sha256 in checked:
+            continue
+        artifact = _readable(store, parent.manifest_sha256)
+        checked[parent.manifest_sha256] = artifact is not None and artifact.is_complete()
+        if not checked[parent.manifest_sha256]:
+            if artifact is not None:
+                found += _incomplete(store, artifact.manifest, checked)
+            found.append(parent.asset)
+    return list(dict.fromkeys(found))
+
+
+def _readable(store: ArtifactStore, sha256: str) -> Artifact | None:
+    try:
+        return store.get(sha256)
+    except ArtifactError:
+        return None

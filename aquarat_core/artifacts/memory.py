@@ -1,0 +1,67 @@
+"""A store in this process's memory, for unit tests: the same name gives the same store."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from aquarat_core.artifacts.backend import Versioned
+from aquarat_core.artifacts.errors import ArtifactError
+from aquarat_core.artifacts.hashing import Digest, digest_bytes
+
+_STORES: dict[str, dict[str, bytes]] = defaultdict(dict)
+_LOCK = threading.Lock()
+
+
+class MemoryBackend:
+    def __init__(self, name: str) -> None:
+        self.uri = f"memory://{name}"
+        self._objects = _STORES[name]
+
+    def read(self, key: str) -> Versioned | None:
+        data = self._objects.get(key)
+        return None if data is None else Versioned(data, _version(data))
+
+    def size(self, key: str) -> int | None:
+        data = self._objects.get(key)
+        return None if data is None else len(data)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        return iter(sorted(k for k in self._objects if k.startswith(prefix)))
+
+    def create(self, key: str, data: bytes) -> bool:
+        with _LOCK:
+            if key in self._objects:
+                return False
+            self._objects[key] = data
+            return True
+
+    def swap(self, key: str, data: bytes, expected: str) -> bool:
+        with _LOCK:
+            if key not in self._objects or _version(self._objects[key]) != expected:
+                return False
+            self._objects[key] = data
+            return True
+
+    def write(self, key: str, data: bytes) -> None:
+        self._objects[key] = data
+
+    def put_file(self, key: str, source: Path, digest: Digest) -> None:
+        data = source.read_bytes()
+        if digest_bytes(data) != digest:
+            raise ArtifactError(f"{source} changed while it was being published: write it fully first")
+        self._objects[key] = data
+
+    def get_file(self, key: str, target: Path) -> Digest | None:
+        data = self._objects.get(key)
+        if data is None:
+            return None
+        target.write_bytes(data)
+        return digest_bytes(data)
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

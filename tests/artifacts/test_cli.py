@@ -1,0 +1,93 @@
+"""The command as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aquarat_core.artifacts import Artifact, ArtifactStore
+from aquarat_core.config import load_profile, profile_names
+from aquarat_core.model.accounting import describe
+
+from .conftest import ROOT, Publish
+
+
+def aquarat(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "aquarat_core.cli", *arguments]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, env=settings, capture_output=True, text=True)
+
+
+@pytest.fixture
+def chain(publish: Publish, tmp_path: Path) -> tuple[str, Artifact, Artifact]:
+    """Store, SFT and RL checkpoint."""
+    store = ArtifactStore.open(f"file://{tmp_path}/store")
+    sft = publish(store, "sft_checkpoint", {"model.safetensors": b"sft"}, records={"metrics.jsonl": b"{}"})
+    return store.uri, sft, publish(store, "rl_checkpoint", {"model.safetensors": b"rl"}, parents=[sft])
+
+
+def test_lineage_names_the_parent(chain: tuple[str, Artifact, Artifact]) -> None:
+    uri, sft, rl = chain
+    by_asset = aquarat("lineage", "rl_checkpoint", "--store", uri)
+    by_hash = aquarat("lineage", rl.sha256[:10], AQUARAT_STORE=uri)
+    assert by_asset.stdout == by_hash.stdout
+    assert (by_asset.returncode, by_asset.stderr) == (0, "")
+    top, below = by_asset.stdout.splitlines()
+    assert top.startswith(f"rl_checkpoint      data {rl.data_version[:12]}  manifest {rl.sha256[:12]}")
+    assert below.startswith(f"└─ sft_checkpoint  data {sft.data_version[:12]}  manifest {sft.sha256[:12]}")
+
+
+def test_show_is_for_people_and_for_machines(chain: tuple[str, Artifact, Artifact]) -> None:
+    uri, sft, rl = chain
+    shown = aquarat("show", "rl_checkpoint", "--store", uri).stdout
+    for line in (
+        "asset         rl_checkpoint (dataset)",
+        f"uri           {rl.uri}",
+        f"data version  {rl.data_version}",
+        f"parent        sft_checkpoint  manifest {sft.sha256[:12]}  run run-of-sft_checkpoint",
+        "metric        loss = 1.5",
+        "              nested.seed = 2",
+    ):
+        assert line in shown.splitlines()
+    raw = aquarat("show", "rl_checkpoint", "--json", "--store", uri).stdout.rstrip("\n")
+    assert raw.encode() == rl.manifest.to_bytes()
+    assert json.loads(raw)["parents"][0]["manifest_sha256"] == sft.sha256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lineage", "nothing"], "has no asset or manifest 'nothing'; it has rl_checkpoint, sft_checkpoint"),
+        (["show", "abcdef0123"], "has no asset or manifest 'abcdef0123'"),
+        (["lineage", "x", "--store", "ftp://x"], "unknown scheme 'ftp'"),
+        (["model", "--profile", "huge"], "unknown profile 'huge'"),
+    ],
+)
+def test_a_mistake_is_one_message(chain: tuple[str, Artifact, Artifact], arguments: list[str], message: str) -> None:
+    result = aquarat(*arguments, AQUARAT_STORE=chain[0])
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("aquarat: ") and message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_model_prints_what_accounting_counts() -> None:
+    result = aquarat("model", "--profile", "demo")
+    assert result.returncode == 0
+    cells = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    profile = load_profile("demo")
+    facts = describe(profile.base_checkpoint.model, profile.tokenizer.vocab_size)
+    assert cells.pop("profile").strip() == "demo"
+    printed = {name: text.strip().replace(",", "") for name, text in cells.items()}
+    assert printed == {name: str(value) for name, value in facts.items()}
+
+
+def test_profiles_lists_them_all() -> None:
+    lines = aquarat("profiles").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == profile_names()
+    assert lines[profile_names().index("demo")].split(maxsplit=1)[1] == load_profile("demo").description

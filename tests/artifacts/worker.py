@@ -1,0 +1,95 @@
+"""What the tests of this folder run in processes of their own: `worker.py ACTION STORE ARGUMENTS`."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
+from aquarat_core.artifacts.backend import open_backend
+
+
+def publish(uri: str, directory: str, run_id: str) -> Artifact:
+    return ArtifactStore.open(uri).publish(
+        asset="base_checkpoint",
+        kind="checkpoint",
+        directory=Path(directory),
+        config={},
+        profile="demo",
+        code=CodeVersion(version="f" * 64),
+        parents=[],
+        metrics={},
+        seeds={},
+        run_id=run_id,
+    )
+
+
+def publish_often(uri: str, directory: str, worker: str, rounds: str) -> None:
+    for number in range(int(rounds)):
+        publish(uri, directory, f"{worker}-{number}")
+
+
+def publish_and_die(uri: str, directory: str, run_id: str, at: str) -> None:
+    """Kills itself before the `at`-th operation that can change the store; prints their number if it survives."""
+    done = 0
+
+    def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == int(at):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments, **options)
+
+        return call
+
+    if uri.startswith("file://"):
+        for name in ("fsync", "link", "replace", "fchmod", "mkdir", "unlink"):
+            setattr(os, name, counted(getattr(os, name)))
+    else:
+        import requests
+
+        requests.Session.send = counted(requests.Session.send)
+    publish(uri, directory, run_id)
+    print(done)
+
+
+def claim(uri: str, worker: str, rounds: str) -> None:
+    """Prints the rounds whose claim this process won."""
+    for number in range(int(rounds)):
+        job = ArtifactStore.open(uri).job("run", "step", number)
+        if job.create_json("claim.json", {"worker": worker}):
+            print(number)
+
+
+def increment(uri: str, rounds: str) -> None:
+    """Adds `rounds` to the number in `refs/counter`, one by one."""
+    backend = open_backend(uri)
+    for _ in range(int(rounds)):
+        while True:
+            seen = backend.read("refs/counter")
+            if backend.swap("refs/counter", str(int(seen.data) + 1).encode(), seen.version):
+                break
+
+
+def memory(uri: str, directory: str, name: str) -> None:
+    """Prints by how many MiB this process's peak memory rises while a file is published and read back."""
+    import google.cloud.storage  # noqa: F401
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    publish(uri, directory, "run").path(name)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+
+
+ACTIONS = (publish_often, publish_and_die, claim, increment, memory)
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    next(action for action in ACTIONS if action.__name__ == name)(*arguments)
