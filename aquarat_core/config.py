@@ -1,0 +1,400 @@
+"""One typed, range-checked config per stage; a profile fills all of them.
+
+A profile is a YAML file whose top-level keys are the stages of the chain. `AQUARAT_PROFILE` names one of the
+built-in profiles or gives the path of a file; `extends:` starts from another profile and changes single fields.
+Unknown fields, values out of range and fields that contradict each other raise `ConfigError` before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROFILES_DIR = Path(__file__).parent / "profiles"
+DEFAULT_PROFILE = "demo"
+
+M = TypeVar("M", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A profile or an override that cannot be used; the message says which field, which value and the way out."""
+
+
+class Strict(BaseModel):
+    """Base of every config: immutable, and a field it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+class AquaDatasetConfig(Strict):
+    source: Literal["synthetic", "hub"] = "synthetic"
+    """`synthetic` generates AQuA-shaped problems; `hub` loads the real data set from the Hugging Face Hub."""
+    repo: str = "deepmind/aqua_rat"
+    subset: str = "raw"
+    n_train: AtLeastOne = 20_000
+    """Rows of the training split kept (the whole split has 97,467)."""
+    n_validation: AtLeastOne = 1_000
+    n_test: AtLeastOne = 2_000
+    families: tuple[str, ...] = ()
+    """Synthetic only: problem families to draw from; empty means all."""
+    max_level: Annotated[int, Field(ge=1, le=3)] = 3
+    """Synthetic only: the hardest difficulty drawn."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """What a row with other than five options or a letter outside A-E does; dropped rows are counted."""
+    seed: int = 1
+
+
+class ChatSource(Strict):
+    """One conversation data set: where its rows are and how many of each split to keep."""
+
+    name: Literal["smoltalk", "gsm8k", "arc", "mmlu", "humaneval", "identity", "drills"]
+    n_train: Count = 1_000
+    n_test: Count = 100
+
+
+class ChatDatasetsConfig(Strict):
+    source: Literal["synthetic", "hub"] = "synthetic"
+    """`synthetic` generates every source that is not real data; `hub` loads the real ones too."""
+    sources: tuple[ChatSource, ...] = (ChatSource(name="identity"), ChatSource(name="drills"))
+    max_level: Annotated[int, Field(ge=1, le=3)] = 3
+    """Drills only: the hardest difficulty drawn."""
+    assistant_name: str = "aquarat"
+    """Name the generated identity conversations give the model."""
+    seed: int = 2
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> ChatDatasetsConfig:
+        generated = {"identity", "drills"}
+        names = [s.name for s in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources names a data set twice: {', '.join(names)}")
+        if self.source == "synthetic" and set(names) - generated:
+            wrong = ", ".join(sorted(set(names) - generated))
+            raise ValueError(f"sources {wrong} are on the Hub: set chat_datasets.source to 'hub' or leave them out")
+        if any(s.name == "humaneval" and s.n_train for s in self.sources):
+            raise ValueError("humaneval has no training split, it is a test: set its n_train to 0")
+        return self
+
+
+class PretrainTextConfig(Strict):
+    source: Literal["synthetic", "hub"] = "synthetic"
+    repo: str = "karpathy/fineweb-edu-100b-shuffle"
+    train_shards: tuple[Count, ...] = (0,)
+    """Hub only: numbers of the training shards, `shard_NNNNN.parquet`."""
+    validation_shard: Count = 1822
+    """Hub only: the pinned validation shard; must not be a training shard."""
+    n_documents: AtLeastOne = 20_000
+    """Synthetic only: documents generated for training."""
+    n_validation_documents: AtLeastOne = 500
+    max_level: Annotated[int, Field(ge=1, le=3)] = 3
+    """Synthetic only: the hardest difficulty drawn."""
+    max_documents_per_shard: AtLeastOne | None = None
+    """Hub only: rows kept of each shard; null keeps all."""
+    seed: int = 3
+
+    @model_validator(mode="after")
+    def _validation_is_held_out(self) -> PretrainTextConfig:
+        if self.validation_shard in self.train_shards:
+            raise ValueError(f"validation_shard {self.validation_shard} is also in train_shards: choose another shard")
+        return self
+
+
+# --- tokenizer and model --------------------------------------------------------------------------------------------
+
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+
+class TokenizerConfig(Strict):
+    vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1_024
+    """Ids in all: 256 bytes, the merges and the special tokens."""
+    pattern: str = SPLIT_PATTERN
+    max_chars: AtLeastOne = 20_000_000
+    doc_cap: AtLeastOne = 10_000
+    """Characters of one document that are counted at most."""
+
+
+class ModelConfig(Strict):
+    depth: Annotated[int, Field(ge=1, le=64)] = 4
+    width_per_layer: Annotated[int, Field(ge=8, le=256)] = 64
+    """Model width is depth x this; 64 is the field's recipe."""
+    head_size: Annotated[int, Field(ge=8, le=256, multiple_of=2)] = 64
+    n_kv_head: AtLeastOne | None = None
+    """Key/value heads; null means as many as query heads (no grouped-query attention)."""
+    sequence_len: Annotated[int, Field(ge=16, le=65_536)] = 512
+    embedding_taps: Annotated[int, Field(ge=0, le=8)] = 0
+    """Width of a causal convolution over the embeddings: each token also sees this many before it at once."""
+    rope_base: Positive = 10_000.0
+    softcap: Positive = 15.0
+
+    @property
+    def dim(self) -> int:
+        return self.depth * self.width_per_layer
+
+    @property
+    def n_head(self) -> int:
+        return self.dim // self.head_size
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ModelConfig:
+        if self.dim % self.head_size:
+            raise ValueError(f"head_size {self.head_size} does not divide the width {self.dim} (depth x width_per_layer)")
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"n_kv_head {self.n_kv_head} does not divide the {self.n_head} query heads")
+        return self
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+class OptimConfig(Strict):
+    matrix_lr: Positive = 0.02
+    """Muon, the matrices inside the blocks."""
+    embedding_lr: Positive = 0.2
+    unembedding_lr: Positive = 0.004
+    lr_scale: Positive = 1.0
+    """Multiplies all three; fine-tuning stages lower this one number."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Fraction = 0.0
+    """Share of the steps that warm up linearly from zero."""
+    warmdown: Fraction = 0.2
+    """Share of the steps at the end that fall linearly to `final_lr`."""
+    final_lr: Fraction = 0.0
+    grad_clip: Positive | None = 1.0
+    """Largest global gradient norm, over all ranks; null does not clip."""
+
+
+class LaunchConfig(Strict):
+    """How torchrun starts a training stage."""
+
+    nproc: AtLeastOne = 2
+    """Processes on this host: one per GPU, or CPU ranks with gloo."""
+    threads: AtLeastOne = 1
+    """CPU threads of each process."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; masters are float32. `auto` is bfloat16 where the hardware multiplies it natively."""
+
+
+class WandbConfig(Strict):
+    project: str = "aquarat"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online with a key in the environment and offline without."""
+
+
+class TrainConfig(Strict):
+    """What base, mid and SFT training share."""
+
+    optim: OptimConfig = OptimConfig()
+    launch: LaunchConfig = LaunchConfig()
+    wandb: WandbConfig = WandbConfig()
+    steps: AtLeastOne = 100
+    batch_tokens: AtLeastOne = 8_192
+    """Tokens of one optimizer step over all ranks."""
+    micro_batch_rows: AtLeastOne = 8
+    """Rows of `sequence_len` tokens that one rank holds in one forward pass."""
+    eval_every: AtLeastOne = 50
+    eval_tokens: AtLeastOne = 65_536
+    seed: int = 10
+
+
+class BaseConfig(TrainConfig):
+    model: ModelConfig = ModelConfig()
+
+
+class MixtureEntry(Strict):
+    """One data set of a chat mixture."""
+
+    name: str
+    """`aqua`, or a source of chat_datasets."""
+    repeat: Annotated[int, Field(ge=1, le=100)] = 1
+    limit: AtLeastOne | None = None
+    """Rows taken; null takes all."""
+    permutations: AtLeastOne = 1
+    """AQuA only: copies of each row, each with its options in another order."""
+
+
+class ChatTrainConfig(TrainConfig):
+    """SFT and, with other defaults, mid-training: conversations, packed whole, with a loss mask."""
+
+    mixture: tuple[MixtureEntry, ...] = (MixtureEntry(name="aqua"),)
+    loss_on: Literal["all", "assistant"] = "assistant"
+    """Mid-training learns every token, SFT the assistant's alone."""
+
+
+class MidConfig(ChatTrainConfig):
+    loss_on: Literal["all", "assistant"] = "all"
+
+
+class RLOptimConfig(OptimConfig):
+    lr_scale: Positive = 0.05
+    warmdown: Fraction = 1.0
+
+
+class RLConfig(Strict):
+    optim: RLOptimConfig = RLOptimConfig()
+    launch: LaunchConfig = LaunchConfig()
+    wandb: WandbConfig = WandbConfig()
+    steps: AtLeastOne = 100
+    prompts_per_step: AtLeastOne = 16
+    """Questions of one step over all ranks."""
+    group_size: Annotated[int, Field(ge=2, le=256)] = 16
+    """Completions sampled of each question."""
+    max_new_tokens: AtLeastOne = 64
+    temperature: Positive = 1.0
+    micro_batch_rows: AtLeastOne = 64
+    limit: AtLeastOne | None = None
+    """Training questions used; null uses all."""
+    eval_every: AtLeastOne = 25
+    eval_questions: AtLeastOne = 256
+    min_parse_rate: Fraction = 0.5
+    """The first batch's share of completions with a well-formed answer below which the stage stops."""
+    seed: int = 20
+
+
+class EvalConfig(Strict):
+    launch: LaunchConfig = LaunchConfig()
+    split: Literal["validation", "test"] = "test"
+    limit: AtLeastOne | None = None
+    permute_options: bool = True
+    """Put each question's options in a seeded random order, so that no letter is favoured."""
+    max_new_tokens: AtLeastOne = 64
+    batch_rows: AtLeastOne = 256
+    bpb_tokens: AtLeastOne = 65_536
+    """Tokens of validation text scored for bits per byte (base and mid)."""
+    seed: int = 30
+
+
+class Profile(Strict):
+    """All stages of the chain, each under the name of its asset."""
+
+    name: str
+    description: str
+    aqua_dataset: AquaDatasetConfig = AquaDatasetConfig()
+    chat_datasets: ChatDatasetsConfig = ChatDatasetsConfig()
+    pretrain_text: PretrainTextConfig = PretrainTextConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    base_checkpoint: BaseConfig = BaseConfig()
+    mid_checkpoint: MidConfig = MidConfig()
+    sft_checkpoint: ChatTrainConfig = ChatTrainConfig()
+    rl_checkpoint: RLConfig = RLConfig()
+    eval_report: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _stages_fit_each_other(self) -> Profile:
+        T = self.base_checkpoint.model.sequence_len
+        for stage in ("base_checkpoint", "mid_checkpoint", "sft_checkpoint"):
+            train: TrainConfig = getattr(self, stage)
+            per_pass = train.micro_batch_rows * T * train.launch.nproc
+            if train.batch_tokens % per_pass:
+                raise ValueError(
+                    f"{stage}.batch_tokens {train.batch_tokens} is not a multiple of micro_batch_rows x sequence_len x "
+                    f"launch.nproc = {train.micro_batch_rows} x {T} x {train.launch.nproc} = {per_pass}"
+                )
+        if self.rl_checkpoint.prompts_per_step % self.rl_checkpoint.launch.nproc:
+            raise ValueError(
+                f"rl_checkpoint.prompts_per_step {self.rl_checkpoint.prompts_per_step} is not a multiple of "
+                f"launch.nproc {self.rl_checkpoint.launch.nproc}"
+            )
+        known = {"aqua", *(s.name for s in self.chat_datasets.sources)}
+        for stage in ("mid_checkpoint", "sft_checkpoint"):
+            for entry in getattr(self, stage).mixture:
+                if entry.name not in known:
+                    raise ValueError(f"{stage}.mixture names {entry.name!r}; chat_datasets.sources has {sorted(known)}")
+        return self
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+def profile_names() -> list[str]:
+    """Names of the built-in profiles."""
+    return sorted(p.stem for p in PROFILES_DIR.glob("*.yaml"))
+
+
+def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | None = None) -> Profile:
+    """The profile of that name (or YAML path), with nested `overrides` applied.
+
+    Without a name, `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
+    """
+    asked = name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
+    raw = _merge(_read(asked, seen=()), overrides or {})
+    return validate(Profile, raw, f"profile {asked}")
+
+
+def override(profile: Profile, changes: dict[str, Any]) -> Profile:
+    """`profile` with nested `changes` applied and everything checked again. Raises `ConfigError`."""
+    return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
+
+
+def validate(model: type[M], raw: Any, where: str) -> M:
+    """`raw` as `model`, or a `ConfigError` with one line for each thing that is wrong."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as e:
+        lines = "\n".join(f"  {_explain(err, model)}" for err in e.errors())
+        raise ConfigError(f"{where} cannot be used:\n{lines}") from None
+
+
+def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
+    path = Path(name_or_path) if is_path else PROFILES_DIR / f"{name_or_path}.yaml"
+    if name_or_path in seen:
+        raise ConfigError(f"profile {name_or_path} extends itself through {' -> '.join(seen)}")
+    if not path.is_file():
+        known = ", ".join(profile_names())
+        raise ConfigError(f"unknown profile {name_or_path!r}: choose one of {known}, or give the path of a YAML file")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as e:
+        raise ConfigError(f"profile {path} is not valid YAML: {e}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"profile {path} must be a mapping of stages to fields")
+    parent = raw.pop("extends", None)
+    base = _read(parent, (*seen, name_or_path)) if parent else {}
+    return _merge(base, raw)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "profile"
+    if error["type"] == "extra_forbidden":
+        return f"{field}: unknown field; known here: {', '.join(_fields_at(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{field}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], (dict, BaseModel)) else f" (got {error['input']!r})"
+    return f"{field}: {message}{shown}"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    for part in loc:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ["see aquarat_core/config.py"]
+        model = inner
+    return sorted(model.model_fields)
