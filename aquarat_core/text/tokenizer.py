@@ -17,6 +17,8 @@ import rustbpe_py
 from aquarat_core.config import TokenizerConfig
 
 FORMAT = 1
+TOKENIZER_FILE = "tokenizer.json"
+"""Its name in the artifacts that hold one."""
 SPECIAL_TOKENS = (
     "<|bos|>",
     "<|user_start|>",

@@ -1,0 +1,1 @@
+"""Sources, cleaning, mixtures and packing of the training data."""

@@ -1,0 +1,87 @@
+"""Deterministic mixtures of conversations for mid-training and SFT.
+
+The place of a row follows from (seed, source, row, copy) alone, by sorting on a hash of them: no generator is carried
+along, and adding a source does not reorder the others among themselves.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aquarat_core.config import MixtureEntry
+from aquarat_core.data.errors import DataError
+from aquarat_core.tasks.aqua import Message, Question, conversation, letter_free, permute
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One conversation and its name, which is unique in its source and split."""
+
+    id: str
+    messages: list[Message]
+
+
+def write_conversations(path: str | Path, rows: Sequence[Conversation]) -> None:
+    """Write `rows` as Parquet with the columns of `SCHEMA`."""
+    pq.write_table(pa.table([[c.id for c in rows], [c.messages for c in rows]], schema=SCHEMA), path)
+
+
+def read_conversations(path: str | Path) -> list[Conversation]:
+    """Read what `write_conversations` wrote. Raises `DataError` if the columns are not those."""
+    table = pq.read_table(path)
+    if missing := set(SCHEMA.names) - set(table.schema.names):
+        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of conversations")
+    return [Conversation(**row) for row in table.select(SCHEMA.names).to_pylist()]
+
+
+def mix(
+    entries: Sequence[MixtureEntry],
+    questions: Sequence[Question],
+    conversations: Mapping[str, Sequence[Conversation]],
+    seed: int,
+) -> list[Conversation]:
+    """The rows of all `entries` in one shuffled order; ids become `source/row/copy`.
+
+    The entry `aqua` takes `questions`, every other its name in `conversations`. Raises `DataError` for a name that is
+    in neither.
+    """
+    rows: list[Conversation] = []
+    for entry in entries:
+        if entry.name == "aqua":
+            rows += _aqua_rows(entry, questions, seed)
+        elif entry.name in conversations:
+            taken = conversations[entry.name][: entry.limit]
+            rows += [_named(entry, c.id, i, c.messages) for c in taken for i in range(entry.repeat)]
+        else:
+            raise DataError(f"the mixture names {entry.name!r}; there are aqua, {', '.join(sorted(conversations))}")
+    return sorted(rows, key=lambda c: hashlib.blake2b(f"{seed}\0{c.id}".encode(), digest_size=16).digest())
+
+
+def _aqua_rows(entry: MixtureEntry, questions: Sequence[Question], seed: int) -> list[Conversation]:
+    """Copy 0 keeps the published order of options; the others exist only where the rationale allows another order."""
+    rows = []
+    for q in questions[: entry.limit]:
+        copies = entry.permutations if letter_free(q.rationale) else 1
+        for copy in range(copies * entry.repeat):
+            shown = q if copy % copies == 0 else permute(q, _derived(seed, copy))
+            rows.append(_named(entry, q.id, copy, conversation(shown)))
+    return rows
+
+
+def _named(entry: MixtureEntry, row: str, copy: int, messages: list[Message]) -> Conversation:
+    return Conversation(f"{entry.name}/{row}/{copy}", messages)
+
+
+def _derived(seed: int, copy: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{copy}".encode(), digest_size=8).digest(), "big")

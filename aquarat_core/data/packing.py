@@ -1,0 +1,170 @@
+"""Token documents and conversations into rows of T + 1 ids: T inputs, and the same shifted by one as targets.
+
+Best-fit from a bounded buffer, as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (arXiv
+2404.10830): a document longer than a row is first cut into pieces, every piece starts at a BOS, and a row takes the
+largest waiting piece that still fits. Pretraining text then fills each row to the last token by cropping the shortest;
+conversations are never cut, their rows are padded. The rows depend on what is given and its order alone.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from aquarat_core.data.errors import DataError
+
+BUFFER = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class PackedText:
+    """Rows of pretraining text."""
+
+    ids: npt.NDArray[np.integer]
+    """[N, T + 1], uint16 or int32; no padding."""
+    tokens: int
+    """Tokens given, the BOS of each piece included."""
+
+    @property
+    def cropped(self) -> float:
+        """Share of the tokens given that are in no row."""
+        return 1 - self.ids.size / self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PackedConversations:
+    """Rows of whole conversations."""
+
+    ids: npt.NDArray[np.integer]
+    """[N, T + 1], uint16 or int32, padded at the end."""
+    mask: npt.NDArray[np.uint8]
+    """[N, T + 1]; 1 where the id is learned, 0 elsewhere and on padding."""
+    kept: int
+    too_long: int
+    """Conversations left out because they are longer than a row."""
+    padding: float
+    """Share of the ids that are padding."""
+
+
+def id_dtype(vocab_size: int) -> type[np.integer]:
+    """The smallest of uint16 and int32 that holds every id."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.int32
+
+
+def document_ids(ids: npt.NDArray[np.integer], bos: int) -> npt.NDArray[np.int32]:
+    """[N, T + 1] -> [N, T + 1]: which document of its row, from 1, each token belongs to.
+
+    For attention that stays inside a document. Padding with `bos` makes every padding token a document of its own.
+    """
+    return np.cumsum(ids == bos, axis=1, dtype=np.int32)
+
+
+def pack_documents(
+    documents: Iterable[Sequence[int]], T: int, bos: int, vocab_size: int, buffer: int = BUFFER
+) -> PackedText:
+    """Fill rows of T + 1 ids with `documents` (ids without BOS; it is put before each).
+
+    Where nothing that waits fits into what is left of a row, the shortest is cropped to it. What remains at the end
+    and fills no row is left out. Raises `DataError` if there is not one full row.
+    """
+    waiting = _Waiting(((np.asarray((bos, *p), np.int64),) for doc in documents for p in _pieces(doc, T)), buffer)
+    rows = []
+    while waiting.fill():
+        row, free = [], T + 1
+        while free and waiting.fill():
+            (doc,) = waiting.pop_largest(free) or waiting.pop_shortest()
+            row.append(doc[:free])
+            free -= len(row[-1])
+        if not free:
+            rows.append(np.concatenate(row).astype(id_dtype(vocab_size)))
+    if not rows:
+        raise DataError(f"{waiting.tokens:,} tokens of text do not fill one row of {T + 1}: give more text")
+    return PackedText(np.stack(rows), waiting.tokens)
+
+
+def pack_conversations(
+    conversations: Iterable[tuple[Sequence[int], Sequence[int]]],
+    T: int,
+    pad: int,
+    vocab_size: int,
+    buffer: int = BUFFER,
+) -> PackedConversations:
+    """Fill rows of T + 1 ids with whole `conversations`, each (ids, mask) as `text.chat.render` gives them.
+
+    A row starts with the conversation that waits longest, so rows keep about the order of what is given. A
+    conversation longer than a row is left out and counted. Raises `DataError` if nothing is left.
+    """
+    too_long = 0
+
+    def fitting() -> Iterator[_Item]:
+        nonlocal too_long
+        for ids, mask in conversations:
+            if len(ids) <= T + 1:
+                yield np.asarray(ids, np.int64), np.asarray(mask, np.uint8)
+            else:
+                too_long += 1
+
+    waiting = _Waiting(fitting(), buffer)
+    rows, kept = [], 0
+    while waiting.fill():
+        row = [waiting.pop_oldest()]
+        free = T + 1 - len(row[0][0])
+        while waiting.fill() and (item := waiting.pop_largest(free)):
+            row.append(item)
+            free -= len(item[0])
+        kept += len(row)
+        rows.append(row)
+    if not rows:
+        raise DataError(f"none of {too_long} conversations fits a row of {T + 1} tokens: raise model.sequence_len")
+    ids = np.full((len(rows), T + 1), pad, id_dtype(vocab_size))
+    mask = np.zeros((len(rows), T + 1), np.uint8)
+    for i, row in enumerate(rows):
+        flat = np.concatenate([item[0] for item in row])
+        ids[i, : len(flat)] = flat
+        mask[i, : len(flat)] = np.concatenate([item[1] for item in row])
+    return PackedConversations(ids, mask, kept, too_long, padding=1 - waiting.tokens / ids.size)
+
+
+def _pieces(document: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (document[i : i + size] for i in range(0, len(document), size))
+
+
+_Item = tuple[np.ndarray, ...]
+
+
+class _Waiting:
+    """A bounded buffer of items, found by length and by age; an item's length is that of its first array."""
+
+    def __init__(self, source: Iterable[_Item], capacity: int) -> None:
+        self._source = iter(source)
+        self._capacity = capacity
+        self._items: dict[int, _Item] = {}  # by number of arrival, oldest first
+        self._by_length: list[tuple[int, int]] = []  # (length, -number): of equals the oldest is last
+        self._arrived = 0
+        self.tokens = 0
+
+    def fill(self) -> bool:
+        """Take from the source until the buffer is full; False when nothing is left anywhere."""
+        while len(self._items) < self._capacity and (item := next(self._source, None)) is not None:
+            self._items[self._arrived] = item
+            insort(self._by_length, (len(item[0]), -self._arrived))
+            self._arrived += 1
+            self.tokens += len(item[0])
+        return bool(self._items)
+
+    def pop_largest(self, space: int) -> _Item | None:
+        """The largest item of at most `space` tokens, the oldest of equals."""
+        i = bisect_right(self._by_length, (space, 1))
+        return self._pop(i - 1) if i else None
+
+    def pop_shortest(self) -> _Item:
+        return self._pop(0)
+
+    def pop_oldest(self) -> _Item:
+        number, item = next(iter(self._items.items()))
+        return self._pop(bisect_left(self._by_length, (len(item[0]), -number)))
+
+    def _pop(self, i: int) -> _Item:
+        return self._items.pop(-self._by_length.pop(i)[1])

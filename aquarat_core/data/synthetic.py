@@ -1,0 +1,235 @@
+"""AQuA-shaped word problems made from templates: the embedded data of the demo and the tests.
+
+Every family draws its numbers from a seeded generator and writes a short rationale whose equations a small model can
+learn; wrong options are the results of common slips and near misses, so that guessing by size does not help. Row i of a
+seed is the same whatever the number of rows asked for.
+
+A hash of its question puts each problem either with the training data or with the held-out questions, for good: no
+problem of validation or test is ever told in the training text, the drills or the training questions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+
+from aquarat_core.tasks.answers import LETTERS, MARKER, option_lines
+from aquarat_core.tasks.aqua import Question
+
+LARGEST = {1: 6, 2: 12, 3: 40}
+"""Largest operand of each difficulty level; results may be larger."""
+
+HELD_OUT_SHARE = 8
+"""One problem in this many is for validation and test alone."""
+
+NAMES = ("Tom", "Ann", "Sam", "Mia", "Leo", "Eva", "Max", "Zoe")
+ITEMS = ("apples", "books", "coins", "pens", "cards", "eggs")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A word problem before its options are laid out: values are numbers, `slips` what a mistake would give."""
+
+    question: str
+    answer: int
+    rationale: str
+    slips: tuple[int, ...]
+    unit: str = ""
+
+
+def _arithmetic(rng: random.Random, top: int) -> Problem:
+    a, b, c = rng.randint(2, top), rng.randint(2, top), rng.randint(1, top)
+    name, item = rng.choice(NAMES), rng.choice(ITEMS)
+    if rng.random() < 0.5:
+        c = min(c, a + b - 1)
+        text = f"{name} has {a} {item}, buys {b} more and gives away {c}. How many {item} are left?"
+        return Problem(text, a + b - c, f"{a} + {b} = {a + b}. {a + b} - {c} = {a + b - c}.", (a + b, a + b + c))
+    text = f"{name} has {a} {item} and {b} boxes of {c} {item}. How many {item} in all?"
+    return Problem(text, a + b * c, f"{b} * {c} = {b * c}. {a} + {b * c} = {a + b * c}.", (b * c, a + b + c))
+
+
+def _percent(rng: random.Random, top: int) -> Problem:
+    rate = rng.choice((10, 20, 25, 50, 75))
+    whole = rng.randint(1, max(2, top // 4)) * 100 // gcd(rate, 100)
+    part = rate * whole // 100
+    if rng.random() < 0.5:
+        text = f"What is {rate}% of {whole}?"
+        return Problem(text, part, f"{rate}% of {whole} = {part}.", (whole - part, whole + part))
+    text = f"A price of {whole} falls by {rate}%. What is the new price?"
+    steps = f"{rate}% of {whole} = {part}. {whole} - {part} = {whole - part}."
+    return Problem(text, whole - part, steps, (part, whole + part))
+
+
+def _ratio(rng: random.Random, top: int) -> Problem:
+    a, b, unit = rng.randint(1, 5), rng.randint(1, 5), rng.randint(2, top)
+    total = (a + b) * unit
+    text = f"{total} {rng.choice(ITEMS)} are shared in the ratio {a}:{b}. How large is the first share?"
+    steps = f"{a} + {b} = {a + b}. {total} / {a + b} = {unit}. {unit} * {a} = {unit * a}."
+    return Problem(text, unit * a, steps, (unit * b, unit))
+
+
+def _speed(rng: random.Random, top: int) -> Problem:
+    v, t = rng.randint(2, top), rng.randint(2, 9)
+    if rng.random() < 0.5:
+        text = f"A train goes {v * t} km in {t} hours. What is its speed?"
+        return Problem(text, v, f"{v * t} / {t} = {v}.", (v * t - t, v + t), " km/h")
+    text = f"A car drives {v} km/h for {t} hours. How far does it go?"
+    return Problem(text, v * t, f"{v} * {t} = {v * t}.", (v + t, v * t + t), " km")
+
+
+def _work(rng: random.Random, top: int) -> Problem:
+    workers, days = rng.randint(2, 9), rng.randint(2, top)
+    others = rng.choice([n for n in range(2, 13) if n != workers and (workers * days) % n == 0] or [1])
+    text = f"{workers} men build a wall in {days} days. How many days do {others} men need?"
+    total = workers * days
+    steps = f"{workers} * {days} = {total}. {total} / {others} = {total // others}."
+    return Problem(text, total // others, steps, (total, days + workers), " days")
+
+
+def _average(rng: random.Random, top: int) -> Problem:
+    mean = rng.randint(3, top + 2)
+    a = rng.randint(1, 2 * mean - 2)
+    b = rng.randint(1, min(2 * top, 3 * mean - a - 1))
+    c = 3 * mean - a - b
+    text = f"What is the average of {a}, {b} and {c}?"
+    steps = f"{a} + {b} = {a + b}. {a + b} + {c} = {3 * mean}. {3 * mean} / 3 = {mean}."
+    return Problem(text, mean, steps, (3 * mean, a + b))
+
+
+def _age(rng: random.Random, top: int) -> Problem:
+    now, years, other = rng.randint(2, top), rng.randint(2, 9), rng.randint(1, top)
+    older, younger = rng.sample(NAMES, 2)
+    text = f"{younger} is {now}. {older} is {other} years older. How old is {older} in {years} years?"
+    steps = f"{now} + {other} = {now + other}. {now + other} + {years} = {now + other + years}."
+    return Problem(text, now + other + years, steps, (now + other, now + years))
+
+
+FAMILIES: dict[str, Callable[[random.Random, int], Problem]] = {
+    "arithmetic": _arithmetic,
+    "percent": _percent,
+    "ratio": _ratio,
+    "speed": _speed,
+    "work": _work,
+    "average": _average,
+    "age": _age,
+}
+
+
+def is_held_out(question: str) -> bool:
+    """Whether the problem of this text belongs to validation and test."""
+    return hashlib.blake2b(question.encode(), digest_size=8).digest()[0] % HELD_OUT_SHARE == 0
+
+
+def generate_questions(
+    n: int, seed: int, families: tuple[str, ...] = (), max_level: int = 3, held_out: bool = False
+) -> list[Question]:
+    """n questions; the right letter is uniform over A-E. Raises `ValueError` for a family there is not."""
+    names = families or tuple(FAMILIES)
+    unknown = sorted(set(names) - set(FAMILIES))
+    if unknown:
+        raise ValueError(f"unknown problem families {', '.join(unknown)}: choose from {', '.join(FAMILIES)}")
+    return [_question(random.Random(f"question/{held_out}/{seed}/{row}"), names, max_level, held_out) for row in range(n)]
+
+
+def _draw(
+    rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool = False
+) -> tuple[str, int, Problem]:
+    """Family, level and problem of a draw from the wanted side of the hold-out."""
+    while True:
+        family, level = rng.choice(names), rng.randint(1, max_level)
+        problem = FAMILIES[family](rng, LARGEST[level])
+        if is_held_out(problem.question) == held_out:
+            return family, level, problem
+
+
+def _question(rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool) -> Question:
+    family, level, problem = _draw(rng, names, max_level, held_out)
+    correct = rng.randrange(len(LETTERS))
+    values = _wrong_options(rng, problem)
+    values.insert(correct, problem.answer)
+    options = tuple(f"{v}{problem.unit}" for v in values)
+    key = "\n".join((problem.question, *options))
+    return Question(
+        id=hashlib.sha256(key.encode()).hexdigest()[:16],
+        question=problem.question,
+        options=options,
+        rationale=problem.rationale,
+        correct=LETTERS[correct],
+        family=family,
+        level=level,
+    )
+
+
+def _wrong_options(rng: random.Random, problem: Problem) -> list[int]:
+    """Four distinct positive numbers other than the answer: slips first, then near misses on both sides."""
+    spread = max(3, problem.answer // 4)
+    wrong = [v for v in dict.fromkeys(problem.slips) if v > 0 and v != problem.answer][:2]
+    while len(wrong) < len(LETTERS) - 1:
+        v = problem.answer + rng.choice((-1, 1)) * rng.randint(1, spread)
+        if v > 0 and v != problem.answer and v not in wrong:
+            wrong.append(v)
+        else:
+            spread += 1
+    rng.shuffle(wrong)
+    return wrong
+
+
+def generate_text(n: int, seed: int, max_level: int = 3) -> list[str]:
+    """n short documents: tables of facts, sheets of options looked up by value, and problems told with their solution."""
+    return [_document(random.Random(f"text/{seed}/{row}"), max_level) for row in range(n)]
+
+
+def _document(rng: random.Random, max_level: int) -> str:
+    kind = rng.random()
+    if kind < 0.15:
+        return " ".join(_fact(rng, LARGEST[rng.randint(1, max_level)]) for _ in range(8))
+    if kind < 0.75:
+        return "\n".join(_option_sheet(rng, LARGEST[max_level], look_ups=10))
+    _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
+    return f"{problem.question}\n{problem.rationale}\nIt is {problem.answer}{problem.unit}."
+
+
+def _option_sheet(rng: random.Random, top: int, look_ups: int) -> list[str]:
+    """Lines of five lettered numbers, then of numbers found again with their letter, as an answer is read off.
+
+    The look-ups are drawn with replacement: where each letter comes once, ruling out those already seen is learned
+    instead.
+    """
+    values = [str(v) for v in rng.sample(range(1, 4 * top), len(LETTERS))]
+    rows = list(zip(LETTERS, values, strict=True))
+    found = [f"{value}.\n{MARKER}{letter}" for letter, value in rng.choices(rows, k=look_ups)]
+    return [*option_lines(values).split("\n"), *found]
+
+
+def _fact(rng: random.Random, top: int) -> str:
+    a, b = rng.randint(1, top), rng.randint(1, top)
+    match rng.randrange(4):
+        case 0:
+            return f"{a} + {b} = {a + b}."
+        case 1:
+            return f"{a + b} - {b} = {a}."
+        case 2:
+            b = rng.randint(2, 9)
+            return f"{a} * {b} = {a * b}."
+        case _:
+            b = rng.randint(2, 9)
+            return f"{a * b} / {b} = {a}."
+
+
+def generate_drills(n: int, seed: int, max_level: int = 3) -> list[list[dict[str, str]]]:
+    """n conversations that practise half of the task each: a problem without options, or reading off a letter."""
+    return [_drill(random.Random(f"drill/{seed}/{row}"), max_level) for row in range(n)]
+
+
+def _drill(rng: random.Random, max_level: int) -> list[dict[str, str]]:
+    if rng.random() < 0.5:
+        _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
+        asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}{problem.unit}."
+    else:
+        *options, answer = _option_sheet(rng, LARGEST[max_level], look_ups=1)
+        value = answer.partition(".")[0]
+        asked = "\n".join((f"Which option is {value}?", *options))
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

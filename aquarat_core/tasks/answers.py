@@ -1,0 +1,40 @@
+"""The strict answer parser that reward and evaluation share.
+
+A first-match or case-insensitive parser pays for the English article "a" and for every option that a text lists, and
+reinforcement learning finds that out. So a text answers only if it says `Answer: X` exactly once, as its last line.
+"""
+
+import re
+from collections.abc import Sequence
+from string import ascii_uppercase
+
+LETTERS = "ABCDE"
+MARKER = "Answer: "
+
+_ANSWER_LINE = re.compile(r"Answer: ([A-E])")
+ANY_MARKER = re.compile(r"answer\s*[:\uff1a]", re.IGNORECASE)
+"""Wider than the accepted form on purpose: a second answer, also after a full-width colon, makes a text ambiguous."""
+
+
+def option_lines(options: Sequence[str]) -> str:
+    """One lettered line for each option.
+
+    The space before a letter makes it the very token that follows "Answer:" (" A"), so that an answer can be copied.
+    """
+    return "\n".join(f" {letter}) {text}" for letter, text in zip(ascii_uppercase, options, strict=False))
+
+
+def count_markers(text: str) -> int:
+    """How often `text` announces an answer, in upper or lower case, with or without a space around the colon."""
+    return len(ANY_MARKER.findall(text))
+
+
+def parse_answer(text: str) -> str | None:
+    """The letter A-E that `text` answers, or None.
+
+    Exactly one marker must be in the text, and `Answer: X` must be the whole of the last line that is not empty.
+    No marker, several, a lower-case letter, two letters, look-alikes or anything after the letter give None.
+    """
+    last_line = text.rstrip(" \t\r\n").rpartition("\n")[2]
+    match = _ANSWER_LINE.fullmatch(last_line)
+    return match[1] if match and count_markers(text) == 1 else None

@@ -1,0 +1,117 @@
+"""AQuA-RAT questions: five options, a rationale, one correct letter (Ling et al. 2017, arXiv 1705.04146).
+
+The row type of every part that touches AQuA, its Parquet form, the one prompt and target, and the seeded permutation
+of options that takes away what a constant letter earns.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import TypedDict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aquarat_core.data.errors import DataError
+from aquarat_core.tasks.answers import LETTERS, MARKER, option_lines
+
+INSTRUCTION = 'Reason step by step. End with "Answer: " and one letter.'
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("rationale", pa.string()),
+        ("correct", pa.string()),
+        ("family", pa.string()),
+        ("level", pa.int32()),
+    ]
+)
+
+_ORDERS = tuple(permutations(range(len(LETTERS))))
+_LETTER = re.compile(r"(?<![A-Za-z0-9])[A-E](?![A-Za-z0-9])|\([a-e]\)|(?i:\b(?:option|choice)s?\b)")
+_FIXED_ORDER = re.compile(r"(?i:\bof the above\b)|\b[A-E]\s*(?:and|or|&|,)\s*[A-E]\b")
+
+
+class Message(TypedDict):
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One multiple-choice question."""
+
+    id: str
+    question: str
+    options: tuple[str, ...]
+    """Five texts, without the letter before them."""
+    rationale: str
+    """The worked solution without its answer line; may be empty."""
+    correct: str
+    """`A` to `E`."""
+    family: str = "aqua"
+    level: int = 0
+
+    @property
+    def gold(self) -> int:
+        """Index of the correct option, 0 to 4."""
+        return LETTERS.index(self.correct)
+
+
+def prompt(q: Question) -> str:
+    """What the user says: question, five lettered options, one instruction line."""
+    return f"{q.question}\n{option_lines(q.options)}\n{INSTRUCTION}"
+
+
+def target(q: Question) -> str:
+    """What the assistant should say: the rationale, if there is one, and the answer line."""
+    answer = f"{MARKER}{q.correct}"
+    return f"{q.rationale}\n{answer}" if q.rationale else answer
+
+
+def conversation(q: Question) -> list[Message]:
+    """Prompt and target as two messages."""
+    return [{"role": "user", "content": prompt(q)}, {"role": "assistant", "content": target(q)}]
+
+
+def letter_free(rationale: str) -> bool:
+    """Whether no option is named by its letter or place, so that the rationale holds under any order of options.
+
+    Errs on the safe side: a person called A counts as a letter, an article "A" too.
+    """
+    return _LETTER.search(rationale) is None
+
+
+def permute(q: Question, seed: int) -> Question:
+    """`q` with its options in an order drawn from (seed, q.id) alone; the correct letter moves along.
+
+    Every order is equally likely. Questions whose options name each other ("A and B", "none of the above") keep
+    their order. The rationale is left as it is: train on it only if `letter_free` holds.
+    """
+    if any(_FIXED_ORDER.search(text) for text in q.options):
+        return q
+    digest = hashlib.blake2b(f"{seed}\0{q.id}".encode(), digest_size=8).digest()
+    order = _ORDERS[int.from_bytes(digest, "big") % len(_ORDERS)]
+    options = tuple(q.options[i] for i in order)
+    return replace(q, options=options, correct=LETTERS[order.index(q.gold)])
+
+
+def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
+    """Write `rows` as Parquet with the columns of `SCHEMA`."""
+    columns = [[getattr(q, name) for q in rows] for name in SCHEMA.names]
+    pq.write_table(pa.table(columns, schema=SCHEMA), path)
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
+    table = pq.read_table(path)
+    if missing := set(SCHEMA.names) - set(table.schema.names):
+        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of AQuA questions")
+    return [Question(**row | {"options": tuple(row["options"])}) for row in table.select(SCHEMA.names).to_pylist()]

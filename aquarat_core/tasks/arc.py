@@ -1,0 +1,23 @@
+"""ARC: grade-school science questions, three to five choices (Clark et al. 2018, arXiv 1803.05457)."""
+
+from aquarat_core.tasks.aqua import Message
+from aquarat_core.tasks.multiple_choice import choice_conversation
+from aquarat_core.tasks.source import HubSource, Row
+
+
+def conversation(row: Row) -> list[Message] | None:
+    """Some rows name their choices 1-4: all are lettered by place. None where the key names no choice."""
+    labels, texts = row["choices"]["label"], row["choices"]["text"]
+    if row["answerKey"] not in labels:
+        return None
+    return choice_conversation(row["question"], texts, labels.index(row["answerKey"]))
+
+
+SOURCE = HubSource(
+    "allenai/ai2_arc",
+    ("ARC-Easy", "ARC-Challenge"),
+    "train",
+    "test",
+    ("question", "choices", "answerKey"),
+    conversation,
+)

@@ -1,0 +1,18 @@
+"""Multiple-choice questions without a rationale, asked and answered in the form of AQuA."""
+
+import string
+from collections.abc import Sequence
+
+from aquarat_core.tasks.answers import MARKER, option_lines
+from aquarat_core.tasks.aqua import Message
+
+INSTRUCTION = 'Reply with "Answer: " and one letter.'
+
+
+def choice_conversation(question: str, choices: Sequence[str], correct: int) -> list[Message]:
+    """Question, lettered choices and instruction; the reply is the answer line. `correct` counts from 0."""
+    user = "\n".join([question.strip(), option_lines(choices), INSTRUCTION])
+    return [
+        {"role": "user", "content": user},
+        {"role": "assistant", "content": f"{MARKER}{string.ascii_uppercase[correct]}"},
+    ]

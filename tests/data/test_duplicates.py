@@ -1,0 +1,53 @@
+"""Near duplicates against a brute-force Jaccard over all pairs."""
+
+import random
+
+from aquarat_core.data.duplicates import HeldOut, normalized
+
+TRAINS = "A train 120 m long crosses a bridge 380 m long in 25 seconds. What is its speed in km per hour?"
+
+
+def jaccard(a: str, b: str, gram: int = 5) -> float:
+    def grams(text: str) -> set[tuple[str, ...]]:
+        words = normalized(text).split()
+        return {tuple(words[i : i + gram]) for i in range(max(1, len(words) - gram + 1))}
+
+    x, y = grams(a), grams(b)
+    return len(x & y) / len(x | y)
+
+
+def test_the_three_rules() -> None:
+    index = HeldOut({"v0": TRAINS})
+    assert index.find(TRAINS.upper().replace("LONG", "long,").replace("?", "")) == ("v0", "same_text")
+    assert index.find(TRAINS.replace("120", "90")) == ("v0", "same_but_numbers")
+    assert index.find(TRAINS.replace("km per hour", "metres per second")) == ("v0", "similar")
+    assert index.find("Tom buys 120 apples and eats 3. How many are left?") is None
+
+
+def test_a_few_shared_words_are_not_enough() -> None:
+    other = "What is its speed in km per hour, if a boat needs 4 hours to go up the river and 2 hours to come back?"
+    assert 0 < jaccard(TRAINS, other) < 0.5
+    assert HeldOut({"v0": TRAINS}).find(other) is None
+
+
+def test_similarity_is_the_jaccard_of_word_5_grams() -> None:
+    rng = random.Random(0)
+    words = [f"w{i}" for i in range(12)]
+    texts = [" ".join(rng.choices(words, k=5)) + " " + " ".join(words[: rng.randint(3, 12)]) for _ in range(150)]
+    held_out = {f"h{i}": t for i, t in enumerate(texts[:50])}
+    for threshold in (0.2, 0.5, 0.8):
+        index = HeldOut(held_out, threshold)
+        for text in texts[50:]:
+            near = {name for name, other in held_out.items() if jaccard(text, other) >= threshold}
+            found = index.find(text)
+            if found and found[1] == "similar":
+                assert found[0] in near
+            elif found is None:
+                assert not near
+
+
+def test_short_texts_are_compared_whole() -> None:
+    index = HeldOut({"v0": "Divide Rs. 32000?"})
+    assert index.find("Divide Rs 32000") == ("v0", "same_text")
+    assert index.find("Divide Rs 500") == ("v0", "same_but_numbers")
+    assert index.find("Multiply Rs 32000") is None

@@ -1,0 +1,80 @@
+"""The data stages on real rows, where a copy of the Hub's data sets lies beside the checkout."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from aquarat_core.data.mixture import read_conversations
+from aquarat_core.tasks.answers import LETTERS, parse_answer
+from aquarat_core.tasks.aqua import permute, prompt, read_questions, target
+
+SERVER = (Path(__file__).parents[3] / "shared/tools/hub_server.py").resolve()
+
+pytestmark = pytest.mark.skipif(not SERVER.is_file(), reason="no ../shared/tools/hub_server.py beside the checkout")
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory) -> str:
+    port_file = tmp_path_factory.mktemp("hub") / "port"
+    server = subprocess.Popen(
+        [sys.executable, str(SERVER), "--port-file", str(port_file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 30
+    while not (port_file.is_file() and port_file.read_text()):
+        assert time.monotonic() < deadline and server.poll() is None, "the Hub server did not start"
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port_file.read_text()}"
+    server.terminate()
+    server.wait()
+
+
+def test_real_aqua_rows(endpoint, run_stage) -> None:
+    done = run_stage("aqua_dataset", {"source": "hub"}, endpoint)
+    train, validation, test = (read_questions(done.out / f"{s}.parquet") for s in ("train", "validation", "test"))
+    # published counts of the validation letters; always answering A scores 69 of 254
+    assert Counter(q.correct for q in validation) == {"A": 69, "B": 66, "C": 43, "D": 50, "E": 26}
+    assert done.metrics["validation_share_A"] == 0.2717
+    everything = train + validation + test
+    for q in everything:
+        assert [parse_answer(f"{q.rationale}\nAnswer: {x}") for x in LETTERS] == list(LETTERS)
+        assert parse_answer(target(q)) == q.correct
+        assert parse_answer(prompt(q)) is None
+        assert parse_answer(q.rationale) is None
+        assert parse_answer(q.rationale[: len(q.rationale) // 2]) is None
+        assert all(option and option == option.strip() and "\n" not in option for option in q.options)
+    assert "dropped_near_held_out_same_text" in (done.out / "cleaning.json").read_text()
+
+
+def test_a_constant_letter_earns_a_fifth_once_options_are_permuted(endpoint, run_stage) -> None:
+    done = run_stage("aqua_dataset", {"source": "hub"}, endpoint)
+    rows = read_questions(done.out / "validation.parquet")
+    letters = Counter(permute(q, seed).correct for q in rows for seed in range(40))
+    for letter in LETTERS:
+        assert letters[letter] / letters.total() == pytest.approx(0.2, abs=0.02)
+
+
+def test_every_real_chat_source(endpoint, run_stage) -> None:
+    names = ("smoltalk", "gsm8k", "arc", "mmlu", "humaneval")
+    sources = [{"name": n, "n_train": 0 if n == "humaneval" else 200, "n_test": 50} for n in names]
+    done = run_stage("chat_datasets", {"source": "hub", "sources": sources}, endpoint)
+    for name in names:
+        train = read_conversations(done.out / f"{name}.train.parquet")
+        test = read_conversations(done.out / f"{name}.test.parquet")
+        assert len(train) == (0 if name == "humaneval" else 200) and len(test) == 50
+        assert all(c.messages[-1]["role"] == "assistant" and c.messages[-1]["content"].strip() for c in train + test)
+    worked = read_conversations(done.out / "gsm8k.train.parquet")
+    assert not any("<<" in m["content"] for c in worked for m in c.messages)
+
+
+def test_real_text_shards(endpoint, run_stage) -> None:
+    config = {"source": "hub", "train_shards": [0, 1], "validation_shard": 7}
+    done = run_stage("pretrain_text", config, endpoint)
+    assert done.metrics["train_documents"] == 2_178 and done.metrics["validation_documents"] == 1_088
+    missing = run_stage("pretrain_text", config | {"train_shards": [0, 99]}, endpoint)
+    assert missing.error == "DataError" and "shard_00099.parquet" in missing.message

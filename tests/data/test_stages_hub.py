@@ -1,0 +1,183 @@
+"""The data stages against a Hub on loopback, through the real clients, with the faults a network has."""
+
+import json
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from aquarat_core.data.mixture import read_conversations
+from aquarat_core.tasks.aqua import read_questions
+
+THINGS = ("apples", "boats", "coins", "doors", "eggs", "forks", "gates", "hats", "inks", "jars", "kites", "lamps")
+
+
+def aqua_row(n: int, **changes: Any) -> dict[str, Any]:
+    thing = THINGS[n % len(THINGS)]
+    return {
+        "question": f"{thing} and {thing} make {n} {thing}, so {thing} {thing}?",
+        "options": [f"{letter}){n + i}" for i, letter in enumerate("ABCDE")],
+        "rationale": f"{n} + 2 = {n + 2}\nANSWER:C",
+        "correct": "C",
+    } | changes
+
+
+def add_aqua(hub, **test_changes: Any) -> None:
+    files = {
+        "raw/train-00000-of-00001.parquet": [aqua_row(n) for n in range(8)],
+        "raw/validation-00000-of-00001.parquet": [aqua_row(n) for n in (8, 9)],
+        "raw/test-00000-of-00001.parquet": [aqua_row(10), aqua_row(11, **test_changes)],
+    }
+    hub.add("deepmind/aqua_rat", files, {"raw": ["train", "validation", "test"]})
+
+
+def add_shards(hub, *numbers: int, broken: tuple[int, ...] = ()) -> None:
+    files = {f"shard_{n:05d}.parquet": [{"text": f"shard {n} text {i} " * 20} for i in range(30)] for n in numbers}
+    files |= {f"shard_{n:05d}.parquet": b"PAR1" + b"\0" * 500 for n in broken}
+    hub.add("karpathy/fineweb-edu-100b-shuffle", files, {})
+
+
+SHARDS = {"source": "hub", "train_shards": [0, 1], "validation_shard": 7}
+
+
+def test_aqua_rows_arrive_clean(hub, run_stage) -> None:
+    add_aqua(hub)
+    config = {"source": "hub", "n_train": 5}
+    done = run_stage("aqua_dataset", config, hub.endpoint)
+    train = read_questions(done.out / "train.parquet")
+    assert len(train) == 5 and {q.id for q in train} < {f"train-{i:06d}" for i in range(8)}
+    by_id = {q.id: q for q in train + read_questions(done.out / "validation.parquet")}
+    assert by_id["validation-000001"].options == ("9", "10", "11", "12", "13")
+    assert by_id["validation-000001"].rationale == "9 + 2 = 11"
+    assert done.metrics["rows_train"] == 5 and done.metrics["rows_test"] == 2
+    assert done.metrics["train_share_C"] == 1 and done.metrics["train_share_A"] == 0
+    assert done.metrics["bytes_test"] == (done.out / "test.parquet").stat().st_size
+    report = json.loads((done.out / "cleaning.json").read_text())
+    assert report["counts"]["train"]["kept"] == 8 and report["source"] == "deepmind/aqua_rat"
+    assert done.progress[-1]["done"] == done.progress[-1]["total"] == 12
+    again = run_stage("aqua_dataset", config, hub.endpoint, out="again")
+    for name in ("train.parquet", "validation.parquet", "test.parquet", "cleaning.json"):
+        assert (again.out / name).read_bytes() == (done.out / name).read_bytes()
+
+
+def test_a_bad_row_names_itself_or_is_dropped(hub, run_stage) -> None:
+    add_aqua(hub, correct="F")
+    failed = run_stage("aqua_dataset", {"source": "hub"}, hub.endpoint)
+    assert failed.error == "DataError"
+    assert failed.message.startswith("deepmind/aqua_rat, split test, row 1: the letter 'F' is not one of A-E.")
+    assert "aqua_dataset.on_bad_row" in failed.message
+    assert not list(failed.out.iterdir())
+    done = run_stage("aqua_dataset", {"source": "hub", "on_bad_row": "drop"}, hub.endpoint)
+    assert done.metrics["rows_test"] == 1 and done.metrics["test_dropped_bad_row"] == 1
+
+
+def test_names_that_are_not_there(hub, run_stage) -> None:
+    add_aqua(hub)
+    unknown = run_stage("aqua_dataset", {"source": "hub", "repo": "deepmind/nothing"}, hub.endpoint)
+    assert unknown.error == "DataError" and "deepmind/nothing" in unknown.message
+    assert "there is no such data set, or it is private and HF_TOKEN is not set" in unknown.message
+    subset = run_stage("aqua_dataset", {"source": "hub", "subset": "tokenized"}, hub.endpoint)
+    assert subset.error == "DataError" and "subset tokenized, split train" in subset.message
+    hub.add("owner/other", {"raw/train-0.parquet": [{"text": "x"}]}, {"raw": ["train"]})
+    shape = run_stage("aqua_dataset", {"source": "hub", "repo": "owner/other"}, hub.endpoint)
+    assert shape.error == "DataError"
+    assert "no column question, options, rationale, correct (there are text)" in shape.message
+
+
+def test_shards_arrive_with_the_validation_shard_apart(hub, run_stage) -> None:
+    add_shards(hub, 0, 1, 7)
+    done = run_stage("pretrain_text", SHARDS | {"max_documents_per_shard": 20}, hub.endpoint)
+    texts = pq.read_table(done.out / "train-00001.parquet").column("text").to_pylist()
+    assert texts == [f"shard 1 text {i} " * 20 for i in range(20)]
+    held_out = pq.read_table(done.out / "validation.parquet").column("text").to_pylist()
+    assert held_out[0].startswith("shard 7 text 0")
+    shards = json.loads((done.out / "shards.json").read_text())
+    assert [s["source"].rpartition("/")[2] for s in shards] == [f"shard_0000{n}.parquet" for n in (0, 1, 7)]
+    assert shards[1]["text_bytes"] == sum(len(t.encode()) for t in texts)
+    assert done.metrics["train_documents"] == 40 and done.metrics["validation_documents"] == 20
+
+
+def test_a_missing_shard_says_which_setting_to_change(hub, run_stage) -> None:
+    add_shards(hub, 0, 1)
+    failed = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    assert failed.error == "DataError"
+    where = f"karpathy/fineweb-edu-100b-shuffle, shard_00007.parquet, from {hub.endpoint}"
+    assert failed.message.startswith(f"{where}: there is no such file.")
+    assert "pretrain_text.validation_shard" in failed.message
+    assert hub.downloads == ["shard_00000.parquet", "shard_00001.parquet"]
+
+
+def test_a_hub_that_fails_a_few_times_is_asked_again(hub, run_stage) -> None:
+    add_shards(hub, 0, 1, 7)
+    hub.fail = 3
+    done = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    assert done.metrics["train_documents"] == 60
+    assert hub.downloads == ["shard_00000.parquet"] * 4 + ["shard_00001.parquet", "shard_00007.parquet"]
+    assert "503 Service Unavailable" in done.log and done.log.count("trying again in") == 3
+
+
+def test_a_hub_that_goes_on_failing_is_given_up_and_leaves_nothing_to_trust(hub, run_stage) -> None:
+    add_aqua(hub)
+    hub.fail = 1_000
+    failed = run_stage("aqua_dataset", {"source": "hub"}, hub.endpoint)
+    assert failed.error == "DataError"
+    where = f"deepmind/aqua_rat, subset raw, split train, from {hub.endpoint}"
+    assert failed.message.startswith(f"{where}: not delivered in 5 tries")
+    assert "503" in failed.message and "HF_ENDPOINT" in failed.message
+    assert len(hub.downloads) == 5
+    hub.fail = 0
+    assert run_stage("aqua_dataset", {"source": "hub"}, hub.endpoint).metrics["rows_train"] == 8
+
+
+@pytest.mark.slow
+def test_a_download_cut_short_is_never_taken_for_a_whole_one(hub, run_stage) -> None:
+    add_shards(hub, 0, 1, 7)
+    hub.truncate = 1_000
+    failed = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    assert failed.error == "DataError" and "shard_00000.parquet" in failed.message
+    assert "not delivered in 5 tries" in failed.message
+    hub.truncate = 1
+    done = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    texts = pq.read_table(done.out / "train-00000.parquet").column("text").to_pylist()
+    assert texts == [f"shard 0 text {i} " * 20 for i in range(30)]
+
+
+def test_a_damaged_file_is_fetched_once_more_then_reported(hub, run_stage) -> None:
+    add_shards(hub, 0, 7, broken=(1,))
+    failed = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    assert failed.error == "DataError"
+    assert "shard_00001.parquet" in failed.message and "not readable as Parquet" in failed.message
+    assert hub.downloads == ["shard_00000.parquet", "shard_00001.parquet", "shard_00001.parquet"]
+
+
+def test_a_hub_that_is_not_there(run_stage) -> None:
+    failed = run_stage("pretrain_text", SHARDS, "http://127.0.0.1:9")
+    assert failed.error == "DataError" and "from http://127.0.0.1:9: not delivered in 5 tries" in failed.message
+
+
+def test_chat_sources_become_conversations(hub, run_stage) -> None:
+    choices = {"text": ["ice", "sun", "dust"], "label": ["1", "2", "3"]}
+    arc = [{"id": str(i), "question": f"Q{i}?", "choices": choices, "answerKey": k} for i, k in enumerate("2391")]
+    hub.add(
+        "allenai/ai2_arc",
+        {f"{part}/{split}-0.parquet": arc for part in ("ARC-Easy", "ARC-Challenge") for split in ("train", "test")},
+        {"ARC-Easy": ["train", "test"], "ARC-Challenge": ["train", "test"]},
+    )
+    gsm8k = [{"question": f"{i} + 1?", "answer": f"It is <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"} for i in range(9)]
+    files = {"main/train-0.parquet": gsm8k, "main/test-0.parquet": gsm8k}
+    hub.add("openai/gsm8k", files, {"main": ["train", "test"]})
+    sources = [{"name": "arc", "n_train": 8, "n_test": 0}, {"name": "gsm8k", "n_train": 4, "n_test": 2}]
+    done = run_stage("chat_datasets", {"source": "hub", "sources": sources}, hub.endpoint)
+    rows = read_conversations(done.out / "arc.train.parquet")
+    assert sorted(c.messages[1]["content"] for c in rows) == sorted(["Answer: B", "Answer: C", "Answer: A"] * 2)
+    assert done.metrics["arc_train"] == 6 and done.metrics["arc_dropped"] == 2 and done.metrics["arc_test"] == 0
+    rows = read_conversations(done.out / "gsm8k.train.parquet")
+    assert len({c.id for c in rows}) == done.metrics["gsm8k_train"] == 4
+    for c in rows:
+        i = int(c.id.rpartition("-")[2])
+        assert c.messages == [
+            {"role": "user", "content": f"{i} + 1?"},
+            {"role": "assistant", "content": f"It is {i + 1}.\n#### {i + 1}"},
+        ]
+    described = json.loads((done.out / "sources.json").read_text())
+    assert described["gsm8k"]["repo"] == "openai/gsm8k" and described["gsm8k"]["rows_test"] == 2

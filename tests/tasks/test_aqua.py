@@ -1,0 +1,104 @@
+"""AQuA questions: prompt and target text, permutation of options, Parquet round trip."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aquarat_core.data.errors import DataError
+from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.aqua import (
+    Question,
+    conversation,
+    letter_free,
+    permute,
+    prompt,
+    read_questions,
+    target,
+    write_questions,
+)
+
+DISTANCES = ("25 km", "50 km", "75 km", "100 km", "52 km")
+TRAIN = Question("t1", "How far in 2 hours at 50 km/h?", DISTANCES, "2 * 50 = 100.", "D")
+
+
+def test_prompt_and_target_are_these_texts() -> None:
+    asked = (
+        "How far in 2 hours at 50 km/h?\n A) 25 km\n B) 50 km\n C) 75 km\n D) 100 km\n E) 52 km\n"
+        'Reason step by step. End with "Answer: " and one letter.'
+    )
+    assert prompt(TRAIN) == asked
+    assert target(TRAIN) == "2 * 50 = 100.\nAnswer: D"
+    assert target(replace(TRAIN, rationale="")) == "Answer: D"
+    assert conversation(TRAIN) == [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "2 * 50 = 100.\nAnswer: D"},
+    ]
+
+
+def test_permute_moves_the_letter_with_its_option() -> None:
+    for seed in range(200):
+        p = permute(TRAIN, seed)
+        assert sorted(p.options) == sorted(TRAIN.options)
+        assert p.options[LETTERS.index(p.correct)] == "100 km"
+        assert (p.id, p.question, p.rationale) == (TRAIN.id, TRAIN.question, TRAIN.rationale)
+
+
+def test_permute_depends_on_seed_and_id_alone_and_this_order_stays() -> None:
+    assert permute(TRAIN, 7) == permute(replace(TRAIN), 7)
+    assert permute(TRAIN, 7).options != permute(replace(TRAIN, id="t2"), 7).options
+    assert permute(replace(TRAIN, id="x"), 0).options == ("100 km", "75 km", "52 km", "50 km", "25 km")
+
+
+def test_permute_is_uniform() -> None:
+    orders = Counter(permute(TRAIN, seed).options for seed in range(12_000))
+    assert len(orders) == 120
+    chi2 = sum((n - 100) ** 2 / 100 for n in orders.values())
+    assert chi2 < 173  # the 99.9 % point for 119 degrees of freedom
+
+
+@pytest.mark.parametrize("option", ["None of the above", "All of the above", "Both A and B", "A & C", "B or D"])
+def test_options_that_name_others_keep_their_place(option: str) -> None:
+    q = replace(TRAIN, options=("1", "2", "3", "4", option))
+    assert {permute(q, seed) for seed in range(50)} == {q}
+
+
+def test_none_of_these_may_move() -> None:
+    q = replace(TRAIN, options=("1", "2", "3", "4", "None of these"))
+    assert {permute(q, seed).options.index("None of these") for seed in range(100)} == set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("rationale", "free"),
+    [
+        ("2 + 2 = 4.", True),
+        ("5C2 = 10 and ABC is a triangle", True),
+        ("a man walks; he adds", True),
+        ("", True),
+        ("So the answer is C", False),
+        ("B) is wrong", False),
+        ("option 3 fits", False),
+        ("Only the last choice is even", False),
+        ("(d) is left", False),
+        ("A does it in 10 days", False),
+    ],
+)
+def test_letter_free(rationale: str, free: bool) -> None:
+    assert letter_free(rationale) is free
+
+
+def test_questions_survive_parquet(tmp_path) -> None:
+    rows = [TRAIN, replace(TRAIN, id="t2", question="½ of x²?", rationale="", correct="A", family="speed", level=2)]
+    write_questions(tmp_path / "q.parquet", rows)
+    assert read_questions(tmp_path / "q.parquet") == rows
+    first = (tmp_path / "q.parquet").read_bytes()
+    write_questions(tmp_path / "q.parquet", rows)
+    assert (tmp_path / "q.parquet").read_bytes() == first
+
+
+def test_a_table_of_something_else_is_an_error(tmp_path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "q.parquet")
+    with pytest.raises(DataError, match="no column correct, family, level, options, question, rationale"):
+        read_questions(tmp_path / "q.parquet")

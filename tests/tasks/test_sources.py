@@ -1,0 +1,59 @@
+"""Rows as the Hub publishes them, into conversations."""
+
+from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
+from aquarat_core.tasks.answers import parse_answer
+
+
+def test_gsm8k_loses_the_calculator_and_keeps_the_result_line() -> None:
+    row = {"question": " How many? ", "answer": "She sold 48/2 = <<48/2=24>>24 clips.\nIn all <<48+24=72>>72.\n#### 72"}
+    assert gsm8k.conversation(row) == [
+        {"role": "user", "content": "How many?"},
+        {"role": "assistant", "content": "She sold 48/2 = 24 clips.\nIn all 72.\n#### 72"},
+    ]
+
+
+def test_arc_letters_numbered_choices_by_place() -> None:
+    choices = {"text": ["rock", "water", "air", "fire"], "label": ["1", "2", "3", "4"]}
+    user, reply = arc.conversation({"question": "What is wet?", "choices": choices, "answerKey": "2"})
+    assert user["content"] == (
+        'What is wet?\n A) rock\n B) water\n C) air\n D) fire\nReply with "Answer: " and one letter.'
+    )
+    assert reply["content"] == "Answer: B"
+    assert parse_answer(reply["content"]) == "B"
+
+
+def test_arc_without_a_valid_key_is_not_used() -> None:
+    choices = {"text": ["rock", "water", "air"], "label": ["A", "B", "C"]}
+    assert arc.conversation({"question": "?", "choices": choices, "answerKey": "D"}) is None
+
+
+def test_mmlu_counts_from_zero() -> None:
+    row = {"question": "Order?", "subject": "algebra", "choices": ["4", "8", "12", "6"], "answer": 3}
+    user, reply = mmlu.conversation(row)
+    assert user["content"].startswith("Order?\n A) 4\n B) 8\n C) 12\n D) 6\n")
+    assert reply["content"] == "Answer: D"
+
+
+def test_humaneval_reply_is_a_function_that_runs() -> None:
+    asked = '\n\ndef double(x: int) -> int:\n    """Twice x."""\n'
+    row = {"prompt": asked, "canonical_solution": "    return 2 * x\n"}
+    user, reply = humaneval.conversation(row)
+    assert user["content"].startswith("Complete this Python function.\n```python\ndef double")
+    source = reply["content"].removeprefix("```python\n").removesuffix("\n```")
+    scope: dict = {}
+    exec(compile(source, "reply", "exec"), scope)
+    assert scope["double"](21) == 42
+    assert humaneval.SOURCE.train is None
+
+
+def test_smoltalk_keeps_conversations_in_turn_only() -> None:
+    def row(*turns: tuple[str, str]) -> dict:
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    good = row(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "Bye"))
+    assert smoltalk.conversation(good) == good["messages"]
+    assert smoltalk.conversation(row(("user", "Hi"))) is None
+    assert smoltalk.conversation(row(("assistant", "Hi"), ("user", "Hello"))) is None
+    assert smoltalk.conversation(row(("user", "Hi"), ("assistant", "  "))) is None
+    assert smoltalk.conversation(row(("system", "Be brief."))) is None
+    assert smoltalk.conversation(row()) is None
