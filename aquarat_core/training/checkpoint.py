@@ -1,0 +1,41 @@
+"""A checkpoint folder: `model.safetensors`, `config.json` and the tokenizer the model was trained with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from aquarat_core.config import ModelConfig, validate
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save_checkpoint(directory: Path, model: Transformer, tokenizer_file: Path) -> None:
+    """Write float32 masters, model config and tokenizer: everything needed to run the model elsewhere."""
+    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, directory / WEIGHTS)
+    described = {"model": model.config.model_dump(), "vocab_size": model.vocab_size}
+    (directory / CONFIG).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
+    shutil.copyfile(tokenizer_file, directory / TOKENIZER_FILE)
+
+
+def load_checkpoint(
+    directory: Path, device: torch.device, compute_dtype: torch.dtype
+) -> tuple[Transformer, Tokenizer]:
+    """Model and tokenizer of a checkpoint folder. Raises `ValueError` when they do not belong together."""
+    described = json.loads((directory / CONFIG).read_text())
+    config = validate(ModelConfig, described["model"], f"{directory / CONFIG}")
+    tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)
+    if tokenizer.vocab_size != described["vocab_size"]:
+        raise ValueError(
+            f"the model has {described['vocab_size']} ids, but its tokenizer has {tokenizer.vocab_size}: "
+            f"{directory} mixes two runs"
+        )
+    model = Transformer(config, described["vocab_size"], compute_dtype)
+    model.load_state_dict(load_file(directory / WEIGHTS))
+    return model.to(device), tokenizer

@@ -1,0 +1,99 @@
+"""The processes of one stage: who we are, which device we compute on, and sums over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aquarat_core.config import ConfigError, LaunchConfig
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the stage's processes."""
+
+    rank: int
+    size: int
+    device: torch.device
+    compute_dtype: torch.dtype
+
+    def sum(self, x: Tensor) -> Tensor:
+        """`x` summed over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(x)
+        return x
+
+    def gather(self, obj: list) -> list:
+        """The ranks' lists one after another, on rank 0; an empty list elsewhere.
+
+        Objects travel as JSON text, so they must be JSON values.
+        """
+        if self.size == 1:
+            return obj
+        import json
+
+        data = torch.frombuffer(bytearray(json.dumps(obj).encode()), dtype=torch.uint8).to(self.device)
+        sizes = [torch.zeros(1, dtype=torch.long, device=self.device) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([data.numel()], device=self.device))
+        padded = data.new_zeros(max(int(s) for s in sizes))
+        padded[: data.numel()] = data
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        if self.rank:
+            return []
+        texts = [bytes(part[: int(size)].cpu().numpy()).decode() for part, size in zip(parts, sizes, strict=True)]
+        return [item for text in texts for item in json.loads(text)]
+
+    def share(self, items: list) -> list:
+        """This rank's part of `items`: every size-th one, starting at its rank."""
+        return items[self.rank :: self.size]
+
+
+@contextmanager
+def distributed_world(launch: LaunchConfig) -> Iterator[World]:
+    """Join the process group that torchrun describes in the environment; a lone process is a world of one."""
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = launch.device == "cuda" or (launch.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise ConfigError("launch.device is 'cuda', but torch sees no GPU here: set it to 'auto' or 'cpu'")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda and local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"launch.nproc {launch.nproc} asks for more processes than this host has GPUs "
+            f"({torch.cuda.device_count()}): lower launch.nproc, or set launch.device to 'cpu'"
+        )
+    torch.set_num_threads(launch.threads)
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size > 1:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=10))
+    try:
+        yield World(rank, size, device, compute_dtype(launch, device))
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:
+    """The type of matrix products: as configured, or bfloat16 where the hardware multiplies it natively."""
+    if launch.dtype != "auto":
+        return getattr(torch, launch.dtype)
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags))

@@ -1,0 +1,38 @@
+"""Validation loss and bits per byte of packed rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.distributed import World
+
+
+@torch.no_grad()
+def score_rows(
+    model: Transformer, rows: PackedRows, limit: int, micro_batch_rows: int, token_bytes: np.ndarray, world: World
+) -> dict[str, float]:
+    """Mean loss in nats per token and bits per byte over the first `limit` rows, all ranks together.
+
+    Bits per byte is the sum of the targets' nats over ln 2 times the number of raw bytes they stand for. Special
+    tokens stand for none, so they count in neither sum: the figure does not depend on the vocabulary.
+    """
+    n_bytes = torch.from_numpy(token_bytes.astype(np.int64)).to(world.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+    mine = np.arange(min(limit, len(rows)))[world.rank :: world.size]
+    for start in range(0, len(mine), micro_batch_rows):
+        inputs, targets = rows.tensors(mine[start : start + micro_batch_rows], world.device)
+        losses = model.token_losses(inputs, targets).double()
+        lengths = n_bytes[targets.clamp(min=0)] * (targets >= 0)
+        counted = lengths > 0
+        sums += torch.stack([losses.sum(), (targets >= 0).sum(), losses[counted].sum(), lengths.sum()])
+    world.sum(sums)
+    nats, tokens, byte_nats, total_bytes = sums.tolist()
+    scores = {"val/loss": nats / max(tokens, 1)}
+    if total_bytes:
+        scores["val/bpb"] = byte_nats / (math.log(2) * total_bytes)
+    return scores

@@ -1,0 +1,114 @@
+"""Two gloo ranks under torchrun against one process: the number of ranks is no part of the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aquarat_core.config import ConfigError, LaunchConfig
+from aquarat_core.training.distributed import compute_dtype, distributed_world
+from tests.toys import CPU, ONE
+from tests.training.two_ranks import measure
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    from aquarat_core.rl import rollouts
+
+    folder = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "judge", rollouts.judge)  # puts the real one back at the end
+        measured = measure(ONE, folder)
+    return measured, dict(np.load(folder / "weights.npz"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    folder = tmp_path_factory.mktemp("two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*torchrun, str(Path(__file__).with_name("two_ranks.py")), str(folder)],
+        env=env, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "measured.json").read_text()), dict(np.load(folder / "weights.npz"))
+
+
+def test_collectives(two) -> None:
+    measured, _ = two
+    assert measured["sum"] == [3.0, 20.0]
+    assert measured["shares"] == [[0, 2, 4, 6], [1, 3, 5]]
+    assert measured["gathered"] == [{"rank": 0, "text": ""}, {"rank": 1, "text": "üüüüü"}, {"rank": 1, "text": "üüüüü"}]
+    assert measured["nothing"] == []
+
+
+def test_a_world_of_one_keeps_everything(one) -> None:
+    measured, _ = one
+    assert (measured["sum"], measured["shares"]) == ([1.0, 10.0], [list(range(7))])
+
+
+def test_two_ranks_train_like_one(one, two) -> None:
+    (alone, alone_weights), (together, weights) = one, two
+    assert len(together["first"]["steps"]) == 8
+    for a, b in zip(alone["first"]["steps"], together["first"]["steps"], strict=True):
+        assert b == pytest.approx(a, abs=1e-5, rel=1e-5)
+    assert together["first"]["summary"] == pytest.approx(alone["first"]["summary"], abs=1e-5, rel=1e-5)
+    np.testing.assert_allclose(weights["training"], alone_weights["training"], atol=1e-3)
+    losses = [row["train/loss"] for row in together["first"]["steps"]]
+    assert losses[-1] < losses[0] - 0.05  # it did train
+    assert [row["step"] for row in together["first"]["steps"] if "val/bpb" in row] == [4, 8]
+
+
+def test_two_identical_runs_are_bitwise_equal(one, two) -> None:
+    for measured, _ in (one, two):
+        assert measured["first"] == measured["second"]
+        for first, second, _ in measured["hashes"]:
+            assert first == second
+
+
+def test_ranks_end_with_the_same_weights(two) -> None:
+    measured, _ = two
+    assert len(measured["hashes"]) == 2 and measured["hashes"][0] == measured["hashes"][1]
+
+
+def test_two_ranks_reinforce_like_one(one, two) -> None:
+    (alone, alone_weights), (together, weights) = one, two
+    # Which samples the KL is measured on depends on the ranks.
+    for a, b in zip(alone["rl"], together["rl"], strict=True):
+        assert {k: v for k, v in b.items() if "kl" not in k} == pytest.approx(
+            {k: v for k, v in a.items() if "kl" not in k}, abs=1e-5
+        )
+        assert 0 < a["rl/reward_mean"] < 1 and a["rl/grad_norm"] > 1e-3
+    assert together["rl"][0]["rl/kl_sequence_mean"] == 0.0 < together["rl"][2]["rl/kl_sequence_mean"]
+    np.testing.assert_allclose(weights["rl"], alone_weights["rl"], atol=1e-3)
+
+
+def test_a_lone_process_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with distributed_world(LaunchConfig(device="cpu", dtype="float32")) as world:
+        assert (world.rank, world.size, world.device, world.compute_dtype) == (0, 1, CPU, torch.float32)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_the_users_mistake() -> None:
+    with pytest.raises(ConfigError, match="sees no GPU here: set it to 'auto' or 'cpu'"), distributed_world(
+        LaunchConfig(device="cuda")
+    ):
+        pass
+
+
+def test_the_compute_type_is_the_one_asked_for() -> None:
+    assert compute_dtype(LaunchConfig(dtype="bfloat16"), CPU) == torch.bfloat16
+    assert compute_dtype(LaunchConfig(dtype="float32"), CPU) == torch.float32
+    assert compute_dtype(LaunchConfig(), CPU) in (torch.bfloat16, torch.float32)

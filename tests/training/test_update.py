@@ -1,0 +1,107 @@
+"""Gradients: summed over micro-batches, clipped, applied, or skipped when they are not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from aquarat_core.config import OptimConfig
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.loop import accumulate_loss
+from aquarat_core.training.update import MAX_SKIPPED, Updater
+from tests.toys import ONE, random_ids, random_model
+
+
+def rows() -> PackedRows:
+    """Eight rows with a different number of targets each, which a mean of means would weigh wrongly."""
+    mask = np.arange(33)[None, :] < np.array([33, 5, 20, 2, 11, 33, 8, 17])[:, None]
+    return PackedRows(random_ids(8, 33).numpy(), mask)
+
+
+def flat(model: Transformer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def gradients(model: Transformer, micro_batch_rows: int) -> tuple[float, torch.Tensor]:
+    loss = accumulate_loss(model, rows(), np.arange(8), micro_batch_rows, ONE)
+    return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.numel()])
+
+
+@pytest.mark.parametrize("micro_batch_rows", [1, 3, 4])
+def test_micro_batches_give_the_loss_and_gradient_of_the_whole(micro_batch_rows: int) -> None:
+    whole_loss, whole = gradients(random_model(), 8)
+    loss, parts = gradients(random_model(), micro_batch_rows)
+    assert loss == pytest.approx(whole_loss, abs=1e-6)
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+    assert whole.abs().max() > 1e-3
+
+
+def test_the_loss_is_the_mean_over_target_tokens() -> None:
+    model = random_model()
+    inputs, targets = rows().tensors(np.arange(8), torch.device("cpu"))
+    with torch.no_grad():
+        losses = model.token_losses(inputs, targets)
+    loss, _ = gradients(model, 4)
+    assert loss == pytest.approx(float(losses.sum()) / int((targets >= 0).sum()), rel=1e-6)
+
+
+def updated(model: Transformer, scale: float, **config: float | None) -> dict[str, float]:
+    """One step on gradients of norm 5 x scale: 3 in the first weight of the embedding, 4 in the first of the head."""
+    model.embedding.weight.grad = torch.zeros_like(model.embedding.weight)
+    model.head.weight.grad = torch.zeros_like(model.head.weight)
+    model.embedding.weight.grad[0, 0], model.head.weight.grad[0, 0] = 3 * scale, 4 * scale
+    return Updater(model, OptimConfig(warmdown=0.0, **config), 10, ONE).apply(0)
+
+
+def test_the_reported_norm_is_that_before_clipping() -> None:
+    assert updated(random_model(), 2.0, grad_clip=1.0)["train/grad_norm"] == pytest.approx(10.0)
+    assert updated(random_model(), 0.1, grad_clip=None)["train/grad_norm"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("scale", "grad_clip", "kept"), [(2.0, 1.0, 0.1), (0.1, 1.0, 1.0), (2.0, None, 1.0)])
+def test_only_a_norm_above_the_clip_is_scaled_to_it(scale: float, grad_clip: float | None, kept: float) -> None:
+    model = random_model()
+    updater = Updater(model, OptimConfig(grad_clip=grad_clip), 10, ONE)
+    model.head.weight.grad = torch.zeros_like(model.head.weight)
+    model.head.weight.grad[0, 0] = 5 * scale
+    updater.apply(0)
+    moments = updater.optimizers[1].state[model.head.weight]
+    assert float(moments["exp_avg"][0, 0]) == pytest.approx((1 - 0.8) * 5 * scale * kept, rel=1e-4)
+
+
+def test_gradients_are_cleared_and_parameters_without_one_stay() -> None:
+    model = random_model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    updated(model, 1.0)
+    assert all(p.grad is None for p in model.parameters())
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"embedding.weight", "head.weight"}
+    assert int((model.head.weight != before["head.weight"]).sum()) == 1
+
+
+def test_the_schedule_scales_the_step() -> None:
+    def moved(step: int) -> float:
+        model = random_model()
+        start = float(model.head.weight[0, 0].detach())
+        updater = Updater(model, OptimConfig(unembedding_lr=0.004, warmdown=1.0), 4, ONE)
+        model.head.weight.grad = torch.ones_like(model.head.weight)
+        assert updater.apply(step)["train/lr_factor"] == pytest.approx(0.8 - 0.2 * step)
+        return start - float(model.head.weight[0, 0].detach())
+
+    assert moved(0) == pytest.approx(0.8 * 0.004 * (32 / 768) ** -0.5, rel=1e-3)
+    assert moved(3) == pytest.approx(moved(0) / 4, rel=1e-2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_too_many_stop_the_run(bad: float) -> None:
+    model = random_model()
+    updater, before = Updater(model, OptimConfig(), 100, ONE), flat(model)
+    for step in range(MAX_SKIPPED):
+        model.head.weight.grad = torch.full_like(model.head.weight, bad)
+        assert updater.apply(step)["train/skipped_steps"] == step + 1
+    assert torch.equal(flat(model), before)
+    model.head.weight.grad = torch.full_like(model.head.weight, bad)
+    with pytest.raises(FloatingPointError, match="step 10: the gradient was not finite 11 times; lower lr_scale"):
+        updater.apply(MAX_SKIPPED)

@@ -1,0 +1,94 @@
+"""Everything that ranks do together, for torchrun: `two_ranks.py FOLDER` leaves rank 0's measurements in FOLDER."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aquarat_core.config import LaunchConfig, RLConfig, TrainConfig
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.rl import rollouts
+from aquarat_core.rl.reward import Verdict
+from aquarat_core.rl.trainer import Trainer
+from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.distributed import World, distributed_world
+from aquarat_core.training.loop import train
+from aquarat_core.training.metrics import MetricLog
+from tests.toys import context, questions, random_ids, random_model, tokenizer
+
+TIMES = ("tokens_per_second", "time/", "flops")
+
+
+def flat(model: Transformer) -> np.ndarray:
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
+
+
+def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not any(t in name for t in TIMES)}
+
+
+def training(world: World, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Eight steps on rows with unequal numbers of targets; validation rows that do not divide by the ranks.
+
+    At small rates: Muon computes in bfloat16, so at large ones the last bit of a sum over ranks grows visible.
+    """
+    mask = np.arange(33)[None, :] < (np.arange(24)[:, None] * 7) % 31 + 3
+    rows = PackedRows(random_ids(24, 33).numpy(), mask)
+    config = TrainConfig(
+        steps=8, batch_tokens=8 * 32, micro_batch_rows=2, eval_every=4, eval_tokens=7 * 32, optim={"lr_scale": 0.05}
+    )
+    model = random_model()
+    log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
+    token_bytes = np.arange(100, dtype=np.int32) % 4
+    summary = train(model, rows, rows, token_bytes, config, world, context(folder), log)
+    log.close()
+    text = (folder / "metrics.jsonl").read_text() if world.rank == 0 else ""
+    steps = [without_times(json.loads(line)) for line in text.splitlines()]
+    return {"steps": steps, "summary": without_times(summary)}, flat(model)
+
+
+def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
+    """Three steps on a reward that random text can earn: one for an odd number of characters."""
+    rollouts.judge = lambda text, ended, correct: Verdict(correct, float(len(text) % 2))
+    config = RLConfig(
+        steps=3, prompts_per_step=4, group_size=4, max_new_tokens=6, micro_batch_rows=5, optim={"grad_clip": None}
+    )
+    trainer = Trainer(random_model(tokenizer().vocab_size, sequence_len=256), tokenizer(), config, world)
+    steps = [without_times(trainer.step(n, world.share(list(questions()[4 * n : 4 * n + 4])))) for n in range(3)]
+    return steps, flat(trainer.policy)
+
+
+def measure(world: World, folder: Path) -> dict[str, Any]:
+    """Two identical training runs, three RL steps and the collectives, as rank 0 sees them."""
+    first, weights = training(world, folder)
+    second, again = training(world, folder)
+    rl_steps, rl_weights = reinforcement(world)
+    hashes = [hashlib.sha256(w.tobytes()).hexdigest() for w in (weights, again, rl_weights)]
+    if world.rank == 0:
+        np.savez(folder / "weights.npz", training=weights, rl=rl_weights)
+    return {
+        "first": first,
+        "second": second,
+        "rl": rl_steps,
+        "hashes": world.gather([hashes]),
+        "sum": world.sum(torch.tensor([world.rank + 1.0, 10.0])).tolist(),
+        "shares": world.gather([world.share(list(range(7)))]),
+        "gathered": world.gather([{"rank": world.rank, "text": "ü" * 5 * world.rank}] * (world.rank + 1)),
+        "nothing": world.gather([]),
+    }
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    with distributed_world(LaunchConfig(device="cpu", dtype="float32", threads=1)) as joined:
+        measured = measure(joined, out)
+        if joined.rank == 0:
+            (out / "measured.json").write_text(json.dumps(measured))
+        else:
+            assert measured["gathered"] == [], "only rank 0 is given what is gathered"
