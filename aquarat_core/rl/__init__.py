@@ -1,0 +1,1 @@
+"""On-policy reinforcement learning against the verified answer."""

@@ -1,0 +1,69 @@
+"""Log-probabilities of sampled completions under a model, as the trainer sees them.
+
+Shapes: B completions, T tokens of prompt and completion together, N completion tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aquarat_core.model.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion with its prompt and what the sampler and the judge said of it."""
+
+    prompt: Sequence[int]
+    completion: Sequence[int]
+    logprobs: Sequence[float]
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBatch:
+    """Samples as padded tensors. Completions are left-aligned in [B, N] whatever their prompts' lengths."""
+
+    ids_BT: Tensor
+    positions_BN: Tensor
+    """Where in `ids_BT` the token before each completion token is."""
+    completion_BN: Tensor
+    mask_BN: Tensor
+    """float32; 1 on completion tokens."""
+    sampler_logp_BN: Tensor
+    advantages_B: Tensor
+
+
+def collate(samples: Sequence[Sample], device: torch.device) -> SampleBatch:
+    """Pad `samples` to the longest of them."""
+    B, N = len(samples), max(len(s.completion) for s in samples)
+    T = max(len(s.prompt) + len(s.completion) for s in samples)
+    ids = torch.zeros((B, T), dtype=torch.long)
+    positions = torch.zeros((B, N), dtype=torch.long)
+    completion = torch.zeros((B, N), dtype=torch.long)
+    mask, logp = torch.zeros((B, N)), torch.zeros((B, N))
+    for row, s in enumerate(samples):
+        start, n = len(s.prompt), len(s.completion)
+        ids[row, : start + n] = torch.tensor([*s.prompt, *s.completion])
+        positions[row, :n] = torch.arange(start - 1, start + n - 1)
+        completion[row, :n] = torch.tensor(s.completion)
+        logp[row, :n] = torch.tensor(s.logprobs)
+        mask[row, :n] = 1.0
+    advantages = torch.tensor([s.advantage for s in samples])
+    return SampleBatch(*(t.to(device) for t in (ids, positions, completion, mask, logp, advantages)))
+
+
+def completion_logp(model: Transformer, batch: SampleBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability [B, N] of each completion token at the sampling temperature, and the entropy [B, N] in nats
+    of the distribution it was drawn from. Logits are computed at completion positions only."""
+    hidden_BTC = model.hidden(batch.ids_BT[:, :-1])
+    rows = torch.arange(len(hidden_BTC), device=hidden_BTC.device)[:, None]
+    logits_BNV = model.logits(hidden_BTC[rows, batch.positions_BN])
+    logp_BNV = torch.log_softmax(logits_BNV / temperature, dim=-1)
+    with torch.no_grad():
+        entropy_BN = -(logp_BNV.exp() * logp_BNV).sum(dim=-1)
+    return logp_BNV.gather(2, batch.completion_BN[..., None]).squeeze(2), entropy_BN

@@ -1,0 +1,1 @@
+"""Batched generation for RL, evaluation and chat."""
