@@ -1,0 +1,208 @@
+"""The report on a whole chain: base, mid, SFT and RL in one table, paired tests between neighbours, curves, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.data.errors import DataError
+from aquarat_core.evaluation import document as doc
+from aquarat_core.evaluation import plots
+from aquarat_core.evaluation import report as reports
+from aquarat_core.evaluation.report import ComparisonWithParent, Evaluated, Identity
+from aquarat_core.evaluation.summary import Summary
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """One checkpoint of the chain, the artifact of its evaluation, what that found, and its training curves."""
+
+    checkpoint: Artifact
+    evaluation: Artifact
+    evaluated: Evaluated
+    curves: Sequence[plots.Row]
+
+
+class StageRow(TypedDict):
+    """One line of the table."""
+
+    checkpoint: Identity
+    evaluation: Identity
+    summary: Summary
+    bits_per_byte: float | None
+    comparison: ComparisonWithParent
+
+
+class ChainReport(TypedDict):
+    """Content of the pipeline report's `report.json`."""
+
+    format: int
+    stages: list[StageRow]
+    data: list[dict[str, Any]]
+    lineage: list[Identity]
+    warnings: list[str]
+
+
+def build(stages: Sequence[StageResult]) -> ChainReport:
+    """The report on `stages`, first to last. Raises `DataError` when an evaluation is of another checkpoint."""
+    rows = []
+    for before, now in zip([None, *stages], stages, strict=False):
+        _check_evaluation(now)
+        comparison = reports.compare_with_parent(now.evaluated, before.evaluated) if before else None
+        rows.append(
+            StageRow(
+                checkpoint=reports.identity(now.checkpoint),
+                evaluation=reports.identity(now.evaluation),
+                summary=now.evaluated.report["summary"],
+                bits_per_byte=now.evaluated.report["bits_per_byte"],
+                comparison=comparison or now.evaluated.report["comparison"],
+            )
+        )
+    lineage = ancestry(artifact for s in stages for artifact in (s.checkpoint, s.evaluation))
+    data = {d["manifest_sha256"]: d for s in stages for d in s.evaluated.report["data"]}
+    return ChainReport(
+        format=FORMAT, stages=rows, data=list(data.values()), lineage=lineage, warnings=inconsistencies(lineage)
+    )
+
+
+def ancestry(artifacts: Iterable[Artifact]) -> list[Identity]:
+    """The artifacts and all their parents, each publication once, in the order of the chain: parents first."""
+    found: dict[str, Identity] = {}
+    for artifact in artifacts:
+        for p in artifact.manifest.parents:
+            found.setdefault(p.manifest_sha256, Identity(**p.model_dump()))
+        found.setdefault(artifact.sha256, reports.identity(artifact))
+    return list(found.values())
+
+
+def inconsistencies(lineage: Sequence[Identity]) -> list[str]:
+    """Assets that took part with more than one content: the chain was not made in one piece."""
+    versions: dict[str, set[str]] = {}
+    for entry in lineage:
+        versions.setdefault(entry["asset"], set()).add(entry["data_version"][:12])
+    return [
+        f"{asset} took part in {len(found)} versions ({', '.join(sorted(found))}): materialize what depends on it again"
+        for asset, found in versions.items()
+        if len(found) > 1
+    ]
+
+
+def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> doc.Document:
+    """The page of the whole chain."""
+    names = [row["checkpoint"]["asset"] for row in report["stages"]]
+    asked = " or ".join(f"{n:,}" for n in sorted({row["summary"]["n"] for row in report["stages"]}))
+    return doc.Document(
+        title="From base to RL: the whole chain",
+        subtitle=f"{', '.join(names)}; {asked} AQuA questions each, greedy rationales, strict parser.",
+        blocks=(
+            *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),
+            _tiles(report),
+            *(doc.Paragraph(text, tone="finding") for text in _findings(report)),
+            _accuracy_figure(report),
+            doc.Heading("Stages"),
+            _stage_table(report),
+            doc.Heading("Each stage against the one before"),
+            _paired_table(report),
+            *reports.curves_section(curves),
+            doc.Heading("Data"),
+            _data_table(report),
+            doc.Heading("Lineage"),
+            _lineage_table(report),
+        ),
+    )
+
+
+def _check_evaluation(stage: StageResult) -> None:
+    evaluated, checkpoint = stage.evaluated.report["checkpoint"], stage.checkpoint
+    if (evaluated["asset"], evaluated["data_version"]) != (checkpoint.asset, checkpoint.data_version):
+        raise DataError(
+            f"{stage.evaluation.asset} is about {evaluated['asset']} {evaluated['data_version'][:12]}, but the chain "
+            f"holds {checkpoint.asset} {checkpoint.data_version[:12]}: materialize {stage.evaluation.asset} again first"
+        )
+
+
+def _findings(report: ChainReport) -> list[str]:
+    last = report["stages"][-1]
+    name = last["checkpoint"]["asset"]
+    return [reports.baseline_sentence(name, last["summary"]), reports.comparison_sentence(last["comparison"])]
+
+
+def _tiles(report: ChainReport) -> doc.Tiles:
+    rows = [(row["checkpoint"]["asset"], row["summary"]) for row in report["stages"]]
+    tiles = [doc.Tile(name, reports.percent(s["accuracy"]), f"95% CI {reports.interval(s)}") for name, s in rows]
+    constant = rows[-1][1]["constant_letter"]
+    note = f"best constant letter; guessing: {reports.percent(rows[-1][1]['uniform'])}"
+    tiles.append(doc.Tile(f"Always answering {constant['letter']}", reports.percent(constant["accuracy"]), note))
+    return doc.Tiles(tuple(tiles))
+
+
+def _accuracy_figure(report: ChainReport) -> doc.Figure:
+    rows = [(row["checkpoint"]["asset"], row["summary"]) for row in report["stages"]]
+    points = [plots.Accuracy(name, s["accuracy"], s["accuracy_lo"], s["accuracy_hi"]) for name, s in rows]
+    last = rows[-1][1]
+    figure = plots.draw_accuracies(points, last["uniform"], last["constant_letter"]["accuracy"])
+    caption = (
+        "Accuracies with 95% Wilson intervals. Whether two stages differ is for the paired tests below, "
+        "not for the overlap of the bars."
+    )
+    return doc.Figure(plots.to_svg(figure, "accuracy"), plots.to_png_data_uri(figure), caption)
+
+
+def _stage_table(report: ChainReport) -> doc.Table:
+    header = (
+        "Checkpoint", "Questions", "Accuracy", "95% CI", "Constant letter", "Exact McNemar p against it",
+        "Answers that parse", "Letter entropy, bits", "Mean tokens", "Bits per byte",
+    )  # fmt: skip
+    rows = []
+    for row in report["stages"]:
+        s, bpb = row["summary"], row["bits_per_byte"]
+        rows.append(
+            (
+                row["checkpoint"]["asset"],
+                f"{s['n']:,}",
+                reports.percent(s["accuracy"]),
+                reports.interval(s),
+                f"{s['constant_letter']['letter']} {reports.percent(s['constant_letter']['accuracy'])}",
+                reports.p_value(s["p_against_constant"]),
+                reports.percent(s["parse_rate"]),
+                f"{s['letter_entropy_bits']:.2f}",
+                f"{s['mean_tokens']:.1f}",
+                "-" if bpb is None else f"{bpb:.4f}",
+            )
+        )
+    return doc.Table(header, tuple(rows))
+
+
+def _paired_table(report: ChainReport) -> doc.Table:
+    rows = []
+    for row in report["stages"][1:]:
+        c = row["comparison"]
+        pair = f"{row['checkpoint']['asset']} against {c['parent']}"
+        if r := c["result"]:
+            span = f"[{100 * r['difference_lo']:+.1f}, {100 * r['difference_hi']:+.1f}]"
+            numbers = (f"{100 * r['difference']:+.1f}", span, f"{r['only_child']:,} / {r['only_parent']:,}")
+            rows.append((pair, *numbers, reports.p_value(r["mcnemar_p"]), r["verdict"]))
+        else:
+            rows.append((pair, "-", "-", "-", "-", reports.comparison_sentence(c)))
+    header = ("Pair", "Points", "95% CI", "Only later / only earlier right", "Exact McNemar p", "Later stage is")
+    return doc.Table(header, tuple(rows), text_columns=(0, 5))
+
+
+def _data_table(report: ChainReport) -> doc.Table:
+    rows = [
+        (d["asset"], d["data_version"][:12], "; ".join(f"{k} {v}" for k, v in sorted(d["metrics"].items())))
+        for d in report["data"]
+    ]
+    return doc.Table(("Asset", "Data version", "Facts"), tuple(rows), text_columns=(0, 1, 2))
+
+
+def _lineage_table(report: ChainReport) -> doc.Table:
+    rows = tuple(
+        (x["asset"], x["data_version"][:12], x["manifest_sha256"][:12], x["run_id"]) for x in report["lineage"]
+    )
+    caption = "Parents first; hashes cut to 12 digits here, whole in report.json."
+    return doc.Table(("Asset", "Data version", "Manifest", "Run"), rows, text_columns=(0, 1, 2, 3), caption=caption)

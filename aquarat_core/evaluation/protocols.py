@@ -1,0 +1,107 @@
+"""How a checkpoint is asked: greedy rationale with strict parsing, and bits per byte of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from aquarat_core.config import EvalConfig
+from aquarat_core.data.packing import pack_documents
+from aquarat_core.evaluation.records import Record
+from aquarat_core.rollout.engine import Engine
+from aquarat_core.tasks.answers import parse_answer
+from aquarat_core.tasks.aqua import Question, prompt
+from aquarat_core.text.chat import render_prompt
+from aquarat_core.text.tokenizer import Tokenizer
+from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.checkpoint import load_checkpoint
+from aquarat_core.training.distributed import World, distributed_world
+from aquarat_core.training.scoring import score_rows
+
+BPB_ROWS_PER_PASS = 8
+
+
+class Evaluator:
+    """One checkpoint on the ranks of an eval stage."""
+
+    def __init__(self, checkpoint: Path, config: EvalConfig, world: World) -> None:
+        self.config, self.world = config, world
+        self.model, self.tokenizer = load_checkpoint(checkpoint, world.device, world.compute_dtype)
+
+    def greedy_answers(self, questions: Sequence[Question]) -> list[Record]:
+        """The model's most likely answer to each question, in the order given, on rank 0; nothing elsewhere."""
+        engine = Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
+        mine = self.world.share(list(questions))
+        records = answer(engine, self.tokenizer, mine, self.config.max_new_tokens, self.config.batch_rows)
+        place = {q.id: i for i, q in enumerate(questions)}
+        gathered = [Record(**fields) for fields in self.world.gather([asdict(r) for r in records])]
+        return sorted(gathered, key=lambda r: place[r.id])
+
+    def bits_per_byte(self, texts: Iterable[str]) -> float:
+        """Bits per byte of up to `config.bpb_tokens` tokens of these documents, the same on every rank."""
+        T, bos = self.model.config.sequence_len, self.tokenizer.special("<|bos|>")
+        limit = max(1, self.config.bpb_tokens // T)
+        packed = pack_documents(self._encode(texts, (limit + 1) * (T + 1)), T, bos, self.tokenizer.vocab_size)
+        token_bytes = self.tokenizer.token_bytes()
+        rows = PackedRows(packed.ids)
+        return score_rows(self.model, rows, limit, BPB_ROWS_PER_PASS, token_bytes, self.world)["val/bpb"]
+
+    def _encode(self, texts: Iterable[str], n_tokens: int) -> Iterator[list[int]]:
+        """The documents' ids until there are `n_tokens` of them: a validation shard is far longer than what is scored."""
+        for text in texts:
+            if n_tokens <= 0:
+                return
+            ids = self.tokenizer.encode(text)
+            n_tokens -= len(ids)
+            yield ids
+
+
+@contextmanager
+def evaluator(checkpoint: Path, config: EvalConfig) -> Iterator[Evaluator]:
+    """The checkpoint's evaluator on the processes torchrun started."""
+    with distributed_world(config.launch) as world:
+        yield Evaluator(checkpoint, config, world)
+
+
+def answer(
+    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], max_new_tokens: int, max_rows: int = 256
+) -> list[Record]:
+    """Greedy answers of `engine` to `questions`, judged by the strict parser."""
+    if not questions:
+        return []
+    texts = [prompt(q) for q in questions]
+    prompts = [render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    groups = engine.generate(prompts, [[0]] * len(prompts), max_new_tokens, temperature=0.0, max_rows=max_rows)
+    records = []
+    for q, text, (completion,) in zip(questions, texts, groups, strict=True):
+        tokens = completion.tokens[:-1] if completion.ended else completion.tokens
+        said = tokenizer.decode(tokens)
+        parsed = parse_answer(said) if completion.ended else None
+        records.append(
+            Record(
+                id=q.id,
+                question=text,
+                gold=q.correct,
+                completion=said,
+                parsed=parsed,
+                correct=parsed == q.correct,
+                n_tokens=len(tokens),
+                truncated=not completion.ended,
+                stop_reason="stop" if completion.ended else "length",
+            )
+        )
+    return records
+
+
+def accuracy(
+    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], max_new_tokens: int, world: World
+) -> float:
+    """Share of `questions` answered right, over all ranks."""
+    records = answer(engine, tokenizer, world.share(list(questions)), max_new_tokens)
+    counts = torch.tensor([sum(r.correct for r in records), len(records)], dtype=torch.float64, device=world.device)
+    right, n = world.sum(counts).tolist()
+    return right / n

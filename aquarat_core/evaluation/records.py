@@ -1,0 +1,62 @@
+"""What a model said to each question, kept so that any later statistic can be computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aquarat_core.data.errors import DataError
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("completion", pa.string()),
+        ("parsed", pa.string()),
+        ("correct", pa.bool_()),
+        ("n_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("stop_reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One question and one answer to it. Field order is the column order of the Parquet file."""
+
+    id: str
+    question: str
+    """The prompt as the model read it: options in the order it saw them."""
+    gold: str
+    """The right letter in that order."""
+    completion: str
+    parsed: str | None
+    """The letter the strict parser found, or None."""
+    correct: bool
+    """`parsed == gold`; an answer that does not parse is wrong."""
+    n_tokens: int
+    """Generated tokens, the stop token not counted."""
+    truncated: bool
+    """True when the token limit cut the completion off."""
+    stop_reason: Literal["stop", "length"]
+
+
+def write_records(path: str | Path, records: Sequence[Record]) -> None:
+    """Write `records` as Parquet with the columns of `SCHEMA`."""
+    columns = list(zip(*map(astuple, records), strict=True)) or [()] * len(SCHEMA)
+    pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), path)
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read what `write_records` wrote. Raises `DataError` if the columns are not those."""
+    table = pq.read_table(path)
+    if missing := set(SCHEMA.names) - set(table.schema.names):
+        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of evaluation records")
+    return [Record(**row) for row in table.select(SCHEMA.names).to_pylist()]

@@ -1,0 +1,193 @@
+"""From per-question records to the numbers of a report, and to one careful sentence about two of them.
+
+The rules: no accuracy without its interval and its baselines; two checkpoints are compared only on the very same
+questions; nothing "improved" unless both the exact test and the interval of the difference say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+from aquarat_core.data.errors import DataError
+from aquarat_core.evaluation import statistics as st
+from aquarat_core.evaluation.records import Record
+from aquarat_core.tasks.answers import LETTERS
+
+ALPHA = 0.05
+BOOTSTRAP_SEED = 0
+
+
+Verdict = Literal["above", "below", "no difference shown"]
+"""What may be said of a paired difference."""
+
+
+class Baseline(TypedDict):
+    """A letter answered to everything, and how often it is right on these questions."""
+
+    letter: str
+    accuracy: float
+
+
+class LetterRow(TypedDict):
+    """How often a letter is right, was answered, and was answered rightly."""
+
+    gold: int
+    answered: int
+    correct: int
+
+
+class Summary(TypedDict):
+    """One checkpoint on one set of questions. Rates are shares in [0, 1]; intervals are 95 %."""
+
+    n: int
+    correct: int
+    accuracy: float
+    accuracy_lo: float
+    accuracy_hi: float
+    uniform: float
+    constant_letter: Baseline
+    majority: Baseline
+    p_above_uniform: float
+    p_against_constant: float
+    against_constant: Verdict
+    letters: dict[str, LetterRow]
+    letter_entropy_bits: float
+    parse_rate: float
+    truncation_rate: float
+    mean_tokens: float
+
+
+class Comparison(TypedDict):
+    """Two checkpoints on the same questions; differences are child minus parent, in shares."""
+
+    n: int
+    both_right: int
+    only_parent: int
+    only_child: int
+    both_wrong: int
+    difference: float
+    difference_lo: float
+    difference_hi: float
+    mcnemar_p: float
+    minimum_detectable: float
+    verdict: Verdict
+    wording: str
+
+
+def summarize(records: Sequence[Record], majority_letter: str) -> Summary:
+    """The numbers of one evaluation.
+
+    `majority_letter` is the commonest right letter of the training split: a baseline that has not seen these
+    questions, where the best constant letter is chosen with them in hand. Raises `DataError` without records.
+    """
+    check_ids(records)
+    n, correct = len(records), sum(r.correct for r in records)
+    lo, hi = st.wilson_interval(correct, n)
+    letter, constant = st.best_constant_letter(r.gold for r in records)
+    only_model = sum(r.correct and r.gold != letter for r in records)
+    only_constant = sum(not r.correct and r.gold == letter for r in records)
+    p_constant = st.mcnemar_exact(only_constant, only_model)
+    answered = st.letter_counts(r.parsed for r in records)
+    return Summary(
+        n=n,
+        correct=correct,
+        accuracy=correct / n,
+        accuracy_lo=lo,
+        accuracy_hi=hi,
+        uniform=st.UNIFORM_ACCURACY,
+        constant_letter=Baseline(letter=letter, accuracy=constant),
+        majority=Baseline(letter=majority_letter, accuracy=sum(r.gold == majority_letter for r in records) / n),
+        p_above_uniform=st.binomial_test(correct, n, st.UNIFORM_ACCURACY),
+        p_against_constant=p_constant,
+        against_constant=_verdict(only_model - only_constant, p_constant),
+        letters=_letter_rows(records, answered),
+        letter_entropy_bits=st.entropy_bits(answered),
+        parse_rate=sum(r.parsed is not None for r in records) / n,
+        truncation_rate=sum(r.truncated for r in records) / n,
+        mean_tokens=sum(r.n_tokens for r in records) / n,
+    )
+
+
+def compare(
+    parent: Sequence[Record], child: Sequence[Record], names: tuple[str, str] = ("the parent", "this checkpoint")
+) -> Comparison:
+    """Paired comparison on the same questions. Raises `DataError` when the questions are not the same."""
+    if reason := question_difference(parent, child):
+        raise DataError(f"no paired comparison: {reason}")
+    was_right = {r.id: r.correct for r in parent}
+    pairs = [(was_right[r.id], r.correct) for r in child]
+    n, only_parent, only_child = len(pairs), pairs.count((True, False)), pairs.count((False, True))
+    difference = (only_child - only_parent) / n
+    p = st.mcnemar_exact(only_parent, only_child)
+    lo, hi = st.paired_bootstrap_interval(only_parent, only_child, n, seed=BOOTSTRAP_SEED)
+    # Both must agree: the exact test, and an interval that leaves out zero.
+    verdict = _verdict(difference, p) if lo > 0 or hi < 0 else "no difference shown"
+    smallest = st.minimum_detectable_difference(n, (only_parent + only_child) / n)
+    return Comparison(
+        n=n,
+        both_right=pairs.count((True, True)),
+        only_parent=only_parent,
+        only_child=only_child,
+        both_wrong=pairs.count((False, False)),
+        difference=difference,
+        difference_lo=lo,
+        difference_hi=hi,
+        mcnemar_p=p,
+        minimum_detectable=smallest,
+        verdict=verdict,
+        wording=_wording(names, verdict, difference, lo, hi, p, smallest),
+    )
+
+
+def question_difference(first: Sequence[Record], second: Sequence[Record]) -> str | None:
+    """Why two evaluations did not ask the same questions with the options in the same order, or None if they did."""
+    check_ids(first)
+    check_ids(second)
+    asked, asked_too = ({r.id: (r.question, r.gold) for r in records} for records in (first, second))
+    if missing := asked.keys() ^ asked_too.keys():
+        return f"{len(missing)} question ids are in one evaluation only ({len(asked)} and {len(asked_too)} questions)"
+    if changed := sum(asked[key] != asked_too[key] for key in asked):
+        return f"{changed} of {len(asked)} questions differ in their text or in the order of their options"
+    return None
+
+
+def questions_sha256(records: Sequence[Record]) -> str:
+    """Hash of what was asked: ids, prompts with their option order, right letters; independent of row order."""
+    rows = sorted((r.id, r.question, r.gold) for r in records)
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_ids(records: Sequence[Record]) -> None:
+    """Raises `DataError` unless there are records and every question id occurs once."""
+    if not records:
+        raise DataError("no evaluation records: evaluate at least one question (eval_report.limit, aqua_dataset rows)")
+    if repeated := len(records) - len({r.id for r in records}):
+        raise DataError(f"{repeated} question ids occur more than once: ids in aqua_dataset must be unique")
+
+
+def _letter_rows(records: Sequence[Record], answered: dict[str, int]) -> dict[str, LetterRow]:
+    gold = st.letter_counts(r.gold for r in records)
+    right = st.letter_counts(r.parsed for r in records if r.correct)
+    return {x: LetterRow(gold=gold[x], answered=answered[x], correct=right[x]) for x in LETTERS}
+
+
+def _verdict(difference: float, p: float) -> Verdict:
+    if p >= ALPHA:
+        return "no difference shown"
+    return "above" if difference > 0 else "below"
+
+
+def _wording(
+    names: tuple[str, str], verdict: Verdict, difference: float, lo: float, hi: float, p: float, smallest: float
+) -> str:
+    parent, child = names
+    evidence = f"{100 * difference:+.1f} points, 95% CI [{100 * lo:+.1f}, {100 * hi:+.1f}], exact McNemar p = {p:.2g}"
+    if verdict == "above":
+        return f"{child} improved on {parent}: {evidence}."
+    if verdict == "below":
+        return f"{child} is worse than {parent}: {evidence}."
+    power = f" Differences under about {100 * smallest:.1f} points would mostly go unseen here." if smallest else ""
+    return f"No difference between {child} and {parent} is shown: {evidence}.{power}"

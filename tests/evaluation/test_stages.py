@@ -1,0 +1,140 @@
+"""The two report stages, run as the stage runner runs them, on a real checkpoint that has learned nothing."""
+
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.config import EvalConfig, ModelConfig, TokenizerConfig
+from aquarat_core.evaluation.records import read_records
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.stages import eval_report, pipeline_report
+from aquarat_core.stages.base import StageContext, StageError, StageSpec
+from aquarat_core.tasks.aqua import prompt, write_questions
+from aquarat_core.text.tokenizer import train_tokenizer
+from aquarat_core.training.checkpoint import save_checkpoint
+
+CONFIG = EvalConfig(
+    limit=12, max_new_tokens=8, bpb_tokens=512, seed=30, launch={"nproc": 1, "device": "cpu", "dtype": "float32"}
+)
+
+
+def context(chain, tmp_path, stage: str, config: EvalConfig | None, inputs: dict[str, Artifact]) -> StageContext:
+    out, records = tmp_path / f"{stage}-out", tmp_path / f"{stage}-records"
+    out.mkdir()
+    records.mkdir()
+    spec = StageSpec(
+        stage=stage, store=chain.store.uri, profile="unit", config=config.model_dump() if config else None,
+        inputs={name: a.as_parent() for name, a in inputs.items()}, code=chain.CODE, run_id="run-1", step_key=stage,
+    )  # fmt: skip
+    return StageContext(spec=spec, config=config, inputs=inputs, outdir=out, recorddir=records)
+
+
+def published(chain, ctx: StageContext, metrics: dict) -> Artifact:
+    return chain.store.publish(
+        asset=ctx.spec.stage, kind="report", directory=ctx.outdir, records=ctx.recorddir, config={}, profile="unit",
+        code=chain.CODE, parents=tuple(ctx.spec.inputs.values()), metrics=metrics, seeds={}, run_id="run-1",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def untrained(chain, tmp_path):
+    """Base, mid, SFT and RL checkpoints with random weights, and the data that they are asked about."""
+    texts = [f"{prompt(q)}\n{q.rationale}" for q in chain.asked[:100]]
+    tokenizer = train_tokenizer(iter(texts), TokenizerConfig(vocab_size=320))
+    tokenizer.save(tmp_path / "tokenizer.json")
+    data = tmp_path / "data"
+    data.mkdir()
+    asked = [replace(q, id=f"t{i}") for i, q in enumerate(chain.asked)]
+    write_questions(data / "test.parquet", asked[:30])
+    write_questions(data / "validation.parquet", [])
+    write_questions(data / "train.parquet", [replace(q, correct="C" if i < 200 else "B") for i, q in enumerate(asked)])
+    pq.write_table(pa.table({"text": texts}), tmp_path / "validation.parquet")
+    chain.aqua = chain.publish("aqua_dataset", "dataset", {p.name: p.read_bytes() for p in data.iterdir()})
+    chain.text = chain.publish(
+        "pretrain_text", "dataset", {"validation.parquet": (tmp_path / "validation.parquet").read_bytes()}
+    )
+    parents: tuple[Artifact, ...] = ()
+    for seed, stage in enumerate(("base", "mid", "sft", "rl")):
+        torch.manual_seed(seed)
+        model = Transformer(ModelConfig(depth=1, head_size=32, sequence_len=256), tokenizer.vocab_size)
+        folder = tmp_path / f"{stage}-checkpoint"
+        folder.mkdir()
+        save_checkpoint(folder, model, tmp_path / "tokenizer.json")
+        files = {p.name: p.read_bytes() for p in folder.iterdir()}
+        made = chain.publish(
+            f"{stage}_checkpoint", "checkpoint", files, parents, records={"metrics.jsonl": chain.curve(stage)}
+        )
+        chain.checkpoints[stage], parents = made, (made,)
+    return chain
+
+
+def test_the_stages_report_on_a_chain_that_cannot_answer(untrained, tmp_path) -> None:
+    chain, before = untrained, {}
+    for stage in ("base", "mid", "sft", "rl"):
+        text = {"pretrain_text": chain.text} if stage in ("base", "mid") else {}
+        inputs = {f"{stage}_checkpoint": chain.checkpoints[stage], "aqua_dataset": chain.aqua, **text, **before}
+        ctx = context(chain, tmp_path, f"{stage}_eval_report", CONFIG, inputs)
+        metrics = eval_report.run(ctx)
+        assert (metrics["n"], metrics["accuracy"], metrics["parse_rate"]) == (12, 0.0, 0.0)
+        assert metrics["accuracy_lo"] == 0.0
+        assert metrics["accuracy_hi"] == pytest.approx(3.841459 / (12 + 3.841459), rel=1e-6)
+        assert ("bpb" in metrics) == bool(text)
+        chain.reports[stage] = published(chain, ctx, metrics)
+        before = {f"{stage}_eval_report": chain.reports[stage]}
+    assert metrics["mcnemar_p"] == 1.0 and metrics["parent_difference"] == 0.0
+
+    report = json.loads((tmp_path / "rl_eval_report-out" / "report.json").read_text())
+    records = read_records(tmp_path / "rl_eval_report-out" / "questions.parquet")
+    assert [r.id for r in records] == [f"t{i}" for i in range(12)]
+    assert report["summary"]["majority"]["letter"] == "B"  # the training split has as many Cs
+    assert report["comparison"]["result"]["verdict"] == "no difference shown"
+
+    inputs = {f"{s}_checkpoint": a for s, a in chain.checkpoints.items()}
+    inputs |= {f"{s}_eval_report": a for s, a in chain.reports.items()}
+    ctx = context(chain, tmp_path, "pipeline_report", None, inputs)
+    metrics = pipeline_report.run(ctx)
+    assert (metrics["sft_accuracy"], metrics["rl_accuracy"], metrics["rl_mcnemar_p"]) == (0.0, 0.0, 1.0)
+    assert {p.name for p in ctx.recorddir.iterdir()} == {"report.md", "report.html"}
+    assert len(json.loads((ctx.outdir / "report.json").read_text())["stages"]) == 4
+
+
+def test_bits_per_byte_of_random_weights_is_about_a_uniform_guess(untrained, tmp_path) -> None:
+    inputs = {"base_checkpoint": untrained.checkpoints["base"], "aqua_dataset": untrained.aqua}
+    inputs["pretrain_text"] = untrained.text
+    ctx = context(untrained, tmp_path, "base_eval_report", CONFIG, inputs)
+    bpb = eval_report.run(ctx)["bpb"]
+    # log2(320) = 8.3 bits a token; the 55 merges leave between one and a few bytes to a token.
+    assert 8.3 / 5 < bpb < 8.3
+
+
+def test_the_same_inputs_give_the_same_bytes(untrained, tmp_path) -> None:
+    inputs = {"sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua}
+    versions = []
+    for attempt in ("one", "two"):
+        (tmp_path / attempt).mkdir()
+        ctx = context(untrained, tmp_path / attempt, "sft_eval_report", CONFIG, inputs)
+        versions.append(published(untrained, ctx, eval_report.run(ctx)).data_version)
+    assert versions[0] == versions[1]
+
+
+def test_majority_letter_is_of_the_training_split_and_the_earlier_on_a_tie(untrained) -> None:
+    assert eval_report.majority_letter(untrained.aqua) == "B"
+
+
+def test_an_empty_split_says_what_to_set(untrained) -> None:
+    with pytest.raises(StageError, match=r"no validation questions: set aqua_dataset\.n_validation above 0"):
+        eval_report.questions_to_ask(untrained.aqua, EvalConfig(split="validation"))
+
+
+def test_options_are_permuted_by_seed_or_left_alone(untrained) -> None:
+    given = eval_report.questions_to_ask(untrained.aqua, EvalConfig(permute_options=False))
+    first = eval_report.questions_to_ask(untrained.aqua, EvalConfig(seed=1))
+    assert first == eval_report.questions_to_ask(untrained.aqua, EvalConfig(seed=1))
+    assert first != eval_report.questions_to_ask(untrained.aqua, EvalConfig(seed=2)) != given
+    assert [sorted(q.options) for q in first] == [sorted(q.options) for q in given]
+    assert [q.options[q.gold] for q in first] == [q.options[q.gold] for q in given]
