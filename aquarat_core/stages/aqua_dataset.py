@@ -1,0 +1,101 @@
+"""aqua_dataset: AQuA-RAT from the Hub, cleaned, or generated questions of the same shape.
+
+Writes `train.parquet`, `validation.parquet`, `test.parquet` and `cleaning.json`: what was dropped and changed, by rule.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from aquarat_core.config import AquaDatasetConfig
+from aquarat_core.data.cleaning import clean
+from aquarat_core.data.errors import DataError
+from aquarat_core.data.hub import HubDataset, sample
+from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.aqua import Question, write_questions
+
+SPLITS = ("train", "validation", "test")
+COLUMNS = ("question", "options", "rationale", "correct")
+
+MOST_DRAWS = 8
+"""Generated questions are drawn up to this many times the number asked for, to find that many different ones."""
+
+
+def run(ctx: StageContext) -> dict[str, Scalar]:
+    """Write the three splits; returns rows, drops by rule and the share of each letter."""
+    config: AquaDatasetConfig = ctx.config
+    splits, report, summary = _from_hub(ctx, config) if config.source == "hub" else _generated(ctx, config)
+    for name in SPLITS:
+        write_questions(ctx.outdir / f"{name}.parquet", splits[name])
+        summary |= _shares(name, splits[name])
+        summary[f"bytes_{name}"] = (ctx.outdir / f"{name}.parquet").stat().st_size
+    (ctx.outdir / "cleaning.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    return summary
+
+
+def _from_hub(
+    ctx: StageContext, config: AquaDatasetConfig
+) -> tuple[dict[str, list[Question]], dict[str, object], dict[str, Scalar]]:
+    hub = HubDataset.open(config.repo, ctx.log)
+    raw = {}
+    for i, split in enumerate(SPLITS):
+        ctx.progress(i, len(SPLITS), unit="splits")
+        raw[split] = hub.split((config.subset,), split, COLUMNS).to_list()
+    cleaned = clean(raw, config.repo, config.on_bad_row, lambda done, total: ctx.progress(done, total, unit="rows"))
+    kept = {}
+    for split in SPLITS:
+        rows = cleaned.splits[split]
+        if not rows:
+            raise DataError(f"{config.repo}, split {split}: no row is left after cleaning: {cleaned.counts[split]}")
+        kept[split] = [rows[i] for i in sample(len(rows), getattr(config, f"n_{split}"), config.seed)]
+    report = {"source": config.repo, "counts": cleaned.counts, "near_held_out": [asdict(x) for x in cleaned.leaks]}
+    dropped = {
+        f"{split}_{rule}": n
+        for split, counts in cleaned.counts.items()
+        for rule, n in counts.items()
+        if rule.startswith("dropped_") and n
+    }
+    return kept, report, {"revision": hub.revision, **dropped}
+
+
+def _generated(
+    ctx: StageContext, config: AquaDatasetConfig
+) -> tuple[dict[str, list[Question]], dict[str, object], dict[str, Scalar]]:
+    """Generated questions: no two of training are the same in question and options, no two held out in the question."""
+    n_held_out = config.n_validation + config.n_test
+    train = _distinct(ctx, config, config.n_train, held_out=False)
+    held_out = _distinct(ctx, config, n_held_out, held_out=True)
+    splits = {"train": train, "validation": held_out[: config.n_validation], "test": held_out[config.n_validation :]}
+    counts = {split: {"kept": len(rows)} for split, rows in splits.items()}
+    return splits, {"source": "synthetic", "counts": counts, "near_held_out": []}, {}
+
+
+def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bool) -> list[Question]:
+    """The first n different questions of the generator. Raises `DataError` if there are not that many."""
+    from aquarat_core.data.synthetic import generate_questions
+
+    asked = n
+    while asked <= MOST_DRAWS * n:
+        drawn = generate_questions(asked, config.seed, config.families, config.max_level, held_out)
+        found: dict[str, Question] = {}
+        for q in drawn:
+            found.setdefault(q.question if held_out else q.id, q)
+        ctx.progress(min(len(found), n), n, unit="questions")
+        if len(found) >= n:
+            return list(found.values())[:n]
+        asked *= 2
+    fields = "n_validation + n_test" if held_out else "n_train"
+    raise DataError(
+        f"{asked // 2:,} generated questions hold {len(found):,} different ones, {n:,} are asked for: lower "
+        f"aqua_dataset.{fields}, raise max_level, or allow more families"
+    )
+
+
+def _shares(name: str, rows: Iterable[Question]) -> dict[str, Scalar]:
+    rows = list(rows)
+    letters = Counter(q.correct for q in rows)
+    return {f"rows_{name}": len(rows)} | {f"{name}_share_{x}": round(letters[x] / len(rows), 4) for x in LETTERS}

@@ -1,0 +1,74 @@
+"""What a stage is given and what it gives back: the spec, the context, the result."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from aquarat_core.artifacts import Artifact, CodeVersion, Parent
+
+Scalar = float | int | str | bool | None
+
+
+class StageSpec(BaseModel):
+    """Everything that decides a stage's run, written as `spec.json` before it starts and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    store: str
+    profile: str
+    config: dict[str, Any] | None
+    inputs: dict[str, Parent]
+    code: CodeVersion
+    run_id: str
+    step_key: str
+    attempt: int = 1
+
+
+class StageError(ValueError):
+    """A stage that cannot go on for a reason its user can mend; the message says which and how."""
+
+
+@dataclass(slots=True)
+class StageContext:
+    """What a stage function works with; one per rank."""
+
+    spec: StageSpec
+    config: Any
+    """The stage's typed section of the profile, e.g. `RLConfig`."""
+    inputs: dict[str, Artifact]
+    outdir: Path
+    """The artifact's content: what rank 0 leaves here is published and decides the data version."""
+    recorddir: Path
+    """Kept with the artifact, but different from run to run: metrics, logs, rendered pages."""
+    rank: int = 0
+    world: int = 1
+    wandb: dict[str, str | None] | None = None
+    """Where the W&B run is, when the stage opened one."""
+    send: Callable[[dict[str, Any]], None] | None = None
+    _last_sent: float = field(default=0.0)
+
+    def input(self, ending: str) -> Artifact | None:
+        """The one input whose asset name ends in `ending`, or None."""
+        found = [a for name, a in self.inputs.items() if name.endswith(ending)]
+        return found[0] if found else None
+
+    def progress(self, done: int, total: int, unit: str = "steps", **metrics: float) -> None:
+        """Tell whoever watches how far the stage is; at most two messages a second, but always the last one."""
+        now = time.monotonic()
+        if self.rank or self.send is None or (done < total and now - self._last_sent < 0.5):
+            return
+        self._last_sent = now
+        self.send({"aquarat": "progress", "done": done, "total": total, "unit": unit, "metrics": metrics})
+
+    def log(self, text: str) -> None:
+        """One line to the stage's log, from rank 0."""
+        if self.rank == 0:
+            print(text, file=sys.stderr, flush=True)

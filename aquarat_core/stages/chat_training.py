@@ -1,0 +1,72 @@
+"""Mid-training and SFT: the model of the stage before learns conversations.
+
+Both are the same run on another mixture: mid-training learns every token, SFT what the assistant says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.config import ChatTrainConfig
+from aquarat_core.data.mixture import Conversation, mix, read_conversations
+from aquarat_core.data.packing import PackedConversations, pack_conversations
+from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.tasks.aqua import conversation, read_questions
+from aquarat_core.text.chat import render
+from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
+from aquarat_core.training.distributed import distributed_world
+from aquarat_core.training.loop import train
+from aquarat_core.training.metrics import metric_log
+
+
+def run_mid(ctx: StageContext) -> dict[str, Scalar]:
+    """Train the model of `base_checkpoint` on the mid-training mixture."""
+    return _run(ctx, ctx.inputs["base_checkpoint"])
+
+
+def run_sft(ctx: StageContext) -> dict[str, Scalar]:
+    """Train the model of `mid_checkpoint` on the SFT mixture."""
+    return _run(ctx, ctx.inputs["mid_checkpoint"])
+
+
+def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
+    config: ChatTrainConfig = ctx.config
+    aqua, chats = ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
+    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb) as log:
+        model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
+        T = model.config.sequence_len
+        names = [e.name for e in config.mixture if e.name != "aqua"]
+        sources = {name: read_conversations(chats.path(f"{name}.train.parquet")) for name in names}
+        mixed = mix(config.mixture, read_questions(aqua.path("train.parquet")), sources, config.seed)
+        packed = _pack(mixed, tokenizer, T, config)
+        questions = read_questions(aqua.path("validation.parquet"))
+        validation = _pack((Conversation(q.id, conversation(q)) for q in questions), tokenizer, T, config)
+        rows = PackedRows(packed.ids, packed.mask.astype(bool))
+        held_out = PackedRows(validation.ids, validation.mask.astype(bool))
+        summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log)
+        if ctx.rank == 0:
+            save_checkpoint(ctx.outdir, model, parent.path(TOKENIZER_FILE))
+    return {
+        **summary,
+        "conversations": packed.kept,
+        "too_long": packed.too_long,
+        "padding_share": packed.padding,
+        "rows": len(rows),
+        "ranks": world.size,
+    }
+
+
+def _pack(
+    conversations: Iterable[Conversation], tokenizer: Tokenizer, T: int, config: ChatTrainConfig
+) -> PackedConversations:
+    rendered = (render(tokenizer, c.messages) for c in conversations)
+    if config.loss_on == "all":
+        # Everything but the padding is learned; the packer zeroes the mask there.
+        rendered = ((ids, np.ones(len(ids), np.uint8)) for ids, _ in rendered)
+    bos = tokenizer.special("<|bos|>")
+    return pack_conversations(rendered, T, bos, tokenizer.vocab_size)

@@ -1,0 +1,87 @@
+"""Evaluate one checkpoint: greedy answers to AQuA questions, bits per byte where there is text, and the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.config import EvalConfig
+from aquarat_core.evaluation import report as reports
+from aquarat_core.evaluation.plots import checkpoint_metrics
+from aquarat_core.evaluation.protocols import evaluator
+from aquarat_core.evaluation.records import write_records
+from aquarat_core.evaluation.summary import summarize
+from aquarat_core.stages.base import Scalar, StageContext, StageError
+from aquarat_core.tasks.aqua import Question, permute, read_questions
+
+
+def run(ctx: StageContext) -> dict[str, Scalar]:
+    """Writes `report.json` and `questions.parquet`, and the pages as records. Rank 0 alone has metrics to return."""
+    config: EvalConfig = ctx.config
+    checkpoint, aqua, text = ctx.input("_checkpoint"), ctx.inputs["aqua_dataset"], ctx.inputs.get("pretrain_text")
+    assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
+    questions = questions_to_ask(aqua, config)
+    with evaluator(checkpoint.directory(), config) as model:
+        records = model.greedy_answers(questions)
+        bpb = model.bits_per_byte(documents(text)) if text else None
+    if ctx.rank:
+        return {}
+
+    summary = summarize(records, majority_letter(aqua))
+    data = [aqua, *([text] if text else [])]
+    report = reports.build(
+        ctx.spec.stage, checkpoint, data, config, ctx.spec.profile, ctx.spec.code, records, summary, bpb
+    )
+    if parent := ctx.input("_eval_report"):
+        child = reports.Evaluated(report, records)
+        report["comparison"] = reports.compare_with_parent(child, reports.Evaluated.read(parent))
+    write_records(ctx.outdir / "questions.parquet", records)
+    reports.write(ctx.outdir, ctx.recorddir, report, records, checkpoint_metrics(checkpoint))
+    ctx.log(reports.baseline_sentence(checkpoint.asset, summary))
+    ctx.log(reports.comparison_sentence(report["comparison"]))
+    return metrics(report)
+
+
+def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
+    """The numbers of the artifact's manifest; no accuracy without its interval and its baseline."""
+    s, result = report["summary"], report["comparison"]["result"]
+    found: dict[str, Scalar] = {
+        "n": s["n"],
+        "accuracy": s["accuracy"],
+        "accuracy_lo": s["accuracy_lo"],
+        "accuracy_hi": s["accuracy_hi"],
+        "constant_letter": s["constant_letter"]["letter"],
+        "constant_letter_accuracy": s["constant_letter"]["accuracy"],
+        "parse_rate": s["parse_rate"],
+    }
+    if report["bits_per_byte"] is not None:
+        found["bpb"] = report["bits_per_byte"]
+    if result:
+        found |= {"parent_difference": result["difference"], "mcnemar_p": result["mcnemar_p"]}
+    return found
+
+
+def questions_to_ask(aqua: Artifact, config: EvalConfig) -> list[Question]:
+    """The first `config.limit` questions of the split, with options in the order the model will read."""
+    questions = read_questions(aqua.path(f"{config.split}.parquet"))[: config.limit]
+    if not questions:
+        raise StageError(
+            f"aqua_dataset has no {config.split} questions: set aqua_dataset.n_{config.split} above 0 or evaluate "
+            "another split (eval_report.split)"
+        )
+    return [permute(q, config.seed) for q in questions] if config.permute_options else questions
+
+
+def majority_letter(aqua: Artifact) -> str:
+    """The commonest right letter of the training split; the earlier one on a tie."""
+    counts = Counter(pq.read_table(aqua.path("train.parquet"), columns=["correct"])["correct"].to_pylist())
+    return min(counts, key=lambda letter: (-counts[letter], letter))
+
+
+def documents(text: Artifact) -> Iterator[str]:
+    """The validation documents, read a batch at a time."""
+    for batch in pq.ParquetFile(text.path("validation.parquet")).iter_batches(columns=["text"]):
+        yield from batch["text"].to_pylist()

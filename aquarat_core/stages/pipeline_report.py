@@ -1,0 +1,39 @@
+"""One page over the whole chain, from the four checkpoints and their four eval reports."""
+
+from __future__ import annotations
+
+from aquarat_core.evaluation import chain_report
+from aquarat_core.evaluation.plots import checkpoint_metrics
+from aquarat_core.evaluation.report import Evaluated, write_pages
+from aquarat_core.stages.base import Scalar, StageContext
+
+CHAIN = ("base", "mid", "sft", "rl")
+
+
+def run(ctx: StageContext) -> dict[str, Scalar]:
+    """Writes `report.json`, and the pages as records."""
+    stages = []
+    for done, name in enumerate(CHAIN, 1):
+        checkpoint, evaluation = ctx.inputs[f"{name}_checkpoint"], ctx.inputs[f"{name}_eval_report"]
+        curves = checkpoint_metrics(checkpoint)
+        stages.append(chain_report.StageResult(checkpoint, evaluation, Evaluated.read(evaluation), curves))
+        ctx.progress(done, len(CHAIN), "stages")
+    report = chain_report.build(stages)
+    document = chain_report.to_document(report, {s.checkpoint.asset: s.curves for s in stages})
+    write_pages(ctx.outdir, ctx.recorddir, report, document)
+    for warning in report["warnings"]:
+        ctx.log(warning)
+    return metrics(report)
+
+
+def metrics(report: chain_report.ChainReport) -> dict[str, Scalar]:
+    """Each stage's accuracy with its interval, the constant letter's, and the last paired test."""
+    found: dict[str, Scalar] = {}
+    for name, row in zip(CHAIN, report["stages"], strict=True):
+        s = row["summary"]
+        found |= {f"{name}_accuracy": s["accuracy"], f"{name}_lo": s["accuracy_lo"], f"{name}_hi": s["accuracy_hi"]}
+    last = report["stages"][-1]
+    found["constant_letter_accuracy"] = last["summary"]["constant_letter"]["accuracy"]
+    if result := last["comparison"]["result"]:
+        found |= {"rl_difference": result["difference"], "rl_mcnemar_p": result["mcnemar_p"]}
+    return found

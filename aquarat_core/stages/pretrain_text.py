@@ -1,0 +1,113 @@
+"""pretrain_text: documents for pretraining, as `train-00000.parquet` ..., `validation.parquet` and `shards.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aquarat_core.config import PretrainTextConfig
+from aquarat_core.data.errors import DataError
+from aquarat_core.data.hub import HubDataset
+from aquarat_core.stages.base import Scalar, StageContext
+
+SCHEMA = pa.schema([("text", pa.string())])
+BATCH = 1_024
+"""Documents read and written at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of the artifact."""
+
+    file: str
+    source: str
+    documents: int
+    text_bytes: int
+    """UTF-8 bytes of all texts."""
+    blank: int
+    """Documents left out because they hold nothing but space."""
+
+
+def run(ctx: StageContext) -> dict[str, Scalar]:
+    """Write the shards; returns documents and UTF-8 bytes of training and validation."""
+    shards = list(_from_hub(ctx) if ctx.config.source == "hub" else _generated(ctx))
+    (ctx.outdir / "shards.json").write_text(json.dumps([asdict(s) for s in shards], indent=2) + "\n")
+    train, validation = shards[:-1], shards[-1]
+    return {
+        "train_shards": len(train),
+        "train_documents": sum(s.documents for s in train),
+        "train_bytes": sum(s.text_bytes for s in train),
+        "validation_documents": validation.documents,
+        "validation_bytes": validation.text_bytes,
+        "blank_documents": sum(s.blank for s in shards),
+    }
+
+
+def _from_hub(ctx: StageContext) -> Iterator[Shard]:
+    """The shards of the config in their order, the pinned validation shard last."""
+    config: PretrainTextConfig = ctx.config
+    hub = HubDataset.open(config.repo, ctx.log)
+    numbers = (*config.train_shards, config.validation_shard)
+    for i, number in enumerate(numbers):
+        ctx.progress(i, len(numbers), unit="shards")
+        name = f"shard_{number:05d}.parquet"
+        field = "validation_shard" if i == len(config.train_shards) else "train_shards"
+        source = hub.parquet(name, "text", f"name shards that are there in pretrain_text.{field}")
+        file = "validation.parquet" if field == "validation_shard" else f"train-{i:05d}.parquet"
+        texts = _texts(source, config.max_documents_per_shard)
+        yield _write(ctx.outdir / file, texts, f"{config.repo}/{name}")
+    ctx.progress(len(numbers), len(numbers), unit="shards")
+
+
+def _texts(path: Path, limit: int | None) -> Iterator[str | None]:
+    done = 0
+    for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=["text"]):
+        for text in batch.column(0).to_pylist():
+            if done == limit:
+                return
+            done += 1
+            yield text
+
+
+def _generated(ctx: StageContext) -> Iterator[Shard]:
+    """Generated documents; no document of training is in validation."""
+    from aquarat_core.data.synthetic import generate_text
+
+    config: PretrainTextConfig = ctx.config
+    # Short problems repeat: the documents left for validation are fewer than those generated for it.
+    texts = generate_text(config.n_documents + 4 * config.n_validation_documents, config.seed, config.max_level)
+    train = texts[: config.n_documents]
+    known = set(train)
+    held_out = [text for text in dict.fromkeys(texts[config.n_documents :]) if text not in known]
+    ctx.progress(0, 2, unit="files")
+    yield _write(ctx.outdir / "train-00000.parquet", train, "synthetic")
+    ctx.progress(1, 2, unit="files")
+    yield _write(ctx.outdir / "validation.parquet", held_out[: config.n_validation_documents], "synthetic")
+    ctx.progress(2, 2, unit="files")
+
+
+def _write(path: Path, texts: Iterable[str | None], source: str) -> Shard:
+    """Write the texts that are not blank; the shard's description. Raises `DataError` if nothing is left."""
+    documents = text_bytes = blank = 0
+    batch: list[str] = []
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        for text in texts:
+            if text is None or not text.strip():
+                blank += 1
+                continue
+            batch.append(text)
+            documents += 1
+            text_bytes += len(text.encode())
+            if len(batch) == BATCH:
+                writer.write_batch(pa.record_batch([batch], schema=SCHEMA))
+                batch = []
+        if batch:
+            writer.write_batch(pa.record_batch([batch], schema=SCHEMA))
+    if not documents:
+        raise DataError(f"{source}: no document with text in it. Choose another shard, or generate more documents")
+    return Shard(path.name, source, documents, text_bytes, blank)

@@ -1,0 +1,105 @@
+"""Run one stage from its spec: `python -m aquarat_core.stages.run <job>/spec.json`, alone or under torchrun.
+
+Rank 0 publishes the artifact and then writes `result.json` beside the spec. The exit code is 0 on success, 2 when
+the user can mend what went wrong (the message alone is printed), 1 for anything else (with the traceback).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.artifacts import ArtifactStore, JobDir
+from aquarat_core.config import validate
+from aquarat_core.stages.base import StageContext, StageSpec
+from aquarat_core.stages.registry import STAGES, Stage
+
+
+def main(spec_uri: str) -> int:
+    """Run the stage that `spec_uri` describes and return the process's exit code."""
+    job = JobDir.at(spec_uri.rsplit("/", 1)[0])
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        result = run(job, StageSpec.model_validate(job.read_json("spec.json")), rank)
+    except Exception as e:
+        user = isinstance(e, ValueError)
+        if rank == 0:
+            job.write_json("result.json", {"ok": False, "error": {"type": type(e).__name__, "message": str(e), "user": user}})
+        print(f"rank {rank}: {e}" if user else traceback.format_exc(), file=sys.stderr, flush=True)
+        return 2 if user else 1
+    if rank == 0:
+        job.write_json("result.json", result)
+    return 0
+
+
+def run(job: JobDir, spec: StageSpec, rank: int = 0) -> dict[str, Any]:
+    """Run the stage function and, on rank 0, publish what it made. Returns the content of `result.json`."""
+    stage = STAGES[spec.stage]
+    store = ArtifactStore.open(spec.store)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"aquarat-{spec.stage}-")))
+        ctx = _context(stage, spec, store, scratch, rank)
+        if rank == 0:
+            ctx.send = _pipes_sender(stack)
+        metrics = stage.load()(ctx)
+        if rank:
+            return {"ok": True}
+        seconds = time.monotonic() - started
+        artifact = store.publish(
+            asset=spec.stage,
+            kind=stage.kind,
+            directory=ctx.outdir,
+            records=ctx.recorddir,
+            config=spec.config or {},
+            profile=spec.profile,
+            code=spec.code,
+            parents=tuple(spec.inputs.values()),
+            metrics={**metrics, "seconds": round(seconds, 3)},
+            seeds={"seed": spec.config["seed"]} if spec.config and "seed" in spec.config else {},
+            run_id=spec.run_id,
+            wandb=ctx.wandb,
+        )
+    return {
+        "ok": True,
+        "manifest_sha256": artifact.sha256,
+        "data_version": artifact.data_version,
+        "uri": artifact.uri,
+        "metrics": metrics,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _context(stage: Stage, spec: StageSpec, store: ArtifactStore, scratch: Path, rank: int) -> StageContext:
+    config_type = stage.config_type()
+    out, records = scratch / "content", scratch / "records"
+    out.mkdir()
+    records.mkdir()
+    return StageContext(
+        spec=spec,
+        config=validate(config_type, spec.config, spec.stage) if config_type else None,
+        inputs={name: store.get(parent.manifest_sha256) for name, parent in spec.inputs.items()},
+        outdir=out,
+        recorddir=records,
+        rank=rank,
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+
+
+def _pipes_sender(stack: ExitStack) -> Any:
+    """A function that sends one message to the Dagster step that started this process, or None without one."""
+    from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
+
+    if DAGSTER_PIPES_CONTEXT_ENV_VAR not in os.environ:
+        return None
+    return stack.enter_context(open_dagster_pipes()).report_custom_message
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,192 @@
+"""Tokenizer, base, mid, SFT and RL stages on small data: what they write, what they report, when they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.config import ConfigError
+from aquarat_core.data.errors import DataError
+from aquarat_core.model import accounting
+from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint
+from aquarat_core.stages import tokenizer as tokenizer_stage
+from aquarat_core.stages.base import StageError
+from aquarat_core.stages.rl_checkpoint import check_reward
+from aquarat_core.tasks.aqua import write_questions
+from aquarat_core.text.tokenizer import Tokenizer
+from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.stages.conftest import ALONE, Bench
+from tests.toys import CPU, guesser, questions, random_model, reading_questions, reading_tokenizer
+
+MODEL = {"depth": 2, "width_per_layer": 16, "head_size": 16, "sequence_len": 128}
+TRAIN = {"launch": ALONE, "steps": 12, "batch_tokens": 8 * 128, "micro_batch_rows": 8, "eval_every": 6, "eval_tokens": 512}
+
+
+def losses(records: Path) -> list[float]:
+    return [json.loads(line)["train/loss"] for line in (records / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bench: Bench, data: dict[str, Artifact]) -> Artifact:
+    ctx = bench.context("tokenizer", {"vocab_size": 400}, **data)
+    metrics = tokenizer_stage.run(ctx)
+    texts = pq.read_table(data["pretrain_text"].path("validation.parquet"))["text"].to_pylist()
+    made = Tokenizer.load(ctx.outdir / "tokenizer.json")
+    assert metrics == {
+        "vocab_size": made.vocab_size,
+        "bytes_per_token": sum(len(t.encode()) for t in texts) / sum(len(made.encode(t)) for t in texts),
+    }
+    assert metrics["bytes_per_token"] > 1.3
+    return bench.publish("tokenizer", ctx.outdir)
+
+
+@pytest.fixture(scope="module")
+def base(bench: Bench, data: dict[str, Artifact], tokenizer: Artifact) -> Artifact:
+    inputs = {"tokenizer": tokenizer, "pretrain_text": data["pretrain_text"]}
+    ctx = bench.context("base_checkpoint", TRAIN | {"model": MODEL}, **inputs)
+    metrics = base_checkpoint.run(ctx)
+    curve = losses(ctx.recorddir)
+    assert curve[0] == pytest.approx(math.log(400), abs=0.01) and curve[-1] < curve[0] - 1
+    assert len(curve) == metrics["steps"] == 12 and metrics["train_loss"] == curve[-1]
+    assert metrics["parameters"] == accounting.parameters(ctx.config.model, 400)
+    assert (metrics["tokens"], metrics["ranks"], metrics["skipped_steps"]) == (12 * 8 * 128, 1, 0)
+    assert 0 < metrics["val_bpb"] < metrics["val_loss"] / math.log(2)
+    assert {p.name for p in ctx.outdir.iterdir()} == {"model.safetensors", "config.json", "tokenizer.json"}
+
+    again = bench.context("base_checkpoint", TRAIN | {"model": MODEL}, **inputs)
+    base_checkpoint.run(again)
+    for path in ctx.outdir.iterdir():
+        assert (again.outdir / path.name).read_bytes() == path.read_bytes(), f"a second run gave another {path.name}"
+    return bench.publish("base_checkpoint", ctx.outdir, ctx.recorddir)
+
+
+def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artifact], base: Artifact) -> None:
+    data = {name: data[name] for name in ("chat_datasets", "aqua_dataset")}
+    mixture = [{"name": "drills"}, {"name": "aqua", "limit": 100}]
+    mid = bench.context("mid_checkpoint", TRAIN | {"mixture": mixture}, base_checkpoint=base, **data)
+    metrics = chat_training.run_mid(mid)
+    assert (metrics["conversations"] + metrics["too_long"], metrics["ranks"]) == (200, 1)
+    curve = losses(mid.recorddir)
+    assert curve[0] < math.log(400) - 0.5  # not from scratch
+    parent = bench.publish("mid_checkpoint", mid.outdir)
+
+    sft = bench.context("sft_checkpoint", TRAIN | {"steps": 3}, mid_checkpoint=parent, **data)
+    metrics = chat_training.run_sft(sft)
+    assert metrics["conversations"] + metrics["too_long"] == 200  # aqua alone, as the default mixture says
+    weights = [load_checkpoint(f, CPU, torch.float32)[0].head.weight for f in (base.directory(), mid.outdir, sft.outdir)]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    assert (sft.outdir / "tokenizer.json").read_bytes() == base.path("tokenizer.json").read_bytes()
+
+
+def test_sft_learns_what_the_assistant_says_and_mid_training_all(
+    bench: Bench, data: dict[str, Artifact], base: Artifact
+) -> None:
+    from aquarat_core.data.mixture import read_conversations
+    from aquarat_core.text.chat import render
+
+    tok = Tokenizer.load(base.path("tokenizer.json"))
+    chats = read_conversations(data["chat_datasets"].path("drills.train.parquet"))[:20]
+    configs = {loss_on: bench.context("sft_checkpoint", {"loss_on": loss_on}).config for loss_on in ("all", "assistant")}
+    packed = {loss_on: chat_training._pack(chats, tok, 128, config) for loss_on, config in configs.items()}
+    rendered = [render(tok, c.messages) for c in chats]
+    assert packed["assistant"].mask.sum() == sum(sum(mask) for _, mask in rendered)
+    assert packed["all"].mask.sum() == sum(len(ids) for ids, _ in rendered)
+    assert packed["all"].ids.tolist() == packed["assistant"].ids.tolist()
+
+
+def test_conversations_longer_than_the_model_reads_are_the_users_to_mend(
+    bench: Bench, data: dict[str, Artifact], tokenizer: Artifact
+) -> None:
+    tok = Tokenizer.load(tokenizer.path("tokenizer.json"))
+    short = bench.make(
+        "mid_checkpoint",
+        lambda folder: save_checkpoint(
+            folder, random_model(tok.vocab_size, sequence_len=16), tokenizer.path("tokenizer.json")
+        ),
+    )
+    inputs = {name: data[name] for name in ("chat_datasets", "aqua_dataset")}
+    ctx = bench.context("sft_checkpoint", TRAIN, mid_checkpoint=short, **inputs)
+    with pytest.raises(DataError, match="none of 200 conversations fits a row of 17 tokens: raise model.sequence_len"):
+        chat_training.run_sft(ctx)
+
+
+# --- reinforcement learning -----------------------------------------------------------------------------------------
+
+RL = {
+    "launch": ALONE, "steps": 3, "prompts_per_step": 8, "group_size": 4, "max_new_tokens": 8, "eval_every": 2,
+    "eval_questions": 10, "optim": {"lr_scale": 0.3},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reading(bench: Bench) -> dict[str, Artifact]:
+    """Questions that say which letter to answer, and a policy that answers in form but guesses."""
+
+    def aqua(folder: Path) -> None:
+        write_questions(folder / "train.parquet", reading_questions(40))
+        write_questions(folder / "validation.parquet", reading_questions(20, first=1000))
+
+    def policy(folder: Path) -> None:
+        reading_tokenizer().save(folder / "trained.json")
+        save_checkpoint(folder, guesser(), folder / "trained.json")
+        (folder / "trained.json").unlink()
+
+    bench.scratch = bench.scratch / "reading"
+    return {"aqua_dataset": bench.make("aqua_dataset", aqua), "sft_checkpoint": bench.make("sft_checkpoint", policy)}
+
+
+def test_rl_trains_measures_and_saves(bench: Bench, reading: dict[str, Artifact]) -> None:
+    ctx = bench.context("rl_checkpoint", RL, **reading)
+    metrics = rl_checkpoint.run(ctx)
+    rows = [json.loads(line) for line in (ctx.recorddir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 2, 3]
+    assert metrics["held_out_accuracy_before"] == rows[0]["eval/accuracy"] == 0.2
+    assert metrics["reward_mean_first"] == rows[1]["rl/reward_mean"] and rows[1]["rl/kl_sequence_mean"] == 0.0
+    assert metrics["kl_sequence_mean"] == rows[3]["rl/kl_sequence_mean"] > 0.0
+    tokens = sum(row["rl/completion_length_mean"] for row in rows[1:]) * 8 * 4
+    assert metrics["sampled_tokens"] == pytest.approx(tokens, abs=1)
+    assert all(row["rl/sampler_logp_difference"] < 1e-4 for row in rows[1:])
+    before, after = (load_checkpoint(f, CPU, torch.float32)[0] for f in (reading["sft_checkpoint"].directory(), ctx.outdir))
+    assert not torch.equal(before.head.weight, after.head.weight)
+
+    again = bench.context("rl_checkpoint", RL, **reading)
+    rl_checkpoint.run(again)
+    assert (again.outdir / "model.safetensors").read_bytes() == (ctx.outdir / "model.safetensors").read_bytes()
+
+
+def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
+    bench: Bench, base: Artifact, data: dict[str, Artifact], reading: dict[str, Artifact]
+) -> None:
+    hopeless = {"sft_checkpoint": base, "aqua_dataset": reading["aqua_dataset"]}
+    with pytest.raises(StageError, match=r"only 0% of the first completions .* train SFT longer, or raise rl_checkpoint\.max"):
+        rl_checkpoint.run(bench.context("rl_checkpoint", RL, **hopeless))
+    with pytest.raises(StageError, match="every one of the first completions earned 0"):
+        rl_checkpoint.run(bench.context("rl_checkpoint", RL | {"min_parse_rate": 0.0}, **hopeless))
+
+
+def test_rl_says_what_to_lower_when_prompts_do_not_fit(bench: Bench, reading: dict[str, Artifact]) -> None:
+    ctx = bench.context("rl_checkpoint", RL | {"max_new_tokens": 64}, **reading)
+    with pytest.raises(ValueError, match=r"64 new ones do not fit the model's sequence_len of 96: lower max_new_tokens"):
+        rl_checkpoint.run(ctx)
+
+
+def test_a_reward_that_misjudges_gold_answers_is_never_trained_on() -> None:
+    check_reward(list(questions()))
+    twice = replace(questions()[0], rationale="Answer: A")
+    with pytest.raises(AssertionError, match=f"misjudges the gold answer of question {twice.id}: 0.0"):
+        check_reward([*questions(), twice])
+
+
+def test_an_unknown_field_is_refused_with_the_fields_there_are(bench: Bench) -> None:
+    from aquarat_core.config import RLConfig, validate
+
+    with pytest.raises(ConfigError, match=r"optim\.lr: unknown field; known here: .*lr_scale"):
+        validate(RLConfig, {"optim": {"lr": 1.0}}, "rl_checkpoint")
