@@ -24,7 +24,6 @@ from aquarat_core.config import ModelConfig
 from aquarat_core.model.accounting import padded_vocabulary
 from aquarat_core.model.kv_cache import KVCache
 
-
 QK_SCALE = 1.2
 """Normalised queries and keys are scaled up by this each: without it attention cannot become sharp."""
 
@@ -153,14 +152,14 @@ class Transformer(nn.Module):
         """The normalised last residual stream [B, T, C]; with a cache, the tokens continue its rows."""
         T = ids_BT.size(1)
         if cache is None:
-            if T > self.cos.size(0):
+            if self.cos.size(0) < T:
                 raise ValueError(f"{T} tokens do not fit the model's sequence_len of {self.cos.size(0)}")
             rotary = (self.cos[None, :T, None], self.sin[None, :T, None])
         else:
             positions_BT = cache.positions(T)
             rotary = (self.cos[positions_BT, None, :], self.sin[positions_BT, None, :])
         rotary = (rotary[0].to(self.compute_dtype), rotary[1].to(self.compute_dtype))
-        x = norm(self._embed(ids_BT, cache).to(self.compute_dtype))
+        x = norm(self._embed(ids_BT, cache))
         for block in self.blocks:
             x = block(x, rotary, cache)
         if cache is not None:
@@ -168,18 +167,21 @@ class Transformer(nn.Module):
         return norm(x)
 
     def _embed(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Float32 embeddings [B, T, C]; with taps, those of the tokens just before are added, scaled per channel."""
-        x_BTC = self.embedding(ids_BT)
+        """Embeddings [B, T, C]; with taps, those of the tokens just before are added, scaled per channel.
+
+        In the compute type throughout, as a sampler does whose weights are kept in it.
+        """
+        x_BTC = self.embedding(ids_BT).to(self.compute_dtype)
         n, T = len(self.taps), ids_BT.size(1)
         if n == 0:
             return x_BTC
         before_BNC = x_BTC.new_zeros(x_BTC.size(0), n, x_BTC.size(2))
         if cache is not None:
             ids_BN, known_BN = cache.ids_before(n)
-            before_BNC = self.embedding(ids_BN) * known_BN[..., None]
+            before_BNC = self.embedding(ids_BN).to(self.compute_dtype) * known_BN[..., None]
         padded = torch.cat([before_BNC, x_BTC], dim=1)
         for back in range(1, n + 1):
-            x_BTC = x_BTC + self.taps[back - 1] * padded[:, n - back : n - back + T]
+            x_BTC = x_BTC + self.taps[back - 1].to(self.compute_dtype) * padded[:, n - back : n - back + T]
         return x_BTC
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ towards questions that are almost always or almost never solved (Dr. GRPO, Liu e
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 

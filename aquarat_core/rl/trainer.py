@@ -83,35 +83,34 @@ class Trainer:
     def _update(self, step: int, samples: list[Sample], n_tokens: float) -> dict[str, float]:
         # A group whose samples all earned the same has no gradient: it is counted in n_tokens but not computed.
         telling = sorted((s for s in samples if s.advantage), key=lambda s: len(s.prompt) + len(s.completion))
-        sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
-        for start in range(0, len(telling), self.config.micro_batch_rows):
+        sums = torch.zeros(5, dtype=torch.float64, device=self.world.device)
+        starts = range(0, len(telling), self.config.micro_batch_rows)
+        for n, start in enumerate(starts):
             batch = collate(telling[start : start + self.config.micro_batch_rows], self.world.device)
             logp, entropy = completion_logp(self.policy, batch, self.config.temperature)
             policy_loss(logp, batch.advantages_B, batch.mask_BN, n_tokens).backward()
-            # The reference costs a forward pass, so KL is measured on one micro-batch of each step.
-            kl = self._kl(batch, logp) if start == 0 else None
-            sums += self._measure(batch, logp, entropy, kl)
+            # The reference costs a forward pass, so KL is measured on one micro-batch of each step: on each in turn,
+            # since they are sorted by length.
+            sums += self._measure(batch, logp, entropy, with_kl=n == step % len(starts))
         self.world.sum(sums)
-        gap, entropy_sum, n, kl_mean = sums.tolist()
+        gap, entropy_sum, tokens, kl_sum, kl_tokens = sums.tolist()
         return {
             **{name.replace("train/", "rl/"): value for name, value in self.updater.apply(step).items()},
-            "rl/sampler_logp_difference": gap / max(n, 1),
-            "rl/entropy_mean": entropy_sum / max(n, 1),
-            "rl/kl_sequence_mean": kl_mean / self.world.size,
+            "rl/sampler_logp_difference": gap / max(tokens, 1),
+            "rl/entropy_mean": entropy_sum / max(tokens, 1),
+            "rl/kl_sequence_mean": kl_sum / max(kl_tokens, 1),
         }
 
     @torch.no_grad()
-    def _kl(self, batch: SampleBatch, logp: torch.Tensor) -> float:
-        reference, _ = completion_logp(self.reference, batch, self.config.temperature)
-        return float((kl_k3(logp, reference) * batch.mask_BN).sum() / batch.mask_BN.sum())
-
-    @torch.no_grad()
-    def _measure(
-        self, batch: SampleBatch, logp: torch.Tensor, entropy: torch.Tensor, kl: float | None
-    ) -> torch.Tensor:
+    def _measure(self, batch: SampleBatch, logp: torch.Tensor, entropy: torch.Tensor, with_kl: bool) -> torch.Tensor:
+        """Sums over completion tokens: the sampler's difference, entropy, tokens, KL, and tokens that KL is of."""
+        n = batch.mask_BN.sum()
         gap = ((logp - batch.sampler_logp_BN).abs() * batch.mask_BN).sum()
-        values = (gap, (entropy * batch.mask_BN).sum(), batch.mask_BN.sum(), torch.tensor(kl or 0.0))
-        return torch.stack([v.double().cpu() for v in values]).to(self.world.device)
+        kl, kl_tokens = torch.zeros_like(n), torch.zeros_like(n)
+        if with_kl:
+            reference, _ = completion_logp(self.reference, batch, self.config.temperature)
+            kl, kl_tokens = (kl_k3(logp, reference) * batch.mask_BN).sum(), n
+        return torch.stack([gap, (entropy * batch.mask_BN).sum(), n, kl, kl_tokens]).double()
 
     def _refuse_hopeless(self, first: dict[str, float]) -> None:
         """Stop before hours are spent on a reward that says nothing."""
@@ -119,7 +118,7 @@ class Trainer:
             raise StageError(
                 f"only {first['rl/parse_rate']:.0%} of the first completions end in a well-formed answer "
                 f"(rl_checkpoint.min_parse_rate is {self.config.min_parse_rate:.0%}): train SFT longer, or raise "
-                f"rl_checkpoint.max_new_tokens ({self.config.max_new_tokens}; {first['rl/truncated_rate']:.0%} were cut off)"
+                f"rl_checkpoint.max_new_tokens ({self.config.max_new_tokens}; {first['rl/truncated_rate']:.0%} cut off)"
             )
         if first["rl/reward_mean"] in (0.0, 1.0):
             raise StageError(

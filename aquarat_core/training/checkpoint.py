@@ -24,9 +24,7 @@ def save_checkpoint(directory: Path, model: Transformer, tokenizer_file: Path) -
     shutil.copyfile(tokenizer_file, directory / TOKENIZER_FILE)
 
 
-def load_checkpoint(
-    directory: Path, device: torch.device, compute_dtype: torch.dtype
-) -> tuple[Transformer, Tokenizer]:
+def load_checkpoint(directory: Path, device: torch.device, compute_dtype: torch.dtype) -> tuple[Transformer, Tokenizer]:
     """Model and tokenizer of a checkpoint folder. Raises `ValueError` when they do not belong together."""
     described = json.loads((directory / CONFIG).read_text())
     config = validate(ModelConfig, described["model"], f"{directory / CONFIG}")

@@ -45,7 +45,9 @@ class Updater:
         else:
             self.skipped += 1
             if self.skipped > MAX_SKIPPED:
-                raise FloatingPointError(f"step {step}: the gradient was not finite {self.skipped} times; lower lr_scale")
+                raise FloatingPointError(
+                    f"step {step}: the gradient was not finite {self.skipped} times; lower lr_scale"
+                )
         for parameter in self.parameters:
             parameter.grad = None
         return {"train/grad_norm": float(norm), "train/lr_factor": factor, "train/skipped_steps": self.skipped}

@@ -51,7 +51,7 @@ def test_ragged_rows_decode_as_if_alone(model: Transformer, prompts: list[list[i
     sequences = [list(p) for p in prompts]
     for step in range(8):
         new = [(7 * row + 3 * step) % 100 for row in range(4)]
-        sequences = [s + [t] for s, t in zip(sequences, new, strict=True)]
+        sequences = [[*s, t] for s, t in zip(sequences, new, strict=True)]
         close(decode(model, cache, new), uncached(model, sequences))
     assert cache.lengths_B.tolist() == [n + 8 for n in LENGTHS]
 
@@ -72,7 +72,7 @@ def test_repeated_rows_share_a_prompt_and_go_their_own_ways(model: Transformer, 
     sequences = [list(p) for p in prompts for _ in range(3)]
     for step in range(3):
         new = [(row * row + step) % 100 for row in range(12)]
-        sequences = [s + [t] for s, t in zip(sequences, new, strict=True)]
+        sequences = [[*s, t] for s, t in zip(sequences, new, strict=True)]
         close(decode(model, cache, new), uncached(model, sequences))
 
 
@@ -83,7 +83,7 @@ def test_kept_rows_go_on_in_the_order_asked_for(model: Transformer, prompts: lis
     cache.keep(torch.tensor([3, 0]))
     sequences = [[*prompts[3], 4], [*prompts[0], 1]]
     for step in range(4):
-        sequences = [s + [step] for s in sequences]
+        sequences = [[*s, step] for s in sequences]
         close(decode(model, cache, [step, step]), uncached(model, sequences))
 
 

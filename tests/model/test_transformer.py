@@ -172,7 +172,9 @@ def test_losses_are_cross_entropies_and_zero_where_ignored() -> None:
     logp = torch.log_softmax(model(ids[:, :-1]), dim=-1)
     assert losses[0, 3] == 0.0
     for row, position in ((0, 2), (0, 4), (1, 3)):
-        assert float(losses[row, position]) == pytest.approx(-float(logp[row, position, ids[row, position + 1]]), rel=1e-5)
+        assert float(losses[row, position]) == pytest.approx(
+            -float(logp[row, position, ids[row, position + 1]]), rel=1e-5
+        )
 
 
 def test_too_long_a_sequence_is_refused() -> None:

@@ -121,7 +121,7 @@ def test_a_tally_by_hand() -> None:
 def test_a_constant_letter_earns_a_fifth_when_options_are_permuted() -> None:
     # Every right answer is B before the options are permuted: a constant B would earn everything.
     asked = [replace(q, correct="B") for q in generate_questions(1000, seed=8)]
-    earned = {letter: 0.0 for letter in LETTERS}
+    earned = dict.fromkeys(LETTERS, 0.0)
     for step in range(4):
         for q in asked:
             shown = permute(q, row_key(CONFIG.seed, "options", step))

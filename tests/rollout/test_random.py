@@ -17,7 +17,7 @@ def keys() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def draws(keys: torch.Tensor) -> torch.Tensor:
-    """[64, N]: a row of positions for each of the first keys, and every key at position 0 to 63."""
+    """[64, N]: every key at positions 0 to 63."""
     return torch.stack([uniform(keys, position) for position in range(64)])
 
 

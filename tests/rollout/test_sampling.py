@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from aquarat_core.rollout import sampling
 from aquarat_core.rollout.random import row_key
 from aquarat_core.rollout.sampling import sample
 
@@ -48,3 +49,10 @@ def test_the_same_keys_give_the_same_tokens_at_any_place_in_the_batch(keys: torc
     for row in (0, 57, 199):
         assert sample(logits[row : row + 1], 1.0, keys[row : row + 1], 4)[0] == together[row]
     assert not torch.equal(together, sample(logits, 1.0, keys[:200], 5)[0])
+
+
+def test_the_ends_of_the_unit_interval_and_a_draw_on_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "uniform", lambda keys, position: torch.tensor([0.0, 0.5, 1 - 2**-24]))
+    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])
+    tokens, _ = sample(logits.expand(3, -1), 1.0, torch.zeros(3, dtype=torch.long), 0)
+    assert tokens.tolist() == [1, 3, 3]

@@ -26,7 +26,14 @@ from tests.stages.conftest import ALONE, Bench
 from tests.toys import CPU, guesser, questions, random_model, reading_questions, reading_tokenizer
 
 MODEL = {"depth": 2, "width_per_layer": 16, "head_size": 16, "sequence_len": 128}
-TRAIN = {"launch": ALONE, "steps": 12, "batch_tokens": 8 * 128, "micro_batch_rows": 8, "eval_every": 6, "eval_tokens": 512}
+TRAIN = {
+    "launch": ALONE,
+    "steps": 12,
+    "batch_tokens": 8 * 128,
+    "micro_batch_rows": 8,
+    "eval_every": 6,
+    "eval_tokens": 512,
+}
 
 
 def losses(records: Path) -> list[float]:
@@ -80,7 +87,9 @@ def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artif
     sft = bench.context("sft_checkpoint", TRAIN | {"steps": 3}, mid_checkpoint=parent, **data)
     metrics = chat_training.run_sft(sft)
     assert metrics["conversations"] + metrics["too_long"] == 200  # aqua alone, as the default mixture says
-    weights = [load_checkpoint(f, CPU, torch.float32)[0].head.weight for f in (base.directory(), mid.outdir, sft.outdir)]
+    weights = [
+        load_checkpoint(f, CPU, torch.float32)[0].head.weight for f in (base.directory(), mid.outdir, sft.outdir)
+    ]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
     assert (sft.outdir / "tokenizer.json").read_bytes() == base.path("tokenizer.json").read_bytes()
 
@@ -93,7 +102,9 @@ def test_sft_learns_what_the_assistant_says_and_mid_training_all(
 
     tok = Tokenizer.load(base.path("tokenizer.json"))
     chats = read_conversations(data["chat_datasets"].path("drills.train.parquet"))[:20]
-    configs = {loss_on: bench.context("sft_checkpoint", {"loss_on": loss_on}).config for loss_on in ("all", "assistant")}
+    configs = {
+        loss_on: bench.context("sft_checkpoint", {"loss_on": loss_on}).config for loss_on in ("all", "assistant")
+    }
     packed = {loss_on: chat_training._pack(chats, tok, 128, config) for loss_on, config in configs.items()}
     rendered = [render(tok, c.messages) for c in chats]
     assert packed["assistant"].mask.sum() == sum(sum(mask) for _, mask in rendered)
@@ -113,7 +124,9 @@ def test_conversations_longer_than_the_model_reads_are_the_users_to_mend(
     )
     inputs = {name: data[name] for name in ("chat_datasets", "aqua_dataset")}
     ctx = bench.context("sft_checkpoint", TRAIN, mid_checkpoint=short, **inputs)
-    with pytest.raises(DataError, match="none of 200 conversations fits a row of 17 tokens: raise model.sequence_len"):
+    with pytest.raises(
+        DataError, match=r"none of 200 conversations fits a row of 17 tokens: raise model\.sequence_len"
+    ):
         chat_training.run_sft(ctx)
 
 
@@ -154,7 +167,9 @@ def test_rl_trains_measures_and_saves(bench: Bench, reading: dict[str, Artifact]
     tokens = sum(row["rl/completion_length_mean"] for row in rows[1:]) * 8 * 4
     assert metrics["sampled_tokens"] == pytest.approx(tokens, abs=1)
     assert all(row["rl/sampler_logp_difference"] < 1e-4 for row in rows[1:])
-    before, after = (load_checkpoint(f, CPU, torch.float32)[0] for f in (reading["sft_checkpoint"].directory(), ctx.outdir))
+    before, after = (
+        load_checkpoint(f, CPU, torch.float32)[0] for f in (reading["sft_checkpoint"].directory(), ctx.outdir)
+    )
     assert not torch.equal(before.head.weight, after.head.weight)
 
     again = bench.context("rl_checkpoint", RL, **reading)
@@ -166,7 +181,9 @@ def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
     bench: Bench, base: Artifact, data: dict[str, Artifact], reading: dict[str, Artifact]
 ) -> None:
     hopeless = {"sft_checkpoint": base, "aqua_dataset": reading["aqua_dataset"]}
-    with pytest.raises(StageError, match=r"only 0% of the first completions .* train SFT longer, or raise rl_checkpoint\.max"):
+    with pytest.raises(
+        StageError, match=r"only 0% of the first completions .* train SFT longer, or raise rl_checkpoint\.max"
+    ):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL, **hopeless))
     with pytest.raises(StageError, match="every one of the first completions earned 0"):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL | {"min_parse_rate": 0.0}, **hopeless))
@@ -174,7 +191,9 @@ def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
 
 def test_rl_says_what_to_lower_when_prompts_do_not_fit(bench: Bench, reading: dict[str, Artifact]) -> None:
     ctx = bench.context("rl_checkpoint", RL | {"max_new_tokens": 64}, **reading)
-    with pytest.raises(ValueError, match=r"64 new ones do not fit the model's sequence_len of 96: lower max_new_tokens"):
+    with pytest.raises(
+        ValueError, match=r"64 new ones do not fit the model's sequence_len of 96: lower max_new_tokens"
+    ):
         rl_checkpoint.run(ctx)
 
 

@@ -24,7 +24,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_weights_config_and_tokenizer_come_back(folder: Path) -> None:
-    saved, (loaded, tok) = random_model(tokenizer().vocab_size, n_kv_head=2), load_checkpoint(folder, CPU, torch.float32)
+    saved, (loaded, tok) = (
+        random_model(tokenizer().vocab_size, n_kv_head=2),
+        load_checkpoint(folder, CPU, torch.float32),
+    )
     assert {p.name for p in folder.iterdir()} == {WEIGHTS, CONFIG, TOKENIZER_FILE}
     assert loaded.config == saved.config and loaded.vocab_size == saved.vocab_size == 400
     assert loaded.state_dict().keys() == saved.state_dict().keys()

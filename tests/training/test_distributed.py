@@ -102,8 +102,9 @@ def test_a_lone_process_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_the_users_mistake() -> None:
-    with pytest.raises(ConfigError, match="sees no GPU here: set it to 'auto' or 'cpu'"), distributed_world(
-        LaunchConfig(device="cuda")
+    with (
+        pytest.raises(ConfigError, match="sees no GPU here: set it to 'auto' or 'cpu'"),
+        distributed_world(LaunchConfig(device="cuda")),
     ):
         pass
 

@@ -1,0 +1,87 @@
+"""Dagster config of a stage, generated from its pydantic section: every field, with the profile's values as defaults.
+
+Dagster refuses unknown fields and wrong types before a run starts; ranges and fields that contradict each other are
+checked by pydantic, for all stages of the run, before the first of them starts (`run_config_of`).
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import dagster as dg
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from aquarat_core.config import Profile, override
+from aquarat_core.stages.registry import STAGES, Stage
+
+SCALARS = {bool: dg.Bool, int: dg.Int, float: dg.Float, str: dg.String}
+
+
+def config_schema(section: BaseModel) -> dict[str, dg.Field]:
+    """The fields of `section` for the launchpad, each optional with the section's value as its default."""
+    return _fields(type(section), section.model_dump(mode="json"))
+
+
+def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None, ops: Mapping[str, Any]) -> Any:
+    """The section `stage` runs with: its config from the run, checked in the company of the run's other overrides.
+
+    `own` is the complete config of the stage's op, `ops` the run config's `ops` (only what was overridden). Raises
+    `ConfigError` for a value that cannot be used, in whichever stage of the run it stands.
+    """
+    given = {name: op.get("config") or {} for name, op in ops.items() if name in STAGES}
+    given[stage.name] = own or {}
+    changes = {STAGES[name].section: config for name, config in given.items() if STAGES[name].section}
+    checked = {name: override(profile, {**changes, STAGES[name].section: given[name]}) for name in given if given[name]}
+    return stage.config(checked.get(stage.name, profile))
+
+
+def _fields(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> dict[str, dg.Field]:
+    return {name: _field(info, (values or {}).get(name, _default(info))) for name, info in model.model_fields.items()}
+
+
+def _default(info: Any) -> Any:
+    default = info.get_default(call_default_factory=True)
+    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+
+
+def _field(info: Any, value: Any) -> dg.Field:
+    annotation = _plain(info.annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        nested = value if isinstance(value, Mapping) else None
+        return dg.Field(dg.Shape(_fields(annotation, nested)), description=info.description)
+    if value is PydanticUndefined:
+        return dg.Field(_type(annotation), description=info.description)
+    value = list(value) if isinstance(value, tuple) else value
+    return dg.Field(_type(annotation), default_value=value, is_required=False, description=info.description)
+
+
+def _type(annotation: Any) -> Any:
+    annotation = _plain(annotation)
+    if annotation in SCALARS:
+        return SCALARS[annotation]
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return _choice(args)
+    if origin in (Union, types.UnionType) and len(args) == 2 and args[1] is type(None):
+        return dg.Noneable(_type(args[0]))
+    if origin in (tuple, list):
+        return dg.Array(_type(args[0]))
+    if origin is dict:
+        return dg.Map(_type(args[0]), _type(args[1]))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return dg.Shape(_fields(annotation))
+    raise TypeError(f"no Dagster config type for {annotation}: add one here")
+
+
+def _plain(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+@functools.cache
+def _choice(values: tuple[str, ...]) -> dg.Enum:
+    """One enum per set of values: Dagster wants equal names to be one object."""
+    return dg.Enum("_".join(values), [dg.EnumValue(v) for v in values])

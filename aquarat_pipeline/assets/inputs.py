@@ -1,0 +1,71 @@
+"""Pinning a stage's inputs: which materialization of each upstream asset feeds it, decided once and recorded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import dagster as dg
+
+from aquarat_core.artifacts import Parent
+from aquarat_core.stages.registry import Stage
+from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
+
+
+class InputError(ValueError):
+    """A stage that cannot start because of what feeds it; the message says what to materialize first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """One input: the artifact, and Dagster's event that materialized it."""
+
+    parent: Parent
+    storage_id: int
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return dg.AssetKey(self.parent.asset)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What Dagster records of an input on the materialization it fed."""
+        return {
+            get_input_data_version_tag(self.key): self.parent.data_version,
+            get_input_event_pointer_tag(self.key): str(self.storage_id),
+        }
+
+
+def require_lasting_instance(instance: dg.DagsterInstance) -> None:
+    """Raises `InputError` on an instance that vanishes with the process: it knows no inputs and keeps no lineage."""
+    if instance.is_ephemeral or not os.environ.get("DAGSTER_HOME"):
+        raise InputError(
+            "DAGSTER_HOME is not set, so Dagster would forget this run and its lineage when the command ends. "
+            "Run the command inside `./run shell`, or export DAGSTER_HOME as an absolute path."
+        )
+
+
+def pin_inputs(instance: dg.DagsterInstance, stage: Stage) -> dict[str, Pinned]:
+    """The latest materialization of each asset that feeds `stage`. Raises `InputError` when there is none."""
+    return {name: _latest(instance, stage, name) for name in stage.inputs}
+
+
+def _latest(instance: dg.DagsterInstance, stage: Stage, name: str) -> Pinned:
+    records = instance.fetch_materializations(dg.AssetKey(name), limit=1).records
+    if not records:
+        raise InputError(
+            f"{stage.name} needs {name}, which has not been materialized in {instance.root_directory}. Materialize it "
+            f"first: dagster asset materialize --select {name} "
+            f"(or with everything before it: --select '*{stage.name}')"
+        )
+    record = records[0]
+    event = record.asset_materialization
+    sha256 = event.metadata.get("manifest_sha256")
+    if sha256 is None:
+        raise InputError(
+            f"the latest materialization of {name} names no manifest: it was reported by hand. Materialize it again: "
+            f"dagster asset materialize --select {name}"
+        )
+    version = event.metadata["data_version"].value
+    parent = Parent(asset=name, manifest_sha256=sha256.value, data_version=version, run_id=record.run_id)
+    return Pinned(parent, record.storage_id)

@@ -1,0 +1,84 @@
+"""What a person sees of an artifact in the Dagster UI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+
+from aquarat_core.artifacts import Artifact
+from aquarat_pipeline.assets.inputs import Pinned
+
+LARGEST_REPORT = 200_000
+"""Characters of a report kept in Dagster's event row; a longer one is linked, not embedded."""
+
+
+def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
+    """Metadata of the materialization that produced `artifact` from `inputs`. Metrics keep their own names."""
+    manifest = artifact.manifest
+    code = manifest.code
+    commit = (
+        f"{code.commit}{' with uncommitted changes' if code.dirty else ''}" if code.commit else "not a git checkout"
+    )
+    return {
+        **{name: value for name, value in manifest.metrics.items() if value is not None},
+        **_accuracy(manifest.metrics),
+        **_report(artifact),
+        **_wandb(manifest.wandb),
+        **_links(inputs),
+        "dagster/uri": artifact.uri,
+        "manifest_sha256": artifact.sha256,
+        "data_version": artifact.data_version,
+        "profile": manifest.profile,
+        "code_commit": commit,
+        "files": len(manifest.files),
+        "bytes": sum(f.size for f in manifest.files),
+        "contents": dg.MetadataValue.table(
+            [dg.TableRecord({"path": f.path, "bytes": f.size, "sha256": f.sha256}) for f in manifest.files]
+        ),
+        "config": dg.MetadataValue.json(manifest.config),
+    }
+
+
+def accuracy_text(metrics: dict[str, Any]) -> str | None:
+    """`41.2% [39.1%, 43.4%] of 2,000`, or None where a stage measured no accuracy."""
+    if metrics.get("accuracy") is None:
+        return None
+    low, high = metrics["accuracy_lo"], metrics["accuracy_hi"]
+    return f"{metrics['accuracy']:.1%} [{low:.1%}, {high:.1%}] of {metrics['n']:,}"
+
+
+def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
+    text = accuracy_text(metrics)
+    return {"accuracy_with_interval": text} if text else {}
+
+
+def _report(artifact: Artifact) -> dict[str, Any]:
+    records = {r.path for r in artifact.manifest.records}
+    found: dict[str, Any] = {}
+    if "report.md" in records:
+        text = artifact.record("report.md").read_text()
+        if len(text) <= LARGEST_REPORT:
+            found["report"] = dg.MetadataValue.md(text)
+    if "report.html" in records:
+        found["report_html"] = dg.MetadataValue.path(str(artifact.record("report.html")))
+    return found
+
+
+def _wandb(wandb: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        f"wandb_{name}": dg.MetadataValue.url(value) if name == "url" else value
+        for name, value in (wandb or {}).items()
+        if value is not None
+    }
+
+
+def _links(inputs: Iterable[Pinned]) -> dict[str, Any]:
+    links: dict[str, Any] = {}
+    for pinned in inputs:
+        asset = pinned.parent.asset
+        links[f"input/{asset}"] = dg.MetadataValue.asset(pinned.key)
+        links[f"input/{asset}/run"] = dg.MetadataValue.dagster_run(pinned.parent.run_id)
+        links[f"input/{asset}/data_version"] = pinned.parent.data_version
+    return links

@@ -1,0 +1,95 @@
+"""The one factory behind the asset graph: a Dagster asset that runs one stage and records what came of it."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from aquarat_core.artifacts import ArtifactStore, CodeVersion, git_state
+from aquarat_core.config import Profile
+from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.registry import STAGES, Stage, code_version
+from aquarat_pipeline._compat import CODE_VERSION_TAG
+from aquarat_pipeline.assets.config import config_schema, run_config_of
+from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
+from aquarat_pipeline.assets.metadata import artifact_metadata
+from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
+from aquarat_pipeline.resources.store import StoreResource
+
+OWNERS = ["team:aquarat"]
+
+
+def stage_asset(profile: Profile, name: str, *, group: str, kinds: Iterable[str]) -> dg.AssetsDefinition:
+    """The asset of stage `name`, configured by `profile` unless the run says otherwise."""
+    stage = STAGES[name]
+    section = stage.config(profile)
+
+    @dg.asset(
+        name=name,
+        description=stage.description,
+        group_name=group,
+        kinds=set(kinds),
+        owners=OWNERS,
+        deps=list(stage.inputs),
+        code_version=code_version(stage, section),
+        config_schema=config_schema(section) if section else None,
+    )
+    def asset(
+        context: dg.AssetExecutionContext, store: StoreResource, torchrun: dg.ResourceParam[TorchrunPipesClient]
+    ) -> dg.MaterializeResult:
+        try:
+            require_lasting_instance(context.instance)
+            opened = store.open()
+            opened.check_writable()
+            inputs = pin_inputs(context.instance, stage)
+            spec = _spec(context, stage, profile, opened, inputs)
+        except ValueError as e:
+            raise dg.Failure(str(e), allow_retries=False) from None
+        return _materialize(context, stage, spec, opened, inputs, torchrun)
+
+    return asset
+
+
+def _spec(
+    context: dg.AssetExecutionContext, stage: Stage, profile: Profile, store: ArtifactStore, inputs: dict[str, Pinned]
+) -> StageSpec:
+    ops = context.run.run_config.get("ops", {})
+    section = run_config_of(stage, profile, context.op_execution_context.op_config, ops)
+    commit, dirty = git_state(REPO_ROOT)
+    return StageSpec(
+        stage=stage.name,
+        store=store.uri,
+        profile=profile.name,
+        config=section.model_dump(mode="json") if section else None,
+        inputs={name: pinned.parent for name, pinned in inputs.items()},
+        code=CodeVersion(version=code_version(stage, section), commit=commit, dirty=dirty),
+        run_id=context.run.run_id,
+        step_key=stage.name,
+        attempt=context.retry_number + 1,
+    )
+
+
+def _materialize(
+    context: dg.AssetExecutionContext,
+    stage: Stage,
+    spec: StageSpec,
+    store: ArtifactStore,
+    inputs: dict[str, Pinned],
+    torchrun: TorchrunPipesClient,
+) -> dg.MaterializeResult:
+    # Runs can then be filtered by the checkpoint they started from.
+    parents = {name: p.parent.data_version for name, p in inputs.items() if STAGES[name].kind == "checkpoint"}
+    if parents:
+        context.instance.add_run_tags(spec.run_id, {f"aquarat/input/{name}": v for name, v in parents.items()})
+    job = store.job(spec.run_id, spec.step_key, spec.attempt)
+    result = torchrun.run(context=context, stage=stage, spec=spec, job=job).result
+    artifact = store.get(result["manifest_sha256"])
+    # With overrides the code version is not the definition's: Dagster then rightly calls the asset stale.
+    tags = {CODE_VERSION_TAG: spec.code.version}
+    for pinned in inputs.values():
+        tags.update(pinned.tags)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.data_version),
+        metadata=artifact_metadata(artifact, inputs.values()),
+        tags=tags,
+    )

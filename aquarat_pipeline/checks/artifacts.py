@@ -1,0 +1,58 @@
+"""Checks every artifact must pass: its bytes are there, and its manifest agrees with Dagster about what fed it."""
+
+import dagster as dg
+
+from aquarat_core.artifacts import Artifact, ArtifactError
+from aquarat_core.stages.registry import STAGES, Stage
+from aquarat_pipeline._compat import get_input_data_version_tag
+from aquarat_pipeline.resources.store import StoreResource
+
+
+def artifact_checks() -> list[dg.AssetChecksDefinition]:
+    """`artifact_complete` for every asset, `lineage_agrees` for every asset with inputs."""
+    complete = [_artifact_complete(stage) for stage in STAGES.values()]
+    return [*complete, *(_lineage_agrees(stage) for stage in STAGES.values() if stage.inputs)]
+
+
+def latest(instance: dg.DagsterInstance, store: StoreResource, name: str) -> tuple[Artifact, dg.AssetMaterialization]:
+    """The artifact of the asset's latest materialization, and that event. Raises `ArtifactError` without one."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(name))
+    materialization = event.asset_materialization if event else None
+    if materialization is None:
+        raise ArtifactError(f"{name} has not been materialized yet")
+    sha256 = materialization.metadata["manifest_sha256"].value
+    return store.open().get(sha256), materialization
+
+
+def _artifact_complete(stage: Stage) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=stage.name,
+        name="artifact_complete",
+        description="The manifest hashes to its name and every file it lists is in the store at its size.",
+    )
+    def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+        try:
+            artifact, _ = latest(context.instance, store, stage.name)
+        except ArtifactError as e:
+            return dg.AssetCheckResult(passed=False, metadata={"reason": str(e)})
+        return dg.AssetCheckResult(passed=artifact.is_complete(), metadata={"manifest_sha256": artifact.sha256})
+
+    return check
+
+
+def _lineage_agrees(stage: Stage) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=stage.name,
+        name="lineage_agrees",
+        description="The parents in the manifest are the inputs Dagster recorded for the materialization.",
+    )
+    def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+        artifact, event = latest(context.instance, store, stage.name)
+        in_manifest = {p.asset: p.data_version for p in artifact.manifest.parents}
+        tags = event.tags or {}
+        in_dagster = {name: tags.get(get_input_data_version_tag(dg.AssetKey(name))) for name in stage.inputs}
+        return dg.AssetCheckResult(
+            passed=in_manifest == in_dagster, metadata={"manifest": in_manifest, "dagster": in_dagster}
+        )
+
+    return check

@@ -1,0 +1,32 @@
+"""Checks of what a report found. They warn: a weak model is a result, not a broken pipeline."""
+
+import dagster as dg
+
+from aquarat_pipeline.assets.evaluation import EVAL_REPORTS
+from aquarat_pipeline.assets.metadata import accuracy_text
+from aquarat_pipeline.checks.artifacts import latest
+from aquarat_pipeline.resources.store import StoreResource
+
+
+def evaluation_checks() -> list[dg.AssetChecksDefinition]:
+    """`beats_constant_letter` for every eval report."""
+    return [_beats_constant_letter(name) for name in EVAL_REPORTS]
+
+
+def _beats_constant_letter(report: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=report,
+        description="The accuracy's interval lies above what always answering the most frequent letter scores.",
+    )
+    def beats_constant_letter(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+        metrics = latest(context.instance, store, report)[0].manifest.metrics
+        return dg.AssetCheckResult(
+            passed=metrics["accuracy_lo"] > metrics["constant_letter_accuracy"],
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                "accuracy": accuracy_text(metrics),
+                "constant_letter_accuracy": metrics["constant_letter_accuracy"],
+            },
+        )
+
+    return beats_constant_letter

@@ -1,0 +1,1 @@
+"""Starting stages as processes of their own and watching over them."""

@@ -1,0 +1,61 @@
+"""Peak memory of this process and everything it started, for the demo and the benchmarks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from threading import Event, Thread
+
+SAMPLE_SECONDS = 0.5
+
+
+class PeakMemory:
+    """While the block runs, samples the proportional set size of the process tree; `.peak_mb` is the largest sum.
+
+    Proportional, not resident, sizes: pages that ranks share (torch's libraries above all) count once.
+    """
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+        self._stop = Event()
+        self._thread = Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self.peak_mb = max(self.peak_mb, sum(_pss_kb(pid) for pid in process_tree(os.getpid())) / 1024)
+
+
+def process_tree(root: int) -> list[int]:
+    """`root` and its living descendants."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (parent := _parent(int(entry.name))) is not None:
+            parents.setdefault(parent, []).append(int(entry.name))
+    tree = [root]
+    for pid in tree:
+        tree.extend(parents.get(pid, []))
+    return tree
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        # The command name, in parentheses, may itself hold spaces and parentheses.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def _pss_kb(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)

@@ -1,0 +1,1 @@
+"""Dagster resources: what assets and checks are given from outside."""

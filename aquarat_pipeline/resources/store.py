@@ -1,0 +1,24 @@
+"""The artifact store as a Dagster resource."""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.settings import store_uri
+
+
+class StoreResource(dg.ConfigurableResource):
+    """Where artifacts are kept; `open()` raises `StoreError` with a way out when it cannot be used."""
+
+    uri: str
+
+    @classmethod
+    def from_environment(cls) -> StoreResource:
+        """The store `AQUARAT_STORE` names (read when a run starts), else the one beside Dagster's own database."""
+        return cls(uri=dg.EnvVar("AQUARAT_STORE") if os.environ.get("AQUARAT_STORE") else store_uri())
+
+    def open(self) -> ArtifactStore:
+        return ArtifactStore.open(self.uri)

@@ -1,0 +1,1 @@
+"""Measurements of the system, one file each: `./run bench NAME`."""

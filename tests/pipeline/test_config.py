@@ -1,0 +1,115 @@
+"""Dagster config generated from the stages' pydantic sections."""
+
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from aquarat_core.config import ConfigError, Profile, load_profile
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.config import config_schema, run_config_of
+
+CONFIGURED = [name for name, stage in STAGES.items() if stage.section]
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return load_profile("demo")
+
+
+def received(profile: Profile, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What an op with the stage's schema gets to see when a run gives it `given`."""
+    seen: dict[str, Any] = {}
+
+    @dg.op(config_schema=config_schema(STAGES[name].config(profile)))
+    def probe(context: dg.OpExecutionContext) -> None:
+        seen.update(context.op_config)
+
+    @dg.job
+    def probing() -> None:
+        probe()
+
+    assert probing.execute_in_process(run_config={"ops": {"probe": {"config": given}}}).success
+    return seen
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_without_overrides_a_stage_gets_the_profile(profile: Profile, name: str) -> None:
+    assert received(profile, name, {}) == STAGES[name].config(profile).model_dump(mode="json")
+
+
+def test_single_fields_are_overridden_at_any_depth(profile: Profile) -> None:
+    given = {"steps": 7, "optim": {"grad_clip": None}, "launch": {"device": "cpu"}}
+    expected = profile.sft_checkpoint.model_dump(mode="json")
+    expected |= {"steps": 7, "optim": expected["optim"] | {"grad_clip": None}}
+    expected["launch"] = expected["launch"] | {"device": "cpu"}
+    assert received(profile, "sft_checkpoint", given) == expected
+
+
+def test_an_entry_of_a_list_gets_the_defaults_of_its_type(profile: Profile) -> None:
+    mixture = received(profile, "sft_checkpoint", {"mixture": [{"name": "aqua", "repeat": 2}]})["mixture"]
+    assert mixture == [{"name": "aqua", "repeat": 2, "limit": None, "permutations": 1}]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"stepz": 3}, 'unexpected config entry "stepz"'),
+        ({"steps": "many"}, 'not valid for expected type "Int"'),
+        ({"steps": 1.5}, 'not valid for expected type "Int"'),
+        ({"launch": {"device": "tpu"}}, "not in enum"),
+        ({"mixture": [{"repeat": 2}]}, 'Missing required config entry "name"'),
+    ],
+)
+def test_dagster_refuses_what_does_not_fit_the_types(profile: Profile, given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError) as caught:
+        received(profile, "sft_checkpoint", given)
+    assert expected.lower() in str(caught.value).lower()
+
+
+def complete(profile: Profile, name: str, **changes: Any) -> dict[str, Any]:
+    return STAGES[name].config(profile).model_dump(mode="json") | changes
+
+
+def test_the_checked_section_is_the_stages_own(profile: Profile) -> None:
+    own = complete(profile, "rl_checkpoint", steps=3)
+    section = run_config_of(STAGES["rl_checkpoint"], profile, own, {"rl_checkpoint": {"config": {"steps": 3}}})
+    assert section == profile.rl_checkpoint.model_copy(update={"steps": 3})
+    assert run_config_of(STAGES["pipeline_report"], profile, None, {}) is None
+
+
+def test_a_value_out_of_range_names_the_field(profile: Profile) -> None:
+    with pytest.raises(ConfigError, match=r"rl_checkpoint\.temperature: Input should be greater than 0 \(got -1"):
+        run_config_of(STAGES["rl_checkpoint"], profile, complete(profile, "rl_checkpoint", temperature=-1), {})
+
+
+def test_fields_that_contradict_each_other_are_refused(profile: Profile) -> None:
+    with pytest.raises(ConfigError, match=r"prompts_per_step 3 is not a multiple of launch\.nproc 2"):
+        run_config_of(STAGES["rl_checkpoint"], profile, complete(profile, "rl_checkpoint", prompts_per_step=3), {})
+
+
+def test_a_mistake_in_a_later_stage_stops_the_first(profile: Profile) -> None:
+    ops = {"rl_checkpoint": {"config": {"temperature": -1}}}
+    with pytest.raises(ConfigError, match=r"rl_checkpoint\.temperature"):
+        run_config_of(STAGES["aqua_dataset"], profile, complete(profile, "aqua_dataset"), ops)
+
+
+def test_overrides_that_fit_each_other_pass_together() -> None:
+    """A longer sequence does not fit the profile's mid and SFT batches, but does fit those of this run."""
+    profile = Profile(name="defaults", description="8 rows of 512 tokens on 2 ranks make a batch of 8,192 tokens")
+    longer = profile.base_checkpoint.model.model_dump(mode="json") | {"sequence_len": 1024}
+    own = complete(profile, "base_checkpoint", model=longer, micro_batch_rows=4)
+    with pytest.raises(ConfigError, match=r"mid_checkpoint\.batch_tokens"):
+        run_config_of(STAGES["base_checkpoint"], profile, own, {})
+    ops = {name: {"config": {"micro_batch_rows": 4}} for name in ("mid_checkpoint", "sft_checkpoint")}
+    section = run_config_of(STAGES["base_checkpoint"], profile, own, ops)
+    assert section.model.sequence_len == 1024
+
+
+def test_eval_reports_share_a_section_but_not_its_overrides(profile: Profile) -> None:
+    ops = {"sft_eval_report": {"config": {"limit": 5}}}
+    rl = run_config_of(STAGES["rl_eval_report"], profile, complete(profile, "rl_eval_report", limit=9), ops)
+    assert rl.limit == 9
+    ops["sft_eval_report"]["config"]["limit"] = -5
+    with pytest.raises(ConfigError, match=r"eval_report\.limit"):
+        run_config_of(STAGES["rl_eval_report"], profile, complete(profile, "rl_eval_report"), ops)

@@ -1,0 +1,182 @@
+"""Stages as processes: how they fail, how they are stopped, and what is left of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from aquarat_core.artifacts import ArtifactStore, CodeVersion, JobDir, Parent
+from aquarat_core.config import load_profile
+from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.training import training_assets
+from aquarat_pipeline.launching import processes
+from aquarat_pipeline.memory import PeakMemory
+from tests.pipeline import toy_definitions
+from tests.pipeline.toy_chain import Chain, failure_text
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(path: Path, seconds: float = 60) -> str:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} does not appear"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def with_one_retry(chain: Chain, asset: str) -> dg.ExecuteInProcessResult:
+    job = dg.define_asset_job("retrying", [asset], op_retry_policy=dg.RetryPolicy(max_retries=1))
+    defs = dg.Definitions.merge(chain.defs, dg.Definitions(jobs=[job]))
+    return defs.resolve_job_def("retrying").execute_in_process(instance=chain.instance, raise_on_error=False)
+
+
+def attempts(tmp_path: Path) -> list[str]:
+    return sorted(path.parent.name for path in tmp_path.glob("store/jobs/*/aqua_dataset/*/spec.json"))
+
+
+def test_a_users_mistake_is_the_message_alone_and_not_retried(
+    chain: Chain, order: Callable[..., None], tmp_path: Path
+) -> None:
+    order("aqua_dataset", user_error="row 7 has four options: drop it with on_bad_row")
+    text = failure_text(with_one_retry(chain, "aqua_dataset"), "aqua_dataset")
+    assert text == "aqua_dataset: row 7 has four options: drop it with on_bad_row"
+    assert attempts(tmp_path) == ["1"]
+
+
+def test_a_bug_names_its_type_and_is_retried_in_a_folder_of_its_own(
+    chain: Chain, order: Callable[..., None], tmp_path: Path
+) -> None:
+    order("aqua_dataset", bug="the loss is nan")
+    result = with_one_retry(chain, "aqua_dataset")
+    assert failure_text(result, "aqua_dataset") == "aqua_dataset: RuntimeError: the loss is nan"
+    failure = next(e for e in result.all_events if e.is_step_failure).step_failure_data.user_failure_data
+    assert "line of rank 0" in failure.metadata["last_lines"].value
+    assert attempts(tmp_path) == ["1", "2"]
+
+
+def test_a_stage_that_dies_silently_shows_its_last_lines(chain: Chain, order: Callable[..., None]) -> None:
+    order("aqua_dataset", die_rank=0)
+    text = failure_text(chain.materialize("aqua_dataset"), "aqua_dataset")
+    assert text.startswith("aqua_dataset ended with exit code 7 without saying why. Its last lines:\n")
+    assert text.endswith("rank is about to die\n")
+
+
+@pytest.fixture
+def distributed_chain(chain: Chain) -> Chain:
+    """The toy chain with its checkpoints as they are, under torchrun on two ranks, and all their inputs there."""
+    assert load_profile("demo").base_checkpoint.launch.nproc == 2
+    chain.defs = toy_definitions.build(training_assets)
+    assert chain.materialize("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer").success
+    return chain
+
+
+def test_torchrun_walks_the_distributed_path(distributed_chain: Chain, capfd: pytest.CaptureFixture[str]) -> None:
+    result = distributed_chain.materialize("base_checkpoint")
+    assert result.success
+    shown = "".join(capfd.readouterr())
+    assert "line of rank 0" in shown
+    assert "line of rank 1" not in shown
+
+
+def test_a_rank_that_dies_is_named(distributed_chain: Chain, order: Callable[..., None]) -> None:
+    order("base_checkpoint", die_rank=1)
+    text = failure_text(distributed_chain.materialize("base_checkpoint"), "base_checkpoint")
+    assert "without saying why" in text
+    assert "rank 1: rank is about to die" in text
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_every_process_of_the_stage(
+    tmp_path: Path, root: Path, store_uri: str, order: Callable[..., None], how: signal.Signals
+) -> None:
+    """The stage and its child, in a session of its own, both ignore SIGTERM."""
+    order("aqua_dataset", hang=str(tmp_path / "pids"))
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((root / "dagster_home/dagster.yaml").read_text())
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(toy_definitions.__file__)]
+    environment = {**os.environ, "DAGSTER_HOME": str(home)}
+    environment.pop("DAGSTER_MODULE_NAME", None)
+    with (tmp_path / "log").open("w") as log:
+        dagster = subprocess.Popen(
+            [*command, "--select", "aqua_dataset"], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    pids = [int(pid) for pid in wait_for(tmp_path / "pids").split()]
+    assert all(alive(pid) for pid in pids)
+    dagster.send_signal(how)
+    assert dagster.wait(60) != 0, (tmp_path / "log").read_text()
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_normal_end_leaves_nothing_behind() -> None:
+    job = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    leaves_a_child = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
+        " start_new_session=True); print(p.pid)"
+    )
+    with processes.running([sys.executable, "-c", leaves_a_child], job, os.environ, grace=2) as process:
+        pid = int(process.stdout.readline())
+        assert process.wait() == 0
+        assert processes.members(job) == [pid]
+    assert not alive(pid)
+    assert processes.members(job) == []
+
+
+def test_one_attempt_starts_once(chain: Chain, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JobDir, "create_json", lambda self, name, obj: False)
+    text = failure_text(chain.materialize("aqua_dataset"), "aqua_dataset")
+    assert "was already started" in text
+
+
+def test_every_stage_of_the_registry_can_be_imported_by_its_runner(root: Path) -> None:
+    for stage in STAGES.values():
+        module = stage.entry.split(":")[0].replace(".", "/") + ".py"
+        assert (root / module).is_file(), stage.entry
+
+
+def test_peak_memory_counts_children() -> None:
+    holds = "import sys, time; block = bytearray(200_000_000); print('held', flush=True); time.sleep(600)"
+    with PeakMemory() as memory:
+        child = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"held\n"
+        time.sleep(1.5)
+        child.kill()
+        child.wait()
+    assert memory.peak_mb > 200
+
+
+def test_any_rank_may_leave_the_reason(store_uri: str) -> None:
+    """Rank 0 is often stopped before it can say what every rank found."""
+    missing = Parent(asset="tokenizer", manifest_sha256="0" * 64, data_version="0" * 64, run_id="r")
+    spec = StageSpec(
+        stage="base_checkpoint",
+        store=store_uri,
+        profile="demo",
+        config=load_profile("demo").base_checkpoint.model_dump(mode="json"),
+        inputs={"tokenizer": missing},
+        code=CodeVersion(version="v"),
+        run_id="run",
+        step_key="base_checkpoint",
+    )
+    job = ArtifactStore.open(store_uri).job("run", "base_checkpoint", 1)
+    job.create_json("spec.json", spec.model_dump(mode="json"))
+    command = [sys.executable, "-m", "aquarat_core.stages.run", f"{job.uri}/spec.json"]
+    out = subprocess.run(command, env={**os.environ, "RANK": "1"}, capture_output=True, text=True)
+    assert out.returncode == 2
+    error = job.read_json("result.json")["error"]
+    assert error["user"] is True
+    assert error["message"].startswith("no manifest 000000")
+    assert out.stderr.strip() == f"rank 1: {error['message']}"

@@ -1,0 +1,124 @@
+"""The lock, the metadata, and the part of `./run` that can be tried without setting anything up."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+LOCKS = ("requirements.lock", "requirements-uv.lock")
+NEEDED = "bash cat cut dirname env find flock head mkdir mv readlink realpath rm sed sha256sum sort xargs"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_pins_every_package_by_hash_and_names_no_address(root: Path, name: str) -> None:
+    text = (root / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"^--", text, re.M), "an option such as an index"
+    packages = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", text, re.M | re.S)
+    assert packages
+    for package in packages:
+        first = package.splitlines()[0]
+        assert re.match(r"[a-z0-9._-]+==\S+", first), first
+        assert "--hash=sha256:" in package, first
+
+
+def test_the_lock_holds_every_direct_dependency(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *chain.from_iterable(project["dependency-groups"].values())]
+    names = {re.match(r"[A-Za-z0-9._-]+", w)[0].lower().replace("_", "-") for w in wanted}
+    locked = set(re.findall(r"^([a-z0-9._-]+)==", (root / "requirements.lock").read_text(), re.M))
+    assert names <= locked, names - locked
+    assert "torch>=2.9" in wanted
+
+
+def sourced(root: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `script` with the functions of `run` and its ROOT at hand."""
+    whole = {"PATH": os.environ["PATH"], "HOME": str(root), **environment}
+    command = ["bash", "-c", f"source '{root / 'run'}'\n{script}"]
+    return subprocess.run(command, capture_output=True, text=True, env=whole, cwd=root)
+
+
+@pytest.fixture
+def copy(root: Path, tmp_path: Path) -> Path:
+    """A checkout with nothing set up, as far as `run` reads it."""
+    for name in ("run", "pyproject.toml", *LOCKS, "rust/Cargo.toml", "dagster_home/dagster.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    return tmp_path
+
+
+def test_dotenv_is_read_not_executed_and_the_environment_wins(copy: Path) -> None:
+    (copy / ".env").write_text(
+        '# comment\n\nAQUARAT_STORE="gs://bucket/a b"\nEVIL=$(touch evil)`touch evil`\nMINE=theirs\nEMPTY=\nLAST=1'
+    )
+    script = 'load_dotenv; printf "%s|" "$AQUARAT_STORE" "$EVIL" "$MINE" "$EMPTY" "$LAST"; env | grep -c ^LAST='
+    out = sourced(copy, script, MINE="mine")
+    assert out.stdout == "gs://bucket/a b|$(touch evil)`touch evil`|mine||1|1\n", out.stderr
+    assert not (copy / "evil").exists()
+
+
+def test_dotenv_with_another_line_is_refused(copy: Path) -> None:
+    (copy / ".env").write_text("A=1\nexport B=2\n")
+    out = sourced(copy, "load_dotenv")
+    assert (out.returncode, out.stderr) == (1, "run: .env line 2 is not KEY=VALUE\n")
+
+
+def test_the_environment_of_every_command(copy: Path) -> None:
+    script = (
+        'export_environment; printf "%s|" "$DAGSTER_HOME" "$DAGSTER_MODULE_NAME" "${PYTHONDONTWRITEBYTECODE-unset}"'
+    )
+    out = sourced(copy, script, PYTHONDONTWRITEBYTECODE="1")
+    assert out.stdout == f"{copy}/dagster_home|aquarat_pipeline.definitions|unset|", out.stderr
+    out = sourced(copy, script, DAGSTER_HOME="else/where")
+    assert out.stdout.startswith(f"{copy}/else/where|")
+    assert (copy / "else/where/dagster.yaml").read_text() == (copy / "dagster_home/dagster.yaml").read_text()
+
+
+def test_a_wheel_is_built_again_when_a_source_changes_and_only_then(copy: Path) -> None:
+    (copy / "rust/src").mkdir()
+    (copy / "rust/src/lib.rs").write_text("// one")
+    (copy / "rust/target").mkdir()
+    first = sourced(copy, "wheel_inputs").stdout
+    (copy / "rust/target/debris.rs").write_text("// built")
+    assert sourced(copy, "wheel_inputs").stdout == first != ""
+    (copy / "rust/src/lib.rs").write_text("// two")
+    assert sourced(copy, "wheel_inputs").stdout != first
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        ([], "a C compiler is needed. Install one"),
+        (["cc"], "cargo is needed to build the tokenizer. Install Rust with rustup"),
+    ],
+)
+def test_a_missing_tool_is_named_before_anything_is_installed(copy: Path, present: list[str], expected: str) -> None:
+    tools = copy / "tools"
+    tools.mkdir()
+    for name in [*NEEDED.split(), *present]:
+        (tools / name).symlink_to(shutil.which(name))
+    out = subprocess.run([copy / "run", "setup"], capture_output=True, text=True, env={"PATH": str(tools)})
+    assert out.returncode == 1
+    assert expected in out.stderr
+    assert not (copy / ".venv").exists()
+
+
+def test_an_old_cargo_is_named(copy: Path) -> None:
+    tools = copy / "tools"
+    tools.mkdir()
+    (tools / "cargo").write_text("#!/bin/sh\necho cargo 1.63.0\n")
+    (tools / "cargo").chmod(0o755)
+    out = sourced(copy, "check_toolchain", PATH=f"{tools}:{os.environ['PATH']}")
+    assert out.returncode == 1
+    assert "cargo 1.63.0 is too old: 1.88 or newer is needed" in out.stderr
+
+
+def test_an_unknown_command_shows_the_usage(root: Path) -> None:
+    out = subprocess.run([root / "run", "dmeo"], capture_output=True, text=True)
+    assert out.returncode == 1
+    assert "usage: ./run COMMAND" in out.stderr and "unknown command 'dmeo'" in out.stderr

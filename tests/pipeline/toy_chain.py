@@ -1,0 +1,36 @@
+"""A chain of toy stages: real assets, a real store and instance, real processes, no training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+
+class Chain:
+    """Materializes assets of `toy_definitions` on one instance and says what came of it."""
+
+    def __init__(self, instance: dg.DagsterInstance, defs: dg.Definitions) -> None:
+        self.instance = instance
+        self.defs = defs
+
+    def materialize(self, *names: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """One run over the named assets and their checks; `config` by asset."""
+        run_config = {"ops": {name: {"config": value} for name, value in (config or {}).items()}}
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        keys = [dg.AssetKey(name) for name in names]
+        return job.execute_in_process(
+            run_config=run_config, instance=self.instance, asset_selection=keys, raise_on_error=False
+        )
+
+    def latest(self, name: str) -> dg.AssetMaterialization:
+        """The latest materialization of an asset."""
+        event = self.instance.get_latest_materialization_event(dg.AssetKey(name))
+        assert event is not None and event.asset_materialization is not None
+        return event.asset_materialization
+
+
+def failure_text(result: dg.ExecuteInProcessResult, step: str) -> str:
+    """The description of the `Failure` a step ended with."""
+    data = next(e.step_failure_data for e in result.all_events if e.is_step_failure and e.step_key == step)
+    return data.user_failure_data.description
