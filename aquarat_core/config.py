@@ -179,6 +179,12 @@ class OptimConfig(Strict):
     grad_clip: Positive | None = 1.0
     """Largest global gradient norm, over all ranks; null does not clip."""
 
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> OptimConfig:
+        if self.warmup + self.warmdown > 1:
+            raise ValueError(f"warmup {self.warmup} and warmdown {self.warmdown} are more than the whole run together")
+        return self
+
 
 class LaunchConfig(Strict):
     """How torchrun starts a training stage."""
@@ -228,6 +234,8 @@ class MixtureEntry(Strict):
     """Rows taken; null takes all."""
     permutations: AtLeastOne = 1
     """AQuA only: copies of each row, each with its options in another order."""
+    direct: Fraction = 0.0
+    """AQuA only: share of the rows whose target is the answer line alone, without the rationale."""
 
 
 class ChatTrainConfig(TrainConfig):

@@ -1,11 +1,8 @@
 """AQuA-shaped word problems made from templates: the embedded data of the demo and the tests.
 
 Every family draws its numbers from a seeded generator and writes a short rationale whose equations a small model can
-learn; wrong options are the results of common slips and near misses, so that guessing by size does not help. Row i of a
-seed is the same whatever the number of rows asked for.
-
-As in AQuA itself, rationales are of mixed quality: some show their steps, some only state the result. A model that
-imitates them does both; which of the two leads to right answers only the reward can tell it.
+learn; wrong options are the results of common slips and near misses. Row i of a seed is the same whatever the number of
+rows asked for.
 
 A hash of its question puts each problem either with the training data or with the held-out questions, for good: no
 problem of validation or test is ever told in the training text, the drills or the training questions.
@@ -22,14 +19,8 @@ from math import gcd
 from aquarat_core.tasks.answers import LETTERS, MARKER, option_lines
 from aquarat_core.tasks.aqua import Question
 
-LARGEST = {1: 6, 2: 12, 3: 20}
+LARGEST = {1: 6, 2: 12, 3: 40}
 """Largest operand of each difficulty level; results may be larger."""
-
-LARGEST_OPTION = 40
-"""Largest number on the option sheets: few enough that looking one up by its value is learned early."""
-
-TERSE_SHARE = 0.6
-"""Share of the questions whose rationale states the result without its steps."""
 
 HELD_OUT_SHARE = 8
 """One problem in this many is for validation and test alone."""
@@ -162,12 +153,11 @@ def _question(rng: random.Random, names: tuple[str, ...], max_level: int, held_o
     values.insert(correct, problem.answer)
     options = tuple(f"{v}{problem.unit}" for v in values)
     key = "\n".join((problem.question, *options))
-    terse = rng.random() < TERSE_SHARE
     return Question(
         id=hashlib.sha256(key.encode()).hexdigest()[:16],
         question=problem.question,
         options=options,
-        rationale=f"It is {problem.answer}." if terse else problem.rationale,
+        rationale=problem.rationale,
         correct=LETTERS[correct],
         family=family,
         level=level,
@@ -195,21 +185,21 @@ def generate_text(n: int, seed: int, max_level: int = 3) -> list[str]:
 
 def _document(rng: random.Random, max_level: int) -> str:
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.15:
         return " ".join(_fact(rng, LARGEST[rng.randint(1, max_level)]) for _ in range(8))
-    if kind < 0.8:
-        return "\n".join(_option_sheet(rng, look_ups=10))
+    if kind < 0.75:
+        return "\n".join(_option_sheet(rng, LARGEST[max_level], look_ups=10))
     _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
     return f"{problem.question}\n{problem.rationale}\nIt is {problem.answer}{problem.unit}."
 
 
-def _option_sheet(rng: random.Random, look_ups: int) -> list[str]:
+def _option_sheet(rng: random.Random, top: int, look_ups: int) -> list[str]:
     """Lines of five lettered numbers, then of numbers found again with their letter, as an answer is read off.
 
     The look-ups are drawn with replacement: where each letter comes once, ruling out those already seen is learned
     instead.
     """
-    values = [str(v) for v in rng.sample(range(1, LARGEST_OPTION + 1), len(LETTERS))]
+    values = [str(v) for v in rng.sample(range(1, 4 * top), len(LETTERS))]
     rows = list(zip(LETTERS, values, strict=True))
     found = [f"{value}.\n{MARKER}{letter}" for letter, value in rng.choices(rows, k=look_ups)]
     return [*option_lines(values).split("\n"), *found]
@@ -240,7 +230,7 @@ def _drill(rng: random.Random, max_level: int) -> list[dict[str, str]]:
         _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
         asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}{problem.unit}."
     else:
-        *options, answer = _option_sheet(rng, look_ups=1)
+        *options, answer = _option_sheet(rng, LARGEST[max_level], look_ups=1)
         value = answer.partition(".")[0]
         asked = "\n".join((f"Which option is {value}?", *options))
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from aquarat_core.config import RLConfig
 from aquarat_core.rl.reward import judge
 from aquarat_core.rl.trainer import Trainer
@@ -23,7 +21,6 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     held_out = [permute(q, config.seed) for q in read_questions(aqua.path("validation.parquet"))]
     check_reward(questions[:1000])
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb) as log:
-        torch.manual_seed(config.seed)
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)
         trainer = Trainer(policy, tokenizer, config, world)
         summary = trainer.run(questions, held_out[: config.eval_questions], ctx, log)

@@ -30,8 +30,8 @@ def main(spec_uri: str) -> int:
     except Exception as e:
         user = isinstance(e, ValueError)
         # torchrun ends all ranks when the first one fails, often before rank 0 gets here: any rank may leave the
-        # reason, and one that the user can mend replaces the broken connections that follow from it.
-        leave = job.write_json if rank == 0 or user else job.create_json
+        # reason. The first one stands, and only one that the user can mend replaces it: others follow from it.
+        leave = job.write_json if user else job.create_json
         leave("result.json", {"ok": False, "error": {"type": type(e).__name__, "message": str(e), "user": user}})
         print(f"rank {rank}: {e}" if user else traceback.format_exc(), file=sys.stderr, flush=True)
         return 2 if user else 1

@@ -17,12 +17,11 @@ ANY_MARKER = re.compile(r"answer\s*[:\uff1a]", re.IGNORECASE)
 
 
 def option_lines(options: Sequence[str]) -> str:
-    """One line for each option, its letter last.
+    """One lettered line for each option.
 
-    After the colon a letter is the very token that follows "Answer:" (" A"), and by then the option has been read:
-    a small model finds the letter of a value in one look-up, where with "A) 12" it needs two.
+    The space before a letter makes it the very token that follows "Answer:" (" A"), so that an answer can be copied.
     """
-    return "\n".join(f"{text}: {letter}" for letter, text in zip(ascii_uppercase, options, strict=False))
+    return "\n".join(f" {letter}) {text}" for letter, text in zip(ascii_uppercase, options, strict=False))
 
 
 def count_markers(text: str) -> int:

@@ -35,5 +35,11 @@ def load_checkpoint(directory: Path, device: torch.device, compute_dtype: torch.
             f"{directory} mixes two runs"
         )
     model = Transformer(config, described["vocab_size"], compute_dtype)
-    model.load_state_dict(load_file(directory / WEIGHTS))
+    weights = load_file(directory / WEIGHTS)
+    if differing := sorted(set(weights) ^ set(model.state_dict())):
+        raise ValueError(
+            f"{directory / WEIGHTS} was written by another version of the model ({', '.join(differing[:3])} differ): "
+            "materialize the checkpoint again"
+        )
+    model.load_state_dict(weights)
     return model.to(device), tokenizer

@@ -62,6 +62,8 @@ class TorchrunPipesClient(dg.PipesClient):
                 launch = (spec.config or {}).get("launch", {})
                 command = self._command(stage, launch, f"{job.uri}/spec.json", scratch)
                 env = {
+                    # All ranks are on this host: gloo need not listen on any other interface.
+                    "GLOO_SOCKET_IFNAME": "lo",
                     **os.environ,
                     **session.get_bootstrap_env_vars(),
                     "OMP_NUM_THREADS": str(launch.get("threads", 1)),
