@@ -154,7 +154,9 @@ class ModelConfig(Strict):
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
         if self.dim % self.head_size:
-            raise ValueError(f"head_size {self.head_size} does not divide the width {self.dim} (depth x width_per_layer)")
+            raise ValueError(
+                f"head_size {self.head_size} does not divide the width {self.dim} (depth x width_per_layer)"
+            )
         if self.n_head % self.kv_heads:
             raise ValueError(f"n_kv_head {self.n_kv_head} does not divide the {self.n_head} query heads")
         return self

@@ -51,7 +51,7 @@ class Evaluator:
         return score_rows(self.model, rows, limit, BPB_ROWS_PER_PASS, token_bytes, self.world)["val/bpb"]
 
     def _encode(self, texts: Iterable[str], n_tokens: int) -> Iterator[list[int]]:
-        """The documents' ids until there are `n_tokens` of them: a validation shard is far longer than what is scored."""
+        """The documents' ids until there are `n_tokens` of them: a validation shard is far longer than needed."""
         for text in texts:
             if n_tokens <= 0:
                 return

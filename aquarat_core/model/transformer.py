@@ -159,7 +159,7 @@ class Transformer(nn.Module):
             positions_BT = cache.positions(T)
             rotary = (self.cos[positions_BT, None, :], self.sin[positions_BT, None, :])
         rotary = (rotary[0].to(self.compute_dtype), rotary[1].to(self.compute_dtype))
-        x = norm(self._embed(ids_BT, cache))
+        x = norm(self._embed(ids_BT, cache).to(self.compute_dtype))
         for block in self.blocks:
             x = block(x, rotary, cache)
         if cache is not None:
@@ -167,21 +167,18 @@ class Transformer(nn.Module):
         return norm(x)
 
     def _embed(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Embeddings [B, T, C]; with taps, those of the tokens just before are added, scaled per channel.
-
-        In the compute type throughout, as a sampler does whose weights are kept in it.
-        """
-        x_BTC = self.embedding(ids_BT).to(self.compute_dtype)
+        """Float32 embeddings [B, T, C]; with taps, those of the tokens just before are added, scaled per channel."""
+        x_BTC = self.embedding(ids_BT)
         n, T = len(self.taps), ids_BT.size(1)
         if n == 0:
             return x_BTC
         before_BNC = x_BTC.new_zeros(x_BTC.size(0), n, x_BTC.size(2))
         if cache is not None:
             ids_BN, known_BN = cache.ids_before(n)
-            before_BNC = self.embedding(ids_BN).to(self.compute_dtype) * known_BN[..., None]
+            before_BNC = self.embedding(ids_BN) * known_BN[..., None]
         padded = torch.cat([before_BNC, x_BTC], dim=1)
         for back in range(1, n + 1):
-            x_BTC = x_BTC + self.taps[back - 1].to(self.compute_dtype) * padded[:, n - back : n - back + T]
+            x_BTC = x_BTC + self.taps[back - 1] * padded[:, n - back : n - back + T]
         return x_BTC
 
     def logits(self, hidden: Tensor) -> Tensor:

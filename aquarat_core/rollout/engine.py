@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aquarat_core.model.kv_cache import KVCache
 from aquarat_core.model.transformer import Transformer
@@ -39,8 +39,11 @@ class Engine:
 
     def __init__(self, model: Transformer, stop_token: int) -> None:
         self.stop_token = stop_token
-        self.model = copy.deepcopy(model).to(model.compute_dtype).eval()
-        self.model.cos, self.model.sin = model.cos, model.sin
+        self.model = copy.deepcopy(model).eval()
+        # Only the matrices: embeddings are looked up, not multiplied, and stay as exact as the trainer's.
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear):
+                module.to(model.compute_dtype)
 
     @torch.no_grad()
     def refresh(self, model: Transformer) -> None:

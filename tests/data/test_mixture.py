@@ -54,7 +54,7 @@ def test_the_first_copy_is_as_published_and_others_move_the_letter() -> None:
         assert len({m[0]["content"] for m in shown}) > 6
         for user, reply in shown:
             letter = reply["content"][-1]
-            assert f"\n{letter}) {q.options[0]}\n" in user["content"]
+            assert f"\n {letter}) {q.options[0]}\n" in user["content"]
 
 
 def test_the_order_is_the_seeds_and_nothing_elses() -> None:
@@ -83,3 +83,12 @@ def test_conversations_survive_parquet(tmp_path) -> None:
     assert read_conversations(tmp_path / "c.parquet") == SOURCES["drills"]
     write_conversations(tmp_path / "none.parquet", [])
     assert read_conversations(tmp_path / "none.parquet") == []
+
+
+def test_a_share_of_the_rows_answers_directly() -> None:
+    rows = mix([MixtureEntry(name="aqua", repeat=10, direct=0.25)], QUESTIONS, {}, seed=1)
+    direct = [c for c in rows if c.messages[1]["content"].startswith("Answer: ")]
+    worked = [q for q in QUESTIONS if q.rationale]
+    chosen = [c for c in direct if c.id.split("/")[1] in {q.id for q in worked}]
+    assert 0.15 < len(chosen) / (10 * len(worked)) < 0.35
+    assert mix([MixtureEntry(name="aqua", repeat=10, direct=0.25)], QUESTIONS, {}, seed=1) == rows
