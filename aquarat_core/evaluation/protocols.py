@@ -78,8 +78,7 @@ def answer(
     groups = engine.generate(prompts, [[0]] * len(prompts), max_new_tokens, temperature=0.0, max_rows=max_rows)
     records = []
     for q, text, (completion,) in zip(questions, texts, groups, strict=True):
-        tokens = completion.tokens[:-1] if completion.ended else completion.tokens
-        said = tokenizer.decode(tokens)
+        said = tokenizer.decode(completion.said)
         parsed = parse_answer(said) if completion.ended else None
         records.append(
             Record(
@@ -89,7 +88,7 @@ def answer(
                 completion=said,
                 parsed=parsed,
                 correct=parsed == q.correct,
-                n_tokens=len(tokens),
+                n_tokens=len(completion.said),
                 truncated=not completion.ended,
                 stop_reason="stop" if completion.ended else "length",
             )

@@ -73,7 +73,7 @@ def sample_groups(
     samples: list[Sample] = []
     tally, letters = Tally(), Counter[str]()
     for q, ids, group in zip(shown, prompts, groups, strict=True):
-        verdicts = [judge(tokenizer.decode(c.tokens[:-1] if c.ended else c.tokens), c.ended, q.correct) for c in group]
+        verdicts = [judge(tokenizer.decode(c.said), c.ended, q.correct) for c in group]
         rewards = torch.tensor([[v.reward for v in verdicts]])
         for completion, advantage in zip(group, centred(rewards)[0].tolist(), strict=True):
             samples.append(Sample(ids, completion.tokens, completion.logprobs, advantage))

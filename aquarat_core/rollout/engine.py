@@ -33,6 +33,11 @@ class Completion:
     ended: bool
     """True when the stop token was sampled, False when the row ran out of tokens."""
 
+    @property
+    def said(self) -> list[int]:
+        """The tokens without the stop token."""
+        return self.tokens[:-1] if self.ended else self.tokens
+
 
 class Engine:
     """Generates from one model until `stop_token` or the token budget."""
