@@ -1,33 +1,17 @@
-"""The command `aquarat`: look at artifacts, their ancestry, the profiles and their models."""
+"""`aquarat lineage` and `aquarat show`: what an artifact is and where it came from."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import sys
-from collections.abc import Sequence
 
-from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, FileEntry, StoreError
+from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry
 from aquarat_core.artifacts.lineage import format_code, format_lineage, lineage
-from aquarat_core.config import ConfigError, load_profile, profile_names
+from aquarat_core.cli.table import table
 from aquarat_core.settings import store_uri
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand. A user's mistake is one message on stderr and exit code 2."""
-    arguments = _parser().parse_args(argv)
-    try:
-        print(arguments.run(arguments))
-    except (ArtifactError, ConfigError, StoreError) as e:
-        print(f"aquarat: {e}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="aquarat", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
+def add_commands(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("lineage", help="print the ancestry of an artifact, down to the data sets")
     _add_artifact(command)
     command.set_defaults(run=_lineage)
@@ -36,14 +20,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_artifact(command)
     command.add_argument("--json", action="store_true", help="print the manifest itself")
     command.set_defaults(run=_show)
-
-    command = commands.add_parser("model", help="print the size and cost of the profiles' models")
-    command.add_argument("--profile", help="name or YAML file of one profile (default: all built-in ones)")
-    command.set_defaults(run=_model)
-
-    command = commands.add_parser("profiles", help="list the built-in profiles")
-    command.set_defaults(run=_profiles)
-    return parser
 
 
 def _add_artifact(command: argparse.ArgumentParser) -> None:
@@ -98,31 +74,3 @@ def _flat(config: dict[str, object], prefix: str = "") -> list[tuple[str, object
     for name, value in sorted(config.items()):
         pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return pairs
-
-
-def _model(arguments: argparse.Namespace) -> str:
-    from aquarat_core.model.accounting import describe
-
-    profiles = [load_profile(name) for name in ([arguments.profile] if arguments.profile else profile_names())]
-    columns = [describe(p.base_checkpoint.model, p.tokenizer.vocab_size) for p in profiles]
-    rows = [("profile", *(p.name for p in profiles))]
-    rows += [(name, *(_number(c[name]) for c in columns)) for name in columns[0]]
-    return table(rows)
-
-
-def _number(value: int | str) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _profiles(_: argparse.Namespace) -> str:
-    return table([(name, load_profile(name).description) for name in profile_names()])
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of equally many cells as text in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The command `aquarat`. Each module named in `COMMANDS` adds a group of subcommands.
+
+A group is a module with `add_commands(commands)`, which adds its parsers and sets `run` of each to a function of the
+parsed arguments that returns what is printed. Groups import what is heavy where they need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+COMMANDS = ("aquarat_core.cli.artifacts", "aquarat_core.cli.models")
+CONTROL_HOST_COMMANDS: tuple[str, ...] = ()
+"""Groups that need Dagster; a GPU host has no `aquarat_pipeline` and does without them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand. A user's mistake is one message on stderr and exit code 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        print(arguments.run(arguments))
+    except ValueError as e:
+        print(f"aquarat: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aquarat", description="Look at artifacts, their ancestry, profiles and models."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    on_control_host = find_spec("aquarat_pipeline") is not None
+    for module in (*COMMANDS, *(CONTROL_HOST_COMMANDS if on_control_host else ())):
+        importlib.import_module(module).add_commands(commands)
+    return parser

@@ -1,0 +1,5 @@
+import sys
+
+from aquarat_core.cli import main
+
+sys.exit(main())

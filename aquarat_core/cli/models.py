@@ -1,0 +1,35 @@
+"""`aquarat model` and `aquarat profiles`: what the profiles ask for and what their models cost."""
+
+from __future__ import annotations
+
+import argparse
+
+from aquarat_core.cli.table import table
+from aquarat_core.config import load_profile, profile_names
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("model", help="print the size and cost of the profiles' models")
+    command.add_argument("--profile", help="name or YAML file of one profile (default: all built-in ones)")
+    command.set_defaults(run=_model)
+
+    command = commands.add_parser("profiles", help="list the built-in profiles")
+    command.set_defaults(run=_profiles)
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    from aquarat_core.model.accounting import describe
+
+    profiles = [load_profile(name) for name in ([arguments.profile] if arguments.profile else profile_names())]
+    columns = [describe(p.base_checkpoint.model, p.tokenizer.vocab_size) for p in profiles]
+    rows = [("profile", *(p.name for p in profiles))]
+    rows += [(name, *(_number(c[name]) for c in columns)) for name in columns[0]]
+    return table(rows)
+
+
+def _number(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _profiles(_: argparse.Namespace) -> str:
+    return table([(name, load_profile(name).description) for name in profile_names()])
