@@ -136,6 +136,8 @@ class ModelConfig(Strict):
     sequence_len: Annotated[int, Field(ge=16, le=65_536)] = 512
     embedding_taps: Annotated[int, Field(ge=0, le=8)] = 0
     """Width of a causal convolution over the embeddings: each token also sees this many before it at once."""
+    mimetic_init: bool = False
+    """Start each key matrix as a copy of its query matrix, so that attention begins by matching equal tokens."""
     rope_base: Positive = 10_000.0
     softcap: Positive = 15.0
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 
-from aquarat_core.tasks.answers import LETTERS, MARKER, option_lines
+from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
 from aquarat_core.tasks.aqua import Question
 
 LARGEST = {1: 6, 2: 12, 3: 40}
@@ -26,6 +26,8 @@ HELD_OUT_SHARE = 8
 """One problem in this many is for validation and test alone."""
 
 NAMES = ("Tom", "Ann", "Sam", "Mia", "Leo", "Eva", "Max", "Zoe")
+UNITS = ("", "", "", " km", " km/h", " days")
+"""What follows the values of a sheet of options; most problems have plain numbers."""
 ITEMS = ("apples", "books", "coins", "pens", "cards", "eggs")
 
 
@@ -165,15 +167,20 @@ def _question(rng: random.Random, names: tuple[str, ...], max_level: int, held_o
 
 
 def _wrong_options(rng: random.Random, problem: Problem) -> list[int]:
-    """Four distinct positive numbers other than the answer: slips first, then near misses on both sides."""
-    spread = max(3, problem.answer // 4)
-    wrong = [v for v in dict.fromkeys(problem.slips) if v > 0 and v != problem.answer][:2]
-    while len(wrong) < len(LETTERS) - 1:
-        v = problem.answer + rng.choice((-1, 1)) * rng.randint(1, spread)
-        if v > 0 and v != problem.answer and v not in wrong:
-            wrong.append(v)
-        else:
-            spread += 1
+    """Four distinct positive numbers other than the answer: at most two slips, then near misses.
+
+    How many of them are below the answer is drawn first, so that guessing by size earns as little as can be: only
+    answers below five have fewer numbers below them.
+    """
+    answer, n_wrong = problem.answer, len(LETTERS) - 1
+    below = min(rng.randint(0, n_wrong), answer - 1)
+    sides = ((below, range(max(1, answer - max(8, answer // 4)), answer)),
+             (n_wrong - below, range(answer + 1, answer + 1 + max(8, answer // 4))))  # fmt: skip
+    slips = [v for v in dict.fromkeys(problem.slips) if v > 0 and v != answer][:2]
+    wrong: list[int] = []
+    for count, near in sides:
+        taken = [v for v in slips if (v < answer) == (near.stop == answer)][:count]
+        wrong += taken + rng.sample([v for v in near if v not in taken], count - len(taken))
     rng.shuffle(wrong)
     return wrong
 
@@ -185,24 +192,26 @@ def generate_text(n: int, seed: int, max_level: int = 3) -> list[str]:
 
 def _document(rng: random.Random, max_level: int) -> str:
     kind = rng.random()
-    if kind < 0.15:
+    if kind < 0.3:
         return " ".join(_fact(rng, LARGEST[rng.randint(1, max_level)]) for _ in range(8))
-    if kind < 0.75:
-        return "\n".join(_option_sheet(rng, LARGEST[max_level], look_ups=10))
+    if kind < 0.5:
+        options, found = _option_sheet(rng, LARGEST[max_level], look_ups=10)
+        return "\n".join((options, *found))
     _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
     return f"{problem.question}\n{problem.rationale}\nIt is {problem.answer}{problem.unit}."
 
 
-def _option_sheet(rng: random.Random, top: int, look_ups: int) -> list[str]:
-    """Lines of five lettered numbers, then of numbers found again with their letter, as an answer is read off.
+def _option_sheet(rng: random.Random, top: int, look_ups: int) -> tuple[str, list[str]]:
+    """Five lettered values, and values found again, each with its letter and the answer that follows.
 
     The look-ups are drawn with replacement: where each letter comes once, ruling out those already seen is learned
     instead.
     """
-    values = [str(v) for v in rng.sample(range(1, 4 * top), len(LETTERS))]
-    rows = list(zip(LETTERS, values, strict=True))
-    found = [f"{value}.\n{MARKER}{letter}" for letter, value in rng.choices(rows, k=look_ups)]
-    return [*option_lines(values).split("\n"), *found]
+    unit = rng.choice(UNITS)
+    values = [f"{v}{unit}" for v in rng.sample(range(1, 4 * top), len(LETTERS))]
+    rows = list(zip(values, LETTERS, strict=True))
+    found = [f"{option_line(*row)}\n{MARKER}{row[1]}" for row in rng.choices(rows, k=look_ups)]
+    return option_lines(values), found
 
 
 def _fact(rng: random.Random, top: int) -> str:
@@ -230,7 +239,6 @@ def _drill(rng: random.Random, max_level: int) -> list[dict[str, str]]:
         _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
         asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}{problem.unit}."
     else:
-        *options, answer = _option_sheet(rng, LARGEST[max_level], look_ups=1)
-        value = answer.partition(".")[0]
-        asked = "\n".join((f"Which option is {value}?", *options))
+        options, (answer,) = _option_sheet(rng, LARGEST[max_level], look_ups=1)
+        asked = f"Which option is {answer.partition(' = ')[0]}?\n{options}"
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

@@ -81,6 +81,16 @@ class Attention(nn.Module):
         self.v = Linear(config.dim, self.n_kv_head * self.head_size)
         self.out = Linear(self.n_head * self.head_size, config.dim)
 
+    @torch.no_grad()
+    def start_matching(self) -> None:
+        """Give each key head the weights of its group's first query head.
+
+        A token then attends to its equals from the start, the better half of "mimetic initialization" (Trockman &
+        Kolter 2023, arXiv 2305.09828). Copying circuits of small models form in a fraction of the steps.
+        """
+        grouped = self.q.weight.view(self.n_kv_head, -1, self.head_size, self.q.weight.size(1))
+        self.k.weight.copy_(grouped[:, 0].reshape_as(self.k.weight))
+
     def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTC.shape
         q = self.q(x_BTC).view(B, T, self.n_head, self.head_size)
@@ -147,6 +157,8 @@ class Transformer(nn.Module):
                 matrix.weight.uniform_(-bound, bound, generator=generator)
             block.attention.out.weight.zero_()
             block.mlp.down.weight.zero_()
+            if self.config.mimetic_init:
+                block.attention.start_matching()
 
     def hidden(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """The normalised last residual stream [B, T, C]; with a cache, the tokens continue its rows."""

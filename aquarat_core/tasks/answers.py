@@ -16,12 +16,19 @@ ANY_MARKER = re.compile(r"answer\s*[:\uff1a]", re.IGNORECASE)
 """Wider than the accepted form on purpose: a second answer, also after a full-width colon, makes a text ambiguous."""
 
 
-def option_lines(options: Sequence[str]) -> str:
-    """One lettered line for each option.
+def option_line(text: str, letter: str) -> str:
+    """An option as it is listed, and as an answer repeats it.
 
-    The space before a letter makes it the very token that follows "Answer:" (" A"), so that an answer can be copied.
+    The letter comes after the text, so that who repeats the text finds the letter by going on as before: attention
+    learns that early and reliably ("induction", Olsson et al. 2022, arXiv 2209.11895). The space makes the letter the
+    very token that follows "Answer:" (" A").
     """
-    return "\n".join(f" {letter}) {text}" for letter, text in zip(ascii_uppercase, options, strict=False))
+    return f"{text} = {letter}"
+
+
+def option_lines(options: Sequence[str]) -> str:
+    """One lettered line for each option."""
+    return "\n".join(option_line(text, letter) for text, letter in zip(options, ascii_uppercase, strict=False))
 
 
 def count_markers(text: str) -> int:

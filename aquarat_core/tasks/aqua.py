@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aquarat_core.data.errors import DataError
-from aquarat_core.tasks.answers import LETTERS, MARKER, option_lines
+from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
 
-INSTRUCTION = 'Reason step by step. End with "Answer: " and one letter.'
+INSTRUCTION = 'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'
 
 SCHEMA = pa.schema(
     [
@@ -71,9 +71,9 @@ def prompt(q: Question) -> str:
 
 
 def target(q: Question) -> str:
-    """What the assistant should say: the rationale, if there is one, and the answer line."""
+    """What the assistant should say: rationale, right option and answer line; without a rationale the last alone."""
     answer = f"{MARKER}{q.correct}"
-    return f"{q.rationale}\n{answer}" if q.rationale else answer
+    return f"{q.rationale}\n{option_line(q.options[q.gold], q.correct)}\n{answer}" if q.rationale else answer
 
 
 def conversation(q: Question) -> list[Message]:

@@ -54,7 +54,7 @@ def test_the_first_copy_is_as_published_and_others_move_the_letter() -> None:
         assert len({m[0]["content"] for m in shown}) > 6
         for user, reply in shown:
             letter = reply["content"][-1]
-            assert f"\n {letter}) {q.options[0]}\n" in user["content"]
+            assert f"\n{q.options[0]} = {letter}\n" in user["content"]
 
 
 def test_the_order_is_the_seeds_and_nothing_elses() -> None:

@@ -189,3 +189,17 @@ def test_heads_must_fit() -> None:
         config(n_kv_head=3)
     with pytest.raises(ValueError, match="head_size 12 does not divide the width 32"):
         config(head_size=12)
+
+
+@pytest.mark.parametrize("n_kv_head", [None, 2])
+def test_mimetic_attention_begins_by_matching_equal_tokens(n_kv_head: int | None) -> None:
+    model = Transformer(config(n_kv_head=n_kv_head, mimetic_init=True), 100)
+    model.initialise(torch.Generator().manual_seed(1))
+    attention = model.blocks[0].attention
+    x_TC = F.rms_norm(model.embedding(torch.arange(60)), (model.config.dim,))
+    q_THD = attention.q(x_TC).view(60, attention.n_head, -1)
+    k_TKD = attention.k(x_TC).view(60, attention.n_kv_head, -1)
+    for kv_head in range(attention.n_kv_head):
+        query = kv_head * attention.n_head // attention.n_kv_head
+        scores_TT = F.normalize(q_THD[:, query], dim=-1) @ F.normalize(k_TKD[:, kv_head], dim=-1).T
+        assert torch.equal(scores_TT.argmax(dim=1), torch.arange(60))

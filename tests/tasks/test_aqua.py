@@ -26,15 +26,15 @@ TRAIN = Question("t1", "How far in 2 hours at 50 km/h?", DISTANCES, "2 * 50 = 10
 
 def test_prompt_and_target_are_these_texts() -> None:
     asked = (
-        "How far in 2 hours at 50 km/h?\n A) 25 km\n B) 50 km\n C) 75 km\n D) 100 km\n E) 52 km\n"
-        'Reason step by step. End with "Answer: " and one letter.'
+        "How far in 2 hours at 50 km/h?\n25 km = A\n50 km = B\n75 km = C\n100 km = D\n52 km = E\n"
+        'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'
     )
     assert prompt(TRAIN) == asked
-    assert target(TRAIN) == "2 * 50 = 100.\nAnswer: D"
+    assert target(TRAIN) == "2 * 50 = 100.\n100 km = D\nAnswer: D"
     assert target(replace(TRAIN, rationale="")) == "Answer: D"
     assert conversation(TRAIN) == [
         {"role": "user", "content": asked},
-        {"role": "assistant", "content": "2 * 50 = 100.\nAnswer: D"},
+        {"role": "assistant", "content": "2 * 50 = 100.\n100 km = D\nAnswer: D"},
     ]
 
 

@@ -16,7 +16,7 @@ def test_arc_letters_numbered_choices_by_place() -> None:
     choices = {"text": ["rock", "water", "air", "fire"], "label": ["1", "2", "3", "4"]}
     user, reply = arc.conversation({"question": "What is wet?", "choices": choices, "answerKey": "2"})
     assert user["content"] == (
-        'What is wet?\n A) rock\n B) water\n C) air\n D) fire\nReply with "Answer: " and one letter.'
+        'What is wet?\nrock = A\nwater = B\nair = C\nfire = D\nReply with "Answer: " and one letter.'
     )
     assert reply["content"] == "Answer: B"
     assert parse_answer(reply["content"]) == "B"
@@ -30,7 +30,7 @@ def test_arc_without_a_valid_key_is_not_used() -> None:
 def test_mmlu_counts_from_zero() -> None:
     row = {"question": "Order?", "subject": "algebra", "choices": ["4", "8", "12", "6"], "answer": 3}
     user, reply = mmlu.conversation(row)
-    assert user["content"].startswith("Order?\n A) 4\n B) 8\n C) 12\n D) 6\n")
+    assert user["content"].startswith("Order?\n4 = A\n8 = B\n12 = C\n6 = D\n")
     assert reply["content"] == "Answer: D"
 
 
