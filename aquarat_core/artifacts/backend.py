@@ -1,4 +1,4 @@
-"""What a place must be able to do to hold a store: nine small operations, and opening one by its URI.
+"""What a place must be able to do to hold a store: a few small operations, and opening one by its URI.
 
 Keys are relative posix paths. Small objects (manifests, refs, job files) pass as bytes; blobs of any size as files,
 hashed while they stream. Every write is atomic: a reader sees the whole object or none.
@@ -24,6 +24,19 @@ class Versioned:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """An object as a listing shows it. `modified` is in seconds since 1970, by the clock of the place itself."""
+
+    key: str
+    size: int
+    modified: float
+    crc32c: str | None
+    """CRC-32C in base64 where the place keeps one; None where only reading the bytes can tell."""
+    version: str
+    """Changes whenever the object is written or touched."""
+
+
 class Backend(Protocol):
     """Raises `StoreError` wherever the place itself fails; a missing object is a None or False, not an error."""
 
@@ -38,6 +51,16 @@ class Backend(Protocol):
     def keys(self, prefix: str) -> Iterator[str]:
         """Keys that start with `prefix`, sorted."""
 
+    def stats(self, prefix: str) -> Iterator[Stat]:
+        """What `keys` gives, with sizes and times, in the same order."""
+
+    def delete(self, key: str, expected: Stat | None = None) -> bool:
+        """Removes the object; False, and nothing removed, where there is none.
+
+        With `expected` also where it was written or touched since that was listed: `put_file` touches an object that
+        it finds in place, so that what a publication relies on is not collected as garbage meanwhile.
+        """
+
     def create(self, key: str, data: bytes) -> bool:
         """Writes the object unless there is one; False where there is: of any number of writers one gets True."""
 
@@ -50,7 +73,7 @@ class Backend(Protocol):
     def put_file(self, key: str, source: Path, digest: Digest) -> None:
         """Makes sure that `key` holds the bytes of `source`, whose digest is `digest`.
 
-        An object that is there already and right is left alone; one that is damaged is replaced.
+        An object that is there already and right is touched and not sent again; one that is damaged is replaced.
         Raises `ArtifactError` if `source` no longer has that digest.
         """
 

@@ -8,6 +8,7 @@ Credentials are the environment's (application default, or a service account fil
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from google.api_core import exceptions as api
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from aquarat_core.artifacts.backend import Versioned
+from aquarat_core.artifacts.backend import Stat, Versioned
 from aquarat_core.artifacts.errors import ArtifactError, StoreError
 from aquarat_core.artifacts.hashing import Digest, HashingWriter
 
@@ -32,6 +33,8 @@ _RETRY = DEFAULT_RETRY.with_timeout(60)
 _TRANSFER_RETRY = DEFAULT_RETRY.with_timeout(600)
 _UPLOAD_CHUNK = 16 * 1024 * 1024
 _PUT_TRIES = 5
+_TOUCH_AFTER = 3600.0
+"""Seconds; well below the day for which garbage collection spares everything new."""
 _LOGIN = "Run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS to a service account file."
 
 
@@ -62,6 +65,24 @@ class GCSBackend:
             found = self._bucket.list_blobs(prefix=self._prefix + prefix, retry=_RETRY)
             return iter([b.name.removeprefix(self._prefix) for b in found])
 
+    def stats(self, prefix: str) -> Iterator[Stat]:
+        with self._errors():
+            for blob in self._bucket.list_blobs(prefix=self._prefix + prefix, retry=_RETRY):
+                yield self._stat_of(blob)
+
+    def delete(self, key: str, expected: Stat | None = None) -> bool:
+        with self._errors():
+            blob = self._stat(key)
+            if blob is None or (expected is not None and self._stat_of(blob) != expected):
+                return False
+            try:
+                blob.delete(
+                    if_generation_match=blob.generation, if_metageneration_match=blob.metageneration, retry=_RETRY
+                )
+            except (api.NotFound, api.PreconditionFailed):
+                return False
+            return True
+
     def create(self, key: str, data: bytes) -> bool:
         return self._conditional_write(key, data, generation=0)
 
@@ -77,7 +98,9 @@ class GCSBackend:
             for _ in range(_PUT_TRIES):
                 existing = self._stat(key)
                 if existing is not None and (existing.size, existing.crc32c) == (digest.size, digest.crc32c):
-                    return
+                    if self._touch(existing):
+                        return
+                    continue
                 blob = self._blob(key, chunk_size=_UPLOAD_CHUNK)
                 generation = existing.generation if existing is not None else 0
                 try:
@@ -116,6 +139,22 @@ class GCSBackend:
         if blob is None:
             self._require_bucket()
         return blob
+
+    def _stat_of(self, blob: Blob) -> Stat:
+        version = f"{blob.generation}-{blob.metageneration}"
+        key = blob.name.removeprefix(self._prefix)
+        return Stat(key, blob.size, blob.updated.timestamp(), blob.crc32c, version)
+
+    def _touch(self, blob: Blob) -> bool:
+        """Marks an object as in use, unless it was lately; False where it is gone meanwhile."""
+        if time.time() - blob.updated.timestamp() < _TOUCH_AFTER:
+            return True
+        blob.metadata = {**(blob.metadata or {}), "used": str(int(time.time()))}
+        try:
+            blob.patch(if_generation_match=blob.generation, retry=_RETRY)
+        except (api.NotFound, api.PreconditionFailed):
+            return False
+        return True
 
     def _conditional_write(self, key: str, data: bytes, generation: int) -> bool:
         writer = uuid.uuid4().hex

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from aquarat_core.artifacts.backend import Versioned
+from aquarat_core.artifacts.backend import Stat, Versioned
 from aquarat_core.artifacts.errors import ArtifactError, os_errors
 from aquarat_core.artifacts.hashing import Digest, copy_hashed, digest_file
 
@@ -50,6 +50,35 @@ class LocalBackend:
             found = (p.relative_to(self._root).as_posix() for p in folder.rglob("*") if p.is_file())
             return iter(sorted(k for k in found if k.startswith(prefix)))
 
+    def stats(self, prefix: str) -> Iterator[Stat]:
+        for key in self.keys(prefix):
+            with self._errors():
+                try:
+                    stat = (self._root / key).stat()
+                except FileNotFoundError:
+                    continue
+            yield _stat(key, stat)
+
+    def delete(self, key: str, expected: Stat | None = None) -> bool:
+        # Out of the way first: whoever touched the file before that shows in its time, whoever comes after finds none.
+        path, aside = self._root / key, self._root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        with self._errors():
+            if not path.is_file():
+                return False
+            _make_directories(aside.parent)
+            try:
+                os.rename(path, aside)
+            except FileNotFoundError:
+                return False
+            try:
+                if expected is None or _stat(key, aside.stat()) == expected:
+                    _fsync_directory(path.parent)
+                    return True
+                self._link(aside, key)
+                return False
+            finally:
+                aside.unlink()
+
     def create(self, key: str, data: bytes) -> bool:
         with self._errors(), self._temporary(io.BytesIO(data)) as (temp, _):
             return self._link(temp, key)
@@ -68,7 +97,7 @@ class LocalBackend:
 
     def put_file(self, key: str, source: Path, digest: Digest) -> None:
         with self._errors():
-            exists = self.size(key) is not None
+            exists = self._touch(key)
             if exists and digest_file(self._root / key) == digest:
                 return
             with source.open("rb") as f, self._temporary(f) as (temp, copied):
@@ -87,6 +116,13 @@ class LocalBackend:
                 return None
         with source, target.open("wb") as sink:
             return copy_hashed(source, sink)
+
+    def _touch(self, key: str) -> bool:
+        try:
+            os.utime(self._root / key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _errors(self) -> AbstractContextManager[None]:
         return os_errors(f"store {self.uri}", _REMEDY)
@@ -129,6 +165,10 @@ class LocalBackend:
         with (self._root / "lock").open("ab") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
+
+
+def _stat(key: str, stat: os.stat_result) -> Stat:
+    return Stat(key, stat.st_size, stat.st_mtime, None, f"{stat.st_ino}-{stat.st_mtime_ns}")
 
 
 def _make_directories(folder: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from aquarat_core.artifacts.backend import Versioned
+from aquarat_core.artifacts.backend import Stat, Versioned
 from aquarat_core.artifacts.errors import ArtifactError
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 
 _STORES: dict[str, dict[str, bytes]] = defaultdict(dict)
+_TIMES: dict[str, dict[str, float]] = defaultdict(dict)
 _LOCK = threading.Lock()
 
 
@@ -20,6 +22,7 @@ class MemoryBackend:
     def __init__(self, name: str) -> None:
         self.uri = f"memory://{name}"
         self._objects = _STORES[name]
+        self._times = _TIMES[name]
 
     def read(self, key: str) -> Versioned | None:
         data = self._objects.get(key)
@@ -32,28 +35,39 @@ class MemoryBackend:
     def keys(self, prefix: str) -> Iterator[str]:
         return iter(sorted(k for k in self._objects if k.startswith(prefix)))
 
+    def stats(self, prefix: str) -> Iterator[Stat]:
+        return (self._stat(key) for key in self.keys(prefix))
+
+    def delete(self, key: str, expected: Stat | None = None) -> bool:
+        with _LOCK:
+            if key not in self._objects or (expected is not None and self._stat(key) != expected):
+                return False
+            del self._objects[key]
+            return True
+
     def create(self, key: str, data: bytes) -> bool:
         with _LOCK:
             if key in self._objects:
                 return False
-            self._objects[key] = data
+            self._set(key, data)
             return True
 
     def swap(self, key: str, data: bytes, expected: str) -> bool:
         with _LOCK:
             if key not in self._objects or _version(self._objects[key]) != expected:
                 return False
-            self._objects[key] = data
+            self._set(key, data)
             return True
 
     def write(self, key: str, data: bytes) -> None:
-        self._objects[key] = data
+        with _LOCK:
+            self._set(key, data)
 
     def put_file(self, key: str, source: Path, digest: Digest) -> None:
         data = source.read_bytes()
         if digest_bytes(data) != digest:
             raise ArtifactError(f"{source} changed while it was being published: write it fully first")
-        self._objects[key] = data
+        self.write(key, data)
 
     def get_file(self, key: str, target: Path) -> Digest | None:
         data = self._objects.get(key)
@@ -61,6 +75,14 @@ class MemoryBackend:
             return None
         target.write_bytes(data)
         return digest_bytes(data)
+
+    def _set(self, key: str, data: bytes) -> None:
+        self._objects[key] = data
+        self._times[key] = time.time()
+
+    def _stat(self, key: str) -> Stat:
+        data, modified = self._objects[key], self._times[key]
+        return Stat(key, len(data), modified, digest_bytes(data).crc32c, str(modified))
 
 
 def _version(data: bytes) -> str:

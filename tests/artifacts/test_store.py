@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, CodeVersion, JobDir, StoreError, digest_file
 from aquarat_core.artifacts.backend import Backend, open_backend
+from aquarat_core.artifacts.hashing import digest_bytes
 
-from .conftest import BUCKET, Publish
+from .conftest import Publish
 
 FILES = {"train.parquet": b"rows" * 1000, "sub/empty.json": b"", "Ünicode name.txt": b"\x00\xff"}
 
@@ -31,15 +33,8 @@ def blob_key(data: bytes) -> str:
 
 
 def remove(uri: str, key: str) -> None:
-    """Deletes an object behind the store's back: stores have no operation for it."""
-    if uri.startswith("file://"):
-        (Path(uri.removeprefix("file://")) / key).unlink()
-    elif uri.startswith("memory://"):
-        del open_backend(uri)._objects[key]
-    else:
-        from google.cloud import storage
-
-        storage.Client().bucket(BUCKET).blob(f"{uri.removeprefix(f'gs://{BUCKET}/')}/{key}").delete()
+    """Deletes an object behind the store's back."""
+    assert open_backend(uri).delete(key)
 
 
 def test_what_is_published_is_read_back(store: ArtifactStore, uri: str, publish: Publish) -> None:
@@ -213,6 +208,38 @@ def test_keys_are_listed_by_prefix(backend: Backend) -> None:
     assert backend.size("refs/a/latest.json") == 1
     assert backend.size("refs/b/latest.json") is None
     assert backend.get_file("refs/b/latest.json", Path("/dev/null")) is None
+
+
+def test_what_is_deleted_is_gone(backend: Backend) -> None:
+    assert not backend.delete("manifests/none.json")
+    backend.create("manifests/a.json", b"12345")
+    (seen,) = backend.stats("manifests/")
+    assert (seen.key, seen.size) == ("manifests/a.json", 5)
+    assert abs(seen.modified - time.time()) < 60
+    assert seen.crc32c in (None, digest_bytes(b"12345").crc32c)
+    assert backend.delete("manifests/a.json", seen)
+    assert backend.read("manifests/a.json") is None
+    assert list(backend.stats("")) == []
+    backend.create("manifests/a.json", b"other")
+    assert not backend.delete("manifests/a.json", seen), "it is not what was listed"
+    assert backend.read("manifests/a.json").data == b"other"
+    assert backend.delete("manifests/a.json")
+
+
+def test_a_file_that_a_publication_found_in_place_is_not_deleted_meanwhile(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aquarat_core.artifacts.gcs._TOUCH_AFTER", 0.0)
+    source = tmp_path / "file"
+    source.write_bytes(b"weights")
+    backend.put_file("blobs/x", source, digest_file(source))
+    (seen,) = backend.stats("blobs/")
+    backend.put_file("blobs/x", source, digest_file(source))
+    assert not backend.delete("blobs/x", seen)
+    (touched,) = backend.stats("blobs/")
+    assert touched.modified >= seen.modified and touched.version != seen.version
+    assert backend.get_file("blobs/x", tmp_path / "back") == digest_file(source)
+    assert backend.delete("blobs/x", touched)
 
 
 def test_check_writable_passes_again_and_again(store: ArtifactStore) -> None:
