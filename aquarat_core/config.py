@@ -208,12 +208,28 @@ class WandbConfig(Strict):
     """`auto` is online with a key in the environment and offline without."""
 
 
+class CheckpointConfig(Strict):
+    """When a running stage saves its state, so that it can be killed and go on."""
+
+    every_minutes: Positive | None = 5.0
+    """Minutes between two saves; null saves by steps alone."""
+    every_steps: AtLeastOne | None = None
+    """Steps between two saves, beside those by the clock; null saves by the clock alone."""
+    keep_last: AtLeastOne = 2
+    keep_every_steps: AtLeastOne | None = None
+    """Saves at multiples of this step stay until the stage has published its artifact."""
+    resume: str = "auto"
+    """`auto` goes on from the state of a run with this config, data and code, `never` starts from the beginning;
+    anything else names the state of another run in the store, `work/<stage>/<key>`, whose code alone may differ."""
+
+
 class TrainConfig(Strict):
     """What base, mid and SFT training share."""
 
     optim: OptimConfig = OptimConfig()
     launch: LaunchConfig = LaunchConfig()
     wandb: WandbConfig = WandbConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     steps: AtLeastOne = 100
     batch_tokens: AtLeastOne = 8_192
     """Tokens of one optimizer step over all ranks."""

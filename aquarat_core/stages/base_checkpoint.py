@@ -13,6 +13,7 @@ from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.checkpoint import save_checkpoint
+from aquarat_core.training.checkpointing import continued_run
 from aquarat_core.training.distributed import distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import metric_log
@@ -26,7 +27,8 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     names = sorted(f.path for f in text.manifest.files)
     packed = _pack([text.path(n) for n in names if n.startswith("train-")], tokenizer, config)
     validation = _pack([text.path("validation.parquet")], tokenizer, config)
-    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb) as log:
+    continued = continued_run(ctx.work, config.checkpoint.resume)
+    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         model = Transformer(config.model, tokenizer.vocab_size, world.compute_dtype)
         model.initialise(torch.Generator().manual_seed(config.seed))
         model.to(world.device)

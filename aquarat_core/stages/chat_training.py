@@ -19,6 +19,7 @@ from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
+from aquarat_core.training.checkpointing import continued_run
 from aquarat_core.training.distributed import distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import metric_log
@@ -37,7 +38,8 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
     aqua, chats = ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
-    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb) as log:
+    continued = continued_run(ctx.work, config.checkpoint.resume)
+    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
         T = model.config.sequence_len
         names = [e.name for e in config.mixture if e.name != "aqua"]

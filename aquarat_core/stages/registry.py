@@ -51,7 +51,8 @@ class Stage:
 
 
 _HUB = ("data/errors.py", "data/hub.py")
-_RUNNER = ("config.py", "data/errors.py", "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts")
+_RUNNER = ("config.py", "data/errors.py", "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
+           "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
 _TRAIN = (*_RUNNER, *_TEXT, "model", "optim", "training", "data/packing.py")
 _CHAT = (*_TRAIN, "data/mixture.py", "tasks", "stages/chat_training.py")

@@ -1,7 +1,8 @@
 """Run one stage from its spec: `python -m aquarat_core.stages.run <job>/spec.json`, alone or under torchrun.
 
 Rank 0 publishes the artifact and then writes `result.json` beside the spec. The exit code is 0 on success, 2 when
-the user can mend what went wrong (the message alone is printed), 1 for anything else (with the traceback).
+the user can mend what went wrong (the message alone is printed), 75 for a stage that was stopped by SIGTERM and goes on
+when it is started again, 1 for anything else (with the traceback).
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from typing import Any
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.config import validate
 from aquarat_core.stages.base import StageContext, StageSpec
-from aquarat_core.stages.registry import STAGES, Stage
+from aquarat_core.stages.registry import STAGES, Stage, code_version
+from aquarat_core.training.stopped import Stopped
+
+STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h."""
 
 
 def main(spec_uri: str) -> int:
@@ -26,21 +31,27 @@ def main(spec_uri: str) -> int:
     job = JobDir.at(spec_uri.rsplit("/", 1)[0])
     rank = int(os.environ.get("RANK", "0"))
     try:
-        result = run(job, StageSpec.model_validate(job.read_json("spec.json")), rank)
+        spec = StageSpec.model_validate(job.read_json("spec.json"))
+        work = _work_area(job, spec)
+        result = run(job, spec, rank, work)
     except Exception as e:
         user = isinstance(e, ValueError)
         # torchrun ends all ranks when the first one fails, often before rank 0 gets here: any rank may leave the
         # reason. The first one stands, and only one that the user can mend replaces it: others follow from it.
         leave = job.write_json if user else job.create_json
         leave("result.json", {"ok": False, "error": {"type": type(e).__name__, "message": str(e), "user": user}})
-        print(f"rank {rank}: {e}" if user else traceback.format_exc(), file=sys.stderr, flush=True)
-        return 2 if user else 1
+        stopped = isinstance(e, Stopped)
+        text = f"rank {rank}: {e}" if user or stopped else traceback.format_exc()
+        print(text, file=sys.stderr, flush=True)
+        return 2 if user else STOPPED if stopped else 1
     if rank == 0:
         job.write_json("result.json", result)
+        if work is not None:
+            work.clear()
     return 0
 
 
-def run(job: JobDir, spec: StageSpec, rank: int = 0) -> dict[str, Any]:
+def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[str, Any]:
     """Run the stage function and, on rank 0, publish what it made. Returns the content of `result.json`."""
     stage = STAGES[spec.stage]
     store = ArtifactStore.open(spec.store)
@@ -48,6 +59,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0) -> dict[str, Any]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"aquarat-{spec.stage}-")))
         ctx = _context(stage, spec, store, scratch, rank)
+        ctx.work = work
         if rank == 0:
             ctx.send = _pipes_sender(stack)
         metrics = stage.load()(ctx)
@@ -76,6 +88,18 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0) -> dict[str, Any]:
         "metrics": metrics,
         "seconds": round(seconds, 3),
     }
+
+
+def _work_area(job: JobDir, spec: StageSpec) -> Any:
+    """Where a training stage keeps its unfinished state; None for other stages, which have none."""
+    stage = STAGES[spec.stage]
+    if stage.kind != "checkpoint":
+        return None
+    # Imports torch, which the other stages do without.
+    from aquarat_core.training.checkpointing import work_area
+
+    inputs = {name: parent.data_version for name, parent in spec.inputs.items()}
+    return work_area(job.backend, spec.stage, spec.config, inputs, code_version(stage, None))
 
 
 def _context(stage: Stage, spec: StageSpec, store: ArtifactStore, scratch: Path, rank: int) -> StageContext:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aquarat_core.config import TrainConfig
 from aquarat_core.model.accounting import flops_per_token
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.stages.base import StageContext
 from aquarat_core.training.batches import PackedRows, RowOrder
+from aquarat_core.training.callbacks import Record, Step, Throughput, Validation
+from aquarat_core.training.checkpointing import Checkpointer
+from aquarat_core.training.context import RunContext
 from aquarat_core.training.distributed import World
+from aquarat_core.training.hardware import collector_paused, peak_flops
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.scoring import score_rows
 from aquarat_core.training.update import Updater
@@ -25,10 +30,10 @@ def train(
     token_bytes: np.ndarray,
     config: TrainConfig,
     world: World,
-    ctx: StageContext,
+    ctx: RunContext,
     log: MetricLog,
 ) -> dict[str, float]:
-    """Train `model` in place for `config.steps` steps; returns the run's summary.
+    """Train `model` in place until `config.steps` steps are done, from where an earlier start was; the run's summary.
 
     Every rank sees its share of each step's rows. The loss is the mean over all target tokens of the step, whatever
     the micro-batches and ranks.
@@ -37,43 +42,65 @@ def train(
     rows_per_step = config.batch_tokens // T
     order = RowOrder(len(rows), config.seed)
     updater = Updater(model, config.optim, config.steps, world)
-    started, scores, loss = time.monotonic(), {}, float("nan")
-    for step in range(config.steps):
-        t0 = time.monotonic()
-        mine = world.share(list(order.rows(step, rows_per_step)))
-        loss = accumulate_loss(model, rows, np.array(mine), config.micro_batch_rows, world)
-        metrics = {"train/loss": loss, **updater.apply(step)}
-        seconds = time.monotonic() - t0
-        metrics["train/tokens_per_second"] = config.batch_tokens / seconds
-        last = step + 1 == config.steps
-        if last or (step + 1) % config.eval_every == 0:
-            limit = max(1, config.eval_tokens // T)
-            scores = score_rows(model, validation, limit, config.micro_batch_rows, token_bytes, world)
-            metrics |= scores
-        log.row(step + 1, **metrics)
-        ctx.progress(step + 1, config.steps, **{k: metrics[k] for k in ("train/loss", "val/bpb") if k in metrics})
-    seconds = time.monotonic() - started
+    peak = peak_flops(world.device)
+    flops = flops_per_token(model.config, model.vocab_size)
+    throughput = Throughput(config.batch_tokens, flops, peak and peak * world.size)
+    limit = max(1, config.eval_tokens // T)
+    held_out = Validation(
+        config.eval_every,
+        lambda: score_rows(model, validation, limit, config.micro_batch_rows, token_bytes, world),
+    )
+    callbacks = (throughput, held_out, Record(log, ctx))
+    latest = _Latest()
+    parts = {"model": model, "latest": latest, **{type(c).__name__.lower(): c for c in callbacks}}
+    shards = {"updater": updater}
+    wandb_id = (ctx.wandb or {}).get("run_id")
+    with (
+        collector_paused(),
+        Checkpointer(ctx.work, config.checkpoint, world, parts, shards, ctx.log, wandb_id) as checkpointer,
+    ):
+        for index in range(checkpointer.restore(), config.steps):
+            throughput.begin()
+            mine = np.array(world.share(list(order.rows(index, rows_per_step))))
+            inputs, targets = rows.tensors(mine, world.device)
+            waited = throughput.elapsed
+            latest.loss = accumulate_loss(model, inputs, targets, config.micro_batch_rows, world)
+            metrics = {"train/loss": latest.loss, **updater.apply(index), "time/data": waited}
+            step = Step(index + 1, config.steps, metrics)
+            for callback in callbacks:
+                callback.after_step(step)
+            checkpointer.after_step(index + 1)
     tokens = config.steps * config.batch_tokens
     return {
-        "train_loss": loss,
-        **{name.replace("/", "_"): value for name, value in scores.items()},
+        "train_loss": latest.loss,
+        **{name.replace("/", "_"): value for name, value in held_out.scores.items()},
         "steps": config.steps,
         "tokens": tokens,
         "epochs": config.steps * rows_per_step / len(rows),
-        "tokens_per_second": tokens / seconds,
-        "model_flops_per_second": flops_per_token(model.config, model.vocab_size) * tokens / seconds,
+        "tokens_per_second": tokens / throughput.seconds,
+        "model_flops_per_second": flops * tokens / throughput.seconds,
         "skipped_steps": updater.skipped,
+        "checkpoint_seconds": checkpointer.blocked_seconds,
     }
 
 
-def accumulate_loss(
-    model: Transformer, rows: PackedRows, mine: np.ndarray, micro_batch_rows: int, world: World
-) -> float:
-    """Backward pass over this rank's rows in micro-batches; returns the mean loss over all ranks in nats."""
-    inputs, targets = rows.tensors(mine, world.device)
+class _Latest:
+    """The loss of the latest step, for a run that resumes with nothing left to do."""
+
+    loss = float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": torch.tensor(self.loss, dtype=torch.float64)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        self.loss = float(state_dict["loss"])
+
+
+def accumulate_loss(model: Transformer, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World) -> float:
+    """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss over all ranks in nats."""
     n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
     total = torch.zeros((), device=world.device)
-    for start in range(0, len(mine), micro_batch_rows):
+    for start in range(0, len(inputs), micro_batch_rows):
         part = slice(start, start + micro_batch_rows)
         loss = model.token_losses(inputs[part], targets[part]).sum() / n_targets
         loss.backward()

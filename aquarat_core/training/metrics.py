@@ -6,23 +6,27 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from aquarat_core.config import WandbConfig
-from aquarat_core.stages.base import StageContext
+from aquarat_core.training.context import RunContext
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricLog:
-    """Rank 0's record of a run; on other ranks every call does nothing."""
+    """Rank 0's record of a run; on other ranks every call does nothing.
 
-    def __init__(self, path: Path | None, run: Any) -> None:
+    `replay` repeats the rows of a resumed run to W&B: an offline run lies in a file of its own, and the one of the
+    killed process may be gone with its host.
+    """
+
+    def __init__(self, path: Path | None, run: Any, replay: bool = False) -> None:
+        self._path, self._run, self._replay = path, run, replay
         self._file = path.open("w") if path else None
-        self._run = run
 
     def row(self, step: int, **values: float | dict[str, float]) -> None:
         """Write one row; a name with slashes is given as a keyword through `**{...}`."""
@@ -34,6 +38,22 @@ class MetricLog:
         if self._run is not None:
             self._run.log(finite, step=step)
 
+    def state_dict(self) -> dict[str, str]:
+        """The rows so far."""
+        return {"rows": self._path.read_text() if self._path else ""}
+
+    def load_state_dict(self, state_dict: Mapping[str, str], /) -> None:
+        """Start from these rows; those written since they were saved come again."""
+        if self._file is None:
+            return
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(state_dict["rows"])
+        self._file.flush()
+        if self._run is not None and self._replay:
+            for row in map(json.loads, state_dict["rows"].splitlines()):
+                self._run.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+
     def close(self) -> None:
         """End the file and the W&B run."""
         if self._file is not None:
@@ -43,13 +63,13 @@ class MetricLog:
 
 
 @contextmanager
-def metric_log(ctx: StageContext, wandb: WandbConfig) -> Iterator[MetricLog]:
-    """The log of a stage's run, in the artifact's records."""
+def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None) -> Iterator[MetricLog]:
+    """The log of a stage's run, in the artifact's records; `continued` is the W&B run that it goes on with."""
     if ctx.rank:
         yield MetricLog(None, None)
         return
-    run = _start_wandb(ctx, wandb)
-    log = MetricLog(ctx.recorddir / METRICS_FILE, run)
+    run = _start_wandb(ctx, wandb, continued)
+    log = MetricLog(ctx.recorddir / METRICS_FILE, run, replay=wandb_mode(wandb) == "offline")
     try:
         yield log
     finally:
@@ -57,7 +77,7 @@ def metric_log(ctx: StageContext, wandb: WandbConfig) -> Iterator[MetricLog]:
         _keep_offline_run(ctx)
 
 
-def _keep_offline_run(ctx: StageContext) -> None:
+def _keep_offline_run(ctx: RunContext) -> None:
     """Copy what `wandb sync` needs of an offline run; W&B's own logs beside it are links out of the artifact."""
     for run in ctx.recorddir.parent.glob("wandb/offline-run-*/run-*.wandb"):
         kept = ctx.recorddir / "wandb" / run.parent.name
@@ -73,7 +93,7 @@ def wandb_mode(config: WandbConfig) -> str:
     return "online" if os.environ.get("WANDB_API_KEY") else "offline"
 
 
-def _start_wandb(ctx: StageContext, config: WandbConfig) -> Any:
+def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) -> Any:
     mode = wandb_mode(config)
     if mode == "disabled":
         return None
@@ -82,7 +102,8 @@ def _start_wandb(ctx: StageContext, config: WandbConfig) -> Any:
     spec = ctx.spec
     run = wandb.init(
         project=config.project,
-        id=f"{spec.stage}-{spec.run_id[:8]}-{spec.attempt}",
+        # The same for every attempt at a run: a curve is one curve, however often its stage was started.
+        id=continued or f"{spec.stage}-{spec.run_id[:8]}",
         resume="allow" if mode == "online" else None,
         group=spec.run_id,
         job_type=spec.stage,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from aquarat_core.config import OptimConfig
@@ -24,6 +27,7 @@ class Updater:
     def __init__(self, model: Transformer, config: OptimConfig, steps: int, world: World) -> None:
         self.config, self.steps, self.world = config, steps, world
         self.parameters = list(model.parameters())
+        self._names = {p: name for name, p in model.named_parameters()}
         self.optimizers = build_optimizers(model, config)
         self.skipped = 0
 
@@ -51,6 +55,21 @@ class Updater:
         for parameter in self.parameters:
             parameter.grad = None
         return {"train/grad_norm": float(norm), "train/lr_factor": factor, "train/skipped_steps": self.skipped}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments by the parameter's name, and the count of skipped steps."""
+        moments = {self._names[p]: dict(state) for o in self.optimizers for p, state in o.state.items()}
+        return {"skipped": self.skipped, "moments": moments}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        self.skipped = state_dict["skipped"]
+        for optimizer in self.optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                saved = state_dict["moments"].get(self._names[parameter], {})
+                # torch keeps AdamW's step counts on the CPU.
+                optimizer.state[parameter] = {
+                    name: value if value.ndim == 0 else value.to(parameter.device) for name, value in saved.items()
+                }
 
     def _reduce(self) -> None:
         for parameter in self.parameters:

@@ -11,7 +11,7 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.loop import accumulate_loss
 from aquarat_core.training.update import MAX_SKIPPED, Updater
-from tests.toys import ONE, random_ids, random_model
+from tests.toys import CPU, ONE, random_ids, random_model
 
 
 def rows() -> PackedRows:
@@ -25,7 +25,7 @@ def flat(model: Transformer) -> torch.Tensor:
 
 
 def gradients(model: Transformer, micro_batch_rows: int) -> tuple[float, torch.Tensor]:
-    loss = accumulate_loss(model, rows(), np.arange(8), micro_batch_rows, ONE)
+    loss = accumulate_loss(model, *rows().tensors(np.arange(8), CPU), micro_batch_rows, ONE)
     return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.numel()])
 
 

@@ -22,7 +22,7 @@ from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import MetricLog
 from tests.toys import context, questions, random_ids, random_model, tokenizer
 
-TIMES = ("tokens_per_second", "time/", "flops")
+TIMES = ("tokens_per_second", "time/", "flops", "seconds")
 
 
 def flat(model: Transformer) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""Where the unfinished state of one training run lies in the store, and what may go on from it.
+
+    work/<stage>/<key>/<step>-<attempt>/rank-00000.safetensors   the tensors a rank wrote
+                                        rank-00000.json          the rest of its state
+                                        rank-00000.done.json     both files' digests: this rank has written all
+                                        commit.json              written last: step, identity and every file
+
+The key is a hash of what decides the result (stage, config, inputs, code), so the same command finds its state again,
+from any host, and another command does not. Where the ranks run, how often is saved and what is logged decide nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.artifacts.backend import Backend
+from aquarat_core.artifacts.hashing import Digest, digest_bytes, digest_file
+from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.config import ConfigError
+
+COMMIT = "commit.json"
+PLACEMENT = ("launch", "wandb", "checkpoint")
+"""Config fields that say where and how a run is watched, not what comes of it."""
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A complete checkpoint."""
+
+    folder: str
+    """Key of its folder in the store."""
+    step: int
+    identity: dict[str, Any]
+    wandb_id: str | None
+    files: dict[str, Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkArea:
+    """The checkpoints of one run; `identity` is what decides its result, as nested JSON."""
+
+    backend: Backend
+    prefix: str
+    identity: dict[str, Any]
+
+    def folder(self, step: int, attempt: str) -> str:
+        return f"{self.prefix}/{step:08d}-{attempt}"
+
+    @staticmethod
+    def step_of(folder: str) -> int:
+        return int(folder.rpartition("/")[2].partition("-")[0])
+
+    def commits(self) -> list[Commit]:
+        """Complete checkpoints, the latest first."""
+        keys = [key for key in self.backend.keys(f"{self.prefix}/") if key.endswith(f"/{COMMIT}")]
+        found = (commit for key in sorted(keys, reverse=True) if (commit := self._read(key)))
+        return sorted(found, key=lambda commit: -commit.step)
+
+    def folders(self) -> Iterator[str]:
+        """Keys of all folders of checkpoints, complete or not."""
+        yield from dict.fromkeys(key.rpartition("/")[0] for key in self.backend.keys(f"{self.prefix}/"))
+
+    def put(self, folder: str, path: Path) -> Digest:
+        """Store a file of a checkpoint under its own name."""
+        digest = digest_file(path)
+        self.backend.put_file(f"{folder}/{path.name}", path, digest)
+        return digest
+
+    def write_json(self, folder: str, name: str, obj: Any) -> Digest:
+        data = canonical(obj)
+        self.backend.write(f"{folder}/{name}", data)
+        return digest_bytes(data)
+
+    def read_json(self, folder: str, name: str) -> Any | None:
+        found = self.backend.read(f"{folder}/{name}")
+        return None if found is None else json.loads(found.data)
+
+    def commit(self, commit: Commit) -> None:
+        """Make a checkpoint count, after everything it names was written."""
+        obj = {
+            "step": commit.step,
+            "identity": commit.identity,
+            "wandb_id": commit.wandb_id,
+            "files": {name: [d.size, d.sha256, d.crc32c] for name, d in commit.files.items()},
+        }
+        self.backend.create(f"{commit.folder}/{COMMIT}", canonical(obj))
+
+    def fetch(self, commit: Commit, target: Path) -> bool:
+        """Copy the files of a checkpoint into `target`; False where one is missing or not what was written."""
+        return all(
+            self.backend.get_file(f"{commit.folder}/{name}", target / name) == digest
+            for name, digest in commit.files.items()
+        )
+
+    def remove(self, folder: str) -> None:
+        """Delete a checkpoint, the commit first: what is left, should this be cut short, is not trusted."""
+        self.backend.delete(f"{folder}/{COMMIT}")
+        for key in list(self.backend.keys(f"{folder}/")):
+            self.backend.delete(key)
+
+    def clear(self) -> None:
+        """Delete everything, once the run's result is published."""
+        for folder in list(self.folders()):
+            self.remove(folder)
+
+    def at(self, place: str) -> WorkArea:
+        """Another run's area of the same stage, named by its key or `work/<stage>/<key>`."""
+        return replace(self, prefix=f"{self.prefix.rpartition('/')[0]}/{place.rpartition('/')[2]}")
+
+    def refuse_another_run(self, commit: Commit) -> None:
+        """Raise `ConfigError`, naming both values, if `commit` was made by other settings or other data."""
+        differing = list(differences(commit.identity, self.identity))
+        decisive = [line for line in differing if not line.startswith("code:")]
+        if decisive:
+            more = f"\n  and {len(decisive) - SHOWN} more" if len(decisive) > SHOWN else ""
+            lines = "".join(f"\n  {line}" for line in decisive[:SHOWN])
+            raise ConfigError(
+                f"{commit.folder} cannot be resumed by this run, which would train on something else:{lines}{more}\n"
+                "Set them back, or set checkpoint.resume to 'auto' to train from the beginning."
+            )
+
+    def _read(self, key: str) -> Commit | None:
+        found = self.backend.read(key)
+        if found is None:
+            return None
+        obj = json.loads(found.data)
+        files = {name: Digest(*values) for name, values in obj["files"].items()}
+        return Commit(key.rpartition("/")[0], obj["step"], obj["identity"], obj["wandb_id"], files)
+
+
+def work_area(
+    backend: Backend, stage: str, config: Mapping[str, Any] | None, inputs: Mapping[str, str], code: str
+) -> WorkArea:
+    """The area of a run of `stage`: `inputs` are data versions by name, `code` the hash of the stage's sources."""
+    decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
+    # Through JSON, so that it compares equal with what is read back.
+    identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
+    return WorkArea(backend, f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}", identity)
+
+
+def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
+    """`field: value there, value here` for every leaf in which two nested JSON values differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted(theirs.keys() | ours.keys()):
+            yield from differences(theirs.get(key), ours.get(key), f"{path}.{key}" if path else key)
+    elif theirs != ours:
+        yield f"{path}: {theirs!r} in the checkpoint, {ours!r} now"

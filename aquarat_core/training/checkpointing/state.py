@@ -1,0 +1,69 @@
+"""Nested state as named tensors and JSON, and back: what a checkpoint's files hold. There is no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TENSOR = "tensor://"
+
+
+def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a nested `state` by their path, and `state` with each tensor replaced by a mark of its path.
+
+    Keys must be strings; what is neither a mapping nor a tensor must be a JSON value.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach()
+            return _TENSOR + path
+        if isinstance(value, Mapping):
+            assert all(isinstance(key, str) for key in value), f"keys of {path or 'the state'} must be strings"
+            return {key: walk(v, f"{path}/{key}" if path else key) for key, v in value.items()}
+        assert not (isinstance(value, str) and value.startswith(_TENSOR)), f"{path} reads like the mark of a tensor"
+        return value
+
+    return tensors, walk(state, "")
+
+
+def unflatten(tensors: Mapping[str, Tensor], skeleton: Any) -> Any:
+    """The nested state that `flatten` took apart."""
+    if isinstance(skeleton, str) and skeleton.startswith(_TENSOR):
+        return tensors[skeleton.removeprefix(_TENSOR)]
+    if isinstance(skeleton, Mapping):
+        return {key: unflatten(tensors, value) for key, value in skeleton.items()}
+    return skeleton
+
+
+def merge(a: Any, b: Any) -> Any:
+    """Two ranks' states as one: mappings key by key; of two values of one key the second, which is the same."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return {key: merge(a[key], b[key]) if key in a and key in b else {**a, **b}[key] for key in {**a, **b}}
+    return b
+
+
+class HostCopy:
+    """Copies tensors to host memory that is kept from one checkpoint to the next, pinned where they are on a GPU."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors as they are now; valid until the next call."""
+        on_gpu = False
+        for name, tensor in tensors.items():
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                self._buffers[name] = buffer
+            buffer.copy_(tensor, non_blocking=True)
+            on_gpu |= tensor.is_cuda
+        if on_gpu:
+            torch.cuda.synchronize()
+        self._buffers = {name: self._buffers[name] for name in tensors}
+        return dict(self._buffers)

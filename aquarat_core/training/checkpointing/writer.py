@@ -1,0 +1,103 @@
+"""Writes one checkpoint at a time in a thread, so that training goes on meanwhile.
+
+Ranks do not speak to each other here, since a collective in a thread could meet one of the training loop: each leaves
+`rank-N.done.json`, and rank 0 commits when it has read all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aquarat_core.artifacts.errors import StoreError
+from aquarat_core.artifacts.hashing import Digest
+from aquarat_core.training.checkpointing.area import Commit, WorkArea
+
+RANKS_TIMEOUT = 600.0
+"""Seconds that rank 0 waits for the files of the others."""
+
+
+def rank_files(rank: int) -> tuple[str, str, str]:
+    """Names of a rank's tensors, its other state, and its mark of being done."""
+    return f"rank-{rank:05d}.safetensors", f"rank-{rank:05d}.json", f"rank-{rank:05d}.done.json"
+
+
+class BackgroundWriter:
+    """At most one checkpoint in flight; an error in the thread is raised by the next `wait`."""
+
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Run `work` in the thread; the one before must have been waited for."""
+        assert self._thread is None, "a checkpoint is still being written"
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as e:
+                self._error = e
+
+        self._thread = Thread(target=run, name="checkpoint-writer")
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Block until nothing is in flight. Raises what the thread raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def write_rank(area: WorkArea, folder: str, rank: int, tensors: Mapping[str, Tensor], skeleton: Any) -> None:
+    """One rank's share of a checkpoint: its files, then its mark."""
+    tensor_file, state_file, done = rank_files(rank)
+    with tempfile.TemporaryDirectory(prefix="aquarat-checkpoint-") as scratch:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(scratch, tensor_file))
+        Path(scratch, state_file).write_text(json.dumps(skeleton))
+        written = {name: area.put(folder, Path(scratch, name)) for name in (tensor_file, state_file)}
+    area.write_json(folder, done, {name: [d.size, d.sha256, d.crc32c] for name, d in written.items()})
+
+
+def commit_when_done(area: WorkArea, folder: str, ranks: int, step: int, wandb_id: str | None) -> None:
+    """On rank 0: wait for every rank's mark, then write the commit."""
+    files: dict[str, Digest] = {}
+    deadline = time.monotonic() + RANKS_TIMEOUT
+    for rank in range(ranks):
+        while (marked := area.read_json(folder, rank_files(rank)[2])) is None:
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"rank {rank} did not write its share of {folder} within {RANKS_TIMEOUT:.0f} s: "
+                    f"do all hosts reach {area.backend.uri}?"
+                )
+            time.sleep(0.05)
+        files |= {name: Digest(*digest) for name, digest in marked.items()}
+    area.commit(Commit(folder, step, area.identity, wandb_id, files))
+
+
+def prune(area: WorkArea, keep_last: int, keep_every: int | None) -> None:
+    """Delete all but the `keep_last` latest checkpoints and the milestones, and what killed writers left.
+
+    Folders of later steps stay: another rank may already be writing the next checkpoint.
+    """
+    commits = area.commits()
+    kept = {c.folder for c in commits[:keep_last]}
+    kept |= {c.folder for c in commits if keep_every and c.step % keep_every == 0}
+    for folder in list(area.folders()):
+        if folder not in kept and area.step_of(folder) <= commits[0].step:
+            area.remove(folder)

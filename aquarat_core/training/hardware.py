@@ -1,0 +1,46 @@
+"""What the hardware could do at most, for model FLOPs utilisation, and Python's collector kept out of the way."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+PEAK_BF16_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bfloat16 tensor FLOP/s from the makers' data sheets, by a part of the device's name; the first that fits."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's peak in bfloat16; None where it is not known, as for CPUs."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for part, flops in PEAK_BF16_FLOPS.items() if part in name), None)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without Python's cyclic collector, which walks every object: half a second in a large process."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,168 @@
+"""Base, mid and SFT at the smallest size, each once undisturbed and once killed at every one of a list of points."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
+from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.registry import STAGES
+
+TRAINED = ("base_checkpoint", "mid_checkpoint", "sft_checkpoint")
+STEPS, SAVE_EVERY = 72, 3
+TRAIN = {
+    "launch": {"nproc": 1, "threads": 1, "device": "cpu"},
+    "steps": STEPS,
+    "batch_tokens": 4 * 128,
+    "micro_batch_rows": 2,
+    "eval_every": 24,
+    "eval_tokens": 512,
+    "checkpoint": {"every_steps": SAVE_EVERY, "keep_last": 2},
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "aqua_dataset": {"n_train": 200, "n_validation": 20, "n_test": 20, "max_level": 1},
+    "chat_datasets": {"sources": [{"name": "drills", "n_train": 100, "n_test": 10}], "max_level": 1},
+    "pretrain_text": {"n_documents": 300, "n_validation_documents": 50, "max_level": 1},
+    "tokenizer": {"vocab_size": 400},
+    "base_checkpoint": TRAIN
+    | {"model": {"depth": 2, "width_per_layer": 16, "head_size": 16, "sequence_len": 128, "embedding_taps": 2}},
+    "mid_checkpoint": TRAIN | {"mixture": [{"name": "drills"}, {"name": "aqua", "limit": 100}]},
+    "sft_checkpoint": TRAIN,
+}
+COMPARED = ("train/loss", "train/grad_norm", "train/lr_factor", "val/loss", "val/bpb")
+CODE = CodeVersion(version="c0de" * 16, commit=None, dirty=True)
+Point = tuple[str, int]
+
+
+@dataclass
+class Outcome:
+    """What became of one stage that was killed again and again."""
+
+    stage: str
+    points: list[Point]
+    died: int
+    """Points at which the process did die by SIGKILL."""
+    same_weights: bool
+    max_difference: float
+    """Largest difference of any compared metric from the undisturbed run's; 0 when they are equal bit for bit."""
+    same_rows: bool
+    restart_seconds: list[float] = field(default_factory=list)
+    """From the start of the child to the end of its first step, for each restart."""
+    redone: int = 0
+    """Steps taken more than once."""
+    left_in_work: int = 0
+    """Objects left in the work area after the artifact was published."""
+
+    @property
+    def passed(self) -> bool:
+        whole = self.same_weights and self.same_rows and self.max_difference == 0.0
+        return whole and self.died == len(self.points) and self.left_in_work == 0
+
+
+def points(n: int, seed: int) -> list[Point]:
+    """`n` seeded points, as many of each kind; counts are per start, since each start counts anew."""
+    rng = random.Random(seed)
+    most = {"file": 2 * 2, "half": 2, "commit": 2, "delete": 4, "step": SAVE_EVERY + 2, "update": SAVE_EVERY + 2}
+    kinds = [list(most)[i % len(most)] for i in range(n)]
+    rng.shuffle(kinds)
+    return [(kind, rng.randint(1, most[kind])) for kind in kinds]
+
+
+class Chain:
+    """A store with the stages' inputs, and a worker that runs them."""
+
+    def __init__(self, folder: Path, worker: subprocess.Popen[str]) -> None:
+        self.folder, self._worker = folder, worker
+        self.store = ArtifactStore.open(f"file://{folder}/store")
+        self.made: dict[str, Artifact] = {}
+        self._jobs = 0
+
+    def spec(self, stage: str, config: dict[str, Any] | None = None) -> str:
+        """URI of a new job's spec for `stage`, on the artifacts made so far."""
+        self._jobs += 1
+        inputs = {name: self.made[name].as_parent() for name in STAGES[stage].inputs}
+        typed = STAGES[stage].config_type().model_validate(config or CONFIGS[stage])
+        spec = StageSpec(
+            stage=stage, store=self.store.uri, profile="kill", config=typed.model_dump(mode="json"), inputs=inputs,
+            code=CODE, run_id=f"run-{self._jobs}", step_key=stage,
+        )  # fmt: skip
+        job = self.store.job(spec.run_id, stage, 1)
+        assert job.create_json("spec.json", spec.model_dump(mode="json"))
+        return f"{job.uri}/spec.json"
+
+    def start(self, spec: str, point: Point | None = None, journal: str = "/dev/null") -> int:
+        """Run a stage to its end or its death; the exit code, negative for a signal."""
+        order = {"spec": spec, "journal": journal, "point": point}
+        assert self._worker.stdin and self._worker.stdout
+        self._worker.stdin.write(json.dumps(order) + "\n")
+        self._worker.stdin.flush()
+        return json.loads(self._worker.stdout.readline())["exit"]
+
+    def make(self, stage: str) -> Artifact:
+        """The artifact of an undisturbed run."""
+        code = self.start(self.spec(stage))
+        assert code == 0, f"{stage} ended with exit code {code}"
+        found = self.store.latest(stage)
+        assert found is not None
+        return self.made.setdefault(stage, found)
+
+    def kill(self, stage: str, at: Sequence[Point]) -> Outcome:
+        """Kill one run of `stage` at each point in turn, let it end, and compare it with an undisturbed one."""
+        spec, journal = self.spec(stage), self.folder / f"{stage}.journal"
+        undisturbed = self.make(stage)
+        died, restarts, seen = 0, [], 0
+        for point in [*at, None]:
+            code = self.start(spec, point, str(journal))
+            died += code == -9
+            rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+            if seen and len(rows) > seen:
+                restarts.append(rows[seen][1])
+            seen = len(rows)
+            if code != -9:
+                break
+        assert code == 0, f"{stage} ended with exit code {code} instead of {point}"
+        disturbed = self.store.latest(stage)
+        assert disturbed is not None
+        work = list(self.store._backend.keys("work/"))
+        pairs = list(zip(_rows(undisturbed), _rows(disturbed), strict=False))
+        gaps = [abs(a[name] - b[name]) for a, b in pairs for name in COMPARED if name in a and name in b]
+        return Outcome(
+            stage, list(at), died, undisturbed.data_version == disturbed.data_version, max(gaps),
+            all(a == b for a, b in pairs) and len(pairs) == STEPS, restarts, seen - STEPS, len(work),
+        )  # fmt: skip
+
+
+def _rows(artifact: Artifact) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in artifact.record("metrics.jsonl").read_text().splitlines()]
+    return [{name: row[name] for name in ("step", *COMPARED) if name in row} for row in rows]
+
+
+@contextmanager
+def chain(folder: Path) -> Iterator[Chain]:
+    """A chain in `folder`, with its data sets and tokenizer made."""
+    env = os.environ | {"AQUARAT_CACHE": str(folder / "cache"), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.kill.worker"]
+    with (
+        (folder / "worker.log").open("w") as log,
+        subprocess.Popen(
+            command, cwd=REPO_ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        ) as worker,
+    ):
+        try:
+            made = Chain(folder, worker)
+            for stage in ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer"):
+                made.make(stage)
+            yield made
+        finally:
+            assert worker.stdin
+            worker.stdin.close()

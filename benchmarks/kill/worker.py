@@ -1,0 +1,104 @@
+"""Runs stages in forked children and kills them with SIGKILL where it is told to: `python -m benchmarks.kill.worker`.
+
+A line of JSON on standard input starts a stage: `{"spec": URI, "journal": PATH, "point": [KIND, N] or null}`; one on
+standard output says how it ended. Everything is imported once here, so that a restart costs no import. The points:
+
+    step N      after the Nth row of this start             update N   in its Nth step, before the update
+    file N      before the Nth file of a checkpoint         half N     with the Nth file copied, but not yet in place
+    commit N    before the Nth commit                       delete N   before the Nth object is deleted
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.artifacts.local import LocalBackend
+from aquarat_core.stages import base_checkpoint, chat_training, run
+from aquarat_core.training import metrics, update
+
+assert base_checkpoint and chat_training
+
+
+def die() -> None:
+    """SIGKILL to this process's whole group."""
+    os.killpg(0, signal.SIGKILL)
+
+
+def watch(owner: type, name: str, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None):
+    """Call `before` and `after` with the arguments of every call of a method."""
+    original = getattr(owner, name)
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if before:
+            before(*args)
+        result = original(self, *args, **kwargs)
+        if after:
+            after(*args)
+        return result
+
+    setattr(owner, name, watched)
+
+
+def keep_journal(path: Path, started: float) -> None:
+    """Append `step, seconds since this start` after every step."""
+
+    def note(step: int) -> None:
+        with path.open("a") as f:
+            f.write(f"{json.dumps([step, time.monotonic() - started])}\n")
+
+    watch(metrics.MetricLog, "row", after=note)
+
+
+def arm(kind: str, n: int) -> None:
+    """Die at the `n`th occasion of that kind."""
+    left = [n]
+
+    def count(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            die()
+
+    if kind == "step":
+        watch(metrics.MetricLog, "row", after=count)
+    elif kind == "update":
+        watch(update.Updater, "apply", before=count)
+    elif kind == "file":
+        watch(LocalBackend, "put_file", before=lambda key, *_: count(key) if key.startswith("work/") else None)
+    elif kind == "half":
+        watch(LocalBackend, "_link", before=lambda temp, key: count(key) if "safetensors" in key else None)
+    elif kind == "commit":
+        watch(LocalBackend, "create", before=lambda key, *_: count(key) if key.endswith("commit.json") else None)
+    elif kind == "delete":
+        watch(LocalBackend, "delete", before=lambda key, *_: count(key) if key.startswith("work/") else None)
+    else:
+        raise ValueError(f"unknown kind of point {kind!r}")
+
+
+def child(order: dict[str, Any]) -> int:
+    keep_journal(Path(order["journal"]), time.monotonic())
+    if order["point"]:
+        arm(*order["point"])
+    return run.main(order["spec"])
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.setpgid(0, 0)
+            os.dup2(2, 1)
+            os._exit(child(order))
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Base, mid and SFT killed with SIGKILL at 24 seeded points each, and compared bit by bit with undisturbed runs.
+
+One run of each stage is killed at every point in turn, among them inside a checkpoint's write and between the objects
+of an upload, and started again with the same command until it ends. Its losses, gradient norms and weights must be
+those of a run that nobody disturbed. Children are forked from a process that has everything imported; what a start
+costs from nothing, imports included, is measured apart (`cold_start`), as the shell would start the stage.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from aquarat_core.settings import REPO_ROOT
+from benchmarks.harness import BenchError, Result
+from benchmarks.kill.chain import SAVE_EVERY, TRAINED, Chain, Outcome, chain, points
+
+POINTS = 24
+SEEDS = {stage: 40 + i for i, stage in enumerate(TRAINED)}
+
+
+def run() -> list[Result]:
+    """Kills every stage's run and prints a line of what became of it."""
+    with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as scratch:
+        # The worker's cache is this process's too: it reads the artifacts.
+        os.environ["AQUARAT_CACHE"] = f"{scratch}/cache"
+        with chain(Path(scratch)) as made:
+            outcomes = [made.kill(stage, points(POINTS, SEEDS[stage])) for stage in TRAINED]
+            cold = [_cold_start(made, stage) for stage in TRAINED]
+    Console(width=None if sys.stdout.isatty() else 120).print(_table(outcomes))
+    if failed := [o.stage for o in outcomes if o.died != len(o.points)]:
+        raise BenchError(f"{', '.join(failed)} ended before it was killed at every point")
+    return [r for o, seconds in zip(outcomes, cold, strict=True) for r in _results(o, seconds)]
+
+
+def _results(o: Outcome, cold: float) -> list[Result]:
+    n = len(o.points)
+    return [
+        Result(f"{o.stage}/kill_points", "kills", (n,), goal="≥ 20 kills"),
+        Result(f"{o.stage}/passed", "kills", (n if o.passed else 0,), goal=f"≥ {n} kills"),
+        Result(f"{o.stage}/max_difference", "nats", (o.max_difference,), goal="≤ 0 nats"),
+        Result(f"{o.stage}/first_step_after_restart", "s", tuple(o.restart_seconds)),
+        Result(f"{o.stage}/cold_start", "s", (cold,)),
+        Result(f"{o.stage}/steps_redone_per_kill", "steps", (o.redone / n,), goal=f"≤ {SAVE_EVERY + 1} steps"),
+    ]
+
+
+def _cold_start(made: Chain, stage: str) -> float:
+    """Seconds from the shell to the end of a whole undisturbed run of the stage, in a process of its own."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "aquarat_core.stages.run", made.spec(stage)]
+    env = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=REPO_ROOT, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"{stage} ended with exit code {done.returncode}: {done.stderr[-2000:]}")
+    return time.monotonic() - started
+
+
+def _table(outcomes: list[Outcome]) -> Table:
+    table = Table("stage", "kill points", "passed", "max |Δ|", "s to first step", "steps redone", title="resume")
+    for o in outcomes:
+        seconds = f"{min(o.restart_seconds):.2f} to {max(o.restart_seconds):.2f}" if o.restart_seconds else ""
+        n = len(o.points)
+        table.add_row(o.stage, str(n), str(n if o.passed else 0), f"{o.max_difference:g}", seconds, str(o.redone))
+    return table

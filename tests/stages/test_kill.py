@@ -1,0 +1,41 @@
+"""SIGKILL anywhere, the same command again: the same losses and weights, bit for bit.
+
+`./run bench resume` is the long form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kill.chain import SAVE_EVERY, TRAINED, Chain, chain, points
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    folder = tmp_path_factory.mktemp("kill")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AQUARAT_CACHE", str(folder / "cache"))
+        with chain(folder) as running:
+            yield running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", TRAINED)
+def test_a_run_killed_seven_times_ends_with_the_same_bytes(made: Chain, stage: str) -> None:
+    outcome = made.kill(stage, points(7, seed=TRAINED.index(stage)))
+    assert outcome.died == 7, "it must have been killed at every point"
+    assert {kind for kind, _ in outcome.points} == {"file", "half", "commit", "delete", "step", "update"}
+    assert outcome.max_difference == 0.0 and outcome.same_rows and outcome.same_weights
+    assert 7 <= outcome.redone <= 7 * (SAVE_EVERY + 2), "a kill costs the steps since the last save, and some do"
+    assert outcome.left_in_work == 0, "published: nothing unfinished is left"
+    log = (Path(made.folder) / "worker.log").read_text()
+    assert "resuming after step" in log
+
+
+def test_points_are_seeded_and_of_every_kind() -> None:
+    assert points(24, 1) == points(24, 1) != points(24, 2)
+    kinds = [kind for kind, _ in points(24, 1)]
+    assert sorted(kinds) == sorted(["file", "half", "commit", "delete", "step", "update"] * 4)

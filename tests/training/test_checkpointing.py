@@ -1,0 +1,222 @@
+"""The room of checkpoints: what is saved comes back, what is damaged is passed over, another run is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.config import CheckpointConfig, ConfigError
+from aquarat_core.training.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area
+from aquarat_core.training.checkpointing.state import HostCopy, flatten, merge, unflatten
+from tests.toys import ONE
+
+CONFIG = {"steps": 10, "optim": {"lr": 0.1}, "launch": {"nproc": 1}, "checkpoint": {}, "wandb": {}}
+
+
+class Counter:
+    """A part with a tensor and a number."""
+
+    def __init__(self) -> None:
+        self.weights, self.n = torch.zeros(3), 0
+
+    def advance(self) -> None:
+        self.weights, self.n = self.weights + 0.1, self.n + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights, "n": self.n, "nested": {"half": self.weights.bfloat16(), "list": [1, "a"]}}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        assert state["nested"]["list"] == [1, "a"]
+        self.weights, self.n = state["weights"], state["n"]
+
+
+def area(name: str | None = None, config: Mapping[str, Any] = CONFIG, inputs: str = "d1", code: str = "c1") -> WorkArea:
+    backend = open_backend(f"memory://{name or uuid.uuid4().hex}")
+    return work_area(backend, "base_checkpoint", config, {"data": inputs}, code)
+
+
+def checkpointer(where: WorkArea | None, part: Counter, lines: list[str] | None = None, **config: Any) -> Checkpointer:
+    settings = CheckpointConfig(**{"every_minutes": None} | config)
+    say = lines.append if lines is not None else print
+    return Checkpointer(where, settings, ONE, {"counter": part}, {}, say, wandb_id="base-run-1")
+
+
+def advance(where: WorkArea, to: int, **config: Any) -> Counter:
+    """Go on from what is saved until `to` steps are done."""
+    part = Counter()
+    with checkpointer(where, part, **config) as saves:
+        for step in range(saves.restore(), to):
+            part.advance()
+            saves.after_step(step + 1)
+    return part
+
+
+def kept(where: WorkArea) -> list[int]:
+    return [commit.step for commit in where.commits()]
+
+
+def test_states_come_apart_and_together() -> None:
+    state = {"a": {"w": torch.arange(3), "n": 1.5}, "rows": ["x", {"y": None}], "scalar": torch.tensor(2.0)}
+    tensors, skeleton = flatten(state)
+    assert tensors.keys() == {"a/w", "scalar"}
+    back = unflatten(tensors, json.loads(json.dumps(skeleton)))
+    assert torch.equal(back["a"].pop("w"), torch.arange(3)) and back.pop("scalar") == 2.0
+    assert back == {"a": {"n": 1.5}, "rows": ["x", {"y": None}]}
+    with pytest.raises(AssertionError, match="keys of a must be strings"):
+        flatten({"a": {0: 1}})
+
+
+def test_shards_of_ranks_are_one_state() -> None:
+    a = {"skipped": 2, "moments": {"x": {"m": 1}}}
+    b = {"skipped": 2, "moments": {"y": {"m": 2}}}
+    assert merge(a, b) == {"skipped": 2, "moments": {"x": {"m": 1}, "y": {"m": 2}}}
+
+
+def test_a_copy_does_not_follow_what_it_was_taken_of() -> None:
+    host, x = HostCopy(), torch.ones(4)
+    first = host.take({"x": x})
+    x.zero_()
+    assert first["x"].tolist() == [1.0] * 4
+    again = host.take({"x": x, "y": torch.ones(2, dtype=torch.bfloat16)})
+    assert again["x"].data_ptr() == first["x"].data_ptr() and again["y"].dtype == torch.bfloat16
+
+
+def test_a_run_goes_on_where_it_was_saved() -> None:
+    where = area()
+    advance(where, 7, every_steps=3)
+    assert kept(where) == [6, 3]
+    part = Counter()
+    with checkpointer(where, part) as saves:
+        assert saves.restore() == 6
+    assert part.n == 6 and torch.equal(part.weights, sum([torch.full((3,), 0.1)] * 6, torch.zeros(3)))
+    assert torch.equal(advance(where, 10).weights, advance(area(), 10).weights)
+
+
+def test_the_last_ones_and_milestones_are_kept() -> None:
+    where = area()
+    advance(where, 12, every_steps=1, keep_last=2, keep_every_steps=5)
+    assert kept(where) == [12, 11, 10, 5]
+    assert {where.step_of(folder) for folder in where.folders()} == {12, 11, 10, 5}
+    where.clear()
+    assert list(where.backend.keys("")) == []
+
+
+def test_what_a_killed_writer_left_is_no_checkpoint_and_goes_with_the_next_save() -> None:
+    where = area()
+    advance(where, 4, every_steps=2)
+    where.backend.write(f"{where.prefix}/00000004-dead0000/rank-00000.safetensors", b"half of a file")
+    where.backend.write(f"{where.prefix}/00000099-dead0000/rank-00000.json", b"later: another rank may be writing it")
+    assert advance(where, 4).n == 4 and kept(where) == [4, 2]
+    advance(where, 6, every_steps=2)
+    assert sorted(where.step_of(folder) for folder in where.folders()) == [4, 6, 99]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str) -> None:
+    where, lines = area(), []
+    advance(where, 6, every_steps=2)
+    key = f"{where.commits()[0].folder}/rank-00000.safetensors"
+    if damage == "gone":
+        where.backend.delete(key)
+    else:
+        where.backend.write(key, where.backend.read(key).data[:-1])
+    part = Counter()
+    with checkpointer(where, part, lines) as saves:
+        assert saves.restore() == 4
+    assert part.n == 4
+    assert lines[0].endswith("is damaged: trying the checkpoint before it") and "resuming after step 4" in lines[1]
+
+
+def test_the_place_depends_on_what_decides_the_result_alone() -> None:
+    one = area("same")
+    moved = CONFIG | {"launch": {"nproc": 8}, "checkpoint": {"every_steps": 1}, "wandb": {"mode": "disabled"}}
+    assert area("same", moved).prefix == one.prefix
+    for other in (area("same", CONFIG | {"steps": 11}), area("same", inputs="d2"), area("same", code="c2")):
+        assert other.prefix != one.prefix
+    assert one.prefix.startswith("work/base_checkpoint/") and len(one.prefix.rpartition("/")[2]) == 16
+
+
+def test_the_state_of_another_run_is_refused_with_both_values() -> None:
+    one = area("refused")
+    advance(one, 4, every_steps=2)
+    key = one.prefix.rpartition("/")[2]
+    slower = area("refused", CONFIG | {"optim": {"lr": 0.05}}, inputs="d2")
+    with pytest.raises(ConfigError) as e, checkpointer(slower, Counter(), resume=key) as saves:
+        saves.restore()
+    assert "config.optim.lr: 0.1 in the checkpoint, 0.05 now" in str(e.value)
+    assert "inputs.data: 'd1' in the checkpoint, 'd2' now" in str(e.value)
+    # Other code may go on with it, if it is told to.
+    newer, part = area("refused", code="c2"), Counter()
+    with checkpointer(newer, part, resume=one.prefix) as saves:
+        assert saves.restore() == 4
+    assert part.n == 4
+    with (
+        pytest.raises(ConfigError, match="names 'nothing', where memory://refused has no"),
+        checkpointer(newer, Counter(), resume="nothing") as saves,
+    ):
+        saves.restore()
+    assert advance(one, 4, resume="never").n == 4
+
+
+def test_a_part_that_was_not_saved_is_refused() -> None:
+    where = area()
+    advance(where, 2, every_steps=2)
+    settings = CheckpointConfig()
+    with (
+        pytest.raises(ConfigError, match="saved by another version of the code, without curriculum"),
+        Checkpointer(where, settings, ONE, {"counter": Counter(), "curriculum": Counter()}, {}, print) as saves,
+    ):
+        saves.restore()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_sigterm_saves_and_stops_after_the_step(saved: bool) -> None:
+    where, part = area() if saved else None, Counter()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 1"), checkpointer(where, part) as saves:
+        part.advance()
+        os.kill(os.getpid(), signal.SIGTERM)
+        saves.after_step(1)
+    assert signal.getsignal(signal.SIGTERM) is before
+    if where:
+        assert kept(where) == [1] and advance(where, 1).n == 1
+
+
+def test_an_error_of_the_background_writer_reaches_the_run(tmp_path: Path) -> None:
+    where = work_area(open_backend(f"file://{tmp_path}/store"), "base_checkpoint", CONFIG, {}, "c")
+    (tmp_path / "store").write_text("a file where the store should be")
+    with pytest.raises(ValueError, match="store"), checkpointer(where, Counter(), every_steps=1) as saves:
+        saves.after_step(1)
+        saves.after_step(2)
+
+
+def test_generators_go_on() -> None:
+    where = area()
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    with checkpointer(where, Counter()) as saves:
+        saves.save(1)
+    drawn = draw()
+    with checkpointer(where, Counter()) as saves:
+        saves.restore()
+        assert draw() == drawn
+
+
+def test_the_wandb_run_is_continued() -> None:
+    where = area()
+    assert continued_run(where, "auto") is None is continued_run(None, "auto")
+    advance(where, 2, every_steps=2)
+    assert continued_run(where, "auto") == "base-run-1" and continued_run(where, "never") is None
