@@ -138,6 +138,17 @@ class ModelConfig(Strict):
     """Width of a causal convolution over the embeddings: each token also sees this many before it at once."""
     mimetic_init: bool = False
     """Start each key matrix as a copy of its query matrix, so that attention begins by matching equal tokens."""
+    window_pattern: Annotated[str, Field(pattern="^[LS]+$")] = "L"
+    """Context of each layer, repeated over the depth: L sees everything, S a quarter of `sequence_len`, rounded up to
+    128 tokens. The last layer always sees everything."""
+    value_embeddings: bool = False
+    """Every other layer adds a gated embedding of the token to its values."""
+    residual_lambdas: bool = False
+    """Every layer scales the residual stream and adds a share of the embeddings anew, both learned."""
+    smear: bool = False
+    """Each position adds a gated share of the embedding before it."""
+    backout: bool = False
+    """A learned share of the residual stream at half depth is taken out again before the head."""
     rope_base: Positive = 10_000.0
     softcap: Positive = 15.0
 
@@ -153,8 +164,23 @@ class ModelConfig(Strict):
     def kv_heads(self) -> int:
         return self.n_kv_head or self.n_head
 
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Tokens that each layer sees, itself included."""
+        short = min(self.sequence_len, -(-self.sequence_len // 4 // 128) * 128)
+        pattern = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.depth - 1)] + ["L"]
+        return tuple(short if letter == "S" else self.sequence_len for letter in pattern)
+
+    def has_value_embedding(self, layer: int) -> bool:
+        """Whether this layer has one: every other layer, the last among them."""
+        return self.value_embeddings and layer % 2 == (self.depth - 1) % 2
+
     @model_validator(mode="after")
-    def _heads_fit(self) -> ModelConfig:
+    def _parts_fit(self) -> ModelConfig:
+        if self.smear and self.embedding_taps:
+            raise ValueError("smear and embedding_taps both mix in the tokens before: set one of them")
+        if self.smear and self.dim < 24:
+            raise ValueError(f"smear looks at 24 channels, and the width is {self.dim}")
         if self.dim % self.head_size:
             raise ValueError(
                 f"head_size {self.head_size} does not divide the width {self.dim} (depth x width_per_layer)"
@@ -172,9 +198,22 @@ class OptimConfig(Strict):
     """Muon, the matrices inside the blocks."""
     embedding_lr: Positive = 0.2
     unembedding_lr: Positive = 0.004
+    scalar_lr: Positive = 0.5
+    """Of the scalars that the model's options learn; residual scales take a hundredth of it."""
     lr_scale: Positive = 1.0
-    """Multiplies all three; fine-tuning stages lower this one number."""
+    """Multiplies all rates; fine-tuning stages lower this one number."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Muon's matrices, falling to zero over the run."""
+    momentum_first: Fraction = 0.95
+    """Muon's momentum at the first step; it moves to `momentum` over `momentum_steps`."""
+    momentum: Fraction = 0.95
+    momentum_steps: Count = 0
+    momentum_last: Fraction | None = None
+    """Where Muon's momentum goes during the warm-down; null keeps it."""
+    muon_beta2: Fraction = 0.9
+    """Of the mean squares that even out the rows of Muon's updates."""
+    embedding_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
+    head_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
     warmup: Fraction = 0.0
     """Share of the steps that warm up linearly from zero."""
     warmdown: Fraction = 0.2

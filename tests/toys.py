@@ -39,6 +39,9 @@ def random_model(vocab_size: int = 100, seed: int = 0, dtype: torch.dtype = torc
             block.attention.out.weight.normal_(0.0, 0.2, generator=generator)
             block.mlp.down.weight.normal_(0.0, 0.05, generator=generator)
         model.head.weight.normal_(0.0, 0.3, generator=generator)
+        for name, parameter in model.named_parameters():
+            if "gate" in name or name in ("smear_lambda", "backout_lambda"):
+                parameter.normal_(0.0, 0.5, generator=generator)
     return model
 
 

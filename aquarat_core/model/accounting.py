@@ -12,6 +12,10 @@ from aquarat_core.config import ModelConfig
 
 VOCABULARY_MULTIPLE = 64
 """Embedding and head are padded to a multiple of this many rows: matrix products are faster."""
+VALUE_GATE_CHANNELS = 12
+"""Channels of the residual stream that a value embedding's gate looks at."""
+SMEAR_CHANNELS = 24
+"""Channels of an embedding that its smear gate looks at."""
 
 
 def padded_vocabulary(vocab_size: int) -> int:
@@ -20,22 +24,55 @@ def padded_vocabulary(vocab_size: int) -> int:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Weights of all blocks."""
+    """Weights of all blocks, the gates of value embeddings among them."""
     kv_dim = config.kv_heads * config.head_size
     attention = 2 * config.dim * config.dim + 2 * config.dim * kv_dim
-    return config.depth * (attention + 8 * config.dim * config.dim)
+    gates = sum(config.has_value_embedding(i) for i in range(config.depth)) * VALUE_GATE_CHANNELS * config.kv_heads
+    return config.depth * (attention + 8 * config.dim * config.dim) + gates
+
+
+def value_embedding_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """Weights of the tables that layers add to their values."""
+    tables = sum(config.has_value_embedding(i) for i in range(config.depth))
+    return tables * padded_vocabulary(vocab_size) * config.kv_heads * config.head_size
+
+
+def scaling_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """Weights that data and batch are scaled by: those of the matrix products, blocks and head."""
+    return matrix_parameters(config) + padded_vocabulary(vocab_size) * config.dim
 
 
 def parameters(config: ModelConfig, vocab_size: int) -> int:
-    """All weights: blocks, embedding and its taps, and untied head."""
-    vectors = 2 * padded_vocabulary(vocab_size) + config.embedding_taps
-    return matrix_parameters(config) + vectors * config.dim
+    """All weights: blocks, embedding and its taps, untied head, and what the options add."""
+    embedding = (padded_vocabulary(vocab_size) + config.embedding_taps) * config.dim
+    scalars = 2 * config.depth * config.residual_lambdas + (SMEAR_CHANNELS + 1) * config.smear + config.backout
+    return scaling_parameters(config, vocab_size) + embedding + value_embedding_parameters(config, vocab_size) + scalars
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
-    """FLOPs of one training token, forward and backward, at the full sequence length."""
-    weights = matrix_parameters(config) + padded_vocabulary(vocab_size) * config.dim
-    return 6 * weights + 12 * config.depth * config.dim * config.sequence_len
+    """FLOPs of one training token, forward and backward, in rows of the full length.
+
+    Attention counts every position of a layer's window, as is usual, though a causal one can skip half of them.
+    """
+    smear = SMEAR_CHANNELS * config.smear
+    return 6 * (scaling_parameters(config, vocab_size) + smear) + 12 * config.n_head * config.head_size * sum(
+        config.windows
+    )
+
+
+def training_bytes(config: ModelConfig, vocab_size: int, rows: int, ranks: int = 1) -> int:
+    """A lower bound of the bytes that training takes on one rank with micro-batches of `rows` rows.
+
+    float32 masters, their gradients, and a flat copy of both for the exchange between ranks; the optimizer's moments
+    (one for matrices, two for the rest) shared by the ranks; the activations that the backward pass needs in bfloat16.
+    """
+    weights = parameters(config, vocab_size)
+    matrices = matrix_parameters(config)
+    moments = (matrices + 2 * (weights - matrices)) / ranks
+    copies = 3 + (ranks > 1)
+    tokens = rows * config.sequence_len
+    activations = tokens * config.depth * (16 * config.dim + config.n_head * min(1024, config.sequence_len)) * 2
+    return int(4 * (copies * weights + moments) + activations)
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
@@ -52,6 +89,8 @@ def describe(config: ModelConfig, vocab_size: int) -> dict[str, int | str]:
         "vocabulary": vocab_size,
         "sequence_len": config.sequence_len,
         "parameters": parameters(config, vocab_size),
+        "value_embeddings": value_embedding_parameters(config, vocab_size),
+        "scaling_parameters": scaling_parameters(config, vocab_size),
         "flops_per_token": flops_per_token(config, vocab_size),
         "kv_bytes_per_token": kv_bytes_per_token(config),
     }

@@ -3,11 +3,18 @@
 Rotary positions (Su et al. 2021, arXiv 2104.09864) with normalised queries and keys (Henry et al. 2020, 2010.04245),
 pre-norm RMS normalisation without gains (Zhang & Sennrich 2019, 1910.07467), squared-ReLU MLP (So et al. 2021,
 2109.08668), grouped-query attention (Ainslie et al. 2023, 2305.13245), untied embedding and head, no biases, logits
-capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity. As an
-option, a short causal convolution over the embeddings (Allen-Zhu 2025, "Canon layers", arXiv 2512.17351) lets small
-models bind neighbouring tokens, such as an option's letter and its number, before any attention.
+capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity.
 
-Masters are float32; the matrix products run in the type of `compute_dtype`.
+Options, each one field of the config, all off in the classic form:
+
+- `embedding_taps`: a short causal convolution over the embeddings (Allen-Zhu 2025, "Canon layers", 2512.17351) lets
+  small models bind neighbouring tokens, such as an option's letter and its number, before any attention;
+- `window_pattern`: layers that see a part of the context (Longformer, 2004.05150);
+- `value_embeddings`, `residual_lambdas`, `smear`, `backout`: found in the modded-nanogpt speedruns (Jordan et al.
+  2024, github.com/KellerJordan/modded-nanogpt) and part of today's small recipes.
+
+Masters are float32; the matrix products run in the type of `compute_dtype`. On CPUs the parts between them run as the
+fused functions of `fused.py`; elsewhere they are plain operations, for `torch.compile`.
 
 Shapes: B rows, T tokens, C width, H query heads, K key/value heads, D head size, V vocabulary.
 """
@@ -21,16 +28,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aquarat_core.config import ModelConfig
-from aquarat_core.model.accounting import padded_vocabulary
+from aquarat_core.model import fused
+from aquarat_core.model.accounting import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, padded_vocabulary
 from aquarat_core.model.kv_cache import KVCache
 
 QK_SCALE = 1.2
 """Normalised queries and keys are scaled up by this each: without it attention cannot become sharp."""
+VALUE_GATE = 3.0
+"""Largest share of a value embedding; its gate starts at half of it."""
 
 
 def norm(x: Tensor) -> Tensor:
     """RMS normalisation over the last dimension, without a gain."""
-    return F.rms_norm(x, (x.size(-1),))
+    return fused.rms_norm(x) if fused.applies(x) else F.rms_norm(x, (x.size(-1),), eps=fused.NORM_EPS)
 
 
 class Linear(nn.Linear):
@@ -56,16 +66,27 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
 
 
-def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of T queries to S keys, [B, H, T, D]; without a mask it is causal and S = T."""
-    T, gqa = q_BHTD.size(2), q_BHTD.size(1) != k_BKSD.size(1)
-    # torch's fused kernel is slow on CPUs in bfloat16, backward above all: up to this length plain products win.
-    if mask is None and q_BHTD.device.type == "cpu" and q_BHTD.dtype == torch.bfloat16 and T <= 512 and not gqa:
-        scores = q_BHTD @ k_BKSD.transpose(2, 3) * q_BHTD.size(3) ** -0.5
-        future = torch.ones((T, T), dtype=torch.bool).triu(1)
-        return torch.softmax(scores.masked_fill(future, -torch.inf), dim=-1) @ v_BKSD
+def place(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys with their position in them: rotated, normalised, scaled."""
+    if fused.applies(x_BTHD):
+        return fused.rotary_norm(x_BTHD, cos, sin, QK_SCALE)
+    return QK_SCALE * norm(rotate(x_BTHD, cos, sin))
+
+
+def attend(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, window: int) -> Tensor:
+    """Causal attention of T queries to T keys, [B, H, T, D], each to the last `window` tokens."""
+    T, groups = q_BHTD.size(2), q_BHTD.size(1) // k_BKTD.size(1)
+    if fused.applies(q_BHTD) and T <= fused.ATTENTION_MAX:
+        if groups > 1:
+            k_BKTD, v_BKTD = (x.repeat_interleave(groups, dim=1) for x in (k_BKTD, v_BKTD))
+        return fused.causal_attention(q_BHTD, k_BKTD, v_BKTD, window)
+    mask = None
+    if window < T:
+        at = torch.arange(T, device=q_BHTD.device)
+        distance = at[:, None] - at
+        mask = (distance >= 0) & (distance < window)
     return F.scaled_dot_product_attention(
-        q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=mask is None, enable_gqa=gqa
+        q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=groups > 1
     )
 
 
@@ -74,12 +95,13 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.window = layer, config.windows[layer]
         self.n_head, self.n_kv_head, self.head_size = config.n_head, config.kv_heads, config.head_size
         self.q = Linear(config.dim, self.n_head * self.head_size)
         self.k = Linear(config.dim, self.n_kv_head * self.head_size)
         self.v = Linear(config.dim, self.n_kv_head * self.head_size)
         self.out = Linear(self.n_head * self.head_size, config.dim)
+        self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head) if config.has_value_embedding(layer) else None
 
     @torch.no_grad()
     def start_matching(self) -> None:
@@ -91,18 +113,31 @@ class Attention(nn.Module):
         grouped = self.q.weight.view(self.n_kv_head, -1, self.head_size, self.q.weight.size(1))
         self.k.weight.copy_(grouped[:, 0].reshape_as(self.k.weight))
 
-    def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
         B, T, _ = x_BTC.shape
         q = self.q(x_BTC).view(B, T, self.n_head, self.head_size)
         k = self.k(x_BTC).view(B, T, self.n_kv_head, self.head_size)
         v = self.v(x_BTC).view(B, T, self.n_kv_head, self.head_size)
-        q, k = QK_SCALE * norm(rotate(q, *rotary)), QK_SCALE * norm(rotate(k, *rotary))
+        if self.value_gate is not None and value_BTC is not None:
+            gate_BTK = VALUE_GATE * torch.sigmoid(self.value_gate(x_BTC[..., :VALUE_GATE_CHANNELS]))
+            v = v + gate_BTK[..., None] * value_BTC.to(v.dtype).view_as(v)
+        q, k = place(q, *rotary), place(k, *rotary)
         q_BHTD, k_BKTD, v_BKTD = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        mask = None
-        if cache is not None:
-            k_BKTD, v_BKTD, mask = cache.append(self.layer, k_BKTD, v_BKTD)
-        y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask)
+        if cache is None:
+            y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, self.window)
+        else:
+            y_BHTD = self._attend_cached(q_BHTD, k_BKTD, v_BKTD, cache)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, -1))
+
+    def _attend_cached(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, cache: KVCache) -> Tensor:
+        k_BKSD, v_BKSD, mask = cache.append(self.layer, k_BKTD, v_BKTD)
+        positions_BT = cache.positions(q_BHTD.size(2))
+        slots = torch.arange(k_BKSD.size(2), device=positions_BT.device)
+        mask = mask & (slots > positions_BT[:, None, :, None] - self.window)
+        gqa = self.n_head != self.n_kv_head
+        return F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, enable_gqa=gqa)
 
 
 class MLP(nn.Module):
@@ -114,6 +149,8 @@ class MLP(nn.Module):
         self.down = Linear(4 * config.dim, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies(x) and torch.is_grad_enabled():
+            return fused.squared_relu_mlp(x, self.up.weight.to(x.dtype), self.down.weight.to(x.dtype))
         return self.down(F.relu(self.up(x)).square())
 
 
@@ -125,13 +162,15 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
-        x = x + self.attention(norm(x), rotary, cache)
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        x = x + self.attention(norm(x), rotary, value_BTC, cache)
         return x + self.mlp(norm(x))
 
 
 class Transformer(nn.Module):
-    """The language model: token ids in, logits or per-token losses out."""
+    """The language model: token ids in, logits or losses out."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -141,6 +180,19 @@ class Transformer(nn.Module):
         self.taps = nn.Parameter(torch.empty(config.embedding_taps, config.dim))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.head = Linear(config.dim, padded)
+        self.value_embeddings = nn.ModuleDict(
+            (str(i), nn.Embedding(padded, config.kv_heads * config.head_size))
+            for i in range(config.depth)
+            if config.has_value_embedding(i)
+        )
+        if config.residual_lambdas:
+            self.residual_lambdas = nn.Parameter(torch.empty(config.depth))
+            self.embedding_lambdas = nn.Parameter(torch.empty(config.depth))
+        if config.smear:
+            self.smear_gate = Linear(SMEAR_CHANNELS, 1)
+            self.smear_lambda = nn.Parameter(torch.empty(1))
+        if config.backout:
+            self.backout_lambda = nn.Parameter(torch.empty(1))
         cos, sin = rotary_table(config.sequence_len, config.head_size, config.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -148,7 +200,7 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Fill the weights from `generator`: the same generator state gives the same model on any device."""
-        bound = math.sqrt(3.0 / self.config.dim)
+        config, bound = self.config, math.sqrt(3.0 / self.config.dim)
         self.embedding.weight.normal_(0.0, 1.0, generator=generator)
         self.taps.uniform_(-1.0, 1.0, generator=generator)
         self.head.weight.normal_(0.0, 0.001, generator=generator)
@@ -159,24 +211,47 @@ class Transformer(nn.Module):
             block.mlp.down.weight.zero_()
             if self.config.mimetic_init:
                 block.attention.start_matching()
+            if block.attention.value_gate is not None:
+                block.attention.value_gate.weight.zero_()
+        for table in self.value_embeddings.values():
+            table.weight.uniform_(-bound, bound, generator=generator)
+        if config.residual_lambdas:
+            self.residual_lambdas.copy_(torch.linspace(1.15, 1.05, config.depth))
+            self.embedding_lambdas.copy_(torch.linspace(0.20, 0.05, config.depth))
+        if config.smear:
+            self.smear_gate.weight.zero_()
+            self.smear_lambda.zero_()
+        if config.backout:
+            self.backout_lambda.fill_(0.2)
 
     def hidden(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """The normalised last residual stream [B, T, C]; with a cache, the tokens continue its rows."""
-        T = ids_BT.size(1)
-        if cache is None:
-            if self.cos.size(0) < T:
-                raise ValueError(f"{T} tokens do not fit the model's sequence_len of {self.cos.size(0)}")
-            rotary = (self.cos[None, :T, None], self.sin[None, :T, None])
-        else:
-            positions_BT = cache.positions(T)
-            rotary = (self.cos[positions_BT, None, :], self.sin[positions_BT, None, :])
-        rotary = (rotary[0].to(self.compute_dtype), rotary[1].to(self.compute_dtype))
-        x = norm(self._embed(ids_BT, cache).to(self.compute_dtype))
-        for block in self.blocks:
-            x = block(x, rotary, cache)
+        x = first = self._smear(norm(self._embed(ids_BT, cache).to(self.compute_dtype)), ids_BT, cache)
+        rotary = self._rotary(ids_BT.size(1), cache)
+        halfway = x
+        for i, block in enumerate(self.blocks):
+            if self.config.residual_lambdas:
+                x = self.residual_lambdas[i].to(x.dtype) * x + self.embedding_lambdas[i].to(x.dtype) * first
+            value_BTC = self.value_embeddings[str(i)](ids_BT) if self.config.has_value_embedding(i) else None
+            x = block(x, rotary, value_BTC, cache)
+            if i == self.config.depth // 2:
+                halfway = x
         if cache is not None:
             cache.advance(ids_BT)
+        if self.config.backout:
+            x = x - self.backout_lambda.to(x.dtype) * halfway
         return norm(x)
+
+    def _rotary(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the tokens' positions, in the compute type."""
+        if cache is not None:
+            positions_BT = cache.positions(T)
+            cos, sin = self.cos[positions_BT, None, :], self.sin[positions_BT, None, :]
+        elif self.cos.size(0) < T:
+            raise ValueError(f"{T} tokens do not fit the model's sequence_len of {self.cos.size(0)}")
+        else:
+            cos, sin = self.cos[None, :T, None], self.sin[None, :T, None]
+        return cos.to(self.compute_dtype), sin.to(self.compute_dtype)
 
     def _embed(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
         """Float32 embeddings [B, T, C]; with taps, those of the tokens just before are added, scaled per channel."""
@@ -193,6 +268,18 @@ class Transformer(nn.Module):
             x_BTC = x_BTC + self.taps[back - 1] * padded[:, n - back : n - back + T]
         return x_BTC
 
+    def _smear(self, x_BTC: Tensor, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
+        """With `smear`, every position's normalised embedding plus a gated share of the one before it."""
+        if not self.config.smear:
+            return x_BTC
+        before_B1C = torch.zeros_like(x_BTC[:, :1])
+        if cache is not None:
+            ids_B1, known_B1 = cache.ids_before(1)
+            before_B1C = norm(self.embedding(ids_B1).to(x_BTC.dtype)) * known_B1[..., None]
+        before_BTC = torch.cat([before_B1C, x_BTC[:, :-1]], dim=1)
+        gate_BT1 = self.smear_lambda.to(x_BTC.dtype) * torch.sigmoid(self.smear_gate(x_BTC[..., :SMEAR_CHANNELS]))
+        return x_BTC + gate_BT1 * before_BTC
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., C], soft-capped."""
         raw = self.head(hidden)[..., : self.vocab_size].float()
@@ -204,6 +291,15 @@ class Transformer(nn.Module):
 
     def token_losses(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Cross-entropy in nats of every target [B, T]; where the target is negative, 0."""
-        logits = self.forward(ids_BT)
-        losses = F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), ignore_index=-1, reduction="none")
+        hidden, targets = self.hidden(ids_BT).flatten(0, 1), targets_BT.flatten()
+        if torch.is_grad_enabled():
+            losses = F.cross_entropy(self.logits(hidden), targets, ignore_index=-1, reduction="none")
+        else:
+            head = self.head.weight.to(hidden.dtype)
+            losses = fused.cross_entropies(hidden, head, targets, self.vocab_size, self.config.softcap)
         return losses.view_as(targets_BT)
+
+    def loss_sum(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Sum of `token_losses` as training takes it: the logits are never all in memory, nor their gradient."""
+        hidden, head = self.hidden(ids_BT).flatten(0, 1), self.head.weight.to(self.compute_dtype)
+        return fused.cross_entropy_sum(hidden, head, targets_BT.flatten(), self.vocab_size, self.config.softcap)

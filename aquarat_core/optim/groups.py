@@ -1,14 +1,15 @@
-"""Muon for the matrices inside the blocks, AdamW for the embedding and the head.
+"""Which parameter is updated how: Muon for the matrices inside the blocks, AdamW for the rest.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) orthogonalises the momentum of a matrix; it is torch's own
-`torch.optim.Muon`. Embedding and head are lookups and classifiers rather than maps between hidden states, where Adam is
-the better choice; their rates shrink with the square root of the width.
+Embedding and head are lookups and classifiers rather than maps between hidden states, where Adam is the better choice;
+their rates shrink with the square root of the width.
 """
 
 from __future__ import annotations
 
-import torch
-from torch.optim import AdamW, Muon, Optimizer
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
 
 from aquarat_core.config import OptimConfig
 from aquarat_core.model.transformer import Transformer
@@ -17,39 +18,41 @@ REFERENCE_WIDTH = 768
 """Width at which the AdamW rates are given."""
 
 
-def build_optimizers(model: Transformer, config: OptimConfig) -> list[Optimizer]:
-    """Optimizers that together own every parameter exactly once; each group carries its peak rate as `peak_lr`."""
-    matrices = list(model.blocks.parameters())
-    embedding, head, taps = list(model.embedding.parameters()), list(model.head.parameters()), [model.taps]
-    owned = [id(p) for group in (matrices, embedding, head, taps) for p in group]
-    assert sorted(owned) == sorted(id(p) for p in model.parameters()), "the groups must partition the parameters"
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that are updated alike; `peak_lr` is scaled by the schedule."""
 
-    width_scale = (model.config.dim / REFERENCE_WIDTH) ** -0.5
-    muon = Muon(matrices, lr=config.matrix_lr * config.lr_scale, momentum=0.95, weight_decay=config.weight_decay)
-    adam = AdamW(
-        [
-            {"params": embedding, "lr": config.embedding_lr * config.lr_scale * width_scale},
-            {"params": head, "lr": config.unembedding_lr * config.lr_scale * width_scale},
-            {"params": taps, "lr": config.unembedding_lr * config.lr_scale * width_scale},
-        ],
-        betas=(0.8, 0.95),
-        eps=1e-10,
-        weight_decay=0.0,
-    )
-    for optimizer in (muon, adam):
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return [muon, adam]
+    name: str
+    params: tuple[tuple[str, nn.Parameter], ...]
+    peak_lr: float
+    muon: bool = False
+    betas: tuple[float, float] = (0.8, 0.95)
+    weight_decay: float = 0.0
 
 
-def set_lr(optimizers: list[Optimizer], factor: float) -> None:
-    """Set every group to `factor` times its peak rate."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-
-
-def gradient_norm(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
-    """Euclidean norm over all gradients as one float32 scalar."""
-    norms = torch._foreach_norm([p.grad for p in parameters])
-    return torch.linalg.vector_norm(torch.stack(norms))
+def parameter_groups(model: Transformer, config: OptimConfig) -> list[Group]:
+    """Groups that partition the parameters of `model`, with their peak rates."""
+    width = (model.config.dim / REFERENCE_WIDTH) ** -0.5
+    embedding, head = config.embedding_lr * width, config.unembedding_lr * width
+    rules: list[tuple[str, Callable[[str], bool], float, dict]] = [
+        ("matrices", lambda n: n.startswith("blocks.") and "value_gate" not in n, config.matrix_lr,
+         {"muon": True, "weight_decay": config.weight_decay}),
+        ("embedding", lambda n: n == "embedding.weight", embedding, {"betas": config.embedding_betas}),
+        ("head", lambda n: n == "head.weight", head, {"betas": config.head_betas}),
+        ("taps", lambda n: n == "taps", head, {}),
+        ("value_embeddings", lambda n: n.startswith("value_embeddings."), embedding / 2,
+         {"betas": config.embedding_betas}),
+        ("gates", lambda n: "gate" in n, config.scalar_lr * 0.01, {}),
+        ("residual_lambdas", lambda n: n == "residual_lambdas", config.scalar_lr * 0.01, {}),
+        ("scalars", lambda n: n in ("embedding_lambdas", "backout_lambda"), config.scalar_lr, {"betas": (0.96, 0.95)}),
+        ("smear", lambda n: n == "smear_lambda", 0.2, {}),
+    ]  # fmt: skip
+    named = [(n, p) for n, p in model.named_parameters() if p.numel()]
+    groups = []
+    for name, belongs, peak, settings in rules:
+        members = tuple((n, p) for n, p in named if belongs(n))
+        if members:
+            groups.append(Group(name, members, peak * config.lr_scale, **settings))
+    owned = sorted(n for group in groups for n, _ in group.params)
+    assert owned == sorted(n for n, _ in named), "the groups must partition the parameters"
+    return groups

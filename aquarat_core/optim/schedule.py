@@ -1,6 +1,8 @@
-"""Learning-rate schedules as plain functions of the step."""
+"""Schedules as plain functions of the step."""
 
 from __future__ import annotations
+
+import math
 
 from aquarat_core.config import OptimConfig
 
@@ -19,3 +21,21 @@ def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
         share = left / (warmdown + 1)
         return share + (1 - share) * config.final_lr
     return 1.0
+
+
+def momentum_at(step: int, steps: int, config: OptimConfig) -> float:
+    """Muon's momentum: `momentum_first` to `momentum` over the first steps, to `momentum_last` in the warm-down."""
+    if step < config.momentum_steps:
+        share = step / config.momentum_steps
+        return config.momentum_first + share * (config.momentum - config.momentum_first)
+    warmdown = round(config.warmdown * steps)
+    left = steps - step
+    if config.momentum_last is not None and left <= warmdown:
+        share = left / (warmdown + 1)
+        return config.momentum_last + share * (config.momentum - config.momentum_last)
+    return config.momentum
+
+
+def weight_decay_factor(step: int, steps: int) -> float:
+    """Share of the weight decay at `step`: a half cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))

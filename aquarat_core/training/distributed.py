@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aquarat_core.config import ConfigError, LaunchConfig
+from aquarat_core.model.fused import keep_freed_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
             f"({torch.cuda.device_count()}): lower launch.nproc, or set launch.device to 'cpu'"
         )
     torch.set_num_threads(launch.threads)
+    if not cuda:
+        keep_freed_memory()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)

@@ -102,7 +102,7 @@ def accumulate_loss(model: Transformer, inputs: Tensor, targets: Tensor, micro_b
     total = torch.zeros((), device=world.device)
     for start in range(0, len(inputs), micro_batch_rows):
         part = slice(start, start + micro_batch_rows)
-        loss = model.token_losses(inputs[part], targets[part]).sum() / n_targets
+        loss = model.loss_sum(inputs[part], targets[part]) / n_targets
         loss.backward()
         total += loss.detach()
     return float(world.sum(total))

@@ -1,24 +1,29 @@
-"""One optimizer step: gradients summed over ranks, clipped by their global norm, and applied under the schedule."""
+"""One optimizer step: gradients summed over ranks, clipped by their global norm, and applied under the schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aquarat_core.config import OptimConfig
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.optim.groups import build_optimizers, gradient_norm, set_lr
-from aquarat_core.optim.schedule import lr_factor
+from aquarat_core.optim import adamw, muon
+from aquarat_core.optim.groups import parameter_groups
+from aquarat_core.optim.schedule import lr_factor, momentum_at, weight_decay_factor
 from aquarat_core.training.distributed import World
+from aquarat_core.training.shards import Exchange, Piece, plan
 
 MAX_SKIPPED = 10
 """Steps with a non-finite gradient that a run survives."""
+ADAM_EPS = 1e-10
 
 
 class Updater:
-    """Owns the optimizers of a run of `steps` steps.
+    """Owns this rank's share of the optimizer of a run of `steps` steps.
 
     The caller divides its losses by the number of target tokens of all ranks and micro-batches before the backward
     pass: gradients are summed here, not averaged, so the result does not depend on how the batch was cut.
@@ -26,9 +31,11 @@ class Updater:
 
     def __init__(self, model: Transformer, config: OptimConfig, steps: int, world: World) -> None:
         self.config, self.steps, self.world = config, steps, world
-        self.parameters = list(model.parameters())
-        self._names = {p: name for name, p in model.named_parameters()}
-        self.optimizers = build_optimizers(model, config)
+        self.parameters = [p for p in model.parameters() if p.numel()]
+        self._exchange = Exchange(plan(parameter_groups(model, config), world.size), world)
+        self.moments = {(p.name, p.start): _fresh_moments(p) for p in self._exchange.mine}
+        self.applied = 0
+        """Steps that were applied: AdamW's count."""
         self.skipped = 0
 
     def apply(self, step: int) -> dict[str, float]:
@@ -36,16 +43,18 @@ class Updater:
 
         A non-finite gradient skips the step; more than `MAX_SKIPPED` of them raise `FloatingPointError`.
         """
-        self._reduce()
-        norm = gradient_norm(self.parameters)
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        grads = self._exchange.gradients()
+        norm = self._norm(grads)
         factor = lr_factor(step, self.steps, self.config)
         if torch.isfinite(norm):
-            if self.config.grad_clip is not None:
-                scale = (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0)
-                torch._foreach_mul_([p.grad for p in self.parameters], scale)
-            set_lr(self.optimizers, factor)
-            for optimizer in self.optimizers:
-                optimizer.step()
+            if self.config.grad_clip is not None and grads:
+                torch._foreach_mul_(grads, (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+            self.applied += 1
+            self._update(step, grads, factor)
+            self._exchange.spread_weights()
         else:
             self.skipped += 1
             if self.skipped > MAX_SKIPPED:
@@ -56,29 +65,51 @@ class Updater:
             parameter.grad = None
         return {"train/grad_norm": float(norm), "train/lr_factor": factor, "train/skipped_steps": self.skipped}
 
+    def _norm(self, grads: list[Tensor]) -> Tensor:
+        """Euclidean norm of the summed gradients of all ranks."""
+        squares = torch.zeros((), device=self.world.device)
+        if grads:
+            squares += torch.stack(torch._foreach_norm(grads)).square().sum()
+        return self.world.sum(squares).sqrt()
+
+    @torch.no_grad()
+    def _update(self, step: int, grads: list[Tensor], factor: float) -> None:
+        pairs = zip(self._exchange.mine, grads, strict=True)
+        for _, members in groupby(pairs, key=lambda pair: id(pair[0].group)):
+            pieces, given = zip(*members, strict=True)
+            group = pieces[0].group
+            params = [piece.of(piece.param.data) for piece in pieces]
+            moments = [self.moments[piece.name, piece.start] for piece in pieces]
+            firsts, seconds = [m["first"] for m in moments], [m["second"] for m in moments]
+            if group.muon:
+                muon.step(
+                    params, given, firsts, seconds, lr=group.peak_lr * factor, beta2=self.config.muon_beta2,
+                    momentum=momentum_at(step, self.steps, self.config),
+                    weight_decay=group.weight_decay * weight_decay_factor(step, self.steps),
+                    dtype=self.world.compute_dtype,
+                )  # fmt: skip
+            else:
+                adamw.step(
+                    params, given, firsts, seconds, lr=group.peak_lr * factor, count=self.applied,
+                    betas=group.betas, eps=ADAM_EPS, weight_decay=group.weight_decay,
+                )  # fmt: skip
+
     def state_dict(self) -> dict[str, Any]:
-        """Moments by the parameter's name, and the count of skipped steps."""
-        moments = {self._names[p]: dict(state) for o in self.optimizers for p, state in o.state.items()}
-        return {"skipped": self.skipped, "moments": moments}
+        """This rank's moments by parameter and first row, and the counts."""
+        moments: dict[str, dict[str, Any]] = {}
+        for (name, start), tensors in self.moments.items():
+            moments.setdefault(name, {})[str(start)] = tensors
+        return {"applied": self.applied, "skipped": self.skipped, "moments": moments}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        self.skipped = state_dict["skipped"]
-        for optimizer in self.optimizers:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                saved = state_dict["moments"].get(self._names[parameter], {})
-                # torch keeps AdamW's step counts on the CPU.
-                optimizer.state[parameter] = {
-                    name: value if value.ndim == 0 else value.to(parameter.device) for name, value in saved.items()
-                }
+        """Take this rank's share of the moments of all ranks, however many wrote them."""
+        self.applied, self.skipped = state_dict["applied"], state_dict["skipped"]
+        for piece in self._exchange.mine:
+            saved = sorted(state_dict["moments"][piece.name].items(), key=lambda item: int(item[0]))
+            for kind, mine in self.moments[piece.name, piece.start].items():
+                mine.copy_(piece.of(torch.cat([tensors[kind] for _, tensors in saved])))
 
-    def _reduce(self) -> None:
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self.world.size == 1:
-            return
-        flat = torch.cat([p.grad.flatten() for p in self.parameters])
-        self.world.sum(flat)
-        sizes = [p.numel() for p in self.parameters]
-        for parameter, part in zip(self.parameters, flat.split(sizes), strict=True):
-            parameter.grad = part.view_as(parameter)
+
+def _fresh_moments(piece: Piece) -> dict[str, Tensor]:
+    first = torch.zeros_like(piece.of(piece.param.data))
+    return {"first": first, "second": torch.zeros_like(first[:, :1] if piece.group.muon else first)}

@@ -34,10 +34,21 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
-@pytest.fixture(params=[(None, 0), (2, 0), (1, 0), (None, 2)], ids=["full", "2 shared", "1 shared", "2 taps"])
+OPTIONS = {
+    "full": {},
+    "2 shared": {"n_kv_head": 2},
+    "1 shared": {"n_kv_head": 1},
+    "2 taps": {"embedding_taps": 2},
+    "modern": {
+        "width_per_layer": 24, "head_size": 12, "value_embeddings": True, "residual_lambdas": True, "smear": True,
+        "backout": True,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
 def model(request: pytest.FixtureRequest) -> Transformer:
-    heads, taps = request.param
-    return random_model(n_kv_head=heads, embedding_taps=taps)
+    return random_model(**request.param)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which optimizer owns what, at which rate, and what one step of each does."""
+"""Which parameter is updated by what, at which rate."""
 
 from __future__ import annotations
 
@@ -6,55 +6,38 @@ import pytest
 import torch
 
 from aquarat_core.config import OptimConfig
-from aquarat_core.optim.groups import build_optimizers, gradient_norm, set_lr
-from tests.toys import random_ids, random_model
+from aquarat_core.optim.groups import parameter_groups
+from tests.model.test_transformer import MODERN
+from tests.toys import random_model
 
 
 def test_every_parameter_has_one_owner_and_its_rate() -> None:
     model = random_model(n_kv_head=2, embedding_taps=2)
-    muon, adam = build_optimizers(
-        model, OptimConfig(matrix_lr=0.02, embedding_lr=0.2, unembedding_lr=0.004, lr_scale=0.5)
-    )
-    owned = [p for optimizer in (muon, adam) for group in optimizer.param_groups for p in group["params"]]
-    assert len(owned) == len(set(map(id, owned))) == len(list(model.parameters())) == 2 * 6 + 3
-    assert set(map(id, muon.param_groups[0]["params"])) == set(map(id, model.blocks.parameters()))
+    config = OptimConfig(matrix_lr=0.02, embedding_lr=0.2, unembedding_lr=0.004, lr_scale=0.5, weight_decay=0.1)
+    groups = parameter_groups(model, config)
+    assert sum(len(g.params) for g in groups) == len(list(model.parameters())) == 2 * 6 + 3
+    assert {g.name: [n for n, _ in g.params] for g in groups if not g.muon} == {
+        "embedding": ["embedding.weight"], "head": ["head.weight"], "taps": ["taps"],
+    }  # fmt: skip
     width = (32 / 768) ** -0.5
-    assert [g["params"] for g in adam.param_groups] == [[model.embedding.weight], [model.head.weight], [model.taps]]
-    assert [g["peak_lr"] for g in muon.param_groups] == pytest.approx([0.01])
-    assert [g["peak_lr"] for g in adam.param_groups] == pytest.approx([0.1 * width, 0.002 * width, 0.002 * width])
+    assert {g.name: g.peak_lr for g in groups} == pytest.approx(
+        {"matrices": 0.01, "embedding": 0.1 * width, "head": 0.002 * width, "taps": 0.002 * width}
+    )
+    assert [(g.name, g.weight_decay) for g in groups if g.weight_decay] == [("matrices", 0.1)]
+    assert {n for n, _ in groups[0].params} == {n for n, _ in model.named_parameters() if n.startswith("blocks.")}
 
 
-def test_rates_are_shares_of_their_peak() -> None:
-    optimizers = build_optimizers(random_model(), OptimConfig())
-    for factor in (0.25, 1.0, 0.5):
-        set_lr(optimizers, factor)
-        for group in (g for o in optimizers for g in o.param_groups):
-            assert group["lr"] == pytest.approx(factor * group["peak_lr"])
+def test_the_options_parameters_have_groups_of_their_own() -> None:
+    model = random_model(**MODERN)
+    groups = {g.name: [n for n, _ in g.params] for g in parameter_groups(model, OptimConfig())}
+    assert groups["value_embeddings"] == ["value_embeddings.1.weight"]
+    assert groups["gates"] == ["blocks.1.attention.value_gate.weight", "smear_gate.weight"]
+    assert groups["scalars"] == ["embedding_lambdas", "backout_lambda"]
+    assert groups["residual_lambdas"] == ["residual_lambdas"] and groups["smear"] == ["smear_lambda"]
 
 
-def test_gradient_norm_is_that_of_all_gradients_in_a_row() -> None:
-    model, ids = random_model(), random_ids(4, 20)
-    model.token_losses(ids[:, :-1], ids[:, 1:]).mean().backward()
-    parameters = [p for p in model.parameters() if p.numel()]
-    expected = torch.cat([p.grad.double().flatten() for p in parameters]).norm()
-    assert float(gradient_norm(parameters)) == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_the_first_step_of_each() -> None:
-    model, ids = random_model(), random_ids(4, 20)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model.token_losses(ids[:, :-1], ids[:, 1:]).mean().backward()
-    for optimizer in build_optimizers(model, OptimConfig(matrix_lr=0.02, embedding_lr=0.2)):
-        optimizer.step()
-    moved = {name: p.detach() - before[name] for name, p in model.named_parameters()}
-    # AdamW's first step goes by its rate against the sign of the gradient; tokens not seen stay where they are.
-    seen = torch.zeros(128, dtype=torch.bool).index_fill_(0, ids[:, :-1].flatten(), True)
-    rate, sign = 0.2 * (32 / 768) ** -0.5, model.embedding.weight.grad.sign()
-    torch.testing.assert_close(moved["embedding.weight"], -rate * sign, atol=1e-3 * rate, rtol=0)
-    assert not moved["embedding.weight"][~seen].any() and seen.sum() < 128
-    # Muon's step has singular values near its rate (but for the least of them), whatever the gradient's were.
-    update, gradient = moved["blocks.1.attention.out.weight"], model.blocks[1].attention.out.weight.grad
-    values = torch.linalg.svdvals(update)[:-2] / 0.02
-    assert values.min() > 0.6 and values.max() < 1.3
-    assert torch.linalg.svdvals(gradient)[0] > 10 * torch.linalg.svdvals(gradient)[-3]
-    assert (update * gradient).sum() < 0
+def test_a_parameter_without_a_rule_is_noticed() -> None:
+    model = random_model()
+    model.extra = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(AssertionError, match="must partition the parameters"):
+        parameter_groups(model, OptimConfig())

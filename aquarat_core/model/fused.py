@@ -1,0 +1,269 @@
+"""Forward and backward passes written for CPUs: few passes over memory, each over what still lies in the cache.
+
+torch's CPU kernels run one elementwise operation at a time, and autograd keeps and revisits every intermediate. These
+functions give the same values as the plain operations of `transformer.py` (tests compare them) from what the formulas
+need: an RMS norm keeps its output, attention skips the half that is masked, and the cross-entropy computes its gradient
+while a slice of the logits is at hand (as in Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989), so that no [B, T, V]
+is ever held. On GPUs `torch.compile` fuses the plain operations instead.
+
+Shapes as in `transformer.py`; N = B x T.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+ATTENTION_BLOCK = 128
+"""Queries at a time; keys after the block's end are not looked at."""
+LOGIT_ROWS = 512
+"""Tokens whose logits are held at once."""
+CACHED_VALUES = 1 << 17
+"""float32 values that one elementwise pass goes over before the next one: half a megabyte, which fits a cache."""
+
+ATTENTION_MAX = 1024
+"""Longest rows whose attention probabilities are kept for the backward pass."""
+enabled = True
+"""Tests set this to False to compare with the plain operations."""
+NORM_EPS = torch.finfo(torch.float32).eps
+"""Added to the mean square; the plain operations use the same."""
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have glibc's malloc reuse large blocks: by default each comes from the kernel anew, a page fault for every 4 KiB.
+
+    Does nothing where the C library is another one.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def applies(x: Tensor) -> bool:
+    """Whether these functions are to be used for `x`."""
+    return enabled and x.device.type == "cpu"
+
+
+class _RMSNorm(Function):
+    """y = x s with s = sqrt(C) / |x|; dx = s (dy - y mean(dy y)). Keeps y and s, not x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        s = _inverse_rms(x)
+        y = _scaled(x, s)
+        ctx.save_for_backward(y, s.to(x.dtype))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        y, s = ctx.saved_tensors
+        mean = (dy * y).mean(dim=-1, keepdim=True)
+        return torch.addcmul(dy, y, mean, value=-1).mul_(s)
+
+
+def _inverse_rms(x: Tensor) -> Tensor:
+    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+    return squares.div_(x.size(-1)).add_(NORM_EPS).rsqrt_()
+
+
+def _scaled(x: Tensor, s: Tensor) -> Tensor:
+    """x s in the type of `x`, rounded once."""
+    return x.float().mul_(s).to(x.dtype) if x.dtype != torch.float32 else x * s
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """RMS normalisation over the last dimension."""
+    return _RMSNorm.apply(x) if torch.is_grad_enabled() else _scaled(x, _inverse_rms(x))
+
+
+class _RotaryNorm(Function):
+    """Rotation of feature pairs after normalisation; a rotation changes no norm, so the order is free."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+        s = _inverse_rms(x).mul_(scale)
+        y = _rotated(_scaled(x, s), cos, sin)
+        ctx.save_for_backward(y, s.to(x.dtype), cos, sin)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+        y, s, cos, sin = ctx.saved_tensors
+        mean = (dy * y).mean(dim=-1, keepdim=True).div_(ctx.scale**2)
+        return _rotated(torch.addcmul(dy, y, mean, value=-1).mul_(s), cos, -sin), None, None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.size(-1) // 2
+    out = x * torch.cat((cos, cos), dim=-1)
+    out[..., :half].addcmul_(x[..., half:], sin)
+    out[..., half:].addcmul_(x[..., :half], sin, value=-1)
+    return out
+
+
+def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+    """scale x norm(rotate(x)), `cos` and `sin` broadcasting to [B, T, 1, D/2]."""
+    return _RotaryNorm.apply(x_BTHD, cos, sin, scale)
+
+
+class _SquaredReLU(Function):
+    """down(relu(up(x))^2); keeps relu(up(x)) alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        r = torch.mm(x, up.T).relu_()
+        ctx.save_for_backward(x, r, up, down)
+        return torch.mm(r * r, down.T)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, r, up, down = ctx.saved_tensors
+        d_down = torch.mm(dy.T, r * r)
+        dr = torch.mm(dy, down).mul_(r)
+        return torch.mm(dr, up).mul_(2), torch.mm(dr.T, x).mul_(2), d_down
+
+
+def squared_relu_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """[..., C] through both matrices of the MLP, given in the type of `x`."""
+    return _SquaredReLU.apply(x.flatten(0, -2), up, down).view_as(x)
+
+
+class _CausalAttention(Function):
+    """softmax(q k^T / sqrt(D)) v by blocks of queries. Keeps the probabilities: meant for rows of up to 1,024."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        q = q * q.size(2) ** -0.5
+        out, kept = torch.empty_like(q), []
+        for start, end, first in _blocks(q.size(1), window):
+            scores = torch.bmm(q[:, start:end], k[:, first:end].transpose(1, 2))
+            p = torch.softmax(scores.masked_fill_(_hidden_keys(start, end, first, window), -math.inf), dim=-1)
+            torch.bmm(p, v[:, first:end], out=out[:, start:end])
+            kept.append(p)
+        ctx.save_for_backward(q, k, v, out, *kept)
+        ctx.window = window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, out, *kept = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (start, end, first), p in zip(_blocks(q.size(1), ctx.window), kept, strict=True):
+            d = d_out[:, start:end]
+            _add_bmm(dv[:, first:end], p.transpose(1, 2), d)
+            mean = (d * out[:, start:end]).sum(dim=-1, keepdim=True)
+            ds = torch.bmm(d, v[:, first:end].transpose(1, 2)).sub_(mean).mul_(p)
+            torch.bmm(ds, k[:, first:end], out=dq[:, start:end])
+            _add_bmm(dk[:, first:end], ds.transpose(1, 2), q[:, start:end])
+        return dq.mul_(q.size(2) ** -0.5), dk, dv, None
+
+
+def _add_bmm(total: Tensor, a: Tensor, b: Tensor) -> None:
+    torch.baddbmm(total, a, b, out=total)
+
+
+def _blocks(T: int, window: int) -> list[tuple[int, int, int]]:
+    """Start and end of each block of queries, and the first key that any of them sees."""
+    starts = range(0, T, ATTENTION_BLOCK)
+    return [(start, min(start + ATTENTION_BLOCK, T), max(0, start - window + 1)) for start in starts]
+
+
+@functools.lru_cache(maxsize=64)
+def _hidden_keys(start: int, end: int, first: int, window: int) -> Tensor:
+    """[queries, keys] of a block: True where the key is later than the query or out of its window."""
+    distance = torch.arange(start, end)[:, None] - torch.arange(first, end)
+    return (distance < 0) | (distance >= window)
+
+
+def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> Tensor:
+    """Causal attention [B, H, T, D] to the last `window` tokens, of as many key/value heads as query heads."""
+    flat = (x.reshape(-1, *x.shape[2:]) for x in (q_BHTD, k_BHTD, v_BHTD))
+    return _CausalAttention.apply(*flat, window).view(q_BHTD.shape)
+
+
+class _CrossEntropySum(Function):
+    """Sum of the losses of soft-capped logits; its gradient is computed slice by slice in the forward pass.
+
+    Capped logits lie within the cap, so the sum of exponentials needs no maximum taken off.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, cap: float) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.empty_like(hidden)
+        d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        of_slice = torch.empty_like(head)
+        for part, raw, losses in _slices(hidden, head, targets, vocab_size, cap, with_grad=True):
+            total += losses.sum()
+            torch.mm(raw, head, out=d_hidden[part])
+            d_head += torch.mm(raw.T, hidden[part], out=of_slice)
+        ctx.save_for_backward(d_hidden, d_head)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        d_hidden, d_head = ctx.saved_tensors
+        return d_hidden * weight.to(d_hidden.dtype), (d_head * weight).to(d_hidden.dtype), None, None, None
+
+
+def _slices(
+    hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, cap: float, with_grad: bool
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Slices of the tokens, each with the gradient [n, V'] of its raw logits (if asked for) and its losses [n].
+
+    The gradient lies in memory that the next slice overwrites.
+    """
+    on_cpu = hidden.device.type == "cpu"
+    few = max(1, CACHED_VALUES // len(head)) if on_cpu else LOGIT_ROWS
+    t, e = (torch.empty((few, vocab_size), dtype=torch.float32, device=hidden.device) for _ in range(2))
+    buffer = torch.empty((min(LOGIT_ROWS, len(hidden)), len(head)), dtype=hidden.dtype, device=hidden.device)
+    for start in range(0, len(hidden), LOGIT_ROWS):
+        part = slice(start, start + LOGIT_ROWS)
+        wanted = targets[part]
+        raw = torch.mm(hidden[part], head.T, out=buffer[: len(wanted)])
+        losses = torch.empty(len(raw), dtype=torch.float32, device=hidden.device)
+        for i in range(0, len(raw), few):
+            n = min(few, len(raw) - i)
+            _losses_of(raw[i : i + n], wanted[i : i + n], losses[i : i + n], t[:n], e[:n], cap, with_grad)
+        yield part, raw, losses
+
+
+def _losses_of(raw: Tensor, targets: Tensor, losses: Tensor, t: Tensor, e: Tensor, cap: float, with_grad: bool) -> None:
+    """Fill in the `losses` [n] of `raw` logits [n, V'], which become their gradient; `t` and `e` [n, V] are scratch."""
+    vocab_size, ignored = t.size(1), (targets < 0)[:, None]
+    at = targets.clamp(min=0)[:, None]
+    t.copy_(raw[:, :vocab_size]).mul_(1 / cap).tanh_()
+    torch.mul(t, cap, out=e).exp_()
+    total = e.sum(dim=-1, keepdim=True)
+    losses.copy_(torch.where(ignored, 0.0, total.log() - cap * t.gather(1, at)).squeeze(1))
+    if not with_grad:
+        return
+    e.mul_(total.reciprocal_()).scatter_add_(1, at, torch.full_like(total, -1.0))
+    e.mul_(ignored.logical_not())
+    raw[:, :vocab_size] = e.addcmul_(e, t.square_(), value=-1)
+    raw[:, vocab_size:] = 0.0
+
+
+def cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, cap: float) -> Tensor:
+    """Sum of losses in nats of hidden states [N, C] under softcap(hidden head^T); negative targets [N] have none."""
+    return _CrossEntropySum.apply(hidden, head, targets, vocab_size, cap)
+
+
+@torch.no_grad()
+def cross_entropies(hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, cap: float) -> Tensor:
+    """Losses [N] in nats, without gradients; 0 where the target is negative."""
+    slices = _slices(hidden, head, targets, vocab_size, cap, with_grad=False)
+    return torch.cat([losses for _, _, losses in slices])
