@@ -16,7 +16,7 @@ import torch
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.training.distributed import compute_dtype, distributed_world
 from tests.toys import CPU, ONE
-from tests.training.two_ranks import measure
+from tests.training.two_ranks import Interrupted, measure, training
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ def two(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[dict[str,
         env=env, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "measured.json").read_text()), dict(np.load(folder / "weights.npz"))
+    measured = json.loads((folder / "measured.json").read_text()) | {"folder": folder}
+    return measured, dict(np.load(folder / "weights.npz"))
 
 
 def test_collectives(two) -> None:
@@ -78,6 +79,22 @@ def test_two_identical_runs_are_bitwise_equal(one, two) -> None:
 def test_ranks_end_with_the_same_weights(two) -> None:
     measured, _ = two
     assert len(measured["hashes"]) == 2 and measured["hashes"][0] == measured["hashes"][1]
+
+
+def test_what_two_ranks_saved_one_goes_on_with_and_back(one, two, tmp_path: Path) -> None:
+    """SIGTERM to one of two ranks stops both after the same step; a lone process ends their run as its own."""
+    alone, alone_weights = one
+    together, _ = two
+    assert together["stopped"] == ["stopped by SIGTERM after step 4; its state is saved: start it again to go on"] * 2
+    folder = together["folder"]
+    commits = Interrupted(ONE, folder, None).work.commits()
+    assert [c.step for c in commits] == [4] and len(commits[0].files) == 4
+    resumed, weights = training(ONE, folder, Interrupted(ONE, folder, None))
+    assert [row["step"] for row in resumed["steps"]] == list(range(1, 9))
+    for a, b in zip(alone["first"]["steps"], resumed["steps"], strict=True):
+        assert b == pytest.approx(a, abs=1e-5, rel=1e-5)
+    np.testing.assert_allclose(weights, alone_weights["training"], atol=1e-3)
+    assert alone["stopped"] == together["stopped"][:1]
 
 
 def test_two_ranks_reinforce_like_one(one, two) -> None:

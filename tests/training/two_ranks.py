@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.config import LaunchConfig, RLConfig, TrainConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl import rollouts
 from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.checkpointing import work_area
 from aquarat_core.training.distributed import World, distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import MetricLog
+from aquarat_core.training.stopped import Stopped
 from tests.toys import context, questions, random_ids, random_model, tokenizer
 
 TIMES = ("tokens_per_second", "time/", "flops", "seconds")
@@ -33,7 +38,31 @@ def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if not any(t in name for t in TIMES)}
 
 
-def training(world: World, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+class Interrupted:
+    """A stage's context in which the last rank is sent SIGTERM while it takes step `at`."""
+
+    def __init__(self, world: World, folder: Path, at: int | None) -> None:
+        self._inner, self._last, self._at = context(folder), world.rank + 1 == world.size, at
+        self.work = work_area(open_backend(f"file://{folder}/store"), "base_checkpoint", {}, {}, "code")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def progress(self, done: int, total: int, **_: Any) -> None:
+        if self._last and done == self._at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def half(world: World, folder: Path) -> str:
+    """Train until SIGTERM after step 4 leaves the state in `folder`; what the stage says."""
+    try:
+        training(world, folder, Interrupted(world, folder, at=4))
+    except Stopped as e:
+        return str(e)
+    raise AssertionError("it was not stopped")
+
+
+def training(world: World, folder: Path, ctx: Any = None) -> tuple[dict[str, Any], np.ndarray]:
     """Eight steps on rows with unequal numbers of targets; validation rows that do not divide by the ranks.
 
     At small rates: Muon computes in bfloat16, so at large ones the last bit of a sum over ranks grows visible.
@@ -46,7 +75,7 @@ def training(world: World, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
     model = random_model()
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     token_bytes = np.arange(100, dtype=np.int32) % 4
-    summary = train(model, rows, rows, token_bytes, config, world, context(folder), log)
+    summary = train(model, rows, rows, token_bytes, config, world, ctx or context(folder), log)
     log.close()
     text = (folder / "metrics.jsonl").read_text() if world.rank == 0 else ""
     steps = [without_times(json.loads(line)) for line in text.splitlines()]
@@ -76,6 +105,7 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
         "first": first,
         "second": second,
         "rl": rl_steps,
+        "stopped": world.gather([half(world, folder)]),
         "hashes": world.gather([hashes]),
         "sum": world.sum(torch.tensor([world.rank + 1.0, 10.0])).tolist(),
         "shares": world.gather([world.share(list(range(7)))]),
