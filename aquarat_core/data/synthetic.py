@@ -26,8 +26,6 @@ HELD_OUT_SHARE = 8
 """One problem in this many is for validation and test alone."""
 
 NAMES = ("Tom", "Ann", "Sam", "Mia", "Leo", "Eva", "Max", "Zoe")
-UNITS = ("", "", "", " km", " km/h", " days")
-"""What follows the values of a sheet of options; most problems have plain numbers."""
 ITEMS = ("apples", "books", "coins", "pens", "cards", "eggs")
 
 
@@ -39,7 +37,6 @@ class Problem:
     answer: int
     rationale: str
     slips: tuple[int, ...]
-    unit: str = ""
 
 
 def _arithmetic(rng: random.Random, top: int) -> Problem:
@@ -77,9 +74,9 @@ def _speed(rng: random.Random, top: int) -> Problem:
     v, t = rng.randint(2, top), rng.randint(2, 9)
     if rng.random() < 0.5:
         text = f"A train goes {v * t} km in {t} hours. What is its speed?"
-        return Problem(text, v, f"{v * t} / {t} = {v}.", (v * t - t, v + t), " km/h")
+        return Problem(text, v, f"{v * t} / {t} = {v}.", (v * t - t, v + t))
     text = f"A car drives {v} km/h for {t} hours. How far does it go?"
-    return Problem(text, v * t, f"{v} * {t} = {v * t}.", (v + t, v * t + t), " km")
+    return Problem(text, v * t, f"{v} * {t} = {v * t}.", (v + t, v * t + t))
 
 
 def _work(rng: random.Random, top: int) -> Problem:
@@ -88,7 +85,7 @@ def _work(rng: random.Random, top: int) -> Problem:
     text = f"{workers} men build a wall in {days} days. How many days do {others} men need?"
     total = workers * days
     steps = f"{workers} * {days} = {total}. {total} / {others} = {total // others}."
-    return Problem(text, total // others, steps, (total, days + workers), " days")
+    return Problem(text, total // others, steps, (total, days + workers))
 
 
 def _average(rng: random.Random, top: int) -> Problem:
@@ -153,7 +150,7 @@ def _question(rng: random.Random, names: tuple[str, ...], max_level: int, held_o
     correct = rng.randrange(len(LETTERS))
     values = _wrong_options(rng, problem)
     values.insert(correct, problem.answer)
-    options = tuple(f"{v}{problem.unit}" for v in values)
+    options = tuple(map(str, values))
     key = "\n".join((problem.question, *options))
     return Question(
         id=hashlib.sha256(key.encode()).hexdigest()[:16],
@@ -192,13 +189,13 @@ def generate_text(n: int, seed: int, max_level: int = 3) -> list[str]:
 
 def _document(rng: random.Random, max_level: int) -> str:
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.25:
         return " ".join(_fact(rng, LARGEST[rng.randint(1, max_level)]) for _ in range(8))
-    if kind < 0.5:
+    if kind < 0.55:
         options, found = _option_sheet(rng, LARGEST[max_level], look_ups=10)
         return "\n".join((options, *found))
     _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
-    return f"{problem.question}\n{problem.rationale}\nIt is {problem.answer}{problem.unit}."
+    return f"{problem.question}\n{problem.rationale}\nIt is {problem.answer}."
 
 
 def _option_sheet(rng: random.Random, top: int, look_ups: int) -> tuple[str, list[str]]:
@@ -207,8 +204,7 @@ def _option_sheet(rng: random.Random, top: int, look_ups: int) -> tuple[str, lis
     The look-ups are drawn with replacement: where each letter comes once, ruling out those already seen is learned
     instead.
     """
-    unit = rng.choice(UNITS)
-    values = [f"{v}{unit}" for v in rng.sample(range(1, 4 * top), len(LETTERS))]
+    values = [str(v) for v in rng.sample(range(1, 4 * top), len(LETTERS))]
     rows = list(zip(values, LETTERS, strict=True))
     found = [f"{option_line(*row)}\n{MARKER}{row[1]}" for row in rng.choices(rows, k=look_ups)]
     return option_lines(values), found
@@ -237,7 +233,7 @@ def generate_drills(n: int, seed: int, max_level: int = 3) -> list[list[dict[str
 def _drill(rng: random.Random, max_level: int) -> list[dict[str, str]]:
     if rng.random() < 0.5:
         _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
-        asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}{problem.unit}."
+        asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}."
     else:
         options, (answer,) = _option_sheet(rng, LARGEST[max_level], look_ups=1)
         asked = f"Which option is {answer.partition(' = ')[0]}?\n{options}"
