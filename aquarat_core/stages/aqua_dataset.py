@@ -5,6 +5,7 @@ Writes `train.parquet`, `validation.parquet`, `test.parquet` and `cleaning.json`
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -65,10 +66,13 @@ def _from_hub(
 def _generated(
     ctx: StageContext, config: AquaDatasetConfig
 ) -> tuple[dict[str, list[Question]], dict[str, object], dict[str, Scalar]]:
-    """Generated questions: no two of training are the same in question and options, no two held out in the question."""
-    n_held_out = config.n_validation + config.n_test
+    """Generated questions, no two with the same text.
+
+    Small families run out of different questions early, so what is held out is shuffled before it is split.
+    """
     train = _distinct(ctx, config, config.n_train, held_out=False)
-    held_out = _distinct(ctx, config, n_held_out, held_out=True)
+    held_out = _distinct(ctx, config, config.n_validation + config.n_test, held_out=True)
+    held_out.sort(key=lambda q: hashlib.sha256(f"{config.seed}/{q.id}".encode()).digest())
     splits = {"train": train, "validation": held_out[: config.n_validation], "test": held_out[config.n_validation :]}
     counts = {split: {"kept": len(rows)} for split, rows in splits.items()}
     return splits, {"source": "synthetic", "counts": counts, "near_held_out": []}, {}
@@ -83,7 +87,7 @@ def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bo
         drawn = generate_questions(asked, config.seed, config.families, config.max_level, held_out)
         found: dict[str, Question] = {}
         for q in drawn:
-            found.setdefault(q.question if held_out else q.id, q)
+            found.setdefault(q.question, q)
         ctx.progress(min(len(found), n), n, unit="questions")
         if len(found) >= n:
             return list(found.values())[:n]

@@ -1,6 +1,7 @@
 """The data stages on generated data: held-out questions are held out, and the same config gives the same bytes."""
 
 import json
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,9 @@ def test_generated_questions_are_held_out(run_stage) -> None:
     held_out = [q.question for q in validation + test]
     assert len(set(held_out)) == 600
     assert not set(held_out) & {q.question for q in train}
-    assert len({q.id for q in train}) == 3_000
+    assert len({q.question for q in train}) == 3_000
+    families = [Counter(q.family for q in rows) for rows in (validation, test)]
+    assert all(abs(families[0][f] / 200 - families[1][f] / 400) < 0.15 for f in families[1])
     assert all(parse_answer(target(q)) == q.correct for q in train + validation + test)
     for split, rows in (("train", train), ("test", test)):
         for letter in LETTERS:
