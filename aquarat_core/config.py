@@ -293,8 +293,6 @@ class MixtureEntry(Strict):
     """Rows taken; null takes all."""
     permutations: AtLeastOne = 1
     """AQuA only: copies of each row, each with its options in another order."""
-    direct: Fraction = 0.0
-    """AQuA only: share of the rows whose target is the answer line alone, without the rationale."""
 
 
 class ChatTrainConfig(TrainConfig):

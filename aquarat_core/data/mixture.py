@@ -6,7 +6,7 @@ along, and adding a source does not reorder the others among themselves.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -75,8 +75,6 @@ def _aqua_rows(entry: MixtureEntry, questions: Sequence[Question], seed: int) ->
         copies = entry.permutations if letter_free(q.rationale) else 1
         for copy in range(copies * entry.repeat):
             shown = q if copy % copies == 0 else permute(q, _derived(seed, copy))
-            if _derived(seed, f"direct/{q.id}/{copy}") < entry.direct * (1 << 64):
-                shown = replace(shown, rationale="")
             rows.append(_named(entry, q.id, copy, conversation(shown)))
     return rows
 
@@ -85,6 +83,6 @@ def _named(entry: MixtureEntry, row: str, copy: int, messages: list[Message]) ->
     return Conversation(f"{entry.name}/{row}/{copy}", messages)
 
 
-def _derived(seed: int, what: int | str) -> int:
+def _derived(seed: int, what: int) -> int:
     """64 bits that follow from the seed and a name."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{what}".encode(), digest_size=8).digest(), "big")

@@ -83,12 +83,3 @@ def test_conversations_survive_parquet(tmp_path) -> None:
     assert read_conversations(tmp_path / "c.parquet") == SOURCES["drills"]
     write_conversations(tmp_path / "none.parquet", [])
     assert read_conversations(tmp_path / "none.parquet") == []
-
-
-def test_a_share_of_the_rows_answers_directly() -> None:
-    rows = mix([MixtureEntry(name="aqua", repeat=10, direct=0.25)], QUESTIONS, {}, seed=1)
-    direct = [c for c in rows if c.messages[1]["content"].startswith("Answer: ")]
-    worked = [q for q in QUESTIONS if q.rationale]
-    chosen = [c for c in direct if c.id.split("/")[1] in {q.id for q in worked}]
-    assert 0.15 < len(chosen) / (10 * len(worked)) < 0.35
-    assert mix([MixtureEntry(name="aqua", repeat=10, direct=0.25)], QUESTIONS, {}, seed=1) == rows

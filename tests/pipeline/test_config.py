@@ -48,7 +48,7 @@ def test_single_fields_are_overridden_at_any_depth(profile: Profile) -> None:
 
 def test_an_entry_of_a_list_gets_the_defaults_of_its_type(profile: Profile) -> None:
     mixture = received(profile, "sft_checkpoint", {"mixture": [{"name": "aqua", "repeat": 2}]})["mixture"]
-    assert mixture == [{"name": "aqua", "repeat": 2, "limit": None, "permutations": 1, "direct": 0.0}]
+    assert mixture == [{"name": "aqua", "repeat": 2, "limit": None, "permutations": 1}]
 
 
 @pytest.mark.parametrize(
