@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
@@ -16,3 +17,12 @@ def store_uri() -> str:
 def cache_dir() -> Path:
     """Directory of verified local copies of artifacts: `AQUARAT_CACHE`, else `~/.cache/aquarat`."""
     return Path(os.environ.get("AQUARAT_CACHE") or "~/.cache/aquarat").expanduser().absolute()
+
+
+def cache_limit() -> int:
+    """How many bytes the cache may hold: `AQUARAT_CACHE_LIMIT`, like `200GB` or `512MB`; else 100 GB."""
+    said = os.environ.get("AQUARAT_CACHE_LIMIT") or "100GB"
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])i?B?", said)
+    if match is None:
+        raise ValueError(f"AQUARAT_CACHE_LIMIT is {said!r}: write a number and MB, GB or TB, such as 200GB")
+    return int(float(match[1]) * 1000 ** {"M": 2, "G": 3, "T": 4}[match[2]])

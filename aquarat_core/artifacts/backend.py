@@ -7,13 +7,14 @@ hashed while they stream. Every write is atomic: a reader sees the whole object 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.hashing import Digest
+from aquarat_core.artifacts.transfer import Advance, ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +71,25 @@ class Backend(Protocol):
     def write(self, key: str, data: bytes) -> None:
         """Writes or replaces the object; the last writer wins."""
 
-    def put_file(self, key: str, source: Path, digest: Digest) -> None:
+    def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
         """Makes sure that `key` holds the bytes of `source`, whose digest is `digest`.
 
         An object that is there already and right is touched and not sent again; one that is damaged is replaced.
         Raises `ArtifactError` if `source` no longer has that digest.
         """
 
-    def get_file(self, key: str, target: Path) -> Digest | None:
+    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: Advance = ignore) -> Digest:
+        """As `put_file`, under the key that `key_of` gives to the digest of `source`, which is returned."""
+
+    def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
         """Writes the object's bytes to `target` and returns their digest as read, or None where there is no object.
 
-        An `OSError` of `target` is the caller's.
+        The first `have` bytes of `target`, left there by an attempt that was cut off, are taken as they are: if the
+        digest then is not the expected one, try again without. An `OSError` of `target` is the caller's.
         """
+
+    def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
+        """The digest of the object's bytes as read, or None where there is no object."""
 
 
 def open_backend(uri: str) -> Backend:

@@ -1,41 +1,68 @@
-"""Verified local copies of artifact files, shared by all processes of a host.
+"""Verified local copies of artifact files, shared by all processes of a host, within a limit.
 
 `blobs/ab/<sha256>` holds the bytes once; `trees/<tree>/<path>` are hard links to them under the names that readers
-expect. A copy is checked against its digest when a process first uses it; what is damaged is fetched again.
+expect; `partial/<sha256>` is what a fetch that was cut off has so far. A copy is checked against its digest when a
+process first uses it; what is damaged is fetched again.
+
+Several processes that want the same bytes fetch them once: each fetch holds a lock that the kernel releases with its
+process. When the limit is passed, what was used least lately goes, but nothing that a living process was given: each
+process lists what it uses in a file under `users/`, on which it holds a lock for as long as it lives.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from aquarat_core.artifacts.errors import os_errors
 from aquarat_core.artifacts.hashing import digest_file
 from aquarat_core.artifacts.manifest import FileEntry
 
+Fetch = Callable[[Path, int], None]
+"""`fetch(path, have)` leaves exactly the bytes wanted at `path`, whose first `have` bytes are there, or raises."""
+
 
 class Cache:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limit: int) -> None:
+        """`limit` in bytes; what living processes use stays also beyond it."""
         self._root = root
+        self._limit = limit
         self._verified: dict[Path, tuple[int, int, int]] = {}
 
-    def file(self, tree: str, entry: FileEntry, fetch: Callable[[Path], None]) -> Path:
-        """The path of `entry` in `tree`. `fetch(path)` writes exactly its bytes there, or raises.
+    def file(self, tree: str, entry: FileEntry, fetch: Fetch) -> Path:
+        """The path of `entry` in `tree`; the file stays there at least as long as this process.
 
         Raises `StoreError` if the cache directory cannot be used.
         """
-        blob = self._root / "blobs" / entry.sha256[:2] / entry.sha256
         path = self._root / "trees" / tree / entry.path
         with os_errors(f"cache {self._root}, fetching {entry.path},", "Set AQUARAT_CACHE to a directory with room."):
-            if self._is_good(path, entry):
-                return path
-            if not self._is_good(blob, entry):
-                self._atomically(blob, fetch)
-            self._atomically(path, lambda temp: os.link(blob, temp))
-            self._verified[path] = _identity(path)
+            self._use(entry.sha256)
+            if not self._is_good(path, entry):
+                self._link(self._blob(entry, fetch), path)
+                self._verified[path] = _identity(path)
+            _mark_used(path)
         return path
+
+    def _blob(self, entry: FileEntry, fetch: Fetch) -> Path:
+        blob = self._root / "blobs" / entry.sha256[:2] / entry.sha256
+        partial = self._root / "partial" / entry.sha256
+        with _locked(self._root / "locks" / entry.sha256[:2]):
+            if self._is_good(blob, entry):
+                return blob
+            self._make_room(entry.size)
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            fetch(partial, partial.stat().st_size if partial.is_file() else 0)
+            partial.chmod(0o444)
+            os.replace(partial, blob)
+            self._verified[blob] = _identity(blob)
+        return blob
 
     def _is_good(self, path: Path, entry: FileEntry) -> bool:
         if not path.is_file():
@@ -47,17 +74,100 @@ class Cache:
             self._verified[path] = identity
         return True
 
-    def _atomically(self, path: Path, write: Callable[[Path], None]) -> None:
+    def _link(self, blob: Path, path: Path) -> None:
         temp = self._root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
         temp.parent.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(temp)
-            temp.chmod(0o444)
+            os.link(blob, temp)
             os.replace(temp, path)
         finally:
             # Also after success: renaming one hard link of a file onto another of the same file keeps both.
             temp.unlink(missing_ok=True)
+
+    # --- room ---------------------------------------------------------------------------------------------------------
+
+    def _use(self, sha256: str) -> None:
+        """Says that this process uses the blob, so that no other takes it away. Waits while one is clearing."""
+        user = _USERS.get(self._root)
+        if user is None:
+            user = _USERS[self._root] = _User(self._root / "users")
+        with _locked(self._root / "locks" / "users", fcntl.LOCK_SH):
+            user.add(sha256)
+
+    def _make_room(self, size: int) -> None:
+        """Removes what was used least lately, until `size` more bytes fit or all that is left is in use."""
+        blobs = {blob: blob.stat() for blob in (self._root / "blobs").glob("*/*")}
+        excess = sum(stat.st_size for stat in blobs.values()) + size - self._limit
+        if excess <= 0:
+            return
+        with _locked(self._root / "locks" / "users"):
+            used = _in_use(self._root / "users")
+            links = _links(self._root / "trees")
+            for blob, stat in sorted(blobs.items(), key=lambda item: item[1].st_atime):
+                if excess <= 0:
+                    return
+                if blob.name not in used:
+                    for path in (*links.get(stat.st_ino, ()), blob):
+                        path.unlink(missing_ok=True)
+                    excess -= stat.st_size
+
+
+class _User:
+    """This process's list of blobs, in a file that it holds locked."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"{os.getpid()}-{uuid.uuid4().hex}").open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._known: set[str] = set()
+
+    def add(self, sha256: str) -> None:
+        if sha256 not in self._known:
+            self._file.write(f"{sha256}\n")
+            self._file.flush()
+            self._known.add(sha256)
+
+
+_USERS: dict[Path, _User] = {}
+
+
+def _in_use(folder: Path) -> set[str]:
+    """Blobs that living processes use; lists of dead ones are removed."""
+    used: set[str] = set()
+    for path in folder.iterdir():
+        with path.open() as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                used.update(f.read().split())
+            else:
+                path.unlink()
+    return used
+
+
+def _links(trees: Path) -> dict[int, list[Path]]:
+    """Paths below `trees` by the number of their inode."""
+    found: dict[int, list[Path]] = {}
+    for path in trees.rglob("*"):
+        if path.is_file():
+            found.setdefault(path.stat().st_ino, []).append(path)
+    return found
+
+
+@contextmanager
+def _locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as f:
+        fcntl.flock(f, how)
+        yield
+
+
+def _mark_used(path: Path) -> None:
+    """Sets the access time: many file systems are mounted so that reading does not."""
+    stat = path.stat()
+    with contextlib.suppress(PermissionError):
+        os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -3,39 +3,46 @@
 Objects there are immutable and appear whole; `ifGenerationMatch` makes creating (generation 0) and swapping (the
 generation last read) atomic. Each small write carries a random writer id: a retry that finds its own earlier write, the
 answer to which was lost on the way, knows that it has won and not lost.
-Credentials are the environment's (application default, or a service account file); with `STORAGE_EMULATOR_HOST` none.
+Credentials are the environment's (`credentials.py`); with `STORAGE_EMULATOR_HOST` none.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import google.auth.exceptions
 import requests
+import urllib3
 from google.api_core import exceptions as api
 from google.cloud import storage
-from google.cloud.storage.retry import DEFAULT_RETRY
+from requests.adapters import HTTPAdapter
 
 from aquarat_core.artifacts.backend import Stat, Versioned
+from aquarat_core.artifacts.credentials import environment_credentials
 from aquarat_core.artifacts.errors import ArtifactError, StoreError
-from aquarat_core.artifacts.hashing import Digest, HashingWriter
+from aquarat_core.artifacts.gcs_errors import forbidden, refused, unanswered
+from aquarat_core.artifacts.gcs_media import TIMEOUT, Media
+from aquarat_core.artifacts.hashing import Digest, digest_file
+from aquarat_core.artifacts.retry import Retry
+from aquarat_core.artifacts.transfer import Advance, ignore
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Bucket
 
-_RETRY = DEFAULT_RETRY.with_timeout(60)
-_TRANSFER_RETRY = DEFAULT_RETRY.with_timeout(600)
-_UPLOAD_CHUNK = 16 * 1024 * 1024
+T = TypeVar("T")
+
+RETRY = Retry()
+_CONNECTIONS = 64
 _PUT_TRIES = 5
 _TOUCH_AFTER = 3600.0
 """Seconds; well below the day for which garbage collection spares everything new."""
-_LOGIN = "Run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS to a service account file."
+_LISTED = "items(name,size,updated,crc32c,generation,metageneration),nextPageToken"
 
 
 class GCSBackend:
@@ -47,38 +54,38 @@ class GCSBackend:
 
     def read(self, key: str) -> Versioned | None:
         with self._errors():
-            blob = self._blob(key)
-            try:
-                data = blob.download_as_bytes(retry=_RETRY)
-            except api.NotFound:
-                self._require_bucket()
-                return None
-            return Versioned(data, str(blob.generation))
+            found = self._unless_missing(lambda: self._media.read(self._prefix + key))
+            return None if found is None else Versioned(*found)
 
     def size(self, key: str) -> int | None:
         with self._errors():
-            blob = self._stat(key)
+            blob = self._blob_there(key)
             return None if blob is None else blob.size
 
     def keys(self, prefix: str) -> Iterator[str]:
-        with self._errors():
-            found = self._bucket.list_blobs(prefix=self._prefix + prefix, retry=_RETRY)
-            return iter([b.name.removeprefix(self._prefix) for b in found])
+        return (stat.key for stat in self.stats(prefix))
 
     def stats(self, prefix: str) -> Iterator[Stat]:
         with self._errors():
-            for blob in self._bucket.list_blobs(prefix=self._prefix + prefix, retry=_RETRY):
-                yield self._stat_of(blob)
+            found: list[Stat] = []
+            token = None
+            while True:
+                blobs, token = RETRY.call(lambda token=token: self._page(prefix, token))
+                found += map(self._stat, blobs)
+                if token is None:
+                    return iter(found)
 
     def delete(self, key: str, expected: Stat | None = None) -> bool:
         with self._errors():
-            blob = self._stat(key)
-            if blob is None or (expected is not None and self._stat_of(blob) != expected):
+            blob = self._blob_there(key)
+            if blob is None or (expected is not None and self._stat(blob) != expected):
                 return False
+            condition = {
+                "if_generation_match": blob.generation,
+                "if_metageneration_match": blob.metageneration,
+            }
             try:
-                blob.delete(
-                    if_generation_match=blob.generation, if_metageneration_match=blob.metageneration, retry=_RETRY
-                )
+                RETRY.call(lambda: blob.delete(**condition, retry=None, timeout=TIMEOUT))
             except (api.NotFound, api.PreconditionFailed):
                 return False
             return True
@@ -91,56 +98,84 @@ class GCSBackend:
 
     def write(self, key: str, data: bytes) -> None:
         with self._errors():
-            self._blob(key).upload_from_string(data, content_type="application/json", retry=_RETRY)
+            self._send(self._blob(key), data)
 
-    def put_file(self, key: str, source: Path, digest: Digest) -> None:
+    def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
+        right = (digest.size, digest.crc32c)
+        parts = f"{self._prefix}tmp/parts/{digest.sha256}/"
         with self._errors():
             for _ in range(_PUT_TRIES):
-                existing = self._stat(key)
-                if existing is not None and (existing.size, existing.crc32c) == (digest.size, digest.crc32c):
+                existing = self._blob_there(key)
+                if existing is not None and (existing.size, existing.crc32c) == right:
                     if self._touch(existing):
-                        return
+                        return advance(digest.size)
                     continue
-                blob = self._blob(key, chunk_size=_UPLOAD_CHUNK)
                 generation = existing.generation if existing is not None else 0
                 try:
-                    blob.upload_from_filename(
-                        str(source),
-                        content_type="application/octet-stream",
-                        if_generation_match=generation,
-                        retry=_TRANSFER_RETRY,
-                    )
-                except api.PreconditionFailed:
+                    made = self._media.upload(self._prefix + key, source, digest, generation, parts, advance)
+                except (api.PreconditionFailed, api.NotFound):
+                    # Another writer was first, or took away the parts that both were composing.
+                    self._require_bucket()
+                    advance(-digest.size)
                     continue
-                if (blob.size, blob.crc32c) != (digest.size, digest.crc32c):
+                if made == right:
+                    return
+                self.delete(key)
+                self._media.discard(parts)
+                if digest_file(source) != digest:
                     raise ArtifactError(f"{source} changed while it was being published: write it fully first")
-                return
+                advance(-digest.size)
             raise StoreError(f"{self.uri}/{key} is rewritten all the time: does another program use this prefix?")
 
-    def get_file(self, key: str, target: Path) -> Digest | None:
-        with self._errors(), target.open("wb") as sink:
-            writer = HashingWriter(sink)
-            try:
-                self._blob(key).download_to_file(writer, retry=_TRANSFER_RETRY)
-            except api.NotFound:
-                self._require_bucket()
-                return None
-            return writer.digest()
+    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: Advance = ignore) -> Digest:
+        # Hashed first: only the hash tells whether there is anything to send.
+        digest = digest_file(source)
+        self.put_file(key_of(digest), source, digest, advance)
+        return digest
+
+    def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
+        with self._errors():
+            return self._unless_missing(lambda: self._media.download(self._prefix + key, target, have, advance))
+
+    def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
+        with self._errors():
+            return self._unless_missing(lambda: self._media.digest(self._prefix + key, advance))
 
     @cached_property
     def _bucket(self) -> Bucket:
-        return storage.Client(project=None).bucket(self._bucket_name)
+        client = storage.Client(project=None, credentials=environment_credentials())
+        client._http.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        client._http.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        return client.bucket(self._bucket_name)
 
-    def _blob(self, key: str, chunk_size: int | None = None) -> Blob:
-        return self._bucket.blob(self._prefix + key, chunk_size=chunk_size)
+    @cached_property
+    def _media(self) -> Media:
+        return Media(self._bucket, RETRY)
 
-    def _stat(self, key: str) -> Blob | None:
-        blob = self._bucket.get_blob(self._prefix + key, retry=_RETRY)
+    def _blob(self, key: str) -> Blob:
+        return self._bucket.blob(self._prefix + key)
+
+    def _blob_there(self, key: str) -> Blob | None:
+        blob = RETRY.call(lambda: self._bucket.get_blob(self._prefix + key, retry=None, timeout=TIMEOUT))
         if blob is None:
             self._require_bucket()
         return blob
 
-    def _stat_of(self, blob: Blob) -> Stat:
+    def _unless_missing(self, operation: Callable[[], T]) -> T | None:
+        try:
+            return operation()
+        except api.NotFound:
+            self._require_bucket()
+            return None
+
+    def _page(self, prefix: str, token: str | None) -> tuple[list[Blob], str | None]:
+        """One page of a listing and the token of the next, None after the last."""
+        options = {"fields": _LISTED, "retry": None, "timeout": TIMEOUT}
+        listing = self._bucket.list_blobs(prefix=self._prefix + prefix, page_token=token, **options)
+        page = next(listing.pages, ())
+        return list(page), listing.next_page_token
+
+    def _stat(self, blob: Blob) -> Stat:
         version = f"{blob.generation}-{blob.metageneration}"
         key = blob.name.removeprefix(self._prefix)
         return Stat(key, blob.size, blob.updated.timestamp(), blob.crc32c, version)
@@ -151,10 +186,14 @@ class GCSBackend:
             return True
         blob.metadata = {**(blob.metadata or {}), "used": str(int(time.time()))}
         try:
-            blob.patch(if_generation_match=blob.generation, retry=_RETRY)
+            RETRY.call(lambda: blob.patch(if_generation_match=blob.generation, retry=None, timeout=TIMEOUT))
         except (api.NotFound, api.PreconditionFailed):
             return False
         return True
+
+    def _send(self, blob: Blob, data: bytes, **condition: int) -> None:
+        options = {"content_type": "application/json", "retry": None, "timeout": TIMEOUT}
+        RETRY.call(lambda: blob.upload_from_string(data, **options, **condition))
 
     def _conditional_write(self, key: str, data: bytes, generation: int) -> bool:
         writer = uuid.uuid4().hex
@@ -162,18 +201,16 @@ class GCSBackend:
             blob = self._blob(key)
             blob.metadata = {"writer": writer}
             try:
-                blob.upload_from_string(
-                    data, content_type="application/json", if_generation_match=generation, retry=_RETRY
-                )
+                self._send(blob, data, if_generation_match=generation)
             except api.PreconditionFailed:
-                there = self._stat(key)
+                there = self._blob_there(key)
                 return there is not None and (there.metadata or {}).get("writer") == writer
             return True
 
     def _require_bucket(self) -> None:
         """A missing object and a missing bucket are both 404: tells them apart, raising `NotFound` for the bucket."""
         if not self._bucket_is_there:
-            next(iter(self._bucket.list_blobs(max_results=1, retry=_RETRY)), None)
+            RETRY.call(lambda: self._page("", None))
             self._bucket_is_there = True
 
     @contextmanager
@@ -186,17 +223,13 @@ class GCSBackend:
                 f"`gcloud storage buckets create gs://{self._bucket_name}`, or correct AQUARAT_STORE."
             ) from e
         except (api.Unauthorized, google.auth.exceptions.GoogleAuthError) as e:
-            raise StoreError(f"store {self.uri} refuses the credentials: {_first_line(e)}. {_LOGIN}") from e
+            raise StoreError(refused(self.uri, e)) from e
         except api.Forbidden as e:
-            raise StoreError(
-                f"store {self.uri} refuses access: {_first_line(e)}. The account needs roles/storage.objectUser on it."
-            ) from e
-        except (api.GoogleAPIError, requests.exceptions.RequestException) as e:
-            raise StoreError(
-                f"store {self.uri} does not answer as it should: {_first_line(e)}. Check the network, "
-                "and STORAGE_EMULATOR_HOST if an emulator is meant; then run the same command again."
-            ) from e
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")[:300] if str(error).strip() else type(error).__name__
+            raise StoreError(forbidden(self.uri, e)) from e
+        except (
+            api.GoogleAPIError,
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            ConnectionError,
+        ) as e:
+            raise StoreError(unanswered(self.uri, e)) from e

@@ -6,7 +6,6 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import google_crc32c
 
@@ -30,28 +29,13 @@ class Hasher:
         self._sha256 = hashlib.sha256()
         self._crc32c = google_crc32c.Checksum()
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: bytes) -> None:
         self._size += len(data)
         self._sha256.update(data)
-        self._crc32c.update(bytes(data))
+        self._crc32c.update(data)
 
     def digest(self) -> Digest:
         return Digest(self._size, self._sha256.hexdigest(), base64.b64encode(self._crc32c.digest()).decode())
-
-
-class HashingWriter:
-    """A write-only file object that hashes what passes through it to `sink`."""
-
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink = sink
-        self._hasher = Hasher()
-
-    def write(self, data: bytes) -> int:
-        self._hasher.update(data)
-        return self._sink.write(data)
-
-    def digest(self) -> Digest:
-        return self._hasher.digest()
 
 
 def digest_bytes(data: bytes) -> Digest:
@@ -67,11 +51,3 @@ def digest_file(path: Path) -> Digest:
         while chunk := f.read(CHUNK):
             hasher.update(chunk)
     return hasher.digest()
-
-
-def copy_hashed(source: BinaryIO, target: BinaryIO) -> Digest:
-    """Copies `source` to `target` and returns the digest of the bytes that passed."""
-    writer = HashingWriter(target)
-    while chunk := source.read(CHUNK):
-        writer.write(chunk)
-    return writer.digest()

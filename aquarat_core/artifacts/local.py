@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from aquarat_core.artifacts.backend import Stat, Versioned
-from aquarat_core.artifacts.errors import ArtifactError, os_errors
-from aquarat_core.artifacts.hashing import Digest, copy_hashed, digest_file
+from aquarat_core.artifacts.errors import ArtifactError, StoreError, os_errors
+from aquarat_core.artifacts.hashing import Digest, digest_file
+from aquarat_core.artifacts.transfer import Advance, HashedWriter, copy, ignore, keep_prefix, pieces
 
 _REMEDY = "Set AQUARAT_STORE to a directory that this user can write, or free the space or permissions it needs."
 
@@ -32,7 +32,7 @@ class LocalBackend:
     def read(self, key: str) -> Versioned | None:
         with self._errors():
             try:
-                data = (self._root / key).read_bytes()
+                data = self._path(key).read_bytes()
             except FileNotFoundError:
                 return None
         return Versioned(data, hashlib.sha256(data).hexdigest())
@@ -40,47 +40,32 @@ class LocalBackend:
     def size(self, key: str) -> int | None:
         with self._errors():
             try:
-                return (self._root / key).stat().st_size
+                return self._path(key).stat().st_size
             except FileNotFoundError:
                 return None
 
     def keys(self, prefix: str) -> Iterator[str]:
-        with self._errors():
-            folder = self._root / prefix.rpartition("/")[0]
-            found = (p.relative_to(self._root).as_posix() for p in folder.rglob("*") if p.is_file())
-            return iter(sorted(k for k in found if k.startswith(prefix)))
+        return (stat.key for stat in self.stats(prefix))
 
     def stats(self, prefix: str) -> Iterator[Stat]:
-        for key in self.keys(prefix):
-            with self._errors():
-                try:
-                    stat = (self._root / key).stat()
-                except FileNotFoundError:
-                    continue
-            yield _stat(key, stat)
+        with self._errors():
+            found = _walk(self._path(prefix.rpartition("/")[0]), prefix.rpartition("/")[0])
+            return iter(sorted((s for s in found if s.key.startswith(prefix)), key=lambda s: s.key))
 
     def delete(self, key: str, expected: Stat | None = None) -> bool:
-        # Out of the way first: whoever touched the file before that shows in its time, whoever comes after finds none.
-        path, aside = self._root / key, self._root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
-        with self._errors():
-            if not path.is_file():
-                return False
-            _make_directories(aside.parent)
+        path = self._path(key)
+        with self._errors(), self._locked():
             try:
-                os.rename(path, aside)
+                if expected is not None and _stat(key, path.stat()) != expected:
+                    return False
+                path.unlink()
             except FileNotFoundError:
                 return False
-            try:
-                if expected is None or _stat(key, aside.stat()) == expected:
-                    _fsync_directory(path.parent)
-                    return True
-                self._link(aside, key)
-                return False
-            finally:
-                aside.unlink()
+            _fsync_directory(path.parent)
+            return True
 
     def create(self, key: str, data: bytes) -> bool:
-        with self._errors(), self._temporary(io.BytesIO(data)) as (temp, _):
+        with self._errors(), self._temporary(data) as temp:
             return self._link(temp, key)
 
     def swap(self, key: str, data: bytes, expected: str) -> bool:
@@ -92,59 +77,94 @@ class LocalBackend:
             return True
 
     def write(self, key: str, data: bytes) -> None:
-        with self._errors(), self._temporary(io.BytesIO(data)) as (temp, _):
+        with self._errors(), self._temporary(data) as temp:
             self._replace(temp, key)
 
-    def put_file(self, key: str, source: Path, digest: Digest) -> None:
+    def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
         with self._errors():
-            exists = self._touch(key)
-            if exists and digest_file(self._root / key) == digest:
-                return
-            with source.open("rb") as f, self._temporary(f) as (temp, copied):
-                if copied != digest:
-                    raise ArtifactError(f"{source} changed while it was being published: write it fully first")
-                if exists:
-                    self._replace(temp, key)
-                else:
-                    self._link(temp, key)
+            if self._touch(key) and digest_file(self._path(key)) == digest:
+                return advance(digest.size)
+        self._store(source, lambda copied: key if copied == digest else None, advance)
 
-    def get_file(self, key: str, target: Path) -> Digest | None:
+    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: Advance = ignore) -> Digest:
+        return self._store(source, key_of, advance)
+
+    def _store(self, source: Path, key_of: Callable[[Digest], str | None], advance: Advance) -> Digest:
+        """Copies `source`, hashing on the way, and names the copy by its digest; None: it is not what it should be."""
+        with self._errors(), source.open("rb", buffering=0) as f, self._temporary() as temp:
+            with temp.open("xb") as sink:
+                copied = copy(f, sink, advance)
+                key = key_of(copied)
+                if key is None:
+                    raise ArtifactError(f"{source} changed while it was being published: write it fully first")
+                if self._touch(key) and digest_file(self._path(key)) == copied:
+                    return copied
+                _seal(sink)
+            # Whatever has the name now is damaged, or it came after the look at it and is the same.
+            if not self._link(temp, key):
+                self._replace(temp, key)
+            return copied
+
+    def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
         with self._errors():
             try:
-                source = (self._root / key).open("rb")
+                source = self._path(key).open("rb", buffering=0)
             except FileNotFoundError:
                 return None
-        with source, target.open("wb") as sink:
-            return copy_hashed(source, sink)
+        with source, target.open("r+b" if have else "wb") as sink, HashedWriter(sink, advance) as writer:
+            if have:
+                keep_prefix(writer, target, have)
+                source.seek(have)
+                sink.seek(have)
+            for piece in pieces(source):
+                writer.write(piece)
+            return writer.digest()
+
+    def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
+        with self._errors():
+            try:
+                with self._path(key).open("rb", buffering=0) as source:
+                    return copy(source, None, advance)
+            except FileNotFoundError:
+                return None
 
     def _touch(self, key: str) -> bool:
-        try:
-            os.utime(self._root / key)
-        except FileNotFoundError:
+        """Marks an object as in use, so that `delete` no longer takes it for what was listed; False without one."""
+        path = self._path(key)
+        if not path.exists():
             return False
+        with self._locked(fcntl.LOCK_SH):
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return False
         return True
 
     def _errors(self) -> AbstractContextManager[None]:
         return os_errors(f"store {self.uri}", _REMEDY)
 
     @contextmanager
-    def _temporary(self, source: BinaryIO) -> Iterator[tuple[Path, Digest]]:
-        """A durable, read-only temporary file with the bytes of `source`, and their digest; gone afterwards."""
-        folder = self._root / "tmp"
+    def _temporary(self, data: bytes | None = None) -> Iterator[Path]:
+        """The path of a temporary file, gone afterwards; with `data` it is there, durable and read-only."""
+        folder = self._path("tmp")
         _make_directories(folder)
         temp = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
-            with temp.open("xb") as f:
-                digest = copy_hashed(source, f)
-                f.flush()
-                os.fchmod(f.fileno(), 0o444)
-                os.fsync(f.fileno())
-            yield temp, digest
+            if data is not None:
+                with temp.open("xb") as f:
+                    f.write(data)
+                    _seal(f)
+            yield temp
         finally:
             temp.unlink(missing_ok=True)
 
+    def _path(self, key: str) -> Path:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise StoreError(f"{key!r} leads outside the store {self.uri}: keys are relative, without '..'")
+        return self._root / key
+
     def _link(self, temp: Path, key: str) -> bool:
-        target = self._root / key
+        target = self._path(key)
         _make_directories(target.parent)
         try:
             os.link(temp, target)
@@ -154,21 +174,45 @@ class LocalBackend:
         return True
 
     def _replace(self, temp: Path, key: str) -> None:
-        target = self._root / key
+        target = self._path(key)
         _make_directories(target.parent)
         os.replace(temp, target)
         _fsync_directory(target.parent)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, how: int = fcntl.LOCK_EX) -> Iterator[None]:
         _make_directories(self._root)
         with (self._root / "lock").open("ab") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
+            fcntl.flock(f, how)
             yield
+
+
+def _seal(f: BinaryIO) -> None:
+    """Makes what was written read-only and durable."""
+    f.flush()
+    os.fchmod(f.fileno(), 0o444)
+    os.fsync(f.fileno())
 
 
 def _stat(key: str, stat: os.stat_result) -> Stat:
     return Stat(key, stat.st_size, stat.st_mtime, None, f"{stat.st_ino}-{stat.st_mtime_ns}")
+
+
+def _walk(folder: Path, key: str) -> Iterator[Stat]:
+    """Every file below `folder`, whose own key is `key`; what vanishes meanwhile is left out."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        below = f"{key}/{entry.name}" if key else entry.name
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path), below)
+            elif entry.is_file(follow_symlinks=False):
+                yield _stat(below, entry.stat())
+        except FileNotFoundError:
+            continue
 
 
 def _make_directories(folder: Path) -> None:

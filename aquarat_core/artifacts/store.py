@@ -17,11 +17,12 @@ from aquarat_core.artifacts.backend import Backend, open_backend
 from aquarat_core.artifacts.cache import Cache
 from aquarat_core.artifacts.environment import hardware, libraries
 from aquarat_core.artifacts.errors import ArtifactError, StoreError
-from aquarat_core.artifacts.hashing import digest_bytes, digest_file
+from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.job import JobDir, job_dir
 from aquarat_core.artifacts.lineage import rebuild_advice
 from aquarat_core.artifacts.manifest import CodeVersion, FileEntry, Manifest, Parent, Scalar, canonical
-from aquarat_core.settings import cache_dir
+from aquarat_core.artifacts.transfer import Advance, each, ignore
+from aquarat_core.settings import cache_dir, cache_limit
 
 _SWAP_TRIES = 100
 _MIN_HASH = 6
@@ -32,23 +33,23 @@ class ArtifactStore:
 
     def __init__(self, backend: Backend, cache: Cache) -> None:
         self.uri = backend.uri
-        self._backend = backend
+        self.backend = backend
         self._cache = cache
 
     @classmethod
     def open(cls, uri: str) -> ArtifactStore:
         """The store at `file:///absolute/path`, `gs://bucket/prefix` or `memory://name`; touches nothing yet."""
-        return cls(open_backend(uri), Cache(cache_dir()))
+        return cls(open_backend(uri), Cache(cache_dir(), cache_limit()))
 
     def check_writable(self) -> None:
         """Writes a small object the two ways that publishing needs. Raises `StoreError` where that fails."""
         key = "checks/writable.json"
-        current = self._backend.read(key)
+        current = self.backend.read(key)
         mark = canonical({"writable": True})
         if current is None:
-            self._backend.create(key, mark)
+            self.backend.create(key, mark)
         else:
-            self._backend.swap(key, mark, current.version)
+            self.backend.swap(key, mark, current.version)
 
     def publish(
         self,
@@ -65,20 +66,20 @@ class ArtifactStore:
         seeds: Mapping[str, int],
         run_id: str,
         wandb: Mapping[str, Any] | None = None,
+        advance: Advance = ignore,
     ) -> Artifact:
-        """Makes the files under `directory` (and `records`) the asset's latest artifact.
+        """Makes the files under `directory` (and `records`) the asset's latest artifact; `advance` follows the bytes.
 
         Raises `ArtifactError` for files or fields that cannot be published and `StoreError` where the store fails; the
         asset's latest artifact is then still the one before.
         """
-        content, extra = _entries(directory), _entries(records) if records else {}
+        content, extra = _files(directory), _files(records) if records else {}
         if not content:
             raise ArtifactError(f"cannot publish {asset}: {directory} holds no file")
-        manifest = Manifest.create(
+        manifest = partial(
+            Manifest.create,
             asset=asset,
             kind=kind,
-            files=tuple(content.values()),
-            records=tuple(extra.values()),
             config=dict(config),
             profile=profile,
             code=code,
@@ -90,19 +91,30 @@ class ArtifactStore:
             run_id=run_id,
             wandb=dict(wandb) if wandb else None,
         )
-        for path, entry in [*content.items(), *extra.items()]:
-            self._backend.put_file(_blob_key(entry), path, entry.digest)
+        # Fields that no manifest can hold are found before anything is sent.
+        manifest(files=_unhashed(content), records=_unhashed(extra))
+        paths = [*content.values(), *extra.values()]
+        digests = dict(
+            zip(paths, each(lambda path: self.backend.add_file(path, blob_key, advance), paths), strict=True)
+        )
+        return self.add_manifest(
+            manifest(files=_entries(content, digests), records=_entries(extra, digests)), latest=True
+        )
+
+    def add_manifest(self, manifest: Manifest, *, latest: bool) -> Artifact:
+        """Writes the manifest of files that are there; with `latest` it becomes its asset's latest artifact."""
         sha256 = manifest.sha256
-        self._backend.create(_manifest_key(sha256), manifest.to_bytes())
-        self._move_ref(asset, sha256, manifest.data_version)
+        self.backend.create(_manifest_key(sha256), manifest.to_bytes())
+        if latest:
+            self._move_ref(manifest.asset, sha256, manifest.data_version)
         return Artifact(self, manifest, sha256)
 
     def has(self, manifest_sha256: str) -> bool:
-        return self._backend.size(_manifest_key(manifest_sha256)) is not None
+        return self.backend.size(_manifest_key(manifest_sha256)) is not None
 
     def get(self, manifest_sha256: str) -> Artifact:
         """The artifact of that manifest. Raises `ArtifactError` if it is missing or damaged."""
-        found = self._backend.read(_manifest_key(manifest_sha256))
+        found = self.backend.read(_manifest_key(manifest_sha256))
         if found is None:
             raise ArtifactError(
                 f"no manifest {manifest_sha256} in {self.uri}: is AQUARAT_STORE the store that it was published to?"
@@ -113,18 +125,18 @@ class ArtifactStore:
 
     def latest(self, asset: str) -> Artifact | None:
         """The asset's artifact that was published last, or None where there is none."""
-        found = self._backend.read(_ref_key(asset))
+        found = self.backend.read(_ref_key(asset))
         return None if found is None else self.get(json.loads(found.data)["manifest_sha256"])
 
     def assets(self) -> list[str]:
         """Names of all assets with a latest artifact."""
-        return [key.split("/")[1] for key in self._backend.keys("refs/") if key.endswith("/latest.json")]
+        return [key.split("/")[1] for key in self.backend.keys("refs/") if key.endswith("/latest.json")]
 
     def resolve(self, asset_or_manifest: str) -> Artifact:
         """The latest artifact of an asset, or the one of a manifest hash (six digits are enough if they are unique)."""
         wanted = asset_or_manifest.lower()
         if len(wanted) >= _MIN_HASH and set(wanted) <= set("0123456789abcdef"):
-            found = [Path(key).stem for key in self._backend.keys(f"manifests/{wanted}")]
+            found = [Path(key).stem for key in self.backend.keys(f"manifests/{wanted}")]
             if len(found) > 1:
                 raise ArtifactError(f"{len(found)} manifests in {self.uri} start with {wanted}: give more digits")
             if found:
@@ -137,42 +149,57 @@ class ArtifactStore:
 
     def job(self, run_id: str, step_key: str, attempt: int) -> JobDir:
         """The folder of one attempt at one step."""
-        return job_dir(self._backend, run_id, step_key, attempt)
+        return job_dir(self.backend, run_id, step_key, attempt)
 
     def _move_ref(self, asset: str, manifest_sha256: str, data_version: str) -> None:
         ref = canonical({"asset": asset, "manifest_sha256": manifest_sha256, "data_version": data_version})
         key = _ref_key(asset)
         for _ in range(_SWAP_TRIES):
-            current = self._backend.read(key)
+            current = self.backend.read(key)
             if current is None:
-                moved = self._backend.create(key, ref)
+                moved = self.backend.create(key, ref)
             else:
-                moved = current.data == ref or self._backend.swap(key, ref, current.version)
+                moved = current.data == ref or self.backend.swap(key, ref, current.version)
             if moved:
                 return
         raise StoreError(f"{self.uri}/{key} is moved by others all the time: is a loop publishing {asset}?")
 
     def _has_all(self, entries: Iterable[FileEntry]) -> bool:
-        return all(self._backend.size(_blob_key(e)) == e.size for e in entries)
+        return all(each(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
 
-    def _local_copy(self, artifact: Artifact, name: str, what: Literal["files", "records"]) -> Path:
+    def _local_copy(
+        self, artifact: Artifact, name: str, what: Literal["files", "records"], advance: Advance = ignore
+    ) -> Path:
         entries: tuple[FileEntry, ...] = getattr(artifact.manifest, what)
         entry = next((e for e in entries if e.path == name), None)
         if entry is None:
             known = ", ".join(e.path for e in entries) or "none"
             raise ArtifactError(f"{artifact.asset} ({artifact.uri}) has no {name} among its {what}: {known}")
-        return self._cache.file(f"{artifact.sha256}/{what}", entry, partial(self._fetch, artifact, entry))
+        return self._cache.file(
+            f"{artifact.sha256}/{what}", entry, lambda path, have: self.fetch(artifact, entry, path, have, advance)
+        )
 
-    def _fetch(self, artifact: Artifact, entry: FileEntry, target: Path) -> None:
-        got = self._backend.get_file(_blob_key(entry), target)
-        if got == entry.digest:
-            return
+    def fetch(
+        self, artifact: Artifact, entry: FileEntry, target: Path, have: int = 0, advance: Advance = ignore
+    ) -> None:
+        """Writes one file of an artifact to `target`, whose first `have` bytes an earlier attempt left there.
+
+        Raises `ArtifactError`, and leaves nothing there, if the file is missing or damaged.
+        """
+        key = blob_key(entry.digest)
+        got = self.backend.get_file(key, target, have, advance)
+        if have and got is not None and got != entry.digest:
+            got = self.backend.get_file(key, target, advance=advance)
+        if got != entry.digest:
+            target.unlink(missing_ok=True)
+            raise ArtifactError(self.damage(artifact, entry, got))
+
+    def damage(self, artifact: Artifact, entry: FileEntry, got: Digest | None) -> str:
+        """What to say of a file whose blob is missing (`got` is None) or has another digest."""
         wrong = "is missing" if got is None else "is damaged, its bytes are not those that were published"
         origin = f"{artifact.asset} (manifest {artifact.sha256[:12]}, run {artifact.manifest.run_id})"
-        raise ArtifactError(
-            f"file {entry.path} of {origin} {wrong}: {self.uri}/{_blob_key(entry)}. "
-            f"{rebuild_advice(self, artifact.manifest)}"
-        )
+        advice = rebuild_advice(self, artifact.manifest)
+        return f"file {entry.path} of {origin} {wrong}: {self.uri}/{blob_key(entry.digest)}. {advice}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,19 +239,20 @@ class Artifact:
         """Local path of a record, like `metrics.jsonl`. Raises as `path` does."""
         return self.store._local_copy(self, name, "records")
 
-    def directory(self) -> Path:
+    def directory(self, advance: Advance = ignore) -> Path:
         """Local directory with all content files under their paths. Raises as `path` does."""
-        paths = {entry.path: self.path(entry.path) for entry in self.manifest.files}
-        name, path = paths.popitem()
-        return path.parents[len(Path(name).parts) - 1]
+        names = [entry.path for entry in self.manifest.files]
+        paths = each(lambda name: self.store._local_copy(self, name, "files", advance), names)
+        return paths[0].parents[len(Path(names[0]).parts) - 1]
 
     def is_complete(self) -> bool:
         """Whether the store has every file at its size; the bytes are not read."""
         return self.store._has_all((*self.manifest.files, *self.manifest.records))
 
 
-def _blob_key(entry: FileEntry) -> str:
-    return f"blobs/sha256/{entry.sha256[:2]}/{entry.sha256}"
+def blob_key(digest: Digest) -> str:
+    """Where the store keeps the bytes with that digest."""
+    return f"blobs/sha256/{digest.sha256[:2]}/{digest.sha256}"
 
 
 def _manifest_key(sha256: str) -> str:
@@ -235,16 +263,21 @@ def _ref_key(asset: str) -> str:
     return f"refs/{asset}/latest.json"
 
 
-def _entries(directory: Path) -> dict[Path, FileEntry]:
-    """Every file under `directory` with its entry, sorted by path in it."""
+def _files(directory: Path) -> dict[str, Path]:
+    """Every file under `directory` by its path there, sorted."""
     found: dict[str, Path] = {}
     for path in directory.rglob("*"):
         if path.is_symlink():
             raise ArtifactError(f"cannot publish {path}: it is a symbolic link, whose target could change")
         if path.is_file():
             found[path.relative_to(directory).as_posix()] = path
-    entries = {}
-    for name in sorted(found):
-        digest = digest_file(found[name])
-        entries[found[name]] = FileEntry(path=name, size=digest.size, sha256=digest.sha256, crc32c=digest.crc32c)
-    return entries
+    return dict(sorted(found.items()))
+
+
+def _entries(files: Mapping[str, Path], digests: Mapping[Path, Digest]) -> tuple[FileEntry, ...]:
+    found = {name: digests[path] for name, path in files.items()}
+    return tuple(FileEntry(path=n, size=d.size, sha256=d.sha256, crc32c=d.crc32c) for n, d in found.items())
+
+
+def _unhashed(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
+    return _entries(files, dict.fromkeys(files.values(), Digest(0, "0" * 64, "")))

@@ -70,12 +70,15 @@ def test_a_writer_killed_anywhere_leaves_nothing_half_done(
     publish(ArtifactStore.open(f"{shared_uri}/counted"), "base_checkpoint", {"model.safetensors": b"older"})
     operations = int(work(start("publish_and_die", f"{shared_uri}/counted", source, "r", 0))[0])
     points = random.Random(0).sample(range(1, operations + 1), KILL_POINTS[shared_uri.split(":")[0]])
+    kills = 0
     for n, point in enumerate(sorted(points)):
         uri = f"{shared_uri}/{n}"
         before = publish(ArtifactStore.open(uri), "base_checkpoint", {"model.safetensors": b"older"})
         killed = start("publish_and_die", uri, source, "killed", point)
         killed.communicate("\n")
-        assert killed.returncode == -signal.SIGKILL
+        # Files are sent several at once, so the number of operations varies a little and the last may never come.
+        assert killed.returncode in (-signal.SIGKILL, 0)
+        kills += killed.returncode != 0
         assert_sound(uri, tmp_path / f"fresh-{n}", monkeypatch)
         latest = ArtifactStore.open(uri).latest("base_checkpoint")
         assert latest.sha256 == before.sha256 or latest.manifest.run_id == "killed"
@@ -84,6 +87,7 @@ def test_a_writer_killed_anywhere_leaves_nothing_half_done(
         assert latest.sha256 == clean.sha256
         assert {f.path: latest.path(f.path).read_bytes() for f in latest.manifest.files} == FILES
         assert_sound(uri, tmp_path / f"fresher-{n}", monkeypatch)
+    assert kills >= len(points) - 1
 
 
 @pytest.mark.parametrize("leftover", ["tmp/1-x", "tmp/1-x.json"])
@@ -98,9 +102,9 @@ def test_leftovers_are_never_picked_up(tmp_path: Path, publish: Publish, leftove
 
 
 def test_memory_stays_bounded(shared_uri: str, tmp_path: Path) -> None:
-    size = 96 if shared_uri.startswith("file") else 64
+    size = 192
     source = tmp_path / "source"
     source.mkdir()
     with (source / "big").open("wb") as f:
         f.truncate(size * 2**20)
-    assert int(work(start("memory", shared_uri, source, "big"))[0]) < size / 2
+    assert int(work(start("memory", shared_uri, source, "big"))[0]) < 80

@@ -55,7 +55,7 @@ def test_a_full_disk(tmp_path: Path, publish: Publish, monkeypatch: pytest.Monke
     root = tmp_path / "store"
     root.mkdir()
     (root / "tmp").mkdir()
-    monkeypatch.setattr("aquarat_core.artifacts.local.copy_hashed", lambda source, target: _to_full_device(source))
+    monkeypatch.setattr("aquarat_core.artifacts.local.copy", lambda source, *_: _to_full_device(source))
     with pytest.raises(StoreError, match="the disk is full"):
         publish(ArtifactStore.open(f"file://{root}"), "x", {"a": b"1"})
     assert list((root / "tmp").iterdir()) == []

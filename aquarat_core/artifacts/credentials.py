@@ -1,0 +1,121 @@
+"""Whose name a bucket is asked in, and tokens for hosts that shall have no name of their own.
+
+Application default credentials or a service account's file, as Google's libraries find them; or, on a GPU host, a file
+with a short-lived token that can do nothing outside of one prefix of one bucket. The control host mints it and puts a
+new one in its place before it expires; nothing longer-lived than an hour ever reaches the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aquarat_core.artifacts.errors import StoreError
+
+if TYPE_CHECKING:
+    import google.auth.credentials
+    import google.auth.transport
+
+TOKEN_FILE = "AQUARAT_STORE_TOKEN_FILE"
+REFRESH_BEFORE = timedelta(minutes=10)
+"""How long before its end a token is replaced. Google's libraries ask for another one 3:45 minutes before."""
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+
+
+def environment_credentials() -> google.auth.credentials.Credentials | None:
+    """Credentials from the file that `AQUARAT_STORE_TOKEN_FILE` names, or None: Google's libraries find theirs."""
+    named = os.environ.get(TOKEN_FILE)
+    if not named or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return None
+    from google.oauth2.credentials import Credentials
+
+    path = Path(named)
+
+    def read(_request: object = None, scopes: object = None) -> tuple[str, datetime]:
+        return read_token(path)
+
+    token, expiry = read()
+    return Credentials(token=token, expiry=expiry, refresh_handler=read)
+
+
+def read_token(path: Path) -> tuple[str, datetime]:
+    """Token and expiry (UTC, without a zone, as Google's libraries want it). Raises `StoreError` for a stale file."""
+    try:
+        held = json.loads(path.read_text())
+        token, expiry = held["token"], datetime.fromisoformat(held["expiry"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{TOKEN_FILE} names {path}, which holds no token: the control host writes it when it starts a job there"
+        ) from None
+    if expiry <= datetime.now(UTC):
+        raise StoreError(
+            f"the token in {path} expired at {expiry:%Y-%m-%d %H:%M} UTC: the control host has not replaced it; "
+            "is its daemon running, and are both clocks right?"
+        )
+    return token, expiry.astimezone(UTC).replace(tzinfo=None)
+
+
+class PrefixToken:
+    """Mints tokens that can read and write below one prefix of a bucket and nowhere else."""
+
+    def __init__(
+        self,
+        uri: str,
+        source: google.auth.credentials.Credentials | None = None,
+        request: google.auth.transport.Request | None = None,
+    ) -> None:
+        """`uri` is `gs://bucket/prefix`; `source` may do all that the token may (default: the environment's)."""
+        import google.auth
+        import google.auth.transport.requests
+        from google.auth import downscoped
+
+        scheme, _, rest = uri.partition("://")
+        bucket, _, prefix = rest.rstrip("/").partition("/")
+        if scheme != "gs" or not bucket or not prefix:
+            raise StoreError(f"{uri!r} is not a prefix of a bucket, gs://bucket/prefix: a token could not be limited")
+        source = source or google.auth.default(scopes=[_SCOPE])[0]
+        self._request = request or google.auth.transport.requests.Request()
+        self._credentials = downscoped.Credentials(source, _boundary(downscoped, bucket, prefix))
+
+    def token(self) -> tuple[str, datetime]:
+        """A token that is good for at least `REFRESH_BEFORE`, and when it expires (UTC)."""
+        expiry = self._credentials.expiry
+        if expiry is None or expiry - datetime.now(UTC).replace(tzinfo=None) < REFRESH_BEFORE:
+            self._credentials.refresh(self._request)
+        return self._credentials.token, self._credentials.expiry.replace(tzinfo=UTC)
+
+    def write(self, path: Path) -> datetime:
+        """Puts a good token into the file, readable by its owner alone, in one step; returns when it expires."""
+        token, expiry = self.token()
+        temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with os.fdopen(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+                json.dump({"token": token, "expiry": expiry.isoformat()}, f)
+            os.replace(temp, path)
+        finally:
+            temp.unlink(missing_ok=True)
+        return expiry
+
+
+def _boundary(downscoped: object, bucket: str, prefix: str) -> object:
+    """Access to the objects whose names begin with `prefix`/, and to listings of them."""
+    if "'" in prefix or "\\" in prefix:
+        raise StoreError(
+            f"prefix {prefix!r} of bucket {bucket} cannot stand in an access rule: no quotes or backslashes"
+        )
+    resource = f"projects/_/buckets/{bucket}"
+    named = f"resource.name.startsWith('{resource}/objects/{prefix}/')"
+    listed = f"api.getAttribute('storage.googleapis.com/objectListPrefix', '').startsWith('{prefix}/')"
+    return downscoped.CredentialAccessBoundary(
+        rules=[
+            downscoped.AccessBoundaryRule(
+                available_resource=f"//storage.googleapis.com/{resource}",
+                available_permissions=["inRole:roles/storage.objectUser"],
+                availability_condition=downscoped.AvailabilityCondition(f"{named} || {listed}"),
+            )
+        ]
+    )

@@ -1,0 +1,258 @@
+"""The bytes of large objects, straight over HTTP: google-cloud-storage spends most of its time copying them.
+
+Down: ranges of one generation, fetched in parallel, hashed and written in order as they come; a broken range goes on
+where it broke. Up: a small file in one request; a large one as parts beside each other under `tmp/parts/<sha256>/`,
+which the bucket then composes into the object. A part is named by the content of the whole file, so whoever sends the
+same file later, in whatever process, sends only the parts that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from google.api_core import exceptions as api
+
+from aquarat_core.artifacts.hashing import Digest
+from aquarat_core.artifacts.retry import CorruptedInTransit, Retry
+from aquarat_core.artifacts.transfer import PIECE, Advance, HashedWriter, each, in_order, keep_prefix
+
+if TYPE_CHECKING:
+    import requests
+    from google.cloud.storage import Blob, Bucket
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to connect, and between two pieces of an answer."""
+RANGE = 8 * PIECE
+RANGES_AT_ONCE = 4
+"""Of one file; with four files at once and the ranges that wait for their turn, below 200 MiB."""
+WHOLE = 64 * PIECE
+"""Files up to this size are sent in one request."""
+MOST_PARTS = 32
+"""What one compose request takes."""
+SMALLEST_PART = 32 * PIECE
+
+
+class Media:
+    """Downloads from and uploads to one bucket. Raises google.api_core's errors, after `retry` has given up."""
+
+    def __init__(self, bucket: Bucket, retry: Retry) -> None:
+        self._bucket = bucket
+        self._retry = retry
+        self._session: requests.Session = bucket.client._http
+        base = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+        self._download = f"{base}/download/storage/v1/b/{bucket.name}/o"
+        self._upload = f"{base}/upload/storage/v1/b/{bucket.name}/o"
+
+    def read(self, name: str) -> tuple[bytes, str]:
+        """A small object and its generation."""
+
+        def once() -> tuple[bytes, str]:
+            answer = self._get(name, {}, {})
+            with answer:
+                data = b"".join(_body(answer, int(answer.headers["Content-Length"])))
+                return data, answer.headers["x-goog-generation"]
+
+        return self._retry.call(once)
+
+    def download(self, name: str, target: Path, have: int, advance: Advance) -> Digest:
+        """Writes the object to `target`, whose first `have` bytes are there already; the digest of all of it."""
+
+        def once(have: int) -> Digest:
+            source = self._retry.call(lambda: self._source(name))
+            if have > source.size:
+                have = 0
+            with target.open("r+b" if have else "wb") as sink, HashedWriter(sink, advance) as writer:
+                if have:
+                    keep_prefix(writer, target, have)
+                    sink.seek(have)
+                return self._pass(source, have, writer)
+
+        return _twice(lambda again: once(0 if again else have))
+
+    def digest(self, name: str, advance: Advance) -> Digest:
+        """The digest of the object's bytes, which are read and kept nowhere."""
+
+        def once() -> Digest:
+            with HashedWriter(None, advance) as writer:
+                return self._pass(self._retry.call(lambda: self._source(name)), 0, writer)
+
+        return _twice(lambda _: once())
+
+    def _source(self, name: str) -> _Source:
+        answer = self._get(name, {}, {})
+        size = int(answer.headers["Content-Length"])
+        hashes = dict(part.split("=", 1) for part in answer.headers.get("x-goog-hash", "").split(",") if "=" in part)
+        return _Source(name, answer.headers.get("x-goog-generation", ""), size, hashes.get("crc32c"), answer)
+
+    def _pass(self, source: _Source, start: int, writer: HashedWriter) -> Digest:
+        """Sends the bytes from `start` on through `writer`; the first range is read from the answer already open."""
+        if start:
+            source.answer.close()
+        ranges = [(at, min(at + RANGE, source.size)) for at in range(start, source.size, RANGE)]
+        tasks = [partial(self._range, source, *r, None if n or start else source.answer) for n, r in enumerate(ranges)]
+        with ThreadPoolExecutor(min(RANGES_AT_ONCE, max(1, len(tasks)))) as pool:
+            for pieces in in_order(pool, tasks, RANGES_AT_ONCE):
+                for piece in pieces:
+                    writer.write(piece)
+        digest = writer.digest()
+        if not start and source.crc32c not in (None, digest.crc32c):
+            raise CorruptedInTransit(f"{source.name} arrived with CRC-32C {digest.crc32c}, not {source.crc32c}")
+        return digest
+
+    def _range(self, source: _Source, start: int, stop: int, first: requests.Response | None) -> list[bytes]:
+        pieces: list[bytes] = []
+        opened = [first] if first is not None else []
+
+        def once() -> None:
+            at = start + sum(map(len, pieces))
+            answer = opened.pop() if opened else self._get_range(source, at, stop)
+            with answer:
+                for piece in _body(answer, stop - at):
+                    pieces.append(piece)
+
+        self._retry.call(once, progress=lambda: len(pieces))
+        return pieces
+
+    def _get_range(self, source: _Source, start: int, stop: int) -> requests.Response:
+        parameters = {"generation": source.generation} if source.generation else {}
+        return self._get(source.name, parameters, {"Range": f"bytes={start}-{stop - 1}"})
+
+    def _get(self, name: str, parameters: dict[str, str], headers: dict[str, str]) -> requests.Response:
+        answer = self._session.get(
+            f"{self._download}/{quote(name, safe='')}",
+            params={"alt": "media", **parameters},
+            headers={"Accept-Encoding": "identity", **headers},
+            stream=True,
+            timeout=TIMEOUT,
+        )
+        if answer.status_code != (206 if "Range" in headers else 200):
+            raise _error(answer)
+        return answer
+
+    def upload(
+        self, name: str, source: Path, digest: Digest, generation: int, parts: str, advance: Advance
+    ) -> tuple[int, str]:
+        """Makes the object from the file if its generation still is `generation` (0: there is none).
+
+        Parts go under the prefix `parts`. Returns size and CRC-32C of what the bucket then has; raises
+        `PreconditionFailed` where another writer was first.
+        """
+        if digest.size <= WHOLE:
+            return self._send(name, _Body(source, 0, digest.size, advance), generation)
+        size = max(SMALLEST_PART, -(-digest.size // MOST_PARTS))
+        starts = range(0, digest.size, size)
+        names = [f"{parts}{start:015d}" for start in starts]
+        there = {
+            b.name: b.size for b in self._retry.call(lambda: list(self._bucket.list_blobs(prefix=parts, retry=None)))
+        }
+
+        def send(n: int) -> None:
+            length = min(size, digest.size - starts[n])
+            if there.get(names[n]) == length:
+                return advance(length)
+            self._send(names[n], _Body(source, starts[n], length, advance), None)
+
+        each(send, range(len(names)), RANGES_AT_ONCE)
+        blob = self._bucket.blob(name)
+        blob.content_type = "application/octet-stream"
+        composed = [self._bucket.blob(n) for n in names]
+        self._retry.call(lambda: blob.compose(composed, if_generation_match=generation, retry=None, timeout=300))
+        self.discard(parts)
+        return blob.size, blob.crc32c
+
+    def discard(self, parts: str) -> None:
+        """Removes the parts under a prefix."""
+
+        def remove(blob: Blob) -> None:
+            try:
+                self._retry.call(lambda: blob.delete(retry=None))
+            except api.NotFound:
+                return
+
+        each(remove, self._below(parts), 8)
+
+    def _below(self, prefix: str) -> list[Blob]:
+        return self._retry.call(lambda: list(self._bucket.list_blobs(prefix=prefix, retry=None)))
+
+    def _send(self, name: str, body: _Body, generation: int | None) -> tuple[int, str]:
+        condition = {} if generation is None else {"ifGenerationMatch": str(generation)}
+
+        def once() -> tuple[int, str]:
+            answer = self._session.post(
+                self._upload,
+                params={"uploadType": "media", "name": name, **condition},
+                data=body if body.length else b"",
+                headers={"Content-Type": "application/octet-stream"},
+                timeout=TIMEOUT,
+            )
+            if answer.status_code != 200:
+                raise _error(answer)
+            made = answer.json()
+            return int(made["size"]), made["crc32c"]
+
+        return self._retry.call(once)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An object to read: one generation of it, and the open answer that begins with its first byte."""
+
+    name: str
+    generation: str
+    size: int
+    crc32c: str | None
+    answer: requests.Response
+
+
+class _Body:
+    """A range of a file as the body of a request; each time it is iterated it begins anew."""
+
+    def __init__(self, path: Path, start: int, length: int, advance: Advance) -> None:
+        self.length = length
+        self._path, self._start, self._advance = path, start, advance
+        self._sent = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._advance(-self._sent)
+        self._sent = 0
+        with self._path.open("rb", buffering=0) as f:
+            f.seek(self._start)
+            left = self.length
+            while left and (piece := f.read(min(PIECE, left))):
+                left -= len(piece)
+                yield piece
+                self._sent += len(piece)
+                self._advance(len(piece))
+
+
+def _body(answer: requests.Response, length: int) -> Iterator[bytes]:
+    """Exactly `length` bytes of an answer. Raises `ConnectionError` where it ends before."""
+    while length:
+        piece = answer.raw.read(min(PIECE, length))
+        if not piece:
+            raise ConnectionError(f"the answer ended {length} bytes early")
+        length -= len(piece)
+        yield piece
+
+
+def _twice(operation: Callable[[bool], Digest]) -> Digest:
+    """`operation(again)`, once more if its bytes were spoiled on the way."""
+    try:
+        return operation(False)
+    except CorruptedInTransit:
+        return operation(True)
+
+
+def _error(answer: requests.Response) -> api.GoogleAPICallError:
+    with answer:
+        return api.from_http_response(answer)
