@@ -8,6 +8,7 @@ Credentials are the environment's (`credentials.py`); with `STORAGE_EMULATOR_HOS
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -143,6 +144,8 @@ class GCSBackend:
 
     @cached_property
     def _bucket(self) -> Bucket:
+        # Else the client asks for the bucket's own metadata, to name its traces by, which takes another permission.
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
         client = storage.Client(project=None, credentials=environment_credentials())
         client._http.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
         client._http.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))

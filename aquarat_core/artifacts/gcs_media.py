@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from google.api_core import exceptions as api
 
-from aquarat_core.artifacts.hashing import Digest
+from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.retry import CorruptedInTransit, Retry
 from aquarat_core.artifacts.transfer import PIECE, Advance, HashedWriter, each, in_order, keep_prefix
 
@@ -37,6 +37,7 @@ WHOLE = 64 * PIECE
 MOST_PARTS = 32
 """What one compose request takes."""
 SMALLEST_PART = 32 * PIECE
+_TRIES_WHEN_SPOILED = 5
 
 
 class Media:
@@ -54,10 +55,11 @@ class Media:
         """A small object and its generation."""
 
         def once() -> tuple[bytes, str]:
-            answer = self._get(name, {}, {})
-            with answer:
-                data = b"".join(_body(answer, int(answer.headers["Content-Length"])))
-                return data, answer.headers["x-goog-generation"]
+            source = self._source(name)
+            with source.answer:
+                data = b"".join(_body(source.answer, source.size))
+            _require_crc32c(source, digest_bytes(data).crc32c)
+            return data, source.generation
 
         return self._retry.call(once)
 
@@ -74,7 +76,7 @@ class Media:
                     sink.seek(have)
                 return self._pass(source, have, writer)
 
-        return _twice(lambda again: once(0 if again else have))
+        return _until_intact(lambda again: once(0 if again else have))
 
     def digest(self, name: str, advance: Advance) -> Digest:
         """The digest of the object's bytes, which are read and kept nowhere."""
@@ -83,7 +85,7 @@ class Media:
             with HashedWriter(None, advance) as writer:
                 return self._pass(self._retry.call(lambda: self._source(name)), 0, writer)
 
-        return _twice(lambda _: once())
+        return _until_intact(lambda _: once())
 
     def _source(self, name: str) -> _Source:
         answer = self._get(name, {}, {})
@@ -102,8 +104,8 @@ class Media:
                 for piece in pieces:
                     writer.write(piece)
         digest = writer.digest()
-        if not start and source.crc32c not in (None, digest.crc32c):
-            raise CorruptedInTransit(f"{source.name} arrived with CRC-32C {digest.crc32c}, not {source.crc32c}")
+        if not start:
+            _require_crc32c(source, digest.crc32c)
         return digest
 
     def _range(self, source: _Source, start: int, stop: int, first: requests.Response | None) -> list[bytes]:
@@ -245,12 +247,19 @@ def _body(answer: requests.Response, length: int) -> Iterator[bytes]:
         yield piece
 
 
-def _twice(operation: Callable[[bool], Digest]) -> Digest:
-    """`operation(again)`, once more if its bytes were spoiled on the way."""
-    try:
-        return operation(False)
-    except CorruptedInTransit:
-        return operation(True)
+def _require_crc32c(source: _Source, crc32c: str) -> None:
+    if source.crc32c not in (None, crc32c):
+        raise CorruptedInTransit(f"{source.name} arrived with CRC-32C {crc32c}, but the bucket has {source.crc32c}")
+
+
+def _until_intact(operation: Callable[[bool], Digest]) -> Digest:
+    """`operation(again)`, repeated a few times if its bytes were spoiled on the way."""
+    for tries in range(_TRIES_WHEN_SPOILED - 1):
+        try:
+            return operation(tries > 0)
+        except CorruptedInTransit:
+            continue
+    return operation(True)
 
 
 def _error(answer: requests.Response) -> api.GoogleAPICallError:

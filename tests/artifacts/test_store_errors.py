@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import requests
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
 
 from .conftest import Publish
+from .fault_proxy import FaultProxy
 
 
 @pytest.mark.parametrize(
@@ -89,76 +85,53 @@ def test_credentials_that_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ArtifactStore.open("gs://some-bucket").latest("x")
 
 
-class Proxy(ThreadingHTTPServer):
-    """Stands before the emulator and spoils answers."""
-
-    forbid = False
-    """Answer every request 403."""
-    lose = 0
-    """Carry out so many writes and then answer 503, as if the real answer had been lost."""
-
-    def __init__(self, target: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.target = target
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Proxy
-
-    def _forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "accept-encoding")}
-        if self.server.forbid:
-            return self._answer(403, json.dumps({"error": {"message": "no storage.objects.create access"}}).encode())
-        answer = requests.request(self.command, self.server.target + self.path, data=body, headers=headers, timeout=10)
-        if self.command == "POST" and self.server.lose:
-            self.server.lose -= 1
-            return self._answer(503, b"{}")
-        return self._answer(answer.status_code, answer.content, answer.headers)
-
-    do_GET = do_POST = _forward
-
-    def _answer(self, status: int, body: bytes, headers: object = ()) -> None:
-        self.send_response(status)
-        for name, value in dict(headers).items():
-            if name.lower().startswith(("x-goog", "content-type")):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Keeps the test's output clean."""
-
-
-@pytest.fixture
-def proxy(gs_uri: str, gcs_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with Proxy(gcs_url) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-        yield server
-        server.shutdown()
-
-
-def test_access_that_is_forbidden(proxy: Proxy, gs_uri: str) -> None:
-    proxy.forbid = True
-    with pytest.raises(StoreError, match=r"refuses access: .*storage\.objects\.create.*needs roles/storage"):
+@pytest.mark.parametrize(
+    ("said", "role"),
+    [
+        ("aquarat@p.iam does not have storage.objects.create access to the object.", "roles/storage.objectUser"),
+        ("aquarat@p.iam does not have storage.objects.list access to the bucket.", "roles/storage.objectViewer"),
+    ],
+)
+def test_access_that_is_forbidden(proxy: FaultProxy, gs_uri: str, said: str, role: str) -> None:
+    proxy.forbid = said
+    permission = said.split()[4]
+    with pytest.raises(StoreError, match=rf"refuses access: .*The permission {permission} is missing.*needs {role} on"):
         ArtifactStore.open(gs_uri).check_writable()
 
 
-def test_a_claim_whose_answer_was_lost_is_still_won(proxy: Proxy, gs_uri: str) -> None:
+def lose_first_write(proxy: FaultProxy) -> list[str]:
+    """Loses the answer to the next write. The list returned holds that write once it happened."""
+    lost: list[str] = []
+
+    def plan(method: str, path: str) -> str:
+        if method == "POST" and not lost:
+            lost.append(path)
+            return "lost"
+        return "pass"
+
+    proxy.plan = plan
+    return lost
+
+
+def test_a_claim_whose_answer_was_lost_is_still_won(proxy: FaultProxy, gs_uri: str) -> None:
     job = ArtifactStore.open(gs_uri).job("run", "step", 1)
-    proxy.lose = 1
+    lost = lose_first_write(proxy)
     assert job.create_json("claim.json", {"worker": 1})
-    assert proxy.lose == 0
+    assert len(lost) == 1
     assert not job.create_json("claim.json", {"worker": 1})
 
 
-def test_a_publication_survives_lost_answers(proxy: Proxy, gs_uri: str, publish: Publish) -> None:
+def test_a_claim_that_another_made_first_is_lost(proxy: FaultProxy, gs_uri: str) -> None:
+    job = ArtifactStore.open(gs_uri).job("run", "step", 1)
+    proxy.plan = lambda method, path: "race" if method == "POST" else "pass"
+    assert not job.create_json("claim.json", {"worker": 1})
+
+
+def test_a_publication_survives_lost_answers(proxy: FaultProxy, gs_uri: str, publish: Publish) -> None:
     store = ArtifactStore.open(gs_uri)
     publish(store, "x", {"a": b"1"})
-    proxy.lose = 1
+    lost = lose_first_write(proxy)
     art = publish(store, "x", {"a": b"2"})
-    assert proxy.lose == 0
+    assert len(lost) == 1
     assert store.latest("x").sha256 == art.sha256
     assert art.path("a").read_bytes() == b"2"
