@@ -51,6 +51,28 @@ def format_lineage(tree: Node) -> str:
     return "\n".join(f"{label:<{width}}  {_facts(node)}{'  (above)' if seen else ''}" for label, node, seen in rows)
 
 
+def dot(tree: Node) -> str:
+    """The ancestry as a graph for Graphviz, an edge from each artifact to what was made from it."""
+    nodes: dict[str, Node] = {}
+
+    def visit(node: Node) -> None:
+        if node.manifest_sha256 not in nodes:
+            nodes[node.manifest_sha256] = node
+            for parent in node.parents:
+                visit(parent)
+
+    visit(tree)
+    lines = [f'  "{sha[:12]}" [label="{node.asset}\\n{_label(node)}"];' for sha, node in nodes.items()]
+    lines += [f'  "{p.manifest_sha256[:12]}" -> "{sha[:12]}";' for sha, node in nodes.items() for p in node.parents]
+    return "\n".join(["digraph lineage {", "  rankdir=LR;", "  node [shape=box];", *lines, "}"])
+
+
+def _label(node: Node) -> str:
+    if node.artifact is None:
+        return f"manifest {node.manifest_sha256[:12]}\\nmissing"
+    return f"data {node.artifact.data_version[:12]}\\nrun {node.artifact.manifest.run_id[:8]}"
+
+
 def _rows(node: Node, head: str, indent: str, rows: list[tuple[str, Node, bool]], shown: set[str]) -> None:
     seen = node.manifest_sha256 in shown and bool(node.parents)
     rows.append((head + node.asset, node, seen))

@@ -12,7 +12,12 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-COMMANDS = ("aquarat_core.cli.artifacts", "aquarat_core.cli.models")
+COMMANDS = (
+    "aquarat_core.cli.artifacts",
+    "aquarat_core.cli.store",
+    "aquarat_core.cli.reproduce",
+    "aquarat_core.cli.models",
+)
 CONTROL_HOST_COMMANDS: tuple[str, ...] = ()
 """Groups that need Dagster; a GPU host has no `aquarat_pipeline` and does without them."""
 

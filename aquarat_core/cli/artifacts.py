@@ -9,26 +9,41 @@ from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry
 from aquarat_core.artifacts.lineage import format_code, format_lineage, lineage
 from aquarat_core.cli.table import table
 from aquarat_core.settings import store_uri
+from aquarat_core.upkeep.diff import flat
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("lineage", help="print the ancestry of an artifact, down to the data sets")
-    _add_artifact(command)
+    add_artifact(command)
+    add_store(command)
     command.set_defaults(run=_lineage)
+    add_show(commands)
 
+
+def add_show(commands: argparse._SubParsersAction) -> None:
+    """The command `show`, which also is one of `aquarat store`."""
     command = commands.add_parser("show", help="print what is known about an artifact")
-    _add_artifact(command)
-    command.add_argument("--json", action="store_true", help="print the manifest itself")
+    add_artifact(command)
+    add_store(command)
+    add_json(command, "print the manifest itself")
     command.set_defaults(run=_show)
 
 
-def _add_artifact(command: argparse.ArgumentParser) -> None:
+def add_artifact(command: argparse.ArgumentParser, name: str = "artifact") -> None:
+    """An argument that names an artifact."""
     command.add_argument(
-        "artifact",
+        name,
         metavar="ASSET_OR_MANIFEST",
         help="an asset's name, for its latest artifact, or (the beginning of) a manifest's hash",
     )
+
+
+def add_store(command: argparse.ArgumentParser) -> None:
     command.add_argument("--store", default=store_uri(), help="URI of the artifact store (default: %(default)s)")
+
+
+def add_json(command: argparse.ArgumentParser, what: str = "print one line of JSON") -> None:
+    command.add_argument("--json", action="store_true", help=what)
 
 
 def _lineage(arguments: argparse.Namespace) -> str:
@@ -56,7 +71,7 @@ def _describe(artifact: Artifact) -> str:
         *(("record", _file(e)) for e in m.records),
         *(("metric", f"{name} = {value}") for name, value in sorted(m.metrics.items())),
         *(("seed", f"{name} = {value}") for name, value in sorted(m.seeds.items())),
-        *(("config", f"{name} = {value}") for name, value in _flat(m.config)),
+        *(("config", f"{name} = {value}") for name, value in flat(m.config).items()),
         *(("hardware", f"{name} = {value}") for name, value in sorted(m.hardware.items())),
         ("libraries", ", ".join(f"{name} {version}" for name, version in sorted(m.libraries.items()))),
         *(("wandb", f"{name} = {value}") for name, value in sorted((m.wandb or {}).items())),
@@ -67,10 +82,3 @@ def _describe(artifact: Artifact) -> str:
 
 def _file(entry: FileEntry) -> str:
     return f"{entry.path}  {entry.size:,} bytes  sha256 {entry.sha256[:12]}"
-
-
-def _flat(config: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    pairs: list[tuple[str, object]] = []
-    for name, value in sorted(config.items()):
-        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
-    return pairs

@@ -12,6 +12,12 @@ from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
 
 
+_NO_HOME = (
+    "DAGSTER_HOME is not set, so Dagster would forget this run and its lineage when the command ends. "
+    "Run the command inside `./run shell`, or export DAGSTER_HOME as an absolute path."
+)
+
+
 class InputError(ValueError):
     """A stage that cannot start because of what feeds it; the message says what to materialize first."""
 
@@ -38,11 +44,15 @@ class Pinned:
 
 def require_lasting_instance(instance: dg.DagsterInstance) -> None:
     """Raises `InputError` on an instance that vanishes with the process: it knows no inputs and keeps no lineage."""
-    if instance.is_ephemeral or not os.environ.get("DAGSTER_HOME"):
-        raise InputError(
-            "DAGSTER_HOME is not set, so Dagster would forget this run and its lineage when the command ends. "
-            "Run the command inside `./run shell`, or export DAGSTER_HOME as an absolute path."
-        )
+    if instance.is_ephemeral:
+        raise InputError(_NO_HOME)
+    require_home()
+
+
+def require_home() -> None:
+    """Raises `InputError` where `DAGSTER_HOME` names no instance."""
+    if not os.environ.get("DAGSTER_HOME"):
+        raise InputError(_NO_HOME)
 
 
 def pin_inputs(instance: dg.DagsterInstance, stage: Stage) -> dict[str, Pinned]:

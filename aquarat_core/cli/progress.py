@@ -1,0 +1,26 @@
+"""A bar with a rate for what moves many bytes: on a terminal, or where `AQUARAT_PROGRESS` asks for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aquarat_core.artifacts.transfer import Advance, ignore
+
+
+@contextmanager
+def transfer_bar(what: str, total: int) -> Iterator[Advance]:
+    """A function that is told of bytes as they pass; the bar goes to stderr."""
+    wanted = os.environ.get("AQUARAT_PROGRESS", "auto")
+    if wanted == "plain" or (wanted != "bars" and not sys.stderr.isatty()):
+        yield ignore
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda n: progress.advance(task, n)

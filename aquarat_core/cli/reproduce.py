@@ -1,0 +1,54 @@
+"""`aquarat reproduce`: does the same come out again?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
+from aquarat_core.cli.table import table
+
+
+class NotReproduced(ValueError):
+    """A stage that ran again and made something else; the message is the whole report."""
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("reproduce", help="run an artifact's stage again and compare what comes out")
+    add_artifact(command)
+    add_store(command)
+    add_json(command)
+    command.add_argument("--anyway", action="store_true", help="although the code is not what it was made with")
+    command.add_argument("--tolerance", type=float, default=0.01,
+                         help="relative difference of weights that counts as the same on other hardware "
+                         "(default: %(default)s)")  # fmt: skip
+    command.add_argument("--keep", type=Path, metavar="FOLDER", help="leave what came out in a store there")
+    command.set_defaults(run=_reproduce)
+
+
+def _reproduce(arguments: argparse.Namespace) -> str:
+    from aquarat_core.upkeep.reproduce import reproduce
+
+    artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
+    with tempfile.TemporaryDirectory(prefix="aquarat-reproduce-") as scratch:
+        folder = arguments.keep or Path(scratch)
+        found = reproduce(artifact, folder, anyway=arguments.anyway, tolerance=arguments.tolerance)
+    demanded = "bit for bit (same hardware, libraries and code)" if found.bitwise else f"within {found.tolerance:g}"
+    verdict = f"{artifact.asset} {artifact.sha256[:12]} was {'' if found.ok else 'NOT '}reproduced, {demanded}"
+    rows = [("file", f.path, f.note) for f in found.files]
+    rows += [("metric", name, f"{left} then, {right} now") for name, (left, right) in found.metrics.items()]
+    facts = {
+        "ok": found.ok,
+        "bitwise": found.bitwise,
+        "tolerance": found.tolerance,
+        "files": {f.path: {"identical": f.identical, "distance": f.distance} for f in found.files},
+        "metrics": found.metrics,
+        "manifest_sha256": [artifact.sha256, found.again.sha256],
+    }
+    report = json.dumps(facts) if arguments.json else f"{table(rows)}\n{verdict}"
+    if not found.ok:
+        raise NotReproduced(f"{verdict}\n{report}")
+    return report

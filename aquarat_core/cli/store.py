@@ -1,0 +1,238 @@
+"""`aquarat store`: look at a store, fetch from it and copy into it, check it, clear it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Node, StoreError, format_lineage, lineage
+from aquarat_core.artifacts.lineage import dot
+from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.cli.artifacts import add_artifact, add_json, add_show, add_store
+from aquarat_core.cli.progress import transfer_bar
+from aquarat_core.cli.table import table
+from aquarat_core.upkeep.collect import clock, find_garbage, remove
+from aquarat_core.upkeep.copying import pull, push, size_of, with_ancestors
+from aquarat_core.upkeep.diff import differences
+from aquarat_core.upkeep.survey import all_artifacts, pins, read_artifacts, refs
+from aquarat_core.upkeep.verify import verify
+
+DAGSTER_ROOTS = "aquarat_pipeline.assets.retention"
+"""On the control host: `materialized_manifests(days)`, what Dagster's event log still needs."""
+
+
+class StoreDamaged(ValueError):
+    """What `verify` found; the message is its whole report."""
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("store", help="look at the artifact store, fetch from it, check it, clear it")
+    group = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _command(group, "ls", _ls, "list the assets' latest artifacts")
+    command.add_argument("--all", action="store_true", help="every artifact, the newest first")
+    add_show(group)
+    command = _command(group, "lineage", _lineage, "print the ancestry of an artifact")
+    add_artifact(command)
+    command.add_argument("--dot", action="store_true", help="as a graph for Graphviz")
+    command = _command(group, "diff", _diff, "say what differs between two artifacts")
+    add_artifact(command, "left")
+    add_artifact(command, "right")
+
+    command = _command(group, "pull", _pull, "fetch an artifact's files into a folder, verified")
+    add_artifact(command)
+    command.add_argument("--to", type=Path, default=Path("."), metavar="FOLDER", help="default: the current one")
+    command.add_argument("--with-parents", action="store_true", help="and all its ancestors")
+    command = _command(group, "push", _push, "copy an artifact into another store and make it the latest there")
+    add_artifact(command)
+    command.add_argument("--to", required=True, metavar="STORE", help="URI of the other store")
+    command.add_argument("--with-parents", action="store_true", help="and all its ancestors")
+
+    command = _command(group, "verify", _verify, "check everything in the store, or an artifact and its ancestors")
+    command.add_argument("artifact", nargs="*", metavar="ASSET_OR_MANIFEST")
+    command.add_argument("--quick", action="store_true", help="compare sizes and checksums, read no file")
+    command = _command(group, "gc", _gc, "list what nothing needs any more; remove it with --delete")
+    command.add_argument("--delete", action="store_true", help="really remove it")
+    command.add_argument("--retention", type=int, default=90, metavar="DAYS",
+                         help="keep what Dagster materialized within so many days (default: %(default)s)")  # fmt: skip
+    command.add_argument("--without-dagster", action="store_true", help="there is no Dagster whose runs need anything")
+    for name, run, what in (("pin", _pin, "keep an artifact and its ancestors for good"),
+                            ("unpin", _unpin, "take a pin away")):  # fmt: skip
+        add_artifact(_command(group, name, run, what))
+
+
+def _command(
+    group: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], str], what: str
+) -> argparse.ArgumentParser:
+    command = group.add_parser(name, help=what)
+    command.set_defaults(run=run)
+    add_store(command)
+    add_json(command)
+    return command
+
+
+def _open(arguments: argparse.Namespace) -> ArtifactStore:
+    return ArtifactStore.open(arguments.store)
+
+
+def _answer(arguments: argparse.Namespace, machine: Any, human: str) -> str:
+    return json.dumps(machine, default=str) if arguments.json else human
+
+
+# --- looking --------------------------------------------------------------------------------------------------------
+
+
+def _ls(arguments: argparse.Namespace) -> str:
+    store = _open(arguments)
+    latest, pinned = refs(store), set(pins(store).values())
+    found = all_artifacts(store) if arguments.all else read_artifacts(store, latest.values())
+    artifacts = sorted(
+        (a for a in found.values() if isinstance(a, Artifact)),
+        key=lambda a: a.manifest.created if arguments.all else a.asset,
+        reverse=arguments.all,
+    )
+    damaged = [str(e) for e in found.values() if not isinstance(e, Artifact)]
+    facts = [_fact(a, latest.get(a.asset) == a.sha256, a.sha256 in pinned) for a in artifacts]
+    if not facts and not damaged:
+        return _answer(arguments, [], f"{store.uri} is empty: materialize an asset first")
+    heads = ("asset", "created (UTC)", "files", "bytes", "data", "manifest", "run", "")
+    rows = [heads, *(_row(fact) for fact in facts)]
+    return _answer(arguments, facts, "\n".join([table(rows), *damaged]))
+
+
+def _fact(artifact: Artifact, latest: bool, pinned: bool) -> dict[str, Any]:
+    m = artifact.manifest
+    return {
+        "asset": m.asset,
+        "kind": m.kind,
+        "created": m.created,
+        "files": len(m.files) + len(m.records),
+        "bytes": size_of([artifact]),
+        "data_version": artifact.data_version,
+        "manifest_sha256": artifact.sha256,
+        "run_id": m.run_id,
+        "latest": latest,
+        "pinned": pinned,
+    }
+
+
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    marks = " ".join(mark for mark in ("latest", "pinned") if fact[mark])
+    numbers = str(fact["files"]), f"{fact['bytes']:,}"
+    hashes = fact["data_version"][:12], fact["manifest_sha256"][:12]
+    return fact["asset"], fact["created"][:19].replace("T", " "), *numbers, *hashes, fact["run_id"], marks
+
+
+def _lineage(arguments: argparse.Namespace) -> str:
+    store = _open(arguments)
+    tree = lineage(store, store.resolve(arguments.artifact).sha256)
+    return _answer(arguments, _nodes(tree), dot(tree) if arguments.dot else format_lineage(tree))
+
+
+def _nodes(tree: Node) -> dict[str, Any]:
+    facts = {"asset": tree.asset, "manifest_sha256": tree.manifest_sha256, "parents": [_nodes(p) for p in tree.parents]}
+    if tree.artifact is not None:
+        facts |= {"data_version": tree.artifact.data_version, "run_id": tree.artifact.manifest.run_id}
+    return facts
+
+
+def _diff(arguments: argparse.Namespace) -> str:
+    store = _open(arguments)
+    left, right = (store.resolve(name) for name in (arguments.left, arguments.right))
+    found = differences(left.manifest, right.manifest)
+    names = tuple(f"{a.asset} {a.sha256[:12]}" for a in (left, right))
+    rows = [("", "", *names), *((d.section, d.name, _text(d.left), _text(d.right)) for d in found)]
+    human = table(rows) if found else f"{names[0]} and {names[1]} differ in their runs and times only"
+    return _answer(arguments, [dataclasses.asdict(d) for d in found], human)
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+# --- moving ---------------------------------------------------------------------------------------------------------
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Artifact]:
+    artifact = _open(arguments).resolve(arguments.artifact)
+    return with_ancestors(artifact) if arguments.with_parents else [artifact]
+
+
+def _pull(arguments: argparse.Namespace) -> str:
+    artifacts = _chosen(arguments)
+    target = arguments.to.absolute()
+    with transfer_bar("pull", size_of(artifacts)) as advance:
+        folders = [pull(artifact, target, advance) for artifact in artifacts]
+    facts = [{"asset": a.asset, "folder": str(f)} for a, f in zip(artifacts, folders, strict=True)]
+    return _answer(arguments, facts, "\n".join(map(str, folders)))
+
+
+def _push(arguments: argparse.Namespace) -> str:
+    artifacts = _chosen(arguments)
+    target = ArtifactStore.open(arguments.to)
+    with transfer_bar("push", size_of(artifacts)) as advance:
+        made = [push(artifact, target, advance) for artifact in artifacts]
+    return _answer(arguments, [{"asset": a.asset, "uri": a.uri} for a in made], "\n".join(a.uri for a in made))
+
+
+# --- keeping --------------------------------------------------------------------------------------------------------
+
+
+def _verify(arguments: argparse.Namespace) -> str:
+    store = _open(arguments)
+    hashes = [store.resolve(name).sha256 for name in arguments.artifact] or None
+    total = sum(s.size for s in store.backend.stats("blobs/")) if hashes is None else size_of(map(store.get, hashes))
+    with transfer_bar("verify", total) as advance:
+        found = verify(store, hashes, read=not arguments.quick, advance=advance)
+    what = f"{found.artifacts:,} artifacts, {found.files:,} files, {found.bytes:,} bytes"
+    how = "sizes and checksums compared" if arguments.quick else "every byte read"
+    if found.problems:
+        report = json.dumps(dataclasses.asdict(found)) if arguments.json else "\n".join(found.problems)
+        raise StoreDamaged(f"{store.uri}: {len(found.problems)} problems in {what} ({how})\n{report}")
+    return _answer(arguments, dataclasses.asdict(found), f"{store.uri} is sound: {what} ({how})")
+
+
+def _gc(arguments: argparse.Namespace) -> str:
+    store = _open(arguments)
+    keep = () if arguments.without_dagster else _needed_by_dagster(arguments.retention)
+    garbage = find_garbage(store, keep, now=clock(store) if arguments.delete else None)
+    gone = remove(store, garbage) if arguments.delete else garbage.objects
+    facts = {
+        "deleted": arguments.delete,
+        "objects": [s.key for s in gone],
+        "bytes": sum(s.size for s in gone),
+        "kept_manifests": garbage.kept,
+    }
+    rows = [(f"{kind}/", f"{n:,} objects", f"{size:,} bytes") for kind, (n, size) in garbage.by_kind().items()]
+    did = "removed" if arguments.delete else "could be removed (nothing was: this is what --delete would do)"
+    last = f"{len(gone):,} objects, {facts['bytes']:,} bytes {did}; {garbage.kept:,} artifacts are kept"
+    return _answer(arguments, facts, "\n".join([table(rows), last] if rows else [last]))
+
+
+def _needed_by_dagster(days: int) -> Iterable[str]:
+    if find_spec("aquarat_pipeline") is None:
+        raise StoreError(
+            "gc must know which artifacts Dagster's runs need: run it on the control host, inside `./run shell`, "
+            "or say --without-dagster"
+        )
+    return importlib.import_module(DAGSTER_ROOTS).materialized_manifests(days)
+
+
+def _pin(arguments: argparse.Namespace) -> str:
+    artifact = _open(arguments).resolve(arguments.artifact)
+    pin = canonical({"manifest_sha256": artifact.sha256, "asset": artifact.asset})
+    artifact.store.backend.create(f"pins/{artifact.sha256}.json", pin)
+    return _answer(arguments, {"pinned": artifact.sha256}, f"{artifact.uri} is kept for good, with its ancestors")
+
+
+def _unpin(arguments: argparse.Namespace) -> str:
+    artifact = _open(arguments).resolve(arguments.artifact)
+    if not artifact.store.backend.delete(f"pins/{artifact.sha256}.json"):
+        raise ArtifactError(f"{artifact.asset} ({artifact.uri}) is not pinned; `aquarat store ls --all` shows what is")
+    return _answer(arguments, {"unpinned": artifact.sha256}, f"{artifact.uri} is no longer pinned")

@@ -1,0 +1,112 @@
+"""Garbage collection: removing what nothing needs, and never what somebody may still be writing.
+
+Kept is what can be reached, with all ancestors, from refs, pins, the hashes a caller names (Dagster's materializations)
+and the inputs of jobs that wrote something lately; and whatever is younger than a day, reachable or not. A publication
+that finds a blob in place touches it, and an object that was touched or written since it was listed is not deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
+from aquarat_core.artifacts.backend import Stat
+from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.store import blob_key
+from aquarat_core.artifacts.transfer import each
+from aquarat_core.upkeep.survey import READERS, ancestry, pins, refs
+
+DAY = 86_400.0
+GRACE = DAY
+WORK_RETENTION = 7 * DAY
+"""In-training checkpoints of a job are kept for so long after the last one was written."""
+JOB_RETENTION = 30 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """What can go, in the order in which it has to: manifests before the blobs that they name."""
+
+    objects: tuple[Stat, ...]
+    kept: int
+    """Manifests that stay."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(stat.size for stat in self.objects)
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Number and bytes of the objects below each top-level folder."""
+        found: dict[str, tuple[int, int]] = {}
+        for stat in self.objects:
+            kind = stat.key.split("/")[0]
+            number, size = found.get(kind, (0, 0))
+            found[kind] = number + 1, size + stat.size
+        return found
+
+
+def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float | None = None) -> Garbage:
+    """What nothing needs; `keep` are hashes of manifests to keep besides, `now` is in seconds since 1970.
+
+    Raises `ArtifactError` if a manifest that must stay cannot be read: nobody knows which blobs it needs.
+    """
+    now = time.time() if now is None else now
+    manifests = list(store.backend.stats("manifests/"))
+    blobs = list(store.backend.stats("blobs/"))
+    jobs = list(store.backend.stats("jobs/"))
+    fresh = {_hash(s) for s in manifests if now - s.modified < GRACE}
+    there = {_hash(s) for s in manifests}
+    roots = {*refs(store).values(), *pins(store).values(), *keep, *fresh, *_inputs_of_jobs(store, jobs, now)}
+    kept = ancestry(store, roots & there)
+    if bad := [str(e) for sha256, e in kept.items() if not isinstance(e, Artifact) and sha256 in there]:
+        raise ArtifactError(f"nothing is removed while manifests are damaged, for nobody knows their files. {bad[0]}")
+    needed = {
+        blob_key(entry.digest)
+        for artifact in kept.values()
+        if isinstance(artifact, Artifact)
+        for entry in (*artifact.manifest.files, *artifact.manifest.records)
+    }
+    old = [s for s in (*manifests, *blobs) if now - s.modified >= GRACE]
+    unneeded = [s for s in old if s.key not in needed and _hash(s) not in kept]
+    left = [s for s in store.backend.stats("tmp/") if now - s.modified >= GRACE]
+    work = _long_unused(store.backend.stats("work/"), now - WORK_RETENTION, parts=2)
+    return Garbage((*unneeded, *left, *work, *_long_unused(jobs, now - JOB_RETENTION, parts=2)), len(kept))
+
+
+def remove(store: ArtifactStore, garbage: Garbage) -> tuple[Stat, ...]:
+    """Deletes the objects, manifests first, and returns those that went; what was touched meanwhile stays."""
+    gone: list[Stat] = []
+    for first in (True, False):
+        batch = [s for s in garbage.objects if s.key.startswith("manifests/") is first]
+        deleted = each(lambda stat: store.backend.delete(stat.key, stat), batch, READERS)
+        gone += [stat for stat, ok in zip(batch, deleted, strict=True) if ok]
+    return tuple(gone)
+
+
+def clock(store: ArtifactStore) -> float:
+    """The time by the clock that dates the store's objects: this host's may be wrong by more than a day."""
+    store.backend.write("checks/clock.json", canonical({"at": time.time()}))
+    return next(s.modified for s in store.backend.stats("checks/clock.json"))
+
+
+def _hash(stat: Stat) -> str:
+    return stat.key.rpartition("/")[2].removesuffix(".json")
+
+
+def _inputs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> set[str]:
+    """Manifests that feed jobs which wrote something within the last day."""
+    active = {"/".join(s.key.split("/")[:4]) for s in jobs if now - s.modified < GRACE}
+    specs = [s.key for s in jobs if s.key.removesuffix("/spec.json") in active]
+    found = [json.loads(r.data) for r in each(store.backend.read, specs, READERS) if r is not None]
+    return {parent["manifest_sha256"] for spec in found for parent in spec.get("inputs", {}).values()}
+
+
+def _long_unused(stats: Iterable[Stat], before: float, parts: int) -> list[Stat]:
+    """Objects of folders (the first `parts` parts of a key) of which nothing was written since `before`."""
+    folders: dict[str, list[Stat]] = {}
+    for stat in stats:
+        folders.setdefault("/".join(stat.key.split("/")[:parts]), []).append(stat)
+    return [s for group in folders.values() if max(s.modified for s in group) < before for s in group]

@@ -1,0 +1,183 @@
+"""Running a stage again from its manifest, and comparing what comes out with what was published.
+
+Everything that decides the result stands in the manifest: stage, config with its seeds, inputs by hash, code version.
+The stage runs in a store of its own, into which its inputs are copied: nothing changes where the artifact came from.
+On the same hardware with the same libraries every byte must be the same; elsewhere sums of floats round differently,
+and weights may differ by a stated tolerance.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
+from aquarat_core.config import validate
+from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.registry import STAGES, Stage, code_version
+from aquarat_core.upkeep.copying import push
+
+WEIGHTS = ".safetensors"
+_DECIDING_LIBRARIES = ("python", "torch", "numpy")
+_DECIDING_HARDWARE = ("cpu", "gpu", "gpus")
+
+
+class ReproductionError(ValueError):
+    """A stage that cannot be run again, or did not end; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileComparison:
+    """One file of the artifact; `distance` is the largest of its tensors' relative differences, where it has any."""
+
+    path: str
+    identical: bool
+    distance: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """What came of it. `bitwise` says what was demanded, `tolerance` what otherwise counts as the same."""
+
+    original: Artifact
+    again: Artifact
+    bitwise: bool
+    tolerance: float
+    files: tuple[FileComparison, ...]
+    metrics: dict[str, tuple[Any, Any]]
+    """Metrics that differ, times left out."""
+
+    @property
+    def ok(self) -> bool:
+        if self.bitwise:
+            return all(f.identical for f in self.files)
+        return all(f.identical or (f.distance is not None and f.distance <= self.tolerance) for f in self.files)
+
+
+def reproduce(artifact: Artifact, folder: Path, *, anyway: bool = False, tolerance: float = 0.01) -> Reproduction:
+    """Runs the artifact's stage again, in a store under `folder`. Its output goes to stderr.
+
+    Raises `ReproductionError` where the code is not that of the manifest, unless `anyway`, or where the stage fails.
+    """
+    manifest = artifact.manifest
+    stage = STAGES.get(artifact.asset)
+    if stage is None:
+        raise ReproductionError(f"{artifact.asset} is no stage of this version; it has {', '.join(STAGES)}")
+    config_type = stage.config_type()
+    section = validate(config_type, manifest.config, artifact.asset) if config_type else None
+    code = _require_code(artifact, stage, section, anyway)
+    store = ArtifactStore.open(f"file://{folder.absolute()}/store")
+    for parent in manifest.parents:
+        push(artifact.store.get(parent.manifest_sha256), store, latest=False)
+    spec = StageSpec(
+        stage=stage.name,
+        store=store.uri,
+        profile=manifest.profile,
+        config=manifest.config if section else None,
+        inputs={parent.asset: parent for parent in manifest.parents},
+        code=code,
+        run_id=f"reproduce-{artifact.sha256[:12]}",
+        step_key=stage.name,
+    )
+    again = _run(stage, spec, store)
+    same_place = _same(manifest.hardware, again.manifest.hardware, _DECIDING_HARDWARE) and _same(
+        manifest.libraries, again.manifest.libraries, _DECIDING_LIBRARIES
+    )
+    return Reproduction(
+        artifact,
+        again,
+        bitwise=same_place and code.version == manifest.code.version,
+        tolerance=tolerance,
+        files=tuple(_compare_files(artifact, again)),
+        metrics=_differing_metrics(manifest.metrics, again.manifest.metrics),
+    )
+
+
+def _require_code(artifact: Artifact, stage: Stage, section: BaseModel | None, anyway: bool) -> CodeVersion:
+    made_by = artifact.manifest.code
+    here = code_version(stage, section)
+    if here != made_by.version and not anyway:
+        commit = f"check out {made_by.commit}" if made_by.commit else "use the sources it was made with"
+        dirty = ", which then had uncommitted changes" if made_by.dirty else ""
+        raise ReproductionError(
+            f"{artifact.asset} ({artifact.uri}) was made by code version {made_by.version[:12]}, here is {here[:12]}: "
+            f"{commit}{dirty}, or say --anyway to run what is here"
+        )
+    commit, dirty = git_state(REPO_ROOT)
+    return CodeVersion(version=here, commit=commit, dirty=dirty)
+
+
+def _run(stage: Stage, spec: StageSpec, store: ArtifactStore) -> Artifact:
+    job = store.job(spec.run_id, spec.step_key, spec.attempt)
+    job.write_json("spec.json", spec.model_dump(mode="json"))
+    launch = (spec.config or {}).get("launch", {})
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.get("nproc", 1))]
+    command = [sys.executable, *(torchrun if stage.distributed else ()), "-m", "aquarat_core.stages.run"]
+    environment = {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "WANDB_MODE": "offline",
+        **os.environ,
+        "OMP_NUM_THREADS": str(launch.get("threads", 1)),
+    }
+    code = subprocess.run([*command, f"{job.uri}/spec.json"], env=environment, stdout=sys.stderr.fileno()).returncode
+    result = job.read_json("result.json")
+    if code or not result or not result["ok"]:
+        said = result["error"]["message"] if result and not result["ok"] else f"it ended with exit code {code}"
+        raise ReproductionError(f"{stage.name} did not run to its end again: {said}")
+    return store.get(result["manifest_sha256"])
+
+
+def _same(left: dict[str, Any], right: dict[str, Any], names: tuple[str, ...]) -> bool:
+    return all(left.get(name) == right.get(name) for name in names)
+
+
+def _compare_files(original: Artifact, again: Artifact) -> list[FileComparison]:
+    left = {f.path: f for f in original.manifest.files}
+    right = {f.path: f for f in again.manifest.files}
+    found = []
+    for path in sorted({*left, *right}):
+        if path not in left or path not in right:
+            found.append(FileComparison(path, False, None, "only there again" if path in right else "not there again"))
+        elif left[path].digest == right[path].digest:
+            found.append(FileComparison(path, True, 0.0, "identical"))
+        elif path.endswith(WEIGHTS):
+            distance = weights_distance(original.path(path), again.path(path))
+            found.append(FileComparison(path, False, distance, f"tensors differ by up to {distance:.3g}"))
+        else:
+            found.append(FileComparison(path, False, None, "differs"))
+    return found
+
+
+def weights_distance(left: Path, right: Path) -> float:
+    """The largest relative difference |a - b| / |a| (Frobenius norms) over the tensors of two files.
+
+    Infinite where names or shapes differ or something is not finite.
+    """
+    from safetensors import safe_open
+
+    with safe_open(left, framework="pt") as a, safe_open(right, framework="pt") as b:
+        if set(a.keys()) != set(b.keys()):
+            return float("inf")
+        worst = 0.0
+        for name in a.keys():  # noqa: SIM118  (not a dictionary)
+            x, y = a.get_tensor(name).double(), b.get_tensor(name).double()
+            if x.shape != y.shape:
+                return float("inf")
+            size = x.norm().item()
+            distance = (x - y).norm().item() / size if size else (y.norm().item() and float("inf"))
+            worst = max(worst, distance) if distance == distance else float("inf")
+        return worst
+
+
+def _differing_metrics(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    timed = ("seconds", "per_second")
+    names = [n for n in sorted({*left, *right}) if not any(mark in n for mark in timed)]
+    return {n: (left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)}

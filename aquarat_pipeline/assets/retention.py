@@ -1,0 +1,48 @@
+"""Which artifacts Dagster's event log still needs: what garbage collection must not touch."""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.inputs import require_home
+
+PAGE = 1000
+
+
+def materialized_manifests(days: int) -> set[str]:
+    """Manifests of each asset's latest materialization, and of all those within so many days.
+
+    Reads the instance that `DAGSTER_HOME` names. Raises `InputError` where it names none.
+    """
+    require_home()
+    with dg.DagsterInstance.get() as instance:
+        return needed_manifests(instance, time.time() - days * 86_400)
+
+
+def needed_manifests(instance: dg.DagsterInstance, since: float) -> set[str]:
+    """Manifests of each asset's latest materialization, and of those after `since` (seconds since 1970)."""
+    keys = {dg.AssetKey(name) for name in STAGES} | set(instance.get_asset_keys())
+    found: set[str] = set()
+    for key in keys:
+        latest = instance.get_latest_materialization_event(key)
+        if latest is not None and latest.asset_materialization is not None:
+            found |= _manifest(latest.asset_materialization)
+        records = dg.AssetRecordsFilter(asset_key=key, after_timestamp=since)
+        cursor = None
+        while True:
+            page = instance.fetch_materializations(records, limit=PAGE, cursor=cursor)
+            for record in page.records:
+                if record.asset_materialization is not None:
+                    found |= _manifest(record.asset_materialization)
+            if not page.has_more:
+                break
+            cursor = page.cursor
+    return found
+
+
+def _manifest(event: dg.AssetMaterialization) -> set[str]:
+    value = event.metadata.get("manifest_sha256")
+    return {str(value.value)} if value is not None else set()
