@@ -109,6 +109,10 @@ class ArtifactStore:
             self._move_ref(manifest.asset, sha256, manifest.data_version)
         return Artifact(self, manifest, sha256)
 
+    def manifest_uri(self, manifest_sha256: str) -> str:
+        """Where the manifest of that hash lies in this store."""
+        return f"{self.uri}/{_manifest_key(manifest_sha256)}"
+
     def has(self, manifest_sha256: str) -> bool:
         return self.backend.size(_manifest_key(manifest_sha256)) is not None
 
@@ -220,7 +224,7 @@ class Artifact:
 
     @property
     def uri(self) -> str:
-        return f"{self.store.uri}/{_manifest_key(self.sha256)}"
+        return self.store.manifest_uri(self.sha256)
 
     def as_parent(self) -> Parent:
         """How the manifest of an artifact made from this one names it."""

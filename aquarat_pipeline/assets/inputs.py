@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
-from aquarat_core.artifacts import Parent
+from aquarat_core.artifacts import JobDir, Parent
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
-
 
 _NO_HOME = (
     "DAGSTER_HOME is not set, so Dagster would forget this run and its lineage when the command ends. "
     "Run the command inside `./run shell`, or export DAGSTER_HOME as an absolute path."
 )
+
+
+INPUTS_FILE = "inputs.json"
 
 
 class InputError(ValueError):
@@ -28,6 +31,13 @@ class Pinned:
 
     parent: Parent
     storage_id: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"parent": self.parent.model_dump(), "storage_id": self.storage_id}
+
+    @classmethod
+    def from_json(cls, held: dict[str, Any]) -> Pinned:
+        return cls(Parent.model_validate(held["parent"]), held["storage_id"])
 
     @property
     def key(self) -> dg.AssetKey:
@@ -55,9 +65,20 @@ def require_home() -> None:
         raise InputError(_NO_HOME)
 
 
-def pin_inputs(instance: dg.DagsterInstance, stage: Stage) -> dict[str, Pinned]:
-    """The latest materialization of each asset that feeds `stage`. Raises `InputError` when there is none."""
-    return {name: _latest(instance, stage, name) for name in stage.inputs}
+def pin_inputs(instance: dg.DagsterInstance, stage: Stage, first_attempt: JobDir) -> dict[str, Pinned]:
+    """What feeds `stage`: the latest materialization of each input, as it was when the step first started.
+
+    The choice is written into the folder of the step's first attempt before anything starts. A later attempt, and a
+    process that takes the step over, finds it there, whatever has been materialized since. Raises `InputError` where
+    an input has never been materialized.
+    """
+    chosen = first_attempt.read_json(INPUTS_FILE)
+    if chosen is None:
+        latest = {name: _latest(instance, stage, name) for name in stage.inputs}
+        first_attempt.create_json(INPUTS_FILE, {name: pinned.to_json() for name, pinned in latest.items()})
+        # Read back: of two that start at once, one has chosen.
+        chosen = first_attempt.read_json(INPUTS_FILE)
+    return {name: Pinned.from_json(chosen[name]) for name in stage.inputs}
 
 
 def _latest(instance: dg.DagsterInstance, stage: Stage, name: str) -> Pinned:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
 from aquarat_core.artifacts import Artifact
 from aquarat_pipeline.assets.inputs import Pinned
 
+CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
 LARGEST_REPORT = 200_000
 """Characters of a report kept in Dagster's event row; a longer one is linked, not embedded."""
 
@@ -26,7 +28,8 @@ def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str,
         **_accuracy(manifest.metrics),
         **_report(artifact),
         **_wandb(manifest.wandb),
-        **_links(inputs),
+        **_links(artifact, inputs),
+        **_place(artifact.uri),
         "dagster/uri": artifact.uri,
         "manifest_sha256": artifact.sha256,
         "data_version": artifact.data_version,
@@ -74,11 +77,21 @@ def _wandb(wandb: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _links(inputs: Iterable[Pinned]) -> dict[str, Any]:
+def _links(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
     links: dict[str, Any] = {}
     for pinned in inputs:
         asset = pinned.parent.asset
         links[f"input/{asset}"] = dg.MetadataValue.asset(pinned.key)
         links[f"input/{asset}/run"] = dg.MetadataValue.dagster_run(pinned.parent.run_id)
         links[f"input/{asset}/data_version"] = pinned.parent.data_version
+        uri = artifact.store.manifest_uri(pinned.parent.manifest_sha256)
+        links |= {f"input/{asset}/{name}": value for name, value in _place(uri).items()}
     return links
+
+
+def _place(uri: str) -> dict[str, Any]:
+    """Where an object lies: a URI to copy, and for one in a bucket a page to open."""
+    found: dict[str, Any] = {"uri": dg.MetadataValue.path(uri)}
+    if uri.startswith("gs://"):
+        found["console"] = dg.MetadataValue.url(f"{CONSOLE}/{quote(uri.removeprefix('gs://'))}")
+    return found

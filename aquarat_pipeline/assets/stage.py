@@ -41,7 +41,7 @@ def stage_asset(profile: Profile, name: str, *, group: str, kinds: Iterable[str]
             require_lasting_instance(context.instance)
             opened = store.open()
             opened.check_writable()
-            inputs = pin_inputs(context.instance, stage)
+            inputs = pin_inputs(context.instance, stage, opened.job(context.run.run_id, stage.name, 1))
             spec = _spec(context, stage, profile, opened, inputs)
         except ValueError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
