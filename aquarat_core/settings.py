@@ -22,7 +22,7 @@ def cache_dir() -> Path:
 def cache_limit() -> int:
     """How many bytes the cache may hold: `AQUARAT_CACHE_LIMIT`, like `200GB` or `512MB`; else 100 GB."""
     said = os.environ.get("AQUARAT_CACHE_LIMIT") or "100GB"
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])i?B?", said)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B", said)
     if match is None:
         raise ValueError(f"AQUARAT_CACHE_LIMIT is {said!r}: write a number and MB, GB or TB, such as 200GB")
     return int(float(match[1]) * 1000 ** {"M": 2, "G": 3, "T": 4}[match[2]])

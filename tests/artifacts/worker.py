@@ -86,7 +86,36 @@ def memory(uri: str, directory: str, name: str) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
-ACTIONS = (publish_often, publish_and_die, claim, increment, memory)
+def read(uri: str, *assets: str) -> None:
+    """Prints the local paths of the assets' files."""
+    for asset in assets:
+        print(ArtifactStore.open(uri).latest(asset).path("file"), flush=True)
+
+
+def hold(uri: str, asset: str) -> None:
+    """As `read`, and then lives on until it is killed or its parent is gone."""
+    read(uri, asset)
+    sys.stdin.read()
+
+
+def count_fetches(uri: str, asset: str) -> None:
+    """Prints how often this process had to ask the store for the asset's file."""
+    store = ArtifactStore.open(uri)
+    artifact = store.latest(asset)
+    fetches = 0
+    get_file = store.backend.get_file
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal fetches
+        fetches += 1
+        return get_file(*arguments, **options)
+
+    store.backend.get_file = counted
+    artifact.path("file")
+    print(fetches)
+
+
+ACTIONS = (publish_often, publish_and_die, claim, increment, memory, read, hold, count_fetches)
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]

@@ -1,0 +1,55 @@
+"""Weights in shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aquarat_core.artifacts.weights import load_sharded, save_sharded
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    made = {f"layer.{n}": torch.randn(10, 10, generator=generator) for n in range(5)}
+    return made | {"half": torch.randn(3, generator=generator).bfloat16(), "scalar": torch.tensor(2.0)}
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert set(left) == set(right)
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype and torch.equal(tensor, right[name])
+
+
+def test_few_weights_are_one_file(tmp_path: Path) -> None:
+    assert save_sharded(tmp_path, tensors()) == [tmp_path / "model.safetensors"]
+    assert_same(load_sharded(tmp_path), tensors())
+
+
+def test_many_weights_are_shards_within_the_limit_and_an_index(tmp_path: Path) -> None:
+    paths = save_sharded(tmp_path, tensors(), max_bytes=900)
+    shards = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    assert [p.name for p in paths] == [*shards, "model.safetensors.index.json"]
+    index = json.loads(paths[-1].read_text())
+    assert index["metadata"]["total_size"] == 5 * 400 + 6 + 4
+    assert [index["weight_map"][f"layer.{n}"] for n in range(5)] == [shards[0]] * 2 + [shards[1]] * 2 + [shards[2]]
+    assert_same(load_sharded(tmp_path), tensors())
+    (tmp_path / "again").mkdir()
+    for path in save_sharded(tmp_path / "again", tensors(), max_bytes=900):
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_what_does_not_fit_or_does_not_belong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"layer\.0 has 400 bytes, more than a shard of 300 may hold"):
+        save_sharded(tmp_path, tensors(), max_bytes=300)
+    paths = save_sharded(tmp_path, tensors(), max_bytes=900)
+    paths[0].write_bytes(paths[1].read_bytes())
+    with pytest.raises(ValueError, match="does not hold the tensors that the index names"):
+        load_sharded(tmp_path)
+    index = json.loads(paths[-1].read_text())
+    index["weight_map"]["layer.0"] = "../outside-00001-of-00002.safetensors"
+    paths[-1].write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"names the shard '\.\./outside"):
+        load_sharded(tmp_path)
