@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import google.oauth2.credentials
 import pytest
@@ -59,7 +59,7 @@ def test_the_token_opens_one_prefix_of_one_bucket() -> None:
     service = TokenService()
     token, expiry = mint(service).token()
     assert token == "narrow-1" and abs(expiry - (datetime.now(UTC) + HOUR)) < timedelta(minutes=1)
-    (rule,) = json.loads(service.asked[0]["options"])["accessBoundary"]["accessBoundaryRules"]
+    (rule,) = json.loads(unquote(service.asked[0]["options"]))["accessBoundary"]["accessBoundaryRules"]
     assert rule["availableResource"] == "//storage.googleapis.com/projects/_/buckets/bucket"
     assert rule["availablePermissions"] == ["inRole:roles/storage.objectUser"]
     assert rule["availabilityCondition"]["expression"] == (
