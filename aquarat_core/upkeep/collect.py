@@ -72,7 +72,7 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
     old = [s for s in (*manifests, *blobs) if now - s.modified >= GRACE]
     unneeded = [s for s in old if s.key not in needed and _hash(s) not in kept]
     left = [s for s in store.backend.stats("tmp/") if now - s.modified >= GRACE]
-    work = _long_unused(store.backend.stats("work/"), now - WORK_RETENTION, parts=2)
+    work = _long_unused(store.backend.stats("work/"), now - WORK_RETENTION, parts=3)
     return Garbage((*unneeded, *left, *work, *_long_unused(jobs, now - JOB_RETENTION, parts=2)), len(kept))
 
 

@@ -127,7 +127,7 @@ def _run(stage: Stage, spec: StageSpec, store: ArtifactStore) -> Artifact:
         **os.environ,
         "OMP_NUM_THREADS": str(launch.get("threads", 1)),
     }
-    code = subprocess.run([*command, f"{job.uri}/spec.json"], env=environment, stdout=sys.stderr.fileno()).returncode
+    code = subprocess.run([*command, f"{job.uri}/spec.json"], env=environment, stdout=2).returncode
     result = job.read_json("result.json")
     if code or not result or not result["ok"]:
         said = result["error"]["message"] if result and not result["ok"] else f"it ended with exit code {code}"

@@ -195,7 +195,7 @@ def test_gc_removes_what_nothing_needs_and_is_older_than_a_day(chain: list[Artif
     backend = store.backend
     backend.write("blobs/sha256/00/" + "0" * 64, b"of a killed writer")
     backend.write("tmp/1-left", b"left over")
-    backend.write("work/job/step-1/state", b"state")
+    backend.write("work/sft_checkpoint/key/1-1/state", b"state")
     assert find_garbage(store).objects == (), "everything is new"
 
     soon = find_garbage(store, now=time.time() + 2 * DAY)
@@ -205,7 +205,9 @@ def test_gc_removes_what_nothing_needs_and_is_older_than_a_day(chain: list[Artif
     assert soon.kept == 3
     assert {s.key for s in find_garbage(store, [old.sha256], now=time.time() + 2 * DAY).objects} == gone - {
         f"manifests/{old.sha256}.json", blob_key(old.manifest.files[0].digest)}  # fmt: skip
-    assert "work/job/step-1/state" in {s.key for s in find_garbage(store, now=time.time() + 8 * DAY).objects}
+    assert "work/sft_checkpoint/key/1-1/state" in {
+        s.key for s in find_garbage(store, now=time.time() + 8 * DAY).objects
+    }
 
     assert {s.key for s in remove(store, soon)} == gone
     assert verify(store).problems == ()
