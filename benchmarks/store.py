@@ -126,8 +126,12 @@ def _against(
 def _measure(what: str, uri: str, source: Path, scratch: Path) -> dict[str, float]:
     """Seconds, CPU seconds and peak memory above the start (MiB) of one transfer in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.store_worker", what, uri, str(source), str(scratch / "target")]
-    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
-    if done.returncode:
+    # Beside heavy load the emulator loses sessions of the transfer manager, which then gives up.
+    for _ in range(3 if "_" in what else 1):
+        done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+        if done.returncode == 0:
+            break
+    else:
         raise BenchError(f"{what} of {source.stat().st_size // MIB} MiB at {uri} failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.artifacts.hashing import Digest
+from tests.artifacts.worker import peak_memory, reset_peak_memory
 
 
 def key(digest: Digest) -> str:
@@ -112,11 +113,10 @@ def _cpu() -> float:
 
 def main(what: str, uri: str, source: str, target: str) -> None:
     work = next(action for action in ACTIONS if action.__name__ == what)(uri, Path(source), Path(target))
-    memory, cpu, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _cpu(), time.monotonic()
+    memory, cpu, began = reset_peak_memory(), _cpu(), time.monotonic()
     work()
     seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "cpu": _cpu() - cpu, "memory": (peak - memory) / 1024}))
+    print(json.dumps({"seconds": seconds, "cpu": _cpu() - cpu, "memory": peak_memory() - memory}))
 
 
 if __name__ == "__main__":

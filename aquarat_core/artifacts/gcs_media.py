@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
-RANGE = 8 * PIECE
+RANGE = 8 << 20
 RANGES_AT_ONCE = 4
 """Of one file; with four files at once and the ranges that wait for their turn, below 200 MiB."""
-WHOLE = 64 * PIECE
+WHOLE = 64 << 20
 """Files up to this size are sent in one request."""
 MOST_PARTS = 32
 """What one compose request takes."""
-SMALLEST_PART = 32 * PIECE
+SMALLEST_PART = 32 << 20
 _TRIES_WHEN_SPOILED = 5
 
 

@@ -15,10 +15,10 @@ T = TypeVar("T")
 Advance = Callable[[int], None]
 """Told of bytes as they pass; a negative number takes back what has to be sent again."""
 
-PIECE = 1 << 20
-"""Bytes that are read, hashed and written at a time."""
+PIECE = 256 << 10
+"""Bytes read, hashed and written at a time: few enough to stay in the processor's cache meanwhile."""
 FILES_AT_ONCE = 4
-_HASH_BACKLOG = 16
+_HASH_BACKLOG = 64
 
 
 def ignore(_: int) -> None:
