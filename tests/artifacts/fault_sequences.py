@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
+from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.artifacts.retry import Retry
 from aquarat_core.artifacts.store import blob_key
 from tests.artifacts.fault_proxy import FaultProxy, Seeded
+from tests.artifacts.worker import publish
 
 KIB = 1024
 
@@ -52,12 +53,12 @@ def run_sequence(seed: int, proxy: FaultProxy, uri: str, folder: Path, use_proxy
     files = [_write(folder / str(n), rng) for n in range(2)]
     plan = Seeded(seed, rate=rng.uniform(0.05, 0.35), dies_at=rng.randrange(40) if seed % 10 == 9 else None)
     failed: list[str] = []
-    first = _publish(uri, folder / "0", "direct")
+    first = publish(uri, str(folder / "0"), "direct").sha256
     with use_proxy:
         proxy.plan = plan
         published, claimed, read = None, None, None
         try:
-            published = _publish(uri, folder / "1", "through-proxy")
+            published = publish(uri, str(folder / "1"), "through-proxy").sha256
         except StoreError as e:
             failed.append(str(e))
         try:
@@ -85,7 +86,7 @@ def _reckon(uri: str, first: str, published: str | None, claimed: bool | None, s
     store = ArtifactStore.open(uri)
     manifests = assert_sound(uri)
     assert first in manifests and (published is None or published in manifests)
-    latest = store.latest("sft_checkpoint").sha256
+    latest = store.latest("base_checkpoint").sha256
     assert latest in manifests and (published is None or latest == published), "the ref was lost"
     claim = store.job("run", "step", 1).read_json("claim.json")
     if claimed is True:
@@ -119,22 +120,3 @@ def _write(folder: Path, rng: random.Random) -> dict[str, bytes]:
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return files
-
-
-def _publish(uri: str, directory: Path, run_id: str) -> str:
-    return (
-        ArtifactStore.open(uri)
-        .publish(
-            asset="sft_checkpoint",
-            kind="checkpoint",
-            directory=directory,
-            config={},
-            profile="demo",
-            code=CodeVersion(version="f" * 64),
-            parents=[],
-            metrics={},
-            seeds={},
-            run_id=run_id,
-        )
-        .sha256
-    )
