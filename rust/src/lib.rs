@@ -1,12 +1,19 @@
 //! Exact byte-level byte-pair encoding (Sennrich et al. 2016): training and encoding on one split pattern.
 //!
-//! Text is cut into pieces by a pattern ([`pattern`]); no token ever spans two pieces. [`train`] learns merges from the
-//! counts of the pieces; [`encode`] applies them. Token ids are the 256 byte values, then the merges in the order they
-//! were learned, then the special tokens. Only `python`, behind the feature of that name, knows the interpreter.
+//! Text is cut into pieces by a pattern ([`split`]); no token ever spans two pieces. [`train`] learns merges from the
+//! counts of the pieces; [`bpe`] applies them. Only `python`, behind the feature of that name, knows the interpreter.
 
-pub mod encode;
-pub mod pattern;
+pub mod bpe;
+pub mod key;
+pub mod specials;
+pub mod split;
 pub mod train;
 
 #[cfg(feature = "python")]
 mod python;
+
+/// Ids of two neighbouring tokens.
+pub type Pair = (u32, u32);
+
+/// The byte values come before any merge.
+pub const N_BYTES: usize = 256;

@@ -1,0 +1,398 @@
+//! Text to ids, for one text or many, on one thread or several.
+
+use std::fmt;
+use std::sync::Mutex;
+
+use rustc_hash::FxHashMap;
+
+use super::cache::{INLINE, Recent, Seeded};
+use super::decoder::{Decoder, starts_in_characters};
+use super::merge::{LongMerger, SHORT, merge_short};
+use super::ranks::Ranks;
+use super::vocabulary::{Vocabulary, VocabularyError};
+use crate::key::{self, Key};
+use crate::specials::{Part, Specials};
+use crate::split::{PatternError, Splitter};
+
+/// Pieces gathered before they are looked up, so that the memory of one arrives while others are written out.
+const BATCH: usize = 64;
+
+/// Places in a piece are counted in 32 bits, several for each byte.
+const MAX_PIECE: usize = 1 << 30;
+
+/// What ids are written as.
+pub trait Id: Copy + Send + Sync + 'static {
+    const MAX: u32;
+    /// Of an id that is at most `MAX`.
+    fn of(id: u32) -> Self;
+}
+
+impl Id for u16 {
+    const MAX: u32 = u16::MAX as u32;
+    #[inline(always)]
+    fn of(id: u32) -> Self {
+        id as Self
+    }
+}
+
+impl Id for u32 {
+    const MAX: u32 = u32::MAX;
+    #[inline(always)]
+    fn of(id: u32) -> Self {
+        id
+    }
+}
+
+/// A text that could not be encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EncodeError {
+    Pattern(PatternError),
+    PieceTooLong { bytes: usize },
+    NoSuchSpecial(String),
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pattern(error) => error.fmt(f),
+            Self::PieceTooLong { bytes } => write!(f, "the pattern leaves a piece of {bytes} bytes uncut: too long to merge"),
+            Self::NoSuchSpecial(name) => write!(f, "{name:?} is no special token of this vocabulary"),
+        }
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+impl From<PatternError> for EncodeError {
+    fn from(error: PatternError) -> Self {
+        Self::Pattern(error)
+    }
+}
+
+/// The special tokens that a text may spell; none by default.
+#[derive(Clone, Default)]
+pub struct Allowed {
+    specials: Specials,
+    ids: Vec<u32>,
+}
+
+impl Allowed {
+    pub fn is_none(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Whether none of them could stand on both sides of a line end.
+    pub fn may_cut_at_lines(&self) -> bool {
+        self.specials.may_cut_at_lines()
+    }
+}
+
+/// A vocabulary with everything that encoding and decoding look up.
+pub struct Encoder {
+    vocabulary: Vocabulary,
+    splitter: Splitter,
+    ranks: Ranks,
+    decoder: Decoder,
+    seeded: Seeded,
+    /// Tokens too long for a key.
+    long_tokens: FxHashMap<Box<[u8]>, u32>,
+    longest: usize,
+    all_specials: Allowed,
+    /// What threads that encoded before have left; never waited for, so that a fork at any moment is harmless.
+    idle: Mutex<Vec<Worker>>,
+}
+
+/// The memory of one thread.
+pub struct Worker {
+    splitter: Splitter,
+    recent: Recent,
+    merger: LongMerger,
+    merged: Vec<u32>,
+    waiting: Box<[Waiting; BATCH]>,
+}
+
+/// A piece to be looked up; of one that is too long for a key only where it stands.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    key: Key,
+    hash: u64,
+    start: usize,
+    end: usize,
+}
+
+impl Encoder {
+    /// `frequent` are pieces whose tokens are remembered from the start, which changes nothing but the speed.
+    pub fn new(splitter: Splitter, vocabulary: Vocabulary, frequent: &[impl AsRef<[u8]>]) -> Self {
+        let ranks = Ranks::new(&vocabulary);
+        let ids = vocabulary.ids();
+        let mut seeded = Seeded::with_room_for(ids.len() + frequent.len());
+        let mut long_tokens = FxHashMap::default();
+        for (&token, &id) in &ids {
+            match Key::of(token) {
+                Some(key) => seeded.insert(key, &[id]),
+                None => drop(long_tokens.insert(token.into(), id)),
+            }
+        }
+        let mut merged = Vec::new();
+        for piece in frequent.iter().map(AsRef::as_ref).filter(|piece| piece.len() > 1) {
+            if let Some(key) = Key::of(piece) {
+                merged.clear();
+                merge_short(&ranks, piece, &mut merged);
+                seeded.insert(key, &merged);
+            }
+        }
+        let longest = vocabulary.tokens.iter().map(|token| token.len()).max().unwrap_or(1);
+        let all_specials = Allowed { specials: vocabulary.specials.clone(), ids: vocabulary.special_ids.clone() };
+        let decoder = Decoder::new(&vocabulary);
+        let idle = Mutex::default();
+        Self { vocabulary, splitter, ranks, decoder, seeded, long_tokens, longest, all_specials, idle }
+    }
+
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    pub fn splitter(&self) -> &Splitter {
+        &self.splitter
+    }
+
+    pub fn decode(&self, ids: &[u32]) -> Result<Vec<u8>, VocabularyError> {
+        self.decoder.decode(&self.vocabulary, ids)
+    }
+
+    /// The id of the ordinary token with exactly these bytes.
+    pub fn token_id(&self, token: &[u8]) -> Option<u32> {
+        match Key::of(token) {
+            // The seeded table also holds pieces that are no tokens; those that are one stand there as themselves.
+            Some(key) => {
+                let entry = self.seeded.get(key, key.hash()).filter(|entry| !token.is_empty() && entry.n == 1);
+                entry.map(|entry| entry.ids[0])
+            }
+            None => self.long_tokens.get(token).copied(),
+        }
+    }
+
+    /// Where each token starts in the text of all of them, in characters.
+    pub fn starts(&self, ids: &[u32]) -> Result<Vec<usize>, VocabularyError> {
+        let tokens = ids.iter().map(|&id| self.vocabulary.token(id)).collect::<Result<Vec<_>, _>>()?;
+        Ok(starts_in_characters(tokens.into_iter()))
+    }
+
+    /// All special tokens of the vocabulary.
+    pub fn allow_all(&self) -> &Allowed {
+        &self.all_specials
+    }
+
+    pub fn allow(&self, names: impl IntoIterator<Item = String>) -> Result<Allowed, EncodeError> {
+        let mut wanted: Vec<(String, u32)> = Vec::new();
+        for name in names {
+            let known = self.vocabulary.specials().find(|&(special, _)| special == name);
+            match known {
+                Some((_, id)) if wanted.iter().all(|&(_, other)| other != id) => wanted.push((name, id)),
+                Some(_) => {}
+                None => return Err(EncodeError::NoSuchSpecial(name)),
+            }
+        }
+        let (names, ids): (Vec<String>, Vec<u32>) = wanted.into_iter().unzip();
+        let specials = Specials::new(names).expect("they are some of the vocabulary's, each once");
+        Ok(Allowed { specials, ids })
+    }
+
+    /// Memory to encode with; give it back with [`Self::leave`].
+    pub fn worker(&self) -> Worker {
+        let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
+        idle.unwrap_or_else(|| Worker {
+            splitter: self.splitter.clone(),
+            recent: Recent::default(),
+            merger: LongMerger::default(),
+            merged: Vec::new(),
+            waiting: Box::new([Waiting::default(); BATCH]),
+        })
+    }
+
+    pub fn leave(&self, worker: Worker) {
+        if let Ok(mut idle) = self.idle.try_lock() {
+            idle.push(worker);
+        }
+    }
+
+    pub fn encode<I: Id>(&self, text: &[u8], allowed: &Allowed) -> Result<Vec<I>, EncodeError> {
+        let mut out = Vec::with_capacity(text.len() / 3 + 8);
+        let mut worker = self.worker();
+        self.encode_into(&mut worker, text, allowed, &mut out)?;
+        self.leave(worker);
+        Ok(out)
+    }
+
+    /// Appends the ids of a text. Its bytes need not be UTF-8.
+    pub fn encode_into<I: Id>(
+        &self,
+        worker: &mut Worker,
+        text: &[u8],
+        allowed: &Allowed,
+        out: &mut Vec<I>,
+    ) -> Result<(), EncodeError> {
+        if allowed.is_none() {
+            return self.encode_part(worker, text, out);
+        }
+        allowed.specials.cut(text, |part| match part {
+            Part::Text(text) => self.encode_part(worker, text, out),
+            Part::Special(index) => {
+                out.push(I::of(allowed.ids[index]));
+                Ok(())
+            }
+        })
+    }
+
+    fn encode_part<I: Id>(&self, worker: &mut Worker, text: &[u8], out: &mut Vec<I>) -> Result<(), EncodeError> {
+        let Worker { splitter, recent, merger, merged, waiting } = worker;
+        let mut misses = Misses { encoder: self, text, recent, merger, merged, too_long: 0 };
+        let mut n = 0;
+        splitter.split(text, |start, end| {
+            let slot = &mut waiting[n];
+            *slot = Waiting { start, end, ..Waiting::default() };
+            if end - start <= key::MAX_LEN {
+                slot.key = Key::new(text, start, end);
+                slot.hash = slot.key.hash();
+                self.seeded.prefetch(slot.hash);
+            }
+            n += 1;
+            if n == BATCH {
+                misses.write(&waiting[..], out);
+                n = 0;
+            }
+        })?;
+        misses.write(&waiting[..n], out);
+        match misses.too_long {
+            0 => Ok(()),
+            bytes => Err(EncodeError::PieceTooLong { bytes }),
+        }
+    }
+}
+
+/// Writes out pieces, and encodes those that no table knows.
+struct Misses<'a> {
+    encoder: &'a Encoder,
+    text: &'a [u8],
+    recent: &'a mut Recent,
+    merger: &'a mut LongMerger,
+    merged: &'a mut Vec<u32>,
+    /// The length of a piece that cannot be merged, 0 when there was none.
+    too_long: usize,
+}
+
+impl Misses<'_> {
+    #[inline(always)]
+    fn write<I: Id>(&mut self, pieces: &[Waiting], out: &mut Vec<I>) {
+        // Whole entries are copied and the next written over what was too much.
+        let mut block = [0_u32; INLINE * BATCH + INLINE];
+        let mut filled = 0;
+        for piece in pieces {
+            match self.encoder.seeded.get(piece.key, piece.hash) {
+                Some(entry) if !piece.key.is_empty() => {
+                    block[filled..filled + INLINE].copy_from_slice(&entry.ids);
+                    filled += entry.n as usize;
+                }
+                _ => {
+                    out.extend(block[..filled].iter().map(|&id| I::of(id)));
+                    filled = 0;
+                    self.encode(piece);
+                    out.extend(self.merged.iter().map(|&id| I::of(id)));
+                }
+            }
+        }
+        out.extend(block[..filled].iter().map(|&id| I::of(id)));
+    }
+
+    /// Leaves the ids of the piece in `merged`.
+    #[inline(never)]
+    fn encode(&mut self, waiting: &Waiting) {
+        let ranks = &self.encoder.ranks;
+        let piece = &self.text[waiting.start..waiting.end];
+        self.merged.clear();
+        if !waiting.key.is_empty() {
+            if let Some(entry) = self.recent.get(waiting.key, waiting.hash) {
+                self.merged.extend_from_slice(&entry.ids[..entry.n as usize]);
+                return;
+            }
+            // It is no token, or the seeded table would have it; so it has at least two bytes.
+            merge_short(ranks, piece, self.merged);
+            self.recent.insert(waiting.key, waiting.hash, self.merged);
+            return;
+        }
+        let token = if piece.len() <= self.encoder.longest { self.encoder.long_tokens.get(piece) } else { None };
+        match token {
+            Some(&id) => self.merged.push(id),
+            None if piece.len() <= SHORT => merge_short(ranks, piece, self.merged),
+            None if piece.len() <= MAX_PIECE => self.merger.merge(ranks, piece, self.merged),
+            None => self.too_long = piece.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pair;
+    use proptest::prelude::*;
+
+    const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+    fn encoder(merges: &[Pair], frequent: &[&str]) -> Encoder {
+        let order: Vec<u8> = (0..=u8::MAX).collect();
+        let first = 256 + merges.len() as u32;
+        let specials = vec![("<|bos|>".to_owned(), first), ("<|end|>".to_owned(), first + 1)];
+        let vocabulary = Vocabulary::new(&order, merges.to_vec(), specials).unwrap();
+        Encoder::new(Splitter::new(WORDS).unwrap(), vocabulary, frequent)
+    }
+
+    const MERGES: [Pair; 8] =
+        [(97, 98), (256, 99), (32, 257), (99, 99), (258, 100), (60, 124), (100, 100), (262, 262)];
+
+    fn encode(encoder: &Encoder, text: &str) -> Vec<u32> {
+        encoder.encode(text.as_bytes(), &Allowed::default()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[a-d ]{0,80}.{0,20}") {
+            let encoder = encoder(&MERGES, &["cab"]);
+            let bytes = [text.as_bytes(), &bytes].concat();
+            for _ in 0..2 {
+                let ids: Vec<u32> = encoder.encode(&bytes, &Allowed::default()).unwrap();
+                prop_assert_eq!(encoder.decode(&ids).unwrap(), &bytes[..]);
+            }
+        }
+
+        #[test]
+        fn what_is_remembered_changes_nothing(text in "[a-d ]{0,200}|(a|b|c| ){0,40}d{10,90}") {
+            let plain = encode(&encoder(&MERGES, &[]), &text);
+            let warm = encoder(&MERGES, &["abc", "cab", " abcdd", "dddddddddddd", "x"]);
+            prop_assert_eq!(&encode(&warm, &text), &plain);
+            prop_assert_eq!(&encode(&warm, &text), &plain);
+            let narrow: Vec<u16> = warm.encode(text.as_bytes(), &Allowed::default()).unwrap();
+            prop_assert_eq!(narrow.into_iter().map(u32::from).collect::<Vec<_>>(), plain);
+        }
+    }
+
+    #[test]
+    fn text_gets_a_special_token_only_where_it_is_allowed() {
+        let encoder = encoder(&MERGES, &[]);
+        let text = b"ab<|bos|>ab<|end|>";
+        let ids = |allowed: &Allowed| encoder.encode::<u32>(text, allowed).unwrap();
+        assert!(ids(&Allowed::default()).iter().all(|&id| id < 264));
+        assert_eq!(ids(encoder.allow_all()), [256, 264, 256, 265]);
+        let one = encoder.allow(["<|end|>".to_owned()]).unwrap();
+        assert_eq!(ids(&one).iter().filter(|&&id| id >= 264).collect::<Vec<_>>(), [&265]);
+        assert_eq!(encoder.decode(&ids(&one)).unwrap(), text);
+        assert!(encoder.allow(["<|x|>".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn unknown_ids_are_errors() {
+        let encoder = encoder(&[(97, 98)], &[]);
+        assert_eq!(encoder.decode(&[97, 256, 257]).unwrap(), b"aab<|bos|>");
+        assert!(encoder.decode(&[97, 259]).is_err());
+        assert!(encoder.decode(&[u32::MAX]).is_err());
+    }
+}

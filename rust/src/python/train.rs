@@ -1,0 +1,336 @@
+//! Counting and training.
+
+use std::fs::File;
+use std::io::Read;
+use std::num::NonZero;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::texts::{Text, append_texts};
+use super::{threads_of, value_error};
+use crate::specials::Specials;
+use crate::split::{PatternError, Splitter};
+use crate::train::{Counter, PieceCounts, SavedCounts, TrainError, learn_merges};
+use crate::{N_BYTES, Pair};
+
+/// Text gathered before a thread counts it.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Blocks that files are read in.
+const BLOCK_BYTES: usize = 4 << 20;
+
+/// Merges between two looks at Ctrl-C and calls of `progress`.
+const MERGES_PER_TICK: usize = 64;
+
+/// Learn the merges of a byte-level BPE from an iterable of `str`, bytes or Arrow arrays.
+///
+/// `vocab_size` is 256 bytes plus the merges, special tokens not included; those cut the text where they occur and are
+/// not learned. `progress(done, total)` is called with the number of merges now and then. Returns the merges as pairs
+/// of ids, fewer where the text does not yield as many; the first n of them are those of a smaller vocabulary.
+#[pyfunction]
+#[pyo3(signature = (texts, vocab_size, pattern, progress=None, *, special_tokens=Vec::new(), threads=None))]
+pub fn train(
+    py: Python<'_>,
+    texts: &Bound<'_, PyAny>,
+    vocab_size: i64,
+    pattern: &str,
+    progress: Option<Py<PyAny>>,
+    special_tokens: Vec<String>,
+    threads: Option<NonZero<usize>>,
+) -> PyResult<Vec<Pair>> {
+    let limit = n_merges(vocab_size)?;
+    let mut counter = PieceCounter::new(pattern, special_tokens, threads)?;
+    counter.add(py, texts)?;
+    counter.learn(py, limit, std::mem::take, progress)
+}
+
+fn n_merges(vocab_size: i64) -> PyResult<usize> {
+    let limit = u32::try_from(vocab_size).ok().and_then(|size| (size as usize).checked_sub(N_BYTES));
+    limit.ok_or_else(|| {
+        value_error(format_args!("vocab_size {vocab_size} does not hold the {N_BYTES} byte values: ask for more"))
+    })
+}
+
+/// How often each distinct piece occurs in the texts added so far: all that training needs of them.
+#[pyclass(module = "rustbpe_py")]
+pub struct PieceCounter {
+    splitter: Splitter,
+    specials: Specials,
+    threads: usize,
+    counts: PieceCounts,
+}
+
+#[pymethods]
+impl PieceCounter {
+    #[new]
+    #[pyo3(signature = (pattern, special_tokens=Vec::new(), threads=None))]
+    fn new(pattern: &str, special_tokens: Vec<String>, threads: Option<NonZero<usize>>) -> PyResult<Self> {
+        Ok(Self {
+            splitter: Splitter::new(pattern).map_err(value_error)?,
+            specials: Specials::new(special_tokens).map_err(value_error)?,
+            threads: threads_of(threads),
+            counts: PieceCounts::default(),
+        })
+    }
+
+    /// Counts the texts of an iterable of `str`, bytes or Arrow arrays. After an error what was counted is undefined.
+    fn add(&mut self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut texts = texts.try_iter()?;
+        self.count(py, move |_, batch| {
+            let Some(item) = texts.next().transpose()? else { return Ok(false) };
+            append_texts(&item, batch)?;
+            Ok(true)
+        })
+    }
+
+    /// Counts a file as one text, read block by block where the pattern allows to cut at lines, else at once.
+    fn add_file(&mut self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        let mut blocks = Blocks::open(&path, self.splitter.clone(), self.specials.may_cut_at_lines())?;
+        self.count(py, move |py, batch| match py.detach(|| blocks.next())? {
+            Some(block) => {
+                batch.push(Text::Owned(block));
+                Ok(true)
+            }
+            None => Ok(false),
+        })
+    }
+
+    /// Adds the counts of another counter of the same pattern and special tokens.
+    fn absorb(&mut self, other: &Self) -> PyResult<()> {
+        self.must_match(other.splitter.pattern(), other.specials.names())?;
+        self.counts.absorb(other.counts.clone());
+        Ok(())
+    }
+
+    /// The table as bytes; equal tables give equal bytes.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let bytes = py.detach(|| SavedCounts::to_bytes(self.splitter.pattern(), self.specials.names(), &self.counts));
+        PyBytes::new(py, &bytes)
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (data, threads=None))]
+    fn from_bytes(py: Python<'_>, data: &[u8], threads: Option<NonZero<usize>>) -> PyResult<Self> {
+        let saved = py.detach(|| SavedCounts::from_bytes(data)).map_err(value_error)?;
+        let mut counter = Self::new(&saved.pattern, saved.specials, threads)?;
+        counter.counts = saved.counts;
+        Ok(counter)
+    }
+
+    /// Distinct pieces.
+    fn __len__(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// The `n` commonest pieces of at least `min_bytes` and at most `max_bytes` bytes, with their counts.
+    #[pyo3(signature = (n, min_bytes=1, max_bytes=None))]
+    fn top<'py>(
+        &self,
+        py: Python<'py>,
+        n: usize,
+        min_bytes: usize,
+        max_bytes: Option<usize>,
+    ) -> Vec<(Bound<'py, PyBytes>, u64)> {
+        let lengths = min_bytes..=max_bytes.unwrap_or(usize::MAX);
+        let top = py.detach(|| self.counts.top(n, |piece| lengths.contains(&piece.len())));
+        top.into_iter().map(|(piece, count)| (PyBytes::new(py, &piece), count)).collect()
+    }
+
+    /// As the function `train`, from what was counted, which stays.
+    #[pyo3(signature = (vocab_size, progress=None))]
+    fn train(&mut self, py: Python<'_>, vocab_size: i64, progress: Option<Py<PyAny>>) -> PyResult<Vec<Pair>> {
+        let limit = n_merges(vocab_size)?;
+        self.learn(py, limit, |counts| counts.clone(), progress)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<PieceCounter of {} distinct pieces>", self.counts.len())
+    }
+}
+
+impl PieceCounter {
+    fn must_match(&self, pattern: &str, specials: &[String]) -> PyResult<()> {
+        match pattern == self.splitter.pattern() && specials == self.specials.names() {
+            true => Ok(()),
+            false => Err(value_error("the tables were counted with different patterns or special tokens")),
+        }
+    }
+
+    fn learn(
+        &mut self,
+        py: Python<'_>,
+        limit: usize,
+        take: impl FnOnce(&mut PieceCounts) -> PieceCounts + Send,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<Pair>> {
+        if self.counts.is_empty() {
+            return Err(value_error("there is no text to train on: every text is empty"));
+        }
+        let tick = |done: usize| -> PyResult<()> {
+            if !done.is_multiple_of(MERGES_PER_TICK) && done != limit {
+                return Ok(());
+            }
+            Python::attach(|py| {
+                py.check_signals()?;
+                progress.as_ref().map_or(Ok(()), |progress| progress.call1(py, (done, limit)).map(drop))
+            })
+        };
+        let counts = &mut self.counts;
+        py.detach(|| learn_merges(take(counts), limit, tick)).map_err(|error| match error {
+            TrainError::Stopped(error) => error,
+            other @ TrainError::TooManyPieces { .. } => value_error(other),
+        })
+    }
+
+    /// Counts what `more` appends to a batch, until it says that there is no more, on all threads; this one gathers.
+    fn count(
+        &mut self,
+        py: Python<'_>,
+        mut more: impl FnMut(Python<'_>, &mut Vec<Text>) -> PyResult<bool>,
+    ) -> PyResult<()> {
+        let Self { splitter, specials, threads, counts } = self;
+        let (specials, may_cut) = (&*specials, specials.may_cut_at_lines());
+        let (sender, receiver) = sync_channel::<Vec<Text>>(*threads);
+        let receiver = Mutex::new(receiver);
+        // Objects of the interpreter are given back to this thread, which may drop them.
+        let (used_sender, used) = channel::<Vec<Text>>();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..*threads)
+                .map(|_| {
+                    let (receiver, used, splitter) = (&receiver, used_sender.clone(), splitter.clone());
+                    scope.spawn(move || count_batches(receiver, &used, Counter::new(splitter, specials)))
+                })
+                .collect();
+            drop(used_sender);
+            let gathered = gather(py, &mut more, splitter, may_cut, &sender, &used);
+            drop(sender);
+            let counted: Vec<_> = py.detach(|| {
+                let joined = workers.into_iter().map(|worker| worker.join().expect("counting does not panic"));
+                joined.collect()
+            });
+            gathered?;
+            py.detach(|| {
+                for table in counted {
+                    counts.absorb(table?);
+                }
+                Ok(())
+            })
+            .map_err(|error: PatternError| value_error(error))
+        })
+    }
+}
+
+fn count_batches(
+    receiver: &Mutex<Receiver<Vec<Text>>>,
+    used: &std::sync::mpsc::Sender<Vec<Text>>,
+    mut counter: Counter<'_>,
+) -> Result<PieceCounts, PatternError> {
+    let mut result = Ok(());
+    loop {
+        // After an error the batches are only taken, so that the sender is not left waiting.
+        let batch = receiver.lock().expect("no thread panics with the lock").recv();
+        let Ok(batch) = batch else { break };
+        if result.is_ok() {
+            result = batch.iter().try_for_each(|text| counter.add(text.as_ref()));
+        }
+        // If nobody takes it back it is dropped here, which the interpreter is told of later.
+        drop(used.send(batch));
+    }
+    result.map(|()| counter.finish())
+}
+
+fn gather(
+    py: Python<'_>,
+    more: &mut impl FnMut(Python<'_>, &mut Vec<Text>) -> PyResult<bool>,
+    splitter: &Splitter,
+    may_cut: bool,
+    sender: &SyncSender<Vec<Text>>,
+    used: &Receiver<Vec<Text>>,
+) -> PyResult<()> {
+    let mut batch: Vec<Text> = Vec::new();
+    let mut bytes = 0;
+    let send = |batch: &mut Vec<Text>| -> PyResult<()> {
+        let full = std::mem::take(batch);
+        py.detach(|| sender.send(full)).expect("the threads count until the sender is gone");
+        used.try_iter().for_each(drop);
+        py.check_signals()
+    };
+    loop {
+        let first_new = batch.len();
+        if !more(py, &mut batch)? {
+            break;
+        }
+        let new_bytes: usize = batch[first_new..].iter().map(|text| text.as_ref().len()).sum();
+        bytes += new_bytes;
+        if new_bytes > 2 * BATCH_BYTES && may_cut {
+            for text in batch.split_off(first_new) {
+                for part in parts(text, splitter) {
+                    batch.push(part);
+                    send(&mut batch)?;
+                }
+            }
+            bytes = 0;
+        } else if bytes >= BATCH_BYTES {
+            send(&mut batch)?;
+            bytes = 0;
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { send(&mut batch) }
+}
+
+/// A text cut, where the pattern has places for it, into parts that several threads can count.
+fn parts(text: Text, splitter: &Splitter) -> Vec<Text> {
+    let text = Arc::new(text);
+    let bytes = (*text).as_ref();
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    let mut from = 0;
+    while bytes.len() - from > BATCH_BYTES {
+        let Some(cut) = splitter.last_cut(&bytes[from..from + BATCH_BYTES]) else { break };
+        ranges.push(from..from + cut);
+        from += cut;
+    }
+    ranges.push(from..bytes.len());
+    ranges.into_iter().map(|range| Text::Part(Arc::clone(&text), range)).collect()
+}
+
+/// A file in blocks that end where the pattern may be cut.
+struct Blocks {
+    file: File,
+    path: PathBuf,
+    splitter: Splitter,
+    may_cut: bool,
+    /// What was read behind the last cut.
+    rest: Vec<u8>,
+    ended: bool,
+}
+
+impl Blocks {
+    fn open(path: &std::path::Path, splitter: Splitter, may_cut: bool) -> PyResult<Self> {
+        let file = File::open(path).map_err(|e| value_error(format_args!("cannot read {}: {e}", path.display())))?;
+        Ok(Self { file, path: path.to_owned(), splitter, may_cut, rest: Vec::new(), ended: false })
+    }
+
+    fn next(&mut self) -> PyResult<Option<Vec<u8>>> {
+        while !self.ended {
+            let before = self.rest.len();
+            let most = before.max(BLOCK_BYTES) as u64;
+            let read = (&mut self.file).take(most).read_to_end(&mut self.rest);
+            let read = read.map_err(|e| value_error(format_args!("cannot read {}: {e}", self.path.display())))?;
+            self.ended = (read as u64) < most;
+            if self.may_cut
+                && !self.ended
+                && let Some(cut) = self.splitter.last_cut(&self.rest)
+            {
+                let rest = self.rest.split_off(cut);
+                return Ok(Some(std::mem::replace(&mut self.rest, rest)));
+            }
+        }
+        let rest = std::mem::take(&mut self.rest);
+        Ok((!rest.is_empty()).then_some(rest))
+    }
+}

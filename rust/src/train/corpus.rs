@@ -1,0 +1,272 @@
+//! The distinct pieces as one array of tokens, and where every pair of neighbours occurs in it.
+//!
+//! A token of n bytes takes n cells. The first and the last of them hold its id and what lies between is never read, so
+//! both neighbours of a token are found by its length alone; a separator stands between pieces. A merge writes a few
+//! cells and moves nothing. Every pair it creates holds the new id, so the list of a pair's places is complete when it
+//! is made and only goes stale: a place counts as long as its cells still hold the pair.
+
+use rustc_hash::FxHashMap;
+
+use super::PieceCounts;
+use crate::{N_BYTES, Pair};
+
+const SEPARATOR: u32 = u32::MAX;
+/// No longer the first or the last cell of a token.
+const INSIDE: u32 = u32::MAX - 1;
+
+/// The places of pairs lie in blocks of this many, which are not moved as more are added.
+const PLACES_PER_BLOCK: usize = 1 << 20;
+
+/// A pair in one word, in the order of pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackedPair(u64);
+
+impl PackedPair {
+    pub fn new(left: u32, right: u32) -> Self {
+        Self(u64::from(left) << 32 | u64::from(right))
+    }
+
+    pub fn unpack(self) -> Pair {
+        ((self.0 >> 32) as u32, self.0 as u32)
+    }
+}
+
+/// How often a pair occurs in the whole text, and where its places are listed.
+struct Occurrences {
+    count: u64,
+    block: u32,
+    start: u32,
+    len: u32,
+}
+
+pub struct Corpus {
+    cells: Vec<u32>,
+    /// For each cell the piece it belongs to; the pieces' counts.
+    piece_of: Vec<u32>,
+    weights: Vec<u64>,
+    /// Bytes of each token.
+    lengths: Vec<u32>,
+    pairs: FxHashMap<PackedPair, Occurrences>,
+    blocks: Vec<Vec<u32>>,
+    left: Side,
+    right: Side,
+    /// Places of the pair of the new token with itself.
+    twins: Vec<u32>,
+}
+
+/// What one merge finds on one side of its occurrences, by neighbour.
+#[derive(Default)]
+struct Side {
+    /// Indexed by token: count of that neighbour, and the number of its places (while they are sorted, where the next
+    /// goes).
+    weight: Vec<u64>,
+    places: Vec<u32>,
+    neighbours: Vec<u32>,
+    found: Vec<(u32, u32)>,
+}
+
+impl Side {
+    #[inline(always)]
+    fn add(&mut self, neighbour: u32, place: u32, weight: u64) {
+        let at = neighbour as usize;
+        if self.places[at] == 0 {
+            self.neighbours.push(neighbour);
+        }
+        self.places[at] += 1;
+        self.weight[at] += weight;
+        self.found.push((neighbour, place));
+    }
+}
+
+impl Corpus {
+    /// Lays the pieces out. The error is the number of cells, when they are too many for 32 bits.
+    pub fn new(counts: &PieceCounts) -> Result<Self, u64> {
+        let mut n_cells = 1_u64;
+        counts.for_each(|piece, _| n_cells += if piece.len() > 1 { piece.len() as u64 + 1 } else { 0 });
+        if n_cells >= u64::from(INSIDE) {
+            return Err(n_cells);
+        }
+        let mut cells = Vec::with_capacity(n_cells as usize);
+        let mut piece_of = Vec::with_capacity(n_cells as usize);
+        let mut weights = Vec::new();
+        cells.push(SEPARATOR);
+        piece_of.push(0);
+        counts.for_each(|piece, count| {
+            if piece.len() > 1 {
+                let index = weights.len() as u32;
+                weights.push(count);
+                cells.extend(piece.iter().map(|&byte| u32::from(byte)));
+                cells.push(SEPARATOR);
+                piece_of.extend(std::iter::repeat_n(index, piece.len() + 1));
+            }
+        });
+        let mut corpus = Self {
+            cells,
+            piece_of,
+            weights,
+            lengths: vec![1; N_BYTES],
+            pairs: FxHashMap::default(),
+            blocks: Vec::new(),
+            left: Side::default(),
+            right: Side::default(),
+            twins: Vec::new(),
+        };
+        corpus.find_byte_pairs();
+        Ok(corpus)
+    }
+
+    pub fn pairs(&self) -> impl Iterator<Item = (PackedPair, u64)> {
+        self.pairs.iter().map(|(&pair, found)| (pair, found.count))
+    }
+
+    /// How often the pair occurs now; 0 for one that never did or was merged.
+    pub fn count(&self, pair: PackedPair) -> u64 {
+        self.pairs.get(&pair).map_or(0, |found| found.count)
+    }
+
+    /// The first pairs are of bytes: counted in a table of all of them, their places put in order by counting sort.
+    fn find_byte_pairs(&mut self) {
+        let mut weight = vec![0_u64; N_BYTES * N_BYTES];
+        let mut places = vec![0_u32; N_BYTES * N_BYTES];
+        let index_of = |window: &[u32]| (window[0] as usize * N_BYTES, window[1]);
+        for (at, window) in self.cells.windows(2).enumerate() {
+            if window[0] < SEPARATOR && window[1] < SEPARATOR {
+                let (row, column) = index_of(window);
+                weight[row + column as usize] += self.weights[self.piece_of[at] as usize];
+                places[row + column as usize] += 1;
+            }
+        }
+        let mut all = vec![0_u32; places.iter().map(|&n| n as usize).sum()];
+        let mut start = 0;
+        for (index, n) in places.iter_mut().enumerate().filter(|(_, n)| **n > 0) {
+            let pair = PackedPair::new((index / N_BYTES) as u32, (index % N_BYTES) as u32);
+            self.pairs.insert(pair, Occurrences { count: weight[index], block: 0, start, len: *n });
+            start += std::mem::replace(n, start);
+        }
+        for (at, window) in self.cells.windows(2).enumerate() {
+            if window[0] < SEPARATOR && window[1] < SEPARATOR {
+                let (row, column) = index_of(window);
+                let next = &mut places[row + column as usize];
+                all[*next as usize] = at as u32;
+                *next += 1;
+            }
+        }
+        self.blocks.push(all);
+    }
+
+    /// Replaces `pair` by `id`, the next id, everywhere and calls `created` with every pair that makes and its count.
+    pub fn merge(&mut self, pair: PackedPair, id: u32, mut created: impl FnMut(PackedPair, u64)) {
+        let (a, b) = pair.unpack();
+        let merged = self.pairs.remove(&pair).expect("a pair that is merged occurs");
+        self.lengths.push(self.lengths[a as usize] + self.lengths[b as usize]);
+        for side in [&mut self.left, &mut self.right] {
+            side.weight.resize(self.lengths.len(), 0);
+            side.places.resize(self.lengths.len(), 0);
+        }
+        let n_twins = self.replace(a, b, id, &merged);
+        // What stood left of `a` now stands left of the new token, what stood right of `b` right of it.
+        let mut left = std::mem::take(&mut self.left);
+        self.settle(&mut left, |x| (PackedPair::new(x, a), PackedPair::new(x, id)), (a, 0), &mut created);
+        self.left = left;
+        let mut right = std::mem::take(&mut self.right);
+        self.settle(&mut right, |y| (PackedPair::new(b, y), PackedPair::new(id, y)), (a, n_twins), &mut created);
+        self.right = right;
+        if n_twins > 0 {
+            let places = std::mem::take(&mut self.twins);
+            let (block, start) = self.room_for(places.len());
+            self.blocks[block as usize].extend_from_slice(&places);
+            let pair = PackedPair::new(id, id);
+            self.pairs.insert(pair, Occurrences { count: n_twins, block, start, len: places.len() as u32 });
+            created(pair, n_twins);
+            self.twins = places;
+        }
+        self.twins.clear();
+    }
+
+    /// Writes the new token over every occurrence and notes its neighbours. Returns how often it follows itself, which
+    /// is also how often a neighbour `a`, noted on its right, has become part of a new token itself.
+    fn replace(&mut self, a: u32, b: u32, id: u32, merged: &Occurrences) -> u64 {
+        let Self { cells, piece_of, weights, lengths, blocks, left, right, twins, .. } = self;
+        let (a_len, b_len, id_len) = (lengths[a as usize], lengths[b as usize], lengths[id as usize]);
+        let mut n_twins = 0;
+        let start = merged.start as usize;
+        for &place in &blocks[merged.block as usize][start..start + merged.len as usize] {
+            let second = (place + a_len) as usize;
+            let first = place as usize;
+            if cells[first] != a || cells[second] != b {
+                continue;
+            }
+            let end = second + b_len as usize;
+            let (x, y) = (cells[first - 1], cells[end]);
+            cells[second - 1] = INSIDE;
+            cells[second] = INSIDE;
+            cells[first] = id;
+            cells[end - 1] = id;
+            let weight = weights[piece_of[first] as usize];
+            if x == id {
+                n_twins += weight;
+                twins.push(place - id_len);
+            } else if x != SEPARATOR {
+                left.add(x, place - lengths[x as usize], weight);
+            }
+            if y != SEPARATOR {
+                right.add(y, place, weight);
+            }
+        }
+        n_twins
+    }
+
+    /// Moves the counts of one side from the old pairs to the new ones and lists the places of these. Of neighbour
+    /// `less.0` there are `less.1` fewer in the end than were noted.
+    fn settle(
+        &mut self,
+        side: &mut Side,
+        pairs_of: impl Fn(u32) -> (PackedPair, PackedPair),
+        less: (u32, u64),
+        created: &mut impl FnMut(PackedPair, u64),
+    ) {
+        let (block, mut start) = self.room_for(side.found.len());
+        let first = start as usize;
+        for &neighbour in &side.neighbours {
+            let at = neighbour as usize;
+            let (old, new) = pairs_of(neighbour);
+            let weight = side.weight[at];
+            // Where a token repeats, the old pair is the merged one, which is gone.
+            if let Some(found) = self.pairs.get_mut(&old) {
+                found.count -= weight;
+                if found.count == 0 {
+                    self.pairs.remove(&old);
+                }
+            }
+            let count = weight - if neighbour == less.0 { less.1 } else { 0 };
+            let len = side.places[at];
+            if count > 0 {
+                self.pairs.insert(new, Occurrences { count, block, start, len });
+                created(new, count);
+            }
+            side.weight[at] = 0;
+            side.places[at] = start;
+            start += len;
+        }
+        let places = &mut self.blocks[block as usize];
+        places.resize(first + side.found.len(), 0);
+        for &(neighbour, place) in &side.found {
+            let next = &mut side.places[neighbour as usize];
+            places[*next as usize] = place;
+            *next += 1;
+        }
+        for neighbour in side.neighbours.drain(..) {
+            side.places[neighbour as usize] = 0;
+        }
+        side.found.clear();
+    }
+
+    /// The block with room for `n` more places, and where they begin in it.
+    fn room_for(&mut self, n: usize) -> (u32, u32) {
+        if self.blocks.last().is_none_or(|last| last.len() + n > last.capacity()) {
+            self.blocks.push(Vec::with_capacity(n.max(PLACES_PER_BLOCK)));
+        }
+        let last = self.blocks.len() - 1;
+        (last as u32, self.blocks[last].len() as u32)
+    }
+}

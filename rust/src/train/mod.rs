@@ -1,0 +1,76 @@
+//! Learns merges: repeatedly joins the commonest pair of neighbouring tokens inside the pieces of a corpus.
+//!
+//! The corpus is first reduced to its distinct pieces and how often each occurs ([`counts`]); the pieces are then laid
+//! out as one array ([`corpus`]), in which a merge visits only the places where its pair occurs. Of pairs equally
+//! common the smaller (by its two ids) is merged first, which makes the result independent of hashing, threads and the
+//! order of the texts. The merges of a smaller vocabulary are the first of a larger one.
+
+mod corpus;
+mod counts;
+mod saved;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+
+pub use counts::{Counter, PieceCounts};
+pub use saved::{SavedCounts, SavedError};
+
+use corpus::{Corpus, PackedPair};
+
+use crate::{N_BYTES, Pair};
+
+/// Why there are no merges.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TrainError<E> {
+    /// Positions in the distinct pieces are counted in 32 bits.
+    TooManyPieces { bytes: u64 },
+    /// The error of the caller's `tick`.
+    Stopped(E),
+}
+
+impl<E: fmt::Display> fmt::Display for TrainError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyPieces { bytes } => write!(
+                f,
+                "the distinct pieces take {bytes} bytes together, more than training can hold: use a pattern with \
+                 shorter pieces or less text"
+            ),
+            Self::Stopped(error) => error.fmt(f),
+        }
+    }
+}
+
+/// The merges in the order learned, at most `limit`; fewer when every piece has become one token. `tick` is called with
+/// the number of merges so far after each; its error ends the training.
+pub fn learn_merges<E>(
+    counts: PieceCounts,
+    limit: usize,
+    mut tick: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Vec<Pair>, TrainError<E>> {
+    let mut corpus = Corpus::new(&counts).map_err(|bytes| TrainError::TooManyPieces { bytes })?;
+    drop(counts);
+    let mut heap: BinaryHeap<(u64, Reverse<PackedPair>)> =
+        corpus.pairs().map(|(pair, count)| (count, Reverse(pair))).collect();
+    let mut merges = Vec::new();
+    while merges.len() < limit {
+        let Some((count, Reverse(pair))) = heap.pop() else { break };
+        // The count of a pair only falls once it is in the heap, so a stale top is put back where it belongs now.
+        let current = corpus.count(pair);
+        if current != count {
+            if current > 0 {
+                heap.push((current, Reverse(pair)));
+            }
+            continue;
+        }
+        let id = (N_BYTES + merges.len()) as u32;
+        corpus.merge(pair, id, |new_pair, count| heap.push((count, Reverse(new_pair))));
+        merges.push(pair.unpack());
+        tick(merges.len()).map_err(TrainError::Stopped)?;
+    }
+    Ok(merges)
+}
+
+#[cfg(test)]
+mod tests;
