@@ -1,22 +1,25 @@
 """The tokenizer: byte-level BPE with chat tokens that text cannot forge, kept as one JSON file.
 
 Ids are the 256 byte values, the merges in the order they were learned, then the special tokens of `SPECIAL_TOKENS`.
-Special tokens enter a sequence by id alone (`special`); their spelling inside a text is text like any other. The work
-is done by `rustbpe_py`.
+Special tokens enter a sequence by id (`special`); their spelling inside a text is text like any other unless a call
+allows them. The work is done by `rustbpe_py`; other programs' files are read and written by `text/formats.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import rustbpe_py
 
 from aquarat_core.config import TokenizerConfig
 
-FORMAT = 1
+FORMAT = 2
 TOKENIZER_FILE = "tokenizer.json"
 """Its name in the artifacts that hold one."""
 SPECIAL_TOKENS = (
@@ -31,8 +34,19 @@ SPECIAL_TOKENS = (
     "<|output_end|>",
 )
 N_BYTES = 256
+BYTES_IN_ORDER = bytes(range(N_BYTES))
 CHARS_PER_REPORT = 1_000_000
+FREQUENT_PER_ID = 2
+"""Pieces of the training text that a tokenizer remembers, beyond its tokens, for each of its ids."""
+FREQUENT_BYTES = range(2, 16)
+"""Lengths of the pieces that it can remember."""
+TEXT_PER_WRITE = 16_000_000
+"""Characters encoded at once on the way to a file."""
 
+Text = str | bytes
+Ids = Iterable[int] | np.ndarray
+Allowed = Collection[str] | Literal["all"]
+"""The special tokens that a text may spell."""
 Merges = Sequence[tuple[int, int]]
 Progress = Callable[[int, int, str], object]
 """Called with what is done, the most there can be, and the unit: first "characters" read, then "merges" learned."""
@@ -43,63 +57,189 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """Text to ids and back. Immutable; may be shared between threads."""
+    """Text to ids and back. Immutable; may be shared between threads, pickled, and used after a fork.
 
-    def __init__(self, pattern: str, merges: Merges, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> None:
-        """Raises `ValueError` for a pattern that does not compile or merges that make no vocabulary."""
+    Bytes that are not UTF-8 are encoded as they are: no method but `decode` replaces anything.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        merges: Merges,
+        special_tokens: Sequence[str] | Mapping[str, int] = SPECIAL_TOKENS,
+        byte_order: bytes = BYTES_IN_ORDER,
+        frequent_pieces: Sequence[str] = (),
+    ) -> None:
+        """`special_tokens` without ids are numbered from behind the merges on; id i below 256 is `byte_order[i]`.
+
+        `frequent_pieces` change nothing but the speed. Raises `ValueError` for a pattern that does not compile or for
+        merges or special tokens that make no vocabulary.
+        """
         self.pattern = pattern
         self.merges = tuple((left, right) for left, right in merges)
-        self.special_tokens = tuple(special_tokens)
-        self._encoder = rustbpe_py.Encoder(pattern, self.merges, self.special_tokens)
-        first = N_BYTES + len(self.merges)
-        self._special_ids = {name: first + i for i, name in enumerate(self.special_tokens)}
+        self.byte_order = bytes(byte_order)
+        self.frequent_pieces = tuple(frequent_pieces)
+        if not isinstance(special_tokens, Mapping):
+            special_tokens = list(special_tokens)
+        self._encoder = rustbpe_py.Encoder(
+            pattern,
+            self.merges,
+            special_tokens,
+            byte_order=list(self.byte_order),
+            frequent_pieces=[str.encode(piece) for piece in self.frequent_pieces],
+        )
+        self.special_ids: dict[str, int] = self._encoder.special_tokens
+        self.special_tokens = tuple(self.special_ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self.pattern, self.merges, self.special_ids, self.byte_order, self.frequent_pieces)
 
     @property
     def vocab_size(self) -> int:
         """Ids in all: bytes, merges and special tokens."""
         return self._encoder.vocab_size
 
+    @property
+    def sha256(self) -> str:
+        """Hash of all that decides which ids a text gets."""
+        return hashlib.sha256(_json(self._identity()).encode()).hexdigest()
+
     def special(self, name: str) -> int:
         """The id of a special token, such as `<|bos|>`."""
         try:
-            return self._special_ids[name]
+            return self.special_ids[name]
         except KeyError:
             known = " ".join(self.special_tokens)
             raise TokenizerError(f"{name!r} is no special token of this tokenizer; it has {known}") from None
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of the text, never special ones. Raises `ValueError` for text with lone surrogates."""
-        return self._encoder.encode(text)
+    # --- text to ids ------------------------------------------------------------------------------------------------
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, text: Text, allowed_special: Allowed = ()) -> list[int]:
+        """Ids of the text, special ones only where `allowed_special` names them.
+
+        Raises `ValueError` for text with lone surrogates.
+        """
+        return self._encoder.encode(text, allowed_special=allowed_special or None)
+
+    def encode_batch(
+        self, texts: Iterable[Text], threads: int | None = None, allowed_special: Allowed = ()
+    ) -> list[list[int]]:
         """As `encode` for each text, on all cores."""
-        return self._encoder.encode_batch(texts)
+        return self._encoder.encode_batch(texts, threads, allowed_special=allowed_special or None)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def encode_to_numpy(self, text: Text, allowed_special: Allowed = ()) -> np.ndarray:
+        """As `encode`, as uint16[n], or uint32[n] for a vocabulary of more than 65,536 ids."""
+        return self._encoder.encode_to_numpy(text, allowed_special=allowed_special or None)
+
+    def encode_into(self, text: Text, out: np.ndarray, allowed_special: Allowed = ()) -> int:
+        """Writes the ids to the beginning of `out` (uint16 or uint32); returns how many.
+
+        Raises `ValueError` when they do not fit.
+        """
+        return self._encoder.encode_into(text, out, allowed_special=allowed_special or None)
+
+    def encode_batch_to_numpy(
+        self,
+        texts: Iterable[Text],
+        threads: int | None = None,
+        prepend: str | None = None,
+        allowed_special: Allowed = (),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The fast way to encode much: all ids in one array, and the offsets of the texts in it.
+
+        `texts` are texts, Arrow arrays of texts, or one such array. Text i has the ids
+        `ids[offsets[i] : offsets[i + 1]]`: uint16 (uint32 for more than 65,536 ids) and int64[len(texts) + 1].
+        `prepend` names a special token to put before each text.
+        """
+        first = None if prepend is None else self.special(prepend)
+        return self._encoder.encode_batch_to_numpy(
+            texts, threads, prepend=first, allowed_special=allowed_special or None
+        )
+
+    def encode_to_file(
+        self, texts: Iterable[str], path: str | Path, prepend: str | None = None, threads: int | None = None
+    ) -> np.ndarray:
+        """Writes the ids of all texts to a file that `np.memmap` reads, little-endian, in bounded memory.
+
+        Returns the offsets as `encode_batch_to_numpy` does. The file appears when it is whole.
+        """
+        path = Path(path)
+        partial = path.with_name(f"{path.name}.partial")
+        offsets = [np.zeros(1, dtype=np.int64)]
+        try:
+            with open(partial, "wb") as file:
+                for part in _parts(texts):
+                    ids, starts = self.encode_batch_to_numpy(part, threads, prepend)
+                    ids.tofile(file)
+                    offsets.append(starts[1:] + offsets[-1][-1])
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return np.concatenate(offsets)
+
+    def count(self, text: Text, allowed_special: Allowed = ()) -> int:
+        """How many ids the text has."""
+        return self._encoder.count(text, allowed_special=allowed_special or None)
+
+    # --- ids to text ------------------------------------------------------------------------------------------------
+
+    def decode(self, ids: Ids) -> str:
         """The text of the ids, special tokens spelled out; bytes that are not UTF-8 become U+FFFD.
 
         Raises `ValueError` for an id outside the vocabulary.
         """
-        return self._encoder.decode_bytes(ids).decode("utf-8", errors="replace")
+        return self._encoder.decode(ids)
+
+    def decode_batch(self, batch: Iterable[Ids]) -> list[str]:
+        """As `decode` for each."""
+        return self._encoder.decode_batch(batch)
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        """As `decode`, but exactly the bytes that were encoded."""
+        return self._encoder.decode_bytes(ids)
+
+    def stream(self) -> rustbpe_py.StreamDecoder:
+        """A decoder for ids that arrive one by one: `push(id)` and `finish()` return text, never half a character."""
+        return self._encoder.stream()
+
+    def offsets(self, ids: Ids) -> list[int]:
+        """Where each token starts in the text, in characters; one inside a character, where that starts."""
+        return self._encoder.offsets(ids)
+
+    def token(self, id: int) -> bytes:
+        """The bytes of one token; of a special token, its name."""
+        return self._encoder.token_bytes(id)
+
+    def token_id(self, token: bytes) -> int | None:
+        """The id of the ordinary token with exactly these bytes."""
+        return self._encoder.token_id(token)
 
     def token_bytes(self) -> np.ndarray:
         """int32[vocab_size]: length in bytes of each token, 0 for special tokens, which stand for no text."""
-        n_text = self.vocab_size - len(self.special_tokens)
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        lengths[:n_text] = [len(self._encoder.token_bytes(i)) for i in range(n_text)]
+        n_ordinary = N_BYTES + len(self.merges)
+        lengths[:N_BYTES] = 1
+        for id_, (left, right) in enumerate(self.merges, start=N_BYTES):
+            lengths[id_] = lengths[left] + lengths[right]
+        assert not lengths[n_ordinary:].any(), "special tokens come last"
         return lengths
+
+    # --- the file ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON file that `load` reads; equal tokenizers give equal bytes."""
-        document = {
-            "format": FORMAT,
-            "pattern": self.pattern,
-            "merges": self.merges,
-            "special_tokens": self.special_tokens,
-            "vocab_size": self.vocab_size,
-        }
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        document = {"format": FORMAT, **self._identity(), "sha256": self.sha256, "vocab_size": self.vocab_size}
+        text = _json(document | {"frequent_pieces": self.frequent_pieces})
         Path(path).write_text(text + "\n", encoding="utf-8")
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "pattern": self.pattern,
+            "byte_order": self.byte_order.hex(),
+            "merges": self.merges,
+            "special_tokens": self.special_ids,
+        }
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -119,32 +259,56 @@ class Tokenizer:
     def _from_document(cls, document: object) -> Tokenizer:
         if not isinstance(document, dict) or "format" not in document:
             raise TokenizerError("the JSON is not an object with a format")
-        if document["format"] != FORMAT:
-            raise TokenizerError(f"it has format {document['format']!r}, this version reads format {FORMAT}")
         fields = {"pattern", "merges", "special_tokens", "vocab_size"}
+        if document["format"] == FORMAT:
+            fields |= {"byte_order", "frequent_pieces", "sha256"}
+        elif document["format"] != 1:
+            raise TokenizerError(f"it has format {document['format']!r}, this version reads formats 1 and {FORMAT}")
         if missing := sorted(fields - document.keys()):
             raise TokenizerError(f"it lacks {', '.join(missing)}")
-        tokenizer = cls(document["pattern"], document["merges"], document["special_tokens"])
+        tokenizer = cls(
+            document["pattern"],
+            document["merges"],
+            document["special_tokens"],
+            bytes.fromhex(document["byte_order"]) if "byte_order" in fields else BYTES_IN_ORDER,
+            document.get("frequent_pieces", ()),
+        )
         if tokenizer.vocab_size != document["vocab_size"]:
             has = f"{N_BYTES} bytes, {len(tokenizer.merges)} merges and {len(tokenizer.special_tokens)} special tokens"
             raise TokenizerError(f"it says vocab_size {document['vocab_size']} but holds {has}")
+        if "sha256" in fields and tokenizer.sha256 != document["sha256"]:
+            raise TokenizerError("its content does not have the sha256 it names: it was changed or damaged")
         return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, progress: Progress | None = None) -> Tokenizer:
     """Learns a tokenizer of `config.vocab_size` ids from the first `config.max_chars` characters of the texts.
 
-    Of one text at most `config.doc_cap` characters count. A corpus with too few distinct pieces gives a smaller
-    vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not on their order.
-    Raises `ValueError` when there is no text, or when the vocabulary asked for has no room for bytes and specials.
+    Of one text at most `config.doc_cap` characters count; the names of special tokens in it are not learned. A corpus
+    with too few distinct pieces gives a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the
+    multiset of texts read, not on their order. Raises `ValueError` when there is no text, or when the vocabulary asked
+    for has no room for bytes and specials.
     """
     n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
     if n_ordinary < N_BYTES:
         least = N_BYTES + len(SPECIAL_TOKENS)
         raise TokenizerError(f"vocab_size {config.vocab_size} is too small: bytes and special tokens alone are {least}")
+    counter = rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
+    counter.add(_within_budget(texts, config, progress))
     report = None if progress is None else (lambda done, total: progress(done, total, "merges"))
-    merges = rustbpe_py.train(_within_budget(texts, config, progress), n_ordinary, config.pattern, report)
-    return Tokenizer(config.pattern, merges)
+    merges = counter.train(n_ordinary, report)
+    return Tokenizer(config.pattern, merges, frequent_pieces=_frequent_pieces(counter, merges, config.vocab_size))
+
+
+def _frequent_pieces(counter: rustbpe_py.PieceCounter, merges: Merges, vocab_size: int) -> list[str]:
+    """The commonest pieces that are not tokens, as far as they are whole characters."""
+    tokens = [bytes([byte]) for byte in range(N_BYTES)]
+    for left, right in merges:
+        tokens.append(tokens[left] + tokens[right])
+    known, wanted = set(tokens), FREQUENT_PER_ID * vocab_size
+    top = counter.top(wanted + len(known), FREQUENT_BYTES.start, FREQUENT_BYTES.stop - 1)
+    pieces = (piece.decode("utf-8", errors="ignore") for piece, _ in top if piece not in known)
+    return [piece for piece in pieces if len(piece.encode()) in FREQUENT_BYTES][:wanted]
 
 
 def _within_budget(texts: Iterable[str], config: TokenizerConfig, progress: Progress | None) -> Iterator[str]:
@@ -158,3 +322,20 @@ def _within_budget(texts: Iterable[str], config: TokenizerConfig, progress: Prog
             reported = done
         if done >= config.max_chars:
             return
+
+
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        part.append(text)
+        size += len(text)
+        if size >= TEXT_PER_WRITE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))

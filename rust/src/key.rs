@@ -75,6 +75,34 @@ impl Key {
     }
 }
 
+/// A key and a count of at most fifteen beside it, in the half of the last byte that no length needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CountedKey(Key);
+
+const COUNT_SHIFT: u32 = 60;
+
+impl Key {
+    pub fn counted(self, count: usize) -> CountedKey {
+        CountedKey(Self { low: self.low, high: self.high | (count as u64) << COUNT_SHIFT })
+    }
+}
+
+impl CountedKey {
+    #[inline(always)]
+    pub fn is(self, key: Key) -> bool {
+        self.0.low == key.low && self.0.high << 4 >> 4 == key.high
+    }
+
+    #[inline(always)]
+    pub fn count(self) -> usize {
+        (self.0.high >> COUNT_SHIFT) as usize
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// Asks for the cache line of `table[index]`, if there is one, before it is needed.
 #[inline(always)]
 pub fn prefetch<T>(table: &[T], index: usize) {
@@ -104,6 +132,9 @@ mod tests {
             }
         }
         assert_ne!(Key::of(b"a"), Key::of(b"a\0"));
+        let key = Key::of(b"012345678abcdef").unwrap();
+        assert!(key.counted(15).is(key) && key.counted(15).count() == 15 && key.counted(0).is(key));
+        assert!(!key.counted(3).is(Key::of(b"012345678abcdeg").unwrap()));
         assert_eq!(Key::of(b"0123456789abcdef"), None);
     }
 

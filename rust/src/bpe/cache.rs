@@ -4,43 +4,68 @@
 //! shared by all threads without a lock. What it does not hold each thread remembers in [`Recent`], a table of fixed
 //! size in which new pieces overwrite old ones.
 
-use crate::key::{Key, prefetch};
+use super::encoder::Id;
+use crate::key::{CountedKey, Key, prefetch};
 
-/// Tokens an entry has room for.
-pub const INLINE: usize = 3;
+/// What entries hold ids as: uint16 where all ids of a vocabulary fit, which leaves room for twice as many.
+pub trait Slot: Id + Default {
+    /// As many as fit sixteen bytes.
+    type Slots: Copy + Default + AsRef<[Self]> + AsMut<[Self]>;
+    const ROOM: usize = 16 / size_of::<Self>();
+}
+
+impl Slot for u16 {
+    type Slots = [Self; 8];
+}
+
+impl Slot for u32 {
+    type Slots = [Self; 4];
+}
 
 /// Two share a cache line.
 #[derive(Clone, Copy, Default)]
 #[repr(align(32))]
-pub struct Entry {
-    key: Key,
-    pub ids: [u32; INLINE],
-    /// How many ids, at most `INLINE`.
-    pub n: u32,
+pub struct Entry<S: Slot> {
+    key: CountedKey,
+    /// The ids and, behind them, zeros.
+    pub slots: S::Slots,
 }
 
-impl Entry {
+impl<S: Slot> Entry<S> {
+    /// Of at most `S::ROOM` ids.
     fn new(key: Key, ids: &[u32]) -> Self {
-        let mut entry = Self { key, ids: [0; INLINE], n: ids.len() as u32 };
-        entry.ids[..ids.len()].copy_from_slice(ids);
-        entry
+        let mut slots = S::Slots::default();
+        for (slot, &id) in slots.as_mut().iter_mut().zip(ids) {
+            *slot = S::of(id);
+        }
+        Self { key: key.counted(ids.len()), slots }
+    }
+
+    /// How many ids.
+    #[inline(always)]
+    pub fn n(&self) -> usize {
+        self.key.count()
+    }
+
+    pub fn ids(&self) -> &[S] {
+        &self.slots.as_ref()[..self.n()]
     }
 }
 
 /// Open addressing, at most half full; the length is a power of two.
-pub struct Seeded {
-    entries: Vec<Entry>,
+pub struct Seeded<S: Slot> {
+    entries: Vec<Entry<S>>,
     used: usize,
 }
 
-impl Seeded {
+impl<S: Slot> Seeded<S> {
     pub fn with_room_for(n: usize) -> Self {
         Self { entries: vec![Entry::default(); (2 * n).next_power_of_two().max(2)], used: 0 }
     }
 
     /// Remembers a piece unless it is known or has too many tokens.
     pub fn insert(&mut self, key: Key, ids: &[u32]) {
-        if ids.len() > INLINE || 2 * self.used >= self.entries.len() || self.get(key, key.hash()).is_some() {
+        if ids.len() > S::ROOM || 2 * self.used >= self.entries.len() || self.get(key, key.hash()).is_some() {
             return;
         }
         let mask = self.entries.len() - 1;
@@ -53,12 +78,12 @@ impl Seeded {
     }
 
     #[inline(always)]
-    pub fn get(&self, key: Key, hash: u64) -> Option<&Entry> {
+    pub fn get(&self, key: Key, hash: u64) -> Option<&Entry<S>> {
         let mask = self.entries.len() - 1;
         let mut at = hash as usize & mask;
         loop {
             let entry = &self.entries[at];
-            if entry.key == key {
+            if entry.key.is(key) {
                 return Some(entry);
             }
             if entry.key.is_empty() {
@@ -77,22 +102,22 @@ impl Seeded {
 const RECENT_ENTRIES: usize = 1 << 16;
 
 /// Pairs of entries, the newer first. Its memory is only touched as it fills.
-pub struct Recent(Vec<[Entry; 2]>);
+pub struct Recent<S: Slot>(Vec<[Entry<S>; 2]>);
 
-impl Default for Recent {
+impl<S: Slot> Default for Recent<S> {
     fn default() -> Self {
         Self(vec![[Entry::default(); 2]; RECENT_ENTRIES / 2])
     }
 }
 
-impl Recent {
+impl<S: Slot> Recent<S> {
     #[inline(always)]
-    pub fn get(&self, key: Key, hash: u64) -> Option<&Entry> {
-        self.0[Self::pair_of(hash)].iter().find(|entry| entry.key == key)
+    pub fn get(&self, key: Key, hash: u64) -> Option<&Entry<S>> {
+        self.0[Self::pair_of(hash)].iter().find(|entry| entry.key.is(key))
     }
 
     pub fn insert(&mut self, key: Key, hash: u64, ids: &[u32]) {
-        if ids.len() <= INLINE {
+        if ids.len() <= S::ROOM {
             let pair = &mut self.0[Self::pair_of(hash)];
             pair[1] = pair[0];
             pair[0] = Entry::new(key, ids);
@@ -115,31 +140,30 @@ mod tests {
 
     #[test]
     fn a_seeded_table_gives_back_what_it_was_given() {
-        let mut table = Seeded::with_room_for(5_000);
+        let mut table = Seeded::<u16>::with_room_for(5_000);
         keys().for_each(|(key, ids)| table.insert(key, &ids));
         for (key, ids) in keys() {
-            let found = table.get(key, key.hash()).unwrap();
-            assert_eq!((found.ids[..2].to_vec(), found.n), (ids.to_vec(), 2));
+            assert_eq!(table.get(key, key.hash()).unwrap().ids(), ids.map(|id| id as u16));
         }
         let absent = Key::of(b"absent").unwrap();
-        table.insert(absent, &[1, 2, 3, 4]);
+        table.insert(absent, &[1; 9]);
         assert!(table.get(absent, absent.hash()).is_none());
     }
 
     #[test]
     fn a_full_seeded_table_stays_searchable() {
-        let mut table = Seeded::with_room_for(10);
+        let mut table = Seeded::<u32>::with_room_for(10);
         keys().for_each(|(key, ids)| table.insert(key, &ids));
         assert!(keys().filter(|&(key, _)| table.get(key, key.hash()).is_some()).count() >= 10);
     }
 
     #[test]
     fn recent_pieces_are_right_or_forgotten() {
-        let mut recent = Recent::default();
+        let mut recent = Recent::<u32>::default();
         keys().for_each(|(key, ids)| recent.insert(key, key.hash(), &ids));
         let found = keys().filter(|&(key, ids)| {
             recent.get(key, key.hash()).is_some_and(|entry| {
-                assert_eq!(entry.ids[..2], ids);
+                assert_eq!(entry.ids(), ids);
                 true
             })
         });

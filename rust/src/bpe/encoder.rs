@@ -5,9 +5,9 @@ use std::sync::Mutex;
 
 use rustc_hash::FxHashMap;
 
-use super::cache::{INLINE, Recent, Seeded};
+use super::cache::{Recent, Seeded, Slot};
 use super::decoder::{Decoder, starts_in_characters};
-use super::merge::{LongMerger, SHORT, merge_short};
+use super::merge::{LongMerger, merge_short};
 use super::ranks::Ranks;
 use super::vocabulary::{Vocabulary, VocabularyError};
 use crate::key::{self, Key};
@@ -21,7 +21,7 @@ const BATCH: usize = 64;
 const MAX_PIECE: usize = 1 << 30;
 
 /// What ids are written as.
-pub trait Id: Copy + Send + Sync + 'static {
+pub trait Id: Copy + Into<u32> + Send + Sync + 'static {
     const MAX: u32;
     /// Of an id that is at most `MAX`.
     fn of(id: u32) -> Self;
@@ -93,19 +93,34 @@ pub struct Encoder {
     splitter: Splitter,
     ranks: Ranks,
     decoder: Decoder,
-    seeded: Seeded,
+    tables: Tables,
     /// Tokens too long for a key.
     long_tokens: FxHashMap<Box<[u8]>, u32>,
     longest: usize,
     all_specials: Allowed,
-    /// What threads that encoded before have left; never waited for, so that a fork at any moment is harmless.
-    idle: Mutex<Vec<Worker>>,
 }
 
-/// The memory of one thread.
-pub struct Worker {
+/// The remembered pieces, in the narrowest form that the vocabulary allows.
+enum Tables {
+    Narrow(Table<u16>),
+    Wide(Table<u32>),
+}
+
+struct Table<S: Slot> {
+    seeded: Seeded<S>,
+    /// What threads that encoded before have left; never waited for, so that a fork at any moment is harmless.
+    idle: Mutex<Vec<Hand<S>>>,
+}
+
+/// The memory of one thread that encodes.
+pub enum Worker {
+    Narrow(Hand<u16>),
+    Wide(Hand<u32>),
+}
+
+pub struct Hand<S: Slot> {
     splitter: Splitter,
-    recent: Recent,
+    recent: Recent<S>,
     merger: LongMerger,
     merged: Vec<u32>,
     waiting: Box<[Waiting; BATCH]>,
@@ -124,28 +139,20 @@ impl Encoder {
     /// `frequent` are pieces whose tokens are remembered from the start, which changes nothing but the speed.
     pub fn new(splitter: Splitter, vocabulary: Vocabulary, frequent: &[impl AsRef<[u8]>]) -> Self {
         let ranks = Ranks::new(&vocabulary);
-        let ids = vocabulary.ids();
-        let mut seeded = Seeded::with_room_for(ids.len() + frequent.len());
-        let mut long_tokens = FxHashMap::default();
-        for (&token, &id) in &ids {
-            match Key::of(token) {
-                Some(key) => seeded.insert(key, &[id]),
-                None => drop(long_tokens.insert(token.into(), id)),
-            }
-        }
-        let mut merged = Vec::new();
-        for piece in frequent.iter().map(AsRef::as_ref).filter(|piece| piece.len() > 1) {
-            if let Some(key) = Key::of(piece) {
-                merged.clear();
-                merge_short(&ranks, piece, &mut merged);
-                seeded.insert(key, &merged);
-            }
-        }
+        let tables = match vocabulary.size() <= usize::from(u16::MAX) + 1 {
+            true => Tables::Narrow(Table::new(&vocabulary, &ranks, frequent)),
+            false => Tables::Wide(Table::new(&vocabulary, &ranks, frequent)),
+        };
+        let long_tokens: FxHashMap<Box<[u8]>, u32> = vocabulary
+            .ids()
+            .into_iter()
+            .filter(|(token, _)| token.len() > key::MAX_LEN)
+            .map(|(token, id)| (token.into(), id))
+            .collect();
         let longest = vocabulary.tokens.iter().map(|token| token.len()).max().unwrap_or(1);
         let all_specials = Allowed { specials: vocabulary.specials.clone(), ids: vocabulary.special_ids.clone() };
         let decoder = Decoder::new(&vocabulary);
-        let idle = Mutex::default();
-        Self { vocabulary, splitter, ranks, decoder, seeded, long_tokens, longest, all_specials, idle }
+        Self { vocabulary, splitter, ranks, decoder, tables, long_tokens, longest, all_specials }
     }
 
     pub fn vocabulary(&self) -> &Vocabulary {
@@ -163,11 +170,11 @@ impl Encoder {
     /// The id of the ordinary token with exactly these bytes.
     pub fn token_id(&self, token: &[u8]) -> Option<u32> {
         match Key::of(token) {
-            // The seeded table also holds pieces that are no tokens; those that are one stand there as themselves.
-            Some(key) => {
-                let entry = self.seeded.get(key, key.hash()).filter(|entry| !token.is_empty() && entry.n == 1);
-                entry.map(|entry| entry.ids[0])
-            }
+            Some(key) if key.is_empty() => None,
+            Some(key) => match &self.tables {
+                Tables::Narrow(table) => table.token_id(key),
+                Tables::Wide(table) => table.token_id(key),
+            },
             None => self.long_tokens.get(token).copied(),
         }
     }
@@ -200,19 +207,17 @@ impl Encoder {
 
     /// Memory to encode with; give it back with [`Self::leave`].
     pub fn worker(&self) -> Worker {
-        let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
-        idle.unwrap_or_else(|| Worker {
-            splitter: self.splitter.clone(),
-            recent: Recent::default(),
-            merger: LongMerger::default(),
-            merged: Vec::new(),
-            waiting: Box::new([Waiting::default(); BATCH]),
-        })
+        match &self.tables {
+            Tables::Narrow(table) => Worker::Narrow(table.hand(&self.splitter)),
+            Tables::Wide(table) => Worker::Wide(table.hand(&self.splitter)),
+        }
     }
 
     pub fn leave(&self, worker: Worker) {
-        if let Ok(mut idle) = self.idle.try_lock() {
-            idle.push(worker);
+        match (&self.tables, worker) {
+            (Tables::Narrow(table), Worker::Narrow(hand)) => table.leave(hand),
+            (Tables::Wide(table), Worker::Wide(hand)) => table.leave(hand),
+            _ => {}
         }
     }
 
@@ -245,24 +250,90 @@ impl Encoder {
     }
 
     fn encode_part<I: Id>(&self, worker: &mut Worker, text: &[u8], out: &mut Vec<I>) -> Result<(), EncodeError> {
-        let Worker { splitter, recent, merger, merged, waiting } = worker;
-        let mut misses = Misses { encoder: self, text, recent, merger, merged, too_long: 0 };
+        match (&self.tables, worker) {
+            (Tables::Narrow(table), Worker::Narrow(hand)) => Run { encoder: self, table, hand, text, out }.encode(),
+            (Tables::Wide(table), Worker::Wide(hand)) => Run { encoder: self, table, hand, text, out }.encode(),
+            _ => unreachable!("a worker is used with the encoder that made it"),
+        }
+    }
+}
+
+impl<S: Slot> Table<S> {
+    fn new(vocabulary: &Vocabulary, ranks: &Ranks, frequent: &[impl AsRef<[u8]>]) -> Self {
+        let ids = vocabulary.ids();
+        let mut seeded = Seeded::with_room_for(ids.len() + frequent.len());
+        for (&token, &id) in &ids {
+            if let Some(key) = Key::of(token) {
+                seeded.insert(key, &[id]);
+            }
+        }
+        let mut merged = Vec::new();
+        for piece in frequent.iter().map(AsRef::as_ref).filter(|piece| piece.len() > 1) {
+            if let Some(key) = Key::of(piece) {
+                merged.clear();
+                merge_short(ranks, piece, &mut merged);
+                seeded.insert(key, &merged);
+            }
+        }
+        Self { seeded, idle: Mutex::default() }
+    }
+
+    /// The table also holds pieces that are no tokens; those that are one stand there as themselves.
+    fn token_id(&self, key: Key) -> Option<u32> {
+        let &[id] = self.seeded.get(key, key.hash())?.ids() else { return None };
+        Some(id.into())
+    }
+
+    fn hand(&self, splitter: &Splitter) -> Hand<S> {
+        let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
+        idle.unwrap_or_else(|| Hand {
+            splitter: splitter.clone(),
+            recent: Recent::default(),
+            merger: LongMerger::default(),
+            merged: Vec::new(),
+            waiting: Box::new([Waiting::default(); BATCH]),
+        })
+    }
+
+    fn leave(&self, hand: Hand<S>) {
+        if let Ok(mut idle) = self.idle.try_lock() {
+            idle.push(hand);
+        }
+    }
+}
+
+/// One part of a text on its way to ids.
+struct Run<'a, S: Slot, I: Id> {
+    encoder: &'a Encoder,
+    table: &'a Table<S>,
+    hand: &'a mut Hand<S>,
+    text: &'a [u8],
+    out: &'a mut Vec<I>,
+}
+
+impl<S: Slot, I: Id> Run<'_, S, I> {
+    fn encode(self) -> Result<(), EncodeError> {
+        let Self { encoder, table, hand, text, out } = self;
+        let Hand { splitter, recent, merger, merged, waiting } = hand;
+        let mut misses = Misses { encoder, text, recent, merger, merged, too_long: 0 };
         let mut n = 0;
         splitter.split(text, |start, end| {
             let slot = &mut waiting[n];
-            *slot = Waiting { start, end, ..Waiting::default() };
+            slot.start = start;
+            slot.end = end;
+            slot.key = Key::default();
             if end - start <= key::MAX_LEN {
                 slot.key = Key::new(text, start, end);
                 slot.hash = slot.key.hash();
-                self.seeded.prefetch(slot.hash);
+                table.seeded.prefetch(slot.hash);
             }
             n += 1;
             if n == BATCH {
-                misses.write(&waiting[..], out);
+                write(table, &mut misses, &waiting[..], out);
                 n = 0;
             }
         })?;
-        misses.write(&waiting[..n], out);
+        write(table, &mut misses, &waiting[..n], out);
         match misses.too_long {
             0 => Ok(()),
             bytes => Err(EncodeError::PieceTooLong { bytes }),
@@ -270,40 +341,39 @@ impl Encoder {
     }
 }
 
-/// Writes out pieces, and encodes those that no table knows.
-struct Misses<'a> {
+/// Writes out the ids of pieces. Whole entries are copied, and the next written over what was too much.
+#[inline(always)]
+fn write<S: Slot, I: Id>(table: &Table<S>, misses: &mut Misses<'_, S>, pieces: &[Waiting], out: &mut Vec<I>) {
+    let mut block = [S::default(); 8 * (BATCH + 1)];
+    let mut filled = 0;
+    for piece in pieces {
+        if !piece.key.is_empty()
+            && let Some(entry) = table.seeded.get(piece.key, piece.hash)
+        {
+            block[filled..filled + S::ROOM].copy_from_slice(entry.slots.as_ref());
+            filled += entry.n();
+            continue;
+        }
+        out.extend(block[..filled].iter().map(|&id| I::of(id.into())));
+        filled = 0;
+        misses.encode(piece);
+        out.extend(misses.merged.iter().map(|&id| I::of(id)));
+    }
+    out.extend(block[..filled].iter().map(|&id| I::of(id.into())));
+}
+
+/// Encodes the pieces that the seeded table does not know.
+struct Misses<'a, S: Slot> {
     encoder: &'a Encoder,
     text: &'a [u8],
-    recent: &'a mut Recent,
+    recent: &'a mut Recent<S>,
     merger: &'a mut LongMerger,
     merged: &'a mut Vec<u32>,
     /// The length of a piece that cannot be merged, 0 when there was none.
     too_long: usize,
 }
 
-impl Misses<'_> {
-    #[inline(always)]
-    fn write<I: Id>(&mut self, pieces: &[Waiting], out: &mut Vec<I>) {
-        // Whole entries are copied and the next written over what was too much.
-        let mut block = [0_u32; INLINE * BATCH + INLINE];
-        let mut filled = 0;
-        for piece in pieces {
-            match self.encoder.seeded.get(piece.key, piece.hash) {
-                Some(entry) if !piece.key.is_empty() => {
-                    block[filled..filled + INLINE].copy_from_slice(&entry.ids);
-                    filled += entry.n as usize;
-                }
-                _ => {
-                    out.extend(block[..filled].iter().map(|&id| I::of(id)));
-                    filled = 0;
-                    self.encode(piece);
-                    out.extend(self.merged.iter().map(|&id| I::of(id)));
-                }
-            }
-        }
-        out.extend(block[..filled].iter().map(|&id| I::of(id)));
-    }
-
+impl<S: Slot> Misses<'_, S> {
     /// Leaves the ids of the piece in `merged`.
     #[inline(never)]
     fn encode(&mut self, waiting: &Waiting) {
@@ -312,7 +382,7 @@ impl Misses<'_> {
         self.merged.clear();
         if !waiting.key.is_empty() {
             if let Some(entry) = self.recent.get(waiting.key, waiting.hash) {
-                self.merged.extend_from_slice(&entry.ids[..entry.n as usize]);
+                self.merged.extend(entry.ids().iter().map(|&id| id.into()));
                 return;
             }
             // It is no token, or the seeded table would have it; so it has at least two bytes.
@@ -323,8 +393,7 @@ impl Misses<'_> {
         let token = if piece.len() <= self.encoder.longest { self.encoder.long_tokens.get(piece) } else { None };
         match token {
             Some(&id) => self.merged.push(id),
-            None if piece.len() <= SHORT => merge_short(ranks, piece, self.merged),
-            None if piece.len() <= MAX_PIECE => self.merger.merge(ranks, piece, self.merged),
+            None if piece.len() <= MAX_PIECE => self.merger.merge_any(ranks, piece, self.merged),
             None => self.too_long = piece.len(),
         }
     }

@@ -15,12 +15,22 @@ const NEVER: i32 = i32::MAX;
 
 /// Appends the tokens of a piece of 2 to `SHORT` bytes. Quadratic in it.
 pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
+    match piece.len() {
+        ..=16 => merge_within::<16>(ranks, piece, out),
+        ..=32 => merge_within::<32>(ranks, piece, out),
+        _ => merge_within::<SHORT>(ranks, piece, out),
+    }
+}
+
+/// Of a piece of at most `N` bytes.
+fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     let n = piece.len();
     // `waiting[i]` is the rank of the token that starts at `i` and its neighbour, above the place `i` itself: the
     // smallest of them is the lowest rank and, of equals, the leftmost.
-    let mut waiting = [NEVER; SHORT];
-    let mut tokens = [0_u32; SHORT];
-    let mut next = [0_u8; SHORT];
+    let mut waiting = [NEVER; N];
+    let mut tokens = [0_u32; N];
+    let mut next = [0_u8; N];
+    // Of what is behind the last token nobody asks, but it is written.
     let mut previous = [0_u8; SHORT + 1];
     for i in 0..n {
         tokens[i] = ranks.byte_ids[piece[i] as usize];
@@ -30,9 +40,8 @@ pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     for i in 0..n - 1 {
         waiting[i] = packed(ranks.joined_bytes(piece[i], piece[i + 1]), i);
     }
-    let looked_at = n.next_multiple_of(8);
     loop {
-        let best = waiting[..looked_at].iter().fold(NEVER, |least, &w| least.min(w));
+        let best = waiting.iter().fold(NEVER, |least, &w| least.min(w));
         if best == NEVER {
             break;
         }
@@ -62,23 +71,34 @@ fn packed(rank: u32, place: usize) -> i32 {
     if rank == NO_TOKEN { NEVER } else { (rank << PLACE_BITS) as i32 | place as i32 }
 }
 
-const NONE: u32 = u32::MAX;
-
 /// Merges long pieces; keeps its memory from one to the next.
 #[derive(Default)]
 pub struct LongMerger {
-    /// The tokens by the place where they start, linked; and their rank with the next one.
-    tokens: Vec<u32>,
-    next: Vec<u32>,
-    previous: Vec<u32>,
-    waiting: Vec<u32>,
+    /// The tokens by the place where they start.
+    nodes: Vec<Node>,
     queue: Buckets,
     places: Vec<u32>,
 }
 
+/// A token, the places of its neighbours and its rank with the next.
+#[derive(Clone, Copy, Default)]
+struct Node {
+    token: u32,
+    next: u32,
+    previous: u32,
+    waiting: u32,
+}
+
 impl LongMerger {
-    /// Appends the tokens of a piece of at least two bytes.
-    pub fn merge(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
+    /// Appends the tokens of a piece of any length from two bytes on.
+    pub fn merge_any(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
+        match piece.len() {
+            ..=SHORT => merge_short(ranks, piece, out),
+            _ => self.merge(ranks, piece, out),
+        }
+    }
+
+    fn merge(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
         let n = piece.len();
         self.start(ranks, piece);
         let mut places = std::mem::take(&mut self.places);
@@ -86,11 +106,11 @@ impl LongMerger {
             // From the left, as they are mostly found, in bursts; sorting what is sorted is cheap.
             places.sort_unstable();
             for (i, &place) in places.iter().enumerate() {
-                if self.waiting[place as usize] != rank {
+                if self.nodes[place as usize].waiting != rank {
                     continue;
                 }
                 // A token made of this one that joins at a lower rank goes before the rest.
-                if self.join(ranks, place, rank, n) < rank {
+                if self.join(ranks, place, rank) < rank {
                     places[i + 1..].iter().for_each(|&later| self.queue.push(rank, later));
                     break;
                 }
@@ -99,71 +119,65 @@ impl LongMerger {
         self.places = places;
         let mut at = 0;
         while at < n {
-            out.push(self.tokens[at]);
-            at = self.next[at] as usize;
+            out.push(self.nodes[at].token);
+            at = self.nodes[at].next as usize;
         }
         self.shrink();
     }
 
     fn start(&mut self, ranks: &Ranks, piece: &[u8]) {
-        let n = piece.len() as u32;
-        self.tokens.clear();
-        self.tokens.extend(piece.iter().map(|&byte| ranks.byte_ids[byte as usize]));
-        self.next.clear();
-        self.next.extend(1..=n);
-        self.previous.clear();
-        self.previous.extend((0..n).map(|i| i.saturating_sub(1)));
-        self.waiting.clear();
-        self.waiting.extend(piece.windows(2).map(|pair| ranks.joined_bytes(pair[0], pair[1])));
-        self.waiting.push(NO_TOKEN);
+        self.nodes.clear();
+        self.nodes.extend(piece.iter().enumerate().map(|(at, &byte)| Node {
+            token: ranks.byte_ids[byte as usize],
+            next: at as u32 + 1,
+            previous: at.saturating_sub(1) as u32,
+            waiting: piece.get(at + 1).map_or(NO_TOKEN, |&after| ranks.joined_bytes(byte, after)),
+        }));
         self.queue.start(ranks.n_tokens);
         // Backwards, because a bucket gives back the last first.
-        for (place, &rank) in self.waiting.iter().enumerate().rev() {
-            if rank != NO_TOKEN {
-                self.queue.push(rank, place as u32);
+        for (place, node) in self.nodes.iter().enumerate().rev() {
+            if node.waiting != NO_TOKEN {
+                self.queue.push(node.waiting, place as u32);
             }
         }
     }
 
     /// Joins the token at `place` with the next into `id`; returns the lowest rank this brought up.
     #[inline(always)]
-    fn join(&mut self, ranks: &Ranks, place: u32, id: u32, n: usize) -> u32 {
-        let at = place as usize;
-        let gone = self.next[at] as usize;
-        let after = self.next[gone] as usize;
-        self.tokens[at] = id;
-        self.next[at] = after as u32;
-        self.waiting[gone] = NO_TOKEN;
-        self.waiting[at] = NO_TOKEN;
-        let mut lowest = NO_TOKEN;
-        if after < n {
-            self.previous[after] = place;
-            let rank = ranks.joined(id, self.tokens[after]);
-            self.waiting[at] = rank;
-            if rank != NO_TOKEN {
-                self.queue.push(rank, place);
-                lowest = rank;
+    fn join(&mut self, ranks: &Ranks, place: u32, id: u32) -> u32 {
+        let (gone, before) = (self.nodes[place as usize].next, self.nodes[place as usize].previous);
+        let after = self.nodes[gone as usize].next;
+        self.nodes[gone as usize].waiting = NO_TOKEN;
+        let mut with_next = NO_TOKEN;
+        if let Some(node) = self.nodes.get_mut(after as usize) {
+            node.previous = place;
+            with_next = ranks.joined(id, node.token);
+        }
+        self.nodes[place as usize] = Node { token: id, next: after, previous: before, waiting: with_next };
+        if with_next != NO_TOKEN {
+            self.queue.push(with_next, place);
+        }
+        let mut with_previous = NO_TOKEN;
+        if place > 0 {
+            let node = &mut self.nodes[before as usize];
+            with_previous = ranks.joined(node.token, id);
+            node.waiting = with_previous;
+            if with_previous != NO_TOKEN {
+                self.queue.push(with_previous, before);
             }
         }
-        if at > 0 {
-            let before = self.previous[at];
-            let rank = ranks.joined(self.tokens[before as usize], id);
-            self.waiting[before as usize] = rank;
-            if rank != NO_TOKEN {
-                self.queue.push(rank, before);
-                lowest = lowest.min(rank);
-            }
-        }
-        lowest
+        with_next.min(with_previous)
     }
 
     /// After a piece of many megabytes its memory is not kept.
     fn shrink(&mut self) {
-        if self.tokens.len() > 1 << 20 {
+        if self.nodes.len() > 1 << 20 {
             *self = Self::default();
         }
     }
 }
+
+const NONE: u32 = u32::MAX;
 
 /// A queue of places by rank: a linked list for each rank, and a bit for each that is not empty.
 #[derive(Default)]

@@ -1,7 +1,6 @@
 //! Which two neighbours join to a token, and to which: the inner question of encoding.
 
-use std::collections::BTreeSet;
-
+use super::merge::LongMerger;
 use super::vocabulary::Vocabulary;
 use crate::N_BYTES;
 
@@ -14,7 +13,7 @@ pub const MAX_TOKENS: usize = 1 << ID_BITS;
 
 const EMPTY: u64 = u64::MAX;
 
-/// For any two tokens the id of the token they join to: that id is also the rank of joining them.
+/// For two neighbouring tokens the id of the token they join to: that id is also the rank of joining them.
 pub struct Ranks {
     /// Of byte values, not ids.
     of_bytes: Box<[u32]>,
@@ -26,27 +25,16 @@ pub struct Ranks {
 }
 
 impl Ranks {
-    /// Lists every token with every way to cut it into two. Only cuts after a length that some token has are tried,
-    /// since a token of a million spaces has a million cuts.
+    /// Finds the one pair that each token is joined from.
+    ///
+    /// Neighbours can only join to a token in the state in which the rule, applied to that token's bytes alone, has two
+    /// left: nothing outside of them takes part before they are joined. So the tokens are merged in the order of their
+    /// lengths, each by what is known of shorter ones. One that leaves more than two is never reached by merging.
     pub fn new(vocabulary: &Vocabulary) -> Self {
         let ids = vocabulary.ids();
-        let lengths: BTreeSet<usize> = vocabulary.tokens.iter().map(|token| token.len()).collect();
-        let mut joined = Vec::new();
-        let mut of_bytes = vec![NO_TOKEN; N_BYTES * N_BYTES].into_boxed_slice();
-        for (&token, &id) in &ids {
-            if let &[left, right] = token {
-                of_bytes[left as usize * N_BYTES + right as usize] = id;
-            }
-            for &cut in lengths.range(..token.len()) {
-                let (left, right) = token.split_at(cut);
-                if let (Some(&left), Some(&right)) = (ids.get(left), ids.get(right)) {
-                    joined.push(pack(left, right) << ID_BITS | u64::from(id));
-                }
-            }
-        }
-        let n_slots = (2 * joined.len()).next_power_of_two().max(2);
+        let n_slots = (2 * ids.len()).next_power_of_two();
         let mut ranks = Self {
-            of_bytes,
+            of_bytes: vec![NO_TOKEN; N_BYTES * N_BYTES].into_boxed_slice(),
             slots: vec![EMPTY; n_slots],
             shift: u64::BITS - n_slots.trailing_zeros(),
             byte_ids: [0; N_BYTES],
@@ -55,14 +43,29 @@ impl Ranks {
         for (id, &byte) in vocabulary.byte_order().iter().enumerate() {
             ranks.byte_ids[byte as usize] = id as u32;
         }
-        for entry in joined {
-            let mut at = ranks.slot_of(entry >> ID_BITS);
-            while ranks.slots[at] != EMPTY {
-                at = (at + 1) & (n_slots - 1);
+        let mut by_length: Vec<(&[u8], u32)> = ids.into_iter().filter(|(token, _)| token.len() > 1).collect();
+        by_length.sort_unstable_by_key(|(token, _)| token.len());
+        let (mut merger, mut parts) = (LongMerger::default(), Vec::new());
+        for (token, id) in by_length {
+            parts.clear();
+            merger.merge_any(&ranks, token, &mut parts);
+            if let &[left, right] = &parts[..] {
+                ranks.insert(left, right, id);
             }
-            ranks.slots[at] = entry;
+            if let &[left, right] = token {
+                ranks.of_bytes[left as usize * N_BYTES + right as usize] = id;
+            }
         }
         ranks
+    }
+
+    fn insert(&mut self, left: u32, right: u32, id: u32) {
+        let pair = pack(left, right);
+        let mut at = self.slot_of(pair);
+        while self.slots[at] != EMPTY {
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        self.slots[at] = pair << ID_BITS | u64::from(id);
     }
 
     fn slot_of(&self, pair: u64) -> usize {
@@ -102,14 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_cut_of_a_token_joins_to_it_and_nothing_else_does() {
+    fn a_token_is_joined_from_what_the_rule_leaves_of_it() {
         let order: Vec<u8> = (0..=u8::MAX).rev().collect();
         let byte = |b: u8| 255 - u32::from(b);
-        let merges = vec![(byte(b'a'), byte(b'b')), (256, byte(b'c')), (byte(b'b'), byte(b'c'))];
+        // abc is learned as ab + c, but bc has the lower rank, so that a + bc is what abc is joined from.
+        let merges = vec![(byte(b'b'), byte(b'c')), (byte(b'a'), byte(b'b')), (257, byte(b'c')), (256, byte(b'd'))];
         let ranks = Ranks::new(&Vocabulary::new(&order, merges, vec![]).unwrap());
-        assert_eq!((ranks.joined(byte(b'a'), byte(b'b')), ranks.joined_bytes(b'a', b'b')), (256, 256));
-        assert_eq!((ranks.joined(256, byte(b'c')), ranks.joined(byte(b'a'), 258)), (257, 257));
-        assert_eq!((ranks.joined(256, 256), ranks.joined_bytes(b'b', b'a')), (NO_TOKEN, NO_TOKEN));
+        assert_eq!((ranks.joined(byte(b'b'), byte(b'c')), ranks.joined_bytes(b'b', b'c')), (256, 256));
+        assert_eq!((ranks.joined(byte(b'a'), 256), ranks.joined(256, byte(b'd'))), (258, 259));
+        assert_eq!((ranks.joined(257, byte(b'c')), ranks.joined_bytes(b'd', b'b')), (NO_TOKEN, NO_TOKEN));
         assert_eq!(ranks.byte_ids[usize::from(b'a')], byte(b'a'));
     }
 }

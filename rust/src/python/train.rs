@@ -15,7 +15,7 @@ use super::texts::{Text, append_texts};
 use super::{threads_of, value_error};
 use crate::specials::Specials;
 use crate::split::{PatternError, Splitter};
-use crate::train::{Counter, PieceCounts, SavedCounts, TrainError, learn_merges};
+use crate::train::{Corpus, Counter, PieceCounts, SavedCounts, learn_merges};
 use crate::{N_BYTES, Pair};
 
 /// Text gathered before a thread counts it.
@@ -46,7 +46,9 @@ pub fn train(
     let limit = n_merges(vocab_size)?;
     let mut counter = PieceCounter::new(pattern, special_tokens, threads)?;
     counter.add(py, texts)?;
-    counter.learn(py, limit, std::mem::take, progress)
+    let corpus = counter.corpus(py)?;
+    drop(counter);
+    learn(py, corpus, limit, progress)
 }
 
 fn n_merges(vocab_size: i64) -> PyResult<usize> {
@@ -143,9 +145,9 @@ impl PieceCounter {
 
     /// As the function `train`, from what was counted, which stays.
     #[pyo3(signature = (vocab_size, progress=None))]
-    fn train(&mut self, py: Python<'_>, vocab_size: i64, progress: Option<Py<PyAny>>) -> PyResult<Vec<Pair>> {
+    fn train(&self, py: Python<'_>, vocab_size: i64, progress: Option<Py<PyAny>>) -> PyResult<Vec<Pair>> {
         let limit = n_merges(vocab_size)?;
-        self.learn(py, limit, |counts| counts.clone(), progress)
+        learn(py, self.corpus(py)?, limit, progress)
     }
 
     fn __repr__(&self) -> String {
@@ -161,30 +163,11 @@ impl PieceCounter {
         }
     }
 
-    fn learn(
-        &mut self,
-        py: Python<'_>,
-        limit: usize,
-        take: impl FnOnce(&mut PieceCounts) -> PieceCounts + Send,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<Vec<Pair>> {
+    fn corpus(&self, py: Python<'_>) -> PyResult<Corpus> {
         if self.counts.is_empty() {
             return Err(value_error("there is no text to train on: every text is empty"));
         }
-        let tick = |done: usize| -> PyResult<()> {
-            if !done.is_multiple_of(MERGES_PER_TICK) && done != limit {
-                return Ok(());
-            }
-            Python::attach(|py| {
-                py.check_signals()?;
-                progress.as_ref().map_or(Ok(()), |progress| progress.call1(py, (done, limit)).map(drop))
-            })
-        };
-        let counts = &mut self.counts;
-        py.detach(|| learn_merges(take(counts), limit, tick)).map_err(|error| match error {
-            TrainError::Stopped(error) => error,
-            other @ TrainError::TooManyPieces { .. } => value_error(other),
-        })
+        py.detach(|| Corpus::new(&self.counts)).map_err(value_error)
     }
 
     /// Counts what `more` appends to a batch, until it says that there is no more, on all threads; this one gathers.
@@ -223,6 +206,19 @@ impl PieceCounter {
             .map_err(|error: PatternError| value_error(error))
         })
     }
+}
+
+fn learn(py: Python<'_>, corpus: Corpus, limit: usize, progress: Option<Py<PyAny>>) -> PyResult<Vec<Pair>> {
+    let tick = |done: usize| -> PyResult<()> {
+        if !done.is_multiple_of(MERGES_PER_TICK) && done != limit {
+            return Ok(());
+        }
+        Python::attach(|py| {
+            py.check_signals()?;
+            progress.as_ref().map_or(Ok(()), |progress| progress.call1(py, (done, limit)).map(drop))
+        })
+    };
+    py.detach(|| learn_merges(corpus, limit, tick))
 }
 
 fn count_batches(

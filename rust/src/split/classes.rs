@@ -80,20 +80,26 @@ impl Table {
 }
 
 /// Class and width in bytes of the character that starts at `at` of valid UTF-8.
-#[inline]
+#[inline(always)]
 pub fn decode(text: &[u8], at: usize) -> (Class, usize) {
-    let first = text[at];
-    if first < 0x80 {
-        return (OF_BYTE[first as usize], 1);
+    match OF_BYTE[text[at] as usize] {
+        Class::NonAscii => decode_wide(text, at),
+        class => (class, 1),
     }
+}
+
+#[inline(never)]
+fn decode_wide(text: &[u8], at: usize) -> (Class, usize) {
+    let first = text[at];
     let more = |i: usize| u32::from(text[at + i] & 0x3f);
     let (code, width) = match first {
         ..0xe0 => (u32::from(first & 0x1f) << 6 | more(1), 2),
         ..0xf0 => (u32::from(first & 0x0f) << 12 | more(1) << 6 | more(2), 3),
         _ => (u32::from(first & 0x07) << 18 | more(1) << 12 | more(2) << 6 | more(3), 4),
     };
-    let block = TABLE.block_of[code as usize / BLOCK];
-    (TABLE.blocks[block as usize][code as usize % BLOCK], width)
+    let table = &*TABLE;
+    let block = table.block_of[code as usize / BLOCK];
+    (table.blocks[block as usize][code as usize % BLOCK], width)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! cells and moves nothing. Every pair it creates holds the new id, so the list of a pair's places is complete when it
 //! is made and only goes stale: a place counts as long as its cells still hold the pair.
 
+use std::fmt;
+
 use rustc_hash::FxHashMap;
 
 use super::PieceCounts;
@@ -38,6 +40,25 @@ struct Occurrences {
     start: u32,
     len: u32,
 }
+
+/// Places in the distinct pieces are counted in 32 bits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooManyPieces {
+    bytes: u64,
+}
+
+impl fmt::Display for TooManyPieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the distinct pieces take {} bytes together, more than training can hold: use a pattern with shorter \
+             pieces or less text",
+            self.bytes
+        )
+    }
+}
+
+impl std::error::Error for TooManyPieces {}
 
 pub struct Corpus {
     cells: Vec<u32>,
@@ -79,12 +100,11 @@ impl Side {
 }
 
 impl Corpus {
-    /// Lays the pieces out. The error is the number of cells, when they are too many for 32 bits.
-    pub fn new(counts: &PieceCounts) -> Result<Self, u64> {
+    pub fn new(counts: &PieceCounts) -> Result<Self, TooManyPieces> {
         let mut n_cells = 1_u64;
         counts.for_each(|piece, _| n_cells += if piece.len() > 1 { piece.len() as u64 + 1 } else { 0 });
         if n_cells >= u64::from(INSIDE) {
-            return Err(n_cells);
+            return Err(TooManyPieces { bytes: n_cells });
         }
         let mut cells = Vec::with_capacity(n_cells as usize);
         let mut piece_of = Vec::with_capacity(n_cells as usize);

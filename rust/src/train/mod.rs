@@ -11,46 +11,22 @@ mod saved;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::fmt;
 
+pub use corpus::{Corpus, TooManyPieces};
 pub use counts::{Counter, PieceCounts};
 pub use saved::{SavedCounts, SavedError};
 
-use corpus::{Corpus, PackedPair};
+use corpus::PackedPair;
 
 use crate::{N_BYTES, Pair};
-
-/// Why there are no merges.
-#[derive(Debug, PartialEq, Eq)]
-pub enum TrainError<E> {
-    /// Positions in the distinct pieces are counted in 32 bits.
-    TooManyPieces { bytes: u64 },
-    /// The error of the caller's `tick`.
-    Stopped(E),
-}
-
-impl<E: fmt::Display> fmt::Display for TrainError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooManyPieces { bytes } => write!(
-                f,
-                "the distinct pieces take {bytes} bytes together, more than training can hold: use a pattern with \
-                 shorter pieces or less text"
-            ),
-            Self::Stopped(error) => error.fmt(f),
-        }
-    }
-}
 
 /// The merges in the order learned, at most `limit`; fewer when every piece has become one token. `tick` is called with
 /// the number of merges so far after each; its error ends the training.
 pub fn learn_merges<E>(
-    counts: PieceCounts,
+    mut corpus: Corpus,
     limit: usize,
     mut tick: impl FnMut(usize) -> Result<(), E>,
-) -> Result<Vec<Pair>, TrainError<E>> {
-    let mut corpus = Corpus::new(&counts).map_err(|bytes| TrainError::TooManyPieces { bytes })?;
-    drop(counts);
+) -> Result<Vec<Pair>, E> {
     let mut heap: BinaryHeap<(u64, Reverse<PackedPair>)> =
         corpus.pairs().map(|(pair, count)| (count, Reverse(pair))).collect();
     let mut merges = Vec::new();
@@ -67,7 +43,7 @@ pub fn learn_merges<E>(
         let id = (N_BYTES + merges.len()) as u32;
         corpus.merge(pair, id, |new_pair, count| heap.push((count, Reverse(new_pair))));
         merges.push(pair.unpack());
-        tick(merges.len()).map_err(TrainError::Stopped)?;
+        tick(merges.len())?;
     }
     Ok(merges)
 }

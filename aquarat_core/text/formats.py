@@ -1,0 +1,219 @@
+"""The tokenizer in other programs' files: tiktoken's ranks and Hugging Face's `tokenizer.json`, both ways and exact.
+
+A rank file lists the tokens with their ids, one a line; the split pattern and the special tokens are not in it. Of a
+`tokenizer.json` only what this tokenizer can do the same way is read: byte-level BPE behind one split pattern, with
+merges in the order of their ids. Anything else is an error, since ids that differ on rare texts are found too late.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rustbpe_py
+
+from aquarat_core.text.tokenizer import N_BYTES, Tokenizer, TokenizerError
+
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What `ByteLevel` with `use_regex` splits by."""
+
+_POSSESSIVE_RANGE = re.compile(r"(\{\d+(?:,\d*)?\})\+")
+
+
+def from_tokens(
+    tokens: Sequence[bytes], pattern: str, special_tokens: Mapping[str, int] | Sequence[str] = ()
+) -> Tokenizer:
+    """The tokenizer whose token with id i is `tokens[i]`. The first 256 are the bytes, each other one a merge of two.
+
+    Raises `TokenizerError` for tokens of which that is not so.
+    """
+    try:
+        byte_order, merges = rustbpe_py.merges_of_ranks(list(tokens))
+        return Tokenizer(pattern, merges, special_tokens, byte_order)
+    except ValueError as e:
+        raise TokenizerError(f"these tokens make no tokenizer: {e}") from None
+
+
+def ordinary_tokens(tokenizer: Tokenizer) -> list[bytes]:
+    """The bytes of all ids but the special ones."""
+    return [tokenizer.token(id_) for id_ in range(N_BYTES + len(tokenizer.merges))]
+
+
+# --- tiktoken -------------------------------------------------------------------------------------------------------
+
+
+def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
+    """Writes the ranks as `tiktoken.load.load_tiktoken_bpe` reads them: base64 and rank, one token a line."""
+    tokens = ordinary_tokens(tokenizer)
+    if len(set(tokens)) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
+        raise TokenizerError(f"ranks cannot say it: two ids of this tokenizer spell {twice!r}")
+    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+    Path(path).write_text("".join(lines), encoding="ascii")
+
+
+def load_tiktoken(
+    path: str | Path, pattern: str, special_tokens: Mapping[str, int] | Sequence[str] = ()
+) -> Tokenizer:
+    """The tokenizer of a rank file and the pattern and special tokens that belong to it."""
+    ranks: dict[int, bytes] = {}
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split()
+            known = ranks.setdefault(int(rank), value := base64.b64decode(token, validate=True))
+        except (ValueError, binascii.Error):
+            raise TokenizerError(f"{path}, line {number}, is not a token in base64 and its rank: {line!r}") from None
+        if known is not value:
+            raise TokenizerError(f"{path}, line {number}: rank {rank} appears twice")
+    missing = next((rank for rank in range(len(ranks)) if rank not in ranks), None)
+    if missing is not None:
+        raise TokenizerError(f"{path} has a hole: rank {missing} is missing although there are {len(ranks)} ranks")
+    return from_tokens([ranks[rank] for rank in range(len(ranks))], pattern, special_tokens)
+
+
+# --- Hugging Face ---------------------------------------------------------------------------------------------------
+
+
+def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
+    r"""Writes a `tokenizer.json` that encodes ordinary text to the same ids. There, special tokens in text are found.
+
+    The split pattern is read by Oniguruma there, for which `\p{N}{1,3}+` is "one or more of": possessive ranges lose
+    their `+`, which changes nothing else in the patterns of the GPT-2 family. Raises `TokenizerError` for a pattern
+    with other possessive ranges than these, whose meaning would change, and for merges that Hugging Face's rule, by
+    pairs, would apply otherwise than ours, by tokens.
+    """
+    if from_tokens(ordinary_tokens(tokenizer), tokenizer.pattern).merges != tokenizer.merges:
+        raise TokenizerError("tokenizer.json cannot say it: not every token is reached by the merge that made it")
+    tokens = [_visible(token) for token in ordinary_tokens(tokenizer)]
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": _for_oniguruma(tokenizer.pattern)},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    added = [
+        {"id": id_, "content": name, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for name, id_ in sorted(tokenizer.special_ids.items(), key=lambda item: item[1])
+    ]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level | {"add_prefix_space": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": {token: id_ for id_, token in enumerate(tokens)},
+            "merges": [[tokens[left], tokens[right]] for left, right in tokenizer.merges],
+        },
+    }
+    Path(path).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def load_hugging_face(path: str | Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, when it can be had exactly."""
+    try:
+        document = json.loads(_read(path))
+        return _from_hugging_face(document)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise TokenizerError(f"{path} is not a tokenizer.json: {type(e).__name__} {e}") from None
+    except ValueError as e:
+        raise TokenizerError(f"{path} cannot be read exactly: {e}") from None
+
+
+def _from_hugging_face(document: Mapping[str, Any]) -> Tokenizer:
+    model = document["model"]
+    if model.get("type", "BPE") != "BPE":
+        raise TokenizerError(f"its model is {model['type']}, not BPE")
+    for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(field):
+            raise TokenizerError(f"its model has a {field}")
+    if document.get("normalizer"):
+        raise TokenizerError(f"it normalizes text ({document['normalizer']['type']})")
+    pattern = _split_pattern(document["pre_tokenizer"])
+    added = {token["content"]: token["id"] for token in document.get("added_tokens", ())}
+    ids = {id_: _bytes_of(token) for token, id_ in model["vocab"].items() if token not in added}
+    if sorted(ids) != list(range(len(ids))):
+        raise TokenizerError("the ids of its ordinary tokens are not 0, 1, 2, ... without holes")
+    tokenizer = from_tokens([ids[i] for i in range(len(ids))], pattern, added)
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    merges = [tuple(_bytes_of(token) for token in pair) for pair in pairs]
+    tokens = ordinary_tokens(tokenizer)
+    if merges != [(tokens[left], tokens[right]) for left, right in tokenizer.merges]:
+        raise TokenizerError("its merges do not make its tokens in the order of their ids")
+    return tokenizer
+
+
+def _split_pattern(pre_tokenizer: Mapping[str, Any]) -> str:
+    parts = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    kinds = [part["type"] for part in parts]
+    if any(part.get("add_prefix_space") for part in parts):
+        raise TokenizerError("it puts a space before the text")
+    if kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
+        return GPT2_PATTERN
+    if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
+        split = parts[0]
+        if split["behavior"] in ("Isolated", "Removed") and split.get("invert") is (split["behavior"] == "Removed"):
+            pattern = split["pattern"]["Regex"]
+            if _POSSESSIVE_RANGE.search(pattern):
+                raise TokenizerError("its split pattern repeats a range ({n,m}+), which other engines read differently")
+            return pattern
+    raise TokenizerError(f"it splits text by {' and '.join(kinds)}, not by one pattern into bytes")
+
+
+def _for_oniguruma(pattern: str) -> str:
+    family = pattern.replace(r"\p{N}{1,2}+|", r"\p{N}{1,2}|").replace(r"\p{N}{1,3}+|", r"\p{N}{1,3}|")
+    if _POSSESSIVE_RANGE.search(family):
+        raise TokenizerError("the split pattern has a possessive range ({n,m}+) that tokenizer.json cannot say")
+    # `$` is the end of a line there, and `\z` of the text; `\s++$` occurs in this family alone.
+    return family.replace(r"\s++$|", r"\s++\z|")
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        raise TokenizerError(f"cannot read {path}: {e.strerror}") from None
+    except UnicodeDecodeError:
+        raise TokenizerError(f"{path} is not text in UTF-8") from None
+
+
+def _characters() -> dict[int, str]:
+    """GPT-2's printable character for each byte: itself where it is visible, else one from U+0100 on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(N_BYTES) if byte not in visible)
+    return {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + i) for i, byte in enumerate(others)}
+
+
+_CHARACTER = _characters()
+_BYTE = {character: byte for byte, character in _CHARACTER.items()}
+
+
+def _visible(token: bytes) -> str:
+    return "".join(_CHARACTER[byte] for byte in token)
+
+
+def _bytes_of(token: str) -> bytes:
+    try:
+        return bytes(_BYTE[character] for character in token)
+    except KeyError:
+        raise TokenizerError(f"its token {token!r} is not spelled in GPT-2's characters for bytes") from None
