@@ -21,7 +21,7 @@ from rich.table import Table
 import benchmarks
 from benchmarks.harness import BenchError, Result, report
 
-NOT_BENCHES = ("__init__", "__main__", "harness", "store_worker")
+NOT_BENCHES = ("__init__", "__main__", "corpus", "harness", "store_worker")
 
 
 def main(names: Sequence[str], package: ModuleType = benchmarks) -> int:

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from benchmarks.harness import BenchError
 
 TRAIN_BYTES = 235_000_000
@@ -43,6 +46,10 @@ class Corpus:
     @property
     def held_out_bytes(self) -> int:
         return sum(len(text.encode()) for text in self.held_out)
+
+    def save_train(self, path: Path) -> None:
+        """The training documents as a Parquet file for another process."""
+        pq.write_table(pa.table({"text": self.train}), path, compression="none")
 
 
 def build() -> Corpus:

@@ -1,8 +1,11 @@
-"""Train the byte-level BPE on the pretraining text, the conversations and the questions."""
+"""Train the byte-level BPE on the pretraining text, the conversations and the questions, and measure it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -10,32 +13,74 @@ from aquarat_core.config import TokenizerConfig
 from aquarat_core.data.mixture import read_conversations
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import prompt, read_questions, target
+from aquarat_core.text.compression import report
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
+
+REPORT_FILE = "report.json"
+"""Among the records: which vocabularies it is compared with depends on what is installed."""
+TEXTS_PER_SOURCE = 2_000
+"""Compression is measured on the first texts of each source."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
-    """Count up to `max_chars` characters, learn the merges, and measure the compression of the validation text."""
+    """Count up to `max_chars` characters, learn the merges, and measure the compression of every source.
+
+    `bytes_per_token` is of the validation text, which the tokenizer has not seen; of the questions and conversations
+    it is of texts that it was trained on.
+    """
     config: TokenizerConfig = ctx.config
-    tokenizer = train_tokenizer(_texts(ctx), config)
+    tokenizer = train_tokenizer(_texts(ctx), config, lambda done, total, unit: ctx.progress(done, total, unit))
     tokenizer.save(ctx.outdir / TOKENIZER_FILE)
-    held_out = pq.read_table(ctx.inputs["pretrain_text"].path("validation.parquet"))["text"].to_pylist()
-    held_out = held_out[:2000]
-    n_tokens = sum(len(ids) for ids in tokenizer.encode_batch(held_out))
-    return {
-        "vocab_size": tokenizer.vocab_size,
-        "bytes_per_token": sum(len(t.encode()) for t in held_out) / n_tokens,
+    sources = {"questions": _first(_questions(ctx))}
+    sources |= {name: _first(texts) for name, texts in _chats(ctx)}
+    sources["validation"] = _first(_column(ctx, "validation.parquet"))
+    made = report(tokenizer, sources)
+    (ctx.recorddir / REPORT_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return _metrics(made)
+
+
+def _metrics(made: dict[str, Any]) -> dict[str, Scalar]:
+    by_source = made["compression"]
+    metrics: dict[str, Scalar] = {
+        "vocab_size": made["vocab_size"]["own"],
+        "mean_token_bytes": made["mean_token_bytes"],
+        "longest_token_bytes": max(made["token_lengths"], default=1),
     }
+    for source, measured in by_source.items():
+        for name, result in measured.items():
+            prefix = "" if name == "own" else f"{name}_"
+            suffix = "" if source == "validation" else f"_{source}"
+            metrics[f"{prefix}bytes_per_token{suffix}"] = result["bytes_per_token"]
+    return metrics
 
 
 def _texts(ctx: StageContext) -> Iterator[str]:
     """Problems and conversations first: they are small, and the character budget may end the text early."""
-    for q in read_questions(ctx.inputs["aqua_dataset"].path("train.parquet")):
-        yield f"{prompt(q)}\n{target(q)}"
-    chats = ctx.inputs["chat_datasets"]
-    for name in sorted(f.path for f in chats.manifest.files if f.path.endswith(".train.parquet")):
-        for conversation in read_conversations(chats.path(name)):
-            yield from (m["content"] for m in conversation.messages)
+    yield from _questions(ctx)
+    for _, texts in _chats(ctx):
+        yield from texts
     text = ctx.inputs["pretrain_text"]
     for name in sorted(f.path for f in text.manifest.files if f.path.startswith("train-")):
-        for batch in pq.ParquetFile(text.path(name)).iter_batches(1024, columns=["text"]):
-            yield from batch.column(0).to_pylist()
+        yield from _column(ctx, name)
+
+
+def _questions(ctx: StageContext) -> Iterator[str]:
+    for q in read_questions(ctx.inputs["aqua_dataset"].path("train.parquet")):
+        yield f"{prompt(q)}\n{target(q)}"
+
+
+def _chats(ctx: StageContext) -> Iterator[tuple[str, Iterator[str]]]:
+    """Every source of conversations with what its messages say."""
+    chats, ending = ctx.inputs["chat_datasets"], ".train.parquet"
+    for file in sorted(f.path for f in chats.manifest.files if f.path.endswith(ending)):
+        conversations = read_conversations(chats.path(file))
+        yield file.removesuffix(ending), (m["content"] for c in conversations for m in c.messages)
+
+
+def _column(ctx: StageContext, name: str) -> Iterator[str]:
+    for batch in pq.ParquetFile(ctx.inputs["pretrain_text"].path(name)).iter_batches(1024, columns=["text"]):
+        yield from batch.column(0).to_pylist()
+
+
+def _first(texts: Iterator[str]) -> list[str]:
+    return list(islice(texts, TEXTS_PER_SOURCE))

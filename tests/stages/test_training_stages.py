@@ -46,11 +46,13 @@ def tokenizer(bench: Bench, data: dict[str, Artifact]) -> Artifact:
     metrics = tokenizer_stage.run(ctx)
     texts = pq.read_table(data["pretrain_text"].path("validation.parquet"))["text"].to_pylist()
     made = Tokenizer.load(ctx.outdir / "tokenizer.json")
-    assert metrics == {
-        "vocab_size": made.vocab_size,
-        "bytes_per_token": sum(len(t.encode()) for t in texts) / sum(len(made.encode(t)) for t in texts),
-    }
-    assert metrics["bytes_per_token"] > 1.3
+    assert metrics["vocab_size"] == made.vocab_size
+    assert metrics["bytes_per_token"] == sum(len(t.encode()) for t in texts) / sum(len(made.encode(t)) for t in texts)
+    assert metrics["bytes_per_token"] > 1.3 and metrics["bytes_per_token_questions"] > 1.3
+    assert metrics["longest_token_bytes"] == made.token_bytes().max()
+    report = json.loads((ctx.recorddir / "report.json").read_text())
+    assert report["compression"]["validation"]["own"]["bytes_per_token"] == metrics["bytes_per_token"]
+    assert sum(report["token_lengths"].values()) == len(made.merges)
     return bench.publish("tokenizer", ctx.outdir)
 
 

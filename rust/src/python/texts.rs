@@ -34,14 +34,14 @@ impl AsRef<[u8]> for Text {
     }
 }
 
-/// The values of an Arrow array of strings or binaries.
-pub struct Column(PyBuffer<u8>);
+/// A buffer of an Arrow array; its format says signed bytes, whatever they are.
+pub struct Column(PyBuffer<i8>);
 
 impl Column {
     fn data(&self) -> &[u8] {
         let bytes = self.0.as_slice_ptr().filter(|bytes| !bytes.is_empty());
-        // SAFETY: the buffer is held until `self` is dropped, and Arrow's arrays never change.
-        bytes.map_or(&[], |bytes| unsafe { bytes.as_ref() })
+        // SAFETY: the buffer is held until `self` is dropped, Arrow's arrays never change, and any byte is a `u8`.
+        bytes.map_or(&[], |bytes| unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len()) })
     }
 }
 
@@ -103,18 +103,16 @@ fn append_column(array: &Bound<'_, PyAny>, texts: &mut Vec<Text>) -> PyResult<()
     let (first, n): (usize, usize) = (array.getattr("offset")?.extract()?, array.len()?);
     let buffers: Vec<Option<Bound<'_, PyAny>>> = array.call_method0("buffers")?.extract()?;
     let [validity, Some(offsets), Some(data)] = &buffers[..] else { return Ok(()) };
-    let bytes_of = |buffer: &Bound<'_, PyAny>| -> PyResult<Vec<u8>> { PyBuffer::<u8>::get(buffer)?.to_vec(array.py()) };
-    let offsets = bytes_of(offsets)?;
-    let validity = validity.as_ref().map(bytes_of).transpose()?;
+    let (offsets, column) = (Column(PyBuffer::get(offsets)?), Arc::new(Column(PyBuffer::get(data)?)));
+    let validity = validity.as_ref().map(PyBuffer::get).transpose()?.map(Column);
     let offset = |row: usize| -> Option<usize> {
         match wide {
-            true => offsets.as_chunks::<8>().0.get(row).map(|&o| u64::from_le_bytes(o) as usize),
-            false => offsets.as_chunks::<4>().0.get(row).map(|&o| u32::from_le_bytes(o) as usize),
+            true => offsets.data().as_chunks::<8>().0.get(row).map(|&o| u64::from_le_bytes(o) as usize),
+            false => offsets.data().as_chunks::<4>().0.get(row).map(|&o| u32::from_le_bytes(o) as usize),
         }
     };
-    let column = Arc::new(Column(PyBuffer::get(data)?));
     for row in first..first + n {
-        if validity.as_ref().is_some_and(|bits| bits[row / 8] >> (row % 8) & 1 == 0) {
+        if validity.as_ref().is_some_and(|bits| bits.data()[row / 8] >> (row % 8) & 1 == 0) {
             continue;
         }
         let (Some(from), Some(to)) = (offset(row), offset(row + 1)) else {

@@ -1,0 +1,365 @@
+"""The tokenizer: training, encoding, decoding and hard inputs, beside the peers that are installed.
+
+The corpus is made of this machine's documentation and libraries (`benchmarks/corpus.py`), and its hash is part of the
+results' names. Peers are measured in turn with ours in the same run, so their ratios hold on a busy machine too:
+
+- training runs in a process of its own, from a Python iterator over documents in memory, wall time, on both cores;
+  its memory is the peak of the process above what it held with the documents loaded;
+- what runs on one thread is measured in that thread's CPU time;
+- `cold` encodings are of text that the encoder, made anew each time, has never seen; `warm` ones are its second pass.
+
+rustbpe and tiktoken are always measured; splintr-rs, gigatoken and gigabpe where they are installed (the dependency
+group `bench`). gigabpe and gigatoken cannot split by our pattern: they are given the nearest one that they have.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import rustbpe_py
+
+from aquarat_core.config import SPLIT_PATTERN
+from aquarat_core.settings import REPO_ROOT
+from aquarat_core.text.formats import GPT2_PATTERN, ordinary_tokens
+from aquarat_core.text.tokenizer import FREQUENT_PER_ID, Tokenizer
+from benchmarks import corpus
+from benchmarks.harness import Against, BenchError, Result, compare, unmeasured
+
+VOCAB = 32_768
+TRAIN_RUNS = 3
+ENCODE_RUNS = 5
+MILLION = 1_000_000
+
+
+def run() -> list[Result]:
+    """All measurements; about ten minutes on two quiet cores."""
+    text = corpus.build()
+    with tempfile.TemporaryDirectory() as folder:
+        documents = Path(folder) / "train.parquet"
+        text.save_train(documents)
+        plain = Path(folder) / "train.txt"
+        plain.write_text("\n".join(text.train), encoding="utf-8")
+        megabytes = text.train_bytes / 1e6
+        results = _training(documents, plain, megabytes)
+    tokenizer = _train_here(text.train)
+    results += _encoding(tokenizer, text.held_out) + _decoding(tokenizer, text.held_out) + _hard_inputs(tokenizer)
+    named = Result(f"corpus {text.sha256[:12]}", "MB", (megabytes,))
+    return [named, *results]
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def _training(documents: Path, plain: Path, megabytes: float) -> list[Result]:
+    measured: dict[str, list[dict[str, float]]] = {}
+
+    def speed(trainer: str, path: Path = documents) -> Callable[[], float]:
+        def once() -> float:
+            measured.setdefault(trainer, []).append(answer := _in_process(trainer, path))
+            return megabytes / answer["seconds"]
+
+        return once
+
+    against_rustbpe = compare(
+        "train 32k, 2 threads", "MB/s", speed("ours"), speed("rustbpe"), "rustbpe", runs=TRAIN_RUNS, goal="≥ 10"
+    )
+    first, second = measured["ours"][0], measured["rustbpe"][0]
+    if first["merges"] != second["merges"]:
+        raise BenchError("the merges differ from rustbpe's: a comparison of speed would mean nothing")
+    memory = tuple(answer["peak_mb"] for answer in measured["ours"])
+    theirs = statistics.median(answer["peak_mb"] for answer in measured["rustbpe"])
+    counting = compare(
+        "count pieces, 2 threads", "MB/s", speed("count-2"), speed("count-1"), "1 thread", runs=TRAIN_RUNS, goal="≥ 1.5"
+    )
+    results = [
+        against_rustbpe,
+        Result("train 32k, peak memory", "MB", memory, Against("rustbpe", theirs), goal="≤ 416 MB"),
+        counting,
+    ]
+    for name, ours in (("own pattern", "ours"), ("GPT-2 pattern", "ours-gpt2")):
+        label = f"train 32k, {name}, 2 threads"
+        if importlib.util.find_spec("gigabpe"):
+            results.append(
+                compare(label, "MB/s", speed(ours), speed("gigabpe", plain), "gigabpe", runs=TRAIN_RUNS, goal="≥ 1")
+            )
+        else:
+            results.append(unmeasured(label, "MB/s", "gigabpe is not installed (group bench)", goal="≥ 1"))
+    return results
+
+
+def _in_process(trainer: str, path: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.tokenizer", trainer, str(path)]
+    done = subprocess.run(command, cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise BenchError(f"training with {trainer} ended with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _train_once(trainer: str, path: str) -> None:
+    """In its own process: prints seconds, the memory it took, and a hash of the merges."""
+    documents = [] if trainer == "gigabpe" else pq.read_table(path)["text"].to_pylist()
+    before = _peak_mb()
+    started = time.perf_counter()
+    tokens = _TRAINERS[trainer](documents, path)
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb() - before, "merges": hash_of(tokens)}))
+
+
+def _ours(pattern: str) -> Callable[[list[str], str], list[bytes]]:
+    def train(documents: list[str], _: str) -> list[bytes]:
+        merges = rustbpe_py.train(iter(documents), VOCAB, pattern, threads=2)
+        return ordinary_tokens(Tokenizer(pattern, merges))
+
+    return train
+
+
+def _count(threads: int) -> Callable[[list[str], str], list[bytes]]:
+    def count(documents: list[str], _: str) -> list[bytes]:
+        counter = rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads)
+        counter.add(iter(documents))
+        return []
+
+    return count
+
+
+def _rustbpe(documents: list[str], _: str) -> list[bytes]:
+    import rustbpe
+
+    tokenizer = rustbpe.Tokenizer()
+    tokenizer.train_from_iterator(iter(documents), VOCAB, pattern=SPLIT_PATTERN)
+    return [bytes(token) for token, _ in sorted(tokenizer.get_mergeable_ranks(), key=lambda ranked: ranked[1])]
+
+
+def _gigabpe(_: list[str], path: str) -> list[bytes]:
+    import gigabpe
+
+    gigabpe.train_bpe([path], VOCAB, threads=2)
+    return []
+
+
+_TRAINERS = {
+    "ours": _ours(SPLIT_PATTERN),
+    "ours-gpt2": _ours(GPT2_PATTERN),
+    "count-1": _count(1),
+    "count-2": _count(2),
+    "rustbpe": _rustbpe,
+    "gigabpe": _gigabpe,
+}
+
+
+def hash_of(tokens: Sequence[bytes]) -> str:
+    """Of the tokens in their order."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for token in tokens:
+        digest.update(len(token).to_bytes(4, "little") + token)
+    return digest.hexdigest()
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _train_here(documents: Sequence[str]) -> Tokenizer:
+    counter = rustbpe_py.PieceCounter(SPLIT_PATTERN)
+    counter.add(iter(documents))
+    merges = counter.train(VOCAB)
+    tokens = set(ordinary_tokens(Tokenizer(SPLIT_PATTERN, merges)))
+    top = counter.top((1 + FREQUENT_PER_ID) * VOCAB, 2, 15)
+    frequent = [piece.decode() for piece, _ in top if piece not in tokens and _is_text(piece)]
+    return Tokenizer(SPLIT_PATTERN, merges, frequent_pieces=frequent[: FREQUENT_PER_ID * VOCAB])
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# --- encoding and decoding ------------------------------------------------------------------------------------------
+
+
+def _encoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
+    theirs = _tiktoken(tokenizer, tokenizer.pattern)
+    size = sum(len(text.encode()) for text in texts)
+    expected = [id_ for text in texts for id_ in theirs.encode_ordinary(text)]
+    if tokenizer.encode_batch_to_numpy(texts)[0].tolist() != expected:
+        raise BenchError("the ids differ from tiktoken's: a comparison of speed would mean nothing")
+
+    def fresh(encode: Callable[[Tokenizer], object], clock: Callable[[], float] = time.thread_time) -> float:
+        return _speed(size, _again(tokenizer), encode, clock)
+
+    def numpy_cold() -> float:
+        return fresh(lambda t: t.encode_batch_to_numpy(texts, threads=1))
+
+    def lists_cold() -> float:
+        return fresh(lambda t: [t.encode(text) for text in texts])
+
+    def tiktoken_lists() -> float:
+        return _speed(size, theirs, lambda t: [t.encode_ordinary(text) for text in texts], time.thread_time)
+
+    def warm() -> float:
+        used = _again(tokenizer)
+        used.encode_batch_to_numpy(texts, threads=1)
+        return _speed(size, used, lambda t: t.encode_batch_to_numpy(texts, threads=1), time.thread_time)
+
+    def on(threads: int) -> Callable[[], float]:
+        return lambda: fresh(lambda t: t.encode_batch_to_numpy(texts, threads=threads), time.perf_counter)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ids.bin"
+        to_file = compare(
+            "encode to a file, 2 threads, cold", "MB/s",
+            lambda: fresh(lambda t: t.encode_to_file(texts, path), time.perf_counter), on(2), "to numpy",
+            runs=ENCODE_RUNS, goal="≥ 0.8",
+        )  # fmt: skip
+    pairs = [
+        ("encode to numpy, 1 thread, cold", numpy_cold, tiktoken_lists, "tiktoken", "≥ 12"),
+        ("encode to numpy, 1 thread, warm", warm, tiktoken_lists, "tiktoken", None),
+        ("encode to lists, 1 thread, cold", lists_cold, tiktoken_lists, "tiktoken", "≥ 8"),
+        ("encode to numpy, 2 threads, cold", on(2), on(1), "1 thread", "≥ 1.8"),
+    ]
+    results = [compare(n, "MB/s", o, t, a, runs=ENCODE_RUNS, goal=goal) for n, o, t, a, goal in pairs]
+    return [*results, to_file, *_short_texts(tokenizer, theirs, texts), *_other_peers(tokenizer, texts, size)]
+
+
+def _short_texts(tokenizer: Tokenizer, theirs: object, texts: Sequence[str]) -> list[Result]:
+    short = [text[1000:1064] for text in texts if len(text) > 1064] * 20
+    encoder = tokenizer._encoder
+
+    def each(encode: Callable[[str], object]) -> float:
+        started = time.thread_time()
+        for text in short:
+            encode(text)
+        return (time.thread_time() - started) / len(short) * 1e6
+
+    name = "encode 64 characters to a list"
+    pair = compare(
+        name, "µs", lambda: each(encoder.encode), lambda: each(theirs.encode_ordinary), "tiktoken",
+        runs=ENCODE_RUNS, goal="≤ 1.2 µs",
+    )  # fmt: skip
+    return [pair]
+
+
+def _other_peers(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> list[Result]:
+    results = []
+    name = "encode to lists, 1 thread, cold, beside splintr"
+    if importlib.util.find_spec("splintr"):
+        peer = _splintr(tokenizer)
+        ours = lambda: _speed(size, _again(tokenizer), lambda t: [t.encode(x) for x in texts], time.thread_time)  # noqa: E731
+        theirs = lambda: _speed(size, peer, lambda t: [t.encode(x) for x in texts], time.thread_time)  # noqa: E731
+        results.append(compare(name, "MB/s", ours, theirs, "splintr", runs=ENCODE_RUNS))
+    else:
+        results.append(unmeasured(name, "MB/s", "splintr-rs is not installed (group bench)"))
+    return results
+
+
+def _splintr(tokenizer: Tokenizer) -> object:
+    import splintr
+
+    from aquarat_core.text.formats import save_tiktoken
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ranks.tiktoken"
+        save_tiktoken(tokenizer, path)
+        return splintr.Tokenizer(str(path), tokenizer.pattern.replace("?+", "?").replace("++", "+"), {})
+
+
+def _decoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
+    theirs = _tiktoken(tokenizer, tokenizer.pattern)
+    size = sum(len(text.encode()) for text in texts)
+    lists = tokenizer.encode_batch(texts)
+    arrays = [np.array(ids, dtype=np.uint16) for ids in lists]
+
+    def ours(batch: Sequence[object]) -> Callable[[], float]:
+        return lambda: _speed(size, tokenizer, lambda t: [t.decode(ids) for ids in batch], time.thread_time)
+
+    def tiktoken_lists() -> float:
+        return _speed(size, theirs, lambda t: [t.decode(ids) for ids in lists], time.thread_time)
+
+    goal = "≥ 300 MB/s"
+    return [
+        compare("decode arrays", "MB/s", ours(arrays), tiktoken_lists, "tiktoken", runs=ENCODE_RUNS, goal=goal),
+        compare("decode lists", "MB/s", ours(lists), tiktoken_lists, "tiktoken", runs=ENCODE_RUNS, goal=goal),
+    ]
+
+
+def _tiktoken(tokenizer: Tokenizer, pattern: str) -> object:
+    import tiktoken
+
+    ranks: dict[bytes, int] = {}
+    for rank, token in enumerate(ordinary_tokens(tokenizer)):
+        ranks.setdefault(token, rank)
+    return tiktoken.Encoding("reference", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+def _again(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, which has seen no text."""
+    return Tokenizer(
+        tokenizer.pattern, tokenizer.merges, tokenizer.special_ids, frequent_pieces=tokenizer.frequent_pieces
+    )
+
+
+def _speed(size: int, encoder: object, encode: Callable[..., object], clock: Callable[[], float]) -> float:
+    started = clock()
+    encode(encoder)
+    return size / 1e6 / (clock() - started)
+
+
+# --- hard inputs ----------------------------------------------------------------------------------------------------
+
+
+def hard_inputs() -> dict[str, str | bytes]:
+    """A million characters or bytes each of what makes encoders quadratic, or worse."""
+    rng = random.Random(1)
+
+    def drawn(characters: Sequence[str], n: int) -> str:
+        return "".join(rng.choices(characters, k=n))
+
+    return {
+        "a": "a" * MILLION,
+        "spaces": " " * MILLION + "x",
+        "newlines": "\n" * MILLION,
+        "^": "^" * MILLION,
+        "63 spaces and a newline": (" " * 63 + "\n") * (MILLION // 64),
+        "1000 spaces and x": (" " * 1000 + "x") * (MILLION // 1001),
+        "random letters": drawn("abcdefghijklmnopqrstuvwxyz", MILLION),
+        "random punctuation": drawn("!#$%&()*+,-./:;<=>?@^_", MILLION),
+        "digits": drawn("0123456789", MILLION),
+        "latin letters": drawn([chr(c) for c in range(0xC0, 0x180)], MILLION // 2),
+        "CJK": drawn([chr(c) for c in range(0x4E00, 0x9FFF)], MILLION // 3),
+        "emoji": drawn([chr(c) for c in range(0x1F300, 0x1F6FF)], MILLION // 4),
+        "random bytes": rng.randbytes(MILLION),
+    }
+
+
+def _hard_inputs(tokenizer: Tokenizer) -> list[Result]:
+    results = []
+    for name, text in hard_inputs().items():
+        runs = []
+        for _ in range(3):
+            fresh = _again(tokenizer)
+            started = time.thread_time()
+            fresh.encode_to_numpy(text)
+            runs.append((time.thread_time() - started) * 1e3)
+        results.append(Result(f"encode 1 MB of {name}", "ms", tuple(runs), goal="≤ 100 ms"))
+    return results
+
+
+if __name__ == "__main__":
+    _train_once(*sys.argv[1:])
