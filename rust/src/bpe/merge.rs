@@ -17,7 +17,7 @@ const NEVER: i32 = i32::MAX;
 pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     match piece.len() {
         ..=16 => merge_within::<16>(ranks, piece, out),
-        ..=32 => merge_within::<32>(ranks, piece, out),
+        17..=32 => merge_within::<32>(ranks, piece, out),
         _ => merge_within::<SHORT>(ranks, piece, out),
     }
 }

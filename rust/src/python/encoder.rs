@@ -198,6 +198,16 @@ impl Encoder {
         }
     }
 
+    /// The pieces that the pattern cuts the text into; joined they are the text.
+    fn split<'py>(&self, py: Python<'py>, text: &Bound<'_, PyAny>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let text = text_of(text)?;
+        let mut pieces = Vec::new();
+        let bytes = text.as_ref();
+        let split = self.inner.splitter().split(bytes, |start, end| pieces.push(PyBytes::new(py, &bytes[start..end])));
+        split.map_err(value_error)?;
+        Ok(pieces)
+    }
+
     /// The bytes that the ids stand for, special tokens as their names. Takes any iterable of ids and integer arrays.
     fn decode_bytes<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         Ok(PyBytes::new(py, &self.bytes_of_ids(py, ids)?))

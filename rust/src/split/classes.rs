@@ -94,7 +94,7 @@ fn decode_wide(text: &[u8], at: usize) -> (Class, usize) {
     let more = |i: usize| u32::from(text[at + i] & 0x3f);
     let (code, width) = match first {
         ..0xe0 => (u32::from(first & 0x1f) << 6 | more(1), 2),
-        ..0xf0 => (u32::from(first & 0x0f) << 12 | more(1) << 6 | more(2), 3),
+        0xe0..0xf0 => (u32::from(first & 0x0f) << 12 | more(1) << 6 | more(2), 3),
         _ => (u32::from(first & 0x07) << 18 | more(1) << 12 | more(2) << 6 | more(3), 4),
     };
     let table = &*TABLE;

@@ -91,7 +91,7 @@ fn letters(text: &[u8], mut at: usize) -> usize {
 /// How many of the first bytes, in memory order, are ASCII letters: all eight compared at once.
 #[inline(always)]
 fn leading_ascii_letters(eight: u64) -> usize {
-    let lower = (eight | 0x20 * ONES) & !HIGH;
+    let lower = (eight | (0x20 * ONES)) & !HIGH;
     let from_a = lower + (0x80 - 0x61) * ONES;
     let beyond_z = lower + (0x80 - 0x7b) * ONES;
     let others = !(from_a & !beyond_z & !eight) & HIGH;
