@@ -80,7 +80,7 @@ impl PieceCounter {
         })
     }
 
-    /// Counts the texts of an iterable of `str`, bytes or Arrow arrays. After an error what was counted is undefined.
+    /// Counts the texts of an iterable of `str`, bytes or Arrow arrays; after an error, none of them.
     fn add(&mut self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut texts = texts.try_iter()?;
         self.count(py, move |_, batch| {
@@ -197,13 +197,9 @@ impl PieceCounter {
                 joined.collect()
             });
             gathered?;
-            py.detach(|| {
-                for table in counted {
-                    counts.absorb(table?);
-                }
-                Ok(())
-            })
-            .map_err(|error: PatternError| value_error(error))
+            let tables: Vec<PieceCounts> = counted.into_iter().collect::<Result<_, _>>().map_err(value_error)?;
+            py.detach(|| tables.into_iter().for_each(|table| counts.absorb(table)));
+            Ok(())
         })
     }
 }
