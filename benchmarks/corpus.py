@@ -98,4 +98,4 @@ def _files() -> Iterator[bytes]:
 def _is_text(path: Path) -> bool:
     if path.suffix == ".gz":
         return True
-    return path.suffix in PLAIN or str(path).startswith("/usr/share/doc/") and path.suffix in ("", ".copyright")
+    return path.suffix in PLAIN or (str(path).startswith("/usr/share/doc/") and path.suffix in ("", ".copyright"))

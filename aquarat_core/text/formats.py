@@ -57,9 +57,7 @@ def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
     Path(path).write_text("".join(lines), encoding="ascii")
 
 
-def load_tiktoken(
-    path: str | Path, pattern: str, special_tokens: Mapping[str, int] | Sequence[str] = ()
-) -> Tokenizer:
+def load_tiktoken(path: str | Path, pattern: str, special_tokens: Mapping[str, int] | Sequence[str] = ()) -> Tokenizer:
     """The tokenizer of a rank file and the pattern and special tokens that belong to it."""
     ranks: dict[int, bytes] = {}
     for number, line in enumerate(_read(path).splitlines(), start=1):

@@ -109,7 +109,8 @@ def test_pieces_equal_the_regex_module(corpus, pattern: str) -> None:
 def random_texts(n: int) -> Iterator[str]:
     """Every plane of Unicode among what the patterns look at; of this Python's version, since newer ones class anew."""
     rng = random.Random(7)
-    telling = ["'s", "'LL", "'\u017f", " ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u2028", "12345", "½", "x", "é"]
+    telling = ["'s", "'LL", "'\u017f", "12345", "½", "x", "é"]
+    telling += [" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u2028"]
     planes = [(0, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x1F6FF), (0x20000, 0x2A6DF)]
 
     def part() -> str:

@@ -55,7 +55,9 @@ impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pattern(error) => error.fmt(f),
-            Self::PieceTooLong { bytes } => write!(f, "the pattern leaves a piece of {bytes} bytes uncut: too long to merge"),
+            Self::PieceTooLong { bytes } => {
+                write!(f, "the pattern leaves a piece of {bytes} bytes uncut: too long to merge")
+            }
             Self::NoSuchSpecial(name) => write!(f, "{name:?} is no special token of this vocabulary"),
         }
     }

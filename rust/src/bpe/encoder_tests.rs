@@ -12,8 +12,7 @@ fn encoder(merges: &[Pair], frequent: &[&str]) -> Encoder {
     Encoder::new(Splitter::new(WORDS).unwrap(), vocabulary, frequent)
 }
 
-const MERGES: [Pair; 8] =
-    [(97, 98), (256, 99), (32, 257), (99, 99), (258, 100), (60, 124), (100, 100), (262, 262)];
+const MERGES: [Pair; 8] = [(97, 98), (256, 99), (32, 257), (99, 99), (258, 100), (60, 124), (100, 100), (262, 262)];
 
 fn encode(encoder: &Encoder, text: &str) -> Vec<u32> {
     encoder.encode(text.as_bytes(), &Allowed::default()).unwrap()

@@ -42,11 +42,9 @@ impl fmt::Display for VocabularyError {
                 "special token {name:?} has id {id}, which another token has: special ids are distinct and from {first} on"
             ),
             Self::UnknownId { id, size } => write!(f, "id {id} is not in the vocabulary of {size} tokens"),
-            Self::RankIsNoMerge { rank, token } => write!(
-                f,
-                "rank {rank}, {:?}, is no merge of two tokens of lower rank",
-                String::from_utf8_lossy(token)
-            ),
+            Self::RankIsNoMerge { rank, token } => {
+                write!(f, "rank {rank}, {:?}, is no merge of two tokens of lower rank", String::from_utf8_lossy(token))
+            }
             Self::RankAppearsTwice { rank, token } => {
                 write!(f, "rank {rank}, {:?}, has a lower rank already", String::from_utf8_lossy(token))
             }
@@ -75,11 +73,7 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     /// The bytes in the order given (ids 0 to 255), the merges (ids from 256), and special tokens with their ids.
-    pub fn new(
-        byte_order: &[u8],
-        merges: Vec<Pair>,
-        specials: Vec<(String, u32)>,
-    ) -> Result<Self, VocabularyError> {
+    pub fn new(byte_order: &[u8], merges: Vec<Pair>, specials: Vec<(String, u32)>) -> Result<Self, VocabularyError> {
         let byte_order: [u8; N_BYTES] = byte_order.try_into().map_err(|_| VocabularyError::BadByteOrder)?;
         let mut sorted = byte_order;
         sorted.sort_unstable();
@@ -234,7 +228,10 @@ mod tests {
     #[test]
     fn special_tokens_may_leave_holes() {
         let vocabulary = Vocabulary::new(&in_order(), vec![(97, 98)], vec![("<e>".to_owned(), 300)]).unwrap();
-        assert_eq!((vocabulary.size(), vocabulary.token(256), vocabulary.token(300)), (301, Ok(&b"ab"[..]), Ok(&b"<e>"[..])));
+        assert_eq!(
+            (vocabulary.size(), vocabulary.token(256), vocabulary.token(300)),
+            (301, Ok(&b"ab"[..]), Ok(&b"<e>"[..]))
+        );
         assert_eq!(vocabulary.token(299), Err(VocabularyError::UnknownId { id: 299, size: 301 }));
     }
 

@@ -339,10 +339,7 @@ fn specials_of(tokens: &Bound<'_, PyAny>, first: usize) -> PyResult<Vec<(String,
     names.map(|(index, name)| Ok((name?.extract()?, (first + index) as u32))).collect()
 }
 
-fn as_numpy<'py, I: Number>(
-    py: Python<'py>,
-    encoded: Encoded<I>,
-) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+fn as_numpy<'py, I: Number>(py: Python<'py>, encoded: Encoded<I>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     Ok((numpy_array(py, &encoded.parts)?, numpy_array(py, &[encoded.offsets])?))
 }
 

@@ -212,7 +212,8 @@ fn syntax_bytes(pattern: &str) -> impl Iterator<Item = (usize, u8, usize)> {
             match byte {
                 // An escape with a braced argument is one thing: `\p{L}`, `\x{41}`.
                 b'\\' => {
-                    let braced = matches!(bytes.get(at), Some(b'p' | b'P' | b'x' | b'u')) && bytes.get(at + 1) == Some(&b'{');
+                    let braced =
+                        matches!(bytes.get(at), Some(b'p' | b'P' | b'x' | b'u')) && bytes.get(at + 1) == Some(&b'{');
                     at = match bytes[here..].iter().position(|&b| b == b'}') {
                         Some(close) if braced => here + close + 1,
                         _ => at + 1,

@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn pieces_of_all_lengths_are_counted() {
-        let words: Vec<String> = (0..20_000_u32).map(|i| format!("{:b}", i).replace('0', "a").replace('1', "b")).collect();
+        let words: Vec<String> =
+            (0..20_000_u32).map(|i| format!("{:b}", i).replace('0', "a").replace('1', "b")).collect();
         let text = words.join(" ");
         let long = "c".repeat(40);
         let counted = as_map(&count(&[&text, &text, &long], &[]));
