@@ -39,7 +39,7 @@ from benchmarks.harness import Against, BenchError, Result, compare, unmeasured
 
 VOCAB = 32_768
 TRAIN_RUNS = 3
-ENCODE_RUNS = 5
+ENCODE_RUNS = 3
 MILLION = 1_000_000
 
 
