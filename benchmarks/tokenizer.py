@@ -14,6 +14,7 @@ group `bench`). gigabpe and gigatoken cannot split by our pattern: they are give
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import random
@@ -32,7 +33,7 @@ import rustbpe_py
 
 from aquarat_core.config import SPLIT_PATTERN
 from aquarat_core.settings import REPO_ROOT
-from aquarat_core.text.formats import GPT2_PATTERN, ordinary_tokens
+from aquarat_core.text.formats import GPT2_PATTERN, ordinary_tokens, save_tiktoken
 from aquarat_core.text.tokenizer import FREQUENT_PER_ID, Tokenizer
 from benchmarks import corpus
 from benchmarks.harness import Against, BenchError, Result, compare, unmeasured
@@ -44,7 +45,7 @@ MILLION = 1_000_000
 
 
 def run() -> list[Result]:
-    """All measurements; about ten minutes on two quiet cores."""
+    """All measurements; `BenchError` where a peer's result differs from ours."""
     text = corpus.build()
     with tempfile.TemporaryDirectory() as folder:
         documents = Path(folder) / "train.parquet"
@@ -98,33 +99,37 @@ def _training(documents: Path, plain: Path, megabytes: float) -> list[Result]:
 
 
 def _in_process(trainer: str, path: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.tokenizer", trainer, str(path)]
+    command = [sys.executable, "-m", "benchmarks.tokenizer", trainer, str(path), str(VOCAB)]
     done = subprocess.run(command, cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise BenchError(f"training with {trainer} ended with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _train_once(trainer: str, path: str) -> None:
+def _train_once(trainer: str, path: str, vocab_size: str) -> None:
     """In its own process: prints seconds, the memory it took, and a hash of the merges."""
     documents = [] if trainer == "gigabpe" else pq.read_table(path)["text"].to_pylist()
     before = _peak_mb()
     started = time.perf_counter()
-    tokens = _TRAINERS[trainer](documents, path)
+    tokens = _TRAINERS[trainer](documents, path, int(vocab_size))
     seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb() - before, "merges": hash_of(tokens)}))
 
 
-def _ours(pattern: str) -> Callable[[list[str], str], list[bytes]]:
-    def train(documents: list[str], _: str) -> list[bytes]:
-        merges = rustbpe_py.train(iter(documents), VOCAB, pattern, threads=2)
+Trainer = Callable[[list[str], str, int], list[bytes]]
+"""Takes the documents, the file they are in and the size; returns the tokens, where they are to be compared."""
+
+
+def _ours(pattern: str) -> Trainer:
+    def train(documents: list[str], _: str, vocab_size: int) -> list[bytes]:
+        merges = rustbpe_py.train(iter(documents), vocab_size, pattern, threads=2)
         return ordinary_tokens(Tokenizer(pattern, merges))
 
     return train
 
 
-def _count(threads: int) -> Callable[[list[str], str], list[bytes]]:
-    def count(documents: list[str], _: str) -> list[bytes]:
+def _count(threads: int) -> Trainer:
+    def count(documents: list[str], _: str, __: int) -> list[bytes]:
         counter = rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads)
         counter.add(iter(documents))
         return []
@@ -132,18 +137,18 @@ def _count(threads: int) -> Callable[[list[str], str], list[bytes]]:
     return count
 
 
-def _rustbpe(documents: list[str], _: str) -> list[bytes]:
+def _rustbpe(documents: list[str], _: str, vocab_size: int) -> list[bytes]:
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
-    tokenizer.train_from_iterator(iter(documents), VOCAB, pattern=SPLIT_PATTERN)
+    tokenizer.train_from_iterator(iter(documents), vocab_size, pattern=SPLIT_PATTERN)
     return [bytes(token) for token, _ in sorted(tokenizer.get_mergeable_ranks(), key=lambda ranked: ranked[1])]
 
 
-def _gigabpe(_: list[str], path: str) -> list[bytes]:
+def _gigabpe(_: list[str], path: str, vocab_size: int) -> list[bytes]:
     import gigabpe
 
-    gigabpe.train_bpe([path], VOCAB, threads=2)
+    gigabpe.train_bpe([path], vocab_size, threads=2)
     return []
 
 
@@ -159,8 +164,6 @@ _TRAINERS = {
 
 def hash_of(tokens: Sequence[bytes]) -> str:
     """Of the tokens in their order."""
-    import hashlib
-
     digest = hashlib.sha256()
     for token in tokens:
         digest.update(len(token).to_bytes(4, "little") + token)
@@ -255,22 +258,19 @@ def _short_texts(tokenizer: Tokenizer, theirs: object, texts: Sequence[str]) -> 
 
 
 def _other_peers(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> list[Result]:
-    results = []
     name = "encode to lists, 1 thread, cold, beside splintr"
-    if importlib.util.find_spec("splintr"):
-        peer = _splintr(tokenizer)
-        ours = lambda: _speed(size, _again(tokenizer), lambda t: [t.encode(x) for x in texts], time.thread_time)  # noqa: E731
-        theirs = lambda: _speed(size, peer, lambda t: [t.encode(x) for x in texts], time.thread_time)  # noqa: E731
-        results.append(compare(name, "MB/s", ours, theirs, "splintr", runs=ENCODE_RUNS))
-    else:
-        results.append(unmeasured(name, "MB/s", "splintr-rs is not installed (group bench)"))
-    return results
+    if not importlib.util.find_spec("splintr"):
+        return [unmeasured(name, "MB/s", "splintr-rs is not installed (group bench)")]
+    peer = _splintr(tokenizer)
+
+    def lists(encoder: object) -> float:
+        return _speed(size, encoder, lambda e: [e.encode(text) for text in texts], time.thread_time)
+
+    return [compare(name, "MB/s", lambda: lists(_again(tokenizer)), lambda: lists(peer), "splintr", runs=ENCODE_RUNS)]
 
 
 def _splintr(tokenizer: Tokenizer) -> object:
     import splintr
-
-    from aquarat_core.text.formats import save_tiktoken
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ranks.tiktoken"
