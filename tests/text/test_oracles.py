@@ -19,7 +19,7 @@ from aquarat_core.text.compression import CL100K_PATTERN
 from aquarat_core.text.formats import GPT2_PATTERN
 
 TRAIN_BYTES = 20_000_000
-HELD_OUT_BYTES = 4_000_000
+HELD_OUT_BYTES = 5_000_000
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
