@@ -92,6 +92,10 @@ class PretrainTextConfig(Strict):
     repo: str = "karpathy/fineweb-edu-100b-shuffle"
     train_shards: tuple[Count, ...] = (0,)
     """Hub only: numbers of the training shards, `shard_NNNNN.parquet`."""
+    first_shards: AtLeastOne | None = None
+    """Hub only: take this many shards from the first on, instead of `train_shards`."""
+    parallel_downloads: Annotated[int, Field(ge=1, le=32)] = 4
+    """Hub only: shards fetched at a time."""
     validation_shard: Count = 1822
     """Hub only: the pinned validation shard; must not be a training shard."""
     n_documents: AtLeastOne = 20_000
@@ -103,10 +107,15 @@ class PretrainTextConfig(Strict):
     """Hub only: rows kept of each shard; null keeps all."""
     seed: int = 3
 
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Numbers of the training shards."""
+        return tuple(range(self.first_shards)) if self.first_shards else self.train_shards
+
     @model_validator(mode="after")
     def _validation_is_held_out(self) -> PretrainTextConfig:
-        if self.validation_shard in self.train_shards:
-            raise ValueError(f"validation_shard {self.validation_shard} is also in train_shards: choose another shard")
+        if self.validation_shard in self.shards:
+            raise ValueError(f"validation_shard {self.validation_shard} is also a training shard: choose another")
         return self
 
 
@@ -210,8 +219,8 @@ class OptimConfig(Strict):
     momentum_steps: Count = 0
     momentum_last: Fraction | None = None
     """Where Muon's momentum goes during the warm-down; null keeps it."""
-    muon_beta2: Fraction = 0.9
-    """Of the mean squares that even out the rows of Muon's updates."""
+    muon_beta2: Fraction | None = 0.9
+    """Of the mean squares that even out the rows of Muon's updates (NorMuon); null leaves the rows as they are."""
     embedding_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
     head_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
     warmup: Fraction = 0.0
@@ -281,6 +290,16 @@ class TrainConfig(Strict):
 
 class BaseConfig(TrainConfig):
     model: ModelConfig = ModelConfig()
+    target_flops: Positive | None = None
+    """Train for this many FLOPs instead of `steps`."""
+    tokens_per_parameter: Positive | None = None
+    """Train on this many tokens for each weight of a matrix product instead of `steps`."""
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> BaseConfig:
+        if self.target_flops is not None and self.tokens_per_parameter is not None:
+            raise ValueError("target_flops and tokens_per_parameter both set the number of steps: set one of them")
+        return self
 
 
 class MixtureEntry(Strict):

@@ -9,6 +9,8 @@ conversations are never cut, their rows are padded. The rows depend on what is g
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +21,60 @@ BUFFER = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class PackedText:
-    """Rows of pretraining text."""
+class Plan:
+    """Which stretches of a flat file of documents make up each row."""
 
-    ids: npt.NDArray[np.integer]
-    """[N, T + 1], uint16 or int32; no padding."""
+    starts: npt.NDArray[np.int64]
+    """[P] where each piece starts; the id there is replaced by a BOS, which it is where a document starts."""
+    lengths: npt.NDArray[np.int64]
+    """[P] ids of each piece, the BOS included."""
+    first: npt.NDArray[np.int64]
+    """[N + 1] the first piece of each row."""
     tokens: int
-    """Tokens given, the BOS of each piece included."""
+    """Ids given, the BOS of each piece included."""
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def pieces(self, row: int) -> Iterator[tuple[int, int]]:
+        """Start and length of the pieces of a row."""
+        part = slice(self.first[row], self.first[row + 1])
+        return zip(self.starts[part].tolist(), self.lengths[part].tolist(), strict=True)
 
     @property
     def cropped(self) -> float:
-        """Share of the tokens given that are in no row."""
-        return 1 - self.ids.size / self.tokens
+        """Share of the ids given that are in no row."""
+        return 1 - int(self.lengths.sum()) / self.tokens
+
+
+    def ids(self, row: int, shards: Sequence[npt.NDArray[np.integer]], bos: int) -> npt.NDArray[np.int64]:
+        """The ids [T + 1] of a row of the shards that the plan was made for."""
+        edges = np.cumsum([0, *(len(shard) for shard in shards)])
+        parts = []
+        for start, length in self.pieces(row):
+            shard = int(np.searchsorted(edges, start, side="right")) - 1
+            at = start - edges[shard]
+            part = np.array(shards[shard][at : at + length], dtype=np.int64)
+            part[0] = bos
+            parts.append(part)
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedText:
+    """Rows of pretraining text, in memory."""
+
+    ids: npt.NDArray[np.integer]
+    """[N, T + 1], uint16 or int32; no padding."""
+    plan: Plan
+
+    @property
+    def tokens(self) -> int:
+        return self.plan.tokens
+
+    @property
+    def cropped(self) -> float:
+        return self.plan.cropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +108,49 @@ def document_ids(ids: npt.NDArray[np.integer], bos: int) -> npt.NDArray[np.int32
 def pack_documents(
     documents: Iterable[Sequence[int]], T: int, bos: int, vocab_size: int, buffer: int = BUFFER
 ) -> PackedText:
-    """Fill rows of T + 1 ids with `documents` (ids without BOS; it is put before each).
+    """`plan_documents` of `documents`, ids without BOS, and its rows in memory."""
+    dtype = id_dtype(vocab_size)
+    flat = [np.concatenate([np.asarray((bos, *ids), dtype) for ids in documents])]
+    plan = plan_documents(flat, T, bos, buffer)
+    return PackedText(np.stack([plan.ids(row, flat, bos) for row in range(len(plan))]).astype(dtype), plan)
+
+
+def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, buffer: int = BUFFER) -> Plan:
+    """Rows of T + 1 ids from flat `shards`, read as one, in which every document is a BOS and its ids.
 
     Where nothing that waits fits into what is left of a row, the shortest is cropped to it. What remains at the end
     and fills no row is left out. Raises `DataError` if there is not one full row.
     """
-    waiting = _Waiting(((np.asarray((bos, *p), np.int64),) for doc in documents for p in _pieces(doc, T)), buffer)
-    rows = []
+    waiting = _Waiting(((piece,) for piece in _pieces(shards, T, bos)), buffer)
+    starts, lengths, first = [], [], [0]
     while waiting.fill():
-        row, free = [], T + 1
+        row: list[range] = []
+        free = T + 1
         while free and waiting.fill():
-            (doc,) = waiting.pop_largest(free) or waiting.pop_shortest()
-            row.append(doc[:free])
+            (piece,) = waiting.pop_largest(free) or waiting.pop_shortest()
+            row.append(piece[:free])
             free -= len(row[-1])
         if not free:
-            rows.append(np.concatenate(row).astype(id_dtype(vocab_size)))
-    if not rows:
+            starts += [piece.start for piece in row]
+            lengths += [len(piece) for piece in row]
+            first.append(len(starts))
+    if len(first) == 1:
         raise DataError(f"{waiting.tokens:,} tokens of text do not fill one row of {T + 1}: give more text")
-    return PackedText(np.stack(rows), waiting.tokens)
+    return Plan(*(np.array(x, np.int64) for x in (starts, lengths, first)), waiting.tokens)
+
+
+def _pieces(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int) -> Iterator[range]:
+    """The documents' positions in all shards behind one another, cut where they are longer than T.
+
+    A piece from within a document takes the position before it along, where its BOS is to be.
+    """
+    base = 0
+    for shard in shards:
+        edges = [*(np.flatnonzero(shard == bos) + base).tolist(), base + len(shard)]
+        for start, end in pairwise(edges):
+            for at in range(start, end - 1, T):
+                yield range(at, min(at + T + 1, end))
+        base += len(shard)
 
 
 def pack_conversations(
@@ -127,11 +196,7 @@ def pack_conversations(
     return PackedConversations(ids, mask, kept, too_long, padding=1 - waiting.tokens / ids.size)
 
 
-def _pieces(document: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (document[i : i + size] for i in range(0, len(document), size))
-
-
-_Item = tuple[np.ndarray, ...]
+_Item = tuple[Any, ...]
 
 
 class _Waiting:

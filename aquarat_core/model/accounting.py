@@ -60,19 +60,21 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
     )
 
 
-def training_bytes(config: ModelConfig, vocab_size: int, rows: int, ranks: int = 1) -> int:
-    """A lower bound of the bytes that training takes on one rank with micro-batches of `rows` rows.
+def training_bytes(
+    config: ModelConfig, vocab_size: int, rows: int, *, ranks: int = 1, keeps_attention: bool = False
+) -> int:
+    """About the least bytes that training takes on one rank with micro-batches of `rows` rows.
 
-    float32 masters, their gradients, and a flat copy of both for the exchange between ranks; the optimizer's moments
-    (one for matrices, two for the rest) shared by the ranks; the activations that the backward pass needs in bfloat16.
+    float32 masters and gradients, with several ranks flat copies to exchange them; the optimizer's moments (one for
+    matrices, two for the rest) shared by the ranks; what the backward pass needs of each block, in two bytes each:
+    16 widths a token and, where the attention's probabilities are kept, one for each pair of tokens and head.
     """
-    weights = parameters(config, vocab_size)
-    matrices = matrix_parameters(config)
+    weights, matrices = parameters(config, vocab_size), matrix_parameters(config)
     moments = (matrices + 2 * (weights - matrices)) / ranks
-    copies = 3 + (ranks > 1)
-    tokens = rows * config.sequence_len
-    activations = tokens * config.depth * (16 * config.dim + config.n_head * min(1024, config.sequence_len)) * 2
-    return int(4 * (copies * weights + moments) + activations)
+    flat = weights * (1 + 1 / ranks) if ranks > 1 else 0
+    probabilities = config.n_head * sum(config.windows) if keeps_attention else 0
+    kept = rows * config.sequence_len * (16 * config.dim * config.depth + probabilities)
+    return int(4 * (2 * weights + moments + flat) + 2 * kept)
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:

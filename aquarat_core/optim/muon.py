@@ -60,7 +60,7 @@ def step(
     *,
     lr: float,
     momentum: float,
-    beta2: float,
+    beta2: float | None,
     weight_decay: float,
     dtype: torch.dtype = torch.float32,
 ) -> None:
@@ -76,7 +76,8 @@ def step(
         batch = orthogonalise(torch.stack([ahead[i] for i in members]).to(dtype)).float()
         rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
         for i, update in zip(members, batch, strict=True):
-            update = evened(update, seconds[i], beta2)
+            if beta2 is not None:
+                update = evened(update, seconds[i], beta2)
             if weight_decay:
                 grows_not = (update * params[i] >= 0).to(update.dtype)
                 update = update + weight_decay * params[i] * grows_not

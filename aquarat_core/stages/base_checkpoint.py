@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pyarrow.parquet as pq
 import torch
 
 from aquarat_core.config import BaseConfig
-from aquarat_core.data.packing import PackedText, pack_documents
-from aquarat_core.model.accounting import parameters
+from aquarat_core.data.tokens import open_rows
+from aquarat_core.model.accounting import flops_per_token, parameters, scaling_parameters
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.optim.scaling import horizon
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.checkpoint import save_checkpoint
 from aquarat_core.training.checkpointing import continued_run
 from aquarat_core.training.distributed import distributed_world
@@ -20,19 +19,17 @@ from aquarat_core.training.metrics import metric_log
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
-    """Train a model of `config.model` on the training shards of `pretrain_text`."""
-    config: BaseConfig = ctx.config
-    text, tokenizer_file = ctx.inputs["pretrain_text"], ctx.inputs["tokenizer"].path(TOKENIZER_FILE)
+    """Train a model of `config.model` on the training shards of `pretrain_tokens`."""
+    tokenizer_file = ctx.inputs["tokenizer"].path(TOKENIZER_FILE)
     tokenizer = Tokenizer.load(tokenizer_file)
-    names = sorted(f.path for f in text.manifest.files)
-    packed = _pack([text.path(n) for n in names if n.startswith("train-")], tokenizer, config)
-    validation = _pack([text.path("validation.parquet")], tokenizer, config)
+    config = with_horizon(ctx.config, tokenizer.vocab_size)
+    tokens, T = ctx.inputs["pretrain_tokens"].directory(), config.model.sequence_len
+    rows, held_out = (open_rows(tokens, split, T, tokenizer.vocab_size) for split in ("train", "validation"))
     continued = continued_run(ctx.work, config.checkpoint.resume)
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         model = Transformer(config.model, tokenizer.vocab_size, world.compute_dtype)
         model.initialise(torch.Generator().manual_seed(config.seed))
         model.to(world.device)
-        rows, held_out = PackedRows(packed.ids), PackedRows(validation.ids)
         summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, tokenizer_file)
@@ -40,17 +37,20 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         **summary,
         "parameters": parameters(config.model, tokenizer.vocab_size),
         "rows": len(rows),
-        "cropped_share": packed.cropped,
+        "cropped_share": rows.plan.cropped,
         "ranks": world.size,
         "compute_dtype": str(world.compute_dtype).removeprefix("torch."),
     }
 
 
-def _pack(paths: list, tokenizer: Tokenizer, config: BaseConfig) -> PackedText:
-    documents = (
-        ids
-        for path in paths
-        for batch in pq.ParquetFile(path).iter_batches(1024, columns=["text"])
-        for ids in tokenizer.encode_batch(batch.column(0).to_pylist())
+def with_horizon(config: BaseConfig, vocab_size: int) -> BaseConfig:
+    """`config` with the steps that its horizon comes to for a model of this vocabulary."""
+    steps = horizon(
+        config.batch_tokens,
+        scaling_parameters(config.model, vocab_size),
+        flops_per_token(config.model, vocab_size),
+        steps=config.steps,
+        target_flops=config.target_flops,
+        tokens_per_parameter=config.tokens_per_parameter,
     )
-    return pack_documents(documents, config.model.sequence_len, tokenizer.special("<|bos|>"), tokenizer.vocab_size)
+    return config.model_copy(update={"steps": steps})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,19 +50,29 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def _from_hub(ctx: StageContext) -> Iterator[Shard]:
-    """The shards of the config in their order, the pinned validation shard last."""
+    """The shards of the config in their order, the pinned validation shard last; some are fetched ahead."""
     config: PretrainTextConfig = ctx.config
     hub = HubDataset.open(config.repo, ctx.log)
-    numbers = (*config.train_shards, config.validation_shard)
-    for i, number in enumerate(numbers):
-        ctx.progress(i, len(numbers), unit="shards")
-        name = f"shard_{number:05d}.parquet"
-        field = "validation_shard" if i == len(config.train_shards) else "train_shards"
-        source = hub.parquet(name, "text", f"name shards that are there in pretrain_text.{field}")
-        file = "validation.parquet" if field == "validation_shard" else f"train-{i:05d}.parquet"
-        texts = _texts(source, config.max_documents_per_shard)
-        yield _write(ctx.outdir / file, texts, f"{config.repo}/{name}")
+    numbers = (*config.shards, config.validation_shard)
+
+    def fetch(i: int) -> Path:
+        field = "validation_shard" if i == len(config.shards) else "train_shards"
+        return hub.parquet(_shard_name(numbers[i]), "text", f"name shards that are there in pretrain_text.{field}")
+
+    with ThreadPoolExecutor(config.parallel_downloads) as pool:
+        try:
+            for i, source in enumerate(pool.map(fetch, range(len(numbers)))):
+                ctx.progress(i, len(numbers), unit="shards")
+                file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
+                texts = _texts(source, config.max_documents_per_shard)
+                yield _write(ctx.outdir / file, texts, f"{config.repo}/{_shard_name(numbers[i])}")
+        finally:
+            pool.shutdown(cancel_futures=True)
     ctx.progress(len(numbers), len(numbers), unit="shards")
+
+
+def _shard_name(number: int) -> str:
+    return f"shard_{number:05d}.parquet"
 
 
 def _texts(path: Path, limit: int | None) -> Iterator[str | None]:

@@ -100,9 +100,14 @@ STAGES: dict[str, Stage] = {
             (*_RUNNER, *_TEXT, "data/mixture.py", "tasks", "stages/tokenizer.py"),
         ),
         Stage(
+            "pretrain_tokens", "dataset", "The pretraining text as token ids, memory-mapped by those who train on it.",
+            ("pretrain_text", "tokenizer"), None, "aquarat_core.stages.pretrain_tokens:run",
+            (*_RUNNER, *_TEXT, "data/tokens.py", "data/packing.py", "stages/pretrain_tokens.py"),
+        ),
+        Stage(
             "base_checkpoint", "checkpoint", "The language model after pretraining on plain text.",
-            ("tokenizer", "pretrain_text"), "base_checkpoint", "aquarat_core.stages.base_checkpoint:run",
-            (*_TRAIN, "stages/base_checkpoint.py"), distributed=True,
+            ("tokenizer", "pretrain_tokens"), "base_checkpoint", "aquarat_core.stages.base_checkpoint:run",
+            (*_TRAIN, "data/tokens.py", "stages/base_checkpoint.py"), distributed=True,
         ),
         Stage(
             "mid_checkpoint", "checkpoint", "The base model after mid-training on conversations and problems.",

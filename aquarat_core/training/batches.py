@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,15 @@ from torch import Tensor
 
 IGNORED = -1
 """Target of a position that carries no loss."""
+
+
+class Rows(Protocol):
+    """Rows of T + 1 tokens, wherever they lie."""
+
+    def __len__(self) -> int: ...
+
+    def tensors(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs [B, T] and targets [B, T] of these rows; positions without loss have target -1."""
 
 
 @dataclass(frozen=True, slots=True)

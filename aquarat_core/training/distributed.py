@@ -17,6 +17,13 @@ from torch import Tensor
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model.fused import keep_freed_memory
 
+JOIN_TIMEOUT = timedelta(minutes=10)
+"""How long ranks wait for each other, at the start and in every exchange."""
+
+
+class StartError(ValueError):
+    """Processes of a stage that did not find each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -77,12 +84,24 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(device)
     if size > 1:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=10))
+        _join("nccl" if cuda else "gloo", rank, size)
     try:
         yield World(rank, size, device, compute_dtype(launch, device))
     finally:
         if size > 1:
             dist.destroy_process_group()
+
+
+def _join(backend: str, rank: int, size: int) -> None:
+    """Wait for all ranks. Raises `StartError`, one line on each rank, where they do not find each other."""
+    try:
+        dist.init_process_group(backend, timeout=JOIN_TIMEOUT)
+    except (dist.DistError, RuntimeError, ValueError) as e:
+        place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise StartError(
+            f"rank {rank} of {size} could not join the others at {place} ({str(e).splitlines()[0]}): start all ranks "
+            f"within {JOIN_TIMEOUT.total_seconds():.0f} s of each other, and let the hosts reach that port"
+        ) from None
 
 
 def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:

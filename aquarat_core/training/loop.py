@@ -12,21 +12,22 @@ from torch import Tensor
 from aquarat_core.config import TrainConfig
 from aquarat_core.model.accounting import flops_per_token
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.batches import PackedRows, RowOrder
+from aquarat_core.training.batches import RowOrder, Rows
 from aquarat_core.training.callbacks import Record, Step, Throughput, Validation
 from aquarat_core.training.checkpointing import Checkpointer
 from aquarat_core.training.context import RunContext
 from aquarat_core.training.distributed import World
 from aquarat_core.training.hardware import collector_paused, peak_flops
 from aquarat_core.training.metrics import MetricLog
+from aquarat_core.training.preflight import check_run, out_of_memory_explained
 from aquarat_core.training.scoring import score_rows
 from aquarat_core.training.update import Updater
 
 
 def train(
     model: Transformer,
-    rows: PackedRows,
-    validation: PackedRows,
+    rows: Rows,
+    validation: Rows,
     token_bytes: np.ndarray,
     config: TrainConfig,
     world: World,
@@ -38,6 +39,7 @@ def train(
     Every rank sees its share of each step's rows. The loss is the mean over all target tokens of the step, whatever
     the micro-batches and ranks.
     """
+    check_run(model, config, world)
     T = model.config.sequence_len
     rows_per_step = config.batch_tokens // T
     order = RowOrder(len(rows), config.seed)
@@ -57,6 +59,7 @@ def train(
     wandb_id = (ctx.wandb or {}).get("run_id")
     with (
         collector_paused(),
+        out_of_memory_explained(config),
         Checkpointer(ctx.work, config.checkpoint, world, parts, shards, ctx.log, wandb_id) as checkpointer,
     ):
         for index in range(checkpointer.restore(), config.steps):

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.batches import Rows
 from aquarat_core.training.distributed import World
 
 
 @torch.no_grad()
 def score_rows(
-    model: Transformer, rows: PackedRows, limit: int, micro_batch_rows: int, token_bytes: np.ndarray, world: World
+    model: Transformer, rows: Rows, limit: int, micro_batch_rows: int, token_bytes: np.ndarray, world: World
 ) -> dict[str, float]:
     """Mean loss in nats per token and bits per byte over the first `limit` rows, all ranks together.
 

@@ -91,9 +91,10 @@ class Chain:
         """URI of a new job's spec for `stage`, on the artifacts made so far."""
         self._jobs += 1
         inputs = {name: self.made[name].as_parent() for name in STAGES[stage].inputs}
-        typed = STAGES[stage].config_type().model_validate(config or CONFIGS[stage])
+        section = STAGES[stage].config_type()
+        typed = section.model_validate(config or CONFIGS[stage]).model_dump(mode="json") if section else None
         spec = StageSpec(
-            stage=stage, store=self.store.uri, profile="kill", config=typed.model_dump(mode="json"), inputs=inputs,
+            stage=stage, store=self.store.uri, profile="kill", config=typed, inputs=inputs,
             code=CODE, run_id=f"run-{self._jobs}", step_key=stage,
         )  # fmt: skip
         job = self.store.job(spec.run_id, stage, 1)
@@ -160,7 +161,7 @@ def chain(folder: Path) -> Iterator[Chain]:
     ):
         try:
             made = Chain(folder, worker)
-            for stage in ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer"):
+            for stage in ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer", "pretrain_tokens"):
                 made.make(stage)
             yield made
         finally:

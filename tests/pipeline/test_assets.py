@@ -18,7 +18,7 @@ from aquarat_core.stages.registry import STAGES, code_version
 from tests.pipeline.toy_chain import Chain, failure_text
 
 DATA = ("aqua_dataset", "chat_datasets", "pretrain_text")
-TO_SFT = (*DATA, "tokenizer", "base_checkpoint", "mid_checkpoint", "sft_checkpoint")
+TO_SFT = (*DATA, "tokenizer", "pretrain_tokens", "base_checkpoint", "mid_checkpoint", "sft_checkpoint")
 
 
 def test_a_missing_input_says_what_to_materialize(chain: Chain) -> None:

@@ -39,8 +39,10 @@ class Bench:
         out, records = (self.scratch / f"{stage}-{self.runs}-{kind}" for kind in ("content", "records"))
         out.mkdir(parents=True)
         records.mkdir()
-        typed = STAGES[stage].config_type().model_validate(config)
-        return StageContext(self.spec(stage, typed.model_dump(), **inputs), typed, inputs, out, records)
+        section = STAGES[stage].config_type()
+        typed = section.model_validate(config) if section else None
+        spec = self.spec(stage, typed and typed.model_dump(), **inputs)
+        return StageContext(spec, typed, inputs, out, records)
 
     def publish(self, asset: str, directory: Path, records: Path | None = None) -> Artifact:
         return self.store.publish(

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +16,7 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ConfigError
 from aquarat_core.data.errors import DataError
 from aquarat_core.model import accounting
-from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint
+from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.stages.base import StageError
 from aquarat_core.stages.rl_checkpoint import check_reward
@@ -57,8 +58,22 @@ def tokenizer(bench: Bench, data: dict[str, Artifact]) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def base(bench: Bench, data: dict[str, Artifact], tokenizer: Artifact) -> Artifact:
-    inputs = {"tokenizer": tokenizer, "pretrain_text": data["pretrain_text"]}
+def tokens(bench: Bench, data: dict[str, Artifact], tokenizer: Artifact) -> Artifact:
+    ctx = bench.context("pretrain_tokens", None, tokenizer=tokenizer, pretrain_text=data["pretrain_text"])
+    metrics = pretrain_tokens.run(ctx)
+    made = Tokenizer.load(tokenizer.path("tokenizer.json"))
+    texts = pq.read_table(data["pretrain_text"].path("validation.parquet"))["text"].to_pylist()
+    flat = np.fromfile(ctx.outdir / "validation.bin", "<u2")
+    bos = made.special("<|bos|>")
+    assert flat.tolist() == [i for text in texts for i in (bos, *made.encode(text))]
+    assert metrics["validation_tokens"] == len(flat) and metrics["train_documents"] == 300
+    assert (ctx.outdir / "train-00000.bin").stat().st_size == 2 * metrics["train_tokens"]
+    return bench.publish("pretrain_tokens", ctx.outdir)
+
+
+@pytest.fixture(scope="module")
+def base(bench: Bench, tokens: Artifact, tokenizer: Artifact) -> Artifact:
+    inputs = {"tokenizer": tokenizer, "pretrain_tokens": tokens}
     ctx = bench.context("base_checkpoint", TRAIN | {"model": MODEL}, **inputs)
     metrics = base_checkpoint.run(ctx)
     curve = losses(ctx.recorddir)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 import torch
 
 from aquarat_core.config import ConfigError, LaunchConfig
-from aquarat_core.training.distributed import compute_dtype, distributed_world
+from aquarat_core.training import distributed
+from aquarat_core.training.distributed import StartError, compute_dtype, distributed_world
 from tests.toys import CPU, ONE
 from tests.training.two_ranks import Interrupted, measure, training
 
@@ -124,6 +127,22 @@ def test_a_gpu_that_is_not_there_is_the_users_mistake() -> None:
         distributed_world(LaunchConfig(device="cuda")),
     ):
         pass
+
+
+def test_a_rank_that_finds_nobody_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    described = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in described.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "JOIN_TIMEOUT", timedelta(seconds=1))
+    with (
+        pytest.raises(StartError, match=rf"rank 1 of 2 could not join the others at 127\.0\.0\.1:{port} \(") as e,
+        distributed_world(LaunchConfig(device="cpu")),
+    ):
+        pass
+    assert "\n" not in str(e.value)
 
 
 def test_the_compute_type_is_the_one_asked_for() -> None:

@@ -1,0 +1,86 @@
+"""Token ids on disk: one flat little-endian file per shard of text, read by memory mapping.
+
+`tokens.json` says what the files hold; every document is a BOS and its ids. An id takes two bytes where the vocabulary
+allows it, so a billion tokens are two gigabytes that all ranks of a host share in the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aquarat_core.data.errors import DataError
+from aquarat_core.data.packing import Plan, id_dtype, plan_documents
+
+INDEX = "tokens.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShard:
+    """One file of ids."""
+
+    file: str
+    documents: int
+    tokens: int
+    """Ids in the file, a BOS for each document included."""
+
+
+def write_shard(path: Path, documents: Iterable[Sequence[int]], bos: int, vocab_size: int) -> TokenShard:
+    """Write `documents`, ids without BOS, behind one another."""
+    dtype = np.dtype(id_dtype(vocab_size)).newbyteorder("<")
+    n_documents = n_tokens = 0
+    with path.open("wb") as f:
+        for ids in documents:
+            f.write(np.asarray((bos, *ids), dtype).tobytes())
+            n_documents += 1
+            n_tokens += 1 + len(ids)
+    return TokenShard(path.name, n_documents, n_tokens)
+
+
+def write_index(folder: Path, train: Sequence[TokenShard], validation: TokenShard, bos: int, vocab_size: int) -> None:
+    described = {
+        "vocab_size": vocab_size,
+        "bos": bos,
+        "train": [asdict(shard) for shard in train],
+        "validation": asdict(validation),
+    }
+    (folder / INDEX).write_text(json.dumps(described, indent=1) + "\n")
+
+
+class PlannedRows:
+    """Rows of T + 1 ids put together from memory-mapped shards by a packing plan, when they are asked for."""
+
+    def __init__(self, shards: Sequence[npt.NDArray[np.integer]], plan: Plan, bos: int) -> None:
+        self._shards, self.plan, self._bos = shards, plan, bos
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def tensors(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs [B, T] and targets [B, T] of these rows."""
+        ids = torch.from_numpy(np.stack([self.plan.ids(int(row), self._shards, self._bos) for row in rows]))
+        return ids[:, :-1].to(device), ids[:, 1:].to(device)
+
+
+def open_rows(folder: Path, split: str, T: int, vocab_size: int) -> PlannedRows:
+    """The rows of `split`, `train` or `validation`, of a folder of token shards.
+
+    Raises `DataError` if its ids are those of another vocabulary or do not fill one row.
+    """
+    index = json.loads((folder / INDEX).read_text())
+    if index["vocab_size"] != vocab_size:
+        raise DataError(
+            f"the tokens have a vocabulary of {index['vocab_size']:,} ids, the tokenizer one of {vocab_size:,}: "
+            "materialize pretrain_tokens again"
+        )
+    files = index["train"] if split == "train" else [index["validation"]]
+    dtype = np.dtype(id_dtype(vocab_size)).newbyteorder("<")
+    shards = [np.memmap(folder / shard["file"], dtype, mode="r") for shard in files]
+    return PlannedRows(shards, plan_documents(shards, T, index["bos"]), index["bos"])

@@ -1,0 +1,37 @@
+"""pretrain_tokens: the documents of pretrain_text as token ids, `train-00000.bin` ..., `validation.bin`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from aquarat_core.data.tokens import write_index, write_shard
+from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
+
+
+def run(ctx: StageContext) -> dict[str, Scalar]:
+    """Encode every shard of text once, for all runs that train on it; returns documents and tokens."""
+    text, tokenizer = ctx.inputs["pretrain_text"], Tokenizer.load(ctx.inputs["tokenizer"].path(TOKENIZER_FILE))
+    bos, size = tokenizer.special("<|bos|>"), tokenizer.vocab_size
+    names = sorted(f.path for f in text.manifest.files if f.path.endswith(".parquet"))
+    shards = {}
+    for i, name in enumerate(names):
+        ctx.progress(i, len(names), unit="shards")
+        documents = _encoded(text.path(name), tokenizer)
+        shards[name] = write_shard(ctx.outdir / f"{Path(name).stem}.bin", documents, bos, size)
+    ctx.progress(len(names), len(names), unit="shards")
+    validation = shards.pop("validation.parquet")
+    write_index(ctx.outdir, list(shards.values()), validation, bos, size)
+    return {
+        "train_documents": sum(shard.documents for shard in shards.values()),
+        "train_tokens": sum(shard.tokens for shard in shards.values()),
+        "validation_tokens": validation.tokens,
+    }
+
+
+def _encoded(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
+    for batch in pq.ParquetFile(path).iter_batches(1024, columns=["text"]):
+        yield from tokenizer.encode_batch(batch.column(0).to_pylist())

@@ -1,0 +1,72 @@
+"""What is refused before the first step, while it costs nothing; and memory that runs out, said in the user's terms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from aquarat_core.config import ConfigError, TrainConfig
+from aquarat_core.model import fused
+from aquarat_core.model.accounting import training_bytes
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.training.distributed import World
+
+LOWER = "lower micro_batch_rows (batch_tokens may stay: a step then takes more passes)"
+SMALLER = "or take a smaller model.depth or sequence_len"
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def check_run(model: Transformer, config: TrainConfig, world: World) -> None:
+    """Raise `ConfigError` for a batch that cannot be cut or a model that will not fit this host's memory."""
+    T = model.config.sequence_len
+    rows, rest = divmod(config.batch_tokens, T)
+    if rest or rows % world.size:
+        raise ConfigError(
+            f"batch_tokens {config.batch_tokens} is not a multiple of sequence_len x ranks = {T} x {world.size} = "
+            f"{T * world.size}: change one of them"
+        )
+    per_rank = min(config.micro_batch_rows, rows // world.size)
+    on_cpu = world.device.type == "cpu"
+    needed = training_bytes(
+        model.config, model.vocab_size, per_rank, ranks=world.size,
+        keeps_attention=on_cpu and fused.enabled and T <= fused.ATTENTION_MAX,
+    )  # fmt: skip
+    free = free_bytes(world.device)
+    if on_cpu:
+        # Each rank of this host is about to take as much.
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if needed > free:
+        raise ConfigError(
+            f"training needs at least {needed / 1e9:.1f} GB on each rank, and {free / 1e9:.1f} GB are free: "
+            f"{LOWER}, {SMALLER}"
+        )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process could still take: of the GPU, or of the host within its control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turn a failed allocation into a `ConfigError` that names the fields to lower."""
+    try:
+        yield
+    except RuntimeError as e:
+        if not any(text in str(e).lower() for text in _OUT_OF_MEMORY):
+            raise
+        first_line = str(e).splitlines()[0]
+        raise ConfigError(
+            f"memory ran out with micro_batch_rows {config.micro_batch_rows} ({first_line}): {LOWER}, {SMALLER}"
+        ) from None

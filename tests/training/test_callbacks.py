@@ -1,0 +1,93 @@
+"""What happens beside the update, by hand."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aquarat_core.training import callbacks, hardware
+from aquarat_core.training.callbacks import Record, Step, Throughput, Validation
+from aquarat_core.training.hardware import collector_paused, peak_flops
+from aquarat_core.training.metrics import MetricLog
+from tests.toys import CPU, context
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_throughput_share_of_the_peak_and_seconds_left(clock: list[float]) -> None:
+    throughput = Throughput(batch_tokens=1_000, flops_per_token=2e6, peak_flops=4e9)
+    for done, seconds in ((1, 2.0), (2, 4.0)):
+        throughput.begin()
+        clock[0] += seconds
+        step = Step(done, 10, {})
+        throughput.after_step(step)
+        clock[0] += 50  # validation and checkpoints are not in it
+    assert step.metrics == {"train/tokens_per_second": 250.0, "train/mfu": 0.125, "time/eta": 24.0}
+    again = Throughput(1_000, 2e6, None)
+    again.load_state_dict(json.loads(json.dumps(throughput.state_dict())))
+    assert again.seconds == 6.0
+    again.begin()
+    clock[0] += 1
+    step = Step(3, 10, {})
+    again.after_step(step)
+    assert "train/mfu" not in step.metrics and step.metrics["time/eta"] == pytest.approx(7 / 3 * 7)
+
+
+def test_validation_comes_when_due_and_at_the_end() -> None:
+    measured = []
+    validation = Validation(3, lambda: measured.append(1) or {"val/loss": float(len(measured))})
+    due = []
+    for done in range(1, 8):
+        step = Step(done, 7, {})
+        validation.after_step(step)
+        if "val/loss" in step.metrics:
+            due.append(done)
+            assert step.metrics["time/validation"] >= 0
+    assert due == [3, 6, 7]
+    again = Validation(3, dict)
+    again.load_state_dict(validation.state_dict())
+    assert again.scores == {"val/loss": 3.0}
+
+
+def test_rows_of_a_resumed_run_follow_those_that_were_saved(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+
+    def record() -> Record:
+        return Record(MetricLog(path, None), context(tmp_path))
+
+    first = record()
+    first.after_step(Step(1, 9, {"train/loss": 3.0}))
+    saved = first.state_dict()
+    first.after_step(Step(2, 9, {"train/loss": 2.0}))
+    again = record()  # a new process, in which the file is new
+    again.load_state_dict(saved)
+    again.after_step(Step(2, 9, {"train/loss": 2.5}))
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "train/loss": 3.0},
+        {"step": 2, "train/loss": 2.5},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"), [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA L4", 121), ("T1000", None)]
+)
+def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch, name: str, tera: float | None) -> None:
+    monkeypatch.setattr(hardware.torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda", 0)) == (tera and tera * 1e12)
+    assert peak_flops(CPU) is None
+
+
+def test_the_collector_rests_meanwhile() -> None:
+    assert gc.isenabled()
+    with collector_paused():
+        assert not gc.isenabled() and gc.get_freeze_count() > 0
+    assert gc.isenabled() and gc.get_freeze_count() == 0

@@ -1,0 +1,52 @@
+"""What is refused before the first step, with both values named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aquarat_core.config import ConfigError, TrainConfig
+from aquarat_core.model.accounting import parameters, training_bytes
+from aquarat_core.training import preflight
+from aquarat_core.training.distributed import World
+from aquarat_core.training.preflight import check_run, free_bytes, out_of_memory_explained
+from tests.toys import CPU, ONE, random_model
+
+TWO = World(0, 2, CPU, torch.float32)
+
+
+def test_a_batch_that_cannot_be_cut_names_both_numbers() -> None:
+    check_run(random_model(), TrainConfig(batch_tokens=64 * 4, micro_batch_rows=2), TWO)
+    with pytest.raises(ConfigError, match=r"batch_tokens 192 is not a multiple of sequence_len x ranks = 64 x 2 = 128"):
+        check_run(random_model(), TrainConfig(batch_tokens=192), TWO)
+    with pytest.raises(ConfigError, match="batch_tokens 100 is not a multiple"):
+        check_run(random_model(), TrainConfig(batch_tokens=100), ONE)
+
+
+def test_a_model_that_will_not_fit_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = random_model(), TrainConfig(batch_tokens=64 * 8, micro_batch_rows=8)
+    needed = training_bytes(model.config, 100, 8, keeps_attention=True)
+    assert needed > 4 * 3 * parameters(model.config, 100)
+    monkeypatch.setattr(preflight, "free_bytes", lambda device: needed)
+    check_run(model, config, ONE)
+    monkeypatch.setattr(preflight, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(ConfigError, match=r"needs at least 0\.0 GB on each rank, and 0\.0 GB are free: lower micro_b"):
+        check_run(model, config, ONE)
+    # Two ranks of one host share its memory.
+    each = training_bytes(model.config, 100, 4, ranks=2, keeps_attention=True)
+    monkeypatch.setattr(preflight, "free_bytes", lambda device: int(1.5 * each))
+    check_run(model, config, TWO)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="on each rank"):
+        check_run(model, config, TWO)
+    assert 1e8 < free_bytes(CPU) < 1e14
+
+
+def test_memory_that_runs_out_is_explained_and_other_errors_are_not() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"memory ran out with micro_batch_rows 8 .*lower micro_batch_rows"),
+        out_of_memory_explained(TrainConfig()),
+    ):
+        torch.empty(1 << 50)
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_explained(TrainConfig()):
+        raise RuntimeError("shapes do not fit")
