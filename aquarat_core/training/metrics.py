@@ -74,6 +74,11 @@ def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None
         yield log
     finally:
         log.close()
+        if run is not None:
+            import wandb as client
+
+            # An offline run may still be on its way to its file when `finish` returns; this waits for the writer.
+            client.teardown()
         _keep_offline_run(ctx)
 
 

@@ -1,0 +1,80 @@
+"""An offline W&B run, read back from its file: the rows of `metrics.jsonl`, also after a restart."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aquarat_core.artifacts import CodeVersion
+from aquarat_core.config import WandbConfig
+from aquarat_core.stages.base import StageContext, StageSpec
+from aquarat_core.training.metrics import METRICS_FILE, metric_log
+
+BLOCK, HEADER = 32 * 1024, 7
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The records of a W&B file: LevelDB's log format after a header of seven bytes."""
+    data, at, parts = path.read_bytes(), HEADER, []
+    assert data[:4] == b":W&B"
+    while at + HEADER <= len(data):
+        if BLOCK - at % BLOCK < HEADER:
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + HEADER])
+        at += HEADER
+        if kind == 0:
+            return
+        parts.append(data[at : at + length])
+        at += length
+        if kind in (1, 4):  # whole, or the last part of one
+            yield b"".join(parts)
+            parts = []
+
+
+def history(path: Path) -> list[dict[str, float]]:
+    from wandb.proto import wandb_internal_pb2
+
+    rows = []
+    for data in records(path):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+            rows.append({name: items[name] for name in ("_step", "train/loss") if name in items})
+    return rows
+
+
+def context(folder: Path, attempt: int) -> StageContext:
+    spec = StageSpec(
+        stage="base_checkpoint", store="memory://x", profile="unit", config={"steps": 3}, inputs={},
+        code=CodeVersion(version="c0de" * 16, commit=None, dirty=True), run_id="0123456789", step_key="base_checkpoint",
+        attempt=attempt,
+    )  # fmt: skip
+    records = folder / f"attempt-{attempt}" / "records"
+    records.mkdir(parents=True)
+    return StageContext(spec=spec, config=None, inputs={}, outdir=folder, recorddir=records)
+
+
+def test_a_run_that_was_killed_is_one_run_with_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first = context(tmp_path, 1)
+    with metric_log(first, WandbConfig()) as log:
+        log.row(1, **{"train/loss": 3.0})
+        saved = log.state_dict()
+        log.row(2, **{"train/loss": 2.0})
+    again = context(tmp_path, 2)
+    with metric_log(again, WandbConfig(), continued=first.wandb["run_id"]) as log:
+        log.load_state_dict(saved)
+        log.row(2, **{"train/loss": 2.0})
+        log.row(3, **{"train/loss": 1.0})
+    assert again.wandb == first.wandb == {"run_id": "base_checkpoint-01234567", "mode": "offline", "url": None}
+    (kept,) = again.recorddir.glob("wandb/offline-run-*/run-base_checkpoint-01234567.wandb")
+    expected = [{"_step": n, "train/loss": 4.0 - n} for n in (1, 2, 3)]
+    assert history(kept) == expected
+    rows = [json.loads(line) for line in (again.recorddir / METRICS_FILE).read_text().splitlines()]
+    assert rows == [{"step": row["_step"], "train/loss": row["train/loss"]} for row in expected]
