@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aquarat_core.cli.table import table
-from aquarat_core.config import load_profile, profile_names
+from aquarat_core.config import Profile, load_profile, profile_names
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -18,13 +18,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _model(arguments: argparse.Namespace) -> str:
-    from aquarat_core.model.accounting import describe
-
     profiles = [load_profile(name) for name in ([arguments.profile] if arguments.profile else profile_names())]
-    columns = [describe(p.base_checkpoint.model, p.tokenizer.vocab_size) for p in profiles]
+    columns = [_described(p) for p in profiles]
     rows = [("profile", *(p.name for p in profiles))]
     rows += [(name, *(_number(c[name]) for c in columns)) for name in columns[0]]
     return table(rows)
+
+
+def _described(profile: Profile) -> dict[str, int | str]:
+    from aquarat_core.model.accounting import describe, training_bytes
+
+    base, vocab_size = profile.base_checkpoint, profile.tokenizer.vocab_size
+    memory = training_bytes(base.model, vocab_size, base.micro_batch_rows, ranks=base.launch.nproc)
+    return describe(base.model, vocab_size) | {"ranks": base.launch.nproc, "training_bytes_per_rank": memory}
 
 
 def _number(value: int | str) -> str:

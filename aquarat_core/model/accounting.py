@@ -63,7 +63,7 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
 def training_bytes(
     config: ModelConfig, vocab_size: int, rows: int, *, ranks: int = 1, keeps_attention: bool = False
 ) -> int:
-    """About the least bytes that training takes on one rank with micro-batches of `rows` rows.
+    """About the bytes that training takes on one rank with micro-batches of `rows` rows.
 
     float32 masters and gradients, with several ranks flat copies to exchange them; the optimizer's moments (one for
     matrices, two for the rest) shared by the ranks; what the backward pass needs of each block, in two bytes each:

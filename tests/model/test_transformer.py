@@ -54,6 +54,27 @@ def test_the_sizes_of_the_field(depth: int, total: float, value: float, scaling:
     assert accounting.scaling_parameters(modern, 32768) / 1e6 == pytest.approx(scaling, abs=0.06)
 
 
+def test_memory_is_about_what_the_backward_pass_keeps() -> None:
+    model = random_model(dtype=torch.bfloat16, depth=3, width_per_layer=32, head_size=32, sequence_len=256)
+    weights = {p.data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = random_ids(4, 257)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.loss_sum(ids[:, :-1], ids[:, 1:])
+    none, four = (accounting.training_bytes(model.config, 100, rows, keeps_attention=True) for rows in (0, 4))
+    assert 0.75 < sum(kept.values()) / (four - none) < 1.0
+    # Masters, gradients and moments: 4 float32 a table's weight, 3 a matrix's.
+    matrices, all_weights = accounting.matrix_parameters(model.config), accounting.parameters(model.config, 100)
+    assert none == 4 * (4 * all_weights - matrices)
+
+
 def test_windows() -> None:
     assert config(window_pattern="SSSL", depth=6, sequence_len=2048).windows == (512, 512, 512, 2048, 512, 2048)
     assert config(window_pattern="S", depth=2, sequence_len=64).windows == (64, 64)
