@@ -86,9 +86,18 @@ class Checkpointer:
         """Load the latest complete checkpoint into all parts and return the steps it had done; 0 where there is none.
 
         A damaged checkpoint is passed over for the one before. Raises `ConfigError` if `resume` names a run that
-        trained on something else.
+        trained on something else, or if the ranks do not find the same one.
         """
-        if self.area is None or self.config.resume == "never":
+        done = self._restore_latest()
+        if int(self.world.sum(torch.tensor(done, device=self.world.device))) != done * self.world.size:
+            raise ConfigError(
+                f"rank {self.world.rank} found the state after step {done}, another rank that of another step: "
+                "is an earlier attempt at this run still going? End it, then start this one again"
+            )
+        return done
+
+    def _restore_latest(self) -> int:
+        if self.area is None:
             return 0
         for commit in resumable(self.area, self.config.resume):
             with tempfile.TemporaryDirectory(prefix="aquarat-resume-") as scratch:
