@@ -187,7 +187,7 @@ def test_lineage_that_disagrees_fails_its_check(chain: Chain) -> None:
 
 
 def test_a_report_below_the_constant_letter_warns(chain: Chain, order: Callable[..., None]) -> None:
-    assert chain.materialize(*DATA, "tokenizer", "base_checkpoint").success
+    assert chain.materialize(*DATA, "tokenizer", "pretrain_tokens", "base_checkpoint").success
     for low, passed in ((0.26, True), (0.24, False)):
         metrics = {"accuracy": 0.3, "accuracy_lo": low, "accuracy_hi": 0.4, "n": 100, "constant_letter_accuracy": 0.25}
         order("base_eval_report", metrics=metrics)

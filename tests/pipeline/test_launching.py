@@ -79,7 +79,7 @@ def distributed_chain(chain: Chain) -> Chain:
     """The toy chain with its checkpoints as they are, under torchrun on two ranks, and all their inputs there."""
     assert load_profile("demo").base_checkpoint.launch.nproc == 2
     chain.defs = toy_definitions.build(training_assets)
-    assert chain.materialize("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer").success
+    assert chain.materialize("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer", "pretrain_tokens").success
     return chain
 
 
