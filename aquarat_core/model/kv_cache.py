@@ -1,12 +1,18 @@
-"""Keys and values of the tokens already read, for rows of different lengths in one batch.
+"""Static key and value memory: a prompt's is computed once and shared by all rows that continue it.
 
-Memory is allocated once; a row's next token is written at that row's own length, so prompts of unequal length need no
-left padding and a row never sees another's padding.
+A row is one completion being sampled. It sees its prompt's keys, kept once for all samples of the prompt, and its own,
+which grow by one token a step. The queries of a prompt's rows meet its keys in one product, each row in a lane of its
+own, so memory traffic does not grow with the number of samples. Rows and prompts come and go inside the same memory:
+nothing is allocated while tokens are made, and no shape depends on values that only the device knows.
 
-Shapes: L layers, B rows, K key/value heads, S slots (the longest row the cache can hold), D head size.
+Shapes: L layers, P prompts, G lanes (rows that may continue one prompt), R rows, H query heads, K key/value heads,
+Q = H / K queries of one key/value head, S own tokens of a row, T tokens of a prompt, D head size.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,74 +20,204 @@ from torch import Tensor
 from aquarat_core.config import ModelConfig
 
 
-class KVCache:
-    """Static key/value memory of B rows with up to S tokens each."""
+class Cache(Protocol):
+    """What the model asks of a memory while it reads T new tokens of B rows."""
 
-    def __init__(self, config: ModelConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        if slots > config.sequence_len:
-            raise ValueError(f"{slots} tokens do not fit the model's sequence_len of {config.sequence_len}")
-        shape = (config.depth, rows, config.kv_heads, slots, config.head_size)
-        self.k_LBKSD = torch.zeros(shape, dtype=dtype, device=device)
-        self.v_LBKSD = torch.zeros(shape, dtype=dtype, device=device)
-        self.ids_BS = torch.zeros((rows, slots), dtype=torch.long, device=device)
-        self.lengths_B = torch.zeros(rows, dtype=torch.long, device=device)
-        self._used = 0
-        """No row is longer than this: attention need not look at the slots beyond."""
-
-    @property
-    def slots(self) -> int:
-        return self.k_LBKSD.size(3)
+    is_prefill: bool
+    """The tokens are the first of their rows: attention is causal among them alone, as in training."""
 
     def positions(self, n: int) -> Tensor:
-        """Positions [B, n] of the next n tokens of every row."""
-        return self.lengths_B[:, None] + torch.arange(n, device=self.lengths_B.device)
-
-    def append(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Write T new tokens at each row's end; return all keys and values and the mask [B, 1, T, S'] of what
-        each new token may look at. `advance` ends the step once every layer has written."""
-        T = k_BKTD.size(2)
-        positions_BT = self.positions(T)
-        index = positions_BT[:, None, :, None].expand_as(k_BKTD)
-        self.k_LBKSD[layer].scatter_(2, index, k_BKTD)
-        self.v_LBKSD[layer].scatter_(2, index, v_BKTD)
-        used = min(self._used + T, self.slots)
-        visible = torch.arange(used, device=index.device) <= positions_BT[:, :, None]
-        return self.k_LBKSD[layer, :, :, :used], self.v_LBKSD[layer, :, :, :used], visible[:, None]
+        """Positions [B, n] of the n new tokens."""
 
     def ids_before(self, n: int) -> tuple[Tensor, Tensor]:
-        """The last n token ids [B, n] of every row, oldest first, and which of them there are."""
-        positions_BN = self.lengths_B[:, None] + torch.arange(-n, 0, device=self.lengths_B.device)
-        return self.ids_BS.gather(1, positions_BN.clamp(min=0)), positions_BN >= 0
+        """The n token ids [B, n] before the new ones, oldest first, and which of them there are."""
+
+    def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
+        """Keep the new tokens' keys and values."""
+
+    def read(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
+        """Attention [B, H, T, D] of the new tokens, each to the last `window` that its row holds; not asked of a
+        prefill."""
 
     def advance(self, ids_BT: Tensor) -> None:
-        """Count these T tokens as read."""
-        T = ids_BT.size(1)
-        self.ids_BS.scatter_(1, self.positions(T), ids_BT)
-        self.lengths_B += T
-        self._used = min(self._used + T, self.slots)
+        """Every layer has written: count these tokens as read."""
 
-    def truncate(self, lengths_B: Tensor) -> None:
-        """Forget what lies beyond each row's length: how right padding of prompts is dropped."""
-        self.lengths_B = lengths_B.clone()
-        self._used = int(lengths_B.max())
 
-    def repeat(self, times: int, slots: int) -> KVCache:
-        """A cache of B x times rows, each row `times` times in a row, with room for `slots` tokens: one prompt's
-        keys and values serve all of its samples."""
-        L, B, K, _, D = self.k_LBKSD.shape
-        wide = KVCache.__new__(KVCache)
-        for name in ("k_LBKSD", "v_LBKSD"):
-            source = getattr(self, name)
-            copy = source.new_zeros((L, B * times, K, slots, D))
-            copy[:, :, :, : self._used] = source[:, :, :, : self._used].repeat_interleave(times, dim=1)
-            setattr(wide, name, copy)
-        wide.ids_BS = self.ids_BS.new_zeros((B * times, slots))
-        wide.ids_BS[:, : self._used] = self.ids_BS[:, : self._used].repeat_interleave(times, dim=0)
-        wide.lengths_B = self.lengths_B.repeat_interleave(times)
-        wide._used = self._used
-        return wide
+class KVMemory:
+    """Keys and values of up to P prompts of T tokens, G rows to each, and of up to R rows of S own tokens."""
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order: finished rows stop costing time."""
-        self.k_LBKSD, self.v_LBKSD = self.k_LBKSD[:, rows], self.v_LBKSD[:, rows]
-        self.ids_BS, self.lengths_B = self.ids_BS[rows], self.lengths_B[rows]
+    def __init__(
+        self,
+        config: ModelConfig,
+        prompts: int,
+        prompt_len: int,
+        lanes: int,
+        rows: int,
+        row_len: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        L, K, D = config.depth, config.kv_heads, config.head_size
+        self.lanes, self.dtype = lanes, dtype
+        self.prompt_k_LPKDT = torch.zeros((L, prompts, K, D, prompt_len), dtype=dtype, device=device)
+        self.prompt_v_LPKTD = torch.zeros((L, prompts, K, prompt_len, D), dtype=dtype, device=device)
+        self.row_k_LRKSD = torch.zeros((L, rows, K, row_len, D), dtype=dtype, device=device)
+        self.row_v_LRKSD = torch.zeros_like(self.row_k_LRKSD)
+        self.prompt_lengths_P = torch.ones(prompts, dtype=torch.long, device=device)
+        self.prompt_R = torch.zeros(rows, dtype=torch.long, device=device)
+        self.lane_R = torch.zeros(rows, dtype=torch.long, device=device)
+        self.ages_R = torch.zeros(rows, dtype=torch.long, device=device)
+        """Own tokens of each row."""
+        n_recent = max(config.embedding_taps, 1)
+        self.recent_RN = torch.full((rows, n_recent), -1, dtype=torch.long, device=device)
+        """The last token ids of each row, oldest first; -1 where there is none."""
+
+    def move_rows(self, source: Tensor, target: Tensor, n_own: int) -> None:
+        """Copy the rows `source`, which hold up to `n_own` own tokens, to the places `target`."""
+        for memory in (self.row_k_LRKSD, self.row_v_LRKSD):
+            memory[:, target, :, :n_own] = memory[:, source, :, :n_own]
+        for state in (self.prompt_R, self.lane_R, self.ages_R, self.recent_RN):
+            state[target] = state[source]
+
+    def move_prompts(self, source: Tensor, target: Tensor) -> None:
+        """Copy the prompts `source` to the places `target` and lead their rows there."""
+        for memory in (self.prompt_k_LPKDT, self.prompt_v_LPKTD):
+            memory[:, target] = memory[:, source]
+        self.prompt_lengths_P[target] = self.prompt_lengths_P[source]
+        place_P = torch.arange(len(self.prompt_lengths_P), device=source.device)
+        place_P[source] = target
+        self.prompt_R.copy_(place_P[self.prompt_R])
+
+    def place_rows(self, rows: Tensor, prompts: Tensor, lanes: Tensor, last_ids_BN: Tensor) -> None:
+        """Start new rows after prompts that have been read; `last_ids_BN` are the prompts' last tokens."""
+        self.prompt_R[rows], self.lane_R[rows], self.ages_R[rows] = prompts, lanes, 0
+        self.recent_RN[rows] = last_ids_BN
+
+
+class Prefill:
+    """Reading of whole prompts, padded at the right, into the places `prompts` of a memory."""
+
+    is_prefill = True
+
+    def __init__(self, memory: KVMemory, prompts: Tensor, lengths: Tensor) -> None:
+        self.memory, self.prompts = memory, prompts
+        memory.prompt_lengths_P[prompts] = lengths
+
+    def positions(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.prompts.device)[None]
+
+    def ids_before(self, n: int) -> tuple[Tensor, Tensor]:
+        ids = self.prompts.new_zeros((len(self.prompts), n))
+        return ids, torch.zeros_like(ids, dtype=torch.bool)
+
+    def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
+        T = k_BKTD.size(2)
+        self.memory.prompt_k_LPKDT[layer][self.prompts, :, :, :T] = k_BKTD.transpose(2, 3).to(self.memory.dtype)
+        self.memory.prompt_v_LPKTD[layer][self.prompts, :, :T] = v_BKTD.to(self.memory.dtype)
+
+    def read(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
+        raise AssertionError("a prefill attends among its own tokens")
+
+    def advance(self, ids_BT: Tensor) -> None:
+        pass  # rows are told of their prompt's last tokens when they start
+
+
+class Decode:
+    """One new token of each of the first `rows` rows, whose prompts are among the first `prompts`.
+
+    No prompt is longer than `prompt_len`, no row holds more than `n_own` own tokens, the new one included. The rows'
+    ages already count the new token. `abreast` says that all rows are `n_own` tokens old, `in_lanes` that row i is in
+    lane i of all the prompts' lanes one after another: then neither masks nor indices are needed.
+    """
+
+    is_prefill = False
+
+    def __init__(
+        self, memory: KVMemory, rows: int, prompts: int, prompt_len: int, n_own: int, abreast: bool, in_lanes: bool
+    ) -> None:
+        self.memory, self.rows, self.prompts, self.prompt_len, self.n_own = memory, rows, prompts, prompt_len, n_own
+        device = memory.ages_R.device
+        newest_R, prompt_R = memory.ages_R[:rows] - 1, memory.prompt_R[:rows]
+        self.positions_R = memory.prompt_lengths_P[prompt_R] + newest_R
+        unseen_PT = torch.arange(prompt_len, device=device) >= memory.prompt_lengths_P[:prompts, None]
+        self.prompt_bias = self._bias(unseen_PT)
+        self.place_R = None if in_lanes else prompt_R * memory.lanes + memory.lane_R[:rows]
+        self.index_R, self.newest_R, self.own_bias = None, newest_R, None
+        if not abreast:
+            self.index_R = torch.arange(rows, device=device)
+            self.own_bias = self._bias(torch.arange(n_own, device=device) > newest_R[:, None])
+
+    def positions(self, n: int) -> Tensor:
+        return self.positions_R[:, None]
+
+    def ids_before(self, n: int) -> tuple[Tensor, Tensor]:
+        recent = self.memory.recent_RN[: self.rows, -n:]
+        return recent.clamp(min=0), recent >= 0
+
+    def advance(self, ids_BT: Tensor) -> None:
+        recent = self.memory.recent_RN[: self.rows]
+        recent.copy_(torch.cat((recent[:, 1:], ids_BT), dim=1))
+
+    def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
+        m = self.memory
+        for memory_RKSD, new_RKD in ((m.row_k_LRKSD[layer], k_BKTD[:, :, 0]), (m.row_v_LRKSD[layer], v_BKTD[:, :, 0])):
+            if self.index_R is None:
+                memory_RKSD[: self.rows, :, self.n_own - 1] = new_RKD
+            else:
+                memory_RKSD[self.index_R, :, self.newest_R] = new_RKD.to(m.dtype)
+
+    def read(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
+        m, (R, H, _, D) = self.memory, q_BHTD.shape
+        P, K, T = self.prompts, m.row_k_LRKSD.size(2), self.prompt_len
+        q_RKQD = (q_BHTD.to(m.dtype) * D**-0.5).view(R, K, H // K, D)
+
+        own_RKQS = q_RKQD @ m.row_k_LRKSD[layer, :R, :, : self.n_own].transpose(2, 3)
+        if self.own_bias is not None:
+            own_RKQS += self.own_bias
+        prompt_PKGQT = self._to_lanes(q_RKQD) @ m.prompt_k_LPKDT[layer, :P, :, :, :T]
+        prompt_PKGQT += self.prompt_bias
+        prompt_RKQT = self._to_rows(prompt_PKGQT, H // K)
+        if window < T + self.n_own:
+            prompt_RKQT, own_RKQS = self._within(window, prompt_RKQT, own_RKQS)
+        scores = torch.cat((prompt_RKQT, own_RKQS), dim=-1)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(m.dtype)
+
+        y_RKQD = weights[..., T:] @ m.row_v_LRKSD[layer, :R, :, : self.n_own]
+        prompt_PKGQD = self._to_lanes(weights[..., :T]) @ m.prompt_v_LPKTD[layer, :P, :, :T]
+        y_RKQD += self._to_rows(prompt_PKGQD, H // K)
+        return y_RKQD.to(q_BHTD.dtype).view(R, H, 1, D)
+
+    def _bias(self, unseen_BX: Tensor) -> Tensor:
+        """[B, 1, 1, X] to be added to scores."""
+        bias = torch.zeros(unseen_BX.shape, dtype=self.memory.dtype, device=unseen_BX.device)
+        return bias.masked_fill_(unseen_BX, -torch.inf)[:, None, None]
+
+    def _within(self, window: int, prompt_RKQT: Tensor, own_RKQS: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores without the tokens that lie `window` or more before the new one."""
+        at_T, at_S = (torch.arange(x.size(3), device=x.device) for x in (prompt_RKQT, own_RKQS))
+        far_RT = at_T <= self.positions_R[:, None] - window
+        far_RS = at_S <= self.newest_R[:, None] - window
+        return (
+            prompt_RKQT.masked_fill(far_RT[:, None, None], -torch.inf),
+            own_RKQS.masked_fill(far_RS[:, None, None], -torch.inf),
+        )
+
+    def _to_lanes(self, x_RKQX: Tensor) -> Tensor:
+        """[R, K, Q, X] to [P, K, G x Q, X]: the rows of a prompt side by side, zeros in lanes without a row."""
+        P, G, (_, K, Q, X) = self.prompts, self.memory.lanes, x_RKQX.shape
+        lanes = x_RKQX
+        if self.place_R is not None:
+            lanes = x_RKQX.new_zeros((P * G, K, Q, X)).index_copy_(0, self.place_R, x_RKQX)
+        return lanes.view(P, G, K, Q, X).transpose(1, 2).reshape(P, K, G * Q, X)
+
+    def _to_rows(self, x_PKGX: Tensor, Q: int) -> Tensor:
+        """[P, K, G x Q, X] back to [R, K, Q, X]."""
+        P, G, (_, K, _, X) = self.prompts, self.memory.lanes, x_PKGX.shape
+        lanes = x_PKGX.view(P, K, G, Q, X).transpose(1, 2).reshape(P * G, K, Q, X)
+        return lanes if self.place_R is None else lanes.index_select(0, self.place_R)
+
+
+def last_ids(prompts: Sequence[Sequence[int]], n: int) -> Tensor:
+    """The last n token ids [B, n] of each prompt, -1 before its start."""
+    tails = [list(prompt[max(0, len(prompt) - n) :]) if n else [] for prompt in prompts]
+    return torch.tensor([[-1] * (n - len(tail)) + tail for tail in tails], dtype=torch.long).view(len(prompts), n)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from aquarat_core.config import ModelConfig
 from aquarat_core.model import fused
 from aquarat_core.model.accounting import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, padded_vocabulary
-from aquarat_core.model.kv_cache import KVCache
+from aquarat_core.model.kv_cache import Cache
 
 QK_SCALE = 1.2
 """Normalised queries and keys are scaled up by this each: without it attention cannot become sharp."""
@@ -114,7 +114,7 @@ class Attention(nn.Module):
         self.k.weight.copy_(grouped[:, 0].reshape_as(self.k.weight))
 
     def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: KVCache | None
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: Cache | None
     ) -> Tensor:
         B, T, _ = x_BTC.shape
         q = self.q(x_BTC).view(B, T, self.n_head, self.head_size)
@@ -125,19 +125,13 @@ class Attention(nn.Module):
             v = v + gate_BTK[..., None] * value_BTC.to(v.dtype).view_as(v)
         q, k = place(q, *rotary), place(k, *rotary)
         q_BHTD, k_BKTD, v_BKTD = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if cache is None:
+        if cache is not None:
+            cache.write(self.layer, k_BKTD, v_BKTD)
+        if cache is None or cache.is_prefill:
             y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, self.window)
         else:
-            y_BHTD = self._attend_cached(q_BHTD, k_BKTD, v_BKTD, cache)
+            y_BHTD = cache.read(self.layer, q_BHTD, self.window)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, -1))
-
-    def _attend_cached(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, cache: KVCache) -> Tensor:
-        k_BKSD, v_BKSD, mask = cache.append(self.layer, k_BKTD, v_BKTD)
-        positions_BT = cache.positions(q_BHTD.size(2))
-        slots = torch.arange(k_BKSD.size(2), device=positions_BT.device)
-        mask = mask & (slots > positions_BT[:, None, :, None] - self.window)
-        gqa = self.n_head != self.n_kv_head
-        return F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, enable_gqa=gqa)
 
 
 class MLP(nn.Module):
@@ -163,7 +157,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: KVCache | None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: Cache | None
     ) -> Tensor:
         x = x + self.attention(norm(x), rotary, value_BTC, cache)
         return x + self.mlp(norm(x))
@@ -224,7 +218,7 @@ class Transformer(nn.Module):
         if config.backout:
             self.backout_lambda.fill_(0.2)
 
-    def hidden(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         """The normalised last residual stream [B, T, C]; with a cache, the tokens continue its rows."""
         x = first = self._smear(norm(self._embed(ids_BT, cache).to(self.compute_dtype)), ids_BT, cache)
         rotary = self._rotary(ids_BT.size(1), cache)
@@ -242,7 +236,7 @@ class Transformer(nn.Module):
             x = x - self.backout_lambda.to(x.dtype) * halfway
         return norm(x)
 
-    def _rotary(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+    def _rotary(self, T: int, cache: Cache | None) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the tokens' positions, in the compute type."""
         if cache is not None:
             positions_BT = cache.positions(T)
@@ -253,7 +247,7 @@ class Transformer(nn.Module):
             cos, sin = self.cos[None, :T, None], self.sin[None, :T, None]
         return cos.to(self.compute_dtype), sin.to(self.compute_dtype)
 
-    def _embed(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
+    def _embed(self, ids_BT: Tensor, cache: Cache | None) -> Tensor:
         """Float32 embeddings [B, T, C]; with taps, those of the tokens just before are added, scaled per channel."""
         x_BTC = self.embedding(ids_BT)
         n, T = len(self.taps), ids_BT.size(1)
@@ -268,7 +262,7 @@ class Transformer(nn.Module):
             x_BTC = x_BTC + self.taps[back - 1] * padded[:, n - back : n - back + T]
         return x_BTC
 
-    def _smear(self, x_BTC: Tensor, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
+    def _smear(self, x_BTC: Tensor, ids_BT: Tensor, cache: Cache | None) -> Tensor:
         """With `smear`, every position's normalised embedding plus a gated share of the one before it."""
         if not self.config.smear:
             return x_BTC
@@ -282,8 +276,14 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., C], soft-capped."""
-        raw = self.head(hidden)[..., : self.vocab_size].float()
-        return self.config.softcap * torch.tanh(raw / self.config.softcap)
+        return self.capped(self.head(hidden))
+
+    def capped(self, raw: Tensor) -> Tensor:
+        """Float32 logits [..., V] of the head's products [..., padded V], soft-capped."""
+        raw, softcap = raw[..., : self.vocab_size].float(), self.config.softcap
+        if torch.is_inference_mode_enabled():  # nothing needs the values in between
+            return raw.div_(softcap).tanh_().mul_(softcap)
+        return softcap * torch.tanh(raw / softcap)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Float32 logits [B, T, V] of every position."""

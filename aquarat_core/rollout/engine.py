@@ -1,7 +1,7 @@
-"""The batched generation engine: many prompts times many samples, ragged lengths, one prefill per prompt.
+"""The one generation engine of RL, evaluation and chat: many prompts times many samples in one batch.
 
-Rows that have ended leave the batch in blocks, so late rows are not paid for by early ones. The engine computes with
-its own copy of the weights in the compute type, refreshed after each update.
+The engine computes with its own copy of the weights in the compute type, refreshed after each update, and keeps its
+key and value memory from one call to the next.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from aquarat_core.model.kv_cache import KVCache
+from aquarat_core.model.kv_cache import KVMemory
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rollout.sampling import sample
+from aquarat_core.rollout.batch import Batch, Request
+from aquarat_core.rollout.sampling import Sampling
 
 LOOK_EVERY = 8
 """Tokens between two looks of the host at which rows have ended."""
-COMPACT_BELOW = 0.75
-"""Share of live rows below which the ended ones are dropped from the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Completion:
 
     tokens: list[int]
     logprobs: list[float]
-    """Of each token, at the sampling temperature."""
+    """Of each token, in the distribution that it was drawn from."""
     ended: bool
     """True when the stop token was sampled, False when the row ran out of tokens."""
 
@@ -44,11 +43,12 @@ class Engine:
 
     def __init__(self, model: Transformer, stop_token: int) -> None:
         self.stop_token = stop_token
-        self.model = copy.deepcopy(model).eval()
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
         # Only the matrices: embeddings are looked up, not multiplied, and stay as exact as the trainer's.
         for module in self.model.modules():
             if isinstance(module, nn.Linear):
                 module.to(model.compute_dtype)
+        self._memory: KVMemory | None = None
 
     @torch.no_grad()
     def refresh(self, model: Transformer) -> None:
@@ -64,72 +64,55 @@ class Engine:
         max_new_tokens: int,
         temperature: float,
         max_rows: int = 1024,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> list[list[Completion]]:
-        """Completions of each prompt, one for each of its keys (int64 seeds); all prompts have as many keys.
+        """Completions of each prompt, one for each of its keys (int64 seeds), `max_rows` at a time.
 
-        A completion is the same whatever else is in the batch. Raises `ValueError` when a prompt and the budget do
-        not fit the model's sequence length.
+        What a completion draws depends on its key alone, not on what else is in the batch. Raises `ValueError` when a
+        prompt and the budget do not fit the model's sequence length.
         """
-        per_prompt = len(keys[0])
-        chunk = max(1, max_rows // per_prompt)
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        out: list[list[Completion]] = [[] for _ in prompts]
-        for start in range(0, len(prompts), chunk):
-            part = by_length[start : start + chunk]
-            flat_keys = [key for i in part for key in keys[i]]
-            rows = self._run([prompts[i] for i in part], per_prompt, flat_keys, max_new_tokens, temperature)
-            for n, i in enumerate(part):
-                out[i] = rows[n * per_prompt : (n + 1) * per_prompt]
-        return out
+        self._check_lengths(prompts, max_new_tokens)
+        requests, n = [], 0
+        for prompt, row_keys in zip(prompts, keys, strict=True):
+            requests.append(Request(prompt, row_keys, n))
+            n += len(row_keys)
+        # Neighbours in length are read together: they need the least padding.
+        ordered = sorted(requests, key=lambda request: len(request.prompt))
+        memory = self._memory_for(requests, min(max_rows, n), max_new_tokens)
+        sampling = Sampling(temperature, top_k, top_p)
+        batch = Batch(self.model, memory, ordered, max_new_tokens, sampling, self.stop_token)
+        while left := batch.look():
+            for _ in range(min(LOOK_EVERY, left)):
+                batch.step()
+        rows = zip(*(x.tolist() for x in (batch.tokens_NS, batch.logp_NS, batch.lengths_N, batch.ended_N)), strict=True)
+        found = [Completion(tokens[:n], logps[:n], ended) for tokens, logps, n, ended in rows]
+        return [found[r.first : r.first + len(r.keys)] for r in requests]
 
-    def _run(
-        self, prompts: list[Sequence[int]], samples: int, keys: list[int], budget: int, temperature: float
-    ) -> list[Completion]:
-        device = self.model.cos.device
-        keys_B = torch.tensor(keys, dtype=torch.long, device=device)
-        logits_BV, cache = self._prefill(prompts, samples, budget)
-        B = len(keys)
-        tokens_BN = torch.zeros((B, budget), dtype=torch.long, device=device)
-        logp_BN = torch.zeros((B, budget), device=device)
-        lengths_B = torch.full((B,), budget, dtype=torch.long, device=device)
-        ended_B = torch.zeros(B, dtype=torch.bool, device=device)
-        live = torch.arange(B, device=device)  # rows of the batch, as indices into the outputs
-        for position in range(budget):
-            token, logp = sample(logits_BV, temperature, keys_B[live], position)
-            tokens_BN[live, position], logp_BN[live, position] = token, logp
-            stopped = (token == self.stop_token) & ~ended_B[live]
-            lengths_B[live[stopped]] = position + 1
-            ended_B[live] |= stopped
-            if position + 1 == budget:
-                break
-            if (position + 1) % LOOK_EVERY == 0:
-                going = ~ended_B[live]
-                n_going = int(going.sum())
-                if n_going == 0:
-                    break
-                if n_going < COMPACT_BELOW * len(live):
-                    cache.keep(going.nonzero().squeeze(1))
-                    live, token = live[going], token[going]
-            logits_BV = self.model.logits(self.model.hidden(token[:, None], cache)[:, 0])
-        rows = zip(tokens_BN.tolist(), logp_BN.tolist(), lengths_B.tolist(), ended_B.tolist(), strict=True)
-        return [Completion(tokens[:n], logps[:n], ended) for tokens, logps, n, ended in rows]
-
-    def _prefill(self, prompts: list[Sequence[int]], samples: int, budget: int) -> tuple[Tensor, KVCache]:
-        """Read each prompt once; returns logits [P x samples, V] of the first new token, and the cache."""
-        config, device = self.model.config, self.model.cos.device
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        longest = int(lengths.max())
-        if longest + budget > config.sequence_len:
+    def _check_lengths(self, prompts: Sequence[Sequence[int]], budget: int) -> None:
+        longest, room = max(map(len, prompts), default=0), self.model.config.sequence_len
+        if longest + budget > room:
             raise ValueError(
                 f"a prompt of {longest} tokens and {budget} new ones do not fit the model's sequence_len of "
-                f"{config.sequence_len}: lower max_new_tokens or train with longer sequences"
+                f"{room}: lower max_new_tokens or train with longer sequences"
             )
-        padded = torch.zeros((len(prompts), longest), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            padded[row, : len(prompt)] = torch.as_tensor(prompt)
-        cache = KVCache(config, len(prompts), longest, self.model.compute_dtype, device)
-        hidden_PTC = self.model.hidden(padded.to(device), cache)
-        cache.truncate(lengths)
-        last_PC = hidden_PTC[torch.arange(len(prompts), device=device), lengths - 1]
-        logits_PV = self.model.logits(last_PC)
-        return logits_PV.repeat_interleave(samples, dim=0), cache.repeat(samples, longest + budget)
+
+    def _memory_for(self, requests: Sequence[Request], rows: int, budget: int) -> KVMemory:
+        """Memory of at least this size: the last one, if it is large enough.
+
+        Twice as many prompts fit as full groups need rows for: a prompt keeps its place while one of its rows goes on.
+        """
+        lanes = max((len(request.keys) for request in requests), default=1)
+        prompts = min(len(requests), max(2, 2 * rows // lanes))
+        prompt_len = max((len(request.prompt) for request in requests), default=1)
+        m = self._memory
+        if m is not None and m.lanes == lanes:
+            _, P, _, T, _ = m.prompt_v_LPKTD.shape
+            _, R, _, S, _ = m.row_k_LRKSD.shape
+            if prompts <= P and prompt_len <= T and rows == R and budget <= S:
+                return m
+        device = self.model.cos.device
+        # CPUs multiply many small matrices far faster in float32 than in bfloat16.
+        dtype = torch.float32 if device.type == "cpu" else self.model.compute_dtype
+        self._memory = KVMemory(self.model.config, prompts, prompt_len, lanes, rows, budget, dtype, device)
+        return self._memory

@@ -31,9 +31,10 @@ def _shift_right(x: Tensor, n: int) -> Tensor:
     return (x >> n) & ((1 << (64 - n)) - 1)
 
 
-def uniform(keys_B: Tensor, position: int) -> Tensor:
-    """One float32 draw [B] in [0, 1) for each int64 key at this position of its row."""
-    z = keys_B + _wrapped((position + 1) * _GOLDEN)
+def uniform(keys_B: Tensor, position: Tensor | int) -> Tensor:
+    """One float32 draw [B] in [0, 1) for each int64 key at this position of its row (one for all, or [B])."""
+    advance = (position + 1) * _GOLDEN  # products of int64 tensors wrap around by themselves
+    z = keys_B + (_wrapped(advance) if isinstance(advance, int) else advance)
     z = (z ^ _shift_right(z, 30)) * _MIX1
     z = (z ^ _shift_right(z, 27)) * _MIX2
     z = z ^ _shift_right(z, 31)

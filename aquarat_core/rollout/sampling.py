@@ -1,22 +1,98 @@
-"""From logits to the next token: temperature sampling by inverse transform, or the most likely token."""
+"""From logits to the next token: temperature sampling by inverse transform, or the most likely token.
+
+One uniform number decides a token, and it belongs to the row alone. Its place in the cumulative distribution is looked
+up in two levels, first among sums over blocks of the vocabulary and then inside one block: a full cumulative sum over
+the vocabulary costs more than the logits themselves.
+
+Shapes: B rows, V vocabulary, N blocks.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aquarat_core.rollout.random import uniform
 
+BLOCK = 64
+"""Tokens in one block of the vocabulary."""
 
-def sample(logits_BV: Tensor, temperature: float, keys_B: Tensor, position: int) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probabilities [B] at this temperature; temperature 0 takes the most likely
-    token and gives its log-probability at temperature 1."""
-    logp_BV = torch.log_softmax(logits_BV / (temperature or 1.0), dim=-1)
-    if temperature == 0:
-        tokens = logp_BV.argmax(dim=-1)
-    else:
-        cumulative = logp_BV.exp().cumsum(dim=-1)
-        # Scaled by the row's own sum, which rounding leaves a little off 1.
-        threshold = uniform(keys_B, position)[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits_BV.size(1) - 1)
-    return tokens, logp_BV.gather(1, tokens[:, None]).squeeze(1)
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. RL uses the temperature alone: with a cut distribution, what was sampled from is not what
+    is trained, and the gradient is biased."""
+
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+    top_k: int | None = None
+    """Only the k most likely tokens."""
+    top_p: float | None = None
+    """Only the most likely tokens that together reach this probability (Holtzman et al. 2019, arXiv 1904.09751)."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature {self.temperature} is below 0: 0 is greedy, 1 samples from the model")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k {self.top_k} leaves no token to draw: it must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p} is no probability above 0")
+
+
+def sample(logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Next tokens [B] and their log-probabilities [B] in the distribution that they were drawn from; greedy tokens
+    have theirs at temperature 1. `position` counts the draws of a row, one number for all or [B]."""
+    scaled_BV = logits_BV / how.temperature if how.temperature not in (0.0, 1.0) else logits_BV
+    if how.temperature == 0:
+        largest_B, tokens_B = scaled_BV.max(dim=1)
+        return tokens_B, -(scaled_BV - largest_B[:, None]).exp_().sum(dim=1).log_()
+    scaled_BV = _cut(scaled_BV, how)
+    largest_B = scaled_BV.amax(dim=1)
+    weights_BNK = _blocks((scaled_BV - largest_B[:, None]).exp_())
+    sums_BN = weights_BNK.sum(dim=2)
+    totals_B = sums_BN.sum(dim=1)
+    # Scaled by the row's own sum, which rounding leaves a little off that of the probabilities.
+    goal_B = uniform(keys_B, position) * totals_B
+    block_B, before_B = _find(sums_BN, goal_B)
+    inside_BK = weights_BNK[torch.arange(len(goal_B), device=goal_B.device), block_B]
+    within_B, _ = _find(inside_BK, goal_B - before_B)
+    tokens_B = block_B * BLOCK + within_B
+    chosen_B = scaled_BV.gather(1, tokens_B[:, None]).squeeze(1)
+    return tokens_B, chosen_B - largest_B - totals_B.log()
+
+
+def _blocks(weights_BV: Tensor) -> Tensor:
+    """[B, N, BLOCK], filled up with zeros."""
+    missing = -weights_BV.size(1) % BLOCK
+    padded = F.pad(weights_BV, (0, missing)) if missing else weights_BV
+    return padded.view(len(padded), -1, BLOCK)
+
+
+def _find(weights_BK: Tensor, goal_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Index [B] of the first weight whose cumulative sum exceeds the goal, and the sum [B] before it.
+
+    Rounding can put a goal at or beyond the last sum: then it is the last weight above zero.
+    """
+    cumulative_BK = weights_BK.cumsum(dim=1)
+    found_B = (cumulative_BK <= goal_B[:, None]).sum(dim=1)
+    last_B = weights_BK.size(1) - 1 - (weights_BK > 0).flip(1).byte().argmax(dim=1)
+    found_B = torch.minimum(found_B, last_B)
+    before_BK = F.pad(cumulative_BK, (1, 0))
+    return found_B, before_BK.gather(1, found_B[:, None]).squeeze(1)
+
+
+def _cut(scaled_BV: Tensor, how: Sampling) -> Tensor:
+    """Logits with -inf on the tokens that top-k and top-p leave out; ties with the last one kept stay."""
+    if how.top_k is not None and how.top_k < scaled_BV.size(1):
+        smallest = scaled_BV.topk(how.top_k, dim=1).values[:, -1:]
+        scaled_BV = scaled_BV.masked_fill(scaled_BV < smallest, -torch.inf)
+    if how.top_p is not None and how.top_p < 1:
+        ordered = scaled_BV.sort(dim=1, descending=True).values
+        p = torch.softmax(ordered, dim=1)
+        # A token stays while those before it are short of top_p: the first one always does.
+        kept = (p.cumsum(dim=1) - p < how.top_p).sum(dim=1, keepdim=True)
+        scaled_BV = scaled_BV.masked_fill(scaled_BV < ordered.gather(1, kept - 1), -torch.inf)
+    return scaled_BV

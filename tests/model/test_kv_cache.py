@@ -1,37 +1,16 @@
-"""Decoding with the cache against the full forward pass that needs none."""
+"""Decoding with the key and value memory against the full forward pass that needs none."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from aquarat_core.model.kv_cache import KVCache
+from aquarat_core.model.kv_cache import Decode, KVMemory, Prefill, last_ids
 from aquarat_core.model.transformer import Transformer
 from tests.toys import CPU, random_ids, random_model
 
 LENGTHS = (3, 9, 1, 6)
-
-
-def prefilled(model: Transformer, prompts: list[list[int]], slots: int) -> KVCache:
-    """The cache after prompts of different lengths, padded at the right with tokens that must not matter."""
-    longest = max(map(len, prompts))
-    padded = torch.tensor([p + [99] * (longest - len(p)) for p in prompts])
-    cache = KVCache(model.config, len(prompts), slots, torch.float32, CPU)
-    model.hidden(padded, cache)
-    cache.truncate(torch.tensor([len(p) for p in prompts]))
-    return cache
-
-
-def decode(model: Transformer, cache: KVCache, tokens: list[int]) -> torch.Tensor:
-    return model.logits(model.hidden(torch.tensor(tokens)[:, None], cache)[:, 0])
-
-
-def uncached(model: Transformer, sequences: list[list[int]]) -> torch.Tensor:
-    return torch.stack([model(torch.tensor([s]))[0, -1] for s in sequences])
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+LANES = 3
 
 
 OPTIONS = {
@@ -56,48 +35,105 @@ def prompts() -> list[list[int]]:
     return [random_ids(n, seed=n).tolist() for n in LENGTHS]
 
 
-@torch.no_grad()
-def test_ragged_rows_decode_as_if_alone(model: Transformer, prompts: list[list[int]]) -> None:
-    cache = prefilled(model, prompts, slots=20)
-    sequences = [list(p) for p in prompts]
-    for step in range(8):
-        new = [(7 * row + 3 * step) % 100 for row in range(4)]
-        sequences = [[*s, t] for s, t in zip(sequences, new, strict=True)]
-        close(decode(model, cache, new), uncached(model, sequences))
-    assert cache.lengths_B.tolist() == [n + 8 for n in LENGTHS]
+class Rows:
+    """A memory and, beside it, what each row and prompt of it stands for."""
+
+    def __init__(self, model: Transformer, prompts: list[list[int]], rows: int = 12) -> None:
+        self.model, self.prompts = model, prompts
+        self.memory = KVMemory(model.config, len(prompts), max(LENGTHS), LANES, rows, 10, torch.float32, CPU)
+        for tensor in (self.memory.prompt_k_LPKDT, self.memory.prompt_v_LPKTD, self.memory.row_k_LRKSD):
+            tensor.fill_(77.0)  # what is left of earlier tenants must not be seen
+        padded = torch.tensor([p + [99] * (max(LENGTHS) - len(p)) for p in prompts])
+        lengths = torch.tensor([len(p) for p in prompts])
+        model.hidden(padded, Prefill(self.memory, torch.arange(len(prompts)), lengths))
+        self.sequences: list[list[int]] = []
+
+    def start(self, row: int, prompt: int, lane: int) -> None:
+        tails = last_ids([self.prompts[prompt]], self.memory.recent_RN.size(1))
+        self.memory.place_rows(torch.tensor([row]), torch.tensor([prompt]), torch.tensor([lane]), tails)
+        self.sequences[row:] = [list(self.prompts[prompt]), *self.sequences[row + 1 :]]
+
+    def decode(self, tokens: list[int], abreast: bool, in_lanes: bool) -> torch.Tensor:
+        n = len(tokens)
+        self.memory.ages_R[:n] += 1
+        oldest = int(self.memory.ages_R[:n].max())
+        cache = Decode(self.memory, n, len(self.prompts), max(LENGTHS), oldest, abreast, in_lanes)
+        ids = torch.tensor(tokens)[:, None]
+        logits = self.model.logits(self.model.hidden(ids, cache)[:, 0])
+        self.sequences = [[*s, t] for s, t in zip(self.sequences, tokens, strict=True)]
+        return logits
+
+    def uncached(self) -> torch.Tensor:
+        return torch.stack([self.model(torch.tensor([s]))[0, -1] for s in self.sequences])
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def full(model: Transformer, prompts: list[list[int]]) -> Rows:
+    rows = Rows(model, prompts)
+    for i in range(len(prompts) * LANES):
+        rows.start(i, i // LANES, i % LANES)
+    return rows
 
 
 @torch.no_grad()
-def test_prefill_gives_the_logits_of_every_position(model: Transformer, prompts: list[list[int]]) -> None:
-    cache = KVCache(model.config, 1, 20, torch.float32, CPU)
-    close(model.logits(model.hidden(torch.tensor([prompts[1]]), cache)), model(torch.tensor([prompts[1]])))
-    # and several tokens at once may follow what is there
-    more = random_ids(1, 5, seed=8)
-    whole = torch.cat((torch.tensor([prompts[1]]), more), dim=1)
-    close(model.logits(model.hidden(more, cache)), model(whole)[:, 9:])
+@pytest.mark.parametrize("fast", [True, False])
+def test_rows_share_their_prompt_and_go_their_own_ways(
+    model: Transformer, prompts: list[list[int]], fast: bool
+) -> None:
+    rows = full(model, prompts)
+    for step in range(5):
+        close(rows.decode([(row * row + 3 * step) % 100 for row in range(12)], fast, fast), rows.uncached())
 
 
 @torch.no_grad()
-def test_repeated_rows_share_a_prompt_and_go_their_own_ways(model: Transformer, prompts: list[list[int]]) -> None:
-    cache = prefilled(model, prompts, slots=9).repeat(3, slots=12)
-    sequences = [list(p) for p in prompts for _ in range(3)]
+def test_rows_of_any_age_in_any_lane_decode_as_if_alone(model: Transformer, prompts: list[list[int]]) -> None:
+    rows = Rows(model, prompts)
+    for row, (prompt, lane) in enumerate([(2, 1), (0, 0), (2, 0), (3, 2)]):
+        rows.start(row, prompt, lane)
     for step in range(3):
-        new = [(row * row + step) % 100 for row in range(12)]
-        sequences = [[*s, t] for s, t in zip(sequences, new, strict=True)]
-        close(decode(model, cache, new), uncached(model, sequences))
+        close(rows.decode([step, 2, 3 * step, 4], False, False), rows.uncached())
+    rows.start(1, 1, 2)  # in the place of a row that has ended
+    rows.start(4, 0, 1)
+    for step in range(3):
+        close(rows.decode([step, 5, 6 * step, 7, 8], False, False), rows.uncached())
 
 
 @torch.no_grad()
-def test_kept_rows_go_on_in_the_order_asked_for(model: Transformer, prompts: list[list[int]]) -> None:
-    cache = prefilled(model, prompts, slots=16)
-    decode(model, cache, [1, 2, 3, 4])
-    cache.keep(torch.tensor([3, 0]))
-    sequences = [[*prompts[3], 4], [*prompts[0], 1]]
+def test_moved_rows_and_prompts_go_on_where_they_were(model: Transformer, prompts: list[list[int]]) -> None:
+    rows = full(model, prompts)
+    rows.decode(list(range(12)), True, True)
+    rows.decode(list(range(12, 24)), True, True)
+    # All rows of prompts 1 and 0 but one end; what is left moves to the front.
+    rows.memory.move_rows(torch.tensor([6, 7, 8, 9, 10, 11]), torch.tensor([0, 1, 2, 4, 5, 3]), n_own=2)
+    s = rows.sequences
+    rows.sequences = [s[6], s[7], s[8], s[11], s[9], s[10]]
+    rows.memory.move_prompts(torch.tensor([2, 3]), torch.tensor([0, 1]))
+    rows.prompts = [prompts[2], prompts[3]]
     for step in range(4):
-        sequences = [[*s, step] for s in sequences]
-        close(decode(model, cache, [step, step]), uncached(model, sequences))
+        close(rows.decode([step] * 6, True, False), rows.uncached())
 
 
-def test_more_slots_than_the_model_has_positions_are_refused(model: Transformer) -> None:
-    with pytest.raises(ValueError, match="65 tokens do not fit the model's sequence_len of 64"):
-        KVCache(model.config, 1, 65, torch.float32, CPU)
+@torch.no_grad()
+def test_a_prefill_gives_the_logits_of_training(model: Transformer, prompts: list[list[int]]) -> None:
+    memory = KVMemory(model.config, 4, 9, 1, 1, 1, torch.float32, CPU)
+    ids = torch.tensor([prompts[1]])
+    logits = model.logits(model.hidden(ids, Prefill(memory, torch.tensor([2]), torch.tensor([9]))))
+    close(logits, model(ids))
+
+
+def test_the_last_ids_of_short_prompts_are_missing() -> None:
+    assert last_ids([[1, 2, 3], [4], []], 2).tolist() == [[2, 3], [-1, 4], [-1, -1]]
+    assert last_ids([[1, 2, 3]], 0).shape == (1, 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [1, 2, 4, 9])
+def test_layers_with_a_window_see_no_further(prompts: list[list[int]], window: int) -> None:
+    model = random_model()
+    model.blocks[0].attention.window = window
+    rows = full(model, prompts)
+    for step in range(5):
+        close(rows.decode([(row * row + 3 * step) % 100 for row in range(12)], step % 2 == 0, True), rows.uncached())

@@ -8,7 +8,7 @@ import torch
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Completion, Engine
 from aquarat_core.rollout.random import row_key
-from aquarat_core.rollout.sampling import sample
+from aquarat_core.rollout.sampling import Sampling, sample
 from aquarat_core.tasks.aqua import prompt
 from aquarat_core.text.chat import render_prompt
 from tests.toys import questions, random_ids, random_model, tokenizer
@@ -43,7 +43,7 @@ def alone(model: Transformer, prompt: list[int], key: int, budget: int, temperat
     tokens: list[int] = []
     for position in range(budget):
         logits = model(torch.tensor([[*prompt, *tokens]]))[:, -1]
-        tokens.append(int(sample(logits, temperature, torch.tensor([key]), position)[0]))
+        tokens.append(int(sample(logits, Sampling(temperature), torch.tensor([key]), position)[0]))
         if tokens[-1] == STOP:
             break
     return tokens
@@ -80,6 +80,32 @@ def test_neighbours_and_chunks_change_nothing(model, prompts, groups) -> None:
         assert tokens(engine.generate([prompts[i]], [keys(5)[i]], BUDGET, 1.0)) == [expected[i]]
     backwards = engine.generate(prompts[::-1], keys(5)[::-1], BUDGET, 1.0)
     assert tokens(backwards) == expected[::-1]
+
+
+def test_groups_of_any_sizes_share_few_rows(model, prompts, groups) -> None:
+    """Rows are refilled while others of their prompt go on, in every mixture of prompts, ages and lanes."""
+    sizes = (1, 4, 0, 6, 2)
+    few = [row_keys[:n] for row_keys, n in zip(keys(5), sizes, strict=True)]
+    engine = Engine(model, STOP)
+    for max_rows in (2, 3, 5):
+        found = engine.generate(prompts, few, BUDGET, 1.0, max_rows=max_rows)
+        assert [[c.tokens for c in g] for g in found] == [
+            [c.tokens for c in g[:n]] for g, n in zip(groups, sizes, strict=True)
+        ]
+
+
+def test_memory_is_kept_between_calls_and_holds_nothing_over(model, prompts, groups) -> None:
+    engine = Engine(model, STOP)
+    engine.generate([p[::-1] for p in prompts], keys(5), BUDGET, 1.0)
+    memory = engine._memory
+    assert engine.generate(prompts, keys(5), BUDGET, 1.0) == groups
+    assert engine._memory is memory
+
+
+def test_top_k_of_one_is_greedy(model, prompts) -> None:
+    engine = Engine(model, STOP)
+    greedy = engine.generate(prompts, [[1]] * 5, 12, temperature=0.0)
+    assert [g[0].tokens for g in engine.generate(prompts, [[1]] * 5, 12, 1.0, top_k=1)] == [g[0].tokens for g in greedy]
 
 
 def test_the_samples_of_a_group_differ_and_follow_the_model(model, prompts) -> None:

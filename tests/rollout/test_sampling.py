@@ -7,7 +7,7 @@ import torch
 
 from aquarat_core.rollout import sampling
 from aquarat_core.rollout.random import row_key
-from aquarat_core.rollout.sampling import sample
+from aquarat_core.rollout.sampling import Sampling, sample
 
 N = 40_000
 LOGITS = torch.tensor([1.0, -0.5, 2.0, 0.0, -2.0, 1.5, -30.0])
@@ -21,7 +21,7 @@ def keys() -> torch.Tensor:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("position", [0, 9])
 def test_samples_follow_the_softmax(keys: torch.Tensor, temperature: float, position: int) -> None:
-    tokens, logp = sample(LOGITS.expand(N, -1), temperature, keys, position)
+    tokens, logp = sample(LOGITS.expand(N, -1), Sampling(temperature), keys, position)
     p = torch.softmax(LOGITS.double() / temperature, dim=0)
     expected, counts = p[:6] * N, torch.bincount(tokens, minlength=7)
     assert counts[6] == 0  # e^-32
@@ -31,28 +31,71 @@ def test_samples_follow_the_softmax(keys: torch.Tensor, temperature: float, posi
 
 def test_temperature_zero_takes_the_most_likely_and_says_how_likely_it_is(keys: torch.Tensor) -> None:
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
-    tokens, logp = sample(logits, 0.0, keys[:50], 3)
+    tokens, logp = sample(logits, Sampling(0.0), keys[:50], 3)
     assert torch.equal(tokens, logits.argmax(dim=1))
     torch.testing.assert_close(logp, torch.log_softmax(logits, dim=1).amax(dim=1))
 
 
 def test_a_token_without_probability_is_never_drawn(keys: torch.Tensor) -> None:
     logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])
-    tokens, logp = sample(logits.expand(N, -1), 1.0, keys, 0)
+    tokens, logp = sample(logits.expand(N, -1), Sampling(1.0), keys, 0)
     assert set(tokens.tolist()) == {1, 3}
     torch.testing.assert_close(logp.exp(), torch.full((N,), 0.5))
 
 
 def test_the_same_keys_give_the_same_tokens_at_any_place_in_the_batch(keys: torch.Tensor) -> None:
     logits = torch.randn(200, 50, generator=torch.Generator().manual_seed(1))
-    together, _ = sample(logits, 1.0, keys[:200], 4)
+    together, _ = sample(logits, Sampling(1.0), keys[:200], 4)
     for row in (0, 57, 199):
-        assert sample(logits[row : row + 1], 1.0, keys[row : row + 1], 4)[0] == together[row]
-    assert not torch.equal(together, sample(logits, 1.0, keys[:200], 5)[0])
+        assert sample(logits[row : row + 1], Sampling(1.0), keys[row : row + 1], 4)[0] == together[row]
+    assert not torch.equal(together, sample(logits, Sampling(1.0), keys[:200], 5)[0])
 
 
 def test_the_ends_of_the_unit_interval_and_a_draw_on_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "uniform", lambda keys, position: torch.tensor([0.0, 0.5, 1 - 2**-24]))
     logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])
-    tokens, _ = sample(logits.expand(3, -1), 1.0, torch.zeros(3, dtype=torch.long), 0)
+    tokens, _ = sample(logits.expand(3, -1), Sampling(1.0), torch.zeros(3, dtype=torch.long), 0)
     assert tokens.tolist() == [1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        (Sampling(1.0, top_k=2), {2, 5}),
+        (Sampling(1.0, top_k=100), {0, 1, 2, 3, 4, 5}),
+        (Sampling(1.0, top_p=0.5), {2, 5}),  # 0.459 alone is short of it
+        (Sampling(1.0, top_p=0.45), {2}),
+        (Sampling(1.0, top_p=1.0), {0, 1, 2, 3, 4, 5}),
+        (Sampling(0.5, top_p=0.6), {2}),  # at half the temperature the most likely one has 0.62
+        (Sampling(1.0, top_k=3, top_p=0.7), {2, 5}),  # of three: 0.51, 0.31, 0.19
+    ],
+)
+def test_cut_distributions_are_renormalised(keys: torch.Tensor, how: Sampling, kept: set[int]) -> None:
+    tokens, logp = sample(LOGITS.expand(N, -1), how, keys, 0)
+    assert set(tokens.tolist()) == kept
+    inside = torch.full((7,), -torch.inf).index_copy(0, torch.tensor(sorted(kept)), LOGITS[sorted(kept)])
+    expected = torch.log_softmax(inside / how.temperature, dim=0)
+    if len(kept) < 6:
+        torch.testing.assert_close(logp, expected[tokens])
+    counts = torch.bincount(tokens, minlength=7)
+    assert (counts / N - expected.exp()).abs().max() < 0.015
+
+
+@pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 1000])
+def test_the_draw_is_the_inverse_of_the_cumulative_distribution(vocabulary: int) -> None:
+    logits = 3 * torch.randn(500, vocabulary, generator=torch.Generator().manual_seed(4))
+    rows = torch.tensor([row_key("c", i) for i in range(500)])
+    positions = torch.arange(500)
+    tokens, _ = sample(logits, Sampling(1.0), rows, positions)
+    cumulative = torch.softmax(logits.double(), dim=1).cumsum(dim=1)
+    u = torch.stack([sampling.uniform(rows[i : i + 1], i)[0] for i in range(500)]).double()
+    expected = torch.searchsorted(cumulative, u[:, None], right=True).squeeze(1).clamp(max=vocabulary - 1)
+    on_border = (cumulative - u[:, None]).abs().min(dim=1).values < 1e-5
+    assert on_border.sum() < 25
+    assert torch.equal(tokens[~on_border], expected[~on_border])
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampling(**wrong)
