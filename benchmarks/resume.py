@@ -1,4 +1,4 @@
-"""Base, mid and SFT killed with SIGKILL at 24 seeded points each, and compared bit by bit with undisturbed runs.
+"""Base, mid, SFT and RL killed with SIGKILL at 24 seeded points each, and compared bit by bit with undisturbed runs.
 
 One run of each stage is killed at every point in turn, among them inside a checkpoint's write and between the objects
 of an upload, and started again with the same command until it ends. Its losses, gradient norms and weights must be
@@ -32,7 +32,7 @@ def run() -> list[Result]:
         # The worker's cache is this process's too: it reads the artifacts.
         os.environ["AQUARAT_CACHE"] = f"{scratch}/cache"
         with chain(Path(scratch)) as made:
-            outcomes = [made.kill(stage, points(POINTS, SEEDS[stage])) for stage in TRAINED]
+            outcomes = [made.kill(stage, points(POINTS, SEEDS[stage], stage)) for stage in TRAINED]
             cold = [_cold_start(made, stage) for stage in TRAINED]
     Console(width=None if sys.stdout.isatty() else 120).print(_table(outcomes))
     if failed := [o.stage for o in outcomes if o.died != len(o.points)]:

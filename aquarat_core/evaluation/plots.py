@@ -72,7 +72,7 @@ class Accuracy:
 _PANELS = (
     ("Loss", "nats per token", ("train/loss", "val/loss")),
     ("Held-out bits per byte", "bits per byte", ("val/bpb",)),
-    ("Reward and accuracy", "share", ("rl/reward_mean", "eval/accuracy")),
+    ("Reward and accuracy", "share", ("rl/mean_reward", "eval/accuracy")),
     ("Form of the answers", "share", ("rl/parse_rate", "rl/truncated_rate")),
     ("KL to the start", "nats", ("rl/kl_sequence_mean",)),
 )

@@ -2,90 +2,146 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from aquarat_core.config import RLConfig
-from aquarat_core.rl.advantage import centred
-from aquarat_core.rl.reward import judge
+from aquarat_core.rl.advantage import centred, group_std
+from aquarat_core.rl.letters import answer_position, letter_ids, logits_after
+from aquarat_core.rl.reward import Verdict, judge, overlong_penalty
 from aquarat_core.rl.scoring import Sample
-from aquarat_core.rollout.engine import Engine
-from aquarat_core.rollout.random import row_key
+from aquarat_core.rollout.engine import Completion, Engine
+from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, permute, prompt
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 
-
-@dataclass(slots=True)
-class Tally:
-    """Sums over completions; tallies of ranks add up."""
-
-    completions: int = 0
-    tokens: int = 0
-    reward: float = 0.0
-    reward_squared: float = 0.0
-    parsed: int = 0
-    truncated: int = 0
-    groups: int = 0
-    all_right: int = 0
-    all_wrong: int = 0
-    letters: tuple[int, ...] = (0,) * len(LETTERS)
-
-    def numbers(self) -> list[float]:
-        """Every count in a fixed order, for a sum over ranks."""
-        return [self.completions, self.tokens, self.reward, self.reward_squared, self.parsed, self.truncated,
-                self.groups, self.all_right, self.all_wrong, *self.letters]  # fmt: skip
-
-    @staticmethod
-    def metrics(numbers: Sequence[float]) -> dict[str, float]:
-        """The step's figures from summed `numbers`."""
-        n, tokens, reward, squared, parsed, truncated, groups, right, wrong, *letters = numbers
-        mean = reward / n
-        shares = {f"rl/letter_{letter}": c / max(parsed, 1) for letter, c in zip(LETTERS, letters, strict=True)}
-        return {
-            "rl/reward_mean": mean,
-            "rl/reward_std": max(squared / n - mean**2, 0.0) ** 0.5,
-            "rl/parse_rate": parsed / n,
-            "rl/truncated_rate": truncated / n,
-            "rl/completion_length_mean": tokens / n,
-            "rl/solved_all": right / groups,
-            "rl/solved_none": wrong / groups,
-            **shares,
-        }
+_CONTROL_DRAW = 1 << 40
+"""A position that no token is drawn at."""
 
 
-def sample_groups(
-    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], config: RLConfig, step: int
-) -> tuple[list[Sample], Tally]:
-    """`group_size` completions of each question, options permuted anew for this step, with their advantages.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one question as they were judged."""
 
-    A completion depends on (seed, step, question, number in its group) alone: neither the ranks nor the batch
-    change it.
-    """
-    shown = [permute(q, row_key(config.seed, "options", step)) for q in questions]
-    prompts = [render_prompt(tokenizer, [{"role": "user", "content": prompt(q)}]) for q in shown]
-    keys = [[row_key(config.seed, step, q.id, n) for n in range(config.group_size)] for q in shown]
-    groups = engine.generate(prompts, keys, config.max_new_tokens, config.temperature)
-    samples: list[Sample] = []
-    tally, letters = Tally(), Counter[str]()
-    for q, ids, group in zip(shown, prompts, groups, strict=True):
-        verdicts = [judge(tokenizer.decode(c.said), c.ended, q.correct) for c in group]
-        rewards = torch.tensor([[v.reward for v in verdicts]])
-        for completion, advantage in zip(group, centred(rewards)[0].tolist(), strict=True):
-            samples.append(Sample(ids, completion.tokens, completion.logprobs, advantage))
-        tally.completions += len(group)
-        tally.tokens += sum(len(c.tokens) for c in group)
-        tally.reward += float(rewards.sum())
-        tally.reward_squared += float(rewards.square().sum())
-        tally.parsed += sum(v.letter is not None for v in verdicts)
-        tally.truncated += sum(not c.ended for c in group)
-        tally.groups += 1
-        tally.all_right += int(bool((rewards == 1).all()))
-        tally.all_wrong += int(bool((rewards == 0).all()))
-        letters.update(v.letter for v in verdicts if v.letter)
-    tally.letters = tuple(letters[letter] for letter in LETTERS)
-    return samples, tally
+    question: Question
+    """With its options in the order that was shown."""
+    prompt: list[int]
+    completions: list[Completion]
+    texts: list[str]
+    verdicts: list[Verdict]
+    rewards: list[float]
+    """What is trained on: the verdicts' rewards, with what the config adds."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether the rewards differ: otherwise there is no gradient in the group."""
+        return len(set(self.rewards)) > 1
+
+
+class Sampler:
+    """Samples and judges groups with the policy of `engine`."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: RLConfig) -> None:
+        self.engine, self.tokenizer, self.config = engine, tokenizer, config
+        self.seconds_rollout, self.seconds_scoring = 0.0, 0.0
+
+    def groups(self, questions: Sequence[Question], step: int) -> list[Group]:
+        """`group_size` completions of each question, options permuted anew for this step.
+
+        A completion depends on (seed, step, question, number in its group) alone: neither the ranks nor the batch
+        change it.
+        """
+        if not questions:
+            return []
+        config, started = self.config, time.monotonic()
+        shown = [permute(q, row_key(config.seed, "options", step)) for q in questions]
+        prompts = [render_prompt(self.tokenizer, [{"role": "user", "content": prompt(q)}]) for q in shown]
+        keys = [[row_key(config.seed, step, q.id, n) for n in range(config.group_size)] for q in shown]
+        sampled = self.engine.generate(
+            prompts, keys, config.max_new_tokens, config.temperature, max_rows=config.rollout_rows
+        )
+        judging = time.monotonic()
+        groups = [self._judged(q, ids, group) for q, ids, group in zip(shown, prompts, sampled, strict=True)]
+        if config.reward.kind == "probability":
+            groups = self._with_probabilities(groups)
+        if config.reward.control != "none":
+            groups = [self._uninformed(group, row_keys) for group, row_keys in zip(groups, keys, strict=True)]
+        self.seconds_rollout += judging - started
+        self.seconds_scoring += time.monotonic() - judging
+        return groups
+
+    def telling_groups(
+        self, groups: list[Group], step: int, replacement: Callable[[int, int], Question]
+    ) -> tuple[list[Group], int]:
+        """`groups` with those that tell nothing replaced by other questions', up to `refill_rounds` times, and how
+        many were sampled for it (dynamic sampling, DAPO, Yu et al. 2025, arXiv 2503.14476).
+
+        `replacement(round, i)` names the question that takes the place of group i.
+        """
+        groups, drawn = list(groups), 0
+        for round_ in range(self.config.refill_rounds):
+            silent = [i for i, group in enumerate(groups) if not group.tells]
+            asked = [replacement(round_, i) for i in silent]
+            drawn += len(asked)
+            for i, group in zip(silent, self.groups(asked, step), strict=True):
+                groups[i] = group
+        return groups, drawn
+
+    def _judged(self, q: Question, ids: list[int], completions: list[Completion]) -> Group:
+        config = self.config.reward
+        texts = [self.tokenizer.decode(c.said) for c in completions]
+        verdicts = [
+            judge(text, c.ended, q.correct, config.format_bonus) for text, c in zip(texts, completions, strict=True)
+        ]
+        budget, buffer = self.config.max_new_tokens, config.overlong_tokens
+        rewards = [
+            v.reward + overlong_penalty(len(c.tokens), budget, buffer)
+            for v, c in zip(verdicts, completions, strict=True)
+        ]
+        return Group(q, ids, completions, texts, verdicts, rewards)
+
+    def _uninformed(self, group: Group, keys: Sequence[int]) -> Group:
+        """A control: what the group earns from a reward that does not know the right letter."""
+        if self.config.reward.control == "constant":
+            rewards = [float(v.letter == LETTERS[0]) for v in group.verdicts]
+        else:
+            rewards = (uniform(torch.tensor(keys), _CONTROL_DRAW) < 1 / len(LETTERS)).float().tolist()
+        return replace(group, rewards=rewards)
+
+    def _with_probabilities(self, groups: list[Group]) -> list[Group]:
+        """Pays each well-formed answer the probability of the right letter in its place, after the same rationale: the
+        expectation over the last draw instead of its outcome."""
+        ids = letter_ids(self.tokenizer)
+        contexts, places = [], []
+        for g, group in enumerate(groups):
+            for n, (verdict, completion) in enumerate(zip(group.verdicts, group.completions, strict=True)):
+                said = verdict.letter and answer_position(completion.tokens, ids[LETTERS.index(verdict.letter)])
+                if said is not None:
+                    contexts.append([*group.prompt, *completion.tokens[:said]])
+                    places.append((g, n))
+        rewards = [list(group.rewards) for group in groups]
+        if contexts:
+            logits = logits_after(self.engine.model, contexts, self.config.micro_batch_rows)
+            p_BV = torch.softmax(logits / self.config.temperature, dim=1)
+            for (g, n), p_V in zip(places, p_BV, strict=True):
+                group = groups[g]
+                earned = float(group.verdicts[n].letter == group.question.correct)
+                rewards[g][n] += float(p_V[ids[group.question.gold]]) - earned
+        return [replace(group, rewards=earned) for group, earned in zip(groups, rewards, strict=True)]
+
+
+def samples(groups: Sequence[Group], config: RLConfig) -> list[Sample]:
+    """Every completion with its advantage."""
+    estimate = group_std if config.objective.advantage == "group_std" else centred
+    return [
+        Sample(group.prompt, completion.tokens, completion.logprobs, advantage)
+        for group in groups
+        for completion, advantage in zip(
+            group.completions, estimate(torch.tensor([group.rewards]))[0].tolist(), strict=True
+        )
+    ]

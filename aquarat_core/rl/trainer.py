@@ -1,127 +1,190 @@
-"""The RL loop: sample with the current policy, judge, update once, measure."""
+"""The RL loop: sample with the current policy, judge, learn, measure."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl.objective import kl_k3, policy_loss
-from aquarat_core.rl.rollouts import Tally, sample_groups
-from aquarat_core.rl.scoring import Sample, SampleBatch, collate, completion_logp
+from aquarat_core.rl.alarms import Alarms
+from aquarat_core.rl.curriculum import Curriculum
+from aquarat_core.rl.probes import Probes
+from aquarat_core.rl.rollouts import Group, Sampler, samples
+from aquarat_core.rl.samples import SampleTable
+from aquarat_core.rl.startup import check_first_batch
+from aquarat_core.rl.tally import count, figures, over_ranks
+from aquarat_core.rl.update import Learner
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.stages.base import StageContext, StageError
 from aquarat_core.tasks.aqua import Question
 from aquarat_core.text.tokenizer import Tokenizer
-from aquarat_core.training.batches import RowOrder
+from aquarat_core.training.checkpointing import Checkpointer
+from aquarat_core.training.context import RunContext
 from aquarat_core.training.distributed import World
 from aquarat_core.training.metrics import MetricLog
-from aquarat_core.training.update import Updater
+
+PHASES = ("rollout", "scoring", "update", "eval", "probe")
+"""What the time of a run is divided into; the rest is bookkeeping."""
 
 
 class Trainer:
     """Owns the policy, the sampling engine and the frozen reference of one RL run."""
 
-    def __init__(self, policy: Transformer, tokenizer: Tokenizer, config: RLConfig, world: World) -> None:
+    def __init__(
+        self,
+        policy: Transformer,
+        tokenizer: Tokenizer,
+        config: RLConfig,
+        world: World,
+        questions: Sequence[Question],
+        held_out: Sequence[Question],
+    ) -> None:
         self.policy, self.tokenizer, self.config, self.world = policy, tokenizer, config, world
+        self.questions, self.held_out = questions, held_out
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.engine = Engine(policy, tokenizer.special("<|assistant_end|>"))
-        self.updater = Updater(policy, config.optim, config.steps, world)
+        self.sampler = Sampler(self.engine, tokenizer, config)
+        self.learner = Learner(policy, self.reference, config, world)
+        self.curriculum = Curriculum(len(questions), config.seed, config.curriculum, world)
+        self.alarms = Alarms()
+        self.probes = Probes(held_out[: config.probe_questions], tokenizer, self.reference, world)
+        self.progress = _Progress()
 
-    def run(
-        self, questions: Sequence[Question], held_out: Sequence[Question], ctx: StageContext, log: MetricLog
-    ) -> dict[str, float]:
-        """Train for `config.steps` steps on `questions`, watching accuracy on `held_out`; returns the summary."""
-        config = self.config
-        order = RowOrder(len(questions), config.seed)
-        before = accuracy(self.engine, self.tokenizer, held_out, config.max_new_tokens, self.world)
-        log.row(0, **{"eval/accuracy": before})
-        metrics: dict[str, float] = {}
-        first, tokens, started = {}, 0.0, time.monotonic()
-        for step in range(config.steps):
-            rows = order.rows(step, config.prompts_per_step)
-            metrics = self.step(step, [questions[i] for i in self.world.share(list(rows))])
-            if step == 0:
-                first = dict(metrics)
-                self._refuse_hopeless(metrics)
-            last = step + 1 == config.steps
-            if last or (step + 1) % config.eval_every == 0:
-                metrics["eval/accuracy"] = accuracy(
-                    self.engine, self.tokenizer, held_out, config.max_new_tokens, self.world
-                )
-            tokens += metrics["rl/completion_length_mean"] * config.prompts_per_step * config.group_size
-            log.row(step + 1, **metrics)
-            shown = ("rl/reward_mean", "rl/parse_rate", "eval/accuracy")
-            ctx.progress(step + 1, config.steps, **{name: metrics[name] for name in shown if name in metrics})
+    def run(self, ctx: RunContext, log: MetricLog) -> dict[str, float]:
+        """Train until `config.steps` steps are done, from where an earlier start was, watching accuracy on the
+        held-out questions; returns the summary."""
+        config, at = self.config, self.progress
+        table = SampleTable(ctx.recorddir, log)
+        parts = {
+            "model": self.policy, "progress": at, "alarms": self.alarms, "curriculum": self.curriculum,
+            "samples": table, "log": log,
+        }  # fmt: skip
+        shards = {"updater": self.learner.updater}
+        wandb_id = (ctx.wandb or {}).get("run_id")
+        with Checkpointer(ctx.work, config.checkpoint, self.world, parts, shards, ctx.log, wandb_id) as checkpointer:
+            done = checkpointer.restore()
+            self.engine.refresh(self.policy)
+            if done == 0:
+                at.first = self._held_out_figures()
+                log.row(0, **at.first)
+            for step in range(done, config.steps):
+                started = time.monotonic()
+                metrics, groups = self.step(step)
+                at.first.setdefault("rl/mean_reward", metrics["rl/mean_reward"])
+                if step + 1 == config.steps or (step + 1) % config.eval_every == 0:
+                    metrics |= self._held_out_figures()
+                    if self.world.rank == 0:
+                        table.add(step + 1, groups)
+                at.tokens += metrics["rl/trained_tokens"]
+                at.seconds["all"] += time.monotonic() - started
+                self._record(step + 1, metrics, ctx, log)
+                at.last = metrics
+                checkpointer.after_step(step + 1)
+        return self._summary()
+
+    def _record(self, done: int, metrics: dict[str, float], ctx: RunContext, log: MetricLog) -> None:
+        ringing, news = self.alarms.watch(metrics)
+        for text in news:
+            ctx.log(f"step {done}: {text}")
+        seconds = self.progress.seconds
+        log.row(done, **metrics, **{"rl/alarms": ringing, "time/probe_share": seconds["probe"] / seconds["all"]})
+        shown = ("rl/mean_reward", "rl/parse_rate", "eval/accuracy")
+        ctx.progress(done, self.config.steps, **{name: metrics[name] for name in shown if name in metrics})
+
+    def _summary(self) -> dict[str, float]:
+        first, last, seconds = self.progress.first, self.progress.last, self.progress.seconds
         return {
-            "steps": config.steps,
-            "reward_mean_first": first["rl/reward_mean"],
-            "reward_mean_last": metrics["rl/reward_mean"],
-            "kl_sequence_mean": metrics["rl/kl_sequence_mean"],
-            "held_out_accuracy_before": before,
-            "held_out_accuracy_after": metrics["eval/accuracy"],
-            "sampled_tokens": round(tokens),
-            "sampled_tokens_per_second": tokens / (time.monotonic() - started),
+            "steps": self.config.steps,
+            "reward_mean_first": first["rl/mean_reward"],
+            "reward_mean_last": last["rl/mean_reward"],
+            "kl_sequence_mean": last["rl/kl_sequence_mean"],
+            "held_out_accuracy_before": first["eval/accuracy"],
+            "held_out_accuracy_after": last["eval/accuracy"],
+            "sampled_tokens": round(self.progress.tokens),
+            "sampled_tokens_per_second": self.progress.tokens / seconds["all"],
+            **{f"{phase}_share": seconds[phase] / seconds["all"] for phase in PHASES},
         }
 
-    def step(self, step: int, questions: Sequence[Question]) -> dict[str, float]:
-        """Sample and learn from this rank's questions; the figures are of all ranks."""
-        t0 = time.monotonic()
-        samples, tally = sample_groups(self.engine, self.tokenizer, questions, self.config, step)
-        numbers = self.world.sum(torch.tensor(tally.numbers(), dtype=torch.float64, device=self.world.device))
-        metrics = Tally.metrics(numbers.tolist())
-        t1 = time.monotonic()
-        metrics |= self._update(step, samples, n_tokens=float(numbers[1]))
+    def step(self, step: int) -> tuple[dict[str, float], list[Group]]:
+        """Ask, sample and learn once; the figures are of all ranks, the groups this rank's.
+
+        Raises `StageError` at the first step when its figures leave nothing to learn from.
+        """
+        before = time.monotonic()
+        sampling, scoring = self.sampler.seconds_rollout, self.sampler.seconds_scoring
+        config, world = self.config, self.world
+        drawn = self.curriculum.draw(step, config.prompts_per_step)
+        places = world.share(list(range(len(drawn))))
+        groups = self.sampler.groups([self.questions[drawn[p]] for p in places], step)
+        metrics = figures(over_ranks(count(groups), world))
+        if step == 0:
+            check_first_batch(metrics, config)
+        self.curriculum.remember({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
+        taught, extra = self.sampler.telling_groups(
+            groups, step, lambda round_, i: self.questions[self._replacement(step, round_, places[i])]
+        )
+        lengths = [len(c.tokens) for group in taught for c in group.completions]
+        learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
+        n_tokens, refilled = world.sum(learned).tolist()
+        sampled_at = time.monotonic()
+        metrics |= self.learner.learn(step, samples(taught, config), n_tokens)
         self.engine.refresh(self.policy)
-        return metrics | {"time/rollout": t1 - t0, "time/update": time.monotonic() - t1}
-
-    def _update(self, step: int, samples: list[Sample], n_tokens: float) -> dict[str, float]:
-        # A group whose samples all earned the same has no gradient: it is counted in n_tokens but not computed.
-        telling = sorted((s for s in samples if s.advantage), key=lambda s: len(s.prompt) + len(s.completion))
-        sums = torch.zeros(5, dtype=torch.float64, device=self.world.device)
-        starts = range(0, len(telling), self.config.micro_batch_rows)
-        for n, start in enumerate(starts):
-            batch = collate(telling[start : start + self.config.micro_batch_rows], self.world.device)
-            logp, entropy = completion_logp(self.policy, batch, self.config.temperature)
-            policy_loss(logp, batch.advantages_B, batch.mask_BN, n_tokens).backward()
-            # The reference costs a forward pass, so KL is measured on one micro-batch of each step: on each in turn,
-            # since they are sorted by length.
-            sums += self._measure(batch, logp, entropy, with_kl=n == step % len(starts))
-        self.world.sum(sums)
-        gap, entropy_sum, tokens, kl_sum, kl_tokens = sums.tolist()
-        return {
-            **{name.replace("train/", "rl/"): value for name, value in self.updater.apply(step).items()},
-            "rl/sampler_logp_difference": gap / max(tokens, 1),
-            "rl/entropy_mean": entropy_sum / max(tokens, 1),
-            "rl/kl_sequence_mean": kl_sum / max(kl_tokens, 1),
+        spent = {
+            "rollout": self.sampler.seconds_rollout - sampling,
+            "scoring": self.sampler.seconds_scoring - scoring,
+            "update": time.monotonic() - sampled_at,
         }
+        for phase, seconds in spent.items():
+            self.progress.seconds[phase] += seconds
+        return {
+            **metrics,
+            **self.curriculum.figures(),
+            "rl/refilled_groups": refilled,
+            "rl/trained_tokens": n_tokens,
+            **{f"time/{phase}": seconds for phase, seconds in spent.items()},
+            "time/step": time.monotonic() - before,
+        }, taught
 
-    @torch.no_grad()
-    def _measure(self, batch: SampleBatch, logp: torch.Tensor, entropy: torch.Tensor, with_kl: bool) -> torch.Tensor:
-        """Sums over completion tokens: the sampler's difference, entropy, tokens, KL, and tokens that KL is of."""
-        n = batch.mask_BN.sum()
-        gap = ((logp - batch.sampler_logp_BN).abs() * batch.mask_BN).sum()
-        kl, kl_tokens = torch.zeros_like(n), torch.zeros_like(n)
-        if with_kl:
-            reference, _ = completion_logp(self.reference, batch, self.config.temperature)
-            kl, kl_tokens = (kl_k3(logp, reference) * batch.mask_BN).sum(), n
-        return torch.stack([gap, (entropy * batch.mask_BN).sum(), n, kl, kl_tokens]).double()
+    def _replacement(self, step: int, round_: int, place: int) -> int:
+        rounds, count_ = self.config.refill_rounds, self.config.prompts_per_step
+        return self.curriculum.replacement(step, rounds, round_, count_, place)
 
-    def _refuse_hopeless(self, first: dict[str, float]) -> None:
-        """Stop before hours are spent on a reward that says nothing."""
-        if first["rl/parse_rate"] < self.config.min_parse_rate:
-            raise StageError(
-                f"only {first['rl/parse_rate']:.0%} of the first completions end in a well-formed answer "
-                f"(rl_checkpoint.min_parse_rate is {self.config.min_parse_rate:.0%}): train SFT longer, or raise "
-                f"rl_checkpoint.max_new_tokens ({self.config.max_new_tokens}; {first['rl/truncated_rate']:.0%} cut off)"
-            )
-        if first["rl/reward_mean"] in (0.0, 1.0):
-            raise StageError(
-                f"every one of the first completions earned {first['rl/reward_mean']:.0f}: there is nothing to learn "
-                f"from; check the SFT checkpoint's eval report and the questions' difficulty"
-            )
+    def _held_out_figures(self) -> dict[str, float]:
+        started = time.monotonic()
+        found = {"eval/accuracy": self._accuracy()}
+        probed = time.monotonic()
+        found |= self.probes.figures(self.policy)
+        ended = time.monotonic()
+        self.progress.seconds["eval"] += probed - started
+        self.progress.seconds["probe"] += ended - probed
+        return found | {"time/eval": probed - started, "time/probe": ended - probed}
+
+    def _accuracy(self) -> float:
+        return accuracy(self.engine, self.tokenizer, self.held_out, self.config.max_new_tokens, self.world)
+
+
+class _Progress:
+    """What the summary needs of the steps before a restart."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.tokens = 0.0
+        self.seconds = dict.fromkeys((*PHASES, "all"), 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self.first, "last": self.last, "tokens": self.tokens, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        self.first, self.last = dict(state_dict["first"]), dict(state_dict["last"])
+        self.tokens, self.seconds = state_dict["tokens"], dict(state_dict["seconds"])
+
+
+def _solved(group: Group) -> float:
+    right = [v.letter == group.question.correct for v in group.verdicts]
+    return sum(right) / len(right)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,13 @@ class MetricLog:
         if self._run is not None and self._replay:
             for row in map(json.loads, state_dict["rows"].splitlines()):
                 self._run.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+
+    def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show a table in W&B; the file of metrics holds numbers only."""
+        if self._run is not None:
+            import wandb
+
+            self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
 
     def close(self) -> None:
         """End the file and the W&B run."""

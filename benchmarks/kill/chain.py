@@ -1,4 +1,4 @@
-"""Base, mid and SFT at the smallest size, each once undisturbed and once killed at every one of a list of points."""
+"""Base, mid, SFT and RL at the smallest size, each once undisturbed and once killed at every one of many points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 
-TRAINED = ("base_checkpoint", "mid_checkpoint", "sft_checkpoint")
+TRAINED = ("base_checkpoint", "mid_checkpoint", "sft_checkpoint", "rl_checkpoint")
 STEPS, SAVE_EVERY = 72, 3
 TRAIN = {
     "launch": {"nproc": 1, "threads": 1, "device": "cpu"},
@@ -38,8 +38,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"model": {"depth": 2, "width_per_layer": 16, "head_size": 16, "sequence_len": 128, "embedding_taps": 2}},
     "mid_checkpoint": TRAIN | {"mixture": [{"name": "drills"}, {"name": "aqua", "limit": 100}]},
     "sft_checkpoint": TRAIN,
+    # Random rewards: a policy this small answers nothing, and its updates must not be empty.
+    "rl_checkpoint": {
+        "launch": TRAIN["launch"],
+        "steps": STEPS,
+        "prompts_per_step": 2,
+        "group_size": 4,
+        "max_new_tokens": 8,
+        "eval_every": 8,
+        "eval_questions": 4,
+        "probe_questions": 2,
+        "reward": {"control": "random"},
+        "curriculum": {"enabled": True},
+        "min_parse_rate": 0,
+        "min_first_reward": 0,
+        "max_zero_variance": 1,
+        "checkpoint": TRAIN["checkpoint"],
+    },
 }
-COMPARED = ("train/loss", "train/grad_norm", "train/lr_factor", "val/loss", "val/bpb")
+COMPARED = (
+    "train/loss", "train/grad_norm", "train/lr_factor", "val/loss", "val/bpb", "rl/mean_reward", "rl/grad_norm",
+    "rl/lr_factor", "rl/trained_tokens", "rl/entropy_mean", "rl/kl_sequence_mean", "rl/kl_letter_mean",
+    "rl/curriculum_seen", "rl/alarms", "eval/accuracy",
+)  # fmt: skip
 CODE = CodeVersion(version="c0de" * 16, commit=None, dirty=True)
 Point = tuple[str, int]
 
@@ -69,10 +90,12 @@ class Outcome:
         return whole and self.died == len(self.points) and self.left_in_work == 0
 
 
-def points(n: int, seed: int) -> list[Point]:
+def points(n: int, seed: int, stage: str = TRAINED[0]) -> list[Point]:
     """`n` seeded points, as many of each kind; counts are per start, since each start counts anew."""
     rng = random.Random(seed)
     most = {"file": 2 * 2, "half": 2, "commit": 2, "delete": 4, "step": SAVE_EVERY + 2, "update": SAVE_EVERY + 2}
+    if stage == "rl_checkpoint":
+        most |= {"rollout": SAVE_EVERY + 2, "eval": 1}
     kinds = [list(most)[i % len(most)] for i in range(n)]
     rng.shuffle(kinds)
     return [(kind, rng.randint(1, most[kind])) for kind in kinds]
@@ -135,11 +158,12 @@ class Chain:
         disturbed = self.store.latest(stage)
         assert disturbed is not None
         work = list(self.store._backend.keys("work/"))
+        expected = len(_rows(undisturbed))
         pairs = list(zip(_rows(undisturbed), _rows(disturbed), strict=False))
         gaps = [abs(a[name] - b[name]) for a, b in pairs for name in COMPARED if name in a and name in b]
         return Outcome(
             stage, list(at), died, undisturbed.data_version == disturbed.data_version, max(gaps),
-            all(a == b for a, b in pairs) and len(pairs) == STEPS, restarts, seen - STEPS, len(work),
+            all(a == b for a, b in pairs) and len(pairs) == expected, restarts, seen - expected, len(work),
         )  # fmt: skip
 
 

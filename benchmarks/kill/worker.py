@@ -6,6 +6,7 @@ standard output says how it ended. Everything is imported once here, so that a r
     step N      after the Nth row of this start             update N   in its Nth step, before the update
     file N      before the Nth file of a checkpoint         half N     with the Nth file copied, but not yet in place
     commit N    before the Nth commit                       delete N   before the Nth object is deleted
+    rollout N   before the Nth generation                   eval N     after the Nth evaluation within RL
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts.local import LocalBackend
-from aquarat_core.stages import base_checkpoint, chat_training, run
+from aquarat_core.rl import trainer
+from aquarat_core.rollout import engine
+from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, run
 from aquarat_core.training import metrics, update
 
-assert base_checkpoint and chat_training
+assert base_checkpoint and chat_training and rl_checkpoint
 
 
 def die() -> None:
@@ -69,6 +72,10 @@ def arm(kind: str, n: int) -> None:
         watch(metrics.MetricLog, "row", after=count)
     elif kind == "update":
         watch(update.Updater, "apply", before=count)
+    elif kind == "rollout":
+        watch(engine.Engine, "generate", before=count)
+    elif kind == "eval":
+        watch(trainer.Trainer, "_held_out_figures", after=count)
     elif kind == "file":
         watch(LocalBackend, "put_file", before=lambda key, *_: count(key) if key.startswith("work/") else None)
     elif kind == "half":

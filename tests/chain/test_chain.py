@@ -100,7 +100,7 @@ def test_metrics_are_in_the_artifact_and_in_an_offline_wandb_run(
     rows = [json.loads(line) for line in rl.record("metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(41))
     assert rows[0]["eval/accuracy"] == rl.manifest.metrics["held_out_accuracy_before"]
-    rewards = [row["rl/reward_mean"] for row in rows[1:]]
+    rewards = [row["rl/mean_reward"] for row in rows[1:]]
     assert rewards[-1] == rl.manifest.metrics["reward_mean_last"]
     assert sum(rewards[-15:]) > sum(rewards[:15])
     assert rl.manifest.wandb is not None and rl.manifest.wandb["mode"] == "offline"

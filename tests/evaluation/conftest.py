@@ -36,7 +36,7 @@ def curve(stage: str, n: int = 120) -> str:
         t = step / n
         row = {"step": step, "train/tokens_per_second": 9000.0}
         if stage == "rl":
-            row |= {"rl/reward_mean": 0.3 + 0.4 * t + rng.gauss(0, 0.04), "rl/parse_rate": 0.9 + 0.1 * t}
+            row |= {"rl/mean_reward": 0.3 + 0.4 * t + rng.gauss(0, 0.04), "rl/parse_rate": 0.9 + 0.1 * t}
             row |= {"rl/truncated_rate": 0.1 - 0.1 * t, "rl/kl_sequence_mean": 0.3 * t}
             row |= {"eval/accuracy": 0.31 + 0.38 * t} if step % 20 == 0 else {}
         else:

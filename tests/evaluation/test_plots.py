@@ -34,7 +34,7 @@ def test_running_mean_does_not_lag() -> None:
 
 def noisy_rows(n: int) -> list[dict]:
     rng = random.Random(1)
-    names = ["train/loss", "val/loss", "val/bpb", "rl/reward_mean", "eval/accuracy", "rl/kl_sequence_mean"]
+    names = ["train/loss", "val/loss", "val/bpb", "rl/mean_reward", "eval/accuracy", "rl/kl_sequence_mean"]
     return [{"step": i, **{name: rng.random() for name in names}} for i in range(n)]
 
 

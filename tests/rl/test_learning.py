@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,27 +14,31 @@ from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.rl import rollouts
 from aquarat_core.rl.reward import Verdict
+from aquarat_core.rl.samples import COLUMNS, SAMPLES_FILE
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.training.metrics import MetricLog
 from tests.toys import ONE, context, guesser, reading_questions, reading_tokenizer
 
 CONFIG = RLConfig(
-    steps=70, prompts_per_step=16, group_size=8, max_new_tokens=8, micro_batch_rows=128, eval_every=1000,
+    steps=70, prompts_per_step=16, group_size=8, max_new_tokens=8, micro_batch_rows=128, eval_every=35,
     eval_questions=100, optim={"lr_scale": 0.6, "warmdown": 0.5}, seed=3,
 )  # fmt: skip
 HELD_OUT = reading_questions(100, first=1000)
 
 
-def trained(config: RLConfig, folder: Path) -> tuple[Trainer, dict[str, float]]:
-    trainer = Trainer(copy.deepcopy(guesser()), reading_tokenizer(), config, ONE)
-    summary = trainer.run(reading_questions(320), HELD_OUT, context(folder), MetricLog(None, None))
-    return trainer, summary
+def trained(folder: Path, **changes: Any) -> tuple[Trainer, dict[str, float], list[dict[str, float]]]:
+    config = RLConfig.model_validate(CONFIG.model_dump() | changes)
+    trainer = Trainer(copy.deepcopy(guesser()), reading_tokenizer(), config, ONE, reading_questions(320), HELD_OUT)
+    log = MetricLog(folder / "metrics.jsonl", None)
+    summary = trainer.run(context(folder), log)
+    log.close()
+    return trainer, summary, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
 def test_a_guesser_learns_to_read_the_letter_from_its_reward(tmp_path: Path) -> None:
-    trainer, summary = trained(CONFIG, tmp_path)
+    trainer, summary, rows = trained(tmp_path)
     assert summary["held_out_accuracy_before"] == 0.2  # one letter for all
     assert 0.1 < summary["reward_mean_first"] < 0.3
     assert summary["held_out_accuracy_after"] >= 0.95
@@ -44,16 +50,27 @@ def test_a_guesser_learns_to_read_the_letter_from_its_reward(tmp_path: Path) -> 
     for kept, start in zip(trainer.reference.parameters(), guesser().parameters(), strict=True):
         assert torch.equal(kept, start)
 
+    # The probes saw it happen, at a cost that does not matter.
+    probed = [row for row in rows if "rl/letter_acc" in row]
+    assert [row["step"] for row in probed] == [0, 35, 70]
+    assert probed[0]["rl/kl_letter_mean"] == 0.0 and probed[-1]["rl/kl_letter_mean"] > 0.5
+    assert probed[0]["rl/letter_acc"] <= 0.3 and probed[-1]["rl/letter_acc"] >= 0.9
+    assert probed[-1]["rl/letter_margin_mean"] > probed[0]["rl/letter_margin_mean"] + 1
+    assert rows[-1]["time/probe_share"] < 0.05
+
+    table = [json.loads(line) for line in (tmp_path / SAMPLES_FILE).read_text().splitlines()]
+    assert [row["step"] for row in table] == [35] * 8 + [70] * 8
+    assert all(tuple(row) == COLUMNS and row["reward"] == float(row["parsed"] == row["gold"]) for row in table)
+
 
 @pytest.mark.slow
 def test_rewards_that_know_nothing_teach_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     judge = rollouts.judge
 
-    def random_verdict(text: str, ended: bool, correct: str) -> Verdict:
+    def random_verdict(text: str, ended: bool, correct: str, bonus: float) -> Verdict:
         return Verdict(judge(text, ended, correct).letter, float(torch.rand((), generator=generator) < 0.2))
 
     monkeypatch.setattr(rollouts, "judge", random_verdict)
-    config = CONFIG.model_copy(update={"steps": 25, "min_parse_rate": 0.0})
-    _, summary = trained(config, tmp_path)
+    _, summary, _ = trained(tmp_path, steps=25)
     assert summary["held_out_accuracy_after"] <= 0.4

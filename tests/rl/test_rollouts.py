@@ -1,8 +1,7 @@
-"""A step's samples: the same however the questions are split, and counted right."""
+"""A step's samples: the same however the questions are split, judged and counted right."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,16 +11,21 @@ from aquarat_core.config import RLConfig
 from aquarat_core.data.synthetic import generate_questions
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl import rollouts
+from aquarat_core.rl.letters import answer_position, letter_ids
 from aquarat_core.rl.reward import Verdict, judge
-from aquarat_core.rl.rollouts import Tally, sample_groups
-from aquarat_core.rollout.engine import Completion, Engine
+from aquarat_core.rl.rollouts import Group, Sampler, samples
+from aquarat_core.rl.scoring import Sample
+from aquarat_core.rl.tally import count, figures, over_ranks
+from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
 from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import permute, prompt
+from aquarat_core.tasks.aqua import Question, permute, prompt
 from aquarat_core.text.chat import render_prompt
+from tests.rl.scripted import Scripted
 from tests.toys import ONE, questions, random_model, tokenizer
 
 CONFIG = RLConfig(group_size=4, max_new_tokens=12, temperature=1.0, seed=3)
+FIXED = replace(questions()[0], options=("1", "2", "3", "4", "none of the above"), correct="B")
 
 
 @pytest.fixture(scope="module")
@@ -29,46 +33,36 @@ def model() -> Transformer:
     return random_model(tokenizer().vocab_size, sequence_len=256)
 
 
-def engine(model: Transformer) -> Engine:
-    return Engine(model, tokenizer().special("<|assistant_end|>"))
+def sampler(model: Transformer, config: RLConfig = CONFIG) -> Sampler:
+    return Sampler(Engine(model, tokenizer().special("<|assistant_end|>")), tokenizer(), config)
 
 
-class Scripted(Engine):
-    """An engine that says what it is told, one list of texts for each prompt; a text ending in ~ is cut off."""
-
-    def __init__(self, texts: list[list[str]]) -> None:
-        self.texts, self.stop = texts, tokenizer().special("<|assistant_end|>")
-
-    def generate(self, prompts, keys, max_new_tokens, temperature, max_rows=1024) -> list[list[Completion]]:
-        assert [len(k) for k in keys] == [len(t) for t in self.texts]
-        return [[self._said(text) for text in texts] for texts in self.texts]
-
-    def _said(self, text: str) -> Completion:
-        tokens = tokenizer().encode(text.rstrip("~")) + ([] if text.endswith("~") else [self.stop])
-        return Completion(tokens, [-1.0] * len(tokens), not text.endswith("~"))
+def scripted(texts: list[list[str]], asked: list[Question], config: RLConfig = CONFIG, step: int = 0) -> list[Group]:
+    return Sampler(Scripted(texts), tokenizer(), config).groups(asked, step)
 
 
 def test_a_split_over_ranks_changes_no_sample(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     # Random text earns nothing: pay for its length, so that advantages are compared too.
-    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct: Verdict(None, float(len(text) % 2)))
+    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(None, float(len(text) % 2)))
     asked = list(questions()[:6])
-    whole, tally = sample_groups(engine(model), tokenizer(), asked, CONFIG, step=5)
-    halves = [sample_groups(engine(model), tokenizer(), asked[rank::2], CONFIG, step=5) for rank in range(2)]
-    by_question = [whole[4 * i : 4 * i + 4] for i in range(6)]
-    for rank, (samples, _) in enumerate(halves):
-        expected = [s for group in by_question[rank::2] for s in group]
-        assert [(s.prompt, s.completion, s.advantage) for s in samples] == [
-            (s.prompt, s.completion, s.advantage) for s in expected
-        ]
-    added = [a + b for a, b in zip(halves[0][1].numbers(), halves[1][1].numbers(), strict=True)]
-    assert added == tally.numbers()
-    assert len({s.advantage for s in whole}) > 2
-    assert len({tuple(s.completion) for s in whole}) == len(whole)
+    whole = sampler(model).groups(asked, step=5)
+    halves = [sampler(model).groups(asked[rank::2], step=5) for rank in range(2)]
+
+    def shape(found: list[Sample]) -> list:
+        return [(s.prompt, s.completion, s.advantage) for s in found]
+
+    for rank, half in enumerate(halves):
+        assert shape(samples(half, CONFIG)) == shape(samples(whole[rank::2], CONFIG))
+    assert count(halves[0]) + count(halves[1]) == count(whole)
+    every = samples(whole, CONFIG)
+    assert len({s.advantage for s in every}) > 2
+    assert len({tuple(s.completion) for s in every}) == len(every)
 
 
 def test_samples_depend_on_step_and_seed(model: Transformer) -> None:
     def completions(config: RLConfig, step: int) -> list[list[int]]:
-        return [s.completion for s in sample_groups(engine(model), tokenizer(), questions()[:2], config, step)[0]]
+        groups = sampler(model, config).groups(questions()[:2], step)
+        return [c.tokens for group in groups for c in group.completions]
 
     first = completions(CONFIG, 5)
     assert first == completions(CONFIG, 5)
@@ -81,34 +75,46 @@ def test_the_question_is_asked_with_its_options_in_the_steps_order() -> None:
     shown = [permute(q, row_key(CONFIG.seed, "options", step)) for step in range(8)]
     assert len({s.options for s in shown}) > 4
     for step, asked in enumerate(shown):
-        texts = [f"Answer: {letter}" for letter in "ABCD"]
-        samples, tally = sample_groups(Scripted([texts]), tokenizer(), [q], CONFIG, step)
-        assert samples[0].prompt == render_prompt(tokenizer(), [{"role": "user", "content": prompt(asked)}])
-        rewards = [float(letter == asked.correct) for letter in "ABCD"]
-        assert [s.advantage for s in samples] == [r - sum(rewards) / 4 for r in rewards]
-        assert tally.reward == sum(rewards)
+        (group,) = scripted([[f"Answer: {letter}" for letter in "ABCD"]], [q], step=step)
+        assert group.prompt == render_prompt(tokenizer(), [{"role": "user", "content": prompt(asked)}])
+        assert group.rewards == [float(letter == asked.correct) for letter in "ABCD"]
+        advantages = [s.advantage for s in samples([group], CONFIG)]
+        assert advantages == [r - sum(group.rewards) / 4 for r in group.rewards]
 
 
 def test_a_tally_by_hand() -> None:
-    asked = [replace(q, options=(*q.options[:4], "none of the above"), correct="B") for q in questions()[:3]]
     texts = [
         ["Answer: B", "Answer: B", "Answer: A", "Answer: B~"],
         ["Answer: B"] * 4,
         ["Answer: C", "B", "Answer: B\nAnswer: B", "2"],
     ]
-    samples, tally = sample_groups(Scripted(texts), tokenizer(), asked, CONFIG, step=0)
-    assert [s.advantage for s in samples] == [0.5, 0.5, -0.5, -0.5, *[0.0] * 8]
-    n_tokens = sum(len(tokenizer().encode(t.rstrip("~"))) + (not t.endswith("~")) for group in texts for t in group)
-    assert tally.numbers() == [12, n_tokens, 6.0, 6.0, 8, 1, 3, 1, 1, 1, 6, 1, 0, 0]
-    assert Tally.metrics(tally.numbers()) == pytest.approx(
+    groups = scripted(texts, [FIXED] * 3)
+    assert [s.advantage for s in samples(groups, CONFIG)] == [0.5, 0.5, -0.5, -0.5, *[0.0] * 8]
+    assert [group.tells for group in groups] == [True, False, False]
+    lengths = [[len(tokenizer().encode(t.rstrip("~"))) + (not t.endswith("~")) for t in group] for group in texts]
+    n_tokens, n_right = sum(map(sum, lengths)), sum(lengths[0][:2]) + sum(lengths[1])
+    assert count(groups) == {
+        "completions": 12, "tokens": n_tokens, "reward": 6.0, "reward_squared": 6.0, "right": 6,
+        "tokens_right": n_right, "parsed": 8, "ambiguous": 1, "truncated": 1, "repeated": 5, "groups": 3,
+        "solved_none": 1, "solved_some": 1, "solved_all": 1, "zero_variance": 2, "A": 1, "B": 6, "C": 1,
+    }  # fmt: skip
+    assert figures(over_ranks(count(groups), ONE)) == pytest.approx(
         {
-            "rl/reward_mean": 0.5,
+            "rl/acc": 0.5,
+            "rl/mean_reward": 0.5,
             "rl/reward_std": 0.5,
             "rl/parse_rate": 8 / 12,
+            "rl/ambiguous_rate": 1 / 12,
             "rl/truncated_rate": 1 / 12,
+            "rl/stop_token_rate": 11 / 12,
+            "rl/repeated_rate": 5 / 12,
             "rl/completion_length_mean": n_tokens / 12,
+            "rl/length_right_mean": n_right / 6,
+            "rl/length_wrong_mean": (n_tokens - n_right) / 6,
             "rl/solved_all": 1 / 3,
+            "rl/solved_some": 1 / 3,
             "rl/solved_none": 1 / 3,
+            "rl/zero_variance_groups": 2 / 3,
             "rl/letter_A": 1 / 8,
             "rl/letter_B": 6 / 8,
             "rl/letter_C": 1 / 8,
@@ -132,9 +138,79 @@ def test_a_constant_letter_earns_a_fifth_when_options_are_permuted() -> None:
         assert earned[letter] / 4000 == pytest.approx(0.2, abs=0.02), earned
 
 
-def test_the_letters_of_a_wrong_group_are_still_counted() -> None:
-    q = replace(questions()[0], options=("1", "2", "3", "4", "none of the above"), correct="E")
-    _, tally = sample_groups(Scripted([["Answer: A", "Answer: D", "Answer: D", "x"]]), tokenizer(), [q], CONFIG, 0)
-    assert Counter(dict(zip(LETTERS, tally.letters, strict=True))) == {"A": 1, "B": 0, "C": 0, "D": 2, "E": 0}
-    assert (tally.all_wrong, tally.all_right, tally.parsed) == (1, 0, 3)
-    assert ONE.sum(torch.tensor(tally.numbers())).tolist() == tally.numbers()
+def test_extras_of_the_reward() -> None:
+    texts = [["Answer: B", "Answer: A", "B", "1 + 1 = 2\nAnswer: B"]]
+    n = [len(tokenizer().encode(t)) + 1 for t in texts[0]]
+    budget = max(n)
+    config = CONFIG.model_copy(
+        update={
+            "max_new_tokens": budget,
+            "reward": CONFIG.reward.model_copy(update={"format_bonus": 0.1, "overlong_tokens": budget}),
+        }
+    )
+    (group,) = scripted(texts, [FIXED], config)
+    base = [1.1, 0.1, 0.0, 1.1]
+    assert group.rewards == pytest.approx([r - k / budget for r, k in zip(base, n, strict=True)])
+    assert [v.reward for v in group.verdicts] == base
+
+
+def test_advantages_in_units_of_the_groups_deviation() -> None:
+    config = CONFIG.model_copy(update={"objective": CONFIG.objective.model_copy(update={"advantage": "group_std"})})
+    groups = scripted([["Answer: B", "Answer: A", "Answer: C", "Answer: D"]], [FIXED])
+    # Rewards 1, 0, 0, 0: mean 1/4, deviation 1/2.
+    assert [s.advantage for s in samples(groups, config)] == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
+
+
+def test_the_probability_of_the_right_letter_after_its_own_rationale(model: Transformer) -> None:
+    config = CONFIG.model_copy(
+        update={"temperature": 0.7, "reward": CONFIG.reward.model_copy(update={"kind": "probability"})}
+    )
+    texts = ["1 + 1 = 2\nAnswer: A", "Answer: B", "Answer: B~", "B"]
+    engine = Scripted([texts])
+    engine.model = model
+    (group,) = Sampler(engine, tokenizer(), config).groups([FIXED], 0)
+    ids = letter_ids(tokenizer())
+    for text, reward in zip(texts[:2], group.rewards, strict=False):
+        said = tokenizer().encode(text)
+        assert said[-1] == ids[LETTERS.index(text[-1])]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*group.prompt, *said[:-1]]]))[0, -1]
+        assert reward == pytest.approx(float(torch.softmax(logits / 0.7, dim=0)[ids[1]]), rel=1e-4)
+        assert 0 < reward < 1
+    assert group.rewards[2:] == [0.0, 0.0]
+    assert [v.reward for v in group.verdicts] == [0.0, 1.0, 0.0, 0.0]  # accuracy counts what was said
+
+
+def test_letters_have_their_ids_by_place() -> None:
+    ids = letter_ids(tokenizer())
+    assert len(set(ids)) == 5
+    for letter, letter_id in zip(LETTERS, ids, strict=True):
+        said = tokenizer().encode(f"A is not E.\nAnswer: {letter}")
+        assert answer_position([*said, 3], letter_id) == len(said) - 1
+    assert answer_position([1, 2, 3], 4) is None
+
+
+def test_groups_that_tell_nothing_are_replaced_a_bounded_number_of_times() -> None:
+    silent, telling = ["Answer: A"] * 4, ["Answer: A", "Answer: B", "Answer: C", "Answer: D"]
+    for rounds, scripts, drawn in [
+        (1, [[telling, silent]], 2),
+        (2, [[telling, silent], [telling]], 3),
+        (3, [[silent, silent], [silent, telling], [silent]], 5),
+    ]:
+        engine = Scripted([])
+        config = CONFIG.model_copy(update={"refill_rounds": rounds})
+        sampler = Sampler(engine, tokenizer(), config)
+        first = scripted([silent, telling, silent], [FIXED] * 3)
+        asked: list[tuple[int, int]] = []
+
+        def replacement(round_: int, i: int, engine=engine, scripts=scripts, asked=asked) -> Question:
+            engine.texts = scripts[round_]
+            asked.append((round_, i))
+            return replace(FIXED, id=f"{round_}-{i}")
+
+        groups, n = sampler.telling_groups(first, 0, replacement)
+        assert n == drawn == len(asked)
+        assert groups[1] is first[1] and len(groups) == 3
+        assert max(round_ for round_, _ in asked) == rounds - 1
+        assert [i for r, i in asked if r == 0] == [0, 2]
+    assert sum(group.tells for group in groups) == 2 and groups[0].question.id == "2-0"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 from aquarat_core.config import RLConfig
-from aquarat_core.rl import rollouts
-from aquarat_core.rl.objective import kl_k3
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.rl import rollouts, trainer
+from aquarat_core.rl.objective import kl_k1, kl_k3
 from aquarat_core.rl.reward import Verdict
-from aquarat_core.rl.rollouts import sample_groups
+from aquarat_core.rl.rollouts import samples
 from aquarat_core.rl.scoring import collate, completion_logp
 from aquarat_core.rl.trainer import Trainer
 from tests.toys import CPU, ONE, questions, random_model, tokenizer
@@ -22,53 +24,118 @@ CONFIG = RLConfig(
 )  # fmt: skip
 
 
-def trainer() -> Trainer:
-    return Trainer(random_model(tokenizer().vocab_size, sequence_len=256), tokenizer(), CONFIG, ONE)
+@pytest.fixture
+def odd_lengths_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward that random text can earn."""
+    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2)))
 
 
-def test_the_figures_of_a_step_are_those_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct: Verdict(correct, float(len(text) % 2)))
-    made = trainer()
-    made.step(0, questions()[:4])  # so that policy and reference differ
-    policy = copy.deepcopy(made.policy)
-    samples, tally = sample_groups(made.engine, tokenizer(), questions()[4:8], CONFIG, 1)
-    telling = sorted((s for s in samples if s.advantage), key=lambda s: len(s.prompt) + len(s.completion))
+@pytest.fixture
+def any_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "check_first_batch", lambda figures, config: None)
+
+
+def made(**changes: Any) -> Trainer:
+    model = random_model(tokenizer().vocab_size, sequence_len=256)
+    config = RLConfig.model_validate(CONFIG.model_dump() | changes)
+    return Trainer(model, tokenizer(), config, ONE, questions()[:12], questions()[12:20])
+
+
+def flat(model: Transformer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_figures_of_a_step_are_those_of_its_samples(odd_lengths_paid: None) -> None:
+    run = made()
+    run.step(0)  # so that policy and reference differ
+    policy = copy.deepcopy(run.policy)
+    asked = [run.questions[i] for i in run.curriculum.draw(1, 4)]
+    every = samples(run.sampler.groups(asked, 1), CONFIG)
+    telling = sorted((s for s in every if s.advantage), key=lambda s: len(s.prompt) + len(s.completion))
     assert 5 < len(telling) <= 16
     batch, second = collate(telling, CPU), collate(telling[5:10], CPU)  # step 1 measures KL on the second of them
-    loss = 0.0
-    for s in samples:
+    loss, n_tokens = 0.0, sum(len(s.completion) for s in every)
+    for s in every:
         alone = collate([s], CPU)
-        loss -= s.advantage * completion_logp(policy, alone, 0.8)[0].sum() / tally.tokens
+        loss -= s.advantage * completion_logp(policy, alone, 0.8)[0].sum() / n_tokens
     loss.backward()
     norm = torch.cat([p.grad.flatten() for p in policy.parameters() if p.numel()]).norm()
     with torch.no_grad():
         entropy, n = completion_logp(policy, batch, 0.8)[1], batch.mask_BN.sum()
-        kl = kl_k3(completion_logp(policy, second, 0.8)[0], completion_logp(made.reference, second, 0.8)[0])
+        logp, reference = (completion_logp(m, second, 0.8)[0] for m in (policy, run.reference))
 
-    figures = made.step(1, questions()[4:8])
+    figures, groups = run.step(1)
     assert figures["rl/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     assert figures["rl/entropy_mean"] == pytest.approx(float((entropy * batch.mask_BN).sum() / n), rel=1e-4)
     assert figures["rl/sampler_logp_difference"] < 1e-4
-    expected = float((kl * second.mask_BN).sum() / second.mask_BN.sum())
-    assert figures["rl/kl_sequence_mean"] == pytest.approx(expected, rel=1e-3) and expected > 1e-4
-    assert figures["rl/reward_mean"] == tally.reward / 16
-    assert not torch.equal(made.policy.head.weight, policy.head.weight)
+    for name, estimate in (("mean", kl_k3), ("k1", kl_k1)):
+        expected = float((estimate(logp, reference) * second.mask_BN).sum() / second.mask_BN.sum())
+        assert figures[f"rl/kl_sequence_{name}"] == pytest.approx(expected, rel=1e-3) and abs(expected) > 1e-4
+    assert figures["rl/mean_reward"] == sum(sum(g.rewards) for g in groups) / 16
+    assert figures["rl/trained_tokens"] == n_tokens
+    assert figures["rl/clip_low_rate"] == figures["rl/clip_high_rate"] == 0.0
+    assert not torch.equal(run.policy.head.weight, policy.head.weight)
 
 
-def test_a_step_without_differences_leaves_the_policy_alone() -> None:
-    made = trainer()
-    before = copy.deepcopy(made.policy)
-    figures = made.step(0, questions()[:4])  # random text: every completion earns nothing
-    assert (figures["rl/reward_mean"], figures["rl/solved_none"], figures["rl/grad_norm"]) == (0.0, 1.0, 0.0)
+def test_every_figure_there_should_be(odd_lengths_paid: None) -> None:
+    run = made(curriculum={"enabled": True})
+    figures = run.step(0)[0] | run._held_out_figures()
+    assert set(figures) == {
+        "rl/acc", "rl/mean_reward", "rl/reward_std", "rl/parse_rate", "rl/ambiguous_rate", "rl/truncated_rate",
+        "rl/stop_token_rate", "rl/repeated_rate", "rl/completion_length_mean", "rl/length_right_mean",
+        "rl/solved_none", "rl/solved_some", "rl/solved_all", "rl/zero_variance_groups", "rl/letter_A", "rl/letter_B",
+        "rl/letter_C", "rl/letter_D", "rl/letter_E", "rl/grad_norm", "rl/lr_factor", "rl/skipped_steps",
+        "rl/clip_low_rate", "rl/clip_high_rate", "rl/truncated_weights", "rl/sampler_logp_difference",
+        "rl/entropy_mean", "rl/kl_sequence_mean", "rl/kl_sequence_k1", "rl/curriculum_seen", "rl/curriculum_useful",
+        "rl/refilled_groups", "rl/trained_tokens", "rl/kl_letter_mean", "rl/letter_margin_mean",
+        "rl/letter_entropy_mean", "rl/letter_acc", "attn/entropy_mean", "attn/entropy_layer_0",
+        "attn/entropy_layer_1", "eval/accuracy", "time/rollout", "time/scoring", "time/update", "time/step",
+        "time/eval", "time/probe",
+    }  # fmt: skip
+
+
+def test_a_step_without_differences_leaves_the_policy_alone(any_start: None) -> None:
+    run = made()
+    before = flat(run.policy)
+    figures, _ = run.step(0)  # random text: every completion earns nothing
+    assert (figures["rl/mean_reward"], figures["rl/solved_none"], figures["rl/grad_norm"]) == (0.0, 1.0, 0.0)
     assert figures["rl/kl_sequence_mean"] == figures["rl/entropy_mean"] == 0.0
-    for old, new in zip(before.parameters(), made.policy.parameters(), strict=True):
-        assert torch.equal(old, new)
+    assert torch.equal(before, flat(run.policy))
 
 
-def test_the_engine_samples_from_the_updated_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct: Verdict(correct, float(len(text) % 2)))
-    made = trainer()
+def test_the_engine_samples_from_the_updated_policy(odd_lengths_paid: None) -> None:
+    run = made()
     for step in range(2):
-        made.step(step, questions()[:4])
-        for mine, policy in zip(made.engine.model.parameters(), made.policy.parameters(), strict=True):
+        run.step(step)
+        for mine, policy in zip(run.engine.model.parameters(), run.policy.parameters(), strict=True):
             assert torch.equal(mine, policy)
+
+
+def test_a_second_update_sees_ratios_and_clips_some(odd_lengths_paid: None) -> None:
+    run = made(objective={"updates_per_batch": 3, "clip_low": 0.01, "clip_high": 0.01})
+    figures, _ = run.step(0)
+    assert figures["rl/clip_low_rate"] > 0 and figures["rl/clip_high_rate"] > 0
+    assert figures["rl/lr_factor"] < made().step(0)[0]["rl/lr_factor"]  # of update 3 of 12, not of 1 of 4
+    assert figures["rl/kl_sequence_mean"] == 0.0  # of the first update
+
+
+def test_the_first_of_several_updates_is_the_only_one_there_was(odd_lengths_paid: None) -> None:
+    constant = {"optim": {"lr_scale": 1.0, "grad_clip": None, "warmdown": 0.0}}
+    one, several = made(**constant), made(**constant, objective={"updates_per_batch": 2})
+    updates: list[torch.Tensor] = []
+    apply = several.learner.updater.apply
+    several.learner.updater.apply = lambda i: (apply(i), updates.append(flat(several.policy)))[0]
+    one.step(0), several.step(0)
+    torch.testing.assert_close(updates[0], flat(one.policy), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(updates[1], updates[0], atol=1e-4)
+
+
+def test_a_kl_penalty_reaches_groups_that_tell_nothing(any_start: None) -> None:
+    run = made(objective={"kl": "k3", "kl_weight": 1.0})
+    with torch.no_grad():
+        for parameter in run.policy.parameters():
+            parameter.mul_(1.1)
+    run.engine.refresh(run.policy)
+    figures, _ = run.step(0)  # nothing is earned, and the policy is pulled back
+    assert figures["rl/mean_reward"] == 0.0 and figures["rl/grad_norm"] > 1e-3
+    assert figures["rl/kl_sequence_mean"] > 1e-3

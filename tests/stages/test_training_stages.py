@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,11 @@ from aquarat_core.model import accounting
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.stages.base import StageError
-from aquarat_core.stages.rl_checkpoint import check_reward
 from aquarat_core.tasks.aqua import write_questions
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.stages.conftest import ALONE, Bench
-from tests.toys import CPU, guesser, questions, random_model, reading_questions, reading_tokenizer
+from tests.toys import CPU, guesser, random_model, reading_questions, reading_tokenizer
 
 MODEL = {"depth": 2, "width_per_layer": 16, "head_size": 16, "sequence_len": 128}
 TRAIN = {
@@ -179,7 +177,7 @@ def test_rl_trains_measures_and_saves(bench: Bench, reading: dict[str, Artifact]
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 2, 3]
     assert metrics["held_out_accuracy_before"] == rows[0]["eval/accuracy"] == 0.2
-    assert metrics["reward_mean_first"] == rows[1]["rl/reward_mean"] and rows[1]["rl/kl_sequence_mean"] == 0.0
+    assert metrics["reward_mean_first"] == rows[1]["rl/mean_reward"] and rows[1]["rl/kl_sequence_mean"] == 0.0
     assert metrics["kl_sequence_mean"] == rows[3]["rl/kl_sequence_mean"] > 0.0
     tokens = sum(row["rl/completion_length_mean"] for row in rows[1:]) * 8 * 4
     assert metrics["sampled_tokens"] == pytest.approx(tokens, abs=1)
@@ -202,7 +200,7 @@ def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
         StageError, match=r"only 0% of the first completions .* train SFT longer, or raise rl_checkpoint\.max"
     ):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL, **hopeless))
-    with pytest.raises(StageError, match="every one of the first completions earned 0"):
+    with pytest.raises(StageError, match=r"first completions earned 0\.000 .* never the right letter"):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL | {"min_parse_rate": 0.0}, **hopeless))
 
 
@@ -212,13 +210,6 @@ def test_rl_says_what_to_lower_when_prompts_do_not_fit(bench: Bench, reading: di
         ValueError, match=r"64 new ones do not fit the model's sequence_len of 96: lower max_new_tokens"
     ):
         rl_checkpoint.run(ctx)
-
-
-def test_a_reward_that_misjudges_gold_answers_is_never_trained_on() -> None:
-    check_reward(list(questions()))
-    twice = replace(questions()[0], rationale="Answer: A")
-    with pytest.raises(AssertionError, match=f"misjudges the gold answer of question {twice.id}: 0.0"):
-        check_reward([*questions(), twice])
 
 
 def test_an_unknown_field_is_refused_with_the_fields_there_are(bench: Bench) -> None:

@@ -102,12 +102,10 @@ def test_what_two_ranks_saved_one_goes_on_with_and_back(one, two, tmp_path: Path
 
 def test_two_ranks_reinforce_like_one(one, two) -> None:
     (alone, alone_weights), (together, weights) = one, two
-    # Which samples the KL is measured on depends on the ranks.
     for a, b in zip(alone["rl"], together["rl"], strict=True):
-        assert {k: v for k, v in b.items() if "kl" not in k} == pytest.approx(
-            {k: v for k, v in a.items() if "kl" not in k}, abs=1e-5
-        )
-        assert 0 < a["rl/reward_mean"] < 1 and a["rl/grad_norm"] > 1e-3
+        # Muon computes in bfloat16: the last bit of a sum over ranks grows a little from step to step.
+        assert b == pytest.approx(a, abs=1e-4, rel=1e-3)
+        assert 0 < a["rl/mean_reward"] < 1 and a["rl/grad_norm"] > 1e-3
     assert together["rl"][0]["rl/kl_sequence_mean"] == 0.0 < together["rl"][2]["rl/kl_sequence_mean"]
     np.testing.assert_allclose(weights["rl"], alone_weights["rl"], atol=1e-3)
 

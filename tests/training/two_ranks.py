@@ -84,12 +84,14 @@ def training(world: World, folder: Path, ctx: Any = None) -> tuple[dict[str, Any
 
 def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
     """Three steps on a reward that random text can earn: one for an odd number of characters."""
-    rollouts.judge = lambda text, ended, correct: Verdict(correct, float(len(text) % 2))
+    rollouts.judge = lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2))
     config = RLConfig(
-        steps=3, prompts_per_step=4, group_size=4, max_new_tokens=6, micro_batch_rows=5, optim={"grad_clip": None}
-    )
-    trainer = Trainer(random_model(tokenizer().vocab_size, sequence_len=256), tokenizer(), config, world)
-    steps = [without_times(trainer.step(n, world.share(list(questions()[4 * n : 4 * n + 4])))) for n in range(3)]
+        steps=3, prompts_per_step=4, group_size=4, max_new_tokens=6, micro_batch_rows=5, optim={"grad_clip": None},
+        refill_rounds=1, curriculum={"enabled": True}, objective={"updates_per_batch": 2, "kl": "k3"},
+    )  # fmt: skip
+    model = random_model(tokenizer().vocab_size, sequence_len=256)
+    trainer = Trainer(model, tokenizer(), config, world, questions()[:12], questions()[12:20])
+    steps = [without_times(trainer.step(n)[0] | trainer.probes.figures(trainer.policy)) for n in range(3)]
     return steps, flat(trainer.policy)
 
 

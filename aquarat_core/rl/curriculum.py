@@ -1,0 +1,81 @@
+"""Which questions a step asks: in a shuffled order, or more often those that the policy solves sometimes.
+
+A question that is always or never solved gives no gradient, and on five options a guesser is right a fifth of the time:
+the pass rate counts from chance on. A step's draw depends on (seed, step) and the pass rates so far alone, which are
+the same on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from aquarat_core.config import CurriculumConfig
+from aquarat_core.rollout.random import row_key, uniform
+from aquarat_core.training.batches import RowOrder
+from aquarat_core.training.distributed import World
+
+CHANCE = 0.2
+
+
+class Curriculum:
+    """Draws the questions of each step out of `n` and remembers how often they were solved."""
+
+    def __init__(self, n: int, seed: int, config: CurriculumConfig, world: World) -> None:
+        self.seed, self.config, self.world = seed, config, world
+        self.order, self.spare = RowOrder(n, seed), RowOrder(n, row_key(seed, "spare") & 0x7FFFFFFF)
+        self.pass_rates_N = torch.full((n,), -1.0, dtype=torch.float64)
+        """Share solved, an exponential mean over visits; -1 before the first."""
+
+    def draw(self, step: int, count: int) -> list[int]:
+        """Indices of the questions of `step`."""
+        n = len(self.pass_rates_N)
+        if not self.config.enabled:
+            return self.order.rows(step, count).tolist()
+        if count > n:
+            raise ValueError(f"a step asks {count} questions, and there are {n}: lower rl_checkpoint.prompts_per_step")
+        # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis & Spirakis 2006).
+        u = uniform(torch.arange(n) + row_key(self.seed, "curriculum", step) // 2, 0).double()
+        return (u.clamp(min=1e-12).log() / self.weights()).topk(count).indices.tolist()
+
+    def replacement(self, step: int, rounds: int, round_: int, count: int, place: int) -> int:
+        """Index of the question that takes a place of `step`'s in a round of refilling, on whichever rank it is."""
+        row = ((step * rounds + round_) * count) + place
+        return int(self.spare.rows(row, 1)[0])
+
+    def weights(self) -> Tensor:
+        """Of each question in the next draw."""
+        skill_N = (self.pass_rates_N - CHANCE) / (1 - CHANCE)
+        useful_N = (skill_N > self.config.hard) & (skill_N < self.config.easy)
+        weights_N = torch.full_like(skill_N, self.config.weight)
+        return weights_N.masked_fill(useful_N | (self.pass_rates_N < 0), 1.0)
+
+    def remember(self, solved: Mapping[int, float]) -> None:
+        """Count the shares solved of the questions this rank has asked; every rank calls this once a step."""
+        if not self.config.enabled:
+            return
+        seen_2N = torch.zeros((2, len(self.pass_rates_N)), dtype=torch.float64, device=self.world.device)
+        for i, share in solved.items():
+            seen_2N[:, i] += torch.tensor([share, 1.0], dtype=torch.float64)
+        shares_N, visits_N = self.world.sum(seen_2N).cpu()
+        now_N = shares_N / visits_N.clamp(min=1)
+        kept = self.config.memory
+        known_N = self.pass_rates_N >= 0
+        updated_N = torch.where(known_N, kept * self.pass_rates_N + (1 - kept) * now_N, now_N)
+        self.pass_rates_N = torch.where(visits_N > 0, updated_N, self.pass_rates_N)
+
+    def figures(self) -> dict[str, float]:
+        """How many questions have been seen, and what share of them is worth asking."""
+        known_N = self.pass_rates_N >= 0
+        if not self.config.enabled or not known_N.any():
+            return {}
+        useful = (self.weights()[known_N] == 1).double().mean()
+        return {"rl/curriculum_seen": float(known_N.sum()), "rl/curriculum_useful": float(useful)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"pass_rates": self.pass_rates_N}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> None:
+        self.pass_rates_N = state_dict["pass_rates"].clone()

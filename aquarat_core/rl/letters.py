@@ -1,0 +1,56 @@
+"""The token at which an answer is decided: which ids the five letters have there, and how probable each is.
+
+After "Answer:" a letter comes with the space before it, so its id is another one than that of the bare letter. The ids
+are therefore read off encoded answers, never looked up by the letter alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.tasks.answers import LETTERS, MARKER
+from aquarat_core.text.tokenizer import Tokenizer
+
+
+def letter_ids(tokenizer: Tokenizer) -> list[int]:
+    """Ids of the five letters in the place where an answer says them.
+
+    Raises `ValueError` when the tokenizer gives an answer's letter no token of its own.
+    """
+    answers = [tokenizer.encode(f"so.\n{MARKER}{letter}") for letter in LETTERS]
+    stems, ids = {tuple(answer[:-1]) for answer in answers}, [answer[-1] for answer in answers]
+    if len(stems) != 1 or len(set(ids)) != len(LETTERS):
+        raise ValueError(
+            "the tokenizer does not end the five answers in five tokens of their own: train it on text with answers"
+        )
+    return ids
+
+
+def answer_position(tokens: Sequence[int], letter_id: int) -> int | None:
+    """Index of an answer's letter in the tokens of a completion: the last token with that id."""
+    return max((i for i, token in enumerate(tokens) if token == letter_id), default=None)
+
+
+@torch.no_grad()
+def letter_logits(model: Transformer, contexts: Sequence[Sequence[int]], ids: Sequence[int], rows: int = 64) -> Tensor:
+    """Logits [B, 5] of the letters after each context."""
+    return logits_after(model, contexts, rows)[:, list(ids)]
+
+
+@torch.no_grad()
+def logits_after(model: Transformer, contexts: Sequence[Sequence[int]], rows: int = 64) -> Tensor:
+    """Logits [B, V] of the token after each context."""
+    found = []
+    for start in range(0, len(contexts), rows):
+        part = contexts[start : start + rows]
+        lengths = torch.tensor([len(c) for c in part])
+        ids = torch.zeros((len(part), int(lengths.max())), dtype=torch.long)
+        for row, context in enumerate(part):
+            ids[row, : len(context)] = torch.as_tensor(context)
+        hidden = model.hidden(ids.to(model.cos.device))
+        found.append(model.logits(hidden[torch.arange(len(part)), lengths - 1]))
+    return torch.cat(found)

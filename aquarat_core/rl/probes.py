@@ -1,0 +1,150 @@
+"""What the model does at the place of the answer, on a fixed batch of held-out questions with their gold rationale.
+
+Everything is read at one position, the last before the letter, found on token ids. A probe is a pass of its own without
+gradients: it neither slows the training pass down nor depends on how that is computed.
+
+Shapes: B questions, H query heads, K key/value heads, T tokens, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aquarat_core.model.transformer import Transformer, attend
+from aquarat_core.rl.letters import letter_ids, letter_logits
+from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.aqua import Question, conversation, letter_free
+from aquarat_core.text.chat import render
+from aquarat_core.text.tokenizer import Tokenizer
+from aquarat_core.training.distributed import World
+
+ROWS = 32
+"""Questions in one pass."""
+
+
+class Probes:
+    """A fixed batch of questions, each cut before its letter, and the reference's letters there."""
+
+    def __init__(
+        self, questions: Sequence[Question], tokenizer: Tokenizer, reference: Transformer, world: World
+    ) -> None:
+        self.world, self.ids = world, letter_ids(tokenizer)
+        room = reference.config.sequence_len
+        rendered = [(q, *_before_letter(q, tokenizer, self.ids)) for q in questions if letter_free(q.rationale)]
+        mine = world.share([(q, context) for q, context, found in rendered if found and len(context) <= room])
+        self.contexts, self.gold = [context for _, context in mine], [q.gold for q, _ in mine]
+        self.seconds = 0.0
+        self.reference_B5 = letter_logits(reference, self.contexts, self.ids, ROWS) if mine else None
+
+    def figures(self, policy: Transformer) -> dict[str, float]:
+        """Means over the probed questions of all ranks:
+
+        - `rl/kl_letter_mean`: KL(policy || start) in nats over the five letters;
+        - `rl/letter_margin_mean`: the policy's largest letter logit less its second largest;
+        - `rl/letter_entropy_mean`: nats, ln 5 for a policy that knows nothing;
+        - `rl/letter_acc`: share whose largest letter is right;
+        - `attn/entropy_layer_N` and their mean: entropy of the attention from that position over the tokens before,
+          averaged over heads, as a share of its largest possible value ln t.
+        """
+        started = time.monotonic()
+        sums = torch.zeros(5 + policy.config.depth, dtype=torch.float64, device=self.world.device)
+        if self.contexts:
+            logits_B5 = letter_logits(policy, self.contexts, self.ids, ROWS)
+            gold_B = torch.tensor(self.gold, device=logits_B5.device)
+            per_question = torch.stack(
+                [
+                    torch.ones_like(logits_B5[:, 0]),
+                    letter_kl(logits_B5, self.reference_B5),
+                    letter_margin(logits_B5),
+                    letter_kl(logits_B5, torch.zeros_like(logits_B5)),
+                    (logits_B5.argmax(dim=1) == gold_B).float(),
+                ]
+            )
+            entropies = attention_entropies(policy, self.contexts)
+            sums = torch.cat([per_question.double().sum(dim=1), entropies.double().sum(dim=1)])
+        n, kl, margin, from_uniform, right, *attention = self.world.sum(sums).tolist()
+        self.seconds += time.monotonic() - started
+        if not n:
+            return {}
+        layers = {f"attn/entropy_layer_{i}": x / n for i, x in enumerate(attention)}
+        return {
+            "rl/kl_letter_mean": kl / n,
+            "rl/letter_margin_mean": margin / n,
+            "rl/letter_entropy_mean": math.log(len(LETTERS)) - from_uniform / n,
+            "rl/letter_acc": right / n,
+            "attn/entropy_mean": sum(layers.values()) / len(layers),
+            **layers,
+        }
+
+
+def _before_letter(q: Question, tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[list[int], bool]:
+    """The conversation's ids up to the one before the letter, and whether the letter is where it is expected."""
+    whole, _ = render(tokenizer, conversation(q))
+    *context, letter, _ = whole  # the end token is last
+    return context, letter == ids[q.gold]
+
+
+def letter_kl(logits_B5: Tensor, reference_B5: Tensor) -> Tensor:
+    """KL [B] in nats between the softmax over the five letters and the reference's."""
+    logp, logq = torch.log_softmax(logits_B5, dim=1), torch.log_softmax(reference_B5, dim=1)
+    return (logp.exp() * (logp - logq)).sum(dim=1)
+
+
+def letter_margin(logits_B5: Tensor) -> Tensor:
+    """The largest logit [B] less the second largest."""
+    top = logits_B5.topk(2, dim=1).values
+    return top[:, 0] - top[:, 1]
+
+
+@torch.no_grad()
+def attention_entropies(model: Transformer, contexts: Sequence[Sequence[int]]) -> Tensor:
+    """[layers, B]: entropy of the last token's attention, averaged over heads, as a share of ln t (0 for t = 1)."""
+    found = []
+    for start in range(0, len(contexts), ROWS):
+        part = contexts[start : start + ROWS]
+        ids = torch.zeros((len(part), max(map(len, part))), dtype=torch.long)
+        for row, context in enumerate(part):
+            ids[row, : len(context)] = torch.as_tensor(context)
+        watching = _Watching(torch.tensor([len(c) for c in part], device=model.cos.device))
+        model.hidden(ids.to(model.cos.device), watching)
+        found.append(torch.stack(watching.entropies))
+    return torch.cat(found, dim=1)
+
+
+class _Watching:
+    """Causal attention as in training, as a cache that is told the queries too and looks at each row's last one."""
+
+    is_prefill = False
+
+    def __init__(self, lengths_B: Tensor) -> None:
+        self.lengths_B, self.entropies = lengths_B, []
+
+    def positions(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.lengths_B.device)[None]
+
+    def ids_before(self, n: int) -> tuple[Tensor, Tensor]:
+        ids = self.lengths_B.new_zeros((len(self.lengths_B), n))
+        return ids, torch.zeros_like(ids, dtype=torch.bool)
+
+    def advance(self, ids_BT: Tensor) -> None:
+        pass
+
+    def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
+        self.k_BKTD, self.v_BKTD = k_BKTD, v_BKTD
+
+    def read(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
+        B, H, T, D = q_BHTD.shape
+        last_BHD = q_BHTD[torch.arange(B, device=q_BHTD.device), :, self.lengths_B - 1].float()
+        k_BHTD = self.k_BKTD.float().repeat_interleave(H // self.k_BKTD.size(1), dim=1)
+        scores_BHT = (k_BHTD @ last_BHD[..., None]).squeeze(3) * D**-0.5
+        before_BT = self.lengths_B[:, None] - 1 - torch.arange(T, device=q_BHTD.device)
+        unseen_BT = (before_BT < 0) | (before_BT >= window)
+        a_BHT = torch.softmax(scores_BHT.masked_fill(unseen_BT[:, None], -torch.inf), dim=2)
+        entropy_B = torch.special.entr(a_BHT).sum(dim=2).mean(dim=1)
+        self.entropies.append(entropy_B / self.lengths_B.clamp(min=2, max=window).float().log())
+        return attend(q_BHTD, self.k_BKTD, self.v_BKTD, window)

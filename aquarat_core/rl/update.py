@@ -1,0 +1,117 @@
+"""Learning from one batch of samples: micro-batches sorted by length, one or several optimizer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aquarat_core.config import RLConfig
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.rl.objective import LossInputs, LossOutputs, kl_k1, kl_k3, objective
+from aquarat_core.rl.scoring import Sample, SampleBatch, collate, completion_logp
+from aquarat_core.training.distributed import World
+from aquarat_core.training.update import Updater
+
+
+class Learner:
+    """Owns the optimizers of a policy and its frozen reference."""
+
+    def __init__(self, policy: Transformer, reference: Transformer, config: RLConfig, world: World) -> None:
+        self.policy, self.reference, self.config, self.world = policy, reference, config, world
+        self.updater = Updater(policy, config.optim, config.steps * config.objective.updates_per_batch, world)
+
+    def learn(self, step: int, samples: Sequence[Sample], n_tokens: float) -> dict[str, float]:
+        """Update the policy on this rank's `samples`; `n_tokens` and the figures are of all ranks.
+
+        Figures of sampling (entropy, the sampler's difference, KL) are those of the first update, where the policy is
+        the one that was sampled from.
+        """
+        batches = self._micro_batches(samples)
+        several = self.config.objective.updates_per_batch > 1
+        old = [self._logp(self.policy, batch) for batch in batches] if several else [None] * len(batches)
+        needs_reference = self.config.objective.kl != "none"
+        reference = [self._logp(self.reference, b) if needs_reference else None for b in batches]
+        figures: dict[str, float] = {}
+        for update in range(self.config.objective.updates_per_batch):
+            sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self.world.device)
+            for n, (batch, old_logp, reference_logp) in enumerate(zip(batches, old, reference, strict=True)):
+                logp, entropy = completion_logp(self.policy, batch, self.config.temperature)
+                out = objective(self._inputs(batch, logp, n_tokens, old_logp, reference_logp), self.config.objective)
+                out.loss.backward()
+                # Without a KL term the reference costs a forward pass of its own, so KL is measured on one micro-batch
+                # of each step: on each in turn, since they are sorted by length.
+                measured = reference_logp
+                if measured is None and update == 0 and n == step % len(batches):
+                    measured = self._logp(self.reference, batch)
+                sums += _measure(batch, logp.detach(), entropy, measured, out)
+            found = dict(zip(_SUMS, self.world.sum(sums).tolist(), strict=True))
+            index = step * self.config.objective.updates_per_batch + update
+            applied = {name.replace("train/", "rl/"): x for name, x in self.updater.apply(index).items()}
+            figures |= applied | _clip_figures(found)
+            if update == 0:
+                figures |= _sampling_figures(found)
+        return figures
+
+    def _micro_batches(self, samples: Sequence[Sample]) -> list[SampleBatch]:
+        # Without a KL term, a group whose samples all earned the same has no gradient: it is counted in n_tokens but
+        # not computed.
+        telling = [s for s in samples if s.advantage or self.config.objective.kl != "none"]
+        telling.sort(key=lambda s: len(s.prompt) + len(s.completion))
+        size = self.config.micro_batch_rows
+        return [collate(telling[i : i + size], self.world.device) for i in range(0, len(telling), size)]
+
+    @torch.no_grad()
+    def _logp(self, model: Transformer, batch: SampleBatch) -> Tensor:
+        return completion_logp(model, batch, self.config.temperature)[0]
+
+    @staticmethod
+    def _inputs(
+        batch: SampleBatch, logp: Tensor, n_tokens: float, old: Tensor | None, reference: Tensor | None
+    ) -> LossInputs:
+        return LossInputs(
+            logp_BN=logp,
+            advantages_B=batch.advantages_B,
+            mask_BN=batch.mask_BN,
+            n_tokens=n_tokens,
+            sampler_logp_BN=batch.sampler_logp_BN,
+            old_logp_BN=old,
+            reference_logp_BN=reference,
+        )
+
+
+_SUMS = ("tokens", "difference", "entropy", "kl", "kl_k1", "kl_tokens", "clipped_low", "clipped_high", "truncated")
+
+
+@torch.no_grad()
+def _measure(batch: SampleBatch, logp: Tensor, entropy: Tensor, reference: Tensor | None, out: LossOutputs) -> Tensor:
+    """Sums over completion tokens, in the order of `_SUMS`."""
+    mask, none = batch.mask_BN, torch.zeros((), device=logp.device)
+    n = mask.sum()
+    difference = ((logp - batch.sampler_logp_BN).abs() * mask).sum()
+    k3, k1, kl_tokens = none, none, none
+    if reference is not None:
+        k3, k1, kl_tokens = (kl_k3(logp, reference) * mask).sum(), (kl_k1(logp, reference) * mask).sum(), n
+    sums = (n, difference, (entropy * mask).sum(), k3, k1, kl_tokens)
+    return torch.stack([*sums, out.clipped_low, out.clipped_high, out.truncated]).double()
+
+
+def _sampling_figures(sums: dict[str, float]) -> dict[str, float]:
+    tokens, kl_tokens = max(sums["tokens"], 1), max(sums["kl_tokens"], 1)
+    return {
+        "rl/sampler_logp_difference": sums["difference"] / tokens,
+        "rl/entropy_mean": sums["entropy"] / tokens,
+        "rl/kl_sequence_mean": sums["kl"] / kl_tokens,
+        "rl/kl_sequence_k1": sums["kl_k1"] / kl_tokens,
+    }
+
+
+def _clip_figures(sums: dict[str, float]) -> dict[str, float]:
+    tokens = max(sums["tokens"], 1)
+    names = {
+        "rl/clip_low_rate": "clipped_low",
+        "rl/clip_high_rate": "clipped_high",
+        "rl/truncated_weights": "truncated",
+    }
+    return {name: sums[key] / tokens for name, key in names.items()}

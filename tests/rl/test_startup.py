@@ -1,0 +1,132 @@
+"""The stop at the start: rewards that say nothing and first batches that teach nothing are refused with the reason."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aquarat_core.config import RLConfig
+from aquarat_core.data.synthetic import generate_questions
+from aquarat_core.rl.reward import Verdict, judge
+from aquarat_core.rl.startup import check_first_batch, check_reward
+from aquarat_core.stages.base import StageError
+from aquarat_core.tasks.aqua import Question
+from tests.rl.mutants import MUTANTS
+from tests.toys import questions, tokenizer
+
+ASKED = generate_questions(300, seed=4, max_level=2)
+
+
+def test_our_reward_passes() -> None:
+    check_reward(ASKED, tokenizer())
+    check_reward(questions()[:5], tokenizer())
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_reward_with_a_faulty_parser_is_never_trained_on(name: str) -> None:
+    def faulty(text: str, ended: bool, correct: str) -> Verdict:
+        letter = MUTANTS[name](text) if ended else None
+        return Verdict(letter, float(letter == correct))
+
+    said = {
+        "gsm8k": "pays 0.0% of 300 gold answers, and must pay 99%",
+        "first_match": "right answers followed by wrong ones, and must pay none",
+        "case_insensitive": "and must pay none: the parser finds answers where none is given",
+    }
+    with pytest.raises(StageError, match=said[name]):
+        check_reward(ASKED, tokenizer(), faulty)
+
+
+def test_answers_without_the_stop_token_must_not_be_paid() -> None:
+    with pytest.raises(StageError, match="right answers cut off before the stop token"):
+        check_reward(ASKED, tokenizer(), lambda text, ended, correct: judge(text, True, correct))
+
+
+def test_options_that_are_not_permuted_let_a_constant_letter_earn_too_much() -> None:
+    fixed = [replace(q, options=(*q.options[:4], "none of the above"), correct="D") for q in ASKED]
+    with pytest.raises(StageError, match=r"always answering D earns 100.0% of 300 questions, where a fifth is chance"):
+        check_reward(fixed, tokenizer())
+
+
+def test_up_to_one_gold_answer_in_a_hundred_may_contradict_itself() -> None:
+    twice = replace(ASKED[0], rationale="Answer: A")
+    check_reward([twice, *ASKED[1:]], tokenizer())
+    with pytest.raises(StageError, match=r"pays 98.7% of 300 gold answers"):
+        check_reward([*[replace(q, rationale="Answer: A") for q in ASKED[:4]], *ASKED[4:]], tokenizer())
+
+
+def test_a_tokenizer_that_loses_text_is_found_out() -> None:
+    class Lossy:
+        encode = staticmethod(tokenizer().encode)
+
+        @staticmethod
+        def decode(ids) -> str:
+            return tokenizer().decode(ids).replace("Answer: ", "Answer:")
+
+    with pytest.raises(StageError, match="the tokenizer does not give back what it encodes"):
+        check_reward(ASKED, Lossy())
+
+
+GOOD = {"rl/parse_rate": 0.9, "rl/mean_reward": 0.3, "rl/zero_variance_groups": 0.2, "rl/truncated_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (
+            {"rl/parse_rate": 0.4},
+            r"only 40% of the first .*min_parse_rate is 50%.* train SFT longer.*\(64; 10% cut off",
+        ),
+        ({"rl/mean_reward": 0.01}, r"earned 0.010 .*min_first_reward is 0.02.* 90% of them answer in form.*histogram"),
+        ({"rl/mean_reward": 0.99}, r"earned 0.990 .*max_first_reward is 0.98.* nothing left to learn"),
+        (
+            {"rl/zero_variance_groups": 0.96},
+            r"in 96% of the first groups .*max_zero_variance is 95%.*group_size \(16\)",
+        ),
+    ],
+)
+def test_a_first_batch_out_of_bounds_stops_the_stage(figures: dict[str, float], said: str) -> None:
+    check_first_batch(GOOD, RLConfig())
+    with pytest.raises(StageError, match=said):
+        check_first_batch(GOOD | figures, RLConfig())
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_suite_fails_with_a_faulty_parser_in_place_of_ours(name: str, root: Path) -> None:
+    """The parser is exchanged before anything imports it; then the tests of the reward run as they are."""
+    script = (
+        "import sys, pytest\n"
+        "from aquarat_core.tasks import answers\n"
+        "from tests.rl.mutants import MUTANTS\n"
+        "if sys.argv[1] in MUTANTS: answers.parse_answer = MUTANTS[sys.argv[1]]\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/rl/test_reward.py']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, name], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert " failed" in done.stdout.splitlines()[-1]
+
+
+def test_the_suite_passes_with_ours(root: Path) -> None:
+    ours = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/rl/test_reward.py"]
+    assert subprocess.run(ours, cwd=root, capture_output=True).returncode == 0
+
+
+def test_every_probe_of_the_reward_is_alone_enough() -> None:
+    """A reward with one fault is refused for that fault, and not for another that comes with it."""
+
+    def also(what: str):
+        def paid(text: str, ended: bool, correct: str) -> Verdict:
+            verdict = judge(text, ended, correct)
+            return Verdict(correct, 1.0) if text == what else verdict
+
+        return paid
+
+    q: Question = ASKED[0]
+    with pytest.raises(StageError, match="of the rationales without an answer"):
+        check_reward([q], tokenizer(), also(q.rationale))
+    with pytest.raises(StageError, match="of the bare right letters"):
+        check_reward([replace(q, options=(*q.options[:4], "none of the above"), correct="B")], tokenizer(), also("B"))
