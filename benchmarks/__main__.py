@@ -21,7 +21,7 @@ from rich.table import Table
 import benchmarks
 from benchmarks.harness import BenchError, Result, report
 
-NOT_BENCHES = ("__init__", "__main__", "corpus", "harness", "store_worker")
+NOT_BENCHES = ("__init__", "__main__", "corpus", "harness", "store_worker", "rl_stage")
 
 
 def main(names: Sequence[str], package: ModuleType = benchmarks) -> int:
@@ -40,13 +40,17 @@ def main(names: Sequence[str], package: ModuleType = benchmarks) -> int:
 def benches(package: ModuleType) -> dict[str, str]:
     """Name and first docstring line of every bench, read from the sources: importing them all would take a while."""
     files = sorted(path for root in package.__path__ for path in Path(root).glob("*.py"))
-    docs = {f.stem: ast.get_docstring(ast.parse(f.read_text())) or "" for f in files if f.stem not in NOT_BENCHES}
+    docs = {
+        f.stem.replace("_", "-"): ast.get_docstring(ast.parse(f.read_text())) or ""
+        for f in files
+        if f.stem not in NOT_BENCHES
+    }
     return {name: doc.partition("\n")[0] for name, doc in docs.items()}
 
 
 def _run(name: str, package: ModuleType) -> int:
     try:
-        results = importlib.import_module(f"{package.__name__}.{name}").run()
+        results = importlib.import_module(f"{package.__name__}.{name.replace('-', '_')}").run()
     except BenchError as e:
         print(f"bench {name}: {e}", file=sys.stderr)
         return 1
