@@ -18,6 +18,7 @@ from torch import Tensor
 from aquarat_core.model.kv_cache import Decode, KVMemory, Prefill, last_ids
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.sampling import Sampling, sample
+from aquarat_core.rollout.tools import Calls, Tool
 
 PREFILL_TOKENS = 16_384
 """Tokens, padding included, that are read in one forward pass."""
@@ -54,6 +55,7 @@ class Batch:
         budget: int,
         sampling: Sampling,
         stop_token: int,
+        tool: Tool | None = None,
     ) -> None:
         self.model, self.memory, self.budget = model, memory, budget
         self.sampling, self.stop_token = sampling, stop_token
@@ -79,6 +81,9 @@ class Batch:
         self.logp_NS = torch.zeros((N + 1, budget), device=device)
         self.lengths_N = torch.zeros(N + 1, dtype=torch.long, device=device)
         self.ended_N = torch.zeros(N + 1, dtype=torch.bool, device=device)
+        self.calls = Calls(tool) if tool else None
+        self.given_NS = torch.zeros((N + 1, budget if tool else 0), dtype=torch.bool, device=device)
+        """Tokens that a tool said."""
 
     # --- device -----------------------------------------------------------------------------------------------------
 
@@ -86,6 +91,8 @@ class Batch:
         """Draw one token for every row and read it."""
         n, ages_R, item_R = len(self.rows), self.memory.ages_R[: len(self.rows)], self.item_R[: len(self.rows)]
         token_R, logp_R = self._draw(n)
+        if self.calls:
+            token_R, logp_R = self._with_tool(self.calls, token_R, logp_R)
         self.tokens_NS[item_R, ages_R.clamp(max=self.budget - 1)] = token_R
         self.logp_NS[item_R, ages_R.clamp(max=self.budget - 1)] = logp_R
         live_R = item_R < len(self.ended_N) - 1
@@ -97,6 +104,17 @@ class Batch:
         if self._left() <= 0 and not self.waiting:
             return  # nobody will draw from what this token leads to
         self.hidden_RC[:n] = self.model.hidden(token_R[:, None], self._decode())[:, 0]
+
+    def _with_tool(self, calls: Calls, token_R: Tensor, logp_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probabilities, 0 where a tool speaks. With a tool the host looks at every token."""
+        ages_R, item_R = self.memory.ages_R[: len(token_R)], self.item_R[: len(token_R)]
+        items, device = item_R.tolist(), token_R.device
+        due_R = torch.tensor(calls.due(items), device=device)
+        given_R = due_R >= 0
+        self.given_NS[item_R, ages_R.clamp(max=self.budget - 1)] = given_R
+        token_R = torch.where(given_R, due_R, token_R)
+        calls.said(items, token_R.tolist(), given_R.tolist())
+        return token_R, logp_R.masked_fill(given_R, 0.0)
 
     def _decode(self) -> Decode:
         born = {row.born for row in self.rows}

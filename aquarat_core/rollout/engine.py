@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from aquarat_core.model.kv_cache import KVMemory
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.batch import Batch, Request
 from aquarat_core.rollout.sampling import Sampling
+from aquarat_core.rollout.tools import Tool
 
 LOOK_EVERY = 8
 """Tokens between two looks of the host at which rows have ended."""
@@ -31,6 +32,8 @@ class Completion:
     """Of each token, in the distribution that it was drawn from."""
     ended: bool
     """True when the stop token was sampled, False when the row ran out of tokens."""
+    given: tuple[int, ...] = ()
+    """Places of tokens that a tool said; their log-probability is 0, and they are not the model's to learn."""
 
     @property
     def said(self) -> list[int]:
@@ -66,6 +69,7 @@ class Engine:
         max_rows: int = 1024,
         top_k: int | None = None,
         top_p: float | None = None,
+        tool: Tool | None = None,
     ) -> list[list[Completion]]:
         """Completions of each prompt, one for each of its keys (int64 seeds), `max_rows` at a time.
 
@@ -81,12 +85,15 @@ class Engine:
         ordered = sorted(requests, key=lambda request: len(request.prompt))
         memory = self._memory_for(requests, min(max_rows, n), max_new_tokens)
         sampling = Sampling(temperature, top_k, top_p)
-        batch = Batch(self.model, memory, ordered, max_new_tokens, sampling, self.stop_token)
+        batch = Batch(self.model, memory, ordered, max_new_tokens, sampling, self.stop_token, tool)
         while left := batch.look():
-            for _ in range(min(LOOK_EVERY, left)):
+            for _ in range(min(1 if tool else LOOK_EVERY, left)):
                 batch.step()
         rows = zip(*(x.tolist() for x in (batch.tokens_NS, batch.logp_NS, batch.lengths_N, batch.ended_N)), strict=True)
         found = [Completion(tokens[:n], logps[:n], ended) for tokens, logps, n, ended in rows]
+        if tool:
+            given = [tuple(i for i, was in enumerate(row) if was) for row in batch.given_NS.tolist()]
+            found = [replace(completion, given=places) for completion, places in zip(found, given, strict=True)]
         return [found[r.first : r.first + len(r.keys)] for r in requests]
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], budget: int) -> None:

@@ -1,0 +1,111 @@
+"""A calculator for models: arithmetic by a grammar of its own, exact in fractions, bounded in every direction.
+
+    sum     = product (("+" | "-") product)*
+    product = factor (("*" | "/") factor)*
+    factor  = ("+" | "-") factor | power
+    power   = atom ("^" factor)?
+    atom    = number | "(" sum ")"
+
+Nothing is evaluated but this: a text outside the grammar, a division by zero, or a number beyond the bounds gives None.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+MAX_CHARS, MAX_DEPTH, MAX_EXPONENT, MAX_BITS = 200, 32, 64, 512
+"""Of an expression, of parentheses and signs within each other, of a power, and of a value's parts."""
+DECIMALS = 6
+"""Places after the point of a value that is no whole number."""
+
+_TOKEN = re.compile(r"\s*(?:(\d[\d,]*(?:\.\d+)?|\.\d+)|([-+*/^()]))")
+
+
+class _Wrong(ValueError):
+    """The text is no expression, or its value is out of bounds."""
+
+
+def calculate(text: str) -> str | None:
+    """The value of an expression as text, whole or rounded to `DECIMALS` places; None if there is none."""
+    try:
+        parser = _Parser(_tokens(text))
+        value = parser.sum(0)
+        if parser.left:
+            raise _Wrong
+    except _Wrong:
+        return None
+    if value.denominator == 1:
+        return str(value.numerator)
+    rounded = f"{float(round(value, DECIMALS)):.{DECIMALS}f}".rstrip("0").rstrip(".")
+    return "0" if rounded == "-0" else rounded
+
+
+def _tokens(text: str) -> list[str]:
+    text, found, at = text.strip().replace("**", "^"), [], 0
+    if len(text) > MAX_CHARS or not text.isascii():
+        raise _Wrong
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise _Wrong
+        found.append(match[1] or match[2])
+        at = match.end()
+    return found
+
+
+class _Parser:
+    """Reads a list of tokens from its front."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.left = tokens[::-1]
+
+    def take(self, *wanted: str) -> str | None:
+        """The next token if it is one of these."""
+        return self.left.pop() if self.left and self.left[-1] in wanted else None
+
+    def sum(self, depth: int) -> Fraction:
+        value = self.product(depth)
+        while operator := self.take("+", "-"):
+            other = self.product(depth)
+            value = _bounded(value + other if operator == "+" else value - other)
+        return value
+
+    def product(self, depth: int) -> Fraction:
+        value = self.factor(depth)
+        while operator := self.take("*", "/"):
+            other = self.factor(depth)
+            if operator == "/" and other == 0:
+                raise _Wrong
+            value = _bounded(value * other if operator == "*" else value / other)
+        return value
+
+    def factor(self, depth: int) -> Fraction:
+        if depth > MAX_DEPTH:
+            raise _Wrong
+        if sign := self.take("+", "-"):
+            value = self.factor(depth + 1)
+            return value if sign == "+" else -value
+        base = self.atom(depth)
+        if not self.take("^"):
+            return base
+        exponent = self.factor(depth + 1)
+        if exponent.denominator != 1 or abs(exponent) > MAX_EXPONENT or (base == 0 and exponent < 0):
+            raise _Wrong
+        return _bounded(base ** int(exponent))
+
+    def atom(self, depth: int) -> Fraction:
+        if self.take("("):
+            value = self.sum(depth + 1)
+            if not self.take(")"):
+                raise _Wrong
+            return value
+        if not self.left or self.left[-1] in "-+*/^()":
+            raise _Wrong
+        return _bounded(Fraction(self.left.pop().replace(",", "")))
+
+
+def _bounded(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise _Wrong
+    return value
