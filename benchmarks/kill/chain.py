@@ -157,7 +157,7 @@ class Chain:
         assert code == 0, f"{stage} ended with exit code {code} instead of {point}"
         disturbed = self.store.latest(stage)
         assert disturbed is not None
-        work = list(self.store._backend.keys("work/"))
+        work = list(self.store.backend.keys("work/"))
         expected = len(_rows(undisturbed))
         pairs = list(zip(_rows(undisturbed), _rows(disturbed), strict=False))
         gaps = [abs(a[name] - b[name]) for a, b in pairs for name in COMPARED if name in a and name in b]
