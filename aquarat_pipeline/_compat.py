@@ -1,7 +1,11 @@
 """Every name taken from Dagster's private modules, in one place, with the version it was read from.
 
-Dagster's public API returns and renders input data versions but does not name the tags they are recorded under, and we
-record them ourselves: an input is pinned when a stage first starts, not when the step happens to be resumed.
+- Dagster's public API returns and renders input data versions but does not name the tags they are recorded under, and
+  we record them ourselves: an input is pinned when a stage first starts, not when the step happens to be resumed.
+- Run launchers and executors are extension points without a public module: what the two need of the plan, the events
+  and the command of a run worker comes from here (read: `_core/launcher`, `_core/executor/in_process.py`,
+  `_core/execution/api.py`, `_core/execution/plan/active.py`, `_daemon/monitoring/run_monitoring.py`).
+
 `tests/pipeline/test_compat.py` fails when Dagster's version moves, which is the time to read these modules again.
 """
 
@@ -11,6 +15,25 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.events import DagsterEvent, EngineEventData
+from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.context_creation_job import PlanExecutionContextManager
+from dagster._core.execution.plan.objects import ErrorSource
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor, inprocess_execution_iterator
+from dagster._core.launcher.base import (
+    CheckRunHealthResult,
+    LaunchRunContext,
+    ResumeRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 READ_FROM = "1.13.27"
 
@@ -18,6 +41,28 @@ __all__ = [
     "CODE_VERSION_TAG",
     "DATA_VERSION_TAG",
     "READ_FROM",
+    "CheckRunHealthResult",
+    "ConfigurableClass",
+    "ConfigurableClassData",
+    "DagsterEvent",
+    "DagsterExecutionInterruptedError",
+    "EngineEventData",
+    "ErrorSource",
+    "ExecuteRunArgs",
+    "ExecuteRunWithPlanIterable",
+    "ExecutionPlan",
+    "InProcessExecutor",
+    "KnownExecutionState",
+    "LaunchRunContext",
+    "PlanExecutionContextManager",
+    "PlanOrchestrationContext",
+    "ResumeRunArgs",
+    "ResumeRunContext",
+    "RetryMode",
+    "RunLauncher",
+    "WorkerStatus",
+    "create_execution_plan",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
+    "inprocess_execution_iterator",
 ]

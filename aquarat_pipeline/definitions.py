@@ -8,6 +8,7 @@ from aquarat_pipeline.assets.tokenizer import tokenizer_assets
 from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
+from aquarat_pipeline.launching.executor import resuming_executor
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.profile import current_profile
 from aquarat_pipeline.resources.store import StoreResource
@@ -26,6 +27,5 @@ defs = dg.Definitions(
     jobs=[pipeline, reevaluation],
     schedules=[weekly_reevaluation],
     resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
-    # The heavy work is in the stages' own processes: a process per step would only import Dagster again.
-    executor=dg.in_process_executor,
+    executor=resuming_executor,
 )

@@ -13,6 +13,8 @@ from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.config import config_schema, run_config_of
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
+from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.tags import RANKS_TAG
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
 
@@ -33,6 +35,7 @@ def stage_asset(profile: Profile, name: str, *, group: str, kinds: Iterable[str]
         deps=list(stage.inputs),
         code_version=code_version(stage, section),
         config_schema=config_schema(section) if section else None,
+        op_tags={RANKS_TAG: str(section.launch.nproc)} if stage.distributed else None,
     )
     def asset(
         context: dg.AssetExecutionContext, store: StoreResource, torchrun: dg.ResourceParam[TorchrunPipesClient]
@@ -41,13 +44,21 @@ def stage_asset(profile: Profile, name: str, *, group: str, kinds: Iterable[str]
             require_lasting_instance(context.instance)
             opened = store.open()
             opened.check_writable()
-            inputs = pin_inputs(context.instance, stage, opened.job(context.run.run_id, stage.name, 1))
-            spec = _spec(context, stage, profile, opened, inputs)
+            attempt = Attempt.find(opened, context.run.run_id, name, context.retry_number)
+            attempt = attempt or _new_attempt(context, stage, profile, opened)
         except ValueError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
-        return _materialize(context, stage, spec, opened, inputs, torchrun)
+        return _materialize(context, stage, attempt, opened, torchrun)
 
     return asset
+
+
+def _new_attempt(context: dg.AssetExecutionContext, stage: Stage, profile: Profile, store: ArtifactStore) -> Attempt:
+    # What the run's first attempt took: a retry of the step starts from the same.
+    inputs = pin_inputs(context.instance, stage, store.job(context.run.run_id, stage.name, 1))
+    spec = _spec(context, stage, profile, store, inputs)
+    events = {name: pinned.storage_id for name, pinned in inputs.items()}
+    return Attempt.create(store, spec, context.retry_number, events)
 
 
 def _spec(
@@ -65,24 +76,23 @@ def _spec(
         code=CodeVersion(version=code_version(stage, section), commit=commit, dirty=dirty),
         run_id=context.run.run_id,
         step_key=stage.name,
-        attempt=context.retry_number + 1,
     )
 
 
 def _materialize(
     context: dg.AssetExecutionContext,
     stage: Stage,
-    spec: StageSpec,
+    attempt: Attempt,
     store: ArtifactStore,
-    inputs: dict[str, Pinned],
     torchrun: TorchrunPipesClient,
 ) -> dg.MaterializeResult:
+    spec = attempt.spec
+    inputs = {name: Pinned(parent, attempt.events[name]) for name, parent in spec.inputs.items()}
     # Runs can then be filtered by the checkpoint they started from.
     parents = {name: p.parent.data_version for name, p in inputs.items() if STAGES[name].kind == "checkpoint"}
     if parents:
         context.instance.add_run_tags(spec.run_id, {f"aquarat/input/{name}": v for name, v in parents.items()})
-    job = store.job(spec.run_id, spec.step_key, spec.attempt)
-    result = torchrun.run(context=context, stage=stage, spec=spec, job=job).result
+    result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store).result
     artifact = store.get(result["manifest_sha256"])
     # With overrides the code version is not the definition's: Dagster then rightly calls the asset stale.
     tags = {CODE_VERSION_TAG: spec.code.version}

@@ -1,32 +1,36 @@
-"""The Pipes client that runs one stage: torchrun where it is distributed, one process where it is not.
+"""The Pipes client that sees one stage through: attaches to its running job or starts one, follows it, collects.
 
-Spec and result travel through the job's folder in the store, messages through a file, rank 0's output through a pipe
-to the step's own stderr, where Dagster captures it. No stage ever runs in a Dagster process.
+It can die at any moment and be replaced: all it knows lies in the job's folder (`attempts.py`), the job runs under a
+supervisor of its own on its host, and whoever takes over finds both. No stage ever runs in a Dagster process.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Thread
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from aquarat_core.artifacts import JobDir
-from aquarat_core.stages.base import StageSpec
+from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.stages.registry import Stage
-from aquarat_pipeline.launching import processes
+from aquarat_pipeline._compat import DagsterExecutionInterruptedError
+from aquarat_pipeline.launching import commands
+from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.following import Ending, Output, follow
+from aquarat_pipeline.launching.hosts import Host, local_host, read_inventory
+from aquarat_pipeline.launching.placement import POLL_SECONDS, Requirement, Waiting, candidates, ticket
 from aquarat_pipeline.launching.progress import Message, Observations, display
+from aquarat_pipeline.launching.tags import JOB_TAG, LEASE_TAG
+from aquarat_pipeline.launching.transports import HostError, transport_to
+from aquarat_pipeline.launching.workers import worker_of
 
-TAIL_LINES = 40
-DRAIN_SECONDS = 5.0
+MOST_RESTARTS = 3
+CHECK_RUN_SECONDS = 5.0
+STOP_SECONDS = 25.0
+_STOPPED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
 
 
 class StageInvocation(dg.PipesClientCompletedInvocation):
@@ -38,9 +42,9 @@ class StageInvocation(dg.PipesClientCompletedInvocation):
 
 
 class TorchrunPipesClient(dg.PipesClient):
-    """Runs stages on this host.
+    """Runs stages on the hosts of the inventory, and those that need no GPU host on this one.
 
-    `program` is what Python starts with the URI of a spec; a stage that is stopped has `grace_seconds` to end itself.
+    `program` is what Python starts with the URI of a spec; a stage that is stopped here has `grace_seconds` to end.
     """
 
     def __init__(self, program: Sequence[str] = ("-m", "aquarat_core.stages.run"), grace_seconds: float = 10.0) -> None:
@@ -48,118 +52,280 @@ class TorchrunPipesClient(dg.PipesClient):
         self._grace = grace_seconds
 
     def run(  # type: ignore[override]
-        self, *, context: dg.AssetExecutionContext, stage: Stage, spec: StageSpec, job: JobDir, extras: Any = None
+        self,
+        *,
+        context: dg.AssetExecutionContext,
+        stage: Stage,
+        attempt: Attempt,
+        store: ArtifactStore,
+        extras: Any = None,
     ) -> StageInvocation:
-        """Runs `spec` to its end. Raises `dg.Failure` with the stage's own message when it fails."""
-        if not job.create_json("spec.json", spec.model_dump(mode="json")):
-            raise dg.Failure(f"{job.uri} was already started: run the asset again", allow_retries=False)
+        """Sees `attempt`, or those that follow it where hosts are lost, to the end.
+
+        Raises `dg.Failure` with the stage's own message when it fails, and Dagster's interrupt when it is cancelled.
+        """
         with display(stage.name) as show:
             reader = _Reader([show, Observations(context)])
-            with (
-                tempfile.TemporaryDirectory(prefix="aquarat-job-") as scratch,
-                dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), reader, extras=extras) as session,
-            ):
-                launch = (spec.config or {}).get("launch", {})
-                command = self._command(stage, launch, f"{job.uri}/spec.json", scratch)
-                env = {
-                    # All ranks are on this host: gloo need not listen on any other interface.
-                    "GLOO_SOCKET_IFNAME": "lo",
-                    **os.environ,
-                    **session.get_bootstrap_env_vars(),
-                    "OMP_NUM_THREADS": str(launch.get("threads", 1)),
-                }
-                with processes.running(command, job.uri, env, self._grace) as process:
-                    output = _Output(process, ranks=stage.distributed)
-                    code = process.wait()
-                    output.drain()
-        result = job.read_json("result.json")
-        if code or not result or not result["ok"]:
-            raise _failure(stage, code, result, output)
+            with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader, extras=extras) as session:
+                job = _Job(context, stage, attempt, store, self._program, self._grace, session, reader.handle)
+                result = job.see_through()
         return StageInvocation(session, result)
 
-    def _command(self, stage: Stage, launch: dict[str, Any], spec_uri: str, scratch: str) -> list[str]:
-        python = [sys.executable, "-u"]
-        if not stage.distributed:
-            return [*python, *self._program, spec_uri]
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.get("nproc", 1))]
-        # --tee marks each line with its rank, so that rank 0's can be told from torchrun's own.
-        return [*python, *torchrun, "--tee", "3", "--log-dir", scratch, *self._program, spec_uri]
+
+class _Job:
+    """One stage's way through its attempts."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        stage: Stage,
+        attempt: Attempt,
+        store: ArtifactStore,
+        program: Sequence[str],
+        grace: float,
+        session: dg.PipesSession,
+        handle: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._context = context
+        self._stage = stage
+        self._attempt = attempt
+        self._store = store
+        self._program = program
+        self._handle = handle
+        self._messages = session.get_bootstrap_env_vars()
+        self._home = Path(context.instance.root_directory)
+        self._local = local_host(self._home).model_copy(update={"grace_seconds": grace})
+        self._hosts: list[Host] = []
+        self._avoid: set[str] = set()
+        self._checked = time.monotonic()
+
+    def see_through(self) -> dict[str, Any]:
+        try:
+            need = Requirement.of(self._stage, self._attempt.spec, self._context.run.tags)
+            for restart in range(MOST_RESTARTS + 1):
+                ending = self._serve(need)
+                result = self._attempt.job.read_json("result.json")
+                lost = _lost(ending, result)
+                if lost is None or restart == MOST_RESTARTS:
+                    self._check_run()
+                    return self._collect(ending, result)
+                self._context.log.warning(f"{lost}. Starting again from what is saved ({restart + 1}/{MOST_RESTARTS})")
+                self._attempt.cancel(lost)
+                self._avoid.update({ending.host} if ending.host else ())
+                self._attempt = self._attempt.next(self._store)
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            self._interrupted()
+            raise
+        except dg.Failure:
+            raise
+        except BaseException as e:
+            # Whatever went wrong here, nobody would watch the job any more.
+            self._stop(f"its watcher failed: {e}")
+            if isinstance(e, ValueError):
+                raise dg.Failure(str(e), allow_retries=False) from None
+            raise
+        raise AssertionError("unreachable")
+
+    def _serve(self, need: Requirement) -> Ending:
+        self._tag({JOB_TAG: self._attempt.job.uri})
+        while not self._attach():
+            if need.distributed:
+                self._place(need)
+            else:
+                self._start([self._local], need)
+        names = [host.name for host in self._hosts]
+        self._tag({LEASE_TAG: ",".join(names)} if need.distributed else {})
+        output = Output(self._attempt, len(self._hosts), self._handle)
+        if output.is_resumed:
+            self._context.log.info(f"Attached to the running job {self._attempt.job.uri} on {', '.join(names)}")
+        return follow(self._attempt, self._hosts, commands.identity(self._attempt), output, self._check_run)
+
+    def _attach(self) -> bool:
+        """Whether the attempt was started; its hosts then are those that claimed it."""
+        names = self._attempt.nodes
+        claims = [self._attempt.claim(node) for node in range(len(names))]
+        if not claims or not all(claims):
+            if any(claims):
+                # A worker died between the starts on several hosts.
+                self._attempt.cancel("it was started on some of its hosts only")
+                self._attempt = self._attempt.next(self._store)
+            return False
+        known = {host.name: host for host in (*read_inventory(self._home).hosts, self._local)}
+        # A host that was taken out of the inventory can still be followed through the store.
+        self._hosts = [
+            known.get(claim["host"]) or self._local.model_copy(update={"name": claim["host"]}) for claim in claims
+        ]
+        return True
+
+    def _place(self, need: Requirement) -> None:
+        """Waits in line for hosts and starts the job on them."""
+        run = self._context.run
+        record = self._context.instance.get_run_record_by_id(run.run_id)
+        since = record.create_timestamp.timestamp() if record else time.time()
+        waiting = Waiting(self._context.log.info)
+        with ticket(self._home, f"{run.run_id}-{self._stage.name}", since) as mine:
+            while True:
+                self._check_run()
+                hosts, why = candidates(self._home, need, mine, self._avoid)
+                if hosts:
+                    why = self._try(hosts, need)
+                    if why is None:
+                        return
+                waiting(why)
+                time.sleep(POLL_SECONDS)
+
+    def _try(self, hosts: list[Host], need: Requirement) -> str | None:
+        """Starts the job on the first hosts that take it; None, or why none did."""
+        if need.nodes == 1:
+            reasons = []
+            for host in hosts:
+                reason = self._start([host], need)
+                if reason is None:
+                    return None
+                reasons.append(f"{host.name}: {reason}")
+            return f"{need}: {'; '.join(reasons)}"
+        # In the order of their names, so that two jobs never hold half each and wait for the other's.
+        taken: list[Host] = []
+        reasons = []
+        for host in sorted(hosts, key=lambda host: host.name):
+            if len(taken) == need.nodes:
+                break
+            try:
+                answer = self._call(host, "reserve", commands.lease(self._attempt, self._stage, host, need, 0))
+            except HostError as e:
+                answer = {"state": "unreachable", "reason": str(e)}
+            if answer["state"] == "reserved":
+                taken.append(host)
+            else:
+                reasons.append(f"{host.name}: {answer['reason']}")
+        if len(taken) == need.nodes:
+            return self._start(taken, need)
+        for host in taken:
+            with suppress(HostError):
+                self._call(host, "stop", commands.identity(self._attempt))
+        return f"{need}: {'; '.join(reasons)}"
+
+    def _start(self, hosts: list[Host], need: Requirement) -> str | None:
+        """Asks every host to start its part; None once all have, or why one has not."""
+        self._check_run(now=True)
+        self._attempt.assign([host.name for host in hosts])
+        for node, host in enumerate(hosts):
+            order = commands.start(
+                self._attempt, self._stage, hosts, node, need, program=self._program, messages=self._messages
+            )
+            try:
+                answer = self._call(host, "start", order)
+            except HostError as e:
+                # The host may have heard even if its answer was lost: the claim tells.
+                answer = {"state": "unreachable", "reason": str(e)}
+            if answer["state"] in ("busy", "full", "unreachable") and not self._attempt.claim(node):
+                if host is self._local:
+                    raise dg.Failure(f"{self._stage.name} cannot be started here: {answer['reason']}")
+                return answer["reason"]
+        return None
+
+    def _call(self, host: Host, command: str, given: dict[str, Any]) -> dict[str, Any]:
+        return transport_to(host).call(command, given)
+
+    def _check_run(self, now: bool = False) -> None:
+        """Raises Dagster's interrupt if the run was cancelled or failed meanwhile, whoever did that."""
+        if not now and time.monotonic() - self._checked < CHECK_RUN_SECONDS:
+            return
+        self._checked = time.monotonic()
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
+        if run is None or run.status in _STOPPED:
+            raise DagsterExecutionInterruptedError()
+
+    def _interrupted(self) -> None:
+        """Cancelled means that the job ends; a worker that is merely stopped leaves it to the next."""
+        instance = self._context.instance
+        run = instance.get_run_by_id(self._context.run.run_id)
+        worker = worker_of(run.tags) if run else None
+        if run and run.status not in _STOPPED:
+            if worker and worker["kind"] == "launcher":
+                self._context.log.info("This worker was stopped. The job goes on, and the next worker attaches to it.")
+                return
+            # Else the monitoring daemon would take an interrupted command for a dead one, and resume its run.
+            instance.report_run_canceling(run)
+        self._stop("the run was cancelled")
+
+    def _stop(self, reason: str) -> None:
+        with suppress(StoreError):
+            self._attempt.cancel(reason)
+        for host in self._hosts:
+            with suppress(HostError):
+                transport_to(host).call("stop", commands.identity(self._attempt), seconds=10)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            nodes = [self._attempt.status(node) for node in range(len(self._hosts))]
+            if all(status and status["state"] == "ended" for status in nodes):
+                return
+            time.sleep(0.1)
+        names = ", ".join(host.name for host in self._hosts)
+        self._context.log.warning(f"{names} did not confirm that the job ended: without the store it stops by itself")
+
+    def _collect(self, ending: Ending, result: dict[str, Any] | None) -> dict[str, Any]:
+        if result and result["ok"] and (ending.code or 0) <= 0:
+            return result
+        raise _failure(self._stage, ending, result)
+
+    def _tag(self, tags: Mapping[str, str]) -> None:
+        if tags:
+            self._context.instance.add_run_tags(self._context.run.run_id, dict(tags))
 
 
-class _Output:
-    """Copies a stage's log lines (of ranks, rank 0's) to stderr and remembers the last ones of all ranks."""
+class _Reader(dg.PipesMessageReader):
+    """Takes messages from whoever follows the job: progress goes to `sinks`, everything else Pipes' usual way.
 
-    _RANK = re.compile(r"\[default(\d+)\]:")
-
-    def __init__(self, process: subprocess.Popen[str], ranks: bool) -> None:
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.launcher_tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._ranks = ranks
-        self._thread = Thread(target=self._copy, args=(process,), daemon=True)
-        self._thread.start()
-
-    def drain(self) -> None:
-        """Waits for the last lines; a process that outlived the stage may hold the pipe open, so not for ever."""
-        self._thread.join(DRAIN_SECONDS)
-
-    def last_lines(self) -> str:
-        return "".join(self.tail or self.launcher_tail)
-
-    def _copy(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
-            mark = self._RANK.match(line) if self._ranks else None
-            if self._ranks and not mark:
-                self.launcher_tail.append(line)
-                continue
-            text = line[mark.end() :] if mark else line
-            first = not mark or mark[1] == "0"
-            self.tail.append(text if first else f"rank {mark[1]}: {text}")
-            if first:
-                sys.stderr.write(text)
-                sys.stderr.flush()
-
-
-class _Reader(dg.PipesTempFileMessageReader):
-    """Hands progress messages to `sinks` as they come; everything else goes Pipes' usual way."""
+    The stage's process may open and close its side more than once, by being started again; to Dagster it does once.
+    """
 
     expected_writer_count = 1
 
     def __init__(self, sinks: list[Callable[[Message], None]]) -> None:
-        super().__init__()
         self._sinks = sinks
+        self._handler: dg.PipesMessageHandler | None = None
 
     @contextmanager
-    def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[Any]:
-        with super().read_messages(_Handler(handler, self._sinks)) as params:  # type: ignore[arg-type]
-            yield params
-
-
-class _Handler:
-    """A message handler in front of Pipes' own."""
-
-    def __init__(self, handler: dg.PipesMessageHandler, sinks: list[Callable[[Message], None]]) -> None:
+    def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[dict[str, Any]]:
         self._handler = handler
-        self._sinks = sinks
+        handler.handle_message({"method": "opened", "params": {"extras": {}}})  # type: ignore[typeddict-item]
+        yield {}
+        handler.handle_message({"method": "closed", "params": {}})  # type: ignore[typeddict-item]
 
-    def handle_message(self, message: Any) -> None:
+    def handle(self, message: dict[str, Any]) -> None:
+        """One message as the stage's process wrote it."""
+        if message["method"] in ("opened", "closed"):
+            return
         payload = (message["params"] or {}).get("payload")
         if isinstance(payload, dict) and payload.get("aquarat") == "progress":
             for sink in self._sinks:
                 sink(payload)
         else:
-            self._handler.handle_message(message)
+            assert self._handler is not None
+            self._handler.handle_message(message)  # type: ignore[arg-type]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handler, name)
+    def no_messages_debug_text(self) -> str:
+        return "The stage's messages come from its job's folder in the store."
 
 
-def _failure(stage: Stage, code: int, result: dict[str, Any] | None, output: _Output) -> dg.Failure:
-    metadata = {"last_lines": dg.MetadataValue.md(f"```\n{output.last_lines()}\n```")}
+def _lost(ending: Ending, result: dict[str, Any] | None) -> str | None:
+    """Why the attempt says nothing about the stage, and another host may do better."""
+    if result and result["ok"]:
+        return None
+    if result and "No space left on device" in result["error"]["message"]:
+        return f"{ending.host}: its disk is full"
+    if result and result["error"]["user"]:
+        return None
+    return ending.lost
+
+
+def _failure(stage: Stage, ending: Ending, result: dict[str, Any] | None) -> dg.Failure:
+    metadata = {"last_lines": dg.MetadataValue.md(f"```\n{ending.last_lines}\n```")}
     if result and not result["ok"]:
         error = result["error"]
         text = error["message"] if error["user"] else f"{error['type']}: {error['message']}"
         return dg.Failure(f"{stage.name}: {text}", metadata=metadata, allow_retries=not error["user"])
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return dg.Failure(
-        f"{stage.name} {how} without saying why. Its last lines:\n{output.last_lines()}", metadata=metadata
-    )
+    how = f"was stopped {MOST_RESTARTS + 1} times, at last because {ending.lost}" if ending.lost else ""
+    how = how or f"ended with exit code {ending.code} without saying why"
+    return dg.Failure(f"{stage.name} {how}. Its last lines:\n{ending.last_lines}", metadata=metadata)

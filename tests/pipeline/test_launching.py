@@ -11,12 +11,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from aquarat_core.artifacts import ArtifactStore, CodeVersion, JobDir, Parent
+from aquarat_core.artifacts import ArtifactStore, CodeVersion, Parent
 from aquarat_core.config import load_profile
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.training import training_assets
-from aquarat_pipeline.launching import processes
 from aquarat_pipeline.memory import PeakMemory
 from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain, failure_text
@@ -119,26 +118,6 @@ def test_an_interrupt_ends_every_process_of_the_stage(
     dagster.send_signal(how)
     assert dagster.wait(60) != 0, (tmp_path / "log").read_text()
     assert not any(alive(pid) for pid in pids)
-
-
-def test_a_normal_end_leaves_nothing_behind() -> None:
-    job = f"test-{os.getpid()}-{time.monotonic_ns()}"
-    leaves_a_child = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
-        " start_new_session=True); print(p.pid)"
-    )
-    with processes.running([sys.executable, "-c", leaves_a_child], job, os.environ, grace=2) as process:
-        pid = int(process.stdout.readline())
-        assert process.wait() == 0
-        assert processes.members(job) == [pid]
-    assert not alive(pid)
-    assert processes.members(job) == []
-
-
-def test_one_attempt_starts_once(chain: Chain, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(JobDir, "create_json", lambda self, name, obj: False)
-    text = failure_text(chain.materialize("aqua_dataset"), "aqua_dataset")
-    assert "was already started" in text
 
 
 def test_every_stage_of_the_registry_can_be_imported_by_its_runner(root: Path) -> None:

@@ -17,6 +17,7 @@ from aquarat_pipeline.assets.tokenizer import tokenizer_assets
 from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
+from aquarat_pipeline.launching.executor import resuming_executor
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
 
@@ -38,7 +39,7 @@ def build(training: Callable[[Profile], list[dg.AssetsDefinition]] | None = None
             "store": StoreResource.from_environment(),
             "torchrun": TorchrunPipesClient(TOY_STAGE, grace_seconds=2),
         },
-        executor=dg.in_process_executor,
+        executor=resuming_executor,
     )
 
 

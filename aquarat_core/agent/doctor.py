@@ -1,0 +1,120 @@
+"""What a host has and lacks for training: facts for a table, and problems as sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+MOST_CLOCK_SECONDS = 60.0
+STORE = "https://storage.googleapis.com"
+
+PROBE = (
+    "import json, torch; print(json.dumps({'torch': torch.__version__, 'cuda': torch.version.cuda,"
+    " 'gpus': torch.cuda.device_count(),"
+    " 'nccl': '.'.join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else None}))"
+)
+
+
+def examine(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """Facts about GPUs, driver, torch, NCCL, disk, clock and network, with `problems`.
+
+    `want` names the interpreter (`python`), the GPUs the inventory promises, the store, and this moment (`time`).
+    """
+    facts: dict[str, Any] = {"host": socket.gethostname(), "python": sys.version.split()[0]}
+    problems: list[str] = []
+    _gpus(facts, problems, want)
+    _torch(facts, problems, want)
+    usage = shutil.disk_usage(root)
+    facts["disk_free_gb"] = round(usage.free / 1e9, 1)
+    if usage.free < want["min_free_bytes"]:
+        problems.append(f"only {facts['disk_free_gb']} GB free on {root}: free some, or name another root")
+    facts["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    facts["cores"] = len(os.sched_getaffinity(0))
+    _clock(facts, problems, want)
+    _store(facts, problems, want)
+    return {"facts": facts, "problems": problems}
+
+
+def _gpus(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+        text = out.stdout.decode(errors="replace").strip()
+        rows = [row.split(", ") for row in text.splitlines()] if out.returncode == 0 else []
+        if out.returncode:
+            problems.append(f"nvidia-smi fails: {text.splitlines()[-1] if text else out.returncode}")
+    except FileNotFoundError:
+        rows = []
+    except subprocess.TimeoutExpired:
+        rows = []
+        problems.append("nvidia-smi does not answer within 30 s: the driver hangs, restart the host")
+    facts["gpus"] = len(rows)
+    if rows:
+        facts["gpu"], facts["driver"], facts["gpu_memory"] = rows[0]
+    if len(rows) < want["gpus"]:
+        problems.append(f"the inventory promises {want['gpus']} GPUs, the driver shows {len(rows)}")
+
+
+def _torch(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+    python = os.path.expanduser(want["interpreter"])
+    if not os.path.exists(python):
+        problems.append(f"there is no {python}: run `aquarat hosts prepare {want['name']}`")
+        return
+    try:
+        out = subprocess.run([python, "-c", PROBE], capture_output=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        problems.append(f"{python} does not import torch within 120 s")
+        return
+    if out.returncode:
+        problems.append(f"{python} cannot import torch: {out.stderr.decode(errors='replace').strip()[-200:]}")
+        return
+    found = json.loads(out.stdout)
+    facts.update(torch=found["torch"], cuda=found["cuda"], nccl=found["nccl"])
+    if found["gpus"] < want["gpus"]:
+        problems.append(
+            f"torch sees {found['gpus']} of {want['gpus']} GPUs: its CUDA {found['cuda']} and the driver differ"
+        )
+
+
+def _clock(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+    off = time.time() - want["time"]
+    facts["clock_off_s"] = round(off, 1)
+    if abs(off) > MOST_CLOCK_SECONDS:
+        problems.append(
+            f"its clock is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}: signed requests to a bucket may be "
+            "refused and logs mislead; set it (leases and heartbeats do not depend on it)"
+        )
+
+
+def _store(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+    uri = want["store"]
+    if uri.startswith("file://"):
+        path = Path(uri[7:])
+        facts["store"] = "mounted" if os.access(path, os.W_OK) else "absent"
+        if facts["store"] == "absent":
+            problems.append(f"the store {path} is not a writable directory here: mount it or use a bucket")
+        return
+    server = os.environ.get("STORAGE_EMULATOR_HOST") or STORE
+    began = time.monotonic()
+    try:
+        with urllib.request.urlopen(server, timeout=10) as answer:
+            date = answer.headers.get("Date")
+    except urllib.error.HTTPError as e:
+        date = e.headers.get("Date")
+    except OSError as e:
+        facts["store"] = "unreachable"
+        problems.append(f"{server} cannot be reached: {e}")
+        return
+    facts["store"] = f"{(time.monotonic() - began) * 1000:.0f} ms"
+    if date:
+        facts["store_clock_off_s"] = round(time.time() - parsedate_to_datetime(date).timestamp(), 1)

@@ -1,0 +1,119 @@
+"""A job's folder in the store, from the host's side and without libraries: `file://` by rename, `gs://` over HTTP.
+
+The other side is `aquarat_core.artifacts.JobDir`; both write the same small JSON objects, each whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HTTP_SECONDS = 15.0
+
+
+class FolderError(OSError):
+    """The store could not be reached or refused; worth another try."""
+
+
+def open_folder(uri: str, token: Callable[[], str | None]) -> FileFolder | GcsFolder:
+    """The folder at `file:///path` or `gs://bucket/prefix`; `token` gives the bearer token of the moment."""
+    scheme, _, rest = uri.partition("://")
+    if scheme == "file":
+        return FileFolder(Path(rest))
+    if scheme == "gs":
+        bucket, _, prefix = rest.partition("/")
+        return GcsFolder(bucket, prefix, token)
+    raise ValueError(f"a host can reach file:// and gs:// stores, not {uri!r}")
+
+
+class FileFolder:
+    """A folder that this host has mounted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, name: str) -> Any | None:
+        """The object, or None where there is none."""
+        try:
+            return json.loads((self._path / name).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, obj: Any) -> None:
+        """Writes or replaces the object."""
+        self._put(name, obj, os.replace)
+
+    def create(self, name: str, obj: Any) -> bool:
+        """Writes the object unless there is one; of any number of writers one gets True."""
+        try:
+            self._put(name, obj, os.link)
+        except FileExistsError:
+            return False
+        return True
+
+    def _put(self, name: str, obj: Any, place: Callable[[str, Path], None]) -> None:
+        target = self._path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".")
+        try:
+            with os.fdopen(handle, "w") as f:
+                json.dump(obj, f)
+            os.chmod(temporary, 0o644)
+            place(temporary, target)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+
+
+class GcsFolder:
+    """A prefix of a bucket, over the JSON API."""
+
+    def __init__(self, bucket: str, prefix: str, token: Callable[[], str | None]) -> None:
+        self._server = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+        self._bucket = urllib.parse.quote(bucket, safe="")
+        self._prefix = prefix
+        self._token = token
+
+    def read(self, name: str) -> Any | None:
+        """The object, or None where there is none."""
+        path = f"/storage/v1/b/{self._bucket}/o/{self._quoted(name)}?alt=media"
+        found = self._call("GET", path, None, absent=404)
+        return None if found is None else json.loads(found)
+
+    def write(self, name: str, obj: Any) -> None:
+        """Writes or replaces the object."""
+        self._upload(name, obj, "")
+
+    def create(self, name: str, obj: Any) -> bool:
+        """Writes the object unless there is one; of any number of writers one gets True."""
+        return self._upload(name, obj, "&ifGenerationMatch=0") is not None
+
+    def _upload(self, name: str, obj: Any, condition: str) -> bytes | None:
+        path = f"/upload/storage/v1/b/{self._bucket}/o?uploadType=media&name={self._quoted(name)}{condition}"
+        return self._call("POST", path, json.dumps(obj).encode(), absent=412)
+
+    def _quoted(self, name: str) -> str:
+        return urllib.parse.quote(f"{self._prefix}/{name}", safe="")
+
+    def _call(self, method: str, path: str, body: bytes | None, absent: int) -> bytes | None:
+        request = urllib.request.Request(self._server + path, data=body, method=method)
+        request.add_header("Content-Type", "application/json")
+        token = self._token()
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as e:
+            if e.code == absent:
+                return None
+            raise FolderError(f"{method} of {self._bucket}/{self._prefix} answered {e.code}") from None
+        except OSError as e:
+            raise FolderError(f"{self._server} cannot be reached: {e}") from None

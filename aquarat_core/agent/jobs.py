@@ -1,0 +1,159 @@
+"""Starting a job's part on this host exactly once, asking after it, stopping it.
+
+A job is named by its folder in the store. On the host it has a directory of its own, `jobs/<id>/`, with the
+supervisor's identity, the logs of all ranks and, while it runs, the token for the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import leases, processes, supervisor
+from .folder import open_folder
+
+KEPT_JOBS = 20
+"""Directories of ended jobs that stay for `tail`; older ones are removed when another job starts."""
+
+
+def reserve(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """Takes the lease that `start` will use, for a job on several hosts: `{"state": "reserved" | "busy", ...}`."""
+    with leases.locked(root):
+        lease = leases.acquire(root, want)
+    return {"state": "busy", "reason": lease["busy"]} if "busy" in lease else {"state": "reserved"}
+
+
+def start(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """Takes lease and claim and leaves a supervisor behind, unless this job was started before.
+
+    `state` is `started`, `already-started` (here), `claimed` (elsewhere), or `busy` or `full` with a `reason`.
+    """
+    directory = root / "jobs" / want["id"]
+    with leases.locked(root):
+        if directory.exists():
+            _renew_token(directory, want)
+            return {"state": "already-started"}
+        free = shutil.disk_usage(root).free
+        if free < want["min_free_bytes"]:
+            return {"state": "full", "reason": f"{free / 1e9:.1f} GB free on {root}"}
+        lease = leases.acquire(root, want)
+        if "busy" in lease:
+            return {"state": "busy", "reason": lease["busy"]}
+        try:
+            claimed = _claim(want)
+            if claimed:
+                _remove_old(root)
+                directory.mkdir(parents=True)
+                _renew_token(directory, want)
+                _leave(lambda: supervisor.supervise(root, directory, want, lease), directory)
+        except OSError:
+            leases.drop(root, want["id"])
+            raise
+        if not claimed:
+            leases.drop(root, want["id"])
+            return {"state": "claimed"}
+    return {"state": "started", "gpus": lease["gpus"]}
+
+
+def status(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """`state`: `unknown` (never started here), `running` or `gone` (its supervisor is no more)."""
+    who = _supervisor(root, want)
+    if who is None:
+        return {"state": "unknown"}
+    return {"state": "running" if processes.is_alive(who) else "gone"}
+
+
+def stop(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """Asks the supervisor to end the job; one that is dead cannot, so its job's processes are killed here."""
+    who = _supervisor(root, want)
+    if who and processes.is_alive(who):
+        os.kill(who["pid"], signal.SIGTERM)
+        return {"state": "stopping"}
+    with leases.locked(root):
+        survivors = processes.kill_members(want["job"])
+        if not survivors:
+            leases.drop(root, want["id"])
+    return {"state": "stopped", "survivors": survivors}
+
+
+def tail(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """The last `lines` lines of every log of the job that lies on this host."""
+    logs = sorted((root / "jobs" / want["id"]).rglob("*.log"))
+    return {"logs": {str(path.relative_to(root)): _last_lines(path, want.get("lines", 40)) for path in logs}}
+
+
+def release(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """Ends whatever holds the lease `id` and gives it back."""
+    with leases.locked(root):
+        path = root / "leases" / f"{want['id']}.json"
+        if not path.exists():
+            return {"state": "unknown"}
+        lease = json.loads(path.read_text())
+    stopped = stop(root, lease)
+    deadline = time.monotonic() + want.get("seconds", 20)
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return {"state": "held" if path.exists() else "released", "stop": stopped["state"]}
+
+
+def _claim(want: dict[str, Any]) -> bool:
+    folder = open_folder(want["job"], lambda: want.get("token"))
+    return folder.create(f"claim/node{want['node']}.json", {"host": want["host"], "boot": processes.boot_id()})
+
+
+def _renew_token(directory: Path, want: dict[str, Any]) -> None:
+    if want.get("token"):
+        temporary = directory / "token.new"
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+            f.write(want["token"])
+        os.replace(temporary, directory / "token")
+
+
+def _leave(work: Callable[[], int], directory: Path) -> None:
+    """Runs `work` in a process that outlives this one, its session and its terminal."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    code = 1
+    try:
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        log = os.open(directory / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for target, source in ((0, nowhere), (1, log), (2, log)):
+            os.dup2(source, target)
+        os.closerange(3, 256)
+        code = work()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _supervisor(root: Path, want: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return json.loads((root / "jobs" / want["id"] / "supervisor.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _remove_old(root: Path) -> None:
+    found = sorted((root / "jobs").glob("*/ended"), key=lambda path: path.stat().st_mtime)
+    for ended in found[:-KEPT_JOBS]:
+        shutil.rmtree(ended.parent, ignore_errors=True)
+
+
+def _last_lines(path: Path, count: int) -> list[str]:
+    with path.open("rb") as f:
+        f.seek(max(0, path.stat().st_size - 64 * 1024))
+        return f.read().decode(errors="replace").splitlines()[-count:]

@@ -1,0 +1,119 @@
+"""Leases: who may use this host's GPUs. Their truth lies here, on the host, one file each, created exclusively.
+
+A lease holds while a process of its job's supervision lives, and otherwise until it runs out. Times are of the clock
+that counts from boot: it cannot be set, so a host whose date is wrong keeps its leases right. What a dead job left
+behind is killed before its lease is given to another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import processes
+
+
+def now() -> float:
+    """Seconds since boot, sleep included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """One command at a time may look at this host's leases and change them; the kernel frees a dead one's lock."""
+    with (root / "lock").open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def acquire(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """A lease for job `want["id"]`, which may already hold one, or `{"busy": why}`. Call it under the lock.
+
+    `gpus` are needed out of `host_gpus`; no more than `max_leases` at a time (None: any number).
+    """
+    held = _clean(root)
+    mine = next((lease for lease in held if lease["id"] == want["id"]), None)
+    if mine:
+        return mine
+    counted = [lease for lease in held if not lease["unlimited"]]
+    limit = want["max_leases"]
+    if limit is not None and len(counted) >= limit:
+        return {"busy": "in use by " + ", ".join(f"{lease['step']} of run {lease['owner'][:8]}" for lease in counted)}
+    taken = {gpu for lease in held for gpu in lease["gpus"]}
+    free = [gpu for gpu in range(want["host_gpus"]) if gpu not in taken]
+    if len(free) < want["gpus"]:
+        return {"busy": f"{len(free)} of {want['host_gpus']} GPUs free, {want['gpus']} needed"}
+    lease = {
+        "id": want["id"],
+        "job": want["job"],
+        "owner": want["owner"],
+        "step": want["step"],
+        "gpus": free[: want["gpus"]],
+        "unlimited": limit is None,
+        "processes": [],
+        "boot": processes.boot_id(),
+        "expires": now() + want["ttl"],
+    }
+    _write(root, lease)
+    return lease
+
+
+def hold(root: Path, lease: dict[str, Any], pids: list[int], ttl: float) -> None:
+    """Renews the lease for `ttl` seconds, held by the processes `pids`."""
+    _write(root, {**lease, "processes": [processes.identity(pid) for pid in pids], "expires": now() + ttl})
+
+
+def drop(root: Path, lease_id: str) -> bool:
+    """Gives the lease back; False if there was none."""
+    try:
+        _path(root, lease_id).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def listing(root: Path, _: dict[str, Any]) -> dict[str, Any]:
+    """All leases that hold, with the seconds each still has without renewal."""
+    with locked(root):
+        held = _clean(root)
+    return {"leases": [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]}
+
+
+def _clean(root: Path) -> list[dict[str, Any]]:
+    """The leases that hold; those that do not are removed, with what is left of their jobs."""
+    held = []
+    for path in sorted((root / "leases").glob("*.json")):
+        lease = json.loads(path.read_text())
+        if _holds(lease):
+            held.append(lease)
+            continue
+        survivors = processes.kill_members(lease["job"])
+        if survivors:
+            held.append({**lease, "step": f"{lease['step']} (processes {survivors} cannot be killed)"})
+        else:
+            path.unlink()
+    return held
+
+
+def _holds(lease: dict[str, Any]) -> bool:
+    if lease["boot"] != processes.boot_id():
+        return False
+    return any(processes.is_alive(p) for p in lease["processes"]) or now() < lease["expires"]
+
+
+def _write(root: Path, lease: dict[str, Any]) -> None:
+    path = _path(root, lease["id"])
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(lease))
+    os.replace(temporary, path)
+
+
+def _path(root: Path, lease_id: str) -> Path:
+    return root / "leases" / f"{lease_id}.json"

@@ -1,0 +1,36 @@
+"""The agent's commands: `python3 agent.pyz COMMAND ROOT`, one JSON object on standard input, one on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import doctor, jobs, leases
+
+COMMANDS = {
+    "start": jobs.start,
+    "reserve": jobs.reserve,
+    "status": jobs.status,
+    "stop": jobs.stop,
+    "tail": jobs.tail,
+    "leases": leases.listing,
+    "release": jobs.release,
+    "doctor": doctor.examine,
+}
+
+
+def main(command: str, root: str) -> int:
+    """Runs one command; a failure is an object with `error`, so that the other side can always read the answer."""
+    os.umask(0o077)
+    given: dict[str, Any] = json.loads(sys.stdin.read() or "{}")
+    try:
+        home = Path(root).expanduser()
+        home.mkdir(parents=True, exist_ok=True)
+        answer = COMMANDS[command](home, given)
+    except (OSError, ValueError) as e:
+        answer = {"error": f"{type(e).__name__}: {e}"}
+    print(json.dumps(answer), flush=True)
+    return 1 if "error" in answer else 0

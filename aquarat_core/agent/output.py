@@ -1,0 +1,119 @@
+"""What a job says, cut into chunks for the store: rank 0's lines, Pipes messages, and everyone's last lines.
+
+Between the job and the store lies a bounded buffer. While the store answers, a full buffer holds the job's output back;
+while it does not, the oldest lines go, and the log says how many. Neither a loud job nor a lost network costs memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+TAIL_LINES = 40
+BUFFER_BYTES = 4 << 20
+CHUNK_BYTES = 512 << 10
+LONGEST_LINE = 64 << 10
+
+_RANK = re.compile(r"\[[a-z]+(\d+)\]:")
+_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+
+
+class Output:
+    """Fed by the supervisor's loop, emptied by its shipper. `ranks`: torchrun marks each line with its rank."""
+
+    def __init__(self, ranks: bool, messages: Path) -> None:
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.launcher_tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.signal: int | None = None
+        """The signal that torchrun says one of its workers died of."""
+        self._ranks = ranks
+        self._messages = messages
+        self._messages_read = 0
+        self._rest = b""
+        self._lock = Lock()
+        self._waiting: deque[tuple[str, Any, int]] = deque()
+        self._bytes = 0
+        self._dropped = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._bytes >= BUFFER_BYTES
+
+    def feed(self, data: bytes) -> None:
+        """Takes what the job wrote; an unfinished line waits for its end, unless it is too long to be one."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._line(line.decode(errors="replace"))
+
+    def feed_messages(self) -> None:
+        """Takes the Pipes messages that the job has appended to its file; each line is one."""
+        try:
+            with self._messages.open("rb") as f:
+                f.seek(self._messages_read)
+                data = f.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._messages_read += len(whole)
+        for line in whole.splitlines():
+            self._put("messages", json.loads(line), len(line))
+
+    def finish(self) -> None:
+        """The job has ended: its last line may lack its end."""
+        if self._rest:
+            self.feed(b"\n")
+        self.feed_messages()
+
+    def make_room(self) -> None:
+        """Drops the oldest lines of a full buffer; messages stay."""
+        with self._lock:
+            while self._bytes >= BUFFER_BYTES // 2:
+                oldest = next((entry for entry in self._waiting if entry[0] == "lines"), None)
+                if oldest is None:
+                    return
+                self._waiting.remove(oldest)
+                self._bytes -= oldest[2]
+                self._dropped += 1
+
+    def take(self) -> dict[str, Any] | None:
+        """The next chunk, `{"lines": [...], "messages": [...]}`, or None where there is nothing to ship."""
+        chunk: dict[str, Any] = {"lines": [], "messages": []}
+        size = 0
+        with self._lock:
+            if not self._waiting:
+                return None
+            if self._dropped:
+                chunk["lines"].append(f"... {self._dropped} lines were dropped while the store could not be reached")
+                self._dropped = 0
+            while self._waiting and size < CHUNK_BYTES:
+                kind, entry, length = self._waiting.popleft()
+                chunk[kind].append(entry)
+                self._bytes -= length
+                size += length
+        return chunk
+
+    def _line(self, line: str) -> None:
+        mark = _RANK.match(line) if self._ranks else None
+        if self._ranks and not mark:
+            self.launcher_tail.append(line)
+            found = _EXIT_CODE.search(line)
+            if found and int(found[1]) < 0 and self.signal is None:
+                self.signal = -int(found[1])
+            return
+        text = line[mark.end() :] if mark else line
+        first = not mark or mark[1] == "0"
+        self.tail.append(text if first else f"rank {mark[1]}: {text}")
+        if first:
+            self._put("lines", text, len(line) + 1)
+
+    def _put(self, kind: str, entry: Any, length: int) -> None:
+        with self._lock:
+            self._waiting.append((kind, entry, length))
+            self._bytes += length

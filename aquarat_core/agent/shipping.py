@@ -1,0 +1,98 @@
+"""The thread that keeps in touch with the store: heartbeats, chunks of output, and the question whether to stop.
+
+It may hang on a dead network for as long as HTTP lets it; the supervisor's loop never does, and reads here only when
+the last heartbeat was.
+"""
+
+from __future__ import annotations
+
+import time
+from threading import Event, Thread
+from typing import Any
+
+from . import leases
+from .folder import FileFolder, GcsFolder
+from .output import CHUNK_BYTES, Output
+
+RETRY_SECONDS = 1.0
+
+
+class Shipper:
+    """`contact` is the time (`leases.now`) at which the last heartbeat that arrived was begun."""
+
+    def __init__(self, folder: FileFolder | GcsFolder, node: int, output: Output, facts: dict[str, Any], beat: float):
+        self.contact = leases.now()
+        self.cancelled = False
+        self.chunks = 0
+        self._folder = folder
+        self._node = node
+        self._output = output
+        self._facts = facts
+        self._beat = beat
+        self._sequence = 0
+        self._started = time.monotonic()
+        self._pending: dict[str, Any] | None = None
+        self._stop = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; it may be in a request that takes its time, so this waits no longer than one may."""
+        self._stop.set()
+        self._thread.join(20)
+
+    def ship_rest(self, seconds: float) -> bool:
+        """Ships what is left, for at most so long; False if something could not be."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if not self._ship():
+                    return True
+            except OSError:
+                time.sleep(RETRY_SECONDS)
+        return False
+
+    def report(self, **facts: Any) -> None:
+        """Writes this node's status; raises OSError where it cannot."""
+        self._sequence += 1
+        status = {**self._facts, **facts, "sequence": self._sequence, "chunks": self.chunks}
+        self._folder.write(f"status/node{self._node}.json", status)
+
+    def _run(self) -> None:
+        last_beat = last_flush = 0.0
+        while not self._stop.is_set():
+            now = time.monotonic()
+            try:
+                if now - last_beat >= self._beat:
+                    began = leases.now()
+                    self.report(state="running")
+                    self.contact = began
+                    last_beat = now
+                    self.cancelled = self.cancelled or self._folder.read("cancel.json") is not None
+                if now - last_flush >= self._flush_seconds(now) or self._output.is_full:
+                    self._ship()
+                    last_flush = now
+            except OSError as e:
+                print(f"{time.strftime('%F %T')} the store: {e}", flush=True)
+                self._stop.wait(RETRY_SECONDS)
+            self._stop.wait(0.1)
+
+    def _flush_seconds(self, now: float) -> float:
+        """Short at first, when someone is watching the start, then two seconds: quiet hours cost little."""
+        return min(2.0, 0.2 + (now - self._started) / 60)
+
+    def _ship(self) -> bool:
+        """Writes the next chunk; False where there was none. A chunk that failed is the next one's try again."""
+        while True:
+            self._pending = self._pending or self._output.take()
+            if self._pending is None:
+                return False
+            # It may be there already, from a write whose answer was lost: it is the same one then.
+            self._folder.create(f"output/node{self._node}/{self.chunks + 1:06d}.json", self._pending)
+            self.chunks += 1
+            full = sum(map(len, self._pending["lines"])) >= CHUNK_BYTES // 2
+            self._pending = None
+            if not full:
+                return True

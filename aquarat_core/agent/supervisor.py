@@ -1,0 +1,248 @@
+"""The supervisor of one job on one host: runs its command, keeps the lease, and is the one who stops it.
+
+It stops the job when it is asked to (SIGTERM, or `cancel.json` in the job's folder), and by itself when no heartbeat
+has reached the store for as long as a lease lasts: by then the other side may start the job elsewhere, and two trainers
+must never write. A guard process does the killing should the supervisor itself be killed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from . import leases, processes
+from .folder import open_folder
+from .output import Output
+from .shipping import Shipper
+
+FINAL_SECONDS = 30.0
+"""How long the last output and the last status may take to reach the store."""
+
+
+def supervise(root: Path, directory: Path, want: dict[str, Any], lease: dict[str, Any]) -> int:
+    """Runs the job to its end and gives the lease back; returns the supervisor's exit code."""
+    return _Supervisor(root, directory, want, lease).run()
+
+
+class _Supervisor:
+    def __init__(self, root: Path, directory: Path, want: dict[str, Any], lease: dict[str, Any]) -> None:
+        self._root = root
+        self._directory = directory
+        self._want = want
+        self._lease = lease
+        self._stopping: str | None = None
+        self._stop_asked_at = 0.0
+        scratch = directory / "scratch"
+        scratch.mkdir()
+        self._scratch = scratch
+        self._output = Output(want["ranks"], scratch / "messages")
+        self._folder = open_folder(want["job"], self._token)
+        facts = {"node": want["node"], "host": want["host"], "supervisor": processes.identity(os.getpid())}
+        self._shipper = Shipper(self._folder, want["node"], self._output, facts, want["heartbeat"])
+        self._renewed = 0.0
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, lambda *_: self._ask("asked to stop"))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        write_private(self._directory / "supervisor.json", processes.identity(os.getpid()))
+        guard, life = self._leave_guard()
+        self._pids = [os.getpid(), guard]
+        self._renew()
+        try:
+            child = self._start()
+        except OSError as e:
+            return self._end(life, None, f"{self._want['argv'][0]} cannot be started: {e}")
+        self._shipper.start()
+        code = self._watch(child)
+        processes.kill_members(self._want["job"])
+        self._output.finish()
+        return self._end(life, code, self._stopping)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        want = self._want
+        messages = base64.b64encode(zlib.compress(json.dumps({"path": str(self._scratch / "messages")}).encode()))
+        env = {**(os.environ if want["inherit"] else _base_environment()), **want["env"]}
+        env.update({processes.MARK: want["job"], "DAGSTER_PIPES_MESSAGES": messages.decode()})
+        if not want["inherit"]:
+            env["TMPDIR"] = str(self._scratch)
+        if want.get("token"):
+            env["AQUARAT_STORE_TOKEN_FILE"] = str(self._directory / "token")
+        if self._lease["gpus"]:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._lease["gpus"]))
+        return subprocess.Popen(
+            [part.replace("{scratch}", str(self._scratch)) for part in want["argv"]],
+            env=env,
+            cwd=want.get("cwd") or self._scratch,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> int:
+        """Reads the job's output until it has ended or been ended; returns its exit code."""
+        assert child.stdout is not None
+        pipe = child.stdout.fileno()
+        os.set_blocking(pipe, False)
+        terminated = False
+        while child.poll() is None:
+            self._read(pipe, 0.1)
+            self._renew()
+            self._fence()
+            if self._stopping and not terminated:
+                terminated = True
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGTERM)
+            if terminated and time.monotonic() - self._stop_asked_at > self._want["grace"]:
+                processes.kill_members(self._want["job"])
+        while self._read(pipe, 0):
+            pass
+        return child.returncode
+
+    def _read(self, pipe: int, seconds: float) -> bool:
+        """Takes what there is to read, waiting for it at most so long; False where there was nothing."""
+        if self._output.is_full:
+            if leases.now() - self._shipper.contact < 2 * self._want["heartbeat"] + 1:
+                time.sleep(0.02)
+                return True
+            self._output.make_room()
+        self._output.feed_messages()
+        ready, _, _ = select.select([pipe], [], [], seconds)
+        if not ready:
+            return False
+        data = os.read(pipe, 1 << 16)
+        if not data:
+            # All ends of the pipe are closed while the leader still runs.
+            time.sleep(seconds)
+            return False
+        self._output.feed(data)
+        return True
+
+    def _fence(self) -> None:
+        if self._shipper.cancelled:
+            self._ask("cancelled")
+        silent = leases.now() - self._shipper.contact
+        if silent > self._want["ttl"]:
+            self._ask(f"the store could not be reached for {silent:.0f} s: another host may have taken the job over")
+            processes.kill_members(self._want["job"])
+
+    def _ask(self, reason: str) -> None:
+        if self._stopping is None:
+            self._stopping = reason
+            self._stop_asked_at = time.monotonic()
+
+    def _renew(self) -> None:
+        if leases.now() - self._renewed < self._want["heartbeat"]:
+            return
+        self._renewed = leases.now()
+        # On a full disk the lease goes on holding by its processes.
+        with suppress(OSError):
+            leases.hold(self._root, self._lease, self._pids, self._want["ttl"])
+
+    def _end(self, life: int, code: int | None, reason: str | None) -> int:
+        """Last output, then the lease, then the status: who reads `ended` may start the next job here."""
+        self._shipper.stop()
+        complete = self._shipper.ship_rest(FINAL_SECONDS)
+        clean_up(self._root, self._directory, self._want["id"], self._scratch)
+        facts = {
+            "state": "ended",
+            "code": code,
+            "signal": self._output.signal,
+            "reason": reason,
+            "complete": complete,
+            "tail": list(self._output.tail or self._output.launcher_tail),
+        }
+        deadline = time.monotonic() + FINAL_SECONDS
+        while True:
+            try:
+                self._shipper.report(**facts)
+                break
+            except OSError as e:
+                print(f"the last status: {e}", flush=True)
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(1)
+        os.write(life, b"done")
+        return 0
+
+    def _leave_guard(self) -> tuple[int, int]:
+        """A process that waits on a pipe for this one's end, and cleans up if it comes unannounced."""
+        ear, life = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(ear)
+            return pid, life
+        os.close(life)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.setsid()
+        try:
+            if os.read(ear, 4) != b"done":
+                self._clean_up_after_death()
+        finally:
+            os._exit(0)
+
+    def _clean_up_after_death(self) -> None:
+        processes.kill_members(self._want["job"])
+        clean_up(self._root, self._directory, self._want["id"], self._scratch)
+        status = {"node": self._want["node"], "host": self._want["host"], "state": "ended", "code": None}
+        deadline = time.monotonic() + FINAL_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                previous = self._folder.read(f"status/node{self._want['node']}.json") or {}
+                status.update(chunks=self._chunks_there(previous.get("chunks", 0)), sequence=-1)
+                status.update(signal=None, reason="its supervisor was killed", complete=False, tail=[])
+                self._folder.write(f"status/node{self._want['node']}.json", status)
+                return
+            except OSError:
+                time.sleep(1)
+
+    def _chunks_there(self, at_least: int) -> int:
+        """Chunks that were written since the last status that counted them are there too."""
+        while self._folder.read(f"output/node{self._want['node']}/{at_least + 1:06d}.json") is not None:
+            at_least += 1
+        return at_least
+
+    def _token(self) -> str | None:
+        try:
+            return (self._directory / "token").read_text() or None
+        except FileNotFoundError:
+            return None
+
+
+def clean_up(root: Path, directory: Path, job_id: str, scratch: Path) -> None:
+    """Gives the lease back and removes the token and what the job left in its scratch space, but for logs."""
+    with leases.locked(root):
+        leases.drop(root, job_id)
+    for path in [directory / "token", directory / "token.new"]:
+        with suppress(FileNotFoundError):
+            path.unlink()
+    for path in sorted(scratch.rglob("*"), reverse=True):
+        if path.is_symlink() or path.is_file():
+            if path.suffix != ".log":
+                path.unlink(missing_ok=True)
+        elif not any(path.iterdir()):
+            path.rmdir()
+    with suppress(OSError):
+        (directory / "ended").touch()
+
+
+def write_private(path: Path, obj: Any) -> None:
+    """Replaces a small file that only this user may read."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(obj))
+    os.replace(temporary, path)
+
+
+def _base_environment() -> dict[str, str]:
+    """What a job on a remote host gets of the login's environment: where things are, no secrets of others."""
+    kept = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", "LD_LIBRARY_PATH", "STORAGE_EMULATOR_HOST")
+    return {name: os.environ[name] for name in kept if name in os.environ}

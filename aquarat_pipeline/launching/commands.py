@@ -1,0 +1,99 @@
+"""What is told to a host's agent: who the job is, what it leases, and the command with its environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aquarat_core.stages.registry import Stage
+from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.credentials import host_token
+from aquarat_pipeline.launching.hosts import Host
+from aquarat_pipeline.launching.placement import Requirement
+
+GB = 1_000_000_000
+
+
+def identity(attempt: Attempt) -> dict[str, Any]:
+    """How the agent knows the job; the id also names its directory and must stay short."""
+    uri = attempt.job.uri
+    return {"id": hashlib.sha256(uri.encode()).hexdigest()[:16], "job": uri}
+
+
+def lease(attempt: Attempt, stage: Stage, host: Host, need: Requirement, node: int) -> dict[str, Any]:
+    """What the job wants of one host."""
+    return {
+        **identity(attempt),
+        "owner": attempt.spec.run_id,
+        "step": stage.name,
+        "host": host.name,
+        "node": node,
+        "gpus": need.gpus_on(host) if need.distributed else 0,
+        "host_gpus": host.gpus,
+        "max_leases": host.max_leases if need.distributed else None,
+        "ttl": host.lease_seconds,
+    }
+
+
+def start(
+    attempt: Attempt,
+    stage: Stage,
+    hosts: Sequence[Host],
+    node: int,
+    need: Requirement,
+    *,
+    program: Sequence[str],
+    messages: Mapping[str, str],
+) -> dict[str, Any]:
+    """The whole order to start node `node` of the job; `messages` is the environment that Pipes asks for."""
+    host = hosts[node]
+    here = host.transport == "local"
+    order = lease(attempt, stage, host, need, node)
+    token = host_token(attempt.spec.store) if not here else None
+    return order | {
+        "argv": _argv(attempt, hosts, node, need, program),
+        "env": {**_environment(attempt, hosts, node, need), **messages},
+        "inherit": here,
+        "cwd": os.getcwd() if here else None,
+        "ranks": need.distributed,
+        "token": token,
+        "heartbeat": host.heartbeat_seconds,
+        "grace": host.grace_seconds,
+        "min_free_bytes": int(host.min_free_gb * GB),
+    }
+
+
+def interpreter(host: Host) -> str:
+    """The Python that has the project there."""
+    return host.python or (sys.executable if host.transport == "local" else f"{host.root}/env/bin/python")
+
+
+def _argv(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement, program: Sequence[str]) -> list[str]:
+    python = [interpreter(hosts[node]), "-u"]
+    run = [*program, f"{attempt.job.uri}/spec.json"]
+    if not need.distributed:
+        return [*python, *run]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(need.ranks)]
+    if need.nodes == 1:
+        torchrun += ["--standalone"]
+    else:
+        torchrun += ["--nnodes", str(need.nodes), "--rdzv-backend", "c10d"]
+        torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", identity(attempt)["id"]]
+        torchrun += ["--local-addr", hosts[node].rendezvous.rpartition(":")[0]]
+    # --tee marks each line with its rank, so that rank 0's can be told from torchrun's own.
+    return [*python, *torchrun, "--tee", "3", "--log-dir", "{scratch}", *run]
+
+
+def _environment(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement) -> dict[str, str]:
+    host = hosts[node]
+    env = {"OMP_NUM_THREADS": str(((attempt.spec.config or {}).get("launch") or {}).get("threads", 1))}
+    if need.nodes == 1 and not (host.transport == "local" and "GLOO_SOCKET_IFNAME" in os.environ):
+        # All ranks are on one host: gloo need not listen on any other interface.
+        env["GLOO_SOCKET_IFNAME"] = "lo"
+    if need.nodes > 1 and host.network_interface:
+        env |= {"GLOO_SOCKET_IFNAME": host.network_interface, "NCCL_SOCKET_IFNAME": host.network_interface}
+    env |= host.env
+    return env | {name: os.environ[name] for name in host.forward if name in os.environ}

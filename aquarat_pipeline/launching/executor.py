@@ -1,0 +1,137 @@
+"""The executor: all steps of a run in one process, and a resumed run only those that had not succeeded.
+
+The heavy work is in the stages' own processes, so a process per step would only import Dagster again, two to four
+seconds of processor for each of thirteen steps. But Dagster's own in-process executor starts a resumed run from its
+first step: finished assets would be made a second time, and what follows would name the wrong parents. This one reads
+the run's events first, as Dagster's step-delegating executors do, and plans what is left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import dagster as dg
+
+from aquarat_pipeline._compat import (
+    DagsterEvent,
+    EngineEventData,
+    ErrorSource,
+    ExecuteRunWithPlanIterable,
+    ExecutionPlan,
+    InProcessExecutor,
+    KnownExecutionState,
+    PlanExecutionContextManager,
+    PlanOrchestrationContext,
+    RetryMode,
+    create_execution_plan,
+    inprocess_execution_iterator,
+)
+from aquarat_pipeline.launching.tags import WORKER_TAG
+from aquarat_pipeline.launching.workers import LAUNCHED, describe, only_worker
+
+_EVENTS = {
+    dg.DagsterEventType.STEP_OUTPUT,
+    dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.STEP_FAILURE,
+    dg.DagsterEventType.STEP_UP_FOR_RETRY,
+}
+
+
+@dg.executor(name="resuming_in_process")
+def resuming_executor(_: dg.InitExecutorContext) -> ResumingExecutor:
+    """All steps in the run's own process; a resumed run leaves out those that its event log says are done."""
+    return ResumingExecutor(retries=RetryMode.ENABLED)
+
+
+class ResumingExecutor(InProcessExecutor):
+    """At most one of them executes a run at any time, whoever starts it."""
+
+    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+        instance, run_id = plan_context.instance, plan_context.run_id
+        with ExitStack() as stack:
+            if not instance.is_ephemeral:
+                stack.enter_context(only_worker(Path(instance.root_directory), run_id))
+                kind = "launcher" if os.environ.pop(LAUNCHED, None) == run_id else "shell"
+                instance.add_run_tags(run_id, {WORKER_TAG: describe(os.getpid(), kind)})
+            if plan_context.resume_from_failure:
+                execution_plan, failures = remaining(plan_context, execution_plan)
+                yield from failures
+                if execution_plan is None:
+                    return
+            yield from self._execute(plan_context, execution_plan)
+
+    def _execute(self, context: PlanOrchestrationContext, plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+        pid = os.getpid()
+        data = EngineEventData.in_process(pid, plan.step_keys_to_execute)
+        yield DagsterEvent.engine_event(context, f"Executing steps in process (pid: {pid})", event_specific_data=data)
+        manager = PlanExecutionContextManager(
+            job=context.job,
+            retry_mode=context.retry_mode,
+            execution_plan=plan,
+            run_config=context.run_config,
+            dagster_run=context.dagster_run,
+            instance=context.instance,
+            raise_on_error=context.raise_on_error,
+            output_capture=context.output_capture,
+            step_dependency_config=self.step_dependency_config,
+        )
+        yield from iter(ExecuteRunWithPlanIterable(plan, inprocess_execution_iterator, manager))
+
+
+def remaining(
+    context: PlanOrchestrationContext, plan: ExecutionPlan
+) -> tuple[ExecutionPlan | None, list[DagsterEvent]]:
+    """What is left of a run whose worker died: the plan of it (None if nothing is), and the failures it has had.
+
+    A step that was interrupted, or was running when the worker died, is left; its stage finds its job again. A step
+    that failed stays failed, and what depends on it is not executed.
+    """
+    events = [
+        entry.dagster_event
+        for entry in context.instance.all_logs(context.run_id, of_type=_EVENTS)
+        if entry.dagster_event is not None
+    ]
+    retries = Counter(event.step_key for event in events if event.is_step_up_for_retry)
+    last = {event.step_key: event for event in events if not event.is_successful_output}
+    done = {key for key, event in last.items() if event.is_step_success}
+    failures = {
+        key: event
+        for key, event in last.items()
+        if event.is_step_failure and event.step_failure_data.error_source != ErrorSource.INTERRUPT
+    }
+    outputs = {event.step_output_data.step_output_handle for event in events if event.is_successful_output}
+    without = done | _with_descendants(plan, set(failures))
+    left = [key for key in plan.step_keys_to_execute if key not in without]
+    DagsterEvent.engine_event(context, f"Resuming: {len(done)} steps are done, {len(left)} are left: {', '.join(left)}")
+    if not left:
+        return None, list(failures.values())
+    known = plan.known_state
+    state = KnownExecutionState(
+        previous_retry_attempts=dict(retries),
+        step_output_versions=known.step_output_versions,
+        ready_outputs=known.ready_outputs | {handle for handle in outputs if handle.step_key in done},
+        parent_state=known.parent_state,
+    )
+    rest = create_execution_plan(
+        context.job,
+        run_config=context.run_config,
+        step_keys_to_execute=left,
+        known_state=state,
+        instance_ref=context.instance.get_ref(),
+        repository_load_data=plan.repository_load_data,
+    )
+    return rest, list(failures.values())
+
+
+def _with_descendants(plan: ExecutionPlan, steps: set[str]) -> set[str]:
+    """`steps` and all that wait for one of them; steps come in topological order."""
+    found = set(steps)
+    dependencies = plan.get_executable_step_deps()
+    for step in plan.get_steps_to_execute_in_topo_order():
+        if dependencies[step.key] & found:
+            found.add(step.key)
+    return found

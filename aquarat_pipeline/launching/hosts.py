@@ -1,0 +1,116 @@
+"""The inventory: which hosts there are, what they have and how they are reached (`dagster_home/hosts.yaml`).
+
+Without the file there is one host, this machine. The file is read again whenever a host is looked for, so that a host
+added while a run waits is found.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+FILE = "hosts.yaml"
+LOCAL_TTL = 60.0
+
+
+class InventoryError(ValueError):
+    """A hosts.yaml that cannot be used; the message says where and why."""
+
+
+class Host(BaseModel):
+    """One machine that stages may run on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    transport: Literal["local", "ssh"] = "ssh"
+    address: str | None = None
+    """What `ssh` is given: `user@host` or a Host of `~/.ssh/config`, which holds port, key and jump hosts."""
+    network_address: str | None = None
+    """How the other hosts of a job on several reach this one; the host part of `address` where it is left out."""
+    network_interface: str | None = None
+    """The interface that carries the traffic between hosts, such as eth0; NCCL and gloo guess without it."""
+    rendezvous_port: Annotated[int, Field(gt=0, lt=65536)] = 29400
+    gpus: Annotated[int, Field(ge=0)] = 0
+    labels: tuple[str, ...] = ()
+    price_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """In dollars; among free hosts that fit, the cheapest is taken."""
+    max_leases: Annotated[int, Field(ge=1)] = 1
+    """Jobs at a time; each gets GPUs of its own."""
+    root: str = "~/.aquarat"
+    """Directory on the host for the agent, its leases, environments and jobs."""
+    python: str | None = None
+    """The interpreter that has the project; what `aquarat hosts prepare` made where it is left out."""
+    env: dict[str, str] = {}
+    """Further environment of the jobs; no secrets, which belong in `forward`."""
+    forward: tuple[str, ...] = ()
+    """Variables of the control host that a job gets too, over the connection's standard input: WANDB_API_KEY."""
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 5.0
+    lease_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A job that cannot reach the store for so long stops itself; only then may another host take it over."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Between SIGTERM and SIGKILL when a job is stopped."""
+    min_free_gb: Annotated[float, Field(ge=0)] = 1.0
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"{name!r} is not a name: letters, digits and _ - . only")
+        return name
+
+    def model_post_init(self, _: object) -> None:
+        if self.transport == "ssh" and not self.address:
+            raise ValueError(f"host {self.name} is reached over ssh and has no address: add `address: user@host`")
+        if self.address and self.address.startswith("-"):
+            raise ValueError(f"host {self.name}: an address cannot start with a dash")
+
+    @property
+    def rendezvous(self) -> str:
+        """`address:port` at which the job's other hosts find the first one."""
+        address = self.network_address or (self.address or "127.0.0.1").rpartition("@")[2]
+        return f"{address}:{self.rendezvous_port}"
+
+
+class Inventory(BaseModel):
+    """All hosts, by unique names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hosts: tuple[Host, ...]
+
+    def get(self, name: str) -> Host:
+        """The host of that name; `InventoryError` if there is none."""
+        found = next((host for host in self.hosts if host.name == name), None)
+        if found is None:
+            raise InventoryError(f"no host {name!r}: there are {', '.join(h.name for h in self.hosts)}")
+        return found
+
+
+def local_host(home: Path) -> Host:
+    """This machine, for the stages that need no GPU host and for everything where there is no hosts.yaml."""
+    return Host(name="local", transport="local", root=str(home / "agent"), min_free_gb=0, grace_seconds=10)
+
+
+def read_inventory(home: Path) -> Inventory:
+    """The hosts of `home`/hosts.yaml, else this machine alone."""
+    path = home / FILE
+    try:
+        given = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        return Inventory(hosts=(local_host(home),))
+    except (OSError, yaml.YAMLError) as e:
+        raise InventoryError(f"{path} cannot be read: {e}") from None
+    try:
+        inventory = Inventory.model_validate(given or {})
+    except ValidationError as e:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'the file'}: {p['msg']}" for p in e.errors())
+        raise InventoryError(f"{path}: {problems}") from None
+    names = [host.name for host in inventory.hosts]
+    if not names or len(set(names)) < len(names):
+        raise InventoryError(f"{path}: {'it names no host' if not names else 'two hosts have the same name'}")
+    return inventory

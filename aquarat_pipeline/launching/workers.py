@@ -1,0 +1,57 @@
+"""Who executes a run: a process of this machine, written on the run as a tag, and at most one at a time.
+
+The tag lets any process tell whether the worker lives. The lock file makes a second worker of the same run impossible,
+whoever starts it: the kernel frees it when its holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from aquarat_core.agent import processes
+from aquarat_pipeline.launching.tags import WORKER_TAG
+
+LAUNCHED = "AQUARAT_LAUNCHED"
+"""Variable by which the run launcher tells a worker that it started it: the run's id."""
+
+Kind = Literal["launcher", "shell"]
+
+
+class SecondWorkerError(RuntimeError):
+    """Another living process executes this run already."""
+
+
+def describe(pid: int, kind: Kind) -> str:
+    """The tag's value for a process of this machine. `launcher`: started by the run launcher, which will resume it."""
+    return json.dumps({"kind": kind, "host": socket.gethostname(), **processes.identity(pid)})
+
+
+def worker_of(tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """The worker that a run's tags name."""
+    return json.loads(tags[WORKER_TAG]) if WORKER_TAG in tags else None
+
+
+def is_here(worker: Mapping[str, Any]) -> bool:
+    """Whether this machine can tell if the worker lives."""
+    return worker["host"] == socket.gethostname()
+
+
+@contextmanager
+def only_worker(home: Path, run_id: str) -> Iterator[None]:
+    """Holds the run's lock. Raises `SecondWorkerError` if another process does."""
+    path = home / "aquarat" / "workers" / f"{run_id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SecondWorkerError(f"run {run_id} already has a worker: this one (pid {os.getpid()}) leaves") from None
+        yield
+    path.unlink(missing_ok=True)
