@@ -15,6 +15,7 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan
@@ -32,6 +33,8 @@ from dagster._core.launcher.base import (
     RunLauncher,
     WorkerStatus,
 )
+from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
@@ -56,6 +59,9 @@ __all__ = [
     "LaunchRunContext",
     "PlanExecutionContextManager",
     "PlanOrchestrationContext",
+    "ReconstructableRepository",
+    "RemoteJobOrigin",
+    "RemoteRepositoryOrigin",
     "ResumeRunArgs",
     "ResumeRunContext",
     "RetryMode",
@@ -65,4 +71,5 @@ __all__ = [
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "inprocess_execution_iterator",
+    "location_origins_from_yaml_paths",
 ]

@@ -33,7 +33,12 @@ def boot_id() -> str:
 
 def members(job: str) -> list[int]:
     """Process ids of the living processes that carry the mark of `job`."""
-    mark = f"{MARK}={job}".encode()
+    return carriers(MARK, job)
+
+
+def carriers(variable: str, value: str) -> list[int]:
+    """Process ids of the other living processes that were started with `variable` as `value` in their environment."""
+    mark = f"{variable}={value}".encode()
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return [pid for pid in pids if pid != os.getpid() and mark in _environment(pid)]
 

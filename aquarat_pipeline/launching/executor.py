@@ -106,7 +106,8 @@ def remaining(
     outputs = {event.step_output_data.step_output_handle for event in events if event.is_successful_output}
     without = done | _with_descendants(plan, set(failures))
     left = [key for key in plan.step_keys_to_execute if key not in without]
-    DagsterEvent.engine_event(context, f"Resuming: {len(done)} steps are done, {len(left)} are left: {', '.join(left)}")
+    said = f"Resuming: {len(done)} steps are done, {len(left)} are left: {', '.join(left)}"
+    DagsterEvent.engine_event(context, said, event_specific_data=EngineEventData())
     if not left:
         return None, list(failures.values())
     known = plan.known_state

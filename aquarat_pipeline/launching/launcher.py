@@ -34,7 +34,7 @@ from aquarat_pipeline._compat import (
     RunLauncher,
     WorkerStatus,
 )
-from aquarat_pipeline.launching.tags import JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
+from aquarat_pipeline.launching.tags import JOB_TAG, NEEDS_TAG, PROFILE_TAG, RANKS_TAG, WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, describe, is_here, worker_of
 
 CANCEL_SECONDS = 28.0
@@ -135,13 +135,14 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _start_worker(self, run: dg.DagsterRun, command: list[str], how: str) -> None:
+        profile = {"AQUARAT_PROFILE": run.tags[PROFILE_TAG]} if PROFILE_TAG in run.tags else {}
         log = self._log(run.run_id)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             # `dagster` may not be on the PATH of a daemon that was started by its full path.
             worker = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env={**os.environ, LAUNCHED: run.run_id},
+                env={**os.environ, **profile, LAUNCHED: run.run_id},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -6,6 +6,8 @@ HOST_TAG = "aquarat/host"
 """Request: only this host."""
 NODES_TAG = "aquarat/nodes"
 """Request: so many hosts for each distributed stage."""
+PROFILE_TAG = "aquarat/profile"
+"""Request: the run's worker loads this profile instead of the daemon's."""
 
 WORKER_TAG = "aquarat/worker"
 """The process that executes the run, as JSON."""

@@ -1,0 +1,1 @@
+"""The subcommands of `aquarat` that need Dagster: they work on the instance of DAGSTER_HOME."""

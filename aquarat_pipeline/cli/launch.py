@@ -1,0 +1,83 @@
+"""`aquarat launch` and `aquarat cancel`: runs of the Dagster instance that outlive the shell."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Any
+
+HEARTBEAT_SECONDS = 120.0
+"""Dagster's daemons write theirs every 30 s."""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `launch` and `cancel`."""
+    launch = commands.add_parser("launch", help="queue a run on the running Dagster instance")
+    launch.add_argument("assets", nargs="+", metavar="ASSET")
+    launch.add_argument("--with-parents", action="store_true", help="materialize all that the assets are made from too")
+    launch.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
+    launch.add_argument("--pool", help="only hosts with this label")
+    launch.add_argument("--host", help="only this host")
+    launch.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
+    launch.add_argument("--follow", action="store_true", help="show the run's log; Ctrl-C leaves the run alone")
+    launch.set_defaults(run=_launch)
+    cancel = commands.add_parser("cancel", help="cancel a run, wherever it is")
+    cancel.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
+    cancel.set_defaults(run=_cancel)
+
+
+def _launch(arguments: argparse.Namespace) -> str:
+    if arguments.profile:
+        path = os.path.abspath(arguments.profile)
+        os.environ["AQUARAT_PROFILE"] = path if os.path.isfile(path) else arguments.profile
+    from aquarat_core.config import load_profile
+
+    load_profile()  # its errors are the user's, and shorter here than from Dagster
+    from aquarat_pipeline.launching import submit, tags
+
+    wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
+    with _instance() as instance:
+        run = submit.submit(
+            instance,
+            arguments.assets,
+            with_parents=arguments.with_parents,
+            tags={name: str(value) for name, value in wanted.items() if value is not None},
+        )
+        hint = "" if _daemon_is_alive(instance) else "\nNo Dagster daemon is running: it starts with `./run dev`."
+        queued = f"run {run.run_id} is queued{hint}"
+        if not arguments.follow:
+            return queued
+        print(queued, flush=True)
+        try:
+            for line in submit.watch(instance, run.run_id):
+                print(line, flush=True)
+        except KeyboardInterrupt:
+            return f"\nThe run goes on. To end it: aquarat cancel {run.run_id[:8]}"
+        status = instance.get_run_by_id(run.run_id).status.value
+        if status != "SUCCESS":
+            raise submit.LaunchError(f"run {run.run_id} ended: {status}")
+        return f"run {run.run_id} ended: {status}"
+
+
+def _cancel(arguments: argparse.Namespace) -> str:
+    from aquarat_pipeline.launching import submit
+
+    with _instance() as instance:
+        run = submit.find_run(instance, arguments.run_id)
+        return f"run {run.run_id}: {submit.cancel(instance, run).value}"
+
+
+def _instance() -> Any:
+    import dagster as dg
+
+    from aquarat_pipeline.launching.submit import LaunchError
+
+    if not os.environ.get("DAGSTER_HOME"):
+        raise LaunchError("DAGSTER_HOME is not set: run this inside `./run shell`")
+    return dg.DagsterInstance.get()
+
+
+def _daemon_is_alive(instance: Any) -> bool:
+    beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
+    return beat is not None and time.time() - beat.timestamp < HEARTBEAT_SECONDS

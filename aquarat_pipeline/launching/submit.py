@@ -1,0 +1,136 @@
+"""Handing a run to the running Dagster instance, watching it and cancelling it, without the web UI.
+
+`dagster asset materialize` and `dg launch` both execute in their own terminal. This queues the run instead: the daemon
+starts it through the run launcher, and it outlives the shell.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import dagster as dg
+
+from aquarat_core.settings import REPO_ROOT
+from aquarat_pipeline._compat import (
+    ReconstructableRepository,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+    location_origins_from_yaml_paths,
+)
+from aquarat_pipeline.launching.tags import PROFILE_TAG
+
+FINISH_SECONDS = 40.0
+_TOLD = {
+    dg.DagsterEventType.RUN_START,
+    dg.DagsterEventType.RUN_SUCCESS,
+    dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.RUN_CANCELED,
+    dg.DagsterEventType.STEP_START,
+    dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.STEP_FAILURE,
+    dg.DagsterEventType.STEP_UP_FOR_RETRY,
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_OBSERVATION,
+}
+
+
+class LaunchError(ValueError):
+    """A run that cannot be submitted, found or cancelled; the message says why."""
+
+
+def submit(
+    instance: dg.DagsterInstance,
+    assets: list[str],
+    *,
+    with_parents: bool = False,
+    tags: Mapping[str, str] | None = None,
+    workspace: Path = REPO_ROOT / "workspace.yaml",
+) -> dg.DagsterRun:
+    """Queues one run over `assets`, and all that they are made from `with_parents`. Raises `LaunchError`."""
+    module = os.environ.get("DAGSTER_MODULE_NAME", "aquarat_pipeline.definitions")
+    repository = ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
+    definition = repository.get_definition()
+    graph = definition.asset_graph
+    known = {key.to_user_string(): key for key in graph.executable_asset_keys}
+    if unknown := [name for name in assets if name not in known]:
+        raise LaunchError(f"there is no asset {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    selection = dg.AssetSelection.assets(*(known[name] for name in assets))
+    keys = (selection.upstream() if with_parents else selection).resolve(graph)
+    job = definition.get_implicit_job_def_for_assets(keys)
+    assert job is not None, "no two assets of this project have different partitions"
+    location = location_origins_from_yaml_paths([str(workspace)])[0]
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, definition.name), job.name)
+    profile = os.environ.get("AQUARAT_PROFILE")
+    run = instance.create_run_for_job(
+        job_def=job.get_subset(asset_selection=frozenset(keys)),
+        asset_selection=frozenset(keys),
+        tags={**({PROFILE_TAG: profile} if profile else {}), **(tags or {})},
+        remote_job_origin=origin,
+        job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
+    )
+    return instance.submit_run(run.run_id, workspace=None)
+
+
+def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:
+    """The run whose id starts with `start`. Raises `LaunchError` if there is none, or more than one."""
+    if run := instance.get_run_by_id(start):
+        return run
+    found = [run for run in instance.get_runs(limit=1000) if run.run_id.startswith(start)]
+    if len(found) != 1:
+        raise LaunchError(
+            f"{len(found) or 'no'} run{'s' * (len(found) > 1)} of {instance.root_directory} start{'s' * (len(found) < 2)} with {start!r}"
+        )
+    return found[0]
+
+
+def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    """Cancels the run and waits until it has ended; returns its status then."""
+    if run.is_finished:
+        raise LaunchError(f"run {run.run_id} has already ended: {run.status.value}")
+    coordinator = instance.run_coordinator
+    coordinator.cancel_run(run.run_id)
+    deadline = time.monotonic() + FINISH_SECONDS
+    while not run.is_finished and time.monotonic() < deadline:
+        time.sleep(0.2)
+        run = instance.get_run_by_id(run.run_id)
+    instance.run_launcher.join()
+    return instance.get_run_by_id(run.run_id).status
+
+
+def watch(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
+    """The run's story line by line, from its start, until it has ended."""
+    cursor = None
+    while True:
+        # Read before the events: what a finished run logged last is there then.
+        finished = instance.get_run_by_id(run_id).is_finished
+        page = instance.get_records_for_run(run_id, cursor=cursor)
+        cursor = page.cursor
+        for record in page.records:
+            if line := _line(record.event_log_entry):
+                yield line
+        if not page.has_more:
+            if finished:
+                return
+            time.sleep(0.5)
+
+
+def _line(entry: dg.EventLogEntry) -> str | None:
+    clock = time.strftime("%H:%M:%S", time.localtime(entry.timestamp))
+    step = f"{entry.step_key}: " if entry.step_key else ""
+    event = entry.dagster_event
+    if event is None:
+        return f"{clock} {step}{entry.user_message}"
+    if event.event_type not in _TOLD and not (event.is_engine_event and "worker" in (event.message or "")):
+        return None
+    if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+        observed = event.asset_observation_data.asset_observation
+        numbers = {k: v.value for k, v in observed.metadata.items() if not k.startswith("progress/")}
+        return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+    if event.is_step_failure:
+        data = event.step_failure_data
+        said = data.user_failure_data and data.user_failure_data.description
+        return f"{clock} {step}{said or data.error.message.strip()}"
+    return f"{clock} {step}{event.message}"

@@ -1,0 +1,37 @@
+"""Three of the real assets, the last two on GPU hosts, with the toy trainer behind them: a code location for tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from unittest import mock
+
+import dagster as dg
+
+from aquarat_core.config import load_profile
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.stage import stage_asset
+from aquarat_pipeline.launching.executor import resuming_executor
+from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
+from aquarat_pipeline.resources.store import StoreResource
+
+HERE = Path(__file__).parent
+INPUTS: dict[str, tuple[str, ...]] = {
+    "aqua_dataset": (),
+    "sft_checkpoint": ("aqua_dataset",),
+    "rl_checkpoint": ("sft_checkpoint",),
+}
+stages = {name: dataclasses.replace(STAGES[name], inputs=inputs) for name, inputs in INPUTS.items()}
+
+with mock.patch("aquarat_pipeline.assets.stage.STAGES", stages):
+    profile = load_profile(str(HERE / "profile.yaml"))
+    assets = [stage_asset(profile, name, group="toys", kinds=set()) for name in stages]
+
+defs = dg.Definitions(
+    assets=assets,
+    resources={
+        "store": StoreResource.from_environment(),
+        "torchrun": TorchrunPipesClient((str(HERE / "trainer.py"),), grace_seconds=2),
+    },
+    executor=resuming_executor,
+)

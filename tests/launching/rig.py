@@ -1,0 +1,240 @@
+"""A control host in a directory of its own: Dagster's real daemon and run workers, an inventory, orders for the toys.
+
+The tests and `benchmarks/faults.py` drive it alike. Everything it starts carries `AQUARAT_RIG`, so that what is left at
+the end can be counted, and ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+
+from aquarat_core.agent import processes
+from aquarat_core.artifacts import ArtifactStore, JobDir
+from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.settings import REPO_ROOT
+from aquarat_pipeline.launching import submit
+from aquarat_pipeline.launching.hosts import read_inventory
+from aquarat_pipeline.launching.tags import JOB_TAG
+from aquarat_pipeline.launching.transports import transport_to
+from aquarat_pipeline.launching.workers import worker_of
+
+MODULE = "tests.launching.definitions"
+FAST = {"heartbeat_seconds": 0.5, "lease_seconds": 6.0, "grace_seconds": 2.0, "min_free_gb": 0}
+
+
+def wait_until(what: Callable[[], Any], seconds: float, why: str) -> Any:
+    """The first true value of `what()`; fails with `why` when it takes longer."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {why}"
+        time.sleep(0.1)
+    return found
+
+
+class Rig:
+    """One DAGSTER_HOME, one store, the hosts given, and the processes that a user would start."""
+
+    def __init__(self, directory: Path, hosts: list[dict[str, Any]] | None = None, store: str | None = None) -> None:
+        self.directory = directory
+        self.home = directory / "home"
+        self.home.mkdir(parents=True)
+        self.store_uri = store or f"file://{directory}/store"
+        self.mark = str(directory)
+        settings = yaml.safe_load((REPO_ROOT / "dagster_home/dagster.yaml").read_text())
+        settings["run_monitoring"]["poll_interval_seconds"] = 1
+        settings["run_queue"] = {"max_concurrent_runs": 20, "dequeue_interval_seconds": 1}
+        del settings["concurrency"]
+        (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        self.write_hosts(hosts or [self.local_host("one")])
+        location = {
+            "python_module": {"module_name": MODULE, "location_name": "toys", "working_directory": str(REPO_ROOT)}
+        }
+        self.workspace = directory / "workspace.yaml"
+        self.workspace.write_text(yaml.safe_dump({"load_from": [location]}))
+        self.environment = {
+            "DAGSTER_HOME": str(self.home),
+            "AQUARAT_STORE": self.store_uri,
+            "AQUARAT_CACHE": str(directory / "cache"),
+            "AQUARAT_RIG": self.mark,
+            "DAGSTER_DISABLE_TELEMETRY": "1",
+            "PYTHONPATH": str(REPO_ROOT),
+        }
+        self._daemon: subprocess.Popen | None = None
+        self.instance = dg.DagsterInstance.from_config(str(self.home))
+
+    def local_host(self, name: str, **fields: Any) -> dict[str, Any]:
+        """A host of the inventory that is this machine, with a root of its own."""
+        return {"name": name, "transport": "local", "root": str(self.directory / name), **FAST, **fields}
+
+    def write_hosts(self, hosts: list[dict[str, Any]]) -> None:
+        (self.home / "hosts.yaml").write_text(yaml.safe_dump({"hosts": hosts}))
+
+    def order(self, asset: str, **orders: Any) -> None:
+        """What the toy trainer of an asset shall do from now on."""
+        JobDir(open_backend(self.store_uri), "orders").write_json(f"{asset}.json", orders)
+
+    def start_daemon(self) -> subprocess.Popen:
+        """Dagster's own daemon, which brings its code server along."""
+        env = {**os.environ, **self.environment}
+        env.pop("DAGSTER_MODULE_NAME", None)
+        with (self.directory / "daemon.log").open("ab") as log:
+            self._daemon = subprocess.Popen(
+                [sys.executable, "-m", "dagster._daemon", "run", "-w", str(self.workspace)],
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self._daemon
+
+    def launch(self, *assets: str, with_parents: bool = False, tags: dict[str, str] | None = None) -> str:
+        """Queues a run; its id."""
+        previous = {name: os.environ.get(name) for name in (*self.environment, "DAGSTER_MODULE_NAME")}
+        os.environ.update(self.environment, DAGSTER_MODULE_NAME=MODULE)
+        try:
+            run = submit.submit(
+                self.instance, list(assets), with_parents=with_parents, tags=tags, workspace=self.workspace
+            )
+            return run.run_id
+        finally:
+            for name, value in previous.items():
+                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+    def shell(self, asset: str) -> subprocess.Popen:
+        """`dagster asset materialize` as a user runs it."""
+        with (self.directory / "shell.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dagster", "asset", "materialize", "--select", asset, "-m", MODULE],
+                env={**os.environ, **self.environment},
+                cwd=REPO_ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def run(self, run_id: str) -> dg.DagsterRun:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
+
+    def wait(self, run_id: str, seconds: float = 120) -> str:
+        """The status the run ends with."""
+        try:
+            wait_until(lambda: self.run(run_id).is_finished, seconds, f"run {run_id} ends")
+        except AssertionError:
+            raise AssertionError(self.story(run_id)) from None
+        return self.run(run_id).status.value
+
+    def wait_for_step(self, run_id: str, asset: str, step: int = 1, seconds: float = 90) -> None:
+        """Until the trainer has saved that step."""
+        wait_until(lambda: self.state(run_id, asset) >= step, seconds, f"{asset} is at step {step}")
+
+    def state(self, run_id: str, asset: str) -> int:
+        return (self._trainer(run_id, asset).read_json("state.json") or {"step": 0})["step"]
+
+    def trace(self, run_id: str, asset: str) -> list[dict[str, Any]]:
+        """Every step that any trainer made for the run's asset, in order."""
+        folder = self._trainer(run_id, asset)
+        keys = sorted(folder.backend.keys(f"{folder.prefix}/trace/"))
+        return [folder.read_json(key.removeprefix(f"{folder.prefix}/")) for key in keys]
+
+    def _trainer(self, run_id: str, asset: str) -> JobDir:
+        return JobDir(open_backend(self.store_uri), f"trainer/{run_id}/{asset}")
+
+    def worker(self, run_id: str) -> int:
+        """Process id of the run's worker, once it executes steps."""
+        return worker_of(self.run(run_id).tags)["pid"]
+
+    def job_uri(self, run_id: str) -> str:
+        return self.run(run_id).tags[JOB_TAG]
+
+    def status(self, run_id: str, node: int = 0) -> dict[str, Any]:
+        """The last heartbeat of the run's current job."""
+        return JobDir.at(self.job_uri(run_id)).read_json(f"status/node{node}.json")
+
+    def supervisor(self, run_id: str) -> int:
+        return self.status(run_id)["supervisor"]["pid"]
+
+    def members(self, run_id: str) -> list[int]:
+        """The processes of the run's current job."""
+        return processes.members(self.job_uri(run_id))
+
+    def materializations(self, asset: str) -> list[dg.EventLogRecord]:
+        return list(self.instance.fetch_materializations(dg.AssetKey(asset), limit=100).records)
+
+    def leases(self) -> list[dict[str, Any]]:
+        """The leases that hold on all hosts."""
+        found = []
+        for host in read_inventory(self.home).hosts:
+            found += transport_to(host).call("leases", {})["leases"]
+        return found
+
+    def story(self, run_id: str) -> str:
+        """What the run and its worker said, for the message of a test that fails."""
+        log = self.home / "aquarat" / "workers" / f"{run_id}.log"
+        events = [
+            f"{e.step_key or ''}: {e.user_message or (e.dagster_event and e.dagster_event.message)}"
+            for e in self.instance.all_logs(run_id)
+        ]
+        return "\n".join(
+            [f"status {self.run(run_id).status.value}", *events, log.read_text()[-4000:] if log.exists() else ""]
+        )
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def started(self) -> list[int]:
+        """Living processes that descend from this rig's."""
+        return processes.carriers("AQUARAT_RIG", self.mark)
+
+    def kill_everything(self) -> None:
+        """The control host loses its power, and with it every process that runs here, but for jobs on other hosts."""
+        for pid in self.started():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def stop_daemon(self) -> None:
+        if self._daemon and self._daemon.poll() is None:
+            os.killpg(self._daemon.pid, signal.SIGKILL)
+            self._daemon.wait()
+
+    def close(self) -> None:
+        self.stop_daemon()
+        self.kill_everything()
+        self.instance.dispose()
+
+
+def assert_survived(rig: Rig, run_id: str, asset: str, steps: int) -> dict[str, int]:
+    """One materialization by this run, every step made, one writer at a time, nothing left; what was done twice."""
+    assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
+    made = [r for r in rig.materializations(asset) if r.run_id == run_id]
+    assert len(made) == 1, f"{asset} was materialized {len(made)} times"
+    trace = rig.trace(run_id, asset)
+    assert sorted({mark["step"] for mark in trace}) == list(range(1, steps + 1))
+    writers = [mark["pid"] for mark in trace]
+    turns = [pid for i, pid in enumerate(writers) if i == 0 or writers[i - 1] != pid]
+    assert len(turns) == len(set(turns)), f"two trainers wrote in turns: {turns}"
+    store = ArtifactStore.open(rig.store_uri)
+    assert store.latest(asset).sha256 == made[0].asset_materialization.metadata["manifest_sha256"].value
+    assert_nothing_left(rig, run_id)
+    return {"redone": len(trace) - steps, "trainers": len(turns)}
+
+
+def assert_nothing_left(rig: Rig, run_id: str) -> None:
+    """No lease, and no process of the run's job or its worker."""
+    assert rig.leases() == []
+    wait_until(lambda: not rig.members(run_id), 10, "the job's processes end")
+    worker = worker_of(rig.run(run_id).tags)
+    wait_until(lambda: not processes.is_alive(worker), 20, "the worker ends")
