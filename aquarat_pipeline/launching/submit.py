@@ -80,9 +80,8 @@ def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:
         return run
     found = [run for run in instance.get_runs(limit=1000) if run.run_id.startswith(start)]
     if len(found) != 1:
-        raise LaunchError(
-            f"{len(found) or 'no'} run{'s' * (len(found) > 1)} of {instance.root_directory} start{'s' * (len(found) < 2)} with {start!r}"
-        )
+        count = "more than one run" if found else "no run"
+        raise LaunchError(f"{count} of {instance.root_directory} starts with {start!r}")
     return found[0]
 
 

@@ -1,18 +1,26 @@
-"""What is killed, and that the run ends with its asset materialized once all the same. `bench faults` has all cases."""
+"""The faults that a run survives, against Dagster's own daemon; `./run bench faults` has all cases and their costs."""
 
 from __future__ import annotations
 
-import os
-import signal
+from collections.abc import Callable, Iterator
 
-from tests.launching.rig import Rig, assert_survived
+import pytest
+
+from tests.launching import faults
+from tests.launching.rig import Rig
 
 
-def test_the_run_worker_is_killed(rig: Rig) -> None:
-    rig.order("sft_checkpoint", steps=8, seconds=0.5)
-    rig.start_daemon()
-    run_id = rig.launch("sft_checkpoint", with_parents=True)
-    rig.wait_for_step(run_id, "sft_checkpoint", 2)
-    os.kill(rig.worker(run_id), signal.SIGKILL)
-    assert assert_survived(rig, run_id, "sft_checkpoint", 8) == {"redone": 0, "trainers": 1}
-    assert len(rig.materializations("aqua_dataset")) == 1
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One control host for all cases, as it is in life: its daemon runs, its only host is this machine."""
+    made = Rig(tmp_path_factory.mktemp("rig"))
+    made.start_daemon()
+    made.order("aqua_dataset", steps=1)
+    assert made.wait(made.launch("aqua_dataset")) == "SUCCESS"
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("case", faults.LOCAL, ids=lambda case: case.__name__)
+def test_survives(busy: Rig, case: Callable[[Rig], dict]) -> None:
+    case(busy)

@@ -1,0 +1,243 @@
+"""Faults and what must come of them: each case breaks something while a run trains, and returns what it cost.
+
+A case takes a rig whose daemon runs. What it returns are facts for the table of `bench faults`; that the asset is
+materialized once, by one trainer at a time, and that nothing is left, is asserted in each.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from aquarat_core.agent import processes
+from aquarat_core.artifacts import ArtifactStore
+from aquarat_pipeline.launching import submit
+from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.hosts import read_inventory
+from aquarat_pipeline.launching.transports import transport_to
+from aquarat_pipeline.launching.workers import worker_of
+from tests.launching.rig import Rig, assert_nothing_left, assert_survived, wait_until
+
+ASSET = "sft_checkpoint"
+STEPS = 8
+CANCELLED_WITHIN = 30.0
+
+
+def training(rig: Rig, **orders: Any) -> str:
+    """A run whose trainer has made its second step."""
+    rig.order(ASSET, **{"steps": STEPS, "seconds": 0.5, **orders})
+    run_id = rig.launch(ASSET)
+    rig.wait_for_step(run_id, ASSET, 2)
+    return run_id
+
+
+def run_worker(rig: Rig) -> dict[str, Any]:
+    run_id = training(rig)
+    os.kill(rig.worker(run_id), signal.SIGKILL)
+    return expect(rig, run_id, redone=0, trainers=1)
+
+
+def run_worker_stopped(rig: Rig) -> dict[str, Any]:
+    """A shutdown of the control host asks its processes to end: nobody cancelled the run."""
+    run_id = training(rig)
+    os.kill(rig.worker(run_id), signal.SIGTERM)
+    return expect(rig, run_id, redone=0, trainers=1)
+
+
+def daemon(rig: Rig) -> dict[str, Any]:
+    """It stays away until the run has ended without it."""
+    run_id = training(rig)
+    rig.stop_daemon()
+    facts = expect(rig, run_id, redone=0, trainers=1)
+    rig.start_daemon()
+    return facts
+
+
+def code_server(rig: Rig) -> dict[str, Any]:
+    run_id = training(rig)
+    servers = [pid for pid in rig.started() if b"code-server" in _command(pid) or b"grpc" in _command(pid)]
+    assert servers, "the daemon brought no code server along"
+    for pid in servers:
+        os.kill(pid, signal.SIGKILL)
+    return expect(rig, run_id, redone=0, trainers=1)
+
+
+def supervisor(rig: Rig) -> dict[str, Any]:
+    run_id = training(rig)
+    os.kill(rig.supervisor(run_id), signal.SIGKILL)
+    return expect(rig, run_id, redone=0, trainers=2)
+
+
+def rank(rig: Rig) -> dict[str, Any]:
+    run_id = training(rig)
+    os.kill(rig.trace(run_id, ASSET)[-1]["pid"], signal.SIGKILL)
+    return expect(rig, run_id, redone=0, trainers=2)
+
+
+def torchrun(rig: Rig) -> dict[str, Any]:
+    run_id = training(rig)
+    leader = next(pid for pid in rig.members(run_id) if b"torch.distributed.run" in _command(pid))
+    os.kill(leader, signal.SIGKILL)
+    return expect(rig, run_id, redone=0, trainers=2)
+
+
+def worker_and_supervisor(rig: Rig) -> dict[str, Any]:
+    run_id = training(rig)
+    for pid in (rig.worker(run_id), rig.supervisor(run_id)):
+        os.kill(pid, signal.SIGKILL)
+    return expect(rig, run_id, redone=0, trainers=2)
+
+
+def shell(rig: Rig) -> dict[str, Any]:
+    """The terminal that ran `dagster asset materialize`; the daemon takes the run over."""
+    rig.order(ASSET, steps=STEPS, seconds=0.5)
+    before = {run.run_id for run in rig.instance.get_runs()}
+    command = rig.shell(ASSET)
+    new = wait_until(lambda: [r for r in rig.instance.get_runs() if r.run_id not in before], 60, "the run is there")
+    run_id = new[0].run_id
+    rig.wait_for_step(run_id, ASSET, 2)
+    assert worker_of(rig.run(run_id).tags)["kind"] == "shell"
+    command.kill()
+    command.wait()
+    return expect(rig, run_id, redone=0, trainers=1)
+
+
+def second_start(rig: Rig) -> dict[str, Any]:
+    """The same job is started again on its host, and the same run is resumed although its worker lives."""
+    run_id = training(rig)
+    attempt = Attempt.find(ArtifactStore.open(rig.store_uri), run_id, ASSET, 0)
+    order = {"id": rig.leases()[0]["id"], "job": attempt.job.uri, "token": None}
+    host = read_inventory(rig.home).hosts[0]
+    assert transport_to(host).call("start", order) == {"state": "already-started"}
+    elsewhere = host.model_copy(update={"root": str(rig.directory / "elsewhere")})
+    full = {"owner": run_id, "step": ASSET, "host": "elsewhere", "node": 0, "gpus": 0, "host_gpus": 0}
+    answer = transport_to(elsewhere).call("start", order | full | {"max_leases": 1, "ttl": 5, "min_free_bytes": 0})
+    assert answer == {"state": "claimed"}
+    assert transport_to(elsewhere).call("leases", {}) == {"leases": []}
+    run = rig.run(run_id)
+    run_args = rig.instance.run_launcher
+    first = rig.worker(run_id)
+    run_args._start_worker(run, _resume_command(rig, run), "A second")
+    second = rig.worker(run_id)
+    wait_until(lambda: not processes.is_alive(processes.identity(second)), 60, "the second worker leaves")
+    assert processes.is_alive(processes.identity(first))
+    return expect(rig, run_id, redone=0, trainers=1)
+
+
+def cancel_queued(rig: Rig) -> dict[str, Any]:
+    rig.stop_daemon()
+    rig.order(ASSET, steps=STEPS, seconds=0.5)
+    run_id = rig.launch(ASSET)
+    facts = cancelled(rig, run_id)
+    rig.start_daemon()
+    return facts
+
+
+def cancel_waiting(rig: Rig) -> dict[str, Any]:
+    """It waits for the only host, which another run has."""
+    first = training(rig, steps=30)
+    second = rig.launch(ASSET)
+    wait_until(lambda: "Waiting for a host" in rig.story(second), 60, "the second run says what it waits for")
+    facts = cancelled(rig, second, left=1)
+    assert cancelled(rig, first)["seconds"] < CANCELLED_WITHIN
+    return facts
+
+
+def cancel_starting(rig: Rig) -> dict[str, Any]:
+    """The worker's process exists and has not begun."""
+    rig.order(ASSET, steps=STEPS, seconds=0.5)
+    run_id = rig.launch(ASSET)
+    wait_until(lambda: worker_of(rig.run(run_id).tags), 60, "a worker is started")
+    return cancelled(rig, run_id)
+
+
+def cancel_training(rig: Rig) -> dict[str, Any]:
+    return cancelled(rig, training(rig, steps=60))
+
+
+def cancel_without_worker(rig: Rig) -> dict[str, Any]:
+    """The worker is dead when the run is cancelled; the job is told through the store."""
+    run_id = training(rig, steps=60)
+    rig.stop_daemon()
+    os.kill(rig.worker(run_id), signal.SIGKILL)
+    facts = cancelled(rig, run_id)
+    rig.start_daemon()
+    return facts
+
+
+def cancel_publishing(rig: Rig) -> dict[str, Any]:
+    """All steps are made, and the artifact is about to be published."""
+    run_id = training(rig, steps=3, publishing=20)
+    rig.wait_for_step(run_id, ASSET, 3)
+    return cancelled(rig, run_id)
+
+
+# --- what must hold ---------------------------------------------------------------------------------------------------
+
+
+def expect(rig: Rig, run_id: str, **facts: int) -> dict[str, Any]:
+    """The run succeeds as `assert_survived` says, having cost exactly `facts`."""
+    began = time.monotonic()
+    found = assert_survived(rig, run_id, ASSET, STEPS)
+    assert found["trainers"] == facts["trainers"]
+    # A step is counted as made before it is saved: the one that was cut off may be made again.
+    assert found["redone"] <= facts["redone"] + (facts["trainers"] - 1)
+    return {"outcome": "materialized once", "seconds": round(time.monotonic() - began, 1), **found}
+
+
+def cancelled(rig: Rig, run_id: str, left: int = 0) -> dict[str, Any]:
+    """Cancels the run: it ends in time, its trainer with it, and nothing is materialized after that."""
+    began = time.monotonic()
+    status = submit.cancel(rig.instance, rig.run(run_id))
+    assert status == dg.DagsterRunStatus.CANCELED, rig.story(run_id)
+    wait_until(lambda: len(rig.leases()) == left, CANCELLED_WITHIN, "the lease is given back")
+    seconds = time.monotonic() - began
+    assert seconds < CANCELLED_WITHIN
+    made = len(rig.trace(run_id, ASSET))
+    time.sleep(1.5)
+    assert len(rig.trace(run_id, ASSET)) == made
+    assert not [r for r in rig.materializations(ASSET) if r.run_id == run_id]
+    if not left:
+        assert_nothing_left(rig, run_id)
+    return {"outcome": "cancelled, nothing materialized", "seconds": round(seconds, 1), "redone": 0}
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _resume_command(rig: Rig, run: dg.DagsterRun) -> list[str]:
+    from aquarat_pipeline._compat import ResumeRunArgs
+
+    return ResumeRunArgs(
+        job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=rig.instance.get_ref()
+    ).get_command_args()
+
+
+LOCAL = (
+    run_worker,
+    run_worker_stopped,
+    daemon,
+    code_server,
+    supervisor,
+    rank,
+    torchrun,
+    worker_and_supervisor,
+    shell,
+    second_start,
+    cancel_queued,
+    cancel_waiting,
+    cancel_starting,
+    cancel_training,
+    cancel_without_worker,
+    cancel_publishing,
+)
+"""Cases on one host that is this machine."""
