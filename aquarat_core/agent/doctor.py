@@ -32,6 +32,8 @@ def examine(root: Path, want: dict[str, Any]) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"host": socket.gethostname(), "python": sys.version.split()[0]}
     problems: list[str] = []
+    # First: the other side's time was taken just before it asked.
+    _clock(facts, problems, want)
     _gpus(facts, problems, want)
     _torch(facts, problems, want)
     usage = shutil.disk_usage(root)
@@ -40,7 +42,6 @@ def examine(root: Path, want: dict[str, Any]) -> dict[str, Any]:
         problems.append(f"only {facts['disk_free_gb']} GB free on {root}: free some, or name another root")
     facts["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     facts["cores"] = len(os.sched_getaffinity(0))
-    _clock(facts, problems, want)
     _store(facts, problems, want)
     return {"facts": facts, "problems": problems}
 

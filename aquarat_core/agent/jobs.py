@@ -37,7 +37,7 @@ def start(root: Path, want: dict[str, Any]) -> dict[str, Any]:
     directory = root / "jobs" / want["id"]
     with leases.locked(root):
         if directory.exists():
-            _renew_token(directory, want)
+            _write_token(directory, want)
             return {"state": "already-started"}
         free = shutil.disk_usage(root).free
         if free < want["min_free_bytes"]:
@@ -50,7 +50,7 @@ def start(root: Path, want: dict[str, Any]) -> dict[str, Any]:
             if claimed:
                 _remove_old(root)
                 directory.mkdir(parents=True)
-                _renew_token(directory, want)
+                _write_token(directory, want)
                 _leave(lambda: supervisor.supervise(root, directory, want, lease), directory)
         except OSError:
             leases.drop(root, want["id"])
@@ -59,6 +59,15 @@ def start(root: Path, want: dict[str, Any]) -> dict[str, Any]:
             leases.drop(root, want["id"])
             return {"state": "claimed"}
     return {"state": "started", "gpus": lease["gpus"]}
+
+
+def renew(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+    """Puts a new token in the old one's place."""
+    directory = root / "jobs" / want["id"]
+    if (directory / "ended").exists() or not directory.exists():
+        return {"state": "unknown"}
+    _write_token(directory, want)
+    return {"state": "renewed"}
 
 
 def status(root: Path, want: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def stop(root: Path, want: dict[str, Any]) -> dict[str, Any]:
         os.kill(who["pid"], signal.SIGTERM)
         return {"state": "stopping"}
     with leases.locked(root):
-        survivors = processes.kill_members(want["job"])
+        survivors = processes.kill_members(want["mark"])
         if not survivors:
             leases.drop(root, want["id"])
     return {"state": "stopped", "survivors": survivors}
@@ -103,15 +112,15 @@ def release(root: Path, want: dict[str, Any]) -> dict[str, Any]:
 
 
 def _claim(want: dict[str, Any]) -> bool:
-    folder = open_folder(want["job"], lambda: want.get("token"))
+    folder = open_folder(want["job"], lambda: (want.get("token") or {}).get("token"))
     return folder.create(f"claim/node{want['node']}.json", {"host": want["host"], "boot": processes.boot_id()})
 
 
-def _renew_token(directory: Path, want: dict[str, Any]) -> None:
+def _write_token(directory: Path, want: dict[str, Any]) -> None:
     if want.get("token"):
         temporary = directory / "token.new"
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-            f.write(want["token"])
+            json.dump(want["token"], f)
         os.replace(temporary, directory / "token")
 
 

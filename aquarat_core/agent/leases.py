@@ -51,6 +51,7 @@ def acquire(root: Path, want: dict[str, Any]) -> dict[str, Any]:
         return {"busy": f"{len(free)} of {want['host_gpus']} GPUs free, {want['gpus']} needed"}
     lease = {
         "id": want["id"],
+        "mark": want["mark"],
         "job": want["job"],
         "owner": want["owner"],
         "step": want["step"],
@@ -93,7 +94,7 @@ def _clean(root: Path) -> list[dict[str, Any]]:
         if _holds(lease):
             held.append(lease)
             continue
-        survivors = processes.kill_members(lease["job"])
+        survivors = processes.kill_members(lease["mark"])
         if survivors:
             held.append({**lease, "step": f"{lease['step']} (processes {survivors} cannot be killed)"})
         else:

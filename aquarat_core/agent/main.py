@@ -20,6 +20,7 @@ def _doctor(root: Path, want: dict[str, Any]) -> dict[str, Any]:
 COMMANDS = {
     "start": jobs.start,
     "reserve": jobs.reserve,
+    "renew": jobs.renew,
     "status": jobs.status,
     "stop": jobs.stop,
     "tail": jobs.tail,

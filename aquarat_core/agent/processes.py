@@ -31,9 +31,9 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def members(job: str) -> list[int]:
-    """Process ids of the living processes that carry the mark of `job`."""
-    return carriers(MARK, job)
+def members(mark: str) -> list[int]:
+    """Process ids of the living processes that carry that mark: a job's part on this host."""
+    return carriers(MARK, mark)
 
 
 def carriers(variable: str, value: str) -> list[int]:
@@ -43,16 +43,16 @@ def carriers(variable: str, value: str) -> list[int]:
     return [pid for pid in pids if pid != os.getpid() and mark in _environment(pid)]
 
 
-def kill_members(job: str, seconds: float = 10.0) -> list[int]:
-    """SIGKILL to all that is left of the job; returns what survived, which is nothing unless the kernel holds it."""
+def kill_members(mark: str, seconds: float = 10.0) -> list[int]:
+    """SIGKILL to all that carries the mark; returns what survived, which is nothing unless the kernel holds it."""
     deadline = time.monotonic() + seconds
-    left = members(job)
+    left = members(mark)
     while left and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-        left = members(job)
+        left = members(mark)
     return left
 
 

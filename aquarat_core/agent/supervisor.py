@@ -63,7 +63,7 @@ class _Supervisor:
             return self._end(life, None, f"{self._want['argv'][0]} cannot be started: {e}")
         self._shipper.start()
         code = self._watch(child)
-        processes.kill_members(self._want["job"])
+        processes.kill_members(self._want["mark"])
         self._output.finish()
         return self._end(life, code, self._stopping)
 
@@ -71,7 +71,7 @@ class _Supervisor:
         want = self._want
         messages = base64.b64encode(zlib.compress(json.dumps({"path": str(self._scratch / "messages")}).encode()))
         env = {**(os.environ if want["inherit"] else _base_environment()), **want["env"]}
-        env.update({processes.MARK: want["job"], "DAGSTER_PIPES_MESSAGES": messages.decode()})
+        env.update({processes.MARK: want["mark"], "DAGSTER_PIPES_MESSAGES": messages.decode()})
         if not want["inherit"]:
             env["TMPDIR"] = str(self._scratch)
         if want.get("token"):
@@ -103,7 +103,7 @@ class _Supervisor:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGTERM)
             if terminated and time.monotonic() - self._stop_asked_at > self._want["grace"]:
-                processes.kill_members(self._want["job"])
+                processes.kill_members(self._want["mark"])
         while self._read(pipe, 0):
             pass
         return child.returncode
@@ -133,7 +133,7 @@ class _Supervisor:
         silent = leases.now() - self._shipper.contact
         if silent > self._want["ttl"]:
             self._ask(f"the store could not be reached for {silent:.0f} s: another host may have taken the job over")
-            processes.kill_members(self._want["job"])
+            processes.kill_members(self._want["mark"])
 
     def _ask(self, reason: str) -> None:
         if self._stopping is None:
@@ -191,7 +191,7 @@ class _Supervisor:
             os._exit(0)
 
     def _clean_up_after_death(self) -> None:
-        processes.kill_members(self._want["job"])
+        processes.kill_members(self._want["mark"])
         clean_up(self._root, self._directory, self._want["id"], self._scratch)
         status = {"node": self._want["node"], "host": self._want["host"], "state": "ended", "code": None}
         deadline = time.monotonic() + FINAL_SECONDS
@@ -213,7 +213,7 @@ class _Supervisor:
 
     def _token(self) -> str | None:
         try:
-            return (self._directory / "token").read_text() or None
+            return json.loads((self._directory / "token").read_text())["token"]
         except FileNotFoundError:
             return None
 

@@ -17,20 +17,19 @@ from aquarat_pipeline.launching.placement import Requirement
 GB = 1_000_000_000
 
 
-def identity(attempt: Attempt) -> dict[str, Any]:
-    """How the agent knows the job; the id also names its directory and must stay short."""
+def identity(attempt: Attempt, node: int) -> dict[str, Any]:
+    """How the agent knows one node's part of the job; the id also names its directory and must stay short."""
     uri = attempt.job.uri
-    return {"id": hashlib.sha256(uri.encode()).hexdigest()[:16], "job": uri}
+    return {"id": hashlib.sha256(uri.encode()).hexdigest()[:16], "job": uri, "node": node, "mark": f"{uri}#node{node}"}
 
 
 def lease(attempt: Attempt, stage: Stage, host: Host, need: Requirement, node: int) -> dict[str, Any]:
     """What the job wants of one host."""
     return {
-        **identity(attempt),
+        **identity(attempt, node),
         "owner": attempt.spec.run_id,
         "step": stage.name,
         "host": host.name,
-        "node": node,
         "gpus": need.gpus_on(host) if need.distributed else 0,
         "host_gpus": host.gpus,
         "max_leases": host.max_leases if need.distributed else None,
@@ -81,8 +80,10 @@ def _argv(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement,
         torchrun += ["--standalone"]
     else:
         torchrun += ["--nnodes", str(need.nodes), "--rdzv-backend", "c10d"]
-        torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", identity(attempt)["id"]]
+        torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", identity(attempt, 0)["id"]]
         torchrun += ["--local-addr", hosts[node].rendezvous.rpartition(":")[0]]
+        # torchrun would look for itself in DNS, where a rented host is often not to be found by its address.
+        torchrun += ["--rdzv-conf", f"is_host={'false' if node else 'true'}"]
     # --tee marks each line with its rank, so that rank 0's can be told from torchrun's own.
     return [*python, *torchrun, "--tee", "3", "--log-dir", "{scratch}", *run]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.artifacts import StoreError
+from aquarat_pipeline.launching import commands
 from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.transports import HostError, transport_to
@@ -100,7 +101,7 @@ class Pulse:
         """Silence does not count while this side could not listen."""
         self._changed = time.monotonic()
 
-    def lost(self, identity: dict[str, Any]) -> str | None:
+    def lost(self) -> str | None:
         """Why the node is lost, if it is."""
         host = self.host
         silent = time.monotonic() - self._changed
@@ -109,6 +110,7 @@ class Pulse:
         if silent < 3 * host.heartbeat_seconds + 1 or time.monotonic() - self._probed < 2 * host.heartbeat_seconds:
             return None
         self._probed = time.monotonic()
+        identity = commands.identity(self._attempt, self._node)
         try:
             transport = transport_to(host)
             if transport.call("status", identity, seconds=20)["state"] == "running":
@@ -119,9 +121,7 @@ class Pulse:
         return None if left.get("survivors") else f"{host.name} no longer runs the job: was it restarted?"
 
 
-def follow(
-    attempt: Attempt, hosts: list[Host], identity: dict[str, Any], output: Output, check: Callable[[], None]
-) -> Ending:
+def follow(attempt: Attempt, hosts: list[Host], output: Output, check: Callable[[], None]) -> Ending:
     """Shows the job's output until it has ended or is lost. `check` is called often, and may raise to leave."""
     pulses = [Pulse(attempt, node, host) for node, host in enumerate(hosts)]
     began = time.monotonic()
@@ -143,7 +143,7 @@ def follow(
         if ended and any(pulse.status["code"] != 0 for pulse in ended):
             attempt.cancel(f"{ended[0].host.name} ended")
         for pulse in pulses:
-            if not pulse.has_ended and (why := pulse.lost(identity)):
+            if not pulse.has_ended and (why := pulse.lost()):
                 attempt.cancel(why)
                 return Ending(None, [], lost=why, host=pulse.host.name)
         if not moved:

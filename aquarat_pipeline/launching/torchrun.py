@@ -19,6 +19,7 @@ from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
 from aquarat_pipeline.launching import commands
 from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.credentials import RENEW_SECONDS, host_token
 from aquarat_pipeline.launching.following import Ending, Output, follow
 from aquarat_pipeline.launching.hosts import Host, local_host, read_inventory
 from aquarat_pipeline.launching.placement import POLL_SECONDS, Requirement, Waiting, candidates, ticket
@@ -97,7 +98,7 @@ class _Job:
         self._local = local_host(self._home).model_copy(update={"grace_seconds": grace})
         self._hosts: list[Host] = []
         self._avoid: set[str] = set()
-        self._checked = time.monotonic()
+        self._checked = self._renewed = time.monotonic()
 
     def see_through(self) -> dict[str, Any]:
         try:
@@ -138,7 +139,8 @@ class _Job:
         output = Output(self._attempt, len(self._hosts), self._handle)
         if output.is_resumed:
             self._context.log.info(f"Attached to the running job {self._attempt.job.uri} on {', '.join(names)}")
-        return follow(self._attempt, self._hosts, commands.identity(self._attempt), output, self._check_run)
+        self._renewed = time.monotonic()
+        return follow(self._attempt, self._hosts, output, self._attend)
 
     def _attach(self) -> bool:
         """Whether the attempt was started; its hosts then are those that claimed it."""
@@ -202,7 +204,7 @@ class _Job:
             return self._start(taken, need)
         for host in taken:
             with suppress(HostError):
-                self._call(host, "stop", commands.identity(self._attempt))
+                self._call(host, "stop", commands.identity(self._attempt, 0))
         return f"{need}: {'; '.join(reasons)}"
 
     def _start(self, hosts: list[Host], need: Requirement) -> str | None:
@@ -236,6 +238,18 @@ class _Job:
         if run is None or run.status in _STOPPED:
             raise DagsterExecutionInterruptedError()
 
+    def _attend(self) -> None:
+        """What a running job needs of its watcher now and then: that the run still wants it, and a fresh token."""
+        self._check_run()
+        if time.monotonic() - self._renewed < RENEW_SECONDS:
+            return
+        self._renewed = time.monotonic()
+        for node, host in enumerate(self._hosts):
+            if host.transport != "local" and (token := host_token(self._attempt.spec.store)):
+                # A host that is out of reach now keeps its old token for a while, and gets the next one.
+                with suppress(HostError):
+                    self._call(host, "renew", {**commands.identity(self._attempt, node), "token": token})
+
     def _interrupted(self) -> None:
         """Cancelled means that the job ends; a worker that is merely stopped leaves it to the next."""
         instance = self._context.instance
@@ -252,9 +266,9 @@ class _Job:
     def _stop(self, reason: str) -> None:
         with suppress(StoreError):
             self._attempt.cancel(reason)
-        for host in self._hosts:
+        for node, host in enumerate(self._hosts):
             with suppress(HostError):
-                transport_to(host).call("stop", commands.identity(self._attempt), seconds=10)
+                transport_to(host).call("stop", commands.identity(self._attempt, node), seconds=10)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             nodes = [self._attempt.status(node) for node in range(len(self._hosts))]

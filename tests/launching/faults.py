@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import dagster as dg
 
 from aquarat_core.agent import processes
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_pipeline.launching import submit
+from aquarat_pipeline.launching import commands, submit
 from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.hosts import read_inventory
 from aquarat_pipeline.launching.transports import transport_to
 from aquarat_pipeline.launching.workers import worker_of
+from tests.launching.network import Network
 from tests.launching.rig import Rig, assert_nothing_left, assert_survived, wait_until
 
 ASSET = "sft_checkpoint"
@@ -111,11 +113,11 @@ def second_start(rig: Rig) -> dict[str, Any]:
     """The same job is started again on its host, and the same run is resumed although its worker lives."""
     run_id = training(rig)
     attempt = Attempt.find(ArtifactStore.open(rig.store_uri), run_id, ASSET, 0)
-    order = {"id": rig.leases()[0]["id"], "job": attempt.job.uri, "token": None}
+    order = {**commands.identity(attempt, 0), "token": None}
     host = read_inventory(rig.home).hosts[0]
     assert transport_to(host).call("start", order) == {"state": "already-started"}
     elsewhere = host.model_copy(update={"root": str(rig.directory / "elsewhere")})
-    full = {"owner": run_id, "step": ASSET, "host": "elsewhere", "node": 0, "gpus": 0, "host_gpus": 0}
+    full = {"owner": run_id, "step": ASSET, "host": "elsewhere", "gpus": 0, "host_gpus": 0}
     answer = transport_to(elsewhere).call("start", order | full | {"max_leases": 1, "ttl": 5, "min_free_bytes": 0})
     assert answer == {"state": "claimed"}
     assert transport_to(elsewhere).call("leases", {}) == {"leases": []}
@@ -177,6 +179,97 @@ def cancel_publishing(rig: Rig) -> dict[str, Any]:
     return cancelled(rig, run_id)
 
 
+# --- on hosts of their own: two, behind a network that can be cut, with the store in a bucket ------------------------
+
+
+def two_hosts(rig: Rig, network: Network) -> dict[str, Any]:
+    """Nothing breaks: one torchrun over both hosts, which meet on the first and reduce over the network."""
+    rig.order(ASSET, steps=STEPS, seconds=0.1, gloo=True)
+    run_id = rig.launch(ASSET, tags={"aquarat/nodes": "2"})
+    facts = expect(rig, run_id, redone=0, trainers=1)
+    assert "gloo: 2 ranks" in rig.story(run_id)
+    return facts
+
+
+def connection_lost(rig: Rig, network: Network, seconds: float = 6.0) -> dict[str, Any]:
+    """sshd and every connection to the host die, and come back after a while."""
+    run_id = training(rig, steps=STEPS, seconds=1.0)
+    network.servers[0].stop()
+    time.sleep(seconds)
+    network.servers[0].start()
+    return expect(rig, run_id, redone=0, trainers=1)
+
+
+def host_killed(rig: Rig, network: Network) -> dict[str, Any]:
+    """It loses its power for good; the other goes on from the last step saved."""
+    run_id = training(rig)
+    assert rig.trace(run_id, ASSET)[-1]["host"] == "h0"
+    network.kill(0)
+    facts = expect(rig, run_id, redone=0, trainers=2)
+    assert rig.trace(run_id, ASSET)[-1]["host"] == "h1"
+    network.heal(0)
+    network.servers[0].start()
+    return facts
+
+
+def network_away(rig: Rig, network: Network) -> dict[str, Any]:
+    """The host runs on without its network: it must have stopped the job when the other starts it."""
+    run_id = training(rig, steps=STEPS, seconds=1.0)
+    first = set(rig.members(run_id))
+    assert first
+    network.cut(0)
+    wait_until(lambda: rig.trace(run_id, ASSET)[-1]["host"] == "h1", 90, "the other host trains")
+    assert not any(_command(pid) for pid in first), "two trainers at once"
+    network.heal(0)
+    facts = expect(rig, run_id, redone=0, trainers=2)
+    wait_until(lambda: not rig.leases(), 20, "the host that came back holds no lease")
+    return facts
+
+
+def control_host(rig: Rig, network: Network) -> dict[str, Any]:
+    """Every process of the control host dies at once; then its daemon is started again."""
+    run_id = training(rig, steps=STEPS, seconds=1.0)
+    rig.kill_everything()
+    time.sleep(2)
+    rig.start_daemon()
+    return expect(rig, run_id, redone=0, trainers=1)
+
+
+def slow_network(rig: Rig, network: Network) -> dict[str, Any]:
+    """A fifth of a second each way."""
+    network.slow(0, "200ms")
+    run_id = training(rig)
+    facts = expect(rig, run_id, redone=0, trainers=1)
+    network.slow(0, "0ms")
+    return facts
+
+
+def full_disk(rig: Rig, network: Network) -> dict[str, Any]:
+    """The first host's disk fills while the job writes; the second has room."""
+    small = network.directory / "h0"
+    small.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)
+    try:
+        rig.order(ASSET, steps=STEPS, seconds=0.2, fill=20_000_000)
+        run_id = rig.launch(ASSET)
+        facts = expect(rig, run_id, redone=0, trainers=1)
+        assert {mark["host"] for mark in rig.trace(run_id, ASSET)} == {"h1"}
+        return facts
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def wrong_clock(rig: Rig, network: Network) -> dict[str, Any]:
+    """The first host's clock is an hour ahead; leases and heartbeats do not ask it."""
+    network.set_clock(0, "+1h")
+    run_id = training(rig)
+    ahead = rig.trace(run_id, ASSET)[-1]["time"] - time.time()
+    assert 3500 < ahead < 3700, f"the host's clock is {ahead:.0f} s off: the fault was not there"
+    facts = expect(rig, run_id, redone=0, trainers=1)
+    network.set_clock(0, None)
+    return facts
+
+
 # --- what must hold ---------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +314,18 @@ def _resume_command(rig: Rig, run: dg.DagsterRun) -> list[str]:
         job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=rig.instance.get_ref()
     ).get_command_args()
 
+
+NETWORK = (
+    two_hosts,
+    connection_lost,
+    control_host,
+    network_away,
+    host_killed,
+    full_disk,
+    wrong_clock,
+    slow_network,
+)
+"""Cases on two hosts of a `Network`."""
 
 LOCAL = (
     run_worker,

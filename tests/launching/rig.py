@@ -26,7 +26,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.launching import submit
 from aquarat_pipeline.launching.hosts import read_inventory
 from aquarat_pipeline.launching.tags import JOB_TAG
-from aquarat_pipeline.launching.transports import transport_to
+from aquarat_pipeline.launching.transports import HostError, transport_to
 from aquarat_pipeline.launching.workers import worker_of
 
 MODULE = "tests.launching.definitions"
@@ -45,7 +45,13 @@ def wait_until(what: Callable[[], Any], seconds: float, why: str) -> Any:
 class Rig:
     """One DAGSTER_HOME, one store, the hosts given, and the processes that a user would start."""
 
-    def __init__(self, directory: Path, hosts: list[dict[str, Any]] | None = None, store: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        hosts: list[dict[str, Any]] | None = None,
+        store: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self.home = directory / "home"
         self.home.mkdir(parents=True)
@@ -69,6 +75,7 @@ class Rig:
             "AQUARAT_RIG": self.mark,
             "DAGSTER_DISABLE_TELEMETRY": "1",
             "PYTHONPATH": str(REPO_ROOT),
+            **(env or {}),
         }
         self._daemon: subprocess.Popen | None = None
         self.instance = dg.DagsterInstance.from_config(str(self.home))
@@ -171,7 +178,7 @@ class Rig:
     def members(self, run_id: str) -> list[int]:
         """The processes of the run's current job."""
         job = self.run(run_id).tags.get(JOB_TAG)
-        return processes.members(job) if job else []
+        return [pid for node in (0, 1) for pid in processes.members(f"{job}#node{node}")]
 
     def materializations(self, asset: str) -> list[dg.EventLogRecord]:
         return list(self.instance.fetch_materializations(dg.AssetKey(asset), limit=100).records)
@@ -180,7 +187,9 @@ class Rig:
         """The leases that hold on all hosts."""
         found = []
         for host in read_inventory(self.home).hosts:
-            found += transport_to(host).call("leases", {})["leases"]
+            # A host that is gone holds nothing any more.
+            with suppress(HostError):
+                found += transport_to(host).call("leases", {}, seconds=15)["leases"]
         return found
 
     def story(self, run_id: str) -> str:
