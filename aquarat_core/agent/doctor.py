@@ -101,6 +101,8 @@ def _store(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> 
     uri = want["store"]
     if uri.startswith("file://"):
         path = Path(uri[7:])
+        while want["here"] and not path.exists():
+            path = path.parent  # on this machine the first publication makes it
         facts["store"] = "mounted" if os.access(path, os.W_OK) else "absent"
         if facts["store"] == "absent":
             problems.append(f"the store {path} is not a writable directory here: mount it or use a bucket")

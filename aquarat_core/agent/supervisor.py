@@ -57,11 +57,11 @@ class _Supervisor:
         guard, life = self._leave_guard()
         self._pids = [os.getpid(), guard]
         self._renew()
+        self._shipper.start()
         try:
             child = self._start()
         except OSError as e:
             return self._end(life, None, f"{self._want['argv'][0]} cannot be started: {e}")
-        self._shipper.start()
         code = self._watch(child)
         processes.kill_members(self._want["mark"])
         self._output.finish()

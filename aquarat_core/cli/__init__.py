@@ -18,7 +18,7 @@ COMMANDS = (
     "aquarat_core.cli.reproduce",
     "aquarat_core.cli.models",
 )
-CONTROL_HOST_COMMANDS = ("aquarat_pipeline.cli.launch",)
+CONTROL_HOST_COMMANDS = ("aquarat_pipeline.cli.launch", "aquarat_pipeline.cli.hosts")
 """Groups that need Dagster; a GPU host has no `aquarat_pipeline` and does without them."""
 
 

@@ -74,7 +74,7 @@ class SshTransport:
         self._host = host
 
     def call(self, command: str, given: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
-        root = _shell_path(self._host.root)
+        root = shell_path(self._host.root)
         path = f"{root}/agent/{agent().name}"
         script = f"[ -f {path} ] || exit {NO_AGENT}; exec python3 -I -S {path} {command} {root}"
         done = self.shell(script, json.dumps(given).encode(), seconds)
@@ -85,7 +85,7 @@ class SshTransport:
 
     def send(self, data: bytes, path: str, seconds: float = 600.0) -> None:
         """Writes `data` to `path` on the host, whole or not at all: it is put in place when its hash is right."""
-        target = _shell_path(path)
+        target = shell_path(path)
         digest = hashlib.sha256(data).hexdigest()
         script = (
             f'umask 077; mkdir -p "$(dirname {target})" && cat > {target}.$$ && '
@@ -152,7 +152,7 @@ def _socket_directory() -> str:
     return str(directory)
 
 
-def _shell_path(path: str) -> str:
+def shell_path(path: str) -> str:
     """The path as one word for sh, in which a leading ~ still means the home directory."""
     if path == "~" or path.startswith("~/"):
         return '"$HOME"' + shlex.quote(path[1:]) if len(path) > 1 else '"$HOME"'

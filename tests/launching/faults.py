@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -246,9 +245,7 @@ def slow_network(rig: Rig, network: Network) -> dict[str, Any]:
 
 def full_disk(rig: Rig, network: Network) -> dict[str, Any]:
     """The first host's disk fills while the job writes; the second has room."""
-    small = network.directory / "h0"
-    small.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)
+    network.shrink_disk(0, "8m")
     try:
         rig.order(ASSET, steps=STEPS, seconds=0.2, fill=20_000_000)
         run_id = rig.launch(ASSET)
@@ -256,17 +253,20 @@ def full_disk(rig: Rig, network: Network) -> dict[str, Any]:
         assert {mark["host"] for mark in rig.trace(run_id, ASSET)} == {"h1"}
         return facts
     finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+        network.shrink_disk(0, None)
 
 
 def wrong_clock(rig: Rig, network: Network) -> dict[str, Any]:
     """The first host's clock is an hour ahead; leases and heartbeats do not ask it."""
-    network.set_clock(0, "+1h")
+    first, second = network.host(0), network.host(1)
+    wrong = network.set_clock(0, "+1h")
+    rig.write_hosts([{**first, "env": {**first["env"], **wrong}}, second])
     run_id = training(rig)
     ahead = rig.trace(run_id, ASSET)[-1]["time"] - time.time()
     assert 3500 < ahead < 3700, f"the host's clock is {ahead:.0f} s off: the fault was not there"
     facts = expect(rig, run_id, redone=0, trainers=1)
     network.set_clock(0, None)
+    rig.write_hosts([first, second])
     return facts
 
 

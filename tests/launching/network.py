@@ -174,14 +174,27 @@ class Network:
             ["tc", "qdisc", "replace", "dev", f"{self._names[k]}v", "root", "netem", "delay", delay], check=True
         )
 
-    def set_clock(self, k: int, offset: str | None) -> None:
-        """Whatever is started on the host from now on reads a wrong date; None puts it right."""
+    def set_clock(self, k: int, offset: str | None) -> dict[str, str]:
+        """Whatever is started on the host from now on reads a wrong date; None puts it right.
+
+        Returns the environment that carries it, which a job needs too: it does not inherit the login's.
+        """
         library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
         wrong = {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        wrong = wrong if offset else {}
         self.servers[k].stop()
-        self.servers[k].configure({"STORAGE_EMULATOR_HOST": self.bucket_url, **(wrong if offset else {})})
+        self.servers[k].configure({"STORAGE_EMULATOR_HOST": self.bucket_url, **wrong})
         self.servers[k].start()
         wait_until(lambda: _answers(self.address(k), 22), 20, f"sshd of h{k} answers")
+        return wrong
+
+    def shrink_disk(self, k: int, size: str | None) -> None:
+        """The host's root directory becomes a disk of that size, empty at first; None brings the old one back."""
+        root = self.directory / f"h{k}"
+        root.mkdir(exist_ok=True)
+        what = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", root] if size else ["umount", "-l", root]
+        # The host has mounts of its own: `ip netns exec` sees to that.
+        subprocess.run(["nsenter", "-t", str(self.servers[k].process.pid), "-m", *what], check=True)
 
     def kill(self, k: int) -> None:
         """The host loses its power: no network, no process."""

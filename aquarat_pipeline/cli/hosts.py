@@ -1,0 +1,136 @@
+"""`aquarat hosts`: the inventory, what its hosts say of themselves, their leases, and making a bare host ready."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.cli.table import table
+from aquarat_core.settings import REPO_ROOT, store_uri
+from aquarat_pipeline.launching.commands import interpreter
+from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
+from aquarat_pipeline.launching.transports import HostError, transport_to
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `hosts list`, `doctor`, `leases`, `release` and `prepare`."""
+    hosts = commands.add_parser("hosts", help="the hosts that train: list, examine, prepare them, see their leases")
+    actions = hosts.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="the inventory").set_defaults(run=_list)
+    for name, run, what in (
+        ("doctor", _doctor, "GPUs, driver, torch, NCCL, disk, clock and the way to the store"),
+        ("leases", _leases, "who uses which GPUs"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("hosts", nargs="*", metavar="HOST", help="all hosts if none is named")
+        action.set_defaults(run=run)
+    release = actions.add_parser("release", help="end what holds a lease, and give it back")
+    release.add_argument("host", metavar="HOST")
+    release.add_argument("lease", metavar="LEASE", help="its id, as `aquarat hosts leases` shows it")
+    release.set_defaults(run=_release)
+    prepare = actions.add_parser("prepare", help="install the project on a bare host")
+    prepare.add_argument("host", metavar="HOST")
+    prepare.set_defaults(run=_prepare)
+
+
+def _list(_: argparse.Namespace) -> str:
+    rows = [
+        (host.name, host.transport, host.address or "", str(host.gpus), " ".join(host.labels),
+         f"{host.price_per_hour:.2f}", str(host.max_leases))
+        for host in read_inventory(_home()).hosts
+    ]  # fmt: skip
+    return table([("host", "transport", "address", "gpus", "labels", "$/hour", "leases"), *rows])
+
+
+def _doctor(arguments: argparse.Namespace) -> str:
+    def examine(host: Host) -> tuple[str, bool]:
+        answer = transport_to(host).call("doctor", _questions(host), seconds=180)
+        facts = "  ".join(f"{name} {value}" for name, value in answer["facts"].items() if value is not None)
+        lines = [f"{host.name}: {facts}", *(f"  problem: {problem}" for problem in answer["problems"])]
+        return "\n".join(lines), not answer["problems"]
+
+    return _report(_each(arguments.hosts, examine))
+
+
+def _leases(arguments: argparse.Namespace) -> str:
+    def ask(host: Host) -> tuple[str, bool]:
+        leases = transport_to(host).call("leases", {})["leases"]
+        said = [
+            f"{host.name}: {lease['id']}  {lease['step']} of run {lease['owner']}"
+            f"  GPUs {','.join(map(str, lease['gpus'])) or 'none'}  {lease['seconds_left']:.0f} s without renewal"
+            for lease in leases
+        ]
+        return "\n".join(said) or f"{host.name}: free", True
+
+    return _report(_each(arguments.hosts, ask))
+
+
+def _release(arguments: argparse.Namespace) -> str:
+    host = read_inventory(_home()).get(arguments.host)
+    answer = _reached(host, lambda: transport_to(host).call("release", {"id": arguments.lease}))
+    if answer["state"] == "unknown":
+        raise InventoryError(f"{host.name} has no lease {arguments.lease}: see `aquarat hosts leases {host.name}`")
+    if answer["state"] == "held":
+        raise InventoryError(f"{host.name} still holds {arguments.lease}: its processes did not end; try again")
+    return f"{host.name}: {arguments.lease} is given back"
+
+
+def _prepare(arguments: argparse.Namespace) -> str:
+    from aquarat_pipeline.launching.prepare import prepare
+
+    host = read_inventory(_home()).get(arguments.host)
+    done = _reached(host, lambda: prepare(host, REPO_ROOT, lambda line: print(line, flush=True)))
+    return f"{done}\n{_doctor(argparse.Namespace(hosts=[host.name]))}"
+
+
+def _questions(host: Host) -> dict[str, Any]:
+    return {
+        "name": host.name,
+        "interpreter": interpreter(host),
+        "gpus": host.gpus,
+        "store": store_uri(),
+        "here": host.transport == "local",
+        "min_free_bytes": int(host.min_free_gb * 1e9),
+        "time": time.time(),
+    }
+
+
+def _each(names: list[str], ask: Callable[[Host], tuple[str, bool]]) -> Iterable[tuple[str, bool]]:
+    """Asks the named hosts, or all, at the same time; one that cannot be reached is a line like any other."""
+    inventory = read_inventory(_home())
+    hosts = [inventory.get(name) for name in names] or list(inventory.hosts)
+
+    def safely(host: Host) -> tuple[str, bool]:
+        try:
+            return ask(host)
+        except HostError as e:
+            return f"{host.name}: {e}", False
+
+    with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
+        return list(pool.map(safely, hosts))
+
+
+def _report(answers: Iterable[tuple[str, bool]]) -> str:
+    text = "\n".join(text for text, _ in answers)
+    if not all(well for _, well in answers):
+        print(text)
+        raise InventoryError("not all hosts are well")
+    return text
+
+
+def _reached(host: Host, do: Callable[[], Any]) -> Any:
+    try:
+        return do()
+    except HostError as e:
+        raise InventoryError(str(e)) from None
+
+
+def _home() -> Path:
+    if not os.environ.get("DAGSTER_HOME"):
+        raise InventoryError("DAGSTER_HOME is not set, where hosts.yaml lies: run this inside `./run shell`")
+    return Path(os.environ["DAGSTER_HOME"])

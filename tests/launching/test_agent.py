@@ -1,0 +1,286 @@
+"""The agent on this machine: starting once, leases, ending, fencing, output. No Dagster, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aquarat_core.agent import leases, output, processes
+from aquarat_core.agent.folder import FileFolder
+from aquarat_pipeline.launching.bundle import agent
+from aquarat_pipeline.launching.hosts import Host
+from aquarat_pipeline.launching.transports import HostError, LocalTransport
+from tests.launching.rig import wait_until
+
+LEAVES_A_CHILD = (
+    "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
+    " start_new_session=True); print('left', flush=True)"
+)
+DEAF = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+)
+
+
+class HostHere:
+    """An agent with a root of its own, and jobs in a folder of the store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.host = Host(name="here", transport="local", root=str(directory / "root"))
+        self.call = LocalTransport(self.host).call
+
+    def order(self, job: str = "a", code: str = "print('hello')", **changes: Any) -> dict[str, Any]:
+        uri = f"file://{self.directory}/store/jobs/run/{job}/1"
+        return {
+            "id": hashlib.sha256(uri.encode()).hexdigest()[:16],
+            "job": uri,
+            "mark": f"{uri}#node0",
+            "owner": "0123456789",
+            "step": job,
+            "host": "here",
+            "node": 0,
+            "gpus": 0,
+            "host_gpus": 0,
+            "max_leases": 1,
+            "ttl": 3,
+            "argv": [sys.executable, "-u", "-c", code],
+            "env": {},
+            "inherit": True,
+            "cwd": None,
+            "ranks": False,
+            "token": None,
+            "heartbeat": 0.2,
+            "grace": 1,
+            "min_free_bytes": 0,
+            **changes,
+        }
+
+    def folder(self, order: dict[str, Any]) -> FileFolder:
+        return FileFolder(Path(order["job"].removeprefix("file://")))
+
+    def ended(self, order: dict[str, Any], seconds: float = 30) -> dict[str, Any]:
+        """The job's last status; its processes and its lease are gone by then."""
+
+        def look() -> Any:
+            status = self.folder(order).read("status/node0.json")
+            return status if status and status["state"] == "ended" else None
+
+        status = wait_until(look, seconds, f"{order['step']} ends")
+        assert processes.members(order["mark"]) == []
+        assert order["id"] not in [lease["id"] for lease in self.call("leases", {})["leases"]]
+        return status
+
+    def running(self, order: dict[str, Any]) -> list[int]:
+        assert self.call("start", order)["state"] == "started"
+        return wait_until(lambda: processes.members(order["mark"]), 20, "the job runs")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> HostHere:
+    return HostHere(tmp_path)
+
+
+def test_the_bundle_is_one_file_with_a_name_of_its_content(tmp_path: Path) -> None:
+    assert agent().name == f"agent-{hashlib.sha256(agent().data).hexdigest()[:16]}.pyz"
+    path = tmp_path / agent().name
+    path.write_bytes(agent().data)
+    command = [sys.executable, "-I", "-S", path, "leases", tmp_path / "root"]
+    out = subprocess.run(command, input="{}", capture_output=True, text=True, cwd="/")
+    assert json.loads(out.stdout) == {"leases": []}, out.stderr
+
+
+def test_the_agent_needs_nothing_but_the_standard_library(root: Path) -> None:
+    program = (
+        "import sys, zipimport, importlib; sys.path.insert(0, sys.argv[1]);"
+        "[importlib.import_module('aquarat_agent.' + n) for n in ('main', 'doctor', 'folder')];"
+        "print([m for m in sys.modules if m.split('.')[0] not in (*sys.stdlib_module_names, 'aquarat_agent', '__main__')])"
+    )
+    path = root / "tests" / "launching"
+    bundle = Path(os.environ.get("TMPDIR", "/tmp")) / f"{os.getpid()}-{agent().name}"
+    bundle.write_bytes(agent().data)
+    try:
+        out = subprocess.run([sys.executable, "-I", "-S", "-c", program, bundle], capture_output=True, text=True, cwd=path)
+    finally:
+        bundle.unlink()
+    assert out.stdout.strip() == "[]", out.stderr
+
+
+def test_a_job_runs_says_what_it_says_and_leaves_nothing(here: HostHere) -> None:
+    order = here.order(code=f"{LEAVES_A_CHILD}; import sys; sys.stderr.write('no end of line')")
+    assert here.call("start", order) == {"state": "started", "gpus": []}
+    status = here.ended(order)
+    assert (status["code"], status["signal"], status["reason"], status["complete"]) == (0, None, None, True)
+    said = [here.folder(order).read(f"output/node0/{k:06d}.json")["lines"] for k in range(1, status["chunks"] + 1)]
+    assert sum(said, []) == ["left", "no end of line"]
+    assert status["tail"] == ["left", "no end of line"]
+    assert here.call("status", order) == {"state": "gone"}
+
+
+def test_of_many_starts_at_once_one_starts(here: HostHere) -> None:
+    """On the same host by its lock, on different hosts by the claim in the store."""
+    order = here.order(code="import time; print('once', flush=True); time.sleep(600)")
+    roots = [here.directory / "root", here.directory / "other"]
+    command = [sys.executable, "-I", "-S", LocalTransport(here.host)._installed(), "start"]
+    starts = [
+        subprocess.Popen([*command, roots[k % 2]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for k in range(6)
+    ]
+    answers = [json.loads(p.communicate(json.dumps(order))[0])["state"] for p in starts]
+    assert answers.count("started") == 1
+    assert set(answers) <= {"started", "already-started", "claimed"}
+    assert answers.count("claimed") == 3
+    assert len(processes.members(order["mark"])) == 1
+    winner = HostHere(here.directory)
+    winner.call = LocalTransport(here.host.model_copy(update={"root": str(roots[answers.index("started") % 2])})).call
+    winner.call("stop", order)
+    assert winner.ended(order)["reason"] == "asked to stop"
+
+
+def test_a_lease_is_exclusive_and_says_who_has_it(here: HostHere) -> None:
+    first, second = here.order("a", code="import time; time.sleep(600)"), here.order("b")
+    here.running(first)
+    answer = here.call("start", second)
+    assert answer == {"state": "busy", "reason": "in use by a of run 01234567"}
+    assert here.folder(second).read("claim/node0.json") is None
+    assert here.call("release", {"id": first["id"]})["state"] == "released"
+    here.ended(first)
+    assert here.call("start", second)["state"] == "started"
+    here.ended(second)
+
+
+def test_jobs_on_one_host_get_gpus_of_their_own(tmp_path: Path) -> None:
+    want = {"job": "j", "owner": "o", "step": "s", "host_gpus": 4, "max_leases": 3, "ttl": 60}
+
+    def take(job: str, gpus: int) -> Any:
+        lease = leases.acquire(tmp_path, {**want, "id": job, "mark": job, "gpus": gpus})
+        return lease.get("busy") or lease["gpus"]
+
+    assert take("a", 2) == [0, 1]
+    assert take("b", 1) == [2]
+    assert take("c", 2) == "1 of 4 GPUs free, 2 needed"
+    assert leases.drop(tmp_path, "a")
+    assert take("c", 2) == [0, 1]
+    assert take("b", 1) == [2]
+
+
+def test_a_dead_jobs_lease_is_broken_and_its_leftovers_killed(tmp_path: Path) -> None:
+    left = subprocess.Popen([sys.executable, "-c", DEAF], env={**os.environ, processes.MARK: "dead"})
+    want = {"owner": "o", "step": "s", "host_gpus": 0, "gpus": 0, "max_leases": 1}
+    dead = leases.acquire(tmp_path, {**want, "id": "dead", "mark": "dead", "job": "dead", "ttl": 0.5})
+    assert "busy" in leases.acquire(tmp_path, {**want, "id": "new", "mark": "new", "job": "new", "ttl": 60})
+    time.sleep(0.6)
+    assert leases.acquire(tmp_path, {**want, "id": "new", "mark": "new", "job": "new", "ttl": 60})["id"] == "new"
+    assert left.wait(5) == -signal.SIGKILL
+    assert dead["id"] == "dead"
+
+
+def test_a_lease_of_before_a_restart_does_not_hold(tmp_path: Path) -> None:
+    want = {"owner": "o", "step": "s", "host_gpus": 0, "gpus": 0, "max_leases": 1, "ttl": 1e6}
+    lease = leases.acquire(tmp_path, {**want, "id": "old", "mark": "old", "job": "old"})
+    (tmp_path / "leases/old.json").write_text(json.dumps({**lease, "boot": "another"}))
+    assert leases.listing(tmp_path, {}) == {"leases": []}
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+def test_a_job_that_ignores_sigterm_is_ended_all_the_same(here: HostHere, how: str) -> None:
+    order = here.order(code=DEAF)
+    here.running(order)
+    wait_until(lambda: here.folder(order).read("output/node0/000001.json"), 10, "it has become deaf")
+    if how == "stop":
+        assert here.call("stop", order) == {"state": "stopping"}
+    else:
+        here.folder(order).create("cancel.json", {"reason": "test"})
+    status = here.ended(order, seconds=10)
+    assert status["reason"] == {"stop": "asked to stop", "cancel": "cancelled"}[how]
+    assert status["code"] == -signal.SIGKILL
+
+
+def test_a_killed_supervisor_is_avenged_by_its_guard(here: HostHere) -> None:
+    order = here.order(code="import time; print('on', flush=True); time.sleep(600)")
+    here.running(order)
+    folder = here.folder(order)
+    wait_until(lambda: (folder.read("status/node0.json") or {}).get("chunks"), 10, "output arrives")
+    os.kill(folder.read("status/node0.json")["supervisor"]["pid"], signal.SIGKILL)
+    status = here.ended(order, seconds=10)
+    assert status["reason"] == "its supervisor was killed"
+    assert status["chunks"] == 1
+
+
+def test_supervisor_and_guard_killed_together_leave_the_lease_to_run_out(here: HostHere) -> None:
+    order = here.order(code="import time; time.sleep(600)")
+    here.running(order)
+    held = json.loads((here.directory / "root/leases" / f"{order['id']}.json").read_text())
+    for process in reversed(held["processes"]):  # the guard first: it would clean up after the supervisor
+        os.kill(process["pid"], signal.SIGKILL)
+    assert processes.members(order["mark"])
+    wait_until(lambda: not here.call("leases", {})["leases"], 10, "the lease runs out")
+    assert processes.members(order["mark"]) == []
+
+
+def test_a_job_out_of_touch_with_the_store_stops_itself(here: HostHere) -> None:
+    order = here.order(code=DEAF)
+    here.running(order)
+    wait_until(lambda: here.folder(order).read("status/node0.json"), 10, "the first heartbeat")
+    (here.directory / "store").rename(here.directory / "away")
+    (here.directory / "store").write_text("no directory: every write fails")
+    gone = time.monotonic()
+    wait_until(lambda: not processes.members(order["mark"]), 10, "it stops itself")
+    assert time.monotonic() - gone > 1.5, "it gave up before its lease had run out"
+    (here.directory / "store").unlink()
+    (here.directory / "away").rename(here.directory / "store")
+    assert "the store could not be reached" in here.ended(order)["reason"]
+
+
+def test_a_full_host_refuses_before_it_claims(here: HostHere) -> None:
+    answer = here.call("start", here.order(min_free_bytes=10**18))
+    assert answer["state"] == "full"
+    assert answer["reason"].endswith(f"GB free on {here.directory}/root")
+    assert here.call("leases", {}) == {"leases": []}
+
+
+def test_a_program_that_is_not_there_is_said(here: HostHere) -> None:
+    order = here.order(argv=["/nowhere/python"])
+    here.call("start", order)
+    status = here.ended(order)
+    assert status["code"] is None
+    assert status["reason"].startswith("/nowhere/python cannot be started")
+
+
+def test_an_agents_error_is_an_error_here(here: HostHere) -> None:
+    with pytest.raises(HostError, match="the agent on here: ValueError: a host can reach file:// and gs:// stores"):
+        here.call("start", here.order(job="a") | {"job": "memory://x/jobs/r/s/1"})
+    assert here.call("leases", {}) == {"leases": []}
+
+
+def test_ranks_are_told_apart_and_torchruns_word_is_kept() -> None:
+    out = output.Output(ranks=True, messages=Path("/nowhere"))
+    out.feed(b"[default0]:one\n[default1]:two\nW0101 launcher speaks\n  exitcode  : -9 (pid: 7)\n[default0]:thr")
+    out.feed(b"ee\n")
+    assert out.take() == {"lines": ["one", "three"], "messages": []}
+    assert list(out.tail) == ["one", "rank 1: two", "three"]
+    assert out.signal == 9
+
+
+def test_output_is_bounded_while_the_store_is_away() -> None:
+    out = output.Output(ranks=False, messages=Path("/nowhere"))
+    line = b"x" * 999 + b"\n"
+    while not out.is_full:
+        out.feed(line)
+    out.make_room()
+    assert not out.is_full
+    chunk = out.take()
+    dropped = int(chunk["lines"][0].split()[1])
+    kept = len(chunk["lines"]) - 1
+    while more := out.take():
+        kept += len(more["lines"])
+    assert dropped + kept == -(-output.BUFFER_BYTES // 1000)
+    assert kept >= output.BUFFER_BYTES // 2 // 1000 - 1
