@@ -52,7 +52,7 @@ def start(root: Path, want: dict[str, Any]) -> dict[str, Any]:
                 directory.mkdir(parents=True)
                 _write_token(directory, want)
                 _leave(lambda: supervisor.supervise(root, directory, want, lease), directory)
-        except OSError:
+        except BaseException:
             leases.drop(root, want["id"])
             raise
         if not claimed:

@@ -6,6 +6,7 @@ materialized once, by one trainer at a time, and that nothing is left, is assert
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -235,11 +236,11 @@ def control_host(rig: Rig, network: Network) -> dict[str, Any]:
 
 
 def slow_network(rig: Rig, network: Network) -> dict[str, Any]:
-    """A fifth of a second each way."""
-    network.slow(0, "200ms")
+    """The host hears the control host and the bucket at modem speed."""
+    network.slow(0, "256kbit")
     run_id = training(rig)
     facts = expect(rig, run_id, redone=0, trainers=1)
-    network.slow(0, "0ms")
+    network.slow(0, "10gbit")
     return facts
 
 
@@ -268,6 +269,50 @@ def wrong_clock(rig: Rig, network: Network) -> dict[str, Any]:
     network.set_clock(0, None)
     rig.write_hosts([first, second])
     return facts
+
+
+def ten_runs(rig: Rig) -> dict[str, Any]:
+    """Ten runs over three hosts of two sizes: every host is used, the runs of a pool train in the order they came."""
+    before = read_inventory(rig.home)
+    big = [rig.local_host(name, labels=["big"], price_per_hour=2) for name in ("big1", "big2")]
+    rig.write_hosts([*big, rig.local_host("small", labels=["small"])])
+    rig.order(ASSET, steps=2, seconds=0.2)
+    pools = ["big", "big", "small", "big", "big", "small", "big", "big", "small", "big"]
+    began = time.monotonic()
+    runs = [(pool, rig.launch(ASSET, tags={"aquarat/pool": pool})) for pool in pools]
+    for _, run_id in runs:
+        assert rig.wait(run_id, 400) == "SUCCESS", rig.story(run_id)
+    seconds = time.monotonic() - began
+    used = {rig.run(run_id).tags["aquarat/lease"] for _, run_id in runs}
+    assert used == {"big1", "big2", "small"}
+    first = {run_id: rig.trace(run_id, ASSET)[0]["time"] for _, run_id in runs}
+    small = [first[run_id] for pool, run_id in runs if pool == "small"]
+    assert small == sorted(small)
+    assert rig.leases() == []
+    rig.write_hosts([host.model_dump(mode="json") for host in before.hosts])
+    return {"outcome": "ten runs, every host used, in order", "seconds": round(seconds, 1), "redone": 0}
+
+
+def hundred_kills(rig: Rig, rounds: int = 100) -> dict[str, Any]:
+    """A trivial job is started and its supervisor killed, again and again: no lease and no process stays."""
+    began = time.monotonic()
+    host = read_inventory(rig.home).hosts[0]
+    call = transport_to(host).call
+    for number in range(rounds):
+        uri = f"file://{rig.directory}/kills/jobs/kills/step/{number + 1}"
+        order = {
+            "id": f"kill{number:04d}", "job": uri, "mark": f"{uri}#node0", "node": 0, "owner": "kills", "step": "kill",
+            "host": host.name, "gpus": 0, "host_gpus": 0, "max_leases": 1, "ttl": 5, "argv": ["sleep", "600"],
+            "env": {}, "inherit": True, "cwd": None, "ranks": False, "token": None, "heartbeat": 1, "grace": 1,
+            "min_free_bytes": 0,
+        }  # fmt: skip
+        wait_until(lambda order=order: call("start", order)["state"] == "started", 20, "the lease is free again")
+        who = Path(host.root, "jobs", order["id"], "supervisor.json")
+        wait_until(who.exists, 10, "the supervisor is there")
+        os.kill(json.loads(who.read_text())["pid"], signal.SIGKILL)
+        wait_until(lambda order=order: not processes.members(order["mark"]), 10, "the job ends with its supervisor")
+    wait_until(lambda: rig.leases() == [], 10, "the last lease is given back")
+    return {"outcome": f"{rounds} rounds, nothing left", "seconds": round(time.monotonic() - began, 1), "redone": 0}
 
 
 # --- what must hold ---------------------------------------------------------------------------------------------------
@@ -344,5 +389,7 @@ LOCAL = (
     cancel_training,
     cancel_without_worker,
     cancel_publishing,
+    ten_runs,
+    hundred_kills,
 )
 """Cases on one host that is this machine."""

@@ -168,11 +168,10 @@ class Network:
     def heal(self, k: int) -> None:
         _ip("link", "set", f"{self._names[k]}v", "up")
 
-    def slow(self, k: int, delay: str) -> None:
-        """Every packet from and to the host takes so much longer."""
-        subprocess.run(
-            ["tc", "qdisc", "replace", "dev", f"{self._names[k]}v", "root", "netem", "delay", delay], check=True
-        )
+    def slow(self, k: int, rate: str) -> None:
+        """The host is sent no more than so much a second, like `256kbit`, and what does not fit waits."""
+        shape = ["root", "tbf", "rate", rate, "burst", "16kb", "latency", "2s"]
+        subprocess.run(["tc", "qdisc", "replace", "dev", f"{self._names[k]}v", *shape], check=True)
 
     def set_clock(self, k: int, offset: str | None) -> dict[str, str]:
         """Whatever is started on the host from now on reads a wrong date; None puts it right.

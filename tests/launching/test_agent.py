@@ -25,9 +25,7 @@ LEAVES_A_CHILD = (
     "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
     " start_new_session=True); print('left', flush=True)"
 )
-DEAF = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-)
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 
 
 class HostHere:
@@ -108,7 +106,9 @@ def test_the_agent_needs_nothing_but_the_standard_library(root: Path) -> None:
     bundle = Path(os.environ.get("TMPDIR", "/tmp")) / f"{os.getpid()}-{agent().name}"
     bundle.write_bytes(agent().data)
     try:
-        out = subprocess.run([sys.executable, "-I", "-S", "-c", program, bundle], capture_output=True, text=True, cwd=path)
+        out = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program, bundle], capture_output=True, text=True, cwd=path
+        )
     finally:
         bundle.unlink()
     assert out.stdout.strip() == "[]", out.stderr

@@ -1,0 +1,97 @@
+"""What is broken while a run trains, and what it costs: every case of `tests/launching/faults.py`, as a table.
+
+For each case: what came of it, the seconds from the fault to the end, and the steps that were made twice. A toy trainer
+saves every step, so that a step made twice is one that was cut off between being made and being saved. The cases with
+hosts of their own need root, iproute2 and openssh-server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import BenchError, Result, unmeasured
+from tests.launching import faults
+from tests.launching.network import Network, why_not
+from tests.launching.rig import Rig
+
+
+def run() -> list[Result]:
+    """Runs all cases, or those that AQUARAT_FAULTS names, each as often as once."""
+    wanted = os.environ.get("AQUARAT_FAULTS", "").split()
+    results: list[Result] = []
+    failed: list[str] = []
+    print(f"{'case':<24}{'outcome':<40}{'seconds':>8}{'redone':>8}", flush=True)
+    with _rig() as rig:
+        for case in _chosen(faults.LOCAL, wanted):
+            _one(case.__name__, lambda case=case: case(rig), results, failed)
+    cases = _chosen(faults.NETWORK, wanted)
+    if why := why_not():
+        results += [unmeasured(case.__name__, "s", why) for case in cases]
+    elif cases:
+        with _network() as network, _rig(network) as rig:
+            for case in cases:
+                _one(case.__name__, lambda case=case: case(rig, network), results, failed)
+    if failed:
+        raise BenchError(f"{len(failed)} cases did not end as they must: {', '.join(failed)}")
+    return results
+
+
+def _one(name: str, do: Callable[[], dict[str, Any]], results: list[Result], failed: list[str]) -> None:
+    began = time.monotonic()
+    try:
+        facts = do()
+    except Exception:
+        traceback.print_exc(limit=4, file=sys.stderr)
+        print(f"{name:<24}{'FAILED':<40}{time.monotonic() - began:>8.1f}", flush=True)
+        failed.append(name)
+        return
+    print(f"{name:<24}{facts['outcome']:<40}{facts['seconds']:>8.1f}{facts['redone']:>8}", flush=True)
+    goal = f"≤ {faults.CANCELLED_WITHIN:.0f} s" if name.startswith("cancel") else None
+    results.append(Result(name, "s", (facts["seconds"],), goal=goal))
+    results.append(Result(f"{name}/redone", "steps", (float(facts["redone"]),)))
+
+
+def _chosen(cases: tuple[Callable, ...], wanted: list[str]) -> list[Callable]:
+    return [case for case in cases if not wanted or case.__name__ in wanted]
+
+
+@contextmanager
+def _rig(network: Network | None = None) -> Iterator[Rig]:
+    directory = Path(tempfile.mkdtemp(prefix="aquarat-faults-"))
+    if network:
+        hosts = [network.host(0), network.host(1)]
+        rig = Rig(directory / "rig", hosts=hosts, store=network.store_uri, env=network.environment)
+    else:
+        rig = Rig(directory / "rig")
+    try:
+        rig.start_daemon()
+        rig.order("aqua_dataset", steps=1)
+        assert rig.wait(rig.launch("aqua_dataset")) == "SUCCESS"
+        yield rig
+    finally:
+        rig.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _network() -> Iterator[Network]:
+    directory = Path(tempfile.mkdtemp(prefix="aquarat-network-"))
+    network = Network(directory, 2)
+    before = dict(os.environ)
+    os.environ.update(network.environment)
+    try:
+        yield network
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        network.close()
+        shutil.rmtree(directory, ignore_errors=True)
