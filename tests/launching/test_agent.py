@@ -96,21 +96,16 @@ def test_the_bundle_is_one_file_with_a_name_of_its_content(tmp_path: Path) -> No
     assert json.loads(out.stdout) == {"leases": []}, out.stderr
 
 
-def test_the_agent_needs_nothing_but_the_standard_library(root: Path) -> None:
+def test_the_agent_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
     program = (
         "import sys, zipimport, importlib; sys.path.insert(0, sys.argv[1]);"
         "[importlib.import_module('aquarat_agent.' + n) for n in ('main', 'doctor', 'folder')];"
-        "print([m for m in sys.modules if m.split('.')[0] not in (*sys.stdlib_module_names, 'aquarat_agent', '__main__')])"
+        "known = {*sys.stdlib_module_names, 'aquarat_agent', '__main__'};"
+        "print([m for m in sys.modules if m.split('.')[0] not in known])"
     )
-    path = root / "tests" / "launching"
-    bundle = Path(os.environ.get("TMPDIR", "/tmp")) / f"{os.getpid()}-{agent().name}"
+    bundle = tmp_path / agent().name
     bundle.write_bytes(agent().data)
-    try:
-        out = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", program, bundle], capture_output=True, text=True, cwd=path
-        )
-    finally:
-        bundle.unlink()
+    out = subprocess.run([sys.executable, "-I", "-S", "-c", program, bundle], capture_output=True, text=True)
     assert out.stdout.strip() == "[]", out.stderr
 
 
@@ -120,7 +115,7 @@ def test_a_job_runs_says_what_it_says_and_leaves_nothing(here: HostHere) -> None
     status = here.ended(order)
     assert (status["code"], status["signal"], status["reason"], status["complete"]) == (0, None, None, True)
     said = [here.folder(order).read(f"output/node0/{k:06d}.json")["lines"] for k in range(1, status["chunks"] + 1)]
-    assert sum(said, []) == ["left", "no end of line"]
+    assert [line for lines in said for line in lines] == ["left", "no end of line"]
     assert status["tail"] == ["left", "no end of line"]
     assert here.call("status", order) == {"state": "gone"}
 

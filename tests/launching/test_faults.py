@@ -1,4 +1,4 @@
-"""The faults that a run survives, against Dagster's own daemon; `./run bench faults` has all of them and their costs."""
+"""The faults that a run survives, against Dagster's own daemon; `./run bench faults` has all, and their costs."""
 
 from __future__ import annotations
 
