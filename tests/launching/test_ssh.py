@@ -1,0 +1,207 @@
+"""A host over the OpenSSH client and Debian's sshd on loopback: host keys, the agent, secrets, preparing."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from aquarat_pipeline.launching import commands
+from aquarat_pipeline.launching.hosts import Host
+from aquarat_pipeline.launching.prepare import prepare
+from aquarat_pipeline.launching.transports import HostError, SshTransport
+from tests.launching.network import SSHD, Keys, Sshd
+from tests.launching.rig import FAST, Rig, wait_until
+
+SECRET = "planted-7f3a-secret"
+TOKEN = "planted-91bc-token"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """A host named in an ssh configuration, as a user would have it in ~/.ssh/config."""
+    if not shutil.which(SSHD) or not shutil.which("ssh"):
+        pytest.skip("there is no sshd: install openssh-server and openssh-client")
+    keys = Keys(tmp_path / "keys")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = Sshd(keys, "127.0.0.1", port, {})
+    with keys.config.open("a") as f:
+        f.write(f"Host gpu\n  HostName 127.0.0.1\n  Port {port}\n")
+    monkeypatch.setenv("AQUARAT_SSH_CONFIG", str(keys.config))
+    wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 20, "sshd answers")
+    yield Host(
+        name="far", address=f"{getpass.getuser()}@gpu", root=str(tmp_path / "far"), python=sys.executable, **FAST
+    )
+    server.stop()
+
+
+def test_the_agent_is_sent_once_and_called_by_its_hash(host: Host) -> None:
+    transport = SshTransport(host)
+    assert transport.call("leases", {}) == {"leases": []}
+    (sent,) = Path(host.root, "agent").iterdir()
+    assert sent.name == f"agent-{hashlib.sha256(sent.read_bytes()).hexdigest()[:16]}.pyz"
+    written = sent.stat().st_mtime_ns
+    assert transport.call("leases", {}) == {"leases": []}
+    assert sent.stat().st_mtime_ns == written
+
+
+def test_an_unknown_host_key_is_refused(host: Host) -> None:
+    known = Path(os.environ["AQUARAT_SSH_CONFIG"]).with_name("known_hosts")
+    known.write_text("")
+    with pytest.raises(HostError, match=r"far \(.*@gpu\) cannot be reached: .*[Hh]ost key verification failed"):
+        SshTransport(host).call("leases", {})
+
+
+def test_an_address_is_never_an_option() -> None:
+    with pytest.raises(ValueError, match="cannot start with a dash"):
+        Host(name="evil", address="-oProxyCommand=touch /tmp/evil")
+
+
+def test_a_file_arrives_whole_or_not_at_all(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(host.root, "a folder", "file")
+    SshTransport(host).send(b"content", str(path))
+    assert path.read_bytes() == b"content"
+    assert path.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr("aquarat_pipeline.launching.transports.hashlib.sha256", lambda _: hashlib.sha1(b"other"))
+    with pytest.raises(HostError, match="cannot write"):
+        SshTransport(host).send(b"damaged on its way", str(path))
+    assert path.read_bytes() == b"content"
+
+
+def in_a_thread(rig: Rig, asset: str) -> tuple[Thread, list[dg.ExecuteInProcessResult]]:
+    from tests.launching.definitions import defs
+
+    found: list[dg.ExecuteInProcessResult] = []
+    job = defs.resolve_implicit_global_asset_job_def()
+
+    def run() -> None:
+        found.append(
+            job.execute_in_process(instance=rig.instance, asset_selection=[dg.AssetKey(asset)], raise_on_error=False)
+        )
+
+    thread = Thread(target=run)
+    thread.start()
+    return thread, found
+
+
+def test_no_secret_is_seen_anywhere(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forwarded key and the store's token: in the job's own environment and one private file, nowhere else."""
+    fields = host.model_dump(mode="json") | {"forward": ["WANDB_API_KEY"], "env": {"PYTHONPATH": os.getcwd()}}
+    rig = Rig(tmp_path / "rig", hosts=[fields])
+    for name, value in (rig.environment | {"WANDB_API_KEY": SECRET}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(commands, "host_token", lambda uri: {"token": TOKEN, "expiry": "2100-01-01T00:00:00+00:00"})
+    rig.order("aqua_dataset", steps=1)
+    rig.order("sft_checkpoint", steps=3, seconds=1)
+    first, _ = in_a_thread(rig, "aqua_dataset")
+    first.join()
+    thread, found = in_a_thread(rig, "sft_checkpoint")
+    private: set[str] = set()
+    lines: set[str] = set()
+    environments = 0
+    while thread.is_alive():
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            command, environment = _read(pid, "cmdline"), _read(pid, "environ")
+            lines.update(command for planted in (SECRET, TOKEN) if planted in command)
+            environments += SECRET in environment and "trainer.py" in command
+            assert TOKEN not in environment
+        private |= _files_with(tmp_path, TOKEN) | _files_with(tmp_path, SECRET)
+        time.sleep(0.2)
+    assert found[0].success
+    assert lines == set()
+    assert environments, "the job did not get what is forwarded to it"
+    token_file = f"{host.root}/jobs/"
+    assert private and all(path.startswith(token_file) and path.endswith("/token 600") for path in private), private
+    assert _files_with(tmp_path, TOKEN) | _files_with(tmp_path, SECRET) == set()
+    assert not any(planted in repr(list(rig.instance.all_logs(found[0].run_id))) for planted in (SECRET, TOKEN))
+    rig.close()
+
+
+def _read(pid: int, what: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _files_with(root: Path, planted: str) -> set[str]:
+    """Files under `root` that hold the text, with their modes: store, logs, Dagster's database, the host's own."""
+    found = set()
+    for path in root.rglob("*"):
+        try:
+            if path.is_file() and planted.encode() in path.read_bytes():
+                found.add(f"{path} {path.stat().st_mode & 0o777:o}")
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A project in small: one module, a lock of one tiny wheel, and a wheel for the tokenizer's."""
+    folder = tmp_path / "checkout"
+    (folder / "aquarat_core").mkdir(parents=True)
+    (folder / "aquarat_core/__init__.py").write_text("ANSWER = 42\n")
+    for name, text in (("aquarat", "aquarat_core*"), ("locked", "locked*"), ("rustbpe_py", "rustbpe_py*")):
+        project = folder if name == "aquarat" else tmp_path / name
+        project.mkdir(exist_ok=True)
+        (project / "pyproject.toml").write_text(
+            f'[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+            f'[project]\nname = "{name}"\nversion = "1"\n[tool.setuptools.packages.find]\ninclude = ["{text}"]\n'
+        )
+    wheels = folder / "rust/target/wheels"
+    wheels.mkdir(parents=True)
+    index = tmp_path / "index"
+    index.mkdir()
+    for name, out in (("locked", index), ("rustbpe_py", wheels)):
+        (tmp_path / name / name).mkdir()
+        (tmp_path / name / name / "__init__.py").write_text("")
+        build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", build, str(out)], cwd=tmp_path / name, check=True, capture_output=True)
+    (wheel,) = index.iterdir()
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (folder / "requirements.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
+    return folder
+
+
+def test_a_bare_host_is_prepared_once_for_each_lock(host: Host, checkout: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    options = f"--no-index --find-links {tmp_path}/index"
+
+    def run(say: Callable[[str], Any] = said.append) -> str:
+        return prepare(host, checkout, say, options)
+
+    assert run().endswith("was made")
+    python = Path(host.root, "env/bin/python")
+    program = "import aquarat_core, locked, rustbpe_py; print(aquarat_core.ANSWER)"
+    out = subprocess.run([python, "-c", program], capture_output=True, text=True, cwd="/")
+    assert out.stdout == "42\n", out.stderr
+    assert len([line for line in said if "sending" in line]) == 3
+    made = os.readlink(Path(host.root, "env"))
+
+    said.clear()
+    assert run().endswith("was there")
+    assert not [line for line in said if "sending" in line]
+
+    (checkout / "aquarat_core/__init__.py").write_text("ANSWER = 43\n")
+    assert run().endswith("was made")
+    assert os.readlink(Path(host.root, "env")) != made
+    assert Path(made, "bin/python").exists(), "a job that runs keeps the environment it started in"
+    with (checkout / "requirements.lock").open("a") as f:
+        f.write("locked==1 --hash=sha256:" + "0" * 64 + "\n")
+    with pytest.raises(HostError):
+        prepare(host, checkout, said.append, "--no-index")
