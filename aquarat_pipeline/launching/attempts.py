@@ -81,6 +81,17 @@ class Attempt:
         return self.job.read_json(f"status/node{node}.json")
 
 
+def cancel_job(uri: str, reason: str) -> bool:
+    """Tells the supervisors of the job at that URI to end it; False if it had ended before."""
+    job = JobDir.at(uri)
+    count = len((job.read_json("hosts.json") or {"hosts": []})["hosts"])
+    nodes = [job.read_json(f"status/node{node}.json") for node in range(count)]
+    if nodes and all(status and status["state"] == "ended" for status in nodes):
+        return False
+    job.create_json("cancel.json", {"reason": reason})
+    return True
+
+
 def _last_number(store: ArtifactStore, run_id: str, step_key: str) -> int:
     number = 0
     while store.job(run_id, step_key, number + 1).read_json("launch.json") is not None:

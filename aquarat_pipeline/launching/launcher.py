@@ -182,8 +182,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
 
 def _cancel_job(run: dg.DagsterRun) -> None:
-    """Tells the supervisors of the run's job, through the store, to end it."""
     if JOB_TAG in run.tags:
-        from aquarat_core.artifacts import JobDir
+        # Imported here: every process of Dagster imports this module, and few of them touch the store.
+        from aquarat_pipeline.launching.attempts import cancel_job
 
-        JobDir.at(run.tags[JOB_TAG]).create_json("cancel.json", {"reason": "the run was cancelled"})
+        cancel_job(run.tags[JOB_TAG], "the run was cancelled")

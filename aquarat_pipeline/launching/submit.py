@@ -20,7 +20,8 @@ from aquarat_pipeline._compat import (
     RemoteRepositoryOrigin,
     location_origins_from_yaml_paths,
 )
-from aquarat_pipeline.launching.tags import PROFILE_TAG
+from aquarat_pipeline.launching.attempts import cancel_job
+from aquarat_pipeline.launching.tags import JOB_TAG, PROFILE_TAG
 
 FINISH_SECONDS = 40.0
 _TOLD = {
@@ -86,8 +87,13 @@ def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:
 
 
 def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
-    """Cancels the run and waits until it has ended; returns its status then."""
+    """Cancels the run and waits until it has ended; returns its status then.
+
+    A run that has ended without its job (its workers died too often, say) has that ended.
+    """
     if run.is_finished:
+        if JOB_TAG in run.tags and cancel_job(run.tags[JOB_TAG], "its run has ended"):
+            return run.status
         raise LaunchError(f"run {run.run_id} has already ended: {run.status.value}")
     coordinator = instance.run_coordinator
     coordinator.cancel_run(run.run_id)

@@ -59,8 +59,6 @@ class Rig:
         self.mark = str(directory)
         settings = yaml.safe_load((REPO_ROOT / "dagster_home/dagster.yaml").read_text())
         settings["run_monitoring"]["poll_interval_seconds"] = 1
-        settings["run_queue"] = {"max_concurrent_runs": 20, "dequeue_interval_seconds": 1}
-        del settings["concurrency"]
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
         self.write_hosts(hosts or [self.local_host("one")])
         location = {
@@ -157,6 +155,10 @@ class Rig:
         folder = self._trainer(run_id, asset)
         keys = sorted(folder.backend.keys(f"{folder.prefix}/trace/"))
         return [folder.read_json(key.removeprefix(f"{folder.prefix}/")) for key in keys]
+
+    def times(self, run_id: str, asset: str) -> dict[str, float]:
+        """When the trainer wrote its `first` and its `last` line."""
+        return self._trainer(run_id, asset).read_json("times.json")
 
     def _trainer(self, run_id: str, asset: str) -> JobDir:
         return JobDir(open_backend(self.store_uri), f"trainer/{run_id}/{asset}")

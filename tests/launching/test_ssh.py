@@ -201,7 +201,3 @@ def test_a_bare_host_is_prepared_once_for_each_lock(host: Host, checkout: Path, 
     assert run().endswith("was made")
     assert os.readlink(Path(host.root, "env")) != made
     assert Path(made, "bin/python").exists(), "a job that runs keeps the environment it started in"
-    with (checkout / "requirements.lock").open("a") as f:
-        f.write("locked==1 --hash=sha256:" + "0" * 64 + "\n")
-    with pytest.raises(HostError):
-        prepare(host, checkout, said.append, "--no-index")

@@ -48,6 +48,7 @@ def main(spec_uri: str) -> int:
 def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce) -> None:
     steps = orders.get("steps", 3)
     first = (own.read_json("state.json") or {"step": 0})["step"]
+    began = time.time()
     print(f"attempt {spec.attempt} starts at step {first}", flush=True)
     for number in range(orders.get("lines", 0)):
         print(f"line {number}", flush=False)
@@ -61,6 +62,7 @@ def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce) -> None:
         pipes.report_custom_message(
             {"aquarat": "progress", "done": step, "total": steps, "unit": "steps", "metrics": {"train/loss": 1 / step}}
         )
+    own.write_json("times.json", {"first": began, "last": time.time()})
 
 
 def _publish(spec: StageSpec) -> dict:

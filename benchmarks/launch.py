@@ -1,0 +1,157 @@
+"""What launching costs: seconds to the trainer's first line and from its last, processor and bytes while it is quiet.
+
+A toy trainer runs under torchrun, queued as `aquarat launch` does and executed by Dagster's own daemon and the run
+launcher, on this machine and, over the OpenSSH client, on an sshd of loopback. `import torch`, measured beside each
+launch, is not ours and is taken off the seconds to the first line. The quiet run makes a step a second.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aquarat_core.artifacts import JobDir
+from aquarat_core.settings import REPO_ROOT
+from benchmarks.harness import Against, Result, unmeasured
+from tests.launching.network import SSHD, Keys, Sshd
+from tests.launching.rig import FAST, Rig, wait_until
+
+ASSET = "sft_checkpoint"
+RUNS = 5
+QUIET_SECONDS = 40
+LINES = 1_000_000
+TICKS = os.sysconf("SC_CLK_TCK")
+EVERY_HOUR = {"heartbeat_seconds": 5.0, "lease_seconds": 60.0}
+"""The defaults of the inventory, whose heartbeats the figures by the hour are to have."""
+
+
+def run() -> list[Result]:
+    """All of it; the part over SSH needs sshd and is said to be unmeasured without."""
+    with _rig([]) as rig:
+        rig.write_hosts([rig.local_host("here") | EVERY_HOUR])
+        results = [*_latency(rig, "local"), *_quiet(rig), _memory(rig)]
+    if not shutil.which(SSHD):
+        return [*results, unmeasured("ssh/first_line", "s", "there is no sshd: install openssh-server")]
+    with _sshd() as host, _rig([host]) as rig:
+        return [*results, *_latency(rig, "ssh")]
+
+
+def _latency(rig: Rig, where: str) -> list[Result]:
+    """Seconds to the first line, less those of `import torch`, and from the last line to the materialization."""
+    rig.order(ASSET, steps=1)
+    first, last, imports = [], [], []
+    for _ in range(RUNS):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        imports.append(time.monotonic() - began)
+        queued = time.time()
+        run_id = rig.launch(ASSET)
+        assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
+        times = rig.times(run_id, ASSET)
+        made = next(record for record in rig.materializations(ASSET) if record.run_id == run_id)
+        first.append(times["first"] - queued - imports[-1])
+        last.append(made.timestamp - times["last"])
+    torch = Against("import torch", sorted(imports)[RUNS // 2])
+    return [
+        Result(f"{where}/first_line", "s", tuple(first), torch, goal="≤ 6 s"),
+        Result(f"{where}/after_last_line", "s", tuple(last), goal="≤ 3 s"),
+    ]
+
+
+def _quiet(rig: Rig) -> list[Result]:
+    """What the run's worker and the store are troubled with while the trainer makes a step a second."""
+    rig.order(ASSET, steps=QUIET_SECONDS + 20, seconds=1)
+    run_id = rig.launch(ASSET)
+    rig.wait_for_step(run_id, ASSET, 10)
+    worker, before, began = rig.worker(run_id), _cpu(rig.worker(run_id)), time.monotonic()
+    time.sleep(QUIET_SECONDS)
+    seconds = time.monotonic() - began
+    used = (_cpu(worker) - before) / seconds
+    assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
+    job = JobDir.at(rig.job_uri(run_id))
+    size = sum(len(job.backend.read(key).data) for key in job.backend.keys(f"{job.prefix}/output/"))
+    return [
+        Result("quiet/worker_cpu", "%", (100 * used,), goal="≤ 1 %"),
+        Result("quiet/worker_cpu_per_hour", "s", (3600 * used,)),
+        Result("quiet/messages_per_hour", "kB", (3600 * size / (QUIET_SECONDS + 20) / 1000,)),
+    ]
+
+
+def _memory(rig: Rig) -> Result:
+    """Peak memory of the worker that showed a million lines, against one that showed a thousand."""
+    peaks = {lines: _peak(rig, lines) for lines in (1_000, LINES)}
+    against = Against("1,000 lines", peaks[1_000])
+    return Result("worker_memory_of_1M_lines", "MB", (peaks[LINES],), against, peaks[LINES] / peaks[1_000], "≤ 1.1")
+
+
+def _peak(rig: Rig, lines: int) -> float:
+    rig.order(ASSET, steps=1, lines=lines)
+    run_id = rig.launch(ASSET)
+    peak = 0.0
+    while not rig.run(run_id).is_finished:
+        peak = max(peak, _high_water(rig.worker(run_id))) if "aquarat/worker" in rig.run(run_id).tags else peak
+        time.sleep(0.1)
+    assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
+    return peak
+
+
+def _high_water(pid: int) -> float:
+    """The most memory the process ever had, in MB."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1000 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+
+def _cpu(pid: int) -> float:
+    """Processor seconds of the process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+@contextmanager
+def _rig(hosts: list[dict]) -> Iterator[Rig]:
+    directory = Path(tempfile.mkdtemp(prefix="aquarat-launch-"))
+    rig = Rig(directory / "rig", hosts=hosts)
+    try:
+        rig.start_daemon()
+        rig.order("aqua_dataset", steps=1)
+        assert rig.wait(rig.launch("aqua_dataset")) == "SUCCESS"
+        yield rig
+    finally:
+        rig.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _sshd() -> Iterator[dict]:
+    """The inventory's entry of a host that is this machine behind an sshd."""
+    directory = Path(tempfile.mkdtemp(prefix="aquarat-sshd-"))
+    keys = Keys(directory / "keys")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = Sshd(keys, "127.0.0.1", port, {})
+    with keys.config.open("a") as f:
+        f.write(f"Host loopback\n  HostName 127.0.0.1\n  Port {port}\n")
+    os.environ["AQUARAT_SSH_CONFIG"] = str(keys.config)
+    wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 20, "sshd answers")
+    try:
+        yield {
+            "name": "far", "address": f"{getpass.getuser()}@loopback", "root": str(directory / "root"),
+            "python": sys.executable, "env": {"PYTHONPATH": str(REPO_ROOT)}, **FAST, **EVERY_HOUR,
+        }  # fmt: skip
+    finally:
+        server.stop()
+        del os.environ["AQUARAT_SSH_CONFIG"]
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,224 @@
+"""Launcher, executor, inventory and placement without a daemon: what they decide, from tags, events and files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+
+from aquarat_core.agent import processes
+from aquarat_core.config import load_profile
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline._compat import ErrorSource, ResumeRunContext, WorkerStatus
+from aquarat_pipeline.launching import placement, workers
+from aquarat_pipeline.launching.executor import resuming_executor
+from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
+from aquarat_pipeline.launching.launcher import GpuRunLauncher
+from aquarat_pipeline.launching.placement import Requirement, candidates, ticket
+from aquarat_pipeline.launching.submit import LaunchError, find_run
+from aquarat_pipeline.launching.tags import WORKER_TAG
+
+
+@pytest.fixture
+def launcher(instance: dg.DagsterInstance) -> GpuRunLauncher:
+    made = GpuRunLauncher()
+    made.register_instance(instance)
+    return made
+
+
+def run_with(worker: dict | None) -> dg.DagsterRun:
+    return dg.DagsterRun(job_name="j", tags={WORKER_TAG: json.dumps(worker)} if worker else {})
+
+
+def test_health_is_told_from_tags_alone(launcher: GpuRunLauncher) -> None:
+    me = json.loads(workers.describe(os.getpid(), "shell"))
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone = json.loads(workers.describe(child.pid, "launcher"))
+    child.wait()
+    for worker, status in (
+        (None, WorkerStatus.RUNNING),  # a run of someone else: never resumed behind its back
+        (me, WorkerStatus.RUNNING),
+        (gone, WorkerStatus.FAILED),
+        ({**me, "started": me["started"] + 1}, WorkerStatus.FAILED),  # the number was given to another process
+        ({**me, "boot": "before"}, WorkerStatus.FAILED),
+        ({**gone, "host": "another-machine"}, WorkerStatus.RUNNING),
+    ):
+        assert launcher.check_run_worker_health(run_with(worker)).status == status, worker
+
+
+def test_a_run_without_an_origin_cannot_be_resumed(launcher: GpuRunLauncher) -> None:
+    with pytest.raises(dg.DagsterInvariantViolationError, match="cannot be resumed: run it again"):
+        launcher.resume_run(ResumeRunContext(run_with(None), None, 1))
+
+
+def test_the_shipped_instance_uses_the_launcher(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text((root / "dagster_home/dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert isinstance(instance.run_launcher, GpuRunLauncher)
+        assert instance.run_monitoring_max_resume_run_attempts == 20
+
+
+def test_one_worker_a_run(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from aquarat_pipeline.launching.workers import *\n"
+        "try:\n  with only_worker(Path(sys.argv[1]), 'r'): print('in')\n"
+        "except SecondWorkerError as e: print(e)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with workers.only_worker(tmp_path, "r"):
+        assert "already has a worker" in subprocess.run(command, capture_output=True, text=True).stdout
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "in\n"
+
+
+def resumable(calls: list[str], failing: set[str]) -> dg.Definitions:
+    def asset(name: str, deps: list[str]) -> dg.AssetsDefinition:
+        @dg.asset(name=name, deps=deps)
+        def made() -> None:
+            calls.append(name)
+            if name in failing:
+                raise failing_with[name]
+
+        return made
+
+    failing_with = {"stopped": KeyboardInterrupt(), "broken": dg.Failure("it is broken")}
+    assets = [asset("first", []), asset("broken", []), asset("after_broken", ["broken"]), asset("stopped", ["first"])]
+    return dg.Definitions(assets=[*assets, asset("last", ["stopped"])], executor=resuming_executor)
+
+
+def test_a_resumed_run_does_what_is_left_and_fails_as_it_would_have(instance: dg.DagsterInstance) -> None:
+    """One step succeeded, one failed for good, one was interrupted: only the last and what waits for it are run."""
+    from dagster._core.execution.api import execute_run_iterator
+
+    calls: list[str] = []
+    failing = {"stopped", "broken"}
+    job = resumable(calls, failing).resolve_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(job)
+    list(execute_run_iterator(_in_memory(job), run, instance))
+    assert set(calls) == {"first", "broken", "stopped"}
+    failed = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    sources = {entry.step_key: entry.dagster_event.step_failure_data.error_source for entry in failed}
+    assert sources == {"broken": ErrorSource.USER_CODE_ERROR, "stopped": ErrorSource.INTERRUPT}
+
+    calls.clear()
+    failing.discard("stopped")
+    started = run.with_status(dg.DagsterRunStatus.STARTED)
+    events = list(execute_run_iterator(_in_memory(job), started, instance, resume_from_failure=True))
+    assert calls == ["stopped", "last"]
+    assert events[-1].event_type == dg.DagsterEventType.RUN_FAILURE
+    assert len(list(instance.fetch_materializations(dg.AssetKey("first"), limit=9).records)) == 1
+
+
+def _in_memory(job: dg.JobDefinition):
+    from dagster._core.definitions.job_base import InMemoryJob
+
+    return InMemoryJob(job)
+
+
+# --- inventory and placement ------------------------------------------------------------------------------------------
+
+
+def test_the_example_inventory_is_right_and_shows_every_field(root: Path, tmp_path: Path) -> None:
+    text = (root / "dagster_home/hosts.example.yaml").read_text()
+    (tmp_path / "hosts.yaml").write_text(text)
+    (host,) = read_inventory(tmp_path).hosts
+    assert host.model_fields_set == set(Host.model_fields)
+    defaults = Host(name="x", address="y")
+    for name in ("heartbeat_seconds", "lease_seconds", "grace_seconds", "min_free_gb", "rendezvous_port", "root"):
+        assert getattr(host, name) == getattr(defaults, name), name
+
+
+def test_without_a_file_this_machine_is_the_inventory(tmp_path: Path) -> None:
+    (host,) = read_inventory(tmp_path).hosts
+    assert (host.name, host.transport, host.root) == ("local", "local", f"{tmp_path}/agent")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hosts: []", "it names no host"),
+        ("hosts: [{name: a, address: x}, {name: a, address: y}]", "two hosts have the same name"),
+        ("hosts: [{name: a}]", "host a is reached over ssh and has no address: add `address: user@host`"),
+        ("hosts: [{name: a, address: x, gpu: 8}]", "hosts.0.gpu: Extra inputs are not permitted"),
+        ("hosts: [{name: a, address: -oProxyCommand=x}]", "an address cannot start with a dash"),
+        ("hosts: [", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_an_inventory_is_said(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "hosts.yaml").write_text(text)
+    with pytest.raises(InventoryError) as caught:
+        read_inventory(tmp_path)
+    assert message in str(caught.value)
+
+
+def requirement(tags: dict[str, str], device: str = "auto") -> Requirement:
+    config = load_profile("demo").sft_checkpoint.model_dump(mode="json")
+    config["launch"] |= {"nproc": 4, "device": device}
+    return Requirement.of(STAGES["sft_checkpoint"], SimpleNamespace(config=config), tags)
+
+
+def test_what_a_run_needs_comes_from_its_config_and_tags() -> None:
+    need = requirement({"aquarat/pool": "a100", "aquarat/nodes": "2"}, device="cuda")
+    assert str(need) == "2 hosts labelled a100 with 4 GPUs"
+    assert need.fits(Host(name="h", address="h", gpus=4, labels=("a100",)))
+    assert not need.fits(Host(name="h", address="h", gpus=2, labels=("a100",)))
+    assert not need.fits(Host(name="h", address="h", gpus=8, labels=("h100",)))
+    assert requirement({}, device="cpu").gpus_on(Host(name="h", address="h", gpus=8)) == 0
+    assert requirement({}).fits(Host(name="h", address="h"))
+    with pytest.raises(InventoryError, match="aquarat/nodes is 'two'"):
+        requirement({"aquarat/nodes": "two"})
+
+
+def test_the_cheapest_fitting_host_comes_first_and_a_failed_one_last(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yaml").write_text(
+        "hosts: [{name: dear, address: x, gpus: 8, price_per_hour: 9}, {name: cheap, address: x, gpus: 8},"
+        " {name: small, address: x, gpus: 2}]"
+    )
+    need = requirement({}, device="cuda")
+    with ticket(tmp_path, "r", 1.0) as mine:
+        assert [host.name for host in candidates(tmp_path, need, mine, set())[0]] == ["cheap", "dear"]
+        assert [host.name for host in candidates(tmp_path, need, mine, {"cheap"})[0]] == ["dear"]
+        assert [host.name for host in candidates(tmp_path, need, mine, {"cheap", "dear"})[0]] == ["cheap", "dear"]
+        none, why = candidates(tmp_path, requirement({"aquarat/pool": "tpu"}), mine, set())
+        assert none == [] and why.startswith("a host labelled tpu with 4 GPUs: hosts.yaml has 0 such")
+
+
+def test_the_oldest_living_ticket_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x}, {name: b, address: x, labels: [b]}]")
+    with ticket(tmp_path, "old", 1.0) as old, ticket(tmp_path, "new", 2.0) as new:
+        assert candidates(tmp_path, requirement({"aquarat/pool": "b"}), old, set())[0]
+        assert [host.name for host in candidates(tmp_path, requirement({}), new, set())[0]] == ["a"]
+        none, why = candidates(tmp_path, requirement({"aquarat/pool": "b"}), new, set())
+        assert none == [] and why.endswith("others were first in line")
+        monkeypatch.setattr(processes, "is_alive", lambda who: False)
+        assert [host.name for host in candidates(tmp_path, requirement({}), new, set())[0]] == ["a", "b"]
+        assert not old.exists(), "a dead worker's ticket is worth nothing"
+
+
+def test_waiting_is_said_once_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    waiting = placement.Waiting(said.append)
+    for why in ("a", "a", "b", "b"):
+        waiting(why)
+    assert said == ["Waiting for a", "Waiting for b"]
+    later = time.monotonic() + placement.REMIND_SECONDS + 1
+    monkeypatch.setattr(placement.time, "monotonic", lambda: later)
+    waiting("b")
+    assert len(said) == 3
+
+
+def test_a_run_is_found_by_the_start_of_its_id(instance: dg.DagsterInstance) -> None:
+    job = resumable([], set()).resolve_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(job)
+    assert find_run(instance, run.run_id[:8]).run_id == run.run_id
+    with pytest.raises(LaunchError, match=r"no run of .* starts with 'zz'"):
+        find_run(instance, "zz")
+    instance.create_run_for_job(job)
+    with pytest.raises(LaunchError, match="more than one run"):
+        find_run(instance, "")
