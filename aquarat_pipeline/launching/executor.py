@@ -31,7 +31,7 @@ from aquarat_pipeline._compat import (
     inprocess_execution_iterator,
 )
 from aquarat_pipeline.launching.tags import WORKER_TAG
-from aquarat_pipeline.launching.workers import LAUNCHED, describe, only_worker
+from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
 _EVENTS = {
     dg.DagsterEventType.STEP_OUTPUT,
@@ -54,9 +54,16 @@ class ResumingExecutor(InProcessExecutor):
         instance, run_id = plan_context.instance, plan_context.run_id
         with ExitStack() as stack:
             if not instance.is_ephemeral:
-                stack.enter_context(only_worker(Path(instance.root_directory), run_id))
                 kind = "launcher" if os.environ.pop(LAUNCHED, None) == run_id else "shell"
-                instance.add_run_tags(run_id, {WORKER_TAG: describe(os.getpid(), kind)})
+                me = describe(os.getpid(), kind)
+                try:
+                    stack.enter_context(only_worker(Path(instance.root_directory), run_id, me))
+                except SecondWorkerError as e:
+                    instance.add_run_tags(run_id, {WORKER_TAG: e.holder})
+                    instance.report_engine_event(str(e), plan_context.dagster_run)
+                    # Any way of leaving that Dagster sees would fail the run, which is in good hands.
+                    os._exit(0)
+                instance.add_run_tags(run_id, {WORKER_TAG: me})
             if plan_context.resume_from_failure:
                 execution_plan, failures = remaining(plan_context, execution_plan)
                 yield from failures

@@ -25,7 +25,11 @@ Kind = Literal["launcher", "shell"]
 
 
 class SecondWorkerError(RuntimeError):
-    """Another living process executes this run already."""
+    """Another living process executes this run already; `holder` is its tag."""
+
+    def __init__(self, run_id: str, holder: str) -> None:
+        super().__init__(f"run {run_id} already has a worker: this one (pid {os.getpid()}) leaves")
+        self.holder = holder
 
 
 def describe(pid: int, kind: Kind) -> str:
@@ -44,14 +48,17 @@ def is_here(worker: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def only_worker(home: Path, run_id: str) -> Iterator[None]:
-    """Holds the run's lock. Raises `SecondWorkerError` if another process does."""
+def only_worker(home: Path, run_id: str, tag: str) -> Iterator[None]:
+    """Holds the run's lock, as the worker that `tag` describes. Raises `SecondWorkerError` if another process does."""
     path = home / "aquarat" / "workers" / f"{run_id}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as f:
+    # Never removed: who opened it just before would then lock a file that nobody else sees.
+    with path.open("a+") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SecondWorkerError(f"run {run_id} already has a worker: this one (pid {os.getpid()}) leaves") from None
+            raise SecondWorkerError(run_id, path.read_text()) from None
+        f.truncate(0)
+        f.write(tag)
+        f.flush()
         yield
-    path.unlink(missing_ok=True)

@@ -111,7 +111,7 @@ def shell(rig: Rig) -> dict[str, Any]:
 
 def second_start(rig: Rig) -> dict[str, Any]:
     """The same job is started again on its host, and the same run is resumed although its worker lives."""
-    run_id = training(rig)
+    run_id = training(rig, seconds=2)
     attempt = Attempt.find(ArtifactStore.open(rig.store_uri), run_id, ASSET, 0)
     order = {**commands.identity(attempt, 0), "token": None}
     host = read_inventory(rig.home).hosts[0]
@@ -122,12 +122,13 @@ def second_start(rig: Rig) -> dict[str, Any]:
     assert answer == {"state": "claimed"}
     assert transport_to(elsewhere).call("leases", {}) == {"leases": []}
     run = rig.run(run_id)
-    run_args = rig.instance.run_launcher
-    first = rig.worker(run_id)
-    run_args._start_worker(run, _resume_command(rig, run), "A second")
-    second = rig.worker(run_id)
-    wait_until(lambda: not processes.is_alive(processes.identity(second)), 60, "the second worker leaves")
-    assert processes.is_alive(processes.identity(first))
+    first = worker_of(run.tags)
+    rig.instance.run_launcher._start_worker(run, _resume_command(rig, run), "A second")
+    second = worker_of(rig.run(run_id).tags)
+    assert second != first
+    wait_until(lambda: not processes.is_alive(second), 60, "the second worker leaves")
+    assert processes.is_alive(first)
+    assert worker_of(rig.run(run_id).tags) == first
     return expect(rig, run_id, redone=0, trainers=1)
 
 

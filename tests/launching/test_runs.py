@@ -68,12 +68,13 @@ def test_the_shipped_instance_uses_the_launcher(root: Path, tmp_path: Path) -> N
 def test_one_worker_a_run(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from aquarat_pipeline.launching.workers import *\n"
-        "try:\n  with only_worker(Path(sys.argv[1]), 'r'): print('in')\n"
-        "except SecondWorkerError as e: print(e)"
+        "try:\n  with only_worker(Path(sys.argv[1]), 'r', 'two'): print('in')\n"
+        "except SecondWorkerError as e: print(e.holder, e)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    with workers.only_worker(tmp_path, "r"):
-        assert "already has a worker" in subprocess.run(command, capture_output=True, text=True).stdout
+    with workers.only_worker(tmp_path, "r", "one"):
+        out = subprocess.run(command, capture_output=True, text=True).stdout
+        assert out.startswith("one run r already has a worker")
     assert subprocess.run(command, capture_output=True, text=True).stdout == "in\n"
 
 
@@ -104,7 +105,7 @@ def test_a_resumed_run_does_what_is_left_and_fails_as_it_would_have(instance: dg
     assert set(calls) == {"first", "broken", "stopped"}
     failed = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     sources = {entry.step_key: entry.dagster_event.step_failure_data.error_source for entry in failed}
-    assert sources == {"broken": ErrorSource.USER_CODE_ERROR, "stopped": ErrorSource.INTERRUPT}
+    assert sources == {"broken": ErrorSource.FRAMEWORK_ERROR, "stopped": ErrorSource.INTERRUPT}
 
     calls.clear()
     failing.discard("stopped")
