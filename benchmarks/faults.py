@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.harness import Result, unmeasured
 from tests.launching import faults
 from tests.launching.network import Network, why_not
-from tests.launching.rig import Rig
+from tests.launching.rig import ready_rig
 
 
 def run() -> list[Result]:
@@ -29,16 +29,18 @@ def run() -> list[Result]:
     wanted = os.environ.get("AQUARAT_FAULTS", "").split()
     results: list[Result] = []
     print(f"{'case':<24}{'outcome':<40}{'seconds':>8}{'redone':>8}", flush=True)
-    with _rig() as rig:
+    with ready_rig() as rig:
         for case in _chosen(faults.LOCAL, wanted):
             _one(case.__name__, lambda case=case: case(rig), results)
     cases = _chosen(faults.NETWORK, wanted)
     if why := why_not():
         results += [unmeasured(case.__name__, "s", why) for case in cases]
     elif cases:
-        with _network() as network, _rig(network) as rig:
-            for case in cases:
-                _one(case.__name__, lambda case=case: case(rig, network), results)
+        with _network() as network:
+            hosts = [network.host(0), network.host(1)]
+            with ready_rig(hosts, store=network.store_uri, env=network.environment) as rig:
+                for case in cases:
+                    _one(case.__name__, lambda case=case: case(rig, network), results)
     failed = [result.name for result in results if (result.reason or "").startswith("FAILED")]
     return [*results, Result("failed", "cases", (float(len(failed)),), goal="≤ 0 cases")]
 
@@ -60,24 +62,6 @@ def _one(name: str, do: Callable[[], dict[str, Any]], results: list[Result]) -> 
 
 def _chosen(cases: tuple[Callable, ...], wanted: list[str]) -> list[Callable]:
     return [case for case in cases if not wanted or case.__name__ in wanted]
-
-
-@contextmanager
-def _rig(network: Network | None = None) -> Iterator[Rig]:
-    directory = Path(tempfile.mkdtemp(prefix="aquarat-faults-"))
-    if network:
-        hosts = [network.host(0), network.host(1)]
-        rig = Rig(directory / "rig", hosts=hosts, store=network.store_uri, env=network.environment)
-    else:
-        rig = Rig(directory / "rig")
-    try:
-        rig.start_daemon()
-        rig.order("aqua_dataset", steps=1)
-        assert rig.wait(rig.launch("aqua_dataset")) == "SUCCESS"
-        yield rig
-    finally:
-        rig.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

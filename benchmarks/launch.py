@@ -7,23 +7,19 @@ launch, is not ours and is taken off the seconds to the first line. The quiet ru
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from aquarat_core.artifacts import JobDir
 from aquarat_core.settings import REPO_ROOT
 from benchmarks.harness import Against, Result, unmeasured
-from tests.launching.network import SSHD, Keys, Sshd
-from tests.launching.rig import FAST, Rig, wait_until
+from tests.launching.network import SSHD, loopback
+from tests.launching.rig import Rig, ready_rig
 
 ASSET = "sft_checkpoint"
 RUNS = 5
@@ -36,13 +32,15 @@ EVERY_HOUR = {"heartbeat_seconds": 5.0, "lease_seconds": 60.0}
 
 def run() -> list[Result]:
     """All of it; the part over SSH needs sshd and is said to be unmeasured without."""
-    with _rig([]) as rig:
+    with ready_rig() as rig:
         rig.write_hosts([rig.local_host("here") | EVERY_HOUR])
         results = [*_latency(rig, "local"), *_quiet(rig), _memory(rig)]
     if not shutil.which(SSHD):
         return [*results, unmeasured("ssh/first_line", "s", "there is no sshd: install openssh-server")]
-    with _sshd() as host, _rig([host]) as rig:
-        return [*results, *_latency(rig, "ssh")]
+    with tempfile.TemporaryDirectory(prefix="aquarat-sshd-") as directory, loopback(Path(directory)) as (config, host):
+        host |= {**EVERY_HOUR, "env": {"PYTHONPATH": str(REPO_ROOT)}}
+        with ready_rig([host], env={"AQUARAT_SSH_CONFIG": str(config)}) as rig:
+            return [*results, *_latency(rig, "ssh")]
 
 
 def _latency(rig: Rig, where: str) -> list[Result]:
@@ -117,41 +115,3 @@ def _cpu(pid: int) -> float:
     """Processor seconds of the process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-@contextmanager
-def _rig(hosts: list[dict]) -> Iterator[Rig]:
-    directory = Path(tempfile.mkdtemp(prefix="aquarat-launch-"))
-    rig = Rig(directory / "rig", hosts=hosts)
-    try:
-        rig.start_daemon()
-        rig.order("aqua_dataset", steps=1)
-        assert rig.wait(rig.launch("aqua_dataset")) == "SUCCESS"
-        yield rig
-    finally:
-        rig.close()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def _sshd() -> Iterator[dict]:
-    """The inventory's entry of a host that is this machine behind an sshd."""
-    directory = Path(tempfile.mkdtemp(prefix="aquarat-sshd-"))
-    keys = Keys(directory / "keys")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    server = Sshd(keys, "127.0.0.1", port, {})
-    with keys.config.open("a") as f:
-        f.write(f"Host loopback\n  HostName 127.0.0.1\n  Port {port}\n")
-    os.environ["AQUARAT_SSH_CONFIG"] = str(keys.config)
-    wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 20, "sshd answers")
-    try:
-        yield {
-            "name": "far", "address": f"{getpass.getuser()}@loopback", "root": str(directory / "root"),
-            "python": sys.executable, "env": {"PYTHONPATH": str(REPO_ROOT)}, **FAST, **EVERY_HOUR,
-        }  # fmt: skip
-    finally:
-        server.stop()
-        del os.environ["AQUARAT_SSH_CONFIG"]
-        shutil.rmtree(directory, ignore_errors=True)

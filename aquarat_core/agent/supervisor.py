@@ -26,6 +26,8 @@ from .shipping import Shipper
 
 FINAL_SECONDS = 30.0
 """How long the last output and the last status may take to reach the store."""
+LATE_SECONDS = 3.0
+"""For how long a guard looks for processes of a job whose supervisor was killed."""
 
 
 def supervise(root: Path, directory: Path, want: dict[str, Any], lease: dict[str, Any]) -> int:
@@ -191,7 +193,11 @@ class _Supervisor:
             os._exit(0)
 
     def _clean_up_after_death(self) -> None:
-        processes.kill_members(self._want["mark"])
+        # A child that was forked and has not yet become the job's command does not carry the mark: look again.
+        deadline = time.monotonic() + LATE_SECONDS
+        while time.monotonic() < deadline:
+            processes.kill_members(self._want["mark"])
+            time.sleep(0.2)
         clean_up(self._root, self._directory, self._want["id"], self._scratch)
         status = {"node": self._want["node"], "host": self._want["host"], "state": "ended", "code": None}
         deadline = time.monotonic() + FINAL_SECONDS

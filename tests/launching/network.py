@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,24 @@ class Sshd:
             if entry.name.isdigit() and _is_connection_of(int(entry.name), self.process.pid, str(self.config)):
                 with suppress(ProcessLookupError):
                     os.kill(int(entry.name), signal.SIGKILL)
+
+
+@contextmanager
+def loopback(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """This machine behind an sshd: the client's configuration, which names it, and the inventory's entry."""
+    keys = Keys(directory / "keys")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = Sshd(keys, "127.0.0.1", port, {})
+    with keys.config.open("a") as f:
+        f.write(f"Host gpu\n  HostName 127.0.0.1\n  Port {port}\n")
+    wait_until(lambda: _answers("127.0.0.1", port), 20, "sshd answers")
+    address, root = f"{getpass.getuser()}@gpu", str(directory / "far")
+    try:
+        yield keys.config, {"name": "far", "address": address, "root": root, "python": sys.executable, **FAST}
+    finally:
+        server.stop()
 
 
 class Network:

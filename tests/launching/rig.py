@@ -7,12 +7,14 @@ the end can be counted, and ended.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,13 @@ class Rig:
                 start_new_session=True,
             )
         return self._daemon
+
+    def ready(self) -> Rig:
+        """With its daemon running, and the asset there that the trained one is made from."""
+        self.start_daemon()
+        self.order("aqua_dataset", steps=1)
+        assert self.wait(self.launch("aqua_dataset")) == "SUCCESS"
+        return self
 
     def launch(self, *assets: str, with_parents: bool = False, tags: dict[str, str] | None = None) -> str:
         """Queues a run; its id."""
@@ -226,6 +235,18 @@ class Rig:
         self.stop_daemon()
         self.kill_everything()
         self.instance.dispose()
+
+
+@contextmanager
+def ready_rig(hosts: list[dict[str, Any]] | None = None, **places: Any) -> Iterator[Rig]:
+    """A ready control host in a temporary directory, which goes with it; `places` are `store` and `env` of a `Rig`."""
+    directory = Path(tempfile.mkdtemp(prefix="aquarat-rig-"))
+    rig = Rig(directory / "rig", hosts=hosts, **places)
+    try:
+        yield rig.ready()
+    finally:
+        rig.close()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def assert_survived(rig: Rig, run_id: str, asset: str, steps: int) -> dict[str, int]:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.launching import faults
 from tests.launching.network import Network, why_not
-from tests.launching.rig import Rig
+from tests.launching.rig import MODULE, Rig, assert_nothing_left
 
 ON_THIS_MACHINE = (faults.run_worker, faults.supervisor, faults.shell, faults.cancel_waiting)
 BEHIND_A_NETWORK = (faults.control_host, faults.network_away)
-
-
-def ready(rig: Rig) -> Rig:
-    """With a daemon, and the asset that the trained one is made from."""
-    rig.start_daemon()
-    rig.order("aqua_dataset", steps=1)
-    assert rig.wait(rig.launch("aqua_dataset")) == "SUCCESS"
-    return rig
 
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """One control host for all cases, as it is in life; its only host is this machine."""
     made = Rig(tmp_path_factory.mktemp("rig"))
-    yield ready(made)
+    yield made.ready()
     made.close()
 
 
@@ -43,7 +38,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Network
         hosts = [network.host(0), network.host(1)]
         made = Rig(tmp_path_factory.mktemp("rig"), hosts=hosts, store=network.store_uri, env=network.environment)
         try:
-            yield ready(made), network
+            yield made.ready(), network
         finally:
             made.close()
             network.close()
@@ -52,6 +47,30 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Network
 @pytest.mark.parametrize("case", ON_THIS_MACHINE, ids=lambda case: case.__name__)
 def test_survives(busy: Rig, case: Callable[[Rig], dict]) -> None:
     case(busy)
+
+
+def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
+    busy.order(faults.ASSET, steps=60, seconds=0.5)
+    aquarat = [sys.executable, "-u", "-m", "aquarat_core.cli"]
+    env = {**os.environ, **busy.environment, "DAGSTER_MODULE_NAME": MODULE}
+    launch = subprocess.Popen(
+        [*aquarat, "launch", faults.ASSET, "--follow"], env=env, stdout=subprocess.PIPE, text=True
+    )
+    shown = []
+    for line in launch.stdout:
+        shown.append(line.rstrip())
+        if "Started execution of step" in line:
+            busy.wait_for_step(shown[0].split()[1], faults.ASSET)
+            launch.send_signal(signal.SIGINT)
+    run_id = shown[0].split()[1]
+    assert shown[0] == f"run {run_id} is queued"
+    assert any("sft_checkpoint: Started execution of step" in line for line in shown)
+    assert launch.wait() == 0
+    assert shown[-1] == f"The run goes on. To end it: aquarat cancel {run_id[:8]}"
+    assert not busy.run(run_id).is_finished
+    out = subprocess.run([*aquarat, "cancel", run_id[:8]], env=env, capture_output=True, text=True)
+    assert out.stdout == f"run {run_id}: CANCELED\n", out.stderr
+    assert_nothing_left(busy, run_id)
 
 
 def test_kills_leave_nothing(busy: Rig) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,8 +20,8 @@ from aquarat_pipeline.launching import commands
 from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.prepare import prepare
 from aquarat_pipeline.launching.transports import HostError, SshTransport
-from tests.launching.network import SSHD, Keys, Sshd
-from tests.launching.rig import FAST, Rig, wait_until
+from tests.launching.network import SSHD, loopback
+from tests.launching.rig import Rig
 
 SECRET = "planted-7f3a-secret"
 TOKEN = "planted-91bc-token"
@@ -34,19 +32,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """A host named in an ssh configuration, as a user would have it in ~/.ssh/config."""
     if not shutil.which(SSHD) or not shutil.which("ssh"):
         pytest.skip("there is no sshd: install openssh-server and openssh-client")
-    keys = Keys(tmp_path / "keys")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    server = Sshd(keys, "127.0.0.1", port, {})
-    with keys.config.open("a") as f:
-        f.write(f"Host gpu\n  HostName 127.0.0.1\n  Port {port}\n")
-    monkeypatch.setenv("AQUARAT_SSH_CONFIG", str(keys.config))
-    wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 20, "sshd answers")
-    yield Host(
-        name="far", address=f"{getpass.getuser()}@gpu", root=str(tmp_path / "far"), python=sys.executable, **FAST
-    )
-    server.stop()
+    with loopback(tmp_path) as (config, fields):
+        monkeypatch.setenv("AQUARAT_SSH_CONFIG", str(config))
+        yield Host(**fields)
 
 
 def test_the_agent_is_sent_once_and_called_by_its_hash(host: Host) -> None:
