@@ -258,20 +258,6 @@ def full_disk(rig: Rig, network: Network) -> dict[str, Any]:
         network.shrink_disk(0, None)
 
 
-def wrong_clock(rig: Rig, network: Network) -> dict[str, Any]:
-    """The first host's clock is an hour ahead; leases and heartbeats do not ask it."""
-    first, second = network.host(0), network.host(1)
-    wrong = network.set_clock(0, "+1h")
-    rig.write_hosts([{**first, "env": {**first["env"], **wrong}}, second])
-    run_id = training(rig)
-    ahead = rig.trace(run_id, ASSET)[-1]["time"] - time.time()
-    assert 3500 < ahead < 3700, f"the host's clock is {ahead:.0f} s off: the fault was not there"
-    facts = expect(rig, run_id, redone=0, trainers=1)
-    network.set_clock(0, None)
-    rig.write_hosts([first, second])
-    return facts
-
-
 def ten_runs(rig: Rig) -> dict[str, Any]:
     """Ten runs over three hosts of two sizes: every host is used, the runs of a pool train in the order they came."""
     before = read_inventory(rig.home)
@@ -368,7 +354,6 @@ NETWORK = (
     network_away,
     host_killed,
     full_disk,
-    wrong_clock,
     slow_network,
 )
 """Cases on two hosts of a `Network`."""

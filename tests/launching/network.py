@@ -71,25 +71,19 @@ class Sshd:
 
     def __init__(self, keys: Keys, address: str, port: int, env: dict[str, str], namespace: str | None = None) -> None:
         self.config = keys.directory / f"sshd_{address}_{port}"
-        self._keys = keys
-        self._prefix = ["ip", "netns", "exec", namespace] if namespace else []
-        self.address, self.port = address, port
-        Path("/run/sshd").mkdir(exist_ok=True)
-        self.configure(env)
-        self.start()
-        keys.know(address, port)
-
-    def configure(self, env: dict[str, str]) -> None:
-        """Writes its configuration; sessions get the variables `env`."""
-        authorized = self._keys.directory / "authorized_keys"
-        shutil.copy(self._keys.client.with_suffix(".pub"), authorized)
+        authorized = keys.directory / "authorized_keys"
+        shutil.copy(keys.client.with_suffix(".pub"), authorized)
         variables = " ".join(f'"{name}={value}"' for name, value in env.items())
         self.config.write_text(
-            f"ListenAddress {self.address}\nPort {self.port}\nHostKey {self._keys.host}\n"
-            f"AuthorizedKeysFile {authorized}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            f"PermitRootLogin prohibit-password\nPidFile none\nMaxStartups 100\nPrintMotd no\n"
-            + (f"SetEnv {variables}\n" if env else "")
+            f"ListenAddress {address}\nPort {port}\nHostKey {keys.host}\nAuthorizedKeysFile {authorized}\n"
+            f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+            f"PidFile none\nMaxStartups 100\nPrintMotd no\n" + (f"SetEnv {variables}\n" if env else "")
         )
+        Path("/run/sshd").mkdir(exist_ok=True)
+        self._prefix = ["ip", "netns", "exec", namespace] if namespace else []
+        self.address, self.port = address, port
+        self.start()
+        keys.know(address, port)
 
     def start(self) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root")}
@@ -191,20 +185,6 @@ class Network:
         """The host is sent no more than so much a second, like `256kbit`, and what does not fit waits."""
         shape = ["root", "tbf", "rate", rate, "burst", "16kb", "latency", "2s"]
         subprocess.run(["tc", "qdisc", "replace", "dev", f"{self._names[k]}v", *shape], check=True)
-
-    def set_clock(self, k: int, offset: str | None) -> dict[str, str]:
-        """Whatever is started on the host from now on reads a wrong date; None puts it right.
-
-        Returns the environment that carries it, which a job needs too: it does not inherit the login's.
-        """
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-        wrong = {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        wrong = wrong if offset else {}
-        self.servers[k].stop()
-        self.servers[k].configure({"STORAGE_EMULATOR_HOST": self.bucket_url, **wrong})
-        self.servers[k].start()
-        wait_until(lambda: _answers(self.address(k), 22), 20, f"sshd of h{k} answers")
-        return wrong
 
     def shrink_disk(self, k: int, size: str | None) -> None:
         """The host's root directory becomes a disk of that size, empty at first; None brings the old one back."""
