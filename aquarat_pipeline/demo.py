@@ -64,12 +64,13 @@ def _run(terminal: Terminal) -> dict[str, Any]:
     # Imported late: the definitions take the profile and the terminal as they are now.
     import dagster as dg
 
+    from aquarat_core.settings import store_uri
     from aquarat_pipeline.definitions import defs
     from aquarat_pipeline.memory import PeakMemory
 
     started = time.monotonic()
     print(f"profile {profile.name}: {profile.description}\nlog {terminal.log}\n", file=terminal.err, flush=True)
-    with dg.DagsterInstance.get() as instance, PeakMemory() as memory:
+    with dg.DagsterInstance.get() as instance, PeakMemory(store_uri()) as memory:
         result = defs.resolve_job_def("pipeline").execute_in_process(instance=instance, raise_on_error=False)
         _require_success(result)
         steps = {s.step_key: s.end_time - s.start_time for s in instance.get_run_step_stats(result.run_id)}

@@ -1,4 +1,4 @@
-"""Peak memory of this process and everything it started, for the demo and the benchmarks."""
+"""Peak memory of this process, everything it started and the jobs of a store, for the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import os
 from pathlib import Path
 from threading import Event, Thread
 
+from aquarat_core.agent.processes import MARK, carriers
+
 SAMPLE_SECONDS = 0.5
 
 
 class PeakMemory:
-    """While the block runs, samples the proportional set size of the process tree; `.peak_mb` is the largest sum.
+    """While the block runs, samples the proportional set size of its processes; `.peak_mb` is the largest sum.
 
-    Proportional, not resident, sizes: pages that ranks share (torch's libraries above all) count once.
+    They are this process's tree and, as supervisors leave it to outlive us, every process on this machine of a job
+    under `store`. Proportional, not resident, sizes: pages that ranks share (torch's libraries above all) count once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: str) -> None:
         self.peak_mb = 0.0
+        self._jobs = f"{store}/jobs/"
         self._stop = Event()
         self._thread = Thread(target=self._sample, daemon=True)
 
@@ -30,7 +34,8 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self.peak_mb = max(self.peak_mb, sum(_pss_kb(pid) for pid in process_tree(os.getpid())) / 1024)
+            pids = {*process_tree(os.getpid()), *carriers(MARK, self._jobs, prefix=True)}
+            self.peak_mb = max(self.peak_mb, sum(map(_pss_kb, pids)) / 1024)
 
 
 def process_tree(root: int) -> list[int]:

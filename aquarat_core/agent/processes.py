@@ -36,11 +36,18 @@ def members(mark: str) -> list[int]:
     return carriers(MARK, mark)
 
 
-def carriers(variable: str, value: str) -> list[int]:
-    """Process ids of the other living processes that were started with `variable` as `value` in their environment."""
+def carriers(variable: str, value: str, *, prefix: bool = False) -> list[int]:
+    """Process ids of the other living processes that were started with `variable` as `value` in their environment.
+
+    With `prefix`, also of those where it only begins with `value`.
+    """
     mark = f"{variable}={value}".encode()
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid in pids if pid != os.getpid() and mark in _environment(pid)]
+    return [
+        pid
+        for pid in pids
+        if pid != os.getpid() and any(e == mark or (prefix and e.startswith(mark)) for e in _environment(pid))
+    ]
 
 
 def kill_members(mark: str, seconds: float = 10.0) -> list[int]:

@@ -46,7 +46,6 @@ class Plan:
         """Share of the ids given that are in no row."""
         return 1 - int(self.lengths.sum()) / self.tokens
 
-
     def ids(self, row: int, shards: Sequence[npt.NDArray[np.integer]], bos: int) -> npt.NDArray[np.int64]:
         """The ids [T + 1] of a row of the shards that the plan was made for."""
         edges = np.cumsum([0, *(len(shard) for shard in shards)])

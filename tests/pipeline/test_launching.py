@@ -126,15 +126,26 @@ def test_every_stage_of_the_registry_can_be_imported_by_its_runner(root: Path) -
         assert (root / module).is_file(), stage.entry
 
 
-def test_peak_memory_counts_children() -> None:
-    holds = "import sys, time; block = bytearray(200_000_000); print('held', flush=True); time.sleep(600)"
-    with PeakMemory() as memory:
+@pytest.mark.parametrize("store", ["file:///counted", "file:///other"])
+def test_peak_memory_counts_children_and_the_jobs_of_the_store(store: str) -> None:
+    holds = "block = bytearray(200_000_000); print('held', flush=True); import time; time.sleep(600)"
+    # A job's process is nobody's child: a shell leaves it behind and says which it is.
+    leaves = f'"{sys.executable}" -c "{holds}" & echo $!'
+    with PeakMemory("file:///counted") as memory:
         child = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE)
-        assert child.stdout.readline() == b"held\n"
-        time.sleep(1.5)
-        child.kill()
-        child.wait()
-    assert memory.peak_mb > 200
+        environment = {**os.environ, "AQUARAT_JOB": f"{store}/jobs/run/step/1#node0"}
+        shell = subprocess.Popen(["sh", "-c", leaves], stdout=subprocess.PIPE, env=environment, text=True)
+        job = int(shell.stdout.readline())
+        try:
+            assert child.stdout.readline() == b"held\n" and shell.stdout.readline() == "held\n"
+            time.sleep(1.5)
+        finally:
+            os.kill(job, signal.SIGKILL)
+            child.kill()
+            child.wait()
+            shell.wait()
+    assert memory.peak_mb > (400 if store == "file:///counted" else 200)
+    assert (memory.peak_mb < 400) == (store == "file:///other")
 
 
 def test_any_rank_may_leave_the_reason(store_uri: str) -> None:
