@@ -12,7 +12,7 @@ import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactStore
 from aquarat_core.config import load_profile, profile_names
-from aquarat_core.model.accounting import describe
+from aquarat_core.model.accounting import describe, training_bytes
 
 from .conftest import ROOT, Publish
 
@@ -81,7 +81,13 @@ def test_model_prints_what_accounting_counts() -> None:
     assert result.returncode == 0
     cells = dict(line.split("  ", 1) for line in result.stdout.splitlines())
     profile = load_profile("demo")
-    facts = describe(profile.base_checkpoint.model, profile.tokenizer.vocab_size)
+    base, vocab_size = profile.base_checkpoint, profile.tokenizer.vocab_size
+    facts = describe(base.model, vocab_size) | {
+        "ranks": base.launch.nproc,
+        "training_bytes_per_rank": training_bytes(
+            base.model, vocab_size, base.micro_batch_rows, ranks=base.launch.nproc
+        ),
+    }
     assert cells.pop("profile").strip() == "demo"
     printed = {name: text.strip().replace(",", "") for name, text in cells.items()}
     assert printed == {name: str(value) for name, value in facts.items()}

@@ -1,6 +1,7 @@
 """The data stages against a Hub on loopback, through the real clients, with the faults a network has."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -148,7 +149,10 @@ def test_a_damaged_file_is_fetched_once_more_then_reported(hub, run_stage) -> No
     failed = run_stage("pretrain_text", SHARDS, hub.endpoint)
     assert failed.error == "DataError"
     assert "shard_00001.parquet" in failed.message and "not readable as Parquet" in failed.message
-    assert hub.downloads == ["shard_00000.parquet", "shard_00001.parquet", "shard_00001.parquet"]
+    # Shards are fetched side by side, in any order.
+    fetched = Counter(hub.downloads)
+    assert fetched.pop("shard_00001.parquet") == 2
+    assert set(fetched) <= {"shard_00000.parquet", "shard_00007.parquet"} and set(fetched.values()) <= {1}
 
 
 def test_a_hub_that_is_not_there(run_stage) -> None:
