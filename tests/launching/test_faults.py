@@ -54,7 +54,12 @@ def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
     aquarat = [sys.executable, "-u", "-m", "aquarat_core.cli"]
     env = {**os.environ, **busy.environment, "DAGSTER_MODULE_NAME": MODULE}
     launch = subprocess.Popen(
-        [*aquarat, "launch", faults.ASSET, "--follow"], env=env, stdout=subprocess.PIPE, text=True
+        [*aquarat, "launch", faults.ASSET, "--follow"],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        # As at a terminal, also where the tests themselves run in the background, with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     shown = []
     for line in launch.stdout:
