@@ -29,7 +29,8 @@ class Output:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.launcher_tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.signal: int | None = None
-        """The signal that torchrun says one of its workers died of."""
+        """The signal that torchrun says the first of its workers to die was killed by."""
+        self._cause_seen = False
         self._ranks = ranks
         self._messages = messages
         self._messages_read = 0
@@ -104,8 +105,10 @@ class Output:
         if self._ranks and not mark:
             self.launcher_tail.append(line)
             found = _EXIT_CODE.search(line)
-            if found and int(found[1]) < 0 and self.signal is None:
-                self.signal = -int(found[1])
+            # Only the first is the cause: torchrun then ends the other ranks by signals, and may list those too.
+            if found and not self._cause_seen:
+                self._cause_seen = True
+                self.signal = -int(found[1]) if int(found[1]) < 0 else None
             return
         text = line[mark.end() :] if mark else line
         first = not mark or mark[1] == "0"

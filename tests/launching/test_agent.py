@@ -265,6 +265,12 @@ def test_ranks_are_told_apart_and_torchruns_word_is_kept() -> None:
     assert out.signal == 9
 
 
+def test_the_first_rank_to_die_is_the_cause() -> None:
+    out = output.Output(ranks=True, messages=Path("/nowhere"))
+    out.feed(b"E1124 failed (exitcode: 7) local_rank: 1 (pid: 8) of binary: python\n  exitcode  : -15 (pid: 7)\n")
+    assert out.signal is None
+
+
 def test_output_is_bounded_while_the_store_is_away() -> None:
     out = output.Output(ranks=False, messages=Path("/nowhere"))
     line = b"x" * 999 + b"\n"
