@@ -131,6 +131,8 @@ def test_peak_memory_counts_children_and_the_jobs_of_the_store(store: str) -> No
     holds = "block = bytearray(200_000_000); print('held', flush=True); import time; time.sleep(600)"
     # A job's process is nobody's child: a shell leaves it behind and says which it is.
     leaves = f'"{sys.executable}" -c "{holds}" & echo $!'
+    with PeakMemory("file:///counted") as before:
+        time.sleep(1.5)
     with PeakMemory("file:///counted") as memory:
         child = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE)
         environment = {**os.environ, "AQUARAT_JOB": f"{store}/jobs/run/step/1#node0"}
@@ -144,8 +146,9 @@ def test_peak_memory_counts_children_and_the_jobs_of_the_store(store: str) -> No
             child.kill()
             child.wait()
             shell.wait()
-    assert memory.peak_mb > (400 if store == "file:///counted" else 200)
-    assert (memory.peak_mb < 400) == (store == "file:///other")
+    # 200 MB is 191 MiB, and an interpreter takes some of its own.
+    blocks = 2 if store == "file:///counted" else 1
+    assert 190 * blocks < memory.peak_mb - before.peak_mb < 190 * (blocks + 1)
 
 
 def test_any_rank_may_leave_the_reason(store_uri: str) -> None:
