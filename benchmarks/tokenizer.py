@@ -15,7 +15,6 @@ group `bench`). gigabpe and gigatoken cannot split by our pattern: they are give
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import random
 import resource
@@ -36,7 +35,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_core.text.formats import GPT2_PATTERN, ordinary_tokens, save_tiktoken
 from aquarat_core.text.tokenizer import FREQUENT_PER_ID, Tokenizer
 from benchmarks import corpus
-from benchmarks.harness import Against, BenchError, Result, compare, unmeasured
+from benchmarks.harness import Against, BenchError, Result, compare
 
 VOCAB = 32_768
 TRAIN_RUNS = 3
@@ -90,11 +89,8 @@ def _training(documents: Path, plain: Path, megabytes: float) -> list[Result]:
         counting,
     ]
     label, goal = "train 32k, GPT-2 pattern, 2 threads", "≥ 1"
-    if importlib.util.find_spec("gigabpe"):
-        ours, theirs = speed("ours-gpt2"), speed("gigabpe", plain)
-        results.append(compare(label, "MB/s", ours, theirs, "gigabpe", runs=TRAIN_RUNS, goal=goal))
-    else:
-        results.append(unmeasured(label, "MB/s", "gigabpe is not installed (group bench)", goal=goal))
+    ours, theirs = speed("ours-gpt2"), speed("gigabpe", plain)
+    results.append(compare(label, "MB/s", ours, theirs, "gigabpe", runs=TRAIN_RUNS, goal=goal))
     return results
 
 
@@ -259,8 +255,6 @@ def _short_texts(tokenizer: Tokenizer, theirs: object, texts: Sequence[str]) -> 
 
 def _other_peers(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> list[Result]:
     name = "encode to lists, 1 thread, cold, beside splintr"
-    if not importlib.util.find_spec("splintr"):
-        return [unmeasured(name, "MB/s", "splintr-rs is not installed (group bench)")]
     peer = _splintr(tokenizer)
 
     def lists(encoder: object) -> float:
