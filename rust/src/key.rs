@@ -103,19 +103,6 @@ impl CountedKey {
     }
 }
 
-/// Asks for the cache line of `table[index]`, if there is one, before it is needed.
-#[inline(always)]
-pub fn prefetch<T>(table: &[T], index: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(slot) = table.get(index) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the instruction is part of every x86-64 and only a hint; the address is that of a live element.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (table, index);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,12 +123,5 @@ mod tests {
         assert!(key.counted(15).is(key) && key.counted(15).count() == 15 && key.counted(0).is(key));
         assert!(!key.counted(3).is(Key::of(b"012345678abcdeg").unwrap()));
         assert_eq!(Key::of(b"0123456789abcdef"), None);
-    }
-
-    #[test]
-    fn prefetching_reads_nothing() {
-        prefetch(&[1, 2, 3], 2);
-        prefetch(&[1, 2, 3], 3);
-        prefetch::<u8>(&[], 0);
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod bpe;
 pub mod key;
+mod memory;
 pub mod specials;
 pub mod split;
 pub mod train;

@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&choice, text)) = data.split_first() else { return };
     let (splitter, reference) = &ENGINES[choice as usize % PATTERNS.len()];
     let mut ends = Vec::new();
-    splitter.split(text, |_, end| ends.push(end)).unwrap();
+    splitter.split(text, &mut |_, end| ends.push(end)).unwrap();
     if let Ok(text) = str::from_utf8(text) {
         let found: Vec<_> = reference.find_iter(text).map(|m| (m.as_ref().unwrap().start(), m.unwrap().end())).collect();
         assert!(found.iter().all(|(_, end)| ends.contains(end)));

@@ -4,23 +4,37 @@
 //! shared by all threads without a lock. What it does not hold each thread remembers in [`Recent`], a table of fixed
 //! size in which new pieces overwrite old ones.
 
+use std::hash::BuildHasher;
+
+use rustc_hash::FxBuildHasher;
+
 use super::encoder::Id;
-use crate::key::{CountedKey, Key, prefetch};
+use crate::key::{CountedKey, Key};
+use crate::memory::{filled_table, prefetch};
 
 /// What entries hold ids as: uint16 where all ids of a vocabulary fit, which leaves room for twice as many.
 pub trait Slot: Id + Default {
     /// As many as fit sixteen bytes.
     type Slots: Copy + Default + AsRef<[Self]> + AsMut<[Self]>;
     const ROOM: usize = 16 / size_of::<Self>();
+
+    /// Writes all of them to `room`, which has `ROOM` places.
+    fn put<I: Id>(slots: &Self::Slots, room: &mut [I]);
 }
 
-impl Slot for u16 {
-    type Slots = [Self; 8];
+macro_rules! slot {
+    ($type:ty, $room:literal) => {
+        impl Slot for $type {
+            type Slots = [Self; $room];
+            #[inline(always)]
+            fn put<I: Id>(slots: &Self::Slots, room: &mut [I]) {
+                room.copy_from_slice(&slots.map(|id| I::of(id.into())));
+            }
+        }
+    };
 }
-
-impl Slot for u32 {
-    type Slots = [Self; 4];
-}
+slot!(u16, 8);
+slot!(u32, 4);
 
 /// Two share a cache line.
 #[derive(Clone, Copy, Default)]
@@ -60,7 +74,7 @@ pub struct Seeded<S: Slot> {
 
 impl<S: Slot> Seeded<S> {
     pub fn with_room_for(n: usize) -> Self {
-        Self { entries: vec![Entry::default(); (2 * n).next_power_of_two().max(2)], used: 0 }
+        Self { entries: filled_table(Entry::default(), (2 * n).next_power_of_two().max(2)), used: 0 }
     }
 
     /// Remembers a piece unless it is known or has too many tokens.
@@ -101,12 +115,12 @@ impl<S: Slot> Seeded<S> {
 
 const RECENT_ENTRIES: usize = 1 << 16;
 
-/// Pairs of entries, the newer first. Its memory is only touched as it fills.
+/// Pairs of entries, the newer first.
 pub struct Recent<S: Slot>(Vec<[Entry<S>; 2]>);
 
 impl<S: Slot> Default for Recent<S> {
     fn default() -> Self {
-        Self(vec![[Entry::default(); 2]; RECENT_ENTRIES / 2])
+        Self(filled_table([Entry::default(); 2], RECENT_ENTRIES / 2))
     }
 }
 
@@ -127,6 +141,42 @@ impl<S: Slot> Recent<S> {
     /// The seeded table takes the low bits.
     fn pair_of(hash: u64) -> usize {
         (hash >> 32) as usize % (RECENT_ENTRIES / 2)
+    }
+}
+
+/// What pieces too long for a key encode to, those of a text's rulers and long words; a new one takes the place of an old.
+pub struct RecentLong {
+    entries: Vec<LongEntry>,
+}
+
+#[derive(Clone, Default)]
+struct LongEntry {
+    piece: Vec<u8>,
+    ids: Vec<u32>,
+}
+
+impl Default for RecentLong {
+    fn default() -> Self {
+        Self { entries: vec![LongEntry::default(); Self::ENTRIES] }
+    }
+}
+
+impl RecentLong {
+    const ENTRIES: usize = 1 << 13;
+    /// Longer pieces hardly come again.
+    pub const MAX_LEN: usize = 256;
+
+    /// The ids of the piece, found by `merge` if they are not remembered.
+    pub fn get_or(&mut self, piece: &[u8], merge: impl FnOnce(&mut Vec<u32>)) -> &[u32] {
+        let hash = FxBuildHasher.hash_one(piece);
+        let entry = &mut self.entries[hash as usize % Self::ENTRIES];
+        if entry.piece != piece {
+            entry.piece.clear();
+            entry.piece.extend_from_slice(piece);
+            entry.ids.clear();
+            merge(&mut entry.ids);
+        }
+        &entry.ids
     }
 }
 
@@ -168,5 +218,13 @@ mod tests {
             })
         });
         assert!(found.count() > 4_500);
+    }
+
+    #[test]
+    fn a_recent_long_piece_is_merged_once() {
+        let mut recent = RecentLong::default();
+        assert_eq!(recent.get_or(b"a ruler of any kind", |ids| ids.extend([1, 2])), [1, 2]);
+        assert_eq!(recent.get_or(b"a ruler of any kind", |_| unreachable!("it is known")), [1, 2]);
+        assert_eq!(recent.get_or(b"another one, longer", |ids| ids.push(3)), [3]);
     }
 }

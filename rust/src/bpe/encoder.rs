@@ -5,14 +5,14 @@ use std::sync::Mutex;
 
 use rustc_hash::FxHashMap;
 
-use super::cache::{Recent, Seeded, Slot};
+use super::cache::{Recent, RecentLong, Seeded, Slot};
 use super::decoder::{Decoder, starts_in_characters};
 use super::merge::{LongMerger, merge_short};
 use super::ranks::Ranks;
 use super::vocabulary::{Vocabulary, VocabularyError};
 use crate::key::{self, Key};
 use crate::specials::{Part, Specials};
-use crate::split::{PatternError, Splitter};
+use crate::split::{PatternError, Sink, Splitter};
 
 /// Pieces gathered before they are looked up, so that the memory of one arrives while others are written out.
 const BATCH: usize = 64;
@@ -21,7 +21,7 @@ const BATCH: usize = 64;
 const MAX_PIECE: usize = 1 << 30;
 
 /// What ids are written as.
-pub trait Id: Copy + Into<u32> + Send + Sync + 'static {
+pub trait Id: Copy + Default + Into<u32> + Send + Sync + 'static {
     const MAX: u32;
     /// Of an id that is at most `MAX`.
     fn of(id: u32) -> Self;
@@ -98,7 +98,6 @@ pub struct Encoder {
     tables: Tables,
     /// Tokens too long for a key.
     long_tokens: FxHashMap<Box<[u8]>, u32>,
-    longest: usize,
     all_specials: Allowed,
 }
 
@@ -123,6 +122,7 @@ pub enum Worker {
 pub struct Hand<S: Slot> {
     splitter: Splitter,
     recent: Recent<S>,
+    recent_long: RecentLong,
     merger: LongMerger,
     merged: Vec<u32>,
     waiting: Box<[Waiting; BATCH]>,
@@ -151,10 +151,9 @@ impl Encoder {
             .filter(|(token, _)| token.len() > key::MAX_LEN)
             .map(|(token, id)| (token.into(), id))
             .collect();
-        let longest = vocabulary.tokens.iter().map(|token| token.len()).max().unwrap_or(1);
         let all_specials = Allowed { specials: vocabulary.specials.clone(), ids: vocabulary.special_ids.clone() };
         let decoder = Decoder::new(&vocabulary);
-        Self { vocabulary, splitter, ranks, decoder, tables, long_tokens, longest, all_specials }
+        Self { vocabulary, splitter, ranks, decoder, tables, long_tokens, all_specials }
     }
 
     pub fn vocabulary(&self) -> &Vocabulary {
@@ -291,6 +290,7 @@ impl<S: Slot> Table<S> {
         idle.unwrap_or_else(|| Hand {
             splitter: splitter.clone(),
             recent: Recent::default(),
+            recent_long: RecentLong::default(),
             merger: LongMerger::default(),
             merged: Vec::new(),
             waiting: Box::new([Waiting::default(); BATCH]),
@@ -316,59 +316,88 @@ struct Run<'a, S: Slot, I: Id> {
 impl<S: Slot, I: Id> Run<'_, S, I> {
     fn encode(self) -> Result<(), EncodeError> {
         let Self { encoder, table, hand, text, out } = self;
-        let Hand { splitter, recent, merger, merged, waiting } = hand;
-        let mut misses = Misses { encoder, text, recent, merger, merged, too_long: 0 };
-        let mut n = 0;
-        splitter.split(text, |start, end| {
-            let slot = &mut waiting[n];
-            slot.start = start;
-            slot.end = end;
-            slot.key = Key::default();
-            if end - start <= key::MAX_LEN {
-                slot.key = Key::new(text, start, end);
-                slot.hash = slot.key.hash();
-                table.seeded.prefetch(slot.hash);
-            }
-            n += 1;
-            if n == BATCH {
-                write(table, &mut misses, &waiting[..], out);
-                n = 0;
-            }
-        })?;
-        write(table, &mut misses, &waiting[..n], out);
-        match misses.too_long {
+        let Hand { splitter, recent, recent_long, merger, merged, waiting } = hand;
+        let misses = Misses { encoder, text, recent, recent_long, merger, merged, too_long: 0 };
+        let mut gather = Gather { table, misses, text, waiting, n: 0, out };
+        splitter.split(text, &mut gather)?;
+        gather.write();
+        match gather.misses.too_long {
             0 => Ok(()),
             bytes => Err(EncodeError::PieceTooLong { bytes }),
         }
     }
 }
 
+/// Gathers pieces and asks for the memory of their entries; writes a batch out when it is full.
+struct Gather<'a, S: Slot, I: Id> {
+    table: &'a Table<S>,
+    misses: Misses<'a, S>,
+    text: &'a [u8],
+    waiting: &'a mut [Waiting; BATCH],
+    n: usize,
+    out: &'a mut Vec<I>,
+}
+
+impl<S: Slot, I: Id> Sink for Gather<'_, S, I> {
+    #[inline(always)]
+    fn piece(&mut self, start: usize, end: usize) {
+        let slot = &mut self.waiting[self.n];
+        slot.start = start;
+        slot.end = end;
+        slot.key = Key::default();
+        if end - start <= key::MAX_LEN {
+            slot.key = Key::new(self.text, start, end);
+            slot.hash = slot.key.hash();
+            self.table.seeded.prefetch(slot.hash);
+        }
+        self.n += 1;
+        if self.n == BATCH {
+            self.write();
+        }
+    }
+}
+
+impl<S: Slot, I: Id> Gather<'_, S, I> {
+    #[inline(never)]
+    fn write(&mut self) {
+        write(self.table, &mut self.misses, &self.waiting[..self.n], self.out);
+        self.n = 0;
+    }
+}
+
 /// Writes out the ids of pieces. Whole entries are copied, and the next written over what was too much.
 #[inline(always)]
 fn write<S: Slot, I: Id>(table: &Table<S>, misses: &mut Misses<'_, S>, pieces: &[Waiting], out: &mut Vec<I>) {
-    let mut block = [S::default(); 8 * (BATCH + 1)];
-    let mut filled = 0;
-    for piece in pieces {
-        if !piece.key.is_empty()
-            && let Some(entry) = table.seeded.get(piece.key, piece.hash)
-        {
-            block[filled..filled + S::ROOM].copy_from_slice(entry.slots.as_ref());
-            filled += entry.n();
+    let mut end = out.len();
+    out.resize(end + S::ROOM * pieces.len(), I::default());
+    for (done, piece) in pieces.iter().enumerate() {
+        let entry = match piece.key.is_empty() {
+            true => None,
+            false => match table.seeded.get(piece.key, piece.hash) {
+                Some(entry) => Some(entry),
+                None => misses.recent.get(piece.key, piece.hash),
+            },
+        };
+        if let Some(entry) = entry {
+            S::put(&entry.slots, &mut out[end..end + S::ROOM]);
+            end += entry.n();
             continue;
         }
-        out.extend(block[..filled].iter().map(|&id| I::of(id.into())));
-        filled = 0;
         misses.encode(piece);
+        out.truncate(end);
         out.extend(misses.merged.iter().map(|&id| I::of(id)));
+        end = out.len();
+        out.resize(end + S::ROOM * (pieces.len() - done - 1), I::default());
     }
-    out.extend(block[..filled].iter().map(|&id| I::of(id.into())));
+    out.truncate(end);
 }
 
-/// Encodes the pieces that the seeded table does not know.
+/// Encodes the pieces that no table of short ones knows.
 struct Misses<'a, S: Slot> {
     encoder: &'a Encoder,
     text: &'a [u8],
     recent: &'a mut Recent<S>,
+    recent_long: &'a mut RecentLong,
     merger: &'a mut LongMerger,
     merged: &'a mut Vec<u32>,
     /// The length of a piece that cannot be merged, 0 when there was none.
@@ -383,18 +412,18 @@ impl<S: Slot> Misses<'_, S> {
         let piece = &self.text[waiting.start..waiting.end];
         self.merged.clear();
         if !waiting.key.is_empty() {
-            if let Some(entry) = self.recent.get(waiting.key, waiting.hash) {
-                self.merged.extend(entry.ids().iter().map(|&id| id.into()));
-                return;
-            }
             // It is no token, or the seeded table would have it; so it has at least two bytes.
             merge_short(ranks, piece, self.merged);
             self.recent.insert(waiting.key, waiting.hash, self.merged);
             return;
         }
-        let token = if piece.len() <= self.encoder.longest { self.encoder.long_tokens.get(piece) } else { None };
+        let token = if piece.len() <= ranks.longest { self.encoder.long_tokens.get(piece) } else { None };
         match token {
             Some(&id) => self.merged.push(id),
+            None if piece.len() <= RecentLong::MAX_LEN => {
+                let Self { recent_long, merger, merged, .. } = self;
+                merged.extend(recent_long.get_or(piece, |out| merger.merge_any(ranks, piece, out)));
+            }
             None if piece.len() <= MAX_PIECE => self.merger.merge_any(ranks, piece, self.merged),
             None => self.too_long = piece.len(),
         }

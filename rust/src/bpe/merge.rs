@@ -1,17 +1,22 @@
 //! The rule of BPE applied to one piece.
 //!
-//! Short pieces are merged in arrays on the stack, by looking for the lowest rank again and again. Long ones keep their
-//! pairs in one bucket per rank, so that a piece of a million bytes takes time linear in them, apart from sorting the
-//! places within a bucket.
+//! Short pieces are merged in arrays on the stack, by looking for the lowest rank again and again. Longer ones keep their
+//! pairs in one bucket per rank. Very long ones are merged window by window, whose memory stays in the cache: a list of
+//! tokens is what the rule makes of their joined bytes exactly when each two neighbours are what it makes of theirs,
+//! because the first joining across any other border would also happen in the two tokens alone. So windows need only
+//! agree where they meet, and a piece of a million bytes takes time linear in them.
 
 use super::ranks::{NO_TOKEN, Ranks};
 
 /// Pieces up to this many bytes count as short.
 pub const SHORT: usize = 64;
-const PLACE_BITS: u32 = SHORT.trailing_zeros();
 
-/// The rank that no two neighbours have, in the packed form of `merge_short`.
-const NEVER: i32 = i32::MAX;
+/// Bytes of a window, unless tokens are so long that it would hold few of them.
+const WINDOW: usize = 1 << 12;
+const LONGEST_TOKENS_PER_WINDOW: usize = 32;
+
+/// Tokens at the end of a window that are left to the next, since what follows may change them.
+const LEFT_OVER: usize = 8;
 
 /// Appends the tokens of a piece of 2 to `SHORT` bytes. Quadratic in it.
 pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
@@ -25,9 +30,8 @@ pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
 /// Of a piece of at most `N` bytes.
 fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     let n = piece.len();
-    // `waiting[i]` is the rank of the token that starts at `i` and its neighbour, above the place `i` itself: the
-    // smallest of them is the lowest rank and, of equals, the leftmost.
-    let mut waiting = [NEVER; N];
+    // The rank of the token that starts at a place and its neighbour.
+    let mut waiting = [NO_TOKEN; N];
     let mut tokens = [0_u32; N];
     let mut next = [0_u8; N];
     // Of what is behind the last token nobody asks, but it is written.
@@ -38,25 +42,19 @@ fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>)
         previous[i + 1] = i as u8;
     }
     for i in 0..n - 1 {
-        waiting[i] = packed(ranks.joined_bytes(piece[i], piece[i + 1]), i);
+        waiting[i] = ranks.joined_bytes(piece[i], piece[i + 1]);
     }
-    loop {
-        let best = waiting.iter().fold(NEVER, |least, &w| least.min(w));
-        if best == NEVER {
-            break;
-        }
-        let at = best as usize % SHORT;
-        let id = best as u32 >> PLACE_BITS;
+    while let Some((at, id)) = lowest(&waiting[..n - 1]) {
         let gone = next[at] as usize;
         let after = next[gone] as usize;
         tokens[at] = id;
         next[at] = after as u8;
         previous[after] = at as u8;
-        waiting[gone] = NEVER;
-        waiting[at] = if after < n { packed(ranks.joined(id, tokens[after]), at) } else { NEVER };
+        waiting[gone] = NO_TOKEN;
+        waiting[at] = if after < n { ranks.joined(id, tokens[after]) } else { NO_TOKEN };
         if at > 0 {
             let before = previous[at] as usize;
-            waiting[before] = packed(ranks.joined(tokens[before], id), before);
+            waiting[before] = ranks.joined(tokens[before], id);
         }
     }
     let mut at = 0;
@@ -66,9 +64,14 @@ fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>)
     }
 }
 
+/// The first place of the lowest rank. One at a time: what was just written cannot yet be read back several at once.
 #[inline(always)]
-fn packed(rank: u32, place: usize) -> i32 {
-    if rank == NO_TOKEN { NEVER } else { (rank << PLACE_BITS) as i32 | place as i32 }
+fn lowest(waiting: &[u32]) -> Option<(usize, u32)> {
+    let mut best = (0, NO_TOKEN);
+    for (at, &rank) in waiting.iter().enumerate() {
+        best = if rank < best.1 { (at, rank) } else { best };
+    }
+    (best.1 != NO_TOKEN).then_some(best)
 }
 
 /// Merges long pieces; keeps its memory from one to the next.
@@ -92,10 +95,41 @@ struct Node {
 impl LongMerger {
     /// Appends the tokens of a piece of any length from two bytes on.
     pub fn merge_any(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
+        let window = WINDOW.max(LONGEST_TOKENS_PER_WINDOW * ranks.longest);
         match piece.len() {
             ..=SHORT => merge_short(ranks, piece, out),
-            _ => self.merge(ranks, piece, out),
+            n if n <= 2 * window => self.merge(ranks, piece, out),
+            _ => self.merge_in_windows(ranks, piece, window, out),
         }
+    }
+
+    fn merge_in_windows(&mut self, ranks: &Ranks, piece: &[u8], least: usize, out: &mut Vec<u32>) {
+        let (first, mut from, mut window) = (out.len(), 0, least);
+        loop {
+            let (start, to) = (out.len(), piece.len().min(from + window));
+            self.merge(ranks, &piece[from..to], out);
+            if start == first || self.stand_apart(ranks, out[start - 1], out[start], piece, from) {
+                if to == piece.len() {
+                    return;
+                }
+                from = to - take_back(ranks, out, out.len() - LEFT_OVER.min(out.len() - start - 1));
+                window = least;
+            } else {
+                // Where the windows meet there would be another token: they meet elsewhere, and at last nowhere.
+                let keep = if window < piece.len() { start.saturating_sub(LEFT_OVER) } else { first };
+                out.truncate(start);
+                from -= take_back(ranks, out, keep.max(first));
+                window *= 2;
+            }
+        }
+    }
+
+    /// Whether two neighbours that meet at `at` are what the rule makes of their bytes.
+    fn stand_apart(&mut self, ranks: &Ranks, left: u32, right: u32, piece: &[u8], at: usize) -> bool {
+        let [before, after] = [left, right].map(|token| ranks.lengths[token as usize] as usize);
+        let mut tokens = Vec::with_capacity(2);
+        self.merge_any(ranks, &piece[at - before..at + after], &mut tokens);
+        tokens == [left, right]
     }
 
     fn merge(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
@@ -133,7 +167,7 @@ impl LongMerger {
             previous: at.saturating_sub(1) as u32,
             waiting: piece.get(at + 1).map_or(NO_TOKEN, |&after| ranks.joined_bytes(byte, after)),
         }));
-        self.queue.start(ranks.n_tokens);
+        self.queue.start(ranks.lengths.len());
         // Backwards, because a bucket gives back the last first.
         for (place, node) in self.nodes.iter().enumerate().rev() {
             if node.waiting != NO_TOKEN {
@@ -175,6 +209,11 @@ impl LongMerger {
             *self = Self::default();
         }
     }
+}
+
+/// Cuts the list to `len` tokens; returns the bytes of the others.
+fn take_back(ranks: &Ranks, tokens: &mut Vec<u32>, len: usize) -> usize {
+    tokens.drain(len..).map(|token| ranks.lengths[token as usize] as usize).sum()
 }
 
 const NONE: u32 = u32::MAX;
@@ -275,6 +314,11 @@ mod tests {
             for _ in 0..2 {
                 long.clear();
                 merger.merge(&ranks, piece.as_bytes(), &mut long);
+                prop_assert_eq!(&long, &expected);
+            }
+            for window in [16, 24] {
+                long.clear();
+                merger.merge_in_windows(&ranks, piece.as_bytes(), window, &mut long);
                 prop_assert_eq!(&long, &expected);
             }
         }

@@ -203,7 +203,8 @@ impl Encoder {
         let text = text_of(text)?;
         let mut pieces = Vec::new();
         let bytes = text.as_ref();
-        let split = self.inner.splitter().split(bytes, |start, end| pieces.push(PyBytes::new(py, &bytes[start..end])));
+        let mut add = |start, end| pieces.push(PyBytes::new(py, &bytes[start..end]));
+        let split = self.inner.splitter().split(bytes, &mut add);
         split.map_err(value_error)?;
         Ok(pieces)
     }

@@ -2,8 +2,10 @@
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyOverflowError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyByteArray, PyInt, PyList};
 
 use super::value_error;
@@ -11,7 +13,7 @@ use super::value_error;
 /// The ids in an iterable of `int`, or in an array of integers.
 pub fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     if let Ok(list) = ids.cast::<PyList>() {
-        return list.iter().map(|id| id_of(&id)).collect();
+        return ids_of_list(list);
     }
     let py = ids.py();
     if ids.hasattr("__array_interface__")? {
@@ -26,6 +28,33 @@ pub fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
         }
     }
     ids.try_iter()?.map(|id| id_of(&id?)).collect()
+}
+
+/// As many ids as are plain `int`s are read without counting references, which in the stable ABI are function calls.
+fn ids_of_list(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
+    let n = list.len();
+    let mut ids = Vec::with_capacity(n);
+    with_critical_section(list, || {
+        for at in 0..n as ffi::Py_ssize_t {
+            // SAFETY: the critical section (in other builds the GIL) keeps the list as it is, and reading an exact
+            // `int` runs no code that could change it: so the item at a place below its length is alive.
+            let value = unsafe {
+                let item = ffi::PyList_GetItem(list.as_ptr(), at);
+                if item.is_null() || ffi::PyLong_CheckExact(item) == 0 {
+                    break;
+                }
+                ffi::PyLong_AsLong(item)
+            };
+            let Ok(id) = u32::try_from(value) else { break };
+            ids.push(id);
+        }
+    });
+    // An error of the interpreter is found again, with its message, below.
+    drop(PyErr::take(list.py()));
+    for at in ids.len()..n {
+        ids.push(id_of(&list.get_item(at)?)?);
+    }
+    Ok(ids)
 }
 
 pub fn id_of(id: &Bound<'_, PyAny>) -> PyResult<u32> {

@@ -37,6 +37,19 @@ impl fmt::Display for PatternError {
 
 impl std::error::Error for PatternError {}
 
+/// What takes the pieces of a text, in order: a closure, or where its speed counts a type of its own, whose function can
+/// be made part of the scanner.
+pub trait Sink {
+    fn piece(&mut self, start: usize, end: usize);
+}
+
+impl<F: FnMut(usize, usize)> Sink for F {
+    #[inline(always)]
+    fn piece(&mut self, start: usize, end: usize) {
+        self(start, end);
+    }
+}
+
 /// A compiled split pattern. Clones are cheap and share no scratch memory: give each thread its own.
 #[derive(Clone)]
 pub struct Splitter {
@@ -81,13 +94,22 @@ impl Splitter {
         })
     }
 
-    /// Calls `emit(start, end)` with each piece in order. They cover all of `text`: what no match covers is a piece of
+    /// Gives each piece to `sink`, in order. They cover all of `text`: what no match covers is a piece of
     /// its own. Bytes that are not UTF-8 are text of no pattern: each run of them is a piece, and ends what is before.
     #[inline]
-    pub fn split(&self, text: &[u8], mut emit: impl FnMut(usize, usize)) -> Result<(), PatternError> {
-        if let Ok(valid) = str::from_utf8(text) {
-            return self.split_str(valid, emit);
+    pub fn split(&self, text: &[u8], sink: &mut impl Sink) -> Result<(), PatternError> {
+        match (str::from_utf8(text), &self.engine) {
+            (Ok(valid), Engine::Scan(family)) => {
+                scan::scan(family, valid.as_bytes(), sink);
+                Ok(())
+            }
+            (Ok(valid), _) => self.split_str(valid, &mut |start, end| sink.piece(start, end)),
+            (Err(_), _) => self.split_broken(text, &mut |start, end| sink.piece(start, end)),
         }
+    }
+
+    #[inline(never)]
+    fn split_broken(&self, text: &[u8], emit: &mut dyn FnMut(usize, usize)) -> Result<(), PatternError> {
         let mut at = 0;
         let mut broken_from = None;
         for chunk in text.utf8_chunks() {
@@ -95,7 +117,7 @@ impl Splitter {
                 if let Some(from) = broken_from.take() {
                     emit(from, at);
                 }
-                self.split_str(chunk.valid(), |start, end| emit(at + start, at + end))?;
+                self.split_str(chunk.valid(), &mut |start, end| emit(at + start, at + end))?;
                 at += chunk.valid().len();
             }
             if !chunk.invalid().is_empty() {
@@ -109,8 +131,8 @@ impl Splitter {
         Ok(())
     }
 
-    #[inline]
-    pub fn split_str(&self, text: &str, mut emit: impl FnMut(usize, usize)) -> Result<(), PatternError> {
+    #[inline(never)]
+    fn split_str(&self, text: &str, emit: &mut dyn FnMut(usize, usize)) -> Result<(), PatternError> {
         let mut end = 0;
         let mut emit_up_to = |from: usize, to: usize| {
             if end < from {
@@ -123,7 +145,7 @@ impl Splitter {
         };
         match &self.engine {
             Engine::Scan(family) => {
-                scan::scan(family, text.as_bytes(), emit);
+                scan::scan(family, text.as_bytes(), &mut |start, end| emit(start, end));
                 return Ok(());
             }
             Engine::Linear { automaton, gives_back } => {

@@ -3,30 +3,31 @@
 //! Whatever the text, a character is looked at a bounded number of times: a run of whitespace makes at most three
 //! pieces, and any other piece ends at the first character that does not belong to it.
 
+use super::Sink;
 use super::classes::{Class, OF_BYTE, decode};
 use super::family::{Contractions, Family};
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Calls `emit(start, end)` with every piece of `text`, which must be valid UTF-8.
+/// Gives every piece of `text`, which must be valid UTF-8, to `sink`.
 #[inline]
-pub fn scan(family: &Family, text: &[u8], emit: impl FnMut(usize, usize)) {
+pub fn scan(family: &Family, text: &[u8], sink: &mut impl Sink) {
     // The two shapes in use get code of their own, with the choices folded in.
     match *family {
         Family { any_prefix: true, punctuation_takes_line_ends: true, cut_after_line_end: true, .. } => {
-            run::<true>(family, text, emit);
+            run::<true>(family, text, sink);
         }
-        _ => run::<false>(family, text, emit),
+        _ => run::<false>(family, text, sink),
     }
 }
 
 #[inline(always)]
-fn run<const MODERN: bool>(family: &Family, text: &[u8], mut emit: impl FnMut(usize, usize)) {
+fn run<const MODERN: bool>(family: &Family, text: &[u8], sink: &mut impl Sink) {
     let mut at = 0;
     while at < text.len() {
         let end = piece::<MODERN>(family, text, at);
-        emit(at, end);
+        sink.piece(at, end);
         at = end;
     }
 }

@@ -10,7 +10,7 @@ const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 
 fn pieces<'t>(splitter: &Splitter, text: &'t str) -> Vec<&'t str> {
     let mut out = Vec::new();
-    splitter.split(text.as_bytes(), |start, end| out.push(&text[start..end])).unwrap();
+    splitter.split(text.as_bytes(), &mut |start, end| out.push(&text[start..end])).unwrap();
     out
 }
 
@@ -73,7 +73,7 @@ proptest! {
         let bytes = [text.as_bytes(), &bytes, text.as_bytes()].concat();
         for pattern in [NANOCHAT, r"[a-z]+"] {
             let mut end = 0;
-            Splitter::new(pattern).unwrap().split(&bytes, |from, to| {
+            Splitter::new(pattern).unwrap().split(&bytes, &mut |from, to| {
                 assert!(from == end && to > from);
                 let valid = str::from_utf8(&bytes[from..to]).is_ok();
                 assert!(valid || bytes[from..to].utf8_chunks().all(|chunk| chunk.valid().is_empty()));
@@ -126,6 +126,6 @@ fn text_that_no_match_covers_is_kept() {
 fn unusable_patterns_are_errors() {
     assert!(matches!(Splitter::new("(["), Err(PatternError::Invalid(_))));
     let greedy = Splitter::new(r"\w++|\s+(?!\S)|\s+").unwrap();
-    let result = greedy.split(" ".repeat(2_000_000).as_bytes(), |_, _| ());
+    let result = greedy.split(" ".repeat(2_000_000).as_bytes(), &mut |_, _| ());
     assert!(matches!(result, Err(PatternError::GaveUp(_))));
 }

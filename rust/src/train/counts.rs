@@ -7,9 +7,10 @@ use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 
-use crate::key::{self, Key, prefetch};
+use crate::key::{self, Key};
+use crate::memory::{filled_table, prefetch};
 use crate::specials::Specials;
-use crate::split::{PatternError, Splitter};
+use crate::split::{PatternError, Sink, Splitter};
 
 /// Pieces gathered before they are looked up, so that the memory of one arrives while others are counted.
 const BATCH: usize = 64;
@@ -92,6 +93,13 @@ impl PieceCounts {
         }
     }
 
+    #[inline(never)]
+    fn add_keys(&mut self, keys: &[(Key, u64)]) {
+        for &(key, hash) in keys {
+            self.add_key(key, hash, 1);
+        }
+    }
+
     #[inline(always)]
     fn add_key(&mut self, key: Key, hash: u64, count: u64) {
         if 2 * self.used >= self.slots.len() {
@@ -116,7 +124,7 @@ impl PieceCounts {
 
     #[cold]
     fn grow(&mut self) {
-        let larger = vec![Slot::default(); (2 * self.slots.len()).max(FIRST_SLOTS)];
+        let larger = filled_table(Slot::default(), (2 * self.slots.len()).max(FIRST_SLOTS));
         let mask = larger.len() - 1;
         let old = std::mem::replace(&mut self.slots, larger);
         for slot in old.into_iter().filter(|slot| !slot.key.is_empty()) {
@@ -158,31 +166,38 @@ impl<'s> Counter<'s> {
     /// Counts the pieces of one text. Special tokens in it cut it and are not counted.
     pub fn add(&mut self, text: &[u8]) -> Result<(), PatternError> {
         let Self { splitter, specials, counts, waiting, n_waiting } = self;
-        specials.between(text, |part| {
-            splitter.split(part, |start, end| {
-                if end - start > key::MAX_LEN {
-                    return counts.add_long(&part[start..end], 1);
-                }
-                let key = Key::new(part, start, end);
-                let hash = key.hash();
-                prefetch(&counts.slots, hash as usize & counts.slots.len().wrapping_sub(1));
-                waiting[*n_waiting] = (key, hash);
-                *n_waiting += 1;
-                if *n_waiting == BATCH {
-                    *n_waiting = 0;
-                    for &(key, hash) in waiting.iter() {
-                        counts.add_key(key, hash, 1);
-                    }
-                }
-            })
-        })
+        specials.between(text, |text| splitter.split(text, &mut Gather { text, counts, waiting, n_waiting }))
     }
 
     pub fn finish(mut self) -> PieceCounts {
-        for &(key, hash) in &self.waiting[..self.n_waiting] {
-            self.counts.add_key(key, hash, 1);
-        }
+        self.counts.add_keys(&self.waiting[..self.n_waiting]);
         self.counts
+    }
+}
+
+/// Gathers pieces and asks for the memory of their slots; counts a batch when it is full.
+struct Gather<'a> {
+    text: &'a [u8],
+    counts: &'a mut PieceCounts,
+    waiting: &'a mut [(Key, u64); BATCH],
+    n_waiting: &'a mut usize,
+}
+
+impl Sink for Gather<'_> {
+    #[inline(always)]
+    fn piece(&mut self, start: usize, end: usize) {
+        if end - start > key::MAX_LEN {
+            return self.counts.add_long(&self.text[start..end], 1);
+        }
+        let key = Key::new(self.text, start, end);
+        let hash = key.hash();
+        prefetch(&self.counts.slots, hash as usize & self.counts.slots.len().wrapping_sub(1));
+        self.waiting[*self.n_waiting] = (key, hash);
+        *self.n_waiting += 1;
+        if *self.n_waiting == BATCH {
+            *self.n_waiting = 0;
+            self.counts.add_keys(self.waiting);
+        }
     }
 }
 

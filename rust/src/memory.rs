@@ -1,0 +1,60 @@
+//! Large tables read at random: pages that cover much at once, and lines asked for before they are needed.
+
+/// A table of `n` equal entries, on huge pages where the system has them: looked up at random, a table of megabytes on
+/// pages of four kilobytes waits for addresses to be translated as long as for the memory itself.
+pub fn filled_table<T: Copy>(entry: T, n: usize) -> Vec<T> {
+    let mut table = Vec::with_capacity(n);
+    advise_huge_pages(&mut table);
+    table.resize(n, entry);
+    table
+}
+
+/// Must come before the memory is first touched.
+fn advise_huge_pages<T>(table: &mut Vec<T>) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 1 << 12;
+        let start = table.as_mut_ptr().addr().next_multiple_of(PAGE);
+        let end = (table.as_mut_ptr().addr() + table.capacity() * size_of::<T>()) / PAGE * PAGE;
+        if start < end {
+            let first = table.as_mut_ptr().with_addr(start);
+            // SAFETY: the range lies within the allocation that `table` owns, and the advice changes how memory is
+            // backed, never what it holds. A system that does not know it says so, which changes nothing.
+            unsafe { libc::madvise(first.cast(), end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = table;
+}
+
+/// Asks for the cache line of `table[index]`, if there is one, before it is needed.
+#[inline(always)]
+pub fn prefetch<T>(table: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(slot) = table.get(index) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the instruction is part of every x86-64 and only a hint; the address is that of a live element.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (table, index);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_filled_whatever_its_size() {
+        for n in [0, 1, 1_000, 1 << 20] {
+            assert_eq!(filled_table(7_u32, n), vec![7; n]);
+        }
+    }
+
+    #[test]
+    fn prefetching_reads_nothing() {
+        prefetch(&[1, 2, 3], 2);
+        prefetch(&[1, 2, 3], 3);
+        prefetch::<u8>(&[], 0);
+    }
+}
