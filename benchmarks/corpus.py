@@ -25,6 +25,8 @@ HELD_OUT_BYTES = 10_000_000
 LEAST_TRAIN_BYTES = 200_000_000
 DOCUMENT_CHARS = 60_000
 """Longer files are cut into documents of this many characters."""
+DOCUMENTS_PER_GROUP = 256
+"""Documents in a row group of a Parquet file, the least that is read at once."""
 HELD_OUT_SHARE = 20
 """One file of this many may be held out."""
 
@@ -49,7 +51,7 @@ class Corpus:
 
     def save_train(self, path: Path) -> None:
         """The training documents as a Parquet file for another process."""
-        pq.write_table(pa.table({"text": self.train}), path, compression="none")
+        pq.write_table(pa.table({"text": self.train}), path, compression="none", row_group_size=DOCUMENTS_PER_GROUP)
 
 
 def build() -> Corpus:

@@ -3,13 +3,12 @@
 The corpus is made of this machine's documentation and libraries (`benchmarks/corpus.py`), and its hash is part of the
 results' names. Peers are measured in turn with ours in the same run, so their ratios hold on a busy machine too:
 
-- training runs in a process of its own, from a Python iterator over documents in memory, wall time, on both cores;
-  its memory is the peak of the process above what it held with the documents loaded;
+- training runs in a process of its own, from a Python iterator over documents in memory, wall time, on both cores; its
+  memory is that of further runs that read the documents from a file as they go: the peak above what was held before;
 - what runs on one thread is measured in that thread's CPU time;
 - `cold` encodings are of text that the encoder, made anew each time, has never seen; `warm` ones are its second pass.
 
-rustbpe and tiktoken are always measured; splintr-rs, gigatoken and gigabpe where they are installed (the dependency
-group `bench`). gigabpe and gigatoken cannot split by our pattern: they are given the nearest one that they have.
+gigabpe and gigatoken cannot split by our pattern: ours is given the one that they have.
 """
 
 from __future__ import annotations
@@ -23,15 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import rustbpe_py
 
 from aquarat_core.config import SPLIT_PATTERN
+from aquarat_core.data.tokens import write_shard
 from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.pretrain_tokens import encoded
+from aquarat_core.text.compression import CL100K_PATTERN
 from aquarat_core.text.formats import GPT2_PATTERN, ordinary_tokens, save_tiktoken
 from aquarat_core.text.tokenizer import FREQUENT_PER_ID, Tokenizer
 from benchmarks import corpus
@@ -39,7 +42,7 @@ from benchmarks.harness import Against, BenchError, Result, compare
 
 VOCAB = 32_768
 TRAIN_RUNS = 3
-ENCODE_RUNS = 3
+ENCODE_RUNS = 7
 MILLION = 1_000_000
 
 
@@ -78,8 +81,8 @@ def _training(documents: Path, plain: Path, megabytes: float) -> list[Result]:
     first, second = measured["ours"][0], measured["rustbpe"][0]
     if first["merges"] != second["merges"]:
         raise BenchError("the merges differ from rustbpe's: a comparison of speed would mean nothing")
-    memory = tuple(answer["peak_mb"] for answer in measured["ours"])
-    theirs = statistics.median(answer["peak_mb"] for answer in measured["rustbpe"])
+    memory = tuple(_in_process("ours-streamed", documents)["peak_mb"] for _ in range(TRAIN_RUNS))
+    theirs = _in_process("rustbpe-streamed", documents)["peak_mb"]
     counting = compare(
         "count pieces, 2 threads", "MB/s", speed("count-2"), speed("count-1"), "1 thread", runs=TRAIN_RUNS, goal="≥ 1.5"
     )
@@ -104,7 +107,7 @@ def _in_process(trainer: str, path: Path) -> dict[str, float]:
 
 def _train_once(trainer: str, path: str, vocab_size: str) -> None:
     """In its own process: prints seconds, the memory it took, and a hash of the merges."""
-    documents = [] if trainer == "gigabpe" else pq.read_table(path)["text"].to_pylist()
+    documents = _documents(trainer, path)
     before = _peak_mb()
     started = time.perf_counter()
     tokens = _TRAINERS[trainer](documents, path, int(vocab_size))
@@ -112,12 +115,19 @@ def _train_once(trainer: str, path: str, vocab_size: str) -> None:
     print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb() - before, "merges": hash_of(tokens)}))
 
 
-Trainer = Callable[[list[str], str, int], list[bytes]]
+def _documents(trainer: str, path: str) -> Iterable[str]:
+    if trainer.endswith("-streamed"):
+        batches = pq.ParquetFile(path).iter_batches(corpus.DOCUMENTS_PER_GROUP, columns=["text"])
+        return (text for batch in batches for text in batch.column(0).to_pylist())
+    return () if trainer == "gigabpe" else pq.read_table(path)["text"].to_pylist()
+
+
+Trainer = Callable[[Iterable[str], str, int], list[bytes]]
 """Takes the documents, the file they are in and the size; returns the tokens, where they are to be compared."""
 
 
 def _ours(pattern: str) -> Trainer:
-    def train(documents: list[str], _: str, vocab_size: int) -> list[bytes]:
+    def train(documents: Iterable[str], _: str, vocab_size: int) -> list[bytes]:
         merges = rustbpe_py.train(iter(documents), vocab_size, pattern, threads=2)
         return ordinary_tokens(Tokenizer(pattern, merges))
 
@@ -125,7 +135,7 @@ def _ours(pattern: str) -> Trainer:
 
 
 def _count(threads: int) -> Trainer:
-    def count(documents: list[str], _: str, __: int) -> list[bytes]:
+    def count(documents: Iterable[str], _: str, __: int) -> list[bytes]:
         counter = rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads)
         counter.add(iter(documents))
         return []
@@ -133,7 +143,7 @@ def _count(threads: int) -> Trainer:
     return count
 
 
-def _rustbpe(documents: list[str], _: str, vocab_size: int) -> list[bytes]:
+def _rustbpe(documents: Iterable[str], _: str, vocab_size: int) -> list[bytes]:
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
@@ -141,7 +151,7 @@ def _rustbpe(documents: list[str], _: str, vocab_size: int) -> list[bytes]:
     return [bytes(token) for token, _ in sorted(tokenizer.get_mergeable_ranks(), key=lambda ranked: ranked[1])]
 
 
-def _gigabpe(_: list[str], path: str, vocab_size: int) -> list[bytes]:
+def _gigabpe(_: Iterable[str], path: str, vocab_size: int) -> list[bytes]:
     import gigabpe
 
     gigabpe.train_bpe([path], vocab_size, threads=2)
@@ -155,6 +165,8 @@ _TRAINERS = {
     "count-2": _count(2),
     "rustbpe": _rustbpe,
     "gigabpe": _gigabpe,
+    "ours-streamed": _ours(SPLIT_PATTERN),
+    "rustbpe-streamed": _rustbpe,
 }
 
 
@@ -219,12 +231,14 @@ def _encoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
         return lambda: fresh(lambda t: t.encode_batch_to_numpy(texts, threads=threads), time.perf_counter)
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ids.bin"
-        to_file = compare(
-            "encode to a file, 2 threads, cold", "MB/s",
-            lambda: fresh(lambda t: t.encode_to_file(texts, path), time.perf_counter), on(2), "to numpy",
-            runs=ENCODE_RUNS, goal="≥ 0.8",
-        )  # fmt: skip
+        documents, path = Path(folder) / "texts.parquet", Path(folder) / "ids.bin"
+        pq.write_table(pa.table({"text": texts}), documents, row_group_size=corpus.DOCUMENTS_PER_GROUP)
+
+        def to_shard() -> float:
+            return fresh(lambda t: write_shard(path, encoded(documents, t), t.vocab_size), time.perf_counter)
+
+        name = "encode a Parquet file to a shard, 2 threads, cold"
+        shard = compare(name, "MB/s", to_shard, on(2), "to numpy", runs=ENCODE_RUNS, goal="≥ 0.8")
     pairs = [
         ("encode to numpy, 1 thread, cold", numpy_cold, tiktoken_lists, "tiktoken", "≥ 12"),
         ("encode to numpy, 1 thread, warm", warm, tiktoken_lists, "tiktoken", None),
@@ -232,7 +246,7 @@ def _encoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
         ("encode to numpy, 2 threads, cold", on(2), on(1), "1 thread", "≥ 1.8"),
     ]
     results = [compare(n, "MB/s", o, t, a, runs=ENCODE_RUNS, goal=goal) for n, o, t, a, goal in pairs]
-    return [*results, to_file, *_short_texts(tokenizer, theirs, texts), *_other_peers(tokenizer, texts, size)]
+    return [*results, shard, *_short_texts(tokenizer, theirs, texts), *_other_peers(tokenizer, texts, size)]
 
 
 def _short_texts(tokenizer: Tokenizer, theirs: object, texts: Sequence[str]) -> list[Result]:
@@ -254,13 +268,33 @@ def _short_texts(tokenizer: Tokenizer, theirs: object, texts: Sequence[str]) -> 
 
 
 def _other_peers(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> list[Result]:
-    name = "encode to lists, 1 thread, cold, beside splintr"
-    peer = _splintr(tokenizer)
+    splintr = _splintr(tokenizer)
+    nearest = Tokenizer(CL100K_PATTERN, tokenizer.merges, frequent_pieces=tokenizer.frequent_pieces)
+    if [_gigatoken(tokenizer).encode(text).tolist() for text in texts] != nearest.encode_batch(texts):
+        raise BenchError("the ids differ from gigatoken's: a comparison of speed would mean nothing")
 
     def lists(encoder: object) -> float:
         return _speed(size, encoder, lambda e: [e.encode(text) for text in texts], time.thread_time)
 
-    return [compare(name, "MB/s", lambda: lists(_again(tokenizer)), lambda: lists(peer), "splintr", runs=ENCODE_RUNS)]
+    def arrays() -> float:
+        return _speed(size, _again(nearest), lambda t: [t.encode_to_numpy(text) for text in texts], time.thread_time)
+
+    name = "encode to lists, 1 thread, cold, beside splintr"
+    pattern = "encode to numpy, cl100k's pattern, 1 thread, cold"
+    return [
+        compare(name, "MB/s", lambda: lists(_again(tokenizer)), lambda: lists(splintr), "splintr", runs=ENCODE_RUNS),
+        compare(pattern, "MB/s", arrays, lambda: lists(_gigatoken(tokenizer)), "gigatoken", runs=ENCODE_RUNS),
+    ]
+
+
+def _gigatoken(tokenizer: Tokenizer) -> object:
+    """A new one, which has seen no text; its `encode` returns arrays."""
+    import gigatoken
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ranks.tiktoken"
+        save_tiktoken(tokenizer, path)
+        return gigatoken.Tokenizer.from_tiktoken(path, "cl100k")
 
 
 def _splintr(tokenizer: Tokenizer) -> object:

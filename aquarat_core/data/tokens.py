@@ -32,15 +32,18 @@ class TokenShard:
     """Ids in the file, a BOS for each document included."""
 
 
-def write_shard(path: Path, documents: Iterable[Sequence[int]], bos: int, vocab_size: int) -> TokenShard:
-    """Write `documents`, ids without BOS, behind one another."""
+def write_shard(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray]], vocab_size: int) -> TokenShard:
+    """Write `parts` behind one another: ids in which every document begins with a BOS, and the documents' offsets.
+
+    They come as `Tokenizer.encode_batch_to_numpy` returns them.
+    """
     dtype = np.dtype(id_dtype(vocab_size)).newbyteorder("<")
     n_documents = n_tokens = 0
     with path.open("wb") as f:
-        for ids in documents:
-            f.write(np.asarray((bos, *ids), dtype).tobytes())
-            n_documents += 1
-            n_tokens += 1 + len(ids)
+        for ids, offsets in parts:
+            ids.astype(dtype, copy=False).tofile(f)
+            n_documents += len(offsets) - 1
+            n_tokens += len(ids)
     return TokenShard(path.name, n_documents, n_tokens)
 
 

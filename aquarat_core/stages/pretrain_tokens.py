@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from aquarat_core.data.tokens import write_index, write_shard
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
+
+DOCUMENTS_AT_ONCE = 1_024
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -20,8 +23,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     shards = {}
     for i, name in enumerate(names):
         ctx.progress(i, len(names), unit="shards")
-        documents = _encoded(text.path(name), tokenizer)
-        shards[name] = write_shard(ctx.outdir / f"{Path(name).stem}.bin", documents, bos, size)
+        shards[name] = write_shard(ctx.outdir / f"{Path(name).stem}.bin", encoded(text.path(name), tokenizer), size)
     ctx.progress(len(names), len(names), unit="shards")
     validation = shards.pop("validation.parquet")
     write_index(ctx.outdir, list(shards.values()), validation, bos, size)
@@ -32,6 +34,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     }
 
 
-def _encoded(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
-    for batch in pq.ParquetFile(path).iter_batches(1024, columns=["text"]):
-        yield from tokenizer.encode_batch(batch.column(0).to_pylist())
+def encoded(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The documents of a Parquet file in parts: ids with a BOS before each document, and where each begins."""
+    for batch in pq.ParquetFile(path).iter_batches(DOCUMENTS_AT_ONCE, columns=["text"]):
+        yield tokenizer.encode_batch_to_numpy(batch.column(0), prepend="<|bos|>")

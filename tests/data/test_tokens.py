@@ -20,10 +20,18 @@ def documents(n: int, seed: int) -> list[list[int]]:
     return [rng.integers(1, VOCABULARY, size=size).tolist() for size in rng.integers(0, 80, size=n)]
 
 
+def part(documents: list[list[int]], bos: int = BOS) -> tuple[np.ndarray, np.ndarray]:
+    ids = [np.array([bos, *ids], np.uint32) for ids in documents]
+    return np.concatenate(ids), np.cumsum([0, *map(len, ids)])
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shards = [write_shard(tmp_path / f"train-{i}.bin", documents(200, seed=i), BOS, VOCABULARY) for i in range(3)]
-    validation = write_shard(tmp_path / "validation.bin", documents(20, seed=9), BOS, VOCABULARY)
+    given = [documents(200, seed=i) for i in range(3)]
+    shards = [
+        write_shard(tmp_path / f"train-{i}.bin", [part(d[:150]), part(d[150:])], VOCABULARY) for i, d in enumerate(given)
+    ]
+    validation = write_shard(tmp_path / "validation.bin", [part(documents(20, seed=9))], VOCABULARY)
     write_index(tmp_path, shards, validation, BOS, VOCABULARY)
     assert shards[0].documents == 200
     assert shards[0].tokens == sum(map(len, documents(200, 0))) + 200
@@ -47,7 +55,7 @@ def test_the_tokens_of_another_vocabulary_are_refused(folder: Path) -> None:
 
 
 def test_ids_take_two_bytes_where_they_fit(tmp_path: Path) -> None:
-    assert write_shard(tmp_path / "small", [[65_535]], 0, 65_536).tokens == 2
+    assert write_shard(tmp_path / "small", [part([[65_535]])], 65_536).tokens == 2
     assert (tmp_path / "small").read_bytes() == b"\x00\x00\xff\xff"
-    write_shard(tmp_path / "large", [[65_536]], 0, 65_537)
+    write_shard(tmp_path / "large", [part([[65_536]])], 65_537)
     assert (tmp_path / "large").read_bytes() == b"\x00\x00\x00\x00\x00\x00\x01\x00"
