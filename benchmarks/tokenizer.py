@@ -232,7 +232,7 @@ def _encoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
 
     with tempfile.TemporaryDirectory() as folder:
         documents, path = Path(folder) / "texts.parquet", Path(folder) / "ids.bin"
-        pq.write_table(pa.table({"text": texts}), documents, row_group_size=corpus.DOCUMENTS_PER_GROUP)
+        pq.write_table(pa.table({"text": texts}), documents, row_group_size=128, use_dictionary=False)
 
         def to_shard() -> float:
             return fresh(lambda t: write_shard(path, encoded(documents, t), t.vocab_size), time.perf_counter)

@@ -106,7 +106,7 @@ def _write(path: Path, texts: Iterable[str | None], source: str) -> Shard:
     """Write the texts that are not blank; the shard's description. Raises `DataError` if nothing is left."""
     documents = text_bytes = blank = 0
     batch: list[str] = []
-    with pq.ParquetWriter(path, SCHEMA) as writer:
+    with pq.ParquetWriter(path, SCHEMA, use_dictionary=False) as writer:
         for text in texts:
             if text is None or not text.strip():
                 blank += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from aquarat_core.data.tokens import write_index, write_shard
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
-DOCUMENTS_AT_ONCE = 1_024
+DOCUMENTS_AT_ONCE = 256
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -35,6 +36,13 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def encoded(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The documents of a Parquet file in parts: ids with a BOS before each document, and where each begins."""
-    for batch in pq.ParquetFile(path).iter_batches(DOCUMENTS_AT_ONCE, columns=["text"]):
-        yield tokenizer.encode_batch_to_numpy(batch.column(0), prepend="<|bos|>")
+    """The documents of a Parquet file in parts: ids with a BOS before each document, and where each begins.
+
+    The next part is read while one is encoded.
+    """
+    batches = pq.ParquetFile(path).iter_batches(DOCUMENTS_AT_ONCE, columns=["text"])
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield tokenizer.encode_batch_to_numpy(batch.column(0), prepend="<|bos|>")
