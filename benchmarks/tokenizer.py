@@ -16,8 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import resource
-import statistics
+import re
 import subprocess
 import sys
 import tempfile
@@ -179,7 +178,9 @@ def hash_of(tokens: Sequence[bytes]) -> str:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `ru_maxrss`, which begins at what the process that started this one held.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def _train_here(documents: Sequence[str]) -> Tokenizer:

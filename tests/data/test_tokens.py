@@ -29,7 +29,8 @@ def part(documents: list[list[int]], bos: int = BOS) -> tuple[np.ndarray, np.nda
 def folder(tmp_path: Path) -> Path:
     given = [documents(200, seed=i) for i in range(3)]
     shards = [
-        write_shard(tmp_path / f"train-{i}.bin", [part(d[:150]), part(d[150:])], VOCABULARY) for i, d in enumerate(given)
+        write_shard(tmp_path / f"train-{i}.bin", [part(d[:150]), part(d[150:])], VOCABULARY)
+        for i, d in enumerate(given)
     ]
     validation = write_shard(tmp_path / "validation.bin", [part(documents(20, seed=9))], VOCABULARY)
     write_index(tmp_path, shards, validation, BOS, VOCABULARY)
