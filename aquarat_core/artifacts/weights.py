@@ -1,6 +1,6 @@
 """Weights as safetensors in shards of at most 1 GiB, with the index that the Hub's own loaders read.
 
-Small checkpoints are one file `model.safetensors`. Larger ones are `model-00001-of-00003.safetensors` and so on, with
+Few weights are one file, such as `model.safetensors`. Many are `model-00001-of-00003.safetensors` and so on, with
 `model.safetensors.index.json` naming each tensor's shard. Shards travel beside each other, and of a checkpoint in
 which only some tensors changed, only their shards are sent.
 """
@@ -17,36 +17,37 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 1 << 30
-STEM = "model"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
-def save_sharded(directory: Path, tensors: Mapping[str, torch.Tensor], max_bytes: int = SHARD_BYTES) -> list[Path]:
+def save_sharded(
+    directory: Path, tensors: Mapping[str, torch.Tensor], stem: str = "model", max_bytes: int | None = None
+) -> list[Path]:
     """Writes the tensors, in their order, into as many shards as they need; the same tensors give the same bytes.
 
-    Raises `ValueError` for a single tensor that is larger than a shard: split it before.
+    `max_bytes` are `SHARD_BYTES` if not given. A tensor that is larger has a shard to itself.
     """
     from safetensors.torch import save_file
 
-    shards = _split(tensors, max_bytes)
-    paths = [directory / _name(n, len(shards)) for n in range(len(shards))]
+    shards = _split(tensors, SHARD_BYTES if max_bytes is None else max_bytes)
+    paths = [directory / _name(stem, n, len(shards)) for n in range(len(shards))]
     for path, names in zip(paths, shards, strict=True):
         save_file({name: tensors[name].detach().contiguous().cpu() for name in names}, path)
     if len(shards) > 1:
         total = sum(t.numel() * t.element_size() for t in tensors.values())
         where = {name: path.name for path, names in zip(paths, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        paths.append(directory / f"{STEM}.safetensors.index.json")
+        paths.append(_index(directory, stem))
         paths[-1].write_text(json.dumps(index, indent=1) + "\n")
     return paths
 
 
-def load_sharded(directory: Path) -> dict[str, torch.Tensor]:
+def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor]:
     """All tensors that `save_sharded` wrote there, on the CPU. Raises `ValueError` where the index names others."""
     from safetensors import safe_open
 
     found: dict[str, torch.Tensor] = {}
-    for path, names in _shards(directory):
+    for path, names in _shards(directory, stem):
         with safe_open(path, framework="pt") as shard:
             there = set(shard.keys())
             if names is not None and there != names:
@@ -56,10 +57,10 @@ def load_sharded(directory: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def _shards(directory: Path) -> Iterator[tuple[Path, set[str] | None]]:
-    index = directory / f"{STEM}.safetensors.index.json"
+def _shards(directory: Path, stem: str) -> Iterator[tuple[Path, set[str] | None]]:
+    index = _index(directory, stem)
     if not index.is_file():
-        yield directory / f"{STEM}.safetensors", None
+        yield directory / f"{stem}.safetensors", None
         return
     where: dict[str, str] = json.loads(index.read_text())["weight_map"]
     for shard in sorted(set(where.values())):
@@ -73,8 +74,6 @@ def _split(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str
     size = 0
     for name, tensor in tensors.items():
         n = tensor.numel() * tensor.element_size()
-        if n > max_bytes:
-            raise ValueError(f"{name} has {n:,} bytes, more than a shard of {max_bytes:,} may hold: split it before")
         if shards[-1] and size + n > max_bytes:
             shards.append([])
             size = 0
@@ -83,5 +82,9 @@ def _split(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str
     return shards
 
 
-def _name(number: int, of: int) -> str:
-    return f"{STEM}.safetensors" if of == 1 else f"{STEM}-{number + 1:05d}-of-{of:05d}.safetensors"
+def _index(directory: Path, stem: str) -> Path:
+    return directory / f"{stem}.safetensors.index.json"
+
+
+def _name(stem: str, number: int, of: int) -> str:
+    return f"{stem}.safetensors" if of == 1 else f"{stem}-{number + 1:05d}-of-{of:05d}.safetensors"

@@ -1,4 +1,4 @@
-"""A checkpoint folder: `model.safetensors`, `config.json` and the tokenizer the model was trained with."""
+"""A checkpoint folder: `model.safetensors` or its shards, `config.json` and the tokenizer of the training."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
+from aquarat_core.artifacts.weights import load_sharded, save_sharded
 from aquarat_core.config import ModelConfig, validate
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CONFIG = "config.json"
 
 
 def save_checkpoint(directory: Path, model: Transformer, tokenizer_file: Path) -> None:
     """Write float32 masters, model config and tokenizer: everything needed to run the model elsewhere."""
-    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, directory / WEIGHTS)
+    save_sharded(directory, model.state_dict())
     described = {"model": model.config.model_dump(), "vocab_size": model.vocab_size}
     (directory / CONFIG).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
     shutil.copyfile(tokenizer_file, directory / TOKENIZER_FILE)
@@ -35,11 +35,11 @@ def load_checkpoint(directory: Path, device: torch.device, compute_dtype: torch.
             f"{directory} mixes two runs"
         )
     model = Transformer(config, described["vocab_size"], compute_dtype)
-    weights = load_file(directory / WEIGHTS)
+    weights = load_sharded(directory)
     if differing := sorted(set(weights) ^ set(model.state_dict())):
         raise ValueError(
-            f"{directory / WEIGHTS} was written by another version of the model ({', '.join(differing[:3])} differ): "
-            "materialize the checkpoint again"
+            f"the weights in {directory} were written by another version of the model ({', '.join(differing[:3])} "
+            "differ): materialize the checkpoint again"
         )
     model.load_state_dict(weights)
     return model.to(device), tokenizer

@@ -41,9 +41,16 @@ def test_many_weights_are_shards_within_the_limit_and_an_index(tmp_path: Path) -
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
-def test_what_does_not_fit_or_does_not_belong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"layer\.0 has 400 bytes, more than a shard of 300 may hold"):
-        save_sharded(tmp_path, tensors(), max_bytes=300)
+def test_a_tensor_larger_than_a_shard_has_one_to_itself(tmp_path: Path) -> None:
+    paths = save_sharded(tmp_path, tensors(), stem="rank-00000", max_bytes=300)
+    assert [p.name for p in paths[:-1]] == [f"rank-00000-0000{n}-of-00006.safetensors" for n in range(1, 7)]
+    where = json.loads(paths[-1].read_text())["weight_map"]
+    assert [where[f"layer.{n}"] for n in range(5)] == [p.name for p in paths[:5]]
+    assert where["half"] == where["scalar"] == paths[5].name
+    assert_same(load_sharded(tmp_path, "rank-00000"), tensors())
+
+
+def test_what_does_not_belong_is_named(tmp_path: Path) -> None:
     paths = save_sharded(tmp_path, tensors(), max_bytes=900)
     paths[0].write_bytes(paths[1].read_bytes())
     with pytest.raises(ValueError, match="does not hold the tensors that the index names"):

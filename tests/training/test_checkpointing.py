@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from aquarat_core.artifacts import weights
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.config import CheckpointConfig, ConfigError
 from aquarat_core.training.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area
@@ -103,6 +104,21 @@ def test_a_run_goes_on_where_it_was_saved() -> None:
     assert torch.equal(advance(where, 10).weights, advance(area(), 10).weights)
 
 
+def test_a_large_state_is_saved_in_shards_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SHARD_BYTES", 15)  # two tensors of 12 bytes do not share one
+    where = area()
+    advance(where, 6, every_steps=3)
+    files = set(where.commits()[0].files)
+    shards = {f for f in files if f.endswith(".safetensors")}
+    assert len(shards) > 2 and "rank-00000.safetensors" not in shards
+    assert files - shards == {"rank-00000.json", "rank-00000.safetensors.index.json"}
+    assert torch.equal(advance(where, 10).weights, advance(area(), 10).weights)
+    where.backend.delete(f"{where.commits()[0].folder}/{min(shards)}")
+    with checkpointer(where, part := Counter()) as saves:
+        assert saves.restore() == 3, "a checkpoint that lacks a shard is passed over"
+    assert part.n == 3
+
+
 def test_the_last_ones_and_milestones_are_kept() -> None:
     where = area()
     advance(where, 12, every_steps=1, keep_last=2, keep_every_steps=5)
@@ -141,8 +157,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str) -> 
 def test_the_place_depends_on_what_decides_the_result_alone() -> None:
     one = area("same")
     moved = CONFIG | {"launch": {"nproc": 8}, "checkpoint": {"every_steps": 1}, "wandb": {"mode": "disabled"}}
+    moved |= {"samples": {"every": 7}}
     assert area("same", moved).prefix == one.prefix
-    for other in (area("same", CONFIG | {"steps": 11}), area("same", inputs="d2"), area("same", code="c2")):
+    in_float32 = CONFIG | {"launch": {"nproc": 1, "dtype": "float32"}}
+    for other in (
+        area("same", CONFIG | {"steps": 11}),
+        area("same", in_float32),
+        area("same", inputs="d2"),
+        area("same", code="c2"),
+    ):
         assert other.prefix != one.prefix
     assert one.prefix.startswith("work/base_checkpoint/") and len(one.prefix.rpartition("/")[2]) == 16
 

@@ -1,6 +1,6 @@
 """Where the unfinished state of one training run lies in the store, and what may go on from it.
 
-    work/<stage>/<key>/<step>-<attempt>/rank-00000.safetensors   the tensors a rank wrote
+    work/<stage>/<key>/<step>-<attempt>/rank-00000.safetensors   the tensors a rank wrote, or shards and their index
                                         rank-00000.json          the rest of its state
                                         rank-00000.done.json     both files' digests: this rank has written all
                                         commit.json              written last: step, identity and every file
@@ -23,8 +23,8 @@ from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.config import ConfigError
 
 COMMIT = "commit.json"
-PLACEMENT = ("launch", "wandb", "checkpoint")
-"""Config fields that say where and how a run is watched, not what comes of it."""
+PLACEMENT = ("launch", "wandb", "checkpoint", "samples")
+"""Config fields that say where and how a run is watched, not what comes of it; of `launch` the compute type decides."""
 SHOWN = 5
 
 
@@ -138,6 +138,7 @@ def work_area(
 ) -> WorkArea:
     """The area of a run of `stage`: `inputs` are data versions by name, `code` the hash of the stage's sources."""
     decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
+    decisive["launch"] = {"dtype": (config or {}).get("launch", {}).get("dtype")}
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
     return WorkArea(backend, f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}", identity)

@@ -17,16 +17,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from aquarat_core.artifacts.weights import load_sharded
 from aquarat_core.config import CheckpointConfig, ConfigError
 from aquarat_core.training.checkpointing import state
 from aquarat_core.training.checkpointing.area import Commit, WorkArea
 from aquarat_core.training.checkpointing.writer import (
     BackgroundWriter,
+    RankFiles,
     commit_when_done,
     prune,
-    rank_files,
     write_rank,
 )
 from aquarat_core.training.distributed import World
@@ -149,12 +149,10 @@ class Checkpointer:
         self.blocked_seconds += self._saved_at - started
 
     def _load(self, commit: Commit, folder: Path) -> None:
-        ranks = sum(name.endswith(".safetensors") for name in commit.files)
         states = []
-        for rank in range(ranks):
-            tensor_file, state_file, _ = rank_files(rank)
-            skeleton = json.loads((folder / state_file).read_text())
-            states.append(state.unflatten(load_file(folder / tensor_file), skeleton))
+        while (names := RankFiles.of(len(states))).state in commit.files:
+            skeleton = json.loads((folder / names.state).read_text())
+            states.append(state.unflatten(load_sharded(folder, names.tensors), skeleton))
         merged = reduce(state.merge, states)
         for kind, mine in (("parts", self.parts), ("shards", self.shards)):
             if missing := mine.keys() - merged[kind].keys():

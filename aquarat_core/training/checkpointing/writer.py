@@ -10,24 +10,37 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.hashing import Digest
+from aquarat_core.artifacts.weights import save_sharded
 from aquarat_core.training.checkpointing.area import Commit, WorkArea
 
 RANKS_TIMEOUT = 600.0
 """Seconds that rank 0 waits for the files of the others."""
 
 
-def rank_files(rank: int) -> tuple[str, str, str]:
-    """Names of a rank's tensors, its other state, and its mark of being done."""
-    return f"rank-{rank:05d}.safetensors", f"rank-{rank:05d}.json", f"rank-{rank:05d}.done.json"
+@dataclass(frozen=True, slots=True)
+class RankFiles:
+    """Names of what one rank writes."""
+
+    tensors: str
+    """Stem of its shards of tensors."""
+    state: str
+    """The rest of its state."""
+    done: str
+    """Its mark of having written all, with the digests."""
+
+    @classmethod
+    def of(cls, rank: int) -> RankFiles:
+        stem = f"rank-{rank:05d}"
+        return cls(stem, f"{stem}.json", f"{stem}.done.json")
 
 
 class BackgroundWriter:
@@ -66,12 +79,13 @@ class BackgroundWriter:
 
 def write_rank(area: WorkArea, folder: str, rank: int, tensors: Mapping[str, Tensor], skeleton: Any) -> None:
     """One rank's share of a checkpoint: its files, then its mark."""
-    tensor_file, state_file, done = rank_files(rank)
+    names = RankFiles.of(rank)
     with tempfile.TemporaryDirectory(prefix="aquarat-checkpoint-") as scratch:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(scratch, tensor_file))
-        Path(scratch, state_file).write_text(json.dumps(skeleton))
-        written = {name: area.put(folder, Path(scratch, name)) for name in (tensor_file, state_file)}
-    area.write_json(folder, done, {name: [d.size, d.sha256, d.crc32c] for name, d in written.items()})
+        state_file = Path(scratch, names.state)
+        state_file.write_text(json.dumps(skeleton))
+        paths = [*save_sharded(Path(scratch), tensors, names.tensors), state_file]
+        written = {path.name: area.put(folder, path) for path in paths}
+    area.write_json(folder, names.done, {name: [d.size, d.sha256, d.crc32c] for name, d in written.items()})
 
 
 def commit_when_done(area: WorkArea, folder: str, ranks: int, step: int, wandb_id: str | None) -> None:
@@ -79,7 +93,7 @@ def commit_when_done(area: WorkArea, folder: str, ranks: int, step: int, wandb_i
     files: dict[str, Digest] = {}
     deadline = time.monotonic() + RANKS_TIMEOUT
     for rank in range(ranks):
-        while (marked := area.read_json(folder, rank_files(rank)[2])) is None:
+        while (marked := area.read_json(folder, RankFiles.of(rank).done)) is None:
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"rank {rank} did not write its share of {folder} within {RANKS_TIMEOUT:.0f} s: "
