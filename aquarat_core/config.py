@@ -158,6 +158,8 @@ class ModelConfig(Strict):
     """Each position adds a gated share of the embedding before it."""
     backout: bool = False
     """A learned share of the residual stream at half depth is taken out again before the head."""
+    qk_scale: Positive = 1.2
+    """Normalised queries and keys are scaled by this each: without it attention cannot become sharp."""
     rope_base: Positive = 10_000.0
     softcap: Positive = 15.0
 

@@ -5,7 +5,7 @@ pre-norm RMS normalisation without gains (Zhang & Sennrich 2019, 1910.07467), sq
 2109.08668), grouped-query attention (Ainslie et al. 2023, 2305.13245), untied embedding and head, no biases, logits
 capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity.
 
-Options, each one field of the config, all off in the classic form:
+Options, each one field of the config, all off in the classic form (of which `nanochat.py` reads older checkpoints):
 
 - `embedding_taps`: a short causal convolution over the embeddings (Allen-Zhu 2025, "Canon layers", 2512.17351) lets
   small models bind neighbouring tokens, such as an option's letter and its number, before any attention;
@@ -32,8 +32,6 @@ from aquarat_core.model import fused
 from aquarat_core.model.accounting import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, padded_vocabulary
 from aquarat_core.model.kv_cache import Cache
 
-QK_SCALE = 1.2
-"""Normalised queries and keys are scaled up by this each: without it attention cannot become sharp."""
 VALUE_GATE = 3.0
 """Largest share of a value embedding; its gate starts at half of it."""
 
@@ -66,11 +64,11 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
 
 
-def place(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def place(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     """Queries or keys with their position in them: rotated, normalised, scaled."""
     if fused.applies(x_BTHD):
-        return fused.rotary_norm(x_BTHD, cos, sin, QK_SCALE)
-    return QK_SCALE * norm(rotate(x_BTHD, cos, sin))
+        return fused.rotary_norm(x_BTHD, cos, sin, scale)
+    return scale * norm(rotate(x_BTHD, cos, sin))
 
 
 def attend(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, window: int) -> Tensor:
@@ -97,6 +95,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.window = layer, config.windows[layer]
         self.n_head, self.n_kv_head, self.head_size = config.n_head, config.kv_heads, config.head_size
+        self.qk_scale = config.qk_scale
         self.q = Linear(config.dim, self.n_head * self.head_size)
         self.k = Linear(config.dim, self.n_kv_head * self.head_size)
         self.v = Linear(config.dim, self.n_kv_head * self.head_size)
@@ -123,7 +122,7 @@ class Attention(nn.Module):
         if self.value_gate is not None and value_BTC is not None:
             gate_BTK = VALUE_GATE * torch.sigmoid(self.value_gate(x_BTC[..., :VALUE_GATE_CHANNELS]))
             v = v + gate_BTK[..., None] * value_BTC.to(v.dtype).view_as(v)
-        q, k = place(q, *rotary), place(k, *rotary)
+        q, k = (place(x, *rotary, self.qk_scale) for x in (q, k))
         q_BHTD, k_BKTD, v_BKTD = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             cache.write(self.layer, k_BKTD, v_BKTD)
@@ -281,7 +280,7 @@ class Transformer(nn.Module):
     def capped(self, raw: Tensor) -> Tensor:
         """Float32 logits [..., V] of the head's products [..., padded V], soft-capped."""
         raw, softcap = raw[..., : self.vocab_size].float(), self.config.softcap
-        if torch.is_inference_mode_enabled():  # nothing needs the values in between
+        if not torch.is_grad_enabled():  # nothing needs the values in between
             return raw.div_(softcap).tanh_().mul_(softcap)
         return softcap * torch.tanh(raw / softcap)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aquarat_core.model.transformer import QK_SCALE, Transformer, norm, rotate
+from aquarat_core.model.transformer import Transformer, norm, rotate
 from aquarat_core.rl.letters import letter_ids
 from aquarat_core.rl.probes import Probes, attention_entropies, letter_kl, letter_margin
 from aquarat_core.tasks.aqua import conversation
@@ -85,7 +85,7 @@ def _entropies(model: Transformer, context: list[int]) -> list[float]:
     for block in model.blocks:
         a, h = block.attention, norm(x)
         q, k = a.q(h).view(1, t, a.n_head, -1), a.k(h).view(1, t, a.n_kv_head, -1)
-        q, k = (QK_SCALE * norm(rotate(y, *rotary)) for y in (q, k))
+        q, k = (a.qk_scale * norm(rotate(y, *rotary)) for y in (q, k))
         entropies = []
         for head in range(a.n_head):
             keys = k[0, :, head * a.n_kv_head // a.n_head]
