@@ -46,17 +46,27 @@ class Plan:
         """Share of the ids given that are in no row."""
         return 1 - int(self.lengths.sum()) / self.tokens
 
-    def ids(self, row: int, shards: Sequence[npt.NDArray[np.integer]], bos: int) -> npt.NDArray[np.int64]:
-        """The ids [T + 1] of a row of the shards that the plan was made for."""
-        edges = np.cumsum([0, *(len(shard) for shard in shards)])
-        parts = []
-        for start, length in self.pieces(row):
-            shard = int(np.searchsorted(edges, start, side="right")) - 1
-            at = start - edges[shard]
-            part = np.array(shards[shard][at : at + length], dtype=np.int64)
-            part[0] = bos
-            parts.append(part)
-        return np.concatenate(parts)
+
+class PlannedRows:
+    """The rows of a plan, put together from the shards that it was made for when they are asked for."""
+
+    def __init__(self, shards: Sequence[npt.NDArray[np.integer]], plan: Plan, bos: int) -> None:
+        self.plan, self._shards, self._bos = plan, shards, bos
+        self._edges = np.cumsum([0, *(len(shard) for shard in shards)])
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def ids(self, rows: Iterable[int]) -> npt.NDArray[np.int64]:
+        """The ids [B, T + 1] of these rows."""
+        return np.stack([np.concatenate([self._piece(*piece) for piece in self.plan.pieces(row)]) for row in rows])
+
+    def _piece(self, start: int, length: int) -> npt.NDArray[np.int64]:
+        shard = int(np.searchsorted(self._edges, start, side="right")) - 1
+        at = start - self._edges[shard]
+        piece = np.array(self._shards[shard][at : at + length], dtype=np.int64)
+        piece[0] = self._bos
+        return piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +106,6 @@ def id_dtype(vocab_size: int) -> type[np.integer]:
     return np.uint16 if vocab_size <= 1 << 16 else np.int32
 
 
-def document_ids(ids: npt.NDArray[np.integer], bos: int) -> npt.NDArray[np.int32]:
-    """[N, T + 1] -> [N, T + 1]: which document of its row, from 1, each token belongs to.
-
-    For attention that stays inside a document. Padding with `bos` makes every padding token a document of its own.
-    """
-    return np.cumsum(ids == bos, axis=1, dtype=np.int32)
-
-
 def pack_documents(
     documents: Iterable[Sequence[int]], T: int, bos: int, vocab_size: int, buffer: int = BUFFER
 ) -> PackedText:
@@ -111,7 +113,7 @@ def pack_documents(
     dtype = id_dtype(vocab_size)
     flat = [np.concatenate([np.asarray((bos, *ids), dtype) for ids in documents])]
     plan = plan_documents(flat, T, bos, buffer)
-    return PackedText(np.stack([plan.ids(row, flat, bos) for row in range(len(plan))]).astype(dtype), plan)
+    return PackedText(PlannedRows(flat, plan, bos).ids(np.arange(len(plan))).astype(dtype), plan)
 
 
 def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, buffer: int = BUFFER) -> Plan:

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from aquarat_core.data.errors import DataError
-from aquarat_core.data.packing import Plan, id_dtype, plan_documents
+from aquarat_core.data.packing import PlannedRows, id_dtype, plan_documents
 
 INDEX = "tokens.json"
 
@@ -57,22 +56,21 @@ def write_index(folder: Path, train: Sequence[TokenShard], validation: TokenShar
     (folder / INDEX).write_text(json.dumps(described, indent=1) + "\n")
 
 
-class PlannedRows:
-    """Rows of T + 1 ids put together from memory-mapped shards by a packing plan, when they are asked for."""
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on `device`; a copy to a GPU goes through pinned memory, and the host does not wait for it."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
-    def __init__(self, shards: Sequence[npt.NDArray[np.integer]], plan: Plan, bos: int) -> None:
-        self._shards, self.plan, self._bos = shards, plan, bos
 
-    def __len__(self) -> int:
-        return len(self.plan)
+class TokenRows(PlannedRows):
+    """Rows of T + 1 ids from memory-mapped shards, as inputs and targets."""
 
     def tensors(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """Inputs [B, T] and targets [B, T] of these rows."""
-        ids = torch.from_numpy(np.stack([self.plan.ids(int(row), self._shards, self._bos) for row in rows]))
-        return ids[:, :-1].to(device), ids[:, 1:].to(device)
+        ids = to_device(torch.from_numpy(self.ids(rows)), device)
+        return ids[:, :-1], ids[:, 1:]
 
 
-def open_rows(folder: Path, split: str, T: int, vocab_size: int) -> PlannedRows:
+def open_rows(folder: Path, split: str, T: int, vocab_size: int) -> TokenRows:
     """The rows of `split`, `train` or `validation`, of a folder of token shards.
 
     Raises `DataError` if its ids are those of another vocabulary or do not fill one row.
@@ -86,4 +84,4 @@ def open_rows(folder: Path, split: str, T: int, vocab_size: int) -> PlannedRows:
     files = index["train"] if split == "train" else [index["validation"]]
     dtype = np.dtype(id_dtype(vocab_size)).newbyteorder("<")
     shards = [np.memmap(folder / shard["file"], dtype, mode="r") for shard in files]
-    return PlannedRows(shards, plan_documents(shards, T, index["bos"]), index["bos"])
+    return TokenRows(shards, plan_documents(shards, T, index["bos"]), index["bos"])

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aquarat_core.data.tokens import to_device
+
 IGNORED = -1
 """Target of a position that carries no loss."""
 
@@ -40,7 +42,7 @@ class PackedRows:
         targets = ids[:, 1:].clone()
         if self.mask is not None:
             targets[~torch.from_numpy(self.mask[rows][:, 1:])] = IGNORED
-        return ids[:, :-1].to(device), targets.to(device)
+        return to_device(ids, device)[:, :-1], to_device(targets, device)
 
 
 class RowOrder:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aquarat_core.data.errors import DataError
-from aquarat_core.data.packing import document_ids, id_dtype, pack_conversations, pack_documents
+from aquarat_core.data.packing import id_dtype, pack_conversations, pack_documents
 
 BOS = 0
 PAD = 0
@@ -69,11 +69,6 @@ def test_id_types() -> None:
     top = pack_documents([[65_535] * 4], T=4, bos=65_534, vocab_size=65_536)
     assert top.ids.dtype == np.uint16
     assert top.ids.tolist() == [[65_534, 65_535, 65_535, 65_535, 65_535]]
-
-
-def test_document_ids_count_the_documents_of_a_row() -> None:
-    ids = np.array([[0, 5, 0, 6, 6], [0, 7, 7, 7, 0]], np.uint16)
-    assert document_ids(ids, BOS).tolist() == [[1, 1, 2, 2, 2], [1, 1, 1, 1, 2]]
 
 
 def test_too_little_text_is_an_error() -> None:
