@@ -250,6 +250,9 @@ class LaunchConfig(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; masters are float32. `auto` is bfloat16 where the hardware multiplies it natively."""
+    compile: Literal["auto", "never", "always"] = "auto"
+    """`torch.compile` of the training step's loss: `auto` on GPUs alone. On CPUs compiling outlasts short runs, and the
+    fused functions need none. What was compiled is cached on the host from one stage to the next."""
 
 
 class WandbConfig(Strict):

@@ -61,19 +61,27 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
 
 
 def training_bytes(
-    config: ModelConfig, vocab_size: int, rows: int, *, ranks: int = 1, keeps_attention: bool = False
+    config: ModelConfig,
+    vocab_size: int,
+    rows: int,
+    *,
+    ranks: int = 1,
+    keeps_attention: bool = False,
+    keeps_logits: bool = False,
 ) -> int:
     """About the bytes that training takes on one rank with micro-batches of `rows` rows.
 
     float32 masters and gradients, with several ranks flat copies to exchange them; the optimizer's moments (one for
     matrices, two for the rest) shared by the ranks; what the backward pass needs of each block, in two bytes each:
-    16 widths a token and, where the attention's probabilities are kept, one for each pair of tokens and head.
+    16 widths a token and, where they are kept, the attention's probabilities, one for each pair of tokens and head, and
+    the logits with their gradient.
     """
     weights, matrices = parameters(config, vocab_size), matrix_parameters(config)
     moments = (matrices + 2 * (weights - matrices)) / ranks
     flat = weights * (1 + 1 / ranks) if ranks > 1 else 0
     probabilities = config.n_head * sum(config.windows) if keeps_attention else 0
-    kept = rows * config.sequence_len * (16 * config.dim * config.depth + probabilities)
+    logits = 2 * padded_vocabulary(vocab_size) if keeps_logits else 0
+    kept = rows * config.sequence_len * (16 * config.dim * config.depth + probabilities + logits)
     return int(4 * (2 * weights + moments + flat) + 2 * kept)
 
 

@@ -25,8 +25,9 @@ ATTENTION_BLOCK = 128
 """Queries at a time; keys after the block's end are not looked at."""
 LOGIT_ROWS = 512
 """Tokens whose logits are held at once."""
-CACHED_VALUES = 1 << 17
-"""float32 values that one elementwise pass goes over before the next one: half a megabyte, which fits a cache."""
+CACHED_VALUES = 1 << 18
+"""float32 values that one elementwise pass goes over before the next one: a megabyte, which fits a cache. With less,
+the calls themselves are what takes time."""
 
 ATTENTION_MAX = 1024
 """Longest rows whose attention probabilities are kept for the backward pass."""
@@ -52,8 +53,8 @@ def keep_freed_memory() -> None:
 
 
 def applies(x: Tensor) -> bool:
-    """Whether these functions are to be used for `x`."""
-    return enabled and x.device.type == "cpu"
+    """Whether these functions are to be used for `x`; what is compiled is fused by the compiler."""
+    return enabled and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class _RMSNorm(Function):
@@ -61,8 +62,7 @@ class _RMSNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        s = _inverse_rms(x)
-        y = _scaled(x, s)
+        y, s = _normalised(x)
         ctx.save_for_backward(y, s.to(x.dtype))
         return y
 
@@ -73,19 +73,19 @@ class _RMSNorm(Function):
         return torch.addcmul(dy, y, mean, value=-1).mul_(s)
 
 
-def _inverse_rms(x: Tensor) -> Tensor:
-    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-    return squares.div_(x.size(-1)).add_(NORM_EPS).rsqrt_()
-
-
-def _scaled(x: Tensor, s: Tensor) -> Tensor:
-    """x s in the type of `x`, rounded once."""
-    return x.float().mul_(s).to(x.dtype) if x.dtype != torch.float32 else x * s
+def _normalised(x: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """x s in the type of `x`, rounded once, and the float32 factors s = scale / rms(x) [..., 1]."""
+    wide = x.float()
+    squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+    s = squares.div_(x.size(-1)).add_(NORM_EPS).rsqrt_()
+    if scale != 1.0:
+        s.mul_(scale)
+    return wide * s if x.dtype == torch.float32 else wide.mul_(s).to(x.dtype), s
 
 
 def rms_norm(x: Tensor) -> Tensor:
     """RMS normalisation over the last dimension."""
-    return _RMSNorm.apply(x) if torch.is_grad_enabled() else _scaled(x, _inverse_rms(x))
+    return _RMSNorm.apply(x) if torch.is_grad_enabled() else _normalised(x)[0]
 
 
 class _RotaryNorm(Function):
@@ -93,8 +93,8 @@ class _RotaryNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-        s = _inverse_rms(x).mul_(scale)
-        y = _rotated(_scaled(x, s), cos, sin)
+        x, s = _normalised(x, scale)
+        y = _rotated(x, cos, sin)
         ctx.save_for_backward(y, s.to(x.dtype), cos, sin)
         ctx.scale = scale
         return y
@@ -150,7 +150,10 @@ class _CausalAttention(Function):
         out, kept = torch.empty_like(q), []
         for start, end, first in _blocks(q.size(1), window):
             scores = torch.bmm(q[:, start:end], k[:, first:end].transpose(1, 2))
-            p = torch.softmax(scores.masked_fill_(_hidden_keys(start, end, first, window), -math.inf), dim=-1)
+            # Where no key is out of the window, those before the block are all seen.
+            masked = first if window < end else start
+            scores[..., masked - first :].masked_fill_(_hidden_keys(start, end, masked, window), -math.inf)
+            p = torch.softmax(scores, dim=-1)
             torch.bmm(p, v[:, first:end], out=out[:, start:end])
             kept.append(p)
         ctx.save_for_backward(q, k, v, out, *kept)
@@ -251,8 +254,8 @@ def _losses_of(raw: Tensor, targets: Tensor, losses: Tensor, t: Tensor, e: Tenso
     losses.copy_(torch.where(ignored, 0.0, total.log() - cap * t.gather(1, at)).squeeze(1))
     if not with_grad:
         return
-    e.mul_(total.reciprocal_()).scatter_add_(1, at, torch.full_like(total, -1.0))
-    e.mul_(ignored.logical_not())
+    # Where a target is ignored, all of its gradient is zero.
+    e.mul_(total.reciprocal_().masked_fill_(ignored, 0.0)).scatter_add_(1, at, ignored.float().sub_(1.0))
     raw[:, :vocab_size] = e.addcmul_(e, t.square_(), value=-1)
     raw[:, vocab_size:] = 0.0
 

@@ -84,7 +84,7 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(device)
     if size > 1:
-        _join("nccl" if cuda else "gloo", rank, size)
+        _join("nccl" if cuda else "gloo", rank, size, device)
     try:
         yield World(rank, size, device, compute_dtype(launch, device))
     finally:
@@ -92,10 +92,12 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def _join(backend: str, rank: int, size: int) -> None:
+def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
     """Wait for all ranks. Raises `StartError`, one line on each rank, where they do not find each other."""
     try:
-        dist.init_process_group(backend, timeout=JOIN_TIMEOUT)
+        # Bound to its GPU, NCCL connects here, and not in the first exchange, and no rank guesses another's device.
+        bound = device if device.type == "cuda" else None
+        dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound)
     except (dist.DistError, RuntimeError, ValueError) as e:
         place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise StartError(
@@ -110,6 +112,11 @@ def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:
         return getattr(torch, launch.dtype)
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     return torch.bfloat16 if native else torch.float32
+
+
+def compiles(launch: LaunchConfig, device: torch.device) -> bool:
+    """Whether the training step's loss is compiled."""
+    return launch.compile == "always" or (launch.compile == "auto" and device.type == "cuda")
 
 
 def _cpu_has_bf16() -> bool:

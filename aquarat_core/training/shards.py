@@ -72,12 +72,17 @@ class Exchange:
             for piece, view in _views(share, self._flat[rank * capacity : (rank + 1) * capacity])
         ]
         self._own_views = [view for _, view in _views(self.mine, self._own)]
+        summed = self._flat[world.rank * capacity : (world.rank + 1) * capacity]
+        self._summed_views = [view for _, view in _views(self.mine, summed)]
 
     def gradients(self) -> list[Tensor]:
         """Summed over all ranks, those of this rank's pieces; every `grad` is there, and is free to be dropped."""
         if self.world.size == 1:
             return [piece.of(piece.param.grad) for piece in self.mine]
         torch._foreach_copy_([view for _, view in self._all], [piece.of(piece.param.grad) for piece, _ in self._all])
+        if self.world.device.type == "cpu":  # gloo's reduce-scatter takes half as long again as its all-reduce
+            dist.all_reduce(self._flat)
+            return self._summed_views
         dist.reduce_scatter_tensor(self._own, self._flat)
         return self._own_views
 

@@ -70,6 +70,8 @@ def test_memory_is_about_what_the_backward_pass_keeps() -> None:
         model.loss_sum(ids[:, :-1], ids[:, 1:])
     none, four = (accounting.training_bytes(model.config, 100, rows, keeps_attention=True) for rows in (0, 4))
     assert 0.75 < sum(kept.values()) / (four - none) < 1.0
+    with_logits = accounting.training_bytes(model.config, 100, 4, keeps_attention=True, keeps_logits=True)
+    assert with_logits - four == 2 * 2 * 4 * 256 * 128  # bfloat16 and their gradient, of the padded vocabulary
     # Masters, gradients and moments: 4 float32 a table's weight, 3 a matrix's.
     matrices, all_weights = accounting.matrix_parameters(model.config), accounting.parameters(model.config, 100)
     assert none == 4 * (4 * all_weights - matrices)

@@ -143,6 +143,24 @@ def test_a_rank_that_finds_nobody_says_so_in_one_line(monkeypatch: pytest.Monkey
     assert "\n" not in str(e.value)
 
 
+def test_a_port_that_is_taken_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        described = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        for name, value in described.items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(
+                StartError, match=rf"rank 0 of 2 could not join the others at 127\.0\.0\.1:{port} \(.*address"
+            ) as e,
+            distributed_world(LaunchConfig(device="cpu")),
+        ):
+            pass
+    assert "\n" not in str(e.value)
+
+
 def test_the_compute_type_is_the_one_asked_for() -> None:
     assert compute_dtype(LaunchConfig(dtype="bfloat16"), CPU) == torch.bfloat16
     assert compute_dtype(LaunchConfig(dtype="float32"), CPU) == torch.float32

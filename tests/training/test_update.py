@@ -25,7 +25,7 @@ def flat(model: Transformer) -> torch.Tensor:
 
 
 def gradients(model: Transformer, micro_batch_rows: int) -> tuple[float, torch.Tensor]:
-    loss = accumulate_loss(model, *rows().tensors(np.arange(8), CPU), micro_batch_rows, ONE)
+    loss = accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), micro_batch_rows, ONE)
     return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.numel()])
 
 
