@@ -276,6 +276,18 @@ class CheckpointConfig(Strict):
     anything else names the state of another run in the store, `work/<stage>/<key>`, whose code alone may differ."""
 
 
+class SamplesConfig(Strict):
+    """What a model is asked while it trains, so that people can read what it says."""
+
+    every: AtLeastOne | None = 250
+    """Steps between two rounds, beside the one after the last step; null never asks."""
+    prompts: tuple[str, ...] = ("The", "12 + 7 =", "A train goes 60 km in 2 hours. What is its speed?")
+    """Beginnings of text; in chat stages messages of the user, before two validation questions."""
+    max_new_tokens: AtLeastOne = 48
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
+    """0 takes the most likely token."""
+
+
 class TrainConfig(Strict):
     """What base, mid and SFT training share."""
 
@@ -283,6 +295,7 @@ class TrainConfig(Strict):
     launch: LaunchConfig = LaunchConfig()
     wandb: WandbConfig = WandbConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    samples: SamplesConfig = SamplesConfig()
     steps: AtLeastOne = 100
     batch_tokens: AtLeastOne = 8_192
     """Tokens of one optimizer step over all ranks."""
@@ -322,6 +335,7 @@ class MixtureEntry(Strict):
 class ChatTrainConfig(TrainConfig):
     """SFT and, with other defaults, mid-training: conversations, packed whole, with a loss mask."""
 
+    samples: SamplesConfig = SamplesConfig(prompts=("Who are you?", "What is 12 + 7?"))
     mixture: tuple[MixtureEntry, ...] = (MixtureEntry(name="aqua"),)
     loss_on: Literal["all", "assistant"] = "assistant"
     """Mid-training learns every token, SFT the assistant's alone."""

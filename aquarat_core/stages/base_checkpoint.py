@@ -16,6 +16,7 @@ from aquarat_core.training.checkpointing import continued_run
 from aquarat_core.training.distributed import distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import metric_log
+from aquarat_core.training.samples import Samples, text_prompts
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -30,7 +31,9 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         model = Transformer(config.model, tokenizer.vocab_size, world.compute_dtype)
         model.initialise(torch.Generator().manual_seed(config.seed))
         model.to(world.device)
-        summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log)
+        prompts = text_prompts(config.samples.prompts, tokenizer)
+        samples = Samples(config.samples, model, tokenizer, prompts, "<|bos|>", log, ctx)
+        summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log, (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, tokenizer_file)
     return {

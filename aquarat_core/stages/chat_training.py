@@ -23,6 +23,7 @@ from aquarat_core.training.checkpointing import continued_run
 from aquarat_core.training.distributed import distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import metric_log
+from aquarat_core.training.samples import Samples, chat_prompts
 
 
 def run_mid(ctx: StageContext) -> dict[str, Scalar]:
@@ -50,7 +51,9 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
         validation = _pack((Conversation(q.id, conversation(q)) for q in questions), tokenizer, T, config)
         rows = PackedRows(packed.ids, packed.mask.astype(bool))
         held_out = PackedRows(validation.ids, validation.mask.astype(bool))
-        summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log)
+        prompts = chat_prompts(config.samples.prompts, questions, tokenizer)
+        samples = Samples(config.samples, model, tokenizer, prompts, "<|assistant_end|>", log, ctx)
+        summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log, (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, parent.path(TOKENIZER_FILE))
     return {

@@ -54,9 +54,11 @@ _HUB = ("data/errors.py", "data/hub.py")
 _RUNNER = ("config.py", "data/errors.py", "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
-_TRAIN = (*_RUNNER, *_TEXT, "model", "optim", "training", "data/packing.py")
-_CHAT = (*_TRAIN, "data/mixture.py", "tasks", "stages/chat_training.py")
-_ROLLOUT = ("model", "rollout", "training", "data/packing.py", "evaluation/protocols.py", "evaluation/records.py",
+_ROWS = ("data/packing.py", "data/tokens.py")
+# The rollouts are for the samples of text that every training stage takes.
+_TRAIN = (*_RUNNER, *_TEXT, *_ROWS, "model", "optim", "training", "rollout", "tasks")
+_CHAT = (*_TRAIN, "data/mixture.py", "stages/chat_training.py")
+_ROLLOUT = ("model", "rollout", "training", *_ROWS, "evaluation/protocols.py", "evaluation/records.py",
             "tasks", *_TEXT)  # fmt: skip
 
 
@@ -102,12 +104,12 @@ STAGES: dict[str, Stage] = {
         Stage(
             "pretrain_tokens", "dataset", "The pretraining text as token ids, memory-mapped by those who train on it.",
             ("pretrain_text", "tokenizer"), None, "aquarat_core.stages.pretrain_tokens:run",
-            (*_RUNNER, *_TEXT, "data/tokens.py", "data/packing.py", "stages/pretrain_tokens.py"),
+            (*_RUNNER, *_TEXT, *_ROWS, "stages/pretrain_tokens.py"),
         ),
         Stage(
             "base_checkpoint", "checkpoint", "The language model after pretraining on plain text.",
             ("tokenizer", "pretrain_tokens"), "base_checkpoint", "aquarat_core.stages.base_checkpoint:run",
-            (*_TRAIN, "data/tokens.py", "stages/base_checkpoint.py"), distributed=True,
+            (*_TRAIN, "stages/base_checkpoint.py"), distributed=True,
         ),
         Stage(
             "mid_checkpoint", "checkpoint", "The base model after mid-training on conversations and problems.",

@@ -1,0 +1,105 @@
+"""What the model says while it trains, for people to read: in `samples.jsonl`, in W&B and in the log.
+
+A loss that falls hides much that one line of text shows. Tokens are drawn from keys of (step, prompt), so no generator
+of the training moves and a resumed run says the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.config import SamplesConfig
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.rollout.engine import Engine
+from aquarat_core.rollout.random import row_key
+from aquarat_core.tasks.aqua import Question, prompt
+from aquarat_core.text.chat import render_prompt
+from aquarat_core.text.tokenizer import Tokenizer
+from aquarat_core.training.callbacks import Callback, Step
+from aquarat_core.training.context import RunContext
+from aquarat_core.training.metrics import MetricLog
+
+SAMPLES_FILE = "samples.jsonl"
+COLUMNS = ("step", "prompt", "text", "tokens", "ended")
+QUESTIONS = 2
+"""Validation questions that a chat stage asks beside the prompts of its config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is shown to the reader, and to the model."""
+
+    text: str
+    ids: list[int]
+
+
+def text_prompts(texts: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
+    """Beginnings of documents, for a model of plain text."""
+    return [Prompt(text, [tokenizer.special("<|bos|>"), *tokenizer.encode(text)]) for text in texts]
+
+
+def chat_prompts(texts: Sequence[str], questions: Sequence[Question], tokenizer: Tokenizer) -> list[Prompt]:
+    """Messages of a user, and the first questions."""
+    asked = [*texts, *(prompt(q) for q in questions[:QUESTIONS])]
+    return [Prompt(text, render_prompt(tokenizer, [{"role": "user", "content": text}])) for text in asked]
+
+
+@dataclass
+class Samples(Callback):
+    """Continues the prompts every `config.every` steps and after the last one, on rank 0.
+
+    Prompts that leave no room for an answer are left out.
+    """
+
+    config: SamplesConfig
+    model: Transformer
+    tokenizer: Tokenizer
+    prompts: Sequence[Prompt]
+    stop: str
+    """The special token that ends a text."""
+    log: MetricLog
+    ctx: RunContext
+    lines: list[str] = field(default_factory=list)
+
+    def after_step(self, step: Step) -> None:
+        if self.ctx.rank or self.config.every is None or not (step.last or step.done % self.config.every == 0):
+            return
+        started = time.monotonic()
+        if rows := self._rows(step.done):
+            self.lines += [json.dumps(row, ensure_ascii=False) for row in rows]
+            self._write()
+            self.log.table(step.done, "samples", COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+            for row in rows:
+                self.ctx.log(f"step {step.done}: {row['prompt']!r} -> {row['text']!r}")
+            step.metrics["samples/ended"] = sum(row["ended"] for row in rows) / len(rows)
+            step.metrics["samples/tokens_mean"] = sum(row["tokens"] for row in rows) / len(rows)
+            step.metrics["time/samples"] = time.monotonic() - started
+
+    def _rows(self, step: int) -> list[dict[str, Any]]:
+        budget, config = self.config.max_new_tokens, self.config
+        fitting = [p for p in self.prompts if len(p.ids) + budget <= self.model.config.sequence_len]
+        if not fitting:
+            return []
+        engine = Engine(self.model, self.tokenizer.special(self.stop))
+        keys = [[row_key("sample", step, i)] for i in range(len(fitting))]
+        said = engine.generate([p.ids for p in fitting], keys, budget, config.temperature)
+        return [
+            dict(zip(COLUMNS, (step, p.text, self.tokenizer.decode(c.said), len(c.tokens), c.ended), strict=True))
+            for p, (c,) in zip(fitting, said, strict=True)
+        ]
+
+    def _write(self) -> None:
+        Path(self.ctx.recorddir, SAMPLES_FILE).write_text("".join(f"{line}\n" for line in self.lines))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": self.lines}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        self.lines = list(state_dict["lines"])
+        if self.lines and self.ctx.rank == 0:
+            self._write()
