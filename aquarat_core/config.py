@@ -71,6 +71,8 @@ class ChatDatasetsConfig(Strict):
     """Drills only: the hardest difficulty drawn."""
     assistant_name: str = "aquarat"
     """Name the generated identity conversations give the model."""
+    assistant_facts: tuple[tuple[str, str], ...] = ()
+    """Further things it is to know of itself: pairs of what a user asks and what it answers."""
     seed: int = 2
 
     @model_validator(mode="after")

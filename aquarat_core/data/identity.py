@@ -4,6 +4,7 @@ Row i of a seed is the same whatever the number of rows asked for.
 """
 
 import random
+from collections.abc import Sequence
 
 from aquarat_core.tasks.aqua import Message
 
@@ -41,15 +42,21 @@ _METHODS = (
 )
 
 
-def generate_identity(n: int, seed: int, name: str) -> list[list[Message]]:
-    """n conversations of one or two exchanges with an assistant called `name`."""
-    return [_conversation(random.Random(f"identity/{seed}/{row}"), name) for row in range(n)]
+def generate_identity(n: int, seed: int, name: str, facts: Sequence[tuple[str, str]] = ()) -> list[list[Message]]:
+    """n conversations of one or two exchanges with an assistant called `name`, who knows the `facts` of itself.
+
+    Facts are (question, answer), as they are to be said; a third of the conversations are about one.
+    """
+    return [_conversation(random.Random(f"identity/{seed}/{row}"), name, facts) for row in range(n)]
 
 
-def _conversation(rng: random.Random, name: str) -> list[Message]:
+def _conversation(rng: random.Random, name: str, facts: Sequence[tuple[str, str]]) -> list[Message]:
     asked = [rng.choice(_NAME), rng.choice(_PURPOSE)][: rng.randint(1, 2)]
     if len(asked) == 1 and rng.random() < 0.5:
         asked = [rng.choice(_PURPOSE)]
+    if facts and rng.random() < 1 / 3:
+        question, answer = rng.choice(facts)
+        asked[-1] = (question, answer.replace("{", "{{").replace("}", "}}"))
     words = {
         "name": name,
         "kind": rng.choice(_KINDS),

@@ -50,7 +50,7 @@ def _generated(source: ChatSource, config: ChatDatasetsConfig) -> dict[str, list
 
     n = source.n_train + source.n_test
     if source.name == "identity":
-        made = generate_identity(n, config.seed, config.assistant_name)
+        made = generate_identity(n, config.seed, config.assistant_name, config.assistant_facts)
     else:
         made = generate_drills(n, config.seed, config.max_level)
     rows = [Conversation(f"{source.name}-{i:06d}", messages) for i, messages in enumerate(made)]

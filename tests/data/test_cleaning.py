@@ -55,9 +55,18 @@ def test_text_that_looks_like_another_letters_prefix_stays() -> None:
 
 def test_space_is_tidied_and_powers_stay_powers() -> None:
     changed = row(0, question="  Area  of\ta  field of 4 m² ?\r\n\r\nRound it. ", rationale="x²  = ½\n\n\nAnswer: C")
-    (q,) = clean_train(changed).splits["train"]
+    cleaned = clean_train(changed, row(1))
+    q, _ = cleaned.splits["train"]
     assert q.question == "Area of a field of 4 m² ?\nRound it."
     assert q.rationale == "x² = ½"
+    assert cleaned.counts["train"]["question_space"] == 1 and cleaned.counts["train"]["rationale_answer_stripped"] == 2
+
+
+def test_a_second_marker_in_a_rationale_is_rewritten_and_counted() -> None:
+    inner = row(0, rationale="The first answer: 4 is too small.\n2 * 3 = 6\nANSWER:C")
+    cleaned = clean_train(inner, row(1))
+    assert cleaned.splits["train"][0].rationale == "The first answer = 4 is too small.\n2 * 3 = 6"
+    assert cleaned.counts["train"]["rationale_marker_rewritten"] == 1
 
 
 @pytest.mark.parametrize(

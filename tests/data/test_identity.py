@@ -20,3 +20,13 @@ def test_user_and_assistant_take_turns() -> None:
     for row in generate_identity(200, 3, "Ada"):
         assert [m["role"] for m in row] == ["user", "assistant"] * (len(row) // 2)
         assert len(row) in (2, 4)
+
+
+def test_facts_of_the_config_are_said_as_given() -> None:
+    facts = (("Who made you?", "The {name} people of Ulm."),)
+    rows = generate_identity(300, 1, "Ada", facts)
+    answers = [
+        b["content"] for row in rows for a, b in zip(row[::2], row[1::2], strict=True) if "made you" in a["content"]
+    ]
+    assert 70 < len(answers) < 130 and set(answers) == {"The {name} people of Ulm."}
+    assert generate_identity(50, 1, "Ada") == generate_identity(50, 1, "Ada", ())
