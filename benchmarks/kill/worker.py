@@ -1,12 +1,15 @@
 """Runs stages in forked children and kills them with SIGKILL where it is told to: `python -m benchmarks.kill.worker`.
 
-A line of JSON on standard input starts a stage: `{"spec": URI, "journal": PATH, "point": [KIND, N] or null}`; one on
-standard output says how it ended. Everything is imported once here, so that a restart costs no import. The points:
+A line of JSON on standard input starts a stage: `{"spec": URI, "journal": PATH, "point": [KIND, N] or null, "ranks":
+R}`; one on standard output says how it ended. Everything is imported once here, so that a restart costs no import; with
+several ranks torchrun's own agent forks them. Checkpoints are cut into shards of a quarter of a megabyte. The points:
 
     step N      after the Nth row of this start             update N   in its Nth step, before the update
     file N      before the Nth file of a checkpoint         half N     with the Nth file copied, but not yet in place
     commit N    before the Nth commit                       delete N   before the Nth object is deleted
     rollout N   before the Nth generation                   eval N     after the Nth evaluation within RL
+
+With several ranks every second point is the last rank's; who dies takes the whole process group along.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from aquarat_core.artifacts import weights
 from aquarat_core.artifacts.local import LocalBackend
 from aquarat_core.rl import trainer
 from aquarat_core.rollout import engine
@@ -27,6 +33,10 @@ from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, r
 from aquarat_core.training import metrics, update
 
 assert base_checkpoint and chat_training and rl_checkpoint
+
+RANK_0_ALONE = ("commit", "delete")
+"""Kinds of points that come to pass on rank 0 only."""
+weights.SHARD_BYTES = 1 << 18
 
 
 def die() -> None:
@@ -89,9 +99,26 @@ def arm(kind: str, n: int) -> None:
 
 
 def child(order: dict[str, Any]) -> int:
-    keep_journal(Path(order["journal"]), time.monotonic())
+    """The stage's exit code, on one rank or under torchrun's agent."""
+    if order["ranks"] == 1:
+        return on_rank(order)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=order["ranks"], rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
+        run_id=str(os.getpid()), max_restarts=0, monitor_interval=0.05, start_method="fork",
+    )  # fmt: skip
+    return max(elastic_launch(config, on_rank)(order).values())
+
+
+def on_rank(order: dict[str, Any]) -> int:
+    """Run the stage in this process, which may be told to die."""
+    started = time.monotonic()
+    rank, ranks = int(os.environ.get("RANK", "0")), order["ranks"]
+    if rank == 0:
+        keep_journal(Path(order["journal"]), started)
     if order["point"]:
-        arm(*order["point"])
+        kind, n = order["point"]
+        if rank == (0 if kind in RANK_0_ALONE else n % ranks):
+            arm(kind, n)
     return run.main(order["spec"])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill.chain import SAVE_EVERY, TRAINED, Chain, chain, points
+from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, TRAINED, Chain, chain, points
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,21 @@ def test_a_run_killed_eight_times_ends_with_the_same_bytes(made: Chain, stage: s
     assert outcome.left_in_work == 0, "published: nothing unfinished is left"
     log = (Path(made.folder) / "worker.log").read_text()
     assert "resuming after step" in log
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_together_end_with_the_same_bytes(made: Chain) -> None:
+    at = [("file", 3), ("step", 4), ("commit", 2), ("update", 5)]
+    outcome = made.kill("base_checkpoint", at, ranks=(2,))
+    assert outcome.died == 4 and outcome.passed, outcome
+    assert outcome.max_difference == 0.0 and outcome.same_rows and outcome.same_weights
+
+
+@pytest.mark.slow
+def test_what_two_ranks_began_one_goes_on_with_and_two_end(made: Chain) -> None:
+    outcome = made.kill("base_checkpoint", [("step", 5), ("step", 6)], (2, 1), IN_FLOAT32)
+    assert outcome.died == 2 and outcome.passed, outcome
+    assert 0 < outcome.max_difference <= outcome.tolerance, "it did run on another number of ranks"
 
 
 def test_points_are_seeded_and_of_every_kind() -> None:
