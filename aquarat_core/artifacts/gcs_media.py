@@ -21,7 +21,7 @@ from google.api_core import exceptions as api
 
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.retry import CorruptedInTransit, Retry
-from aquarat_core.artifacts.transfer import PIECE, Advance, HashedWriter, each, in_order, keep_prefix
+from aquarat_core.artifacts.transfer import PIECE, Advance, HashedWriter, each, in_order
 
 if TYPE_CHECKING:
     import requests
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
 RANGE = 8 << 20
-RANGES_AT_ONCE = 4
-"""Of one file; with four files at once and the ranges that wait for their turn, below 200 MiB."""
+ALONE = 2 * RANGE
+"""What is not larger comes in one stream, hashed and written while it comes."""
+RANGES_AT_ONCE = max(2, min(4, os.cpu_count() or 1))
+"""Of one file; with four files at once and the ranges that wait for their turn, below 200 MiB. With more than there are
+cores they only keep each other waiting."""
+PARTS_AT_ONCE = 4
 WHOLE = 64 << 20
 """Files up to this size are sent in one request."""
 MOST_PARTS = 32
@@ -72,7 +76,7 @@ class Media:
                 have = 0
             with target.open("r+b" if have else "wb") as sink, HashedWriter(sink, advance) as writer:
                 if have:
-                    keep_prefix(writer, target, have)
+                    writer.keep(target, have)
                     sink.seek(have)
                 return self._pass(source, have, writer)
 
@@ -97,30 +101,49 @@ class Media:
         """Sends the bytes from `start` on through `writer`; the first range is read from the answer already open."""
         if start:
             source.answer.close()
-        ranges = [(at, min(at + RANGE, source.size)) for at in range(start, source.size, RANGE)]
-        tasks = [partial(self._range, source, *r, None if n or start else source.answer) for n, r in enumerate(ranges)]
-        with ThreadPoolExecutor(min(RANGES_AT_ONCE, max(1, len(tasks)))) as pool:
-            for pieces in in_order(pool, tasks, RANGES_AT_ONCE):
-                for piece in pieces:
-                    writer.write(piece)
+        if source.size - start <= ALONE:
+            self._fetch(source, start, source.size, None if start else source.answer, writer.write)
+        else:
+            self._side_by_side(source, start, writer)
         digest = writer.digest()
         if not start:
             _require_crc32c(source, digest.crc32c)
         return digest
 
+    def _side_by_side(self, source: _Source, start: int, writer: HashedWriter) -> None:
+        ranges = [(at, min(at + RANGE, source.size)) for at in range(start, source.size, RANGE)]
+        tasks = [partial(self._range, source, *r, None if n or start else source.answer) for n, r in enumerate(ranges)]
+        with ThreadPoolExecutor(min(RANGES_AT_ONCE, len(tasks))) as pool:
+            for pieces in in_order(pool, tasks, RANGES_AT_ONCE):
+                writer.write(*pieces)
+
     def _range(self, source: _Source, start: int, stop: int, first: requests.Response | None) -> list[bytes]:
         pieces: list[bytes] = []
+        self._fetch(source, start, stop, first, pieces.append)
+        return pieces
+
+    def _fetch(
+        self,
+        source: _Source,
+        start: int,
+        stop: int,
+        first: requests.Response | None,
+        take: Callable[[bytes], None],
+    ) -> None:
+        """Gives the bytes of a range to `take`, in order; an answer that breaks off is followed by one for the rest."""
+        at = start
         opened = [first] if first is not None else []
 
         def once() -> None:
-            at = start + sum(map(len, pieces))
+            nonlocal at
             answer = opened.pop() if opened else self._get_range(source, at, stop)
             with answer:
                 for piece in _body(answer, stop - at):
-                    pieces.append(piece)
+                    take(piece)
+                    at += len(piece)
 
-        self._retry.call(once, progress=lambda: len(pieces))
-        return pieces
+        if start < stop or opened:
+            self._retry.call(once, progress=lambda: at)
 
     def _get_range(self, source: _Source, start: int, stop: int) -> requests.Response:
         parameters = {"generation": source.generation} if source.generation else {}
@@ -161,7 +184,7 @@ class Media:
                 return advance(length)
             self._send(names[n], _Body(source, starts[n], length, advance), None)
 
-        each(send, range(len(names)), RANGES_AT_ONCE)
+        each(send, range(len(names)), PARTS_AT_ONCE)
         blob = self._bucket.blob(name)
         blob.content_type = "application/octet-stream"
         composed = [self._bucket.blob(n) for n in names]

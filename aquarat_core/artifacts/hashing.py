@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 import google_crc32c
 
-CHUNK = 4 * 1024 * 1024
+BLOCK = 256 << 10
+"""Bytes read and hashed at a time: few enough to stay in the processor's cache in between."""
+
+Bytes: TypeAlias = "bytes | ctypes.Array[ctypes.c_char]"
+"""CRC-32C's C extension takes immutable bytes, and of all buffers that can be read into only these."""
+
+
+class Readable(Protocol):
+    """A file opened for reading, without a buffer of its own."""
+
+    def readinto(self, buffer: Bytes, /) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +35,43 @@ class Digest:
 
 
 class Hasher:
-    """Updates all digests chunk by chunk."""
+    """Updates all digests piece by piece."""
 
     def __init__(self) -> None:
         self._size = 0
         self._sha256 = hashlib.sha256()
         self._crc32c = google_crc32c.Checksum()
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: Bytes) -> None:
         self._size += len(data)
         self._sha256.update(data)
         self._crc32c.update(data)
 
+    def read(self, source: Readable, length: int | None = None, passed: Callable[[int], None] | None = None) -> None:
+        """Takes `length` bytes, or all that there are, from `source`; `passed` is told of them as they pass."""
+        block = buffer(BLOCK)
+        left = length
+        while left != 0:
+            into = block if left is None else filled(block, min(BLOCK, left))
+            if not (n := source.readinto(into)):
+                return
+            self.update(filled(block, n))
+            left = None if left is None else left - n
+            if passed is not None:
+                passed(n)
+
     def digest(self) -> Digest:
         return Digest(self._size, self._sha256.hexdigest(), base64.b64encode(self._crc32c.digest()).decode())
+
+
+def buffer(size: int) -> ctypes.Array[ctypes.c_char]:
+    """Bytes to read into."""
+    return ctypes.create_string_buffer(size)
+
+
+def filled(block: ctypes.Array[ctypes.c_char], length: int) -> ctypes.Array[ctypes.c_char]:
+    """The first `length` bytes of the buffer itself, not of a copy."""
+    return block if length == len(block) else (ctypes.c_char * length).from_buffer(block)
 
 
 def digest_bytes(data: bytes) -> Digest:
@@ -44,10 +80,9 @@ def digest_bytes(data: bytes) -> Digest:
     return hasher.digest()
 
 
-def digest_file(path: Path) -> Digest:
-    """The digest of a file, read once in chunks of 4 MiB."""
+def digest_file(path: Path, passed: Callable[[int], None] | None = None) -> Digest:
+    """The digest of a file, read once; `passed` is told of its bytes as they pass."""
     hasher = Hasher()
-    with path.open("rb") as f:
-        while chunk := f.read(CHUNK):
-            hasher.update(chunk)
+    with path.open("rb", buffering=0) as f:
+        hasher.read(f, passed=passed)
     return hasher.digest()

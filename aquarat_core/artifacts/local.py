@@ -14,12 +14,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from aquarat_core.artifacts.backend import Stat, Versioned
 from aquarat_core.artifacts.errors import ArtifactError, StoreError, os_errors
+from aquarat_core.artifacts.filecopy import copy_hashed
 from aquarat_core.artifacts.hashing import Digest, digest_file
-from aquarat_core.artifacts.transfer import Advance, HashedWriter, copy, ignore, keep_prefix, pieces
+from aquarat_core.artifacts.transfer import Advance, ignore
 
 _REMEDY = "Set AQUARAT_STORE to a directory that this user can write, or free the space or permissions it needs."
 
@@ -92,14 +92,14 @@ class LocalBackend:
     def _store(self, source: Path, key_of: Callable[[Digest], str | None], advance: Advance) -> Digest:
         """Copies `source`, hashing on the way, and names the copy by its digest; None: it is not what it should be."""
         with self._errors(), source.open("rb", buffering=0) as f, self._temporary() as temp:
-            with temp.open("xb") as sink:
-                copied = copy(f, sink, advance)
+            with temp.open("xb", buffering=0) as sink:
+                os.fchmod(sink.fileno(), 0o444)
+                copied = copy_hashed(f, sink, advance, to_disk=True)
                 key = key_of(copied)
                 if key is None:
                     raise ArtifactError(f"{source} changed while it was being published: write it fully first")
                 if self._touch(key) and digest_file(self._path(key)) == copied:
                     return copied
-                _seal(sink)
             # Whatever has the name now is damaged, or it came after the look at it and is the same.
             if not self._link(temp, key):
                 self._replace(temp, key)
@@ -111,20 +111,13 @@ class LocalBackend:
                 source = self._path(key).open("rb", buffering=0)
             except FileNotFoundError:
                 return None
-        with source, target.open("r+b" if have else "wb") as sink, HashedWriter(sink, advance) as writer:
-            if have:
-                keep_prefix(writer, target, have)
-                source.seek(have)
-                sink.seek(have)
-            for piece in pieces(source):
-                writer.write(piece)
-            return writer.digest()
+        with source, target.open("r+b" if have else "wb", buffering=0) as sink:
+            return copy_hashed(source, sink, advance, have=have)
 
     def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
         with self._errors():
             try:
-                with self._path(key).open("rb", buffering=0) as source:
-                    return copy(source, None, advance)
+                return digest_file(self._path(key), advance)
             except FileNotFoundError:
                 return None
 
@@ -153,7 +146,9 @@ class LocalBackend:
             if data is not None:
                 with temp.open("xb") as f:
                     f.write(data)
-                    _seal(f)
+                    f.flush()
+                    os.fchmod(f.fileno(), 0o444)
+                    os.fsync(f.fileno())
             yield temp
         finally:
             temp.unlink(missing_ok=True)
@@ -185,13 +180,6 @@ class LocalBackend:
         with (self._root / "lock").open("ab") as f:
             fcntl.flock(f, how)
             yield
-
-
-def _seal(f: BinaryIO) -> None:
-    """Makes what was written read-only and durable."""
-    f.flush()
-    os.fchmod(f.fileno(), 0o444)
-    os.fsync(f.fileno())
 
 
 def _stat(key: str, stat: os.stat_result) -> Stat:

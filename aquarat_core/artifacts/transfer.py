@@ -16,9 +16,10 @@ Advance = Callable[[int], None]
 """Told of bytes as they pass; a negative number takes back what has to be sent again."""
 
 PIECE = 256 << 10
-"""Bytes read, hashed and written at a time: few enough to stay in the processor's cache meanwhile."""
+"""Bytes taken from the network, hashed and written at a time."""
 FILES_AT_ONCE = 4
-_HASH_BACKLOG = 64
+_HASH_BACKLOG = 16 << 20
+"""Bytes that may wait for their hash."""
 
 
 def ignore(_: int) -> None:
@@ -33,7 +34,8 @@ class HashedWriter:
         self._advance = advance
         self._hasher = Hasher()
         self._thread = ThreadPoolExecutor(1)
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[Future[int]] = deque()
+        self._backlog = 0
 
     def __enter__(self) -> HashedWriter:
         return self
@@ -41,48 +43,34 @@ class HashedWriter:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def write(self, piece: bytes) -> None:
-        self.skip(piece)
-        if self._sink is not None:
-            self._sink.write(piece)
-        self._advance(len(piece))
-
-    def skip(self, piece: bytes) -> None:
-        """Hashes a piece that is in its place already."""
-        if len(piece) < PIECE and not self._pending:
-            self._hasher.update(piece)
+    def write(self, *pieces: bytes) -> None:
+        size = sum(map(len, pieces))
+        if not self._pending and size < PIECE:
+            self._hash(pieces)
         else:
-            self._pending.append(self._thread.submit(self._hasher.update, piece))
-            while len(self._pending) > _HASH_BACKLOG:
-                self._pending.popleft().result()
+            self._pending.append(self._thread.submit(self._hash, pieces))
+            self._backlog += size
+            while self._backlog > _HASH_BACKLOG:
+                self._backlog -= self._pending.popleft().result()
+        for piece in pieces:
+            if self._sink is not None:
+                self._sink.write(piece)
+            self._advance(len(piece))
+
+    def keep(self, path: Path, length: int) -> None:
+        """Hashes the first `length` bytes of a file, which an earlier attempt left in their place."""
+        with path.open("rb", buffering=0) as f:
+            self._hasher.read(f, length)
 
     def digest(self) -> Digest:
         while self._pending:
             self._pending.popleft().result()
         return self._hasher.digest()
 
-
-def pieces(source: BinaryIO) -> Iterator[bytes]:
-    """The bytes of `source` from where it stands to its end."""
-    while piece := source.read(PIECE):
-        yield piece
-
-
-def copy(source: BinaryIO, sink: BinaryIO | None, advance: Advance = ignore) -> Digest:
-    """Copies to `sink`, or only reads where that is None; returns the digest of the bytes that passed."""
-    with HashedWriter(sink, advance) as writer:
-        for piece in pieces(source):
-            writer.write(piece)
-        return writer.digest()
-
-
-def keep_prefix(writer: HashedWriter, target: Path, have: int) -> None:
-    """Hashes the first `have` bytes of `target`, which an earlier attempt left there."""
-    with target.open("rb", buffering=0) as f:
-        left = have
-        while left and (piece := f.read(min(PIECE, left))):
-            writer.skip(piece)
-            left -= len(piece)
+    def _hash(self, pieces: tuple[bytes, ...]) -> int:
+        for piece in pieces:
+            self._hasher.update(piece)
+        return sum(map(len, pieces))
 
 
 def in_order(pool: Executor, tasks: Iterable[Callable[[], T]], window: int) -> Iterator[T]:

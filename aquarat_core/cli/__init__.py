@@ -1,16 +1,19 @@
 """The command `aquarat`. Each module named in `COMMANDS` adds a group of subcommands.
 
 A group is a module with `add_commands(commands)`, which adds its parsers and sets `run` of each to a function of the
-parsed arguments that returns what is printed. Groups import what is heavy where they need it.
+parsed arguments that returns what is printed, a text or a `Finding`. Groups import what is heavy where they need it.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+
+from aquarat_core.cli.answer import Finding
 
 COMMANDS = (
     "aquarat_core.cli.artifacts",
@@ -23,14 +26,17 @@ CONTROL_HOST_COMMANDS = ("aquarat_pipeline.cli.launch", "aquarat_pipeline.cli.ho
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand. A user's mistake is one message on stderr and exit code 2."""
+    """Runs one subcommand. A user's mistake is one message on stderr, with `--json` also on stdout, and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
-        print(arguments.run(arguments))
+        answer = arguments.run(arguments)
     except ValueError as e:
         print(f"aquarat: {e}", file=sys.stderr)
+        if getattr(arguments, "json", False):
+            print(json.dumps({"error": str(e)}))
         return 2
-    return 0
+    print(answer.text if isinstance(answer, Finding) else answer)
+    return 1 if isinstance(answer, Finding) else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from typing import Any
 
-from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry
-from aquarat_core.artifacts.lineage import format_code, format_lineage, lineage
+from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
+from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, lineage
+from aquarat_core.cli.answer import answer
 from aquarat_core.cli.table import table
 from aquarat_core.settings import store_uri
 from aquarat_core.upkeep.diff import flat
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
+    add_lineage(commands)
+    add_show(commands)
+
+
+def add_lineage(commands: argparse._SubParsersAction) -> None:
+    """The command `lineage`, which also is one of `aquarat store`."""
     command = commands.add_parser("lineage", help="print the ancestry of an artifact, down to the data sets")
     add_artifact(command)
     add_store(command)
+    add_json(command)
+    command.add_argument("--dot", action="store_true", help="as a graph for Graphviz")
     command.set_defaults(run=_lineage)
-    add_show(commands)
 
 
 def add_show(commands: argparse._SubParsersAction) -> None:
@@ -48,7 +57,15 @@ def add_json(command: argparse.ArgumentParser, what: str = "print one line of JS
 
 def _lineage(arguments: argparse.Namespace) -> str:
     store = ArtifactStore.open(arguments.store)
-    return format_lineage(lineage(store, store.resolve(arguments.artifact).sha256))
+    tree = lineage(store, store.resolve(arguments.artifact).sha256)
+    return answer(arguments, _nodes(tree), dot(tree) if arguments.dot else format_lineage(tree))
+
+
+def _nodes(tree: Node) -> dict[str, Any]:
+    facts = {"asset": tree.asset, "manifest_sha256": tree.manifest_sha256, "parents": [_nodes(p) for p in tree.parents]}
+    if tree.artifact is not None:
+        facts |= {"data_version": tree.artifact.data_version, "run_id": tree.artifact.manifest.run_id}
+    return facts
 
 
 def _show(arguments: argparse.Namespace) -> str:

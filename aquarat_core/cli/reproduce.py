@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.table import table
-
-
-class NotReproduced(ValueError):
-    """A stage that ran again and made something else; the message is the whole report."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -29,7 +25,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_reproduce)
 
 
-def _reproduce(arguments: argparse.Namespace) -> str:
+def _reproduce(arguments: argparse.Namespace) -> str | Finding:
     from aquarat_core.upkeep.reproduce import reproduce
 
     artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
@@ -48,7 +44,5 @@ def _reproduce(arguments: argparse.Namespace) -> str:
         "metrics": found.metrics,
         "manifest_sha256": [artifact.sha256, found.again.sha256],
     }
-    report = json.dumps(facts) if arguments.json else f"{table(rows)}\n{verdict}"
-    if not found.ok:
-        raise NotReproduced(f"{verdict}\n{report}")
-    return report
+    report = answer(arguments, facts, f"{table(rows)}\n{verdict}")
+    return report if found.ok else Finding(report)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import json
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Node, StoreError, format_lineage, lineage
-from aquarat_core.artifacts.lineage import dot
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
 from aquarat_core.artifacts.manifest import canonical
-from aquarat_core.cli.artifacts import add_artifact, add_json, add_show, add_store
+from aquarat_core.cli.answer import Finding, answer
+from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_show, add_store
 from aquarat_core.cli.progress import transfer_bar
 from aquarat_core.cli.table import table
 from aquarat_core.upkeep.collect import clock, find_garbage, remove
@@ -27,10 +26,6 @@ DAGSTER_ROOTS = "aquarat_pipeline.assets.retention"
 """On the control host: `materialized_manifests(days)`, what Dagster's event log still needs."""
 
 
-class StoreDamaged(ValueError):
-    """What `verify` found; the message is its whole report."""
-
-
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("store", help="look at the artifact store, fetch from it, check it, clear it")
     group = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -38,9 +33,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command = _command(group, "ls", _ls, "list the assets' latest artifacts")
     command.add_argument("--all", action="store_true", help="every artifact, the newest first")
     add_show(group)
-    command = _command(group, "lineage", _lineage, "print the ancestry of an artifact")
-    add_artifact(command)
-    command.add_argument("--dot", action="store_true", help="as a graph for Graphviz")
+    add_lineage(group)
     command = _command(group, "diff", _diff, "say what differs between two artifacts")
     add_artifact(command, "left")
     add_artifact(command, "right")
@@ -68,7 +61,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _command(
-    group: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], str], what: str
+    group: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], str | Finding], what: str
 ) -> argparse.ArgumentParser:
     command = group.add_parser(name, help=what)
     command.set_defaults(run=run)
@@ -79,10 +72,6 @@ def _command(
 
 def _open(arguments: argparse.Namespace) -> ArtifactStore:
     return ArtifactStore.open(arguments.store)
-
-
-def _answer(arguments: argparse.Namespace, machine: Any, human: str) -> str:
-    return json.dumps(machine, default=str) if arguments.json else human
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
@@ -99,11 +88,12 @@ def _ls(arguments: argparse.Namespace) -> str:
     )
     damaged = [str(e) for e in found.values() if not isinstance(e, Artifact)]
     facts = [_fact(a, latest.get(a.asset) == a.sha256, a.sha256 in pinned) for a in artifacts]
+    found_here = {"artifacts": facts, "problems": damaged}
     if not facts and not damaged:
-        return _answer(arguments, [], f"{store.uri} is empty: materialize an asset first")
+        return answer(arguments, found_here, f"{store.uri} is empty: materialize an asset first")
     heads = ("asset", "created (UTC)", "files", "bytes", "data", "manifest", "run", "")
     rows = [heads, *(_row(fact) for fact in facts)]
-    return _answer(arguments, facts, "\n".join([table(rows), *damaged]))
+    return answer(arguments, found_here, "\n".join([table(rows), *damaged]))
 
 
 def _fact(artifact: Artifact, latest: bool, pinned: bool) -> dict[str, Any]:
@@ -129,19 +119,6 @@ def _row(fact: dict[str, Any]) -> tuple[str, ...]:
     return fact["asset"], fact["created"][:19].replace("T", " "), *numbers, *hashes, fact["run_id"], marks
 
 
-def _lineage(arguments: argparse.Namespace) -> str:
-    store = _open(arguments)
-    tree = lineage(store, store.resolve(arguments.artifact).sha256)
-    return _answer(arguments, _nodes(tree), dot(tree) if arguments.dot else format_lineage(tree))
-
-
-def _nodes(tree: Node) -> dict[str, Any]:
-    facts = {"asset": tree.asset, "manifest_sha256": tree.manifest_sha256, "parents": [_nodes(p) for p in tree.parents]}
-    if tree.artifact is not None:
-        facts |= {"data_version": tree.artifact.data_version, "run_id": tree.artifact.manifest.run_id}
-    return facts
-
-
 def _diff(arguments: argparse.Namespace) -> str:
     store = _open(arguments)
     left, right = (store.resolve(name) for name in (arguments.left, arguments.right))
@@ -149,7 +126,7 @@ def _diff(arguments: argparse.Namespace) -> str:
     names = tuple(f"{a.asset} {a.sha256[:12]}" for a in (left, right))
     rows = [("", "", *names), *((d.section, d.name, _text(d.left), _text(d.right)) for d in found)]
     human = table(rows) if found else f"{names[0]} and {names[1]} differ in their runs and times only"
-    return _answer(arguments, [dataclasses.asdict(d) for d in found], human)
+    return answer(arguments, [dataclasses.asdict(d) for d in found], human)
 
 
 def _text(value: Any) -> str:
@@ -170,7 +147,7 @@ def _pull(arguments: argparse.Namespace) -> str:
     with transfer_bar("pull", size_of(artifacts)) as advance:
         folders = [pull(artifact, target, advance) for artifact in artifacts]
     facts = [{"asset": a.asset, "folder": str(f)} for a, f in zip(artifacts, folders, strict=True)]
-    return _answer(arguments, facts, "\n".join(map(str, folders)))
+    return answer(arguments, facts, "\n".join(map(str, folders)))
 
 
 def _push(arguments: argparse.Namespace) -> str:
@@ -178,13 +155,13 @@ def _push(arguments: argparse.Namespace) -> str:
     target = ArtifactStore.open(arguments.to)
     with transfer_bar("push", size_of(artifacts)) as advance:
         made = [push(artifact, target, advance) for artifact in artifacts]
-    return _answer(arguments, [{"asset": a.asset, "uri": a.uri} for a in made], "\n".join(a.uri for a in made))
+    return answer(arguments, [{"asset": a.asset, "uri": a.uri} for a in made], "\n".join(a.uri for a in made))
 
 
 # --- keeping --------------------------------------------------------------------------------------------------------
 
 
-def _verify(arguments: argparse.Namespace) -> str:
+def _verify(arguments: argparse.Namespace) -> str | Finding:
     store = _open(arguments)
     hashes = [store.resolve(name).sha256 for name in arguments.artifact] or None
     total = sum(s.size for s in store.backend.stats("blobs/")) if hashes is None else size_of(map(store.get, hashes))
@@ -193,9 +170,9 @@ def _verify(arguments: argparse.Namespace) -> str:
     what = f"{found.artifacts:,} artifacts, {found.files:,} files, {found.bytes:,} bytes"
     how = "sizes and checksums compared" if arguments.quick else "every byte read"
     if found.problems:
-        report = json.dumps(dataclasses.asdict(found)) if arguments.json else "\n".join(found.problems)
-        raise StoreDamaged(f"{store.uri}: {len(found.problems)} problems in {what} ({how})\n{report}")
-    return _answer(arguments, dataclasses.asdict(found), f"{store.uri} is sound: {what} ({how})")
+        report = f"{store.uri}: {len(found.problems)} problems in {what} ({how})"
+        return Finding(answer(arguments, dataclasses.asdict(found), "\n".join([report, *found.problems])))
+    return answer(arguments, dataclasses.asdict(found), f"{store.uri} is sound: {what} ({how})")
 
 
 def _gc(arguments: argparse.Namespace) -> str:
@@ -212,7 +189,7 @@ def _gc(arguments: argparse.Namespace) -> str:
     rows = [(f"{kind}/", f"{n:,} objects", f"{size:,} bytes") for kind, (n, size) in garbage.by_kind().items()]
     did = "removed" if arguments.delete else "could be removed (nothing was: this is what --delete would do)"
     last = f"{len(gone):,} objects, {facts['bytes']:,} bytes {did}; {garbage.kept:,} artifacts are kept"
-    return _answer(arguments, facts, "\n".join([table(rows), last] if rows else [last]))
+    return answer(arguments, facts, "\n".join([table(rows), last] if rows else [last]))
 
 
 def _needed_by_dagster(days: int) -> Iterable[str]:
@@ -228,11 +205,11 @@ def _pin(arguments: argparse.Namespace) -> str:
     artifact = _open(arguments).resolve(arguments.artifact)
     pin = canonical({"manifest_sha256": artifact.sha256, "asset": artifact.asset})
     artifact.store.backend.create(f"pins/{artifact.sha256}.json", pin)
-    return _answer(arguments, {"pinned": artifact.sha256}, f"{artifact.uri} is kept for good, with its ancestors")
+    return answer(arguments, {"pinned": artifact.sha256}, f"{artifact.uri} is kept for good, with its ancestors")
 
 
 def _unpin(arguments: argparse.Namespace) -> str:
     artifact = _open(arguments).resolve(arguments.artifact)
     if not artifact.store.backend.delete(f"pins/{artifact.sha256}.json"):
         raise ArtifactError(f"{artifact.asset} ({artifact.uri}) is not pinned; `aquarat store ls --all` shows what is")
-    return _answer(arguments, {"unpinned": artifact.sha256}, f"{artifact.uri} is no longer pinned")
+    return answer(arguments, {"unpinned": artifact.sha256}, f"{artifact.uri} is no longer pinned")

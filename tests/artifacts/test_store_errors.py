@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from aquarat_core.artifacts import ArtifactStore, StoreError
+from aquarat_core.artifacts import ArtifactError, ArtifactStore, StoreError
 
 from .conftest import Publish
 from .fault_proxy import FaultProxy
@@ -47,19 +48,16 @@ def test_a_store_where_nothing_can_be_created() -> None:
         store.check_writable()
 
 
-def test_a_full_disk(tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "store"
-    root.mkdir()
-    (root / "tmp").mkdir()
-    monkeypatch.setattr("aquarat_core.artifacts.local.copy", lambda source, *_: _to_full_device(source))
-    with pytest.raises(StoreError, match="the disk is full"):
-        publish(ArtifactStore.open(f"file://{root}"), "x", {"a": b"1"})
-    assert list((root / "tmp").iterdir()) == []
-
-
-def _to_full_device(source: object) -> None:
-    with Path("/dev/full").open("wb", buffering=0) as full:
-        full.write(source.read())
+@pytest.mark.parametrize("named", ["../../outside", "/etc/passwd", "x/../../../outside"])
+def test_a_ref_that_leads_outside_the_store(tmp_path: Path, publish: Publish, named: str) -> None:
+    store = ArtifactStore.open(f"file://{tmp_path}/store")
+    publish(store, "x", {"a": b"1"})
+    store.backend.write("refs/x/latest.json", json.dumps({"manifest_sha256": named}).encode())
+    with pytest.raises((StoreError, ArtifactError), match=r"leads outside the store|no manifest /etc/passwd"):
+        store.latest("x")
+    with pytest.raises(StoreError, match=r"leads outside the store .*: keys are relative, without '\.\.'"):
+        store.backend.write("../outside", b"1")
+    assert not (tmp_path / "outside").exists()
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:

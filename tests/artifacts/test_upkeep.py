@@ -37,28 +37,31 @@ def chain(uri: str, publish: Publish) -> list[Artifact]:
 
 @pytest.fixture
 def aquarat(uri: str, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `aquarat store ...` on the store; its output, or what it complains about if `fails`."""
+    """Runs `aquarat store ...` on the store; its output, or what it complains about if `fails`.
 
-    def run(*arguments: object, fails: bool = False) -> str:
+    `finds` says that the answer is bad news.
+    """
+
+    def run(*arguments: object, fails: bool = False, finds: bool = False) -> str:
         code = main(["store", *map(str, arguments), "--store", uri])
         out, err = capsys.readouterr()
-        assert code == (2 if fails else 0), err
-        assert (out == "") is fails
-        return err if fails else out.rstrip("\n")
+        assert code == (2 if fails else 1 if finds else 0), err
+        assert (out == "") is (fails and "--json" not in arguments) and (err != "") is fails
+        return err if fails and "--json" not in arguments else out.rstrip("\n")
 
     return run
 
 
 def test_ls_shows_the_latest_or_all(chain: list[Artifact], aquarat: Command) -> None:
     data, old, sft, rl = chain
-    facts = json.loads(aquarat("ls", "--json"))
+    facts = json.loads(aquarat("ls", "--json"))["artifacts"]
     assert [(f["asset"], f["manifest_sha256"], f["latest"]) for f in facts] == [
         ("aqua_dataset", data.sha256, True),
         ("rl_checkpoint", rl.sha256, True),
         ("sft_checkpoint", sft.sha256, True),
     ]
     assert [f["bytes"] for f in facts] == [4, 2, 4]
-    everything = json.loads(aquarat("ls", "--all", "--json"))
+    everything = json.loads(aquarat("ls", "--all", "--json"))["artifacts"]
     assert [f["manifest_sha256"] for f in everything] == [rl.sha256, sft.sha256, old.sha256, data.sha256]
     row = aquarat("ls").splitlines()[2].split()
     assert row[0] == "rl_checkpoint" and row[3:6] == ["2", "2", rl.data_version[:12]] and row[-1] == "latest"
@@ -181,12 +184,15 @@ def test_verify_names_what_is_wrong(
     else:
         backend.delete(f"manifests/{data.sha256}.json")
         said = f"no manifest {data.sha256}"
-    text = aquarat("verify", *option, fails=True)
+    text = aquarat("verify", *option, finds=True)
     assert said in text
+    document = json.loads(aquarat("verify", "--json", *option, finds=True))
+    assert any(said in problem for problem in document["problems"])
+    assert sorted(document["problems"]) == sorted(text.splitlines()[1:])
     if damage == "flipped":
         assert "AQUARAT_PROFILE=demo dagster asset materialize --select sft_checkpoint" in text
         assert "is sound" in aquarat("verify", "aqua_dataset", *option)
-        assert said in aquarat("verify", "rl_checkpoint", *option, fails=True), "an ancestor is damaged"
+        assert said in aquarat("verify", "rl_checkpoint", *option, finds=True), "an ancestor is damaged"
 
 
 def test_gc_removes_what_nothing_needs_and_is_older_than_a_day(chain: list[Artifact], uri: str) -> None:
@@ -226,7 +232,8 @@ def test_gc_keeps_pins_and_the_inputs_of_running_jobs(chain: list[Artifact], uri
     aquarat("pin", old.sha256)
     aquarat("pin", old.sha256)
     assert find_garbage(store, now=later).objects == ()
-    assert [f["pinned"] for f in json.loads(aquarat("ls", "--all", "--json"))] == [False, False, True, False]
+    listed = json.loads(aquarat("ls", "--all", "--json"))["artifacts"]
+    assert [f["pinned"] for f in listed] == [False, False, True, False]
     aquarat("unpin", old.sha256)
     assert "is not pinned" in aquarat("unpin", old.sha256, fails=True)
     assert find_garbage(store, now=later).objects != ()
@@ -284,4 +291,8 @@ def test_a_manifest_of_a_newer_format_is_named(uri: str, publish: Publish, aquar
     sha256 = hashlib.sha256(data).hexdigest()
     open_backend(uri).create(f"manifests/{sha256}.json", data)
     assert "format 2, but 1 is what can be read: update aquarat" in aquarat("show", sha256, fails=True)
-    assert "format 2" in aquarat("verify", fails=True)
+    assert json.loads(aquarat("show", sha256, "--json", fails=True)).keys() == {"error"}
+    assert "format 2" in aquarat("verify", finds=True)
+    listed = json.loads(aquarat("ls", "--all", "--json"))
+    assert [a["manifest_sha256"] for a in listed["artifacts"]] == [artifact.sha256]
+    assert len(listed["problems"]) == 1 and "format 2" in listed["problems"][0]

@@ -1,0 +1,67 @@
+"""Copying a file inside the kernel, while a thread hashes the copy.
+
+The bytes never pass through the interpreter, and the digest is of what was written, not of what was to be. `sendfile`
+and not `copy_file_range`: kernels and file systems have returned too few bytes or wrong ones from the latter, and a
+store has to be right on all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+from aquarat_core.artifacts.hashing import Digest, Hasher
+from aquarat_core.artifacts.transfer import Advance, ignore
+
+STEP = 4 << 20
+"""Bytes copied before they are given to the hash, and to the disk."""
+_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP)
+
+
+def copy_hashed(
+    source: BinaryIO, sink: BinaryIO, advance: Advance = ignore, *, have: int = 0, to_disk: bool = False
+) -> Digest:
+    """Copies `source` from the byte `have` on to the same place in `sink`; the digest of all that `sink` then holds.
+
+    Both are unbuffered, and `sink` is new or has `have` bytes. With `to_disk` the kernel begins to write while more is
+    copied, so that an fsync afterwards has little left to wait for.
+    """
+    hasher = Hasher()
+    hashed: Future[None] | None = None
+    at = have
+    sink.seek(have)
+    with Path(sink.name).open("rb", buffering=0) as written, ThreadPoolExecutor(1) as thread:
+        hasher.read(written, have)
+        while moved := _move(source, sink, at):
+            if to_disk and hasattr(os, "posix_fadvise"):
+                # On Linux this starts to write what is dirty and drops from memory what is written: nothing, so early.
+                os.posix_fadvise(sink.fileno(), at, moved, os.POSIX_FADV_DONTNEED)
+            if hashed is None and moved < STEP:
+                hasher.read(written, moved)
+            else:
+                hashed = thread.submit(hasher.read, written, moved)
+            at += moved
+            advance(moved)
+        if to_disk:
+            os.fsync(sink.fileno())
+        if hashed is not None:
+            hashed.result()
+    return hasher.digest()
+
+
+def _move(source: BinaryIO, sink: BinaryIO, at: int) -> int:
+    """Copies up to `STEP` bytes; 0 at the end, of which only a read is believed."""
+    try:
+        if moved := os.sendfile(sink.fileno(), source.fileno(), at, STEP):
+            return moved
+    except OSError as e:
+        if e.errno not in _CANNOT:
+            raise
+    left = memoryview(os.pread(source.fileno(), STEP, at))
+    moved = len(left)
+    while left:
+        left = left[sink.write(left) :]
+    return moved
