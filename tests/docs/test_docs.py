@@ -57,7 +57,7 @@ def test_the_picture_is_the_asset_graph(root: Path) -> None:
     assert sorted(drawn) == sorted((parent, name) for name, stage in STAGES.items() for parent in stage.inputs)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/log.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/store.md", "docs/log.md"])
 def test_links_and_names_lead_somewhere(root: Path, name: str) -> None:
     text = (root / name).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
