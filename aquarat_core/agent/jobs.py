@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,13 @@ def _claim(want: dict[str, Any]) -> bool:
 
 
 def _write_token(directory: Path, want: dict[str, Any]) -> None:
-    if want.get("token"):
+    """The token with its end by this host's own clock, which is the one that its readers compare with."""
+    given = want.get("token")
+    if given:
+        ends = datetime.now(timezone.utc) + timedelta(seconds=given["seconds"])  # noqa: UP017 (Python 3.8)
         temporary = directory / "token.new"
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-            json.dump(want["token"], f)
+            json.dump({"token": given["token"], "expiry": ends.isoformat()}, f)
         os.replace(temporary, directory / "token")
 
 

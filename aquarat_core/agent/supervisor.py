@@ -47,6 +47,7 @@ class _Supervisor:
         scratch.mkdir()
         self._scratch = scratch
         self._output = Output(want["ranks"], scratch / "messages")
+        self._last_token: str | None = None
         self._folder = open_folder(want["job"], self._token)
         facts = {"node": want["node"], "host": want["host"], "supervisor": processes.identity(os.getpid())}
         self._shipper = Shipper(self._folder, want["node"], self._output, facts, want["heartbeat"])
@@ -198,6 +199,7 @@ class _Supervisor:
         while time.monotonic() < deadline:
             processes.kill_members(self._want["mark"])
             time.sleep(0.2)
+        self._token()
         clean_up(self._root, self._directory, self._want["id"], self._scratch)
         status = {"node": self._want["node"], "host": self._want["host"], "state": "ended", "code": None}
         deadline = time.monotonic() + FINAL_SECONDS
@@ -218,10 +220,10 @@ class _Supervisor:
         return at_least
 
     def _token(self) -> str | None:
-        try:
-            return json.loads((self._directory / "token").read_text())["token"]
-        except FileNotFoundError:
-            return None
+        """The token of the moment; once the file is removed, the last one, for the last status."""
+        with suppress(FileNotFoundError):
+            self._last_token = json.loads((self._directory / "token").read_text())["token"]
+        return self._last_token
 
 
 def clean_up(root: Path, directory: Path, job_id: str, scratch: Path) -> None:

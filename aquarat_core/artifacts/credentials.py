@@ -29,7 +29,7 @@ _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 def environment_credentials() -> google.auth.credentials.Credentials | None:
     """Credentials from the file that `AQUARAT_STORE_TOKEN_FILE` names, or None: Google's libraries find theirs."""
     named = os.environ.get(TOKEN_FILE)
-    if not named or os.environ.get("STORAGE_EMULATOR_HOST"):
+    if not named:
         return None
     from google.oauth2.credentials import Credentials
 
@@ -81,10 +81,10 @@ class PrefixToken:
         self._request = request or google.auth.transport.requests.Request()
         self._credentials = downscoped.Credentials(source, _boundary(downscoped, bucket, prefix))
 
-    def token(self) -> tuple[str, datetime]:
-        """A token that is good for at least `REFRESH_BEFORE`, and when it expires (UTC)."""
+    def token(self, least: timedelta = REFRESH_BEFORE) -> tuple[str, datetime]:
+        """A token that is good for at least `least`, and when it expires (UTC)."""
         expiry = self._credentials.expiry
-        if expiry is None or expiry - datetime.now(UTC).replace(tzinfo=None) < REFRESH_BEFORE:
+        if expiry is None or expiry - datetime.now(UTC).replace(tzinfo=None) < least:
             self._credentials.refresh(self._request)
         return self._credentials.token, self._credentials.expiry.replace(tzinfo=UTC)
 

@@ -3,7 +3,7 @@
 Objects there are immutable and appear whole; `ifGenerationMatch` makes creating (generation 0) and swapping (the
 generation last read) atomic. Each small write carries a random writer id: a retry that finds its own earlier write, the
 answer to which was lost on the way, knows that it has won and not lost.
-Credentials are the environment's (`credentials.py`); with `STORAGE_EMULATOR_HOST` none.
+Credentials are the environment's (`credentials.py`); with `STORAGE_EMULATOR_HOST` none but a token file's.
 """
 
 from __future__ import annotations

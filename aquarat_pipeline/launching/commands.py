@@ -51,14 +51,13 @@ def start(
     host = hosts[node]
     here = host.transport == "local"
     order = lease(attempt, stage, host, need, node)
-    token = host_token(attempt.spec.store) if not here else None
     return order | {
         "argv": _argv(attempt, hosts, node, need, program),
         "env": {**_environment(attempt, hosts, node, need), **messages},
         "inherit": here,
         "cwd": os.getcwd() if here else None,
         "ranks": need.distributed,
-        "token": token,
+        "token": host_token(attempt.spec.store),
         "heartbeat": host.heartbeat_seconds,
         "grace": host.grace_seconds,
         "min_free_bytes": int(host.min_free_gb * GB),

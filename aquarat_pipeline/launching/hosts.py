@@ -14,7 +14,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 FILE = "hosts.yaml"
-LOCAL_TTL = 60.0
 
 
 class InventoryError(ValueError):

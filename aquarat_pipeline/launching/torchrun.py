@@ -98,6 +98,8 @@ class _Job:
         self._local = local_host(self._home).model_copy(update={"grace_seconds": grace})
         self._hosts: list[Host] = []
         self._avoid: set[str] = set()
+        self._tokens: dict[int, str] = {}
+        """What each node's token was last renewed to."""
         self._checked = self._renewed = time.monotonic()
 
     def see_through(self) -> dict[str, Any]:
@@ -212,10 +214,10 @@ class _Job:
         self._check_run(now=True)
         self._attempt.assign([host.name for host in hosts])
         for node, host in enumerate(hosts):
-            order = commands.start(
-                self._attempt, self._stage, hosts, node, need, program=self._program, messages=self._messages
-            )
             try:
+                order = commands.start(
+                    self._attempt, self._stage, hosts, node, need, program=self._program, messages=self._messages
+                )
                 answer = self._call(host, "start", order)
             except HostError as e:
                 # The host may have heard even if its answer was lost: the claim tells.
@@ -245,10 +247,12 @@ class _Job:
             return
         self._renewed = time.monotonic()
         for node, host in enumerate(self._hosts):
-            if host.transport != "local" and (token := host_token(self._attempt.spec.store)):
-                # A host that is out of reach now keeps its old token for a while, and gets the next one.
-                with suppress(HostError):
+            # A host that is out of reach now keeps its old token for a while, and gets the next one.
+            with suppress(HostError):
+                token = host_token(self._attempt.spec.store)
+                if token and token["token"] != self._tokens.get(node):
                     self._call(host, "renew", {**commands.identity(self._attempt, node), "token": token})
+                    self._tokens[node] = token["token"]
 
     def _interrupted(self) -> None:
         """Cancelled means that the job ends; a worker that is merely stopped leaves it to the next."""

@@ -2,7 +2,7 @@
 
 One call is one command: a JSON object in, one out. What is secret is in the object, so it passes through standard
 input alone. The OpenSSH client brings the user's configuration, agent, jump hosts and host keys with it; the checks of
-host keys are never relaxed. Calls share one connection per host (ControlMaster), which ends a minute after the last.
+host keys are never relaxed. Calls share one connection per host (ControlMaster), which ends soon after the last.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +70,8 @@ class SshTransport:
     """A host reached with the `ssh` of this machine."""
 
     CONNECT_SECONDS = 10
+    PERSIST_SECONDS = 15
+    """For how long the connection waits for another call; a step that waits for a host calls every two seconds."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -110,6 +113,12 @@ class SshTransport:
             raise HostError(f"{self._host.name} ({self._host.address}) cannot be reached: {_reason(done)}")
         return done
 
+    def close(self) -> None:
+        """Ends the shared connection now, if there is one, and the calls that others have on it."""
+        argv = ["ssh", *self._options(), "-O", "exit", "--", str(self._host.address)]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=self.CONNECT_SECONDS)
+
     def _options(self) -> list[str]:
         options = {
             "BatchMode": "yes",
@@ -119,7 +128,7 @@ class SshTransport:
             "ServerAliveCountMax": "3",
             "ControlMaster": "auto",
             "ControlPath": f"{_socket_directory()}/%C",
-            "ControlPersist": "60",
+            "ControlPersist": str(self.PERSIST_SECONDS),
             "ForwardAgent": "no",
             "LogLevel": "ERROR",
         }

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import requests
 
@@ -71,19 +71,24 @@ class Sshd:
 
     def __init__(self, keys: Keys, address: str, port: int, env: dict[str, str], namespace: str | None = None) -> None:
         self.config = keys.directory / f"sshd_{address}_{port}"
-        authorized = keys.directory / "authorized_keys"
-        shutil.copy(keys.client.with_suffix(".pub"), authorized)
-        variables = " ".join(f'"{name}={value}"' for name, value in env.items())
-        self.config.write_text(
-            f"ListenAddress {address}\nPort {port}\nHostKey {keys.host}\nAuthorizedKeysFile {authorized}\n"
-            f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-            f"PidFile none\nMaxStartups 100\nPrintMotd no\n" + (f"SetEnv {variables}\n" if env else "")
-        )
+        self._keys = keys
+        shutil.copy(keys.client.with_suffix(".pub"), keys.directory / "authorized_keys")
         Path("/run/sshd").mkdir(exist_ok=True)
         self._prefix = ["ip", "netns", "exec", namespace] if namespace else []
         self.address, self.port = address, port
+        self.configure(env)
         self.start()
         keys.know(address, port)
+
+    def configure(self, env: dict[str, str]) -> None:
+        """What the next start gives to every login as its environment."""
+        variables = " ".join(f'"{name}={value}"' for name, value in env.items())
+        self.config.write_text(
+            f"ListenAddress {self.address}\nPort {self.port}\nHostKey {self._keys.host}\n"
+            f"AuthorizedKeysFile {self._keys.directory / 'authorized_keys'}\n"
+            f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+            f"PidFile none\nMaxStartups 100\nPrintMotd no\n" + (f"SetEnv {variables}\n" if env else "")
+        )
 
     def start(self) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root")}
@@ -110,13 +115,13 @@ class Sshd:
 
 
 @contextmanager
-def loopback(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """This machine behind an sshd: the client's configuration, which names it, and the inventory's entry."""
+def loopback(directory: Path, env: dict[str, str] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """This machine behind an sshd, with `env` at login: the client's configuration, and the inventory's entry."""
     keys = Keys(directory / "keys")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    server = Sshd(keys, "127.0.0.1", port, {})
+    server = Sshd(keys, "127.0.0.1", port, env or {})
     with keys.config.open("a") as f:
         f.write(f"Host gpu\n  HostName 127.0.0.1\n  Port {port}\n")
     wait_until(lambda: _answers("127.0.0.1", port), 20, "sshd answers")
@@ -140,6 +145,7 @@ class Network:
         _ip("link", "add", self.bridge, "type", "bridge")
         _ip("addr", "add", f"{self._net}.1/24", "dev", self.bridge)
         _ip("link", "set", self.bridge, "up")
+        self._clocks: dict[int, dict[str, str]] = {}
         self._names = [f"aq{tag}{k}" for k in range(count)]
         self._bucket, self.bucket_url = self._start_bucket()
         self.store_uri = f"gs://{BUCKET}/store"
@@ -166,10 +172,23 @@ class Network:
                 "PYTHONPATH": str(REPO_ROOT),
                 "TOY_HOST": f"h{k}",
                 "AQUARAT_CACHE": str(self.directory / f"cache{k}"),
+                **self._clocks.get(k, {}),
             },
             **FAST,
             **fields,
         }
+
+    def set_clock(self, k: int, off: int) -> None:
+        """From now on the host's date is `off` seconds wrong, for every login and, by its inventory entry, its jobs."""
+        made = self.directory / "clock.so"
+        source = Path(__file__).with_name("clock.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", made, source, "-ldl"], check=True)
+        self._clocks[k] = {"LD_PRELOAD": str(made), "CLOCK_OFF": str(off)} if off else {}
+        server = self.servers[k]
+        server.stop()
+        server.configure({"STORAGE_EMULATOR_HOST": self.bucket_url, **self._clocks[k]})
+        server.start()
+        wait_until(lambda: _answers(self.address(k), 22), 20, f"sshd of h{k} answers")
 
     def address(self, k: int) -> str:
         return f"{self._net}.{10 + k}"
@@ -181,10 +200,19 @@ class Network:
     def heal(self, k: int) -> None:
         _ip("link", "set", f"{self._names[k]}v", "up")
 
-    def slow(self, k: int, rate: str) -> None:
-        """The host is sent no more than so much a second, like `256kbit`, and what does not fit waits."""
-        shape = ["root", "tbf", "rate", rate, "burst", "16kb", "latency", "2s"]
-        subprocess.run(["tc", "qdisc", "replace", "dev", f"{self._names[k]}v", *shape], check=True)
+    def slow(self, k: int, rate: str | None, way: Literal["down", "up"] = "down") -> None:
+        """The host is sent, or sends, no more than so much a second, like `256kbit`; None: as much as it can.
+
+        What does not fit waits.
+        """
+        there = (["tc"], f"{self._names[k]}v") if way == "down" else (["tc", "-n", self._names[k]], "eth0")
+        tool, device = there
+        shape = ["root", "tbf", "rate", rate or "10gbit", "burst", "16kb", "latency", "2s"]
+        subprocess.run([*tool, "qdisc", "replace", "dev", device, *shape], check=True)
+
+    def sent(self, k: int) -> int:
+        """Bytes that the host has sent since it was made."""
+        return int(Path(f"/sys/class/net/{self._names[k]}v/statistics/rx_bytes").read_text())
 
     def shrink_disk(self, k: int, size: str | None) -> None:
         """The host's root directory becomes a disk of that size, empty at first; None brings the old one back."""

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import dagster as dg
 import pytest
+from google.oauth2.credentials import Credentials
 
-from aquarat_pipeline.launching import commands
+from aquarat_core.artifacts.credentials import PrefixToken
+from aquarat_pipeline.launching import credentials, torchrun
 from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.prepare import prepare
 from aquarat_pipeline.launching.transports import HostError, SshTransport
+from tests.artifacts.emulator import BUCKET, emulator
+from tests.launching.guarded_bucket import GuardedBucket, guarded
 from tests.launching.network import SSHD, loopback
-from tests.launching.rig import Rig
+from tests.launching.rig import Rig, wait_until
 
 SECRET = "planted-7f3a-secret"
 TOKEN = "planted-91bc-token"
+OWN = "planted-e04d-own"
+PLANTED = (SECRET, TOKEN, OWN)
 
 
 @pytest.fixture
@@ -34,7 +43,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         pytest.skip("there is no sshd: install openssh-server and openssh-client")
     with loopback(tmp_path) as (config, fields):
         monkeypatch.setenv("AQUARAT_SSH_CONFIG", str(config))
-        yield Host(**fields)
+        made = Host(**fields)
+        yield made
+        SshTransport(made).close()
 
 
 def test_the_agent_is_sent_once_and_called_by_its_hash(host: Host) -> None:
@@ -45,6 +56,31 @@ def test_the_agent_is_sent_once_and_called_by_its_hash(host: Host) -> None:
     written = sent.stat().st_mtime_ns
     assert transport.call("leases", {}) == {"leases": []}
     assert sent.stat().st_mtime_ns == written
+
+
+def test_the_shared_connection_ends_when_it_is_closed_and_soon_by_itself(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = SshTransport(host)
+    transport.call("leases", {})
+    (master,) = _masters(transport)
+    transport.call("leases", {})
+    assert _masters(transport) == [master]
+    transport.close()
+    wait_until(lambda: not _masters(transport), 10, "the connection is closed")
+    transport.close()
+    monkeypatch.setattr(SshTransport, "PERSIST_SECONDS", 1)
+    transport.call("leases", {})
+    wait_until(lambda: not _masters(transport), 10, "the connection ends by itself")
+
+
+def _masters(transport: SshTransport) -> list[int]:
+    """The processes that hold the host's connection open; ssh names them by the path of their socket."""
+    argv = ["ssh", *transport._options(), "-G", "--", str(transport._host.address)]
+    lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    (socket,) = (line.split()[1] for line in lines if line.startswith("controlpath "))
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if _read(pid, "cmdline").startswith(f"ssh: {socket} [mux]")]
 
 
 def test_an_unknown_host_key_is_refused(host: Host) -> None:
@@ -86,37 +122,67 @@ def in_a_thread(rig: Rig, asset: str) -> tuple[Thread, list[dg.ExecuteInProcessR
     return thread, found
 
 
-def test_no_secret_is_seen_anywhere(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forwarded key and the store's token: in the job's own environment and one private file, nowhere else."""
-    fields = host.model_dump(mode="json") | {"forward": ["WANDB_API_KEY"], "env": {"PYTHONPATH": os.getcwd()}}
-    rig = Rig(tmp_path / "rig", hosts=[fields])
-    for name, value in (rig.environment | {"WANDB_API_KEY": SECRET}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(commands, "host_token", lambda uri: {"token": TOKEN, "expiry": "2100-01-01T00:00:00+00:00"})
-    rig.order("aqua_dataset", steps=1)
-    rig.order("sft_checkpoint", steps=3, seconds=1)
-    first, _ = in_a_thread(rig, "aqua_dataset")
-    first.join()
-    thread, found = in_a_thread(rig, "sft_checkpoint")
+@pytest.fixture
+def bucket(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket that demands tokens, of which the control host has the one that opens all."""
+    own = tmp_path_factory.mktemp("control") / "token"
+    own.write_text(json.dumps({"token": OWN, "expiry": "2100-01-01T00:00:00+00:00"}))
+    with (
+        emulator(tmp_path / "bucket") as url,
+        guarded(url, own=OWN, narrow=TOKEN, lives=4.0) as made,
+    ):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", made.url)
+        monkeypatch.setenv("AQUARAT_STORE_TOKEN_FILE", str(own))
+        source = Credentials(None, refresh_handler=lambda *_, **__: (OWN, datetime.now() + timedelta(days=1)))
+        minter = functools.cache(lambda uri: PrefixToken(uri, source, made.request))
+        monkeypatch.setattr(credentials, "_minter", minter)
+        yield made
+
+
+def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forwarded key and the store's tokens: in the job's own environment and one private file, nowhere else.
+
+    The job outlives several tokens, each good for four seconds; what it cannot do without is a renewed one.
+    """
+    monkeypatch.setattr(torchrun, "RENEW_SECONDS", 1.0)
+    reach = {"STORAGE_EMULATOR_HOST": bucket.url}
+    with loopback(tmp_path, reach) as (config, fields):
+        fields |= {"forward": ["WANDB_API_KEY"], "env": {"PYTHONPATH": os.getcwd()}}
+        monkeypatch.setenv("AQUARAT_SSH_CONFIG", str(config))
+        rig = Rig(tmp_path / "rig", hosts=[fields], store=f"gs://{BUCKET}/team/store", env=reach)
+        for name, value in (rig.environment | {"WANDB_API_KEY": SECRET}).items():
+            monkeypatch.setenv(name, value)
+        rig.order("aqua_dataset", steps=1)
+        rig.order("sft_checkpoint", steps=7, seconds=1)
+        first, _ = in_a_thread(rig, "aqua_dataset")
+        first.join()
+        thread, found = in_a_thread(rig, "sft_checkpoint")
+        private, lines, environments = _watch(thread, tmp_path)
+        assert found[0].success, rig.story(found[0].run_id)
+        assert lines == set()
+        assert environments, "the job did not get what is forwarded to it"
+        assert private and all(p.startswith(f"{fields['root']}/jobs/") and p.endswith("/token 600") for p in private)
+        assert _files_with(tmp_path, *PLANTED) == set()
+        assert not any(planted in repr(list(rig.instance.all_logs(found[0].run_id))) for planted in PLANTED)
+        assert len(bucket.used) >= 3, "the host went on with the tokens of its start"
+        assert not [refusal for refusal in bucket.refused if not refusal.startswith(TOKEN)]
+        rig.close()
+
+
+def _watch(thread: Thread, directory: Path) -> tuple[set[str], set[str], int]:
+    """While the run goes on: files and command lines that hold what is planted, and trainers that have the key."""
     private: set[str] = set()
     lines: set[str] = set()
     environments = 0
     while thread.is_alive():
         for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
             command, environment = _read(pid, "cmdline"), _read(pid, "environ")
-            lines.update(command for planted in (SECRET, TOKEN) if planted in command)
+            lines.update(command for planted in PLANTED if planted in command)
             environments += SECRET in environment and "trainer.py" in command
-            assert TOKEN not in environment
-        private |= _files_with(tmp_path, TOKEN) | _files_with(tmp_path, SECRET)
+            assert TOKEN not in environment and OWN not in environment
+        private |= _files_with(directory, *PLANTED)
         time.sleep(0.2)
-    assert found[0].success
-    assert lines == set()
-    assert environments, "the job did not get what is forwarded to it"
-    token_file = f"{host.root}/jobs/"
-    assert private and all(path.startswith(token_file) and path.endswith("/token 600") for path in private), private
-    assert _files_with(tmp_path, TOKEN) | _files_with(tmp_path, SECRET) == set()
-    assert not any(planted in repr(list(rig.instance.all_logs(found[0].run_id))) for planted in (SECRET, TOKEN))
-    rig.close()
+    return private, lines, environments
 
 
 def _read(pid: int, what: str) -> str:
@@ -126,12 +192,12 @@ def _read(pid: int, what: str) -> str:
         return ""
 
 
-def _files_with(root: Path, planted: str) -> set[str]:
-    """Files under `root` that hold the text, with their modes: store, logs, Dagster's database, the host's own."""
+def _files_with(root: Path, *planted: str) -> set[str]:
+    """Files under `root` that hold any of the texts, with their modes: bucket, logs, Dagster's database, the host."""
     found = set()
     for path in root.rglob("*"):
         try:
-            if path.is_file() and planted.encode() in path.read_bytes():
+            if path.is_file() and any(text in path.read_bytes().decode(errors="replace") for text in planted):
                 found.add(f"{path} {path.stat().st_mode & 0o777:o}")
         except OSError:
             continue
