@@ -1,4 +1,4 @@
-"""What is broken while a run trains, and what it costs: every case of `tests/launching/faults.py`, as a table.
+"""What is broken while a run trains, and what it costs: every case of the fault tests, as a table.
 
 For each case: what came of it, the seconds from the fault to the end, and the steps that were made twice. A toy trainer
 saves every step, so that a step made twice is one that was cut off between being made and being saved. The cases with
@@ -14,25 +14,26 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Result, unmeasured
-from tests.launching import faults
+from tests.launching import crowds, faults, host_faults
 from tests.launching.network import Network, why_not
 from tests.launching.rig import ready_rig
+from tests.launching.survival import CANCELLED_WITHIN
 
 
 def run() -> list[Result]:
     """Runs all cases, or those that AQUARAT_FAULTS names, each as often as once."""
     wanted = os.environ.get("AQUARAT_FAULTS", "").split()
     results: list[Result] = []
+    local, cases = _chosen((*faults.CASES, *crowds.CASES), wanted), _chosen(host_faults.CASES, wanted)
     print(f"{'case':<24}{'outcome':<40}{'seconds':>8}{'redone':>8}", flush=True)
-    with ready_rig() as rig:
-        for case in _chosen(faults.LOCAL, wanted):
+    with ready_rig() if local else nullcontext() as rig:
+        for case in local:
             _one(case.__name__, lambda case=case: case(rig), results)
-    cases = _chosen(faults.NETWORK, wanted)
     if why := why_not():
         results += [unmeasured(case.__name__, "s", why) for case in cases]
     elif cases:
@@ -55,7 +56,7 @@ def _one(name: str, do: Callable[[], dict[str, Any]], results: list[Result]) -> 
         results.append(unmeasured(name, "s", f"FAILED: {type(e).__name__}: {str(e)[:200]}"))
         return
     print(f"{name:<24}{facts['outcome']:<40}{facts['seconds']:>8.1f}{facts['redone']:>8}", flush=True)
-    goal = f"≤ {faults.CANCELLED_WITHIN:.0f} s" if name.startswith("cancel") else None
+    goal = f"≤ {CANCELLED_WITHIN:.0f} s" if name.startswith("cancel") else None
     results.append(Result(name, "s", (facts["seconds"],), goal=goal))
     results.append(Result(f"{name}/redone", "steps", (float(facts["redone"]),)))
 

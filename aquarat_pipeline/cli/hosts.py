@@ -47,14 +47,19 @@ def _list(_: argparse.Namespace) -> str:
     return table([("host", "transport", "address", "gpus", "labels", "$/hour", "leases"), *rows])
 
 
+def examine(host: Host) -> dict[str, Any]:
+    """What the host says of itself: `facts`, and `problems` as sentences."""
+    return transport_to(host).call("doctor", _questions(host), seconds=180)
+
+
 def _doctor(arguments: argparse.Namespace) -> str:
-    def examine(host: Host) -> tuple[str, bool]:
-        answer = transport_to(host).call("doctor", _questions(host), seconds=180)
+    def describe(host: Host) -> tuple[str, bool]:
+        answer = examine(host)
         facts = "  ".join(f"{name} {value}" for name, value in answer["facts"].items() if value is not None)
         lines = [f"{host.name}: {facts}", *(f"  problem: {problem}" for problem in answer["problems"])]
         return "\n".join(lines), not answer["problems"]
 
-    return _report(_each(arguments.hosts, examine))
+    return _report(_each(arguments.hosts, describe))
 
 
 def _leases(arguments: argparse.Namespace) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import requests
 import yaml
 
 from aquarat_core.agent import processes
@@ -28,7 +30,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.launching import submit
 from aquarat_pipeline.launching.hosts import read_inventory
 from aquarat_pipeline.launching.tags import JOB_TAG
-from aquarat_pipeline.launching.transports import HostError, transport_to
+from aquarat_pipeline.launching.transports import HostError, SshTransport, transport_to
 from aquarat_pipeline.launching.workers import worker_of
 
 MODULE = "tests.launching.definitions"
@@ -93,17 +95,34 @@ class Rig:
 
     def start_daemon(self) -> subprocess.Popen:
         """Dagster's own daemon, which brings its code server along."""
-        env = {**os.environ, **self.environment}
-        env.pop("DAGSTER_MODULE_NAME", None)
-        with (self.directory / "daemon.log").open("ab") as log:
-            self._daemon = subprocess.Popen(
-                [sys.executable, "-m", "dagster._daemon", "run", "-w", str(self.workspace)],
-                env=env,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._daemon = self._start("daemon.log", "-m", "dagster._daemon", "run", "-w", str(self.workspace))
         return self._daemon
+
+    @contextmanager
+    def web_server(self) -> Iterator[WebServer]:
+        """Dagster's own web server; it is killed in the end."""
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        command = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(self.workspace)]
+        server = self._start("web.log", *command)
+        try:
+            web = WebServer(f"http://127.0.0.1:{port}")
+            wait_until(web.answers, 60, "the web server answers")
+            yield web
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+    def _start(self, log: str, *command: str) -> subprocess.Popen:
+        """A Python program as a user starts it, in a session of its own."""
+        env = {**os.environ, **self.environment}
+        # Dagster refuses to be told of the code location twice, by its variable and by the workspace file.
+        env.pop("DAGSTER_MODULE_NAME", None)
+        with (self.directory / log).open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, *command], env=env, cwd=REPO_ROOT, stdout=out, stderr=out, start_new_session=True
+            )
 
     def ready(self) -> Rig:
         """With its daemon running, and the asset there that the trained one is made from."""
@@ -127,15 +146,7 @@ class Rig:
 
     def shell(self, asset: str) -> subprocess.Popen:
         """`dagster asset materialize` as a user runs it."""
-        with (self.directory / "shell.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "dagster", "asset", "materialize", "--select", asset, "-m", MODULE],
-                env={**os.environ, **self.environment},
-                cwd=REPO_ROOT,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        return self._start("shell.log", "-m", "dagster", "asset", "materialize", "--select", asset, "-m", MODULE)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -234,7 +245,34 @@ class Rig:
     def close(self) -> None:
         self.stop_daemon()
         self.kill_everything()
+        for host in read_inventory(self.home).hosts:
+            if host.transport == "ssh":
+                SshTransport(host).close()
         self.instance.dispose()
+
+
+class WebServer:
+    """What a browser asks of Dagster's web server."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def answers(self) -> bool:
+        with suppress(requests.ConnectionError):
+            return requests.get(f"{self._url}/server_info", timeout=10).ok
+        return False
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The data that answers a GraphQL query."""
+        answer = requests.post(f"{self._url}/graphql", json={"query": query, "variables": variables}, timeout=30)
+        answer.raise_for_status()
+        assert "errors" not in answer.json(), answer.json()
+        return answer.json()["data"]
+
+    def terminate(self, run_id: str) -> None:
+        """As the Terminate button does."""
+        query = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
+        assert self.ask(query, run=run_id) == {"terminateRun": {"__typename": "TerminateRunSuccess"}}
 
 
 @contextmanager

@@ -10,12 +10,24 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.launching import faults
+from tests.launching import crowds, faults, host_faults
 from tests.launching.network import Network, why_not
 from tests.launching.rig import MODULE, Rig, assert_nothing_left
+from tests.launching.survival import ASSET
 
-ON_THIS_MACHINE = (faults.run_worker, faults.supervisor, faults.shell, faults.cancel_waiting)
-BEHIND_A_NETWORK = (faults.control_host, faults.network_away)
+ON_THIS_MACHINE = (
+    faults.run_worker,
+    faults.supervisor,
+    faults.shell,
+    faults.cancel_waiting,
+    faults.cancel_in_web_server,
+)
+BEHIND_A_NETWORK = (
+    host_faults.control_host,
+    host_faults.network_away,
+    host_faults.wrong_clock,
+    host_faults.cancel_uploading,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +62,11 @@ def test_survives(busy: Rig, case: Callable[[Rig], dict]) -> None:
 
 
 def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
-    busy.order(faults.ASSET, steps=60, seconds=0.5)
+    busy.order(ASSET, steps=60, seconds=0.5)
     aquarat = [sys.executable, "-u", "-m", "aquarat_core.cli"]
     env = {**os.environ, **busy.environment, "DAGSTER_MODULE_NAME": MODULE}
     launch = subprocess.Popen(
-        [*aquarat, "launch", faults.ASSET, "--follow"],
+        [*aquarat, "launch", ASSET, "--follow"],
         env=env,
         stdout=subprocess.PIPE,
         text=True,
@@ -65,7 +77,7 @@ def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
     for line in launch.stdout:
         shown.append(line.rstrip())
         if "Started execution of step" in line:
-            busy.wait_for_step(shown[0].split()[1], faults.ASSET)
+            busy.wait_for_step(shown[0].split()[1], ASSET)
             launch.send_signal(signal.SIGINT)
     run_id = shown[0].split()[1]
     assert shown[0] == f"run {run_id} is queued"
@@ -78,8 +90,9 @@ def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
     assert_nothing_left(busy, run_id)
 
 
-def test_kills_leave_nothing(busy: Rig) -> None:
-    faults.hundred_kills(busy, rounds=3)
+@pytest.mark.parametrize("case", crowds.CASES[1:], ids=lambda case: case.__name__)
+def test_kills_leave_nothing(busy: Rig, case: Callable[..., dict]) -> None:
+    case(busy, rounds=3)
 
 
 @pytest.mark.parametrize("case", BEHIND_A_NETWORK, ids=lambda case: case.__name__)
@@ -87,6 +100,10 @@ def test_survives_on_hosts(far: tuple[Rig, Network], case: Callable[[Rig, Networ
     case(*far)
 
 
+def test_survives_a_lost_connection(far: tuple[Rig, Network]) -> None:
+    host_faults.connection_lost(*far, seconds=3.0)
+
+
 def test_all_cases_are_in_the_bench() -> None:
-    assert {*ON_THIS_MACHINE, *BEHIND_A_NETWORK} <= {*faults.LOCAL, *faults.NETWORK}
+    assert {*ON_THIS_MACHINE, *BEHIND_A_NETWORK} <= {*faults.CASES, *host_faults.CASES}
     assert os.environ.get("AQUARAT_RIG") is None

@@ -1,7 +1,8 @@
 """A stage program that trains nothing but can be killed: it saves every step and goes on from the last one saved.
 
 `<store>/orders/<asset>.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step), `fill`
-(writes that many bytes to its scratch space first). Every step leaves a line in `<store>/trace/<asset>.jsonl`.
+(writes that many bytes to its scratch space first), `content`
+(publishes that many random bytes). Every step leaves a line in `<store>/trace/<asset>.jsonl`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(spec_uri: str) -> int:
         return 1
     if rank == 0:
         time.sleep(orders.get("publishing", 0))
-        job.write_json("result.json", _publish(spec))
+        job.write_json("result.json", _publish(spec, orders.get("content", 16)))
     return 0
 
 
@@ -65,9 +66,10 @@ def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce) -> None:
     own.write_json("times.json", {"first": began, "last": time.time()})
 
 
-def _publish(spec: StageSpec) -> dict:
+def _publish(spec: StageSpec, size: int) -> dict:
     with TemporaryDirectory() as content:
         Path(content, "content.txt").write_text(f"{spec.stage} of {spec.run_id}")
+        Path(content, "content.bin").write_bytes(os.urandom(size))
         artifact = ArtifactStore.open(spec.store).publish(
             asset=spec.stage,
             kind=STAGES[spec.stage].kind,

@@ -1,0 +1,141 @@
+"""Many runs: places on hosts are used, kept in order and given back, whatever becomes of the runs that had them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.agent import processes
+from aquarat_pipeline.launching import submit
+from aquarat_pipeline.launching.hosts import read_inventory
+from aquarat_pipeline.launching.tags import JOB_TAG
+from aquarat_pipeline.launching.transports import transport_to
+from aquarat_pipeline.launching.workers import worker_of
+from tests.launching.rig import Rig, wait_until
+from tests.launching.survival import ASSET
+
+ENDLESS = 10_000
+
+
+def ten_runs(rig: Rig) -> dict[str, Any]:
+    """Ten runs over three hosts of two sizes: every host is used, the runs of a pool train in the order they came."""
+    before = read_inventory(rig.home)
+    big = [rig.local_host(name, labels=["big"], price_per_hour=2) for name in ("big1", "big2")]
+    rig.write_hosts([*big, rig.local_host("small", labels=["small"])])
+    rig.order(ASSET, steps=2, seconds=0.2)
+    pools = ["big", "big", "small", "big", "big", "small", "big", "big", "small", "big"]
+    began = time.monotonic()
+    runs = [(pool, rig.launch(ASSET, tags={"aquarat/pool": pool})) for pool in pools]
+    for _, run_id in runs:
+        assert rig.wait(run_id, 400) == "SUCCESS", rig.story(run_id)
+    seconds = time.monotonic() - began
+    used = {rig.run(run_id).tags["aquarat/lease"] for _, run_id in runs}
+    assert used == {"big1", "big2", "small"}
+    first = {run_id: rig.trace(run_id, ASSET)[0]["time"] for _, run_id in runs}
+    small = [first[run_id] for pool, run_id in runs if pool == "small"]
+    assert small == sorted(small)
+    assert rig.leases() == []
+    rig.write_hosts([host.model_dump(mode="json") for host in before.hosts])
+    return {"outcome": "ten runs, every host used, in order", "seconds": round(seconds, 1), "redone": 0}
+
+
+def hundred_launches(rig: Rig, rounds: int = 100) -> dict[str, Any]:
+    """Runs are launched, killed at one of five moments and cancelled: no place, process or connection stays."""
+    began = time.monotonic()
+    before = read_inventory(rig.home)
+    at_once = len(_KILLS)
+    rig.write_hosts([rig.local_host(f"crowd{number}") for number in range(at_once - 1)])
+    rig.order(ASSET, steps=ENDLESS, seconds=0.5)
+    standing = sorted(rig.started())
+    launched: set[str] = set()
+    while len(launched) < rounds:
+        wave = [rig.launch(ASSET) for _ in range(min(at_once, rounds - len(launched)))]
+        launched.update(wave)
+        for run_id, kill in zip(wave, _KILLS, strict=False):
+            kill(rig, run_id)
+        for run_id in wave:
+            # Killed or not, resumed meanwhile or not: cancelled means over.
+            submit.cancel(rig.instance, rig.run(run_id))
+            assert rig.run(run_id).status.value == "CANCELED", rig.story(run_id)
+    wait_until(lambda: rig.leases() == [], 20, "the last lease is given back")
+    wait_until(lambda: sorted(rig.started()) == standing, 30, "daemon and code server alone are left")
+    assert list((rig.home / "aquarat/queue").iterdir()) == []
+    assert not launched & {record.run_id for record in rig.materializations(ASSET)}
+    rig.write_hosts([host.model_dump(mode="json") for host in before.hosts])
+    return {"outcome": f"{rounds} rounds, nothing left", "seconds": round(time.monotonic() - began, 1), "redone": 0}
+
+
+def _kill(*pids: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _nobody(rig: Rig, run_id: str) -> None:
+    """It is cancelled in the queue, or wherever it has come to."""
+
+
+def _new_worker(rig: Rig, run_id: str) -> None:
+    wait_until(lambda: worker_of(rig.run(run_id).tags), 60, "a worker is started")
+    _kill(rig.worker(run_id))
+
+
+def _worker_that_asks(rig: Rig, run_id: str) -> None:
+    """It has a job's folder, and asks a host to start the job, or waits for one."""
+    wait_until(lambda: JOB_TAG in rig.run(run_id).tags, 60, "the job has a folder")
+    _kill(rig.worker(run_id))
+
+
+def _starting_job(rig: Rig, run_id: str) -> None:
+    held = wait_until(lambda: _holders(rig, run_id), 60, "the job has a lease")
+    _kill(rig.worker(run_id), *held)
+
+
+def _training_job(rig: Rig, run_id: str) -> None:
+    rig.wait_for_step(run_id, ASSET)
+    _kill(rig.worker(run_id), rig.supervisor(run_id))
+
+
+def _holders(rig: Rig, run_id: str) -> list[int]:
+    """The supervisor and its guard, once they hold the run's lease; none if it had to wait for a host and was ended."""
+    return [p["pid"] for lease in rig.leases() if lease["owner"] == run_id for p in lease["processes"]]
+
+
+_KILLS: tuple[Callable[[Rig, str], None], ...] = (
+    _training_job,
+    _starting_job,
+    _worker_that_asks,
+    _new_worker,
+    _nobody,
+)
+
+
+def hundred_kills(rig: Rig, rounds: int = 100) -> dict[str, Any]:
+    """A job is started and its supervisor killed, again and again: no lease and no process stays."""
+    began = time.monotonic()
+    host = read_inventory(rig.home).hosts[0]
+    call = transport_to(host).call
+    for number in range(rounds):
+        uri = f"file://{rig.directory}/kills/jobs/kills/step/{number + 1}"
+        order = {
+            "id": f"kill{number:04d}", "job": uri, "mark": f"{uri}#node0", "node": 0, "owner": "kills", "step": "kill",
+            "host": host.name, "gpus": 0, "host_gpus": 0, "max_leases": 1, "ttl": 5, "argv": ["sleep", "600"],
+            "env": {}, "inherit": True, "cwd": None, "ranks": False, "token": None, "heartbeat": 1, "grace": 1,
+            "min_free_bytes": 0,
+        }  # fmt: skip
+        wait_until(lambda order=order: call("start", order)["state"] == "started", 20, "the lease is free again")
+        who = Path(host.root, "jobs", order["id"], "supervisor.json")
+        wait_until(who.exists, 10, "the supervisor is there")
+        os.kill(json.loads(who.read_text())["pid"], signal.SIGKILL)
+        wait_until(lambda order=order: not processes.members(order["mark"]), 10, "the job ends with its supervisor")
+    wait_until(lambda: rig.leases() == [], 10, "the last lease is given back")
+    return {"outcome": f"{rounds} rounds, nothing left", "seconds": round(time.monotonic() - began, 1), "redone": 0}
+
+
+CASES = (ten_runs, hundred_launches, hundred_kills)

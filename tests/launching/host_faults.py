@@ -1,0 +1,141 @@
+"""Faults of hosts and the way to them: cases on two hosts of a `Network`, with the store in a bucket they all reach."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from typing import Any
+
+from aquarat_core.artifacts import ArtifactStore
+from aquarat_pipeline.cli.hosts import examine
+from aquarat_pipeline.launching.hosts import read_inventory
+from tests.launching.network import Network
+from tests.launching.rig import Rig, wait_until
+from tests.launching.survival import ASSET, STEPS, cancelled, command_of, expect, training
+
+MEBIBYTE = 1 << 20
+
+
+def two_hosts(rig: Rig, network: Network) -> dict[str, Any]:
+    """Nothing breaks: one torchrun over both hosts, which meet on the first and reduce over the network."""
+    rig.order(ASSET, steps=STEPS, seconds=0.1, gloo=True)
+    run_id = rig.launch(ASSET, tags={"aquarat/nodes": "2"})
+    facts = expect(rig, run_id, trainers=1)
+    assert "gloo: 2 ranks" in rig.story(run_id)
+    return facts
+
+
+def connection_lost(rig: Rig, network: Network, seconds: float = 60.0) -> dict[str, Any]:
+    """sshd and every connection to the host die, and come back after a while, in which the run trains on."""
+    run_id = training(rig, seconds=(seconds + 4) / STEPS)
+    network.servers[0].stop()
+    time.sleep(seconds)
+    assert not rig.run(run_id).is_finished
+    network.servers[0].start()
+    return expect(rig, run_id, trainers=1)
+
+
+def host_killed(rig: Rig, network: Network) -> dict[str, Any]:
+    """It loses its power for good; the other goes on from the last step saved."""
+    run_id = training(rig)
+    assert rig.trace(run_id, ASSET)[-1]["host"] == "h0"
+    network.kill(0)
+    facts = expect(rig, run_id, trainers=2)
+    assert rig.trace(run_id, ASSET)[-1]["host"] == "h1"
+    network.heal(0)
+    network.servers[0].start()
+    return facts
+
+
+def network_away(rig: Rig, network: Network) -> dict[str, Any]:
+    """The host runs on without its network: it must have stopped the job when the other starts it."""
+    run_id = training(rig, seconds=1.0)
+    first = set(rig.members(run_id))
+    assert first
+    network.cut(0)
+    wait_until(lambda: rig.trace(run_id, ASSET)[-1]["host"] == "h1", 90, "the other host trains")
+    assert not any(command_of(pid) for pid in first), "two trainers at once"
+    network.heal(0)
+    facts = expect(rig, run_id, trainers=2)
+    wait_until(lambda: not rig.leases(), 20, "the host that came back holds no lease")
+    return facts
+
+
+def control_host(rig: Rig, network: Network) -> dict[str, Any]:
+    """Every process of the control host dies at once; then its daemon is started again."""
+    run_id = training(rig, seconds=1.0)
+    rig.kill_everything()
+    time.sleep(2)
+    rig.start_daemon()
+    return expect(rig, run_id, trainers=1)
+
+
+def slow_network(rig: Rig, network: Network) -> dict[str, Any]:
+    """The host hears the control host and the bucket at modem speed."""
+    network.slow(0, "256kbit")
+    run_id = training(rig)
+    facts = expect(rig, run_id, trainers=1)
+    network.slow(0, None)
+    return facts
+
+
+def full_disk(rig: Rig, network: Network) -> dict[str, Any]:
+    """The first host's disk fills while the job writes; the second has room."""
+    network.shrink_disk(0, "8m")
+    try:
+        rig.order(ASSET, steps=STEPS, seconds=0.2, fill=20_000_000)
+        run_id = rig.launch(ASSET)
+        facts = expect(rig, run_id, trainers=1)
+        assert {mark["host"] for mark in rig.trace(run_id, ASSET)} == {"h1"}
+        return facts
+    finally:
+        network.shrink_disk(0, None)
+
+
+def wrong_clock(rig: Rig, network: Network, off: int = 3600) -> dict[str, Any]:
+    """The host's date is an hour ahead, for agent, supervisor and trainer, and the run's worker is replaced as well."""
+    before = read_inventory(rig.home)
+    network.set_clock(0, off)
+    rig.write_hosts([network.host(0)])
+    try:
+        said = examine(read_inventory(rig.home).hosts[0])["problems"]
+        assert any(re.match(r"its clock is 360\d s ahead", problem) for problem in said), said
+        run_id = training(rig, seconds=1.0)
+        assert rig.trace(run_id, ASSET)[-1]["time"] - time.time() > off - 60, "the trainer's clock was right"
+        os.kill(rig.worker(run_id), signal.SIGKILL)
+        return expect(rig, run_id, trainers=1)
+    finally:
+        network.set_clock(0, 0)
+        rig.write_hosts([host.model_dump(mode="json") for host in before.hosts])
+
+
+def cancel_uploading(rig: Rig, network: Network) -> dict[str, Any]:
+    """The artifact is on its way to the bucket, over a link that would take another minute."""
+    network.slow(0, "4mbit", way="up")
+    try:
+        run_id = training(rig, steps=3, content=32 * MEBIBYTE)
+        store = ArtifactStore.open(rig.store_uri)
+        before = store.latest(ASSET)
+        rig.wait_for_step(run_id, ASSET, 3)
+        sent = network.sent(0)
+        wait_until(lambda: network.sent(0) > sent + MEBIBYTE, 30, "the upload has begun")
+        facts = cancelled(rig, run_id)
+        assert store.latest(ASSET) == before
+        return facts
+    finally:
+        network.slow(0, None, way="up")
+
+
+CASES = (
+    two_hosts,
+    connection_lost,
+    control_host,
+    network_away,
+    host_killed,
+    full_disk,
+    slow_network,
+    wrong_clock,
+    cancel_uploading,
+)
