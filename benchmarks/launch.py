@@ -32,7 +32,7 @@ EVERY_HOUR = {"heartbeat_seconds": 5.0, "lease_seconds": 60.0}
 
 def run() -> list[Result]:
     """All of it; the part over SSH needs sshd and is said to be unmeasured without."""
-    with ready_rig() as rig:
+    with ready_rig(monitor_seconds=10) as rig:
         rig.write_hosts([rig.local_host("here") | EVERY_HOUR])
         results = [*_latency(rig, "local"), *_quiet(rig), _memory(rig)]
     if not shutil.which(SSHD):
@@ -54,10 +54,8 @@ def _latency(rig: Rig, where: str) -> list[Result]:
         queued = time.time()
         run_id = rig.launch(ASSET)
         assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
-        times = rig.times(run_id, ASSET)
-        made = next(record for record in rig.materializations(ASSET) if record.run_id == run_id)
-        first.append(times["first"] - queued - imports[-1])
-        last.append(made.timestamp - times["last"])
+        first.append(rig.times(run_id, ASSET)["first"] - queued - imports[-1])
+        last.append(_after_last_line(rig, run_id))
     torch = Against("import torch", sorted(imports)[RUNS // 2])
     return [
         Result(f"{where}/first_line", "s", tuple(first), torch, goal="≤ 6 s"),
@@ -65,23 +63,43 @@ def _latency(rig: Rig, where: str) -> list[Result]:
     ]
 
 
+def _after_last_line(rig: Rig, run_id: str) -> float:
+    """Seconds from the trainer's last line to the materialization."""
+    made = next(record for record in rig.materializations(ASSET) if record.run_id == run_id)
+    return made.timestamp - rig.times(run_id, ASSET)["last"]
+
+
 def _quiet(rig: Rig) -> list[Result]:
-    """What the run's worker and the store are troubled with while the trainer makes a step a second."""
+    """What control host and store are troubled with while the trainer makes a step a second, and how such a run ends.
+
+    The worker is what the run itself costs; daemon and code server wait for the next run whether one trains or not.
+    """
     rig.order(ASSET, steps=QUIET_SECONDS + 20, seconds=1)
     run_id = rig.launch(ASSET)
     rig.wait_for_step(run_id, ASSET, 10)
-    worker, before, began = rig.worker(run_id), _cpu(rig.worker(run_id)), time.monotonic()
+    worker, standing = rig.worker(run_id), _standing(rig, run_id)
+    before, began = (_cpu(worker), sum(map(_cpu, standing))), time.monotonic()
     time.sleep(QUIET_SECONDS)
     seconds = time.monotonic() - began
-    used = (_cpu(worker) - before) / seconds
+    used = (_cpu(worker) - before[0]) / seconds
+    idle = (sum(map(_cpu, standing)) - before[1]) / seconds
     assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
     job = JobDir.at(rig.job_uri(run_id))
     size = sum(len(job.backend.read(key).data) for key in job.backend.keys(f"{job.prefix}/output/"))
     return [
         Result("quiet/worker_cpu", "%", (100 * used,), goal="≤ 1 %"),
         Result("quiet/worker_cpu_per_hour", "s", (3600 * used,)),
+        Result("quiet/dagster_cpu", "%", (100 * idle,)),
         Result("quiet/messages_per_hour", "kB", (3600 * size / (QUIET_SECONDS + 20) / 1000,)),
+        Result("quiet/after_last_line", "s", (_after_last_line(rig, run_id),), goal="≤ 3 s"),
     ]
+
+
+def _standing(rig: Rig, run_id: str) -> list[int]:
+    """Dagster's own processes: daemon and code server."""
+    job = {rig.worker(run_id), *rig.members(run_id)}
+    job.update(process["pid"] for lease in rig.leases() for process in lease["processes"])
+    return [pid for pid in rig.started() if pid not in job]
 
 
 def _memory(rig: Rig) -> Result:

@@ -1,10 +1,11 @@
-"""`aquarat launch` and `aquarat cancel`: runs of the Dagster instance that outlive the shell."""
+"""`aquarat launch`, `tail` and `cancel`: runs of the Dagster instance that outlive the shell."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 HEARTBEAT_SECONDS = 120.0
@@ -12,7 +13,7 @@ HEARTBEAT_SECONDS = 120.0
 
 
 def add_commands(commands: Any) -> None:
-    """Adds `launch` and `cancel`."""
+    """Adds `launch`, `tail` and `cancel`."""
     launch = commands.add_parser("launch", help="queue a run on the running Dagster instance")
     launch.add_argument("assets", nargs="+", metavar="ASSET")
     launch.add_argument("--with-parents", action="store_true", help="materialize all that the assets are made from too")
@@ -22,6 +23,10 @@ def add_commands(commands: Any) -> None:
     launch.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
     launch.add_argument("--follow", action="store_true", help="show the run's log; Ctrl-C leaves the run alone")
     launch.set_defaults(run=_launch)
+    tail = commands.add_parser("tail", help="what every rank of a run's job said last, from the logs on its hosts")
+    tail.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
+    tail.add_argument("--lines", type=int, default=20, help="of each log (20)")
+    tail.set_defaults(run=_tail)
     cancel = commands.add_parser("cancel", help="cancel a run, wherever it is")
     cancel.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
     cancel.set_defaults(run=_cancel)
@@ -58,6 +63,14 @@ def _launch(arguments: argparse.Namespace) -> str:
         if status != "SUCCESS":
             raise submit.LaunchError(f"run {run.run_id} ended: {status}")
         return f"run {run.run_id} ended: {status}"
+
+
+def _tail(arguments: argparse.Namespace) -> str:
+    from aquarat_pipeline.launching import submit, tailing
+
+    with _instance() as instance:
+        run = submit.find_run(instance, arguments.run_id)
+        return "\n".join(tailing.last_lines(Path(instance.root_directory), run, arguments.lines))
 
 
 def _cancel(arguments: argparse.Namespace) -> str:

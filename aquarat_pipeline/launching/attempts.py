@@ -45,6 +45,12 @@ class Attempt:
         record = job.read_json("launch.json")
         return cls._of(job, record) if record["retry"] == retry else None
 
+    @classmethod
+    def at(cls, uri: str) -> Attempt:
+        """The attempt whose folder that is."""
+        job = JobDir.at(uri)
+        return cls._of(job, job.read_json("launch.json"))
+
     def next(self, store: ArtifactStore) -> Attempt:
         """The attempt that goes on where this one was lost, with the same inputs."""
         return self.create(store, self.spec, self.retry, self.events)
@@ -83,12 +89,11 @@ class Attempt:
 
 def cancel_job(uri: str, reason: str) -> bool:
     """Tells the supervisors of the job at that URI to end it; False if it had ended before."""
-    job = JobDir.at(uri)
-    count = len((job.read_json("hosts.json") or {"hosts": []})["hosts"])
-    nodes = [job.read_json(f"status/node{node}.json") for node in range(count)]
+    attempt = Attempt.at(uri)
+    nodes = [attempt.status(node) for node in range(len(attempt.nodes))]
     if nodes and all(status and status["state"] == "ended" for status in nodes):
         return False
-    job.create_json("cancel.json", {"reason": reason})
+    attempt.cancel(reason)
     return True
 
 

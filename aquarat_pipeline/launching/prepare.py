@@ -1,7 +1,8 @@
 """Making a bare host ready: one environment for each lock, made by the host's own user, and the project's wheels in it.
 
 What is sent are the lock, the project's wheel and the tokenizer's; the locked packages come from the index that the
-host's pip knows. Environments are named by the hash of all three, so that preparing again does nothing, and a job that
+host's pip knows. The lock is complete, so pip resolves nothing (an older one cannot, where it names a package with an
+extra). Environments are named by the hash of all three, so that preparing again does nothing, and a job that
 runs keeps the one it started in when a newer one is made. Needs Python 3.11 or newer with venv on the host, no root.
 """
 
@@ -36,7 +37,7 @@ if [ ! -e "$env/.ready" ]; then
     [ -n "$python" ] || {{ echo "no Python 3.11 or newer with venv is there (Debian: python3-venv)" >&2; exit 1; }}
     rm -rf "$env"
     "$python" -m venv "$env"
-    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes {options} \
+    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps {options} \
         -r "$root/wheels/$name/requirements.lock"
     "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
         "$root/wheels/$name/"*.whl

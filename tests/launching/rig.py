@@ -55,6 +55,7 @@ class Rig:
         hosts: list[dict[str, Any]] | None = None,
         store: str | None = None,
         env: dict[str, str] | None = None,
+        monitor_seconds: int = 1,
     ) -> None:
         self.directory = directory
         self.home = directory / "home"
@@ -62,7 +63,7 @@ class Rig:
         self.store_uri = store or f"file://{directory}/store"
         self.mark = str(directory)
         settings = yaml.safe_load((REPO_ROOT / "dagster_home/dagster.yaml").read_text())
-        settings["run_monitoring"]["poll_interval_seconds"] = 1
+        settings["run_monitoring"]["poll_interval_seconds"] = monitor_seconds
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
         self.write_hosts(hosts or [self.local_host("one")])
         location = {
@@ -276,10 +277,10 @@ class WebServer:
 
 
 @contextmanager
-def ready_rig(hosts: list[dict[str, Any]] | None = None, **places: Any) -> Iterator[Rig]:
-    """A ready control host in a temporary directory, which goes with it; `places` are `store` and `env` of a `Rig`."""
+def ready_rig(hosts: list[dict[str, Any]] | None = None, **rest: Any) -> Iterator[Rig]:
+    """A ready control host in a temporary directory, which goes with it; `rest` is for the `Rig`."""
     directory = Path(tempfile.mkdtemp(prefix="aquarat-rig-"))
-    rig = Rig(directory / "rig", hosts=hosts, **places)
+    rig = Rig(directory / "rig", hosts=hosts, **rest)
     try:
         yield rig.ready()
     finally:

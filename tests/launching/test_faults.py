@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,10 @@ def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
     assert launch.wait() == 0
     assert shown[-1] == f"The run goes on. To end it: aquarat cancel {run_id[:8]}"
     assert not busy.run(run_id).is_finished
+    out = subprocess.run([*aquarat, "tail", run_id[:8], "--lines", "1"], env=env, capture_output=True, text=True)
+    said = out.stdout.splitlines()
+    rank = next(k for k, line in enumerate(said) if line.startswith("== one: ") and line.endswith("/0/stdout.log"))
+    assert re.fullmatch(r"step \d+", said[rank + 1]), out.stdout + out.stderr
     out = subprocess.run([*aquarat, "cancel", run_id[:8]], env=env, capture_output=True, text=True)
     assert out.stdout == f"run {run_id}: CANCELED\n", out.stderr
     assert_nothing_left(busy, run_id)

@@ -153,7 +153,7 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
         for name, value in (rig.environment | {"WANDB_API_KEY": SECRET}).items():
             monkeypatch.setenv(name, value)
         rig.order("aqua_dataset", steps=1)
-        rig.order("sft_checkpoint", steps=7, seconds=1)
+        rig.order("sft_checkpoint", steps=5, seconds=1)
         first, _ = in_a_thread(rig, "aqua_dataset")
         first.join()
         thread, found = in_a_thread(rig, "sft_checkpoint")

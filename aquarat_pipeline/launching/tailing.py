@@ -1,0 +1,44 @@
+"""The logs of a run's job where they were written: every rank's, torchrun's and the supervisor's, on the job's hosts.
+
+What rank 0 says is in Dagster anyway. This is for the others, and for a job that Dagster no longer follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from aquarat_pipeline.launching import commands
+from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.hosts import local_host, read_inventory
+from aquarat_pipeline.launching.submit import LaunchError
+from aquarat_pipeline.launching.tags import JOB_TAG
+from aquarat_pipeline.launching.transports import HostError, transport_to
+
+
+def last_lines(home: Path, run: dg.DagsterRun, lines: int) -> Iterator[str]:
+    """The last `lines` lines of every log of the run's current or last job, each log under a heading of its own.
+
+    Raises `LaunchError` for a run that has no job. A host that does not answer is a line like any other.
+    """
+    if JOB_TAG not in run.tags:
+        raise LaunchError(f"run {run.run_id} has not come to a job yet")
+    attempt = Attempt.at(run.tags[JOB_TAG])
+    known = {host.name: host for host in (local_host(home), *read_inventory(home).hosts)}
+    for node, name in enumerate(attempt.nodes):
+        if name not in known:
+            yield f"== {name}: no longer in hosts.yaml"
+            continue
+        try:
+            order = {**commands.identity(attempt, node), "lines": lines}
+            logs = transport_to(known[name]).call("tail", order)["logs"]
+        except HostError as e:
+            yield f"== {name}: {e}"
+            continue
+        for path, said in logs.items():
+            yield f"== {name}: {known[name].root}/{path}"
+            yield from said
+        if not logs:
+            yield f"== {name}: it has no logs of this job"
