@@ -20,6 +20,8 @@ from aquarat_pipeline.launching.transports import HostError, transport_to
 
 SLACK_SECONDS = 5.0
 """What a stopped job's last writes may take to be seen."""
+PROBE_SECONDS = 8.0
+"""A silent host may take so long to answer: nothing is followed meanwhile, and silence alone decides in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,9 @@ class Pulse:
         identity = commands.identity(self._attempt, self._node)
         try:
             transport = transport_to(host)
-            if transport.call("status", identity, seconds=20)["state"] == "running":
+            if transport.call("status", identity, seconds=PROBE_SECONDS)["state"] == "running":
                 return None
-            left = transport.call("stop", identity, seconds=20)
+            left = transport.call("stop", identity, seconds=2 * PROBE_SECONDS)
         except HostError:
             return None
         return None if left.get("survivors") else f"{host.name} no longer runs the job: was it restarted?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 from aquarat_core.agent import processes
 from aquarat_pipeline.launching import submit
-from aquarat_pipeline.launching.hosts import read_inventory
+from aquarat_pipeline.launching.hosts import Host, read_inventory
 from aquarat_pipeline.launching.tags import JOB_TAG
 from aquarat_pipeline.launching.transports import transport_to
 from aquarat_pipeline.launching.workers import worker_of
@@ -21,6 +22,7 @@ from tests.launching.rig import Rig, wait_until
 from tests.launching.survival import ASSET
 
 ENDLESS = 10_000
+HOSTS = 10
 
 
 def ten_runs(rig: Rig) -> dict[str, Any]:
@@ -117,25 +119,37 @@ _KILLS: tuple[Callable[[Rig, str], None], ...] = (
 
 
 def hundred_kills(rig: Rig, rounds: int = 100) -> dict[str, Any]:
-    """A job is started and its supervisor killed, again and again: no lease and no process stays."""
+    """Jobs are started, each on a host of its own, and their supervisors killed: no lease and no process stays."""
     began = time.monotonic()
-    host = read_inventory(rig.home).hosts[0]
-    call = transport_to(host).call
-    for number in range(rounds):
-        uri = f"file://{rig.directory}/kills/jobs/kills/step/{number + 1}"
-        order = {
-            "id": f"kill{number:04d}", "job": uri, "mark": f"{uri}#node0", "node": 0, "owner": "kills", "step": "kill",
-            "host": host.name, "gpus": 0, "host_gpus": 0, "max_leases": 1, "ttl": 5, "argv": ["sleep", "600"],
-            "env": {}, "inherit": True, "cwd": None, "ranks": False, "token": None, "heartbeat": 1, "grace": 1,
-            "min_free_bytes": 0,
-        }  # fmt: skip
-        wait_until(lambda order=order: call("start", order)["state"] == "started", 20, "the lease is free again")
-        who = Path(host.root, "jobs", order["id"], "supervisor.json")
-        wait_until(who.exists, 10, "the supervisor is there")
-        os.kill(json.loads(who.read_text())["pid"], signal.SIGKILL)
-        wait_until(lambda order=order: not processes.members(order["mark"]), 10, "the job ends with its supervisor")
-    wait_until(lambda: rig.leases() == [], 10, "the last lease is given back")
+    hosts = [Host(**rig.local_host(f"kills{number}")) for number in range(HOSTS)]
+    for done in range(0, rounds, HOSTS):
+        orders = [_trivial(rig, host, done + k) for k, host in enumerate(hosts[: rounds - done])]
+        for host, order in zip(hosts, orders, strict=False):
+            # Where the last round's job was, its guard may still be looking for what is left of it.
+            start = functools.partial(transport_to(host).call, "start", order)
+            wait_until(lambda start=start: start()["state"] == "started", 20, "the lease is free again")
+        for host, order in zip(hosts, orders, strict=False):
+            who = Path(host.root, "jobs", order["id"], "supervisor.json")
+            wait_until(who.exists, 10, "the supervisor is there")
+            os.kill(json.loads(who.read_text())["pid"], signal.SIGKILL)
+        for order in orders:
+            mark = order["mark"]
+            wait_until(lambda mark=mark: not processes.members(mark), 10, "the job ends with its supervisor")
+    for host in hosts:
+        leases = functools.partial(transport_to(host).call, "leases", {})
+        wait_until(lambda leases=leases: leases() == {"leases": []}, 10, "the last lease is given back")
     return {"outcome": f"{rounds} rounds, nothing left", "seconds": round(time.monotonic() - began, 1), "redone": 0}
+
+
+def _trivial(rig: Rig, host: Host, number: int) -> dict[str, Any]:
+    """An order to sleep."""
+    uri = f"file://{rig.directory}/kills/jobs/kills/step/{number + 1}"
+    return {
+        "id": f"kill{number:04d}", "job": uri, "mark": f"{uri}#node0", "node": 0, "owner": "kills", "step": "kill",
+        "host": host.name, "gpus": 0, "host_gpus": 0, "max_leases": 1, "ttl": 5, "argv": ["sleep", "600"],
+        "env": {}, "inherit": True, "cwd": None, "ranks": False, "token": None, "heartbeat": 1, "grace": 1,
+        "min_free_bytes": 0,
+    }  # fmt: skip
 
 
 CASES = (ten_runs, hundred_launches, hundred_kills)

@@ -104,14 +104,13 @@ class Sshd:
         log.close()
 
     def stop(self) -> None:
-        """The server and every connection it serves."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """The server and every connection it serves; what was started over them goes on."""
+        # Before the server ends: its connections are then nobody's children.
+        connections = _descendants(self.process.pid, "sshd")
+        for pid in (self.process.pid, *connections):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _is_connection_of(int(entry.name), self.process.pid, str(self.config)):
-                with suppress(ProcessLookupError):
-                    os.kill(int(entry.name), signal.SIGKILL)
 
 
 @contextmanager
@@ -296,11 +295,11 @@ def _answers(address: str, port: int) -> bool:
     return True
 
 
-def _is_connection_of(pid: int, server: int, config: str) -> bool:
-    """Whether the process serves a connection of that sshd: its own children, which have sessions of their own."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        name, parent = stat[stat.index("(") + 1 : stat.rindex(")")], int(stat.rpartition(")")[2].split()[1])
-    except OSError:
-        return False
-    return name.startswith("sshd") and (parent == server or config in Path(f"/proc/{pid}/cmdline").read_text())
+def _descendants(pid: int, name: str) -> list[int]:
+    """Processes of that name below `pid`, through those of that name alone."""
+    found = []
+    with suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if Path(f"/proc/{child}/comm").read_text().strip() == name:
+                found += [int(child), *_descendants(int(child), name)]
+    return found
