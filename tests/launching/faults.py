@@ -61,7 +61,8 @@ def _code_servers(rig: Rig, _: str) -> list[int]:
 def web_server(rig: Rig) -> dict[str, Any]:
     """It dies, with its code server, while it shows the run."""
     with rig.web_server() as web:
-        run_id = training(rig)
+        run_id = training(rig, seconds=1.0)
+        web.wait()
         assert web.ask("query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }", run=run_id) == {
             "runOrError": {"status": "STARTED"}
         }
@@ -170,7 +171,9 @@ def cancel_training(rig: Rig) -> dict[str, Any]:
 def cancel_in_web_server(rig: Rig) -> dict[str, Any]:
     """The Terminate button."""
     with rig.web_server() as web:
-        return cancelled(rig, training(rig, steps=60), cancel=web.terminate)
+        run_id = training(rig, steps=60)
+        web.wait()
+        return cancelled(rig, run_id, cancel=web.terminate)
 
 
 def cancel_without_worker(rig: Rig) -> dict[str, Any]:

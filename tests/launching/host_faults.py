@@ -102,7 +102,7 @@ def wrong_clock(rig: Rig, network: Network, off: int = 3600) -> dict[str, Any]:
     try:
         said = examine(read_inventory(rig.home).hosts[0])["problems"]
         assert any(re.match(r"its clock is 360\d s ahead", problem) for problem in said), said
-        run_id = training(rig, seconds=1.0)
+        run_id = training(rig)
         assert rig.trace(run_id, ASSET)[-1]["time"] - time.time() > off - 60, "the trainer's clock was right"
         os.kill(rig.worker(run_id), signal.SIGKILL)
         return expect(rig, run_id, trainers=1)

@@ -101,16 +101,14 @@ class Rig:
 
     @contextmanager
     def web_server(self) -> Iterator[WebServer]:
-        """Dagster's own web server; it is killed in the end."""
+        """Dagster's own web server, which comes up meanwhile; it is killed in the end."""
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         command = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(self.workspace)]
         server = self._start("web.log", *command)
         try:
-            web = WebServer(f"http://127.0.0.1:{port}")
-            wait_until(web.answers, 60, "the web server answers")
-            yield web
+            yield WebServer(f"http://127.0.0.1:{port}")
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
@@ -258,7 +256,11 @@ class WebServer:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def answers(self) -> bool:
+    def wait(self) -> None:
+        """Until it is up."""
+        wait_until(self._answers, 60, "the web server answers")
+
+    def _answers(self) -> bool:
         with suppress(requests.ConnectionError):
             return requests.get(f"{self._url}/server_info", timeout=10).ok
         return False
