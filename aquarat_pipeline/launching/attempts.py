@@ -46,10 +46,11 @@ class Attempt:
         return cls._of(job, record) if record["retry"] == retry else None
 
     @classmethod
-    def at(cls, uri: str) -> Attempt:
-        """The attempt whose folder that is."""
+    def at(cls, uri: str) -> Attempt | None:
+        """The attempt whose folder that is; None where garbage collection has been there."""
         job = JobDir.at(uri)
-        return cls._of(job, job.read_json("launch.json"))
+        record = job.read_json("launch.json")
+        return cls._of(job, record) if record else None
 
     def next(self, store: ArtifactStore) -> Attempt:
         """The attempt that goes on where this one was lost, with the same inputs."""
@@ -90,6 +91,8 @@ class Attempt:
 def cancel_job(uri: str, reason: str) -> bool:
     """Tells the supervisors of the job at that URI to end it; False if it had ended before."""
     attempt = Attempt.at(uri)
+    if attempt is None:
+        return False
     nodes = [attempt.status(node) for node in range(len(attempt.nodes))]
     if nodes and all(status and status["state"] == "ended" for status in nodes):
         return False

@@ -23,9 +23,9 @@ def last_lines(home: Path, run: dg.DagsterRun, lines: int) -> Iterator[str]:
 
     Raises `LaunchError` for a run that has no job. A host that does not answer is a line like any other.
     """
-    if JOB_TAG not in run.tags:
-        raise LaunchError(f"run {run.run_id} has not come to a job yet")
-    attempt = Attempt.at(run.tags[JOB_TAG])
+    attempt = Attempt.at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None
+    if attempt is None:
+        raise LaunchError(f"run {run.run_id} has no job: it has not come to one yet, or it is long gone")
     known = {host.name: host for host in (local_host(home), *read_inventory(home).hosts)}
     for node, name in enumerate(attempt.nodes):
         if name not in known:
