@@ -35,7 +35,7 @@ from aquarat_pipeline._compat import (
     WorkerStatus,
 )
 from aquarat_pipeline.launching.tags import JOB_TAG, NEEDS_TAG, PROFILE_TAG, RANKS_TAG, WORKER_TAG
-from aquarat_pipeline.launching.workers import LAUNCHED, describe, is_here, worker_of
+from aquarat_pipeline.launching.workers import LAUNCHED, describe, is_executing, is_here, worker_of
 
 CANCEL_SECONDS = 28.0
 TAIL_LINES = 40
@@ -122,7 +122,9 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         worker = worker_of(run.tags)
         if worker is None or not is_here(worker):
             return False
-        self._interrupt(worker, signal.SIGINT)
+        # Dagster calls a run failed if its worker is interrupted, or finds it cancelled, before it comes to the steps.
+        begun = is_executing(Path(self._instance.root_directory), run_id)
+        self._interrupt(worker, signal.SIGINT if begun else signal.SIGKILL)
         finishing = Thread(target=self._finish, args=(run_id, worker), name=f"cancel {run_id}", daemon=True)
         finishing.start()
         self._finishing.append(finishing)

@@ -270,17 +270,23 @@ class _Job:
     def _stop(self, reason: str) -> None:
         with suppress(StoreError):
             self._attempt.cancel(reason)
-        for node, host in enumerate(self._hosts):
-            with suppress(HostError):
-                transport_to(host).call("stop", commands.identity(self._attempt, node), seconds=10)
+        asked = [node for node, host in enumerate(self._hosts) if not self._is_over(node, host)]
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
-            nodes = [self._attempt.status(node) for node in range(len(self._hosts))]
+            nodes = [self._attempt.status(node) for node in asked]
             if all(status and status["state"] == "ended" for status in nodes):
                 return
             time.sleep(0.1)
-        names = ", ".join(host.name for host in self._hosts)
+        names = ", ".join(self._hosts[node].name for node in asked)
         self._context.log.warning(f"{names} did not confirm that the job ended: without the store it stops by itself")
+
+    def _is_over(self, node: int, host: Host) -> bool:
+        """Asks the host to end the job; whether it says that nothing of it is left, for want of a supervisor."""
+        try:
+            answer = transport_to(host).call("stop", commands.identity(self._attempt, node), seconds=10)
+        except HostError:
+            return False
+        return answer["state"] == "stopped" and not answer["survivors"]
 
     def _collect(self, ending: Ending, result: dict[str, Any] | None) -> dict[str, Any]:
         if result and result["ok"] and (ending.code or 0) <= 0:

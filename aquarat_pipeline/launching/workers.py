@@ -50,7 +50,7 @@ def is_here(worker: Mapping[str, Any]) -> bool:
 @contextmanager
 def only_worker(home: Path, run_id: str, tag: str) -> Iterator[None]:
     """Holds the run's lock, as the worker that `tag` describes. Raises `SecondWorkerError` if another process does."""
-    path = home / "aquarat" / "workers" / f"{run_id}.lock"
+    path = _lock(home, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Never removed: who opened it just before would then lock a file that nobody else sees.
     with path.open("a+") as f:
@@ -62,3 +62,19 @@ def only_worker(home: Path, run_id: str, tag: str) -> Iterator[None]:
         f.write(tag)
         f.flush()
         yield
+
+
+def is_executing(home: Path, run_id: str) -> bool:
+    """Whether a worker has come as far as the run's steps: it then holds the run's lock."""
+    try:
+        with _lock(home, run_id).open() as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock(home: Path, run_id: str) -> Path:
+    return home / "aquarat" / "workers" / f"{run_id}.lock"

@@ -164,6 +164,15 @@ def cancel_starting(rig: Rig) -> dict[str, Any]:
     return cancelled(rig, run_id)
 
 
+def cancel_resuming(rig: Rig) -> dict[str, Any]:
+    """The worker is dead, and the one that replaces it has not begun."""
+    run_id = training(rig, steps=60)
+    first = rig.worker(run_id)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: rig.worker(run_id) != first, 60, "another worker is started")
+    return cancelled(rig, run_id)
+
+
 def cancel_training(rig: Rig) -> dict[str, Any]:
     return cancelled(rig, training(rig, steps=60))
 
@@ -208,6 +217,7 @@ CASES = (
     cancel_queued,
     cancel_waiting,
     cancel_starting,
+    cancel_resuming,
     cancel_training,
     cancel_in_web_server,
     cancel_without_worker,

@@ -29,11 +29,13 @@ def two_hosts(rig: Rig, network: Network) -> dict[str, Any]:
 
 def connection_lost(rig: Rig, network: Network, seconds: float = 60.0) -> dict[str, Any]:
     """sshd and every connection to the host die, and come back after a while, in which the run trains on."""
-    run_id = training(rig, seconds=(seconds + 4) / STEPS)
+    run_id = training(rig, seconds=(seconds + 4) / (STEPS - 2))
     network.servers[0].stop()
-    time.sleep(seconds)
-    assert not rig.run(run_id).is_finished
-    network.servers[0].start()
+    try:
+        time.sleep(seconds)
+        assert not rig.run(run_id).is_finished
+    finally:
+        network.servers[0].start()
     return expect(rig, run_id, trainers=1)
 
 

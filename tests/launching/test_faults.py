@@ -21,6 +21,7 @@ ON_THIS_MACHINE = (
     faults.supervisor,
     faults.shell,
     faults.cancel_waiting,
+    faults.cancel_resuming,
     faults.cancel_in_web_server,
 )
 BEHIND_A_NETWORK = (

@@ -75,6 +75,9 @@ def test_one_worker_a_run(tmp_path: Path) -> None:
     with workers.only_worker(tmp_path, "r", "one"):
         out = subprocess.run(command, capture_output=True, text=True).stdout
         assert out.startswith("one run r already has a worker")
+        assert workers.is_executing(tmp_path, "r")
+    assert not workers.is_executing(tmp_path, "r")
+    assert not workers.is_executing(tmp_path, "another")
     assert subprocess.run(command, capture_output=True, text=True).stdout == "in\n"
 
 
