@@ -5,8 +5,11 @@ which grow by one token a step. The queries of a prompt's rows meet its keys in 
 own, so memory traffic does not grow with the number of samples. Rows and prompts come and go inside the same memory:
 nothing is allocated while tokens are made, and no shape depends on values that only the device knows.
 
+Rows' own tokens lie in blocks. In bfloat16 on a CPU a product reads whole blocks, masked where they are not full: there
+oneDNN multiplies what is contiguous at the speed of memory and copies all else first.
+
 Shapes: L layers, P prompts, G lanes (rows that may continue one prompt), R rows, H query heads, K key/value heads,
-Q = H / K queries of one key/value head, S own tokens of a row, T tokens of a prompt, D head size.
+Q = H / K queries of one key/value head, N blocks of S own tokens of a row, T tokens of a prompt, D head size.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ import torch
 from torch import Tensor
 
 from aquarat_core.config import ModelConfig
+from aquarat_core.model.fused import huge_zeros
+
+CPU_BLOCK = 32
+"""Own tokens in one block in bfloat16 on a CPU; elsewhere all of a row's are one block, of which a part is read."""
 
 
 class Cache(Protocol):
@@ -44,7 +51,10 @@ class Cache(Protocol):
 
 
 class KVMemory:
-    """Keys and values of up to P prompts of T tokens, G rows to each, and of up to R rows of S own tokens."""
+    """Keys and values of up to P prompts of T tokens, G rows to each, and of up to R rows of own tokens.
+
+    With `block`, rows' own tokens lie in blocks of so many, which are read whole; it is `CPU_BLOCK` where that helps.
+    """
 
     def __init__(
         self,
@@ -56,13 +66,19 @@ class KVMemory:
         row_len: int,
         dtype: torch.dtype,
         device: torch.device,
+        block: int | None = None,
     ) -> None:
+        if block is None and device.type == "cpu" and dtype == torch.bfloat16:
+            block = CPU_BLOCK
         L, K, D = config.depth, config.kv_heads, config.head_size
         self.lanes, self.dtype = lanes, dtype
-        self.prompt_k_LPKDT = torch.zeros((L, prompts, K, D, prompt_len), dtype=dtype, device=device)
-        self.prompt_v_LPKTD = torch.zeros((L, prompts, K, prompt_len, D), dtype=dtype, device=device)
-        self.row_k_LRKSD = torch.zeros((L, rows, K, row_len, D), dtype=dtype, device=device)
-        self.row_v_LRKSD = torch.zeros_like(self.row_k_LRKSD)
+        self.prompt_k_LPKDT = huge_zeros((L, prompts, K, D, prompt_len), dtype, device)
+        self.prompt_v_LPKTD = huge_zeros((L, prompts, K, prompt_len, D), dtype, device)
+        self.whole_blocks = block is not None
+        self.block = min(block or row_len, row_len)
+        blocks = -(-row_len // self.block)
+        own = (L, blocks, rows, K, self.block, D)
+        self.row_k_LNRKSD, self.row_v_LNRKSD = (huge_zeros(own, dtype, device) for _ in range(2))
         self.prompt_lengths_P = torch.ones(prompts, dtype=torch.long, device=device)
         self.prompt_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.lane_R = torch.zeros(rows, dtype=torch.long, device=device)
@@ -72,10 +88,17 @@ class KVMemory:
         self.recent_RN = torch.full((rows, n_recent), -1, dtype=torch.long, device=device)
         """The last token ids of each row, oldest first; -1 where there is none."""
 
+    def fits(self, prompts: int, prompt_len: int, lanes: int, rows: int, row_len: int) -> bool:
+        """Whether this memory serves a batch of this size; lanes and rows must be the same."""
+        _, P, _, T, _ = self.prompt_v_LPKTD.shape
+        _, N, R, _, S, _ = self.row_k_LNRKSD.shape
+        return lanes == self.lanes and rows == R and prompts <= P and prompt_len <= T and row_len <= N * S
+
     def move_rows(self, source: Tensor, target: Tensor, n_own: int) -> None:
         """Copy the rows `source`, which hold up to `n_own` own tokens, to the places `target`."""
-        for memory in (self.row_k_LRKSD, self.row_v_LRKSD):
-            memory[:, target, :, :n_own] = memory[:, source, :, :n_own]
+        used = -(-n_own // self.block)
+        for memory in (self.row_k_LNRKSD[:, :used], self.row_v_LNRKSD[:, :used]):
+            memory[:, :, target, :, :n_own] = memory[:, :, source, :, :n_own]
         for state in (self.prompt_R, self.lane_R, self.ages_R, self.recent_RN):
             state[target] = state[source]
 
@@ -135,17 +158,30 @@ class Decode:
     def __init__(
         self, memory: KVMemory, rows: int, prompts: int, prompt_len: int, n_own: int, abreast: bool, in_lanes: bool
     ) -> None:
-        self.memory, self.rows, self.prompts, self.prompt_len, self.n_own = memory, rows, prompts, prompt_len, n_own
-        device = memory.ages_R.device
+        self.memory, self.rows, self.prompts = memory, rows, prompts
+        self.blocks = -(-n_own // memory.block)
+        self.n_last = memory.block if memory.whole_blocks else n_own
+        """Tokens that are read of the last block."""
+        self.prompt_len = memory.prompt_v_LPKTD.size(3) if memory.whole_blocks else prompt_len
+        device, n_read = memory.ages_R.device, (self.blocks - 1) * memory.block + self.n_last
         newest_R, prompt_R = memory.ages_R[:rows] - 1, memory.prompt_R[:rows]
         self.positions_R = memory.prompt_lengths_P[prompt_R] + newest_R
-        unseen_PT = torch.arange(prompt_len, device=device) >= memory.prompt_lengths_P[:prompts, None]
+        unseen_PT = torch.arange(self.prompt_len, device=device) >= memory.prompt_lengths_P[:prompts, None]
         self.prompt_bias = self._bias(unseen_PT)
         self.place_R = None if in_lanes else prompt_R * memory.lanes + memory.lane_R[:rows]
-        self.index_R, self.newest_R, self.own_bias = None, newest_R, None
-        if not abreast:
-            self.index_R = torch.arange(rows, device=device)
-            self.own_bias = self._bias(torch.arange(n_own, device=device) > newest_R[:, None])
+        self.newest_R, self.own_bias = newest_R, None
+        if not abreast or n_read > n_own:
+            self.own_bias = self._bias(torch.arange(n_read, device=device) > newest_R[:, None])
+        if abreast:
+            block, place = divmod(n_own - 1, memory.block)
+            self.new = (block, slice(rows), slice(None), place)
+        else:
+            self.new = (
+                newest_R // memory.block,
+                torch.arange(rows, device=device),
+                slice(None),
+                newest_R % memory.block,
+            )
 
     def positions(self, n: int) -> Tensor:
         return self.positions_R[:, None]
@@ -160,47 +196,47 @@ class Decode:
 
     def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         m = self.memory
-        for memory_RKSD, new_RKD in ((m.row_k_LRKSD[layer], k_BKTD[:, :, 0]), (m.row_v_LRKSD[layer], v_BKTD[:, :, 0])):
-            if self.index_R is None:
-                memory_RKSD[: self.rows, :, self.n_own - 1] = new_RKD
-            else:
-                memory_RKSD[self.index_R, :, self.newest_R] = new_RKD.to(m.dtype)
+        m.row_k_LNRKSD[layer][self.new] = k_BKTD[:, :, 0].to(m.dtype)
+        m.row_v_LNRKSD[layer][self.new] = v_BKTD[:, :, 0].to(m.dtype)
 
     def read(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
         m, (R, H, _, D) = self.memory, q_BHTD.shape
-        P, K, T = self.prompts, m.row_k_LRKSD.size(2), self.prompt_len
+        P, K, T = self.prompts, m.row_k_LNRKSD.size(3), self.prompt_len
         q_RKQD = (q_BHTD.to(m.dtype) * D**-0.5).view(R, K, H // K, D)
 
-        own_RKQS = q_RKQD @ m.row_k_LRKSD[layer, :R, :, : self.n_own].transpose(2, 3)
-        if self.own_bias is not None:
-            own_RKQS += self.own_bias
         prompt_PKGQT = self._to_lanes(q_RKQD) @ m.prompt_k_LPKDT[layer, :P, :, :, :T]
         prompt_PKGQT += self.prompt_bias
-        prompt_RKQT = self._to_rows(prompt_PKGQT, H // K)
-        if window < T + self.n_own:
-            prompt_RKQT, own_RKQS = self._within(window, prompt_RKQT, own_RKQS)
-        scores = torch.cat((prompt_RKQT, own_RKQS), dim=-1)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(m.dtype)
+        own = [q_RKQD @ k_RKSD.transpose(2, 3) for k_RKSD in self._own(m.row_k_LNRKSD[layer])]
+        scores = torch.cat((self._to_rows(prompt_PKGQT, H // K), *own), dim=-1)
+        if self.own_bias is not None:
+            scores[..., T:] += self.own_bias
+        if window < scores.size(3):
+            scores.masked_fill_(self._far(window, scores.size(3)), -torch.inf)
+        weights = torch.softmax(scores, dim=-1)
 
-        y_RKQD = weights[..., T:] @ m.row_v_LRKSD[layer, :R, :, : self.n_own]
         prompt_PKGQD = self._to_lanes(weights[..., :T]) @ m.prompt_v_LPKTD[layer, :P, :, :T]
-        y_RKQD += self._to_rows(prompt_PKGQD, H // K)
+        y_RKQD = self._to_rows(prompt_PKGQD, H // K)
+        for i, v_RKSD in enumerate(self._own(m.row_v_LNRKSD[layer])):
+            start = T + i * m.block
+            y_RKQD = y_RKQD + weights[..., start : start + v_RKSD.size(2)] @ v_RKSD
         return y_RKQD.to(q_BHTD.dtype).view(R, H, 1, D)
+
+    def _own(self, memory_NRKSD: Tensor) -> list[Tensor]:
+        """The rows' own keys or values [R, K, S, D] that are read, block by block."""
+        rows = memory_NRKSD[: self.blocks, : self.rows].unbind(0)
+        return [*rows[:-1], rows[-1][:, :, : self.n_last]]
 
     def _bias(self, unseen_BX: Tensor) -> Tensor:
         """[B, 1, 1, X] to be added to scores."""
         bias = torch.zeros(unseen_BX.shape, dtype=self.memory.dtype, device=unseen_BX.device)
         return bias.masked_fill_(unseen_BX, -torch.inf)[:, None, None]
 
-    def _within(self, window: int, prompt_RKQT: Tensor, own_RKQS: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores without the tokens that lie `window` or more before the new one."""
-        at_T, at_S = (torch.arange(x.size(3), device=x.device) for x in (prompt_RKQT, own_RKQS))
-        far_RT = at_T <= self.positions_R[:, None] - window
-        far_RS = at_S <= self.newest_R[:, None] - window
-        return (
-            prompt_RKQT.masked_fill(far_RT[:, None, None], -torch.inf),
-            own_RKQS.masked_fill(far_RS[:, None, None], -torch.inf),
-        )
+    def _far(self, window: int, n: int) -> Tensor:
+        """[R, 1, 1, n]: which of the prompt's and the row's own tokens lie `window` or more before the new one."""
+        T = self.prompt_len
+        at_X = torch.arange(n, device=self.newest_R.device)
+        oldest_RX = torch.where(at_X < T, self.positions_R[:, None], T + self.newest_R[:, None]) - window
+        return (at_X <= oldest_RX)[:, None, None]
 
     def _to_lanes(self, x_RKQX: Tensor) -> Tensor:
         """[R, K, Q, X] to [P, K, G x Q, X]: the rows of a prompt side by side, zeros in lanes without a row."""

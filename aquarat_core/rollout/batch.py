@@ -68,7 +68,7 @@ class Batch:
         self._in_lanes = False
 
         device, N = model.cos.device, len(self.waiting)
-        R, C = memory.row_k_LRKSD.size(1), model.config.dim
+        R, C = memory.row_k_LNRKSD.size(2), model.config.dim
         self.hidden_RC = torch.zeros((R, C), dtype=model.compute_dtype, device=device)
         """Of each row's last token; what the next one is drawn from."""
         self.prompt_hidden_PC = torch.zeros(
@@ -133,8 +133,10 @@ class Batch:
         raw_RV = self.model.head(self.hidden_RC[:n])
         parts = raw_RV.split(n if raw_RV.is_cuda else max(1, LOGITS_PER_DRAW // self.model.vocab_size))
         keys, ages = (x[:n].split(len(parts[0])) for x in (self.keys_R, self.memory.ages_R))
+        cap = self.model.config.softcap
         drawn = [
-            sample(self.model.capped(raw), self.sampling, *row) for raw, *row in zip(parts, keys, ages, strict=True)
+            sample(self.model.capped(raw), self.sampling, *row, cap)
+            for raw, *row in zip(parts, keys, ages, strict=True)
         ]
         return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logp for _, logp in drawn])
 

@@ -112,14 +112,7 @@ class Engine:
         lanes = max((len(request.keys) for request in requests), default=1)
         prompts = min(len(requests), max(2, 2 * rows // lanes))
         prompt_len = max((len(request.prompt) for request in requests), default=1)
-        m = self._memory
-        if m is not None and m.lanes == lanes:
-            _, P, _, T, _ = m.prompt_v_LPKTD.shape
-            _, R, _, S, _ = m.row_k_LRKSD.shape
-            if prompts <= P and prompt_len <= T and rows == R and budget <= S:
-                return m
-        device = self.model.cos.device
-        # CPUs multiply many small matrices far faster in float32 than in bfloat16.
-        dtype = torch.float32 if device.type == "cpu" else self.model.compute_dtype
-        self._memory = KVMemory(self.model.config, prompts, prompt_len, lanes, rows, budget, dtype, device)
+        size = (prompts, prompt_len, lanes, rows, budget)
+        if self._memory is None or not self._memory.fits(*size):
+            self._memory = KVMemory(self.model.config, *size, self.model.compute_dtype, self.model.cos.device)
         return self._memory

@@ -19,6 +19,8 @@ from aquarat_core.rollout.random import uniform
 
 BLOCK = 64
 """Tokens in one block of the vocabulary."""
+MAX_EXPONENT = 60.0
+"""Logits up to here need no maximum taken off: exp of them, summed over any vocabulary, is a float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,23 @@ class Sampling:
             raise ValueError(f"top_p {self.top_p} is no probability above 0")
 
 
-def sample(logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | int) -> tuple[Tensor, Tensor]:
+def sample(
+    logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | int, bound: float = torch.inf
+) -> tuple[Tensor, Tensor]:
     """Next tokens [B] and their log-probabilities [B] in the distribution that they were drawn from; greedy tokens
-    have theirs at temperature 1. `position` counts the draws of a row, one number for all or [B]."""
-    scaled_BV = logits_BV / how.temperature if how.temperature not in (0.0, 1.0) else logits_BV
+    have theirs at temperature 1. `position` counts the draws of a row, one number for all or [B].
+
+    No logit is above `bound`. Where it allows, they are not searched for the largest, and their memory is used up.
+    """
     if how.temperature == 0:
-        largest_B, tokens_B = scaled_BV.max(dim=1)
-        return tokens_B, -(scaled_BV - largest_B[:, None]).exp_().sum(dim=1).log_()
-    scaled_BV = _cut(scaled_BV, how)
-    largest_B = scaled_BV.amax(dim=1)
-    weights_BNK = _blocks((scaled_BV - largest_B[:, None]).exp_())
+        largest_B, tokens_B = logits_BV.max(dim=1)
+        return tokens_B, -(logits_BV - largest_B[:, None]).exp_().sum(dim=1).log_()
+    if bound / how.temperature <= MAX_EXPONENT:
+        weights_BV = _cut(_tempered(logits_BV, how), how).exp_()
+    else:
+        scaled_BV = _cut(logits_BV / how.temperature, how)
+        weights_BV = (scaled_BV - scaled_BV.amax(dim=1, keepdim=True)).exp_()
+    weights_BNK = _blocks(weights_BV)
     sums_BN = weights_BNK.sum(dim=2)
     totals_B = sums_BN.sum(dim=1)
     # Scaled by the row's own sum, which rounding leaves a little off that of the probabilities.
@@ -59,9 +68,12 @@ def sample(logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | 
     block_B, before_B = _find(sums_BN, goal_B)
     inside_BK = weights_BNK[torch.arange(len(goal_B), device=goal_B.device), block_B]
     within_B, _ = _find(inside_BK, goal_B - before_B)
-    tokens_B = block_B * BLOCK + within_B
-    chosen_B = scaled_BV.gather(1, tokens_B[:, None]).squeeze(1)
-    return tokens_B, chosen_B - largest_B - totals_B.log()
+    chosen_B = inside_BK.gather(1, within_B[:, None]).squeeze(1)
+    return block_B * BLOCK + within_B, (chosen_B / totals_B).log_()
+
+
+def _tempered(logits_BV: Tensor, how: Sampling) -> Tensor:
+    return logits_BV if how.temperature == 1 else logits_BV.mul_(1 / how.temperature)
 
 
 def _blocks(weights_BV: Tensor) -> Tensor:
@@ -77,11 +89,10 @@ def _find(weights_BK: Tensor, goal_B: Tensor) -> tuple[Tensor, Tensor]:
     Rounding can put a goal at or beyond the last sum: then it is the last weight above zero.
     """
     cumulative_BK = weights_BK.cumsum(dim=1)
-    found_B = (cumulative_BK <= goal_B[:, None]).sum(dim=1)
-    last_B = weights_BK.size(1) - 1 - (weights_BK > 0).flip(1).byte().argmax(dim=1)
-    found_B = torch.minimum(found_B, last_B)
-    before_BK = F.pad(cumulative_BK, (1, 0))
-    return found_B, before_BK.gather(1, found_B[:, None]).squeeze(1)
+    goal_B = torch.minimum(goal_B, torch.nextafter(cumulative_BK[:, -1], goal_B.new_zeros(())))
+    found_B1 = (cumulative_BK <= goal_B[:, None]).sum(dim=1, keepdim=True)
+    before_B1 = cumulative_BK.gather(1, (found_B1 - 1).clamp(min=0)).masked_fill_(found_B1 == 0, 0.0)
+    return found_B1.squeeze(1), before_B1.squeeze(1)
 
 
 def _cut(scaled_BV: Tensor, how: Sampling) -> Tensor:

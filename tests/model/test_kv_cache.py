@@ -35,13 +35,19 @@ def prompts() -> list[list[int]]:
     return [random_ids(n, seed=n).tolist() for n in LENGTHS]
 
 
+@pytest.fixture(params=[None, 3], ids=["one block", "blocks of 3"])
+def block(request: pytest.FixtureRequest) -> int | None:
+    return request.param
+
+
 class Rows:
     """A memory and, beside it, what each row and prompt of it stands for."""
 
-    def __init__(self, model: Transformer, prompts: list[list[int]], rows: int = 12) -> None:
+    def __init__(self, model: Transformer, prompts: list[list[int]], rows: int = 12, block: int | None = None) -> None:
         self.model, self.prompts = model, prompts
-        self.memory = KVMemory(model.config, len(prompts), max(LENGTHS), LANES, rows, 10, torch.float32, CPU)
-        for tensor in (self.memory.prompt_k_LPKDT, self.memory.prompt_v_LPKTD, self.memory.row_k_LRKSD):
+        size = (len(prompts), max(LENGTHS), LANES, rows, 10)
+        self.memory = KVMemory(model.config, *size, torch.float32, CPU, block)
+        for tensor in (self.memory.prompt_k_LPKDT, self.memory.prompt_v_LPKTD, self.memory.row_k_LNRKSD):
             tensor.fill_(77.0)  # what is left of earlier tenants must not be seen
         padded = torch.tensor([p + [99] * (max(LENGTHS) - len(p)) for p in prompts])
         lengths = torch.tensor([len(p) for p in prompts])
@@ -71,8 +77,8 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
-def full(model: Transformer, prompts: list[list[int]]) -> Rows:
-    rows = Rows(model, prompts)
+def full(model: Transformer, prompts: list[list[int]], block: int | None = None) -> Rows:
+    rows = Rows(model, prompts, block=block)
     for i in range(len(prompts) * LANES):
         rows.start(i, i // LANES, i % LANES)
     return rows
@@ -81,16 +87,18 @@ def full(model: Transformer, prompts: list[list[int]]) -> Rows:
 @torch.no_grad()
 @pytest.mark.parametrize("fast", [True, False])
 def test_rows_share_their_prompt_and_go_their_own_ways(
-    model: Transformer, prompts: list[list[int]], fast: bool
+    model: Transformer, prompts: list[list[int]], fast: bool, block: int | None
 ) -> None:
-    rows = full(model, prompts)
+    rows = full(model, prompts, block)
     for step in range(5):
         close(rows.decode([(row * row + 3 * step) % 100 for row in range(12)], fast, fast), rows.uncached())
 
 
 @torch.no_grad()
-def test_rows_of_any_age_in_any_lane_decode_as_if_alone(model: Transformer, prompts: list[list[int]]) -> None:
-    rows = Rows(model, prompts)
+def test_rows_of_any_age_in_any_lane_decode_as_if_alone(
+    model: Transformer, prompts: list[list[int]], block: int | None
+) -> None:
+    rows = Rows(model, prompts, block=block)
     for row, (prompt, lane) in enumerate([(2, 1), (0, 0), (2, 0), (3, 2)]):
         rows.start(row, prompt, lane)
     for step in range(3):
@@ -102,8 +110,10 @@ def test_rows_of_any_age_in_any_lane_decode_as_if_alone(model: Transformer, prom
 
 
 @torch.no_grad()
-def test_moved_rows_and_prompts_go_on_where_they_were(model: Transformer, prompts: list[list[int]]) -> None:
-    rows = full(model, prompts)
+def test_moved_rows_and_prompts_go_on_where_they_were(
+    model: Transformer, prompts: list[list[int]], block: int | None
+) -> None:
+    rows = full(model, prompts, block)
     rows.decode(list(range(12)), True, True)
     rows.decode(list(range(12, 24)), True, True)
     # All rows of prompts 1 and 0 but one end; what is left moves to the front.
@@ -131,9 +141,9 @@ def test_the_last_ids_of_short_prompts_are_missing() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("window", [1, 2, 4, 9])
-def test_layers_with_a_window_see_no_further(prompts: list[list[int]], window: int) -> None:
+def test_layers_with_a_window_see_no_further(prompts: list[list[int]], window: int, block: int | None) -> None:
     model = random_model()
     model.blocks[0].attention.window = window
-    rows = full(model, prompts)
+    rows = full(model, prompts, block)
     for step in range(5):
         close(rows.decode([(row * row + 3 * step) % 100 for row in range(12)], step % 2 == 0, True), rows.uncached())
