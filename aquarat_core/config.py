@@ -441,6 +441,8 @@ class RLConfig(Strict):
     """Mean reward of the first batch outside of which the stage stops: there is nothing to learn from."""
     max_zero_variance: Fraction = 0.95
     """Share of the first batch's groups that may have earned the same throughout."""
+    publish: Literal["best", "last"] = "best"
+    """The policy of the evaluation with the highest held-out accuracy, the SFT policy's included, or the last one."""
     seed: int = 20
 
 

@@ -13,6 +13,7 @@ from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.alarms import Alarms
+from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.curriculum import Curriculum
 from aquarat_core.rl.probes import Probes
 from aquarat_core.rl.rollouts import Group, Sampler, samples
@@ -52,17 +53,23 @@ class Trainer:
         self.learner = Learner(policy, self.reference, config, world)
         self.curriculum = Curriculum(len(questions), config.seed, config.curriculum, world)
         self.alarms = Alarms()
+        self.best = BestPolicy(policy)
         self.probes = Probes(held_out[: config.probe_questions], tokenizer, self.reference, world)
         self.progress = _Progress()
 
     def run(self, ctx: RunContext, log: MetricLog) -> dict[str, float]:
         """Train until `config.steps` steps are done, from where an earlier start was, watching accuracy on the
-        held-out questions; returns the summary."""
+        held-out questions; returns the summary. The policy is left as `config.publish` says."""
         config, at = self.config, self.progress
+        if config.reward.format_bonus:
+            ctx.log(
+                f"warning: {config.reward.format_bonus} is paid for every well-formed answer, right or wrong "
+                "(rl_checkpoint.reward.format_bonus): rl/mean_reward is not accuracy, and form alone can raise it"
+            )
         table = SampleTable(ctx.recorddir, log)
         parts = {
             "model": self.policy, "progress": at, "alarms": self.alarms, "curriculum": self.curriculum,
-            "samples": table, "log": log,
+            "samples": table, "log": log, "best": self.best,
         }  # fmt: skip
         shards = {"updater": self.learner.updater}
         wandb_id = (ctx.wandb or {}).get("run_id")
@@ -70,14 +77,14 @@ class Trainer:
             done = checkpointer.restore()
             self.engine.refresh(self.policy)
             if done == 0:
-                at.first = self._held_out_figures()
+                at.first = self._held_out_figures(0)
                 log.row(0, **at.first)
             for step in range(done, config.steps):
                 started = time.monotonic()
                 metrics, groups = self.step(step)
                 at.first.setdefault("rl/mean_reward", metrics["rl/mean_reward"])
                 if step + 1 == config.steps or (step + 1) % config.eval_every == 0:
-                    metrics |= self._held_out_figures()
+                    metrics |= self._held_out_figures(step + 1)
                     if self.world.rank == 0:
                         table.add(step + 1, groups)
                 at.tokens += metrics["rl/trained_tokens"]
@@ -85,6 +92,11 @@ class Trainer:
                 self._record(step + 1, metrics, ctx, log)
                 at.last = metrics
                 checkpointer.after_step(step + 1)
+        if config.publish == "best":
+            self.best.restore()
+            ctx.log(
+                f"publishing the policy after step {self.best.step}: {self.best.accuracy:.1%} of held-out questions"
+            )
         return self._summary()
 
     def _record(self, done: int, metrics: dict[str, float], ctx: RunContext, log: MetricLog) -> None:
@@ -105,6 +117,8 @@ class Trainer:
             "kl_sequence_mean": last["rl/kl_sequence_mean"],
             "held_out_accuracy_before": first["eval/accuracy"],
             "held_out_accuracy_after": last["eval/accuracy"],
+            "held_out_accuracy_best": self.best.accuracy,
+            "best_step": self.best.step or 0,
             "sampled_tokens": round(self.progress.tokens),
             "sampled_tokens_per_second": self.progress.tokens / seconds["all"],
             **{f"{phase}_share": seconds[phase] / seconds["all"] for phase in PHASES},
@@ -154,9 +168,10 @@ class Trainer:
         rounds, count_ = self.config.refill_rounds, self.config.prompts_per_step
         return self.curriculum.replacement(step, rounds, round_, count_, place)
 
-    def _held_out_figures(self) -> dict[str, float]:
+    def _held_out_figures(self, done: int) -> dict[str, float]:
         started = time.monotonic()
         found = {"eval/accuracy": self._accuracy()}
+        self.best.watch(done, found["eval/accuracy"])
         probed = time.monotonic()
         found |= self.probes.figures(self.policy)
         ended = time.monotonic()

@@ -22,7 +22,7 @@ from aquarat_core.rollout.tools import Tool
 LOOK_EVERY = 8
 """Tokens between two looks of the host at which rows have ended."""
 FEW_ROWS = 32
-"""Up to here a CPU is faster with keys and values in float32: what they take to read is less than a call of oneDNN's."""
+"""Up to here a CPU is faster with keys and values in float32: reading them takes less than calling oneDNN."""
 
 
 @dataclass(frozen=True, slots=True)

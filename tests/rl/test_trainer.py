@@ -79,7 +79,7 @@ def test_the_figures_of_a_step_are_those_of_its_samples(odd_lengths_paid: None) 
 
 def test_every_figure_there_should_be(odd_lengths_paid: None) -> None:
     run = made(curriculum={"enabled": True})
-    figures = run.step(0)[0] | run._held_out_figures()
+    figures = run.step(0)[0] | run._held_out_figures(0)
     assert set(figures) == {
         "rl/acc", "rl/mean_reward", "rl/reward_std", "rl/parse_rate", "rl/ambiguous_rate", "rl/truncated_rate",
         "rl/stop_token_rate", "rl/repeated_rate", "rl/completion_length_mean", "rl/length_right_mean",

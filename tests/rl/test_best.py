@@ -1,0 +1,69 @@
+"""Which policy of a run is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aquarat_core.rl import trainer
+from aquarat_core.rl.best import BestPolicy
+from aquarat_core.rl.trainer import Trainer
+from aquarat_core.training.metrics import MetricLog
+from tests.rl.test_trainer import any_start, flat, made, odd_lengths_paid  # noqa: F401
+from tests.toys import context, random_model
+
+
+def test_the_highest_accuracy_wins_and_of_equals_the_latest() -> None:
+    model = random_model(40)
+    best = BestPolicy(model)
+    kept = {}
+    for step, accuracy in enumerate((0.2, 0.5, 0.3, 0.5, 0.4)):
+        with torch.no_grad():
+            model.head.weight.fill_(step)
+        kept[step] = flat(model)
+        best.watch(step, accuracy)
+    assert (best.step, best.accuracy) == (3, 0.5)
+    best.restore()
+    assert torch.equal(flat(model), kept[3])
+
+
+def test_a_restart_goes_on_with_what_was_kept() -> None:
+    model, other = random_model(40, seed=1), random_model(40, seed=2)
+    before = BestPolicy(model)
+    before.watch(7, 0.6)
+    after = BestPolicy(other)
+    after.load_state_dict(before.state_dict())
+    after.watch(9, 0.5)
+    after.restore()
+    assert after.step == 7 and torch.equal(flat(other), flat(model))
+
+
+@pytest.mark.usefixtures("odd_lengths_paid", "any_start")
+@pytest.mark.parametrize(("publish", "index", "step"), [("best", 1, 2), ("last", 2, 2)])
+def test_the_run_leaves_the_policy_that_the_config_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: str, index: int, step: int
+) -> None:
+    accuracies, seen = iter((0.1, 0.5, 0.3)), []
+
+    def accuracy(run: Trainer) -> float:
+        seen.append(flat(run.policy))
+        return next(accuracies)
+
+    monkeypatch.setattr(trainer.Trainer, "_accuracy", accuracy)
+    run, log = made(eval_every=2, publish=publish), MetricLog(tmp_path / "metrics.jsonl", None)
+    summary = run.run(context(tmp_path), log)
+    log.close()
+    assert torch.equal(flat(run.policy), seen[index]) and not torch.equal(seen[1], seen[2])
+    assert summary["best_step"] == step and summary["held_out_accuracy_best"] == 0.5
+    assert summary["held_out_accuracy_after"] == 0.3
+
+
+@pytest.mark.usefixtures("odd_lengths_paid", "any_start")
+@pytest.mark.parametrize("bonus", [0.0, 0.1])
+def test_a_bonus_for_form_is_warned_of(tmp_path: Path, capfd: pytest.CaptureFixture[str], bonus: float) -> None:
+    log = MetricLog(tmp_path / "metrics.jsonl", None)
+    made(steps=1, reward={"format_bonus": bonus}).run(context(tmp_path), log)
+    log.close()
+    assert ("warning: 0.1 is paid for every well-formed answer" in capfd.readouterr().err) == bool(bonus)
