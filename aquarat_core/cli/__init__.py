@@ -20,6 +20,7 @@ COMMANDS = (
     "aquarat_core.cli.store",
     "aquarat_core.cli.reproduce",
     "aquarat_core.cli.models",
+    "aquarat_core.cli.asking",
 )
 CONTROL_HOST_COMMANDS = ("aquarat_pipeline.cli.launch", "aquarat_pipeline.cli.hosts")
 """Groups that need Dagster; a GPU host has no `aquarat_pipeline` and does without them."""
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="aquarat", description="Look at artifacts, their ancestry, profiles and models."
+        prog="aquarat", description="Look at artifacts, their ancestry, profiles and models, and ask them."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     on_control_host = find_spec("aquarat_pipeline") is not None

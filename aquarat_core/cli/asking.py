@@ -1,0 +1,70 @@
+"""`aquarat ask`: what a checkpoint says to a message, or how one of plain text goes on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from aquarat_core.artifacts import Artifact, ArtifactStore
+from aquarat_core.cli.answer import answer
+from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("ask", help="print what a checkpoint says to a message")
+    add_artifact(command)
+    command.add_argument("text", help="the message, or - to read it from standard input")
+    command.add_argument("--plain", action="store_true", help="go on with the text itself, as a base checkpoint does")
+    command.add_argument("--samples", type=int, default=1, help="answers to draw (1)")
+    command.add_argument("--temperature", type=float, help="0 takes the most likely tokens (0 for one answer, else 1)")
+    command.add_argument("--top-k", type=int, help="draw from the k most likely tokens alone")
+    command.add_argument("--top-p", type=float, help="draw from the most likely tokens that together are as likely")
+    command.add_argument("--max-new-tokens", type=int, default=64, help="of an answer (64)")
+    command.add_argument("--seed", type=int, default=0, help="other draws for another seed (0)")
+    command.add_argument("--calculator", action="store_true", help="answer the calls that the model makes of it")
+    add_store(command)
+    add_json(command)
+    command.set_defaults(run=_ask)
+
+
+def _ask(arguments: argparse.Namespace) -> str:
+    artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
+    if artifact.manifest.kind != "checkpoint":
+        raise ValueError(f"{artifact.asset} is a {artifact.manifest.kind}: only checkpoints can be asked")
+    if arguments.samples < 1 or arguments.max_new_tokens < 1:
+        raise ValueError("--samples and --max-new-tokens must be at least 1")
+    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    found = _said(artifact, text, arguments)
+    machine = {"asset": artifact.asset, "manifest_sha256": artifact.sha256, "text": text, "answers": found}
+    cut_off = "\n[cut off by --max-new-tokens]"
+    return answer(arguments, machine, "\n---\n".join(f["text"] + ("" if f["ended"] else cut_off) for f in found))
+
+
+def _said(artifact: Artifact, text: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Text, number of tokens and whether it ended, of each answer."""
+    from aquarat_core.config import LaunchConfig
+    from aquarat_core.rollout.engine import Engine
+    from aquarat_core.rollout.random import row_key
+    from aquarat_core.rollout.tools import calculator
+    from aquarat_core.text.chat import render_prompt
+    from aquarat_core.training.checkpoint import load_checkpoint
+    from aquarat_core.training.distributed import distributed_world
+
+    with distributed_world(LaunchConfig()) as world:
+        model, tokenizer = load_checkpoint(artifact.directory(), world.device, world.compute_dtype)
+        if arguments.plain:
+            prompt = [tokenizer.special("<|bos|>"), *tokenizer.encode(text)]
+        else:
+            prompt = render_prompt(tokenizer, [{"role": "user", "content": text}])
+        engine = Engine(model, tokenizer.special("<|bos|>" if arguments.plain else "<|assistant_end|>"))
+        keys = [row_key("ask", arguments.seed, n) for n in range(arguments.samples)]
+        temperature = arguments.temperature
+        if temperature is None:
+            temperature = 0.0 if arguments.samples == 1 else 1.0
+        tool = calculator(tokenizer) if arguments.calculator else None
+        (said,) = engine.generate(
+            [prompt], [keys], arguments.max_new_tokens, temperature, top_k=arguments.top_k, top_p=arguments.top_p,
+            tool=tool,
+        )  # fmt: skip
+        return [{"text": tokenizer.decode(c.said), "tokens": len(c.tokens), "ended": c.ended} for c in said]
