@@ -442,7 +442,8 @@ class RLConfig(Strict):
     max_zero_variance: Fraction = 0.95
     """Share of the first batch's groups that may have earned the same throughout."""
     publish: Literal["best", "last"] = "best"
-    """The policy of the evaluation with the highest held-out accuracy, the SFT policy's included, or the last one."""
+    """The best policy by held-out accuracy, that of SFT included, or the last one. The latest within one standard error
+    of the highest is the best."""
     seed: int = 20
 
 

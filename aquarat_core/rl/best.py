@@ -1,7 +1,13 @@
-"""The best policy of a run: the one that answered most held-out questions, wherever training went from there."""
+"""The best policy of a run by its held-out accuracy, wherever training went from there.
+
+A few hundred questions tell policies apart to a few points only, and of several evaluations the highest is often a
+lucky one. So the latest policy within one standard error of the highest accuracy counts as the best (the rule of one
+standard error, Breiman et al. 1984, "Classification and Regression Trees").
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,22 +16,26 @@ from torch import Tensor, nn
 
 
 class BestPolicy:
-    """Keeps the weights of the evaluation with the highest accuracy in the host's memory; of equals, the latest.
+    """Keeps the best policy's weights in the host's memory; accuracies are of `n` questions.
 
     They are part of every checkpoint of the run, so a restart forgets nothing, and old checkpoints may go.
     """
 
-    def __init__(self, policy: nn.Module) -> None:
-        self.policy = policy
+    def __init__(self, policy: nn.Module, n: int) -> None:
+        self.policy, self.n = policy, n
         self.step: int | None = None
-        """Steps done when it was evaluated; None before the first evaluation."""
+        """Steps done when the best policy was evaluated; None before the first evaluation."""
         self.accuracy = 0.0
+        """The best policy's."""
+        self.highest = 0.0
         self._weights: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def watch(self, step: int, accuracy: float) -> None:
         """The policy as it is now has this held-out accuracy."""
-        if self.step is None or accuracy >= self.accuracy:
+        self.highest = max(self.highest, accuracy)
+        error = math.sqrt(self.highest * (1 - self.highest) / self.n)
+        if self.step is None or accuracy >= self.highest - error:
             self.step, self.accuracy = step, accuracy
             self._weights = {name: p.to("cpu", copy=True) for name, p in self.policy.named_parameters()}
 
@@ -36,8 +46,8 @@ class BestPolicy:
                 p.copy_(self._weights[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "accuracy": self.accuracy, "weights": self._weights}
+        return {"step": self.step, "accuracy": self.accuracy, "highest": self.highest, "weights": self._weights}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        self.step, self.accuracy = state_dict["step"], state_dict["accuracy"]
+        self.step, self.accuracy, self.highest = (state_dict[name] for name in ("step", "accuracy", "highest"))
         self._weights = dict(state_dict["weights"])

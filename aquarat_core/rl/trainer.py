@@ -53,7 +53,7 @@ class Trainer:
         self.learner = Learner(policy, self.reference, config, world)
         self.curriculum = Curriculum(len(questions), config.seed, config.curriculum, world)
         self.alarms = Alarms()
-        self.best = BestPolicy(policy)
+        self.best = BestPolicy(policy, len(held_out))
         self.probes = Probes(held_out[: config.probe_questions], tokenizer, self.reference, world)
         self.progress = _Progress()
 

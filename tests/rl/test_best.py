@@ -15,27 +15,38 @@ from tests.rl.test_trainer import any_start, flat, made, odd_lengths_paid  # noq
 from tests.toys import context, random_model
 
 
-def test_the_highest_accuracy_wins_and_of_equals_the_latest() -> None:
+@pytest.mark.parametrize(
+    ("accuracies", "chosen"),
+    [
+        ((0.2, 0.5, 0.3, 0.5, 0.4), 3),  # of equals the latest
+        ((0.2, 0.8, 0.77, 0.75), 2),  # one standard error of 0.8 on 100 questions is 0.04
+        ((0.9, 0.87, 0.84), 1),  # measured from the highest, not from the one before
+        ((1.0, 0.99), 0),
+        ((0.0, 0.0), 1),
+    ],
+)
+def test_the_latest_within_a_standard_error_of_the_highest_wins(accuracies: tuple[float, ...], chosen: int) -> None:
     model = random_model(40)
-    best = BestPolicy(model)
+    best = BestPolicy(model, 100)
     kept = {}
-    for step, accuracy in enumerate((0.2, 0.5, 0.3, 0.5, 0.4)):
+    for step, accuracy in enumerate(accuracies):
         with torch.no_grad():
             model.head.weight.fill_(step)
         kept[step] = flat(model)
         best.watch(step, accuracy)
-    assert (best.step, best.accuracy) == (3, 0.5)
+    assert (best.step, best.accuracy) == (chosen, accuracies[chosen])
     best.restore()
-    assert torch.equal(flat(model), kept[3])
+    assert torch.equal(flat(model), kept[chosen])
 
 
 def test_a_restart_goes_on_with_what_was_kept() -> None:
     model, other = random_model(40, seed=1), random_model(40, seed=2)
-    before = BestPolicy(model)
-    before.watch(7, 0.6)
-    after = BestPolicy(other)
+    before = BestPolicy(model, 100)
+    before.watch(6, 0.62)
+    before.watch(7, 0.58)
+    after = BestPolicy(other, 100)
     after.load_state_dict(before.state_dict())
-    after.watch(9, 0.5)
+    after.watch(9, 0.56)
     after.restore()
     assert after.step == 7 and torch.equal(flat(other), flat(model))
 
@@ -45,7 +56,7 @@ def test_a_restart_goes_on_with_what_was_kept() -> None:
 def test_the_run_leaves_the_policy_that_the_config_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: str, index: int, step: int
 ) -> None:
-    accuracies, seen = iter((0.1, 0.5, 0.3)), []
+    accuracies, seen = iter((0.1, 0.9, 0.3)), []
 
     def accuracy(run: Trainer) -> float:
         seen.append(flat(run.policy))
@@ -56,7 +67,7 @@ def test_the_run_leaves_the_policy_that_the_config_asks_for(
     summary = run.run(context(tmp_path), log)
     log.close()
     assert torch.equal(flat(run.policy), seen[index]) and not torch.equal(seen[1], seen[2])
-    assert summary["best_step"] == step and summary["held_out_accuracy_best"] == 0.5
+    assert summary["best_step"] == step and summary["held_out_accuracy_best"] == 0.9
     assert summary["held_out_accuracy_after"] == 0.3
 
 
