@@ -1,5 +1,6 @@
 //! Special tokens inside text: found only where a caller asks for it.
 
+use std::convert::Infallible;
 use std::fmt;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -52,11 +53,13 @@ impl Specials {
     }
 
     /// Calls `part` with what stands between the special tokens, empty parts left out.
-    pub fn between<E>(&self, text: &[u8], mut part: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.cut(text, |found| match found {
-            Part::Text(text) => part(text),
-            Part::Special(_) => Ok(()),
-        })
+    pub fn between(&self, text: &[u8], mut part: impl FnMut(&[u8])) {
+        let Ok(()) = self.cut(text, |found| {
+            if let Part::Text(text) = found {
+                part(text);
+            }
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// Calls `visit` with the parts of the text and the special tokens in it (by their place among the names), in order.
@@ -86,7 +89,6 @@ pub enum Part<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::convert::Infallible;
 
     fn specials(names: &[&str]) -> Result<Specials, BadSpecials> {
         Specials::new(names.iter().map(|&name| name.to_owned()))

@@ -12,7 +12,7 @@ use super::ranks::Ranks;
 use super::vocabulary::{Vocabulary, VocabularyError};
 use crate::key::{self, Key};
 use crate::specials::{Part, Specials};
-use crate::split::{PatternError, Sink, Splitter};
+use crate::split::{Sink, Splitter};
 
 /// Pieces gathered before they are looked up, so that the memory of one arrives while others are written out.
 const BATCH: usize = 64;
@@ -46,7 +46,6 @@ impl Id for u32 {
 /// A text that could not be encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EncodeError {
-    Pattern(PatternError),
     PieceTooLong { bytes: usize },
     NoSuchSpecial(String),
 }
@@ -54,7 +53,6 @@ pub enum EncodeError {
 impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pattern(error) => error.fmt(f),
             Self::PieceTooLong { bytes } => {
                 write!(f, "the pattern leaves a piece of {bytes} bytes uncut: too long to merge")
             }
@@ -64,12 +62,6 @@ impl fmt::Display for EncodeError {
 }
 
 impl std::error::Error for EncodeError {}
-
-impl From<PatternError> for EncodeError {
-    fn from(error: PatternError) -> Self {
-        Self::Pattern(error)
-    }
-}
 
 /// The special tokens that a text may spell; none by default.
 #[derive(Clone, Default)]
@@ -319,7 +311,7 @@ impl<S: Slot, I: Id> Run<'_, S, I> {
         let Hand { splitter, recent, recent_long, merger, merged, waiting } = hand;
         let misses = Misses { encoder, text, recent, recent_long, merger, merged, too_long: 0 };
         let mut gather = Gather { table, misses, text, waiting, n: 0, out };
-        splitter.split(text, &mut gather)?;
+        splitter.split(text, &mut gather);
         gather.write();
         match gather.misses.too_long {
             0 => Ok(()),

@@ -204,8 +204,7 @@ impl Encoder {
         let mut pieces = Vec::new();
         let bytes = text.as_ref();
         let mut add = |start, end| pieces.push(PyBytes::new(py, &bytes[start..end]));
-        let split = self.inner.splitter().split(bytes, &mut add);
-        split.map_err(value_error)?;
+        self.inner.splitter().split(bytes, &mut add);
         Ok(pieces)
     }
 

@@ -14,7 +14,7 @@ use pyo3::types::PyBytes;
 use super::texts::{Text, append_texts};
 use super::{threads_of, value_error};
 use crate::specials::Specials;
-use crate::split::{PatternError, Splitter};
+use crate::split::Splitter;
 use crate::train::{Corpus, Counter, PieceCounts, SavedCounts, learn_merges};
 use crate::{N_BYTES, Pair};
 
@@ -192,13 +192,12 @@ impl PieceCounter {
             drop(used_sender);
             let gathered = gather(py, &mut more, splitter, may_cut, &sender, &used);
             drop(sender);
-            let counted: Vec<_> = py.detach(|| {
+            let counted: Vec<PieceCounts> = py.detach(|| {
                 let joined = workers.into_iter().map(|worker| worker.join().expect("counting does not panic"));
                 joined.collect()
             });
             gathered?;
-            let tables: Vec<PieceCounts> = counted.into_iter().collect::<Result<_, _>>().map_err(value_error)?;
-            py.detach(|| tables.into_iter().for_each(|table| counts.absorb(table)));
+            py.detach(|| counted.into_iter().for_each(|table| counts.absorb(table)));
             Ok(())
         })
     }
@@ -221,19 +220,15 @@ fn count_batches(
     receiver: &Mutex<Receiver<Vec<Text>>>,
     used: &std::sync::mpsc::Sender<Vec<Text>>,
     mut counter: Counter<'_>,
-) -> Result<PieceCounts, PatternError> {
-    let mut result = Ok(());
+) -> PieceCounts {
     loop {
-        // After an error the batches are only taken, so that the sender is not left waiting.
         let batch = receiver.lock().expect("no thread panics with the lock").recv();
         let Ok(batch) = batch else { break };
-        if result.is_ok() {
-            result = batch.iter().try_for_each(|text| counter.add(text.as_ref()));
-        }
+        batch.iter().for_each(|text| counter.add(text.as_ref()));
         // If nobody takes it back it is dropped here, which the interpreter is told of later.
         drop(used.send(batch));
     }
-    result.map(|()| counter.finish())
+    counter.finish()
 }
 
 fn gather(

@@ -1,36 +1,34 @@
 //! Cuts text into the pieces that BPE works on; no token ever spans two of them.
 //!
-//! Patterns of the GPT-2 family are scanned by hand ([`scan`]). Any other pattern runs on an automaton in time linear
-//! in each match; its one look-ahead, `\s+(?!\S)` among the alternatives, is replaced by an equal rule. Only what has no
-//! such form (other look-around, possessive quantifiers, back references) runs on a backtracking engine, which counts
-//! its steps and reports the text it cannot handle.
+//! Patterns of the GPT-2 family are scanned by hand ([`scan`]). Any other pattern runs on an automaton, in time linear in
+//! each match ([`linear`]); what would need a backtracking engine is refused.
 
 mod classes;
 mod family;
+mod linear;
 mod scan;
 
 use std::fmt;
 
 use regex_automata::Input;
-use regex_automata::meta;
 
 use family::Family;
+use linear::Linear;
 
-/// Whitespace leaves its last character to what follows it.
-const LOOKAHEAD: &str = r"\s+(?!\S)";
-
-/// A pattern that does not compile, or that gave up on a text.
+/// A pattern that does not compile, or that no automaton can match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PatternError {
     Invalid(String),
-    GaveUp(String),
+    NotLinear(String),
 }
 
 impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid(why) => write!(f, "the split pattern is not a valid regular expression: {why}"),
-            Self::GaveUp(why) => write!(f, "the split pattern backtracks too much on this text: {why}"),
+            Self::NotLinear(what) => {
+                write!(f, "the split pattern cannot be matched without backtracking, which may never end: {what}")
+            }
         }
     }
 }
@@ -60,20 +58,14 @@ pub struct Splitter {
 #[derive(Clone)]
 enum Engine {
     Scan(Family),
-    Linear { automaton: meta::Regex, gives_back: Option<usize> },
-    Backtracking(fancy_regex::Regex),
+    Linear(Linear),
 }
 
 impl Splitter {
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
         let engine = match Family::recognise(pattern) {
             Some(family) => Engine::Scan(family),
-            None => match linear(pattern) {
-                Some(engine) => engine,
-                None => Engine::Backtracking(
-                    fancy_regex::Regex::new(pattern).map_err(|e| PatternError::Invalid(e.to_string()))?,
-                ),
-            },
+            None => Engine::Linear(Linear::new(pattern)?),
         };
         Ok(Self { pattern: pattern.to_owned(), engine })
     }
@@ -97,19 +89,16 @@ impl Splitter {
     /// Gives each piece to `sink`, in order. They cover all of `text`: what no match covers is a piece of
     /// its own. Bytes that are not UTF-8 are text of no pattern: each run of them is a piece, and ends what is before.
     #[inline]
-    pub fn split(&self, text: &[u8], sink: &mut impl Sink) -> Result<(), PatternError> {
+    pub fn split(&self, text: &[u8], sink: &mut impl Sink) {
         match (str::from_utf8(text), &self.engine) {
-            (Ok(valid), Engine::Scan(family)) => {
-                scan::scan(family, valid.as_bytes(), sink);
-                Ok(())
-            }
+            (Ok(valid), Engine::Scan(family)) => scan::scan(family, valid.as_bytes(), sink),
             (Ok(valid), _) => self.split_str(valid, &mut |start, end| sink.piece(start, end)),
             (Err(_), _) => self.split_broken(text, &mut |start, end| sink.piece(start, end)),
         }
     }
 
     #[inline(never)]
-    fn split_broken(&self, text: &[u8], emit: &mut dyn FnMut(usize, usize)) -> Result<(), PatternError> {
+    fn split_broken(&self, text: &[u8], emit: &mut dyn FnMut(usize, usize)) {
         let mut at = 0;
         let mut broken_from = None;
         for chunk in text.utf8_chunks() {
@@ -117,7 +106,7 @@ impl Splitter {
                 if let Some(from) = broken_from.take() {
                     emit(from, at);
                 }
-                self.split_str(chunk.valid(), &mut |start, end| emit(at + start, at + end))?;
+                self.split_str(chunk.valid(), &mut |start, end| emit(at + start, at + end));
                 at += chunk.valid().len();
             }
             if !chunk.invalid().is_empty() {
@@ -128,11 +117,10 @@ impl Splitter {
         if let Some(from) = broken_from {
             emit(from, at);
         }
-        Ok(())
     }
 
     #[inline(never)]
-    fn split_str(&self, text: &str, emit: &mut dyn FnMut(usize, usize)) -> Result<(), PatternError> {
+    fn split_str(&self, text: &str, emit: &mut dyn FnMut(usize, usize)) {
         let mut end = 0;
         let mut emit_up_to = |from: usize, to: usize| {
             if end < from {
@@ -146,9 +134,9 @@ impl Splitter {
         match &self.engine {
             Engine::Scan(family) => {
                 scan::scan(family, text.as_bytes(), &mut |start, end| emit(start, end));
-                return Ok(());
+                return;
             }
-            Engine::Linear { automaton, gives_back } => {
+            Engine::Linear(Linear { automaton, gives_back }) => {
                 let mut at = 0;
                 while let Some(found) = automaton.search(&Input::new(text).range(at..)) {
                     let mut to = found.end();
@@ -166,94 +154,9 @@ impl Splitter {
                     }
                 }
             }
-            Engine::Backtracking(regex) => {
-                for found in regex.find_iter(text) {
-                    let found = found.map_err(|e| PatternError::GaveUp(e.to_string()))?;
-                    emit_up_to(found.start(), found.end());
-                }
-            }
         }
         emit_up_to(text.len(), text.len());
-        Ok(())
     }
-}
-
-/// `head|\s+(?!\S)|tail` as three patterns of which the first that matches wins: `head` or whitespace up to the end of
-/// the text, `\s+\s`, whose last character is given back as the look-ahead would, and `tail`. None for a pattern that
-/// has another form of look-around, or a quantifier that must not be read as two.
-fn linear(pattern: &str) -> Option<Engine> {
-    if has_possessive(pattern) {
-        return None;
-    }
-    let alternatives = top_level_alternatives(pattern);
-    let Some(at) = alternatives.iter().position(|&a| a == LOOKAHEAD) else {
-        let automaton = meta::Regex::new(pattern).ok()?;
-        return Some(Engine::Linear { automaton, gives_back: None });
-    };
-    let head = [&alternatives[..at], &[r"\s+\z"]].concat().join("|");
-    let mut patterns = vec![head, r"\s+\s".to_owned()];
-    if at + 1 < alternatives.len() {
-        patterns.push(alternatives[at + 1..].join("|"));
-    }
-    Some(Engine::Linear { automaton: meta::Regex::new_many(&patterns).ok()?, gives_back: Some(1) })
-}
-
-/// The alternatives of a pattern, as written: `|` outside of groups, classes and escapes separates them.
-fn top_level_alternatives(pattern: &str) -> Vec<&str> {
-    let (mut parts, mut start) = (Vec::new(), 0);
-    for (at, byte, depth) in syntax_bytes(pattern) {
-        if byte == b'|' && depth == 0 {
-            parts.push(&pattern[start..at]);
-            start = at + 1;
-        }
-    }
-    parts.push(&pattern[start..]);
-    parts
-}
-
-/// `x?+`, `x*+`, `x++` and `x{n}+` are possessive for a backtracking engine; the automaton would read two quantifiers.
-fn has_possessive(pattern: &str) -> bool {
-    let mut last = None;
-    for (at, byte, _) in syntax_bytes(pattern) {
-        if byte == b'+' && last.is_some_and(|(before, b)| before + 1 == at && matches!(b, b'?' | b'*' | b'+' | b'}')) {
-            return true;
-        }
-        last = Some((at, byte));
-    }
-    false
-}
-
-/// Place, byte and depth of groups of everything outside of escapes and classes.
-fn syntax_bytes(pattern: &str) -> impl Iterator<Item = (usize, u8, usize)> {
-    let bytes = pattern.as_bytes();
-    let (mut at, mut depth, mut in_class) = (0, 0_usize, 0_usize);
-    std::iter::from_fn(move || {
-        while let Some(&byte) = bytes.get(at) {
-            let here = at;
-            at += 1;
-            match byte {
-                // An escape with a braced argument is one thing: `\p{L}`, `\x{41}`.
-                b'\\' => {
-                    let braced =
-                        matches!(bytes.get(at), Some(b'p' | b'P' | b'x' | b'u')) && bytes.get(at + 1) == Some(&b'{');
-                    at = match bytes[here..].iter().position(|&b| b == b'}') {
-                        Some(close) if braced => here + close + 1,
-                        _ => at + 1,
-                    };
-                }
-                b'[' => in_class += 1,
-                b']' if in_class > 0 => in_class -= 1,
-                _ if in_class > 0 => {}
-                b'(' => {
-                    depth += 1;
-                    return Some((here, byte, depth));
-                }
-                b')' => depth = depth.saturating_sub(1),
-                _ => return Some((here, byte, depth)),
-            }
-        }
-        None
-    })
 }
 
 #[cfg(test)]

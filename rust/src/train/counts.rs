@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::key::{self, Key};
 use crate::memory::{filled_table, prefetch};
 use crate::specials::Specials;
-use crate::split::{PatternError, Sink, Splitter};
+use crate::split::{Sink, Splitter};
 
 /// Pieces gathered before they are looked up, so that the memory of one arrives while others are counted.
 const BATCH: usize = 64;
@@ -164,9 +164,9 @@ impl<'s> Counter<'s> {
     }
 
     /// Counts the pieces of one text. Special tokens in it cut it and are not counted.
-    pub fn add(&mut self, text: &[u8]) -> Result<(), PatternError> {
+    pub fn add(&mut self, text: &[u8]) {
         let Self { splitter, specials, counts, waiting, n_waiting } = self;
-        specials.between(text, |text| splitter.split(text, &mut Gather { text, counts, waiting, n_waiting }))
+        specials.between(text, |text| splitter.split(text, &mut Gather { text, counts, waiting, n_waiting }));
     }
 
     pub fn finish(mut self) -> PieceCounts {
@@ -217,7 +217,7 @@ mod tests {
         let specials = Specials::new(specials.iter().map(|&name| name.to_owned())).unwrap();
         let mut counter = Counter::new(Splitter::new(r"[a-z]+|\s+(?!\S)|.").unwrap(), &specials);
         for text in texts {
-            counter.add(text.as_bytes()).unwrap();
+            counter.add(text.as_bytes());
         }
         counter.finish()
     }

@@ -11,7 +11,7 @@ fn train(texts: &[&str], pattern: &str, limit: usize) -> Vec<Pair> {
     let specials = Specials::default();
     let mut counter = Counter::new(Splitter::new(pattern).unwrap(), &specials);
     for text in texts {
-        counter.add(text.as_bytes()).unwrap();
+        counter.add(text.as_bytes());
     }
     learn_merges(Corpus::new(&counter.finish()).unwrap(), limit, |_| Ok::<_, Infallible>(())).unwrap()
 }
