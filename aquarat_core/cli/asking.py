@@ -47,24 +47,24 @@ def _said(artifact: Artifact, text: str, arguments: argparse.Namespace) -> list[
     from aquarat_core.rollout.engine import Engine
     from aquarat_core.rollout.random import row_key
     from aquarat_core.rollout.tools import calculator
-    from aquarat_core.text.chat import render_prompt
     from aquarat_core.training.checkpoint import load_checkpoint
     from aquarat_core.training.distributed import distributed_world
+    from aquarat_core.training.samples import chat_prompts, text_prompts
 
     with distributed_world(LaunchConfig()) as world:
         model, tokenizer = load_checkpoint(artifact.directory(), world.device, world.compute_dtype)
         if arguments.plain:
-            prompt = [tokenizer.special("<|bos|>"), *tokenizer.encode(text)]
+            (prompt,), stop = text_prompts([text], tokenizer), "<|bos|>"
         else:
-            prompt = render_prompt(tokenizer, [{"role": "user", "content": text}])
-        engine = Engine(model, tokenizer.special("<|bos|>" if arguments.plain else "<|assistant_end|>"))
+            (prompt,), stop = chat_prompts([text], [], tokenizer), "<|assistant_end|>"
+        engine = Engine(model, tokenizer.special(stop))
         keys = [row_key("ask", arguments.seed, n) for n in range(arguments.samples)]
         temperature = arguments.temperature
         if temperature is None:
             temperature = 0.0 if arguments.samples == 1 else 1.0
         tool = calculator(tokenizer) if arguments.calculator else None
         (said,) = engine.generate(
-            [prompt], [keys], arguments.max_new_tokens, temperature, top_k=arguments.top_k, top_p=arguments.top_p,
+            [prompt.ids], [keys], arguments.max_new_tokens, temperature, top_k=arguments.top_k, top_p=arguments.top_p,
             tool=tool,
         )  # fmt: skip
         return [{"text": tokenizer.decode(c.said), "tokens": len(c.tokens), "ended": c.ended} for c in said]

@@ -17,7 +17,7 @@ from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.curriculum import Curriculum
 from aquarat_core.rl.probes import Probes
 from aquarat_core.rl.rollouts import Group, Sampler, samples
-from aquarat_core.rl.samples import SampleTable
+from aquarat_core.rl.samples import COLUMNS, sample_rows
 from aquarat_core.rl.startup import check_first_batch
 from aquarat_core.rl.tally import count, figures, over_ranks
 from aquarat_core.rl.update import Learner
@@ -28,6 +28,7 @@ from aquarat_core.training.checkpointing import Checkpointer
 from aquarat_core.training.context import RunContext
 from aquarat_core.training.distributed import World
 from aquarat_core.training.metrics import MetricLog
+from aquarat_core.training.sample_table import SampleTable
 
 PHASES = ("rollout", "scoring", "update", "eval", "probe")
 """What the time of a run is divided into; the rest is bookkeeping."""
@@ -66,7 +67,7 @@ class Trainer:
                 f"warning: {config.reward.format_bonus} is paid for every well-formed answer, right or wrong "
                 "(rl_checkpoint.reward.format_bonus): rl/mean_reward is not accuracy, and form alone can raise it"
             )
-        table = SampleTable(ctx.recorddir, log)
+        table = SampleTable(ctx, log, "rl/samples", COLUMNS)
         parts = {
             "model": self.policy, "progress": at, "alarms": self.alarms, "curriculum": self.curriculum,
             "samples": table, "log": log, "best": self.best,
@@ -86,7 +87,7 @@ class Trainer:
                 if step + 1 == config.steps or (step + 1) % config.eval_every == 0:
                     metrics |= self._held_out_figures(step + 1)
                     if self.world.rank == 0:
-                        table.add(step + 1, groups)
+                        table.add(step + 1, sample_rows(step + 1, groups))
                 at.tokens += metrics["rl/trained_tokens"]
                 at.seconds["all"] += time.monotonic() - started
                 self._record(step + 1, metrics, ctx, log)

@@ -6,11 +6,9 @@ of the training moves and a resumed run says the same.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aquarat_core.config import SamplesConfig
@@ -23,8 +21,8 @@ from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.callbacks import Callback, Step
 from aquarat_core.training.context import RunContext
 from aquarat_core.training.metrics import MetricLog
+from aquarat_core.training.sample_table import SampleTable
 
-SAMPLES_FILE = "samples.jsonl"
 COLUMNS = ("step", "prompt", "text", "tokens", "ended")
 QUESTIONS = 2
 """Validation questions that a chat stage asks beside the prompts of its config."""
@@ -64,16 +62,17 @@ class Samples(Callback):
     """The special token that ends a text."""
     log: MetricLog
     ctx: RunContext
-    lines: list[str] = field(default_factory=list)
+    table: SampleTable = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.table = SampleTable(self.ctx, self.log, "samples", COLUMNS)
 
     def after_step(self, step: Step) -> None:
         if self.ctx.rank or self.config.every is None or not (step.last or step.done % self.config.every == 0):
             return
         started = time.monotonic()
         if rows := self._rows(step.done):
-            self.lines += [json.dumps(row, ensure_ascii=False) for row in rows]
-            self._write()
-            self.log.table(step.done, "samples", COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+            self.table.add(step.done, rows)
             for row in rows:
                 self.ctx.log(f"step {step.done}: {row['prompt']!r} -> {row['text']!r}")
             step.metrics["samples/ended"] = sum(row["ended"] for row in rows) / len(rows)
@@ -93,13 +92,8 @@ class Samples(Callback):
             for p, (c,) in zip(fitting, said, strict=True)
         ]
 
-    def _write(self) -> None:
-        Path(self.ctx.recorddir, SAMPLES_FILE).write_text("".join(f"{line}\n" for line in self.lines))
-
     def state_dict(self) -> dict[str, Any]:
-        return {"lines": self.lines}
+        return self.table.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        self.lines = list(state_dict["lines"])
-        if self.lines and self.ctx.rank == 0:
-            self._write()
+        self.table.load_state_dict(state_dict)

@@ -21,6 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 
+from tests.serving import serving
+
 FAULTS = ("503", "429", "reset", "reset_in_upload", "lost", "cut", "slow", "race", "flipped")
 """What can happen to a request, besides being passed on as it is ("pass"):
 
@@ -79,14 +81,8 @@ class FaultProxy(ThreadingHTTPServer):
 
 @contextmanager
 def fault_proxy(target: str) -> Iterator[FaultProxy]:
-    with FaultProxy(target) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(FaultProxy(target)) as server:
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

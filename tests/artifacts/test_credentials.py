@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import stat
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ import pytest
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.artifacts.credentials import PrefixToken, environment_credentials, read_token
+from tests.serving import serving
 
 HOUR = timedelta(hours=1)
 
@@ -147,14 +147,12 @@ def skewed(tmp_path: Path) -> Iterator[Path]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         path = tmp_path / "key.json"
         account = {"type": "service_account", "project_id": "p", "private_key_id": "1", "private_key": key.decode()}
         account |= {"client_email": "aquarat@p.iam", "token_uri": f"http://127.0.0.1:{server.server_port}/token"}
         path.write_text(json.dumps(account))
         yield path
-        server.shutdown()
 
 
 def test_a_clock_that_is_wrong_is_named_and_no_secret_is(skewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +17,8 @@ from urllib.parse import unquote, urlparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tests.serving import serving
 
 REPO_ROOT = Path(__file__).parents[2]
 
@@ -199,11 +200,6 @@ def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
     """An empty Hub on a free port of 127.0.0.1."""
     served = LoopbackHub(tmp_path / "served")
     served.root.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
-    served.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield served
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))) as server:
+        served.endpoint = f"http://127.0.0.1:{server.server_port}"
+        yield served

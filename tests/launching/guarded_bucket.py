@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import google.auth.transport.requests
 import requests
 
+from tests.serving import serving
+
 EXCHANGE = "https://sts.googleapis.com/v1/token"
 PROMISED_SECONDS = 1200
 _ALLOWED = re.compile(r"resource\.name\.startsWith\('projects/_/buckets/[^/]+/objects/([^']+)'\)")
@@ -125,11 +127,5 @@ def _named(path: str, body: bytes) -> str:
 
 @contextmanager
 def guarded(emulator: str, **terms: Any) -> Iterator[GuardedBucket]:
-    with GuardedBucket(emulator, **terms) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(GuardedBucket(emulator, **terms)) as server:
+        yield server

@@ -14,10 +14,11 @@ from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.rl import rollouts
 from aquarat_core.rl.reward import Verdict
-from aquarat_core.rl.samples import COLUMNS, SAMPLES_FILE
+from aquarat_core.rl.samples import COLUMNS
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.training.metrics import MetricLog
+from aquarat_core.training.sample_table import SAMPLES_FILE
 from tests.toys import ONE, context, guesser, reading_questions, reading_tokenizer
 
 CONFIG = RLConfig(

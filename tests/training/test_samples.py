@@ -16,7 +16,8 @@ from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.callbacks import Step
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import MetricLog
-from aquarat_core.training.samples import COLUMNS, SAMPLES_FILE, Samples, chat_prompts, text_prompts
+from aquarat_core.training.sample_table import SAMPLES_FILE
+from aquarat_core.training.samples import COLUMNS, Samples, chat_prompts, text_prompts
 from tests.toys import ONE, context, questions, random_model, tokenizer
 
 CONFIG = SamplesConfig(every=3, prompts=("12 + 7 =", "The"), max_new_tokens=6)
