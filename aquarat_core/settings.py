@@ -19,6 +19,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("AQUARAT_CACHE") or "~/.cache/aquarat").expanduser().absolute()
 
 
+def scratch_dir() -> Path:
+    """Where stages work: `AQUARAT_SCRATCH`, which a job's supervisor sets, else `scratch/` in the cache."""
+    named = os.environ.get("AQUARAT_SCRATCH")
+    return Path(named).expanduser().absolute() if named else cache_dir() / "scratch"
+
+
 def cache_limit() -> int:
     """How many bytes the cache may hold: `AQUARAT_CACHE_LIMIT`, like `200GB` or `512MB`; else 100 GB."""
     said = os.environ.get("AQUARAT_CACHE_LIMIT") or "100GB"

@@ -8,16 +8,15 @@ hosts of their own need root, iproute2 and openssh-server.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from aquarat_core.scratch import scratch_folder
 from benchmarks.harness import Result, unmeasured
 from tests.launching import crowds, faults, host_faults
 from tests.launching.network import Network, why_not
@@ -67,14 +66,10 @@ def _chosen(cases: tuple[Callable, ...], wanted: list[str]) -> list[Callable]:
 
 @contextmanager
 def _network() -> Iterator[Network]:
-    directory = Path(tempfile.mkdtemp(prefix="aquarat-network-"))
-    network = Network(directory, 2)
-    before = dict(os.environ)
-    os.environ.update(network.environment)
-    try:
-        yield network
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        network.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch_folder("network") as directory:
+        network = Network(directory, 2)
+        try:
+            with mock.patch.dict(os.environ, network.environment):
+                yield network
+        finally:
+            network.close()

@@ -13,13 +13,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 from benchmarks.harness import BenchError, Result
 from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, TRAINED, Chain, Outcome, chain, points
@@ -30,10 +29,10 @@ SEEDS = {stage: 40 + i for i, stage in enumerate(TRAINED)}
 
 def run() -> list[Result]:
     """Kills every stage's run and prints a line of what became of it."""
-    with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as scratch:
+    with scratch_folder("bench") as scratch:
         # The worker's cache is this process's too: it reads the artifacts.
         os.environ["AQUARAT_CACHE"] = f"{scratch}/cache"
-        with chain(Path(scratch)) as made:
+        with chain(scratch) as made:
             outcomes = [made.kill(stage, points(POINTS, SEEDS[stage], stage)) for stage in TRAINED]
             outcomes.append(made.kill("base_checkpoint", points(POINTS, 50), ranks=(2,)))
             outcomes.append(made.kill("base_checkpoint", points(POINTS_OF_RANKS, 51), (2, 1), IN_FLOAT32))

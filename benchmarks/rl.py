@@ -7,11 +7,9 @@ bookkeeping. The goal is that of the demo.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from aquarat_core.config import load_profile
 from aquarat_core.rl.trainer import PHASES
+from aquarat_core.scratch import scratch_folder
 from benchmarks import rl_stage
 from benchmarks.harness import Result
 
@@ -19,8 +17,8 @@ from benchmarks.harness import Result
 def run() -> list[Result]:
     """One whole run of the stage."""
     config = load_profile().rl_checkpoint
-    with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as scratch:
-        summary = rl_stage.train(Path(scratch) / "run")
+    with scratch_folder("bench") as scratch:
+        summary = rl_stage.train(scratch / "run")
     seconds = summary["sampled_tokens"] / summary["sampled_tokens_per_second"]
     samples = config.steps * config.prompts_per_step * config.group_size
     return [

@@ -9,7 +9,6 @@ which the controls say nothing.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from aquarat_core.evaluation.protocols import answer
 from aquarat_core.evaluation.records import Record
 from aquarat_core.evaluation.statistics import binomial_test
 from aquarat_core.rollout.engine import Engine
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.tasks.aqua import permute, read_questions
 from aquarat_core.training.checkpoint import load_checkpoint
 from aquarat_core.training.distributed import compute_dtype
@@ -38,9 +38,9 @@ def run() -> list[Result]:
     found = rl_stage.inputs()
     before = _answers(found["sft_checkpoint"].directory(), found["aqua_dataset"])
     results = []
-    with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as scratch:
+    with scratch_folder("bench") as scratch:
         for name, control in REWARDS.items():
-            folder = Path(scratch) / name
+            folder = scratch / name
             changes = {"steps": STEPS, "eval_every": STEPS, "publish": "last", "max_zero_variance": 1.0}
             rl_stage.train(folder, **changes, reward={"control": control})
             results += _results(name, before, _answers(folder / "content", found["aqua_dataset"]))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from unittest import mock
 from uuid import uuid4
 
+from aquarat_core.scratch import scratch_folder
 from benchmarks.harness import BenchError, Result
 from tests.artifacts.conftest import start, write_files
 from tests.artifacts.emulator import BUCKET, emulator
@@ -31,12 +31,10 @@ MOST_OPERATIONS = {"file": 60, "gs": 24}
 def run() -> list[Result]:
     sequences = int(os.environ.get("AQUARAT_BENCH_FAULTS", "240"))
     kills = int(os.environ.get("AQUARAT_BENCH_KILLS", "60"))
-    with tempfile.TemporaryDirectory(prefix="aquarat-faults-") as scratch:
-        folder = Path(scratch)
-        with emulator(folder / "objects") as url:
-            settings = {"STORAGE_EMULATOR_HOST": url, "AQUARAT_CACHE": str(folder / "cache")}
-            with mock.patch.dict(os.environ, settings):
-                return [*_faults(sequences, url, folder), *_kills(kills, folder)]
+    with scratch_folder("bench") as folder, emulator(folder / "objects") as url:
+        settings = {"STORAGE_EMULATOR_HOST": url, "AQUARAT_CACHE": str(folder / "cache")}
+        with mock.patch.dict(os.environ, settings):
+            return [*_faults(sequences, url, folder), *_kills(kills, folder)]
 
 
 def _faults(sequences: int, url: str, folder: Path) -> list[Result]:

@@ -13,7 +13,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 from benchmarks.harness import Against, BenchError, Result, unmeasured
 
@@ -42,9 +42,9 @@ PARTS = ("data", "forward", "backward", "optimizer", "checkpoint")
 
 def run() -> list[Result]:
     """Trains once in each layout, in processes of its own."""
-    with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as scratch:
-        _prepare(Path(scratch))
-        measured = {name: _start(Path(scratch), *layout) for name, layout in RUNS.items()}
+    with scratch_folder("bench") as scratch:
+        _prepare(scratch)
+        measured = {name: _start(scratch, *layout) for name, layout in RUNS.items()}
     Console(width=None if sys.stdout.isatty() else 120).print(_curves({n: m["losses"] for n, m in measured.items()}))
     results = [r for name, m in measured.items() for r in _results(name, m)]
     bf16, fp32 = (measured[f"{dtype}, 1 rank x 2 threads"]["losses"] for dtype in ("bfloat16", "float32"))

@@ -40,6 +40,7 @@ def start(root: Path, want: dict[str, Any]) -> dict[str, Any]:
         if directory.exists():
             _write_token(directory, want)
             return {"state": "already-started"}
+        _sweep(root)
         free = shutil.disk_usage(root).free
         if free < want["min_free_bytes"]:
             return {"state": "full", "reason": f"{free / 1e9:.1f} GB free on {root}"}
@@ -89,6 +90,7 @@ def stop(root: Path, want: dict[str, Any]) -> dict[str, Any]:
         survivors = processes.kill_members(want["mark"])
         if not survivors:
             leases.drop(root, want["id"])
+            _sweep(root)
     return {"state": "stopped", "survivors": survivors}
 
 
@@ -158,6 +160,17 @@ def _supervisor(root: Path, want: dict[str, Any]) -> dict[str, Any] | None:
         return json.loads((root / "jobs" / want["id"] / "supervisor.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _sweep(root: Path) -> None:
+    """Removes what jobs left whose supervisor and guard both died, as in a host's restart. Call it under the lock.
+
+    A job has a lease before it has a directory, and is marked as ended after it gave the lease back.
+    """
+    leases.current(root)
+    for directory in (root / "jobs").glob("*"):
+        if not (directory / "ended").exists() and not leases.exists(root, directory.name):
+            supervisor.remove_rest(directory)
 
 
 def _remove_old(root: Path) -> None:

@@ -37,7 +37,7 @@ def acquire(root: Path, want: dict[str, Any]) -> dict[str, Any]:
 
     `gpus` are needed out of `host_gpus`; no more than `max_leases` at a time (None: any number).
     """
-    held = _clean(root)
+    held = current(root)
     mine = next((lease for lease in held if lease["id"] == want["id"]), None)
     if mine:
         return mine
@@ -79,15 +79,8 @@ def drop(root: Path, lease_id: str) -> bool:
     return True
 
 
-def listing(root: Path, _: dict[str, Any]) -> dict[str, Any]:
-    """All leases that hold, with the seconds each still has without renewal."""
-    with locked(root):
-        held = _clean(root)
-    return {"leases": [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]}
-
-
-def _clean(root: Path) -> list[dict[str, Any]]:
-    """The leases that hold; those that do not are removed, with what is left of their jobs."""
+def current(root: Path) -> list[dict[str, Any]]:
+    """The leases that hold; those that do not are removed, with the processes of their jobs. Call it under the lock."""
     held = []
     for path in sorted((root / "leases").glob("*.json")):
         lease = json.loads(path.read_text())
@@ -100,6 +93,18 @@ def _clean(root: Path) -> list[dict[str, Any]]:
         else:
             path.unlink()
     return held
+
+
+def exists(root: Path, lease_id: str) -> bool:
+    """Whether the job has a lease, good or not."""
+    return _path(root, lease_id).exists()
+
+
+def listing(root: Path, _: dict[str, Any]) -> dict[str, Any]:
+    """All leases that hold, with the seconds each still has without renewal."""
+    with locked(root):
+        held = current(root)
+    return {"leases": [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]}
 
 
 def _holds(lease: dict[str, Any]) -> bool:

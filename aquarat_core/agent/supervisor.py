@@ -26,6 +26,8 @@ from .shipping import Shipper
 
 FINAL_SECONDS = 30.0
 """How long the last output and the last status may take to reach the store."""
+SCRATCH = "scratch"
+"""Where the job works, in its directory on this host."""
 LATE_SECONDS = 3.0
 """For how long a guard looks for processes of a job whose supervisor was killed."""
 
@@ -43,10 +45,9 @@ class _Supervisor:
         self._lease = lease
         self._stopping: str | None = None
         self._stop_asked_at = 0.0
-        scratch = directory / "scratch"
-        scratch.mkdir()
-        self._scratch = scratch
-        self._output = Output(want["ranks"], scratch / "messages")
+        self._scratch = directory / SCRATCH
+        self._scratch.mkdir()
+        self._output = Output(want["ranks"], self._scratch / "messages")
         self._last_token: str | None = None
         self._folder = open_folder(want["job"], self._token)
         facts = {"node": want["node"], "host": want["host"], "supervisor": processes.identity(os.getpid())}
@@ -73,7 +74,8 @@ class _Supervisor:
     def _start(self) -> subprocess.Popen[bytes]:
         want = self._want
         messages = base64.b64encode(zlib.compress(json.dumps({"path": str(self._scratch / "messages")}).encode()))
-        env = {**(os.environ if want["inherit"] else _base_environment()), **want["env"]}
+        env = {"AQUARAT_SCRATCH": str(self._scratch), **(os.environ if want["inherit"] else _base_environment())}
+        env.update(want["env"])
         env.update({processes.MARK: want["mark"], "DAGSTER_PIPES_MESSAGES": messages.decode()})
         if not want["inherit"]:
             env["TMPDIR"] = str(self._scratch)
@@ -155,7 +157,7 @@ class _Supervisor:
         """Last output, then the lease, then the status: who reads `ended` may start the next job here."""
         self._shipper.stop()
         complete = self._shipper.ship_rest(FINAL_SECONDS)
-        clean_up(self._root, self._directory, self._want["id"], self._scratch)
+        clean_up(self._root, self._directory)
         facts = {
             "state": "ended",
             "code": code,
@@ -200,7 +202,7 @@ class _Supervisor:
             processes.kill_members(self._want["mark"])
             time.sleep(0.2)
         self._token()
-        clean_up(self._root, self._directory, self._want["id"], self._scratch)
+        clean_up(self._root, self._directory)
         status = {"node": self._want["node"], "host": self._want["host"], "state": "ended", "code": None}
         deadline = time.monotonic() + FINAL_SECONDS
         while time.monotonic() < deadline:
@@ -226,19 +228,25 @@ class _Supervisor:
         return self._last_token
 
 
-def clean_up(root: Path, directory: Path, job_id: str, scratch: Path) -> None:
-    """Gives the lease back and removes the token and what the job left in its scratch space, but for logs."""
+def clean_up(root: Path, directory: Path) -> None:
+    """Gives the lease of the job in `directory` back and removes what it left there, but for its logs."""
     with leases.locked(root):
-        leases.drop(root, job_id)
+        leases.drop(root, directory.name)
+    remove_rest(directory)
+
+
+def remove_rest(directory: Path) -> None:
+    """Removes a dead job's token and what lies in its scratch space, logs excepted; others may do so meanwhile."""
     for path in [directory / "token", directory / "token.new"]:
-        with suppress(FileNotFoundError):
-            path.unlink()
-    for path in sorted(scratch.rglob("*"), reverse=True):
-        if path.is_symlink() or path.is_file():
-            if path.suffix != ".log":
-                path.unlink(missing_ok=True)
-        elif not any(path.iterdir()):
-            path.rmdir()
+        path.unlink(missing_ok=True)
+    for folder, folders, names in os.walk(directory / SCRATCH, topdown=False):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in names + links:
+            if not name.endswith(".log"):
+                with suppress(OSError):
+                    os.unlink(Path(folder, name))
+        with suppress(OSError):
+            os.rmdir(folder)  # unless a log is in it
     with suppress(OSError):
         (directory / "ended").touch()
 

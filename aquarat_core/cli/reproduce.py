@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.table import table
+from aquarat_core.scratch import scratch_folder
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -29,9 +29,8 @@ def _reproduce(arguments: argparse.Namespace) -> str | Finding:
     from aquarat_core.upkeep.reproduce import reproduce
 
     artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
-    with tempfile.TemporaryDirectory(prefix="aquarat-reproduce-") as scratch:
-        folder = arguments.keep or Path(scratch)
-        found = reproduce(artifact, folder, anyway=arguments.anyway, tolerance=arguments.tolerance)
+    with scratch_folder("reproduce") as scratch:
+        found = reproduce(artifact, arguments.keep or scratch, anyway=arguments.anyway, tolerance=arguments.tolerance)
     demanded = "bit for bit (same hardware, libraries and code)" if found.bitwise else f"within {found.tolerance:g}"
     verdict = f"{artifact.asset} {artifact.sha256[:12]} was {'' if found.ok else 'NOT '}reproduced, {demanded}"
     rows = [("file", f.path, f.note) for f in found.files]

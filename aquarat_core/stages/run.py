@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 import traceback
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from typing import Any
 
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.config import validate
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.stages.base import StageContext, StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 from aquarat_core.training.stopped import Stopped
@@ -57,7 +57,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[s
     store = ArtifactStore.open(spec.store)
     started = time.monotonic()
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"aquarat-{spec.stage}-")))
+        scratch = stack.enter_context(scratch_folder(spec.stage))
         ctx = _context(stage, spec, store, scratch, rank)
         ctx.work = work
         if rank == 0:

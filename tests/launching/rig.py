@@ -7,12 +7,10 @@ the end can be counted, and ended.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +24,7 @@ import yaml
 from aquarat_core.agent import processes
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.launching import submit
 from aquarat_pipeline.launching.hosts import read_inventory
@@ -281,13 +280,12 @@ class WebServer:
 @contextmanager
 def ready_rig(hosts: list[dict[str, Any]] | None = None, **rest: Any) -> Iterator[Rig]:
     """A ready control host in a temporary directory, which goes with it; `rest` is for the `Rig`."""
-    directory = Path(tempfile.mkdtemp(prefix="aquarat-rig-"))
-    rig = Rig(directory / "rig", hosts=hosts, **rest)
-    try:
-        yield rig.ready()
-    finally:
-        rig.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch_folder("rig") as directory:
+        rig = Rig(directory / "rig", hosts=hosts, **rest)
+        try:
+            yield rig.ready()
+        finally:
+            rig.close()
 
 
 def assert_survived(rig: Rig, run_id: str, asset: str, steps: int) -> dict[str, int]:

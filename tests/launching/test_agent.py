@@ -27,6 +27,12 @@ LEAVES_A_CHILD = (
 )
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 
+FILLS = (
+    "import os, time; folder = os.environ['AQUARAT_SCRATCH']; os.makedirs(folder + '/sub');"
+    "[open(f'{folder}/{name}', 'w').write('x') for name in ('sub/more', 'rank.log', 'weights')];"
+    "os.symlink('sub', folder + '/link'); print(folder, flush=True); time.sleep(600)"
+)
+
 
 class HostHere:
     """An agent with a root of its own, and jobs in a folder of the store."""
@@ -219,6 +225,37 @@ def test_supervisor_and_guard_killed_together_leave_the_lease_to_run_out(here: H
     assert processes.members(order["mark"])
     wait_until(lambda: not here.call("leases", {})["leases"], 10, "the lease runs out")
     assert processes.members(order["mark"]) == []
+
+
+def test_a_jobs_scratch_space_goes_with_the_job_but_for_its_logs(here: HostHere) -> None:
+    order = here.order(code=FILLS)
+    here.running(order)
+    scratch = here.directory / "root/jobs" / order["id"] / "scratch"
+    wait_until(lambda: here.folder(order).read("output/node0/000001.json"), 10, "it has filled its space")
+    assert here.folder(order).read("output/node0/000001.json")["lines"] == [str(scratch)]
+    assert here.call("stop", order) == {"state": "stopping"}
+    here.ended(order)
+    assert [path.name for path in scratch.rglob("*")] == ["rank.log"]
+
+
+def test_what_a_restart_of_the_host_left_goes_before_there_is_said_to_be_no_room(here: HostHere) -> None:
+    """Supervisor and guard die together; a job that lives, on the same host, keeps what it has."""
+    living, dead = here.order("living", FILLS, max_leases=None), here.order("dead", FILLS, ttl=60, max_leases=None)
+    here.running(living)
+    here.running(dead)
+    jobs, lease = here.directory / "root/jobs", here.directory / "root/leases" / f"{dead['id']}.json"
+    for order in (living, dead):
+        wait_until((jobs / order["id"] / "scratch/weights").exists, 10, "it has filled its space")
+    held = json.loads(lease.read_text())
+    for process in reversed(held["processes"]):
+        os.kill(process["pid"], signal.SIGKILL)
+    lease.write_text(json.dumps({**held, "boot": "another"}))
+    assert here.call("start", here.order("next", min_free_bytes=10**18))["state"] == "full"
+    assert processes.members(dead["mark"]) == []
+    assert [path.name for path in (jobs / dead["id"] / "scratch").rglob("*")] == ["rank.log"]
+    assert (jobs / living["id"] / "scratch/weights").exists()
+    here.call("stop", living)
+    here.ended(living)
 
 
 def test_a_job_out_of_touch_with_the_store_stops_itself(here: HostHere) -> None:

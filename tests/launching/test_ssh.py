@@ -20,6 +20,9 @@ import dagster as dg
 import pytest
 from google.oauth2.credentials import Credentials
 
+from aquarat_core.agent.folder import FolderError, open_folder
+from aquarat_core.artifacts import JobDir, StoreError
+from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.artifacts.credentials import PrefixToken
 from aquarat_pipeline.launching import credentials, torchrun
 from aquarat_pipeline.launching.hosts import Host
@@ -167,6 +170,36 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
         assert len(bucket.used) >= 3, "the host went on with the tokens of its start"
         assert not [refusal for refusal in bucket.refused if not refusal.startswith(TOKEN)]
         rig.close()
+
+
+def test_a_hosts_token_opens_its_stores_prefix_and_no_other(
+    bucket: GuardedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither through a stage's store nor through the agent's folder, be it read, written or listed."""
+    bucket.lives = 600.0
+    mine, other = f"gs://{BUCKET}/team/store", f"gs://{BUCKET}/team/stores"
+    JobDir(open_backend(other), "jobs/r/s/1").write_json("spec.json", {"theirs": True})
+    token = credentials.host_token(mine)["token"]
+    path = tmp_path / "token"
+    path.write_text(json.dumps({"token": token, "expiry": "2100-01-01T00:00:00+00:00"}))
+    monkeypatch.setenv("AQUARAT_STORE_TOKEN_FILE", str(path))
+
+    def uses(uri: str) -> list[Callable[[], Any]]:
+        job, folder = JobDir(open_backend(uri), "jobs/r/s/1"), open_folder(f"{uri}/jobs/r/s/1", lambda: token)
+        return [
+            lambda: job.write_json("spec.json", {"mine": True}),
+            lambda: job.read_json("spec.json"),
+            lambda: list(job.backend.keys("jobs/")),
+            lambda: folder.create("claim/node0.json", {}),
+            lambda: folder.read("spec.json"),
+        ]
+
+    written = {"mine": True}
+    assert [use() for use in uses(mine)] == [None, written, ["jobs/r/s/1/spec.json"], True, written]
+    for use in uses(other):
+        with pytest.raises((StoreError, FolderError), match=r"refuses access|answered 403"):
+            use()
+    assert len(bucket.refused) == 5 and bucket.used == {token}
 
 
 def _watch(thread: Thread, directory: Path) -> tuple[set[str], set[str], int]:

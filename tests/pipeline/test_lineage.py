@@ -125,6 +125,22 @@ def test_what_dagster_calls_stale_when_sft_code_changed(instance: dg.DagsterInst
     assert staleness(instance, pair("2", weights), "rl") == FRESH
 
 
+def test_what_dagster_calls_stale_when_code_versions_come_late(instance: dg.DagsterInstance) -> None:
+    """The matrix's first row there: SFT was made without versions, and is stale as soon as its code has one.
+
+    RL has nothing to be stale for until SFT has run again; then any bytes are other bytes.
+    """
+    run(instance, pair(None, None), "sft", "rl")
+    for code in ("1", "2"):
+        assert staleness(instance, pair(code, None), "sft") == ("STALE", [("CODE", "sft")])
+        assert staleness(instance, pair(code, None), "rl") == FRESH
+    run(instance, pair("2", None), "sft")
+    assert staleness(instance, pair("2", None), "sft") == FRESH
+    assert staleness(instance, pair("2", None), "rl") == ("STALE", [("DATA", "sft")])
+    run(instance, pair("2", None), "rl")
+    assert staleness(instance, pair("2", None), "rl") == FRESH
+
+
 def test_the_real_assets_have_both_versions_and_so_the_last_row(chain: Chain, sft: Callable) -> None:
     sft("weights one")
     assert chain.materialize("rl_checkpoint").success

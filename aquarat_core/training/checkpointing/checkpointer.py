@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import tempfile
 import threading
 import time
 import uuid
@@ -20,6 +19,7 @@ import torch
 
 from aquarat_core.artifacts.weights import load_sharded
 from aquarat_core.config import CheckpointConfig, ConfigError
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.training.checkpointing import state
 from aquarat_core.training.checkpointing.area import Commit, WorkArea
 from aquarat_core.training.checkpointing.writer import (
@@ -100,9 +100,9 @@ class Checkpointer:
         if self.area is None:
             return 0
         for commit in resumable(self.area, self.config.resume):
-            with tempfile.TemporaryDirectory(prefix="aquarat-resume-") as scratch:
-                if self.area.fetch(commit, Path(scratch)):
-                    self._load(commit, Path(scratch))
+            with scratch_folder("resume") as scratch:
+                if self.area.fetch(commit, scratch):
+                    self._load(commit, scratch)
                     self.log(f"resuming after step {commit.step} from {self.area.backend.uri}/{commit.folder}")
                     return commit.step
             self.log(f"{commit.folder} is damaged: trying the checkpoint before it")

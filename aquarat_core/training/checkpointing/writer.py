@@ -7,11 +7,9 @@ Ranks do not speak to each other here, since a collective in a thread could meet
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch import Tensor
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.hashing import Digest
 from aquarat_core.artifacts.weights import save_sharded
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.training.checkpointing.area import Commit, WorkArea
 
 RANKS_TIMEOUT = 600.0
@@ -80,10 +79,10 @@ class BackgroundWriter:
 def write_rank(area: WorkArea, folder: str, rank: int, tensors: Mapping[str, Tensor], skeleton: Any) -> None:
     """One rank's share of a checkpoint: its files, then its mark."""
     names = RankFiles.of(rank)
-    with tempfile.TemporaryDirectory(prefix="aquarat-checkpoint-") as scratch:
-        state_file = Path(scratch, names.state)
+    with scratch_folder("checkpoint") as scratch:
+        state_file = scratch / names.state
         state_file.write_text(json.dumps(skeleton))
-        paths = [*save_sharded(Path(scratch), tensors, names.tensors), state_file]
+        paths = [*save_sharded(scratch, tensors, names.tensors), state_file]
         written = {path.name: area.put(folder, path) for path in paths}
     area.write_json(folder, names.done, {name: [d.size, d.sha256, d.crc32c] for name, d in written.items()})
 

@@ -1,0 +1,66 @@
+"""Folders to work in that do not outlive their process for long, however it ends.
+
+A process that is killed removes nothing. So every folder has an owner: a lock that the kernel frees with the process
+that holds it, and whoever makes a folder first removes those that nobody owns any more.
+
+`<scratch>/<name>-XXXX/` holds `owner`, which is locked, and `files/`, which is what a caller works in; `<scratch>/gate`
+is held while a folder comes into being, so that nobody takes it for one without an owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from aquarat_core import settings
+from aquarat_core.artifacts.errors import os_errors
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """An empty folder below `settings.scratch_dir()`, removed afterwards; folders of the dead go first.
+
+    Raises `StoreError` if the directory cannot be used.
+    """
+    root = settings.scratch_dir()
+    with ExitStack() as held:
+        with os_errors(f"scratch directory {root}", "Set AQUARAT_SCRATCH to a directory with room."):
+            root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
+            with _gate(root):
+                folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+                owner = held.enter_context((folder / "owner").open("w"))
+                fcntl.flock(owner, fcntl.LOCK_EX)
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            files = folder / "files"
+            files.mkdir()
+        yield files
+
+
+def _sweep(root: Path) -> None:
+    """Removes the folders that nobody owns. They are locked meanwhile, so that each is removed by one process."""
+    with ExitStack() as claimed:
+        dead = []
+        with _gate(root):
+            for folder in filter(Path.is_dir, root.iterdir()):
+                try:
+                    owner = claimed.enter_context((folder / "owner").open("r+"))
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                except FileNotFoundError:
+                    pass  # Its maker, or whoever removed it, was killed half-way.
+                dead.append(folder)
+        for folder in dead:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _gate(root: Path) -> Iterator[None]:
+    with (root / "gate").open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
