@@ -1,7 +1,12 @@
-"""What every test may use: an empty store and cache, a Dagster instance of its own, and the shared real data if any."""
+"""What every test may use: an empty store and cache, a Dagster instance of its own, and the shared real data if any.
+
+The whole suite runs in several processes, a file's tests in one of them: much of it waits for processes to start and
+for clocks. So tests use free ports, folders of their own and names that no other run has.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +17,18 @@ if TYPE_CHECKING:
     import dagster
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for `-n auto`: one more than there are processors for the whole suite, this one alone for a part."""
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    return min(8, len(os.sched_getaffinity(0)) + 1) if whole else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process is left alone with one in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.launching import crowds, faults, host_faults
-from tests.launching.network import Network, why_not
+from tests.launching import crowds, faults
 from tests.launching.rig import MODULE, Rig, assert_nothing_left
 from tests.launching.survival import ASSET
 
@@ -24,12 +23,7 @@ ON_THIS_MACHINE = (
     faults.cancel_resuming,
     faults.cancel_in_web_server,
 )
-BEHIND_A_NETWORK = (
-    host_faults.control_host,
-    host_faults.network_away,
-    host_faults.wrong_clock,
-    host_faults.cancel_uploading,
-)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +32,6 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     made = Rig(tmp_path_factory.mktemp("rig"))
     yield made.ready()
     made.close()
-
-
-@pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Network]]:
-    """A control host with two hosts behind a network, and the store in a bucket."""
-    if why := why_not():
-        pytest.skip(why)
-    network = Network(tmp_path_factory.mktemp("network"), 2)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in network.environment.items():
-            patch.setenv(name, value)
-        hosts = [network.host(0), network.host(1)]
-        made = Rig(tmp_path_factory.mktemp("rig"), hosts=hosts, store=network.store_uri, env=network.environment)
-        try:
-            yield made.ready(), network
-        finally:
-            made.close()
-            network.close()
 
 
 @pytest.mark.parametrize("case", ON_THIS_MACHINE, ids=lambda case: case.__name__)
@@ -101,15 +77,6 @@ def test_kills_leave_nothing(busy: Rig, case: Callable[..., dict]) -> None:
     case(busy, rounds=3)
 
 
-@pytest.mark.parametrize("case", BEHIND_A_NETWORK, ids=lambda case: case.__name__)
-def test_survives_on_hosts(far: tuple[Rig, Network], case: Callable[[Rig, Network], dict]) -> None:
-    case(*far)
-
-
-def test_survives_a_lost_connection(far: tuple[Rig, Network]) -> None:
-    host_faults.connection_lost(*far, seconds=3.0)
-
-
 def test_all_cases_are_in_the_bench() -> None:
-    assert {*ON_THIS_MACHINE, *BEHIND_A_NETWORK} <= {*faults.CASES, *host_faults.CASES}
+    assert {*ON_THIS_MACHINE} <= {*faults.CASES}
     assert os.environ.get("AQUARAT_RIG") is None

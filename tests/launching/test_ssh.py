@@ -132,7 +132,7 @@ def bucket(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     own.write_text(json.dumps({"token": OWN, "expiry": "2100-01-01T00:00:00+00:00"}))
     with (
         emulator(tmp_path / "bucket") as url,
-        guarded(url, own=OWN, narrow=TOKEN, lives=4.0) as made,
+        guarded(url, own=OWN, narrow=TOKEN, lives=6.0) as made,
     ):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", made.url)
         monkeypatch.setenv("AQUARAT_STORE_TOKEN_FILE", str(own))
@@ -145,7 +145,7 @@ def bucket(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
 def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forwarded key and the store's tokens: in the job's own environment and one private file, nowhere else.
 
-    The job outlives several tokens, each good for four seconds; what it cannot do without is a renewed one.
+    The job outlives several tokens, each good for six seconds; what it cannot do without is a renewed one.
     """
     monkeypatch.setattr(torchrun, "RENEW_SECONDS", 1.0)
     reach = {"STORAGE_EMULATOR_HOST": bucket.url}
@@ -156,7 +156,7 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
         for name, value in (rig.environment | {"WANDB_API_KEY": SECRET}).items():
             monkeypatch.setenv(name, value)
         rig.order("aqua_dataset", steps=1)
-        rig.order("sft_checkpoint", steps=5, seconds=1)
+        rig.order("sft_checkpoint", steps=8, seconds=1)
         first, _ = in_a_thread(rig, "aqua_dataset")
         first.join()
         thread, found = in_a_thread(rig, "sft_checkpoint")
