@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from aquarat_core.cli.answer import Finding
 
@@ -31,18 +34,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         answer = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except ValueError as e:
         print(f"aquarat: {e}", file=sys.stderr)
         if getattr(arguments, "json", False):
             print(json.dumps({"error": str(e)}))
         return 2
-    print(answer.text if isinstance(answer, Finding) else answer)
+    try:
+        print(answer.text if isinstance(answer, Finding) else answer, flush=True)
+    except BrokenPipeError:
+        # Whoever read it has seen enough, as `head` does; the interpreter would try once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if isinstance(answer, Finding) else 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says above a command's options what the command does, as the list of commands does."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.register("action", "parsers", _Commands)
+
+
+class _Commands(argparse._SubParsersAction):
+    def add_parser(self, name: str, **kwargs: Any) -> argparse.ArgumentParser:
+        what = kwargs.get("help", "")
+        return super().add_parser(name, **{"description": f"{what[:1].upper()}{what[1:]}.", **kwargs})
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="aquarat", description="Look at artifacts, their ancestry, profiles and models, and ask them."
+    parser = _Parser(
+        prog="aquarat", description="Look at artifacts, their ancestry, profiles and models, and ask them; launch runs."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     on_control_host = find_spec("aquarat_pipeline") is not None

@@ -16,7 +16,7 @@ from aquarat_core.upkeep.reproduce import reproduce
 from aquarat_core.upkeep.verify import verify
 from tests.artifacts.emulator import BUCKET, emulator
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_the_demo_chain_runs_on_a_bucket(

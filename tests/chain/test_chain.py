@@ -16,7 +16,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.evaluation.statistics import mcnemar_exact
 from aquarat_core.stages.registry import STAGES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
