@@ -46,6 +46,7 @@ def train(folder: Path, **changes: Any) -> dict[str, Any]:
         "torch.distributed.run",
         "--standalone",
         f"--nproc-per-node={config.launch.nproc}",
+        f"--log-dir={folder / 'logs'}",
     ]
     done = subprocess.run(
         [*launcher, "-m", "benchmarks.rl_stage", str(folder)],

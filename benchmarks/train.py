@@ -101,6 +101,7 @@ def _prepare(folder: Path) -> None:
 def _start(folder: Path, dtype: str, ranks: int, threads: int) -> dict[str, Any]:
     """What a run measured; its micro-batches are all that a rank has of a step."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    torchrun += ["--log-dir", str(folder / "logs")]
     command = [sys.executable, *(torchrun if ranks > 1 else []), "-m", "benchmarks.train"]
     out = folder / "measured.json"
     rows = BATCH_TOKENS // MODEL["sequence_len"] // ranks

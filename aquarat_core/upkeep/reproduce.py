@@ -87,7 +87,7 @@ def reproduce(artifact: Artifact, folder: Path, *, anyway: bool = False, toleran
         run_id=f"reproduce-{artifact.sha256[:12]}",
         step_key=stage.name,
     )
-    again = _run(stage, spec, store)
+    again = _run(stage, spec, store, folder)
     same_place = _same(manifest.hardware, again.manifest.hardware, _DECIDING_HARDWARE) and _same(
         manifest.libraries, again.manifest.libraries, _DECIDING_LIBRARIES
     )
@@ -115,11 +115,12 @@ def _require_code(artifact: Artifact, stage: Stage, section: BaseModel | None, a
     return CodeVersion(version=here, commit=commit, dirty=dirty)
 
 
-def _run(stage: Stage, spec: StageSpec, store: ArtifactStore) -> Artifact:
+def _run(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path) -> Artifact:
     job = store.job(spec.run_id, spec.step_key, spec.attempt)
     job.write_json("spec.json", spec.model_dump(mode="json"))
     launch = (spec.config or {}).get("launch", {})
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.get("nproc", 1))]
+    torchrun += ["--log-dir", str(folder / "logs")]
     command = [sys.executable, *(torchrun if stage.distributed else ()), "-m", "aquarat_core.stages.run"]
     environment = {
         "GLOO_SOCKET_IFNAME": "lo",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactStore
+from aquarat_core.cli import main
 from aquarat_core.config import load_profile, profile_names
 from aquarat_core.model.accounting import describe, training_bytes
 
@@ -97,3 +98,40 @@ def test_profiles_lists_them_all() -> None:
     lines = aquarat("profiles").stdout.splitlines()
     assert [line.split()[0] for line in lines] == profile_names()
     assert lines[profile_names().index("demo")].split(maxsplit=1)[1] == load_profile("demo").description
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("ask", "Print what a checkpoint says to a message."),
+        ("store gc", "List what nothing needs any more; remove it with --delete."),
+        ("hosts leases", "Who uses which GPUs."),
+    ],
+)
+def test_the_help_of_a_command_says_what_it_does(command: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert f"\n\n{said}\n\n" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_without_a_traceback(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def read(self) -> str:
+            raise KeyboardInterrupt
+
+    uri = f"file://{tmp_path}/store"
+    publish(ArtifactStore.open(uri), "sft_checkpoint", {"model.safetensors": b"sft"}, kind="checkpoint")
+    monkeypatch.setattr(sys, "stdin", Interrupted())
+    assert main(["ask", "sft_checkpoint", "-", "--store", uri]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "aquarat_core.cli", "profiles"]
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

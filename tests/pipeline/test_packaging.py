@@ -1,8 +1,10 @@
 """The lock, the metadata, and the part of `./run` that can be tried without setting anything up."""
 
+import fcntl
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tomllib
 from itertools import chain
@@ -77,6 +79,23 @@ def test_the_environment_of_every_command(copy: Path) -> None:
     out = sourced(copy, script, DAGSTER_HOME="else/where")
     assert out.stdout.startswith(f"{copy}/else/where|")
     assert (copy / "else/where/dagster.yaml").read_text() == (copy / "dagster_home/dagster.yaml").read_text()
+
+
+def test_a_second_dev_and_a_taken_port_are_refused_before_they_disturb_the_first(copy: Path) -> None:
+    home = {"DAGSTER_HOME": str(copy / "home")}
+    (copy / "home").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        out = sourced(copy, f"dev --port {port}", **home)
+        assert out.stderr == (
+            f"run: port {port} is taken by another program: "
+            "./run dev --port N, or AQUARAT_PORT in .env, takes another one.\n"
+        )
+        with (copy / "home/.dev.lock").open("w") as first:
+            fcntl.flock(first, fcntl.LOCK_EX)
+            out = sourced(copy, f"dev --port {port}", **home)
+        assert out.stderr == f"run: a ./run dev with this DAGSTER_HOME ({copy}/home) is running already.\n"
+    assert out.returncode == 1
 
 
 def test_a_wheel_is_built_again_when_a_source_changes_and_only_then(copy: Path) -> None:
