@@ -13,7 +13,7 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from aquarat_core import settings
@@ -35,7 +35,7 @@ def scratch_folder(name: str) -> Iterator[Path]:
                 folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
                 owner = held.enter_context((folder / "owner").open("w"))
                 fcntl.flock(owner, fcntl.LOCK_EX)
-            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.callback(_remove, folder)
             files = folder / "files"
             files.mkdir()
         yield files
@@ -47,16 +47,22 @@ def _sweep(root: Path) -> None:
         dead = []
         with _gate(root):
             for folder in filter(Path.is_dir, root.iterdir()):
-                try:
+                with suppress(BlockingIOError, FileNotFoundError):
                     owner = claimed.enter_context((folder / "owner").open("r+"))
                     fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                except FileNotFoundError:
-                    pass  # Its maker, or whoever removed it, was killed half-way.
-                dead.append(folder)
+                    dead.append(folder)
+                with suppress(OSError):
+                    folder.rmdir()  # Empty: its maker, or whoever removed it, was killed half-way.
         for folder in dead:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """The owner last: what has none is empty, or not ours."""
+    shutil.rmtree(folder / "files", ignore_errors=True)
+    with suppress(OSError):
+        (folder / "owner").unlink()
+        folder.rmdir()
 
 
 @contextmanager

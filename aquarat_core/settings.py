@@ -20,9 +20,9 @@ def cache_dir() -> Path:
 
 
 def scratch_dir() -> Path:
-    """Where stages work: `AQUARAT_SCRATCH`, which a job's supervisor sets, else `scratch/` in the cache."""
+    """Where stages work, and nobody else: below `AQUARAT_SCRATCH`, which a job's supervisor sets, else in the cache."""
     named = os.environ.get("AQUARAT_SCRATCH")
-    return Path(named).expanduser().absolute() if named else cache_dir() / "scratch"
+    return (Path(named).expanduser().absolute() if named else cache_dir()) / "aquarat-scratch"
 
 
 def cache_limit() -> int:

@@ -28,7 +28,8 @@ for k in range(60):
 """
 
 
-def folders(scratch: Path) -> list[str]:
+def folders(named: Path) -> list[str]:
+    scratch = named / "aquarat-scratch"
     return sorted(path.name.rpartition("-")[0] for path in scratch.iterdir() if path.is_dir())
 
 
@@ -45,7 +46,7 @@ def test_what_a_killed_stage_left_goes_with_the_next_and_a_living_ones_stays(
             env=os.environ | {"PYTHONPATH": str(root)},
         )
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("aqua_dataset-*/files/content")):
+        while not list(tmp_path.glob("aquarat-scratch/aqua_dataset-*/files/content")):
             assert victim.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         victim.kill()
@@ -67,16 +68,29 @@ def test_many_at_once_take_nothing_from_each_other(root: Path, tmp_path: Path) -
 
 def test_a_folder_whose_maker_was_killed_half_way_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AQUARAT_SCRATCH", str(tmp_path))
-    (tmp_path / "half-1").mkdir()
+    (tmp_path / "aquarat-scratch/half-1").mkdir(parents=True)
     with scratch_folder("whole"):
         assert folders(tmp_path) == ["whole"]
+
+
+def test_what_is_not_ours_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the folders lie torchrun's logs of a job, or whatever a user keeps on the disk that was named."""
+    monkeypatch.setenv("AQUARAT_SCRATCH", str(tmp_path))
+    logs = [tmp_path / "attempt_0/0/stdout.log", tmp_path / "aquarat-scratch/theirs/file"]
+    for path in logs:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    for _ in range(2):
+        with scratch_folder("a"):
+            pass
+    assert all(path.read_text() == "mine" for path in logs)
 
 
 def test_it_lies_in_the_cache_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AQUARAT_SCRATCH", raising=False)
     monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
     with scratch_folder("a") as folder:
-        assert folder.is_relative_to(tmp_path / "cache/scratch")
+        assert folder.is_relative_to(tmp_path / "cache/aquarat-scratch")
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").write_text("a file")
     said = r"scratch directory .* cannot be used.* Set AQUARAT_SCRATCH"
