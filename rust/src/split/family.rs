@@ -77,6 +77,12 @@ const WHITESPACE: [(&str, (bool, bool)); 7] = [
 ];
 
 impl Family {
+    /// The shape of patterns since GPT-4's: what a prefix is and where line ends go.
+    #[inline(always)]
+    pub fn is_modern(&self) -> bool {
+        self.any_prefix && self.punctuation_takes_line_ends && self.cut_after_line_end
+    }
+
     /// The choices that `pattern` spells, or None when it is not of the family.
     pub fn recognise(pattern: &str) -> Option<Self> {
         let (contractions, rest) = take(pattern, &CONTRACTIONS)?;

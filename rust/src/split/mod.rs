@@ -3,9 +3,13 @@
 //! Patterns of the GPT-2 family are scanned by hand ([`scan`]). Any other pattern runs on an automaton, in time linear in
 //! each match ([`linear`]); what would need a backtracking engine is refused.
 
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 mod classes;
 mod family;
 mod linear;
+#[cfg(target_arch = "x86_64")]
+mod masks;
 mod scan;
 
 use std::fmt;

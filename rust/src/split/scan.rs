@@ -4,6 +4,8 @@
 //! pieces, and any other piece ends at the first character that does not belong to it.
 
 use super::Sink;
+#[cfg(target_arch = "x86_64")]
+use super::blocks;
 use super::classes::{Class, OF_BYTE, decode};
 use super::family::{Contractions, Family};
 
@@ -13,12 +15,20 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 /// Gives every piece of `text`, which must be valid UTF-8, to `sink`.
 #[inline]
 pub fn scan(family: &Family, text: &[u8], sink: &mut impl Sink) {
+    #[cfg(target_arch = "x86_64")]
+    if family.is_modern() && family.digits > 0 && blocks::scan(family, text, sink) {
+        return;
+    }
+    one_by_one(family, text, sink);
+}
+
+/// As `scan`, on any machine.
+#[inline(always)]
+pub fn one_by_one(family: &Family, text: &[u8], sink: &mut impl Sink) {
     // The two shapes in use get code of their own, with the choices folded in.
-    match *family {
-        Family { any_prefix: true, punctuation_takes_line_ends: true, cut_after_line_end: true, .. } => {
-            run::<true>(family, text, sink);
-        }
-        _ => run::<false>(family, text, sink),
+    match family.is_modern() {
+        true => run::<true>(family, text, sink),
+        false => run::<false>(family, text, sink),
     }
 }
 
@@ -30,6 +40,12 @@ fn run<const MODERN: bool>(family: &Family, text: &[u8], sink: &mut impl Sink) {
         sink.piece(at, end);
         at = end;
     }
+}
+
+/// The end of the piece at `at`, where the pattern has the modern shape.
+#[inline(never)]
+pub fn modern_piece(family: &Family, text: &[u8], at: usize) -> usize {
+    piece::<true>(family, text, at)
 }
 
 #[inline(always)]
@@ -131,7 +147,7 @@ fn punctuation<const MODERN: bool>(family: &Family, text: &[u8], at: usize) -> u
 }
 
 /// The end of a contraction whose apostrophe stands before `at`.
-fn contraction(which: Contractions, text: &[u8], at: usize) -> Option<usize> {
+pub fn contraction(which: Contractions, text: &[u8], at: usize) -> Option<usize> {
     let fold = |byte: u8| match which {
         Contractions::AnyCase => byte.to_ascii_lowercase(),
         Contractions::Lower => byte,

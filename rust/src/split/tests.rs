@@ -198,3 +198,37 @@ proptest! {
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn blocks_are_cut_as_single_characters_are(
+        parts in prop::collection::vec((text(), 1..30_usize), 1..12),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let families = family::tests::spellings().into_iter().map(|pattern| Family::recognise(&pattern).unwrap());
+        let families: Vec<Family> = families.filter(|family| family.is_modern() && family.digits > 0).collect();
+        let family = pick.get(&families);
+        // Some runs are longer than a block.
+        let text: String = parts.iter().map(|(part, n)| if *n < 20 { part.clone() } else { part.repeat(*n) }).collect();
+        let text = text.as_bytes();
+        let mut expected = Vec::new();
+        scan::one_by_one(family, text, &mut |start, end| expected.push((start, end)));
+        let mut found = Vec::new();
+        blocks::scan_with(family, text, &mut |start, end| found.push((start, end)), masks::Masks::of);
+        prop_assert_eq!(&found, &expected);
+        if blocks::has_avx512() {
+            found.clear();
+            // SAFETY: it was just asked for, as below.
+            unsafe { blocks::scan_avx512(family, text, &mut |start, end| found.push((start, end))) };
+            prop_assert_eq!(&found, &expected);
+        }
+        if blocks::has_avx2() {
+            found.clear();
+            unsafe { blocks::scan_avx2(family, text, &mut |start, end| found.push((start, end))) };
+            prop_assert_eq!(&found, &expected);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The pieces of the family's modern patterns, found for 64 bytes at a time.
+//!
+//! A pattern looks at nothing before a piece, so a block is read from where a piece begins. Whether a piece begins at a
+//! byte then depends on the classes of a few bytes around it, which for a whole block is arithmetic on words of 64
+//! bits (as Langdale and Lemire 2019 do for JSON): runs are followed by the carry of an addition. What a block cannot
+//! tell, because the text goes on or is not ASCII, is left to the scanner of single characters.
+
+use super::Sink;
+use super::family::Family;
+use super::masks::{BLOCK, Masks};
+use super::scan::{contraction, modern_piece};
+
+/// Fewer bytes at the end of the text are scanned one by one.
+const LEAST: usize = 16;
+
+/// Gives every piece of `text` to `sink`, for a pattern of the modern shape that counts digits; false, and nothing done,
+/// on a machine without the vector unit for it.
+#[inline]
+pub fn scan(family: &Family, text: &[u8], sink: &mut impl Sink) -> bool {
+    if has_avx512() {
+        // SAFETY: the machine has what the function is compiled for.
+        unsafe { scan_avx512(family, text, sink) };
+        return true;
+    }
+    if has_avx2() {
+        // SAFETY: as above.
+        unsafe { scan_avx2(family, text, sink) };
+        return true;
+    }
+    false
+}
+
+pub fn has_avx512() -> bool {
+    has_bit_instructions() && is_x86_feature_detected!("avx512bw")
+}
+
+pub fn has_avx2() -> bool {
+    has_bit_instructions() && is_x86_feature_detected!("avx2")
+}
+
+fn has_bit_instructions() -> bool {
+    is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("lzcnt")
+}
+
+#[target_feature(enable = "avx512bw,bmi1,bmi2,lzcnt")]
+pub fn scan_avx512(family: &Family, text: &[u8], sink: &mut impl Sink) {
+    scan_with(family, text, sink, |block| Masks::by_avx512(block));
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+pub fn scan_avx2(family: &Family, text: &[u8], sink: &mut impl Sink) {
+    scan_with(family, text, sink, |block| Masks::by_avx2(block));
+}
+
+#[inline(always)]
+pub fn scan_with(family: &Family, text: &[u8], sink: &mut impl Sink, masks: impl Fn(&[u8; BLOCK]) -> Masks) {
+    let mut at = 0;
+    while text.len() - at >= LEAST {
+        let masks = match text[at..].first_chunk() {
+            Some(block) => masks(block),
+            None => masks(&padded(&text[at..])),
+        };
+        let mut starts = starts(&masks, family.digits);
+        let mut contractions = starts & masks.apostrophe & masks.letter >> 1;
+        while contractions != 0 {
+            starts |= after_contraction(family, text, at, contractions.trailing_zeros(), &masks);
+            contractions &= contractions - 1;
+        }
+        starts &= known(&masks);
+        if starts == 0 {
+            // Until it is ASCII again.
+            let wide_end = text.len().min(at + BLOCK - masks.wide.leading_zeros() as usize);
+            at = one_by_one(family, text, at, sink);
+            while at < wide_end {
+                at = one_by_one(family, text, at, sink);
+            }
+            continue;
+        }
+        let (block, mut from) = (at, at);
+        while starts != 0 {
+            at = block + starts.trailing_zeros() as usize;
+            sink.piece(from, at);
+            from = at;
+            starts &= starts - 1;
+        }
+    }
+    while at < text.len() {
+        at = one_by_one(family, text, at, sink);
+    }
+}
+
+#[inline(always)]
+fn one_by_one(family: &Family, text: &[u8], at: usize, sink: &mut impl Sink) -> usize {
+    let end = modern_piece(family, text, at);
+    sink.piece(at, end);
+    end
+}
+
+/// What is behind the end is of no class that the bits know.
+#[inline(never)]
+fn padded(rest: &[u8]) -> [u8; BLOCK] {
+    let mut block = [u8::MAX; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
+/// The places but the first of which a block can tell whether a piece begins there: those before anything that is not
+/// ASCII, and before the blanks at their end, which may belong together with what follows.
+#[inline(always)]
+fn known(masks: &Masks) -> u64 {
+    let ascii = masks.wide.wrapping_sub(1) & !masks.wide;
+    let n = u64::BITS - (ascii & !masks.blank).leading_zeros();
+    u64::MAX.checked_shr(u64::BITS - n).unwrap_or(0) & !1
+}
+
+/// Where pieces begin, if one begins with the block.
+#[inline(always)]
+fn starts(masks: &Masks, most_digits: usize) -> u64 {
+    let &Masks { letter, number, space, blank, line_end, apostrophe: _, wide } = masks;
+    let white = blank | line_end;
+    let other = !(letter | number | white | wide);
+    let after = |mask: u64| mask << 1;
+    let before = |mask: u64| mask >> 1;
+
+    // Punctuation, with a space before it and line ends behind.
+    let other_first = other & !after(other | space);
+    let taken_first = line_end & after(other);
+    let taken = line_end & !line_end.wrapping_add(taken_first);
+    // A word, with one other character before it.
+    let prefix = other_first & before(letter);
+    let letter_first = letter & !after(letter | blank | prefix);
+    // Whitespace up to its last line end; the blanks that follow but one; that one, unless a word or punctuation has it.
+    let line_end_first = line_end & !after(white | other);
+    let blank_first = blank & !after(blank);
+    let blank_last = blank & before(letter | number | other);
+    let between_line_ends = {
+        let first = blank_first & after(line_end & !taken);
+        firsts_of_runs_to(blank, first, line_end)
+    };
+    other_first
+        | letter_first
+        | groups(number, most_digits)
+        | line_end_first
+        | (blank_first | blank_last) & !between_line_ends
+}
+
+/// Of the runs in `mask` that begin at the bits of `first`, the beginnings of those with a bit of `stop` behind them.
+#[inline(always)]
+fn firsts_of_runs_to(mask: u64, first: u64, stop: u64) -> u64 {
+    let mut behind = mask.wrapping_add(first) & !mask & stop;
+    let mut found = 0;
+    while behind != 0 {
+        let lower = (behind & behind.wrapping_neg()) - 1;
+        found |= 1 << (u64::BITS - (!mask & lower).leading_zeros());
+        behind &= behind - 1;
+    }
+    found
+}
+
+/// Every `most`-th digit of each run, from its first.
+#[inline(always)]
+fn groups(number: u64, most: usize) -> u64 {
+    let mut starts = number & !(number << 1);
+    let mut found = starts;
+    // All of the digits between belong to the same run.
+    let full = (1..most).fold(number, |full, by| full & number << by) & number << most;
+    loop {
+        starts = starts << most & full;
+        if starts == 0 {
+            return found;
+        }
+        found |= starts;
+    }
+}
+
+/// The place behind the contraction whose apostrophe is the block's byte `place`, if it is one and letters follow.
+#[inline(never)]
+fn after_contraction(family: &Family, text: &[u8], block: usize, place: u32, masks: &Masks) -> u64 {
+    match contraction(family.contractions, text, block + place as usize + 1) {
+        Some(end) if end - block < BLOCK => masks.letter & 1 << (end - block),
+        _ => 0,
+    }
+}
