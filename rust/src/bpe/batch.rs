@@ -1,7 +1,6 @@
 //! Many texts on several threads. Which thread does what changes nothing in the result.
 
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::encoder::{Allowed, EncodeError, Encoder, Id};
@@ -14,19 +13,9 @@ const CUT_BYTES: usize = 4 * JOB_BYTES;
 
 /// The ids of many texts, one after the other.
 pub struct Encoded<I> {
-    pub parts: Vec<Vec<I>>,
+    pub ids: Vec<I>,
     /// Where each text starts among all ids, and where the last one ends.
     pub offsets: Vec<u64>,
-}
-
-impl<I> Encoded<I> {
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(Vec::len).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// A text or a part of one.
@@ -34,6 +23,15 @@ struct Segment {
     text: usize,
     from: usize,
     to: usize,
+}
+
+/// What one thread has encoded: ids of the jobs it took, one after the other.
+struct Share<I> {
+    ids: Vec<I>,
+    /// Of each job, and where its ids end.
+    jobs: Vec<(usize, usize)>,
+    /// Of each segment of these jobs, and how many ids it has.
+    segments: Vec<(usize, usize)>,
 }
 
 /// Encodes each text, with `first` put before each where there is one, on up to `threads` threads.
@@ -46,51 +44,80 @@ pub fn encode_batch<I: Id, T: AsRef<[u8]> + Sync>(
 ) -> Result<Encoded<I>, EncodeError> {
     let segments = segments(encoder, texts, allowed);
     let jobs = jobs(&segments);
-    let mut done: Vec<Mutex<(Vec<I>, Vec<usize>)>> = Vec::new();
-    done.resize_with(jobs.len(), Mutex::default);
+    let threads = threads.min(jobs.len()).max(1);
+    let bytes: usize = segments.iter().map(|s| s.to - s.from).sum();
     let next = AtomicUsize::new(0);
-    let work = || -> Result<(), EncodeError> {
+    let work = || -> Result<Share<I>, EncodeError> {
         let mut worker = encoder.worker();
+        // Enough for most text; what is never written to takes no memory.
+        let ids = Vec::with_capacity((bytes / 3 + segments.len()) / threads + 8);
+        let mut share = Share { ids, jobs: Vec::new(), segments: Vec::new() };
         loop {
             let index = next.fetch_add(1, Relaxed);
             let Some(job) = jobs.get(index) else { break };
-            let segments = &segments[job.clone()];
-            let bytes: usize = segments.iter().map(|s| s.to - s.from).sum();
-            let mut ids = Vec::with_capacity(bytes / 3 + segments.len() + 8);
-            let mut ends = Vec::with_capacity(segments.len());
-            for segment in segments {
+            for (at, segment) in job.clone().zip(&segments[job.clone()]) {
+                let before = share.ids.len();
                 if let Some(first) = first.filter(|_| segment.from == 0) {
-                    ids.push(I::of(first));
+                    share.ids.push(I::of(first));
                 }
                 let text = &texts[segment.text].as_ref()[segment.from..segment.to];
-                encoder.encode_into(&mut worker, text, allowed, &mut ids)?;
-                ends.push(ids.len());
+                encoder.encode_into(&mut worker, text, allowed, &mut share.ids)?;
+                share.segments.push((at, share.ids.len() - before));
             }
-            *done[index].lock().expect("no other thread has this job") = (ids, ends);
+            share.jobs.push((index, share.ids.len()));
         }
         encoder.leave(worker);
-        Ok(())
+        Ok(share)
     };
-    let threads = threads.min(jobs.len()).max(1);
-    if threads == 1 {
-        work()?;
-    } else {
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|worker| worker.join().expect("encoding does not panic"))
-        })?;
+    let shares = match threads {
+        1 => vec![work()?],
+        _ => std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let others = others.into_iter().map(|other| other.join().expect("encoding does not panic"));
+            std::iter::once(own).chain(others).collect::<Result<Vec<_>, _>>()
+        })?,
+    };
+    let mut offsets = vec![0; texts.len() + 1];
+    for &(segment, n) in shares.iter().flat_map(|share| &share.segments) {
+        offsets[segments[segment].text + 1] += n as u64;
     }
-    let mut encoded = Encoded { parts: Vec::with_capacity(jobs.len()), offsets: vec![0; texts.len() + 1] };
-    let mut before = 0;
-    for (job, done) in jobs.iter().zip(done) {
-        let (ids, ends) = done.into_inner().expect("all threads have ended");
-        for (segment, end) in segments[job.clone()].iter().zip(ends) {
-            encoded.offsets[segment.text + 1] = before + end as u64;
+    for text in 0..texts.len() {
+        offsets[text + 1] += offsets[text];
+    }
+    Ok(Encoded { ids: joined(shares, jobs.len()), offsets })
+}
+
+/// The ids of all jobs in their order. Each thread copies those of one share, because the first touch of new memory
+/// takes as long as the copy.
+fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
+    if let [only] = &mut shares[..] {
+        return std::mem::take(&mut only.ids);
+    }
+    let mut of_job: Vec<(usize, &[I])> = vec![(0, &[]); n_jobs];
+    for (index, share) in shares.iter().enumerate() {
+        let mut from = 0;
+        for &(job, to) in &share.jobs {
+            of_job[job] = (index, &share.ids[from..to]);
+            from = to;
         }
-        before += ids.len() as u64;
-        encoded.parts.push(ids);
     }
-    Ok(encoded)
+    let mut ids = vec![I::default(); shares.iter().map(|share| share.ids.len()).sum()];
+    let mut copies: Vec<Vec<(&mut [I], &[I])>> = Vec::new();
+    copies.resize_with(shares.len(), Vec::new);
+    let mut rest = &mut ids[..];
+    for (index, from) in of_job {
+        let (to, behind) = rest.split_at_mut(from.len());
+        copies[index].push((to, from));
+        rest = behind;
+    }
+    let copy = |copies: Vec<(&mut [I], &[I])>| copies.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
+    std::thread::scope(|scope| {
+        let own = copies.pop();
+        copies.into_iter().for_each(|others| drop(scope.spawn(move || copy(others))));
+        own.into_iter().for_each(copy);
+    });
+    ids
 }
 
 fn segments<T: AsRef<[u8]>>(encoder: &Encoder, texts: &[T], allowed: &Allowed) -> Vec<Segment> {
@@ -149,8 +176,7 @@ mod tests {
                 .collect();
             for threads in [1, 3] {
                 let encoded = encode_batch::<u16, _>(&encoder, &texts, allowed, first, threads).unwrap();
-                assert!(encoded.parts.len() > 3);
-                assert_eq!(encoded.parts.concat(), expected.concat());
+                assert_eq!(encoded.ids, expected.concat());
                 let lengths: Vec<usize> = encoded.offsets.windows(2).map(|w| (w[1] - w[0]) as usize).collect();
                 assert_eq!(lengths, expected.iter().map(Vec::len).collect::<Vec<_>>());
             }

@@ -36,13 +36,24 @@ macro_rules! slot {
 slot!(u16, 8);
 slot!(u32, 4);
 
-/// Two share a cache line.
 #[derive(Clone, Copy, Default)]
-#[repr(align(32))]
 pub struct Entry<S: Slot> {
     key: CountedKey,
     /// The ids and, behind them, zeros.
     pub slots: S::Slots,
+}
+
+/// A cache line of two entries, which are both looked at: a branch between them would often be guessed wrong.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Line<S: Slot>([Entry<S>; 2]);
+
+impl<S: Slot> Line<S> {
+    #[inline(always)]
+    fn find(&self, key: Key) -> Option<usize> {
+        let [first, second] = self.0.each_ref().map(|entry| entry.key.is(key));
+        (first | second).then_some(usize::from(second))
+    }
 }
 
 impl<S: Slot> Entry<S> {
@@ -66,81 +77,104 @@ impl<S: Slot> Entry<S> {
     }
 }
 
-/// Open addressing, at most half full; the length is a power of two.
+/// Open addressing by lines, at most half full; their number is a power of two.
 pub struct Seeded<S: Slot> {
-    entries: Vec<Entry<S>>,
+    lines: Vec<Line<S>>,
     used: usize,
+}
+
+/// The place of an entry in a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    line: usize,
+    second: usize,
 }
 
 impl<S: Slot> Seeded<S> {
     pub fn with_room_for(n: usize) -> Self {
-        Self { entries: filled_table(Entry::default(), (2 * n).next_power_of_two().max(2)), used: 0 }
+        Self { lines: filled_table(Line::default(), n.next_power_of_two()), used: 0 }
     }
 
     /// Remembers a piece unless it is known or has too many tokens.
     pub fn insert(&mut self, key: Key, ids: &[u32]) {
-        if ids.len() > S::ROOM || 2 * self.used >= self.entries.len() || self.get(key, key.hash()).is_some() {
+        if ids.len() > S::ROOM || self.used >= self.lines.len() || self.find(key, self.line_of(key.hash())).is_some() {
             return;
         }
-        let mask = self.entries.len() - 1;
-        let mut at = key.hash() as usize & mask;
-        while !self.entries[at].key.is_empty() {
-            at = (at + 1) & mask;
-        }
-        self.entries[at] = Entry::new(key, ids);
+        let mut line = self.line_of(key.hash());
+        let free = loop {
+            match self.lines[line].0.iter_mut().find(|entry| entry.key.is_empty()) {
+                Some(free) => break free,
+                None => line = (line + 1) & (self.lines.len() - 1),
+            }
+        };
+        *free = Entry::new(key, ids);
         self.used += 1;
     }
 
+    /// Where a piece is looked for first.
     #[inline(always)]
-    pub fn get(&self, key: Key, hash: u64) -> Option<&Entry<S>> {
-        let mask = self.entries.len() - 1;
-        let mut at = hash as usize & mask;
-        loop {
-            let entry = &self.entries[at];
-            if entry.key.is(key) {
-                return Some(entry);
-            }
-            if entry.key.is_empty() {
-                return None;
-            }
-            at = (at + 1) & mask;
+    pub fn line_of(&self, hash: u64) -> usize {
+        hash as usize & (self.lines.len() - 1)
+    }
+
+    #[inline(always)]
+    pub fn find(&self, key: Key, line: usize) -> Option<Place> {
+        match self.lines[line].find(key) {
+            Some(second) => Some(Place { line, second }),
+            None if self.lines[line].0[1].key.is_empty() => None,
+            None => self.find_behind(key, line),
         }
     }
 
+    #[inline(never)]
+    fn find_behind(&self, key: Key, line: usize) -> Option<Place> {
+        let line = (line + 1) & (self.lines.len() - 1);
+        self.find(key, line)
+    }
+
     #[inline(always)]
-    pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.entries, hash as usize & (self.entries.len() - 1));
+    pub fn at(&self, place: Place) -> &Entry<S> {
+        &self.lines[place.line].0[place.second]
+    }
+
+    #[inline(always)]
+    pub fn prefetch(&self, line: usize) {
+        prefetch(&self.lines, line);
     }
 }
 
-const RECENT_ENTRIES: usize = 1 << 16;
+const RECENT_LINES: usize = 1 << 15;
 
-/// Pairs of entries, the newer first.
-pub struct Recent<S: Slot>(Vec<[Entry<S>; 2]>);
+/// In each line the newer entry comes first.
+pub struct Recent<S: Slot>(Vec<Line<S>>);
 
 impl<S: Slot> Default for Recent<S> {
     fn default() -> Self {
-        Self(filled_table([Entry::default(); 2], RECENT_ENTRIES / 2))
+        Self(filled_table(Line::default(), RECENT_LINES))
     }
 }
 
 impl<S: Slot> Recent<S> {
-    #[inline(always)]
     pub fn get(&self, key: Key, hash: u64) -> Option<&Entry<S>> {
-        self.0[Self::pair_of(hash)].iter().find(|entry| entry.key.is(key))
+        let line = &self.0[Self::line_of(hash)];
+        line.find(key).map(|second| &line.0[second])
     }
 
     pub fn insert(&mut self, key: Key, hash: u64, ids: &[u32]) {
         if ids.len() <= S::ROOM {
-            let pair = &mut self.0[Self::pair_of(hash)];
-            pair[1] = pair[0];
-            pair[0] = Entry::new(key, ids);
+            let Line(entries) = &mut self.0[Self::line_of(hash)];
+            entries[1] = entries[0];
+            entries[0] = Entry::new(key, ids);
         }
     }
 
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(&self.0, Self::line_of(hash));
+    }
+
     /// The seeded table takes the low bits.
-    fn pair_of(hash: u64) -> usize {
-        (hash >> 32) as usize % (RECENT_ENTRIES / 2)
+    fn line_of(hash: u64) -> usize {
+        (hash >> 32) as usize % RECENT_LINES
     }
 }
 
@@ -193,18 +227,19 @@ mod tests {
         let mut table = Seeded::<u16>::with_room_for(5_000);
         keys().for_each(|(key, ids)| table.insert(key, &ids));
         for (key, ids) in keys() {
-            assert_eq!(table.get(key, key.hash()).unwrap().ids(), ids.map(|id| id as u16));
+            let place = table.find(key, table.line_of(key.hash())).unwrap();
+            assert_eq!(table.at(place).ids(), ids.map(|id| id as u16));
         }
         let absent = Key::of(b"absent").unwrap();
         table.insert(absent, &[1; 9]);
-        assert!(table.get(absent, absent.hash()).is_none());
+        assert_eq!(table.find(absent, table.line_of(absent.hash())), None);
     }
 
     #[test]
     fn a_full_seeded_table_stays_searchable() {
         let mut table = Seeded::<u32>::with_room_for(10);
         keys().for_each(|(key, ids)| table.insert(key, &ids));
-        assert!(keys().filter(|&(key, _)| table.get(key, key.hash()).is_some()).count() >= 10);
+        assert!(keys().filter(|&(key, _)| table.find(key, table.line_of(key.hash())).is_some()).count() >= 10);
     }
 
     #[test]

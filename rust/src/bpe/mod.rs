@@ -5,12 +5,13 @@
 //! token counts and not only the one training merged; a piece that is a token itself is that token.
 //!
 //! [`vocabulary`] holds the tokens, [`ranks`] which neighbours join, [`merge`] applies the rule to one piece, [`cache`]
-//! remembers what it gave, and [`encoder`] puts them together.
+//! remembers what it gave, [`lookup`] takes a text's pieces through these, and [`encoder`] puts them together.
 
 mod batch;
 mod cache;
 mod decoder;
 mod encoder;
+mod lookup;
 mod merge;
 mod ranks;
 mod vocabulary;

@@ -128,8 +128,8 @@ impl Encoder {
         allowed_special: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.is_narrow() {
-            true => numpy_array(py, &[self.ids_of_text::<u16>(py, text, allowed_special)?]),
-            false => numpy_array(py, &[self.ids_of_text::<u32>(py, text, allowed_special)?]),
+            true => numpy_array(py, self.ids_of_text::<u16>(py, text, allowed_special)?),
+            false => numpy_array(py, self.ids_of_text::<u32>(py, text, allowed_special)?),
         }
     }
 
@@ -174,9 +174,9 @@ impl Encoder {
         threads: Option<NonZero<usize>>,
         allowed_special: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vec<Bound<'py, PyList>>> {
-        let encoded: Encoded<u32> = self.encode_texts(py, &all_texts(texts)?, None, threads, allowed_special)?;
-        let ids = encoded.parts.concat();
-        let ranges = encoded.offsets.windows(2).map(|ends| ends[0] as usize..ends[1] as usize);
+        let Encoded::<u32> { ids, offsets } =
+            self.encode_texts(py, &all_texts(texts)?, None, threads, allowed_special)?;
+        let ranges = offsets.windows(2).map(|ends| ends[0] as usize..ends[1] as usize);
         ranges.map(|range| self.ints.list(py, self.vocab_size(), &ids[range])).collect()
     }
 
@@ -340,7 +340,7 @@ fn specials_of(tokens: &Bound<'_, PyAny>, first: usize) -> PyResult<Vec<(String,
 }
 
 fn as_numpy<'py, I: Number>(py: Python<'py>, encoded: Encoded<I>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    Ok((numpy_array(py, &encoded.parts)?, numpy_array(py, &[encoded.offsets])?))
+    Ok((numpy_array(py, encoded.ids)?, numpy_array(py, encoded.offsets)?))
 }
 
 fn fill<I: Element>(out: &PyBuffer<I>, ids: &[I]) -> PyResult<usize> {

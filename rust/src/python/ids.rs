@@ -1,12 +1,15 @@
 //! Ids as Python has them: lists of `int`, and numpy arrays.
 
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyByteArray, PyInt, PyList};
+use pyo3::types::{PyInt, PyList};
 
 use super::value_error;
 
@@ -83,47 +86,60 @@ impl Ints {
 }
 
 /// The integers a numpy array is made of.
-pub trait Number: Copy {
+pub trait Number: Copy + Send + Sync + 'static {
     const DTYPE: &'static str;
-    type Bytes: AsRef<[u8]>;
-    fn bytes(self) -> Self::Bytes;
 }
 
-macro_rules! number {
-    ($type:ty, $dtype:literal, $width:literal) => {
-        impl Number for $type {
-            const DTYPE: &'static str = $dtype;
-            type Bytes = [u8; $width];
-            #[inline(always)]
-            fn bytes(self) -> Self::Bytes {
-                self.to_le_bytes()
-            }
-        }
-    };
+impl Number for u16 {
+    const DTYPE: &'static str = "=u2";
 }
-number!(u16, "<u2", 2);
-number!(u32, "<u4", 4);
-number!(u64, "<i8", 8);
 
-/// Copies little-endian numbers into `out`, which has room for exactly them.
-pub fn write_bytes<N: Number>(parts: &[Vec<N>], out: &mut [u8]) {
-    let width = size_of::<N>();
-    let mut at = 0;
-    for part in parts {
-        for (place, &number) in out[at..].chunks_exact_mut(width).zip(part) {
-            place.copy_from_slice(number.bytes().as_ref());
-        }
-        at += width * part.len();
+impl Number for u32 {
+    const DTYPE: &'static str = "=u4";
+}
+
+impl Number for u64 {
+    const DTYPE: &'static str = "=i8";
+}
+
+/// Numbers that a numpy array has as its memory.
+#[pyclass(frozen)]
+struct Memory {
+    /// Of the numbers, which nothing but the array reads or writes.
+    start: NonNull<c_void>,
+    bytes: ffi::Py_ssize_t,
+    _numbers: Box<dyn Send + Sync>,
+}
+
+// SAFETY: the memory at `start` belongs to `_numbers`, which may be sent and shared, and is only given away as a buffer.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn of<N: Number>(mut numbers: Vec<N>) -> Self {
+        let start = NonNull::from(&mut numbers[..]).cast();
+        Self { start, bytes: size_of_val(&numbers[..]) as ffi::Py_ssize_t, _numbers: Box::new(numbers) }
     }
 }
 
-/// The parts joined, as a writable numpy array of one dimension.
-pub fn numpy_array<'py, N: Number>(py: Python<'py>, parts: &[Vec<N>]) -> PyResult<Bound<'py, PyAny>> {
+#[pymethods]
+impl Memory {
+    /// # Safety
+    /// The interpreter calls it, with a view to be filled in.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let Self { start, bytes, .. } = *slf.get();
+        // SAFETY: the view is the interpreter's, which keeps `slf`, and so the memory, alive as long as it.
+        match unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start.as_ptr(), bytes, 0, flags) } {
+            0 => Ok(()),
+            _ => Err(PyErr::fetch(slf.py())),
+        }
+    }
+}
+
+/// The numbers as a writable numpy array of one dimension. They are not copied.
+pub fn numpy_array<N: Number>(py: Python<'_>, mut numbers: Vec<N>) -> PyResult<Bound<'_, PyAny>> {
     static FROM_BUFFER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let n: usize = parts.iter().map(Vec::len).sum();
-    let bytes = PyByteArray::new_with(py, n * size_of::<N>(), |out| {
-        write_bytes(parts, out);
-        Ok(())
-    })?;
-    FROM_BUFFER.import(py, "numpy", "frombuffer")?.call1((bytes, N::DTYPE))
+    numbers.shrink_to_fit();
+    FROM_BUFFER.import(py, "numpy", "frombuffer")?.call1((Memory::of(numbers), N::DTYPE))
 }

@@ -1,0 +1,226 @@
+//! The pieces of a text on their way to ids: gathered, looked up in tables of what is remembered, and written out.
+//!
+//! Looking up waits for memory, so pieces go in batches: while they are gathered the memory of each is asked for, then
+//! all are looked up, then all are written out. Of what only this thread remembers the memory is asked for in between.
+
+use std::sync::Mutex;
+
+use super::cache::{Place, Recent, RecentLong, Seeded, Slot};
+use super::encoder::{EncodeError, Encoder, Id};
+use super::merge::{LongMerger, merge_short};
+use super::ranks::Ranks;
+use super::vocabulary::Vocabulary;
+use crate::key::{self, Key};
+use crate::split::{Sink, Splitter};
+
+const BATCH: usize = 64;
+
+/// Places in a piece are counted in 32 bits, several for each byte.
+const MAX_PIECE: usize = 1 << 30;
+
+/// Pieces that are remembered, with their ids in the narrowest form that the vocabulary allows.
+pub struct Table<S: Slot> {
+    seeded: Seeded<S>,
+    /// What threads that encoded before have left; never waited for, so that a fork at any moment is harmless.
+    idle: Mutex<Vec<Hand<S>>>,
+}
+
+/// The memory of one thread that encodes.
+pub struct Hand<S: Slot> {
+    splitter: Splitter,
+    recent: Recent<S>,
+    recent_long: RecentLong,
+    merger: LongMerger,
+    merged: Vec<u32>,
+    waiting: Box<[Waiting; BATCH]>,
+}
+
+/// A piece to be looked up; of one that is too long for a key only where it stands.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    key: Key,
+    start: usize,
+    end: usize,
+    /// Of the seeded table.
+    line: usize,
+    found: Option<Place>,
+}
+
+impl<S: Slot> Table<S> {
+    pub fn new(vocabulary: &Vocabulary, ranks: &Ranks, frequent: &[impl AsRef<[u8]>]) -> Self {
+        let ids = vocabulary.ids();
+        let mut seeded = Seeded::with_room_for(ids.len() + frequent.len());
+        for (&token, &id) in &ids {
+            if let Some(key) = Key::of(token) {
+                seeded.insert(key, &[id]);
+            }
+        }
+        let mut merged = Vec::new();
+        for piece in frequent.iter().map(AsRef::as_ref).filter(|piece| piece.len() > 1) {
+            if let Some(key) = Key::of(piece) {
+                merged.clear();
+                merge_short(ranks, piece, &mut merged);
+                seeded.insert(key, &merged);
+            }
+        }
+        Self { seeded, idle: Mutex::default() }
+    }
+
+    /// The table also holds pieces that are no tokens; those that are one stand there as themselves.
+    pub fn token_id(&self, key: Key) -> Option<u32> {
+        let place = self.seeded.find(key, self.seeded.line_of(key.hash()))?;
+        let &[id] = self.seeded.at(place).ids() else { return None };
+        Some(id.into())
+    }
+
+    pub fn hand(&self, splitter: &Splitter) -> Hand<S> {
+        let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
+        idle.unwrap_or_else(|| Hand {
+            splitter: splitter.clone(),
+            recent: Recent::default(),
+            recent_long: RecentLong::default(),
+            merger: LongMerger::default(),
+            merged: Vec::new(),
+            waiting: Box::new([Waiting::default(); BATCH]),
+        })
+    }
+
+    pub fn leave(&self, hand: Hand<S>) {
+        if let Ok(mut idle) = self.idle.try_lock() {
+            idle.push(hand);
+        }
+    }
+}
+
+/// Appends the ids of a text, in which no special token is looked for.
+pub fn encode<S: Slot, I: Id>(
+    encoder: &Encoder,
+    table: &Table<S>,
+    hand: &mut Hand<S>,
+    text: &[u8],
+    out: &mut Vec<I>,
+) -> Result<(), EncodeError> {
+    let Hand { splitter, recent, recent_long, merger, merged, waiting } = hand;
+    let misses = Misses { encoder, text, recent, recent_long, merger, merged, too_long: 0 };
+    let mut gather = Gather { seeded: &table.seeded, misses, text, waiting, n: 0, out };
+    splitter.split(text, &mut gather);
+    gather.write();
+    match gather.misses.too_long {
+        0 => Ok(()),
+        bytes => Err(EncodeError::PieceTooLong { bytes }),
+    }
+}
+
+/// Gathers pieces and asks for the memory of their entries; writes a batch out when it is full.
+struct Gather<'a, S: Slot, I: Id> {
+    seeded: &'a Seeded<S>,
+    misses: Misses<'a, S>,
+    text: &'a [u8],
+    waiting: &'a mut [Waiting; BATCH],
+    n: usize,
+    out: &'a mut Vec<I>,
+}
+
+impl<S: Slot, I: Id> Sink for Gather<'_, S, I> {
+    #[inline(always)]
+    fn piece(&mut self, start: usize, end: usize) {
+        let slot = &mut self.waiting[self.n];
+        slot.start = start;
+        slot.end = end;
+        slot.key = Key::default();
+        if end - start <= key::MAX_LEN {
+            slot.key = Key::new(self.text, start, end);
+            slot.line = self.seeded.line_of(slot.key.hash());
+            self.seeded.prefetch(slot.line);
+        }
+        self.n += 1;
+        if self.n == BATCH {
+            self.write();
+        }
+    }
+}
+
+impl<S: Slot, I: Id> Gather<'_, S, I> {
+    #[inline(never)]
+    fn write(&mut self) {
+        let Self { seeded, misses, waiting, n, out, .. } = self;
+        let pieces = &mut waiting[..std::mem::take(n)];
+        find(seeded, misses.recent, pieces);
+        write(seeded, misses, pieces, out);
+    }
+}
+
+#[inline(always)]
+fn find<S: Slot>(seeded: &Seeded<S>, recent: &Recent<S>, pieces: &mut [Waiting]) {
+    for piece in pieces {
+        piece.found = None;
+        if !piece.key.is_empty() {
+            piece.found = seeded.find(piece.key, piece.line);
+            if piece.found.is_none() {
+                recent.prefetch(piece.key.hash());
+            }
+        }
+    }
+}
+
+/// Writes out the ids of pieces. Whole entries are copied, and the next written over what was too much.
+#[inline(always)]
+fn write<S: Slot, I: Id>(seeded: &Seeded<S>, misses: &mut Misses<'_, S>, pieces: &[Waiting], out: &mut Vec<I>) {
+    let mut end = out.len();
+    out.resize(end + S::ROOM * pieces.len(), I::default());
+    for (done, piece) in pieces.iter().enumerate() {
+        let entry = match piece.found {
+            Some(place) => Some(seeded.at(place)),
+            None if piece.key.is_empty() => None,
+            None => misses.recent.get(piece.key, piece.key.hash()),
+        };
+        if let Some(entry) = entry {
+            S::put(&entry.slots, &mut out[end..end + S::ROOM]);
+            end += entry.n();
+            continue;
+        }
+        misses.encode(piece);
+        out.truncate(end);
+        out.extend(misses.merged.iter().map(|&id| I::of(id)));
+        end = out.len();
+        out.resize(end + S::ROOM * (pieces.len() - done - 1), I::default());
+    }
+    out.truncate(end);
+}
+
+/// Encodes the pieces that no table of short ones knows.
+struct Misses<'a, S: Slot> {
+    encoder: &'a Encoder,
+    text: &'a [u8],
+    recent: &'a mut Recent<S>,
+    recent_long: &'a mut RecentLong,
+    merger: &'a mut LongMerger,
+    merged: &'a mut Vec<u32>,
+    /// The length of a piece that cannot be merged, 0 when there was none.
+    too_long: usize,
+}
+
+impl<S: Slot> Misses<'_, S> {
+    /// Leaves the ids of the piece in `merged`.
+    #[inline(never)]
+    fn encode(&mut self, waiting: &Waiting) {
+        let ranks = self.encoder.ranks();
+        let piece = &self.text[waiting.start..waiting.end];
+        self.merged.clear();
+        if !waiting.key.is_empty() {
+            // It is no token, or the seeded table would have it; so it has at least two bytes.
+            merge_short(ranks, piece, self.merged);
+            self.recent.insert(waiting.key, waiting.key.hash(), self.merged);
+            return;
+        }
+        let Self { recent_long, merger, merged, .. } = self;
+        match self.encoder.long_token(piece) {
+            Some(id) => merged.push(id),
+            None if piece.len() <= RecentLong::MAX_LEN => {
+                merged.extend(recent_long.get_or(piece, |out| merger.merge_any(ranks, piece, out)));
+            }
+            None if piece.len() <= MAX_PIECE => merger.merge_any(ranks, piece, merged),
+            None => self.too_long = piece.len(),
+        }
+    }
+}
