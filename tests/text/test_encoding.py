@@ -51,7 +51,10 @@ def test_arrays_hold_what_lists_hold(tokenizer: Tokenizer, n_more: int) -> None:
     ids, offsets = tok.encode_batch_to_numpy(TEXTS, threads=2)
     assert (ids.dtype, offsets.dtype) == (dtype, np.int64)
     assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == tok.encode_batch(TEXTS)
-    ids[0] = 7  # the caller's own
+    expected = ids.tolist()
+    del tok
+    ids[0] = 7  # the caller's own, whatever became of the tokenizer
+    assert ids.tolist() == [7, *expected[1:]]
 
 
 def test_out_must_fit(tokenizer: Tokenizer) -> None:

@@ -67,12 +67,9 @@ impl Masks {
     #[target_feature(enable = "avx2")]
     pub fn by_avx2(block: &[u8; BLOCK]) -> Self {
         // SAFETY: twice 32 bytes are read, which is what the array has; they need not be aligned.
-        let halves = unsafe { [_mm256_loadu_si256(block.as_ptr().cast()), _mm256_loadu_si256(block[32..].as_ptr().cast())] };
-        let bits = |of: &dyn Fn(__m256i) -> __m256i| {
-            let [low, high] = halves.map(|half| u64::from(_mm256_movemask_epi8(of(half)) as u32));
-            low | high << 32
-        };
-        let is = |byte: u8| bits(&|half| _mm256_cmpeq_epi8(half, _mm256_set1_epi8(byte as i8)));
+        let halves =
+            unsafe { [_mm256_loadu_si256(block.as_ptr().cast()), _mm256_loadu_si256(block[32..].as_ptr().cast())] };
+        let is = |byte: u8| bits(halves, |half| _mm256_cmpeq_epi8(half, _mm256_set1_epi8(byte as i8)));
         // Comparison is signed: the range is moved to the lowest values.
         let within = |half, first: u8, n: u8| {
             let moved = _mm256_sub_epi8(half, _mm256_set1_epi8(first.wrapping_add(0x80) as i8));
@@ -80,15 +77,23 @@ impl Masks {
         };
         let line_end = is(b'\n') | is(b'\r');
         Self {
-            letter: bits(&|half| within(_mm256_or_si256(half, _mm256_set1_epi8(0x20)), b'a', 26)),
-            number: bits(&|half| within(half, b'0', 10)),
+            letter: bits(halves, |half| within(_mm256_or_si256(half, _mm256_set1_epi8(0x20)), b'a', 26)),
+            number: bits(halves, |half| within(half, b'0', 10)),
             space: is(b' '),
-            blank: is(b' ') | bits(&|half| within(half, b'\t', 5)) & !line_end,
+            blank: is(b' ') | bits(halves, |half| within(half, b'\t', 5)) & !line_end,
             line_end,
             apostrophe: is(b'\''),
-            wide: bits(&|half| half),
+            wide: bits(halves, |half| half),
         }
     }
+}
+
+/// The highest bit of each byte of both halves.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits(halves: [__m256i; 2], of: impl Fn(__m256i) -> __m256i) -> u64 {
+    let [low, high] = halves.map(|half| u64::from(_mm256_movemask_epi8(of(half)) as u32));
+    low | high << 32
 }
 
 #[cfg(test)]
