@@ -83,12 +83,8 @@ pub struct Seeded<S: Slot> {
     used: usize,
 }
 
-/// The place of an entry in a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    line: usize,
-    second: usize,
-}
+/// The place of no entry.
+const NOWHERE: usize = usize::MAX;
 
 impl<S: Slot> Seeded<S> {
     pub fn with_room_for(n: usize) -> Self {
@@ -97,7 +93,7 @@ impl<S: Slot> Seeded<S> {
 
     /// Remembers a piece unless it is known or has too many tokens.
     pub fn insert(&mut self, key: Key, ids: &[u32]) {
-        if ids.len() > S::ROOM || self.used >= self.lines.len() || self.find(key, self.line_of(key.hash())).is_some() {
+        if ids.len() > S::ROOM || self.used >= self.lines.len() || self.get(key).is_some() {
             return;
         }
         let mut line = self.line_of(key.hash());
@@ -117,24 +113,29 @@ impl<S: Slot> Seeded<S> {
         hash as usize & (self.lines.len() - 1)
     }
 
+    /// The place of the entry of a piece that is first looked for in `line`, and otherwise one that has none.
     #[inline(always)]
-    pub fn find(&self, key: Key, line: usize) -> Option<Place> {
-        match self.lines[line].find(key) {
-            Some(second) => Some(Place { line, second }),
-            None if self.lines[line].0[1].key.is_empty() => None,
+    pub fn find(&self, key: Key, line: usize) -> usize {
+        let entries = &self.lines[line];
+        match entries.find(key) {
+            Some(second) => 2 * line + second,
+            None if entries.0[1].key.is_empty() => NOWHERE,
             None => self.find_behind(key, line),
         }
     }
 
     #[inline(never)]
-    fn find_behind(&self, key: Key, line: usize) -> Option<Place> {
-        let line = (line + 1) & (self.lines.len() - 1);
-        self.find(key, line)
+    fn find_behind(&self, key: Key, line: usize) -> usize {
+        self.find(key, (line + 1) & (self.lines.len() - 1))
     }
 
     #[inline(always)]
-    pub fn at(&self, place: Place) -> &Entry<S> {
-        &self.lines[place.line].0[place.second]
+    pub fn at(&self, place: usize) -> Option<&Entry<S>> {
+        Some(&self.lines.get(place / 2)?.0[place % 2])
+    }
+
+    pub fn get(&self, key: Key) -> Option<&Entry<S>> {
+        self.at(self.find(key, self.line_of(key.hash())))
     }
 
     #[inline(always)]
@@ -227,19 +228,18 @@ mod tests {
         let mut table = Seeded::<u16>::with_room_for(5_000);
         keys().for_each(|(key, ids)| table.insert(key, &ids));
         for (key, ids) in keys() {
-            let place = table.find(key, table.line_of(key.hash())).unwrap();
-            assert_eq!(table.at(place).ids(), ids.map(|id| id as u16));
+            assert_eq!(table.get(key).unwrap().ids(), ids.map(|id| id as u16));
         }
         let absent = Key::of(b"absent").unwrap();
         table.insert(absent, &[1; 9]);
-        assert_eq!(table.find(absent, table.line_of(absent.hash())), None);
+        assert!(table.get(absent).is_none());
     }
 
     #[test]
     fn a_full_seeded_table_stays_searchable() {
         let mut table = Seeded::<u32>::with_room_for(10);
         keys().for_each(|(key, ids)| table.insert(key, &ids));
-        assert!(keys().filter(|&(key, _)| table.find(key, table.line_of(key.hash())).is_some()).count() >= 10);
+        assert!(keys().filter(|&(key, _)| table.get(key).is_some()).count() >= 10);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use super::cache::{Place, Recent, RecentLong, Seeded, Slot};
+use super::cache::{Recent, RecentLong, Seeded, Slot};
 use super::encoder::{EncodeError, Encoder, Id};
 use super::merge::{LongMerger, merge_short};
 use super::ranks::Ranks;
@@ -41,9 +41,8 @@ struct Waiting {
     key: Key,
     start: usize,
     end: usize,
-    /// Of the seeded table.
-    line: usize,
-    found: Option<Place>,
+    /// In the seeded table: the line to look in, and then the entry.
+    place: usize,
 }
 
 impl<S: Slot> Table<S> {
@@ -68,8 +67,7 @@ impl<S: Slot> Table<S> {
 
     /// The table also holds pieces that are no tokens; those that are one stand there as themselves.
     pub fn token_id(&self, key: Key) -> Option<u32> {
-        let place = self.seeded.find(key, self.seeded.line_of(key.hash()))?;
-        let &[id] = self.seeded.at(place).ids() else { return None };
+        let &[id] = self.seeded.get(key)?.ids() else { return None };
         Some(id.into())
     }
 
@@ -130,8 +128,8 @@ impl<S: Slot, I: Id> Sink for Gather<'_, S, I> {
         slot.key = Key::default();
         if end - start <= key::MAX_LEN {
             slot.key = Key::new(self.text, start, end);
-            slot.line = self.seeded.line_of(slot.key.hash());
-            self.seeded.prefetch(slot.line);
+            slot.place = self.seeded.line_of(slot.key.hash());
+            self.seeded.prefetch(slot.place);
         }
         self.n += 1;
         if self.n == BATCH {
@@ -152,13 +150,10 @@ impl<S: Slot, I: Id> Gather<'_, S, I> {
 
 #[inline(always)]
 fn find<S: Slot>(seeded: &Seeded<S>, recent: &Recent<S>, pieces: &mut [Waiting]) {
-    for piece in pieces {
-        piece.found = None;
-        if !piece.key.is_empty() {
-            piece.found = seeded.find(piece.key, piece.line);
-            if piece.found.is_none() {
-                recent.prefetch(piece.key.hash());
-            }
+    for piece in pieces.iter_mut().filter(|piece| !piece.key.is_empty()) {
+        piece.place = seeded.find(piece.key, piece.place);
+        if seeded.at(piece.place).is_none() {
+            recent.prefetch(piece.key.hash());
         }
     }
 }
@@ -169,9 +164,9 @@ fn write<S: Slot, I: Id>(seeded: &Seeded<S>, misses: &mut Misses<'_, S>, pieces:
     let mut end = out.len();
     out.resize(end + S::ROOM * pieces.len(), I::default());
     for (done, piece) in pieces.iter().enumerate() {
-        let entry = match piece.found {
-            Some(place) => Some(seeded.at(place)),
-            None if piece.key.is_empty() => None,
+        let entry = match seeded.at(piece.place) {
+            _ if piece.key.is_empty() => None,
+            Some(entry) => Some(entry),
             None => misses.recent.get(piece.key, piece.key.hash()),
         };
         if let Some(entry) = entry {
