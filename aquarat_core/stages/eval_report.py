@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import EvalConfig
+from aquarat_core.data.documents import read_documents
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
@@ -26,7 +26,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     questions = questions_to_ask(aqua, config)
     with evaluator(checkpoint.directory(), config) as model:
         records = model.greedy_answers(questions)
-        bpb = model.bits_per_byte(documents(text)) if text else None
+        bpb = model.bits_per_byte(read_documents(text.path("validation.parquet"))) if text else None
     if ctx.rank:
         return {}
 
@@ -79,9 +79,3 @@ def majority_letter(aqua: Artifact) -> str:
     """The commonest right letter of the training split; the earlier one on a tie."""
     counts = Counter(pq.read_table(aqua.path("train.parquet"), columns=["correct"])["correct"].to_pylist())
     return min(counts, key=lambda letter: (-counts[letter], letter))
-
-
-def documents(text: Artifact) -> Iterator[str]:
-    """The validation documents, read a batch at a time."""
-    for batch in pq.ParquetFile(text.path("validation.parquet")).iter_batches(columns=["text"]):
-        yield from batch["text"].to_pylist()

@@ -6,19 +6,14 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from aquarat_core.config import PretrainTextConfig
+from aquarat_core.data.documents import read_documents, write_documents
 from aquarat_core.data.errors import DataError
 from aquarat_core.data.hub import HubDataset
 from aquarat_core.stages.base import Scalar, StageContext
-
-SCHEMA = pa.schema([("text", pa.string())])
-BATCH = 1_024
-"""Documents read and written at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +59,7 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
             for i, source in enumerate(pool.map(fetch, range(len(numbers)))):
                 ctx.progress(i, len(numbers), unit="shards")
                 file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
-                texts = _texts(source, config.max_documents_per_shard)
+                texts = islice(read_documents(source), config.max_documents_per_shard)
                 yield _write(ctx.outdir / file, texts, f"{config.repo}/{_shard_name(numbers[i])}")
         finally:
             pool.shutdown(cancel_futures=True)
@@ -73,16 +68,6 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
 
 def _shard_name(number: int) -> str:
     return f"shard_{number:05d}.parquet"
-
-
-def _texts(path: Path, limit: int | None) -> Iterator[str | None]:
-    done = 0
-    for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=["text"]):
-        for text in batch.column(0).to_pylist():
-            if done == limit:
-                return
-            done += 1
-            yield text
 
 
 def _generated(ctx: StageContext) -> Iterator[Shard]:
@@ -105,20 +90,18 @@ def _generated(ctx: StageContext) -> Iterator[Shard]:
 def _write(path: Path, texts: Iterable[str | None], source: str) -> Shard:
     """Write the texts that are not blank; the shard's description. Raises `DataError` if nothing is left."""
     documents = text_bytes = blank = 0
-    batch: list[str] = []
-    with pq.ParquetWriter(path, SCHEMA, use_dictionary=False) as writer:
+
+    def kept() -> Iterator[str]:
+        nonlocal documents, text_bytes, blank
         for text in texts:
             if text is None or not text.strip():
                 blank += 1
                 continue
-            batch.append(text)
             documents += 1
             text_bytes += len(text.encode())
-            if len(batch) == BATCH:
-                writer.write_batch(pa.record_batch([batch], schema=SCHEMA))
-                batch = []
-        if batch:
-            writer.write_batch(pa.record_batch([batch], schema=SCHEMA))
+            yield text
+
+    write_documents(path, kept())
     if not documents:
         raise DataError(f"{source}: no document with text in it. Choose another shard, or generate more documents")
     return Shard(path.name, source, documents, text_bytes, blank)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from aquarat_core.data.documents import read_columns
 from aquarat_core.data.tokens import write_index, write_shard
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
-
-DOCUMENTS_AT_ONCE = 256
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -35,14 +35,18 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     }
 
 
-def encoded(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def encoded(path: Path, tokenizer: Tokenizer, threads: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The documents of a Parquet file in parts: ids with a BOS before each document, and where each begins.
 
-    The next part is read while one is encoded.
+    Every thread (default: one a core) encodes a part of its own, while this one reads the next and the caller does with
+    the last what it likes: none waits until all are done with the same part.
     """
-    batches = pq.ParquetFile(path).iter_batches(DOCUMENTS_AT_ONCE, columns=["text"])
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield tokenizer.encode_batch_to_numpy(batch.column(0), prepend="<|bos|>")
+    threads = threads or len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads) as pool:
+        parts: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        for column in read_columns(path):
+            parts.append(pool.submit(tokenizer.encode_batch_to_numpy, column, threads=1, prepend="<|bos|>"))
+            if len(parts) > 2 * threads:
+                yield parts.popleft().result()
+        while parts:
+            yield parts.popleft().result()

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from aquarat_core.config import TokenizerConfig
+from aquarat_core.data.documents import read_columns, read_documents
 from aquarat_core.data.mixture import read_conversations
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import prompt, read_questions, target
@@ -33,7 +34,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     tokenizer.save(ctx.outdir / TOKENIZER_FILE)
     sources = {"questions": _first(_questions(ctx))}
     sources |= {name: _first(texts) for name, texts in _chats(ctx)}
-    sources["validation"] = _first(_column(ctx, "validation.parquet"))
+    sources["validation"] = _first(read_documents(ctx.inputs["pretrain_text"].path("validation.parquet")))
     made = report(tokenizer, sources)
     (ctx.recorddir / REPORT_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return _metrics(made)
@@ -54,14 +55,14 @@ def _metrics(made: dict[str, Any]) -> dict[str, Scalar]:
     return metrics
 
 
-def _texts(ctx: StageContext) -> Iterator[str]:
+def _texts(ctx: StageContext) -> Iterator[str | pa.Array]:
     """Problems and conversations first: they are small, and the character budget may end the text early."""
     yield from _questions(ctx)
     for _, texts in _chats(ctx):
         yield from texts
     text = ctx.inputs["pretrain_text"]
     for name in sorted(f.path for f in text.manifest.files if f.path.startswith("train-")):
-        yield from _column(ctx, name)
+        yield from read_columns(text.path(name))
 
 
 def _questions(ctx: StageContext) -> Iterator[str]:
@@ -75,11 +76,6 @@ def _chats(ctx: StageContext) -> Iterator[tuple[str, Iterator[str]]]:
     for file in sorted(f.path for f in chats.manifest.files if f.path.endswith(ending)):
         conversations = read_conversations(chats.path(file))
         yield file.removesuffix(ending), (m["content"] for c in conversations for m in c.messages)
-
-
-def _column(ctx: StageContext, name: str) -> Iterator[str]:
-    for batch in pq.ParquetFile(ctx.inputs["pretrain_text"].path(name)).iter_batches(1024, columns=["text"]):
-        yield from batch.column(0).to_pylist()
 
 
 def _first(texts: Iterator[str]) -> list[str]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import rustbpe_py
 
 from aquarat_core.config import TokenizerConfig
@@ -248,7 +250,7 @@ class Tokenizer:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as e:
             raise TokenizerError(f"cannot read the tokenizer {path}: {e.strerror}") from None
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise TokenizerError(f"{path} is not a tokenizer: it is not valid JSON ({e})") from None
         try:
             return cls._from_document(document)
@@ -281,13 +283,16 @@ class Tokenizer:
         return tokenizer
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, progress: Progress | None = None) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str | pa.Array], config: TokenizerConfig, progress: Progress | None = None
+) -> Tokenizer:
     """Learns a tokenizer of `config.vocab_size` ids from the first `config.max_chars` characters of the texts.
 
-    Of one text at most `config.doc_cap` characters count; the names of special tokens in it are not learned. A corpus
-    with too few distinct pieces gives a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the
-    multiset of texts read, not on their order. Raises `ValueError` when there is no text, or when the vocabulary asked
-    for has no room for bytes and specials.
+    `texts` are texts or Arrow arrays of texts, which never become Python's. Of one text at most `config.doc_cap`
+    characters count; the names of special tokens in it are not learned. A corpus with too few distinct pieces gives a
+    smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not on their
+    order. Raises `ValueError` when there is no text, or when the vocabulary asked for has no room for bytes and
+    specials.
     """
     n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
     if n_ordinary < N_BYTES:
@@ -311,17 +316,39 @@ def _frequent_pieces(counter: rustbpe_py.PieceCounter, merges: Merges, vocab_siz
     return [piece for piece in pieces if len(piece.encode()) in FREQUENT_BYTES][:wanted]
 
 
-def _within_budget(texts: Iterable[str], config: TokenizerConfig, progress: Progress | None) -> Iterator[str]:
+def _within_budget(
+    texts: Iterable[str | pa.Array], config: TokenizerConfig, progress: Progress | None
+) -> Iterator[str | pa.Array]:
     done = reported = 0
-    for text in texts:
-        counted = text[: min(config.doc_cap, config.max_chars - done)]
-        done += len(counted)
+    for counted, chars in _capped(texts, config):
+        done += chars
         yield counted
         if progress is not None and done - reported >= CHARS_PER_REPORT:
             progress(done, config.max_chars, "characters")
             reported = done
-        if done >= config.max_chars:
-            return
+
+
+def _capped(texts: Iterable[str | pa.Array], config: TokenizerConfig) -> Iterator[tuple[str | pa.Array, int]]:
+    """What counts of the texts, and its characters; an array stays one unless the budget ends inside of it."""
+    left = config.max_chars
+    for item in texts:
+        alone: list[str] = []
+        if isinstance(item, pa.Array):
+            column = pc.utf8_slice_codeunits(item.drop_null(), 0, config.doc_cap)
+            chars = pc.sum(pc.utf8_length(column), min_count=0).as_py()
+            if chars < left:
+                left -= chars
+                yield column, chars
+            else:
+                alone = column.to_pylist()
+        else:
+            alone = [item]
+        for text in alone:
+            counted = text[: min(config.doc_cap, left)]
+            left -= len(counted)
+            yield counted, len(counted)
+            if left == 0:
+                return
 
 
 def _parts(texts: Iterable[str]) -> Iterator[list[str]]:

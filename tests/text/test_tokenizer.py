@@ -8,6 +8,7 @@ import sysconfig
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import rustbpe
 import rustbpe_py
@@ -110,6 +111,18 @@ def test_budget_counts_the_first_characters_of_each_text_and_of_all() -> None:
     texts = ["aaaa bbbb zzzz", "cccc dddd", "eeee ffff"]
     config = TokenizerConfig(vocab_size=400, doc_cap=9, max_chars=14)
     assert train_tokenizer(texts, config).merges == train(["aaaa bbbb", "cccc "], 391).merges
+
+
+@pytest.mark.parametrize("max_chars", [14, 18, 22, 23, 1_000])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+def test_arrow_arrays_count_as_their_texts_do(max_chars: int, kind: pa.DataType) -> None:
+    texts = ["aaaa bbbb zzzz", None, "ééééééééé dddd", "eeee ffff", ""]
+    config = TokenizerConfig(vocab_size=400, doc_cap=9, max_chars=max_chars)
+    arrays = [pa.array(texts[:2], kind), pa.array(texts, kind)[2:4], pa.array(texts, kind)[4:], pa.array([], kind)]
+    mixed = train_tokenizer([*arrays, "gggg hhhh"], config)
+    alone = train_tokenizer([text for text in texts if text is not None] + ["gggg hhhh"], config)
+    assert mixed.merges == alone.merges
+    assert mixed.frequent_pieces == alone.frequent_pieces
 
 
 def test_a_small_corpus_gives_a_smaller_vocabulary() -> None:
