@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from benchmarks.harness import BenchError
 
 TRAIN_BYTES = 235_000_000
@@ -25,8 +22,6 @@ HELD_OUT_BYTES = 10_000_000
 LEAST_TRAIN_BYTES = 200_000_000
 DOCUMENT_CHARS = 60_000
 """Longer files are cut into documents of this many characters."""
-DOCUMENTS_PER_GROUP = 256
-"""Documents in a row group of a Parquet file, the least that is read at once."""
 HELD_OUT_SHARE = 20
 """One file of this many may be held out."""
 
@@ -48,10 +43,6 @@ class Corpus:
     @property
     def held_out_bytes(self) -> int:
         return sum(len(text.encode()) for text in self.held_out)
-
-    def save_train(self, path: Path) -> None:
-        """The training documents as a Parquet file for another process."""
-        pq.write_table(pa.table({"text": self.train}), path, compression="none", row_group_size=DOCUMENTS_PER_GROUP)
 
 
 def build() -> Corpus:

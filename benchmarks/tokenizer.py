@@ -3,8 +3,10 @@
 The corpus is made of this machine's documentation and libraries (`benchmarks/corpus.py`), and its hash is part of the
 results' names. Peers are measured in turn with ours in the same run, so their ratios hold on a busy machine too:
 
-- training runs in a process of its own, from a Python iterator over documents in memory, wall time, on both cores; its
-  memory is that of further runs that read the documents from a file as they go: the peak above what was held before;
+- training runs in a process of its own, from a Python iterator over documents in memory, wall time, on both cores;
+- its memory is that of further processes, which read the documents from a Parquet file as they go: the largest resident
+  memory of the whole process, from its start to the last merge, libraries and reading included;
+- a shard is tokenized from a Parquet file to a file of ids, beside the same texts from memory to numpy;
 - what runs on one thread is measured in that thread's CPU time;
 - `cold` encodings are of text that the encoder, made anew each time, has never seen; `warm` ones are its second pass.
 
@@ -13,23 +15,24 @@ gigabpe and gigatoken cannot split by our pattern: ours is given the one that th
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import rustbpe_py
 
 from aquarat_core.config import SPLIT_PATTERN
+from aquarat_core.data.documents import read_columns, write_documents
 from aquarat_core.data.tokens import write_shard
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.pretrain_tokens import encoded
@@ -40,36 +43,62 @@ from benchmarks import corpus
 from benchmarks.harness import Against, BenchError, Result, compare
 
 VOCAB = 32_768
+SHARD_BYTES = 64_000_000
 TRAIN_RUNS = 3
 ENCODE_RUNS = 7
 MILLION = 1_000_000
 
 
+class Material:
+    """What the parts measure on, each made when one asks for it; the files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.text = corpus.build()
+
+    @cached_property
+    def documents(self) -> Path:
+        """The documents to train on, as pretrain_text would write them."""
+        write_documents(path := self._folder / "train.parquet", self.text.train)
+        return path
+
+    @cached_property
+    def plain(self) -> Path:
+        path = self._folder / "train.txt"
+        path.write_text("\n".join(self.text.train), encoding="utf-8")
+        return path
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return _train_here(self.text.train)
+
+
 def run() -> list[Result]:
-    """All measurements; `BenchError` where a peer's result differs from ours."""
-    text = corpus.build()
+    """The measurements of all `PARTS`, or of those that AQUARAT_BENCH_TOKENIZER names.
+
+    Raises `BenchError` where a peer's result differs from ours.
+    """
+    wanted = os.environ.get("AQUARAT_BENCH_TOKENIZER", "").split() or list(PARTS)
+    if unknown := set(wanted) - PARTS.keys():
+        raise BenchError(f"AQUARAT_BENCH_TOKENIZER names {' '.join(sorted(unknown))}; there are {' '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as folder:
-        documents = Path(folder) / "train.parquet"
-        text.save_train(documents)
-        plain = Path(folder) / "train.txt"
-        plain.write_text("\n".join(text.train), encoding="utf-8")
-        megabytes = text.train_bytes / 1e6
-        results = _training(documents, plain, megabytes)
-    tokenizer = _train_here(text.train)
-    results += _encoding(tokenizer, text.held_out) + _decoding(tokenizer, text.held_out) + _hard_inputs(tokenizer)
-    named = Result(f"corpus {text.sha256[:12]}", "MB", (megabytes,))
-    return [named, *results]
+        material = Material(Path(folder))
+        results = [Result(f"corpus {material.text.sha256[:12]}", "MB", (material.text.train_bytes / 1e6,))]
+        for name in wanted:
+            results += PARTS[name](material)
+    return results
 
 
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def _training(documents: Path, plain: Path, megabytes: float) -> list[Result]:
+def _training(material: Material) -> list[Result]:
     measured: dict[str, list[dict[str, float]]] = {}
+    megabytes = material.text.train_bytes / 1e6
 
-    def speed(trainer: str, path: Path = documents) -> Callable[[], float]:
+    def speed(trainer: str, path: Path = material.documents, pattern: str = SPLIT_PATTERN) -> Callable[[], float]:
         def once() -> float:
-            measured.setdefault(trainer, []).append(answer := _in_process(trainer, path))
+            measured.setdefault(trainer, []).append(answer := _in_process(trainer, path, pattern))
             return megabytes / answer["seconds"]
 
         return once
@@ -77,110 +106,35 @@ def _training(documents: Path, plain: Path, megabytes: float) -> list[Result]:
     against_rustbpe = compare(
         "train 32k, 2 threads", "MB/s", speed("ours"), speed("rustbpe"), "rustbpe", runs=TRAIN_RUNS, goal="≥ 10"
     )
-    first, second = measured["ours"][0], measured["rustbpe"][0]
-    if first["merges"] != second["merges"]:
+    if measured["ours"][0]["merges"] != measured["rustbpe"][0]["merges"]:
         raise BenchError("the merges differ from rustbpe's: a comparison of speed would mean nothing")
-    memory = tuple(_in_process("ours-streamed", documents)["peak_mb"] for _ in range(TRAIN_RUNS))
-    theirs = _in_process("rustbpe-streamed", documents)["peak_mb"]
     counting = compare(
         "count pieces, 2 threads", "MB/s", speed("count-2"), speed("count-1"), "1 thread", runs=TRAIN_RUNS, goal="≥ 1.5"
     )
-    results = [
-        against_rustbpe,
-        Result("train 32k, peak memory", "MB", memory, Against("rustbpe", theirs), goal="≤ 416 MB"),
-        counting,
-    ]
     label, goal = "train 32k, GPT-2 pattern, 2 threads", "≥ 1"
-    ours, theirs = speed("ours-gpt2"), speed("gigabpe", plain)
-    results.append(compare(label, "MB/s", ours, theirs, "gigabpe", runs=TRAIN_RUNS, goal=goal))
-    return results
+    ours, theirs = speed("ours", pattern=GPT2_PATTERN), speed("gigabpe", material.plain)
+    return [against_rustbpe, counting, compare(label, "MB/s", ours, theirs, "gigabpe", runs=TRAIN_RUNS, goal=goal)]
 
 
-def _in_process(trainer: str, path: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.tokenizer", trainer, str(path), str(VOCAB)]
+def _memory(material: Material) -> list[Result]:
+    ours = [_in_process("ours-streamed", material.documents) for _ in range(TRAIN_RUNS)]
+    theirs = _in_process("rustbpe-streamed", material.documents)
+    if ours[0]["merges"] != theirs["merges"]:
+        raise BenchError("the merges differ from rustbpe's: a comparison of memory would mean nothing")
+    peak, imports = (tuple(run[key] for run in ours) for key in ("peak_mb", "imports_mb"))
+    against = Against("rustbpe", theirs["peak_mb"])
+    return [
+        Result("train 32k from Parquet, peak memory", "MB", peak, against, median(peak) / against.value, "≤ 416 MB"),
+        Result("of it Python, numpy and pyarrow", "MB", imports),
+    ]
+
+
+def _in_process(trainer: str, path: Path, pattern: str = SPLIT_PATTERN) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.tokenizer_worker", trainer, str(path), str(VOCAB), pattern]
     done = subprocess.run(command, cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise BenchError(f"training with {trainer} ended with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _train_once(trainer: str, path: str, vocab_size: str) -> None:
-    """In its own process: prints seconds, the memory it took, and a hash of the merges."""
-    documents = _documents(trainer, path)
-    before = _peak_mb()
-    started = time.perf_counter()
-    tokens = _TRAINERS[trainer](documents, path, int(vocab_size))
-    seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb() - before, "merges": hash_of(tokens)}))
-
-
-def _documents(trainer: str, path: str) -> Iterable[str]:
-    if trainer.endswith("-streamed"):
-        batches = pq.ParquetFile(path).iter_batches(corpus.DOCUMENTS_PER_GROUP, columns=["text"])
-        return (text for batch in batches for text in batch.column(0).to_pylist())
-    return () if trainer == "gigabpe" else pq.read_table(path)["text"].to_pylist()
-
-
-Trainer = Callable[[Iterable[str], str, int], list[bytes]]
-"""Takes the documents, the file they are in and the size; returns the tokens, where they are to be compared."""
-
-
-def _ours(pattern: str) -> Trainer:
-    def train(documents: Iterable[str], _: str, vocab_size: int) -> list[bytes]:
-        merges = rustbpe_py.train(iter(documents), vocab_size, pattern, threads=2)
-        return ordinary_tokens(Tokenizer(pattern, merges))
-
-    return train
-
-
-def _count(threads: int) -> Trainer:
-    def count(documents: Iterable[str], _: str, __: int) -> list[bytes]:
-        counter = rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads)
-        counter.add(iter(documents))
-        return []
-
-    return count
-
-
-def _rustbpe(documents: Iterable[str], _: str, vocab_size: int) -> list[bytes]:
-    import rustbpe
-
-    tokenizer = rustbpe.Tokenizer()
-    tokenizer.train_from_iterator(iter(documents), vocab_size, pattern=SPLIT_PATTERN)
-    return [bytes(token) for token, _ in sorted(tokenizer.get_mergeable_ranks(), key=lambda ranked: ranked[1])]
-
-
-def _gigabpe(_: Iterable[str], path: str, vocab_size: int) -> list[bytes]:
-    import gigabpe
-
-    gigabpe.train_bpe([path], vocab_size, threads=2)
-    return []
-
-
-_TRAINERS = {
-    "ours": _ours(SPLIT_PATTERN),
-    "ours-gpt2": _ours(GPT2_PATTERN),
-    "count-1": _count(1),
-    "count-2": _count(2),
-    "rustbpe": _rustbpe,
-    "gigabpe": _gigabpe,
-    "ours-streamed": _ours(SPLIT_PATTERN),
-    "rustbpe-streamed": _rustbpe,
-}
-
-
-def hash_of(tokens: Sequence[bytes]) -> str:
-    """Of the tokens in their order."""
-    digest = hashlib.sha256()
-    for token in tokens:
-        digest.update(len(token).to_bytes(4, "little") + token)
-    return digest.hexdigest()
-
-
-def _peak_mb() -> float:
-    # Not `ru_maxrss`, which begins at what the process that started this one held.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def _train_here(documents: Sequence[str]) -> Tokenizer:
@@ -204,7 +158,8 @@ def _is_text(piece: bytes) -> bool:
 # --- encoding and decoding ------------------------------------------------------------------------------------------
 
 
-def _encoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
+def _encoding(material: Material) -> list[Result]:
+    tokenizer, texts = material.tokenizer, material.text.held_out
     theirs = _tiktoken(tokenizer, tokenizer.pattern)
     size = sum(len(text.encode()) for text in texts)
     expected = [id_ for text in texts for id_ in theirs.encode_ordinary(text)]
@@ -231,15 +186,6 @@ def _encoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
     def on(threads: int) -> Callable[[], float]:
         return lambda: fresh(lambda t: t.encode_batch_to_numpy(texts, threads=threads), time.perf_counter)
 
-    with tempfile.TemporaryDirectory() as folder:
-        documents, path = Path(folder) / "texts.parquet", Path(folder) / "ids.bin"
-        pq.write_table(pa.table({"text": texts}), documents, row_group_size=128, use_dictionary=False)
-
-        def to_shard() -> float:
-            return fresh(lambda t: write_shard(path, encoded(documents, t), t.vocab_size), time.perf_counter)
-
-        name = "encode a Parquet file to a shard, 2 threads, cold"
-        shard = compare(name, "MB/s", to_shard, on(2), "to numpy", runs=ENCODE_RUNS, goal="≥ 0.8")
     pairs = [
         ("encode to numpy, 1 thread, cold", numpy_cold, tiktoken_lists, "tiktoken", "≥ 12"),
         ("encode to numpy, 1 thread, warm", warm, tiktoken_lists, "tiktoken", None),
@@ -247,7 +193,37 @@ def _encoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
         ("encode to numpy, 2 threads, cold", on(2), on(1), "1 thread", "≥ 1.8"),
     ]
     results = [compare(n, "MB/s", o, t, a, runs=ENCODE_RUNS, goal=goal) for n, o, t, a, goal in pairs]
-    return [*results, shard, *_short_texts(tokenizer, theirs, texts), *_other_peers(tokenizer, texts, size)]
+    return [*results, *_short_texts(tokenizer, theirs, texts), *_other_peers(tokenizer, texts, size)]
+
+
+def _shards(material: Material) -> list[Result]:
+    """Of the first `SHARD_BYTES` of the training text, as much as a shard holds; the encoders have not seen it."""
+    tokenizer, texts, size = material.tokenizer, [], 0
+    for text in material.text.train:
+        texts.append(text)
+        if (size := size + len(text.encode())) >= SHARD_BYTES:
+            break
+    with tempfile.TemporaryDirectory() as folder:
+        documents, shard = Path(folder) / "texts.parquet", Path(folder) / "ids.bin"
+        write_documents(documents, texts)
+
+        def to_shard() -> float:
+            fresh = _again(tokenizer)
+            write = lambda t: write_shard(shard, encoded(documents, t, threads=2), t.vocab_size)  # noqa: E731
+            return _speed(size, fresh, write, time.perf_counter)
+
+        def to_numpy() -> float:
+            encode = lambda t: t.encode_batch_to_numpy(texts, threads=2)  # noqa: E731
+            return _speed(size, _again(tokenizer), encode, time.perf_counter)
+
+        def read_only() -> float:
+            return _speed(size, documents, lambda path: deque(read_columns(path), maxlen=0), time.process_time)
+
+        name = "encode a Parquet file to a shard, 2 threads, cold"
+        return [
+            compare(name, "MB/s", to_shard, to_numpy, "to numpy", runs=ENCODE_RUNS, goal="≥ 0.8"),
+            Result("read the Parquet file, processor time", "MB/s", tuple(read_only() for _ in range(ENCODE_RUNS))),
+        ]
 
 
 def _short_texts(tokenizer: Tokenizer, theirs: object, texts: Sequence[str]) -> list[Result]:
@@ -307,7 +283,8 @@ def _splintr(tokenizer: Tokenizer) -> object:
         return splintr.Tokenizer(str(path), tokenizer.pattern.replace("?+", "?").replace("++", "+"), {})
 
 
-def _decoding(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Result]:
+def _decoding(material: Material) -> list[Result]:
+    tokenizer, texts = material.tokenizer, material.text.held_out
     theirs = _tiktoken(tokenizer, tokenizer.pattern)
     size = sum(len(text.encode()) for text in texts)
     lists = tokenizer.encode_batch(texts)
@@ -375,12 +352,12 @@ def hard_inputs() -> dict[str, str | bytes]:
     }
 
 
-def _hard_inputs(tokenizer: Tokenizer) -> list[Result]:
+def _hard_inputs(material: Material) -> list[Result]:
     results = []
     for name, text in hard_inputs().items():
         runs = []
         for _ in range(3):
-            fresh = _again(tokenizer)
+            fresh = _again(material.tokenizer)
             started = time.thread_time()
             fresh.encode_to_numpy(text)
             runs.append((time.thread_time() - started) * 1e3)
@@ -388,5 +365,11 @@ def _hard_inputs(tokenizer: Tokenizer) -> list[Result]:
     return results
 
 
-if __name__ == "__main__":
-    _train_once(*sys.argv[1:])
+PARTS: dict[str, Callable[[Material], list[Result]]] = {
+    "training": _training,
+    "memory": _memory,
+    "encoding": _encoding,
+    "shards": _shards,
+    "decoding": _decoding,
+    "hard": _hard_inputs,
+}
