@@ -132,7 +132,7 @@ def load_hugging_face(path: str | Path) -> Tokenizer:
     try:
         document = json.loads(_read(path))
         return _from_hugging_face(document)
-    except (KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError, AttributeError, RecursionError) as e:
         raise TokenizerError(f"{path} is not a tokenizer.json: {type(e).__name__} {e}") from None
     except ValueError as e:
         raise TokenizerError(f"{path} cannot be read exactly: {e}") from None

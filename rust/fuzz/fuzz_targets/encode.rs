@@ -1,8 +1,4 @@
 //! Any bytes: pieces as a backtracking engine cuts them, ids that decode to the text, tables that come back.
-//!
-//! Needs cargo-fuzz and a nightly toolchain, and runs under AddressSanitizer, which also watches the `unsafe` blocks. In
-//! `rust/`:
-//! `cargo +nightly fuzz run encode -- -max_total_time=180 -max_len=600 -len_control=0`
 #![no_main]
 
 use std::sync::LazyLock;
@@ -30,7 +26,8 @@ fuzz_target!(|data: &[u8]| {
     let mut ends = Vec::new();
     splitter.split(text, &mut |_, end| ends.push(end));
     if let Ok(text) = str::from_utf8(text) {
-        let found: Vec<_> = reference.find_iter(text).map(|m| (m.as_ref().unwrap().start(), m.unwrap().end())).collect();
+        let found: Vec<_> =
+            reference.find_iter(text).map(|m| (m.as_ref().unwrap().start(), m.unwrap().end())).collect();
         assert!(found.iter().all(|(_, end)| ends.contains(end)));
     }
     let specials = Specials::new(["<a>".to_owned()]).unwrap();

@@ -9,6 +9,9 @@ use super::PieceCounts;
 
 const MAGIC: &[u8] = b"rustbpe counts 1\n";
 
+/// Text that a table can have counted: so little that sums over many tables and pairs stay in 64 bits.
+const MOST_BYTES: u64 = 1 << 56;
+
 /// A table and what it was counted with.
 pub struct SavedCounts {
     pub pattern: String,
@@ -67,6 +70,7 @@ impl SavedCounts {
         let specials = (0..n_specials).map(|_| read_text(rest)).collect::<Option<_>>()?;
         let n_pieces = u64::from_le_bytes(*read(rest)?);
         let mut counts = PieceCounts::default();
+        let mut left = MOST_BYTES;
         for _ in 0..n_pieces {
             let len = read_u32(rest)? as usize;
             let count = u64::from_le_bytes(*read(rest)?);
@@ -74,6 +78,7 @@ impl SavedCounts {
             if piece.is_empty() || count == 0 {
                 return None;
             }
+            left = left.checked_sub(count.checked_mul(len as u64)?)?;
             counts.add(piece, count);
             *rest = after;
         }
@@ -116,7 +121,7 @@ mod tests {
     fn a_table_comes_back_and_broken_ones_do_not() {
         let mut counts = PieceCounts::default();
         counts.add(b"short", 3);
-        counts.add(b"a piece of more than fifteen bytes", u64::MAX / 2);
+        counts.add(b"a piece of more than fifteen bytes", 1 << 50);
         let bytes = SavedCounts::to_bytes("p+", &["<|x|>".to_owned()], &counts);
         let back = SavedCounts::from_bytes(&bytes).unwrap();
         assert_eq!((back.pattern.as_str(), &back.specials[..]), ("p+", &["<|x|>".to_owned()][..]));
@@ -126,6 +131,17 @@ mod tests {
             let mut changed = bytes.clone();
             changed[len] ^= 1;
             assert!(SavedCounts::from_bytes(&changed).is_err(), "changed at {len}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_more_text_than_there_is_is_refused() {
+        for (count, ok) in [(1 << 52, true), (1 << 53, false), (u64::MAX, false)] {
+            let mut counts = PieceCounts::default();
+            counts.add(b"eight by", count);
+            counts.add(b"te", 1 << 54);
+            let read = SavedCounts::from_bytes(&SavedCounts::to_bytes("p+", &[], &counts));
+            assert_eq!(read.is_ok(), ok, "{count}");
         }
     }
 }
