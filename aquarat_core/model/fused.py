@@ -133,6 +133,8 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     """scale x norm(rotate(x)), `cos` and `sin` broadcasting to [B, T, 1, D/2]."""
+    if not torch.is_grad_enabled():
+        return _rotated(_normalised(x_BTHD, scale)[0], cos, sin)
     return _RotaryNorm.apply(x_BTHD, cos, sin, scale)
 
 

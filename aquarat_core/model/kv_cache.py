@@ -15,6 +15,7 @@ Q = H / K queries of one key/value head, N blocks of S own tokens of a row, T to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -71,14 +72,15 @@ class KVMemory:
         if block is None and device.type == "cpu" and dtype == torch.bfloat16:
             block = CPU_BLOCK
         L, K, D = config.depth, config.kv_heads, config.head_size
+        zeros = huge_zeros if device.type == "cpu" else torch.zeros
         self.lanes, self.dtype = lanes, dtype
-        self.prompt_k_LPKDT = huge_zeros((L, prompts, K, D, prompt_len), dtype, device)
-        self.prompt_v_LPKTD = huge_zeros((L, prompts, K, prompt_len, D), dtype, device)
+        self.prompt_k_LPKDT = zeros((L, prompts, K, D, prompt_len), dtype=dtype, device=device)
+        self.prompt_v_LPKTD = zeros((L, prompts, K, prompt_len, D), dtype=dtype, device=device)
         self.whole_blocks = block is not None
         self.block = min(block or row_len, row_len)
         blocks = -(-row_len // self.block)
         own = (L, blocks, rows, K, self.block, D)
-        self.row_k_LNRKSD, self.row_v_LNRKSD = (huge_zeros(own, dtype, device) for _ in range(2))
+        self.row_k_LNRKSD, self.row_v_LNRKSD = (zeros(own, dtype=dtype, device=device) for _ in range(2))
         self.prompt_lengths_P = torch.ones(prompts, dtype=torch.long, device=device)
         self.prompt_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.lane_R = torch.zeros(rows, dtype=torch.long, device=device)
@@ -90,9 +92,15 @@ class KVMemory:
 
     def fits(self, prompts: int, prompt_len: int, lanes: int, rows: int, row_len: int) -> bool:
         """Whether this memory serves a batch of this size; lanes and rows must be the same."""
+        P, T, R, S = self.size
+        return lanes == self.lanes and rows == R and prompts <= P and prompt_len <= T and row_len <= S
+
+    @property
+    def size(self) -> tuple[int, int, int, int]:
+        """Prompts, tokens of a prompt, rows, and own tokens of a row that fit."""
         _, P, _, T, _ = self.prompt_v_LPKTD.shape
         _, N, R, _, S, _ = self.row_k_LNRKSD.shape
-        return lanes == self.lanes and rows == R and prompts <= P and prompt_len <= T and row_len <= N * S
+        return P, T, R, N * S
 
     def move_rows(self, source: Tensor, target: Tensor, n_own: int) -> None:
         """Copy the rows `source`, which hold up to `n_own` own tokens, to the places `target`."""
@@ -115,6 +123,10 @@ class KVMemory:
         """Start new rows after prompts that have been read; `last_ids_BN` are the prompts' last tokens."""
         self.prompt_R[rows], self.lane_R[rows], self.ages_R[rows] = prompts, lanes, 0
         self.recent_RN[rows] = last_ids_BN
+
+    def clear_rows(self, first: int) -> None:
+        """Leave nothing in the places from `first` on that a step which reads them along could stumble over."""
+        self.prompt_R[first:], self.lane_R[first:], self.ages_R[first:] = 0, 0, 1
 
 
 class Prefill:
@@ -145,34 +157,55 @@ class Prefill:
         pass  # rows are told of their prompt's last tokens when they start
 
 
-class Decode:
-    """One new token of each of the first `rows` rows, whose prompts are among the first `prompts`.
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What the host knows of one decoding step: as much of the memory as it reads."""
 
-    No prompt is longer than `prompt_len`, no row holds more than `n_own` own tokens, the new one included. The rows'
-    ages already count the new token. `abreast` says that all rows are `n_own` tokens old, `in_lanes` that row i is in
-    lane i of all the prompts' lanes one after another: then neither masks nor indices are needed.
+    rows: int
+    """The first so many rows get a token."""
+    prompts: int
+    """Their prompts are among the first so many."""
+    prompt_len: int
+    """No prompt is longer."""
+    n_own: int
+    """No row holds more own tokens, the new one included."""
+    abreast: bool = False
+    """All rows are `n_own` tokens old: no mask is needed."""
+    in_lanes: bool = False
+    """Row i is in lane i of all the prompts' lanes one after another: no indices are needed."""
+
+
+class Decode:
+    """One new token of each row of `extent`; the rows' ages already count it.
+
+    With `live_R`, rows that are not live may lie in a lane of another row: they are kept out of all lanes, and what is
+    computed for them means nothing.
     """
 
     is_prefill = False
 
-    def __init__(
-        self, memory: KVMemory, rows: int, prompts: int, prompt_len: int, n_own: int, abreast: bool, in_lanes: bool
-    ) -> None:
+    def __init__(self, memory: KVMemory, extent: Extent, live_R: Tensor | None = None) -> None:
+        rows, prompts, n_own = extent.rows, extent.prompts, extent.n_own
         self.memory, self.rows, self.prompts = memory, rows, prompts
         self.blocks = -(-n_own // memory.block)
         self.n_last = memory.block if memory.whole_blocks else n_own
         """Tokens that are read of the last block."""
-        self.prompt_len = memory.prompt_v_LPKTD.size(3) if memory.whole_blocks else prompt_len
+        self.prompt_len = memory.prompt_v_LPKTD.size(3) if memory.whole_blocks else extent.prompt_len
         device, n_read = memory.ages_R.device, (self.blocks - 1) * memory.block + self.n_last
         newest_R, prompt_R = memory.ages_R[:rows] - 1, memory.prompt_R[:rows]
         self.positions_R = memory.prompt_lengths_P[prompt_R] + newest_R
         unseen_PT = torch.arange(self.prompt_len, device=device) >= memory.prompt_lengths_P[:prompts, None]
         self.prompt_bias = self._bias(unseen_PT)
-        self.place_R = None if in_lanes else prompt_R * memory.lanes + memory.lane_R[:rows]
+        self.place_R = self.seat_R = None
+        if not extent.in_lanes:
+            self.place_R = prompt_R * memory.lanes + memory.lane_R[:rows]
+            dead_R = torch.zeros_like(self.place_R, dtype=torch.bool) if live_R is None else ~live_R[:rows]
+            self.seat_R = self.place_R.masked_fill(dead_R, prompts * memory.lanes)
+            """The same, but one after the last lane where nobody is to be disturbed."""
         self.newest_R, self.own_bias = newest_R, None
-        if not abreast or n_read > n_own:
+        if not extent.abreast or n_read > n_own:
             self.own_bias = self._bias(torch.arange(n_read, device=device) > newest_R[:, None])
-        if abreast:
+        if extent.abreast:
             block, place = divmod(n_own - 1, memory.block)
             self.new = (block, slice(rows), slice(None), place)
         else:
@@ -242,8 +275,8 @@ class Decode:
         """[R, K, Q, X] to [P, K, G x Q, X]: the rows of a prompt side by side, zeros in lanes without a row."""
         P, G, (_, K, Q, X) = self.prompts, self.memory.lanes, x_RKQX.shape
         lanes = x_RKQX
-        if self.place_R is not None:
-            lanes = x_RKQX.new_zeros((P * G, K, Q, X)).index_copy_(0, self.place_R, x_RKQX)
+        if self.seat_R is not None:
+            lanes = x_RKQX.new_zeros((P * G + 1, K, Q, X)).index_copy_(0, self.seat_R, x_RKQX)[: P * G]
         return lanes.view(P, G, K, Q, X).transpose(1, 2).reshape(P, K, G * Q, X)
 
     def _to_rows(self, x_PKGX: Tensor, Q: int) -> Tensor:

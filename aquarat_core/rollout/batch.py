@@ -1,9 +1,9 @@
-"""The rows that are being sampled, in memory that stays where it is: refilled as rows end, closed up when none wait.
+"""The host's side of the rows being sampled: refilled as rows end, closed up when none wait.
 
 `step` touches the device only. `look` is where the host finds out which rows have ended; between two looks ended rows
 are computed along, and what they say is dropped.
 
-Shapes: R rows, C width, N completions asked for, S tokens of a completion at most.
+Shapes: R rows, P prompts, T tokens of a prompt, C width.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from aquarat_core.model.kv_cache import Decode, KVMemory, Prefill, last_ids
-from aquarat_core.model.transformer import Transformer
-from aquarat_core.rollout.sampling import Sampling, sample
+from aquarat_core.model.kv_cache import Extent, Prefill, last_ids
+from aquarat_core.rollout.replay import Replays
+from aquarat_core.rollout.rows import Step
+from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.tools import Calls, Tool
 
 PREFILL_TOKENS = 16_384
 """Tokens, padding included, that are read in one forward pass."""
-LOGITS_PER_DRAW = 1 << 18
-"""Logits on a CPU at once: 1 MB stays in its cache from the head's product to the token drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,91 +33,94 @@ class Request:
     first: int
 
 
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled continuation; the stop token, when it came, is the last of `tokens`."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    """Of each token, in the distribution that it was drawn from."""
+    ended: bool
+    """True when the stop token was sampled, False when the row ran out of tokens."""
+    given: tuple[int, ...] = ()
+    """Places of tokens that a tool said; their log-probability is 0, and they are not the model's to learn."""
+
+    @property
+    def said(self) -> list[int]:
+        """The tokens without the stop token."""
+        return self.tokens[:-1] if self.ended else self.tokens
+
+    @property
+    def n_chosen(self) -> int:
+        """How many of the tokens the model chose: all but the tool's."""
+        return len(self.tokens) - len(self.given)
+
+
 @dataclass(slots=True)
 class _Row:
-    """The host's side of a row: the slot of its prompt, its lane there, and the step it began at."""
+    """The host's side of a row: the completion it samples, the slot of its prompt, its lane there, and the step it
+    began at."""
 
+    item: int
     slot: int
     lane: int
     born: int
 
 
 class Batch:
-    """Samples every completion of `requests`, in the rows and prompt slots of `memory`."""
+    """Samples every completion of `requests`, in the rows of `replays` and the prompt slots of their memory."""
 
     def __init__(
-        self,
-        model: Transformer,
-        memory: KVMemory,
-        requests: Sequence[Request],
-        budget: int,
-        sampling: Sampling,
-        stop_token: int,
-        tool: Tool | None = None,
+        self, replays: Replays, requests: Sequence[Request], budget: int, sampling: Sampling, tool: Tool | None = None
     ) -> None:
-        self.model, self.memory, self.budget = model, memory, budget
-        self.sampling, self.stop_token = sampling, stop_token
+        self.replays, self.state, self.memory = replays, replays.rows, replays.rows.memory
+        self.model = self.state.model
+        self.budget, self.sampling = budget, sampling
         self.waiting = deque((request, n) for request in requests for n in range(len(request.keys)))
         self.rows: list[_Row] = []
         self.slots: dict[int, int] = {}
         """Slot of each prompt in memory, by its request's `first`."""
         self.slot_lengths: list[int] = []
         self.steps = 0
+        self.found: dict[int, Completion] = {}
+        """Completions that have ended, by their numbers."""
         self._in_lanes = False
-
-        device, N = model.cos.device, len(self.waiting)
-        R, C = memory.row_k_LNRKSD.size(2), model.config.dim
-        self.hidden_RC = torch.zeros((R, C), dtype=model.compute_dtype, device=device)
-        """Of each row's last token; what the next one is drawn from."""
-        self.prompt_hidden_PC = torch.zeros(
-            (memory.prompt_v_LPKTD.size(1), C), dtype=model.compute_dtype, device=device
-        )
-        self.keys_R = torch.zeros(R, dtype=torch.long, device=device)
-        self.item_R = torch.full((R,), N, dtype=torch.long, device=device)
-        """Which completion a row samples; N, a row of the outputs that nobody reads, once it has ended."""
-        self.tokens_NS = torch.zeros((N + 1, budget), dtype=torch.long, device=device)
-        self.logp_NS = torch.zeros((N + 1, budget), device=device)
-        self.lengths_N = torch.zeros(N + 1, dtype=torch.long, device=device)
-        self.ended_N = torch.zeros(N + 1, dtype=torch.bool, device=device)
+        P, _, self.n_rows, _ = self.memory.size
+        hidden_RC = self.state.hidden_RC
+        self.prompt_hidden_PC = torch.zeros((P, hidden_RC.size(1)), dtype=hidden_RC.dtype, device=hidden_RC.device)
         self.calls = Calls(tool) if tool else None
-        self.given_NS = torch.zeros((N + 1, budget if tool else 0), dtype=torch.bool, device=device)
-        """Tokens that a tool said."""
-
-    # --- device -----------------------------------------------------------------------------------------------------
+        self.state.clear(0)
 
     def step(self) -> None:
-        """Draw one token for every row and read it."""
-        n, ages_R, item_R = len(self.rows), self.memory.ages_R[: len(self.rows)], self.item_R[: len(self.rows)]
-        token_R, logp_R = self._draw(n)
-        if self.calls:
-            token_R, logp_R = self._with_tool(self.calls, token_R, logp_R)
-        self.tokens_NS[item_R, ages_R.clamp(max=self.budget - 1)] = token_R
-        self.logp_NS[item_R, ages_R.clamp(max=self.budget - 1)] = logp_R
-        live_R = item_R < len(self.ended_N) - 1
-        ages_R += live_R
-        stopped_R = token_R == self.stop_token
-        self.lengths_N[item_R], self.ended_N[item_R] = ages_R, stopped_R
-        item_R.masked_fill_(stopped_R | (ages_R >= self.budget), len(self.ended_N) - 1)
+        """Draw one token for every row and read it. Without a tool nothing of the host is waited for."""
         self.steps += 1
-        if self._left() <= 0 and not self.waiting:
-            return  # nobody will draw from what this token leads to
-        self.hidden_RC[:n] = self.model.hidden(token_R[:, None], self._decode())[:, 0]
+        step = Step(self._extent(), self.sampling, self.budget)
+        if self.calls:
+            self._with_tool(self.calls, step)
+        elif self._is_last():
+            self.state.keep(step, *self.state.draw(step))
+        else:
+            self.replays.advance(step)
 
-    def _with_tool(self, calls: Calls, token_R: Tensor, logp_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and log-probabilities, 0 where a tool speaks. With a tool the host looks at every token."""
-        ages_R, item_R = self.memory.ages_R[: len(token_R)], self.item_R[: len(token_R)]
-        items, device = item_R.tolist(), token_R.device
-        due_R = torch.tensor(calls.due(items), device=device)
+    def _is_last(self) -> bool:
+        """Whether nobody will draw from what the newest tokens lead to."""
+        return self._left() <= 0 and not self.waiting
+
+    def _with_tool(self, calls: Calls, step: Step) -> None:
+        """With a tool the host looks at every token, so all rows are live. What the tool says has log-probability 0."""
+        token_R, logp_R = self.state.draw(step)
+        items = [row.item for row in self.rows]
+        due_R = torch.tensor(calls.due(items), device=token_R.device)
         given_R = due_R >= 0
-        self.given_NS[item_R, ages_R.clamp(max=self.budget - 1)] = given_R
         token_R = torch.where(given_R, due_R, token_R)
+        self.state.keep(step, token_R, logp_R.masked_fill(given_R, 0.0))
         calls.said(items, token_R.tolist(), given_R.tolist())
-        return token_R, logp_R.masked_fill(given_R, 0.0)
+        if not self._is_last():
+            self.state.read(step, token_R)
 
-    def _decode(self) -> Decode:
+    def _extent(self) -> Extent:
         born = {row.born for row in self.rows}
-        return Decode(
-            self.memory,
+        return Extent(
             rows=len(self.rows),
             prompts=len(self.slot_lengths),
             prompt_len=max(self.slot_lengths),
@@ -128,45 +129,47 @@ class Batch:
             in_lanes=self._in_lanes,
         )
 
-    def _draw(self, n: int) -> tuple[Tensor, Tensor]:
-        """Tokens [R] and log-probabilities [R] of the first n rows."""
-        raw_RV = self.model.head(self.hidden_RC[:n])
-        parts = raw_RV.split(n if raw_RV.is_cuda else max(1, LOGITS_PER_DRAW // self.model.vocab_size))
-        keys, ages = (x[:n].split(len(parts[0])) for x in (self.keys_R, self.memory.ages_R))
-        cap = self.model.config.softcap
-        drawn = [
-            sample(self.model.capped(raw), self.sampling, *row, cap)
-            for raw, *row in zip(parts, keys, ages, strict=True)
-        ]
-        return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logp for _, logp in drawn])
-
-    # --- host -------------------------------------------------------------------------------------------------------
-
     def look(self) -> int:
         """Take ended rows out and waiting completions in; returns the steps that some row has left at most."""
-        live = (self.item_R[: len(self.rows)] < len(self.ended_N) - 1).tolist()
+        live = self.state.live_R[: len(self.rows)].tolist()
+        self._take([i for i, alive in enumerate(live) if not alive])
+        self.rearrange(live)
+        return self._left()
+
+    def rearrange(self, live: Sequence[bool]) -> None:
+        """Close up the rows that are `live`, and start waiting completions in the others' places."""
         self._close_rows(live)
         self._close_slots()
         self._admit()
         G = self.memory.lanes
         self._in_lanes = [row.slot * G + row.lane for row in self.rows] == list(range(len(self.slot_lengths) * G))
-        return self._left()
 
     def _left(self) -> int:
         return max((self.budget - (self.steps - row.born) for row in self.rows), default=0)
 
-    def _close_rows(self, live: list[bool]) -> None:
+    def _take(self, rows: Sequence[int]) -> None:
+        """Keep what ended rows have said."""
+        if not rows:
+            return
+        at = torch.tensor(rows, device=self.state.live_R.device)
+        columns = (self.state.tokens_RS, self.state.logp_RS, self.memory.ages_R, self.state.ended_R)
+        for row, tokens, logp, n, ended in zip(rows, *(x[at].tolist() for x in columns), strict=True):
+            item = self.rows[row].item
+            given = self.calls.given(item) if self.calls else ()
+            self.found[item] = Completion(tokens[:n], logp[:n], ended, given)
+
+    def _close_rows(self, live: Sequence[bool]) -> None:
         """Move live rows from the end into the places of ended ones, so that all rows up to the last are live."""
         source, target = _moves(live)
         if source:
-            rows = torch.tensor([source, target], device=self.item_R.device)
+            rows = torch.tensor([source, target], device=self.state.live_R.device)
             oldest = self.steps - min(row.born for row in self.rows)
-            self.memory.move_rows(rows[0], rows[1], min(oldest, self.budget))
-            for state in (self.hidden_RC, self.keys_R, self.item_R):
-                state[rows[1]] = state[rows[0]]
+            self.state.move(rows[0], rows[1], min(oldest, self.budget))
             for old, new in zip(source, target, strict=True):
                 self.rows[new] = self.rows[old]
-        del self.rows[sum(live) :]
+        if not all(live):
+            del self.rows[sum(live) :]
+            self.state.clear(len(self.rows))
 
     def _close_slots(self) -> None:
         """The same for prompts that no row continues and no waiting completion needs."""
@@ -176,7 +179,7 @@ class Batch:
         live = [slot in needed for slot in range(len(self.slot_lengths))]
         source, target = _moves(live)
         if source:
-            slots = torch.tensor([source, target], device=self.item_R.device)
+            slots = torch.tensor([source, target], device=self.prompt_hidden_PC.device)
             self.memory.move_prompts(slots[0], slots[1])
             self.prompt_hidden_PC[slots[1]] = self.prompt_hidden_PC[slots[0]]
         moved = dict(zip(source, target, strict=True))
@@ -189,7 +192,7 @@ class Batch:
 
     def _admit(self) -> None:
         """Start waiting completions in free rows, reading their prompts where that has not been done."""
-        R, P = self.hidden_RC.size(0), self.prompt_hidden_PC.size(0)
+        R, P = self.n_rows, self.prompt_hidden_PC.size(0)
         first_row, started, new = len(self.rows), [], []
         while self.waiting and len(self.rows) < R:
             request, n = self.waiting[0]
@@ -200,23 +203,22 @@ class Batch:
                 self.slot_lengths.append(len(request.prompt))
                 new.append(request)
             self.waiting.popleft()
-            self.rows.append(_Row(self.slots[request.first], n, self.steps))
+            self.rows.append(_Row(request.first + n, self.slots[request.first], n, self.steps))
             started.append((request, n))
         if not started:
             return
         self._prefill(new)
-        device = self.item_R.device
+        device = self.prompt_hidden_PC.device
         rows = torch.arange(first_row, len(self.rows), device=device)
         slots = torch.tensor([row.slot for row in self.rows[first_row:]], device=device)
         lanes = torch.tensor([n for _, n in started], device=device)
         tails = last_ids([request.prompt for request, _ in started], self.memory.recent_RN.size(1))
         self.memory.place_rows(rows, slots, lanes, tails.to(device))
-        self.hidden_RC[rows] = self.prompt_hidden_PC[slots]
-        self.keys_R[rows] = torch.tensor([request.keys[n] for request, n in started], device=device)
-        self.item_R[rows] = torch.tensor([request.first + n for request, n in started], device=device)
+        keys = torch.tensor([request.keys[n] for request, n in started], device=device)
+        self.state.start(rows, self.prompt_hidden_PC[slots], keys)
 
     def _prefill(self, requests: Sequence[Request]) -> None:
-        device = self.item_R.device
+        device = self.prompt_hidden_PC.device
         longest = max((len(request.prompt) for request in requests), default=1)
         at_once = max(1, PREFILL_TOKENS // longest)
         for start in range(0, len(requests), at_once):

@@ -9,6 +9,7 @@ Shapes: B rows, V vocabulary, N blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,19 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p} is no probability above 0")
 
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether tokens are left out."""
+        return self.top_k is not None or self.top_p is not None
+
+    def is_bounded(self, bound: float) -> bool:
+        """Whether logits up to `bound` need no maximum taken off."""
+        return bound / self.temperature <= MAX_EXPONENT
+
 
 def sample(
     logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | int, bound: float = torch.inf
@@ -52,21 +66,59 @@ def sample(
 
     No logit is above `bound`. Where it allows, they are not searched for the largest, and their memory is used up.
     """
-    if how.temperature == 0:
+    if how.is_greedy:
         largest_B, tokens_B = logits_BV.max(dim=1)
         return tokens_B, -(logits_BV - largest_B[:, None]).exp_().sum(dim=1).log_()
-    if bound / how.temperature <= MAX_EXPONENT:
+    if how.is_bounded(bound):
         weights_BV = _cut(_tempered(logits_BV, how), how).exp_()
     else:
         scaled_BV = _cut(logits_BV / how.temperature, how)
         weights_BV = (scaled_BV - scaled_BV.amax(dim=1, keepdim=True)).exp_()
     weights_BNK = _blocks(weights_BV)
-    sums_BN = weights_BNK.sum(dim=2)
+    rows_B = torch.arange(len(keys_B), device=keys_B.device)
+    return _drawn(weights_BNK.sum(dim=2), lambda block_B: weights_BNK[rows_B, block_B], keys_B, position)
+
+
+def sample_head(
+    raw_BV: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    how: Sampling,
+    keys_B: Tensor,
+    position_B: Tensor,
+    vocab_size: int,
+    bound: float,
+    at_once: int,
+) -> tuple[Tensor, Tensor]:
+    """The same as `sample` of `logits(raw_BV)`, with `at_once` rows between the head's products and their sums at a
+    time, which stay in a cache. `logits` is a function of each element, and drops all but `vocab_size` columns."""
+    if how.is_greedy or how.cuts or not how.is_bounded(bound):
+        parts = zip(*(x.split(at_once) for x in (raw_BV, keys_B, position_B)), strict=True)
+        drawn = [sample(logits(raw), how, keys, position, bound) for raw, keys, position in parts]
+        return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logp for _, logp in drawn])
+
+    def weights(raw: Tensor) -> Tensor:
+        own = raw.clone() if raw.dtype == torch.float32 else raw  # float32 logits are computed in place
+        return _tempered(logits(own), how).exp_()
+
+    def inside(block_B: Tensor) -> Tensor:
+        """The weights of one block are computed again: that is less than keeping those of all."""
+        columns_BK = block_B[:, None] * BLOCK + torch.arange(BLOCK, device=block_B.device)
+        found_BK = weights(raw_BV.gather(1, columns_BK.clamp(max=raw_BV.size(1) - 1)))
+        return _blocks(found_BK)[:, 0].masked_fill(columns_BK >= vocab_size, 0.0)
+
+    sums_BN = torch.cat([_blocks(weights(raw)).sum(dim=2) for raw in raw_BV.split(at_once)])
+    return _drawn(sums_BN, inside, keys_B, position_B)
+
+
+def _drawn(
+    sums_BN: Tensor, inside: Callable[[Tensor], Tensor], keys_B: Tensor, position: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B] and log-probabilities [B] from the sums of all blocks and the weights [B, BLOCK] `inside` one each."""
     totals_B = sums_BN.sum(dim=1)
     # Scaled by the row's own sum, which rounding leaves a little off that of the probabilities.
     goal_B = uniform(keys_B, position) * totals_B
     block_B, before_B = _find(sums_BN, goal_B)
-    inside_BK = weights_BNK[torch.arange(len(goal_B), device=goal_B.device), block_B]
+    inside_BK = inside(block_B)
     within_B, _ = _find(inside_BK, goal_B - before_B)
     chosen_B = inside_BK.gather(1, within_B[:, None]).squeeze(1)
     return block_B * BLOCK + within_B, (chosen_B / totals_B).log_()

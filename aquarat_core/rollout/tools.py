@@ -42,6 +42,12 @@ class Calls:
         self._open: dict[int, list[int]] = {}
         """What has been said of calls that have not ended."""
         self._due: defaultdict[int, deque[int]] = defaultdict(deque)
+        self._lengths: defaultdict[int, int] = defaultdict(int)
+        self._given: defaultdict[int, list[int]] = defaultdict(list)
+
+    def given(self, item: int) -> tuple[int, ...]:
+        """Places of the tokens that the tool has said in a completion."""
+        return tuple(self._given[item])
 
     def due(self, items: Sequence[int]) -> list[int]:
         """The token that each completion is given next; -1 where it may say one itself."""
@@ -50,7 +56,9 @@ class Calls:
     def said(self, items: Sequence[int], tokens: Sequence[int], given: Sequence[bool]) -> None:
         """Note the newest token of each completion."""
         for i, token, was_given in zip(items, tokens, given, strict=True):
+            self._lengths[i] += 1
             if was_given:
+                self._given[i].append(self._lengths[i] - 1)
                 continue
             if token == self.tool.call_start:
                 self._open[i] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aquarat_core.model.kv_cache import Decode, KVMemory, Prefill, last_ids
+from aquarat_core.model.kv_cache import Decode, Extent, KVMemory, Prefill, last_ids
 from aquarat_core.model.transformer import Transformer
 from tests.toys import CPU, random_ids, random_model
 
@@ -63,7 +63,7 @@ class Rows:
         n = len(tokens)
         self.memory.ages_R[:n] += 1
         oldest = int(self.memory.ages_R[:n].max())
-        cache = Decode(self.memory, n, len(self.prompts), max(LENGTHS), oldest, abreast, in_lanes)
+        cache = Decode(self.memory, Extent(n, len(self.prompts), max(LENGTHS), oldest, abreast, in_lanes))
         ids = torch.tensor(tokens)[:, None]
         logits = self.model.logits(self.model.hidden(ids, cache)[:, 0])
         self.sequences = [[*s, t] for s, t in zip(self.sequences, tokens, strict=True)]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rollout.engine import Completion, Engine
+from aquarat_core.rollout.batch import Completion
+from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
 from aquarat_core.rollout.sampling import Sampling, sample
 from aquarat_core.tasks.aqua import prompt
@@ -97,9 +98,9 @@ def test_groups_of_any_sizes_share_few_rows(model, prompts, groups) -> None:
 def test_memory_is_kept_between_calls_and_holds_nothing_over(model, prompts, groups) -> None:
     engine = Engine(model, STOP)
     engine.generate([p[::-1] for p in prompts], keys(5), BUDGET, 1.0)
-    memory = engine._memory
+    memory = engine._replays.rows.memory
     assert engine.generate(prompts, keys(5), BUDGET, 1.0) == groups
-    assert engine._memory is memory
+    assert engine._replays.rows.memory is memory
 
 
 def test_top_k_of_one_is_greedy(model, prompts) -> None:

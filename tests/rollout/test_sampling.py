@@ -7,7 +7,7 @@ import torch
 
 from aquarat_core.rollout import sampling
 from aquarat_core.rollout.random import row_key
-from aquarat_core.rollout.sampling import Sampling, sample
+from aquarat_core.rollout.sampling import Sampling, sample, sample_head
 
 N = 40_000
 LOGITS = torch.tensor([1.0, -0.5, 2.0, 0.0, -2.0, 1.5, -30.0])
@@ -99,3 +99,23 @@ def test_the_draw_is_the_inverse_of_the_cumulative_distribution(vocabulary: int)
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("how", [Sampling(), Sampling(0.7), Sampling(0.0), Sampling(1.0, top_k=5), Sampling(0.05)])
+@pytest.mark.parametrize("vocab_size", [40, 64, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_drawing_from_a_heads_products_is_the_same_bit_for_bit(
+    keys: torch.Tensor, how: Sampling, vocab_size: int, dtype: torch.dtype
+) -> None:
+    cap = 15.0
+    raw = (torch.randn(70, 256, generator=torch.Generator().manual_seed(2)) * 20).to(dtype)
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
+        return x[..., :vocab_size].float().div_(cap).tanh_().mul_(cap)
+
+    ages = torch.arange(70)
+    expected = sample(logits(raw.clone()), how, keys[:70], ages, cap)
+    assert len(set(expected[0].tolist())) > 20 and int(expected[0].max()) < vocab_size
+    for at_once in (1, 32, 70):
+        found = sample_head(raw.clone(), logits, how, keys[:70], ages, vocab_size, cap, at_once)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
