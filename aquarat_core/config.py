@@ -424,6 +424,10 @@ class RLConfig(Strict):
     refill_rounds: Annotated[int, Field(ge=0, le=8)] = 0
     """How often groups that all earned the same are replaced by other questions' (dynamic sampling)."""
     max_new_tokens: AtLeastOne = 64
+    """Of a completion, those that the calculator says included: they take room like any other."""
+    calculator: bool = False
+    """Answer the calls that the policy makes of the calculator, in training and on held-out questions. What it says is
+    read and not learned: it counts in no loss, KL, entropy or length."""
     temperature: Positive = 1.0
     micro_batch_rows: AtLeastOne = 64
     rollout_rows: AtLeastOne = 1024
@@ -454,6 +458,8 @@ class EvalConfig(Strict):
     permute_options: bool = True
     """Put each question's options in a seeded random order, so that no letter is favoured."""
     max_new_tokens: AtLeastOne = 64
+    calculator: bool = False
+    """Answer the calls that the model makes of the calculator."""
     batch_rows: AtLeastOne = 256
     bpb_tokens: AtLeastOne = 65_536
     """Tokens of validation text scored for bits per byte (base and mid)."""

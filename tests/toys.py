@@ -65,6 +65,21 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer((f"{prompt(q)}\n{target(q)}" for q in questions()), TokenizerConfig(vocab_size=400))
 
 
+def calling_model() -> Transformer:
+    """A policy of `tokenizer` whose random text is full of calls of the calculator, well formed and not."""
+    tok = tokenizer()
+    model = random_model(tok.vocab_size, sequence_len=256)
+    calls = [tok.special("<|python_start|>"), tok.special("<|python_end|>")]
+    with torch.no_grad():
+        # Logits have no bias: what the hidden states of a text have in common makes tokens likely everywhere.
+        common = model.hidden(torch.tensor([tok.encode(prompt(questions()[0]))]))[0].mean(dim=0)
+        common /= common.square().sum()
+        model.head.weight *= 0.3
+        model.head.weight[calls] += 10 * common
+        model.head.weight[[tok.encode(x)[0] for x in "12345+*"]] += 8 * common
+    return model
+
+
 # --- a task that a tiny policy can learn from its reward alone: the letter to say stands in the question ------------
 
 

@@ -13,6 +13,7 @@ from aquarat_core.config import EvalConfig
 from aquarat_core.data.packing import pack_documents
 from aquarat_core.evaluation.records import Record
 from aquarat_core.rollout.engine import Engine
+from aquarat_core.rollout.tools import Tool, calculator
 from aquarat_core.tasks.answers import parse_answer
 from aquarat_core.tasks.aqua import Question, prompt
 from aquarat_core.text.chat import render_prompt
@@ -36,7 +37,8 @@ class Evaluator:
         """The model's most likely answer to each question, in the order given, on rank 0; nothing elsewhere."""
         engine = Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
         mine = self.world.share(list(questions))
-        records = answer(engine, self.tokenizer, mine, self.config.max_new_tokens, self.config.batch_rows)
+        tool = calculator(self.tokenizer) if self.config.calculator else None
+        records = answer(engine, self.tokenizer, mine, self.config.max_new_tokens, self.config.batch_rows, tool)
         place = {q.id: i for i, q in enumerate(questions)}
         gathered = [Record(**fields) for fields in self.world.gather([asdict(r) for r in records])]
         return sorted(gathered, key=lambda r: place[r.id])
@@ -68,14 +70,20 @@ def evaluator(checkpoint: Path, config: EvalConfig) -> Iterator[Evaluator]:
 
 
 def answer(
-    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], max_new_tokens: int, max_rows: int = 256
+    engine: Engine,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    max_rows: int = 256,
+    tool: Tool | None = None,
 ) -> list[Record]:
-    """Greedy answers of `engine` to `questions`, judged by the strict parser."""
+    """Greedy answers of `engine` to `questions`, with `tool` if there is one, judged by the strict parser."""
     if not questions:
         return []
     texts = [prompt(q) for q in questions]
     prompts = [render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
-    groups = engine.generate(prompts, [[0]] * len(prompts), max_new_tokens, temperature=0.0, max_rows=max_rows)
+    keys = [[0]] * len(prompts)
+    groups = engine.generate(prompts, keys, max_new_tokens, temperature=0.0, max_rows=max_rows, tool=tool)
     records = []
     for q, text, (completion,) in zip(questions, texts, groups, strict=True):
         said = tokenizer.decode(completion.said)
@@ -97,10 +105,15 @@ def answer(
 
 
 def accuracy(
-    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], max_new_tokens: int, world: World
+    engine: Engine,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    world: World,
+    tool: Tool | None = None,
 ) -> float:
     """Share of `questions` answered right, over all ranks."""
-    records = answer(engine, tokenizer, world.share(list(questions)), max_new_tokens)
+    records = answer(engine, tokenizer, world.share(list(questions)), max_new_tokens, tool=tool)
     counts = torch.tensor([sum(r.correct for r in records), len(records)], dtype=torch.float64, device=world.device)
     right, n = world.sum(counts).tolist()
     return right / n

@@ -13,8 +13,10 @@ from aquarat_core.rl.advantage import centred, group_std
 from aquarat_core.rl.letters import answer_position, letter_ids, logits_after
 from aquarat_core.rl.reward import Verdict, judge, overlong_penalty
 from aquarat_core.rl.scoring import Sample
-from aquarat_core.rollout.engine import Completion, Engine
+from aquarat_core.rollout.batch import Completion
+from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key, uniform
+from aquarat_core.rollout.tools import calculator
 from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, permute, prompt
 from aquarat_core.text.chat import render_prompt
@@ -48,6 +50,7 @@ class Sampler:
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, config: RLConfig) -> None:
         self.engine, self.tokenizer, self.config = engine, tokenizer, config
+        self.tool = calculator(tokenizer) if config.calculator else None
         self.seconds_rollout, self.seconds_scoring = 0.0, 0.0
 
     def groups(self, questions: Sequence[Question], step: int) -> list[Group]:
@@ -63,7 +66,7 @@ class Sampler:
         prompts = [render_prompt(self.tokenizer, [{"role": "user", "content": prompt(q)}]) for q in shown]
         keys = [[row_key(config.seed, step, q.id, n) for n in range(config.group_size)] for q in shown]
         sampled = self.engine.generate(
-            prompts, keys, config.max_new_tokens, config.temperature, max_rows=config.rollout_rows
+            prompts, keys, config.max_new_tokens, config.temperature, max_rows=config.rollout_rows, tool=self.tool
         )
         judging = time.monotonic()
         groups = [self._judged(q, ids, group) for q, ids, group in zip(shown, prompts, sampled, strict=True)]
@@ -100,8 +103,7 @@ class Sampler:
         ]
         budget, buffer = self.config.max_new_tokens, config.overlong_tokens
         rewards = [
-            v.reward + overlong_penalty(len(c.tokens), budget, buffer)
-            for v, c in zip(verdicts, completions, strict=True)
+            v.reward + overlong_penalty(c.n_chosen, budget, buffer) for v, c in zip(verdicts, completions, strict=True)
         ]
         return Group(q, ids, completions, texts, verdicts, rewards)
 
@@ -139,7 +141,7 @@ def samples(groups: Sequence[Group], config: RLConfig) -> list[Sample]:
     """Every completion with its advantage."""
     estimate = group_std if config.objective.advantage == "group_std" else centred
     return [
-        Sample(group.prompt, completion.tokens, completion.logprobs, advantage)
+        Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.given)
         for group in groups
         for completion, advantage in zip(
             group.completions, estimate(torch.tensor([group.rewards]))[0].tolist(), strict=True

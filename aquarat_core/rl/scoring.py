@@ -22,6 +22,8 @@ class Sample:
     completion: Sequence[int]
     logprobs: Sequence[float]
     advantage: float
+    given: Sequence[int] = ()
+    """Places of completion tokens that a tool said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class SampleBatch:
     """Where in `ids_BT` the token before each completion token is."""
     completion_BN: Tensor
     mask_BN: Tensor
-    """float32; 1 on completion tokens."""
+    """float32; 1 on the completion tokens that the policy chose, 0 on what a tool said and on padding."""
     sampler_logp_BN: Tensor
     advantages_B: Tensor
 
@@ -53,6 +55,7 @@ def collate(samples: Sequence[Sample], device: torch.device) -> SampleBatch:
         completion[row, :n] = torch.tensor(s.completion)
         logp[row, :n] = torch.tensor(s.logprobs)
         mask[row, :n] = 1.0
+        mask[row, list(s.given)] = 0.0
     advantages = torch.tensor([s.advantage for s in samples])
     return SampleBatch(*(t.to(device) for t in (ids, positions, completion, mask, logp, advantages)))
 

@@ -13,7 +13,7 @@ from aquarat_core.training.distributed import World
 
 SUMS = (
     "completions", "tokens", "reward", "reward_squared", "right", "tokens_right", "parsed", "ambiguous", "truncated",
-    "repeated", "groups", "solved_none", "solved_some", "solved_all", "zero_variance", *LETTERS,
+    "repeated", "given", "groups", "solved_none", "solved_some", "solved_all", "zero_variance", *LETTERS,
 )  # fmt: skip
 """What is summed, in the order of the vector that travels between ranks."""
 
@@ -23,9 +23,10 @@ def count(groups: Iterable[Group]) -> Counter[str]:
     sums: Counter[str] = Counter()
     for group in groups:
         right = [v.letter == group.question.correct for v in group.verdicts]
-        lengths = [len(c.tokens) for c in group.completions]
+        lengths = [c.n_chosen for c in group.completions]
         sums["completions"] += len(right)
         sums["tokens"] += sum(lengths)
+        sums["given"] += sum(len(c.given) for c in group.completions)
         sums["reward"] += sum(group.rewards)
         sums["reward_squared"] += sum(r * r for r in group.rewards)
         sums["right"] += sum(right)
@@ -51,7 +52,8 @@ def over_ranks(sums: Mapping[str, float], world: World) -> dict[str, float]:
 
 
 def figures(sums: Mapping[str, float]) -> dict[str, float]:
-    """The step's metrics from the sums over all ranks. Lengths are in tokens, the stop token included."""
+    """The step's metrics from the sums over all ranks. Lengths are in tokens that the policy chose, the stop token
+    included."""
     n, groups, right = sums["completions"], sums["groups"], sums["right"]
     mean = sums["reward"] / n
     found = {
@@ -64,6 +66,7 @@ def figures(sums: Mapping[str, float]) -> dict[str, float]:
         "rl/stop_token_rate": 1 - sums["truncated"] / n,
         "rl/repeated_rate": sums["repeated"] / n,
         "rl/completion_length_mean": sums["tokens"] / n,
+        "rl/given_tokens_mean": sums["given"] / n,
         "rl/solved_none": sums["solved_none"] / groups,
         "rl/solved_some": sums["solved_some"] / groups,
         "rl/solved_all": sums["solved_all"] / groups,

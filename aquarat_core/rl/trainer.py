@@ -32,6 +32,8 @@ from aquarat_core.training.sample_table import SampleTable
 
 PHASES = ("rollout", "scoring", "update", "eval", "probe")
 """What the time of a run is divided into; the rest is bookkeeping."""
+HEADLINES = ("rl/mean_reward", "eval/accuracy", "rl/parse_rate")
+"""What comes first where there is room for a few figures only."""
 
 
 class Trainer:
@@ -57,6 +59,8 @@ class Trainer:
         self.best = BestPolicy(policy, len(held_out))
         self.probes = Probes(held_out[: config.probe_questions], tokenizer, self.reference, world)
         self.progress = _Progress()
+        self._newest: dict[str, float] = {}
+        """Every figure as it was when it was last known, so that each message has them all."""
 
     def run(self, ctx: RunContext, log: MetricLog) -> dict[str, float]:
         """Train until `config.steps` steps are done, from where an earlier start was, watching accuracy on the
@@ -80,6 +84,7 @@ class Trainer:
             if done == 0:
                 at.first = self._held_out_figures(0)
                 log.row(0, **at.first)
+            self._newest = at.first | at.last
             for step in range(done, config.steps):
                 started = time.monotonic()
                 metrics, groups = self.step(step)
@@ -105,9 +110,11 @@ class Trainer:
         for text in news:
             ctx.log(f"step {done}: {text}")
         seconds = self.progress.seconds
-        log.row(done, **metrics, **{"rl/alarms": ringing, "time/probe_share": seconds["probe"] / seconds["all"]})
-        shown = ("rl/mean_reward", "rl/parse_rate", "eval/accuracy")
-        ctx.progress(done, self.config.steps, **{name: metrics[name] for name in shown if name in metrics})
+        row = metrics | {"rl/alarms": ringing, "time/probe_share": seconds["probe"] / seconds["all"]}
+        log.row(done, **row)
+        self._newest |= row
+        first = {name: self._newest[name] for name in HEADLINES if name in self._newest}
+        ctx.progress(done, self.config.steps, **first | self._newest)
 
     def _summary(self) -> dict[str, float]:
         first, last, seconds = self.progress.first, self.progress.last, self.progress.seconds
@@ -143,7 +150,7 @@ class Trainer:
         taught, extra = self.sampler.telling_groups(
             groups, step, lambda round_, i: self.questions[self._replacement(step, round_, places[i])]
         )
-        lengths = [len(c.tokens) for group in taught for c in group.completions]
+        lengths = [c.n_chosen for group in taught for c in group.completions]
         learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
         n_tokens, refilled = world.sum(learned).tolist()
         sampled_at = time.monotonic()
@@ -181,7 +188,8 @@ class Trainer:
         return found | {"time/eval": probed - started, "time/probe": ended - probed}
 
     def _accuracy(self) -> float:
-        return accuracy(self.engine, self.tokenizer, self.held_out, self.config.max_new_tokens, self.world)
+        config, tool = self.config, self.sampler.tool
+        return accuracy(self.engine, self.tokenizer, self.held_out, config.max_new_tokens, self.world, tool)
 
 
 class _Progress:

@@ -86,7 +86,7 @@ _SUMS = ("tokens", "difference", "entropy", "kl", "kl_k1", "kl_tokens", "clipped
 
 @torch.no_grad()
 def _measure(batch: SampleBatch, logp: Tensor, entropy: Tensor, reference: Tensor | None, out: LossOutputs) -> Tensor:
-    """Sums over completion tokens, in the order of `_SUMS`."""
+    """Sums over the tokens that the policy chose, in the order of `_SUMS`."""
     mask, none = batch.mask_BN, torch.zeros((), device=logp.device)
     n = mask.sum()
     difference = ((logp - batch.sampler_logp_BN).abs() * mask).sum()

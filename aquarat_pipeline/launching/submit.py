@@ -133,7 +133,8 @@ def _line(entry: dg.EventLogEntry) -> str | None:
     if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
         observed = event.asset_observation_data.asset_observation
         numbers = {k: v.value for k, v in observed.metadata.items() if not k.startswith("progress/")}
-        return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+        shown = list(numbers.items())[:3]
+        return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown)
     if event.is_step_failure:
         data = event.step_failure_data
         said = data.user_failure_data and data.user_failure_data.description

@@ -95,7 +95,7 @@ def test_a_tally_by_hand() -> None:
     n_tokens, n_right = sum(map(sum, lengths)), sum(lengths[0][:2]) + sum(lengths[1])
     assert count(groups) == {
         "completions": 12, "tokens": n_tokens, "reward": 6.0, "reward_squared": 6.0, "right": 6,
-        "tokens_right": n_right, "parsed": 8, "ambiguous": 1, "truncated": 1, "repeated": 5, "groups": 3,
+        "tokens_right": n_right, "parsed": 8, "ambiguous": 1, "truncated": 1, "repeated": 5, "given": 0, "groups": 3,
         "solved_none": 1, "solved_some": 1, "solved_all": 1, "zero_variance": 2, "A": 1, "B": 6, "C": 1,
     }  # fmt: skip
     assert figures(over_ranks(count(groups), ONE)) == pytest.approx(
@@ -109,6 +109,7 @@ def test_a_tally_by_hand() -> None:
             "rl/stop_token_rate": 11 / 12,
             "rl/repeated_rate": 5 / 12,
             "rl/completion_length_mean": n_tokens / 12,
+            "rl/given_tokens_mean": 0.0,
             "rl/length_right_mean": n_right / 6,
             "rl/length_wrong_mean": (n_tokens - n_right) / 6,
             "rl/solved_all": 1 / 3,

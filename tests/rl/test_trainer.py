@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,29 @@ from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.rollouts import samples
 from aquarat_core.rl.scoring import collate, completion_logp
 from aquarat_core.rl.trainer import Trainer
+from aquarat_core.stages.base import StageContext
+from aquarat_core.training.metrics import MetricLog
 from tests.toys import CPU, ONE, questions, random_model, tokenizer
 
 CONFIG = RLConfig(
     steps=4, prompts_per_step=4, group_size=4, max_new_tokens=8, micro_batch_rows=5, temperature=0.8,
     optim={"lr_scale": 1.0, "grad_clip": None},
 )  # fmt: skip
+
+FIGURES = {
+    "rl/acc", "rl/mean_reward", "rl/reward_std", "rl/parse_rate", "rl/ambiguous_rate", "rl/truncated_rate",
+    "rl/stop_token_rate", "rl/repeated_rate", "rl/completion_length_mean", "rl/length_right_mean",
+    "rl/given_tokens_mean",
+    "rl/solved_none", "rl/solved_some", "rl/solved_all", "rl/zero_variance_groups", "rl/letter_A", "rl/letter_B",
+    "rl/letter_C", "rl/letter_D", "rl/letter_E", "rl/grad_norm", "rl/lr_factor", "rl/skipped_steps",
+    "rl/clip_low_rate", "rl/clip_high_rate", "rl/truncated_weights", "rl/sampler_logp_difference",
+    "rl/entropy_mean", "rl/kl_sequence_mean", "rl/kl_sequence_k1", "rl/curriculum_seen", "rl/curriculum_useful",
+    "rl/refilled_groups", "rl/trained_tokens", "rl/kl_letter_mean", "rl/letter_margin_mean",
+    "rl/letter_entropy_mean", "rl/letter_acc", "attn/entropy_mean", "attn/entropy_layer_0",
+    "attn/entropy_layer_1", "eval/accuracy", "time/rollout", "time/scoring", "time/update", "time/step",
+    "time/eval", "time/probe",
+}  # fmt: skip
+"""Of a step with the curriculum and an evaluation, where some completions are right."""
 
 
 @pytest.fixture
@@ -80,18 +98,17 @@ def test_the_figures_of_a_step_are_those_of_its_samples(odd_lengths_paid: None) 
 def test_every_figure_there_should_be(odd_lengths_paid: None) -> None:
     run = made(curriculum={"enabled": True})
     figures = run.step(0)[0] | run._held_out_figures(0)
-    assert set(figures) == {
-        "rl/acc", "rl/mean_reward", "rl/reward_std", "rl/parse_rate", "rl/ambiguous_rate", "rl/truncated_rate",
-        "rl/stop_token_rate", "rl/repeated_rate", "rl/completion_length_mean", "rl/length_right_mean",
-        "rl/solved_none", "rl/solved_some", "rl/solved_all", "rl/zero_variance_groups", "rl/letter_A", "rl/letter_B",
-        "rl/letter_C", "rl/letter_D", "rl/letter_E", "rl/grad_norm", "rl/lr_factor", "rl/skipped_steps",
-        "rl/clip_low_rate", "rl/clip_high_rate", "rl/truncated_weights", "rl/sampler_logp_difference",
-        "rl/entropy_mean", "rl/kl_sequence_mean", "rl/kl_sequence_k1", "rl/curriculum_seen", "rl/curriculum_useful",
-        "rl/refilled_groups", "rl/trained_tokens", "rl/kl_letter_mean", "rl/letter_margin_mean",
-        "rl/letter_entropy_mean", "rl/letter_acc", "attn/entropy_mean", "attn/entropy_layer_0",
-        "attn/entropy_layer_1", "eval/accuracy", "time/rollout", "time/scoring", "time/update", "time/step",
-        "time/eval", "time/probe",
-    }  # fmt: skip
+    assert set(figures) == FIGURES
+
+
+def test_dagsters_plots_are_given_every_figure(odd_lengths_paid: None, any_start: None, tmp_path: Path) -> None:
+    messages: list[dict[str, Any]] = []
+    ctx = StageContext(None, None, {}, tmp_path, tmp_path, send=messages.append)
+    made(steps=3, eval_every=2, curriculum={"enabled": True}).run(ctx, MetricLog(None, None))
+    last = messages[-1]
+    assert (last["done"], last["total"]) == (3, 3)
+    assert list(last["metrics"])[:3] == ["rl/mean_reward", "eval/accuracy", "rl/parse_rate"]
+    assert set(last["metrics"]) >= FIGURES, "what step 2 evaluated among them"
 
 
 def test_a_step_without_differences_leaves_the_policy_alone(any_start: None) -> None:

@@ -107,6 +107,8 @@ def test_two_ranks_reinforce_like_one(one, two) -> None:
         # Muon computes in bfloat16: the last bit of a sum over ranks grows a little from step to step.
         assert b == pytest.approx(a, abs=1e-4, rel=1e-3)
         assert 0 < a["rl/mean_reward"] < 1 and a["rl/grad_norm"] > 1e-3
+        assert a["rl/given_tokens_mean"] == b["rl/given_tokens_mean"] > 0.1, "the calculator has answered"
+    assert sum(step["rl/refilled_groups"] for step in together["rl"]) > 0
     assert together["rl"][0]["rl/kl_sequence_mean"] == 0.0 < together["rl"][2]["rl/kl_sequence_mean"]
     np.testing.assert_allclose(weights["rl"], alone_weights["rl"], atol=1e-3)
 

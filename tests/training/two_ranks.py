@@ -25,7 +25,7 @@ from aquarat_core.training.distributed import World, distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.stopped import Stopped
-from tests.toys import context, questions, random_ids, random_model, tokenizer
+from tests.toys import calling_model, context, questions, random_ids, random_model, tokenizer
 
 TIMES = ("tokens_per_second", "time/", "flops", "seconds")
 
@@ -83,14 +83,15 @@ def training(world: World, folder: Path, ctx: Any = None) -> tuple[dict[str, Any
 
 
 def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
-    """Three steps on a reward that random text can earn: one for an odd number of characters."""
+    """Three steps with calls of the calculator, on a reward that random text can earn: one for an odd number of
+    characters."""
     rollouts.judge = lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2))
     config = RLConfig(
-        steps=3, prompts_per_step=4, group_size=4, max_new_tokens=6, micro_batch_rows=5, optim={"grad_clip": None},
-        refill_rounds=1, curriculum={"enabled": True}, objective={"updates_per_batch": 2, "kl": "k3"},
+        steps=3, prompts_per_step=4, group_size=4, max_new_tokens=10, calculator=True, micro_batch_rows=5,
+        optim={"grad_clip": None}, refill_rounds=1, curriculum={"enabled": True},
+        objective={"updates_per_batch": 2, "kl": "k3"},
     )  # fmt: skip
-    model = random_model(tokenizer().vocab_size, sequence_len=256)
-    trainer = Trainer(model, tokenizer(), config, world, questions()[:12], questions()[12:20])
+    trainer = Trainer(calling_model(), tokenizer(), config, world, questions()[:12], questions()[12:20])
     steps = [without_times(trainer.step(n)[0] | trainer.probes.figures(trainer.policy)) for n in range(3)]
     return steps, flat(trainer.policy)
 

@@ -24,9 +24,9 @@ class LossInputs:
     """Under the policy, with its gradient."""
     advantages_B: Tensor
     mask_BN: Tensor
-    """1 on completion tokens."""
+    """1 on the completion tokens that the policy chose."""
     n_tokens: float
-    """Completion tokens of the whole step, over all ranks and micro-batches."""
+    """Tokens that the policy chose in the whole step, over all ranks and micro-batches."""
     sampler_logp_BN: Tensor
     old_logp_BN: Tensor | None = None
     """Under the policy before this batch's first update; None at the first update, where it is `logp_BN` itself."""
