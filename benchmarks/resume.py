@@ -5,7 +5,7 @@ of an upload, and started again with the same command until it ends. Its losses,
 those of a run that nobody disturbed. Base training is also killed on two gloo ranks under torchrun's agent, the whole
 process group at once, and again with starts on two ranks and on one in turn. Children are forked from a process that
 has everything imported; what a start costs from nothing, imports included, is measured apart (`cold_start`), as the
-shell would start the stage.
+shell would start the stage. The kills are counted by the phase that they fell into.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def _results(o: Outcome) -> list[Result]:
     return [
         Result(f"{o.name}/kill_points", "kills", (n,), goal="≥ 20 kills" if len(set(o.ranks)) == 1 else None),
         Result(f"{o.name}/passed", "kills", (n if o.passed else 0,), goal=f"≥ {n} kills"),
+        *(Result(f"{o.name}/killed_in_{phase}", "kills", (count,)) for phase, count in sorted(o.phases.items())),
         Result(f"{o.name}/max_difference", "nats", (o.max_difference,), goal=f"≤ {o.tolerance:g} nats"),
         Result(f"{o.name}/first_step_after_restart", "s", tuple(o.restart_seconds)),
         Result(f"{o.name}/steps_redone_per_kill", "steps", (o.redone / n,), goal=f"≤ {SAVE_EVERY + 1} steps"),
@@ -67,9 +68,13 @@ def _cold_start(made: Chain, stage: str) -> float:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table("stage", "kill points", "passed", "max |Δ|", "s to first step", "steps redone", title="resume")
+    table = Table(
+        "stage", "kill points", "passed", "killed in", "max |Δ|", "s to first step", "steps redone", title="resume"
+    )
     for o in outcomes:
         seconds = f"{min(o.restart_seconds):.2f} to {max(o.restart_seconds):.2f}" if o.restart_seconds else ""
         n = len(o.points)
-        table.add_row(o.name, str(n), str(n if o.passed else 0), f"{o.max_difference:g}", seconds, str(o.redone))
+        phases = ", ".join(f"{phase} {count}" for phase, count in o.phases.most_common())
+        passed = str(n if o.passed else 0)
+        table.add_row(o.name, str(n), passed, phases, f"{o.max_difference:g}", seconds, str(o.redone))
     return table

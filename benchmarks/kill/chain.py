@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,8 @@ class Outcome:
     """Steps taken more than once."""
     left_in_work: int = 0
     """Objects left in the work area after the artifact was published."""
+    phases: Counter[str] = field(default_factory=Counter)
+    """How many of the kills fell into rollout, update, eval and checkpoint, and between steps."""
     ranks: tuple[int, ...] = (1,)
     """How many ranks each start had, in turn."""
 
@@ -115,7 +118,7 @@ def points(n: int, seed: int, stage: str = TRAINED[0]) -> list[Point]:
     rng = random.Random(seed)
     most = {"file": 2 * 5, "half": 2 * 3, "commit": 2, "delete": 4, "step": SAVE_EVERY + 2, "update": SAVE_EVERY + 2}
     if stage == "rl_checkpoint":
-        most |= {"rollout": SAVE_EVERY + 2, "eval": 1}
+        most |= {"rollout": 8 * (SAVE_EVERY + 2), "eval": 8}
     kinds = [list(most)[i % len(most)] for i in range(n)]
     rng.shuffle(kinds)
     return [(kind, rng.randint(1, most[kind])) for kind in kinds]
@@ -182,6 +185,8 @@ class Chain:
             if code != -9:
                 break
         assert code == 0, f"{stage} ended with exit code {code} instead of {point}"
+        deaths = Path(f"{journal}.deaths")
+        phases = Counter(deaths.read_text().split() if deaths.exists() else ())
         disturbed = self.store.latest(stage)
         assert disturbed is not None
         work = list(self.store.backend.keys("work/"))
@@ -190,7 +195,8 @@ class Chain:
         gaps = [abs(a[name] - b[name]) for a, b in pairs for name in COMPARED if name in a and name in b]
         return Outcome(
             stage, list(at), died, undisturbed.data_version == disturbed.data_version, max(gaps),
-            all(a == b for a, b in pairs) and len(pairs) == expected, restarts, seen - expected, len(work), ranks,
+            all(a == b for a, b in pairs) and len(pairs) == expected, restarts, seen - expected, len(work),
+            phases, ranks,
         )  # fmt: skip
 
 

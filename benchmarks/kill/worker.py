@@ -7,9 +7,10 @@ several ranks torchrun's own agent forks them. Checkpoints are cut into shards o
     step N      after the Nth row of this start             update N   in its Nth step, before the update
     file N      before the Nth file of a checkpoint         half N     with the Nth file copied, but not yet in place
     commit N    before the Nth commit                       delete N   before the Nth object is deleted
-    rollout N   before the Nth generation                   eval N     after the Nth evaluation within RL
+    rollout N   before the Nth token of RL's samples        eval N     before the Nth token of RL's evaluations
 
-With several ranks every second point is the last rank's; who dies takes the whole process group along.
+With several ranks every second point is the last rank's; who dies takes the whole process group along. The phase in
+which it died, as the calls around it tell, is appended to JOURNAL.deaths.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from aquarat_core.artifacts import weights
 from aquarat_core.artifacts.local import LocalBackend
 from aquarat_core.rl import trainer
-from aquarat_core.rollout import engine
+from aquarat_core.rl import update as rl_update
+from aquarat_core.rl.rollouts import Sampler
+from aquarat_core.rollout.batch import Batch
 from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, run
 from aquarat_core.training import metrics, update
 
@@ -37,11 +40,23 @@ assert base_checkpoint and chat_training and rl_checkpoint
 RANK_0_ALONE = ("commit", "delete")
 """Kinds of points that come to pass on rank 0 only."""
 weights.SHARD_BYTES = 1 << 18
+PHASES = ((Sampler, "groups", "rollout"), (rl_update.Learner, "learn", "update"), (update.Updater, "apply", "update"),
+          (trainer.Trainer, "_held_out_figures", "eval"))  # fmt: skip
+inside: list[str] = []
+"""The phases that the main thread is in, the innermost last."""
 
 
-def die() -> None:
+def die(phase: str, journal: str) -> None:
     """SIGKILL to this process's whole group."""
+    with Path(f"{journal}.deaths").open("a") as f:
+        f.write(f"{phase}\n")
     os.killpg(0, signal.SIGKILL)
+
+
+def know_phases() -> None:
+    """Keep `inside` true from now on."""
+    for owner, name, phase in PHASES:
+        watch(owner, name, lambda *_, phase=phase: inside.append(phase), lambda *_: inside.pop())
 
 
 def watch(owner: type, name: str, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None):
@@ -69,23 +84,22 @@ def keep_journal(path: Path, started: float) -> None:
     watch(metrics.MetricLog, "row", after=note)
 
 
-def arm(kind: str, n: int) -> None:
+def arm(kind: str, n: int, journal: str) -> None:
     """Die at the `n`th occasion of that kind."""
     left = [n]
 
     def count(*_: Any) -> None:
         left[0] -= 1
         if left[0] == 0:
-            die()
+            in_checkpoint = kind in ("file", "half", "commit", "delete")
+            die("checkpoint" if in_checkpoint else inside[-1] if inside else "between", journal)
 
     if kind == "step":
         watch(metrics.MetricLog, "row", after=count)
     elif kind == "update":
         watch(update.Updater, "apply", before=count)
-    elif kind == "rollout":
-        watch(engine.Engine, "generate", before=count)
-    elif kind == "eval":
-        watch(trainer.Trainer, "_held_out_figures", after=count)
+    elif kind in ("rollout", "eval"):
+        watch(Batch, "step", before=lambda *_: count() if inside and inside[-1] == kind else None)
     elif kind == "file":
         watch(LocalBackend, "put_file", before=lambda key, *_: count(key) if key.startswith("work/") else None)
     elif kind == "half":
@@ -96,6 +110,7 @@ def arm(kind: str, n: int) -> None:
         watch(LocalBackend, "delete", before=lambda key, *_: count(key) if key.startswith("work/") else None)
     else:
         raise ValueError(f"unknown kind of point {kind!r}")
+    know_phases()  # outside of what dies
 
 
 def child(order: dict[str, Any]) -> int:
@@ -118,7 +133,7 @@ def on_rank(order: dict[str, Any]) -> int:
     if order["point"]:
         kind, n = order["point"]
         if rank == (0 if kind in RANK_0_ALONE else n % ranks):
-            arm(kind, n)
+            arm(kind, n, order["journal"])
     return run.main(order["spec"])
 
 

@@ -29,6 +29,8 @@ def test_a_run_killed_eight_times_ends_with_the_same_bytes(made: Chain, stage: s
     assert outcome.died == 8, "it must have been killed at every point"
     kinds = {"file", "half", "commit", "delete", "step", "update"}
     assert {kind for kind, _ in outcome.points} == kinds | ({"rollout", "eval"} if stage == "rl_checkpoint" else set())
+    phases = {"checkpoint": 4, "between": 1, "update": 1, "rollout": 1, "eval": 1}
+    assert outcome.phases == (phases if stage == "rl_checkpoint" else {"checkpoint": 6, "between": 1, "update": 1})
     assert outcome.max_difference == 0.0 and outcome.same_rows and outcome.same_weights
     assert 8 <= outcome.redone <= 8 * (SAVE_EVERY + 2), "a kill costs the steps since the last save, and some do"
     assert outcome.left_in_work == 0, "published: nothing unfinished is left"
