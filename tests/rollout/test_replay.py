@@ -126,13 +126,28 @@ class Forgetful(Recording):
         return lambda: None
 
 
+class Confused(Recording):
+    """Draws the right token and reads it wrong."""
+
+    engine: Engine
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (run(), self.engine._replays.rows.hidden_RC.mul_(-1))[0]
+
+
 @pytest.mark.parametrize(
-    ("recorder", "why"), [(Refusing, "not permitted when stream"), (Forgetful, "drew other tokens than before in")]
+    ("recorder", "why"),
+    [
+        (Refusing, "not permitted when stream"),
+        (Forgetful, "something else than before in 100.0% of the rows"),
+        (Confused, "something else than before in 100.0% of the rows"),
+    ],
 )
 def test_what_cannot_be_recorded_goes_on_eagerly_and_says_why_once(
     recorder: type[Recording], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = Engine(model(), STOP, recorder())
+    engine.recorder.engine = engine
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             same(said(engine, 13), said(Engine(model(), STOP), 13))
