@@ -22,6 +22,7 @@ import torch
 
 from aquarat_core.config import LaunchConfig, ModelConfig
 from aquarat_core.model.accounting import kv_bytes_per_token, matrix_parameters, padded_vocabulary
+from aquarat_core.model.fused import keep_freed_memory
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.training.distributed import compute_dtype
@@ -102,6 +103,7 @@ def _on_cpu() -> list[Result]:
 def _worker(index: int, workers: int, barrier: Any, asked: Any, answers: Any) -> None:
     """One process: generates its share of whatever is asked, all processes at once."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every rank does
     engine = _engine(CPU_MODEL, CPU_VOCABULARY, torch.device("cpu"))
     while (batch := asked.get()) is not None:
         prompts, samples = batch
