@@ -253,8 +253,15 @@ class LaunchConfig(Strict):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; masters are float32. `auto` is bfloat16 where the hardware multiplies it natively."""
     compile: Literal["auto", "never", "always"] = "auto"
-    """`torch.compile` of the training step's loss: `auto` on GPUs alone. On CPUs compiling outlasts short runs, and the
-    fused functions need none. What was compiled is cached on the host from one stage to the next."""
+    """`torch.compile` of the training step's loss: `auto` on GPUs alone, where it gives way if it fails. On CPUs
+    compiling outlasts short runs, and the fused functions need none. What was compiled is cached on the host from one
+    stage to the next."""
+    attention: Literal["auto", "sdpa", "flex", "fa3"] = "auto"
+    """Kernel of attention in base, mid and SFT: `auto` is FlashAttention-3 on Hopper where its package is installed,
+    else FlexAttention for windows in compiled code, else torch's own; one that fails when it is tried gives way. All
+    give the same but for rounding. On CPUs short rows always take the fused function."""
+    float8: bool = False
+    """Multiply the matrices of the blocks in 8-bit floats (base, mid and SFT), on GPUs that can: faster, less exact."""
 
 
 class WandbConfig(Strict):

@@ -22,15 +22,20 @@ Shapes: B rows, T tokens, C width, H query heads, K key/value heads, D head size
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aquarat_core.config import ModelConfig
-from aquarat_core.model import fused
+from aquarat_core.model import float8, fused
 from aquarat_core.model.accounting import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, padded_vocabulary
+from aquarat_core.model.attention import Backend, attend, block_mask
 from aquarat_core.model.kv_cache import Cache
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 VALUE_GATE = 3.0
 """Largest share of a value embedding; its gate starts at half of it."""
@@ -42,12 +47,16 @@ def norm(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A bias-free matrix product in the type of its input, from a float32 master."""
+    """A bias-free matrix product in the type of its input, from a float32 master; 8-bit in training if set so."""
+
+    float8 = False
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.float8 and torch.is_grad_enabled():
+            return float8.linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -71,23 +80,6 @@ def place(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     return scale * norm(rotate(x_BTHD, cos, sin))
 
 
-def attend(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, window: int) -> Tensor:
-    """Causal attention of T queries to T keys, [B, H, T, D], each to the last `window` tokens."""
-    T, groups = q_BHTD.size(2), q_BHTD.size(1) // k_BKTD.size(1)
-    if fused.applies(q_BHTD) and T <= fused.ATTENTION_MAX:
-        if groups > 1:
-            k_BKTD, v_BKTD = (x.repeat_interleave(groups, dim=1) for x in (k_BKTD, v_BKTD))
-        return fused.causal_attention(q_BHTD, k_BKTD, v_BKTD, window)
-    mask = None
-    if window < T:
-        at = torch.arange(T, device=q_BHTD.device)
-        distance = at[:, None] - at
-        mask = (distance >= 0) & (distance < window)
-    return F.scaled_dot_product_attention(
-        q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=groups > 1
-    )
-
-
 class Attention(nn.Module):
     """Causal self-attention with rotary positions, normalised queries and keys, and shared key/value heads."""
 
@@ -101,6 +93,8 @@ class Attention(nn.Module):
         self.v = Linear(config.dim, self.n_kv_head * self.head_size)
         self.out = Linear(self.n_head * self.head_size, config.dim)
         self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head) if config.has_value_embedding(layer) else None
+        self.backend: Backend = "sdpa"
+        self.blocks: BlockMask | None = None
 
     @torch.no_grad()
     def start_matching(self) -> None:
@@ -127,7 +121,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache.write(self.layer, k_BKTD, v_BKTD)
         if cache is None or cache.is_prefill:
-            y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, self.window)
+            y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, self.window, self.backend, self.blocks)
         else:
             y_BHTD = cache.read(self.layer, q_BHTD, self.window)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, -1))
@@ -142,7 +136,7 @@ class MLP(nn.Module):
         self.down = Linear(4 * config.dim, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused.applies(x) and torch.is_grad_enabled():
+        if fused.applies(x) and torch.is_grad_enabled() and not self.up.float8:
             return fused.squared_relu_mlp(x, self.up.weight.to(x.dtype), self.down.weight.to(x.dtype))
         if not torch.is_grad_enabled():  # nothing needs the values in between
             r = self.up(x).relu_()
@@ -219,6 +213,16 @@ class Transformer(nn.Module):
             self.smear_lambda.zero_()
         if config.backout:
             self.backout_lambda.fill_(0.2)
+
+    def use(self, backend: Backend, float8_products: bool = False) -> None:
+        """Compute attention by `backend` from now on, and the products of the blocks in 8-bit floats or not."""
+        T, device = self.config.sequence_len, self.embedding.weight.device
+        for block in self.blocks:
+            attention = block.attention
+            windowed = backend == "flex" and attention.window < T
+            attention.backend, attention.blocks = backend, block_mask(T, attention.window, device) if windowed else None
+            for matrix in (attention.q, attention.k, attention.v, attention.out, block.mlp.up, block.mlp.down):
+                matrix.float8 = float8_products and float8.fits(matrix.weight)
 
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         """The normalised last residual stream [B, T, C]; with a cache, the tokens continue its rows."""

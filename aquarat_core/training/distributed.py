@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model.fused import keep_freed_memory
+from aquarat_core.settings import cache_dir
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
@@ -78,6 +79,8 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
             f"({torch.cuda.device_count()}): lower launch.nproc, or set launch.device to 'cpu'"
         )
     torch.set_num_threads(launch.threads)
+    # Read when torch's compiler is imported, which happens where something is compiled.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
     if not cuda:
         keep_freed_memory()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")

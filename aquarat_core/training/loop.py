@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from aquarat_core.config import LaunchConfig, TrainConfig
+from aquarat_core.config import TrainConfig
 from aquarat_core.model.accounting import flops_per_token
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.batches import RowOrder, Rows
 from aquarat_core.training.callbacks import Callback, Record, Step, Throughput, Validation
 from aquarat_core.training.checkpointing import Checkpointer
 from aquarat_core.training.context import RunContext
-from aquarat_core.training.distributed import World, compiles
+from aquarat_core.training.distributed import World
 from aquarat_core.training.hardware import collector_paused, peak_flops
+from aquarat_core.training.loss import accumulate_loss, loss_function
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.preflight import check_run, out_of_memory_explained
 from aquarat_core.training.scoring import score_rows
 from aquarat_core.training.update import Updater
-
-LossSum = Callable[[Tensor, Tensor], Tensor]
-"""Inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
-BACKEND = "inductor"
-"""Of `torch.compile`; tests take one that needs no C++ compiler."""
 
 
 def train(
@@ -49,7 +44,8 @@ def train(
     T = model.config.sequence_len
     rows_per_step = config.batch_tokens // T
     order = RowOrder(len(rows), config.seed)
-    loss_sum = loss_function(model, config.launch, world.device)
+    per_pass = min(config.micro_batch_rows, rows_per_step // world.size)
+    loss_sum = loss_function(model, config.launch, world, per_pass, ctx.log)
     updater = Updater(model, config.optim, config.steps, world)
     peak = peak_flops(world.device)
     flops = flops_per_token(model.config, model.vocab_size)
@@ -74,8 +70,10 @@ def train(
             mine = np.array(world.share(list(order.rows(index, rows_per_step))))
             inputs, targets = rows.tensors(mine, world.device)
             waited = throughput.elapsed
-            latest.loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world)
-            metrics = {"train/loss": latest.loss, **updater.apply(index), "time/data": waited}
+            loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world)
+            updated = updater.apply(index)
+            latest.loss = float(loss)
+            metrics = {"train/loss": latest.loss, **updated, "time/data": waited}
             step = Step(index + 1, config.steps, metrics)
             for callback in callbacks:
                 callback.after_step(step)
@@ -104,30 +102,3 @@ class _Latest:
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         self.loss = float(state_dict["loss"])
-
-
-def loss_function(model: Transformer, launch: LaunchConfig, device: torch.device) -> LossSum:
-    """The model's loss as training takes it, compiled as `launch.compile` says.
-
-    Compiled, the losses are the plain operations, which the compiler fuses from the head's product to the gradient of
-    the logits: the slices of `loss_sum` are for what runs operation by operation.
-    """
-    if not compiles(launch, device):
-        return model.loss_sum
-
-    def summed(ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        return model.token_losses(ids_BT, targets_BT).sum()
-
-    return torch.compile(summed, fullgraph=True, dynamic=False, backend=BACKEND)
-
-
-def accumulate_loss(loss_sum: LossSum, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World) -> float:
-    """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss over all ranks in nats."""
-    n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
-    total = torch.zeros((), device=world.device)
-    for start in range(0, len(inputs), micro_batch_rows):
-        part = slice(start, start + micro_batch_rows)
-        loss = loss_sum(inputs[part], targets[part]) / n_targets
-        loss.backward()
-        total += loss.detach()
-    return float(world.sum(total))

@@ -24,7 +24,8 @@ from aquarat_core.config import ConfigError
 
 COMMIT = "commit.json"
 PLACEMENT = ("launch", "wandb", "checkpoint", "samples")
-"""Config fields that say where and how a run is watched, not what comes of it; of `launch` the compute type decides."""
+"""Config fields that say where and how a run is watched, not what comes of it; of `launch` the types of
+matrix products decide."""
 SHOWN = 5
 
 
@@ -138,7 +139,8 @@ def work_area(
 ) -> WorkArea:
     """The area of a run of `stage`: `inputs` are data versions by name, `code` the hash of the stage's sources."""
     decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
-    decisive["launch"] = {"dtype": (config or {}).get("launch", {}).get("dtype")}
+    launch = (config or {}).get("launch", {})
+    decisive["launch"] = {"dtype": launch.get("dtype"), "float8": launch.get("float8", False)}
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
     return WorkArea(backend, f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}", identity)

@@ -1,0 +1,91 @@
+"""Matrix products in 8-bit floats, with one scale for each tensor, chosen anew each time (Micikevicius et al. 2022, FP8
+formats for deep learning, arXiv 2209.05433).
+
+Activations and weights are e4m3, whose three bits of mantissa resolve more; gradients are e5m2, which reaches further
+down. A scale brings the largest magnitude of its tensor to the format's largest number. Tensor cores from compute
+capability 8.9 on multiply these at twice the rate of bfloat16; sums are float32.
+
+Only the matrices of the blocks are multiplied so. The head's product stays in the compute type, since its gradient, of
+probabilities, lies mostly below what e5m2 can tell from zero beside the largest one, and its rounding goes into the
+loss itself; embeddings are looked up, not multiplied. Without gradients, in validation and sampling, all is computed
+as without this option. `torchao` has the same recipe behind some thousand lines bound to single releases of torch; the
+primitive, `torch._scaled_mm`, is torch's own.
+
+Shapes: N tokens, K inputs, M outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+FORWARD, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
+MULTIPLE = 16
+"""Every side of a product must be a multiple of this."""
+SMALLEST_SIDE = 128
+"""A product with a shorter side takes longer to round than it saves."""
+CAPABILITY = (8, 9)
+TINY = 1e-12
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why `device` cannot multiply 8-bit floats; None where it can."""
+    if device.type != "cuda":
+        return f"this is {device.type}"
+    capability = torch.cuda.get_device_capability(device)
+    return None if capability >= CAPABILITY else f"this GPU has compute capability {capability[0]}.{capability[1]}"
+
+
+def fits(weight: Tensor) -> bool:
+    """Whether a matrix [M, K] is worth it, and possible."""
+    return all(side % MULTIPLE == 0 and side >= SMALLEST_SIDE for side in weight.shape)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight^T, [..., M], in the type of `x` [..., K], from a master [M, K] of any type.
+
+    The tokens must be a multiple of `MULTIPLE` together.
+    """
+    return _Product.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
+
+
+class _Product(Function):
+    """y = x w^T; dx = dy w; dw = dy^T x. Keeps x and w as they were multiplied, one byte each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        (x8, x_scale), (w8, w_scale) = _rounded(x, FORWARD), _rounded(weight, FORWARD)
+        ctx.save_for_backward(x8, x_scale, w8, w_scale)
+        ctx.types = x.dtype, weight.dtype
+        return torch._scaled_mm(
+            x8, w8.t(), scale_a=x_scale, scale_b=w_scale, out_dtype=x.dtype, use_fast_accum=_fast(x)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x8, x_scale, w8, w_scale = ctx.saved_tensors
+        of_x, of_weight = ctx.types
+        d8, d_scale = _rounded(dy, GRADIENT)
+        dx = torch._scaled_mm(d8, _by_columns(w8), scale_a=d_scale, scale_b=w_scale, out_dtype=of_x)
+        dw = torch._scaled_mm(d8.t().contiguous(), _by_columns(x8), scale_a=d_scale, scale_b=x_scale, out_dtype=of_x)
+        return dx, dw.to(of_weight)
+
+
+def _rounded(x: Tensor, format_: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`x` as 8-bit floats, contiguous, and the float32 factor [] that brings them back."""
+    largest = torch.finfo(format_).max
+    scale = largest / x.abs().amax().float().clamp(min=TINY)
+    return (x.float() * scale).clamp(-largest, largest).to(format_).contiguous(), scale.reciprocal()
+
+
+def _by_columns(x: Tensor) -> Tensor:
+    """The same matrix with its columns contiguous, as the second factor must lie."""
+    return x.t().contiguous().t()
+
+
+def _fast(x: Tensor) -> bool:
+    """Sums of a forward product may skip promotions to float32, which costs less than e4m3's own rounding."""
+    return x.device.type == "cuda"

@@ -1,0 +1,152 @@
+"""The loss as training computes it: by which attention, in which products, compiled or not.
+
+What is fastest on paper may not work with the GPU, driver and packages that are there. So where the choice is left to
+us and there is more than one, each is tried on made-up rows before the first step, forward and backward, and must give
+the loss that plain operations give; the first that does is taken, and one line of the log says what failed and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
+from aquarat_core.model import attention, float8
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.training.distributed import World, compiles
+
+LossSum = Callable[[Tensor, Tensor], Tensor]
+"""Inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
+BACKEND = "inductor"
+"""Of `torch.compile`; tests take one that needs no C++ compiler."""
+REASON = 300
+"""Characters of a failure that are logged."""
+TOLERANCE = 0.02
+"""Largest relative difference between a loss and that of plain operations: well above what bfloat16 and 8-bit products
+round, well below what a wrong mask or a wrong scale does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to compute the loss."""
+
+    attention: attention.Backend
+    compiled: bool
+
+    def __str__(self) -> str:
+        return f"attention by {self.attention}, {'compiled' if self.compiled else 'not compiled'}"
+
+
+def ways(model: ModelConfig, launch: LaunchConfig, world: World) -> list[Way]:
+    """The ways that `launch` allows on this device, the fastest first.
+
+    Raises `ConfigError` for what is asked for by name and cannot be had.
+    """
+    missing = launch.float8 and float8.unavailable(world.device)
+    if missing:
+        raise ConfigError(f"launch.float8 needs a GPU that multiplies 8-bit floats, and {missing}: set it to false")
+    if launch.float8 and model.sequence_len % float8.MULTIPLE:
+        raise ConfigError(
+            f"launch.float8 multiplies {float8.MULTIPLE} tokens at a time: sequence_len {model.sequence_len} is no "
+            "multiple of that"
+        )
+    compiled = compiles(launch, world.device)
+    found = [Way(backend, compiled) for backend in _backends(model, launch, world, compiled)]
+    if compiled and launch.compile == "auto":
+        found += [Way(backend, False) for backend in _backends(model, launch, world, False)]
+    if not found:
+        raise ConfigError("launch.attention 'flex' is for compiled code, and launch.compile is 'never': change one")
+    return found
+
+
+def _backends(model: ModelConfig, launch: LaunchConfig, world: World, compiled: bool) -> Iterator[attention.Backend]:
+    """Those of `launch.attention` that do something for this model, the fastest first."""
+    chosen = launch.attention != "auto"
+    for backend in ("fa3", "flex", "sdpa"):
+        if chosen and launch.attention != backend:
+            continue
+        missing = attention.unavailable(backend, world.device, world.compute_dtype, model.head_size)
+        if missing and chosen:
+            raise ConfigError(f"launch.attention is {backend!r}, but {missing}: set it to 'auto'")
+        windows = min(model.windows) < model.sequence_len
+        useless = backend == "flex" and not (compiled and (windows or chosen))
+        if not missing and not useless:
+            yield backend
+
+
+def loss_function(
+    model: Transformer, launch: LaunchConfig, world: World, rows: int, log: Callable[[str], None]
+) -> LossSum:
+    """The model's loss by the fastest way that works, for micro-batches of `rows` rows; the model is set to it."""
+    possible = ways(model.config, launch, world)
+    for way, following in zip(possible, [*possible[1:], None], strict=True):
+        model.use(way.attention, launch.float8)
+        loss_sum = _compiled(model) if way.compiled else model.loss_sum
+        if len(possible) == 1:
+            break
+        failure = _failure(loss_sum, model, rows, world)
+        if failure is None:
+            break
+        if following is None:
+            raise failure
+        reason = " ".join(str(failure).split())[:REASON]
+        log(f"{way}: failed when it was tried ({type(failure).__name__}: {reason}); next: {following}")
+        torch.compiler.reset()
+    return loss_sum
+
+
+def _compiled(model: Transformer) -> LossSum:
+    """The loss as plain operations, which the compiler fuses from the head's product to the gradient of the logits: the
+    slices of `loss_sum` are for what runs operation by operation."""
+
+    def summed(ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        return model.token_losses(ids_BT, targets_BT).sum()
+
+    return torch.compile(summed, fullgraph=True, dynamic=False, backend=BACKEND)
+
+
+def _failure(loss_sum: LossSum, model: Transformer, rows: int, world: World) -> Exception | None:
+    """What goes wrong with a pass over made-up tokens on any rank; None where all is well.
+
+    Memory that runs out is raised: another way would not need less.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.vocab_size, (rows, model.config.sequence_len + 1), generator=generator).to(world.device)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    failure: Exception | None = None
+    try:
+        loss = loss_sum(inputs, targets) / targets.numel()
+        loss.backward()
+        found = float(loss.detach())
+        with torch.no_grad():
+            expected = float(model.token_losses(inputs, targets).mean())
+        if not abs(found - expected) <= TOLERANCE * expected:
+            failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {expected:.4f}")
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:
+        failure = e
+    for parameter in model.parameters():
+        parameter.grad = None
+    failed = world.sum(torch.tensor([0.0 if failure is None else 1.0], device=world.device))
+    if failure is None and float(failed):
+        failure = RuntimeError("it failed on another rank")
+    return failure
+
+
+def accumulate_loss(loss_sum: LossSum, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World) -> Tensor:
+    """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss [] over all ranks in nats.
+
+    It stays on the device: reading it would have the host wait before it has asked for the update.
+    """
+    n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
+    total = torch.zeros((), device=world.device)
+    for start in range(0, len(inputs), micro_batch_rows):
+        part = slice(start, start + micro_batch_rows)
+        loss = loss_sum(inputs[part], targets[part]) / n_targets
+        loss.backward()
+        total += loss.detach()
+    return world.sum(total)
