@@ -23,7 +23,8 @@ def step(
     """Step number `count`, from 1, in place; `firsts` and `seconds` are the running means of gradients and squares."""
     if not params:
         return
-    counts = [torch.tensor(float(count), device=p.device) for p in params]
+    # Filled on the device: a tensor made of a number is copied there, and the host waits.
+    counts = [torch.full((), float(count), device=p.device) for p in params]
     torch._fused_adamw_(
         list(params), list(grads), list(firsts), list(seconds), [], counts,
         lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps, amsgrad=False, maximize=False,

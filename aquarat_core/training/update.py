@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -41,17 +42,20 @@ class Updater:
     def apply(self, step: int) -> dict[str, float]:
         """Reduce, clip, step and clear the gradients; returns the global gradient norm and the rate's factor.
 
-        A non-finite gradient skips the step; more than `MAX_SKIPPED` of them raise `FloatingPointError`.
+        A non-finite gradient skips the step; more than `MAX_SKIPPED` of them raise `FloatingPointError`. Reading the
+        norm is the one place where the host waits for a GPU in a step: whether the update happens decides AdamW's count
+        and what every rank does next, and a device that decided alone would pay with passes over all moments.
         """
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         grads = self._exchange.gradients()
-        norm = self._norm(grads)
+        norm_there = self._norm(grads)
+        norm = float(norm_there)
         factor = lr_factor(step, self.steps, self.config)
-        if torch.isfinite(norm):
+        if math.isfinite(norm):
             if self.config.grad_clip is not None and grads:
-                torch._foreach_mul_(grads, (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+                torch._foreach_mul_(grads, (self.config.grad_clip / (norm_there + 1e-6)).clamp(max=1.0))
             self.applied += 1
             self._update(step, grads, factor)
             self._exchange.spread_weights()
@@ -63,7 +67,7 @@ class Updater:
                 )
         for parameter in self.parameters:
             parameter.grad = None
-        return {"train/grad_norm": float(norm), "train/lr_factor": factor, "train/skipped_steps": self.skipped}
+        return {"train/grad_norm": norm, "train/lr_factor": factor, "train/skipped_steps": self.skipped}
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
         """Euclidean norm of the summed gradients of all ranks."""

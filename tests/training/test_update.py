@@ -9,7 +9,7 @@ import torch
 from aquarat_core.config import OptimConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.batches import PackedRows
-from aquarat_core.training.loop import accumulate_loss
+from aquarat_core.training.loss import accumulate_loss
 from aquarat_core.training.update import MAX_SKIPPED, Updater
 from tests.toys import CPU, ONE, random_ids, random_model
 
@@ -26,7 +26,7 @@ def flat(model: Transformer) -> torch.Tensor:
 
 def gradients(model: Transformer, micro_batch_rows: int) -> tuple[float, torch.Tensor]:
     loss = accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), micro_batch_rows, ONE)
-    return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.numel()])
+    return float(loss), torch.cat([p.grad.flatten() for p in model.parameters() if p.numel()])
 
 
 @pytest.mark.parametrize("micro_batch_rows", [1, 3, 4])
