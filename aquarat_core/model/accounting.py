@@ -14,6 +14,8 @@ VOCABULARY_MULTIPLE = 64
 """Embedding and head are padded to a multiple of this many rows: matrix products are faster."""
 VALUE_GATE_CHANNELS = 12
 """Channels of the residual stream that a value embedding's gate looks at."""
+ATTENTION_MAX = 1024
+"""Longest rows whose attention probabilities a CPU keeps for the backward pass."""
 SMEAR_CHANNELS = 24
 """Channels of an embedding that its smear gate looks at."""
 
@@ -52,7 +54,8 @@ def parameters(config: ModelConfig, vocab_size: int) -> int:
 def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
     """FLOPs of one training token, forward and backward, in rows of the full length.
 
-    Attention counts every position of a layer's window, as is usual, though a causal one can skip half of them.
+    Attention counts every position of a layer's window, as is usual, though a causal one can skip half of them. A
+    FLOP is one whatever its precision: rates with 8-bit products are equivalents of bfloat16.
     """
     smear = SMEAR_CHANNELS * config.smear
     return 6 * (scaling_parameters(config, vocab_size) + smear) + 12 * config.n_head * config.head_size * sum(
@@ -73,7 +76,7 @@ def training_bytes(
 
     float32 masters and gradients, with several ranks flat copies to exchange them; the optimizer's moments (one for
     matrices, two for the rest) shared by the ranks; what the backward pass needs of each block, in two bytes each:
-    16 widths a token and, where they are kept, the attention's probabilities, one for each pair of tokens and head, and
+    20 widths a token and, where they are kept, the attention's probabilities, one for each pair of tokens and head, and
     the logits with their gradient.
     """
     weights, matrices = parameters(config, vocab_size), matrix_parameters(config)
@@ -81,7 +84,7 @@ def training_bytes(
     flat = weights * (1 + 1 / ranks) if ranks > 1 else 0
     probabilities = config.n_head * sum(config.windows) if keeps_attention else 0
     logits = 2 * padded_vocabulary(vocab_size) if keeps_logits else 0
-    kept = rows * config.sequence_len * (16 * config.dim * config.depth + probabilities + logits)
+    kept = rows * config.sequence_len * (20 * config.dim * config.depth + probabilities + logits)
     return int(4 * (2 * weights + moments + flat) + 2 * kept)
 
 

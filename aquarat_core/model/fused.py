@@ -15,12 +15,15 @@ import ctypes
 import functools
 import math
 import mmap
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from aquarat_core.model.accounting import ATTENTION_MAX as ATTENTION_MAX
 
 ATTENTION_BLOCK = 128
 """Queries at a time; keys after the block's end are not looked at."""
@@ -30,8 +33,6 @@ CACHED_VALUES = 1 << 18
 """float32 values that one elementwise pass goes over before the next one: a megabyte, which fits a cache. With less,
 the calls themselves are what takes time."""
 
-ATTENTION_MAX = 1024
-"""Longest rows whose attention probabilities are kept for the backward pass."""
 HUGE_PAGE = 2 << 20
 """Bytes."""
 enabled = True
@@ -42,10 +43,13 @@ NORM_EPS = torch.finfo(torch.float32).eps
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc's malloc reuse large blocks: by default each comes from the kernel anew, a page fault for every 4 KiB.
+    """Have large blocks reused, by glibc's malloc, and lie in huge pages, by torch: with pages of 4 KiB, each faulted
+    in anew, a training step of one thread takes a tenth longer.
 
-    Does nothing where the C library is another one.
+    To be called before the first tensor is made, which is when torch reads its variable. Where the C library or the
+    system is another one, it does nothing.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
@@ -139,18 +143,19 @@ def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tenso
 
 
 class _SquaredReLU(Function):
-    """down(relu(up(x))^2); keeps relu(up(x)) alone."""
+    """down(relu(up(x))^2); keeps relu(up(x)) and its square: to square it again takes as long as a product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
         r = torch.mm(x, up.T).relu_()
-        ctx.save_for_backward(x, r, up, down)
-        return torch.mm(r * r, down.T)
+        square = r * r
+        ctx.save_for_backward(x, r, square, up, down)
+        return torch.mm(square, down.T)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, r, up, down = ctx.saved_tensors
-        d_down = torch.mm(dy.T, r * r)
+        x, r, square, up, down = ctx.saved_tensors
+        d_down = torch.mm(dy.T, square)
         dr = torch.mm(dy, down).mul_(r)
         return torch.mm(dr, up).mul_(2), torch.mm(dr.T, x).mul_(2), d_down
 
@@ -227,11 +232,12 @@ class _CrossEntropySum(Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
         d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
-        of_slice = torch.empty_like(head)
+        of_slice, widened = torch.empty_like(head), torch.empty_like(d_head)
         for part, raw, losses in _slices(hidden, head, targets, vocab_size, cap, with_grad=True):
             total += losses.sum()
             torch.mm(raw, head, out=d_hidden[part])
-            d_head += torch.mm(raw.T, hidden[part], out=of_slice)
+            # A sum over two types at once would go through a copy made anew each time.
+            d_head += widened.copy_(torch.mm(raw.T, hidden[part], out=of_slice))
         ctx.save_for_backward(d_hidden, d_head)
         return total
 
@@ -252,29 +258,35 @@ def _slices(
     few = max(1, CACHED_VALUES // len(head)) if on_cpu else LOGIT_ROWS
     t, e = (torch.empty((few, vocab_size), dtype=torch.float32, device=hidden.device) for _ in range(2))
     buffer = torch.empty((min(LOGIT_ROWS, len(hidden)), len(head)), dtype=hidden.dtype, device=hidden.device)
+    counts = (targets >= 0).float()[:, None]
+    at = targets.clamp(min=0)[:, None]
     for start in range(0, len(hidden), LOGIT_ROWS):
         part = slice(start, start + LOGIT_ROWS)
-        wanted = targets[part]
-        raw = torch.mm(hidden[part], head.T, out=buffer[: len(wanted)])
-        losses = torch.empty(len(raw), dtype=torch.float32, device=hidden.device)
+        raw = torch.mm(hidden[part], head.T, out=buffer[: len(at[part])])
+        losses = torch.empty((len(raw), 1), dtype=torch.float32, device=hidden.device)
         for i in range(0, len(raw), few):
-            n = min(few, len(raw) - i)
-            _losses_of(raw[i : i + n], wanted[i : i + n], losses[i : i + n], t[:n], e[:n], cap, with_grad)
-        yield part, raw, losses
+            rows = slice(start + i, start + min(i + few, len(raw)))
+            n = rows.stop - rows.start
+            _losses_of(raw[i : i + n], at[rows], counts[rows], losses[i : i + n], t[:n], e[:n], cap, with_grad)
+        yield part, raw, losses.squeeze(1)
 
 
-def _losses_of(raw: Tensor, targets: Tensor, losses: Tensor, t: Tensor, e: Tensor, cap: float, with_grad: bool) -> None:
-    """Fill in the `losses` [n] of `raw` logits [n, V'], which become their gradient; `t` and `e` [n, V] are scratch."""
-    vocab_size, ignored = t.size(1), (targets < 0)[:, None]
-    at = targets.clamp(min=0)[:, None]
+def _losses_of(
+    raw: Tensor, at: Tensor, counts: Tensor, losses: Tensor, t: Tensor, e: Tensor, cap: float, with_grad: bool
+) -> None:
+    """Fill in the `losses` [n, 1] of `raw` logits [n, V'], which become their gradient; `t` and `e` [n, V] are scratch.
+
+    `at` [n, 1] are the targets, and `counts` 1 where there is one, else 0.
+    """
+    vocab_size = t.size(1)
     t.copy_(raw[:, :vocab_size]).mul_(1 / cap).tanh_()
     torch.mul(t, cap, out=e).exp_()
     total = e.sum(dim=-1, keepdim=True)
-    losses.copy_(torch.where(ignored, 0.0, total.log() - cap * t.gather(1, at)).squeeze(1))
+    torch.sub(total.log(), t.gather(1, at).mul_(cap), out=losses).mul_(counts)
     if not with_grad:
         return
     # Where a target is ignored, all of its gradient is zero.
-    e.mul_(total.reciprocal_().masked_fill_(ignored, 0.0)).scatter_add_(1, at, ignored.float().sub_(1.0))
+    e.mul_(total.reciprocal_().mul_(counts)).scatter_add_(1, at, -counts)
     raw[:, :vocab_size] = e.addcmul_(e, t.square_(), value=-1)
     raw[:, vocab_size:] = 0.0
 
