@@ -24,6 +24,7 @@ COMMANDS = (
     "aquarat_core.cli.reproduce",
     "aquarat_core.cli.models",
     "aquarat_core.cli.asking",
+    "aquarat_core.cli.importing",
 )
 CONTROL_HOST_COMMANDS = ("aquarat_pipeline.cli.launch", "aquarat_pipeline.cli.hosts")
 """Groups that need Dagster; a GPU host has no `aquarat_pipeline` and does without them."""

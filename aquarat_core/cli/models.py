@@ -26,10 +26,15 @@ def _model(arguments: argparse.Namespace) -> str:
 
 
 def _described(profile: Profile) -> dict[str, int | str]:
-    from aquarat_core.model.accounting import describe, training_bytes
+    from aquarat_core.model.accounting import ATTENTION_MAX, describe, training_bytes
 
     base, vocab_size = profile.base_checkpoint, profile.tokenizer.vocab_size
-    memory = training_bytes(base.model, vocab_size, base.micro_batch_rows, ranks=base.launch.nproc)
+    on_gpu, launch = base.launch.device == "cuda", base.launch
+    memory = training_bytes(
+        base.model, vocab_size, base.micro_batch_rows, ranks=launch.nproc,
+        keeps_attention=not on_gpu and base.model.sequence_len <= ATTENTION_MAX,
+        keeps_logits=launch.compile == "always" or (launch.compile == "auto" and on_gpu),
+    )  # fmt: skip
     return describe(base.model, vocab_size) | {"ranks": base.launch.nproc, "training_bytes_per_rank": memory}
 
 

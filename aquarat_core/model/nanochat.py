@@ -9,6 +9,8 @@ bring the vocabulary as tiktoken ranks or Hugging Face JSON (`text.formats`).
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from torch import Tensor
 from aquarat_core.config import ModelConfig, validate
 from aquarat_core.model.transformer import Transformer
 
+FIELDS = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len", "vocab_size")
+"""Of a `model_config`, all whole numbers."""
 _TABLES = {"embedding.weight": "transformer.wte.weight", "head.weight": "lm_head.weight"}
 _MATRICES = {
     "attention.q": "attn.c_q", "attention.k": "attn.c_k", "attention.v": "attn.c_v", "attention.out": "attn.c_proj",
@@ -29,11 +33,32 @@ _MATRICES = {
 def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch.float32) -> Transformer:
     """The model that nanochat saved in `directory` at `step`, with float32 masters on the CPU.
 
-    Raises `ValueError` where it is of another form or the two files do not belong together.
+    Raises `ValueError` where a file is missing, holds more than tensors or is of another form, and where the two do not
+    belong together.
     """
-    weights = torch.load(directory / f"model_{step:06d}.pt", map_location="cpu", weights_only=True, mmap=True)
-    described = json.loads((directory / f"meta_{step:06d}.json").read_text())["model_config"]
+    file, meta = directory / f"model_{step:06d}.pt", directory / f"meta_{step:06d}.json"
+    for path in (file, meta):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: a checkpoint is the two files model_{step:06d}.pt and {meta.name}")
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
+        first_line = str(e).splitlines()[0]
+        raise ValueError(f"{file} is no file of tensors, and nothing else is loaded from it ({first_line})") from None
+    try:
+        described = dict(json.loads(meta.read_text())["model_config"])
+        missing = [field for field in FIELDS if not isinstance(described.get(field), int)]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{meta} has no model_config: it is not what nanochat writes") from None
+    if missing or not isinstance(weights, Mapping):
+        raise ValueError(f"{meta} does not say {', '.join(missing)}" if missing else f"{file} holds no state dict")
     return from_nanochat(weights, described, compute_dtype)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in `directory`, the first one first."""
+    found = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in directory.glob("model_*.pt"))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def from_nanochat(
