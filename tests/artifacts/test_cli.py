@@ -77,19 +77,22 @@ def test_a_mistake_is_one_message(chain: tuple[str, Artifact, Artifact], argumen
     assert "Traceback" not in result.stderr
 
 
-def test_model_prints_what_accounting_counts() -> None:
-    result = aquarat("model", "--profile", "demo")
+@pytest.mark.parametrize(
+    ("name", "kept"), [("demo", {"keeps_attention": True}), ("d20", {"keeps_logits": True})]
+)  # the one on CPUs, the other compiled on GPUs
+def test_model_prints_what_accounting_counts(name: str, kept: dict[str, bool]) -> None:
+    result = aquarat("model", "--profile", name)
     assert result.returncode == 0
     cells = dict(line.split("  ", 1) for line in result.stdout.splitlines())
-    profile = load_profile("demo")
+    profile = load_profile(name)
     base, vocab_size = profile.base_checkpoint, profile.tokenizer.vocab_size
     facts = describe(base.model, vocab_size) | {
         "ranks": base.launch.nproc,
         "training_bytes_per_rank": training_bytes(
-            base.model, vocab_size, base.micro_batch_rows, ranks=base.launch.nproc
+            base.model, vocab_size, base.micro_batch_rows, ranks=base.launch.nproc, **kept
         ),
     }
-    assert cells.pop("profile").strip() == "demo"
+    assert cells.pop("profile").strip() == name
     printed = {name: text.strip().replace(",", "") for name, text in cells.items()}
     assert printed == {name: str(value) for name, value in facts.items()}
 

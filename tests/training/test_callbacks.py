@@ -78,8 +78,14 @@ def test_rows_of_a_resumed_run_follow_those_that_were_saved(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "tera"), [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA L4", 121), ("T1000", None)]
-)
+    ("name", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 NVL", 835), ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835), ("NVIDIA H20", 148), ("NVIDIA B200", 2250), ("NVIDIA GB200", 2500),
+        ("NVIDIA GH200 480GB", 989), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121), ("NVIDIA L40S", 362),
+        ("NVIDIA L40", 181), ("T1000", None),
+    ],
+)  # fmt: skip
 def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch, name: str, tera: float | None) -> None:
     monkeypatch.setattr(hardware.torch.cuda, "get_device_name", lambda device: name)
     assert peak_flops(torch.device("cuda", 0)) == (tera and tera * 1e12)

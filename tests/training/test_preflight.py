@@ -42,6 +42,20 @@ def test_a_model_that_will_not_fit_says_what_to_lower(monkeypatch: pytest.Monkey
     assert 1e8 < free_bytes(CPU) < 1e14
 
 
+def test_a_gpu_is_asked_for_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others left of it; the ranks of a host do not share it, and the compiled loss keeps its logits."""
+    gpus = World(0, 8, torch.device("cuda", 0), torch.bfloat16)
+    model, config = random_model(), TrainConfig(batch_tokens=64 * 32, micro_batch_rows=4)
+    needed = training_bytes(model.config, 100, 4, ranks=8, keeps_logits=True)
+    assert needed > training_bytes(model.config, 100, 4, ranks=8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (needed, 80 << 30))
+    check_run(model, config, gpus)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (needed - 1, 80 << 30))
+    with pytest.raises(ConfigError, match="on each rank"):
+        check_run(model, config, gpus)
+
+
 def test_memory_that_runs_out_is_explained_and_other_errors_are_not() -> None:
     with (
         pytest.raises(ConfigError, match=r"memory ran out with micro_batch_rows 8 .*lower micro_batch_rows"),
