@@ -1,0 +1,112 @@
+"""Training on one GPU: MFU and tokens per second of d12 and d20, in bfloat16 and with 8-bit products.
+
+The models of the profiles, random tokens, micro-batches as the profiles have them, four to a step. Where no GPU is at
+hand the rows say so. `train/mfu` is the loop's own figure: model FLOPs, counted as of bfloat16, by the maker's peak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from aquarat_core.config import load_profile
+from aquarat_core.settings import REPO_ROOT
+from benchmarks.harness import BenchError, Result, unmeasured
+
+PROFILES = ("d12", "d20")
+GOAL = "≥ 50 %"
+STEPS, WARM, PASSES = 14, 4, 4
+"""Steps of a run, those of them that are left out, and micro-batches in each."""
+
+
+def run() -> list[Result]:
+    """Trains each model once in each precision, in processes of their own, on the first GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return [unmeasured(f"GPU/{name}/mfu", "%", "no GPU is at hand", GOAL) for name in PROFILES]
+    gpu = torch.cuda.get_device_name(0)
+    found = []
+    for name in PROFILES:
+        for float8 in (False, True):
+            m = _start({"profile": name, "float8": float8})
+            what = f"{gpu}/{name}/{'float8' if float8 else 'bfloat16'}"
+            found += [
+                Result(f"{what}/mfu", "%", tuple(100 * x for x in m["mfu"]), goal=None if float8 else GOAL),
+                Result(f"{what}/tokens", "tokens/s", tuple(m["tokens"])),
+                Result(f"{what}/first step", "s", (m["first"],)),
+            ]
+    return found
+
+
+def _start(work: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as scratch:
+        out = Path(scratch, "measured.json")
+        env = os.environ | {"WORK": json.dumps(work | {"out": str(out)})}
+        command = [sys.executable, "-m", "benchmarks.train_gpu"]
+        done = subprocess.run(command, cwd=REPO_ROOT, env=env, capture_output=True, text=True)
+        if done.returncode:
+            raise BenchError(f"{work} ended with exit code {done.returncode}: {done.stderr[-3000:]}")
+        return json.loads(out.read_text())
+
+
+def worker(work: dict[str, Any]) -> None:
+    """One run. `work` may name a device and other sizes of the model, which the tests of this bench do."""
+    import numpy as np
+    import torch
+
+    from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
+    from aquarat_core.model.transformer import Transformer
+    from aquarat_core.training.batches import PackedRows
+    from aquarat_core.training.distributed import distributed_world
+    from aquarat_core.training.loop import train
+    from aquarat_core.training.metrics import MetricLog
+
+    profile = load_profile(work["profile"])
+    base, vocab_size = profile.base_checkpoint, work.get("vocab_size", profile.tokenizer.vocab_size)
+    described = ModelConfig(**base.model.model_dump() | work.get("model", {}))
+    rows = base.micro_batch_rows * PASSES
+    launch = LaunchConfig(nproc=1, device=work.get("device", "cuda"), float8=work["float8"])
+    config = TrainConfig(
+        steps=STEPS, batch_tokens=rows * described.sequence_len, micro_batch_rows=base.micro_batch_rows,
+        eval_every=STEPS + 1, eval_tokens=described.sequence_len, launch=launch, optim=base.optim,
+    )  # fmt: skip
+    ids = np.random.default_rng(0).integers(vocab_size, size=(2 * rows, described.sequence_len + 1))
+    data = PackedRows(ids.astype(np.uint16))
+    seen: list[dict[str, float]] = []
+    log = MetricLog(None, None)
+    log.row = lambda step, **metrics: seen.append(metrics)  # type: ignore[method-assign]
+    with distributed_world(launch) as world:
+        model = Transformer(described, vocab_size, world.compute_dtype)
+        model.initialise(torch.Generator().manual_seed(0))
+        model.to(world.device)
+        train(model, data, data, np.ones(vocab_size, np.int32), config, world, Silent(), log)
+    rates = [m["train/tokens_per_second"] for m in seen]
+    found = {
+        "tokens": rates[WARM:-1],  # the last step is followed by validation, which has kernels of its own to load
+        "mfu": [m.get("train/mfu", 0.0) for m in seen][WARM:-1],
+        "first": config.batch_tokens / rates[0],
+    }
+    assert median(found["tokens"]) > 0
+    Path(work["out"]).write_text(json.dumps(found))
+
+
+class Silent:
+    """A stage that keeps nothing."""
+
+    spec, rank, wandb, work = None, 0, None, None
+
+    def log(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def progress(self, done: int, total: int, **_: Any) -> None: ...
+
+
+if __name__ == "__main__":
+    worker(json.loads(os.environ["WORK"]))
