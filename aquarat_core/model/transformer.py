@@ -120,8 +120,10 @@ class Attention(nn.Module):
         q_BHTD, k_BKTD, v_BKTD = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             cache.write(self.layer, k_BKTD, v_BKTD)
-        if cache is None or cache.is_prefill:
+        if cache is None:
             y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, self.window, self.backend, self.blocks)
+        elif cache.is_prefill:
+            y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, self.window)
         else:
             y_BHTD = cache.read(self.layer, q_BHTD, self.window)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, -1))
@@ -215,7 +217,7 @@ class Transformer(nn.Module):
             self.backout_lambda.fill_(0.2)
 
     def use(self, backend: Backend, float8_products: bool = False) -> None:
-        """Compute attention by `backend` from now on, and the products of the blocks in 8-bit floats or not."""
+        """From now on compute attention by `backend`, where there is no cache, and the blocks' products in 8 bits."""
         T, device = self.config.sequence_len, self.embedding.weight.device
         for block in self.blocks:
             attention = block.attention

@@ -82,12 +82,15 @@ def loss_function(
 ) -> LossSum:
     """The model's loss by the fastest way that works, for micro-batches of `rows` rows; the model is set to it."""
     possible = ways(model.config, launch, world)
+    if len(possible) == 1:
+        return _set(model, possible[0], launch)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.vocab_size, (rows, model.config.sequence_len + 1), generator=generator).to(world.device)
+    model.use("sdpa")
+    expected = _validation_loss(model, ids)
     for way, following in zip(possible, [*possible[1:], None], strict=True):
-        model.use(way.attention, launch.float8)
-        loss_sum = _compiled(model) if way.compiled else model.loss_sum
-        if len(possible) == 1:
-            break
-        failure = _failure(loss_sum, model, rows, world)
+        loss_sum = _set(model, way, launch)
+        failure = _failure(loss_sum, model, ids, expected, world)
         if failure is None:
             break
         if following is None:
@@ -96,6 +99,11 @@ def loss_function(
         log(f"{way}: failed when it was tried ({type(failure).__name__}: {reason}); next: {following}")
         torch.compiler.reset()
     return loss_sum
+
+
+def _set(model: Transformer, way: Way, launch: LaunchConfig) -> LossSum:
+    model.use(way.attention, launch.float8)
+    return _compiled(model) if way.compiled else model.loss_sum
 
 
 def _compiled(model: Transformer) -> LossSum:
@@ -108,23 +116,18 @@ def _compiled(model: Transformer) -> LossSum:
     return torch.compile(summed, fullgraph=True, dynamic=False, backend=BACKEND)
 
 
-def _failure(loss_sum: LossSum, model: Transformer, rows: int, world: World) -> Exception | None:
-    """What goes wrong with a pass over made-up tokens on any rank; None where all is well.
+def _failure(loss_sum: LossSum, model: Transformer, ids: Tensor, expected: float, world: World) -> Exception | None:
+    """What goes wrong on any rank with training and validation on made-up tokens; None where all is well.
 
     Memory that runs out is raised: another way would not need less.
     """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.vocab_size, (rows, model.config.sequence_len + 1), generator=generator).to(world.device)
-    inputs, targets = ids[:, :-1], ids[:, 1:]
     failure: Exception | None = None
     try:
-        loss = loss_sum(inputs, targets) / targets.numel()
+        loss = loss_sum(ids[:, :-1], ids[:, 1:]) / ids[:, 1:].numel()
         loss.backward()
-        found = float(loss.detach())
-        with torch.no_grad():
-            expected = float(model.token_losses(inputs, targets).mean())
-        if not abs(found - expected) <= TOLERANCE * expected:
-            failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {expected:.4f}")
+        for found in (float(loss.detach()), _validation_loss(model, ids)):
+            if not abs(found - expected) <= TOLERANCE * expected:
+                failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {expected:.4f}")
     except torch.OutOfMemoryError:
         raise
     except Exception as e:
@@ -135,6 +138,11 @@ def _failure(loss_sum: LossSum, model: Transformer, rows: int, world: World) -> 
     if failure is None and float(failed):
         failure = RuntimeError("it failed on another rank")
     return failure
+
+
+@torch.no_grad()
+def _validation_loss(model: Transformer, ids: Tensor) -> float:
+    return float(model.token_losses(ids[:, :-1], ids[:, 1:]).mean())
 
 
 def accumulate_loss(loss_sum: LossSum, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
-from aquarat_core.model import attention
+from aquarat_core.model import attention, fused
 from aquarat_core.training import loss
 from aquarat_core.training.distributed import World
 from aquarat_core.training.loss import Way, loss_function, ways
@@ -109,6 +109,18 @@ def test_a_way_that_fails_when_tried_gives_way(backend, said: str, monkeypatch: 
     assert line.startswith("attention by sdpa, compiled: failed when it was tried (") and said in line
     assert line.endswith("; next: attention by sdpa, not compiled") and "\n" not in line
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_kernel_that_looks_too_far_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and validation agree with each other there, and with nobody else."""
+    monkeypatch.setattr(attention, "_flash_attn_func", lambda q, k, v, causal, window_size: v)
+    monkeypatch.setattr(fused, "enabled", False)
+    monkeypatch.setattr(loss, "ways", lambda *given: [Way("fa3", False), EAGER])
+    model, lines = random_model(dtype=torch.bfloat16), []
+    assert loss_function(model, LaunchConfig(), ONE, 2, lines.append) == model.loss_sum
+    (line,) = lines
+    assert line.startswith("attention by fa3, not compiled: failed") and "nats where plain operations give" in line
+    assert {block.attention.backend for block in model.blocks} == {"sdpa"}
 
 
 def test_the_last_way_s_failure_is_the_run_s(monkeypatch: pytest.MonkeyPatch) -> None:
