@@ -156,13 +156,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str) -> 
 
 def test_the_place_depends_on_what_decides_the_result_alone() -> None:
     one = area("same")
-    moved = CONFIG | {"launch": {"nproc": 8}, "checkpoint": {"every_steps": 1}, "wandb": {"mode": "disabled"}}
-    moved |= {"samples": {"every": 7}}
+    moved = CONFIG | {"launch": {"nproc": 8, "compile": "never", "attention": "sdpa", "float8": False}}
+    moved |= {"checkpoint": {"every_steps": 1}, "wandb": {"mode": "disabled"}, "samples": {"every": 7}}
     assert area("same", moved).prefix == one.prefix
     in_float32 = CONFIG | {"launch": {"nproc": 1, "dtype": "float32"}}
+    in_float8 = CONFIG | {"launch": {"nproc": 1, "float8": True}}
     for other in (
         area("same", CONFIG | {"steps": 11}),
         area("same", in_float32),
+        area("same", in_float8),
         area("same", inputs="d2"),
         area("same", code="c2"),
     ):

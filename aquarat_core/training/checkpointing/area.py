@@ -140,7 +140,9 @@ def work_area(
     """The area of a run of `stage`: `inputs` are data versions by name, `code` the hash of the stage's sources."""
     decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
     launch = (config or {}).get("launch", {})
-    decisive["launch"] = {"dtype": launch.get("dtype"), "float8": launch.get("float8", False)}
+    decisive["launch"] = {"dtype": launch.get("dtype")}
+    if launch.get("float8"):  # checkpoints from before there was this field go on without it
+        decisive["launch"]["float8"] = True
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
     return WorkArea(backend, f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}", identity)
