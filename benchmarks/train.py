@@ -5,8 +5,8 @@ rate of a 2048 x 2048 matrix product is measured between the steps, by all ranks
 what slows the machine slows both; a run's model FLOP/s are given as a ratio to the float32 one. FLOPs are counted as
 `model.accounting` does: 6 for each weight of a product and 12 T C a layer for attention, at their full length.
 
-Two cores can train as one rank of two threads or as two ranks of one. The second is what `launch` does by default, and
-its ratio is the one that counts; the first stands beside it. On GPUs `train_gpu.py` measures.
+Two cores can train as one rank of two threads or as two ranks of one. The goal is about two cores, so the better of the
+two counts; two ranks are what `launch` does by default, as on a host of GPUs. On GPUs `train_gpu.py` measures.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ BACKEND = "inductor"
 """Of `torch.compile`; tests take one that needs no C++ compiler."""
 REASON = 300
 """Characters of a failure that are logged."""
-TOLERANCE = 0.02
-"""Largest relative difference between a loss and that of plain operations: well above what bfloat16 and 8-bit products
-round, well below what a wrong mask or a wrong scale does."""
+TOLERANCE, GRADIENT_TOLERANCE = 0.02, 0.25
+"""Largest relative differences of a loss and of a gradient from those of plain operations: well above what bfloat16 and
+8-bit products round. A wrong scale moves the loss; a wrong mask turns the gradient around."""
+TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,10 @@ def loss_function(
     possible = ways(model.config, launch, world)
     if len(possible) == 1:
         return _set(model, possible[0], launch)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.vocab_size, (rows, model.config.sequence_len + 1), generator=generator).to(world.device)
-    model.use("sdpa")
-    expected = _validation_loss(model, ids)
+    plain = _plain_pass(model, world)
     for way, following in zip(possible, [*possible[1:], None], strict=True):
         loss_sum = _set(model, way, launch)
-        failure = _failure(loss_sum, model, ids, expected, world)
+        failure = _failure(loss_sum, model, rows, plain, world)
         if failure is None:
             break
         if following is None:
@@ -116,33 +114,64 @@ def _compiled(model: Transformer) -> LossSum:
     return torch.compile(summed, fullgraph=True, dynamic=False, backend=BACKEND)
 
 
-def _failure(loss_sum: LossSum, model: Transformer, ids: Tensor, expected: float, world: World) -> Exception | None:
-    """What goes wrong on any rank with training and validation on made-up tokens; None where all is well.
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A row [1, T + 1] of made-up tokens, its mean loss, and what each block's attention is to change by."""
+
+    ids: Tensor
+    loss: float
+    gradient: Tensor
+    """Of the matrices after attention, in one row: other keys than the right ones give another one."""
+
+
+def _plain_pass(model: Transformer, world: World) -> _Pass:
+    """By operations that run everywhere; with one row, since they may need more memory than what is tried."""
+    model.use("sdpa")
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.vocab_size, (1, model.config.sequence_len + 1), generator=generator).to(world.device)
+    return _Pass(ids, *_loss_and_gradient(model.loss_sum, model, ids))
+
+
+def _loss_and_gradient(loss_sum: LossSum, model: Transformer, ids: Tensor) -> tuple[float, Tensor]:
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    loss = loss_sum(inputs, targets) / targets.numel()
+    loss.backward()
+    gradient = torch.cat([block.attention.out.weight.grad.flatten() for block in model.blocks])
+    _clear(model)
+    return float(loss.detach()), gradient
+
+
+def _failure(loss_sum: LossSum, model: Transformer, rows: int, plain: _Pass, world: World) -> Exception | None:
+    """What goes wrong on any rank with training and validation on `rows` copies of a row; None where all is well.
 
     Memory that runs out is raised: another way would not need less.
     """
+    ids = plain.ids.repeat(rows, 1)
     failure: Exception | None = None
     try:
-        loss = loss_sum(ids[:, :-1], ids[:, 1:]) / ids[:, 1:].numel()
-        loss.backward()
-        for found in (float(loss.detach()), _validation_loss(model, ids)):
-            if not abs(found - expected) <= TOLERANCE * expected:
-                failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {expected:.4f}")
+        loss, gradient = _loss_and_gradient(loss_sum, model, ids)
+        with torch.no_grad():
+            held_out = float(model.token_losses(ids[:, :-1], ids[:, 1:]).mean())
+        for found in (loss, held_out):
+            if not abs(found - plain.loss) <= TOLERANCE * plain.loss:
+                failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {plain.loss:.4f}")
+        off = float((gradient - plain.gradient).norm() / plain.gradient.norm().clamp(min=TINY))
+        if failure is None and not off <= GRADIENT_TOLERANCE:
+            failure = ValueError(f"gradients that are off those of plain operations by {off:.0%}")
     except torch.OutOfMemoryError:
         raise
     except Exception as e:
         failure = e
-    for parameter in model.parameters():
-        parameter.grad = None
+    _clear(model)
     failed = world.sum(torch.tensor([0.0 if failure is None else 1.0], device=world.device))
     if failure is None and float(failed):
         failure = RuntimeError("it failed on another rank")
     return failure
 
 
-@torch.no_grad()
-def _validation_loss(model: Transformer, ids: Tensor) -> float:
-    return float(model.token_losses(ids[:, :-1], ids[:, 1:]).mean())
+def _clear(model: Transformer) -> None:
+    for parameter in model.parameters():
+        parameter.grad = None
 
 
 def accumulate_loss(loss_sum: LossSum, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World) -> Tensor:

@@ -112,14 +112,18 @@ def test_a_way_that_fails_when_tried_gives_way(backend, said: str, monkeypatch: 
 
 
 def test_a_kernel_that_looks_too_far_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training and validation agree with each other there, and with nobody else."""
+    """By its gradient: a loss on random tokens may change little."""
+    monkeypatch.setattr(loss, "TOLERANCE", float("inf"))
     monkeypatch.setattr(attention, "_flash_attn_func", lambda q, k, v, causal, window_size: v)
     monkeypatch.setattr(fused, "enabled", False)
     monkeypatch.setattr(loss, "ways", lambda *given: [Way("fa3", False), EAGER])
     model, lines = random_model(dtype=torch.bfloat16), []
     assert loss_function(model, LaunchConfig(), ONE, 2, lines.append) == model.loss_sum
     (line,) = lines
-    assert line.startswith("attention by fa3, not compiled: failed") and "nats where plain operations give" in line
+    assert (
+        line.startswith("attention by fa3, not compiled: failed")
+        and "gradients that are off those of plain operations by" in line
+    )
     assert {block.attention.backend for block in model.blocks} == {"sdpa"}
 
 
