@@ -51,7 +51,7 @@ class Stage:
 
 
 _HUB = ("data/errors.py", "data/hub.py")
-_RUNNER = ("config.py", "data/errors.py", "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
+_RUNNER = ("config", "data/errors.py", "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
 _ROWS = ("data/packing.py", "data/tokens.py")
@@ -135,7 +135,7 @@ STAGES: dict[str, Stage] = {
             (*(f"{s}_checkpoint" for s in ("base", "mid", "sft", "rl")),
              *(f"{s}_eval_report" for s in ("base", "mid", "sft", "rl"))),
             None, "aquarat_core.stages.pipeline_report:run",
-            (*_RUNNER, "evaluation", "tasks/answers.py", "stages/pipeline_report.py"),
+            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/answers.py", "stages/pipeline_report.py"),
         ),
     )
 }  # fmt: skip

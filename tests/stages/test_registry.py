@@ -26,9 +26,9 @@ def imported(path: Path) -> set[Path]:
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         for name in names:
-            module = CORE.parent.joinpath(*name.split(".")).with_suffix(".py")
-            if name.startswith("aquarat_core.") and module.is_file():
-                found.add(module)
+            place = CORE.parent.joinpath(*name.split("."))
+            modules = (place.with_suffix(".py"), place / "__init__.py")
+            found |= {m for m in modules if name.startswith("aquarat_core.") and m.is_file()}
     return found
 
 

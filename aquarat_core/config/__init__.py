@@ -1,0 +1,72 @@
+"""One typed, range-checked config per stage; a profile fills all of them.
+
+A profile is a YAML file whose top-level keys are the stages of the chain. `AQUARAT_PROFILE` names one of the
+built-in profiles or gives the path of a file; `extends:` starts from another profile and changes single fields.
+Unknown fields, values out of range and fields that contradict each other raise `ConfigError` before anything starts.
+"""
+
+from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, ChatSource, PretrainTextConfig
+from aquarat_core.config.evaluation import EvalConfig
+from aquarat_core.config.fields import AtLeastOne, ConfigError, Count, Fraction, Positive, Strict
+from aquarat_core.config.model import SPLIT_PATTERN, ModelConfig, TokenizerConfig
+from aquarat_core.config.profile import (
+    DEFAULT_PROFILE,
+    PROFILES_DIR,
+    Profile,
+    load_profile,
+    override,
+    profile_names,
+    validate,
+)
+from aquarat_core.config.rl import CurriculumConfig, ObjectiveConfig, RewardConfig, RLConfig, RLOptimConfig
+from aquarat_core.config.training import (
+    BaseConfig,
+    ChatTrainConfig,
+    CheckpointConfig,
+    LaunchConfig,
+    MidConfig,
+    MixtureEntry,
+    OptimConfig,
+    SamplesConfig,
+    TrainConfig,
+    WandbConfig,
+)
+
+__all__ = [
+    "DEFAULT_PROFILE",
+    "PROFILES_DIR",
+    "SPLIT_PATTERN",
+    "AquaDatasetConfig",
+    "AtLeastOne",
+    "BaseConfig",
+    "ChatDatasetsConfig",
+    "ChatSource",
+    "ChatTrainConfig",
+    "CheckpointConfig",
+    "ConfigError",
+    "Count",
+    "CurriculumConfig",
+    "EvalConfig",
+    "Fraction",
+    "LaunchConfig",
+    "MidConfig",
+    "MixtureEntry",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "Positive",
+    "PretrainTextConfig",
+    "Profile",
+    "RLConfig",
+    "RLOptimConfig",
+    "RewardConfig",
+    "SamplesConfig",
+    "Strict",
+    "TokenizerConfig",
+    "TrainConfig",
+    "WandbConfig",
+    "load_profile",
+    "override",
+    "profile_names",
+    "validate",
+]

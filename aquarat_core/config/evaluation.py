@@ -1,0 +1,23 @@
+"""How checkpoints are evaluated."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aquarat_core.config.fields import AtLeastOne, Strict
+from aquarat_core.config.training import LaunchConfig
+
+
+class EvalConfig(Strict):
+    launch: LaunchConfig = LaunchConfig()
+    split: Literal["validation", "test"] = "test"
+    limit: AtLeastOne | None = None
+    permute_options: bool = True
+    """Put each question's options in a seeded random order, so that no letter is favoured."""
+    max_new_tokens: AtLeastOne = 64
+    calculator: bool = False
+    """Answer the calls that the model makes of the calculator."""
+    batch_rows: AtLeastOne = 256
+    bpb_tokens: AtLeastOne = 65_536
+    """Tokens of validation text scored for bits per byte (base and mid)."""
+    seed: int = 30

@@ -1,0 +1,88 @@
+"""Tokenizer and model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from aquarat_core.config.fields import AtLeastOne, Positive, Strict
+
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+
+class TokenizerConfig(Strict):
+    vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1_024
+    """Ids in all: 256 bytes, the merges and the special tokens."""
+    pattern: str = SPLIT_PATTERN
+    max_chars: AtLeastOne = 20_000_000
+    doc_cap: AtLeastOne = 10_000
+    """Characters of one document that are counted at most."""
+
+
+class ModelConfig(Strict):
+    depth: Annotated[int, Field(ge=1, le=64)] = 4
+    width_per_layer: Annotated[int, Field(ge=8, le=256)] = 64
+    """Model width is depth x this; 64 is the field's recipe."""
+    head_size: Annotated[int, Field(ge=8, le=256, multiple_of=2)] = 64
+    n_kv_head: AtLeastOne | None = None
+    """Key/value heads; null means as many as query heads (no grouped-query attention)."""
+    sequence_len: Annotated[int, Field(ge=16, le=65_536)] = 512
+    embedding_taps: Annotated[int, Field(ge=0, le=8)] = 0
+    """Width of a causal convolution over the embeddings: each token also sees this many before it at once."""
+    mimetic_init: bool = False
+    """Start each key matrix as a copy of its query matrix, so that attention begins by matching equal tokens."""
+    window_pattern: Annotated[str, Field(pattern="^[LS]+$")] = "L"
+    """Context of each layer, repeated over the depth: L sees everything, S a quarter of `sequence_len`, rounded up to
+    128 tokens. The last layer always sees everything."""
+    value_embeddings: bool = False
+    """Every other layer adds a gated embedding of the token to its values."""
+    residual_lambdas: bool = False
+    """Every layer scales the residual stream and adds a share of the embeddings anew, both learned."""
+    smear: bool = False
+    """Each position adds a gated share of the embedding before it."""
+    backout: bool = False
+    """A learned share of the residual stream at half depth is taken out again before the head."""
+    qk_scale: Positive = 1.2
+    """Normalised queries and keys are scaled by this each: without it attention cannot become sharp."""
+    rope_base: Positive = 10_000.0
+    softcap: Positive = 15.0
+
+    @property
+    def dim(self) -> int:
+        return self.depth * self.width_per_layer
+
+    @property
+    def n_head(self) -> int:
+        return self.dim // self.head_size
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Tokens that each layer sees, itself included."""
+        short = min(self.sequence_len, -(-self.sequence_len // 4 // 128) * 128)
+        pattern = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.depth - 1)] + ["L"]
+        return tuple(short if letter == "S" else self.sequence_len for letter in pattern)
+
+    def has_value_embedding(self, layer: int) -> bool:
+        """Whether this layer has one: every other layer, the last among them."""
+        return self.value_embeddings and layer % 2 == (self.depth - 1) % 2
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ModelConfig:
+        if self.smear and self.embedding_taps:
+            raise ValueError("smear and embedding_taps both mix in the tokens before: set one of them")
+        if self.smear and self.dim < 24:
+            raise ValueError(f"smear looks at 24 channels, and the width is {self.dim}")
+        if self.dim % self.head_size:
+            raise ValueError(
+                f"head_size {self.head_size} does not divide the width {self.dim} (depth x width_per_layer)"
+            )
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"n_kv_head {self.n_kv_head} does not divide the {self.n_head} query heads")
+        return self

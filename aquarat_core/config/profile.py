@@ -1,0 +1,140 @@
+"""A profile: the sections of all stages, read from YAML, merged and checked."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError, model_validator
+
+from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
+from aquarat_core.config.evaluation import EvalConfig
+from aquarat_core.config.fields import ConfigError, Strict
+from aquarat_core.config.model import TokenizerConfig
+from aquarat_core.config.rl import RLConfig
+from aquarat_core.config.training import BaseConfig, ChatTrainConfig, MidConfig, TrainConfig
+
+PROFILES_DIR = Path(__file__).parents[1] / "profiles"
+DEFAULT_PROFILE = "demo"
+M = TypeVar("M", bound=BaseModel)
+
+
+class Profile(Strict):
+    """All stages of the chain, each under the name of its asset."""
+
+    name: str
+    description: str
+    aqua_dataset: AquaDatasetConfig = AquaDatasetConfig()
+    chat_datasets: ChatDatasetsConfig = ChatDatasetsConfig()
+    pretrain_text: PretrainTextConfig = PretrainTextConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    base_checkpoint: BaseConfig = BaseConfig()
+    mid_checkpoint: MidConfig = MidConfig()
+    sft_checkpoint: ChatTrainConfig = ChatTrainConfig()
+    rl_checkpoint: RLConfig = RLConfig()
+    eval_report: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _stages_fit_each_other(self) -> Profile:
+        T = self.base_checkpoint.model.sequence_len
+        for stage in ("base_checkpoint", "mid_checkpoint", "sft_checkpoint"):
+            train: TrainConfig = getattr(self, stage)
+            per_pass = train.micro_batch_rows * T * train.launch.nproc
+            if train.batch_tokens % per_pass:
+                raise ValueError(
+                    f"{stage}.batch_tokens {train.batch_tokens} is not a multiple of micro_batch_rows x sequence_len x "
+                    f"launch.nproc = {train.micro_batch_rows} x {T} x {train.launch.nproc} = {per_pass}"
+                )
+        if self.rl_checkpoint.prompts_per_step % self.rl_checkpoint.launch.nproc:
+            raise ValueError(
+                f"rl_checkpoint.prompts_per_step {self.rl_checkpoint.prompts_per_step} is not a multiple of "
+                f"launch.nproc {self.rl_checkpoint.launch.nproc}"
+            )
+        known = {"aqua", *(s.name for s in self.chat_datasets.sources)}
+        for stage in ("mid_checkpoint", "sft_checkpoint"):
+            for entry in getattr(self, stage).mixture:
+                if entry.name not in known:
+                    raise ValueError(f"{stage}.mixture names {entry.name!r}; chat_datasets.sources has {sorted(known)}")
+        return self
+
+
+def profile_names() -> list[str]:
+    """Names of the built-in profiles."""
+    return sorted(p.stem for p in PROFILES_DIR.glob("*.yaml"))
+
+
+def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | None = None) -> Profile:
+    """The profile of that name (or YAML path), with nested `overrides` applied.
+
+    Without a name, `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
+    """
+    asked = name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
+    raw = _merge(_read(asked, seen=()), overrides or {})
+    return validate(Profile, raw, f"profile {asked}")
+
+
+def override(profile: Profile, changes: dict[str, Any]) -> Profile:
+    """`profile` with nested `changes` applied and everything checked again. Raises `ConfigError`."""
+    return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
+
+
+def validate(model: type[M], raw: Any, where: str) -> M:
+    """`raw` as `model`, or a `ConfigError` with one line for each thing that is wrong."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as e:
+        lines = "\n".join(f"  {_explain(err, model)}" for err in e.errors())
+        raise ConfigError(f"{where} cannot be used:\n{lines}") from None
+
+
+def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
+    path = Path(name_or_path) if is_path else PROFILES_DIR / f"{name_or_path}.yaml"
+    if name_or_path in seen:
+        raise ConfigError(f"profile {name_or_path} extends itself through {' -> '.join(seen)}")
+    if not path.is_file():
+        known = ", ".join(profile_names())
+        raise ConfigError(f"unknown profile {name_or_path!r}: choose one of {known}, or give the path of a YAML file")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as e:
+        raise ConfigError(f"profile {path} is not valid YAML: {e}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"profile {path} must be a mapping of stages to fields")
+    parent = raw.pop("extends", None)
+    base = _read(parent, (*seen, name_or_path)) if parent else {}
+    return _merge(base, raw)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "profile"
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, error["loc"][:-1])
+        meant = "".join(f" did you mean {name}?" for name in get_close_matches(str(error["loc"][-1]), known, n=1))
+        return f"{field}: unknown field;{meant} known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{field}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], (dict, BaseModel)) else f" (got {error['input']!r})"
+    return f"{field}: {message}{shown}"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    for part in loc:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ["see aquarat_core/config/"]
+        model = inner
+    return sorted(model.model_fields)

@@ -1,0 +1,114 @@
+"""The RL stage: objective, reward, curriculum."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Strict
+from aquarat_core.config.training import CheckpointConfig, LaunchConfig, OptimConfig, WandbConfig
+
+
+class RLOptimConfig(OptimConfig):
+    lr_scale: Positive = 0.05
+    warmdown: Fraction = 1.0
+
+
+class ObjectiveConfig(Strict):
+    """What an RL update maximises. The defaults are strictly on-policy GRPO without the group's deviation."""
+
+    advantage: Literal["centred", "group_std"] = "centred"
+    """A reward less its group's mean, or that over the group's standard deviation."""
+    updates_per_batch: Annotated[int, Field(ge=1, le=16)] = 1
+    """Optimizer steps on each batch of samples; from the second on importance ratios differ from 1."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Importance ratio of each token, or the geometric mean over its completion (GSPO)."""
+    clip: Literal["ppo", "cispo"] = "ppo"
+    """`ppo` drops the gradient of what is clipped, `cispo` keeps it with a clipped weight."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
+    clip_high: Positive = 0.2
+    """How far a ratio may rise; above clip_low it is the clip-higher of DAPO (0.28 there, 5 in CISPO)."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """With `ppo`: bound of the ratio where the advantage is negative, e.g. 3."""
+    truncate_importance: Annotated[float, Field(ge=1)] | None = None
+    """Largest weight trainer / sampler probability of a token, e.g. 2; null does not weigh."""
+    kl: Literal["none", "k1", "k3"] = "none"
+    """KL to the policy at the start: off each token's advantage (k1) or added to the loss (k3)."""
+    kl_weight: Annotated[float, Field(ge=0)] = 0.001
+
+    @model_validator(mode="after")
+    def _clip_fits(self) -> ObjectiveConfig:
+        if self.dual_clip is not None and self.clip != "ppo":
+            raise ValueError("dual_clip belongs to clip 'ppo': leave it out, or set clip to 'ppo'")
+        return self
+
+
+class RewardConfig(Strict):
+    """What a completion earns."""
+
+    kind: Literal["answer", "probability"] = "answer"
+    """`answer`: 1 for the right letter in form, else 0. `probability`: for an answer in form, how probable the policy
+    finds the right letter in its place."""
+    format_bonus: Annotated[float, Field(ge=0, lt=0.2)] = 0.0
+    """Paid for any well-formed answer; a policy that cannot solve the questions learns form alone from it."""
+    control: Literal["none", "random", "constant"] = "none"
+    """Rewards that know nothing of the answer, to show what they teach: a fifth at random, or for the letter A."""
+    overlong_tokens: Count = 0
+    """The last tokens of the budget in which the reward falls by up to 1; 0 does not punish length."""
+
+
+class CurriculumConfig(Strict):
+    """Which questions are drawn more often, by their pass rate beyond chance."""
+
+    enabled: bool = False
+    easy: Fraction = 0.9
+    hard: Fraction = 0.05
+    """Shares of the way from chance to 1 beyond which a question counts as easy, and up to which as hard."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """How often an easy or a hard question is drawn for each draw of another."""
+    memory: Fraction = 0.5
+    """Share of the old pass rate that is kept when a question is seen again."""
+
+
+class RLConfig(Strict):
+    optim: RLOptimConfig = RLOptimConfig()
+    launch: LaunchConfig = LaunchConfig()
+    wandb: WandbConfig = WandbConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    reward: RewardConfig = RewardConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    steps: AtLeastOne = 100
+    prompts_per_step: AtLeastOne = 16
+    """Questions of one step over all ranks."""
+    group_size: Annotated[int, Field(ge=2, le=256)] = 16
+    """Completions sampled of each question."""
+    refill_rounds: Annotated[int, Field(ge=0, le=8)] = 0
+    """How often groups that all earned the same are replaced by other questions' (dynamic sampling)."""
+    max_new_tokens: AtLeastOne = 64
+    """Of a completion, those that the calculator says included: they take room like any other."""
+    calculator: bool = False
+    """Answer the calls that the policy makes of the calculator, in training and on held-out questions. What it says is
+    read and not learned: it counts in no loss, KL, entropy or length."""
+    temperature: Positive = 1.0
+    micro_batch_rows: AtLeastOne = 64
+    rollout_rows: AtLeastOne = 1024
+    """Completions that one rank samples at a time."""
+    limit: AtLeastOne | None = None
+    """Training questions used; null uses all."""
+    eval_every: AtLeastOne = 25
+    eval_questions: AtLeastOne = 256
+    probe_questions: AtLeastOne = 32
+    """Held-out questions with rationale on which letters and attention are probed at each evaluation."""
+    min_parse_rate: Fraction = 0.5
+    """The first batch's share of completions with a well-formed answer below which the stage stops."""
+    min_first_reward: Fraction = 0.02
+    max_first_reward: Fraction = 0.98
+    """Mean reward of the first batch outside of which the stage stops: there is nothing to learn from."""
+    max_zero_variance: Fraction = 0.95
+    """Share of the first batch's groups that may have earned the same throughout."""
+    publish: Literal["best", "last"] = "best"
+    """The best policy by held-out accuracy, that of SFT included, or the last one. The latest within one standard error
+    of the highest is the best."""
+    seed: int = 20

@@ -1,0 +1,158 @@
+"""Sections of the training stages, and the parts that they share with RL: optimizer, launch, checkpoints, samples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Strict
+from aquarat_core.config.model import ModelConfig
+
+
+class OptimConfig(Strict):
+    matrix_lr: Positive = 0.02
+    """Muon, the matrices inside the blocks."""
+    embedding_lr: Positive = 0.2
+    unembedding_lr: Positive = 0.004
+    scalar_lr: Positive = 0.5
+    """Of the scalars that the model's options learn; residual scales take a hundredth of it."""
+    lr_scale: Positive = 1.0
+    """Multiplies all rates; fine-tuning stages lower this one number."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Muon's matrices, falling to zero over the run."""
+    momentum_first: Fraction = 0.95
+    """Muon's momentum at the first step; it moves to `momentum` over `momentum_steps`."""
+    momentum: Fraction = 0.95
+    momentum_steps: Count = 0
+    momentum_last: Fraction | None = None
+    """Where Muon's momentum goes during the warm-down; null keeps it."""
+    muon_beta2: Fraction | None = 0.9
+    """Of the mean squares that even out the rows of Muon's updates (NorMuon); null leaves the rows as they are."""
+    embedding_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
+    head_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
+    warmup: Fraction = 0.0
+    """Share of the steps that warm up linearly from zero."""
+    warmdown: Fraction = 0.2
+    """Share of the steps at the end that fall linearly to `final_lr`."""
+    final_lr: Fraction = 0.0
+    grad_clip: Positive | None = 1.0
+    """Largest global gradient norm, over all ranks; null does not clip."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> OptimConfig:
+        if self.warmup + self.warmdown > 1:
+            raise ValueError(f"warmup {self.warmup} and warmdown {self.warmdown} are more than the whole run together")
+        return self
+
+
+class LaunchConfig(Strict):
+    """How torchrun starts a training stage."""
+
+    nproc: AtLeastOne = 2
+    """Processes on this host: one per GPU, or CPU ranks with gloo."""
+    threads: AtLeastOne = 1
+    """CPU threads of each process."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; masters are float32. `auto` is bfloat16 where the hardware multiplies it natively."""
+    compile: Literal["auto", "never", "always"] = "auto"
+    """`torch.compile` of the training step's loss: `auto` on GPUs alone, where it gives way if it fails. On CPUs
+    compiling outlasts short runs, and the fused functions need none. What was compiled is cached on the host from one
+    stage to the next."""
+    attention: Literal["auto", "sdpa", "flex", "fa3"] = "auto"
+    """Kernel of attention in base, mid and SFT: `auto` is FlashAttention-3 on Hopper where its package is installed,
+    else FlexAttention for windows in compiled code, else torch's own; one that fails when it is tried gives way. All
+    give the same but for rounding. On CPUs short rows always take the fused function."""
+    float8: bool = False
+    """Multiply the matrices of the blocks in 8-bit floats (base, mid and SFT), on GPUs that can: faster, less exact."""
+
+
+class WandbConfig(Strict):
+    project: str = "aquarat"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online with a key in the environment and offline without."""
+
+
+class CheckpointConfig(Strict):
+    """When a running stage saves its state, so that it can be killed and go on."""
+
+    every_minutes: Positive | None = 5.0
+    """Minutes between two saves; null saves by steps alone."""
+    every_steps: AtLeastOne | None = None
+    """Steps between two saves, beside those by the clock; null saves by the clock alone."""
+    keep_last: AtLeastOne = 2
+    keep_every_steps: AtLeastOne | None = None
+    """Saves at multiples of this step stay until the stage has published its artifact."""
+    resume: str = "auto"
+    """`auto` goes on from the state of a run with this config, data and code, `never` starts from the beginning;
+    anything else names the state of another run in the store, `work/<stage>/<key>`, whose code alone may differ."""
+
+
+class SamplesConfig(Strict):
+    """What a model is asked while it trains, so that people can read what it says."""
+
+    every: AtLeastOne | None = 250
+    """Steps between two rounds, beside the one after the last step; null never asks."""
+    prompts: tuple[str, ...] = ("The", "12 + 7 =", "A train goes 60 km in 2 hours. What is its speed?")
+    """Beginnings of text; in chat stages messages of the user, before two validation questions."""
+    max_new_tokens: AtLeastOne = 48
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
+    """0 takes the most likely token."""
+
+
+class TrainConfig(Strict):
+    """What base, mid and SFT training share."""
+
+    optim: OptimConfig = OptimConfig()
+    launch: LaunchConfig = LaunchConfig()
+    wandb: WandbConfig = WandbConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    samples: SamplesConfig = SamplesConfig()
+    steps: AtLeastOne = 100
+    batch_tokens: AtLeastOne = 8_192
+    """Tokens of one optimizer step over all ranks."""
+    micro_batch_rows: AtLeastOne = 8
+    """Rows of `sequence_len` tokens that one rank holds in one forward pass."""
+    eval_every: AtLeastOne = 50
+    eval_tokens: AtLeastOne = 65_536
+    seed: int = 10
+
+
+class BaseConfig(TrainConfig):
+    model: ModelConfig = ModelConfig()
+    target_flops: Positive | None = None
+    """Train for this many FLOPs instead of `steps`."""
+    tokens_per_parameter: Positive | None = None
+    """Train on this many tokens for each weight of a matrix product instead of `steps`."""
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> BaseConfig:
+        if self.target_flops is not None and self.tokens_per_parameter is not None:
+            raise ValueError("target_flops and tokens_per_parameter both set the number of steps: set one of them")
+        return self
+
+
+class MixtureEntry(Strict):
+    """One data set of a chat mixture."""
+
+    name: str
+    """`aqua`, or a source of chat_datasets."""
+    repeat: Annotated[int, Field(ge=1, le=100)] = 1
+    limit: AtLeastOne | None = None
+    """Rows taken; null takes all."""
+    permutations: AtLeastOne = 1
+    """AQuA only: copies of each row, each with its options in another order."""
+
+
+class ChatTrainConfig(TrainConfig):
+    """SFT and, with other defaults, mid-training: conversations, packed whole, with a loss mask."""
+
+    samples: SamplesConfig = SamplesConfig(prompts=("Who are you?", "What is 12 + 7?"))
+    mixture: tuple[MixtureEntry, ...] = (MixtureEntry(name="aqua"),)
+    loss_on: Literal["all", "assistant"] = "assistant"
+    """Mid-training learns every token, SFT the assistant's alone."""
+
+
+class MidConfig(ChatTrainConfig):
+    loss_on: Literal["all", "assistant"] = "all"
