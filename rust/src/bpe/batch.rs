@@ -1,5 +1,6 @@
 //! Many texts on several threads. Which thread does what changes nothing in the result.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -102,21 +103,29 @@ fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
             from = to;
         }
     }
-    let mut ids = vec![I::default(); shares.iter().map(|share| share.ids.len()).sum()];
-    let mut copies: Vec<Vec<(&mut [I], &[I])>> = Vec::new();
+    let n = shares.iter().map(|share| share.ids.len()).sum();
+    let mut ids = Vec::with_capacity(n);
+    let mut copies: Vec<Vec<(&mut [MaybeUninit<I>], &[I])>> = Vec::new();
     copies.resize_with(shares.len(), Vec::new);
-    let mut rest = &mut ids[..];
+    let mut rest = &mut ids.spare_capacity_mut()[..n];
     for (index, from) in of_job {
         let (to, behind) = rest.split_at_mut(from.len());
         copies[index].push((to, from));
         rest = behind;
     }
-    let copy = |copies: Vec<(&mut [I], &[I])>| copies.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
+    assert!(rest.is_empty(), "every share's ids are those of its jobs");
+    let copy = |copies: Vec<(&mut [MaybeUninit<I>], &[I])>| {
+        for (to, from) in copies {
+            to.iter_mut().zip(from).for_each(|(to, &from)| drop(to.write(from)));
+        }
+    };
     std::thread::scope(|scope| {
         let own = copies.pop();
         copies.into_iter().for_each(|others| drop(scope.spawn(move || copy(others))));
         own.into_iter().for_each(copy);
     });
+    // Sound: the copies are as long as what they copy and cover the first `n` places.
+    unsafe { ids.set_len(n) };
     ids
 }
 
