@@ -27,7 +27,7 @@ from benchmarks import rl_stage
 from benchmarks.harness import Against, Result
 
 QUESTIONS = 1000
-STEPS = 30
+STEPS = 60
 """Of each run: enough for the real reward to be seen at work."""
 REWARDS = {"real": "none", "random": "random", "constant_letter": "constant"}
 SIGNIFICANT = 0.01
