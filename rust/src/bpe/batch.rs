@@ -89,6 +89,9 @@ pub fn encode_batch<I: Id, T: AsRef<[u8]> + Sync>(
     Ok(Encoded { ids: joined(shares, jobs.len()), offsets })
 }
 
+/// Where ids go, and the ids.
+type Placed<'a, I> = (&'a mut [MaybeUninit<I>], &'a [I]);
+
 /// The ids of all jobs in their order. Each thread copies those of one share, because the first touch of new memory
 /// takes as long as the copy.
 fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
@@ -105,7 +108,7 @@ fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
     }
     let n = shares.iter().map(|share| share.ids.len()).sum();
     let mut ids = Vec::with_capacity(n);
-    let mut copies: Vec<Vec<(&mut [MaybeUninit<I>], &[I])>> = Vec::new();
+    let mut copies: Vec<Vec<Placed<'_, I>>> = Vec::new();
     copies.resize_with(shares.len(), Vec::new);
     let mut rest = &mut ids.spare_capacity_mut()[..n];
     for (index, from) in of_job {
@@ -114,9 +117,11 @@ fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
         rest = behind;
     }
     assert!(rest.is_empty(), "every share's ids are those of its jobs");
-    let copy = |copies: Vec<(&mut [MaybeUninit<I>], &[I])>| {
+    let copy = |copies: Vec<Placed<'_, I>>| {
         for (to, from) in copies {
-            to.iter_mut().zip(from).for_each(|(to, &from)| drop(to.write(from)));
+            to.iter_mut().zip(from).for_each(|(to, &from)| {
+                to.write(from);
+            });
         }
     };
     std::thread::scope(|scope| {
