@@ -19,6 +19,8 @@ from aquarat_core.config.training import BaseConfig, ChatTrainConfig, MidConfig,
 
 PROFILES_DIR = Path(__file__).parents[1] / "profiles"
 DEFAULT_PROFILE = "demo"
+ALIKE = 0.75
+"""From how much on an unknown field is taken for another one misspelt."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -121,7 +123,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
     field = ".".join(str(part) for part in error["loc"]) or "profile"
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, error["loc"][:-1])
-        meant = "".join(f" did you mean {name}?" for name in get_close_matches(str(error["loc"][-1]), known, n=1))
+        alike = get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=ALIKE)
+        meant = "".join(f" did you mean {name}?" for name in alike)
         return f"{field}: unknown field;{meant} known here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{field}: missing"

@@ -134,7 +134,7 @@ def test_an_old_cargo_is_named(copy: Path) -> None:
     (tools / "cargo").chmod(0o755)
     out = sourced(copy, "check_toolchain", PATH=f"{tools}:{os.environ['PATH']}")
     assert out.returncode == 1
-    assert "cargo 1.63.0 is too old: 1.88 or newer is needed" in out.stderr
+    assert "cargo 1.63.0 is too old: 1.89 or newer is needed" in out.stderr
 
 
 def test_an_unknown_command_shows_the_usage(root: Path) -> None:
