@@ -94,7 +94,11 @@ def test_the_workspace_file_serves_the_code_location(root: Path, tmp_path: Path)
     ("name", "contents", "expected"),
     [
         ("nope", None, "unknown profile 'nope': choose one of"),
-        ("bad.yaml", "extends: demo\nrl_checkpoint: {stepz: 3}\n", "rl_checkpoint.stepz: unknown field; did you mean steps? known here:"),
+        (
+            "bad.yaml",
+            "extends: demo\nrl_checkpoint: {stepz: 3}\n",
+            "rl_checkpoint.stepz: unknown field; did you mean steps? known here:",
+        ),
         ("bad.yaml", "extends: demo\nrl_checkpoint: {temperature: -1}\n", "rl_checkpoint.temperature: Input should be"),
     ],
 )
