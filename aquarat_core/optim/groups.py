@@ -16,6 +16,11 @@ from aquarat_core.model.transformer import Transformer
 
 REFERENCE_WIDTH = 768
 """Width at which the AdamW rates are given."""
+ADAM_EPS = 1e-10
+LAMBDA_EPS = 1e-6
+"""Of the numbers that scale the residual stream. At the first step, when no block adds to it yet, the norm before the
+head undoes them: their gradient is rounding (1e-11 to 1e-8), which `ADAM_EPS` makes a whole step of, this way or that.
+From the second step on gradients are a thousandth and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Group:
     peak_lr: float
     muon: bool = False
     betas: tuple[float, float] = (0.8, 0.95)
+    eps: float = ADAM_EPS
     weight_decay: float = 0.0
 
 
@@ -43,8 +49,9 @@ def parameter_groups(model: Transformer, config: OptimConfig) -> list[Group]:
         ("value_embeddings", lambda n: n.startswith("value_embeddings."), embedding / 2,
          {"betas": config.embedding_betas}),
         ("gates", lambda n: "gate" in n, config.scalar_lr * 0.01, {}),
-        ("residual_lambdas", lambda n: n == "residual_lambdas", config.scalar_lr * 0.01, {}),
-        ("scalars", lambda n: n in ("embedding_lambdas", "backout_lambda"), config.scalar_lr, {"betas": (0.96, 0.95)}),
+        ("residual_lambdas", lambda n: n == "residual_lambdas", config.scalar_lr * 0.01, {"eps": LAMBDA_EPS}),
+        ("scalars", lambda n: n in ("embedding_lambdas", "backout_lambda"), config.scalar_lr,
+         {"betas": (0.96, 0.95), "eps": LAMBDA_EPS}),
         ("smear", lambda n: n == "smear_lambda", 0.2, {}),
     ]  # fmt: skip
     named = [(n, p) for n, p in model.named_parameters() if p.numel()]

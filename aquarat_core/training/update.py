@@ -20,7 +20,6 @@ from aquarat_core.training.shards import Exchange, Piece, plan
 
 MAX_SKIPPED = 10
 """Steps with a non-finite gradient that a run survives."""
-ADAM_EPS = 1e-10
 
 
 class Updater:
@@ -95,7 +94,7 @@ class Updater:
             else:
                 adamw.step(
                     params, given, firsts, seconds, lr=group.peak_lr * factor, count=self.applied,
-                    betas=group.betas, eps=ADAM_EPS, weight_decay=group.weight_decay,
+                    betas=group.betas, eps=group.eps, weight_decay=group.weight_decay,
                 )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aquarat_core.config import OptimConfig
+from aquarat_core.config import ModelConfig, OptimConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.loss import accumulate_loss
@@ -105,3 +105,21 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_too_many_stop_the_run
     model.head.weight.grad = torch.full_like(model.head.weight, bad)
     with pytest.raises(FloatingPointError, match="step 10: the gradient was not finite 11 times; lower lr_scale"):
         updater.apply(MAX_SKIPPED)
+
+
+def test_the_first_step_of_the_lambdas_is_not_made_of_rounding() -> None:
+    """As the model starts, blocks add nothing: what scales the stream has a gradient of rounding alone."""
+    config = ModelConfig(depth=3, width_per_layer=32, head_size=16, residual_lambdas=True, backout=True)
+    model = Transformer(config, 100)
+    model.initialise(torch.Generator().manual_seed(0))
+    updater, seen = Updater(model, OptimConfig(warmdown=0.0), 10, ONE), []
+    for step in range(2):
+        accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
+        before = model.backout_lambda.item(), *model.embedding_lambdas.tolist()
+        gradient = model.backout_lambda.grad.abs().item()
+        updater.apply(step)
+        after = model.backout_lambda.item(), *model.embedding_lambdas.tolist()
+        seen.append((gradient, max(abs(a - b) for a, b in zip(after, before, strict=True))))
+    (rounding, first), (real, second) = seen
+    assert rounding < 1e-7 and first < 0.01
+    assert real > 1e-4 and second > 0.1
