@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.settings import REPO_ROOT
-from benchmarks.harness import Against, BenchError, Result
+from aquarat_core.scratch import scratch_folder
+from benchmarks.harness import Against, Result, run_apart
 
 OPTIONS = {
     "classic": {},
@@ -34,8 +32,8 @@ def run() -> list[Result]:
     """Trains each model three times in processes of their own: not compiled, compiled cold, compiled warm."""
     results = []
     for name, options in OPTIONS.items():
-        with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as cache:
-            plain, cold, warm = (_start(Path(cache), options, how) for how in ("never", "always", "always"))
+        with scratch_folder("bench") as cache:
+            plain, cold, warm = (_start(cache, options, how) for how in ("never", "always", "always"))
         eager = Against("not compiled", plain["first"])
         gap = max(abs(a - b) for a, b in zip(plain["losses"], warm["losses"], strict=True))
         results += [
@@ -50,13 +48,8 @@ def run() -> list[Result]:
 
 
 def _start(cache: Path, options: dict[str, Any], how: str) -> dict[str, Any]:
-    work = {"options": options, "compile": how, "out": str(cache / "measured.json")}
-    kept = {"AQUARAT_CACHE": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "compiled"), "WORK": json.dumps(work)}
-    command = [sys.executable, "-m", "benchmarks.compile"]
-    done = subprocess.run(command, cwd=REPO_ROOT, env=os.environ | kept, capture_output=True, text=True)
-    if done.returncode:
-        raise BenchError(f"{work} ended with exit code {done.returncode}: {done.stderr[-3000:]}")
-    return json.loads(Path(work["out"]).read_text())
+    kept = {"AQUARAT_CACHE": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "compiled")}
+    return run_apart("benchmarks.compile", {"options": options, "compile": how}, cache, env=kept)
 
 
 def worker(work: dict[str, Any]) -> None:

@@ -7,12 +7,17 @@ unit ("≤ 600 s") is about the value; one without ("≥ 10") about the ratio to
 
 from __future__ import annotations
 
+import json
 import operator
+import os
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -113,6 +118,22 @@ def compare(
     ratio = median(a / b for a, b in pairs)
     baseline = Against(against, median(b for _, b in pairs))
     return Result(name, unit, tuple(a for a, _ in pairs), baseline, ratio, goal)
+
+
+def run_apart(
+    module: str, work: dict[str, Any], folder: Path, launcher: Sequence[str] = (), env: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What `module`, run in a process of its own, writes to the file `out` of its `work`, which stands in WORK.
+
+    Raises `BenchError` with the end of its standard error when it fails.
+    """
+    out = folder / "measured.json"
+    environment = os.environ | (env or {}) | {"WORK": json.dumps(work | {"out": str(out)})}
+    command = [sys.executable, *launcher, "-m", module]
+    done = subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"{module} with {work} ended with exit code {done.returncode}: {done.stderr[-3000:]}")
+    return json.loads(out.read_text())
 
 
 def report(bench: str, results: Sequence[Result]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -28,9 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from aquarat_core.scratch import scratch_folder
-from aquarat_core.settings import REPO_ROOT
 from benchmarks import train_gpu
-from benchmarks.harness import Against, BenchError, Result
+from benchmarks.harness import Against, Result, run_apart
 
 MODEL = {"depth": 4, "width_per_layer": 64, "head_size": 64, "sequence_len": 512}
 VOCABULARY, TOKENIZER, BATCH_TOKENS, STEPS, WARM = 8_192, 2_048, 8_192, 40, 3
@@ -104,15 +102,10 @@ def _start(folder: Path, dtype: str, ranks: int, threads: int) -> dict[str, Any]
     """What a run measured; its micro-batches are all that a rank has of a step."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     torchrun += ["--log-dir", str(folder / "logs")]
-    command = [sys.executable, *(torchrun if ranks > 1 else []), "-m", "benchmarks.train"]
-    out = folder / "measured.json"
     rows = BATCH_TOKENS // MODEL["sequence_len"] // ranks
-    work = {"dtype": dtype, "nproc": ranks, "threads": threads, "rows": rows, "folder": str(folder), "out": str(out)}
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo", "WORK": json.dumps(work)}
-    done = subprocess.run(command, cwd=REPO_ROOT, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise BenchError(f"{dtype} on {ranks} ranks ended with exit code {done.returncode}: {done.stderr[-3000:]}")
-    return json.loads(out.read_text())
+    work = {"dtype": dtype, "nproc": ranks, "threads": threads, "rows": rows, "folder": str(folder)}
+    env = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
+    return run_apart("benchmarks.train", work, folder, torchrun if ranks > 1 else (), env)
 
 
 # --- in the processes that train -------------------------------------------------------------------------------------

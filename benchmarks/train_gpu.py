@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from aquarat_core.config import load_profile
-from aquarat_core.settings import REPO_ROOT
-from benchmarks.harness import BenchError, Result, unmeasured
+from aquarat_core.scratch import scratch_folder
+from benchmarks.harness import Result, run_apart, unmeasured
 
 PROFILES = ("d12", "d20")
 GOAL = "≥ 50 %"
@@ -35,7 +33,8 @@ def run() -> list[Result]:
     found = []
     for name in PROFILES:
         for float8 in (False, True):
-            m = _start({"profile": name, "float8": float8})
+            with scratch_folder("bench") as folder:
+                m = run_apart("benchmarks.train_gpu", {"profile": name, "float8": float8}, folder)
             what = f"{gpu}/{name}/{'float8' if float8 else 'bfloat16'}"
             found += [
                 Result(f"{what}/mfu", "%", tuple(100 * x for x in m["mfu"]), goal=None if float8 else GOAL),
@@ -43,17 +42,6 @@ def run() -> list[Result]:
                 Result(f"{what}/first step", "s", (m["first"],)),
             ]
     return found
-
-
-def _start(work: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="aquarat-bench-") as scratch:
-        out = Path(scratch, "measured.json")
-        env = os.environ | {"WORK": json.dumps(work | {"out": str(out)})}
-        command = [sys.executable, "-m", "benchmarks.train_gpu"]
-        done = subprocess.run(command, cwd=REPO_ROOT, env=env, capture_output=True, text=True)
-        if done.returncode:
-            raise BenchError(f"{work} ended with exit code {done.returncode}: {done.stderr[-3000:]}")
-        return json.loads(out.read_text())
 
 
 def worker(work: dict[str, Any]) -> None:

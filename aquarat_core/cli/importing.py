@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, digest_file, git_state
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_json, add_store
+from aquarat_core.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def _nanochat(arguments: argparse.Namespace) -> str:
             f"the model has {model.vocab_size:,} ids, and {arguments.tokenizer} has {tokenizer.vocab_size:,}: it "
             "is not the vocabulary that the model was trained with"
         )
-    with tempfile.TemporaryDirectory(prefix="aquarat-import-") as scratch:
-        content, written = Path(scratch, "content"), Path(scratch, TOKENIZER_FILE)
+    with scratch_folder("import") as scratch:
+        content, written = scratch / "content", scratch / TOKENIZER_FILE
         content.mkdir()
         tokenizer.save(written)
         save_checkpoint(content, model, written)

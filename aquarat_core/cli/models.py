@@ -29,13 +29,14 @@ def _described(profile: Profile) -> dict[str, int | str]:
     from aquarat_core.model.accounting import ATTENTION_MAX, describe, training_bytes
 
     base, vocab_size = profile.base_checkpoint, profile.tokenizer.vocab_size
-    on_gpu, launch = base.launch.device == "cuda", base.launch
+    launch = base.launch
+    device_type = "cuda" if launch.device == "cuda" else "cpu"
     memory = training_bytes(
         base.model, vocab_size, base.micro_batch_rows, ranks=launch.nproc,
-        keeps_attention=not on_gpu and base.model.sequence_len <= ATTENTION_MAX,
-        keeps_logits=launch.compile == "always" or (launch.compile == "auto" and on_gpu),
+        keeps_attention=device_type == "cpu" and base.model.sequence_len <= ATTENTION_MAX,
+        keeps_logits=launch.compiles_on(device_type),
     )  # fmt: skip
-    return describe(base.model, vocab_size) | {"ranks": base.launch.nproc, "training_bytes_per_rank": memory}
+    return describe(base.model, vocab_size) | {"ranks": launch.nproc, "training_bytes_per_rank": memory}
 
 
 def _number(value: int | str) -> str:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquarat_core.model import fused
+from aquarat_core.model.accounting import ATTENTION_MAX
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -51,7 +52,7 @@ def attend(
     `blocks` is the `block_mask` of T and `window`, which `flex` needs.
     """
     T, groups = q_BHTD.size(2), q_BHTD.size(1) // k_BKTD.size(1)
-    if fused.applies(q_BHTD) and T <= fused.ATTENTION_MAX:
+    if fused.applies(q_BHTD) and T <= ATTENTION_MAX:
         return fused.causal_attention(q_BHTD, *_for_every_query_head(k_BKTD, v_BKTD, groups), window)
     if backend == "fa3" and q_BHTD.dtype == torch.bfloat16:
         return _flash_attention_3(q_BHTD, k_BKTD, v_BKTD, window)
@@ -121,9 +122,8 @@ def _flex_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, blocks: Bloc
 def _flash_attention_3(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, window: int) -> Tensor:
     """The package takes [B, T, H, D], and the tokens before each query, itself not counted; -1 is all of them."""
     assert _flash_attn_func is not None, "`unavailable` is asked first"
-    before = window - 1 if window < q_BHTD.size(2) else -1
     q, k, v = (x.transpose(1, 2) for x in (q_BHTD, k_BKTD, v_BKTD))
-    window_size = (before, 0) if before >= 0 else (-1, -1)
+    window_size = (window - 1, 0) if window < q_BHTD.size(2) else (-1, -1)
     return _flash_attn_func(q, k, v, causal=True, window_size=window_size).transpose(1, 2)
 
 

@@ -23,8 +23,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from aquarat_core.model.accounting import ATTENTION_MAX as ATTENTION_MAX
-
 ATTENTION_BLOCK = 128
 """Queries at a time; keys after the block's end are not looked at."""
 LOGIT_ROWS = 512

@@ -54,7 +54,6 @@ _HUB = ("data/errors.py", "data/hub.py")
 _RUNNER = ("config", "data/errors.py", "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
-_DOCUMENTS = ("data/documents.py",)
 _ROWS = ("data/packing.py", "data/tokens.py")
 # The rollouts are for the samples of text that every training stage takes.
 _TRAIN = (*_RUNNER, *_TEXT, *_ROWS, "model", "optim", "training", "rollout", "tasks")
@@ -72,7 +71,7 @@ def _eval_report(stage: str, parent: str | None) -> Stage:
         inputs=(*scored, *((f"{parent}_eval_report",) if parent else ())),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
-        sources=(*_RUNNER, *_DOCUMENTS, *_ROLLOUT, "evaluation", "stages/eval_report.py"),
+        sources=(*_RUNNER, "data/documents.py", *_ROLLOUT, "evaluation", "stages/eval_report.py"),
         distributed=True,
     )
 
@@ -95,17 +94,17 @@ STAGES: dict[str, Stage] = {
         Stage(
             "pretrain_text", "dataset", "Documents for pretraining, with a pinned validation shard.",
             (), "pretrain_text", "aquarat_core.stages.pretrain_text:run",
-            (*_RUNNER, *_HUB, *_DOCUMENTS, "data/synthetic.py", "tasks", "stages/pretrain_text.py"),
+            (*_RUNNER, *_HUB, "data/documents.py", "data/synthetic.py", "tasks", "stages/pretrain_text.py"),
         ),
         Stage(
             "tokenizer", "tokenizer", "Byte-level BPE trained on the pretraining text and the conversations.",
             ("pretrain_text", "chat_datasets", "aqua_dataset"), "tokenizer", "aquarat_core.stages.tokenizer:run",
-            (*_RUNNER, *_TEXT, *_DOCUMENTS, "data/mixture.py", "tasks", "stages/tokenizer.py"),
+            (*_RUNNER, *_TEXT, "data/documents.py", "data/mixture.py", "tasks", "stages/tokenizer.py"),
         ),
         Stage(
             "pretrain_tokens", "dataset", "The pretraining text as token ids, memory-mapped by those who train on it.",
             ("pretrain_text", "tokenizer"), None, "aquarat_core.stages.pretrain_tokens:run",
-            (*_RUNNER, *_TEXT, *_DOCUMENTS, *_ROWS, "stages/pretrain_tokens.py"),
+            (*_RUNNER, *_TEXT, "data/documents.py", *_ROWS, "stages/pretrain_tokens.py"),
         ),
         Stage(
             "base_checkpoint", "checkpoint", "The language model after pretraining on plain text.",

@@ -117,11 +117,6 @@ def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def compiles(launch: LaunchConfig, device: torch.device) -> bool:
-    """Whether the training step's loss is compiled."""
-    return launch.compile == "always" or (launch.compile == "auto" and device.type == "cuda")
-
-
 def _cpu_has_bf16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()

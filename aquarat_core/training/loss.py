@@ -16,7 +16,7 @@ from torch import Tensor
 from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
 from aquarat_core.model import attention, float8
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.distributed import World, compiles
+from aquarat_core.training.distributed import World
 
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """Inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
@@ -54,7 +54,7 @@ def ways(model: ModelConfig, launch: LaunchConfig, world: World) -> list[Way]:
             f"launch.float8 multiplies {float8.MULTIPLE} tokens at a time: sequence_len {model.sequence_len} is no "
             "multiple of that"
         )
-    compiled = compiles(launch, world.device)
+    compiled = launch.compiles_on(world.device.type)
     found = [Way(backend, compiled) for backend in _backends(model, launch, world, compiled)]
     if compiled and launch.compile == "auto":
         found += [Way(backend, False) for backend in _backends(model, launch, world, False)]

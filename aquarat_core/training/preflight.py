@@ -11,9 +11,9 @@ import torch
 
 from aquarat_core.config import ConfigError, TrainConfig
 from aquarat_core.model import fused
-from aquarat_core.model.accounting import training_bytes
+from aquarat_core.model.accounting import ATTENTION_MAX, training_bytes
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.distributed import World, compiles
+from aquarat_core.training.distributed import World
 
 LOWER = "lower micro_batch_rows (batch_tokens may stay: a step then takes more passes)"
 SMALLER = "or take a smaller model.depth or sequence_len"
@@ -33,8 +33,8 @@ def check_run(model: Transformer, config: TrainConfig, world: World) -> None:
     on_cpu = world.device.type == "cpu"
     needed = training_bytes(
         model.config, model.vocab_size, per_rank, ranks=world.size,
-        keeps_attention=on_cpu and fused.enabled and T <= fused.ATTENTION_MAX,
-        keeps_logits=compiles(config.launch, world.device),
+        keeps_attention=on_cpu and fused.enabled and T <= ATTENTION_MAX,
+        keeps_logits=config.launch.compiles_on(world.device.type),
     )  # fmt: skip
     free = free_bytes(world.device)
     if on_cpu:
