@@ -67,6 +67,10 @@ class LaunchConfig(Strict):
     float8: bool = False
     """Multiply the matrices of the blocks in 8-bit floats (base, mid and SFT), on GPUs that can: faster, less exact."""
 
+    deterministic: bool = True
+    """On GPUs, gradients by kernels whose sums do not depend on which thread comes first, so that a run can be repeated
+    and resumed bit for bit on the same kind of GPU. On CPUs they always are."""
+
     def compiles_on(self, device_type: str) -> bool:
         """Whether the training step's loss is compiled on `cpu` or `cuda`."""
         return self.compile == "always" or (self.compile == "auto" and device_type == "cuda")

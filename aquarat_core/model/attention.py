@@ -2,7 +2,8 @@
 
 - `sdpa`: torch's `scaled_dot_product_attention`. Whole contexts take its flash kernel, windows a mask.
 - `flex`: FlexAttention (Dong et al. 2024, arXiv 2412.05496), for windows: the compiler makes a kernel that skips the
-  blocks of keys out of sight. Outside of compiled code, and for whole contexts, it is `sdpa`.
+  blocks of keys out of sight. Where sums must repeat it serves whole contexts too: torch's own kernel then gives up its
+  fastest backward pass, and takes half as long again. Outside of compiled code it is `sdpa`.
 - `fa3`: FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608), for Hopper; its package is not one of ours.
 
 On CPUs short rows take the function of `fused.py`, whatever is asked for. All give the same values but for rounding
@@ -56,10 +57,10 @@ def attend(
         return fused.causal_attention(q_BHTD, *_for_every_query_head(k_BKTD, v_BKTD, groups), window)
     if backend == "fa3" and q_BHTD.dtype == torch.bfloat16:
         return _flash_attention_3(q_BHTD, k_BKTD, v_BKTD, window)
-    if window >= T:
-        return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=groups > 1)
     if backend == "flex" and blocks is not None and blocks.shape[-1] == T and torch.compiler.is_compiling():
         return _flex_attention(q_BHTD, k_BKTD, v_BKTD, blocks)
+    if window >= T:
+        return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=groups > 1)
     # With a mask, kernels that know of groups are only the slow ones.
     k_BHTD, v_BHTD = _for_every_query_head(k_BKTD, v_BKTD, groups)
     return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=_seen(T, window, q_BHTD.device))

@@ -219,10 +219,11 @@ class Transformer(nn.Module):
     def use(self, backend: Backend, float8_products: bool = False) -> None:
         """From now on compute attention by `backend`, where there is no cache, and the blocks' products in 8 bits."""
         T, device = self.config.sequence_len, self.embedding.weight.device
+        repeats = torch.are_deterministic_algorithms_enabled()
         for block in self.blocks:
             attention = block.attention
-            windowed = backend == "flex" and attention.window < T
-            attention.backend, attention.blocks = backend, block_mask(T, attention.window, device) if windowed else None
+            flex = backend == "flex" and (attention.window < T or repeats)
+            attention.backend, attention.blocks = backend, block_mask(T, attention.window, device) if flex else None
             for matrix in (attention.q, attention.k, attention.v, attention.out, block.mlp.up, block.mlp.down):
                 matrix.float8 = float8_products and float8.fits(matrix.weight)
 

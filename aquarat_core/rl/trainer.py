@@ -27,6 +27,7 @@ from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.checkpointing import Checkpointer
 from aquarat_core.training.context import RunContext
 from aquarat_core.training.distributed import World
+from aquarat_core.training.hardware import deterministic
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.sample_table import SampleTable
 
@@ -154,7 +155,8 @@ class Trainer:
         learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
         n_tokens, refilled = world.sum(learned).tolist()
         sampled_at = time.monotonic()
-        metrics |= self.learner.learn(step, samples(taught, config), n_tokens)
+        with deterministic(config.launch.deterministic, world.device):
+            metrics |= self.learner.learn(step, samples(taught, config), n_tokens)
         self.engine.refresh(self.policy)
         spent = {
             "rollout": self.sampler.seconds_rollout - sampling,

@@ -86,6 +86,8 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+        # Read by the first matrix product: without it cuBLAS may choose by what else runs.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if size > 1:
         _join("nccl" if cuda else "gloo", rank, size, device)
     try:

@@ -1,4 +1,5 @@
-"""What the hardware could do at most, for model FLOPs utilisation, and Python's collector kept out of the way."""
+"""What the hardware could do at most, for model FLOPs utilisation; sums in the same order each time; and Python's
+collector kept out of the way."""
 
 from __future__ import annotations
 
@@ -37,6 +38,26 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((flops for part, flops in PEAK_BF16_FLOPS.items() if part in name), None)
+
+
+@contextmanager
+def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
+    """With kernels that give the same bits each time, on a GPU; an operation that has none raises `RuntimeError`.
+
+    Sampling needs none of it: it adds nothing up in a changing order, and torch's other kernels for writing into its
+    memory are slower.
+    """
+    if not wanted or device.type != "cuda":
+        yield
+        return
+    was = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    # It would fill whatever memory is taken, lest results depend on what lay there: ours is always written first.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was)
 
 
 @contextmanager

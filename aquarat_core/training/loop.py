@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from aquarat_core.training.callbacks import Callback, Record, Step, Throughput, 
 from aquarat_core.training.checkpointing import Checkpointer
 from aquarat_core.training.context import RunContext
 from aquarat_core.training.distributed import World
-from aquarat_core.training.hardware import collector_paused, peak_flops
+from aquarat_core.training.hardware import collector_paused, deterministic, peak_flops
 from aquarat_core.training.loss import accumulate_loss, loss_function
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.preflight import check_run, out_of_memory_explained
@@ -45,7 +46,9 @@ def train(
     rows_per_step = config.batch_tokens // T
     order = RowOrder(len(rows), config.seed)
     per_pass = min(config.micro_batch_rows, rows_per_step // world.size)
-    loss_sum = loss_function(model, config.launch, world, per_pass, ctx.log)
+    repeatable = partial(deterministic, config.launch.deterministic, world.device)
+    with repeatable(), out_of_memory_explained(config):
+        loss_sum = loss_function(model, config.launch, world, per_pass, ctx.log)
     updater = Updater(model, config.optim, config.steps, world)
     peak = peak_flops(world.device)
     flops = flops_per_token(model.config, model.vocab_size)
@@ -70,7 +73,8 @@ def train(
             mine = np.array(world.share(list(order.rows(index, rows_per_step))))
             inputs, targets = rows.tensors(mine, world.device)
             waited = throughput.elapsed
-            loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world)
+            with repeatable():
+                loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world)
             updated = updater.apply(index)
             latest.loss = float(loss)
             metrics = {"train/loss": latest.loss, **updated, "time/data": waited}

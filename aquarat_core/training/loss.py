@@ -72,8 +72,8 @@ def _backends(model: ModelConfig, launch: LaunchConfig, world: World, compiled: 
         missing = attention.unavailable(backend, world.device, world.compute_dtype, model.head_size)
         if missing and chosen:
             raise ConfigError(f"launch.attention is {backend!r}, but {missing}: set it to 'auto'")
-        windows = min(model.windows) < model.sequence_len
-        useless = backend == "flex" and not (compiled and (windows or chosen))
+        serves = launch.deterministic or min(model.windows) < model.sequence_len
+        useless = backend == "flex" and not (compiled and (serves or chosen))
         if not missing and not useless:
             yield backend
 
@@ -111,7 +111,14 @@ def _compiled(model: Transformer) -> LossSum:
     def summed(ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         return model.token_losses(ids_BT, targets_BT).sum()
 
-    return torch.compile(summed, fullgraph=True, dynamic=False, backend=BACKEND)
+    compiled = torch.compile(summed, fullgraph=True, dynamic=False, backend=BACKEND)
+    # Rows are cut from longer ones in more than one way, and for other strides all would be compiled again.
+    return lambda ids_BT, targets_BT: compiled(_packed(ids_BT), _packed(targets_BT))
+
+
+def _packed(x: Tensor) -> Tensor:
+    """With the strides of a new tensor, which `contiguous` leaves alone where a side is 1."""
+    return x.reshape(-1).view(x.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from aquarat_core.model import attention, fused
 from aquarat_core.model.attention import attend, block_mask, unavailable
-from tests.toys import CPU
+from aquarat_core.training.hardware import deterministic
+from tests.toys import CPU, random_model
 
 CASES = {  # query heads, key/value heads, tokens, window
     "whole": (4, 4, 160, 160),
@@ -125,6 +126,18 @@ def test_every_kernel_is_the_formula(
     ):
         tolerance = 0.05 if dtype == torch.bfloat16 else 1e-4
         torch.testing.assert_close(mine.double(), theirs, atol=tolerance, rtol=tolerance, msg=lambda m, n=name: n + m)
+
+
+def test_where_sums_must_repeat_flex_attention_serves_whole_contexts_too() -> None:
+    model = random_model(window_pattern="SL", sequence_len=512)
+    model.use("flex")
+    assert [block.attention.blocks is not None for block in model.blocks] == [True, False]
+    with deterministic(True, torch.device("cuda")):
+        model.use("flex")
+    whole = model.blocks[1].attention
+    assert whole.blocks is block_mask(512, whole.window, CPU) and whole.window == 512
+    model.use("sdpa")
+    assert not any(block.attention.blocks for block in model.blocks)
 
 
 def test_flex_attention_compiles_with_the_model_and_outside_of_compiled_code_is_sdpa() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from aquarat_core.training import callbacks, hardware
 from aquarat_core.training.callbacks import Record, Step, Throughput, Validation
-from aquarat_core.training.hardware import collector_paused, peak_flops
+from aquarat_core.training.hardware import collector_paused, deterministic, peak_flops
 from aquarat_core.training.metrics import MetricLog
 from tests.toys import CPU, context
 
@@ -97,3 +97,14 @@ def test_the_collector_rests_meanwhile() -> None:
     with collector_paused():
         assert not gc.isenabled() and gc.get_freeze_count() > 0
     assert gc.isenabled() and gc.get_freeze_count() == 0
+
+
+def test_sums_repeat_where_gradients_are_computed_on_a_gpu_and_nowhere_else() -> None:
+    gpu = torch.device("cuda", 0)
+    for wanted, device, expected in ((True, gpu, True), (False, gpu, False), (True, CPU, False)):
+        with deterministic(wanted, device):
+            assert torch.are_deterministic_algorithms_enabled() is expected
+        assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(ZeroDivisionError), deterministic(True, gpu):
+        raise ZeroDivisionError
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -9,7 +9,7 @@ from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
 from aquarat_core.model import attention, fused
 from aquarat_core.training import loss
 from aquarat_core.training.distributed import World
-from aquarat_core.training.loss import Way, loss_function, ways
+from aquarat_core.training.loss import Way, accumulate_loss, loss_function, ways
 from tests.model.test_transformer import MODERN
 from tests.toys import ONE, random_ids, random_model
 
@@ -50,6 +50,19 @@ def test_the_compiled_loss_and_its_gradients_are_the_fused_ones(options: dict, m
     assert float(found[0]) > 1
 
 
+def test_rows_of_any_layout_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried before the first step, rows of conversations and rows of text are cut in different ways."""
+    monkeypatch.setattr(loss, "BACKEND", "aot_eager")
+    monkeypatch.setattr(loss, "ways", lambda *given: [Way("sdpa", True), EAGER])
+    for rows in (2, 1):
+        torch._dynamo.reset()
+        loss_sum = loss_function(random_model(sequence_len=32), LaunchConfig(), ONE, rows, silent)
+        ids = random_ids(2 * rows, 33)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for targets in (ids[:, 1:], ids[:, 1:].clone()):
+                accumulate_loss(loss_sum, ids[:, :-1], targets, rows, ONE)
+
+
 # --- which ways there are --------------------------------------------------------------------------------------------
 
 EAGER = Way("sdpa", False)
@@ -58,7 +71,8 @@ EAGER = Way("sdpa", False)
 @pytest.mark.parametrize(
     ("model", "launch", "capability", "package", "expected"),
     [
-        (WHOLE, {}, (8, 0), True, [Way("sdpa", True), EAGER]),
+        (WHOLE, {}, (8, 0), True, [Way("flex", True), Way("sdpa", True), EAGER]),
+        (WHOLE, {"deterministic": False}, (8, 0), True, [Way("sdpa", True), EAGER]),
         (WINDOWS, {}, (8, 0), True, [Way("flex", True), Way("sdpa", True), EAGER]),
         (WINDOWS, {}, (9, 0), False, [Way("flex", True), Way("sdpa", True), EAGER]),
         (WINDOWS, {}, (9, 0), True,

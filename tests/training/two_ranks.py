@@ -1,4 +1,5 @@
-"""Everything that ranks do together, for torchrun: `two_ranks.py FOLDER` leaves rank 0's measurements in FOLDER."""
+"""Everything that ranks do together, for torchrun: `two_ranks.py FOLDER [DEVICE]` leaves rank 0's measurements in
+FOLDER."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ TIMES = ("tokens_per_second", "time/", "flops", "seconds")
 
 
 def flat(model: Transformer) -> np.ndarray:
-    return torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).cpu().numpy()
 
 
 def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def training(world: World, folder: Path, ctx: Any = None) -> tuple[dict[str, Any
     config = TrainConfig(
         steps=8, batch_tokens=8 * 32, micro_batch_rows=2, eval_every=4, eval_tokens=7 * 32, optim={"lr_scale": 0.05}
     )
-    model = random_model()
+    model = random_model().to(world.device)
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     token_bytes = np.arange(100, dtype=np.int32) % 4
     summary = train(model, rows, rows, token_bytes, config, world, ctx or context(folder), log)
@@ -91,7 +92,8 @@ def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
         optim={"grad_clip": None}, refill_rounds=1, curriculum={"enabled": True},
         objective={"updates_per_batch": 2, "kl": "k3"},
     )  # fmt: skip
-    trainer = Trainer(calling_model(), tokenizer(), config, world, questions()[:12], questions()[12:20])
+    policy = calling_model().to(world.device)
+    trainer = Trainer(policy, tokenizer(), config, world, questions()[:12], questions()[12:20])
     steps = [without_times(trainer.step(n)[0] | trainer.probes.figures(trainer.policy)) for n in range(3)]
     return steps, flat(trainer.policy)
 
@@ -110,7 +112,7 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
         "rl": rl_steps,
         "stopped": world.gather([half(world, folder)]),
         "hashes": world.gather([hashes]),
-        "sum": world.sum(torch.tensor([world.rank + 1.0, 10.0])).tolist(),
+        "sum": world.sum(torch.tensor([world.rank + 1.0, 10.0], device=world.device)).tolist(),
         "shares": world.gather([world.share(list(range(7)))]),
         "gathered": world.gather([{"rank": world.rank, "text": "ü" * 5 * world.rank}] * (world.rank + 1)),
         "nothing": world.gather([]),
@@ -118,8 +120,8 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    with distributed_world(LaunchConfig(device="cpu", dtype="float32", threads=1)) as joined:
+    out, device = Path(sys.argv[1]), (sys.argv[2:] or ["cpu"])[0]
+    with distributed_world(LaunchConfig(device=device, dtype="float32", threads=1)) as joined:
         measured = measure(joined, out)
         if joined.rank == 0:
             (out / "measured.json").write_text(json.dumps(measured))

@@ -1,0 +1,124 @@
+"""Training on a GPU: every way to compute the loss, kernels that repeat themselves, and a run that is cut short."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.config import CheckpointConfig, LaunchConfig, ModelConfig, TrainConfig
+from aquarat_core.model.transformer import Transformer
+from aquarat_core.training.batches import PackedRows
+from aquarat_core.training.callbacks import Callback, Step
+from aquarat_core.training.checkpointing import WorkArea, work_area
+from aquarat_core.training.distributed import distributed_world
+from aquarat_core.training.loop import train
+from aquarat_core.training.metrics import MetricLog
+from tests.gpu.conftest import GPU, NEEDS_GPU
+from tests.model.test_transformer import MODERN
+
+pytestmark = [NEEDS_GPU, pytest.mark.timeout(300)]
+
+SHAPE = {"depth": 3, "width_per_layer": 128, "head_size": 128, "sequence_len": 512}
+OPTIONS = {
+    "classic": {},
+    "modern": MODERN | {"window_pattern": "SSL", "n_kv_head": 1},
+    "taps": {"embedding_taps": 2, "mimetic_init": True},
+}
+VOCABULARY, ROWS, STEPS = 1000, 8, 6
+
+
+class Cut(Exception):
+    """The end of a run before its time."""
+
+
+@dataclass
+class CutAfter(Callback):
+    """Ends the run after so many steps."""
+
+    steps: int
+
+    def after_step(self, step: Step) -> None:
+        if step.done == self.steps:
+            raise Cut
+
+
+class Listening:
+    """A stage that keeps what is logged."""
+
+    spec, rank, wandb = None, 0, None
+
+    def __init__(self, work: WorkArea | None) -> None:
+        self.work, self.lines = work, []
+        self.log: Callable[[str], None] = self.lines.append
+
+    def progress(self, done: int, total: int, **_: Any) -> None: ...
+
+
+def trained(
+    options: dict[str, Any],
+    launch: dict[str, Any],
+    work: WorkArea | None = None,
+    cut_after: int = STEPS + 1,
+) -> tuple[list[float], dict[str, torch.Tensor], list[str]]:
+    """Losses, weights and the log's lines of a run of `STEPS` steps of three micro-batches, the last of them small."""
+    described = ModelConfig(**SHAPE | options | {k: SHAPE[k] for k in ("width_per_layer", "head_size")})
+    T, rows = described.sequence_len, 2 * ROWS + ROWS
+    ids = np.random.default_rng(0).zipf(1.3, size=(STEPS * rows, T + 1)) % VOCABULARY
+    data = PackedRows(ids.astype(np.uint16))
+    launched = LaunchConfig(nproc=1, device="cuda", **launch)
+    config = TrainConfig(
+        steps=STEPS, batch_tokens=rows * T, micro_batch_rows=ROWS, eval_every=STEPS, eval_tokens=4 * T, launch=launched,
+        checkpoint=CheckpointConfig(every_steps=2, every_minutes=None),
+    )  # fmt: skip
+    losses: list[float] = []
+    log = MetricLog(None, None)
+    log.row = lambda step, **metrics: losses.append(metrics["train/loss"])  # type: ignore[method-assign]
+    ctx = Listening(work)
+    torch.compiler.reset()
+    with distributed_world(launched) as world:
+        model = Transformer(described, VOCABULARY, world.compute_dtype)
+        model.initialise(torch.Generator().manual_seed(0))
+        model.to(world.device)
+        train(model, data, data, np.ones(VOCABULARY, np.int32), config, world, ctx, log, [CutAfter(cut_after)])
+    return losses, {name: p.detach().cpu() for name, p in model.named_parameters()}, ctx.lines
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("float8", [False, True])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_fastest_way_works_and_learns_what_plain_operations_learn(options: str, float8: bool) -> None:
+    plain, _, _ = trained(OPTIONS[options], {"compile": "never", "attention": "sdpa"})
+    losses, _, lines = trained(OPTIONS[options], {"float8": float8})
+    assert not [line for line in lines if "failed" in line]
+    assert plain[0] == pytest.approx(math.log(VOCABULARY), abs=0.05) and plain[-1] < plain[0] - 0.5
+    assert losses == pytest.approx(plain, abs=0.05 if float8 else 0.02)
+
+
+@pytest.mark.parametrize("launch", [{}, {"compile": "never"}, {"float8": True}], ids=str)
+def test_a_run_repeats_itself_and_goes_on_bit_for_bit(launch: dict[str, Any]) -> None:
+    options = OPTIONS["modern"]
+    losses, weights, _ = trained(options, launch)
+    again, weights_again, _ = trained(options, launch)
+    assert again == losses and same(weights, weights_again)
+
+    work = work_area(open_backend(f"memory://{uuid.uuid4().hex}"), "base_checkpoint", {}, {}, "code")
+    with pytest.raises(Cut):
+        trained(options, launch, work, cut_after=5)
+    rest, resumed, lines = trained(options, launch, work)
+    assert rest == losses[4:] and same(weights, resumed), lines
+
+
+def test_it_computes_in_bfloat16_on_this_gpu() -> None:
+    with distributed_world(LaunchConfig(nproc=1)) as world:
+        assert (world.device, world.compute_dtype) == (GPU.device, torch.bfloat16)
