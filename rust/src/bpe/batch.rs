@@ -129,7 +129,7 @@ fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
         copies.into_iter().for_each(|others| drop(scope.spawn(move || copy(others))));
         own.into_iter().for_each(copy);
     });
-    // Sound: the copies are as long as what they copy and cover the first `n` places.
+    // SAFETY: the copies are as long as what they copy, and together cover the first `n` places.
     unsafe { ids.set_len(n) };
     ids
 }
@@ -173,6 +173,24 @@ mod tests {
     const NANOCHAT: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
 
     #[test]
+    fn ids_of_jobs_come_in_order_whoever_took_them() {
+        let share = |jobs: &[(usize, &[u16])]| {
+            let mut share = Share { ids: Vec::new(), jobs: Vec::new(), segments: Vec::new() };
+            for (job, ids) in jobs {
+                share.ids.extend_from_slice(ids);
+                share.jobs.push((*job, share.ids.len()));
+            }
+            share
+        };
+        let shares =
+            vec![share(&[(1, &[3, 4, 5]), (4, &[8])]), share(&[]), share(&[(0, &[1, 2]), (2, &[]), (3, &[6, 7])])];
+        assert_eq!(joined(shares, 5), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(joined(vec![share(&[(0, &[1]), (1, &[2])])], 2), [1, 2]);
+        assert_eq!(joined(vec![share(&[]), share(&[(0, &[])])], 1), [0; 0]);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "texts that are cut are too long for it")]
     fn threads_and_cuts_do_not_change_the_result() {
         let order: Vec<u8> = (0..=u8::MAX).collect();
         let merges = vec![(97, 98), (256, 99), (32, 257), (10, 10)];
