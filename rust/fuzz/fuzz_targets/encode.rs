@@ -1,6 +1,8 @@
-//! Any bytes: pieces as a backtracking engine cuts them, ids that decode to the text, tables that come back.
+//! Any bytes: pieces as a backtracking engine cuts them, ids by the definition, which decode to the text, tables that come
+//! back.
 #![no_main]
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -20,11 +22,27 @@ static ENGINES: LazyLock<Vec<(Splitter, fancy_regex::Regex)>> = LazyLock::new(||
     PATTERNS.iter().map(|p| (Splitter::new(p).unwrap(), fancy_regex::Regex::new(p).unwrap())).collect()
 });
 
+/// The ids of a piece: its own where it is a token, else the two neighbours of the lowest id are joined, again and again.
+fn by_definition(ids: &HashMap<&[u8], u32>, piece: &[u8]) -> Vec<u32> {
+    let mut cuts: Vec<usize> = (0..=piece.len()).collect();
+    if ids.contains_key(piece) {
+        cuts = vec![0, piece.len()];
+    }
+    let joined = |(at, cuts): (usize, &[usize])| Some((*ids.get(&piece[cuts[0]..cuts[2]])?, at));
+    while let Some((_, at)) = cuts.windows(3).enumerate().filter_map(joined).min() {
+        cuts.remove(at + 1);
+    }
+    cuts.windows(2).map(|cuts| ids[&piece[cuts[0]..cuts[1]]]).collect()
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, text)) = data.split_first() else { return };
     let (splitter, reference) = &ENGINES[choice as usize % PATTERNS.len()];
-    let mut ends = Vec::new();
-    splitter.split(text, &mut |_, end| ends.push(end));
+    let (mut pieces, mut ends) = (Vec::new(), Vec::new());
+    splitter.split(text, &mut |start, end| {
+        pieces.push(&text[start..end]);
+        ends.push(end);
+    });
     if let Ok(text) = str::from_utf8(text) {
         let found: Vec<_> =
             reference.find_iter(text).map(|m| (m.as_ref().unwrap().start(), m.unwrap().end())).collect();
@@ -43,7 +61,11 @@ fuzz_target!(|data: &[u8]| {
     let vocabulary = Vocabulary::new(&order, merges, vec![("<a>".to_owned(), first)]).unwrap();
     let tokens: Vec<Box<[u8]>> = (0..first).map(|id| vocabulary.token(id).unwrap().into()).collect();
     let _ = merges_of_ranks(&tokens);
+    // Of those that are spelled alike the lowest.
+    let known = (0..first).rev().map(|id| (&tokens[id as usize][..], id)).collect();
+    let expected: Vec<u32> = pieces.iter().flat_map(|piece| by_definition(&known, piece)).collect();
     let encoder = Encoder::new(splitter.clone(), vocabulary, &[text]);
+    assert_eq!(encoder.encode::<u32>(text, &Allowed::default()).unwrap(), expected);
     for allowed in [&Allowed::default(), encoder.allow_all()] {
         let ids: Vec<u32> = encoder.encode(text, allowed).unwrap();
         assert_eq!(encoder.decode(&ids).unwrap(), text);

@@ -213,6 +213,7 @@ mod of_blocks {
     fn all_agree(family: &Family, text: &[u8]) {
         let expected = found(|sink| scan::one_by_one(family, text, &mut { sink }));
         assert_eq!(found(|sink| blocks::scan_with(family, text, &mut { sink }, masks::Masks::of)), expected);
+        assert_eq!(found(|sink| scan::scan(family, text, &mut { sink })), expected);
         if blocks::has_avx512() {
             // SAFETY: it was just asked for.
             assert_eq!(found(|sink| unsafe { blocks::scan_avx512(family, text, &mut { sink }) }), expected);
