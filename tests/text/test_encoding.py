@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import multiprocessing
 import pickle
 import random
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +272,68 @@ def test_the_top_pieces_are_the_commonest() -> None:
     counter.add(["the cat the dog the end"])
     assert counter.top(2) == [(b" the", 2), (b" cat", 1)]
     assert counter.top(9, min_bytes=3, max_bytes=3) == [(b"the", 1)]
+
+
+THREADS = pytest.mark.parametrize("threads", [1, 2, 3, 4])
+
+
+@pytest.fixture(scope="module")
+def words() -> list[str]:
+    """Several batches of text with many distinct words, each in a few places."""
+    letters = str.maketrans("0123456789", "ghijklmnop")
+    texts = [
+        " ".join(f"{n:x}" for n in range(i, i + 6_000)).translate(letters) + "<|x|>é" for i in range(0, 120_000, 600)
+    ]
+    assert sum(map(len, texts)) > 6_000_000
+    return texts
+
+
+@THREADS
+def test_the_counts_do_not_depend_on_the_threads(words: list[str], threads: int) -> None:
+    alone = rustbpe_py.PieceCounter(SPLIT_PATTERN, ["<|x|>"], threads=1)
+    for text in words:
+        alone.add([text])
+    counter = rustbpe_py.PieceCounter(SPLIT_PATTERN, ["<|x|>"], threads=threads)
+    counter.add(iter(words[:30]))
+    counter.add([pa.array(words[30:60]), *words[60:]])
+    assert counter.to_bytes() == alone.to_bytes()
+
+
+@THREADS
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux's /proc")
+def test_the_calling_thread_is_one_of_those_that_count(words: list[str], threads: int) -> None:
+    def running() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before, seen = running(), []
+    counter = rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads)
+    counter.add(text for text in words if seen.append(running()) is None)
+    assert max(seen) == before + threads - 1
+
+
+@THREADS
+def test_an_error_of_the_iterator_leaves_the_counts_as_they_were(words: list[str], threads: int) -> None:
+    def broken() -> Iterator[str]:
+        yield from words
+        raise OSError("the disk is gone")
+
+    counter = rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads)
+    counter.add(words[:1])
+    before = counter.to_bytes()
+    with pytest.raises(OSError, match="the disk is gone"):
+        counter.add(broken())
+    with pytest.raises(TypeError, match="expected str or bytes, got int"):
+        counter.add([*words, 7])
+    assert counter.to_bytes() == before
+
+
+@THREADS
+def test_counting_is_interrupted_between_batches(words: list[str], threads: int) -> None:
+    timer = threading.Timer(0.2, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads).add(itertools.repeat(words[0], 50_000))
+    timer.join()
 
 
 @pytest.mark.parametrize("pattern", [SPLIT_PATTERN, r"\p{L}+|\s+(?!\S)|\s+|."], ids=["cut", "whole"])

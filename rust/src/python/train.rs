@@ -5,7 +5,7 @@ use std::io::Read;
 use std::num::NonZero;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
@@ -20,6 +20,9 @@ use crate::{N_BYTES, Pair};
 
 /// Text gathered before a thread counts it.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Batches that wait for each of the other threads: enough to do while the gathering thread counts one.
+const WAITING_PER_THREAD: usize = 2;
 
 /// Blocks that files are read in.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -170,36 +173,80 @@ impl PieceCounter {
         py.detach(|| Corpus::new(&self.counts)).map_err(value_error)
     }
 
-    /// Counts what `more` appends to a batch, until it says that there is no more, on all threads; this one gathers.
+    /// Counts what `more` appends to a batch, until it says that there is no more. This thread gathers, and counts what
+    /// the others have no room for: alone all of it.
     fn count(
         &mut self,
         py: Python<'_>,
         mut more: impl FnMut(Python<'_>, &mut Vec<Text>) -> PyResult<bool>,
     ) -> PyResult<()> {
         let Self { splitter, specials, threads, counts } = self;
-        let (specials, may_cut) = (&*specials, specials.may_cut_at_lines());
-        let (sender, receiver) = sync_channel::<Vec<Text>>(*threads);
-        let receiver = Mutex::new(receiver);
+        let (splitter, specials, n_others) = (&*splitter, &*specials, *threads - 1);
+        let (sender, receiver) = sync_channel(WAITING_PER_THREAD * n_others);
         // Objects of the interpreter are given back to this thread, which may drop them.
-        let (used_sender, used) = channel::<Vec<Text>>();
+        let (used_sender, used) = channel();
+        let (batches, table) = (Batches { waiting: Mutex::new(receiver), used: used_sender }, Mutex::new(None));
+        let counter = || Counter::new(splitter.clone(), specials);
+        let count_waiting = |mut counter: Counter<'_>| {
+            batches.count(&mut counter);
+            add_table(&table, counter.finish());
+        };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..*threads)
-                .map(|_| {
-                    let (receiver, used, splitter) = (&receiver, used_sender.clone(), splitter.clone());
-                    scope.spawn(move || count_batches(receiver, &used, Counter::new(splitter, specials)))
-                })
-                .collect();
-            drop(used_sender);
-            let gathered = gather(py, &mut more, splitter, may_cut, &sender, &used);
-            drop(sender);
-            let counted: Vec<PieceCounts> = py.detach(|| {
-                let joined = workers.into_iter().map(|worker| worker.join().expect("counting does not panic"));
-                joined.collect()
+            let others: Vec<_> = (0..n_others).map(|_| scope.spawn(|| count_waiting(counter()))).collect();
+            let mut own = counter();
+            let gathered = gather(py, &mut more, splitter, specials.may_cut_at_lines(), |batch| {
+                if let Err(TrySendError::Full(batch)) = sender.try_send(batch) {
+                    py.detach(|| count_batch(&mut own, &batch));
+                }
+                used.try_iter().for_each(drop);
+                py.check_signals()
             });
-            gathered?;
-            py.detach(|| counted.into_iter().for_each(|table| counts.absorb(table)));
-            Ok(())
-        })
+            drop(sender);
+            py.detach(|| {
+                count_waiting(own);
+                others.into_iter().for_each(|other| other.join().expect("counting does not panic"));
+            });
+            gathered
+        })?;
+        let table: Option<PieceCounts> = table.into_inner().expect("no thread panics with the lock");
+        py.detach(|| counts.absorb(table.expect("every thread adds its table")));
+        Ok(())
+    }
+}
+
+/// Batches on their way to the threads that count them, and back.
+struct Batches {
+    waiting: Mutex<Receiver<Vec<Text>>>,
+    used: Sender<Vec<Text>>,
+}
+
+impl Batches {
+    /// Counts what waits, until no more can come.
+    fn count(&self, counter: &mut Counter<'_>) {
+        loop {
+            let batch = self.waiting.lock().expect("no thread panics with the lock").recv();
+            let Ok(batch) = batch else { break };
+            count_batch(counter, &batch);
+            // If nobody takes it back it is dropped here, which the interpreter is told of later.
+            drop(self.used.send(batch));
+        }
+    }
+}
+
+fn count_batch(counter: &mut Counter<'_>, batch: &[Text]) {
+    batch.iter().for_each(|text| counter.add(text.as_ref()));
+}
+
+/// Leaves one table of all when every thread has called it. Of many threads several add two tables at a time.
+fn add_table(table: &Mutex<Option<PieceCounts>>, mut own: PieceCounts) {
+    loop {
+        let mut waiting = table.lock().expect("no thread panics with the lock");
+        let Some(other) = waiting.take() else {
+            *waiting = Some(own);
+            return;
+        };
+        drop(waiting);
+        own.absorb(other);
     }
 }
 
@@ -216,37 +263,15 @@ fn learn(py: Python<'_>, corpus: Corpus, limit: usize, progress: Option<Py<PyAny
     py.detach(|| learn_merges(corpus, limit, tick))
 }
 
-fn count_batches(
-    receiver: &Mutex<Receiver<Vec<Text>>>,
-    used: &std::sync::mpsc::Sender<Vec<Text>>,
-    mut counter: Counter<'_>,
-) -> PieceCounts {
-    loop {
-        let batch = receiver.lock().expect("no thread panics with the lock").recv();
-        let Ok(batch) = batch else { break };
-        batch.iter().for_each(|text| counter.add(text.as_ref()));
-        // If nobody takes it back it is dropped here, which the interpreter is told of later.
-        drop(used.send(batch));
-    }
-    counter.finish()
-}
-
 fn gather(
     py: Python<'_>,
     more: &mut impl FnMut(Python<'_>, &mut Vec<Text>) -> PyResult<bool>,
     splitter: &Splitter,
     may_cut: bool,
-    sender: &SyncSender<Vec<Text>>,
-    used: &Receiver<Vec<Text>>,
+    mut hand_over: impl FnMut(Vec<Text>) -> PyResult<()>,
 ) -> PyResult<()> {
     let mut batch: Vec<Text> = Vec::new();
     let mut bytes = 0;
-    let send = |batch: &mut Vec<Text>| -> PyResult<()> {
-        let full = std::mem::take(batch);
-        py.detach(|| sender.send(full)).expect("the threads count until the sender is gone");
-        used.try_iter().for_each(drop);
-        py.check_signals()
-    };
     loop {
         let first_new = batch.len();
         if !more(py, &mut batch)? {
@@ -258,16 +283,16 @@ fn gather(
             for text in batch.split_off(first_new) {
                 for part in parts(text, splitter) {
                     batch.push(part);
-                    send(&mut batch)?;
+                    hand_over(std::mem::take(&mut batch))?;
                 }
             }
             bytes = 0;
         } else if bytes >= BATCH_BYTES {
-            send(&mut batch)?;
+            hand_over(std::mem::take(&mut batch))?;
             bytes = 0;
         }
     }
-    if batch.is_empty() { Ok(()) } else { send(&mut batch) }
+    if batch.is_empty() { Ok(()) } else { hand_over(std::mem::take(&mut batch)) }
 }
 
 /// A text cut, where the pattern has places for it, into parts that several threads can count.

@@ -26,7 +26,7 @@ struct Slot {
 /// Distinct pieces and their counts.
 #[derive(Clone, Default)]
 pub struct PieceCounts {
-    /// Open addressing with linear probing, never more than half full; the length is a power of two.
+    /// Open addressing with linear probing, at most three quarters full; the length is a power of two.
     slots: Vec<Slot>,
     used: usize,
     long: FxHashMap<Box<[u8]>, u64>,
@@ -83,6 +83,11 @@ impl PieceCounts {
             let mine = std::mem::replace(self, other);
             return self.absorb(mine);
         }
+        // They come in the order of their hashes, so that the places behind the last one hold both tables' pieces while
+        // those before it hold one's.
+        while 8 * (self.used + other.used) > 7 * self.slots.len() {
+            self.grow();
+        }
         for slot in other.slots {
             if !slot.key.is_empty() {
                 self.add_key(slot.key, slot.key.hash(), slot.count);
@@ -102,7 +107,7 @@ impl PieceCounts {
 
     #[inline(always)]
     fn add_key(&mut self, key: Key, hash: u64, count: u64) {
-        if 2 * self.used >= self.slots.len() {
+        if 4 * self.used >= 3 * self.slots.len() {
             self.grow();
         }
         let mask = self.slots.len() - 1;
@@ -242,6 +247,21 @@ mod tests {
             sum.absorb(count(&[text], &[]));
         }
         assert_eq!(as_map(&sum), as_map(&count(&texts, &[])));
+    }
+
+    #[test]
+    fn large_tables_with_little_in_common_add_up() {
+        let table = |range: std::ops::Range<u64>| {
+            let mut counts = PieceCounts::default();
+            range.for_each(|n| counts.add(format!("{n:09}").repeat(1 + (n % 7 == 0) as usize).as_bytes(), n));
+            counts
+        };
+        let mut sum = table(0..70_000);
+        sum.absorb(table(60_000..130_000));
+        let mut whole = table(0..130_000);
+        whole.absorb(table(60_000..70_000));
+        assert_eq!(as_map(&sum), as_map(&whole));
+        assert!(4 * sum.used <= 3 * sum.slots.len());
     }
 
     #[test]
