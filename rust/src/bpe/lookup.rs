@@ -4,6 +4,7 @@
 //! all are looked up, then all are written out. Of what only this thread remembers the memory is asked for in between.
 
 use std::sync::Mutex;
+use std::thread::{ThreadId, current};
 
 use super::cache::{Recent, RecentLong, Seeded, Slot};
 use super::encoder::{EncodeError, Encoder, Id};
@@ -22,7 +23,7 @@ const MAX_PIECE: usize = 1 << 30;
 pub struct Table<S: Slot> {
     seeded: Seeded<S>,
     /// What threads that encoded before have left; never waited for, so that a fork at any moment is harmless.
-    idle: Mutex<Vec<Hand<S>>>,
+    idle: Mutex<Vec<(ThreadId, Hand<S>)>>,
 }
 
 /// The memory of one thread that encodes.
@@ -72,8 +73,7 @@ impl<S: Slot> Table<S> {
     }
 
     pub fn hand(&self, splitter: &Splitter) -> Hand<S> {
-        let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
-        idle.unwrap_or_else(|| Hand {
+        self.idle_hand().unwrap_or_else(|| Hand {
             splitter: splitter.clone(),
             recent: Recent::default(),
             recent_long: RecentLong::default(),
@@ -83,9 +83,17 @@ impl<S: Slot> Table<S> {
         })
     }
 
+    /// Rather the one that this thread left: it lies in this core's caches, another's does in another's.
+    fn idle_hand(&self) -> Option<Hand<S>> {
+        let mut idle = self.idle.try_lock().ok()?;
+        let last = idle.len().checked_sub(1)?;
+        let own = idle.iter().position(|&(owner, _)| owner == current().id());
+        Some(idle.swap_remove(own.unwrap_or(last)).1)
+    }
+
     pub fn leave(&self, hand: Hand<S>) {
         if let Ok(mut idle) = self.idle.try_lock() {
-            idle.push(hand);
+            idle.push((current().id(), hand));
         }
     }
 }
@@ -217,5 +225,23 @@ impl<S: Slot> Misses<'_, S> {
             None if piece.len() <= MAX_PIECE => merger.merge_any(ranks, piece, merged),
             None => self.too_long = piece.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_gets_back_what_it_left() {
+        let order: Vec<u8> = (0..=u8::MAX).collect();
+        let vocabulary = Vocabulary::new(&order, Vec::new(), Vec::new()).unwrap();
+        let table = Table::<u16>::new(&vocabulary, &Ranks::new(&vocabulary), &[""; 0]);
+        let splitter = Splitter::new("[a-z]+|.").unwrap();
+        let (own, others) = (table.hand(&splitter), table.hand(&splitter));
+        let place = own.waiting.as_ptr();
+        table.leave(own);
+        std::thread::scope(|scope| drop(scope.spawn(|| table.leave(others))));
+        assert_eq!(table.hand(&splitter).waiting.as_ptr(), place);
     }
 }

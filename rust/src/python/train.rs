@@ -33,8 +33,9 @@ const MERGES_PER_TICK: usize = 64;
 /// Learn the merges of a byte-level BPE from an iterable of `str`, bytes or Arrow arrays.
 ///
 /// `vocab_size` is 256 bytes plus the merges, special tokens not included; those cut the text where they occur and are
-/// not learned. `progress(done, total)` is called with the number of merges now and then. Returns the merges as pairs
-/// of ids, fewer where the text does not yield as many; the first n of them are those of a smaller vocabulary.
+/// not learned. `progress(done, total)` is called with the number of merges now and then. `threads`, the calling one
+/// among them, are as many as the machine runs at once unless given. Returns the merges as pairs of ids, fewer where the
+/// text does not yield as many; the first n of them are those of a smaller vocabulary.
 #[pyfunction]
 #[pyo3(signature = (texts, vocab_size, pattern, progress=None, *, special_tokens=Vec::new(), threads=None))]
 pub fn train(
