@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from aquarat_core.config import ConfigError
+
 PEAK_BF16_FLOPS = {
     "GB200": 2500e12,
     "B200": 2250e12,
@@ -42,7 +44,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 @contextmanager
 def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
-    """With kernels that give the same bits each time, on a GPU; an operation that has none raises `RuntimeError`.
+    """With kernels that give the same bits each time, on a GPU. Raises `ConfigError` for an operation that has none.
 
     Sampling needs none of it: it adds nothing up in a changing order, and torch's other kernels for writing into its
     memory are slower.
@@ -56,6 +58,11 @@ def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
+    except RuntimeError as e:
+        if "use_deterministic_algorithms" not in str(e):
+            raise
+        reason = str(e).splitlines()[0].partition(", but you set")[0]
+        raise ConfigError(f"sums cannot repeat on this GPU ({reason}): set launch.deterministic to false") from None
     finally:
         torch.use_deterministic_algorithms(was)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aquarat_core.config import ConfigError
 from aquarat_core.training import callbacks, hardware
 from aquarat_core.training.callbacks import Record, Step, Throughput, Validation
 from aquarat_core.training.hardware import collector_paused, deterministic, peak_flops
@@ -105,6 +106,13 @@ def test_sums_repeat_where_gradients_are_computed_on_a_gpu_and_nowhere_else() ->
         with deterministic(wanted, device):
             assert torch.are_deterministic_algorithms_enabled() is expected
         assert not torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(ZeroDivisionError), deterministic(True, gpu):
-        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="of another kind"), deterministic(True, gpu):
+        raise RuntimeError("of another kind")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_whose_sums_cannot_repeat_is_said_in_terms_of_the_config() -> None:
+    said = r"sums cannot repeat on this GPU \(put_ does not have .* implementation\): set launch.deterministic to false"
+    with pytest.raises(ConfigError, match=said), deterministic(True, torch.device("cuda", 0)):
+        # As on a GPU; torch raises it on CPUs for this one too.
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
