@@ -1,7 +1,8 @@
-"""A server of the tests' own, in a thread for as long as it is needed."""
+"""Servers of the tests' own, in a thread for as long as they are needed, and ports for those in processes."""
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,12 @@ from http.server import HTTPServer
 from typing import TypeVar
 
 Server = TypeVar("Server", bound=HTTPServer)
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens at now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @contextmanager

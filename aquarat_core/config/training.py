@@ -66,7 +66,6 @@ class LaunchConfig(Strict):
     give the same but for rounding. On CPUs short rows always take the fused function."""
     float8: bool = False
     """Multiply the matrices of the blocks in 8-bit floats (base, mid and SFT), on GPUs that can: faster, less exact."""
-
     deterministic: bool = True
     """On GPUs, gradients by kernels whose sums do not depend on which thread comes first, so that a run can be repeated
     and resumed bit for bit on the same kind of GPU. On CPUs they always are."""

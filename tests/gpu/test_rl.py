@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
@@ -24,7 +23,7 @@ SINGLE = World(0, 1, GPU.device, torch.float32)
 def policy(world: World) -> Transformer:
     start = guesser()
     model = Transformer(start.config, start.vocab_size, world.compute_dtype)
-    model.load_state_dict(copy.deepcopy(start.state_dict()))
+    model.load_state_dict(start.state_dict())
     return model.to(world.device)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +20,13 @@ from aquarat_core.training.checkpointing import WorkArea, work_area
 from aquarat_core.training.distributed import distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import MetricLog
+from benchmarks.train_gpu import Silent
 from tests.gpu.conftest import GPU, NEEDS_GPU
-from tests.model.test_transformer import MODERN
+from tests.training.test_device import OPTIONS
 
 pytestmark = [NEEDS_GPU, pytest.mark.timeout(300)]
 
-SHAPE = {"depth": 3, "width_per_layer": 128, "head_size": 128, "sequence_len": 512}
-OPTIONS = {
-    "classic": {},
-    "modern": MODERN | {"window_pattern": "SSL", "n_kv_head": 1},
-    "taps": {"embedding_taps": 2, "mimetic_init": True},
-}
+SHAPE = {"depth": 3, "width_per_layer": 128, "head_size": 64, "sequence_len": 512}
 VOCABULARY, ROWS, STEPS = 1000, 8, 6
 
 
@@ -50,16 +45,14 @@ class CutAfter(Callback):
             raise Cut
 
 
-class Listening:
+class Listening(Silent):
     """A stage that keeps what is logged."""
-
-    spec, rank, wandb = None, 0, None
 
     def __init__(self, work: WorkArea | None) -> None:
         self.work, self.lines = work, []
-        self.log: Callable[[str], None] = self.lines.append
 
-    def progress(self, done: int, total: int, **_: Any) -> None: ...
+    def log(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def trained(
@@ -68,9 +61,9 @@ def trained(
     work: WorkArea | None = None,
     cut_after: int = STEPS + 1,
 ) -> tuple[list[float], dict[str, torch.Tensor], list[str]]:
-    """Losses, weights and the log's lines of a run of `STEPS` steps of three micro-batches, the last of them small."""
-    described = ModelConfig(**SHAPE | options | {k: SHAPE[k] for k in ("width_per_layer", "head_size")})
-    T, rows = described.sequence_len, 2 * ROWS + ROWS
+    """Losses, weights and the log's lines of a run of `STEPS` steps of three micro-batches."""
+    described = ModelConfig(**options | SHAPE)
+    T, rows = described.sequence_len, 3 * ROWS
     ids = np.random.default_rng(0).zipf(1.3, size=(STEPS * rows, T + 1)) % VOCABULARY
     data = PackedRows(ids.astype(np.uint16))
     launched = LaunchConfig(nproc=1, device="cuda", **launch)

@@ -22,6 +22,7 @@ import requests
 
 from aquarat_core.settings import REPO_ROOT
 from tests.launching.rig import FAST, wait_until
+from tests.serving import free_port
 
 SSHD = "/usr/sbin/sshd"
 BUCKET = "aquarat-launching"
@@ -117,9 +118,7 @@ class Sshd:
 def loopback(directory: Path, env: dict[str, str] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """This machine behind an sshd, with `env` at login: the client's configuration, and the inventory's entry."""
     keys = Keys(directory / "keys")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     server = Sshd(keys, "127.0.0.1", port, env or {})
     with keys.config.open("a") as f:
         f.write(f"Host gpu\n  HostName 127.0.0.1\n  Port {port}\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from aquarat_pipeline.launching.hosts import read_inventory
 from aquarat_pipeline.launching.tags import JOB_TAG
 from aquarat_pipeline.launching.transports import HostError, SshTransport, transport_to
 from aquarat_pipeline.launching.workers import worker_of
+from tests.serving import free_port
 
 MODULE = "tests.launching.definitions"
 FAST = {"heartbeat_seconds": 0.5, "lease_seconds": 6.0, "grace_seconds": 2.0, "min_free_gb": 0}
@@ -101,9 +101,7 @@ class Rig:
     @contextmanager
     def web_server(self) -> Iterator[WebServer]:
         """Dagster's own web server, which comes up meanwhile; it is killed in the end."""
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = free_port()
         command = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(self.workspace)]
         server = self._start("web.log", *command)
         try:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from aquarat_core.model import attention, fused
 from aquarat_core.model.attention import attend, block_mask, unavailable
-from aquarat_core.training.hardware import deterministic
 from tests.toys import CPU, random_model
 
 CASES = {  # query heads, key/value heads, tokens, window
@@ -132,8 +131,7 @@ def test_where_sums_must_repeat_flex_attention_serves_whole_contexts_too() -> No
     model = random_model(window_pattern="SL", sequence_len=512)
     model.use("flex")
     assert [block.attention.blocks is not None for block in model.blocks] == [True, False]
-    with deterministic(True, torch.device("cuda")):
-        model.use("flex")
+    model.use("flex", deterministic=True)
     whole = model.blocks[1].attention
     assert whole.blocks is block_mask(512, whole.window, CPU) and whole.window == 512
     model.use("sdpa")

@@ -18,6 +18,7 @@ import torch
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.training import distributed
 from aquarat_core.training.distributed import StartError, compute_dtype, distributed_world
+from tests.serving import free_port
 from tests.toys import CPU, ONE
 from tests.training.two_ranks import Interrupted, measure, training
 
@@ -131,9 +132,7 @@ def test_a_gpu_that_is_not_there_is_the_users_mistake() -> None:
 
 
 def test_a_rank_that_finds_nobody_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     described = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for name, value in described.items():
         monkeypatch.setenv(name, value)
