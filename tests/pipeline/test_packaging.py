@@ -64,6 +64,50 @@ def test_dotenv_is_read_not_executed_and_the_environment_wins(copy: Path) -> Non
     assert not (copy / "evil").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("V=hf_x # note", "hf_x"),
+        ("V=hf_x\t#note", "hf_x"),
+        ("V=file:///a # the store", "file:///a"),
+        ("V= # no value", ""),
+        ("V=a#b", "a#b"),
+        ("V=a b  ", "a b"),
+        ('V="a b" # c', "a b"),
+        ("V='a # b'", "a # b"),
+        ("V=it's", "it's"),
+    ],
+)
+def test_dotenv_comments_do_not_become_part_of_a_value(copy: Path, line: str, value: str) -> None:
+    (copy / ".env").write_text(line + "\n")
+    out = sourced(copy, 'load_dotenv; printf "[%s]" "$V"')
+    assert out.stdout == f"[{value}]", out.stderr
+
+
+def test_dotenv_with_an_open_quote_is_refused(copy: Path) -> None:
+    (copy / ".env").write_text("V='a b\n")
+    out = sourced(copy, "load_dotenv")
+    assert out.stderr == "run: .env line 1: the value of V begins with a quote and does not end with it.\n"
+    assert out.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "refused"),
+    [
+        (0o600, "HF_TOKEN=hf_x\n", False),
+        (0o644, "HF_TOKEN=hf_x\n", True),
+        (0o640, "WANDB_API_KEY=1\n", True),
+        (0o644, "HF_TOKEN= # none\nAQUARAT_PROFILE=tiny\n", False),
+        (0o666, "AQUARAT_PROFILE=tiny\n", True),
+    ],
+)
+def test_secrets_in_a_dotenv_that_others_can_read_are_refused(copy: Path, mode: int, text: str, refused: bool) -> None:
+    (copy / ".env").write_text(text)
+    (copy / ".env").chmod(mode)
+    out = sourced(copy, "load_dotenv; echo read")
+    assert ("chmod 600" in out.stderr, out.stdout) == (refused, "" if refused else "read\n")
+
+
 def test_dotenv_with_another_line_is_refused(copy: Path) -> None:
     (copy / ".env").write_text("A=1\nexport B=2\n")
     out = sourced(copy, "load_dotenv")
