@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,17 +103,19 @@ def format_code(code: CodeVersion) -> str:
 
 def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
     """Which ancestors can rebuild a damaged artifact, and the command that does."""
-    select = f"AQUARAT_PROFILE={manifest.profile} dagster asset materialize --select"
+    # What a manifest says comes from another machine, and the reader pastes it into a shell.
+    select = f"AQUARAT_PROFILE={shlex.quote(manifest.profile)} dagster asset materialize --select"
+    asset = shlex.quote(manifest.asset)
     if not manifest.parents:
-        return f"It has no parents, so its source rebuilds it: {select} {manifest.asset}"
+        return f"It has no parents, so its source rebuilds it: {select} {asset}"
     names = ", ".join(f"{p.asset} (manifest {p.manifest_sha256[:12]})" for p in manifest.parents)
     incomplete = _incomplete(store, manifest, {})
     if not incomplete:
-        return f"Its parents can rebuild it and are there: {names}. Run: {select} {manifest.asset}"
+        return f"Its parents can rebuild it and are there: {names}. Run: {select} {asset}"
     first = ", ".join(incomplete)
     return (
         f"Its parents can rebuild it: {names}; but files of {first} are missing too. "
-        f"Run: {select} {','.join([*incomplete, manifest.asset])}"
+        f"Run: {select} {shlex.quote(','.join([*incomplete, manifest.asset]))}"
     )
 
 

@@ -13,6 +13,7 @@ from html import escape
 from typing import Literal
 
 from aquarat_core.evaluation.stylesheet import STYLESHEET
+from aquarat_core.plain_text import fenced
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def _markdown(block: Block) -> str:
         case Figure(_, png, caption):
             return f"![{_md(caption)}]({png})\n\n{_md(caption)}"
         case Sample(title, verdict, question, completion):
-            return f"**{_md(title)}: {verdict}**\n\n{_fenced(question)}\n\n{_fenced(completion)}"
+            return f"**{_md(title)}: {verdict}**\n\n{fenced(question)}\n\n{fenced(completion)}"
 
 
 def _markdown_table(table: Table) -> str:
@@ -167,10 +168,3 @@ def _md(text: str) -> str:
     """`text` with everything Markdown or HTML would read as markup made literal, on one line."""
     one_line = " ".join(text.split())
     return re.sub(r"([\\`*\[\]|~#]|(?<!\w)_|_(?!\w))", r"\\\1", escape(one_line, quote=False))
-
-
-def _fenced(text: str) -> str:
-    """`text` as a code block whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.cli.table import table
+from aquarat_core.plain_text import printable
 from aquarat_core.settings import REPO_ROOT, store_uri
 from aquarat_pipeline.launching.commands import interpreter
 from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
@@ -89,7 +90,7 @@ def _prepare(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline.launching.prepare import prepare
 
     host = read_inventory(_home()).get(arguments.host)
-    done = _reached(host, lambda: prepare(host, REPO_ROOT, lambda line: print(line, flush=True)))
+    done = _reached(host, lambda: prepare(host, REPO_ROOT, lambda line: print(printable(line), flush=True)))
     return f"{done}\n{_doctor(argparse.Namespace(hosts=[host.name]))}"
 
 
@@ -123,7 +124,7 @@ def _each(names: list[str], ask: Callable[[Host], tuple[str, bool]]) -> Iterable
 def _report(answers: Iterable[tuple[str, bool]]) -> str:
     text = "\n".join(text for text, _ in answers)
     if not all(well for _, well in answers):
-        print(text)
+        print(printable(text))
         raise InventoryError("not all hosts are well")
     return text
 

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aquarat_core.plain_text import printable
+
 HEARTBEAT_SECONDS = 120.0
 """Dagster's daemons write theirs every 30 s."""
 
@@ -56,7 +58,7 @@ def _launch(arguments: argparse.Namespace) -> str:
         print(queued, flush=True)
         try:
             for line in submit.watch(instance, run.run_id):
-                print(line, flush=True)
+                print(printable(line), flush=True)
         except KeyboardInterrupt:
             return f"\nThe run goes on. To end it: aquarat cancel {run.run_id[:8]}"
         status = instance.get_run_by_id(run.run_id).status.value

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.artifacts import StoreError
+from aquarat_core.plain_text import printable
 from aquarat_pipeline.launching import commands
 from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.hosts import Host
@@ -69,7 +70,7 @@ class Output:
         self._attempt.job.write_json("cursor.json", self._shown)
         if chunk["lines"]:
             prefix = "" if node == "node0" else f"{node}: "
-            sys.stderr.write("".join(f"{prefix}{line}\n" for line in chunk["lines"]))
+            sys.stderr.write("".join(f"{prefix}{printable(line)}\n" for line in chunk["lines"]))
             sys.stderr.flush()
         for message in chunk["messages"]:
             self._handle(message)

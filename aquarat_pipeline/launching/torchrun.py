@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
+from aquarat_core.plain_text import fenced, printable
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
 from aquarat_pipeline.launching import commands
@@ -319,6 +320,7 @@ class _Reader(dg.PipesMessageReader):
 
     def handle(self, message: dict[str, Any]) -> None:
         """One message as the stage's process wrote it."""
+        message = _printable(message)
         if message["method"] in ("opened", "closed"):
             return
         payload = (message["params"] or {}).get("payload")
@@ -333,6 +335,17 @@ class _Reader(dg.PipesMessageReader):
         return "The stage's messages come from its job's folder in the store."
 
 
+def _printable(value: Any) -> Any:
+    """A message with all its texts made harmless: Dagster writes them to terminals and shows them in the UI."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return value
+
+
 def _lost(ending: Ending, result: dict[str, Any] | None) -> str | None:
     """Why the attempt says nothing about the stage, and another host may do better."""
     if result and result["ok"]:
@@ -345,11 +358,11 @@ def _lost(ending: Ending, result: dict[str, Any] | None) -> str | None:
 
 
 def _failure(stage: Stage, ending: Ending, result: dict[str, Any] | None) -> dg.Failure:
-    metadata = {"last_lines": dg.MetadataValue.md(f"```\n{ending.last_lines}\n```")}
+    metadata = {"last_lines": dg.MetadataValue.md(fenced(ending.last_lines))}
     if result and not result["ok"]:
         error = result["error"]
-        text = error["message"] if error["user"] else f"{error['type']}: {error['message']}"
+        text = printable(error["message"] if error["user"] else f"{error['type']}: {error['message']}")
         return dg.Failure(f"{stage.name}: {text}", metadata=metadata, allow_retries=not error["user"])
     how = f"was stopped {MOST_RESTARTS + 1} times, at last because {ending.lost}" if ending.lost else ""
     how = how or f"ended with exit code {ending.code} without saying why"
-    return dg.Failure(f"{stage.name} {how}. Its last lines:\n{ending.last_lines}", metadata=metadata)
+    return dg.Failure(f"{stage.name} {how}. Its last lines:\n{printable(ending.last_lines)}", metadata=metadata)

@@ -73,6 +73,33 @@ def test_a_stage_that_dies_silently_shows_its_last_lines(chain: Chain, order: Ca
     assert text.endswith("rank is about to die\n")
 
 
+CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
+"""What makes many terminals put a text of the sender's choice into the clipboard."""
+
+
+def test_what_a_job_prints_and_logs_cannot_command_the_terminal(
+    chain: Chain, order: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    order("aqua_dataset", say=f"printed {CLIPBOARD}", log=f"logged {CLIPBOARD}")
+    assert chain.materialize("aqua_dataset").success
+    shown = "".join(capfd.readouterr())
+    assert "printed \\x1b]52;c;ZXZpbA==\\x07" in shown
+    assert "logged \\x1b]52;c;ZXZpbA==\\x07" in shown
+    assert "\x1b]" not in shown and "\x07" not in shown
+
+
+def test_what_a_failed_stage_said_stays_a_code_block_in_the_ui(chain: Chain, order: Callable[..., None]) -> None:
+    said = f"```\n![beacon](http://evil.example/x.png)\n```` {CLIPBOARD}"
+    order("aqua_dataset", say=said, bug=f"bad {CLIPBOARD}")
+    result = chain.materialize("aqua_dataset")
+    assert failure_text(result, "aqua_dataset") == "aqua_dataset: RuntimeError: bad \\x1b]52;c;ZXZpbA==\\x07"
+    failure = next(e for e in result.all_events if e.is_step_failure).step_failure_data.user_failure_data
+    fence, *lines, last = failure.metadata["last_lines"].value.split("\n")
+    assert (fence, last) == ("`````text", "`````")
+    assert "![beacon](http://evil.example/x.png)" in lines
+    assert not any(line.startswith("`````") for line in lines)
+
+
 @pytest.fixture
 def distributed_chain(chain: Chain) -> Chain:
     """The toy chain with its checkpoints as they are, under torchrun on two ranks, and all their inputs there."""

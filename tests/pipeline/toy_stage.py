@@ -1,7 +1,7 @@
 """A stage program that speaks the real one's protocol and trains nothing; tests start it as a process.
 
-`TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `metrics`, or a way to go wrong: `user_error`,
-`bug`, `die_rank` (that rank just exits) or `hang` (a path: writes the ids of its processes there, then waits).
+`TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `metrics`, or a way to go wrong: `say` (printed),
+`log` (to Dagster), `user_error`, `bug`, `die_rank` (that rank just exits) or `hang` (a path: writes the ids of its processes there, then waits).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def main(spec_uri: str) -> int:
     orders = json.loads(os.environ.get(f"TOY_{spec.stage.upper()}", "{}"))
     rank = int(os.environ.get("RANK", "0"))
     print(f"line of rank {rank}", flush=True)
+    if "say" in orders:
+        print(orders["say"], flush=True)
     if orders.get("die_rank") == rank:
         print("rank is about to die", flush=True)
         os._exit(7)
@@ -44,6 +46,8 @@ def main(spec_uri: str) -> int:
             job.write_json("result.json", {"ok": False, "error": error})
             return 2 if kind == "user_error" else 1
     with open_dagster_pipes() as pipes:
+        if "log" in orders:
+            pipes.log.info(orders["log"])
         for done in (1, 2, 3):
             numbers = {"train/loss": 1.0 / done, "train/nothing": float("nan")}
             pipes.report_custom_message(

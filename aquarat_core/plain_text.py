@@ -1,0 +1,43 @@
+"""Text from elsewhere made harmless to show: in a terminal, in a table's cell, in Markdown.
+
+Run ids, profile names, file names and what a job prints come from other machines. A terminal obeys what they contain
+(titles, clipboard, cursor movement), and a Markdown viewer fetches the images they name.
+"""
+
+from __future__ import annotations
+
+import re
+
+_COLOR = re.compile(r"\x1b\[[0-9;:]*m")
+# Control characters but tab and newline; line separators; characters that reverse the reading direction; halves of
+# surrogate pairs, which no encoding can write.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` without colors, and with every character that a terminal would obey written as its escape, `\\x1b`.
+
+    Tabs and newlines stay.
+    """
+    return _UNSAFE.sub(_escape, _COLOR.sub("", text).replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """`printable(text)` with tabs and newlines written as escapes too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def fenced(text: str) -> str:
+    """`printable(text)` as a Markdown code block that nothing in `text` can end."""
+    text = printable(text)
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if found[0] == "\r":
+        return "\\r"
+    # From 0x7f on as JSON writes it, where these may stand bare: what was JSON stays JSON.
+    return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"
