@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import limit
+
 if TYPE_CHECKING:
     import dagster
 
@@ -25,10 +27,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(8, len(os.sched_getaffinity(0)) + 1) if whole else 0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no process is left alone with one in the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process is left alone with one in the end.
+
+    What calls a test hung follows the machine: twice its limit on a quiet one, more on one that is slow or busy.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    usual = float(config.getini("timeout"))
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        item.add_marker(pytest.mark.timeout(limit(marker.args[0] if marker else usual)), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from aquarat_core.plain_text import fenced, one_line, printable
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("plain, two\nlines\tand a tab \u00e9 \u4e2d \U0001f600", "plain, two\nlines\tand a tab \u00e9 \u4e2d \U0001f600"),
+        ("two\nlines\ta tab \u00e9 \u4e2d \U0001f600", "two\nlines\ta tab \u00e9 \u4e2d \U0001f600"),
         ("\x1b[1;31mred\x1b[0m", "red"),
         ("\x1b]52;c;eA==\x07", "\\x1b]52;c;eA==\\x07"),
         ("a\rb\r\nc", "a\\rb\nc"),

@@ -14,6 +14,7 @@ import pytest
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, Parent
 from tests.artifacts.emulator import BUCKET, emulator
 from tests.artifacts.fault_proxy import FaultProxy, fault_proxy
+from tests.patience import limit
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +123,6 @@ def work(*workers: subprocess.Popen[str]) -> list[str]:
     for worker in workers:
         worker.stdin.write("\n")
         worker.stdin.flush()
-    outputs = [worker.communicate(timeout=60) for worker in workers]
+    outputs = [worker.communicate(timeout=limit(60)) for worker in workers]
     assert [err for _, err in outputs] == [""] * len(workers)
     return [out for out, _ in outputs]

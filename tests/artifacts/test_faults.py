@@ -13,6 +13,7 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore, digest_file
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.artifacts.retry import Retry
+from tests.patience import limit
 
 from .conftest import Publish
 from .fault_proxy import FaultProxy
@@ -165,7 +166,7 @@ def _fail() -> None:
 
 def test_files_of_one_artifact_are_sent_beside_each_other(proxy: FaultProxy, gs_uri: str, publish: Publish) -> None:
     """Each upload waits in the proxy until another is there: one after the other they would never end."""
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=limit(10))
 
     def plan(method: str, path: str) -> str:
         if "uploadType=media" in path:

@@ -57,14 +57,14 @@ def test_advice_to_paste_runs_nothing_but_its_command(publish: Publish, tmp_path
     store = ArtifactStore.open(f"file://{tmp_path}/store")
     tool = tmp_path / "bin" / "dagster"
     tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\nprintf '%s|' \"$AQUARAT_PROFILE\" \"$@\"\n")
+    tool.write_text('#!/bin/sh\nprintf \'%s|\' "$AQUARAT_PROFILE" "$@"\n')
     tool.chmod(0o755)
     evil = publish(store, "aqua_dataset", {"a": b"1"}, profile="demo; touch stolen #")
     child = publish(store, "tokenizer", {"a": b"2"}, profile="$(touch stolen)", parents=[evil])
     for artifact in (evil, child):
         command = rebuild_advice(store, artifact.manifest).split(": ", 1)[1].removeprefix("Run: ")
         command = command[command.index("AQUARAT_PROFILE=") :]
-        ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, env={"PATH": f"{tool.parent}:/usr/bin:/bin"}, text=True,
-                             capture_output=True)  # fmt: skip
+        path = {"PATH": f"{tool.parent}:/usr/bin:/bin"}
+        ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=path, text=True, capture_output=True)
         assert ran.stdout == f"{artifact.manifest.profile}|asset|materialize|--select|{artifact.asset}|", ran.stderr
     assert not (tmp_path / "stolen").exists()

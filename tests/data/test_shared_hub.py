@@ -11,6 +11,7 @@ import pytest
 from aquarat_core.data.mixture import read_conversations
 from aquarat_core.tasks.answers import LETTERS, parse_answer
 from aquarat_core.tasks.aqua import permute, prompt, read_questions, target
+from tests.patience import limit
 
 SERVER = (Path(__file__).parents[3] / "shared/tools/hub_server.py").resolve()
 
@@ -25,7 +26,7 @@ def endpoint(tmp_path_factory) -> str:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + limit(30)
     while not (port_file.is_file() and port_file.read_text()):
         assert time.monotonic() < deadline and server.poll() is None, "the Hub server did not start"
         time.sleep(0.05)

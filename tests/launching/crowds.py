@@ -18,8 +18,9 @@ from aquarat_pipeline.launching.hosts import Host, read_inventory
 from aquarat_pipeline.launching.tags import JOB_TAG
 from aquarat_pipeline.launching.transports import transport_to
 from aquarat_pipeline.launching.workers import worker_of
-from tests.launching.rig import Rig, wait_until
+from tests.launching.rig import Rig
 from tests.launching.survival import ASSET
+from tests.patience import wait_until
 
 ENDLESS = 10_000
 HOSTS = 10

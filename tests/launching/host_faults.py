@@ -12,8 +12,9 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_pipeline.cli.hosts import examine
 from aquarat_pipeline.launching.hosts import read_inventory
 from tests.launching.network import Network
-from tests.launching.rig import Rig, wait_until
+from tests.launching.rig import Rig
 from tests.launching.survival import ASSET, STEPS, cancelled, command_of, expect, training
+from tests.patience import wait_until
 
 MEBIBYTE = 1 << 20
 
@@ -53,7 +54,7 @@ def host_killed(rig: Rig, network: Network) -> dict[str, Any]:
 
 def network_away(rig: Rig, network: Network) -> dict[str, Any]:
     """The host runs on without its network: it must have stopped the job when the other starts it."""
-    run_id = training(rig, seconds=1.0)
+    run_id = training(rig)
     first = set(rig.members(run_id))
     assert first
     network.cut(0)
@@ -67,7 +68,7 @@ def network_away(rig: Rig, network: Network) -> dict[str, Any]:
 
 def control_host(rig: Rig, network: Network) -> dict[str, Any]:
     """Every process of the control host dies at once; then its daemon is started again."""
-    run_id = training(rig, seconds=1.0)
+    run_id = training(rig)
     rig.kill_everything()
     time.sleep(2)
     rig.start_daemon()
@@ -120,6 +121,7 @@ def cancel_uploading(rig: Rig, network: Network) -> dict[str, Any]:
         run_id = training(rig, steps=3, content=32 * MEBIBYTE)
         store = ArtifactStore.open(rig.store_uri)
         before = store.latest(ASSET)
+        rig.release(ASSET)
         rig.wait_for_step(run_id, ASSET, 3)
         sent = network.sent(0)
         wait_until(lambda: network.sent(0) > sent + MEBIBYTE, 30, "the upload has begun")

@@ -21,7 +21,8 @@ from typing import Any, Literal
 import requests
 
 from aquarat_core.settings import REPO_ROOT
-from tests.launching.rig import FAST, wait_until
+from tests.launching.rig import FAST
+from tests.patience import limit, wait_until
 from tests.serving import free_port
 
 SSHD = "/usr/sbin/sshd"
@@ -278,7 +279,7 @@ class Network:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wait_until(lambda: _answers(address, port), 20, "the bucket answers")
-        requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=5).raise_for_status()
+        requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=limit(5)).raise_for_status()
         return server, url
 
 

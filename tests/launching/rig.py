@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,19 +30,11 @@ from aquarat_pipeline.launching.hosts import read_inventory
 from aquarat_pipeline.launching.tags import JOB_TAG
 from aquarat_pipeline.launching.transports import HostError, SshTransport, transport_to
 from aquarat_pipeline.launching.workers import worker_of
+from tests.patience import limit, wait_until
 from tests.serving import free_port
 
 MODULE = "tests.launching.definitions"
 FAST = {"heartbeat_seconds": 0.5, "lease_seconds": 6.0, "grace_seconds": 2.0, "min_free_gb": 0}
-
-
-def wait_until(what: Callable[[], Any], seconds: float, why: str) -> Any:
-    """The first true value of `what()`; fails with `why` when it takes longer."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {why}"
-        time.sleep(0.1)
-    return found
 
 
 class Rig:
@@ -91,7 +83,16 @@ class Rig:
 
     def order(self, asset: str, **orders: Any) -> None:
         """What the toy trainer of an asset shall do from now on."""
-        JobDir(open_backend(self.store_uri), "orders").write_json(f"{asset}.json", orders)
+        self._orders().write_json(f"{asset}.json", {**orders, "number": time.monotonic_ns()})
+
+    def release(self, asset: str) -> None:
+        """Lets the trainer go on that the last order holds."""
+        folder = self._orders()
+        if order := folder.read_json(f"{asset}.json"):
+            folder.write_json(f"{asset}.released.json", {"number": order["number"]})
+
+    def _orders(self) -> JobDir:
+        return JobDir(open_backend(self.store_uri), "orders")
 
     def start_daemon(self) -> subprocess.Popen:
         """Dagster's own daemon, which brings its code server along."""
@@ -259,12 +260,12 @@ class WebServer:
 
     def _answers(self) -> bool:
         with suppress(requests.ConnectionError):
-            return requests.get(f"{self._url}/server_info", timeout=10).ok
+            return requests.get(f"{self._url}/server_info", timeout=limit(10)).ok
         return False
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data that answers a GraphQL query."""
-        answer = requests.post(f"{self._url}/graphql", json={"query": query, "variables": variables}, timeout=30)
+        answer = requests.post(f"{self._url}/graphql", json={"query": query, "variables": variables}, timeout=limit(30))
         answer.raise_for_status()
         assert "errors" not in answer.json(), answer.json()
         return answer.json()["data"]

@@ -16,7 +16,8 @@ from typing import Any
 import dagster as dg
 
 from aquarat_pipeline.launching import submit
-from tests.launching.rig import Rig, assert_nothing_left, assert_survived, wait_until
+from tests.launching.rig import Rig, assert_nothing_left, assert_survived
+from tests.patience import wait_until
 
 ASSET = "sft_checkpoint"
 STEPS = 8
@@ -27,8 +28,8 @@ Victims = Callable[[Rig, str], Iterable[int]]
 
 
 def training(rig: Rig, **orders: Any) -> str:
-    """A run whose trainer has made its second step."""
-    rig.order(ASSET, **{"steps": STEPS, "seconds": 0.5, **orders})
+    """A run whose trainer has made its second step, and does not make its last before the rig releases it."""
+    rig.order(ASSET, **{"steps": STEPS, "seconds": 0.5, "hold": orders.get("steps", STEPS) - 1, **orders})
     run_id = rig.launch(ASSET)
     rig.wait_for_step(run_id, ASSET, 2)
     return run_id
@@ -47,6 +48,7 @@ def killed(rig: Rig, victims: Victims, trainers: int, how: signal.Signals = sign
 def expect(rig: Rig, run_id: str, trainers: int) -> dict[str, Any]:
     """The run succeeds as `assert_survived` says, by that many trainers one after the other."""
     began = time.monotonic()
+    rig.release(ASSET)
     rig.wait(run_id)
     seconds = time.monotonic() - began
     found = assert_survived(rig, run_id, ASSET, STEPS)
@@ -57,17 +59,19 @@ def expect(rig: Rig, run_id: str, trainers: int) -> dict[str, Any]:
 
 
 def cancelled(rig: Rig, run_id: str, left: int = 0, cancel: Callable[[str], Any] | None = None) -> dict[str, Any]:
-    """Cancels the run, by `cancel` or as `aquarat cancel` does: it ends in time, its trainer with it, and for good."""
+    """Cancels the run, by `cancel` or as `aquarat cancel` does: it ends, its trainer with it, and for good.
+
+    Its `seconds` are held against `CANCELLED_WITHIN` by `./run bench faults`, on a quiet machine.
+    """
     began = time.monotonic()
     if cancel:
         cancel(run_id)
-        wait_until(lambda: rig.run(run_id).is_finished, CANCELLED_WITHIN, "the run ends")
     else:
         submit.cancel(rig.instance, rig.run(run_id))
+    wait_until(lambda: rig.run(run_id).is_finished, CANCELLED_WITHIN, "the run ends")
     assert rig.run(run_id).status == dg.DagsterRunStatus.CANCELED, rig.story(run_id)
     wait_until(lambda: len(rig.leases()) == left, CANCELLED_WITHIN, "the lease is given back")
     seconds = time.monotonic() - began
-    assert seconds < CANCELLED_WITHIN
     made = len(rig.trace(run_id, ASSET))
     time.sleep(1.5)
     assert len(rig.trace(run_id, ASSET)) == made

@@ -19,7 +19,7 @@ from aquarat_core.agent.folder import FileFolder
 from aquarat_pipeline.launching.bundle import agent
 from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.transports import HostError, LocalTransport
-from tests.launching.rig import wait_until
+from tests.patience import wait_until
 
 LEAVES_A_CHILD = (
     "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"

@@ -40,7 +40,7 @@ def test_survives(busy: Rig, case: Callable[[Rig], dict]) -> None:
 
 
 def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
-    busy.order(ASSET, steps=60, seconds=0.5)
+    busy.order(ASSET, steps=8, seconds=0.5, hold=7)
     aquarat = [sys.executable, "-u", "-m", "aquarat_core.cli"]
     env = {**os.environ, **busy.environment, "DAGSTER_MODULE_NAME": MODULE}
     launch = subprocess.Popen(

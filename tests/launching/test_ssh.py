@@ -31,7 +31,8 @@ from aquarat_pipeline.launching.transports import HostError, SshTransport
 from tests.artifacts.emulator import BUCKET, emulator
 from tests.launching.guarded_bucket import GuardedBucket, guarded
 from tests.launching.network import SSHD, loopback
-from tests.launching.rig import Rig, wait_until
+from tests.launching.rig import Rig
+from tests.patience import wait_until
 
 SECRET = "planted-7f3a-secret"
 TOKEN = "planted-91bc-token"
@@ -156,11 +157,13 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
         for name, value in (rig.environment | {"WANDB_API_KEY": SECRET}).items():
             monkeypatch.setenv(name, value)
         rig.order("aqua_dataset", steps=1)
-        rig.order("sft_checkpoint", steps=8, seconds=1)
+        rig.order("sft_checkpoint", steps=8, seconds=1, hold=7)
         first, _ = in_a_thread(rig, "aqua_dataset")
         first.join()
         thread, found = in_a_thread(rig, "sft_checkpoint")
-        private, lines, environments = _watch(thread, tmp_path)
+        # The last step is made once a third token is in use.
+        release = lambda: len(bucket.used) >= 3 and rig.release("sft_checkpoint")  # noqa: E731
+        private, lines, environments = _watch(thread, tmp_path, release)
         assert found[0].success, rig.story(found[0].run_id)
         assert lines == set()
         assert environments, "the job did not get what is forwarded to it"
@@ -202,7 +205,7 @@ def test_a_hosts_token_opens_its_stores_prefix_and_no_other(
     assert len(bucket.refused) == 5 and bucket.used == {token}
 
 
-def _watch(thread: Thread, directory: Path) -> tuple[set[str], set[str], int]:
+def _watch(thread: Thread, directory: Path, release: Callable[[], Any]) -> tuple[set[str], set[str], int]:
     """While the run goes on: files and command lines that hold what is planted, and trainers that have the key."""
     private: set[str] = set()
     lines: set[str] = set()
@@ -214,6 +217,7 @@ def _watch(thread: Thread, directory: Path) -> tuple[set[str], set[str], int]:
             environments += SECRET in environment and "trainer.py" in command
             assert TOKEN not in environment and OWN not in environment
         private |= _files_with(directory, *PLANTED)
+        release()
         time.sleep(0.2)
     return private, lines, environments
 

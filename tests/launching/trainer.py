@@ -1,8 +1,9 @@
 """A stage program that trains nothing but can be killed: it saves every step and goes on from the last one saved.
 
 `<store>/orders/<asset>.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step), `fill`
-(writes that many bytes to its scratch space first), `content`
-(publishes that many random bytes). Every step leaves a line in `<store>/trace/<asset>.jsonl`.
+(writes that many bytes to its scratch space first), `content` (publishes that many random bytes), `hold` (the step
+after which it waits for `<store>/orders/<asset>.released.json` to name the order's `number`). Every step leaves a
+line in `<store>/trace/<asset>.jsonl`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(spec_uri: str) -> int:
             Path(mkdtemp(), "filling").write_bytes(b"\1" * orders["fill"])
         if rank == 0:
             with open_dagster_pipes() as pipes:
-                _train(own, spec, orders, pipes, reduce)
+                _train(own, spec, orders, pipes, reduce, lambda: _wait(job, spec.stage, orders))
         else:
             for _ in range((own.read_json("state.json") or {"step": 0})["step"], orders.get("steps", 3)):
                 time.sleep(orders.get("seconds", 0))
@@ -41,12 +42,11 @@ def main(spec_uri: str) -> int:
         job.create_json("result.json", {"ok": False, "error": {"type": "OSError", "message": str(e), "user": False}})
         return 1
     if rank == 0:
-        time.sleep(orders.get("publishing", 0))
         job.write_json("result.json", _publish(spec, orders.get("content", 16)))
     return 0
 
 
-def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce) -> None:
+def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce, wait) -> None:
     steps = orders.get("steps", 3)
     first = (own.read_json("state.json") or {"step": 0})["step"]
     began = time.time()
@@ -63,7 +63,16 @@ def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce) -> None:
         pipes.report_custom_message(
             {"aquarat": "progress", "done": step, "total": steps, "unit": "steps", "metrics": {"train/loss": 1 / step}}
         )
+        if step == orders.get("hold"):
+            wait()
     own.write_json("times.json", {"first": began, "last": time.time()})
+
+
+def _wait(job: JobDir, stage: str, orders: dict) -> None:
+    """Until the order is released: what a test does to a running job must not depend on how fast either is."""
+    folder = JobDir(job.backend, "orders")
+    while (folder.read_json(f"{stage}.released.json") or {}).get("number") != orders["number"]:
+        time.sleep(0.1)
 
 
 def _publish(spec: StageSpec, size: int) -> dict:

@@ -17,6 +17,7 @@ from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.memory import PeakMemory
+from tests.patience import limit
 from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain, failure_text
 
@@ -29,7 +30,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_for(path: Path, seconds: float = 60) -> str:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + limit(seconds)
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} does not appear"
         time.sleep(0.05)

@@ -1,7 +1,8 @@
 """A stage program that speaks the real one's protocol and trains nothing; tests start it as a process.
 
-`TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `metrics`, or a way to go wrong: `say` (printed),
-`log` (to Dagster), `user_error`, `bug`, `die_rank` (that rank just exits) or `hang` (a path: writes the ids of its processes there, then waits).
+`TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `metrics`, `say` (printed), `log` (to
+Dagster), or a way to go wrong: `user_error`, `bug`, `die_rank` (that rank just exits) or `hang` (a path: writes the ids
+of its processes there, then waits).
 """
 
 from __future__ import annotations

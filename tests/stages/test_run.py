@@ -13,6 +13,7 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.stages.base import StageContext
 from aquarat_core.tasks.aqua import read_questions
+from tests.patience import limit
 from tests.stages.conftest import Bench
 
 AQUA = {"n_train": 30, "n_validation": 10, "n_test": 10, "seed": 7}
@@ -24,7 +25,7 @@ def start(bench: Bench, config: Any, attempt: int, root: Path, stage: str = "aqu
     assert job.create_json("spec.json", spec)
     done = subprocess.run(
         [sys.executable, "-m", "aquarat_core.stages.run", f"{job.uri}/spec.json"],
-        env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=limit(120),
     )  # fmt: skip
     return done, job.read_json("result.json")
 

@@ -13,6 +13,7 @@ import pytest
 
 from aquarat_core.artifacts import StoreError
 from aquarat_core.scratch import scratch_folder
+from tests.patience import limit
 from tests.stages.conftest import Bench
 from tests.stages.test_run import AQUA, start
 
@@ -45,7 +46,7 @@ def test_what_a_killed_stage_left_goes_with_the_next_and_a_living_ones_stays(
             [sys.executable, "-m", "aquarat_core.stages.run", f"{job.uri}/spec.json"],
             env=os.environ | {"PYTHONPATH": str(root)},
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + limit(60)
         while not list(tmp_path.glob("aquarat-scratch/aqua_dataset-*/files/content")):
             assert victim.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)

@@ -20,6 +20,7 @@ import tiktoken
 
 from aquarat_core.config import SPLIT_PATTERN, TokenizerConfig
 from aquarat_core.text.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from tests.patience import limit
 
 TEXTS = ["How many apples? 12 + 3 = 15.", "", "naïve 漢字 🙂\r\n\n  x", "  spaces   and\ttabs \n", "don't DON'T"]
 
@@ -224,7 +225,7 @@ def test_a_fork_while_others_encode_is_harmless(tokenizer: Tokenizer) -> None:
         for _ in range(3):
             child = context.Process(target=_encode_all, args=(tokenizer, queue))
             child.start()
-            assert queue.get(timeout=60) == tokenizer.encode_batch(TEXTS)
+            assert queue.get(timeout=limit(60)) == tokenizer.encode_batch(TEXTS)
             child.join(60)
             assert child.exitcode == 0
     finally:

@@ -18,6 +18,7 @@ import torch
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.training import distributed
 from aquarat_core.training.distributed import StartError, compute_dtype, distributed_world
+from tests.patience import limit
 from tests.serving import free_port
 from tests.toys import CPU, ONE
 from tests.training.two_ranks import Interrupted, measure, training
@@ -42,7 +43,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[dict[str,
     env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
         [*torchrun, str(Path(__file__).with_name("two_ranks.py")), str(folder)],
-        env=env, capture_output=True, text=True, timeout=240,
+        env=env, capture_output=True, text=True, timeout=limit(240),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     measured = json.loads((folder / "measured.json").read_text()) | {"folder": folder}
