@@ -17,6 +17,7 @@ from torch import Tensor
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model.fused import keep_freed_memory
 from aquarat_core.settings import cache_dir
+from aquarat_core.training.torchrun import MEETING, ranks_store
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
@@ -89,7 +90,7 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
         # Read by the first matrix product: without it cuBLAS may choose by what else runs.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if size > 1:
-        _join("nccl" if cuda else "gloo", rank, size, device)
+        join("nccl" if cuda else "gloo", rank, size, device)
     try:
         yield World(rank, size, device, compute_dtype(launch, device))
     finally:
@@ -97,14 +98,17 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
+def join(backend: str, rank: int, size: int, device: torch.device) -> None:
     """Wait for all ranks. Raises `StartError`, one line on each rank, where they do not find each other."""
+    store = ranks_store(size)
+    # Without a store of its own torch asks the environment, as torchrun's own means fill it.
+    meeting = {"store": store, "rank": rank, "world_size": size} if store else {}
     try:
         # Bound to its GPU, NCCL connects here, and not in the first exchange, and no rank guesses another's device.
         bound = device if device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound)
+        dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound, **meeting)
     except (dist.DistError, RuntimeError, ValueError) as e:
-        place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        place = os.environ.get(MEETING) or f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise StartError(
             f"rank {rank} of {size} could not join the others at {place} ({str(e).splitlines()[0]}): start all ranks "
             f"within {JOIN_TIMEOUT.total_seconds():.0f} s of each other, and let the hosts reach that port"
