@@ -143,6 +143,6 @@ def _network(problems: list[str], want: dict[str, Any]) -> None:
         return
     if ipaddress.ip_address(address).is_global:
         problems.append(
-            f"its network_address {address} is a public one: who reaches port {port} there can disturb a job on several "
-            "hosts; give its address in the hosts' private network"
+            f"its network_address {address} is a public one: who reaches port {port} there can disturb a job on "
+            "several hosts; give its address in the hosts' private network"
         )

@@ -17,6 +17,8 @@ MAX_PARSE_FALL = 0.2
 """By how much the parse rate may be below the highest so far."""
 MAX_PARTING = 0.1
 """By how much the reward may have risen beyond what held-out accuracy rose by since the start."""
+MAX_SILENT_SHARE = 0.5
+"""Share of the recent steps that may have had no gradient at all."""
 SMOOTHING = 0.8
 """Share of the past in the running means: one step's letters are few."""
 
@@ -34,7 +36,7 @@ class Alarms:
 
     def watch(self, figures: Mapping[str, float]) -> tuple[int, list[str]]:
         """How many alarms hold after a step with these figures, and a sentence for each that has just begun."""
-        watched = ("rl/parse_rate", "rl/acc", *(f"rl/letter_{letter}" for letter in LETTERS))
+        watched = ("rl/parse_rate", "rl/acc", "rl/silent", *(f"rl/letter_{letter}" for letter in LETTERS))
         for name in watched:
             if name in figures:
                 self._means[name] = SMOOTHING * self._means.get(name, figures[name]) + (1 - SMOOTHING) * figures[name]
@@ -60,6 +62,12 @@ class Alarms:
             found["parse_rate"] = (
                 f"alarm: {now:.0%} of the completions answer in form, after {self._best_parse:.0%}: the policy is "
                 "losing the form; lower optim.lr_scale, or add a KL term (objective.kl)"
+            )
+        if (share := self._means.get("rl/silent", 0.0)) > MAX_SILENT_SHARE:
+            found["silent"] = (
+                f"alarm: {share:.0%} of the last steps taught nothing, since every group's samples earned the same: "
+                "raise group_size, prompts_per_step or temperature, or take questions that are neither too easy nor "
+                "too hard (curriculum, refill_rounds)"
             )
         risen, held_out = self._parting
         if risen - held_out > MAX_PARTING:

@@ -126,6 +126,7 @@ class Trainer:
             "kl_sequence_mean": last["rl/kl_sequence_mean"],
             "held_out_accuracy_before": first["eval/accuracy"],
             "held_out_accuracy_after": last["eval/accuracy"],
+            "silent_steps": last["rl/silent_steps"],
             "held_out_accuracy_best": self.best.accuracy,
             "best_step": self.best.step or 0,
             "sampled_tokens": round(self.progress.tokens),

@@ -49,7 +49,9 @@ class Learner:
             found = dict(zip(_SUMS, self.world.sum(sums).tolist(), strict=True))
             index = step * self.config.objective.updates_per_batch + update
             applied = {name.replace("train/", "rl/"): x for name, x in self.updater.apply(index).items()}
-            figures |= applied | _clip_figures(found)
+            # 1 where no update of the step had a gradient.
+            silent = float(applied["rl/grad_norm"] == 0 and figures.get("rl/silent", 1.0))
+            figures |= applied | _clip_figures(found) | {"rl/silent": silent}
             if update == 0:
                 figures |= _sampling_figures(found)
         return figures

@@ -92,6 +92,7 @@ def train(
         "tokens_per_second": tokens / throughput.seconds,
         "model_flops_per_second": flops * tokens / throughput.seconds,
         "skipped_steps": updater.skipped,
+        "silent_steps": updater.silent,
         "checkpoint_seconds": checkpointer.blocked_seconds,
     }
 

@@ -61,6 +61,10 @@ class Exchange:
 
     def __init__(self, shares: list[list[Piece]], world: World) -> None:
         self.world, self.mine = world, shares[world.rank]
+        self._names = [piece.name for share in shares for piece in share]
+        before = sum(len(share) for share in shares[: world.rank])
+        self.places = range(before, before + len(self.mine))
+        """Of this rank's pieces among those of all ranks."""
         if world.size == 1:
             return
         capacity = max(sum(piece.numel for piece in share) for share in shares)
@@ -74,6 +78,15 @@ class Exchange:
         self._own_views = [view for _, view in _views(self.mine, self._own)]
         summed = self._flat[world.rank * capacity : (world.rank + 1) * capacity]
         self._summed_views = [view for _, view in _views(self.mine, summed)]
+
+    @property
+    def n_pieces(self) -> int:
+        """Of all ranks."""
+        return len(self._names)
+
+    def moving(self, lengths: Sequence[float]) -> set[str]:
+        """Names of the parameters with a gradient that is not zero in any rank's piece; a length for each piece."""
+        return {name for name, length in zip(self._names, lengths, strict=True) if length}
 
     def gradients(self) -> list[Tensor]:
         """Summed over all ranks, those of this rank's pieces; every `grad` is there, and is free to be dropped."""

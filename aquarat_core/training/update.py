@@ -27,6 +27,10 @@ class Updater:
 
     The caller divides its losses by the number of target tokens of all ranks and micro-batches before the backward
     pass: gradients are summed here, not averaged, so the result does not depend on how the batch was cut.
+
+    A gradient of zero moves nothing. Muon scales whatever momentum there is to a step of full length, so that without
+    a gradient weights would walk on in the direction of old steps. A parameter whose summed gradient is zero keeps its
+    weights and moments and is not decayed; a step without any gradient changes nothing, AdamW's count included.
     """
 
     def __init__(self, model: Transformer, config: OptimConfig, steps: int, world: World) -> None:
@@ -34,29 +38,35 @@ class Updater:
         self.parameters = [p for p in model.parameters() if p.numel()]
         self._exchange = Exchange(plan(parameter_groups(model, config), world.size), world)
         self.moments = {(p.name, p.start): _fresh_moments(p) for p in self._exchange.mine}
+        self._slots = torch.tensor(self._exchange.places, device=world.device)
         self.applied = 0
         """Steps that were applied: AdamW's count."""
         self.skipped = 0
+        self.silent = 0
+        """Steps without a gradient."""
 
     def apply(self, step: int) -> dict[str, float]:
         """Reduce, clip, step and clear the gradients; returns the global gradient norm and the rate's factor.
 
-        A non-finite gradient skips the step; more than `MAX_SKIPPED` of them raise `FloatingPointError`. Reading the
-        norm is the one place where the host waits for a GPU in a step: whether the update happens decides AdamW's count
-        and what every rank does next, and a device that decided alone would pay with passes over all moments.
+        A gradient of zero moves nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
+        `FloatingPointError`. Reading the norms is the one place where the host waits for a GPU in a step: whether the
+        update happens decides AdamW's count and what every rank does next, and a device that decided alone would pay
+        with passes over all moments.
         """
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         grads = self._exchange.gradients()
-        norm_there = self._norm(grads)
-        norm = float(norm_there)
+        norm_there, squares = self._norms(grads)
+        norm, *lengths = read(torch.cat([norm_there[None], squares]))
         factor = lr_factor(step, self.steps, self.config)
-        if math.isfinite(norm):
+        if norm == 0:
+            self.silent += 1
+        elif math.isfinite(norm):
             if self.config.grad_clip is not None and grads:
                 torch._foreach_mul_(grads, (self.config.grad_clip / (norm_there + 1e-6)).clamp(max=1.0))
             self.applied += 1
-            self._update(step, grads, factor)
+            self._update(step, grads, factor, self._exchange.moving(lengths))
             self._exchange.spread_weights()
         else:
             self.skipped += 1
@@ -66,18 +76,26 @@ class Updater:
                 )
         for parameter in self.parameters:
             parameter.grad = None
-        return {"train/grad_norm": norm, "train/lr_factor": factor, "train/skipped_steps": self.skipped}
+        return {
+            "train/grad_norm": norm,
+            "train/lr_factor": factor,
+            "train/skipped_steps": self.skipped,
+            "train/silent_steps": self.silent,
+        }
 
-    def _norm(self, grads: list[Tensor]) -> Tensor:
-        """Euclidean norm of the summed gradients of all ranks."""
-        squares = torch.zeros((), device=self.world.device)
+    def _norms(self, grads: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Euclidean norm of the summed gradients of all ranks, and the squared norms of all ranks' pieces."""
+        found = torch.zeros(1 + self._exchange.n_pieces, device=self.world.device)
         if grads:
-            squares += torch.stack(torch._foreach_norm(grads)).square().sum()
-        return self.world.sum(squares).sqrt()
+            squares = torch.stack(torch._foreach_norm(grads)).square()
+            found[0] = squares.sum()
+            found[1 + self._slots] = squares
+        self.world.sum(found)
+        return found[0].sqrt(), found[1:]
 
     @torch.no_grad()
-    def _update(self, step: int, grads: list[Tensor], factor: float) -> None:
-        pairs = zip(self._exchange.mine, grads, strict=True)
+    def _update(self, step: int, grads: list[Tensor], factor: float, moving: set[str]) -> None:
+        pairs = [(p, grad) for p, grad in zip(self._exchange.mine, grads, strict=True) if p.name in moving]
         for _, members in groupby(pairs, key=lambda pair: id(pair[0].group)):
             pieces, given = zip(*members, strict=True)
             group = pieces[0].group
@@ -102,15 +120,21 @@ class Updater:
         moments: dict[str, dict[str, Any]] = {}
         for (name, start), tensors in self.moments.items():
             moments.setdefault(name, {})[str(start)] = tensors
-        return {"applied": self.applied, "skipped": self.skipped, "moments": moments}
+        return {"applied": self.applied, "skipped": self.skipped, "silent": self.silent, "moments": moments}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Take this rank's share of the moments of all ranks, however many wrote them."""
         self.applied, self.skipped = state_dict["applied"], state_dict["skipped"]
+        self.silent = state_dict.get("silent", 0)  # not in states saved before it was counted
         for piece in self._exchange.mine:
             saved = sorted(state_dict["moments"][piece.name].items(), key=lambda item: int(item[0]))
             for kind, mine in self.moments[piece.name, piece.start].items():
                 mine.copy_(piece.of(torch.cat([tensors[kind] for _, tensors in saved])))
+
+
+def read(numbers: Tensor) -> list[float]:
+    """The numbers on the host, which waits for the device and copies them at once."""
+    return numbers.cpu().tolist()
 
 
 def _fresh_moments(piece: Piece) -> dict[str, Tensor]:

@@ -55,6 +55,16 @@ def test_reward_and_held_out_accuracy_that_part_ways_ring() -> None:
     assert n == 1 and "accuracy in training rose by +0.297, held-out accuracy by -0.020" in text
 
 
+def test_steps_that_teach_nothing_ring() -> None:
+    alarms = Alarms()
+    alarms.watch(CALM | {"rl/silent": 0.0})
+    seen = [alarms.watch(CALM | {"rl/silent": 1.0}) for _ in range(6)]
+    # Smoothed by 0.8: 0.20, 0.36, 0.49, 0.59, ...
+    assert [n for n, _ in seen] == [0, 0, 0, 1, 1, 1]
+    assert seen[3][1][0].startswith("alarm: 59% of the last steps taught nothing")
+    assert sum(len(new) for _, new in seen) == 1
+
+
 def test_a_restored_watch_goes_on_as_the_first_would() -> None:
     first, second = Alarms(), Alarms()
     first.watch(CALM | {"eval/accuracy": 0.3})

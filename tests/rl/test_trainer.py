@@ -32,6 +32,7 @@ FIGURES = {
     "rl/given_tokens_mean",
     "rl/solved_none", "rl/solved_some", "rl/solved_all", "rl/zero_variance_groups", "rl/letter_A", "rl/letter_B",
     "rl/letter_C", "rl/letter_D", "rl/letter_E", "rl/grad_norm", "rl/lr_factor", "rl/skipped_steps",
+    "rl/silent_steps", "rl/silent",
     "rl/clip_low_rate", "rl/clip_high_rate", "rl/truncated_weights", "rl/sampler_logp_difference",
     "rl/entropy_mean", "rl/kl_sequence_mean", "rl/kl_sequence_k1", "rl/curriculum_seen", "rl/curriculum_useful",
     "rl/refilled_groups", "rl/trained_tokens", "rl/kl_letter_mean", "rl/letter_margin_mean",
@@ -118,6 +119,28 @@ def test_a_step_without_differences_leaves_the_policy_alone(any_start: None) -> 
     assert (figures["rl/mean_reward"], figures["rl/solved_none"], figures["rl/grad_norm"]) == (0.0, 1.0, 0.0)
     assert figures["rl/kl_sequence_mean"] == figures["rl/entropy_mean"] == 0.0
     assert torch.equal(before, flat(run.policy))
+
+
+def test_steps_without_differences_do_not_walk_on_in_the_direction_of_earlier_ones(
+    monkeypatch: pytest.MonkeyPatch, any_start: None
+) -> None:
+    run = made(optim={"lr_scale": 1.0, "grad_clip": None, "weight_decay": 0.1})
+    with monkeypatch.context() as patch:
+        patch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2)))
+        assert run.step(0)[0]["rl/silent"] == 0.0
+    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, 1.0))
+    before, state = flat(run.policy), copy.deepcopy(run.learner.updater.state_dict())
+    assert any(float(m["first"].abs().max()) > 0 for name in state["moments"] for m in state["moments"][name].values())
+    for step in (1, 2, 3):
+        figures, _ = run.step(step)
+        assert (figures["rl/grad_norm"], figures["rl/silent"], figures["rl/silent_steps"]) == (0.0, 1.0, step)
+    assert torch.equal(before, flat(run.policy))
+    after = run.learner.updater.state_dict()
+    assert (after["applied"], after["silent"]) == (state["applied"], 3)
+    for name, pieces in state["moments"].items():
+        for start, tensors in pieces.items():
+            for kind, tensor in tensors.items():
+                assert torch.equal(tensor, after["moments"][name][start][kind]), name
 
 
 def test_the_engine_samples_from_the_updated_policy(odd_lengths_paid: None) -> None:

@@ -73,15 +73,15 @@ def test_a_step_never_has_the_host_wait_but_for_the_norm(
     world = World(0, 1, DRIVERLESS, torch.bfloat16)
     updater = Updater(model, OptimConfig(weight_decay=0.1), 10, world)
     read: list[Tensor] = []
-    monkeypatch.setattr(update, "float", lambda x: read.append(x) or 1.0, raising=False)
+    monkeypatch.setattr(update, "read", lambda x: read.append(x) or [1.0] * len(x))
     for step, loss_of in enumerate((model.loss_sum, lambda ids, targets: model.token_losses(ids, targets).sum())):
         loss = accumulate_loss(loss_of, *rows_on(DRIVERLESS), 2, world)
         assert loss.device == DRIVERLESS and loss.shape == ()
         assert all(p.grad.device == DRIVERLESS and p.grad.shape == p.shape for p in updater.parameters)
         metrics = updater.apply(step)
         assert metrics["train/skipped_steps"] == 0
-    # The global norm, once a step.
-    assert [x.shape for x in read if isinstance(x, Tensor)] == [torch.Size([])] * 2
+    # The global norm and those of all parameters, at once, once a step.
+    assert [x.shape for x in read] == [torch.Size([1 + len(updater.moments)])] * 2
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -106,9 +106,13 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_loop_reads_two_numbers_a_step(tmp_path) -> None:
-    """The norm, which waits, and after it the loss, which is there by then."""
+def test_the_loop_reads_twice_a_step(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norms, which wait, and after them the loss, which is there by then."""
     rows = PackedRows(random_ids(16, 65).numpy())
+
+    norms: list[Tensor] = []
+    original = update.read
+    monkeypatch.setattr(update, "read", lambda x: norms.append(x) or original(x))
 
     def reads(steps: int) -> int:
         config = TrainConfig(steps=steps, batch_tokens=128, micro_batch_rows=1, eval_every=1000, eval_tokens=64)
@@ -117,4 +121,5 @@ def test_the_loop_reads_two_numbers_a_step(tmp_path) -> None:
             train(random_model(), rows, rows, token_bytes, config, ONE, context(tmp_path), log)
         return counted.count
 
-    assert reads(5) - reads(2) == 3 * 2
+    assert reads(5) - reads(2) == 3
+    assert len(norms) == 5 + 2

@@ -103,6 +103,15 @@ def test_what_two_ranks_saved_one_goes_on_with_and_back(one, two, tmp_path: Path
     assert alone["stopped"] == together["stopped"][:1]
 
 
+def test_shares_of_the_optimizer_are_silent_together(one, two) -> None:
+    """Half of a table lies on a rank that sees no gradient of it: its rows move as they do on one rank."""
+    (alone, _), (together, _) = one, two
+    for measured in (alone, together):
+        assert measured["silence"]["still"] and measured["silence"]["silent"] == 1
+        assert measured["silence"]["moved"] == {"embedding.weight": 128, "head.weight": 0}
+    np.testing.assert_allclose(together["silence"]["weights"], alone["silence"]["weights"], atol=1e-3)
+
+
 def test_two_ranks_reinforce_like_one(one, two) -> None:
     (alone, alone_weights), (together, weights) = one, two
     for a, b in zip(alone["rl"], together["rl"], strict=True):

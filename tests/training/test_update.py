@@ -123,3 +123,55 @@ def test_the_first_step_of_the_lambdas_is_not_made_of_rounding() -> None:
     (rounding, first), (real, second) = seen
     assert rounding < 1e-7 and first < 0.01
     assert real > 1e-4 and second > 0.1
+
+
+def taught(model: Transformer) -> Updater:
+    """An updater in whose moments two steps are left, with everything that moves weights switched on."""
+    updater = Updater(model, OptimConfig(warmdown=0.0, weight_decay=0.1), 100, ONE)
+    for step in range(2):
+        accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
+        updater.apply(step)
+    return updater
+
+
+def moments(updater: Updater) -> dict[tuple[str, int, str], torch.Tensor]:
+    return {(*key, kind): x.clone() for key, kinds in updater.moments.items() for kind, x in kinds.items()}
+
+
+def test_a_step_without_a_gradient_is_as_if_it_had_not_been() -> None:
+    quiet, other = random_model(), random_model()
+    updater, undisturbed = taught(quiet), taught(other)
+    before, moments_before = flat(quiet), moments(updater)
+    assert max(float(x.abs().max()) for x in moments_before.values()) > 0
+    for silent in (1, 2, 3):
+        found = updater.apply(2)
+        assert (found["train/grad_norm"], found["train/silent_steps"]) == (0.0, silent)
+    assert torch.equal(flat(quiet), before)
+    assert all(torch.equal(x, moments_before[key]) for key, x in moments(updater).items())
+    # The next step that has one goes on exactly where the last one was.
+    for model, mine in ((quiet, updater), (other, undisturbed)):
+        accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
+        mine.apply(2)
+    assert torch.equal(flat(quiet), flat(other))
+
+
+@pytest.mark.parametrize("name", ["blocks.1.attention.q.weight", "embedding.weight", "head.weight"])
+def test_one_parameter_without_a_gradient_stays_while_the_others_move(name: str) -> None:
+    model = random_model()
+    updater = taught(model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.numel()}
+    kept = {key: x for key, x in moments(updater).items() if key[0] == name}
+    accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
+    model.get_parameter(name).grad.zero_()
+    updater.apply(2)
+    changed = {n for n, x in before.items() if not torch.equal(x, model.get_parameter(n))}
+    assert changed == set(before) - {name}
+    assert kept and all(torch.equal(x, moments(updater)[key]) for key, x in kept.items())
+
+
+def test_a_state_from_before_silent_steps_were_counted_is_read() -> None:
+    updater = taught(random_model())
+    state = updater.state_dict()
+    del state["silent"]
+    updater.load_state_dict(state)
+    assert (updater.silent, updater.applied) == (0, 2)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from aquarat_core.artifacts.backend import open_backend
-from aquarat_core.config import LaunchConfig, RLConfig, TrainConfig
+from aquarat_core.config import LaunchConfig, OptimConfig, RLConfig, TrainConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl import rollouts
 from aquarat_core.rl.reward import Verdict
@@ -26,6 +26,7 @@ from aquarat_core.training.distributed import World, distributed_world
 from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.stopped import Stopped
+from aquarat_core.training.update import Updater
 from tests.toys import calling_model, context, questions, random_ids, random_model, tokenizer
 
 TIMES = ("tokens_per_second", "time/", "flops", "seconds")
@@ -98,6 +99,27 @@ def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
     return steps, flat(trainer.policy)
 
 
+def silence(world: World) -> dict[str, Any]:
+    """What moves after two steps: when no rank has a gradient, and when rank 0 alone has one, of half of a table."""
+    model = random_model().to(world.device)
+    updater = Updater(model, OptimConfig(warmdown=0.0, weight_decay=0.1), 100, world)
+    generator = torch.Generator().manual_seed(5)
+    for step in range(2):
+        for parameter in updater.parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(world.device) / world.size
+        updater.apply(step)
+    before = flat(model)
+    silent = updater.apply(2)
+    still = bool((flat(model) == before).all())
+    tables = {name: model.get_parameter(name).detach().clone() for name in ("embedding.weight", "head.weight")}
+    model.embedding.weight.grad = torch.zeros_like(model.embedding.weight)
+    if world.rank == 0:
+        model.embedding.weight.grad[0, 0] = 1.0
+    updater.apply(3)
+    moved = {name: int((model.get_parameter(name) != table).any(1).sum()) for name, table in tables.items()}
+    return {"still": still, "silent": silent["train/silent_steps"], "moved": moved, "weights": flat(model).tolist()}
+
+
 def measure(world: World, folder: Path) -> dict[str, Any]:
     """Two identical training runs, three RL steps and the collectives, as rank 0 sees them."""
     first, weights = training(world, folder)
@@ -116,6 +138,7 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
         "shares": world.gather([world.share(list(range(7)))]),
         "gathered": world.gather([{"rank": world.rank, "text": "ü" * 5 * world.rank}] * (world.rank + 1)),
         "nothing": world.gather([]),
+        "silence": silence(world),
     }
 
 
