@@ -91,7 +91,11 @@ class Cache:
         """Says that this process uses the blob, so that no other takes it away. Waits while one is clearing."""
         user = _USERS.get(self._root)
         if user is None:
-            user = _USERS[self._root] = _User(self._root / "users")
+            # Whoever clears takes a list without a lock for a dead process's: it must not see one before it has.
+            with _locked(self._root / "locks" / "users"):
+                (self._root / "users").mkdir(parents=True, exist_ok=True)
+                _in_use(self._root / "users")  # removes the lists of the dead
+                user = _USERS[self._root] = _User(self._root / "users")
         with _locked(self._root / "locks" / "users", fcntl.LOCK_SH):
             user.add(sha256)
 
@@ -117,7 +121,6 @@ class _User:
     """This process's list of blobs, in a file that it holds locked."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / f"{os.getpid()}-{uuid.uuid4().hex}").open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._known: set[str] = set()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from aquarat_core.config import load_profile
 from aquarat_pipeline._compat import (
     DagsterEvent,
     EngineEventData,
@@ -30,6 +31,7 @@ from aquarat_pipeline._compat import (
     create_execution_plan,
     inprocess_execution_iterator,
 )
+from aquarat_pipeline.launching import profiles
 from aquarat_pipeline.launching.tags import WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
@@ -63,7 +65,7 @@ class ResumingExecutor(InProcessExecutor):
                     instance.report_engine_event(str(e), plan_context.dagster_run)
                     # Any way of leaving that Dagster sees would fail the run, which is in good hands.
                     os._exit(0)
-                instance.add_run_tags(run_id, {WORKER_TAG: me})
+                instance.add_run_tags(run_id, {WORKER_TAG: me, **_profile_tags(instance, plan_context.dagster_run)})
             if plan_context.resume_from_failure:
                 execution_plan, failures = remaining(plan_context, execution_plan)
                 yield from failures
@@ -87,6 +89,13 @@ class ResumingExecutor(InProcessExecutor):
             step_dependency_config=self.step_dependency_config,
         )
         yield from iter(ExecuteRunWithPlanIterable(plan, inprocess_execution_iterator, manager))
+
+
+def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
+    """The profile of a run that begins; of one that goes on, nothing, once it is the same."""
+    profile = load_profile()
+    profiles.check(run.tags, profile)
+    return profiles.remember(Path(instance.root_directory), profile)
 
 
 def remaining(

@@ -34,7 +34,7 @@ from aquarat_pipeline._compat import (
     RunLauncher,
     WorkerStatus,
 )
-from aquarat_pipeline.launching.tags import JOB_TAG, NEEDS_TAG, PROFILE_TAG, RANKS_TAG, WORKER_TAG
+from aquarat_pipeline.launching.tags import JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, describe, is_executing, is_here, worker_of
 
 CANCEL_SECONDS = 28.0
@@ -137,7 +137,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _start_worker(self, run: dg.DagsterRun, command: list[str], how: str) -> None:
-        profile = {"AQUARAT_PROFILE": run.tags[PROFILE_TAG]} if PROFILE_TAG in run.tags else {}
+        profile = self._profile(run)
         log = self._log(run.run_id)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
@@ -152,6 +152,17 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             )
         self._instance.add_run_tags(run.run_id, {WORKER_TAG: describe(worker.pid, "launcher")})
         self._instance.report_engine_event(f"{how} run worker {worker.pid}; what it says is in {log}", run)
+
+    def _profile(self, run: dg.DagsterRun) -> dict[str, str]:
+        """The environment in which a worker loads the profile that the run began with."""
+        from aquarat_pipeline.launching import profiles  # few of Dagster's processes need it
+
+        try:
+            kept = profiles.recall(Path(self._instance.root_directory), run.tags)
+        except profiles.ProfileMismatchError as e:
+            self._instance.report_run_failed(run, str(e))
+            raise
+        return {"AQUARAT_PROFILE": str(kept)} if kept else {}
 
     def _needs(self, run: dg.DagsterRun) -> str | None:
         """What the run will ask of the inventory, from the tags of its plan's steps: the most that any step wants."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from aquarat_core.config import load_profile
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline._compat import (
     ReconstructableRepository,
@@ -21,7 +22,8 @@ from aquarat_pipeline._compat import (
     location_origins_from_yaml_paths,
 )
 from aquarat_pipeline.launching.attempts import cancel_job
-from aquarat_pipeline.launching.tags import JOB_TAG, PROFILE_TAG
+from aquarat_pipeline.launching.profiles import remember
+from aquarat_pipeline.launching.tags import JOB_TAG
 
 FINISH_SECONDS = 40.0
 _TOLD = {
@@ -64,11 +66,11 @@ def submit(
     assert job is not None, "no two assets of this project have different partitions"
     location = location_origins_from_yaml_paths([str(workspace)])[0]
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, definition.name), job.name)
-    profile = os.environ.get("AQUARAT_PROFILE")
+    began = remember(Path(instance.root_directory), load_profile())
     run = instance.create_run_for_job(
         job_def=job.get_subset(asset_selection=frozenset(keys)),
         asset_selection=frozenset(keys),
-        tags={**({PROFILE_TAG: profile} if profile else {}), **(tags or {})},
+        tags={**began, **(tags or {})},
         remote_job_origin=origin,
         job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.artifacts import ArtifactStore, cache
 from aquarat_core.settings import cache_limit
 
 from .conftest import Publish, start, work
@@ -98,3 +100,28 @@ def test_a_limit_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, said: st
     monkeypatch.setenv("AQUARAT_CACHE_LIMIT", said)
     with pytest.raises(ValueError, match=r"AQUARAT_CACHE_LIMIT is .*such as 200GB"):
         cache_limit()
+
+
+def test_nobody_can_clear_while_a_process_makes_its_list(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making the file and locking it, another would take it for a dead process's and leave its blobs free."""
+    monkeypatch.setattr(cache, "_USERS", {})
+    flock, seen = fcntl.flock, []
+
+    def locking(f: IO, how: int) -> None:
+        if Path(f.name).parent.name == "users" and how == fcntl.LOCK_EX:
+            with (tmp_path / "cache/locks/users").open("ab") as other, pytest.raises(BlockingIOError):
+                flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen.append(f.name)
+        flock(f, how)
+
+    monkeypatch.setattr(cache.fcntl, "flock", locking)
+    store.latest("a").path("file")
+    assert len(seen) == 1
+
+
+def test_lists_of_dead_processes_go_with_the_next_process(store: ArtifactStore, tmp_path: Path) -> None:
+    for _ in range(3):
+        read(store.uri, "a")
+    assert len(list((tmp_path / "cache/users").iterdir())) == 1

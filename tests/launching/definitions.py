@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -24,7 +25,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
 stages = {name: dataclasses.replace(STAGES[name], inputs=inputs) for name, inputs in INPUTS.items()}
 
 with mock.patch("aquarat_pipeline.assets.stage.STAGES", stages):
-    profile = load_profile(str(HERE / "profile.yaml"))
+    profile = load_profile(os.environ.get("AQUARAT_PROFILE", str(HERE / "profile.yaml")))
     assets = [stage_asset(profile, name, group="toys", kinds=set()) for name in stages]
 
 defs = dg.Definitions(

@@ -17,6 +17,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_pipeline.launching import commands
 from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.hosts import read_inventory
+from aquarat_pipeline.launching.tags import PROFILE_TAG
 from aquarat_pipeline.launching.transports import transport_to
 from aquarat_pipeline.launching.workers import worker_of
 from tests.launching.rig import Rig
@@ -101,6 +102,32 @@ def shell(rig: Rig) -> dict[str, Any]:
     command.kill()
     command.wait()
     return expect(rig, run_id, trainers=1)
+
+
+def shell_with_a_profile(rig: Rig) -> dict[str, Any]:
+    """The terminal has another profile than the daemon that takes its run over: the run keeps the one it began with."""
+    profile = rig.directory / "mine.yaml"
+    profile.write_text(
+        "extends: demo\nname: mine\ndescription: The terminal's.\nsft_checkpoint: {launch: {nproc: 1}, steps: 77}\n"
+    )
+    rig.order(ASSET, steps=STEPS, seconds=0.5, hold=STEPS - 1)
+    before = {run.run_id for run in rig.instance.get_runs()}
+    # Two assets: the second step begins in the worker that the daemon starts.
+    command = rig.shell(f"{ASSET},rl_checkpoint", AQUARAT_PROFILE=str(profile))
+    new = wait_until(lambda: [r for r in rig.instance.get_runs() if r.run_id not in before], 60, "the run is there")
+    run_id = new[0].run_id
+    rig.wait_for_step(run_id, ASSET, 2)
+    rig.order("rl_checkpoint", steps=1)
+    command.kill()
+    command.wait()
+    profile.write_text("extends: demo\nname: changed\ndescription: After the run began.\n")
+    facts = expect(rig, run_id, trainers=1)
+    store = ArtifactStore.open(rig.store_uri)
+    made = {asset: store.latest(asset).manifest for asset in (ASSET, "rl_checkpoint")}
+    assert {m.run_id for m in made.values()} == {run_id}
+    assert {m.profile for m in made.values()} == {"mine"} and made[ASSET].config["steps"] == 77
+    assert rig.run(run_id).tags[PROFILE_TAG] == "mine"
+    return facts
 
 
 def second_start(rig: Rig) -> dict[str, Any]:
@@ -213,6 +240,7 @@ CASES = (
     torchrun,
     worker_and_supervisor,
     shell,
+    shell_with_a_profile,
     second_start,
     cancel_queued,
     cancel_waiting,

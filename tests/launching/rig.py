@@ -67,6 +67,7 @@ class Rig:
             "AQUARAT_STORE": self.store_uri,
             "AQUARAT_CACHE": str(directory / "cache"),
             "AQUARAT_RIG": self.mark,
+            "AQUARAT_PROFILE": str(Path(__file__).with_name("profile.yaml")),
             "DAGSTER_DISABLE_TELEMETRY": "1",
             "PYTHONPATH": str(REPO_ROOT),
             **(env or {}),
@@ -111,9 +112,9 @@ class Rig:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 
-    def _start(self, log: str, *command: str) -> subprocess.Popen:
+    def _start(self, log: str, *command: str, **more: str) -> subprocess.Popen:
         """A Python program as a user starts it, in a session of its own."""
-        env = {**os.environ, **self.environment}
+        env = {**os.environ, **self.environment, **more}
         # Dagster refuses to be told of the code location twice, by its variable and by the workspace file.
         env.pop("DAGSTER_MODULE_NAME", None)
         with (self.directory / log).open("ab") as out:
@@ -141,9 +142,9 @@ class Rig:
             for name, value in previous.items():
                 os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
-    def shell(self, asset: str) -> subprocess.Popen:
-        """`dagster asset materialize` as a user runs it."""
-        return self._start("shell.log", "-m", "dagster", "asset", "materialize", "--select", asset, "-m", MODULE)
+    def shell(self, asset: str, **env: str) -> subprocess.Popen:
+        """`dagster asset materialize` as a user runs it, with `env` in the terminal's environment."""
+        return self._start("shell.log", "-m", "dagster", "asset", "materialize", "--select", asset, "-m", MODULE, **env)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ ON_THIS_MACHINE = (
     faults.run_worker,
     faults.supervisor,
     faults.shell,
+    faults.shell_with_a_profile,
     faults.cancel_waiting,
     faults.cancel_resuming,
     faults.cancel_in_web_server,
