@@ -6,8 +6,14 @@
   and the command of a run worker comes from here (read: `_core/launcher`, `_core/executor/in_process.py`,
   `_core/execution/api.py`, `_core/execution/plan/active.py`, `_daemon/monitoring/run_monitoring.py`).
 
+- The web server takes middleware from a method of its own, and `dagster dev` starts that server by its module's name:
+  both are replaced to put a guard in front of it (read: `dagster_webserver/webserver.py`, `_cli/dev.py`).
+
 `tests/pipeline/test_compat.py` fails when Dagster's version moves, which is the time to read these modules again.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
@@ -68,8 +74,34 @@ __all__ = [
     "RunLauncher",
     "WorkerStatus",
     "create_execution_plan",
+    "dev",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "inprocess_execution_iterator",
     "location_origins_from_yaml_paths",
+    "web_server",
 ]
+
+
+def web_server(arguments: Sequence[str], guard: Callable[[Any], Any]) -> None:
+    """Runs Dagster's web server with `guard`, ASGI middleware, around all that it serves."""
+    from dagster_webserver.cli import cli
+    from dagster_webserver.webserver import DagsterWebserver
+    from starlette.middleware import Middleware
+
+    inner = DagsterWebserver.build_middleware
+    DagsterWebserver.build_middleware = lambda self: [Middleware(guard), *inner(self)]  # type: ignore[method-assign]
+    cli(list(arguments), auto_envvar_prefix="DAGSTER_WEBSERVER", prog_name="dagster-webserver")
+
+
+def dev(arguments: Sequence[str], web_server: str) -> None:
+    """Runs `dagster dev` with the module `web_server` in place of its own web server."""
+    from dagster._cli import dev as module
+
+    start = module.open_ipc_subprocess
+
+    def start_ours(parts: list[str], **kwargs: Any) -> Any:
+        return start([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)
+
+    module.open_ipc_subprocess = start_ours
+    module.dev_command(list(arguments), prog_name="dagster dev")

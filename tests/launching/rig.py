@@ -104,7 +104,7 @@ class Rig:
     def web_server(self) -> Iterator[WebServer]:
         """Dagster's own web server, which comes up meanwhile; it is killed in the end."""
         port = free_port()
-        command = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(self.workspace)]
+        command = ["-m", "aquarat_pipeline.web", "-h", "127.0.0.1", "-p", str(port), "-w", str(self.workspace)]
         server = self._start("web.log", *command)
         try:
             yield WebServer(f"http://127.0.0.1:{port}")

@@ -142,6 +142,12 @@ def test_a_second_dev_and_a_taken_port_are_refused_before_they_disturb_the_first
     assert out.returncode == 1
 
 
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "3000x", ""])
+def test_a_port_that_is_no_port_is_named_at_once(copy: Path, port: str) -> None:
+    out = sourced(copy, f"dev --port {port}", DAGSTER_HOME=str(copy))
+    assert (out.returncode, out.stderr) == (1, f"run: --port needs a number from 1 to 65535, not '{port}'.\n")
+
+
 def test_a_wheel_is_built_again_when_a_source_changes_and_only_then(copy: Path) -> None:
     (copy / "rust/src").mkdir()
     (copy / "rust/src/lib.rs").write_text("// one")

@@ -1,0 +1,103 @@
+"""Dagster's web server behind a guard: `python -m aquarat_pipeline.web OPTIONS`, or `... dev OPTIONS` with its daemon.
+
+The server runs whatever GraphQL it is sent, by GET too, and asks neither who sent it nor under which name it was
+reached. Any web page that its user has open in the same browser could launch runs with an image's address, and by a
+name of its own that leads to 127.0.0.1 also read the answers. The guard lets through what the UI itself sends, and
+programs that are no browsers, such as curl on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+HOSTS = "AQUARAT_UI_HOSTS"
+"""Further names under which the UI may be reached, as behind a proxy: separated by commas."""
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")
+_READING = ("GET", "HEAD", "OPTIONS")
+_FRAMING = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"frame-ancestors 'none'")]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Guard:
+    """ASGI middleware that answers 403 to requests of other web pages and to unknown names of this server."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], hosts: Iterable[str] = ()) -> None:
+        self._app = app
+        self._hosts = {*_LOCAL, *(host.strip().lower() for host in hosts if host.strip())}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        why = self._refusal(scope)
+        if why is None:
+            await self._app(scope, receive, _unframed(send))
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": why[:120]})
+        else:
+            body = f"{why}\n".encode()
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 403, "headers": headers + _FRAMING})
+            await send({"type": "http.response.body", "body": body})
+
+    def _refusal(self, scope: Scope) -> str | None:
+        """Why the request is not let through, if it is not."""
+        headers: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        host = headers.get("host", [])
+        if len(host) != 1 or _name(host[0]) not in self._hosts:
+            return f"this server is not known under the name it was asked by: add it to {HOSTS} if it is yours"
+        method = scope.get("method", "GET")
+        # A link on another page may lead here; what a page does by itself may not.
+        followed = headers.get("sec-fetch-mode") == ["navigate"] and headers.get("sec-fetch-dest") == ["document"]
+        site = headers.get("sec-fetch-site", ["none"])
+        if site not in (["same-origin"], ["none"]) and not (followed and method == "GET"):
+            return "requests of other web pages are refused"
+        for origin in headers.get("origin", []):
+            if urlsplit(origin).netloc.lower() != host[0].lower():
+                return "requests of other web pages are refused"
+        if scope["type"] == "http" and method in _READING and scope["path"].rstrip("/").endswith("/graphql"):
+            asked = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+            if "query" in asked or "mutation" in asked:
+                return "GraphQL is asked by POST: an address must not do anything by being opened"
+        return None
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without the port."""
+    host = host.lower()
+    return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+
+
+def _unframed(send: Send) -> Send:
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *_FRAMING]
+        await send(message)
+
+    return with_headers
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the guarded server, or with `dev` first also daemon and code server, as `dagster dev` does."""
+    from aquarat_pipeline import _compat
+
+    if arguments[:1] == ["dev"]:
+        _compat.dev(arguments[1:], web_server=__spec__.name if __spec__ else "aquarat_pipeline.web")
+    else:
+        hosts = os.environ.get(HOSTS, "").split(",")
+        _compat.web_server(arguments, lambda app: Guard(app, hosts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

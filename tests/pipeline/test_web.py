@@ -1,0 +1,142 @@
+"""The guard in front of Dagster's real web server: other pages get nothing, and the UI itself works as before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from aquarat_pipeline.web import Guard
+from tests.patience import limit, wait_until
+from tests.serving import free_port
+
+CHROMIUM = shutil.which("chromium")
+MUTATION = "mutation { setNuxSeen }"
+QUESTION = {"query": "{ version }"}
+
+
+@pytest.fixture(scope="module")
+def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The UI of a toy code location, as `./run dev` starts it; its address."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "toys.py").write_text("import dagster as dg\n@dg.asset\ndef toy(): ...\ndefs = dg.Definitions([toy])\n")
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    port = free_port()
+    env = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(root), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    env.pop("DAGSTER_MODULE_NAME", None)
+    command = [sys.executable, "-m", "aquarat_pipeline.web", "dev", "-h", "127.0.0.1", "-p", str(port), "-f", "toys.py"]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, (home / "log").read_text()
+        try:
+            return requests.get(f"{url}/server_info", timeout=limit(10)).ok
+        except requests.ConnectionError:
+            return False
+
+    try:
+        wait_until(answers, 120, "the web server answers")
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(server: str, **headers: str) -> int:
+    return requests.post(f"{server}/graphql", json=QUESTION, headers=headers, timeout=limit(30)).status_code
+
+
+def test_the_ui_and_programs_are_let_in(server: str) -> None:
+    assert requests.post(f"{server}/graphql", json=QUESTION, timeout=limit(30)).json()["data"]["version"]
+    same = {"Origin": server, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    assert ask(server, **same) == 200
+    page = requests.get(server, headers={"Sec-Fetch-Site": "none"}, timeout=limit(30))
+    assert page.status_code == 200
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert requests.get(server, headers=link, timeout=limit(30)).status_code == 200, "a link on another page"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:3000"},
+        {"Host": ""},
+    ],
+    ids=str,
+)
+def test_other_pages_and_names_are_refused(server: str, headers: dict[str, str]) -> None:
+    assert ask(server, **headers) == 403
+
+
+def test_nothing_is_done_by_opening_an_address(server: str) -> None:
+    address = f"{server}/graphql?{urllib.parse.urlencode({'query': MUTATION})}"
+    for headers in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}):
+        assert requests.get(address, headers=headers, timeout=limit(30)).status_code == 403
+    refused = requests.get(address, timeout=limit(30))
+    assert refused.text == "GraphQL is asked by POST: an address must not do anything by being opened\n"
+    assert refused.headers["X-Frame-Options"] == "DENY"
+
+
+def asked(kind: str, **headers: str) -> list[dict[str, Any]]:
+    """What the guard alone sends for a request that it refuses, or that its application answers."""
+    sent: list[dict[str, Any]] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "let in"})
+
+    async def receive() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": kind, "path": "/graphql", "headers": raw, "query_string": b""}
+    asyncio.run(Guard(application, ["ui.example"])(scope, receive, send))
+    return sent
+
+
+def test_sockets_of_other_pages_are_closed() -> None:
+    assert asked("websocket", host="localhost:3000", origin="http://localhost:3000") == [{"type": "let in"}]
+    assert asked("websocket", host="ui.example", origin="https://ui.example") == [{"type": "let in"}]
+    for headers in (
+        {"host": "localhost:3000", "origin": "https://evil.example"},
+        {"host": "evil.example:3000", "origin": "http://evil.example:3000"},
+        {"host": "[::1", "origin": "http://[::1"},
+    ):
+        (closed,) = asked("websocket", **headers)
+        assert (closed["type"], closed["code"]) == ("websocket.close", 1008), headers
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+def test_the_ui_works_in_a_browser(server: str, tmp_path: Path) -> None:
+    """The page is drawn from answers of GraphQL, and names the asset that the location serves."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+               "--virtual-time-budget=20000", "--dump-dom", f"{server}/assets"]  # fmt: skip
+
+    def drawn() -> bool:
+        return ">toy<" in subprocess.run(command, capture_output=True, text=True, timeout=limit(120)).stdout
+
+    wait_until(drawn, 180, "the page shows the asset")
+    assert json.loads(requests.get(f"{server}/server_info", timeout=limit(30)).text)["dagster_version"]
