@@ -12,7 +12,7 @@ import os
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts.errors import StoreError
 
@@ -59,16 +59,26 @@ def read_token(path: Path) -> tuple[str, datetime]:
     return token, expiry.astimezone(UTC).replace(tzinfo=None)
 
 
-class PrefixToken:
-    """Mints tokens that can read and write below one prefix of a bucket and nowhere else."""
+class JobToken:
+    """Mints tokens that open to one job what it needs of a store in a bucket, and nothing else.
+
+    Its own folder, the unfinished state and the ref of its stage's asset, and `tmp/`: all rights. Blobs: all rights,
+    for publishing marks those that are there as used; each is named by its hash, which its readers check. Manifests: to
+    read and to add to. No other job's folder, ref, pin or unfinished state, and nothing outside the store's prefix.
+    """
 
     def __init__(
         self,
         uri: str,
+        folder: str,
+        stage: str,
         source: google.auth.credentials.Credentials | None = None,
         request: google.auth.transport.Request | None = None,
     ) -> None:
-        """`uri` is `gs://bucket/prefix`; `source` may do all that the token may (default: the environment's)."""
+        """`uri` is `gs://bucket/prefix`, `folder` the job's in it, `stage` the asset that it makes.
+
+        `source` may do all that the token may (default: the environment's).
+        """
         import google.auth
         import google.auth.transport.requests
         from google.auth import downscoped
@@ -79,7 +89,7 @@ class PrefixToken:
             raise StoreError(f"{uri!r} is not a prefix of a bucket, gs://bucket/prefix: a token could not be limited")
         source = source or google.auth.default(scopes=[_SCOPE])[0]
         self._request = request or google.auth.transport.requests.Request()
-        self._credentials = downscoped.Credentials(source, _boundary(downscoped, bucket, prefix))
+        self._credentials = downscoped.Credentials(source, _boundary(downscoped, bucket, prefix, folder, stage))
 
     def token(self, least: timedelta = REFRESH_BEFORE) -> tuple[str, datetime]:
         """A token that is good for at least `least`, and when it expires (UTC)."""
@@ -101,21 +111,30 @@ class PrefixToken:
         return expiry
 
 
-def _boundary(downscoped: object, bucket: str, prefix: str) -> object:
-    """Access to the objects whose names begin with `prefix`/, and to listings of them."""
-    if "'" in prefix or "\\" in prefix:
-        raise StoreError(
-            f"prefix {prefix!r} of bucket {bucket} cannot stand in an access rule: no quotes or backslashes"
-        )
-    resource = f"projects/_/buckets/{bucket}"
-    named = f"resource.name.startsWith('{resource}/objects/{prefix}/')"
-    listed = f"api.getAttribute('storage.googleapis.com/objectListPrefix', '').startsWith('{prefix}/')"
+def _boundary(downscoped: Any, bucket: str, prefix: str, folder: str, stage: str) -> Any:
+    """Access to objects by the beginnings of their names, and to listings of them."""
+    for part in (prefix, folder, stage):
+        if "'" in part or "\\" in part:
+            raise StoreError(f"{part!r} of bucket {bucket} cannot stand in an access rule: no quotes or backslashes")
+    own = (f"{folder}/", f"work/{stage}/", f"refs/{stage}/", "tmp/", "blobs/")
+    full = ["inRole:roles/storage.objectUser"]
+    adding = ["inRole:roles/storage.objectViewer", "inRole:roles/storage.objectCreator"]
     return downscoped.CredentialAccessBoundary(
         rules=[
-            downscoped.AccessBoundaryRule(
-                available_resource=f"//storage.googleapis.com/{resource}",
-                available_permissions=["inRole:roles/storage.objectUser"],
-                availability_condition=downscoped.AvailabilityCondition(f"{named} || {listed}"),
-            )
+            _rule(downscoped, bucket, [f"{prefix}/{start}" for start in own], full),
+            _rule(downscoped, bucket, [f"{prefix}/manifests/"], adding),
         ]
+    )
+
+
+def _rule(downscoped: Any, bucket: str, starts: list[str], permissions: list[str]) -> Any:
+    resource = f"projects/_/buckets/{bucket}"
+    listed = "api.getAttribute('storage.googleapis.com/objectListPrefix', '')"
+    named = [f"resource.name.startsWith('{resource}/objects/{start}')" for start in starts]
+    return downscoped.AccessBoundaryRule(
+        available_resource=f"//storage.googleapis.com/{resource}",
+        available_permissions=permissions,
+        availability_condition=downscoped.AvailabilityCondition(
+            " || ".join([*named, *(f"{listed}.startsWith('{start}')" for start in starts)])
+        ),
     )

@@ -213,7 +213,8 @@ class GCSBackend:
     def _require_bucket(self) -> None:
         """A missing object and a missing bucket are both 404: tells them apart, raising `NotFound` for the bucket."""
         if not self._bucket_is_there:
-            RETRY.call(lambda: self._page("", None))
+            # What every token of a job may list, and short.
+            RETRY.call(lambda: self._page("tmp/", None))
             self._bucket_is_there = True
 
     @contextmanager

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from aquarat_core.artifacts import Artifact, CodeVersion, Parent
 
+SPEC_SHA256 = "AQUARAT_SPEC_SHA256"
+"""Variable with the hash of the spec that the control host decided: the folder lies where others may write."""
 Scalar = float | int | str | bool | None
 
 

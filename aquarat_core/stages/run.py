@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts import ArtifactStore, JobDir
+from aquarat_core.artifacts.hashing import digest_bytes
+from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.config import validate
 from aquarat_core.scratch import scratch_folder
-from aquarat_core.stages.base import StageContext, StageSpec
+from aquarat_core.stages.base import SPEC_SHA256, StageContext, StageError, StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 from aquarat_core.training.stopped import Stopped
 
@@ -31,7 +33,7 @@ def main(spec_uri: str) -> int:
     job = JobDir.at(spec_uri.rsplit("/", 1)[0])
     rank = int(os.environ.get("RANK", "0"))
     try:
-        spec = StageSpec.model_validate(job.read_json("spec.json"))
+        spec = _spec(job)
         work = _work_area(job, spec)
         result = run(job, spec, rank, work)
     except Exception as e:
@@ -49,6 +51,17 @@ def main(spec_uri: str) -> int:
         if work is not None:
             work.clear()
     return 0
+
+
+def _spec(job: JobDir) -> StageSpec:
+    """The spec, if it is the one that the control host decided; a stage started by hand believes what lies there."""
+    held = job.read_json("spec.json")
+    decided = os.environ.get(SPEC_SHA256)
+    if decided and digest_bytes(canonical(held)).sha256 != decided:
+        raise StageError(
+            f"{job.uri}/spec.json is not what the control host decided: somebody changed it, and nothing was done"
+        )
+    return StageSpec.model_validate(held)
 
 
 def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[str, Any]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from aquarat_core.artifacts import JobDir, Parent
+from aquarat_core.artifacts import Parent
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
+from aquarat_pipeline.launching.tags import INPUTS_TAG
 
 _NO_HOME = (
     "DAGSTER_HOME is not set, so Dagster would forget this run and its lineage when the command ends. "
     "Run the command inside `./run shell`, or export DAGSTER_HOME as an absolute path."
 )
-
-
-INPUTS_FILE = "inputs.json"
 
 
 class InputError(ValueError):
@@ -65,20 +64,20 @@ def require_home() -> None:
         raise InputError(_NO_HOME)
 
 
-def pin_inputs(instance: dg.DagsterInstance, stage: Stage, first_attempt: JobDir) -> dict[str, Pinned]:
+def pin_inputs(instance: dg.DagsterInstance, stage: Stage, run_id: str) -> dict[str, Pinned]:
     """What feeds `stage`: the latest materialization of each input, as it was when the step first started.
 
-    The choice is written into the folder of the step's first attempt before anything starts. A later attempt, and a
-    process that takes the step over, finds it there, whatever has been materialized since. Raises `InputError` where
-    an input has never been materialized.
+    The choice is written into a tag of the run before anything starts. A later attempt, and a process that takes the
+    step over, finds it there, whatever has been materialized since. Raises `InputError` where an input has never been
+    materialized.
     """
-    chosen = first_attempt.read_json(INPUTS_FILE)
-    if chosen is None:
-        latest = {name: _latest(instance, stage, name) for name in stage.inputs}
-        first_attempt.create_json(INPUTS_FILE, {name: pinned.to_json() for name, pinned in latest.items()})
-        # Read back: of two that start at once, one has chosen.
-        chosen = first_attempt.read_json(INPUTS_FILE)
-    return {name: Pinned.from_json(chosen[name]) for name in stage.inputs}
+    run = instance.get_run_by_id(run_id)
+    if run and (chosen := run.tags.get(INPUTS_TAG + stage.name)):
+        return {name: Pinned.from_json(held) for name, held in json.loads(chosen).items()}
+    latest = {name: _latest(instance, stage, name) for name in stage.inputs}
+    text = json.dumps({name: pinned.to_json() for name, pinned in latest.items()})
+    instance.add_run_tags(run_id, {INPUTS_TAG + stage.name: text})
+    return latest
 
 
 def _latest(instance: dg.DagsterInstance, stage: Stage, name: str) -> Pinned:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from aquarat_core.artifacts import ArtifactStore, CodeVersion, git_state
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
 from aquarat_core.config import Profile
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
@@ -44,7 +44,7 @@ def stage_asset(profile: Profile, name: str, *, group: str, kinds: Iterable[str]
             require_lasting_instance(context.instance)
             opened = store.open()
             opened.check_writable()
-            attempt = Attempt.find(opened, context.run.run_id, name, context.retry_number)
+            attempt = Attempt.find(context.instance, opened, context.run.run_id, name, context.retry_number)
             attempt = attempt or _new_attempt(context, stage, profile, opened)
         except ValueError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
@@ -55,10 +55,10 @@ def stage_asset(profile: Profile, name: str, *, group: str, kinds: Iterable[str]
 
 def _new_attempt(context: dg.AssetExecutionContext, stage: Stage, profile: Profile, store: ArtifactStore) -> Attempt:
     # What the run's first attempt took: a retry of the step starts from the same.
-    inputs = pin_inputs(context.instance, stage, store.job(context.run.run_id, stage.name, 1))
+    inputs = pin_inputs(context.instance, stage, context.run.run_id)
     spec = _spec(context, stage, profile, store, inputs)
     events = {name: pinned.storage_id for name, pinned in inputs.items()}
-    return Attempt.create(store, spec, context.retry_number, events)
+    return Attempt.create(context.instance, store, spec, context.retry_number, events)
 
 
 def _spec(
@@ -79,6 +79,18 @@ def _spec(
     )
 
 
+def _differing(artifact: Artifact, stage: Stage, spec: StageSpec) -> str | None:
+    """What of the manifest is not as it was decided, if anything: the job's folder only says which manifest it is."""
+    held = artifact.manifest
+    decided = {
+        "asset": stage.name, "kind": stage.kind, "run_id": spec.run_id, "profile": spec.profile, "code": spec.code,
+        "config": spec.config or {},
+    }  # fmt: skip
+    if {p.asset: p for p in held.parents} != spec.inputs:
+        return "list of parents"
+    return next((name for name, value in decided.items() if getattr(held, name) != value), None)
+
+
 def _materialize(
     context: dg.AssetExecutionContext,
     stage: Stage,
@@ -94,6 +106,12 @@ def _materialize(
         context.instance.add_run_tags(spec.run_id, {f"aquarat/input/{name}": v for name, v in parents.items()})
     result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store).result
     artifact = store.get(result["manifest_sha256"])
+    if lies := _differing(artifact, stage, spec):
+        raise dg.Failure(
+            f"{stage.name}: result.json in {attempt.folder.uri} names manifest {artifact.sha256}, whose {lies} is not "
+            "what this run decided: somebody else wrote it, and nothing is materialized. Find out who may write there",
+            allow_retries=False,
+        )
     # With overrides the code version is not the definition's: Dagster then rightly calls the asset stale.
     tags = {CODE_VERSION_TAG: spec.code.version}
     for pinned in inputs.values():

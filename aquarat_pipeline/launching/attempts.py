@@ -3,105 +3,154 @@
 An attempt is a job folder. `launch.json`, written once before anything starts, holds all that the control host decided:
 the spec with its pinned inputs, and for which try of Dagster's it is. `hosts.json` names the hosts that were last asked
 to run it. A step whose host was lost goes on in the next attempt, of the same spec and the same try.
+
+The folder lies where every host may write. So what was decided is also in Dagster's database, as its number and hash in
+a tag of the run: an attempt that is not there, or whose record has another hash, was made by somebody else.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
+import dagster as dg
+
 from aquarat_core.artifacts import ArtifactStore, JobDir
+from aquarat_core.artifacts.hashing import digest_bytes
+from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.stages.base import StageSpec
+from aquarat_pipeline.launching.tags import DECIDED_TAG
+
+MAX_PLANTED = 20
+"""Folders that others filled beforehand, after which a step gives up looking for one of its own."""
+
+
+class ForgedJobError(ValueError):
+    """A job's folder that does not hold what the control host decided; the message names the object."""
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt at one step: its folder, and what was decided when it was made."""
+class Job:
+    """The folder of one attempt, and what can be asked of it without believing it."""
 
-    job: JobDir
+    folder: JobDir
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the hosts that were last asked to run it, the first being the rendezvous."""
+        return (self.folder.read_json("hosts.json") or {"hosts": []})["hosts"]
+
+    def assign(self, names: list[str]) -> None:
+        """Writes down who is asked next; before they are asked, so that no start is ever forgotten."""
+        self.folder.write_json("hosts.json", {"hosts": names})
+
+    def cancel(self, reason: str) -> None:
+        """Tells the supervisors, wherever they are, to end the job."""
+        self.folder.create_json("cancel.json", {"reason": reason})
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.folder.read_json("cancel.json") is not None
+
+    def claim(self, node: int) -> dict[str, Any] | None:
+        """Which host started that node's part, or None if none ever did."""
+        return self.folder.read_json(f"claim/node{node}.json")
+
+    def status(self, node: int) -> dict[str, Any] | None:
+        """The last heartbeat of that node, or None before the first."""
+        return self.folder.read_json(f"status/node{node}.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Job):
+    """One attempt at one step, with what was decided when it was made."""
+
     spec: StageSpec
     retry: int
     """Dagster's count of retries of the step; a job is only found again by the same try."""
     events: dict[str, int]
     """Storage ids of the events that materialized the inputs, by asset."""
 
-    @classmethod
-    def create(cls, store: ArtifactStore, spec: StageSpec, retry: int, events: dict[str, int]) -> Attempt:
-        """A new attempt after the last one there is."""
-        number = _last_number(store, spec.run_id, spec.step_key) + 1
-        spec = spec.model_copy(update={"attempt": number})
-        job = store.job(spec.run_id, spec.step_key, number)
-        record = {"spec": spec.model_dump(mode="json"), "retry": retry, "events": events}
-        assert job.create_json("launch.json", record), f"two workers serve run {spec.run_id}"
-        return cls._of(job, record)
+    @property
+    def spec_sha256(self) -> str:
+        """Hash of the spec that the stage must find."""
+        return digest_bytes(canonical(self.spec.model_dump(mode="json"))).sha256
 
     @classmethod
-    def find(cls, store: ArtifactStore, run_id: str, step_key: str, retry: int) -> Attempt | None:
-        """The attempt that this try of the step already has, if any."""
-        number = _last_number(store, run_id, step_key)
-        if not number:
+    def create(
+        cls, instance: dg.DagsterInstance, store: ArtifactStore, spec: StageSpec, retry: int, events: dict[str, int]
+    ) -> Attempt:
+        """A new attempt after the last one that was decided."""
+        last = (_decided(instance, spec.run_id, spec.step_key) or {"number": 0})["number"]
+        for number in range(last + 1, last + 1 + MAX_PLANTED):
+            numbered = spec.model_copy(update={"attempt": number})
+            record = {"spec": numbered.model_dump(mode="json"), "retry": retry, "events": events}
+            mine = {"number": number, "sha256": digest_bytes(canonical(record)).sha256}
+            # Before the record itself: one that lies there without the tag is nobody's decision.
+            instance.add_run_tags(spec.run_id, {DECIDED_TAG + spec.step_key: json.dumps(mine)})
+            folder = store.job(spec.run_id, spec.step_key, number)
+            if folder.create_json("launch.json", record):
+                return cls._of(folder, record)
+        raise ForgedJobError(
+            f"{store.uri}/jobs/{spec.run_id}/{spec.step_key} has records for {MAX_PLANTED} attempts that this control "
+            "host did not make: find out who may write there, and take the right away"
+        )
+
+    @classmethod
+    def find(
+        cls, instance: dg.DagsterInstance, store: ArtifactStore, run_id: str, step_key: str, retry: int
+    ) -> Attempt | None:
+        """The attempt that this try of the step already has, if any. Raises `ForgedJobError` for a changed one."""
+        decided = _decided(instance, run_id, step_key)
+        if decided is None:
             return None
-        job = store.job(run_id, step_key, number)
-        record = job.read_json("launch.json")
-        return cls._of(job, record) if record["retry"] == retry else None
+        folder = store.job(run_id, step_key, decided["number"])
+        record = folder.read_json("launch.json")
+        if record is None:
+            return None  # the worker that decided it died before it could write it
+        if digest_bytes(canonical(record)).sha256 != decided["sha256"]:
+            raise ForgedJobError(
+                f"{folder.uri}/launch.json is not what this control host decided: somebody else wrote it, and nothing "
+                "was started from it. Find out who may write there, and run the step again"
+            )
+        return cls._of(folder, record) if record["retry"] == retry else None
 
-    @classmethod
-    def at(cls, uri: str) -> Attempt | None:
-        """The attempt whose folder that is; None where garbage collection has been there."""
-        job = JobDir.at(uri)
-        record = job.read_json("launch.json")
-        return cls._of(job, record) if record else None
-
-    def next(self, store: ArtifactStore) -> Attempt:
+    def next(self, instance: dg.DagsterInstance, store: ArtifactStore) -> Attempt:
         """The attempt that goes on where this one was lost, with the same inputs."""
-        return self.create(store, self.spec, self.retry, self.events)
+        return self.create(instance, store, self.spec, self.retry, self.events)
 
     @classmethod
-    def _of(cls, job: JobDir, record: dict[str, Any]) -> Attempt:
+    def _of(cls, folder: JobDir, record: dict[str, Any]) -> Attempt:
         # The stage reads spec.json alone; a worker that died before it wrote it left launch.json.
-        job.create_json("spec.json", record["spec"])
-        return cls(job, StageSpec.model_validate(record["spec"]), record["retry"], record["events"])
+        if not folder.create_json("spec.json", record["spec"]) and folder.read_json("spec.json") != record["spec"]:
+            raise ForgedJobError(
+                f"{folder.uri}/spec.json is not what this control host decided: somebody else wrote it, and nothing "
+                "was started from it. Find out who may write there, and run the step again"
+            )
+        return cls(folder, StageSpec.model_validate(record["spec"]), record["retry"], record["events"])
 
-    @property
-    def nodes(self) -> list[str]:
-        """Names of the hosts that were last asked to run it, the first being the rendezvous."""
-        return (self.job.read_json("hosts.json") or {"hosts": []})["hosts"]
 
-    def assign(self, names: list[str]) -> None:
-        """Writes down who is asked next; before they are asked, so that no start is ever forgotten."""
-        self.job.write_json("hosts.json", {"hosts": names})
-
-    def cancel(self, reason: str) -> None:
-        """Tells the supervisors, wherever they are, to end the job."""
-        self.job.create_json("cancel.json", {"reason": reason})
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self.job.read_json("cancel.json") is not None
-
-    def claim(self, node: int) -> dict[str, Any] | None:
-        """Which host started that node's part, or None if none ever did."""
-        return self.job.read_json(f"claim/node{node}.json")
-
-    def status(self, node: int) -> dict[str, Any] | None:
-        """The last heartbeat of that node, or None before the first."""
-        return self.job.read_json(f"status/node{node}.json")
+def job_at(uri: str) -> Job | None:
+    """The job whose folder that is; None where garbage collection has been there."""
+    folder = JobDir.at(uri)
+    return Job(folder) if folder.read_json("launch.json") is not None else None
 
 
 def cancel_job(uri: str, reason: str) -> bool:
     """Tells the supervisors of the job at that URI to end it; False if it had ended before."""
-    attempt = Attempt.at(uri)
-    if attempt is None:
+    job = job_at(uri)
+    if job is None:
         return False
-    nodes = [attempt.status(node) for node in range(len(attempt.nodes))]
+    nodes = [job.status(node) for node in range(len(job.nodes))]
     if nodes and all(status and status["state"] == "ended" for status in nodes):
         return False
-    attempt.cancel(reason)
+    job.cancel(reason)
     return True
 
 
-def _last_number(store: ArtifactStore, run_id: str, step_key: str) -> int:
-    number = 0
-    while store.job(run_id, step_key, number + 1).read_json("launch.json") is not None:
-        number += 1
-    return number
+def _decided(instance: dg.DagsterInstance, run_id: str, step_key: str) -> dict[str, Any] | None:
+    """Number and hash of the last attempt at the step."""
+    run = instance.get_run_by_id(run_id)
+    text = run.tags.get(DECIDED_TAG + step_key) if run else None
+    return json.loads(text) if text else None

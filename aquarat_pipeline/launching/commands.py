@@ -8,9 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aquarat_core.stages.base import SPEC_SHA256
 from aquarat_core.stages.registry import Stage
 from aquarat_core.training.torchrun import ADDRESS, on_one_host, on_several_hosts
-from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.attempts import Attempt, Job
 from aquarat_pipeline.launching.credentials import host_token
 from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.placement import Requirement
@@ -18,9 +19,9 @@ from aquarat_pipeline.launching.placement import Requirement
 GB = 1_000_000_000
 
 
-def identity(attempt: Attempt, node: int) -> dict[str, Any]:
+def identity(job: Job, node: int) -> dict[str, Any]:
     """How the agent knows one node's part of the job; the id also names its directory and must stay short."""
-    uri = attempt.job.uri
+    uri = job.folder.uri
     return {"id": hashlib.sha256(uri.encode()).hexdigest()[:16], "job": uri, "node": node, "mark": f"{uri}#node{node}"}
 
 
@@ -58,7 +59,7 @@ def start(
         "inherit": here,
         "cwd": os.getcwd() if here else None,
         "ranks": need.distributed,
-        "token": host_token(attempt.spec.store),
+        "token": host_token(attempt),
         "heartbeat": host.heartbeat_seconds,
         "grace": host.grace_seconds,
         "min_free_bytes": int(host.min_free_gb * GB),
@@ -72,7 +73,7 @@ def interpreter(host: Host) -> str:
 
 def _argv(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement, program: Sequence[str]) -> list[str]:
     python = [interpreter(hosts[node]), "-u"]
-    run = [*program, f"{attempt.job.uri}/spec.json"]
+    run = [*program, f"{attempt.folder.uri}/spec.json"]
     if not need.distributed:
         return [*python, *run]
     if need.nodes == 1:
@@ -86,7 +87,10 @@ def _argv(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement,
 
 def _environment(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement) -> dict[str, str]:
     host = hosts[node]
-    env = {"OMP_NUM_THREADS": str(((attempt.spec.config or {}).get("launch") or {}).get("threads", 1))}
+    env = {
+        SPEC_SHA256: attempt.spec_sha256,
+        "OMP_NUM_THREADS": str(((attempt.spec.config or {}).get("launch") or {}).get("threads", 1)),
+    }
     if need.nodes > 1:
         env[ADDRESS] = host.rendezvous.rpartition(":")[0]
         if host.network_interface:

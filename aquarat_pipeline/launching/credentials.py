@@ -1,4 +1,4 @@
-"""What a host may know: a token for the store's prefix, and nothing that outlives the hour.
+"""What a host may know: a token for what its job needs of the store, and nothing that outlives the hour.
 
 A host that is this machine gets one too: its agent has no libraries to find the environment's credentials with.
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from aquarat_pipeline.launching.transports import HostError
 
 if TYPE_CHECKING:
-    from aquarat_core.artifacts.credentials import PrefixToken
+    from aquarat_core.artifacts.credentials import JobToken
+    from aquarat_pipeline.launching.attempts import Attempt
 
 RENEW_SECONDS = 300.0
 """How often a running job's token is looked at."""
@@ -21,13 +22,15 @@ LEAST = timedelta(minutes=30)
 """What a host's token is still good for when it is sent: some renewals may fail before it ends."""
 
 
-def host_token(store_uri: str) -> dict[str, Any] | None:
-    """`{"token", "seconds"}` for the bucket's prefix; None where none is asked for (`file://`, the emulator).
+def host_token(attempt: Attempt) -> dict[str, Any] | None:
+    """`{"token", "seconds"}` for what the job needs of its store; None where none is asked (`file://`, the emulator).
 
     It says for how long the token is good and not until when: the host's date may be wrong. Raises `HostError` where
     none is to be had just now.
     """
-    minter = _minter(store_uri)
+    # The store is that of the folder, which the control host opened itself.
+    store_uri = attempt.folder.backend.uri
+    minter = _minter(store_uri, attempt.folder.prefix, attempt.spec.stage)
     if minter is None:
         return None
     from google.auth.exceptions import GoogleAuthError
@@ -39,10 +42,10 @@ def host_token(store_uri: str) -> dict[str, Any] | None:
     return {"token": token, "seconds": (expiry - datetime.now(UTC)).total_seconds()}
 
 
-@functools.cache
-def _minter(store_uri: str) -> PrefixToken | None:
+@functools.lru_cache(maxsize=64)
+def _minter(store_uri: str, folder: str, stage: str) -> JobToken | None:
     if not store_uri.startswith("gs://") or os.environ.get("STORAGE_EMULATOR_HOST"):
         return None
-    from aquarat_core.artifacts.credentials import PrefixToken
+    from aquarat_core.artifacts.credentials import JobToken
 
-    return PrefixToken(store_uri)
+    return JobToken(store_uri, folder, stage)

@@ -45,7 +45,7 @@ class Output:
     def __init__(self, attempt: Attempt, nodes: int, handle: Callable[[dict[str, Any]], None]) -> None:
         self._attempt = attempt
         self._handle = handle
-        self._shown = attempt.job.read_json("cursor.json") or {f"node{node}": 0 for node in range(nodes)}
+        self._shown = attempt.folder.read_json("cursor.json") or {f"node{node}": 0 for node in range(nodes)}
 
     @property
     def is_resumed(self) -> bool:
@@ -63,11 +63,11 @@ class Output:
 
     def _show_next(self, node: str) -> bool:
         number = self._shown[node] + 1
-        chunk = self._attempt.job.read_json(f"output/{node}/{number:06d}.json")
+        chunk = self._attempt.folder.read_json(f"output/{node}/{number:06d}.json")
         if chunk is None:
             return False
         self._shown[node] = number
-        self._attempt.job.write_json("cursor.json", self._shown)
+        self._attempt.folder.write_json("cursor.json", self._shown)
         if chunk["lines"]:
             prefix = "" if node == "node0" else f"{node}: "
             sys.stderr.write("".join(f"{prefix}{printable(line)}\n" for line in chunk["lines"]))

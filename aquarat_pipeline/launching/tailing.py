@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.attempts import job_at
 from aquarat_pipeline.launching.hosts import local_host, read_inventory
 from aquarat_pipeline.launching.submit import LaunchError
 from aquarat_pipeline.launching.tags import JOB_TAG
@@ -23,16 +23,16 @@ def last_lines(home: Path, run: dg.DagsterRun, lines: int) -> Iterator[str]:
 
     Raises `LaunchError` for a run that has no job. A host that does not answer is a line like any other.
     """
-    attempt = Attempt.at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None
-    if attempt is None:
+    job = job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None
+    if job is None:
         raise LaunchError(f"run {run.run_id} has no job: it has not come to one yet, or it is long gone")
     known = {host.name: host for host in (local_host(home), *read_inventory(home).hosts)}
-    for node, name in enumerate(attempt.nodes):
+    for node, name in enumerate(job.nodes):
         if name not in known:
             yield f"== {name}: no longer in hosts.yaml"
             continue
         try:
-            order = {**commands.identity(attempt, node), "lines": lines}
+            order = {**commands.identity(job, node), "lines": lines}
             logs = transport_to(known[name]).call("tail", order)["logs"]
         except HostError as e:
             yield f"== {name}: {e}"

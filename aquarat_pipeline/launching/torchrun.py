@@ -108,7 +108,7 @@ class _Job:
             need = Requirement.of(self._stage, self._attempt.spec, self._context.run.tags)
             for restart in range(MOST_RESTARTS + 1):
                 ending = self._serve(need)
-                result = self._attempt.job.read_json("result.json")
+                result = self._attempt.folder.read_json("result.json")
                 lost = _lost(ending, result)
                 if lost is None or restart == MOST_RESTARTS:
                     self._check_run()
@@ -116,7 +116,7 @@ class _Job:
                 self._context.log.warning(f"{lost}. Starting again from what is saved ({restart + 1}/{MOST_RESTARTS})")
                 self._attempt.cancel(lost)
                 self._avoid.update({ending.host} if ending.host else ())
-                self._attempt = self._attempt.next(self._store)
+                self._attempt = self._attempt.next(self._context.instance, self._store)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             self._interrupted()
             raise
@@ -131,7 +131,7 @@ class _Job:
         raise AssertionError("unreachable")
 
     def _serve(self, need: Requirement) -> Ending:
-        self._tag({JOB_TAG: self._attempt.job.uri})
+        self._tag({JOB_TAG: self._attempt.folder.uri})
         while not self._attach():
             if need.distributed:
                 self._place(need)
@@ -141,7 +141,7 @@ class _Job:
         self._tag({LEASE_TAG: ",".join(names)} if need.distributed else {})
         output = Output(self._attempt, len(self._hosts), self._handle)
         if output.is_resumed:
-            self._context.log.info(f"Attached to the running job {self._attempt.job.uri} on {', '.join(names)}")
+            self._context.log.info(f"Attached to the running job {self._attempt.folder.uri} on {', '.join(names)}")
         self._renewed = time.monotonic()
         return follow(self._attempt, self._hosts, output, self._attend)
 
@@ -153,7 +153,7 @@ class _Job:
             if any(claims):
                 # A worker died between the starts on several hosts.
                 self._attempt.cancel("it was started on some of its hosts only")
-                self._attempt = self._attempt.next(self._store)
+                self._attempt = self._attempt.next(self._context.instance, self._store)
             return False
         known = {host.name: host for host in (*read_inventory(self._home).hosts, self._local)}
         # A host that was taken out of the inventory can still be followed through the store.
@@ -250,7 +250,7 @@ class _Job:
         for node, host in enumerate(self._hosts):
             # A host that is out of reach now keeps its old token for a while, and gets the next one.
             with suppress(HostError):
-                token = host_token(self._attempt.spec.store)
+                token = host_token(self._attempt)
                 if token and token["token"] != self._tokens.get(node):
                     self._call(host, "renew", {**commands.identity(self._attempt, node), "token": token})
                     self._tokens[node] = token["token"]

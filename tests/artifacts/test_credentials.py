@@ -15,7 +15,7 @@ import google.oauth2.credentials
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
-from aquarat_core.artifacts.credentials import PrefixToken, environment_credentials, read_token
+from aquarat_core.artifacts.credentials import JobToken, environment_credentials, read_token
 from tests.serving import serving
 
 HOUR = timedelta(hours=1)
@@ -48,24 +48,36 @@ class TokenService:
         )
 
 
-def mint(service: TokenService, uri: str = "gs://bucket/team/aquarat") -> PrefixToken:
+def mint(service: TokenService, uri: str = "gs://bucket/team/aquarat") -> JobToken:
     def refresh(request: object, scopes: object) -> tuple[str, datetime]:
         return "long-lived", datetime.now(UTC).replace(tzinfo=None) + HOUR
 
-    return PrefixToken(uri, google.oauth2.credentials.Credentials(None, refresh_handler=refresh), service)
+    return JobToken(
+        uri, "jobs/r/sft/1", "sft", google.oauth2.credentials.Credentials(None, refresh_handler=refresh), service
+    )
 
 
-def test_the_token_opens_one_prefix_of_one_bucket() -> None:
+def test_the_token_opens_what_one_job_needs() -> None:
     service = TokenService()
     token, expiry = mint(service).token()
     assert token == "narrow-1" and abs(expiry - (datetime.now(UTC) + HOUR)) < timedelta(minutes=1)
-    (rule,) = json.loads(unquote(service.asked[0]["options"]))["accessBoundary"]["accessBoundaryRules"]
-    assert rule["availableResource"] == "//storage.googleapis.com/projects/_/buckets/bucket"
-    assert rule["availablePermissions"] == ["inRole:roles/storage.objectUser"]
-    assert rule["availabilityCondition"]["expression"] == (
-        "resource.name.startsWith('projects/_/buckets/bucket/objects/team/aquarat/') || "
-        "api.getAttribute('storage.googleapis.com/objectListPrefix', '').startsWith('team/aquarat/')"
-    )
+    own, manifests = json.loads(unquote(service.asked[0]["options"]))["accessBoundary"]["accessBoundaryRules"]
+    assert own["availablePermissions"] == ["inRole:roles/storage.objectUser"]
+    assert manifests["availablePermissions"] == [
+        "inRole:roles/storage.objectViewer",
+        "inRole:roles/storage.objectCreator",
+    ]
+    for rule, starts in (
+        (own, ("jobs/r/sft/1/", "work/sft/", "refs/sft/", "tmp/", "blobs/")),
+        (manifests, ("manifests/",)),
+    ):
+        assert rule["availableResource"] == "//storage.googleapis.com/projects/_/buckets/bucket"
+        objects = [f"resource.name.startsWith('projects/_/buckets/bucket/objects/team/aquarat/{s}')" for s in starts]
+        listed = [
+            f"api.getAttribute('storage.googleapis.com/objectListPrefix', '').startsWith('team/aquarat/{s}')"
+            for s in starts
+        ]
+        assert rule["availabilityCondition"]["expression"] == " || ".join([*objects, *listed])
 
 
 def test_a_token_is_replaced_ten_minutes_before_its_end_and_not_earlier(tmp_path: Path) -> None:

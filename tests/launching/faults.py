@@ -133,7 +133,7 @@ def shell_with_a_profile(rig: Rig) -> dict[str, Any]:
 def second_start(rig: Rig) -> dict[str, Any]:
     """The same job is started again on its host, and the same run is resumed although its worker lives."""
     run_id = training(rig)
-    attempt = Attempt.find(ArtifactStore.open(rig.store_uri), run_id, ASSET, 0)
+    attempt = Attempt.find(rig.instance, ArtifactStore.open(rig.store_uri), run_id, ASSET, 0)
     order = {**commands.identity(attempt, 0), "token": None}
     host = read_inventory(rig.home).hosts[0]
     assert transport_to(host).call("start", order) == {"state": "already-started"}

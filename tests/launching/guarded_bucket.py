@@ -1,7 +1,8 @@
 """A bucket that asks who is there: the exchange of tokens as Google's does it, and then only what a token allows.
 
 It stands before the emulator, which knows no permissions. The control host's own token opens everything; one that was
-exchanged for it opens the objects under its prefix, and listings of them, for `lives` seconds.
+exchanged for it opens what the rules of its exchange say, for `lives` seconds: which objects, by the beginnings of
+their names, and what may be done with them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from tests.serving import serving
 
 EXCHANGE = "https://sts.googleapis.com/v1/token"
 PROMISED_SECONDS = 1200
-_ALLOWED = re.compile(r"resource\.name\.startsWith\('projects/_/buckets/[^/]+/objects/([^']+)'\)")
+_NAMED = re.compile(r"resource\.name\.startsWith\('projects/_/buckets/[^/]+/objects/([^']+)'\)")
+_LISTED = re.compile(r"objectListPrefix', ''\)\.startsWith\('([^']+)'\)")
+RIGHTS = {
+    "inRole:roles/storage.objectUser": {"get", "list", "create", "change"},
+    "inRole:roles/storage.objectViewer": {"get", "list"},
+    "inRole:roles/storage.objectCreator": {"create"},
+}
 
 
 class GuardedBucket(ThreadingHTTPServer):
@@ -35,8 +42,8 @@ class GuardedBucket(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.emulator = emulator
         self.own, self.narrow, self.lives = own, narrow, lives
-        self.minted: dict[str, tuple[str, float]] = {}
-        """Prefix and end (monotonic) of every token."""
+        self.minted: dict[str, tuple[dict[str, set[str]], float]] = {}
+        """Rights by the beginnings of names, and the end (monotonic), of every token."""
         self.used: set[str] = set()
         self.refused: list[str] = []
         self._lock = threading.Lock()
@@ -51,26 +58,42 @@ class GuardedBucket(ThreadingHTTPServer):
             return None
         if fields.get("subject_token") != self.own:
             return None
-        (rule,) = json.loads(unquote(fields["options"]))["accessBoundary"]["accessBoundaryRules"]
-        prefix = _ALLOWED.match(rule["availabilityCondition"]["expression"])[1]
+        rights: dict[str, set[str]] = {}
+        for rule in json.loads(unquote(fields["options"]))["accessBoundary"]["accessBoundaryRules"]:
+            expression = rule["availabilityCondition"]["expression"]
+            granted = set().union(*(RIGHTS[permission] for permission in rule["availablePermissions"]))
+            for start in _NAMED.findall(expression):
+                rights.setdefault(start, set()).update(granted - {"list"})
+            for start in _LISTED.findall(expression):
+                rights.setdefault(start, set()).update(granted & {"list"})
         with self._lock:
             token = f"{self.narrow}-{len(self.minted)}"
-            self.minted[token] = (prefix, time.monotonic() + self.lives)
+            self.minted[token] = (rights, time.monotonic() + self.lives)
         return token
 
-    def status_for(self, token: str, path: str, body: bytes) -> int:
+    def status_for(self, method: str, token: str, path: str, body: bytes) -> int:
         """200, 401 for a token that is none or none any more, 403 for what it does not open."""
         if token == self.own:
             return 200
-        prefix, end = self.minted.get(token, ("", 0.0))
+        rights, end = self.minted.get(token, ({}, 0.0))
         if time.monotonic() > end:
             self.refused.append(f"{token} {path}")
             return 401
         self.used.add(token)
-        if _named(path, body).startswith(prefix):
+        name, wanted = _named(path, body), self._wanted(method, path)
+        if any(wanted in granted and name.startswith(start) for start, granted in rights.items()):
             return 200
         self.refused.append(f"{token} {path}")
         return 403
+
+    def _wanted(self, method: str, path: str) -> str:
+        """What the request does. An upload that must find nothing there creates; one that may replace, changes."""
+        query = parse_qs(urlsplit(path).query)
+        if method == "GET":
+            return "get" if re.search(r"/o/[^/?]+", path) else "list"
+        if "/upload/" in path:
+            return "create" if method == "PUT" or query.get("ifGenerationMatch") == ["0"] else "change"
+        return "change"
 
     def request(self, url: str, method: str = "GET", **given: Any) -> Any:
         """As google-auth asks the world; only the exchange may be asked for."""
@@ -89,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
             granted = {"access_token": token, "expires_in": PROMISED_SECONDS, "token_type": "Bearer"}
             return self._answer(200 if token else 400, json.dumps(granted).encode())
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        status = self.server.status_for(token, self.path, body)
+        status = self.server.status_for(self.command, token, self.path, body)
         if status != 200:
             return self._answer(status, json.dumps({"error": {"message": "refused", "code": status}}).encode())
         kept = {k: v for k, v in self.headers.items() if k.lower() in ("content-type", "range")}

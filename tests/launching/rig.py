@@ -84,16 +84,17 @@ class Rig:
 
     def order(self, asset: str, **orders: Any) -> None:
         """What the toy trainer of an asset shall do from now on."""
-        self._orders().write_json(f"{asset}.json", {**orders, "number": time.monotonic_ns()})
+        self._orders(asset).write_json("order.json", {**orders, "number": time.monotonic_ns()})
 
     def release(self, asset: str) -> None:
         """Lets the trainer go on that the last order holds."""
-        folder = self._orders()
-        if order := folder.read_json(f"{asset}.json"):
-            folder.write_json(f"{asset}.released.json", {"number": order["number"]})
+        folder = self._orders(asset)
+        if order := folder.read_json("order.json"):
+            folder.write_json("released.json", {"number": order["number"]})
 
-    def _orders(self) -> JobDir:
-        return JobDir(open_backend(self.store_uri), "orders")
+    def _orders(self, asset: str) -> JobDir:
+        # Where a job of the asset may read and write.
+        return JobDir(open_backend(self.store_uri), f"work/{asset}/toy")
 
     def start_daemon(self) -> subprocess.Popen:
         """Dagster's own daemon, which brings its code server along."""
@@ -179,7 +180,7 @@ class Rig:
         return self._trainer(run_id, asset).read_json("times.json")
 
     def _trainer(self, run_id: str, asset: str) -> JobDir:
-        return JobDir(open_backend(self.store_uri), f"trainer/{run_id}/{asset}")
+        return JobDir(open_backend(self.store_uri), f"work/{asset}/toy/{run_id}")
 
     def worker(self, run_id: str) -> int:
         """Process id of the run's worker, once it executes steps."""

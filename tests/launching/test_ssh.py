@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,8 +24,10 @@ from google.oauth2.credentials import Credentials
 from aquarat_core.agent.folder import FolderError, open_folder
 from aquarat_core.artifacts import JobDir, StoreError
 from aquarat_core.artifacts.backend import open_backend
-from aquarat_core.artifacts.credentials import PrefixToken
+from aquarat_core.artifacts.credentials import JobToken
+from aquarat_core.stages.base import StageSpec
 from aquarat_pipeline.launching import credentials, torchrun
+from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.prepare import prepare
 from aquarat_pipeline.launching.transports import HostError, SshTransport
@@ -138,7 +141,7 @@ def bucket(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", made.url)
         monkeypatch.setenv("AQUARAT_STORE_TOKEN_FILE", str(own))
         source = Credentials(None, refresh_handler=lambda *_, **__: (OWN, datetime.now() + timedelta(days=1)))
-        minter = functools.cache(lambda uri: PrefixToken(uri, source, made.request))
+        minter = functools.cache(lambda *job: JobToken(*job, source, made.request))
         monkeypatch.setattr(credentials, "_minter", minter)
         yield made
 
@@ -175,34 +178,57 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
         rig.close()
 
 
-def test_a_hosts_token_opens_its_stores_prefix_and_no_other(
+def test_a_hosts_token_opens_what_its_job_needs_and_no_more(
     bucket: GuardedBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither through a stage's store nor through the agent's folder, be it read, written or listed."""
+    """Neither through a stage's store nor through the agent's folder, be it read, written, listed or removed."""
     bucket.lives = 600.0
     mine, other = f"gs://{BUCKET}/team/store", f"gs://{BUCKET}/team/stores"
+    store = open_backend(mine)
+    theirs = ("jobs/r/s/2/spec.json", "jobs/r2/s/1/launch.json", "work/rl_checkpoint/x", "pins/x.json", "other.json",
+              "refs/rl_checkpoint/latest.json")  # fmt: skip
+    for key in (*theirs, "manifests/there.json", "blobs/sha256/aa/there"):
+        store.write(key, b"{}")
     JobDir(open_backend(other), "jobs/r/s/1").write_json("spec.json", {"theirs": True})
-    token = credentials.host_token(mine)["token"]
+    spec = {"stage": "sft_checkpoint", "store": "gs://payroll/secret", "profile": "p", "config": None, "inputs": {}}
+    spec |= {"code": {"version": "v"}, "run_id": "r", "step_key": "s"}
+    attempt = Attempt(JobDir(store, "jobs/r/s/1"), StageSpec.model_validate(spec), 0, {})
+    token = credentials.host_token(attempt)["token"]
     path = tmp_path / "token"
     path.write_text(json.dumps({"token": token, "expiry": "2100-01-01T00:00:00+00:00"}))
     monkeypatch.setenv("AQUARAT_STORE_TOKEN_FILE", str(path))
+    narrow = open_backend(mine)
 
-    def uses(uri: str) -> list[Callable[[], Any]]:
-        job, folder = JobDir(open_backend(uri), "jobs/r/s/1"), open_folder(f"{uri}/jobs/r/s/1", lambda: token)
-        return [
-            lambda: job.write_json("spec.json", {"mine": True}),
-            lambda: job.read_json("spec.json"),
-            lambda: list(job.backend.keys("jobs/")),
-            lambda: folder.create("claim/node0.json", {}),
-            lambda: folder.read("spec.json"),
-        ]
+    job, folder = JobDir(narrow, "jobs/r/s/1"), open_folder(f"{mine}/jobs/r/s/1", lambda: token)
+    job.write_json("status/node0.json", {"n": 1})
+    job.write_json("status/node0.json", {"n": 2})
+    assert job.read_json("status/node0.json") == {"n": 2} and folder.create("claim/node0.json", {}) is True
+    assert list(narrow.keys("jobs/r/s/1/")) == ["jobs/r/s/1/claim/node0.json", "jobs/r/s/1/status/node0.json"]
+    for key in ("work/sft_checkpoint/k/1/commit.json", "blobs/sha256/aa/b", "tmp/x", "refs/sft_checkpoint/latest.json"):
+        narrow.write(key, b"1")
+        assert narrow.read(key).data == b"1" and narrow.delete(key)
+    assert narrow.create("manifests/new.json", b"{}") and narrow.read("manifests/new.json").data == b"{}"
+    assert not narrow.create("manifests/new.json", b"other") and list(narrow.keys("manifests/"))
 
-    written = {"mine": True}
-    assert [use() for use in uses(mine)] == [None, written, ["jobs/r/s/1/spec.json"], True, written]
-    for use in uses(other):
+    refused: list[Callable[[], Any]] = [
+        lambda: narrow.write("manifests/there.json", b"forged"),
+        lambda: narrow.delete("manifests/there.json"),
+        lambda: list(narrow.keys("jobs/")),
+        lambda: list(narrow.keys("")),
+        lambda: JobDir(open_backend(other), "jobs/r/s/1").read_json("spec.json"),
+        lambda: JobDir(open_backend(other), "jobs/r/s/1").write_json("spec.json", {}),
+        lambda: open_folder(f"{other}/jobs/r/s/1", lambda: token).read("spec.json"),
+        lambda: open_folder(f"{mine}/jobs/r/s/2", lambda: token).create("claim/node0.json", {}),
+    ]
+    for key in theirs:
+        refused += [partial(narrow.read, key), partial(narrow.write, key, b"forged"), partial(narrow.delete, key)]
+    for use in refused:
+        before = len(bucket.refused)
         with pytest.raises((StoreError, FolderError), match=r"refuses access|answered 403"):
             use()
-    assert len(bucket.refused) == 5 and bucket.used == {token}
+        assert len(bucket.refused) > before
+    assert bucket.used == {token}
+    assert all(store.read(key).data == b"{}" for key in (*theirs, "manifests/there.json"))
 
 
 def _watch(thread: Thread, directory: Path, release: Callable[[], Any]) -> tuple[set[str], set[str], int]:

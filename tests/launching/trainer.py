@@ -1,9 +1,9 @@
 """A stage program that trains nothing but can be killed: it saves every step and goes on from the last one saved.
 
-`<store>/orders/<asset>.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step), `fill`
-(writes that many bytes to its scratch space first), `content` (publishes that many random bytes), `hold` (the step
-after which it waits for `<store>/orders/<asset>.released.json` to name the order's `number`). Every step leaves a
-line in `<store>/trace/<asset>.jsonl`.
+`<store>/work/<asset>/toy/order.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step),
+`fill` (writes that many bytes to its scratch space first), `content` (publishes that many random bytes), `hold` (the
+step after which it waits for `released.json` beside it to name the order's `number`). Every step leaves an object in
+`trace/`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from aquarat_core.stages.registry import STAGES
 def main(spec_uri: str) -> int:
     job = JobDir.at(spec_uri.rpartition("/")[0])
     spec = StageSpec.model_validate(job.read_json("spec.json"))
-    own = JobDir(job.backend, f"trainer/{spec.run_id}/{spec.stage}")
-    orders = JobDir(job.backend, "orders").read_json(f"{spec.stage}.json") or {}
+    own = JobDir(job.backend, f"work/{spec.stage}/toy/{spec.run_id}")
+    orders = JobDir(job.backend, f"work/{spec.stage}/toy").read_json("order.json") or {}
     rank = int(os.environ.get("RANK", "0"))
     reduce = _gloo() if orders.get("gloo") else lambda: None
     try:
@@ -70,8 +70,8 @@ def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce, wait) -> N
 
 def _wait(job: JobDir, stage: str, orders: dict) -> None:
     """Until the order is released: what a test does to a running job must not depend on how fast either is."""
-    folder = JobDir(job.backend, "orders")
-    while (folder.read_json(f"{stage}.released.json") or {}).get("number") != orders["number"]:
+    folder = JobDir(job.backend, f"work/{stage}/toy")
+    while (folder.read_json("released.json") or {}).get("number") != orders["number"]:
         time.sleep(0.1)
 
 

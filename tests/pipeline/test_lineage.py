@@ -11,7 +11,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from aquarat_core.artifacts import ArtifactStore, JobDir
+from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.stages.registry import Stage, code_version
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs
 from aquarat_pipeline.assets.metadata import CONSOLE, _place
@@ -217,15 +217,16 @@ def test_a_step_taken_up_again_names_the_sft_it_started_from(chain: Chain, sft: 
     """A host that takes a step over, or a second attempt, finds the choice of the first one, to the end."""
     first = sft("weights at the start")
     between: list[dg.AssetMaterialization] = []
+    another = chain.instance.create_run_for_job(chain.defs.resolve_implicit_global_asset_job_def())
 
-    def start_twice(instance: dg.DagsterInstance, stage: Stage, job: JobDir) -> dict[str, Pinned]:
-        chosen = pin_inputs(instance, stage, job)
+    def start_twice(instance: dg.DagsterInstance, stage: Stage, run_id: str) -> dict[str, Pinned]:
+        chosen = pin_inputs(instance, stage, run_id)
         if stage.name == "rl_checkpoint":
             # The step has chosen its inputs and is lost; somebody makes another SFT; the step is taken up again.
             between.append(sft("weights meanwhile"))
-            again = pin_inputs(instance, stage, job)
+            again = pin_inputs(instance, stage, run_id)
             assert again == chosen
-            fresh = pin_inputs(instance, stage, store.job("another-run", stage.name, 1))
+            fresh = pin_inputs(instance, stage, another.run_id)
             assert fresh["sft_checkpoint"].storage_id > again["sft_checkpoint"].storage_id
             return again
         return chosen

@@ -1,8 +1,8 @@
 """A stage program that speaks the real one's protocol and trains nothing; tests start it as a process.
 
 `TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `metrics`, `say` (printed), `log` (to
-Dagster), or a way to go wrong: `user_error`, `bug`, `die_rank` (that rank just exits) or `hang` (a path: writes the ids
-of its processes there, then waits).
+Dagster), `result` (says that this manifest is what it made), or a way to go wrong: `user_error`, `bug`, `die_rank`
+(that rank just exits) or `hang` (a path: writes the ids of its processes there, then waits).
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def main(spec_uri: str) -> int:
             error = {"type": "RuntimeError", "message": orders[kind], "user": kind == "user_error"}
             job.write_json("result.json", {"ok": False, "error": error})
             return 2 if kind == "user_error" else 1
+    if "result" in orders:
+        job.write_json("result.json", {"ok": True, "manifest_sha256": orders["result"]})
+        return 0
     with open_dagster_pipes() as pipes:
         if "log" in orders:
             pipes.log.info(orders["log"])
