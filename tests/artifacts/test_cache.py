@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.artifacts import ArtifactStore, cache
 from aquarat_core.settings import cache_limit
 
 from .conftest import Publish, start, work
@@ -98,3 +103,72 @@ def test_a_limit_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, said: st
     monkeypatch.setenv("AQUARAT_CACHE_LIMIT", said)
     with pytest.raises(ValueError, match=r"AQUARAT_CACHE_LIMIT is .*such as 200GB"):
         cache_limit()
+
+
+def test_no_process_clears_the_cache_while_another_makes_its_list(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the worst moment: this process has made its list and not yet locked it, as a dead one's is not."""
+    monkeypatch.setenv("AQUARAT_CACHE_LIMIT", "0.001MB")
+    lock, flock, tried = tmp_path / "cache" / "locks" / "users", fcntl.flock, []
+
+    def at_the_worst_moment(file: Any, how: int) -> None:
+        if not tried and Path(str(getattr(file, "name", ""))).parent.name == "users":
+            tried.append(file.name)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with lock.open("ab") as f:
+                try:
+                    flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass  # Others have to wait.
+                else:
+                    flock(f, fcntl.LOCK_UN)
+                    read(store.uri, "b", "c")
+        flock(file, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", at_the_worst_moment)
+        path = ArtifactStore.open(store.uri).latest("a").path("file")
+    assert tried
+    read(store.uri, "b", "c", "d")
+    assert path.read_text() == "a" * SIZE, "this process lives and was given it"
+
+
+def test_threads_of_a_process_have_one_list(store: ArtifactStore, tmp_path: Path) -> None:
+    users = tmp_path / "cache" / "users"
+    for _ in range(20):
+        cache._USERS.pop(tmp_path / "cache", None)
+        shutil.rmtree(users, ignore_errors=True)
+        made = cache.Cache(tmp_path / "cache", 1 << 30)
+        gate = threading.Barrier(8)
+
+        def use(number: int, made: cache.Cache = made, gate: threading.Barrier = gate) -> None:
+            gate.wait()
+            made._use(f"{number}")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(use, range(8)))
+        (listed,) = users.iterdir()
+        assert sorted(listed.read_text().split()) == sorted(map(str, range(8)))
+
+
+def test_what_dead_processes_leave_in_the_cache_goes(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        read(store.uri, "a")
+    root = tmp_path / "cache"
+    assert len(list((root / "users").iterdir())) == 1, "each process removes the lists of the dead"
+    for name in ("tmp", "partial"):
+        (root / name).mkdir(exist_ok=True)
+        (root / name / "left").write_bytes(b"x")
+    monkeypatch.setenv("AQUARAT_CACHE_LIMIT", "0.001MB")
+    read(store.uri, "b", "c")
+    read(store.uri, "d")
+    assert {p.name for p in (root / "tmp").iterdir()} == {"left"}, "younger than a day"
+    trees = [p for p in (root / "trees").rglob("*") if p.is_dir()]
+    assert all(any(p.iterdir()) for p in trees), "no folder is left empty"
+    cache._USERS.pop(root, None)
+    monkeypatch.setattr(cache, "_LEFT_OVER", -1.0)
+    store.latest("d").path("file")
+    assert list((root / "tmp").iterdir()) == list((root / "partial").iterdir()) == []
