@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, FileEntry, digest_file
 from aquarat_core.artifacts.errors import os_errors
+from aquarat_core.artifacts.lineage import MOST_GENERATIONS, too_deep
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import Advance, each, ignore
 from aquarat_core.upkeep.survey import ancestry
@@ -25,13 +26,15 @@ def with_ancestors(artifact: Artifact) -> list[Artifact]:
         raise ArtifactError(f"the ancestry of {artifact.asset} is not complete: {missing[0]}")
     ordered: dict[str, Artifact] = {}
 
-    def visit(sha256: str) -> None:
+    def visit(sha256: str, generations: int) -> None:
+        if not generations:
+            raise ArtifactError(too_deep(artifact.store, sha256))
         if sha256 not in ordered:
             for parent in known[sha256].manifest.parents:
-                visit(parent.manifest_sha256)
+                visit(parent.manifest_sha256, generations - 1)
             ordered[sha256] = known[sha256]
 
-    visit(artifact.sha256)
+    visit(artifact.sha256, MOST_GENERATIONS)
     return list(ordered.values())
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
+from aquarat_core.artifacts.lineage import lineage
 from aquarat_core.artifacts.manifest import FileEntry, Manifest, canonical
-from aquarat_core.upkeep.copying import folder_of, pull, push
+from aquarat_core.artifacts.store import blob_key
+from aquarat_core.upkeep.copying import folder_of, pull, push, with_ancestors
 from aquarat_core.upkeep.verify import verify
 
 from .conftest import Publish
@@ -118,3 +120,17 @@ def test_pull_refuses_a_folder_that_is_a_link(uri: str, publish: Publish, tmp_pa
     with pytest.raises(ArtifactError, match="is a link or a file, where a folder should be"):
         pull(artifact, tmp_path / "out")
     assert list(elsewhere.iterdir()) == []
+
+
+def test_an_ancestry_without_an_end_is_said(tmp_path: Path, publish: Publish) -> None:
+    store = ArtifactStore.open(f"file://{tmp_path}/store")
+    first = newest = publish(store, "a", {"f": b"1"})
+    for _ in range(1500):
+        parents = (newest.as_parent(),)
+        newest = store.add_manifest(newest.manifest.model_copy(update={"parents": parents}), latest=False)
+    assert verify(store).artifacts == 1501 and verify(store).problems == ()
+    for use in (lambda: lineage(store, newest.sha256), lambda: with_ancestors(newest)):
+        with pytest.raises(ArtifactError, match="100 generations away"):
+            use()
+    store.backend.delete(blob_key(first.manifest.files[0].digest))
+    assert "is missing" in verify(store).problems[0]
