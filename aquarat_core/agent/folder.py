@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,26 @@ class FileFolder:
 
     def _put(self, name: str, obj: Any, place: Callable[[str, Path], None]) -> None:
         target = self._path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_directories(target.parent)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".")
         try:
             with os.fdopen(handle, "w") as f:
                 json.dump(obj, f)
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, 0o444 & target.parent.stat().st_mode)
             place(temporary, target)
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
+
+
+def _make_directories(folder: Path) -> None:
+    """Creates `folder` with its parents, with the permissions of the one above them: the store's, not the umask's."""
+    if folder.is_dir():
+        return
+    _make_directories(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(folder.parent.stat().st_mode & 0o2777)
 
 
 class GcsFolder:

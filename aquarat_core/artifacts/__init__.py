@@ -6,7 +6,7 @@ between the control host and a GPU host). Readers trust manifests alone and veri
 """
 
 from aquarat_core.artifacts.environment import git_state, hardware, libraries
-from aquarat_core.artifacts.errors import ArtifactError, StoreError
+from aquarat_core.artifacts.errors import ArtifactError, RecordError, StoreError
 from aquarat_core.artifacts.hashing import Digest, digest_file
 from aquarat_core.artifacts.job import JobDir
 from aquarat_core.artifacts.lineage import Node, format_lineage, lineage
@@ -24,6 +24,7 @@ __all__ = [
     "Manifest",
     "Node",
     "Parent",
+    "RecordError",
     "StoreError",
     "digest_file",
     "format_lineage",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ from pathlib import Path
 from aquarat_core.artifacts.errors import os_errors
 from aquarat_core.artifacts.hashing import digest_file
 from aquarat_core.artifacts.manifest import FileEntry
+
+_LEFT_OVER = 86_400.0
+"""Seconds after which what nobody goes on with is taken for a killed process's."""
 
 Fetch = Callable[[Path, int], None]
 """`fetch(path, have)` leaves exactly the bytes wanted at `path`, whose first `have` bytes are there, or raises."""
@@ -76,27 +80,31 @@ class Cache:
 
     def _link(self, blob: Path, path: Path) -> None:
         temp = self._root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
-        temp.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(blob, temp)
-            os.replace(temp, path)
-        finally:
-            # Also after success: renaming one hard link of a file onto another of the same file keeps both.
-            temp.unlink(missing_ok=True)
+        # Under the lock: whoever clears the cache removes folders that are empty.
+        with _locked(self._root / "locks" / "users", fcntl.LOCK_SH):
+            temp.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(blob, temp)
+                os.replace(temp, path)
+            finally:
+                # Also after success: renaming one hard link of a file onto another of the same file keeps both.
+                temp.unlink(missing_ok=True)
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
     def _use(self, sha256: str) -> None:
         """Says that this process uses the blob, so that no other takes it away. Waits while one is clearing."""
-        user = _USERS.get(self._root)
-        if user is None:
-            # Whoever clears takes a list without a lock for a dead process's: it must not see one before it has.
-            with _locked(self._root / "locks" / "users"):
-                (self._root / "users").mkdir(parents=True, exist_ok=True)
-                _in_use(self._root / "users")  # removes the lists of the dead
-                user = _USERS[self._root] = _User(self._root / "users")
-        with _locked(self._root / "locks" / "users", fcntl.LOCK_SH):
+        lock = self._root / "locks" / "users"
+        with _USERS_LOCK:
+            user = _USERS.get(self._root)
+            if user is None:
+                # Under the lock: to whoever clears the cache, a list that is not locked yet is a dead process's.
+                with _locked(lock):
+                    _in_use(self._root / "users")
+                    self._remove_left_over()
+                    user = _USERS[self._root] = _User(self._root / "users")
+        with _locked(lock, fcntl.LOCK_SH):
             user.add(sha256)
 
     def _make_room(self, size: int) -> None:
@@ -114,31 +122,46 @@ class Cache:
                 if blob.name not in used:
                     for path in (*links.get(stat.st_ino, ()), blob):
                         path.unlink(missing_ok=True)
+                        _remove_empty(path.parent, self._root / "trees")
                     excess -= stat.st_size
+
+
+    def _remove_left_over(self) -> None:
+        """Removes what killed processes left half-way and nobody took up within a day."""
+        for folder in ("tmp", "partial"):
+            for path in (self._root / folder).glob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.lstat().st_ctime > _LEFT_OVER:
+                        path.unlink()
 
 
 class _User:
     """This process's list of blobs, in a file that it holds locked."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / f"{os.getpid()}-{uuid.uuid4().hex}").open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._known: set[str] = set()
+        self._lock = threading.Lock()
 
     def add(self, sha256: str) -> None:
-        if sha256 not in self._known:
-            self._file.write(f"{sha256}\n")
-            self._file.flush()
-            self._known.add(sha256)
+        with self._lock:
+            if sha256 not in self._known:
+                self._file.write(f"{sha256}\n")
+                self._file.flush()
+                self._known.add(sha256)
 
 
 _USERS: dict[Path, _User] = {}
+_USERS_LOCK = threading.Lock()
+"""Of two lists of one process the first would be closed, and so free for removal, once the second replaces it."""
 
 
 def _in_use(folder: Path) -> set[str]:
     """Blobs that living processes use; lists of dead ones are removed."""
     used: set[str] = set()
-    for path in folder.iterdir():
+    for path in folder.glob("*"):
         with path.open() as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,6 +179,16 @@ def _links(trees: Path) -> dict[int, list[Path]]:
         if path.is_file():
             found.setdefault(path.stat().st_ino, []).append(path)
     return found
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Removes `folder` and those above it, as long as they are empty and below `top`."""
+    while folder.is_relative_to(top) and folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
 
 
 @contextmanager

@@ -27,6 +27,13 @@ class ArtifactError(ValueError):
     """An artifact that is missing, damaged or cannot be published; the message says which, and the way out."""
 
 
+class RecordError(ArtifactError):
+    """An object in a store that cannot be read: which one, what is wrong with it, and what to do."""
+
+    def __init__(self, what: str, wrong: str, remedy: str) -> None:
+        super().__init__(f"{what} cannot be used: {wrong}. {remedy}")
+
+
 @contextmanager
 def os_errors(where: str, remedy: str) -> Iterator[None]:
     """Turns an `OSError` of the block into a `StoreError`: where, the reason, the path, and `remedy`."""

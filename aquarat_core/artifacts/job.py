@@ -6,7 +6,6 @@ die and pick it up again, since each object is there fully or not at all.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from aquarat_core.artifacts.backend import Backend, open_backend
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.records import read_job_record
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_\[\]-][A-Za-z0-9_.\[\]-]*")
 
@@ -46,9 +46,9 @@ class JobDir:
         return self.backend.create(self._key(name), canonical(obj))
 
     def read_json(self, name: str) -> Any | None:
-        """The object, or None where there is none."""
+        """The object, or None where there is none. Raises `RecordError` for one that is damaged."""
         found = self.backend.read(self._key(name))
-        return None if found is None else json.loads(found.data)
+        return None if found is None else read_job_record(found.data, f"{self.uri}/{name}", name)
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{_checked(name)}"

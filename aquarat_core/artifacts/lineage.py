@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     from aquarat_core.artifacts.store import Artifact, ArtifactStore
 
 
+MOST_GENERATIONS = 100
+"""A pipeline's artifact has five or so before it; more than this is nobody's work."""
+
+
+def too_deep(store: ArtifactStore, manifest_sha256: str) -> str:
+    """What is said of an ancestry that goes on beyond `MOST_GENERATIONS`."""
+    return (
+        f"manifest {manifest_sha256} in {store.uri} is {MOST_GENERATIONS} generations away: the ancestry is not "
+        "followed any further. Look at that manifest for where it goes on"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One artifact of an ancestry; `artifact` is None where its manifest is gone from the store."""
@@ -26,17 +38,19 @@ class Node:
 def lineage(store: ArtifactStore, manifest_sha256: str) -> Node:
     """The ancestry of an artifact. An ancestor reached by several ways is one and the same `Node`.
 
-    Raises `ArtifactError` if the store does not have this manifest.
+    Raises `ArtifactError` if the store does not have this manifest, or has more generations than `MOST_GENERATIONS`.
     """
     artifact = store.get(manifest_sha256)
-    return _node(store, artifact.asset, manifest_sha256, {})
+    return _node(store, artifact.asset, manifest_sha256, {}, MOST_GENERATIONS)
 
 
-def _node(store: ArtifactStore, asset: str, sha256: str, known: dict[str, Node]) -> Node:
+def _node(store: ArtifactStore, asset: str, sha256: str, known: dict[str, Node], generations: int) -> Node:
+    if not generations:
+        raise ArtifactError(too_deep(store, sha256))
     if sha256 not in known:
         artifact = store.get(sha256) if store.has(sha256) else None
         parents = artifact.manifest.parents if artifact else ()
-        nodes = tuple(_node(store, p.asset, p.manifest_sha256, known) for p in parents)
+        nodes = tuple(_node(store, p.asset, p.manifest_sha256, known, generations - 1) for p in parents)
         known[sha256] = Node(asset, sha256, artifact, nodes)
     return known[sha256]
 
@@ -119,7 +133,9 @@ def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
     )
 
 
-def _incomplete(store: ArtifactStore, manifest: Manifest, checked: dict[str, bool]) -> list[str]:
+def _incomplete(
+    store: ArtifactStore, manifest: Manifest, checked: dict[str, bool], generations: int = MOST_GENERATIONS
+) -> list[str]:
     """Assets of the ancestors to rebuild before `manifest` can be, parents before children."""
     found: list[str] = []
     for parent in manifest.parents:
@@ -128,8 +144,8 @@ def _incomplete(store: ArtifactStore, manifest: Manifest, checked: dict[str, boo
         artifact = _readable(store, parent.manifest_sha256)
         checked[parent.manifest_sha256] = artifact is not None and artifact.is_complete()
         if not checked[parent.manifest_sha256]:
-            if artifact is not None:
-                found += _incomplete(store, artifact.manifest, checked)
+            if artifact is not None and generations:
+                found += _incomplete(store, artifact.manifest, checked, generations - 1)
             found.append(parent.asset)
     return list(dict.fromkeys(found))
 

@@ -3,6 +3,8 @@
 Every object is first a temporary file under `tmp/`, fsynced, and gets its name by `os.link` (create-only: fails where
 the name exists) or `os.replace`; then the directory is fsynced. Readers never look into `tmp/`, so what a killed writer
 leaves there is never taken for anything. Compare-and-swap holds an flock, which the kernel releases with its process.
+
+Permissions follow the root's: who may read or write there may do so in all of the store, whatever umask a writer has.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from aquarat_core.artifacts.backend import Stat, Versioned
@@ -22,6 +26,12 @@ from aquarat_core.artifacts.hashing import Digest, digest_file
 from aquarat_core.artifacts.transfer import Advance, ignore
 
 _REMEDY = "Set AQUARAT_STORE to a directory that this user can write, or free the space or permissions it needs."
+
+
+_TRANSIENT = ("jobs/", "work/")
+"""Folders that come and go with runs: one that is left empty is removed."""
+_TRIES = 100
+_PERMISSION_TRIES = 10
 
 
 class LocalBackend:
@@ -45,7 +55,7 @@ class LocalBackend:
                 return None
 
     def keys(self, prefix: str) -> Iterator[str]:
-        return (stat.key for stat in self.stats(prefix))
+        return (found.key for found in self.stats(prefix))
 
     def stats(self, prefix: str) -> Iterator[Stat]:
         with self._errors():
@@ -62,6 +72,8 @@ class LocalBackend:
             except FileNotFoundError:
                 return False
             _fsync_directory(path.parent)
+            if key.startswith(_TRANSIENT):
+                self._remove_empty(path.parent)
             return True
 
     def create(self, key: str, data: bytes) -> bool:
@@ -73,11 +85,13 @@ class LocalBackend:
             current = self.read(key)
             if current is None or current.version != expected:
                 return False
-            self.write(key, data)
+            with self._temporary(data) as temp:
+                self._replace(temp, key)
             return True
 
     def write(self, key: str, data: bytes) -> None:
-        with self._errors(), self._temporary(data) as temp:
+        # Locked, so that `delete` does not remove this for the older object that it was asked to.
+        with self._errors(), self._temporary(data) as temp, self._locked(fcntl.LOCK_SH):
             self._replace(temp, key)
 
     def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
@@ -93,7 +107,7 @@ class LocalBackend:
         """Copies `source`, hashing on the way, and names the copy by its digest; None: it is not what it should be."""
         with self._errors(), source.open("rb", buffering=0) as f, self._temporary() as temp:
             with temp.open("xb", buffering=0) as sink:
-                os.fchmod(sink.fileno(), 0o444)
+                self._share(sink.fileno(), 0o444)
                 copied = copy_hashed(f, sink, advance, to_disk=True)
                 key = key_of(copied)
                 if key is None:
@@ -102,7 +116,8 @@ class LocalBackend:
                     return copied
             # Whatever has the name now is damaged, or it came after the look at it and is the same.
             if not self._link(temp, key):
-                self._replace(temp, key)
+                with self._locked(fcntl.LOCK_SH):
+                    self._replace(temp, key)
             return copied
 
     def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
@@ -122,14 +137,18 @@ class LocalBackend:
                 return None
 
     def _touch(self, key: str) -> bool:
-        """Marks an object as in use, so that `delete` no longer takes it for what was listed; False without one."""
+        """Marks an object as in use, so that `delete` no longer takes it for what was listed.
+
+        False without one, and for another user's: that is to be replaced by a copy of one's own, which has the same
+        effect.
+        """
         path = self._path(key)
         if not path.exists():
             return False
         with self._locked(fcntl.LOCK_SH):
             try:
                 os.utime(path)
-            except FileNotFoundError:
+            except (FileNotFoundError, PermissionError):
                 return False
         return True
 
@@ -140,14 +159,14 @@ class LocalBackend:
     def _temporary(self, data: bytes | None = None) -> Iterator[Path]:
         """The path of a temporary file, gone afterwards; with `data` it is there, durable and read-only."""
         folder = self._path("tmp")
-        _make_directories(folder)
+        self._make_directories(folder)
         temp = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
             if data is not None:
                 with temp.open("xb") as f:
                     f.write(data)
                     f.flush()
-                    os.fchmod(f.fileno(), 0o444)
+                    self._share(f.fileno(), 0o444)
                     os.fsync(f.fileno())
             yield temp
         finally:
@@ -159,31 +178,97 @@ class LocalBackend:
         return self._root / key
 
     def _link(self, temp: Path, key: str) -> bool:
-        target = self._path(key)
-        _make_directories(target.parent)
         try:
-            os.link(temp, target)
+            self._place(os.link, temp, key)
         except FileExistsError:
             return False
-        _fsync_directory(target.parent)
         return True
 
     def _replace(self, temp: Path, key: str) -> None:
+        self._place(os.replace, temp, key)
+
+    def _place(self, how: Callable[[Path, Path], None], temp: Path, key: str) -> None:
+        """Gives `temp` the name of the object, durably, in folders that `delete` may be removing because they are empty."""
         target = self._path(key)
-        _make_directories(target.parent)
-        os.replace(temp, target)
-        _fsync_directory(target.parent)
+        for again in reversed(range(_TRIES)):
+            try:
+                self._make_directories(target.parent)
+                how(temp, target)
+            except FileNotFoundError:
+                if not again or not temp.exists():
+                    raise
+            except PermissionError:
+                # Another user may have made the folder just now and be about to share it.
+                if again < _TRIES - _PERMISSION_TRIES:
+                    raise
+                time.sleep(0.005)
+            else:
+                break
+        # The object may be gone again, and its folder with it.
+        with suppress(FileNotFoundError):
+            _fsync_directory(target.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Removes `folder` and those above it as long as they are empty; the store's own top folders stay."""
+        while len(folder.relative_to(self._root).parts) > 1:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            folder = folder.parent
 
     @contextmanager
     def _locked(self, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-        _make_directories(self._root)
-        with (self._root / "lock").open("ab") as f:
-            fcntl.flock(f, how)
+        self._make_directories(self._root)
+        path = self._root / "lock"
+        if not path.exists():
+            with self._temporary(b"") as temp, suppress(FileExistsError):
+                temp.chmod(0o666 & self._root.stat().st_mode)
+                os.link(temp, path)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            # Enough on a local disk, and all that a lock from before permissions followed the root's may allow.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, how)
             yield
+        finally:
+            os.close(fd)
+
+    def _make_directories(self, folder: Path) -> None:
+        """Creates `folder` with its parents, each durable: its name is fsynced into the directory above it.
+
+        Below the store's root each gets the permissions of the root, whatever the umask of this process.
+        """
+        if folder.is_dir():
+            return
+        self._make_directories(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            if folder != self._root and folder.is_relative_to(self._root):
+                self._share_directory(folder)
+        _fsync_directory(folder.parent)
+
+    def _share_directory(self, folder: Path) -> None:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._share(fd, 0o7777)
+        finally:
+            os.close(fd)
+
+    def _share(self, fd: int, mode: int) -> None:
+        """Gives a new file or directory the group of the store's root and of `mode` what the root's mode allows."""
+        root = self._root.stat()
+        if root.st_mode & stat.S_IWGRP and os.fstat(fd).st_gid != root.st_gid:
+            # Without the setgid bit on the root; a user who is not in the group has it as others have.
+            with suppress(PermissionError):
+                os.fchown(fd, -1, root.st_gid)
+        os.fchmod(fd, mode & (root.st_mode & 0o2777))
 
 
-def _stat(key: str, stat: os.stat_result) -> Stat:
-    return Stat(key, stat.st_size, stat.st_mtime, None, f"{stat.st_ino}-{stat.st_mtime_ns}")
+def _stat(key: str, found: os.stat_result) -> Stat:
+    return Stat(key, found.st_size, found.st_mtime, None, f"{found.st_ino}-{found.st_mtime_ns}")
 
 
 def _walk(folder: Path, key: str) -> Iterator[Stat]:
@@ -201,15 +286,6 @@ def _walk(folder: Path, key: str) -> Iterator[Stat]:
                 yield _stat(below, entry.stat())
         except FileNotFoundError:
             continue
-
-
-def _make_directories(folder: Path) -> None:
-    """Creates `folder` with its parents, each durable: its name is fsynced into the directory above it."""
-    if folder.is_dir():
-        return
-    _make_directories(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _fsync_directory(folder.parent)
 
 
 def _fsync_directory(folder: Path) -> None:

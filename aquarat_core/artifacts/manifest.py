@@ -15,25 +15,31 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from aquarat_core.artifacts.errors import ArtifactError
+from aquarat_core.artifacts.bounded import first_error, parse, printable, validated
+from aquarat_core.artifacts.errors import ArtifactError, RecordError
 from aquarat_core.artifacts.hashing import Digest
 
 FORMAT = 1
 Scalar = float | int | str | bool | None
+MOST_PATH = 1024
+MOST_FILES = 100_000
+MOST_ENTRIES = 10_000
 
 
 def _relative(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or str(PurePosixPath(path)) != path or ".." in parts:
         raise ValueError(f"{path!r} is not a plain relative path: it could lead outside the artifact")
+    if not path.isprintable() or len(path) > MOST_PATH:
+        raise ValueError(f"{path[:100]!r} is not a path: printable characters only, and {MOST_PATH} at most")
     return path
 
 
 def _name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"{name!r} is not a name: letters, digits, '_', '.' and '-' only")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name):
+        raise ValueError(f"{name!r} is not a name: letters, digits, '_', '.' and '-' only, 200 at most")
     return name
 
 
@@ -53,6 +59,7 @@ def _finite(metrics: dict[str, Scalar]) -> dict[str, Scalar]:
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, AfterValidator(_name)]
+Text = Annotated[str, Field(max_length=4096)]
 
 
 class _Frozen(BaseModel):
@@ -66,7 +73,7 @@ class FileEntry(_Frozen):
     path: Annotated[str, AfterValidator(_relative)]
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
-    crc32c: str
+    crc32c: Annotated[str, Field(max_length=8)]
 
     @property
     def digest(self) -> Digest:
@@ -79,14 +86,14 @@ class Parent(_Frozen):
     asset: Name
     manifest_sha256: Sha256
     data_version: Sha256
-    run_id: str
+    run_id: Text
 
 
 class CodeVersion(_Frozen):
     """`version` hashes the stage's sources and config; `commit` and `dirty` are None outside a git checkout."""
 
-    version: str
-    commit: str | None = None
+    version: Text
+    commit: Text | None = None
     dirty: bool | None = None
 
 
@@ -96,19 +103,19 @@ class Manifest(_Frozen):
     format: int = FORMAT
     asset: Name
     kind: Name
-    files: Annotated[tuple[FileEntry, ...], Field(min_length=1), AfterValidator(_distinct)]
-    records: Annotated[tuple[FileEntry, ...], AfterValidator(_distinct)] = ()
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MOST_FILES), AfterValidator(_distinct)]
+    records: Annotated[tuple[FileEntry, ...], Field(max_length=MOST_FILES), AfterValidator(_distinct)] = ()
     config: dict[str, Any]
-    profile: str
+    profile: Text
     code: CodeVersion
-    parents: tuple[Parent, ...]
-    metrics: Annotated[dict[str, Scalar], AfterValidator(_finite)]
-    seeds: dict[str, int]
-    libraries: dict[str, str]
+    parents: Annotated[tuple[Parent, ...], Field(max_length=1000)]
+    metrics: Annotated[dict[str, Scalar], Field(max_length=MOST_ENTRIES), AfterValidator(_finite)]
+    seeds: Annotated[dict[str, int], Field(max_length=MOST_ENTRIES)]
+    libraries: Annotated[dict[str, Text], Field(max_length=MOST_ENTRIES)]
     hardware: dict[str, Any]
-    run_id: str
+    run_id: Text
     wandb: dict[str, Any] | None = None
-    created: str
+    created: Text
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8. Equal manifests give equal bytes."""
@@ -131,31 +138,33 @@ class Manifest(_Frozen):
             draft = cls(created=datetime.now(UTC).isoformat(timespec="microseconds"), **fields)
             return cls.from_bytes(draft.to_bytes())
         except ValueError as e:
-            raise ArtifactError(f"cannot publish {fields.get('asset')}: {_first_error(e)}") from e
+            raise ArtifactError(f"cannot publish {fields.get('asset')}: {first_error(e)}") from e
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Manifest:
-        """Parses a manifest. Raises `ArtifactError` for one that is damaged or of a newer format."""
-        try:
-            raw = json.loads(data)
-        except ValueError:
-            raise ArtifactError("the manifest is not valid JSON: the store is damaged") from None
+    def from_bytes(cls, data: bytes, what: str = "the manifest") -> Manifest:
+        """Parses a manifest; `what` names it in errors.
+
+        Raises `RecordError` for one that is damaged, of a newer format, or not spelled as `to_bytes` spells it: such
+        a one would get another hash, and so another name, when it is copied.
+        """
+        raw = parse(data, what, _REMEDY)
         version = raw.get("format") if isinstance(raw, dict) else None
-        if version != FORMAT:
-            raise ArtifactError(f"the manifest has format {version}, but {FORMAT} is what can be read: update aquarat")
+        if type(version) is not int or version != FORMAT:
+            shown = printable(repr(version)[:20])
+            raise RecordError(what, f"it has format {shown}, but {FORMAT} is what can be read: update aquarat", _REMEDY)
+        manifest = validated(cls, raw, what, _REMEDY)
         try:
-            return cls.model_validate(raw)
-        except ValidationError as e:
-            raise ArtifactError(f"the manifest cannot be used: {_first_error(e)}") from None
+            same = manifest.to_bytes() == data
+        except ValueError as e:
+            raise RecordError(what, first_error(e), _REMEDY) from None
+        if not same:
+            raise RecordError(what, "it is not in canonical form (sorted keys, no spaces, each key once)", _REMEDY)
+        return manifest
+
+
+_REMEDY = "Materialize its asset again; nothing can be made of this object."
 
 
 def canonical(value: Any) -> bytes:
     """JSON with one spelling: sorted keys, no spaces, UTF-8. Raises `ValueError` for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def _first_error(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"

@@ -6,7 +6,6 @@ manifest names, and the same publication run again finds and keeps them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.job import JobDir, job_dir
 from aquarat_core.artifacts.lineage import rebuild_advice
 from aquarat_core.artifacts.manifest import CodeVersion, FileEntry, Manifest, Parent, Scalar, canonical
+from aquarat_core.artifacts.records import read_ref
 from aquarat_core.artifacts.transfer import Advance, each, ignore
 from aquarat_core.settings import cache_dir, cache_limit
 
@@ -104,7 +104,9 @@ class ArtifactStore:
     def add_manifest(self, manifest: Manifest, *, latest: bool) -> Artifact:
         """Writes the manifest of files that are there; with `latest` it becomes its asset's latest artifact."""
         sha256 = manifest.sha256
-        self.backend.create(_manifest_key(sha256), manifest.to_bytes())
+        if not self.backend.create(_manifest_key(sha256), manifest.to_bytes()):
+            # What has the name may be damaged, or old enough to be collected: writing mends the one and stops the other.
+            self.backend.write(_manifest_key(sha256), manifest.to_bytes())
         if latest:
             self._move_ref(manifest.asset, sha256, manifest.data_version)
         return Artifact(self, manifest, sha256)
@@ -125,12 +127,25 @@ class ArtifactStore:
             )
         if digest_bytes(found.data).sha256 != manifest_sha256:
             raise ArtifactError(f"manifest {manifest_sha256} in {self.uri} is damaged: materialize its asset again")
-        return Artifact(self, Manifest.from_bytes(found.data), manifest_sha256)
+        what = f"manifest {manifest_sha256} in {self.uri}"
+        return Artifact(self, Manifest.from_bytes(found.data, what), manifest_sha256)
 
     def latest(self, asset: str) -> Artifact | None:
-        """The asset's artifact that was published last, or None where there is none."""
-        found = self.backend.read(_ref_key(asset))
-        return None if found is None else self.get(json.loads(found.data)["manifest_sha256"])
+        """The asset's artifact that was published last, or None where there is none.
+
+        Raises `ArtifactError` if the ref is damaged or names something else than an artifact of this asset.
+        """
+        key = _ref_key(asset)
+        found = self.backend.read(key)
+        if found is None:
+            return None
+        artifact = self.get(read_ref(found.data, f"{self.uri}/{key}").manifest_sha256)
+        if artifact.asset != asset:
+            raise ArtifactError(
+                f"ref {self.uri}/{key} names an artifact of {artifact.asset} (manifest {artifact.sha256[:12]}), not of "
+                f"{asset}: materialize {asset} again, or remove the object"
+            )
+        return artifact
 
     def assets(self) -> list[str]:
         """Names of all assets with a latest artifact."""

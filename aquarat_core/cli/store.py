@@ -79,14 +79,15 @@ def _open(arguments: argparse.Namespace) -> ArtifactStore:
 
 def _ls(arguments: argparse.Namespace) -> str:
     store = _open(arguments)
-    latest, pinned = refs(store), set(pins(store).values())
+    named, pinned = refs(store), pins(store)
+    latest = {asset: ref.manifest_sha256 for asset, ref in named.items() if not isinstance(ref, ArtifactError)}
     found = all_artifacts(store) if arguments.all else read_artifacts(store, latest.values())
     artifacts = sorted(
         (a for a in found.values() if isinstance(a, Artifact)),
         key=lambda a: a.manifest.created if arguments.all else a.asset,
         reverse=arguments.all,
     )
-    damaged = [str(e) for e in found.values() if not isinstance(e, Artifact)]
+    damaged = [str(e) for e in (*named.values(), *pinned.values(), *found.values()) if isinstance(e, ArtifactError)]
     facts = [_fact(a, latest.get(a.asset) == a.sha256, a.sha256 in pinned) for a in artifacts]
     found_here = {"artifacts": facts, "problems": damaged}
     if not facts and not damaged:
@@ -185,11 +186,13 @@ def _gc(arguments: argparse.Namespace) -> str:
         "objects": [s.key for s in gone],
         "bytes": sum(s.size for s in gone),
         "kept_manifests": garbage.kept,
+        "problems": list(garbage.problems),
     }
     rows = [(f"{kind}/", f"{n:,} objects", f"{size:,} bytes") for kind, (n, size) in garbage.by_kind().items()]
     did = "removed" if arguments.delete else "could be removed (nothing was: this is what --delete would do)"
     last = f"{len(gone):,} objects, {facts['bytes']:,} bytes {did}; {garbage.kept:,} artifacts are kept"
-    return answer(arguments, facts, "\n".join([table(rows), last] if rows else [last]))
+    kept = [f"kept is all that this may refer to: {problem}" for problem in garbage.problems]
+    return answer(arguments, facts, "\n".join([*([table(rows)] if rows else []), *kept, last]))
 
 
 def _needed_by_dagster(days: int) -> Iterable[str]:

@@ -7,7 +7,6 @@ that finds a blob in place touches it, and an object that was touched or written
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,15 +14,17 @@ from dataclasses import dataclass
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.records import SpecRecord, parse_job_record
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import each
-from aquarat_core.upkeep.survey import READERS, ancestry, pins, refs
+from aquarat_core.upkeep.survey import READERS, ancestry, pins, read_artifacts, refs
 
 DAY = 86_400.0
 GRACE = DAY
 WORK_RETENTION = 7 * DAY
 """In-training checkpoints of a job are kept for so long after the last one was written."""
 JOB_RETENTION = 30 * DAY
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Garbage:
     objects: tuple[Stat, ...]
     kept: int
     """Manifests that stay."""
+    problems: tuple[str, ...] = ()
+    """Objects that cannot be read, for which all that they may refer to is kept."""
 
     @property
     def bytes(self) -> int:
@@ -51,6 +54,9 @@ class Garbage:
 def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float | None = None) -> Garbage:
     """What nothing needs; `keep` are hashes of manifests to keep besides, `now` is in seconds since 1970.
 
+    An unreadable ref keeps every artifact of its asset, an unreadable pin the artifact of its name, and an unreadable
+    `spec.json` of a job that wrote something lately keeps every artifact; `Garbage.problems` names them.
+
     Raises `ArtifactError` if a manifest that must stay cannot be read: nobody knows which blobs it needs.
     """
     now = time.time() if now is None else now
@@ -59,10 +65,14 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
     jobs = list(store.backend.stats("jobs/"))
     fresh = {_hash(s) for s in manifests if now - s.modified < GRACE}
     there = {_hash(s) for s in manifests}
-    roots = {*refs(store).values(), *pins(store).values(), *keep, *fresh, *_inputs_of_jobs(store, jobs, now)}
-    kept = ancestry(store, roots & there)
+    roots, problems = _roots(store, jobs, there, now)
+    kept = ancestry(store, {*roots, *keep, *fresh} & there)
     if bad := [str(e) for sha256, e in kept.items() if not isinstance(e, Artifact) and sha256 in there]:
-        raise ArtifactError(f"nothing is removed while manifests are damaged, for nobody knows their files. {bad[0]}")
+        more = f" And {len(bad) - _SHOWN} more." if len(bad) > _SHOWN else ""
+        raise ArtifactError(
+            "nothing is removed while manifests are damaged, for nobody knows their files. Mend them, or remove the "
+            f"objects manifests/<hash>.json in {store.uri}. {' '.join(bad[:_SHOWN])}{more}"
+        )
     needed = {
         blob_key(entry.digest)
         for artifact in kept.values()
@@ -73,7 +83,7 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
     unneeded = [s for s in old if s.key not in needed and _hash(s) not in kept]
     left = [s for s in store.backend.stats("tmp/") if now - s.modified >= GRACE]
     work = _long_unused(store.backend.stats("work/"), now - WORK_RETENTION, parts=3)
-    return Garbage((*unneeded, *left, *work, *_long_unused(jobs, now - JOB_RETENTION, parts=2)), len(kept))
+    return Garbage((*unneeded, *left, *work, *_long_unused(jobs, now - JOB_RETENTION, parts=2)), len(kept), problems)
 
 
 def remove(store: ArtifactStore, garbage: Garbage) -> tuple[Stat, ...]:
@@ -96,12 +106,41 @@ def _hash(stat: Stat) -> str:
     return stat.key.rpartition("/")[2].removesuffix(".json")
 
 
-def _inputs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> set[str]:
-    """Manifests that feed jobs which wrote something within the last day."""
+def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) -> tuple[set[str], tuple[str, ...]]:
+    """Manifests that refs, pins and living jobs name or, where one cannot be read, may name; and what was not read."""
+    named, pinned = refs(store), pins(store)
+    inputs, unread = _inputs_of_jobs(store, jobs, now)
+    read = [r for r in (*named.values(), *pinned.values()) if not isinstance(r, ArtifactError)]
+    roots = {*inputs, *pinned, *(r.manifest_sha256 for r in read)}
+    bad_pins = {name: e for name, e in pinned.items() if isinstance(e, ArtifactError)}
+    bad_refs = {asset: e for asset, e in named.items() if isinstance(e, ArtifactError)}
+    if unread or bad_pins.keys() - there:
+        roots |= there
+    elif bad_refs:
+        # An unreadable manifest may be of that asset too.
+        roots |= {
+            h
+            for h, a in read_artifacts(store, there).items()
+            if isinstance(a, ArtifactError) or a.asset in bad_refs
+        }
+    return roots, tuple(str(e) for e in (*bad_refs.values(), *bad_pins.values(), *unread))
+
+
+def _inputs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> tuple[set[str], list[ArtifactError]]:
+    """Manifests that feed jobs which wrote something within the last day, and what is wrong with specs of those."""
     active = {"/".join(s.key.split("/")[:4]) for s in jobs if now - s.modified < GRACE}
     specs = [s.key for s in jobs if s.key.removesuffix("/spec.json") in active]
-    found = [json.loads(r.data) for r in each(store.backend.read, specs, READERS) if r is not None]
-    return {parent["manifest_sha256"] for spec in found for parent in spec.get("inputs", {}).values()}
+    hashes: set[str] = set()
+    unread: list[ArtifactError] = []
+    for key, found in zip(specs, each(store.backend.read, specs, READERS), strict=True):
+        if found is not None:
+            try:
+                spec = parse_job_record(SpecRecord, found.data, f"{store.uri}/{key}")
+            except ArtifactError as e:
+                unread.append(e)
+            else:
+                hashes |= {parent.manifest_sha256 for parent in spec.inputs.values()}
+    return hashes, unread
 
 
 def _long_unused(stats: Iterable[Stat], before: float, parts: int) -> list[Stat]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, FileEntry, digest_file
 from aquarat_core.artifacts.errors import os_errors
+from aquarat_core.artifacts.lineage import MOST_GENERATIONS, too_deep
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import Advance, each, ignore
 from aquarat_core.upkeep.survey import ancestry
@@ -22,13 +26,15 @@ def with_ancestors(artifact: Artifact) -> list[Artifact]:
         raise ArtifactError(f"the ancestry of {artifact.asset} is not complete: {missing[0]}")
     ordered: dict[str, Artifact] = {}
 
-    def visit(sha256: str) -> None:
+    def visit(sha256: str, generations: int) -> None:
+        if not generations:
+            raise ArtifactError(too_deep(artifact.store, sha256))
         if sha256 not in ordered:
             for parent in known[sha256].manifest.parents:
-                visit(parent.manifest_sha256)
+                visit(parent.manifest_sha256, generations - 1)
             ordered[sha256] = known[sha256]
 
-    visit(artifact.sha256)
+    visit(artifact.sha256, MOST_GENERATIONS)
     return list(ordered.values())
 
 
@@ -45,26 +51,65 @@ def folder_of(artifact: Artifact, target: Path) -> Path:
 def pull(artifact: Artifact, target: Path, advance: Advance = ignore) -> Path:
     """Fetches files, `records/` and the manifest into a folder of their own, verified; the manifest comes last.
 
-    What is there and right stays, and what a pull that was cut off left is taken up.
+    The files lie in `files/` where one of them has a name that the folder needs itself. What is there and right stays,
+    and what a pull that was cut off left is taken up. Raises `ArtifactError` where a link or anything else that is not
+    a plain folder is in the way: nothing outside the folder is written.
     """
     folder = folder_of(artifact, target)
-    files = [(e, folder / e.path) for e in artifact.manifest.files]
+    partial = target / f".{folder.name}.partial"
+    content = folder / "files" if _needs_own_folder(artifact) else folder
+    files = [(e, content / e.path) for e in artifact.manifest.files]
     files += [(e, folder / "records" / e.path) for e in artifact.manifest.records]
 
-    def fetch(wanted: tuple[FileEntry, Path]) -> None:
-        entry, path = wanted
-        if path.is_file() and path.stat().st_size == entry.size and digest_file(path) == entry.digest:
+    def fetch(numbered: tuple[int, tuple[FileEntry, Path]]) -> None:
+        number, (entry, path) = numbered
+        _make_folder(path.parent, target)
+        if _is_plain(path) and path.stat().st_size == entry.size and digest_file(path) == entry.digest:
             return advance(entry.size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        have = part.stat().st_size if part.is_file() else 0
+        part = partial / f"{number}-{entry.sha256}"
+        if not _is_plain(part):
+            part.unlink(missing_ok=True)
+        have = part.stat().st_size if part.exists() else 0
         artifact.store.fetch(artifact, entry, part, have, advance)
         os.replace(part, path)
 
     with os_errors(f"folder {target}", "Name another folder, or free the space or permissions it needs."):
-        each(fetch, files)
-        (folder / MANIFEST).write_bytes(artifact.manifest.to_bytes())
+        target.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder, target)
+        _make_folder(partial, target)
+        each(fetch, enumerate(files))
+        written = partial / MANIFEST
+        written.unlink(missing_ok=True)
+        with written.open("xb") as f:
+            f.write(artifact.manifest.to_bytes())
+        os.replace(written, folder / MANIFEST)
+        shutil.rmtree(partial)
     return folder
+
+
+def _needs_own_folder(artifact: Artifact) -> bool:
+    """Whether a file would lie where the folder has its manifest or its records, on any file system."""
+    return any(e.path.split("/")[0].casefold() in (MANIFEST, "records", "files") for e in artifact.manifest.files)
+
+
+def _make_folder(folder: Path, top: Path) -> None:
+    """Creates `folder` below `top`. Raises `ArtifactError` if a part of the way is a link or a file."""
+    path = top
+    for part in folder.relative_to(top).parts:
+        path /= part
+        with suppress(FileExistsError):
+            path.mkdir()
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise ArtifactError(f"{path} is a link or a file, where a folder should be: remove it, or name another folder")
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether there is a file of this name alone: what is written into it changes no other."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def push(artifact: Artifact, target: ArtifactStore, advance: Advance = ignore, *, latest: bool = True) -> Artifact:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
+from aquarat_core.artifacts.records import Pin, Ref, read_pin, read_ref
 from aquarat_core.artifacts.transfer import each
+
+Record = TypeVar("Record", Ref, Pin)
 
 READERS = 32
 """Small objects read at once: on a bucket each costs a round trip and hardly any bytes."""
@@ -31,21 +34,27 @@ def read_artifacts(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Art
     return dict(zip(hashes, each(read, hashes, READERS), strict=True))
 
 
-def refs(store: ArtifactStore) -> dict[str, str]:
-    """The hash of the latest manifest of every asset."""
-    return dict(_named(store, "refs/"))
+def refs(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
+    """The ref of every asset by the asset's name, or what is wrong with it."""
+    keys = [key for key in store.backend.keys("refs/") if key.endswith("/latest.json") and key.count("/") == 2]
+    return {key.split("/")[1]: ref for key, ref in _small(store, keys, read_ref)}
 
 
-def pins(store: ArtifactStore) -> dict[str, str]:
-    """The hashes that are pinned, by themselves."""
-    return dict(_named(store, "pins/"))
+def pins(store: ArtifactStore) -> dict[str, Pin | ArtifactError]:
+    """Every pin by the name of its object, which is the hash that it pins, or what is wrong with it."""
+    keys = [key for key in store.backend.keys("pins/") if key.endswith(".json")]
+    return {key.removeprefix("pins/").removesuffix(".json"): pin for key, pin in _small(store, keys, read_pin)}
 
 
-def _named(store: ArtifactStore, prefix: str) -> Iterator[tuple[str, str]]:
-    keys = [key for key in store.backend.keys(prefix) if key.endswith(".json")]
+def _small(
+    store: ArtifactStore, keys: list[str], parse: Callable[[bytes, str], Record]
+) -> Iterator[tuple[str, Record | ArtifactError]]:
     for key, found in zip(keys, each(store.backend.read, keys, READERS), strict=True):
         if found is not None:
-            yield key.split("/")[1].removesuffix(".json"), json.loads(found.data)["manifest_sha256"]
+            try:
+                yield key, parse(found.data, f"{store.uri}/{key}")
+            except ArtifactError as e:
+                yield key, e
 
 
 def ancestry(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Artifact | ArtifactError]:

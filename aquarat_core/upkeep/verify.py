@@ -1,17 +1,23 @@
-"""Does a store hold what it says? Every manifest, every file it lists and every parent it names, checked."""
+"""Does a store hold what it says? Every claim of a manifest, ref or pin that the store itself can answer is checked.
+
+docs/store.md lists what is proved by that, and what cannot be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from aquarat_core.artifacts import Artifact, ArtifactStore, Digest, FileEntry
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Digest, FileEntry
 from aquarat_core.artifacts.backend import Stat
+from aquarat_core.artifacts.bounded import printable
+from aquarat_core.artifacts.records import Pin, Ref
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import Advance, each, ignore
-from aquarat_core.upkeep.survey import all_artifacts, ancestry, refs
+from aquarat_core.upkeep.survey import all_artifacts, ancestry, pins, refs
 
 BLOBS_AT_ONCE = 8
+Found = Mapping[str, Artifact | ArtifactError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,40 +34,95 @@ class Verification:
 def verify(
     store: ArtifactStore, hashes: Iterable[str] | None = None, *, read: bool = True, advance: Advance = ignore
 ) -> Verification:
-    """Checks those artifacts with their ancestors, or all that there are and what the refs name.
+    """Checks those artifacts with their ancestors, or all that there are and all refs and pins.
 
     With `read` every byte is read and hashed; without, sizes are compared, and CRC-32C where the store keeps it.
     """
-    named = refs(store)
     if hashes is None:
+        named, pinned = refs(store), pins(store)
         found = all_artifacts(store)
-        found |= ancestry(store, {*named.values()} - set(found))
+        wanted = {r.manifest_sha256 for r in (*named.values(), *pinned.values()) if not isinstance(r, ArtifactError)}
+        found |= ancestry(store, wanted - set(found))
+        problems = [*_wrong_refs(store, named, found), *_wrong_pins(store, pinned, found)]
     else:
-        found = ancestry(store, hashes)
-    problems = [str(a) for a in found.values() if not isinstance(a, Artifact)]
+        found, problems = ancestry(store, hashes), []
+    problems += [str(a) for a in found.values() if not isinstance(a, Artifact)]
     artifacts = [a for a in found.values() if isinstance(a, Artifact)]
-    for artifact in artifacts:
-        problems += [
-            f"{artifact.asset} (manifest {artifact.sha256[:12]}) was made from {p.asset} (manifest "
-            f"{p.manifest_sha256[:12]}), which is not in {store.uri}: its ancestry can no longer be followed"
-            for p in artifact.manifest.parents
-            if p.manifest_sha256 not in found
-        ]
-    users: dict[str, tuple[Artifact, FileEntry]] = {}
+    problems += [p for artifact in artifacts for p in _wrong_parents(artifact, found)]
+    claims: dict[str, dict[Digest, tuple[Artifact, FileEntry]]] = {}
     for artifact in artifacts:
         for entry in (*artifact.manifest.files, *artifact.manifest.records):
-            users.setdefault(entry.sha256, (artifact, entry))
+            claims.setdefault(entry.sha256, {}).setdefault(entry.digest, (artifact, entry))
     there = {stat.key: stat for stat in store.backend.stats("blobs/")}
 
-    def check(user: tuple[Artifact, FileEntry]) -> str | None:
-        artifact, entry = user
-        stat = there.get(blob_key(entry.digest))
-        got = store.backend.digest(blob_key(entry.digest), advance) if read and stat else _as_listed(stat, entry)
-        return None if got == entry.digest else store.damage(artifact, entry, got)
+    def check(claimed: dict[Digest, tuple[Artifact, FileEntry]]) -> list[str]:
+        # The bytes are read once, however many manifests name them; what each says of them is compared.
+        key = blob_key(next(iter(claimed)))
+        stat = there.get(key)
+        got = store.backend.digest(key, advance) if read and stat else None
+        digests = {claim: got if read else _as_listed(stat, claim) for claim in claimed}
+        return [store.damage(*claimed[c], digest) for c, digest in digests.items() if digest != c]
 
-    problems += [p for p in each(check, users.values(), BLOBS_AT_ONCE) if p]
-    size = sum(entry.size for _, entry in users.values())
-    return Verification(len(artifacts), len(users), size, size if read else 0, tuple(sorted(problems)))
+    problems += [p for wrong in each(check, claims.values(), BLOBS_AT_ONCE) for p in wrong]
+    sizes = {sha256: there[key].size for sha256 in claims if (key := _key_of(sha256)) in there}
+    size = sum(sizes.values())
+    return Verification(len(artifacts), len(claims), size, size if read else 0, tuple(sorted(set(problems))))
+
+
+def _wrong_parents(artifact: Artifact, found: Found) -> Iterator[str]:
+    """What a manifest says of its parents that is not so."""
+    origin = f"{artifact.asset} (manifest {artifact.sha256[:12]})"
+    for said in artifact.manifest.parents:
+        if said.manifest_sha256 not in found:
+            yield (
+                f"{origin} was made from {said.asset} (manifest {said.manifest_sha256[:12]}), which is not in "
+                f"{artifact.store.uri}: its ancestry can no longer be followed"
+            )
+        elif isinstance(parent := found[said.manifest_sha256], Artifact) and said != parent.as_parent():
+            true = parent.as_parent()
+            wrong = [
+                f"{name} {printable(getattr(said, name))}, and it is {printable(getattr(true, name))}"
+                for name in ("asset", "data_version", "run_id")
+                if getattr(said, name) != getattr(true, name)
+            ]
+            yield (
+                f"{origin} says of its parent, manifest {said.manifest_sha256[:12]}, what that does not say: "
+                f"{'; '.join(wrong)}. Its ancestry is not proved: materialize {artifact.asset} again"
+            )
+
+
+def _wrong_refs(store: ArtifactStore, named: dict[str, Ref | ArtifactError], found: Found) -> Iterator[str]:
+    """Refs that cannot be read, or say what the manifest that they name does not."""
+    for asset, ref in named.items():
+        if isinstance(ref, ArtifactError):
+            yield str(ref)
+        elif isinstance(artifact := found.get(ref.manifest_sha256), Artifact):
+            if (ref.asset, artifact.asset) != (asset, asset):
+                other = artifact.asset if artifact.asset != asset else ref.asset
+                wrong = f"names {other} (manifest {artifact.sha256[:12]}), which is not {asset}"
+            elif ref.data_version != artifact.data_version:
+                wrong = f"gives its artifact the data version {ref.data_version}, and it is {artifact.data_version}"
+            else:
+                continue
+            yield f"ref {store.uri}/refs/{asset}/latest.json {wrong}: materialize {asset} again, or remove the object"
+
+
+def _wrong_pins(store: ArtifactStore, pinned: dict[str, Pin | ArtifactError], found: Found) -> Iterator[str]:
+    """Pins that cannot be read, or do not pin what their name says."""
+    for name, pin in pinned.items():
+        if isinstance(pin, ArtifactError):
+            yield str(pin)
+            continue
+        artifact = found.get(pin.manifest_sha256)
+        if pin.manifest_sha256 != name or (isinstance(artifact, Artifact) and artifact.asset != pin.asset):
+            yield (
+                f"pin {store.uri}/pins/{printable(name)}.json pins {pin.asset} (manifest {pin.manifest_sha256[:12]}), "
+                "which is not what its name or that manifest says: remove the object and pin the artifact again"
+            )
+
+
+def _key_of(sha256: str) -> str:
+    return blob_key(Digest(0, sha256, ""))
 
 
 def _as_listed(stat: Stat | None, entry: FileEntry) -> Digest | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import pytest
 
@@ -102,26 +105,70 @@ def test_a_limit_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, said: st
         cache_limit()
 
 
-def test_nobody_can_clear_while_a_process_makes_its_list(
+def test_no_process_clears_the_cache_while_another_makes_its_list(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between making the file and locking it, another would take it for a dead process's and leave its blobs free."""
-    monkeypatch.setattr(cache, "_USERS", {})
-    flock, seen = fcntl.flock, []
+    """At the worst moment: this process has made its list and not yet locked it, as a dead one's is not."""
+    monkeypatch.setenv("AQUARAT_CACHE_LIMIT", "0.001MB")
+    lock, flock, tried = tmp_path / "cache" / "locks" / "users", fcntl.flock, []
 
-    def locking(f: IO, how: int) -> None:
-        if Path(f.name).parent.name == "users" and how == fcntl.LOCK_EX:
-            with (tmp_path / "cache/locks/users").open("ab") as other, pytest.raises(BlockingIOError):
-                flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            seen.append(f.name)
-        flock(f, how)
+    def at_the_worst_moment(file: Any, how: int) -> None:
+        if not tried and Path(str(getattr(file, "name", ""))).parent.name == "users":
+            tried.append(file.name)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with lock.open("ab") as f:
+                try:
+                    flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass  # Others have to wait.
+                else:
+                    flock(f, fcntl.LOCK_UN)
+                    read(store.uri, "b", "c")
+        flock(file, how)
 
-    monkeypatch.setattr(cache.fcntl, "flock", locking)
-    store.latest("a").path("file")
-    assert len(seen) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", at_the_worst_moment)
+        path = ArtifactStore.open(store.uri).latest("a").path("file")
+    assert tried
+    read(store.uri, "b", "c", "d")
+    assert path.read_text() == "a" * SIZE, "this process lives and was given it"
 
 
-def test_lists_of_dead_processes_go_with_the_next_process(store: ArtifactStore, tmp_path: Path) -> None:
+def test_threads_of_a_process_have_one_list(store: ArtifactStore, tmp_path: Path) -> None:
+    users = tmp_path / "cache" / "users"
+    for _ in range(20):
+        cache._USERS.pop(tmp_path / "cache", None)
+        shutil.rmtree(users, ignore_errors=True)
+        made = cache.Cache(tmp_path / "cache", 1 << 30)
+        gate = threading.Barrier(8)
+
+        def use(number: int, made: cache.Cache = made, gate: threading.Barrier = gate) -> None:
+            gate.wait()
+            made._use(f"{number}")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(use, range(8)))
+        (listed,) = users.iterdir()
+        assert sorted(listed.read_text().split()) == sorted(map(str, range(8)))
+
+
+def test_what_dead_processes_leave_in_the_cache_goes(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(3):
         read(store.uri, "a")
-    assert len(list((tmp_path / "cache/users").iterdir())) == 1
+    root = tmp_path / "cache"
+    assert len(list((root / "users").iterdir())) == 1, "each process removes the lists of the dead"
+    for name in ("tmp", "partial"):
+        (root / name).mkdir(exist_ok=True)
+        (root / name / "left").write_bytes(b"x")
+    monkeypatch.setenv("AQUARAT_CACHE_LIMIT", "0.001MB")
+    read(store.uri, "b", "c")
+    read(store.uri, "d")
+    assert {p.name for p in (root / "tmp").iterdir()} == {"left"}, "younger than a day"
+    trees = [p for p in (root / "trees").rglob("*") if p.is_dir()]
+    assert all(any(p.iterdir()) for p in trees), "no folder is left empty"
+    cache._USERS.pop(root, None)
+    monkeypatch.setattr(cache, "_LEFT_OVER", -1.0)
+    store.latest("d").path("file")
+    assert list((root / "tmp").iterdir()) == list((root / "partial").iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,28 @@ def test_a_failed_publication_leaves_the_latest_one(store: ArtifactStore, publis
     with pytest.raises(ArtifactError, match="loss is nan"):
         publish(store, "x", {"a": b"2"}, metrics={"loss": float("nan")})
     assert store.latest("x").sha256 == art.sha256
+
+
+def test_folders_of_runs_do_not_outlive_what_was_in_them(tmp_path: Path) -> None:
+    backend = open_backend(f"file://{tmp_path}/store")
+    for key in ("work/base/key/1-1/commit.json", "jobs/r/s/1/status/node0.json", "blobs/sha256/00/x"):
+        backend.write(key, b"{}")
+    backend.write("jobs/r/s/1/spec.json", b"{}")
+    for key in ("work/base/key/1-1/commit.json", "jobs/r/s/1/status/node0.json", "blobs/sha256/00/x"):
+        assert backend.delete(key)
+    folders = {p.relative_to(tmp_path / "store").as_posix() for p in (tmp_path / "store").rglob("*") if p.is_dir()}
+    assert folders == {"blobs", "blobs/sha256", "blobs/sha256/00", "jobs", "jobs/r", "jobs/r/s", "jobs/r/s/1", "tmp", "work"}
+
+
+def test_writers_and_removers_of_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    backend = open_backend(f"file://{tmp_path}/store")
+
+    def turn(number: int) -> None:
+        for _ in range(100):
+            backend.write(f"work/a/b/c/{number}", b"x")
+            assert backend.read(f"work/a/b/c/{number}") is not None
+            assert backend.delete(f"work/a/b/c/{number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(turn, range(4)))
+    assert list((tmp_path / "store" / "work").iterdir()) == []

@@ -20,6 +20,7 @@ from typing import Any
 from aquarat_core.artifacts.backend import Backend
 from aquarat_core.artifacts.hashing import Digest, digest_bytes, digest_file
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.records import read_checkpoint_json, read_commit
 from aquarat_core.config import ConfigError
 
 COMMIT = "commit.json"
@@ -79,7 +80,7 @@ class WorkArea:
 
     def read_json(self, folder: str, name: str) -> Any | None:
         found = self.backend.read(f"{folder}/{name}")
-        return None if found is None else json.loads(found.data)
+        return None if found is None else read_checkpoint_json(found.data, f"{self.backend.uri}/{folder}/{name}")
 
     def commit(self, commit: Commit) -> None:
         """Make a checkpoint count, after everything it names was written."""
@@ -129,9 +130,9 @@ class WorkArea:
         found = self.backend.read(key)
         if found is None:
             return None
-        obj = json.loads(found.data)
-        files = {name: Digest(*values) for name, values in obj["files"].items()}
-        return Commit(key.rpartition("/")[0], obj["step"], obj["identity"], obj["wandb_id"], files)
+        obj = read_commit(found.data, f"{self.backend.uri}/{key}")
+        files = {name: Digest(*values) for name, values in obj.files.items()}
+        return Commit(key.rpartition("/")[0], obj.step, obj.identity, obj.wandb_id, files)
 
 
 def work_area(

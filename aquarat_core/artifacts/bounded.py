@@ -1,0 +1,100 @@
+"""JSON that somebody else wrote, read within bounds: whatever the bytes are, the result is a value or one named error.
+
+Size and depth are checked before anything is built, so a hostile object costs no more than reading it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal, TypeVar, overload
+
+from pydantic import BaseModel, ValidationError
+
+from aquarat_core.artifacts.errors import RecordError
+
+MOST_BYTES = 16 << 20
+MOST_DEPTH = 64
+MOST_TEXT = 300
+"""Characters of an error that come from the object itself."""
+
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@overload
+def parse(data: bytes, what: str, remedy: str, kind: Literal["object"], most: int = MOST_BYTES) -> dict[str, Any]: ...
+@overload
+def parse(data: bytes, what: str, remedy: str, kind: Literal["any"] = "any", most: int = MOST_BYTES) -> Any: ...
+def parse(
+    data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = "any", most: int = MOST_BYTES
+) -> Any:
+    """The JSON value in `data`. Raises `RecordError`: `what` it is, what is wrong with it, and `remedy`.
+
+    At most `most` bytes of UTF-8, nested at most `MOST_DEPTH` deep; with `kind` "object" it has to be one.
+    """
+    if not data:
+        raise RecordError(what, "it is empty", remedy)
+    if len(data) > most:
+        raise RecordError(what, f"it has {len(data):,} bytes, and {most:,} is the most", remedy)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RecordError(what, "it is not UTF-8 text", remedy) from None
+    if _is_deep(text):
+        raise RecordError(what, f"it is nested more than {MOST_DEPTH} deep", remedy)
+    try:
+        value = json.loads(text)
+    except ValueError as e:
+        raise RecordError(what, f"it is not valid JSON ({e})", remedy) from None
+    if kind == "object" and not isinstance(value, dict):
+        raise RecordError(what, f"it is {_kind(value)}, not an object", remedy)
+    return value
+
+
+def parse_as(model: type[Model], data: bytes, what: str, remedy: str, most: int = MOST_BYTES) -> Model:
+    """The object in `data` as `model`. Raises `RecordError` as `parse` does, also for a field that is wrong."""
+    return validated(model, parse(data, what, remedy, "object", most), what, remedy)
+
+
+def validated(model: type[Model], value: dict[str, Any], what: str, remedy: str) -> Model:
+    """`value` as `model`. Raises `RecordError` with the first field that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        raise RecordError(what, first_error(e), remedy) from None
+
+
+def first_error(error: ValueError) -> str:
+    """What a model says of the first field that is wrong, in printable characters."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        where = ".".join(map(str, first["loc"]))
+        return printable(f"{where}: {message}" if where else message)
+    return printable(str(error))
+
+
+def printable(text: str) -> str:
+    """`text` cut to a line, with escapes for what a terminal might obey or cannot show."""
+    cut = text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def _is_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= MOST_DEPTH:
+        return False
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        token = match[0]
+        if token in ("[", "{"):
+            depth += 1
+            if depth > MOST_DEPTH:
+                return True
+        elif token in ("]", "}"):
+            depth -= 1
+    return False
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")

@@ -1,0 +1,175 @@
+"""The small objects of a store beside manifests, each with its model: refs, pins, job records, checkpoint records.
+
+Whoever may write a store may write anything there. So nothing is read without `read_ref`, `read_pin`, `read_job_record`
+or one of the models; the error names the object, what is wrong with it and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from aquarat_core.artifacts.bounded import Model, parse, parse_as, validated
+from aquarat_core.artifacts.manifest import Name, Parent, Sha256
+
+MOST_SMALL = 64 << 10
+"""Bytes of a ref or a pin: far more than one has."""
+MOST_COUNT = 10_000
+
+Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+Text = Annotated[str, Field(max_length=4096)]
+Line = Annotated[str, Field(max_length=1 << 20)]
+
+
+def _hash(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(f"{text[:80]!r} is not a SHA-256, and what leads outside the store is not followed")
+    return text
+
+
+class _Record(BaseModel):
+    """Fields that are not named here are the writer's own business; those that are have their type."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Ref(_Record):
+    """`refs/<asset>/latest.json`: the asset's artifact that was published last."""
+
+    manifest_sha256: Annotated[str, AfterValidator(_hash)]
+    asset: Name
+    data_version: Sha256
+
+
+class Pin(_Record):
+    """`pins/<manifest_sha256>.json`: an artifact that garbage collection keeps for good."""
+
+    asset: Name
+    manifest_sha256: Sha256
+
+
+class SpecRecord(_Record):
+    """`spec.json`: what garbage collection needs of it; whoever runs it validates all of it."""
+
+    inputs: Annotated[dict[str, Parent], Field(max_length=1000)] = {}
+
+
+class LaunchRecord(_Record):
+    spec: SpecRecord
+    retry: Count
+    events: Annotated[dict[str, Count], Field(max_length=1000)]
+
+
+class HostsRecord(_Record):
+    hosts: Annotated[list[Text], Field(max_length=MOST_COUNT)]
+
+
+class ClaimRecord(_Record):
+    host: Text
+    boot: Text
+
+
+class StatusRecord(_Record):
+    state: Text
+    sequence: Annotated[int, Field(ge=-1, le=2**53, strict=True)]
+    chunks: Count
+    code: Annotated[int, Field(strict=True)] | None = None
+    signal: Annotated[int, Field(strict=True)] | Text | None = None
+    reason: Line | None = None
+    tail: Annotated[list[Line], Field(max_length=MOST_COUNT)] | None = None
+
+
+class CancelRecord(_Record):
+    reason: Line
+
+
+class ErrorRecord(_Record):
+    type: Text
+    message: Line
+    user: bool
+
+
+class ResultRecord(_Record):
+    ok: Annotated[bool, Field(strict=True)]
+    error: ErrorRecord | None = None
+    manifest_sha256: Sha256 | None = None
+
+
+class ChunkRecord(_Record):
+    lines: Annotated[list[Line], Field(max_length=1_000_000)]
+    messages: Annotated[list[dict[str, Any]], Field(max_length=1_000_000)]
+
+
+class CursorRecord(BaseModel):
+    """`cursor.json`: how many chunks of each node's output were shown."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Count] = Field(init=False)
+
+
+class CommitRecord(_Record):
+    """`work/.../commit.json`: a complete checkpoint and the size, SHA-256 and CRC-32C of its files."""
+
+    step: Count
+    identity: dict[str, Any]
+    wandb_id: Text | None
+    files: Annotated[dict[Name, tuple[Count, Sha256, Text]], Field(max_length=1_000_000)]
+
+
+_JOB_RECORDS: tuple[tuple[str, type[BaseModel]], ...] = (
+    (r"launch\.json", LaunchRecord),
+    (r"spec\.json", SpecRecord),
+    (r"hosts\.json", HostsRecord),
+    (r"claim/node\d+\.json", ClaimRecord),
+    (r"status/node\d+\.json", StatusRecord),
+    (r"output/node\d+/\d+\.json", ChunkRecord),
+    (r"cursor\.json", CursorRecord),
+    (r"cancel\.json", CancelRecord),
+    (r"result\.json", ResultRecord),
+)
+
+
+def read_ref(data: bytes, uri: str) -> Ref:
+    """The ref in the object at `uri`. Raises `RecordError`."""
+    remedy = "Publish its asset again, or remove the object; what `aquarat store ls --all` lists stays."
+    return parse_as(Ref, data, f"ref {uri}", remedy, MOST_SMALL)
+
+
+def read_pin(data: bytes, uri: str) -> Pin:
+    """The pin in the object at `uri`. Raises `RecordError`."""
+    remedy = "Remove the object and pin the artifact again with `aquarat store pin`."
+    return parse_as(Pin, data, f"pin {uri}", remedy, MOST_SMALL)
+
+
+def read_job_record(data: bytes, uri: str, name: str) -> Any:
+    """The JSON in the object `name` of a job's folder; those that the protocol knows must have its fields.
+
+    Raises `RecordError`.
+    """
+    model = next((model for pattern, model in _JOB_RECORDS if re.fullmatch(pattern, name)), None)
+    if model is None:
+        return parse(data, f"job record {uri}", _JOB)
+    value = parse(data, f"job record {uri}", _JOB, "object")
+    validated(model, value, f"job record {uri}", _JOB)
+    return value
+
+
+def parse_job_record(model: type[Model], data: bytes, uri: str) -> Model:
+    """The job record in the object at `uri` as its model. Raises `RecordError`."""
+    return parse_as(model, data, f"job record {uri}", _JOB)
+
+
+def read_commit(data: bytes, uri: str) -> CommitRecord:
+    """The commit of a checkpoint in the object at `uri`. Raises `RecordError`."""
+    return parse_as(CommitRecord, data, f"checkpoint record {uri}", _CHECKPOINT)
+
+
+def read_checkpoint_json(data: bytes, uri: str) -> Any:
+    """Another record of a checkpoint. Raises `RecordError`."""
+    return parse(data, f"checkpoint record {uri}", _CHECKPOINT)
+
+
+_JOB = "Cancel the run, or remove the object, and start the step again."
+_CHECKPOINT = "Remove its folder; training then goes on from the checkpoint before it."
