@@ -1,6 +1,6 @@
 """Runs the RL stage of a profile on the latest artifacts of a store, without publishing anything.
 
-Under torchrun: `python -m aquarat_core.training.torchrun ... -m benchmarks.rl_stage FOLDER`, where FOLDER holds
+Under torchrun: `python -m torch.distributed.run --nproc-per-node N -m benchmarks.rl_stage FOLDER`, where FOLDER holds
 `order.json`; it leaves `summary.json` and the stage's output in FOLDER.
 """
 
@@ -18,7 +18,6 @@ from aquarat_core.config import RLConfig, load_profile
 from aquarat_core.settings import REPO_ROOT, store_uri
 from aquarat_core.stages import rl_checkpoint
 from aquarat_core.stages.base import StageContext, StageSpec
-from aquarat_core.training.torchrun import on_one_host
 from benchmarks.harness import BenchError
 
 INPUTS = ("sft_checkpoint", "aqua_dataset")
@@ -43,7 +42,10 @@ def train(folder: Path, **changes: Any) -> dict[str, Any]:
     (folder / "order.json").write_text(json.dumps(order))
     launcher = [
         sys.executable,
-        *on_one_host(config.launch.nproc, str(folder / "meeting")),
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={config.launch.nproc}",
         f"--log-dir={folder / 'logs'}",
     ]
     done = subprocess.run(

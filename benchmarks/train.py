@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 
 from aquarat_core.scratch import scratch_folder
-from aquarat_core.training.torchrun import on_one_host
 from benchmarks import train_gpu
 from benchmarks.harness import Against, Result, run_apart
 
@@ -101,10 +100,11 @@ def _prepare(folder: Path) -> None:
 
 def _start(folder: Path, dtype: str, ranks: int, threads: int) -> dict[str, Any]:
     """What a run measured; its micro-batches are all that a rank has of a step."""
-    torchrun = [*on_one_host(ranks, str(folder / "meeting")), "--log-dir", str(folder / "logs")]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    torchrun += ["--log-dir", str(folder / "logs")]
     rows = BATCH_TOKENS // MODEL["sequence_len"] // ranks
     work = {"dtype": dtype, "nproc": ranks, "threads": threads, "rows": rows, "folder": str(folder)}
-    env = {"OMP_NUM_THREADS": str(threads)}
+    env = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
     return run_apart("benchmarks.train", work, folder, torchrun if ranks > 1 else (), env)
 
 

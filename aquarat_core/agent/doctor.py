@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import json
 import os
 import shutil
@@ -30,8 +28,7 @@ PROBE = (
 def examine(root: Path, want: dict[str, Any]) -> dict[str, Any]:
     """Facts about GPUs, driver, torch, NCCL, disk, clock and network, with `problems`.
 
-    `want` names the interpreter (`python`), the GPUs the inventory promises, the store, this moment (`time`), and the
-    `meeting` place, address and port, of jobs on several hosts, None for a host that has no part in them.
+    `want` names the interpreter (`python`), the GPUs the inventory promises, the store, and this moment (`time`).
     """
     facts: dict[str, Any] = {"host": socket.gethostname(), "python": sys.version.split()[0]}
     problems: list[str] = []
@@ -46,7 +43,6 @@ def examine(root: Path, want: dict[str, Any]) -> dict[str, Any]:
     facts["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     facts["cores"] = len(os.sched_getaffinity(0))
     _store(facts, problems, want)
-    _network(problems, want)
     return {"facts": facts, "problems": problems}
 
 
@@ -125,24 +121,3 @@ def _store(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> 
     facts["store"] = f"{(time.monotonic() - began) * 1000:.0f} ms"
     if date:
         facts["store_clock_off_s"] = round(time.time() - parsedate_to_datetime(date).timestamp(), 1)
-
-
-def _network(problems: list[str], want: dict[str, Any]) -> None:
-    """Whether a job on several hosts could listen at its meeting place, and whether strangers could reach it there."""
-    if not want.get("meeting"):
-        return
-    name, port = want["meeting"]
-    try:
-        address = socket.gethostbyname(name)
-        socket.create_server((address, port)).close()
-    except OSError as e:
-        if e.errno == errno.EADDRINUSE:
-            problems.append(f"port {port} at {name} is in use: name another rendezvous_port")
-        else:
-            problems.append(f"it cannot listen at {name}:{port} ({e}): network_address must be an address of its own")
-        return
-    if ipaddress.ip_address(address).is_global:
-        problems.append(
-            f"its network_address {address} is a public one: who reaches port {port} there can disturb a job on "
-            "several hosts; give its address in the hosts' private network"
-        )

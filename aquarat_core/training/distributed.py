@@ -17,7 +17,6 @@ from torch import Tensor
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model.fused import keep_freed_memory
 from aquarat_core.settings import cache_dir
-from aquarat_core.training.torchrun import MEETING, ranks_store
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
@@ -90,7 +89,7 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
         # Read by the first matrix product: without it cuBLAS may choose by what else runs.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if size > 1:
-        join("nccl" if cuda else "gloo", rank, size, device)
+        _join("nccl" if cuda else "gloo", rank, size, device)
     try:
         yield World(rank, size, device, compute_dtype(launch, device))
     finally:
@@ -98,17 +97,14 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def join(backend: str, rank: int, size: int, device: torch.device) -> None:
+def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
     """Wait for all ranks. Raises `StartError`, one line on each rank, where they do not find each other."""
-    store = ranks_store(size)
-    # Without a store of its own torch asks the environment, as torchrun's own means fill it.
-    meeting = {"store": store, "rank": rank, "world_size": size} if store else {}
     try:
         # Bound to its GPU, NCCL connects here, and not in the first exchange, and no rank guesses another's device.
         bound = device if device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound, **meeting)
+        dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound)
     except (dist.DistError, RuntimeError, ValueError) as e:
-        place = os.environ.get(MEETING) or f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise StartError(
             f"rank {rank} of {size} could not join the others at {place} ({str(e).splitlines()[0]}): start all ranks "
             f"within {JOIN_TIMEOUT.total_seconds():.0f} s of each other, and let the hosts reach that port"

@@ -22,7 +22,6 @@ from aquarat_core.config import validate
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
-from aquarat_core.training.torchrun import on_one_host
 from aquarat_core.upkeep.copying import push
 
 WEIGHTS = ".safetensors"
@@ -120,10 +119,11 @@ def _run(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path) -> A
     job = store.job(spec.run_id, spec.step_key, spec.attempt)
     job.write_json("spec.json", spec.model_dump(mode="json"))
     launch = (spec.config or {}).get("launch", {})
-    torchrun = on_one_host(launch.get("nproc", 1), str(folder / "meeting"))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.get("nproc", 1))]
     torchrun += ["--log-dir", str(folder / "logs")]
     command = [sys.executable, *(torchrun if stage.distributed else ()), "-m", "aquarat_core.stages.run"]
     environment = {
+        "GLOO_SOCKET_IFNAME": "lo",
         "WANDB_MODE": "offline",
         **os.environ,
         "OMP_NUM_THREADS": str(launch.get("threads", 1)),

@@ -10,7 +10,6 @@ from typing import Any
 
 from aquarat_core.stages.base import SPEC_SHA256
 from aquarat_core.stages.registry import Stage
-from aquarat_core.training.torchrun import ADDRESS, on_one_host, on_several_hosts
 from aquarat_pipeline.launching.attempts import Attempt, Job
 from aquarat_pipeline.launching.credentials import host_token
 from aquarat_pipeline.launching.hosts import Host
@@ -76,11 +75,15 @@ def _argv(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement,
     run = [*program, f"{attempt.folder.uri}/spec.json"]
     if not need.distributed:
         return [*python, *run]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(need.ranks)]
     if need.nodes == 1:
-        torchrun = on_one_host(need.ranks, "{scratch}/meeting")
+        torchrun += ["--standalone"]
     else:
-        job = identity(attempt, 0)["id"]
-        torchrun = on_several_hosts(need.ranks, need.nodes, node, hosts[0].rendezvous, job)
+        torchrun += ["--nnodes", str(need.nodes), "--rdzv-backend", "c10d"]
+        torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", identity(attempt, 0)["id"]]
+        torchrun += ["--local-addr", hosts[node].rendezvous.rpartition(":")[0]]
+        # torchrun would look for itself in DNS, where a rented host is often not to be found by its address.
+        torchrun += ["--rdzv-conf", f"is_host={'false' if node else 'true'}"]
     # --tee marks each line with its rank, so that rank 0's can be told from torchrun's own.
     return [*python, *torchrun, "--tee", "3", "--log-dir", "{scratch}", *run]
 
@@ -91,9 +94,10 @@ def _environment(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requi
         SPEC_SHA256: attempt.spec_sha256,
         "OMP_NUM_THREADS": str(((attempt.spec.config or {}).get("launch") or {}).get("threads", 1)),
     }
-    if need.nodes > 1:
-        env[ADDRESS] = host.rendezvous.rpartition(":")[0]
-        if host.network_interface:
-            env |= {"GLOO_SOCKET_IFNAME": host.network_interface, "NCCL_SOCKET_IFNAME": host.network_interface}
+    if need.nodes == 1 and not (host.transport == "local" and "GLOO_SOCKET_IFNAME" in os.environ):
+        # All ranks are on one host: gloo need not listen on any other interface.
+        env["GLOO_SOCKET_IFNAME"] = "lo"
+    if need.nodes > 1 and host.network_interface:
+        env |= {"GLOO_SOCKET_IFNAME": host.network_interface, "NCCL_SOCKET_IFNAME": host.network_interface}
     env |= host.env
     return env | {name: os.environ[name] for name in host.forward if name in os.environ}

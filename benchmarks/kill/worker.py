@@ -33,7 +33,7 @@ from aquarat_core.rl import update as rl_update
 from aquarat_core.rl.rollouts import Sampler
 from aquarat_core.rollout.batch import Batch
 from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, run
-from aquarat_core.training import metrics, torchrun, update
+from aquarat_core.training import metrics, update
 
 assert base_checkpoint and chat_training and rl_checkpoint
 
@@ -117,10 +117,8 @@ def child(order: dict[str, Any]) -> int:
     """The stage's exit code, on one rank or under torchrun's agent."""
     if order["ranks"] == 1:
         return on_rank(order)
-    torchrun.register()
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=order["ranks"],
-        rdzv_backend=torchrun.FILES, rdzv_endpoint=f"{order['journal']}.meeting",
+        min_nodes=1, max_nodes=1, nproc_per_node=order["ranks"], rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
         run_id=str(os.getpid()), max_restarts=0, monitor_interval=0.05, start_method="fork",
     )  # fmt: skip
     return max(elastic_launch(config, on_rank)(order).values())

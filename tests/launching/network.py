@@ -192,10 +192,6 @@ class Network:
     def address(self, k: int) -> str:
         return f"{self._net}.{10 + k}"
 
-    def namespace(self, k: int) -> str:
-        """The name by which `ip netns exec` enters the host."""
-        return self._names[k]
-
     def cut(self, k: int) -> None:
         """The host's network goes away; what runs on it runs on."""
         _ip("link", "set", f"{self._names[k]}v", "down")

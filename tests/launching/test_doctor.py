@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aquarat_core.agent import doctor
 from aquarat_core.agent.doctor import examine
-from tests.serving import free_port
 
 SMI = """#!/bin/sh
 [ "$*" = "--query-gpu=name,driver_version,memory.total --format=csv,noheader" ] || exit 9
@@ -90,22 +87,3 @@ def test_a_driver_that_fails_and_a_bucket_out_of_reach_are_said(
     problems = examine(tmp_path, want | {"store": "gs://bucket/store"})["problems"]
     assert problems[0] == "nvidia-smi fails: Driver/library version mismatch"
     assert problems[-1].startswith("http://127.0.0.1:9 cannot be reached: ")
-
-
-def test_a_meeting_place_must_be_the_hosts_own_free_and_private(
-    tmp_path: Path, want: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = free_port()
-    assert examine(tmp_path, want | {"meeting": ["127.0.0.1", port]})["problems"] == []
-    with socket.create_server(("127.0.0.1", port)):
-        assert examine(tmp_path, want | {"meeting": ["127.0.0.1", port]})["problems"] == [
-            f"port {port} at 127.0.0.1 is in use: name another rendezvous_port"
-        ]
-    (absent,) = examine(tmp_path, want | {"meeting": ["192.0.2.7", port]})["problems"]
-    assert "network_address must be an address of its own" in absent
-    # No machine of a test has a public address: the socket is opened here, and the address is called another's.
-    monkeypatch.setattr(doctor.socket, "gethostbyname", lambda _: "8.8.8.8")
-    opened = socket.create_server
-    monkeypatch.setattr(doctor.socket, "create_server", lambda place: opened(("127.0.0.1", place[1])))
-    (public,) = examine(tmp_path, want | {"meeting": ["gpu.example", port]})["problems"]
-    assert "8.8.8.8 is a public one" in public and "private network" in public

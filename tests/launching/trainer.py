@@ -99,10 +99,8 @@ def _gloo():
     import torch
     import torch.distributed as dist
 
-    from aquarat_core.training.distributed import join
-
-    world = int(os.environ["WORLD_SIZE"])
-    join("gloo", int(os.environ["RANK"]), world, torch.device("cpu"))
+    dist.init_process_group("gloo")
+    world = dist.get_world_size()
 
     def reduce() -> None:
         one = torch.ones(1)

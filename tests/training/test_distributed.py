@@ -18,7 +18,6 @@ import torch
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.training import distributed
 from aquarat_core.training.distributed import StartError, compute_dtype, distributed_world
-from aquarat_core.training.torchrun import on_one_host
 from tests.patience import limit
 from tests.serving import free_port
 from tests.toys import CPU, ONE
@@ -39,8 +38,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("two")
-    torchrun = [sys.executable, *on_one_host(2, str(folder / "meeting")), "--log-dir", str(folder / "logs")]
-    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun += ["--log-dir", str(folder / "logs")]
+    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
         [*torchrun, str(Path(__file__).with_name("two_ranks.py")), str(folder)],
         env=env, capture_output=True, text=True, timeout=limit(240),
