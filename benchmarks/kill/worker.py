@@ -118,10 +118,11 @@ def child(order: dict[str, Any]) -> int:
     if order["ranks"] == 1:
         return on_rank(order)
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=order["ranks"], rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
+        min_nodes=1, max_nodes=1, nproc_per_node=order["ranks"], rdzv_backend=BACKEND,
         run_id=str(os.getpid()), max_restarts=0, monitor_interval=0.05, start_method="fork",
     )  # fmt: skip
-    return max(elastic_launch(config, on_rank)(order).values())
+    with one_host():
+        return max(elastic_launch(config, on_rank)(order).values())
 
 
 def on_rank(order: dict[str, Any]) -> int:

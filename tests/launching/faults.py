@@ -82,7 +82,7 @@ def torchrun(rig: Rig) -> dict[str, Any]:
 
 
 def _torchrun(rig: Rig, run_id: str) -> int:
-    return next(pid for pid in rig.members(run_id) if b"torch.distributed.run" in command_of(pid))
+    return next(pid for pid in rig.members(run_id) if b"aquarat_core.torchrun" in command_of(pid))
 
 
 def worker_and_supervisor(rig: Rig) -> dict[str, Any]:

@@ -90,7 +90,11 @@ def _gloo():
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
+    from aquarat_core.torchrun import ranks_store
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = ranks_store(size)
+    dist.init_process_group("gloo", **({"store": store, "rank": rank, "world_size": size} if store else {}))
     world = dist.get_world_size()
 
     def reduce() -> None:
