@@ -68,6 +68,13 @@ class Host(BaseModel):
         if self.address and self.address.startswith("-"):
             raise ValueError(f"host {self.name}: an address cannot start with a dash")
 
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"host {self.name}: lease_seconds is {self.lease_seconds:g} and heartbeat_seconds "
+                f"{self.heartbeat_seconds:g}: every job would end for want of a heartbeat. Make lease_seconds at least "
+                "twice heartbeat_seconds"
+            )
+
     @property
     def rendezvous(self) -> str:
         """`address:port` at which the job's other hosts find the first one."""

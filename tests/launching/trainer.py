@@ -1,13 +1,14 @@
 """A stage program that trains nothing but can be killed: it saves every step and goes on from the last one saved.
 
-`<store>/orders/<asset>.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step), `fill`
-(writes that many bytes to its scratch space first), `content`
+`<store>/orders/<asset>.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step), `stops` (on SIGTERM
+it leaves the result of a stage that saved its state), `fill` (writes that many bytes to its scratch space first), `content`
 (publishes that many random bytes). Every step leaves a line in `<store>/trace/<asset>.jsonl`.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from dagster_pipes import open_dagster_pipes
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.run import STOPPED
 
 
 def main(spec_uri: str) -> int:
@@ -26,6 +28,8 @@ def main(spec_uri: str) -> int:
     own = JobDir(job.backend, f"trainer/{spec.run_id}/{spec.stage}")
     orders = JobDir(job.backend, "orders").read_json(f"{spec.stage}.json") or {}
     rank = int(os.environ.get("RANK", "0"))
+    if orders.get("stops"):
+        signal.signal(signal.SIGTERM, lambda *_: _stop(job))
     reduce = _gloo() if orders.get("gloo") else lambda: None
     try:
         if rank == 0 and "fill" in orders:
@@ -44,6 +48,12 @@ def main(spec_uri: str) -> int:
         time.sleep(orders.get("publishing", 0))
         job.write_json("result.json", _publish(spec, orders.get("content", 16)))
     return 0
+
+
+def _stop(job: JobDir) -> None:
+    """As a stage does that saved its state on SIGTERM."""
+    job.create_json("result.json", {"ok": False, "error": {"type": "Stopped", "message": "stopped", "user": False}})
+    os._exit(STOPPED)
 
 
 def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce) -> None:
