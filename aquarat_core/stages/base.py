@@ -16,6 +16,10 @@ from aquarat_core.artifacts import Artifact, CodeVersion, Parent
 Scalar = float | int | str | bool | None
 
 
+SUPERSEDED = "superseded.json"
+"""Written by the control host into an attempt's folder before the next attempt is made."""
+
+
 class StageSpec(BaseModel):
     """Everything that decides a stage's run, written as `spec.json` before it starts and never changed."""
 

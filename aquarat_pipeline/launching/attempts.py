@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.artifacts import ArtifactStore, JobDir
-from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.base import SUPERSEDED, StageSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,11 @@ class Attempt:
         return cls._of(job, record) if record else None
 
     def next(self, store: ArtifactStore) -> Attempt:
-        """The attempt that goes on where this one was lost, with the same inputs."""
+        """The attempt that goes on where this one was lost, with the same inputs.
+
+        From now on a process of this one that still runs somewhere commits no checkpoint and publishes nothing.
+        """
+        self.job.create_json(SUPERSEDED, {"by": self.spec.attempt + 1})
         return self.create(store, self.spec, self.retry, self.events)
 
     @classmethod

@@ -261,7 +261,7 @@ def checkout(tmp_path: Path) -> Path:
         subprocess.run([sys.executable, "-c", build, str(out)], cwd=tmp_path / name, check=True, capture_output=True)
     (wheel,) = index.iterdir()
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (folder / "requirements.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
+    (folder / "requirements-host.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
     return folder
 
 
