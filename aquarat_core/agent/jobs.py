@@ -183,4 +183,4 @@ def _remove_old(root: Path) -> None:
 def _last_lines(path: Path, count: int) -> list[str]:
     with path.open("rb") as f:
         f.seek(max(0, path.stat().st_size - 64 * 1024))
-        return f.read().decode(errors="replace").splitlines()[-count:]
+        return f.read().replace(b"\0", b"").decode(errors="replace").splitlines()[-count:]

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import leases, processes
+from . import leases, logs, processes
 from .folder import BrokenObject, open_folder
 from .output import Output
 from .shipping import Shipper
@@ -55,6 +55,7 @@ class _Supervisor:
         facts = {"node": want["node"], "host": want["host"], "supervisor": processes.identity(os.getpid())}
         self._shipper = Shipper(self._folder, want["node"], self._output, facts, want["heartbeat"])
         self._renewed = 0.0
+        self._log_bytes: int = want.get("log_bytes", logs.LOG_BYTES)
         self._pids: list[int] = []
         self._child: int | None = None
 
@@ -165,6 +166,7 @@ class _Supervisor:
             return
         self._renewed = leases.now()
         processes.reap([*self._pids, self._child] if self._child else self._pids)
+        logs.bound(self._scratch, self._log_bytes)
         # On a full disk the lease goes on holding by its processes.
         with suppress(OSError):
             leases.hold(self._root, self._lease, self._pids, self._want["ttl"])
@@ -174,6 +176,7 @@ class _Supervisor:
         self._child = None
         self._shipper.stop()
         complete = self._shipper.ship_rest(FINAL_SECONDS)
+        logs.close(self._scratch, self._log_bytes)
         clean_up(self._root, self._directory)
         facts = {
             "state": "ended",

@@ -425,3 +425,26 @@ def test_a_lease_that_cannot_be_read_holds_while_its_supervisor_lives(here: Host
     assert answer["state"] == "busy" and str(lease) in answer["reason"]
     assert here.call("release", {"id": order["id"]})["state"] == "released"
     here.ended(order)
+
+
+def test_a_logs_size_is_bounded_while_it_is_written_and_the_cut_is_said(here: HostHere) -> None:
+    limit = 4 << 20
+    code = (
+        "import os, time; folder = os.environ['AQUARAT_SCRATCH']; f = open(folder + '/rank.log', 'w')\n"
+        "line = 'x' * 1023 + '\\n'\n"
+        "while not os.path.exists(folder + '/enough'):\n"
+        "    f.write(line * 1024); f.flush(); time.sleep(0.05)\n"
+        "f.write('the last line\\n')"
+    )
+    order = here.order(code=code, log_bytes=limit, ttl=60)
+    here.running(order)
+    scratch = here.directory / "root/jobs" / order["id"] / "scratch"
+    log = scratch / "rank.log"
+    wait_until(lambda: log.exists() and log.stat().st_size > 6 * limit, 60, "it has printed much")
+    wait_until(lambda: log.stat().st_blocks * 512 <= limit, 20, "the log is cut")
+    (scratch / "enough").touch()
+    assert here.ended(order)["code"] == 0
+    first, *_, last = log.read_text().splitlines()
+    assert "bytes of this log were removed" in first and last == "the last line"
+    assert log.stat().st_size <= limit
+    assert here.call("tail", order)["logs"][f"jobs/{order['id']}/scratch/rank.log"][-1] == "the last line"
