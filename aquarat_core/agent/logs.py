@@ -36,7 +36,8 @@ def close(folder: Path, limit: int) -> None:
                 rest = f.read().lstrip(b"\0")
             missing = size - len(rest)
             temporary = path.with_suffix(".cut")
-            temporary.write_bytes(f"[{missing} bytes of this log were removed: it is kept below {limit}]\n".encode() + rest)
+            mark = f"[{missing} bytes of this log were removed: it is kept below {limit}]\n"
+            temporary.write_bytes(mark.encode() + rest)
             os.replace(temporary, path)
 
 

@@ -182,8 +182,8 @@ class _Supervisor:
             "state": "ended",
             "code": code,
             "signal": self._output.signal,
-            # 2 is what a launcher says of its arguments, which would be as wrong the next time.
-            "launcher_failed": bool(self._want["ranks"] and code and code not in (0, 2) and not self._output.cause_seen),
+            # With 2 torchrun refuses its arguments, which would be as wrong the next time.
+            "launcher_failed": bool(self._want["ranks"]) and code not in (None, 0, 2) and not self._output.cause_seen,
             "reason": reason,
             "complete": complete,
             "tail": list(self._output.tail or self._output.launcher_tail),

@@ -32,7 +32,7 @@ class Host(BaseModel):
     network_address: str | None = None
     """How the other hosts of a job on several reach this one; the host part of `address` where it is left out."""
     network_interface: str | None = None
-    """The interface that carries the traffic between hosts, such as eth0; NCCL and gloo guess without it."""
+    """The interface that carries the traffic between hosts, such as eth0; the one with `network_address` without it."""
     rendezvous_port: Annotated[int, Field(gt=0, lt=65536)] = 29400
     gpus: Annotated[int, Field(ge=0)] = 0
     labels: tuple[str, ...] = ()

@@ -1,9 +1,9 @@
 """Making a bare host ready: one environment for each lock, made by the host's own user, and the project's wheels in it.
 
-What is sent are the lock of what the stages need (no Dagster, no tests, no benchmarks), the project's wheel and the tokenizer's; the locked packages come from the index that the
-host's pip knows. The lock is complete, so pip resolves nothing (an older one cannot, where it names a package with an
-extra). Environments are named by the hash of all three, so that preparing again does nothing, and a job that
-runs keeps the one it started in when a newer one is made. Needs Python 3.11 or newer with venv on the host, no root.
+What is sent are the lock of what the stages need (no Dagster, no tests, no benchmarks), the project's wheel and the
+tokenizer's; the locked packages come from the index that the host's pip knows. The lock is complete, so pip resolves
+nothing (an older one cannot, where it names a package with an extra). Environments are named by the hash of all three,
+so that preparing again does nothing, and a job that runs keeps the one it started in when a newer one is made. Needs Python 3.11 or newer with venv on the host, no root.
 """
 
 from __future__ import annotations

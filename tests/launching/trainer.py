@@ -1,8 +1,8 @@
 """A stage program that trains nothing but can be killed: it saves every step and goes on from the last one saved.
 
-`<store>/orders/<asset>.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step), `stops` (on SIGTERM
-it leaves the result of a stage that saved its state), `fill` (writes that many bytes to its scratch space first), `content`
-(publishes that many random bytes). Every step leaves a line in `<store>/trace/<asset>.jsonl`.
+`<store>/orders/<asset>.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step), `stops`
+(on SIGTERM it leaves the result of a stage that saved its state), `fill` (writes that many bytes to its scratch space
+first), `content` (publishes that many random bytes). Every step leaves a line in `<store>/trace/<asset>.jsonl`.
 """
 
 from __future__ import annotations
