@@ -1,6 +1,6 @@
 """Runs the RL stage of a profile on the latest artifacts of a store, without publishing anything.
 
-Under torchrun: `python -m torch.distributed.run --nproc-per-node N -m benchmarks.rl_stage FOLDER`, where FOLDER holds
+Under torchrun: `python -m aquarat_core.torchrun --nproc-per-node N -m benchmarks.rl_stage FOLDER`, where FOLDER holds
 `order.json`; it leaves `summary.json` and the stage's output in FOLDER.
 """
 
@@ -43,8 +43,7 @@ def train(folder: Path, **changes: Any) -> dict[str, Any]:
     launcher = [
         sys.executable,
         "-m",
-        "torch.distributed.run",
-        "--standalone",
+        "aquarat_core.torchrun",
         f"--nproc-per-node={config.launch.nproc}",
         f"--log-dir={folder / 'logs'}",
     ]

@@ -100,7 +100,7 @@ def _prepare(folder: Path) -> None:
 
 def _start(folder: Path, dtype: str, ranks: int, threads: int) -> dict[str, Any]:
     """What a run measured; its micro-batches are all that a rank has of a step."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    torchrun = ["-m", "aquarat_core.torchrun", "--nproc-per-node", str(ranks)]
     torchrun += ["--log-dir", str(folder / "logs")]
     rows = BATCH_TOKENS // MODEL["sequence_len"] // ranks
     work = {"dtype": dtype, "nproc": ranks, "threads": threads, "rows": rows, "folder": str(folder)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import json
 import os
 import shutil
@@ -43,7 +45,35 @@ def examine(root: Path, want: dict[str, Any]) -> dict[str, Any]:
     facts["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     facts["cores"] = len(os.sched_getaffinity(0))
     _store(facts, problems, want)
+    _meeting(facts, problems, want)
     return {"facts": facts, "problems": problems}
+
+
+def _meeting(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+    """Whether a job on several hosts could meet here, at `want["meeting"]`, and out of strangers' reach."""
+    if not want.get("meeting"):
+        return
+    address, port = want["meeting"]
+    facts["meets_at"] = f"{address}:{port}"
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    except OSError as e:
+        problems.append(f"network_address {address} is unknown here ({e}): write the address in the private network")
+        return
+    try:
+        with socket.socket(family, kind) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(where)
+    except OSError as e:
+        # A job on several hosts that trains now has the port.
+        if e.errno != errno.EADDRINUSE:
+            problems.append(f"network_address {address} is not an address of this host ({e}): write one that it has")
+    found = ipaddress.ip_address(where[0])
+    if found.is_unspecified or found.is_global:
+        problems.append(
+            f"jobs on several hosts would listen at {address}, which others can reach: give the hosts a private "
+            "network (a VPC, WireGuard) and write this host's address there as network_address"
+        )
 
 
 def _gpus(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:

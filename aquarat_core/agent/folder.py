@@ -14,10 +14,25 @@ from pathlib import Path
 from typing import Any
 
 HTTP_SECONDS = 15.0
+LARGEST = 16 << 20
+"""Bytes of an object that are read; a chunk of output, the largest, has less than two million."""
 
 
 class FolderError(OSError):
     """The store could not be reached or refused; worth another try."""
+
+
+class BrokenObject(FolderError):
+    """An object that is there and is no JSON, or too large to be one of ours."""
+
+
+def _parsed(where: str, data: bytes) -> Any:
+    try:
+        if len(data) > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST} bytes")
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise BrokenObject(f"{where} cannot be read: {e}") from None
 
 
 def open_folder(uri: str, token: Callable[[], str | None]) -> FileFolder | GcsFolder:
@@ -40,9 +55,11 @@ class FileFolder:
     def read(self, name: str) -> Any | None:
         """The object, or None where there is none."""
         try:
-            return json.loads((self._path / name).read_bytes())
+            with (self._path / name).open("rb") as f:
+                data = f.read(LARGEST + 1)
         except FileNotFoundError:
             return None
+        return _parsed(str(self._path / name), data)
 
     def write(self, name: str, obj: Any) -> None:
         """Writes or replaces the object."""
@@ -97,7 +114,7 @@ class GcsFolder:
         """The object, or None where there is none."""
         path = f"/storage/v1/b/{self._bucket}/o/{self._quoted(name)}?alt=media"
         found = self._call("GET", path, None, absent=404)
-        return None if found is None else json.loads(found)
+        return None if found is None else _parsed(f"{self._bucket}/{self._prefix}/{name}", found)
 
     def write(self, name: str, obj: Any) -> None:
         """Writes or replaces the object."""
@@ -125,7 +142,7 @@ class GcsFolder:
             request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
-                return answer.read()
+                return answer.read(LARGEST + 1)
         except urllib.error.HTTPError as e:
             if e.code == absent:
                 return None

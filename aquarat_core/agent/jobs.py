@@ -104,9 +104,9 @@ def release(root: Path, want: dict[str, Any]) -> dict[str, Any]:
     """Ends whatever holds the lease `id` and gives it back."""
     with leases.locked(root):
         path = root / "leases" / f"{want['id']}.json"
-        if not path.exists():
+        lease = leases.read(root, want["id"])
+        if lease is None:
             return {"state": "unknown"}
-        lease = json.loads(path.read_text())
     stopped = stop(root, lease)
     deadline = time.monotonic() + want.get("seconds", 20)
     while path.exists() and time.monotonic() < deadline:
@@ -157,9 +157,10 @@ def _leave(work: Callable[[], int], directory: Path) -> None:
 
 def _supervisor(root: Path, want: dict[str, Any]) -> dict[str, Any] | None:
     try:
-        return json.loads((root / "jobs" / want["id"] / "supervisor.json").read_text())
+        who = json.loads((root / "jobs" / want["id"] / "supervisor.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
+    return who if isinstance(who, dict) and "pid" in who else None
 
 
 def _sweep(root: Path) -> None:
@@ -182,4 +183,4 @@ def _remove_old(root: Path) -> None:
 def _last_lines(path: Path, count: int) -> list[str]:
     with path.open("rb") as f:
         f.seek(max(0, path.stat().st_size - 64 * 1024))
-        return f.read().decode(errors="replace").splitlines()[-count:]
+        return f.read().replace(b"\0", b"").decode(errors="replace").splitlines()[-count:]

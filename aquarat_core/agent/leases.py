@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import processes
+
+LARGEST = 1 << 20
+"""Bytes of a lease that are read."""
+FIELDS = {"id", "mark", "job", "owner", "step", "gpus", "unlimited", "processes", "boot", "expires"}
 
 
 def now() -> float:
@@ -83,7 +86,7 @@ def current(root: Path) -> list[dict[str, Any]]:
     """The leases that hold; those that do not are removed, with the processes of their jobs. Call it under the lock."""
     held = []
     for path in sorted((root / "leases").glob("*.json")):
-        lease = json.loads(path.read_text())
+        lease = _read(root, path)
         if _holds(lease):
             held.append(lease)
             continue
@@ -91,7 +94,7 @@ def current(root: Path) -> list[dict[str, Any]]:
         if survivors:
             held.append({**lease, "step": f"{lease['step']} (processes {survivors} cannot be killed)"})
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
     return held
 
 
@@ -107,6 +110,39 @@ def listing(root: Path, _: dict[str, Any]) -> dict[str, Any]:
     return {"leases": [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]}
 
 
+def _read(root: Path, path: Path) -> dict[str, Any]:
+    """The lease in that file; of one that cannot be read, as after a power cut, what its job's directory tells.
+
+    It then holds only while the job's supervisor lives, and `step` names the file.
+    """
+    with suppress(FileNotFoundError, ValueError, RecursionError):
+        lease = json.loads(path.read_bytes()[:LARGEST])
+        if isinstance(lease, dict) and lease.keys() >= FIELDS:
+            return lease
+    who: Any = None
+    with suppress(OSError, ValueError, RecursionError):
+        who = json.loads((root / "jobs" / path.stem / "supervisor.json").read_text())
+    who = who if isinstance(who, dict) else {}
+    return {
+        "id": path.stem,
+        "mark": who.get("mark", f"unreadable {path}"),
+        "job": who.get("job", ""),
+        "owner": "unknown",
+        "step": f"a lease that cannot be read ({path})",
+        "gpus": [],
+        "unlimited": False,
+        "processes": [who],
+        "boot": who.get("boot", ""),
+        "expires": 0.0,
+    }
+
+
+def read(root: Path, lease_id: str) -> dict[str, Any] | None:
+    """The job's lease, good or not, or None."""
+    path = _path(root, lease_id)
+    return _read(root, path) if path.exists() else None
+
+
 def _holds(lease: dict[str, Any]) -> bool:
     if lease["boot"] != processes.boot_id():
         return False
@@ -116,9 +152,7 @@ def _holds(lease: dict[str, Any]) -> bool:
 def _write(root: Path, lease: dict[str, Any]) -> None:
     path = _path(root, lease["id"])
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(lease))
-    os.replace(temporary, path)
+    processes.write_durably(path, lease)
 
 
 def _path(root: Path, lease_id: str) -> Path:

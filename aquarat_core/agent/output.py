@@ -30,7 +30,8 @@ class Output:
         self.launcher_tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.signal: int | None = None
         """The signal that torchrun says the first of its workers to die was killed by."""
-        self._cause_seen = False
+        self.cause_seen = False
+        """Whether torchrun has named a worker that failed."""
         self._ranks = ranks
         self._messages = messages
         self._messages_read = 0
@@ -64,7 +65,10 @@ class Output:
         whole = data[: data.rfind(b"\n") + 1]
         self._messages_read += len(whole)
         for line in whole.splitlines():
-            self._put("messages", json.loads(line), len(line))
+            try:
+                self._put("messages", json.loads(line), len(line))
+            except (ValueError, RecursionError):
+                self._put("lines", f"... a line of {self._messages} was dropped: it is no JSON", 80)
 
     def finish(self) -> None:
         """The job has ended: its last line may lack its end."""
@@ -106,8 +110,8 @@ class Output:
             self.launcher_tail.append(line)
             found = _EXIT_CODE.search(line)
             # Only the first is the cause: torchrun then ends the other ranks by signals, and may list those too.
-            if found and not self._cause_seen:
-                self._cause_seen = True
+            if found and not self.cause_seen:
+                self.cause_seen = True
                 self.signal = -int(found[1]) if int(found[1]) < 0 else None
             return
         text = line[mark.end() :] if mark else line

@@ -1,19 +1,24 @@
 """A job's processes: found by a mark in their environment, and ended all together.
 
 torchrun puts each of its workers in a session of its own, and kills them itself only while it lives. So the process
-group is not enough: every descendant inherits `AQUARAT_JOB`, and whoever still carries it at the end is killed.
+group is not enough: every descendant inherits `AQUARAT_JOB`, and whoever still carries it at the end is killed. A child
+that was started with an empty environment does not carry it; so that such children are found too, the supervisor
+adopts every orphan below it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 MARK = "AQUARAT_JOB"
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def identity(pid: int) -> dict[str, Any]:
@@ -22,7 +27,9 @@ def identity(pid: int) -> dict[str, Any]:
 
 
 def is_alive(who: dict[str, Any]) -> bool:
-    """Whether that very process of this machine still runs; a zombie does not."""
+    """Whether that very process of this machine still runs; a zombie does not, nor what is no `identity`."""
+    if not isinstance(who, dict) or not isinstance(who.get("pid"), int) or "boot" not in who or "started" not in who:
+        return False
     state, started = _stat(who["pid"])
     return who["boot"] == boot_id() and started == who["started"] and state not in ("", "Z", "X")
 
@@ -50,16 +57,52 @@ def carriers(variable: str, value: str, *, prefix: bool = False) -> list[int]:
     ]
 
 
-def kill_members(mark: str, seconds: float = 10.0) -> list[int]:
-    """SIGKILL to all that carries the mark; returns what survived, which is nothing unless the kernel holds it."""
+def adopt_orphans() -> None:
+    """From now on processes below this one become its children when their parents die, and not init's."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap(spared: Iterable[int]) -> None:
+    """Lets this process's adopted children go that have ended; `spared` are those that others wait for."""
+    for pid in descendants([os.getpid()], depth=1, zombies=True):
+        if pid not in spared:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def descendants(roots: Iterable[int], depth: int = 1000, *, zombies: bool = False) -> list[int]:
+    """Living processes below `roots`, at most `depth` generations down."""
+    below: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            fields = _fields(int(entry.name))
+            if fields and (zombies or fields[0] not in ("Z", "X")):
+                below.setdefault(int(fields[1]), []).append(int(entry.name))
+    found: list[int] = []
+    layer = list(roots)
+    while layer and depth:
+        layer = [child for pid in layer for child in below.get(pid, [])]
+        found += layer
+        depth -= 1
+    return found
+
+
+def kill_members(mark: str, seconds: float = 10.0, others: Callable[[], list[int]] = list) -> list[int]:
+    """SIGKILL to all that carries the mark and to `others()`; returns what survived.
+
+    That is nothing unless the kernel holds it.
+    """
     deadline = time.monotonic() + seconds
-    left = members(mark)
+    left = [*members(mark), *others()]
     while left and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-        left = members(mark)
+        left = [*members(mark), *others()]
     return left
 
 
@@ -71,9 +114,29 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State and start tick; the command name, in parentheses, may itself hold spaces and parentheses."""
+    """State and start tick."""
+    fields = _fields(pid)
+    return (fields[0], int(fields[19])) if fields else ("", 0)
+
+
+def _fields(pid: int) -> list[str]:
+    """State, parent and so on; the command name, in parentheses, may itself hold spaces and parentheses."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
-        return "", 0
-    return fields[0], int(fields[19])
+        return []
+
+
+def write_durably(path: Path, obj: object) -> None:
+    """Replaces a small JSON file that only this user may read; after a power cut the old or the new one is whole."""
+    temporary = path.with_suffix(".new")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+        json.dump(obj, f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -6,12 +6,14 @@ the last heartbeat was.
 
 from __future__ import annotations
 
+import mmap
+import struct
 import time
 from threading import Event, Thread
 from typing import Any
 
 from . import leases
-from .folder import FileFolder, GcsFolder
+from .folder import BrokenObject, FileFolder, GcsFolder
 from .output import CHUNK_BYTES, Output
 
 RETRY_SECONDS = 1.0
@@ -21,6 +23,8 @@ class Shipper:
     """`contact` is the time (`leases.now`) at which the last heartbeat that arrived was begun."""
 
     def __init__(self, folder: FileFolder | GcsFolder, node: int, output: Output, facts: dict[str, Any], beat: float):
+        # Shared with the guard, which is forked later.
+        self._contact = mmap.mmap(-1, 8)
         self.contact = leases.now()
         self.cancelled = False
         self.chunks = 0
@@ -34,6 +38,14 @@ class Shipper:
         self._pending: dict[str, Any] | None = None
         self._stop = Event()
         self._thread = Thread(target=self._run, daemon=True)
+
+    @property
+    def contact(self) -> float:
+        return struct.unpack("d", self._contact[:8])[0]
+
+    @contact.setter
+    def contact(self, when: float) -> None:
+        self._contact[:8] = struct.pack("d", when)
 
     def start(self) -> None:
         self._thread.start()
@@ -70,7 +82,7 @@ class Shipper:
                     self.report(state="running")
                     self.contact = began
                     last_beat = now
-                    self.cancelled = self.cancelled or self._folder.read("cancel.json") is not None
+                    self.cancelled = self.cancelled or self._is_cancelled()
                 if now - last_flush >= self._flush_seconds(now) or self._output.is_full:
                     self._ship()
                     last_flush = now
@@ -78,6 +90,14 @@ class Shipper:
                 print(f"{time.strftime('%F %T')} the store: {e}", flush=True)
                 self._stop.wait(RETRY_SECONDS)
             self._stop.wait(0.1)
+
+    def _is_cancelled(self) -> bool:
+        """Whoever can write `cancel.json` wants the job to end, whatever is in it."""
+        try:
+            return self._folder.read("cancel.json") is not None
+        except BrokenObject as e:
+            print(f"{time.strftime('%F %T')} cancelled by an object that cannot be read: {e}", flush=True)
+            return True
 
     def _flush_seconds(self, now: float) -> float:
         """Short at first, when someone is watching the start, then two seconds: quiet hours cost little."""

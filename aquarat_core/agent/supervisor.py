@@ -2,7 +2,7 @@
 
 It stops the job when it is asked to (SIGTERM, or `cancel.json` in the job's folder), and by itself when no heartbeat
 has reached the store for as long as a lease lasts: by then the other side may start the job elsewhere, and two trainers
-must never write. A guard process does the killing should the supervisor itself be killed.
+must never write. A guard process does the killing should the supervisor itself be killed, or frozen.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import leases, processes
-from .folder import open_folder
+from . import leases, logs, processes
+from .folder import BrokenObject, open_folder
 from .output import Output
 from .shipping import Shipper
 
@@ -28,6 +28,8 @@ FINAL_SECONDS = 30.0
 """How long the last output and the last status may take to reach the store."""
 SCRATCH = "scratch"
 """Where the job works, in its directory on this host."""
+GUARD_SECONDS = 1.0
+"""How often the guard looks whether the supervisor still has contact with the store."""
 LATE_SECONDS = 3.0
 """For how long a guard looks for processes of a job whose supervisor was killed."""
 
@@ -53,11 +55,16 @@ class _Supervisor:
         facts = {"node": want["node"], "host": want["host"], "supervisor": processes.identity(os.getpid())}
         self._shipper = Shipper(self._folder, want["node"], self._output, facts, want["heartbeat"])
         self._renewed = 0.0
+        self._log_bytes: int = want.get("log_bytes", logs.LOG_BYTES)
+        self._pids: list[int] = []
+        self._child: int | None = None
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, lambda *_: self._ask("asked to stop"))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        write_private(self._directory / "supervisor.json", processes.identity(os.getpid()))
+        who = {**processes.identity(os.getpid()), "mark": self._want["mark"], "job": self._want["job"]}
+        processes.write_durably(self._directory / "supervisor.json", who)
+        processes.adopt_orphans()
         guard, life = self._leave_guard()
         self._pids = [os.getpid(), guard]
         self._renew()
@@ -66,8 +73,9 @@ class _Supervisor:
             child = self._start()
         except OSError as e:
             return self._end(life, None, f"{self._want['argv'][0]} cannot be started: {e}")
+        self._child = child.pid
         code = self._watch(child)
-        processes.kill_members(self._want["mark"])
+        self._kill_job()
         self._output.finish()
         return self._end(life, code, self._stopping)
 
@@ -108,7 +116,7 @@ class _Supervisor:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGTERM)
             if terminated and time.monotonic() - self._stop_asked_at > self._want["grace"]:
-                processes.kill_members(self._want["mark"])
+                self._kill_job()
         while self._read(pipe, 0):
             pass
         return child.returncode
@@ -138,7 +146,15 @@ class _Supervisor:
         silent = leases.now() - self._shipper.contact
         if silent > self._want["ttl"]:
             self._ask(f"the store could not be reached for {silent:.0f} s: another host may have taken the job over")
-            processes.kill_members(self._want["mark"])
+            self._kill_job()
+
+    def _kill_job(self) -> None:
+        """Everything below this process but the guard, and whatever else carries the job's mark."""
+
+        def below() -> list[int]:
+            return [pid for pid in processes.descendants([os.getpid()]) if pid not in self._pids]
+
+        processes.kill_members(self._want["mark"], others=below)
 
     def _ask(self, reason: str) -> None:
         if self._stopping is None:
@@ -149,19 +165,25 @@ class _Supervisor:
         if leases.now() - self._renewed < self._want["heartbeat"]:
             return
         self._renewed = leases.now()
+        processes.reap([*self._pids, self._child] if self._child else self._pids)
+        logs.bound(self._scratch, self._log_bytes)
         # On a full disk the lease goes on holding by its processes.
         with suppress(OSError):
             leases.hold(self._root, self._lease, self._pids, self._want["ttl"])
 
     def _end(self, life: int, code: int | None, reason: str | None) -> int:
         """Last output, then the lease, then the status: who reads `ended` may start the next job here."""
+        self._child = None
         self._shipper.stop()
         complete = self._shipper.ship_rest(FINAL_SECONDS)
+        logs.close(self._scratch, self._log_bytes)
         clean_up(self._root, self._directory)
         facts = {
             "state": "ended",
             "code": code,
             "signal": self._output.signal,
+            # With 2 torchrun refuses its arguments, which would be as wrong the next time.
+            "launcher_failed": bool(self._want["ranks"]) and code not in (None, 0, 2) and not self._output.cause_seen,
             "reason": reason,
             "complete": complete,
             "tail": list(self._output.tail or self._output.launcher_tail),
@@ -190,16 +212,30 @@ class _Supervisor:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.setsid()
         try:
+            seen: dict[int, dict[str, Any]] = {}
+            while not select.select([ear], [], [], GUARD_SECONDS)[0]:
+                self._fence_from_guard(seen)
             if os.read(ear, 4) != b"done":
-                self._clean_up_after_death()
+                self._clean_up_after_death(seen)
         finally:
             os._exit(0)
 
-    def _clean_up_after_death(self) -> None:
+    def _fence_from_guard(self, seen: dict[int, dict[str, Any]]) -> None:
+        """Ends the job of a supervisor that is frozen, and notes who is below it, for the day it is killed."""
+        supervisor = os.getppid()
+        for pid in processes.descendants([supervisor]):
+            if pid != os.getpid() and pid not in seen:
+                seen[pid] = processes.identity(pid)
+        for pid in [pid for pid, who in seen.items() if not processes.is_alive(who)]:
+            del seen[pid]
+        if leases.now() - self._shipper.contact > self._want["ttl"] + GUARD_SECONDS:
+            processes.kill_members(self._want["mark"], others=lambda: _alive(seen))
+
+    def _clean_up_after_death(self, seen: dict[int, dict[str, Any]]) -> None:
         # A child that was forked and has not yet become the job's command does not carry the mark: look again.
         deadline = time.monotonic() + LATE_SECONDS
         while time.monotonic() < deadline:
-            processes.kill_members(self._want["mark"])
+            processes.kill_members(self._want["mark"], others=lambda: _alive(seen))
             time.sleep(0.2)
         self._token()
         clean_up(self._root, self._directory)
@@ -207,7 +243,7 @@ class _Supervisor:
         deadline = time.monotonic() + FINAL_SECONDS
         while time.monotonic() < deadline:
             try:
-                previous = self._folder.read(f"status/node{self._want['node']}.json") or {}
+                previous = self._previous_status()
                 status.update(chunks=self._chunks_there(previous.get("chunks", 0)), sequence=-1)
                 status.update(signal=None, reason="its supervisor was killed", complete=False, tail=[])
                 self._folder.write(f"status/node{self._want['node']}.json", status)
@@ -215,10 +251,19 @@ class _Supervisor:
             except OSError:
                 time.sleep(1)
 
+    def _previous_status(self) -> dict[str, Any]:
+        try:
+            found = self._folder.read(f"status/node{self._want['node']}.json")
+        except BrokenObject as e:
+            print(f"the last status: {e}", flush=True)
+            found = None
+        return found if isinstance(found, dict) else {}
+
     def _chunks_there(self, at_least: int) -> int:
         """Chunks that were written since the last status that counted them are there too."""
-        while self._folder.read(f"output/node{self._want['node']}/{at_least + 1:06d}.json") is not None:
-            at_least += 1
+        with suppress(BrokenObject):
+            while self._folder.read(f"output/node{self._want['node']}/{at_least + 1:06d}.json") is not None:
+                at_least += 1
         return at_least
 
     def _token(self) -> str | None:
@@ -226,6 +271,10 @@ class _Supervisor:
         with suppress(FileNotFoundError):
             self._last_token = json.loads((self._directory / "token").read_text())["token"]
         return self._last_token
+
+
+def _alive(seen: dict[int, dict[str, Any]]) -> list[int]:
+    return [pid for pid, who in seen.items() if processes.is_alive(who)]
 
 
 def clean_up(root: Path, directory: Path) -> None:
@@ -249,13 +298,6 @@ def remove_rest(directory: Path) -> None:
             os.rmdir(folder)  # unless a log is in it
     with suppress(OSError):
         (directory / "ended").touch()
-
-
-def write_private(path: Path, obj: Any) -> None:
-    """Replaces a small file that only this user may read."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(obj))
-    os.replace(temporary, path)
 
 
 def _base_environment() -> dict[str, str]:

@@ -26,9 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def parse(data: bytes, what: str, remedy: str, kind: Literal["object"], most: int = MOST_BYTES) -> dict[str, Any]: ...
 @overload
 def parse(data: bytes, what: str, remedy: str, kind: Literal["any"] = "any", most: int = MOST_BYTES) -> Any: ...
-def parse(
-    data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = "any", most: int = MOST_BYTES
-) -> Any:
+def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = "any", most: int = MOST_BYTES) -> Any:
     """The JSON value in `data`. Raises `RecordError`: `what` it is, what is wrong with it, and `remedy`.
 
     At most `most` bytes of UTF-8, nested at most `MOST_DEPTH` deep; with `kind` "object" it has to be one.

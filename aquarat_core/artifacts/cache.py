@@ -125,7 +125,6 @@ class Cache:
                         _remove_empty(path.parent, self._root / "trees")
                     excess -= stat.st_size
 
-
     def _remove_left_over(self) -> None:
         """Removes what killed processes left half-way and nobody took up within a day."""
         for folder in ("tmp", "partial"):

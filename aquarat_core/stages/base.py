@@ -18,6 +18,10 @@ SPEC_SHA256 = "AQUARAT_SPEC_SHA256"
 Scalar = float | int | str | bool | None
 
 
+SUPERSEDED = "superseded.json"
+"""Written by the control host into an attempt's folder before the next attempt is made."""
+
+
 class StageSpec(BaseModel):
     """Everything that decides a stage's run, written as `spec.json` before it starts and never changed."""
 

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.config import validate
 from aquarat_core.scratch import scratch_folder
-from aquarat_core.stages.base import SPEC_SHA256, StageContext, StageError, StageSpec
+from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, StageError, StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 from aquarat_core.training.stopped import Stopped
+
+
+class Superseded(RuntimeError):
+    """Another attempt at the step was started, because this one seemed lost."""
+
 
 STOPPED = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -79,6 +85,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[s
         if rank:
             return {"ok": True}
         seconds = time.monotonic() - started
+        refuse_if_superseded(job)
         artifact = store.publish(
             asset=spec.stage,
             kind=stage.kind,
@@ -112,7 +119,17 @@ def _work_area(job: JobDir, spec: StageSpec) -> Any:
     from aquarat_core.training.checkpointing import work_area
 
     inputs = {name: parent.data_version for name, parent in spec.inputs.items()}
-    return work_area(job.backend, spec.stage, spec.config, inputs, code_version(stage, None))
+    area = work_area(job.backend, spec.stage, spec.config, inputs, code_version(stage, None))
+    return replace(area, fence=lambda: refuse_if_superseded(job))
+
+
+def refuse_if_superseded(job: JobDir) -> None:
+    """Raises `Superseded` once the control host has given the step to another attempt.
+
+    A host that was frozen or out of touch may wake up long after its job was started elsewhere.
+    """
+    if (found := job.read_json(SUPERSEDED)) is not None:
+        raise Superseded(f"attempt {found.get('by', '?')} has taken this step over: this one writes nothing more")
 
 
 def _context(stage: Stage, spec: StageSpec, store: ArtifactStore, scratch: Path, rank: int) -> StageContext:

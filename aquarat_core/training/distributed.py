@@ -17,6 +17,7 @@ from torch import Tensor
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model.fused import keep_freed_memory
 from aquarat_core.settings import cache_dir
+from aquarat_core.torchrun import RANKS, ranks_store
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
@@ -99,15 +100,19 @@ def distributed_world(launch: LaunchConfig) -> Iterator[World]:
 
 def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
     """Wait for all ranks. Raises `StartError`, one line on each rank, where they do not find each other."""
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     try:
         # Bound to its GPU, NCCL connects here, and not in the first exchange, and no rank guesses another's device.
         bound = device if device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound)
+        # On one host the ranks meet in a file; else, and under a torchrun started by hand, at the address it gives.
+        store = ranks_store(size)
+        place = os.environ[RANKS] if store else place
+        where = {} if store is None else {"store": store, "rank": rank, "world_size": size}
+        dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound, **where)
     except (dist.DistError, RuntimeError, ValueError) as e:
-        place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise StartError(
             f"rank {rank} of {size} could not join the others at {place} ({str(e).splitlines()[0]}): start all ranks "
-            f"within {JOIN_TIMEOUT.total_seconds():.0f} s of each other, and let the hosts reach that port"
+            f"within {JOIN_TIMEOUT.total_seconds():.0f} s of each other, and let them reach that place"
         ) from None
 
 

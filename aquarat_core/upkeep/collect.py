@@ -119,9 +119,7 @@ def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) 
     elif bad_refs:
         # An unreadable manifest may be of that asset too.
         roots |= {
-            h
-            for h, a in read_artifacts(store, there).items()
-            if isinstance(a, ArtifactError) or a.asset in bad_refs
+            h for h, a in read_artifacts(store, there).items() if isinstance(a, ArtifactError) or a.asset in bad_refs
         }
     return roots, tuple(str(e) for e in (*bad_refs.values(), *bad_pins.values(), *unread))
 

@@ -119,7 +119,7 @@ def _run(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path) -> A
     job = store.job(spec.run_id, spec.step_key, spec.attempt)
     job.write_json("spec.json", spec.model_dump(mode="json"))
     launch = (spec.config or {}).get("launch", {})
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.get("nproc", 1))]
+    torchrun = ["-m", "aquarat_core.torchrun", "--nproc-per-node", str(launch.get("nproc", 1))]
     torchrun += ["--log-dir", str(folder / "logs")]
     command = [sys.executable, *(torchrun if stage.distributed else ()), "-m", "aquarat_core.stages.run"]
     environment = {

@@ -102,6 +102,8 @@ def _questions(host: Host) -> dict[str, Any]:
         "store": store_uri(),
         "here": host.transport == "local",
         "min_free_bytes": int(host.min_free_gb * 1e9),
+        # Asked only where jobs on several hosts are meant: the inventory then says how the hosts reach each other.
+        "meeting": [host.network_address, host.rendezvous_port] if host.network_address else None,
         "time": time.time(),
     }
 

@@ -19,7 +19,7 @@ import dagster as dg
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
-from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.base import SUPERSEDED, StageSpec
 from aquarat_pipeline.launching.tags import DECIDED_TAG
 
 MAX_PLANTED = 20
@@ -117,7 +117,11 @@ class Attempt(Job):
         return cls._of(folder, record) if record["retry"] == retry else None
 
     def next(self, instance: dg.DagsterInstance, store: ArtifactStore) -> Attempt:
-        """The attempt that goes on where this one was lost, with the same inputs."""
+        """The attempt that goes on where this one was lost, with the same inputs.
+
+        From now on a process of this one that still runs somewhere commits no checkpoint and publishes nothing.
+        """
+        self.folder.create_json(SUPERSEDED, {"by": self.spec.attempt + 1})
         return self.create(instance, store, self.spec, self.retry, self.events)
 
     @classmethod

@@ -75,15 +75,11 @@ def _argv(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement,
     run = [*program, f"{attempt.folder.uri}/spec.json"]
     if not need.distributed:
         return [*python, *run]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(need.ranks)]
-    if need.nodes == 1:
-        torchrun += ["--standalone"]
-    else:
-        torchrun += ["--nnodes", str(need.nodes), "--rdzv-backend", "c10d"]
+    torchrun = ["-m", "aquarat_core.torchrun", "--nproc-per-node", str(need.ranks)]
+    if need.nodes > 1:
+        torchrun += ["--nnodes", str(need.nodes), "--rdzv-conf", f"rank={node}"]
         torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", identity(attempt, 0)["id"]]
         torchrun += ["--local-addr", hosts[node].rendezvous.rpartition(":")[0]]
-        # torchrun would look for itself in DNS, where a rented host is often not to be found by its address.
-        torchrun += ["--rdzv-conf", f"is_host={'false' if node else 'true'}"]
     # --tee marks each line with its rank, so that rank 0's can be told from torchrun's own.
     return [*python, *torchrun, "--tee", "3", "--log-dir", "{scratch}", *run]
 
@@ -94,9 +90,6 @@ def _environment(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requi
         SPEC_SHA256: attempt.spec_sha256,
         "OMP_NUM_THREADS": str(((attempt.spec.config or {}).get("launch") or {}).get("threads", 1)),
     }
-    if need.nodes == 1 and not (host.transport == "local" and "GLOO_SOCKET_IFNAME" in os.environ):
-        # All ranks are on one host: gloo need not listen on any other interface.
-        env["GLOO_SOCKET_IFNAME"] = "lo"
     if need.nodes > 1 and host.network_interface:
         env |= {"GLOO_SOCKET_IFNAME": host.network_interface, "NCCL_SOCKET_IFNAME": host.network_interface}
     env |= host.env

@@ -33,6 +33,8 @@ class Ending:
     lines: list[str]
     lost: str | None = None
     host: str | None = None
+    cancelled: bool = False
+    """Whether it ended because `cancel.json` asked for it."""
 
     @property
     def last_lines(self) -> str:
@@ -154,18 +156,29 @@ def follow(attempt: Attempt, hosts: list[Host], output: Output, check: Callable[
 
 
 def _ending(pulses: list[Pulse], output: Output) -> Ending:
-    """The first node with something to say of a failure speaks for all."""
+    """The first node with something to say of a failure speaks for all; one that was told to end has nothing."""
     for node, pulse in enumerate(pulses):
         output.show_until(node, pulse.status["chunks"])
     blamed = next((p for p in pulses if p.status["reason"] not in (None, "cancelled")), None)
-    failed = next((p for p in pulses if p.status["code"] != 0), pulses[0])
+    failing = [pulse for pulse in pulses if pulse.status["code"] != 0]
+    failed = next((p for p in failing if p.status["reason"] is None), next(iter(failing), pulses[0]))
     pulse = blamed or failed
     status = pulse.status
     lost = status["reason"] if blamed else _killed(status)
-    return Ending(status["code"], status["tail"], lost=lost and f"{pulse.host.name}: {lost}", host=pulse.host.name)
+    return Ending(
+        status["code"],
+        status["tail"],
+        lost=lost and f"{pulse.host.name}: {lost}",
+        host=pulse.host.name,
+        cancelled=status["reason"] == "cancelled",
+    )
 
 
 def _killed(status: dict[str, Any]) -> str | None:
-    """Which signal ended the job, if one did; it says nothing against the stage."""
+    """Which signal or fault of torchrun ended the job, if one did; it says nothing against the stage."""
     number = status["signal"] or (-status["code"] if (status["code"] or 0) < 0 else None)
-    return f"the stage was killed by signal {number}" if number else None
+    if number:
+        return f"the stage was killed by signal {number}"
+    if status.get("launcher_failed") and status["reason"] is None:
+        return f"torchrun ended with exit code {status['code']} though none of its ranks had failed"
+    return None

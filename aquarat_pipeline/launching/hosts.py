@@ -32,7 +32,7 @@ class Host(BaseModel):
     network_address: str | None = None
     """How the other hosts of a job on several reach this one; the host part of `address` where it is left out."""
     network_interface: str | None = None
-    """The interface that carries the traffic between hosts, such as eth0; NCCL and gloo guess without it."""
+    """The interface that carries the traffic between hosts, such as eth0; the one with `network_address` without it."""
     rendezvous_port: Annotated[int, Field(gt=0, lt=65536)] = 29400
     gpus: Annotated[int, Field(ge=0)] = 0
     labels: tuple[str, ...] = ()
@@ -67,6 +67,13 @@ class Host(BaseModel):
             raise ValueError(f"host {self.name} is reached over ssh and has no address: add `address: user@host`")
         if self.address and self.address.startswith("-"):
             raise ValueError(f"host {self.name}: an address cannot start with a dash")
+
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"host {self.name}: lease_seconds is {self.lease_seconds:g} and heartbeat_seconds "
+                f"{self.heartbeat_seconds:g}: every job would end for want of a heartbeat. Make lease_seconds at least "
+                "twice heartbeat_seconds"
+            )
 
     @property
     def rendezvous(self) -> str:

@@ -8,6 +8,7 @@ the workers of one control host; what decides are the leases on the hosts.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
 from aquarat_pipeline.launching.tags import HOST_TAG, NODES_TAG, POOL_TAG
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 REMIND_SECONDS = 300.0
@@ -122,9 +125,7 @@ def candidates(home: Path, need: Requirement, mine: Path, avoid: set[str]) -> tu
 
 
 def _write_ticket(path: Path, hosts: list[str]) -> None:
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({"hosts": hosts, "process": processes.identity(os.getpid())}))
-    os.replace(temporary, path)
+    processes.write_durably(path, {"hosts": hosts, "process": processes.identity(os.getpid())})
 
 
 def _wanted_by_older(mine: Path) -> set[str]:
@@ -134,9 +135,15 @@ def _wanted_by_older(mine: Path) -> set[str]:
         if path.name >= mine.name:
             break
         with suppress(FileNotFoundError):
-            found = json.loads(path.read_text())
-            if processes.is_alive(found["process"]):
-                wanted.update(found["hosts"])
+            try:
+                found = json.loads(path.read_text())
+                process, hosts = found["process"], set(map(str, found["hosts"]))
+            except (ValueError, RecursionError, TypeError, KeyError) as e:
+                # Tickets are written whole: what cannot be read is what a power cut left, and nobody waits behind it.
+                log.warning("the place in line %s cannot be read (%s): it is removed", path, e)
+                process, hosts = {}, set()
+            if processes.is_alive(process):
+                wanted.update(hosts)
             else:
                 path.unlink()
     return wanted

@@ -1,9 +1,10 @@
 """Making a bare host ready: one environment for each lock, made by the host's own user, and the project's wheels in it.
 
-What is sent are the lock, the project's wheel and the tokenizer's; the locked packages come from the index that the
-host's pip knows. The lock is complete, so pip resolves nothing (an older one cannot, where it names a package with an
-extra). Environments are named by the hash of all three, so that preparing again does nothing, and a job that
-runs keeps the one it started in when a newer one is made. Needs Python 3.11 or newer with venv on the host, no root.
+What is sent are the lock of what the stages need (no Dagster, no tests, no benchmarks), the project's wheel and the
+tokenizer's; the locked packages come from the index that the host's pip knows. The lock is complete, so pip resolves
+nothing (an older one cannot, where it names a package with an extra). Environments are named by the hash of all three,
+so that preparing again does nothing, and a job that runs keeps the one it started in when a newer one is made. Needs
+Python 3.11 or newer with venv on the host, no root.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if [ ! -e "$env/.ready" ]; then
     rm -rf "$env"
     "$python" -m venv "$env"
     "$env/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps {options} \
-        -r "$root/wheels/$name/requirements.lock"
+        -r "$root/wheels/$name/requirements-host.lock"
     "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
         "$root/wheels/$name/"*.whl
     touch "$env/.ready"
@@ -59,7 +60,7 @@ def prepare(host: Host, checkout: Path, say: Callable[[str], None], options: str
         raise InventoryError(f"{host.name} is this machine, which has the project: only ssh hosts are prepared")
     transport = SshTransport(host)
     tokenizer = _tokenizer_wheel(checkout)
-    lock = checkout / "requirements.lock"
+    lock = checkout / "requirements-host.lock"
     name = _hash(checkout, [lock, tokenizer])
     folder = f"{host.root}/wheels/{name}"
     present = _run(transport, f"cd {shell_path(folder)} 2>/dev/null && ls || true").split()

@@ -354,6 +354,8 @@ def _lost(ending: Ending, result: dict[str, Any] | None) -> str | None:
         return f"{ending.host}: its disk is full"
     if result and result["error"]["user"]:
         return None
+    if ending.lost is None and not ending.cancelled and result and result["error"]["type"] == "Stopped":
+        return f"{ending.host}: the stage was sent SIGTERM, and saved its state"
     return ending.lost
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -155,9 +156,14 @@ def _reason(done: subprocess.CompletedProcess) -> str:
 def _socket_directory() -> str:
     """A directory of this user's own for the connections' sockets, whose paths must stay short."""
     directory = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"aquarat-ssh-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise HostError(f"{directory} belongs to someone else: remove it")
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    found = directory.lstat()  # Of a link its owner's choice of a target counts for nothing.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise HostError(
+            f"{directory} is not a directory that you own and only you can enter, as the sockets of ssh connections "
+            "need it: look who made it, and remove it"
+        )
     return str(directory)
 
 

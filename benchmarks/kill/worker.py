@@ -33,6 +33,7 @@ from aquarat_core.rl import update as rl_update
 from aquarat_core.rl.rollouts import Sampler
 from aquarat_core.rollout.batch import Batch
 from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, run
+from aquarat_core.torchrun import BACKEND, one_host
 from aquarat_core.training import metrics, update
 
 assert base_checkpoint and chat_training and rl_checkpoint
@@ -118,10 +119,11 @@ def child(order: dict[str, Any]) -> int:
     if order["ranks"] == 1:
         return on_rank(order)
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=order["ranks"], rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
+        min_nodes=1, max_nodes=1, nproc_per_node=order["ranks"], rdzv_backend=BACKEND,
         run_id=str(os.getpid()), max_restarts=0, monitor_interval=0.05, start_method="fork",
     )  # fmt: skip
-    return max(elastic_launch(config, on_rank)(order).values())
+    with one_host():
+        return max(elastic_launch(config, on_rank)(order).values())
 
 
 def on_rank(order: dict[str, Any]) -> int:

@@ -46,9 +46,7 @@ def test_verify_finds_refs_and_pins_that_lie(uri: str, publish: Publish) -> None
     assert "refs/tokenizer/latest.json gives its artifact the data version" in problem
     publish(store, "tokenizer", {"f": b"1"})
     for name, asset in ((tokenizer.sha256, "other"), ("0" * 64, "tokenizer")):
-        store.backend.write(
-            f"pins/{name}.json", canonical({"asset": asset, "manifest_sha256": tokenizer.sha256})
-        )
+        store.backend.write(f"pins/{name}.json", canonical({"asset": asset, "manifest_sha256": tokenizer.sha256}))
         (problem,) = verify(store).problems
         assert f"pins/{name}.json" in problem
         store.backend.delete(f"pins/{name}.json")
@@ -89,9 +87,7 @@ def test_pull_keeps_names_apart(uri: str, publish: Publish, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hard link"])
-def test_pull_writes_into_no_file_that_has_another_name(
-    uri: str, publish: Publish, tmp_path: Path, kind: str
-) -> None:
+def test_pull_writes_into_no_file_that_has_another_name(uri: str, publish: Publish, tmp_path: Path, kind: str) -> None:
     artifact = publish(ArtifactStore.open(uri), "a", {"f": b"1", "g": b"", ".f.part": b"part"})
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")

@@ -82,8 +82,20 @@ def torchrun(rig: Rig) -> dict[str, Any]:
     return killed(rig, lambda rig, run_id: [_torchrun(rig, run_id)], trainers=2)
 
 
+def torchrun_terminated(rig: Rig) -> dict[str, Any]:
+    """SIGTERM to torchrun, which ends its ranks and then itself with an error that names no rank."""
+    return killed(rig, lambda rig, run_id: [_torchrun(rig, run_id)], trainers=2, how=signal.SIGTERM)
+
+
+def rank_terminated(rig: Rig) -> dict[str, Any]:
+    """SIGTERM to a rank, which leaves the result of a stage that saved its state and stopped."""
+    run_id = training(rig, stops=True)
+    os.kill(rig.trace(run_id, ASSET)[-1]["pid"], signal.SIGTERM)
+    return expect(rig, run_id, trainers=2)
+
+
 def _torchrun(rig: Rig, run_id: str) -> int:
-    return next(pid for pid in rig.members(run_id) if b"torch.distributed.run" in command_of(pid))
+    return next(pid for pid in rig.members(run_id) if b"aquarat_core.torchrun" in command_of(pid))
 
 
 def worker_and_supervisor(rig: Rig) -> dict[str, Any]:
@@ -232,6 +244,8 @@ def cancel_publishing(rig: Rig) -> dict[str, Any]:
 CASES = (
     run_worker,
     run_worker_stopped,
+    torchrun_terminated,
+    rank_terminated,
     daemon,
     code_server,
     web_server,

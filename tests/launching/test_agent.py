@@ -322,3 +322,129 @@ def test_output_is_bounded_while_the_store_is_away() -> None:
         kept += len(more["lines"])
     assert dropped + kept == -(-output.BUFFER_BYTES // 1000)
     assert kept >= output.BUFFER_BYTES // 2 // 1000 - 1
+
+
+WITHOUT_MARK = (
+    "import subprocess, sys, time;"
+    "child = subprocess.Popen(['env', '-i', 'setsid', 'sh', '-c', 'sleep 600 & echo $!; exec sleep 600'],"
+    " stdout=subprocess.PIPE, text=True); print(child.pid, child.stdout.readline().strip(), flush=True);"
+)
+
+
+def without_mark(here: HostHere, order: dict[str, Any]) -> list[dict[str, Any]]:
+    """Starts the job; the processes that it started with an empty environment."""
+    here.running(order)
+    folder = here.folder(order)
+    said = wait_until(lambda: folder.read("output/node0/000001.json"), 20, "it has started them")["lines"][0]
+    found = [processes.identity(int(pid)) for pid in said.split()]
+    assert all(map(processes.is_alive, found))
+    return found
+
+
+@pytest.mark.parametrize("end", ["its end", "a stop"])
+def test_children_with_an_empty_environment_end_with_the_job(here: HostHere, end: str) -> None:
+    rest = "sys.stdin.read()" if end == "its end" else "time.sleep(600)"
+    order = here.order(code=WITHOUT_MARK + ("time.sleep(1);" if end == "its end" else "") + rest)
+    left = without_mark(here, order)
+    if end == "a stop":
+        here.call("stop", order)
+    here.ended(order)
+    assert not any(map(processes.is_alive, left))
+
+
+def test_children_with_an_empty_environment_end_when_the_supervisor_is_killed(here: HostHere) -> None:
+    order = here.order(code=WITHOUT_MARK + "time.sleep(600)", ttl=60)
+    left = without_mark(here, order)
+    folder = here.folder(order)
+    first = folder.read("status/node0.json")["sequence"]
+    # The guard looks once a second, so it has seen them once some heartbeats have passed.
+    wait_until(lambda: folder.read("status/node0.json")["sequence"] > first + 12, 20, "heartbeats")
+    os.kill(folder.read("status/node0.json")["supervisor"]["pid"], signal.SIGKILL)
+    here.ended(order)
+    assert not any(map(processes.is_alive, left))
+
+
+def test_a_frozen_supervisors_job_does_not_outlive_its_lease(here: HostHere) -> None:
+    order = here.order(code=DEAF)
+    here.running(order)
+    folder = here.folder(order)
+    supervisor = wait_until(lambda: folder.read("status/node0.json"), 10, "the first heartbeat")["supervisor"]
+    os.kill(supervisor["pid"], signal.SIGSTOP)
+    try:
+        wait_until(lambda: not processes.members(order["mark"]), 20, "the guard ends the job")
+    finally:
+        os.kill(supervisor["pid"], signal.SIGCONT)
+    here.ended(order)
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[" * 100_000, "\xff"])
+def test_a_cancel_that_is_no_json_ends_the_job(here: HostHere, text: str) -> None:
+    order = here.order(code="import time; time.sleep(600)", ttl=60)
+    here.running(order)
+    path = Path(order["job"].removeprefix("file://"), "cancel.json")
+    path.write_text(text, encoding="latin-1")
+    assert here.ended(order)["reason"] == "cancelled"
+    log = (here.directory / "root/jobs" / order["id"] / "supervisor.log").read_text()
+    assert str(path) in log and "Traceback" not in log
+
+
+def test_a_message_that_is_no_json_is_dropped_and_said(here: HostHere) -> None:
+    code = (
+        "import os; f = open(os.environ['AQUARAT_SCRATCH'] + '/messages', 'a');"
+        "f.write('no JSON\\n' + '[' * 100000 + '\\n' + '{\"method\": \"log\"}\\n')"
+    )
+    order = here.order(code=code)
+    assert here.call("start", order)["state"] == "started"
+    status = here.ended(order)
+    assert status["code"] == 0
+    chunk = here.folder(order).read("output/node0/000001.json")
+    assert chunk["messages"] == [{"method": "log"}]
+    assert len(chunk["lines"]) == 2 and all("was dropped: it is no JSON" in line for line in chunk["lines"])
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, '{"id": 1'])
+def test_a_lease_that_cannot_be_read_blocks_nobody(here: HostHere, text: str) -> None:
+    broken = here.directory / "root/leases/x.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text(text)
+    assert here.call("leases", {}) == {"leases": []}
+    broken.write_text(text)
+    order = here.order()
+    assert here.call("start", order)["state"] == "started"
+    assert here.ended(order)["code"] == 0
+    broken.write_text(text)
+    assert here.call("release", {"id": "x", "seconds": 1})["state"] == "released"
+
+
+def test_a_lease_that_cannot_be_read_holds_while_its_supervisor_lives(here: HostHere) -> None:
+    order = here.order(code="import time; time.sleep(600)", heartbeat=600, ttl=1200)
+    here.running(order)
+    lease = here.directory / "root/leases" / f"{order['id']}.json"
+    lease.write_text("")
+    answer = here.call("start", here.order("b"))
+    assert answer["state"] == "busy" and str(lease) in answer["reason"]
+    assert here.call("release", {"id": order["id"]})["state"] == "released"
+    here.ended(order)
+
+
+def test_a_logs_size_is_bounded_while_it_is_written_and_the_cut_is_said(here: HostHere) -> None:
+    limit = 4 << 20
+    code = (
+        "import os, time; folder = os.environ['AQUARAT_SCRATCH']; f = open(folder + '/rank.log', 'w')\n"
+        "line = 'x' * 1023 + '\\n'\n"
+        "while not os.path.exists(folder + '/enough'):\n"
+        "    f.write(line * 1024); f.flush(); time.sleep(0.05)\n"
+        "f.write('the last line\\n')"
+    )
+    order = here.order(code=code, log_bytes=limit, ttl=60)
+    here.running(order)
+    scratch = here.directory / "root/jobs" / order["id"] / "scratch"
+    log = scratch / "rank.log"
+    wait_until(lambda: log.exists() and log.stat().st_size > 6 * limit, 60, "it has printed much")
+    wait_until(lambda: log.stat().st_blocks * 512 <= limit, 20, "the log is cut")
+    (scratch / "enough").touch()
+    assert here.ended(order)["code"] == 0
+    first, *_, last = log.read_text().splitlines()
+    assert "bytes of this log were removed" in first and last == "the last line"
+    assert log.stat().st_size <= limit
+    assert here.call("tail", order)["logs"][f"jobs/{order['id']}/scratch/rank.log"][-1] == "the last line"

@@ -87,3 +87,15 @@ def test_a_driver_that_fails_and_a_bucket_out_of_reach_are_said(
     problems = examine(tmp_path, want | {"store": "gs://bucket/store"})["problems"]
     assert problems[0] == "nvidia-smi fails: Driver/library version mismatch"
     assert problems[-1].startswith("http://127.0.0.1:9 cannot be reached: ")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [("127.0.0.1", None), ("0.0.0.0", "which others can reach"), ("8.8.8.8", "which others can reach"),
+     ("192.0.2.7", "is not an address of this host"), ("no.such.host.invalid", "is unknown here")],
+)  # fmt: skip
+def test_where_hosts_meet_must_be_here_and_private(
+    tmp_path: Path, want: dict[str, Any], address: str, says: str | None
+) -> None:
+    problems = examine(tmp_path, want | {"meeting": [address, 29400]})["problems"]
+    assert any(says in problem for problem in problems) if says else problems == []

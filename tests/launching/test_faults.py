@@ -18,6 +18,8 @@ from tests.launching.survival import ASSET
 ON_THIS_MACHINE = (
     faults.run_worker,
     faults.supervisor,
+    faults.torchrun_terminated,
+    faults.rank_terminated,
     faults.shell,
     faults.shell_with_a_profile,
     faults.cancel_waiting,

@@ -226,3 +226,18 @@ def test_a_run_is_found_by_the_start_of_its_id(instance: dg.DagsterInstance) -> 
     instance.create_run_for_job(job)
     with pytest.raises(LaunchError, match="more than one run"):
         find_run(instance, "")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"hosts": 3, "process": {}}', '{"hosts": ["local"], "process": 1}'])
+def test_a_ticket_that_cannot_be_read_holds_nobody_up(tmp_path: Path, text: str) -> None:
+    with ticket(tmp_path, "mine", 2.0) as mine:
+        older = mine.with_name(f"{1.0:017.3f}-older.json")
+        older.write_text(text)
+        hosts, _ = candidates(tmp_path, Requirement(True), mine, set())
+        assert [host.name for host in hosts] == ["local"]
+        assert not older.exists()
+
+
+def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"lease_seconds is 5 and heartbeat_seconds 5: .* at least twice"):
+        Host(name="a", address="b", lease_seconds=5, heartbeat_seconds=5)

@@ -291,7 +291,7 @@ def checkout(tmp_path: Path) -> Path:
         subprocess.run([sys.executable, "-c", build, str(out)], cwd=tmp_path / name, check=True, capture_output=True)
     (wheel,) = index.iterdir()
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (folder / "requirements.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
+    (folder / "requirements-host.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
     return folder
 
 
@@ -318,3 +318,21 @@ def test_a_bare_host_is_prepared_once_for_each_lock(host: Host, checkout: Path, 
     assert run().endswith("was made")
     assert os.readlink(Path(host.root, "env")) != made
     assert Path(made, "bin/python").exists(), "a job that runs keeps the environment it started in"
+
+
+@pytest.mark.parametrize("how", ["a link", "open to others", "a file"])
+def test_a_socket_folder_that_others_may_have_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    path = tmp_path / f"aquarat-ssh-{os.getuid()}"
+    if how == "a link":
+        (tmp_path / "own").mkdir(mode=0o700)
+        path.symlink_to(tmp_path / "own")
+    elif how == "a file":
+        path.touch(mode=0o600)
+    else:
+        path.mkdir()
+        path.chmod(0o777)
+    with pytest.raises(HostError, match="only you can enter"):
+        SshTransport(Host(name="far", address="nobody@127.0.0.1")).shell("true")

@@ -1,14 +1,15 @@
 """A stage program that trains nothing but can be killed: it saves every step and goes on from the last one saved.
 
 `<store>/work/<asset>/toy/order.json` says what it does: `steps`, `seconds` for each, `gloo` (an all-reduce a step),
-`fill` (writes that many bytes to its scratch space first), `content` (publishes that many random bytes), `hold` (the
-step after which it waits for `released.json` beside it to name the order's `number`). Every step leaves an object in
-`trace/`.
+`stops` (on SIGTERM it leaves the result of a stage that saved its state), `fill` (writes that many bytes to its scratch
+space first), `content` (publishes that many random bytes), `hold` (the step after which it waits for `released.json`
+beside it to name the order's `number`). Every step leaves an object in `trace/`.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from dagster_pipes import open_dagster_pipes
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.run import STOPPED
 
 
 def main(spec_uri: str) -> int:
@@ -27,6 +29,8 @@ def main(spec_uri: str) -> int:
     own = JobDir(job.backend, f"work/{spec.stage}/toy/{spec.run_id}")
     orders = JobDir(job.backend, f"work/{spec.stage}/toy").read_json("order.json") or {}
     rank = int(os.environ.get("RANK", "0"))
+    if orders.get("stops"):
+        signal.signal(signal.SIGTERM, lambda *_: _stop(job))
     reduce = _gloo() if orders.get("gloo") else lambda: None
     try:
         if rank == 0 and "fill" in orders:
@@ -44,6 +48,12 @@ def main(spec_uri: str) -> int:
     if rank == 0:
         job.write_json("result.json", _publish(spec, orders.get("content", 16)))
     return 0
+
+
+def _stop(job: JobDir) -> None:
+    """As a stage does that saved its state on SIGTERM."""
+    job.create_json("result.json", {"ok": False, "error": {"type": "Stopped", "message": "stopped", "user": False}})
+    os._exit(STOPPED)
 
 
 def _train(own: JobDir, spec: StageSpec, orders: dict, pipes, reduce, wait) -> None:
@@ -99,7 +109,11 @@ def _gloo():
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
+    from aquarat_core.torchrun import ranks_store
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = ranks_store(size)
+    dist.init_process_group("gloo", **({"store": store, "rank": rank, "world_size": size} if store else {}))
     world = dist.get_world_size()
 
     def reduce() -> None:

@@ -103,3 +103,13 @@ def test_progress_is_bounded_but_ends_with_the_last_message(tmp_path: Path) -> N
     other = StageContext(None, None, {}, tmp_path, tmp_path, rank=1, send=sent.append)
     other.progress(1, 1)
     assert sent[-1]["done"] == 1000
+
+
+def test_an_attempt_that_another_has_taken_over_publishes_nothing(bench: Bench, root: Path) -> None:
+    before = bench.store.latest("aqua_dataset")
+    bench.store.job("run-1", "aqua_dataset", 40).create_json("superseded.json", {"by": 41})
+    done, result = start(bench, {**AQUA, "seed": 11}, 40, root)
+    assert done.returncode == 1 and result["error"]["type"] == "Superseded"
+    assert "attempt 41 has taken this step over" in result["error"]["message"]
+    after = bench.store.latest("aqua_dataset")
+    assert (before and before.sha256) == (after and after.sha256)

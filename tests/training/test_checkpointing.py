@@ -8,6 +8,7 @@ import random
 import signal
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from aquarat_core.artifacts import weights
+from aquarat_core.artifacts import JobDir, weights
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.config import CheckpointConfig, ConfigError
+from aquarat_core.stages.run import Superseded, refuse_if_superseded
 from aquarat_core.training.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area
 from aquarat_core.training.checkpointing.state import HostCopy, flatten, merge, unflatten
 from tests.toys import ONE
@@ -224,6 +226,17 @@ def test_an_error_of_the_background_writer_reaches_the_run(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="store"), checkpointer(where, Counter(), every_steps=1) as saves:
         saves.after_step(1)
         saves.after_step(2)
+
+
+def test_nothing_is_committed_once_another_attempt_has_taken_over(tmp_path: Path) -> None:
+    job = JobDir(open_backend(f"file://{tmp_path}/store"), "jobs/run/base_checkpoint/1")
+    where = replace(area(), fence=lambda: refuse_if_superseded(job))
+    part = advance(where, 2, every_steps=2)
+    assert kept(where) == [2]
+    job.create_json("superseded.json", {"by": 2})
+    with pytest.raises(Superseded, match="attempt 2 has taken this step over"), checkpointer(where, part) as saves:
+        saves.save(4)
+    assert kept(where) == [2]
 
 
 def test_generators_go_on() -> None:

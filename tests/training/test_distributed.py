@@ -38,9 +38,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "aquarat_core.torchrun", "--nproc-per-node", "2"]
     torchrun += ["--log-dir", str(folder / "logs")]
-    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*torchrun, str(Path(__file__).with_name("two_ranks.py")), str(folder)],
         env=env, capture_output=True, text=True, timeout=limit(240),

@@ -12,8 +12,8 @@ from any host, and another command does not. Where the ranks run, how often is s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class WorkArea:
     backend: Backend
     prefix: str
     identity: dict[str, Any]
+    fence: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Called before a commit; raises where another process has taken the run over."""
 
     def folder(self, step: int, attempt: str) -> str:
         return f"{self.prefix}/{step:08d}-{attempt}"
@@ -83,7 +85,8 @@ class WorkArea:
         return None if found is None else read_checkpoint_json(found.data, f"{self.backend.uri}/{folder}/{name}")
 
     def commit(self, commit: Commit) -> None:
-        """Make a checkpoint count, after everything it names was written."""
+        """Make a checkpoint count, after everything it names was written. Raises what `fence` raises."""
+        self.fence()
         obj = {
             "step": commit.step,
             "identity": commit.identity,

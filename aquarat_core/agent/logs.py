@@ -1,0 +1,56 @@
+"""The logs of a job's ranks, which torchrun writes as long as the job prints: kept from filling the disk.
+
+While the job runs, the middle of a large log is given back to the file system: whoever writes and reads it goes on at
+the same place. When the job has ended, a line says in the log how much is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+LOG_BYTES = 64 << 20
+"""What each log may take of the disk; half of it, the latest, stays when it has grown so far."""
+_KEEP_SIZE_PUNCH_HOLE = 3
+
+
+def bound(folder: Path, limit: int) -> None:
+    """Frees all but the last half of `limit` bytes of every log in `folder` that takes more than `limit`."""
+    for path in folder.rglob("*.log"):
+        with suppress(OSError):
+            found = path.stat()
+            if found.st_blocks * 512 > limit:
+                _free(path, found.st_size - limit // 2)
+
+
+def close(folder: Path, limit: int) -> None:
+    """Puts a line in place of what `bound` took out of the logs; call it when nobody writes them any more."""
+    for path in folder.rglob("*.log"):
+        with suppress(OSError):
+            size = path.stat().st_size
+            if size <= limit:
+                continue
+            with path.open("rb") as f:
+                f.seek(size - limit // 2)
+                rest = f.read().lstrip(b"\0")
+            missing = size - len(rest)
+            temporary = path.with_suffix(".cut")
+            mark = f"[{missing} bytes of this log were removed: it is kept below {limit}]\n"
+            temporary.write_bytes(mark.encode() + rest)
+            os.replace(temporary, path)
+
+
+def _free(path: Path, size: int) -> None:
+    """Gives the first `size` bytes back to the file system, which reads them as zeros."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        args = (handle, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(size))
+        if libc.fallocate(*args):
+            # This file system knows no holes: the writer goes on behind one that the truncation leaves.
+            os.truncate(path, 0)
+    finally:
+        os.close(handle)

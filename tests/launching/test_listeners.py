@@ -1,0 +1,119 @@
+"""What a job listens to while it trains: on one host nothing but loopback, on several the address that was decided."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from aquarat_core.artifacts import JobDir
+from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.settings import REPO_ROOT
+from aquarat_pipeline.launching import commands
+from aquarat_pipeline.launching.hosts import Host
+from aquarat_pipeline.launching.placement import Requirement
+from tests.launching.listeners import attack, children, listening
+from tests.launching.network import Network, why_not
+from tests.launching.rig import Rig, wait_until
+from tests.launching.survival import ASSET
+from tests.serving import free_port
+
+REDUCES = [str(Path(__file__).with_name("reduces.py"))]
+
+
+def arguments(host: Host, need: Requirement, program: list[str], scratch: Path) -> list[str]:
+    """The command that the agent of `host` starts, for a job on it alone."""
+    job = JobDir(open_backend(f"file://{scratch}"), "jobs/run/step/1")
+    argv = commands._argv(SimpleNamespace(job=job), [host], 0, need, program)
+    return [part.replace("{scratch}", str(scratch)) for part in argv]
+
+
+@contextmanager
+def training(tmp_path: Path, prefix: list[str]) -> Iterator[tuple[subprocess.Popen, Path]]:
+    """Two ranks under torchrun as a host's agent starts it, in `folder`, where `enough` ends them."""
+    folder = tmp_path / "job.d"
+    folder.mkdir()
+    argv = arguments(Host(name="local", transport="local"), Requirement(True, ranks=2), REDUCES, tmp_path)
+    env = {k: v for k, v in os.environ.items() if not k.endswith("_SOCKET_IFNAME")}
+    env |= {"PYTHONPATH": str(REPO_ROOT), "AQUARAT_SCRATCH": str(tmp_path / "scratch"), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*prefix, *argv[:-1], str(folder)], env=env, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: (folder / "running").exists() or process.poll() is not None, 120, "the ranks run")
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield process, folder
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    if why := why_not():
+        pytest.skip(why)
+    made = Network(tmp_path_factory.mktemp("network"), 2)
+    yield made
+    made.close()
+
+
+def test_a_job_on_one_host_listens_on_loopback_and_serves_no_store(tmp_path: Path) -> None:
+    with training(tmp_path, []) as (process, folder):
+        pids = children(process.pid)
+        assert len(pids) >= 3, "torchrun and two ranks"
+        found = listening(pids)
+        assert {address for address, _ in found} <= {"127.0.0.1", "::1"}, found
+        assert listening(children(process.pid)[:1]) == set(), "torchrun itself needs no port"
+        (rendezvous,) = (tmp_path / "scratch").rglob("ranks-*")
+        assert rendezvous.stat().st_mode & 0o077 == 0, "no other user finds the ranks' store"
+        assert not any(attack(*place, tmp_path / "PWNED") for place in sorted(found)[:2])
+        assert not (tmp_path / "PWNED").exists()
+        (folder / "enough").touch()
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert not list((tmp_path / "scratch").rglob("ranks-*"))
+
+
+@pytest.mark.slow
+def test_a_job_on_one_host_is_out_of_reach_for_another_machine(tmp_path: Path, network: Network) -> None:
+    there = ["ip", "netns", "exec", network._names[0]]
+    with training(tmp_path, there) as (process, folder):
+        for _, port in sorted(listening(children(process.pid)))[:2]:
+            assert not attack(network.address(0), port, tmp_path / "PWNED")
+        assert not (tmp_path / "PWNED").exists()
+        (folder / "enough").touch()
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_job_on_two_hosts_listens_on_their_network_alone_and_unpickles_nothing(
+    tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in network.environment.items():
+        monkeypatch.setenv(name, value)
+    port = free_port()
+    hosts = [network.host(k, rendezvous_port=port, network_interface=None) for k in (0, 1)]
+    rig = Rig(tmp_path / "rig", hosts=hosts, store=network.store_uri, env=network.environment)
+    try:
+        rig.ready()
+        rig.order(ASSET, steps=400, seconds=0.1, gloo=True)
+        run_id = rig.launch(ASSET, tags={"aquarat/nodes": "2"})
+        rig.wait_for_step(run_id, ASSET)
+        seen = {k: listening(set(rig.members(run_id)) & set(network.pids(k))) for k in (0, 1)}
+        for k, found in seen.items():
+            assert {address for address, _ in found} <= {network.address(k), "127.0.0.1"}, found
+        assert (network.address(0), port) in seen[0], "the hosts meet where the control host decided"
+        step = rig.state(run_id, ASSET)
+        assert attack(network.address(0), port, tmp_path / "PWNED"), "the network is private, not the port"
+        rig.wait_for_step(run_id, ASSET, step + 5)
+        assert not (tmp_path / "PWNED").exists()
+        for k in (0, 1):
+            for _, other in sorted(seen[k] - {(network.address(0), port)})[:1]:
+                assert not attack(network.address(k), other, tmp_path / "PWNED")
+        assert not (tmp_path / "PWNED").exists()
+    finally:
+        rig.kill_everything()
+        rig.close()
