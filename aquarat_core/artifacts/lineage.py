@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,7 +117,7 @@ def format_code(code: CodeVersion) -> str:
 
 def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
     """Which ancestors can rebuild a damaged artifact, and the command that does."""
-    select = f"AQUARAT_PROFILE={manifest.profile} dagster asset materialize --select"
+    select = f"AQUARAT_PROFILE={shlex.quote(manifest.profile)} dagster asset materialize --select"
     if not manifest.parents:
         return f"It has no parents, so its source rebuilds it: {select} {manifest.asset}"
     names = ", ".join(f"{p.asset} (manifest {p.manifest_sha256[:12]})" for p in manifest.parents)

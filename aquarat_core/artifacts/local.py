@@ -188,7 +188,7 @@ class LocalBackend:
         self._place(os.replace, temp, key)
 
     def _place(self, how: Callable[[Path, Path], None], temp: Path, key: str) -> None:
-        """Gives `temp` the name of the object, durably, in folders that `delete` may be removing because they are empty."""
+        """Gives `temp` the name of the object, durably, in folders that `delete` may remove meanwhile as empty."""
         target = self._path(key)
         for again in reversed(range(_TRIES)):
             try:

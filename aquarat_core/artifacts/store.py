@@ -105,7 +105,7 @@ class ArtifactStore:
         """Writes the manifest of files that are there; with `latest` it becomes its asset's latest artifact."""
         sha256 = manifest.sha256
         if not self.backend.create(_manifest_key(sha256), manifest.to_bytes()):
-            # What has the name may be damaged, or old enough to be collected: writing mends the one and stops the other.
+            # What has the name may be damaged, or about to be collected: writing mends the one and stops the other.
             self.backend.write(_manifest_key(sha256), manifest.to_bytes())
         if latest:
             self._move_ref(manifest.asset, sha256, manifest.data_version)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from aquarat_core.cli.answer import Finding
+from aquarat_core.cli.answer import Finding, harmless
 
 COMMANDS = (
     "aquarat_core.cli.artifacts",
@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except ValueError as e:
-        print(f"aquarat: {e}", file=sys.stderr)
+        print(harmless(f"aquarat: {e}"), file=sys.stderr)
         if getattr(arguments, "json", False):
             print(json.dumps({"error": str(e)}))
         return 2
     try:
-        print(answer.text if isinstance(answer, Finding) else answer, flush=True)
+        print(harmless(answer.text if isinstance(answer, Finding) else answer), flush=True)
     except BrokenPipeError:
         # Whoever read it has seen enough, as `head` does; the interpreter would try once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

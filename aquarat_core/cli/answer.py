@@ -7,8 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters and those that turn the direction of text; tabs and line ends are not among them."""
+
+
+def harmless(text: str) -> str:
+    """`text` with escapes, valid in JSON too, for what a terminal obeys instead of showing it.
+
+    Run ids, profiles and what is wrong with an object come from whoever may write to a store.
+    """
+    return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 @dataclass(frozen=True, slots=True)

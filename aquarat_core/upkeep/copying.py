@@ -100,7 +100,9 @@ def _make_folder(folder: Path, top: Path) -> None:
         with suppress(FileExistsError):
             path.mkdir()
         if not stat.S_ISDIR(path.lstat().st_mode):
-            raise ArtifactError(f"{path} is a link or a file, where a folder should be: remove it, or name another folder")
+            raise ArtifactError(
+                f"{path} is a link or a file, where a folder should be: remove it, or name another folder"
+            )
 
 
 def _is_plain(path: Path) -> bool:
