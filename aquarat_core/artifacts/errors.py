@@ -31,7 +31,7 @@ class RecordError(ArtifactError):
     """An object in a store that cannot be read: which one, what is wrong with it, and what to do."""
 
     def __init__(self, what: str, wrong: str, remedy: str) -> None:
-        super().__init__(f"{what} cannot be used: {wrong}. {remedy}")
+        super().__init__(f"{what} cannot be used: {wrong}. {remedy}".rstrip())
 
 
 @contextmanager

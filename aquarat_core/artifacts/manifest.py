@@ -151,7 +151,8 @@ class Manifest(_Frozen):
         version = raw.get("format") if isinstance(raw, dict) else None
         if type(version) is not int or version != FORMAT:
             shown = printable(repr(version)[:20])
-            raise RecordError(what, f"it has format {shown}, but {FORMAT} is what can be read: update aquarat", _REMEDY)
+            newer = "" if type(version) is int and version > FORMAT else _REMEDY
+            raise RecordError(what, f"it has format {shown}, but {FORMAT} is what can be read: update aquarat", newer)
         manifest = validated(cls, raw, what, _REMEDY)
         try:
             same = manifest.to_bytes() == data

@@ -18,6 +18,7 @@ from aquarat_core.upkeep.survey import all_artifacts, ancestry, pins, refs
 
 BLOBS_AT_ONCE = 8
 Found = Mapping[str, Artifact | ArtifactError]
+Claim = tuple[Artifact, FileEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +50,37 @@ def verify(
     problems += [str(a) for a in found.values() if not isinstance(a, Artifact)]
     artifacts = [a for a in found.values() if isinstance(a, Artifact)]
     problems += [p for artifact in artifacts for p in _wrong_parents(artifact, found)]
-    claims: dict[str, dict[Digest, tuple[Artifact, FileEntry]]] = {}
+    claims: dict[str, dict[Digest, list[Claim]]] = {}
     for artifact in artifacts:
         for entry in (*artifact.manifest.files, *artifact.manifest.records):
-            claims.setdefault(entry.sha256, {}).setdefault(entry.digest, (artifact, entry))
+            claims.setdefault(entry.sha256, {}).setdefault(entry.digest, []).append((artifact, entry))
     there = {stat.key: stat for stat in store.backend.stats("blobs/")}
 
-    def check(claimed: dict[Digest, tuple[Artifact, FileEntry]]) -> list[str]:
+    def check(claimed: dict[Digest, list[Claim]]) -> list[str]:
         # The bytes are read once, however many manifests name them; what each says of them is compared.
         key = blob_key(next(iter(claimed)))
         stat = there.get(key)
         got = store.backend.digest(key, advance) if read and stat else None
         digests = {claim: got if read else _as_listed(stat, claim) for claim in claimed}
-        return [store.damage(*claimed[c], digest) for c, digest in digests.items() if digest != c]
+        return [p for c, digest in digests.items() if digest != c for p in _wrong_files(store, claimed[c], digest)]
 
     problems += [p for wrong in each(check, claims.values(), BLOBS_AT_ONCE) for p in wrong]
     sizes = {sha256: there[key].size for sha256 in claims if (key := _key_of(sha256)) in there}
     size = sum(sizes.values())
     return Verification(len(artifacts), len(claims), size, size if read else 0, tuple(sorted(set(problems))))
+
+
+def _wrong_files(store: ArtifactStore, claims: list[Claim], got: Digest | None) -> Iterator[str]:
+    """What is wrong with a file of which all `claims` say the same: a blob once, what manifests say each time."""
+    artifact, entry = claims[0]
+    if got is None or got.sha256 != entry.sha256:
+        yield store.damage(artifact, entry, got)
+        return
+    for artifact, entry in claims:
+        yield (
+            f"{store.damage(artifact, entry, got)} The manifest says {entry.size:,} bytes, CRC-32C "
+            f"{printable(entry.crc32c)}; there are {got.size:,}, CRC-32C {got.crc32c}"
+        )
 
 
 def _wrong_parents(artifact: Artifact, found: Found) -> Iterator[str]:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, RecordError
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.artifacts.bounded import MOST_DEPTH, parse
+from aquarat_core.artifacts.manifest import Manifest, canonical
+from aquarat_core.artifacts.records import read_commit, read_job_record, read_pin, read_ref
 from aquarat_core.training.checkpointing.area import WorkArea
 from aquarat_core.upkeep.collect import DAY, find_garbage
 from aquarat_core.upkeep.verify import verify
@@ -182,3 +186,49 @@ def test_depth_is_counted_outside_texts() -> None:
     assert parse(b"[" + b",".join([deep[1:-1]] * 9) + b"]", "it", "")
     with pytest.raises(RecordError, match="nested more than"):
         parse(b"[" + deep + b"]", "it", "")
+
+
+def _samples() -> list[tuple[bytes, Callable[[bytes], object]]]:
+    """A right object of each kind, and its reader."""
+    zero, parent = "0" * 64, {"asset": "b", "manifest_sha256": "1" * 64, "data_version": "2" * 64, "run_id": "r"}
+    entry = {"path": "f", "size": 5, "sha256": zero, "crc32c": "AAAAAA=="}
+    manifest = Manifest.create(
+        asset="a", kind="k", files=[entry], records=[entry], config={"x": {"y": [1, 2.5, None, "z"]}}, profile="p",
+        code={"version": "v"}, parents=[parent], metrics={"l": 1.5}, seeds={"s": 1}, libraries={"torch": "2"},
+        hardware={"gpus": ["x"]}, run_id="r")  # fmt: skip
+    ref = canonical({"asset": "a", "manifest_sha256": zero, "data_version": zero})
+    commit = canonical({"step": 1, "identity": {"a": 1}, "wandb_id": None, "files": {"a": [1, zero, "x"]}})
+    jobs = {
+        "launch.json": {"spec": {"inputs": {"b": parent}}, "retry": 0, "events": {"a": 1}},
+        "status/node0.json": {"state": "running", "sequence": 1, "chunks": 0, "code": None, "tail": ["x"]},
+        "output/node0/000001.json": {"lines": ["x"], "messages": [{"a": 1}]},
+        "cursor.json": {"node0": 3},
+        "result.json": {"ok": False, "error": {"type": "T", "message": "m", "user": True}},
+    }
+    return [
+        (manifest.to_bytes(), Manifest.from_bytes),
+        (ref, lambda data: read_ref(data, "uri")),
+        (ref, lambda data: read_pin(data, "uri")),
+        (commit, lambda data: read_commit(data, "uri")),
+        *((canonical(v), lambda data, name=name: read_job_record(data, "uri", name)) for name, v in jobs.items()),
+    ]
+
+
+def test_mutated_objects_are_read_or_refused_with_their_name() -> None:
+    random = Random(7)
+    pieces = [b"[", b"{", b'"', b"null", b"[]", b"{}", b"-1", b"1e999", b"NaN", b"9" * 5000, b"\\u0000", b"\xff"]
+    pieces += [b"true", b"[" * 2000, b'""', b":", b","]
+    samples, refused = _samples(), 0
+    for data, read in samples:
+        read(data)
+    for number in range(3000):
+        right, read = samples[number % len(samples)]
+        data = bytearray(right)
+        for _ in range(random.randint(1, 4)):
+            at = random.randrange(len(data) + 1)
+            data[at : at + random.choice((0, 0, 1, 10, 40))] = random.choice((*pieces, b""))
+        try:
+            read(bytes(data))
+        except RecordError:
+            refused += 1
+    assert 2000 < refused < 3000

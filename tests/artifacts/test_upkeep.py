@@ -296,3 +296,25 @@ def test_a_manifest_of_a_newer_format_is_named(uri: str, publish: Publish, aquar
     listed = json.loads(aquarat("ls", "--all", "--json"))
     assert [a["manifest_sha256"] for a in listed["artifacts"]] == [artifact.sha256]
     assert len(listed["problems"]) == 1 and "format 2" in listed["problems"][0]
+
+
+def test_what_a_manifest_says_neither_reaches_the_terminal_raw_nor_a_shell(
+    uri: str, publish: Publish, aquarat: Command
+) -> None:
+    fields = {"run_id": "\x1b]52;c;eA==\x07\x9b31m\u202e", "profile": "demo; touch X #"}
+    artifact = publish(ArtifactStore.open(uri), "x", {"a": b"1"}, **fields)
+    for command in (
+        ["ls"],
+        ["ls", "--all"],
+        ["show", "x"],
+        ["show", "x", "--json"],
+        ["lineage", "x"],
+        ["ls", "--json"],
+    ):
+        text = aquarat(*command)
+        assert not set("\x1b\x07\x9b\u202e") & set(text), command
+        assert "\\u001b]52;c;eA==\\u0007\\u009b31m\\u202e" in text, command
+    assert json.loads(aquarat("show", "x", "--json"))["run_id"] == fields["run_id"]
+    open_backend(uri).delete(blob_key(artifact.manifest.files[0].digest))
+    text = aquarat("verify", finds=True)
+    assert "AQUARAT_PROFILE='demo; touch X #' dagster" in text and "\x1b" not in text

@@ -19,8 +19,9 @@ from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.placement import Requirement
 from tests.launching.listeners import attack, children, listening
 from tests.launching.network import Network, why_not
-from tests.launching.rig import Rig, wait_until
+from tests.launching.rig import Rig
 from tests.launching.survival import ASSET
+from tests.patience import wait_until
 from tests.serving import free_port
 
 REDUCES = [str(Path(__file__).with_name("reduces.py"))]
@@ -29,7 +30,7 @@ REDUCES = [str(Path(__file__).with_name("reduces.py"))]
 def arguments(host: Host, need: Requirement, program: list[str], scratch: Path) -> list[str]:
     """The command that the agent of `host` starts, for a job on it alone."""
     job = JobDir(open_backend(f"file://{scratch}"), "jobs/run/step/1")
-    argv = commands._argv(SimpleNamespace(job=job), [host], 0, need, program)
+    argv = commands._argv(SimpleNamespace(folder=job), [host], 0, need, program)
     return [part.replace("{scratch}", str(scratch)) for part in argv]
 
 

@@ -200,9 +200,10 @@ def test_a_hosts_token_opens_what_its_job_needs_and_no_more(
     narrow = open_backend(mine)
 
     job, folder = JobDir(narrow, "jobs/r/s/1"), open_folder(f"{mine}/jobs/r/s/1", lambda: token)
-    job.write_json("status/node0.json", {"n": 1})
-    job.write_json("status/node0.json", {"n": 2})
-    assert job.read_json("status/node0.json") == {"n": 2} and folder.create("claim/node0.json", {}) is True
+    for sequence in (1, 2):
+        status = {"state": "running", "sequence": sequence, "chunks": 0}
+        job.write_json("status/node0.json", status)
+    assert job.read_json("status/node0.json") == status and folder.create("claim/node0.json", {}) is True
     assert list(narrow.keys("jobs/r/s/1/")) == ["jobs/r/s/1/claim/node0.json", "jobs/r/s/1/status/node0.json"]
     for key in ("work/sft_checkpoint/k/1/commit.json", "blobs/sha256/aa/b", "tmp/x", "refs/sft_checkpoint/latest.json"):
         narrow.write(key, b"1")
