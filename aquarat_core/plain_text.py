@@ -15,7 +15,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 
 def printable(text: str) -> str:
-    """`text` without colors, and with every character that a terminal would obey written as its escape, `\\x1b`.
+    """`text` without colors, and with every character that a terminal would obey written as its escape, `\\u001b`.
 
     Tabs and newlines stay.
     """
@@ -36,8 +36,5 @@ def fenced(text: str) -> str:
 
 
 def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if found[0] == "\r":
-        return "\\r"
-    # From 0x7f on as JSON writes it, where these may stand bare: what was JSON stays JSON.
-    return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"
+    # As JSON writes it: what was JSON stays JSON.
+    return "\\r" if found[0] == "\r" else f"\\u{ord(found[0]):04x}"

@@ -12,9 +12,9 @@ from aquarat_core.plain_text import fenced, one_line, printable
     [
         ("two\nlines\ta tab \u00e9 \u4e2d \U0001f600", "two\nlines\ta tab \u00e9 \u4e2d \U0001f600"),
         ("\x1b[1;31mred\x1b[0m", "red"),
-        ("\x1b]52;c;eA==\x07", "\\x1b]52;c;eA==\\x07"),
+        ("\x1b]52;c;eA==\x07", "\\u001b]52;c;eA==\\u0007"),
         ("a\rb\r\nc", "a\\rb\nc"),
-        ("\x9b2J\x7f\x00", "\\u009b2J\\u007f\\x00"),
+        ("\x9b2J\x7f\x00", "\\u009b2J\\u007f\\u0000"),
         ("\u202etxt.exe \u2028 \ud800", "\\u202etxt.exe \\u2028 \\ud800"),
     ],
 )
@@ -29,7 +29,7 @@ def test_json_stays_json() -> None:
 
 
 def test_a_cell_of_a_table_is_one_line() -> None:
-    assert one_line("a\nb\tc\x1b") == "a\\nb\\tc\\x1b"
+    assert one_line("a\nb\tc\x1b") == "a\\nb\\tc\\u001b"
 
 
 def test_nothing_ends_a_code_block_early() -> None:

@@ -313,7 +313,7 @@ def test_what_a_manifest_says_neither_reaches_the_terminal_raw_nor_a_shell(
     ):
         text = aquarat(*command)
         assert not set("\x1b\x07\x9b\u202e") & set(text), command
-        assert "\\x1b]52;c;eA==\\x07\\u009b31m\\u202e" in text, command
+        assert "\\u001b]52;c;eA==\\u0007\\u009b31m\\u202e" in text, command
     assert json.loads(aquarat("show", "x", "--json"))["run_id"] == fields["run_id"]
     open_backend(uri).delete(blob_key(artifact.manifest.files[0].digest))
     text = aquarat("verify", finds=True)

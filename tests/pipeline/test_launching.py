@@ -84,8 +84,8 @@ def test_what_a_job_prints_and_logs_cannot_command_the_terminal(
     order("aqua_dataset", say=f"printed {CLIPBOARD}", log=f"logged {CLIPBOARD}")
     assert chain.materialize("aqua_dataset").success
     shown = "".join(capfd.readouterr())
-    assert "printed \\x1b]52;c;ZXZpbA==\\x07" in shown
-    assert "logged \\x1b]52;c;ZXZpbA==\\x07" in shown
+    assert "printed \\u001b]52;c;ZXZpbA==\\u0007" in shown
+    assert "logged \\u001b]52;c;ZXZpbA==\\u0007" in shown
     assert "\x1b]" not in shown and "\x07" not in shown
 
 
@@ -93,7 +93,7 @@ def test_what_a_failed_stage_said_stays_a_code_block_in_the_ui(chain: Chain, ord
     said = f"```\n![beacon](http://evil.example/x.png)\n```` {CLIPBOARD}"
     order("aqua_dataset", say=said, bug=f"bad {CLIPBOARD}")
     result = chain.materialize("aqua_dataset")
-    assert failure_text(result, "aqua_dataset") == "aqua_dataset: RuntimeError: bad \\x1b]52;c;ZXZpbA==\\x07"
+    assert failure_text(result, "aqua_dataset") == "aqua_dataset: RuntimeError: bad \\u001b]52;c;ZXZpbA==\\u0007"
     failure = next(e for e in result.all_events if e.is_step_failure).step_failure_data.user_failure_data
     fence, *lines, last = failure.metadata["last_lines"].value.split("\n")
     assert (fence, last) == ("`````text", "`````")
