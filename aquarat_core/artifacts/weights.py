@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 1 << 30
+MAX_INDEX_BYTES = 16 << 20
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -44,16 +45,19 @@ def save_sharded(
 
 def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor]:
     """All tensors that `save_sharded` wrote there, on the CPU. Raises `ValueError` where the index names others."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     found: dict[str, torch.Tensor] = {}
     for path, names in _shards(directory, stem):
-        with safe_open(path, framework="pt") as shard:
-            there = set(shard.keys())
-            if names is not None and there != names:
-                differing = ", ".join(sorted(there ^ names)[:3])
-                raise ValueError(f"{path} does not hold the tensors that the index names ({differing} differ)")
-            found |= {name: shard.get_tensor(name) for name in sorted(there)}
+        try:
+            with safe_open(path, framework="pt") as shard:
+                there = set(shard.keys())
+                if names is not None and there != names:
+                    differing = ", ".join(sorted(there ^ names)[:3])
+                    raise ValueError(f"{path} does not hold the tensors that the index names ({differing} differ)")
+                found |= {name: shard.get_tensor(name) for name in sorted(there)}
+        except SafetensorError as e:
+            raise ValueError(f"{path} is damaged, or no file of tensors: {e}") from None
     return found
 
 
@@ -62,11 +66,22 @@ def _shards(directory: Path, stem: str) -> Iterator[tuple[Path, set[str] | None]
     if not index.is_file():
         yield directory / f"{stem}.safetensors", None
         return
-    where: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    where = _weight_map(index)
     for shard in sorted(set(where.values())):
         if "/" in shard or not _SHARD.search(shard):
             raise ValueError(f"{index} names the shard {shard!r}, which is none")
         yield directory / shard, {name for name, file in where.items() if file == shard}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensors' names and their shards'. Raises `ValueError` for an index that is none."""
+    try:
+        where = json.loads(index.read_bytes()[:MAX_INDEX_BYTES])["weight_map"]
+        if isinstance(where, dict) and all(isinstance(file, str) for file in where.values()):
+            return where
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{index} does not say which shard holds which tensor: it is damaged")
 
 
 def _split(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:

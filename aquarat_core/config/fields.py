@@ -17,6 +17,6 @@ class ConfigError(ValueError):
 
 
 class Strict(BaseModel):
-    """Base of every config: immutable, and a field it does not know is an error."""
+    """Base of every config: immutable; a field it does not know is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
+from aquarat_core.config import strict_yaml
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig
 from aquarat_core.config.fields import ConfigError, Strict
@@ -21,6 +21,7 @@ PROFILES_DIR = Path(__file__).parents[1] / "profiles"
 DEFAULT_PROFILE = "demo"
 ALIKE = 0.75
 """From how much on an unknown field is taken for another one misspelt."""
+MAX_PARENTS = 20
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -55,12 +56,44 @@ class Profile(Strict):
                 f"rl_checkpoint.prompts_per_step {self.rl_checkpoint.prompts_per_step} is not a multiple of "
                 f"launch.nproc {self.rl_checkpoint.launch.nproc}"
             )
-        known = {"aqua", *(s.name for s in self.chat_datasets.sources)}
-        for stage in ("mid_checkpoint", "sft_checkpoint"):
-            for entry in getattr(self, stage).mixture:
-                if entry.name not in known:
-                    raise ValueError(f"{stage}.mixture names {entry.name!r}; chat_datasets.sources has {sorted(known)}")
+        self._answers_fit(T)
+        self._mixtures_fit()
         return self
+
+    def _answers_fit(self, sequence_len: int) -> None:
+        """What would otherwise be found after base, mid and SFT have been trained."""
+        for stage, budget in (
+            ("rl_checkpoint", self.rl_checkpoint.max_new_tokens),
+            ("eval_report", self.eval_report.max_new_tokens),
+        ):
+            if budget >= sequence_len:
+                raise ValueError(
+                    f"{stage}.max_new_tokens {budget} leaves no room for a question in base_checkpoint.model."
+                    f"sequence_len {sequence_len}: lower the one or raise the other"
+                )
+        rl = self.rl_checkpoint
+        questions = min(rl.limit or self.aqua_dataset.n_train, self.aqua_dataset.n_train)
+        if questions < rl.prompts_per_step:
+            raise ValueError(
+                f"rl_checkpoint.prompts_per_step {rl.prompts_per_step} is more than the {questions} training questions "
+                "there are (aqua_dataset.n_train, rl_checkpoint.limit)"
+            )
+
+    def _mixtures_fit(self) -> None:
+        rows = {"aqua": self.aqua_dataset.n_train, **{s.name: s.n_train for s in self.chat_datasets.sources}}
+        for stage in ("mid_checkpoint", "sft_checkpoint"):
+            mixture = getattr(self, stage).mixture
+            if not mixture:
+                raise ValueError(f"{stage}.mixture is empty: it needs a data set")
+            for entry in mixture:
+                if entry.name not in rows:
+                    raise ValueError(f"{stage}.mixture names {entry.name!r}; chat_datasets.sources has {sorted(rows)}")
+                if not rows[entry.name]:
+                    raise ValueError(
+                        f"{stage}.mixture names {entry.name}, of which chat_datasets keeps no training row"
+                    )
+                if entry.permutations > 1 and entry.name != "aqua":
+                    raise ValueError(f"{stage}.mixture: permutations of {entry.name} make no sense, only those of aqua")
 
 
 def profile_names() -> list[str]:
@@ -92,22 +125,31 @@ def validate(model: type[M], raw: Any, where: str) -> M:
         raise ConfigError(f"{where} cannot be used:\n{lines}") from None
 
 
-def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None) -> dict[str, Any]:
+    """The fields of a profile and of those that it extends. A path is sought `beside` the file that names it."""
     is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
-    path = Path(name_or_path) if is_path else PROFILES_DIR / f"{name_or_path}.yaml"
-    if name_or_path in seen:
-        raise ConfigError(f"profile {name_or_path} extends itself through {' -> '.join(seen)}")
+    path = (beside or Path()) / name_or_path if is_path else PROFILES_DIR / f"{name_or_path}.yaml"
     if not path.is_file():
         known = ", ".join(profile_names())
-        raise ConfigError(f"unknown profile {name_or_path!r}: choose one of {known}, or give the path of a YAML file")
+        where = f" (sought at {path.resolve()})" if is_path else ""
+        raise ConfigError(
+            f"unknown profile {name_or_path!r}{where}: choose one of {known}, or give the path of a YAML file"
+        )
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"profile {path} extends itself through {' -> '.join(map(str, seen))}")
     try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as e:
-        raise ConfigError(f"profile {path} is not valid YAML: {e}") from None
-    if not isinstance(raw, dict):
+        raw = strict_yaml.load(path)
+    except (OSError, strict_yaml.YamlError) as e:
+        raise ConfigError(f"a profile cannot be read: {e}") from None
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"profile {path} must be a mapping of stages to fields")
     parent = raw.pop("extends", None)
-    base = _read(parent, (*seen, name_or_path)) if parent else {}
+    if parent is not None and not isinstance(parent, str):
+        raise ConfigError(f"profile {path}: extends is one profile's name or file, not {parent!r}")
+    if len(seen) >= MAX_PARENTS:
+        raise ConfigError(f"profile {path} extends more than {MAX_PARENTS} others")
+    base = _read(parent, (*seen, path), path.parent) if parent else {}
     return _merge(base, raw)
 
 

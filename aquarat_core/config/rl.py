@@ -70,6 +70,12 @@ class CurriculumConfig(Strict):
     memory: Fraction = 0.5
     """Share of the old pass rate that is kept when a question is seen again."""
 
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> CurriculumConfig:
+        if self.hard > self.easy:
+            raise ValueError(f"hard {self.hard} is above easy {self.easy}: every question would be both")
+        return self
+
 
 class RLConfig(Strict):
     optim: RLOptimConfig = RLOptimConfig()
@@ -112,3 +118,17 @@ class RLConfig(Strict):
     """The best policy by held-out accuracy, that of SFT included, or the last one. The latest within one standard error
     of the highest is the best."""
     seed: int = 20
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> RLConfig:
+        if self.min_first_reward > self.max_first_reward:
+            raise ValueError(
+                f"min_first_reward {self.min_first_reward} is above max_first_reward {self.max_first_reward}: no first "
+                "batch could pass"
+            )
+        if self.reward.overlong_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"reward.overlong_tokens {self.reward.overlong_tokens} is more than max_new_tokens "
+                f"{self.max_new_tokens}"
+            )
+        return self

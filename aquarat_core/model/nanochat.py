@@ -9,7 +9,6 @@ bring the vocabulary as tiktoken ranks or Hugging Face JSON (`text.formats`).
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from aquarat_core.model.transformer import Transformer
 
 FIELDS = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len", "vocab_size")
 """Of a `model_config`, all whole numbers."""
+MAX_META_BYTES = 1 << 20
 _TABLES = {"embedding.weight": "transformer.wte.weight", "head.weight": "lm_head.weight"}
 _MATRICES = {
     "attention.q": "attn.c_q", "attention.k": "attn.c_k", "attention.v": "attn.c_v", "attention.out": "attn.c_proj",
@@ -42,13 +42,14 @@ def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch
             raise ValueError(f"{path} is missing: a checkpoint is the two files model_{step:06d}.pt and {meta.name}")
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        first_line = str(e).splitlines()[0]
-        raise ValueError(f"{file} is no file of tensors, and nothing else is loaded from it ({first_line})") from None
+    except Exception as e:
+        # Whatever the file makes of torch's reader: of a damaged one it raises nearly every kind there is.
+        said = (str(e).splitlines() or [type(e).__name__])[0]
+        raise ValueError(f"{file} is no file of tensors, and nothing else is loaded from it ({said})") from None
     try:
-        described = dict(json.loads(meta.read_text())["model_config"])
-        missing = [field for field in FIELDS if not isinstance(described.get(field), int)]
-    except (KeyError, TypeError, ValueError):
+        described = dict(json.loads(meta.read_bytes()[:MAX_META_BYTES])["model_config"])
+        missing = [field for field in FIELDS if type(described.get(field)) is not int]
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{meta} has no model_config: it is not what nanochat writes") from None
     if missing or not isinstance(weights, Mapping):
         raise ValueError(f"{meta} does not say {', '.join(missing)}" if missing else f"{file} holds no state dict")
@@ -65,18 +66,26 @@ def from_nanochat(
     weights: Mapping[str, Tensor], described: Mapping[str, Any], compute_dtype: torch.dtype = torch.float32
 ) -> Transformer:
     """The model of a state dict and its `model_config`. Raises `ValueError` naming what does not fit."""
-    model = Transformer(_config(described), described["vocab_size"], compute_dtype)
-    given = {name.removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
+    config = _config(described)
+    given = {str(name).removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
     names = _TABLES | {
         f"blocks.{i}.{ours}.weight": f"transformer.h.{i}.{theirs}.weight"
-        for i in range(model.config.depth)
+        for i in range(config.depth)
         for ours, theirs in _MATRICES.items()
     }
     if differing := sorted(given.keys() ^ set(names.values())):
         raise ValueError(
-            f"these weights are not of nanochat's form of October 2025 with {model.config.depth} layers: "
+            f"these weights are not of nanochat's form of October 2025 with {config.depth} layers: "
             f"{', '.join(differing[:3])} differ"
         )
+    for name, tensor in given.items():
+        _check_tensor(name, tensor)
+    tables = [described["vocab_size"], described["n_embd"]]
+    for name in _TABLES.values():
+        # Before the model is built: how large that is follows from the description alone.
+        if [*given[name].shape] != tables:
+            raise ValueError(f"{name} is {[*given[name].shape]}, where model_config asks for {tables}")
+    model = Transformer(config, described["vocab_size"], compute_dtype)
     ours = model.state_dict()
     for name, theirs in names.items():
         # Our tables are padded, theirs are not.
@@ -88,7 +97,18 @@ def from_nanochat(
     return model
 
 
+def _check_tensor(name: str, tensor: Any) -> None:
+    """Raises `ValueError` for what is no plain array of real numbers that lie in the file."""
+    plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.is_floating_point()
+    if not plain or tensor.is_meta or tensor.is_quantized:
+        raise ValueError(f"{name} is no array of real numbers")
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise ValueError(f"{name} claims more numbers than the file holds")
+
+
 def _config(described: Mapping[str, Any]) -> ModelConfig:
+    if small := [field for field in FIELDS if described[field] < 1]:
+        raise ValueError(f"model_config: {', '.join(small)} must be at least 1")
     width, rest = divmod(described["n_embd"], described["n_layer"])
     head_size, rest_of_head = divmod(described["n_embd"], described["n_head"])
     if rest or rest_of_head:

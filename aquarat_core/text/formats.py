@@ -17,7 +17,7 @@ from typing import Any
 
 import rustbpe_py
 
-from aquarat_core.text.tokenizer import N_BYTES, Tokenizer, TokenizerError
+from aquarat_core.text.tokenizer import N_BYTES, Tokenizer, TokenizerError, read_bounded
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What `ByteLevel` with `use_regex` splits by."""
@@ -188,7 +188,7 @@ def _for_oniguruma(pattern: str) -> str:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_bounded(path).decode()
     except OSError as e:
         raise TokenizerError(f"cannot read {path}: {e.strerror}") from None
     except UnicodeDecodeError:

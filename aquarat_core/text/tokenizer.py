@@ -45,6 +45,12 @@ FREQUENT_BYTES = range(2, 16)
 TEXT_PER_WRITE = 16_000_000
 """Characters encoded at once on the way to a file."""
 
+MAX_FILE_BYTES = 24 << 20
+"""Of a tokenizer's file, in whatever format; 200,000 tokens take half of it."""
+MAX_TOKEN_BYTES = 1 << 20
+MAX_VOCABULARY_BYTES = 64 << 20
+"""Of one token and of all: each merge may double the longest token, so that thirty lines could fill the memory."""
+
 Text = str | bytes
 Ids = Iterable[int] | np.ndarray
 Allowed = Collection[str] | Literal["all"]
@@ -79,6 +85,7 @@ class Tokenizer:
         """
         self.pattern = pattern
         self.merges = tuple((left, right) for left, right in merges)
+        _check_sizes(self.merges)
         self.byte_order = bytes(byte_order)
         self.frequent_pieces = tuple(frequent_pieces)
         if not isinstance(special_tokens, Mapping):
@@ -247,7 +254,7 @@ class Tokenizer:
     def load(cls, path: str | Path) -> Tokenizer:
         """The tokenizer in the file. Raises `TokenizerError` for one that is broken or newer than this code."""
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = json.loads(read_bounded(path).decode())
         except OSError as e:
             raise TokenizerError(f"cannot read the tokenizer {path}: {e.strerror}") from None
         except (ValueError, RecursionError) as e:
@@ -281,6 +288,31 @@ class Tokenizer:
         if "sha256" in fields and tokenizer.sha256 != document["sha256"]:
             raise TokenizerError("its content does not have the sha256 it names: it was changed or damaged")
         return tokenizer
+
+
+def read_bounded(path: str | Path) -> bytes:
+    """The content of a tokenizer's file. Raises `TokenizerError` for one that is too long, `OSError` for none."""
+    with Path(path).open("rb") as f:
+        data = f.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise TokenizerError(f"{path} is longer than {MAX_FILE_BYTES >> 20} MiB, which no file of a tokenizer is")
+    return data
+
+
+def _check_sizes(merges: Merges) -> None:
+    """Raises `TokenizerError` for merges whose tokens would be longer than any text has use for."""
+    sizes = [1] * N_BYTES
+    total = N_BYTES
+    for number, (left, right) in enumerate(merges):
+        if not (type(left) is type(right) is int and min(left, right) >= 0 and max(left, right) < len(sizes)):
+            return  # no merges at all, which the encoder says
+        sizes.append(size := sizes[left] + sizes[right])
+        total += size
+        if size > MAX_TOKEN_BYTES or total > MAX_VOCABULARY_BYTES:
+            raise TokenizerError(
+                f"with merge {number} the tokens are longer than {MAX_TOKEN_BYTES:,} bytes each or "
+                f"{MAX_VOCABULARY_BYTES:,} together: no text has use for them"
+            )
 
 
 def train_tokenizer(

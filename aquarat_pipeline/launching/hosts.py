@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from aquarat_core.config import strict_yaml
 
 FILE = "hosts.yaml"
 
@@ -23,7 +24,7 @@ class InventoryError(ValueError):
 class Host(BaseModel):
     """One machine that stages may run on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     transport: Literal["local", "ssh"] = "ssh"
@@ -85,7 +86,7 @@ class Host(BaseModel):
 class Inventory(BaseModel):
     """All hosts, by unique names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     hosts: tuple[Host, ...]
 
@@ -106,10 +107,12 @@ def read_inventory(home: Path) -> Inventory:
     """The hosts of `home`/hosts.yaml, else this machine alone."""
     path = home / FILE
     try:
-        given = yaml.safe_load(path.read_text())
+        given = strict_yaml.load(path)
     except FileNotFoundError:
         return Inventory(hosts=(local_host(home),))
-    except (OSError, yaml.YAMLError) as e:
+    except strict_yaml.YamlError as e:
+        raise InventoryError(str(e)) from None
+    except OSError as e:
         raise InventoryError(f"{path} cannot be read: {e}") from None
     try:
         inventory = Inventory.model_validate(given or {})

@@ -60,3 +60,17 @@ def test_what_does_not_belong_is_named(tmp_path: Path) -> None:
     paths[-1].write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"names the shard '\.\./outside"):
         load_sharded(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 8, b"\x10\0\0\0\0\0\0\0{}", b"not tensors at all, but text"])
+def test_a_damaged_file_of_tensors_is_named(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged, or no file of tensors"):
+        load_sharded(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "[" * 100_000])
+def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="does not say which shard holds which tensor"):
+        load_sharded(tmp_path)

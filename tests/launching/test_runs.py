@@ -151,7 +151,7 @@ def test_without_a_file_this_machine_is_the_inventory(tmp_path: Path) -> None:
         ("hosts: [{name: a}]", "host a is reached over ssh and has no address: add `address: user@host`"),
         ("hosts: [{name: a, address: x, gpu: 8}]", "hosts.0.gpu: Extra inputs are not permitted"),
         ("hosts: [{name: a, address: -oProxyCommand=x}]", "an address cannot start with a dash"),
-        ("hosts: [", "cannot be read"),
+        ("hosts: [", "hosts.yaml, line 2, column 1: did not find expected node content"),
     ],
 )
 def test_what_is_wrong_with_an_inventory_is_said(tmp_path: Path, text: str, message: str) -> None:

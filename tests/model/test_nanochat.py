@@ -87,3 +87,52 @@ def test_weights_of_another_form_are_named() -> None:
         from_nanochat(weights(), CONFIG | {"n_layer": 3})
     with pytest.raises(ConfigError, match="n_kv_head 3 does not divide the 4 query heads"):
         from_nanochat(weights(), CONFIG | {"n_kv_head": 3})
+
+
+def saved(folder: Path, state: object, config: object = CONFIG) -> Path:
+    torch.save(state, folder / "model_000001.pt")
+    (folder / "meta_000001.json").write_text(json.dumps({"model_config": config}))
+    return folder
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
+    path = saved(tmp_path, weights()) / "model_000001.pt"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(ValueError, match=r"model_000001.pt is no file of tensors, and nothing else is loaded from it"):
+        load_nanochat(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(70, 64, dtype=torch.complex64), "is no array of real numbers"),
+        (torch.zeros(70, 64, dtype=torch.int64), "is no array of real numbers"),
+        (torch.zeros(70, 64).to_sparse(), "is no array of real numbers"),
+        (torch.zeros(70, 64, device="meta"), "is no array of real numbers"),
+        ([1.0], "is no array of real numbers"),
+        (torch.zeros(1).expand(70, 64), "claims more numbers than the file holds"),
+        (torch.zeros(70, 63), r"is \[70, 63\], where model_config asks for \[70, 64\]"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tmp_path: Path, tensor: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_nanochat(saved(tmp_path, weights() | {"lm_head.weight": tensor}), 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n_layer": 0}, {"n_head": 0}, {"n_embd": -64}, {"n_layer": True}, {"n_layer": 10**9, "n_embd": 10**9},
+     {"vocab_size": 10**12}, {"sequence_len": 10**12}, {"n_kv_head": 0}, {"n_layer": 1.5}],
+    ids=str,
+)  # fmt: skip
+def test_a_description_that_fits_no_weights_is_refused_before_a_model_is_built(tmp_path: Path, change: dict) -> None:
+    with pytest.raises(ValueError, match=r"model_config|does not say n_layer"):
+        load_nanochat(saved(tmp_path, weights(), CONFIG | change), 1)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model_config": "abc"}', '{"model_config":' + "[" * 100_000, "", "\x00"])
+def test_a_description_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    (saved(tmp_path, weights()) / "meta_000001.json").write_text(text)
+    with pytest.raises(ValueError, match=r"meta_000001.json"):
+        load_nanochat(tmp_path, 1)

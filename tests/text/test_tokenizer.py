@@ -15,6 +15,7 @@ import rustbpe_py
 import tiktoken
 
 from aquarat_core.config import SPLIT_PATTERN, TokenizerConfig
+from aquarat_core.text.formats import load_hugging_face, load_tiktoken
 from aquarat_core.text.tokenizer import N_BYTES, SPECIAL_TOKENS, Tokenizer, TokenizerError, train_tokenizer
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -324,3 +325,24 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(TokenizerError, match=message):
             Tokenizer.load(path)
+
+
+def test_merges_that_double_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    """Twenty-six lines would spell a token of 64 MiB, forty of a terabyte."""
+    merges, last = [], 97
+    for number in range(40):
+        merges.append([last, last])
+        last = 256 + number
+    document = {"format": 1, "pattern": SPLIT_PATTERN, "merges": merges, "special_tokens": {}, "vocab_size": 296}
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    with pytest.raises(TokenizerError, match=r"with merge 20 the tokens are longer than 1,048,576 bytes each"):
+        Tokenizer.load(tmp_path / "t.json")
+    assert Tokenizer(SPLIT_PATTERN, merges[:10], ()).token(265) == b"a" * 1024
+
+
+def test_a_file_that_is_too_long_for_a_tokenizer_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aquarat_core.text.tokenizer.MAX_FILE_BYTES", 1000)
+    (tmp_path / "t.json").write_text("[" * 2000)
+    for load in (Tokenizer.load, load_hugging_face, lambda path: load_tiktoken(path, SPLIT_PATTERN)):
+        with pytest.raises(TokenizerError, match="is longer than 0 MiB, which no file of a tokenizer is"):
+            load(tmp_path / "t.json")
