@@ -117,7 +117,7 @@ def _read(root: Path, path: Path) -> dict[str, Any]:
     """
     with suppress(FileNotFoundError, ValueError, RecursionError):
         lease = json.loads(path.read_bytes()[:LARGEST])
-        if isinstance(lease, dict) and lease.keys() >= FIELDS:
+        if isinstance(lease, dict) and lease.keys() >= FIELDS and _is_typed(lease):
             return lease
     who: Any = None
     with suppress(OSError, ValueError, RecursionError):
@@ -135,6 +135,21 @@ def _read(root: Path, path: Path) -> dict[str, Any]:
         "boot": who.get("boot", ""),
         "expires": 0.0,
     }
+
+
+def _is_typed(lease: dict[str, Any]) -> bool:
+    """Whether the fields that decide anything are of their types."""
+    texts = all(isinstance(lease[name], str) for name in ("id", "mark", "job", "owner", "step", "boot"))
+    gpus, held, end = lease["gpus"], lease["processes"], lease["expires"]
+    return (
+        texts
+        and isinstance(gpus, list)
+        and all(type(gpu) is int for gpu in gpus)
+        and isinstance(held, list)
+        and all(isinstance(process, dict) for process in held)
+        and type(end) in (int, float)
+        and end == end
+    )
 
 
 def read(root: Path, lease_id: str) -> dict[str, Any] | None:

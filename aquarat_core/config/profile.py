@@ -129,9 +129,9 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
     """The fields of a profile and of those that it extends. A path is sought `beside` the file that names it."""
     is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
     path = (beside or Path()) / name_or_path if is_path else PROFILES_DIR / f"{name_or_path}.yaml"
-    if not path.is_file():
+    if not _is_file(path):
         known = ", ".join(profile_names())
-        where = f" (sought at {path.resolve()})" if is_path else ""
+        where = f" (sought at {path.absolute()})" if is_path else ""
         raise ConfigError(
             f"unknown profile {name_or_path!r}{where}: choose one of {known}, or give the path of a YAML file"
         )
@@ -151,6 +151,13 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
         raise ConfigError(f"profile {path} extends more than {MAX_PARENTS} others")
     base = _read(parent, (*seen, path), path.parent) if parent else {}
     return _merge(base, raw)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

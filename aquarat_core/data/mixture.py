@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from aquarat_core.config import MixtureEntry
 from aquarat_core.data.errors import DataError
+from aquarat_core.data.parquet import read_table
 from aquarat_core.tasks.aqua import Message, Question, conversation, letter_free, permute
 
 SCHEMA = pa.schema(
@@ -39,10 +40,7 @@ def write_conversations(path: str | Path, rows: Sequence[Conversation]) -> None:
 
 def read_conversations(path: str | Path) -> list[Conversation]:
     """Read what `write_conversations` wrote. Raises `DataError` if the columns are not those."""
-    table = pq.read_table(path)
-    if missing := set(SCHEMA.names) - set(table.schema.names):
-        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of conversations")
-    return [Conversation(**row) for row in table.select(SCHEMA.names).to_pylist()]
+    return [Conversation(**row) for row in read_table(path, SCHEMA, "conversations").to_pylist()]
 
 
 def mix(

@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.data.parquet import read_table
 
 SCHEMA = pa.schema(
     [
@@ -56,7 +56,4 @@ def write_records(path: str | Path, records: Sequence[Record]) -> None:
 
 def read_records(path: str | Path) -> list[Record]:
     """Read what `write_records` wrote. Raises `DataError` if the columns are not those."""
-    table = pq.read_table(path)
-    if missing := set(SCHEMA.names) - set(table.schema.names):
-        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of evaluation records")
-    return [Record(**row) for row in table.select(SCHEMA.names).to_pylist()]
+    return [Record(**row) for row in read_table(path, SCHEMA, "evaluation records").to_pylist()]

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aquarat_core.data.errors import DataError
+from aquarat_core.data.parquet import read_table
 from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
 
 INSTRUCTION = 'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'
@@ -111,7 +112,9 @@ def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
-    table = pq.read_table(path)
-    if missing := set(SCHEMA.names) - set(table.schema.names):
-        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of AQuA questions")
-    return [Question(**row | {"options": tuple(row["options"])}) for row in table.select(SCHEMA.names).to_pylist()]
+    rows = read_table(path, SCHEMA, "AQuA questions").to_pylist()
+    for number, row in enumerate(rows):
+        options = row["options"] or ()
+        if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
+            raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
+    return [Question(**row | {"options": tuple(row["options"])}) for row in rows]

@@ -1,0 +1,1 @@
+"""Damaged and hostile files for `./run bench attack`: how they are made, and what reads them."""
