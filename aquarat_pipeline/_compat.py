@@ -40,6 +40,7 @@ from dagster._core.launcher.base import (
     WorkerStatus,
 )
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
@@ -49,6 +50,7 @@ READ_FROM = "1.13.27"
 __all__ = [
     "CODE_VERSION_TAG",
     "DATA_VERSION_TAG",
+    "IN_PROGRESS_RUN_STATUSES",
     "READ_FROM",
     "CheckRunHealthResult",
     "ConfigurableClass",

@@ -111,6 +111,10 @@ class ArtifactStore:
             self._move_ref(manifest.asset, sha256, manifest.data_version)
         return Artifact(self, manifest, sha256)
 
+    def make_latest(self, artifact: Artifact) -> None:
+        """Moves the asset's ref to an artifact that is there."""
+        self._move_ref(artifact.asset, artifact.sha256, artifact.data_version)
+
     def manifest_uri(self, manifest_sha256: str) -> str:
         """Where the manifest of that hash lies in this store."""
         return f"{self.uri}/{_manifest_key(manifest_sha256)}"

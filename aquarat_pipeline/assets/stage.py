@@ -112,6 +112,8 @@ def _materialize(
             "what this run decided: somebody else wrote it, and nothing is materialized. Find out who may write there",
             allow_retries=False,
         )
+    # Another run may have published since: what Dagster calls the latest, commands and other stages must find too.
+    store.make_latest(artifact)
     # With overrides the code version is not the definition's: Dagster then rightly calls the asset stale.
     tags = {CODE_VERSION_TAG: spec.code.version}
     for pinned in inputs.values():

@@ -28,14 +28,20 @@ def _artifact_complete(stage: Stage) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=stage.name,
         name="artifact_complete",
-        description="The manifest hashes to its name and every file it lists is in the store at its size.",
+        description="Every file of the latest materialization is in the store, and the store calls it the latest too.",
     )
     def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
         try:
             artifact, _ = latest(context.instance, store, stage.name)
         except ArtifactError as e:
             return dg.AssetCheckResult(passed=False, metadata={"reason": str(e)})
-        return dg.AssetCheckResult(passed=artifact.is_complete(), metadata={"manifest_sha256": artifact.sha256})
+        in_store = artifact.store.latest(stage.name)
+        metadata = {"manifest_sha256": artifact.sha256, "latest_in_store": in_store.sha256 if in_store else "none"}
+        if artifact.is_complete() and (in_store is None or in_store.sha256 != artifact.sha256):
+            reason = f"the store's latest {stage.name} is another one: somebody published it outside of this Dagster"
+            warned = dg.AssetCheckSeverity.WARN
+            return dg.AssetCheckResult(passed=False, severity=warned, metadata={**metadata, "reason": reason})
+        return dg.AssetCheckResult(passed=artifact.is_complete(), metadata=metadata)
 
     return check
 

@@ -34,6 +34,7 @@ from aquarat_pipeline._compat import (
     RunLauncher,
     WorkerStatus,
 )
+from aquarat_pipeline.launching import resuming
 from aquarat_pipeline.launching.tags import JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, describe, is_executing, is_here, worker_of
 
@@ -42,10 +43,13 @@ TAIL_LINES = 40
 
 
 class GpuRunLauncher(RunLauncher, ConfigurableClass):
-    """Named in `dagster.yaml`; needs no configuration."""
+    """Named in `dagster.yaml`; `resume_within_hours` is how long after its last word a dead run is resumed."""
 
-    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+    def __init__(
+        self, inst_data: ConfigurableClassData | None = None, resume_within_hours: float = resuming.RESUME_WITHIN_HOURS
+    ) -> None:
         self._inst_data = inst_data
+        self._resume_within_hours = resume_within_hours
         self._finishing: list[Thread] = []
         super().__init__()
 
@@ -55,7 +59,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        return {}
+        return {"resume_within_hours": dg.Field(float, is_required=False, default_value=resuming.RESUME_WITHIN_HOURS)}
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
@@ -103,6 +107,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         who = f"pid {worker['pid']} on {worker['host']}"
         if processes.is_alive(worker):
             return CheckRunHealthResult(WorkerStatus.RUNNING, who, run_worker_id=str(worker["pid"]))
+        if not run.is_finished and (why := resuming.why_not(self._instance, run, self._resume_within_hours)):
+            resuming.leave_dead(self._instance, run, why)
         return CheckRunHealthResult(WorkerStatus.FAILED, f"{who} is gone", run_worker_id=str(worker["pid"]))
 
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str | None:

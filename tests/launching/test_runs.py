@@ -16,8 +16,8 @@ import pytest
 from aquarat_core.agent import processes
 from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline._compat import ErrorSource, ResumeRunContext, WorkerStatus
-from aquarat_pipeline.launching import placement, workers
+from aquarat_pipeline._compat import DagsterEvent, ErrorSource, ResumeRunContext, WorkerStatus
+from aquarat_pipeline.launching import placement, resuming, workers
 from aquarat_pipeline.launching.executor import resuming_executor
 from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
 from aquarat_pipeline.launching.launcher import GpuRunLauncher
@@ -56,6 +56,63 @@ def test_health_is_told_from_tags_alone(launcher: GpuRunLauncher) -> None:
 def test_a_run_without_an_origin_cannot_be_resumed(launcher: GpuRunLauncher) -> None:
     with pytest.raises(dg.DagsterInvariantViolationError, match="cannot be resumed: run it again"):
         launcher.resume_run(ResumeRunContext(run_with(None), None, 1))
+
+
+def dead_run(instance: dg.DagsterInstance, job: dg.JobDefinition) -> dg.DagsterRun:
+    """A run that was to make `first` and `last`, whose worker died before it made anything."""
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone = workers.describe(child.pid, "shell")
+    child.wait()
+    run = instance.create_run_for_job(job, tags={WORKER_TAG: gone})
+    instance.report_dagster_event(
+        DagsterEvent(dg.DagsterEventType.RUN_START.value, job.name, message="started"), run_id=run.run_id
+    )
+    return instance.get_run_by_id(run.run_id)
+
+
+def two_assets() -> dg.JobDefinition:
+    @dg.asset
+    def first() -> None: ...
+
+    @dg.asset(deps=[first])
+    def last() -> None: ...
+
+    return dg.Definitions(assets=[first, last], executor=resuming_executor).resolve_implicit_global_asset_job_def()
+
+
+def test_a_dead_run_is_resumed_within_a_day_only(launcher: GpuRunLauncher, instance: dg.DagsterInstance) -> None:
+    run = dead_run(instance, two_assets())
+    assert resuming.why_not(instance, run, 24.0) is None
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+    assert not instance.get_run_by_id(run.run_id).is_finished, "it is taken up"
+    old = GpuRunLauncher(resume_within_hours=0.0)
+    old.register_instance(instance)
+    time.sleep(0.01)
+    assert old.check_run_worker_health(run).status == WorkerStatus.FAILED
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+    said = [e.message for e in instance.all_logs(run.run_id) if "Not resumed" in (e.message or "")]
+    assert said and "is resumed without being asked. To make it now, run it again: aquarat launch first last" in (
+        said
+        and "no run is resumed without being asked. To make it now, run it again: aquarat launch first last"
+        in (said[0])
+    )
+
+
+def test_a_dead_run_does_not_replace_what_a_newer_one_made_or_makes(
+    launcher: GpuRunLauncher, instance: dg.DagsterInstance
+) -> None:
+    job = two_assets()
+    older, newer = dead_run(instance, job), dead_run(instance, job)
+    why = resuming.why_not(instance, older, 24.0)
+    assert why and f"run {newer.run_id[:8]}, which is newer, is making first, last" in why
+    assert resuming.why_not(instance, newer, 24.0) is None
+    instance.report_run_failed(newer)
+    assert resuming.why_not(instance, older, 24.0) is None
+    made = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("last")])
+    why = resuming.why_not(instance, older, 24.0)
+    assert why and f"run {made.run_id[:8]} has materialized last since" in why
+    launcher.check_run_worker_health(older)
+    assert instance.get_run_by_id(older.run_id).status == dg.DagsterRunStatus.FAILURE
 
 
 def test_the_shipped_instance_uses_the_launcher(root: Path, tmp_path: Path) -> None:
