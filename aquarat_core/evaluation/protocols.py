@@ -24,6 +24,8 @@ from aquarat_core.training.distributed import World, distributed_world
 from aquarat_core.training.scoring import score_rows
 
 BPB_ROWS_PER_PASS = 8
+ORDER_TOKENS = 8
+"""By how many tokens a prompt may grow when its options change places."""
 
 
 class Evaluator:
@@ -77,15 +79,27 @@ def answer(
     max_rows: int = 256,
     tool: Tool | None = None,
 ) -> list[Record]:
-    """Greedy answers of `engine` to `questions`, with `tool` if there is one, judged by the strict parser."""
+    """Greedy answers of `engine` to `questions`, with `tool` if there is one, judged by the strict parser.
+
+    A question that leaves no room for `max_new_tokens` in the model's context is not asked and counts as wrong.
+    """
     if not questions:
         return []
     texts = [prompt(q) for q in questions]
     prompts = [render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
-    keys = [[0]] * len(prompts)
-    groups = engine.generate(prompts, keys, max_new_tokens, temperature=0.0, max_rows=max_rows, tool=tool)
+    room = engine.model.config.sequence_len - max_new_tokens
+    asked = [ids for ids in prompts if len(ids) <= room]
+    found = iter(
+        engine.generate(asked, [[0]] * len(asked), max_new_tokens, temperature=0.0, max_rows=max_rows, tool=tool)
+        if asked
+        else ()
+    )
     records = []
-    for q, text, (completion,) in zip(questions, texts, groups, strict=True):
+    for q, text, ids in zip(questions, texts, prompts, strict=True):
+        if len(ids) > room:
+            records.append(Record(q.id, text, q.correct, "", None, False, 0, False, "too_long"))
+            continue
+        (completion,) = next(found)
         said = tokenizer.decode(completion.said)
         parsed = parse_answer(said) if completion.ended else None
         records.append(
@@ -102,6 +116,14 @@ def answer(
             )
         )
     return records
+
+
+def fitting(
+    questions: Sequence[Question], tokenizer: Tokenizer, max_new_tokens: int, sequence_len: int
+) -> list[Question]:
+    """Those of the questions that leave room for `max_new_tokens`, in any order of their options."""
+    room = sequence_len - max_new_tokens - ORDER_TOKENS
+    return [q for q in questions if len(render_prompt(tokenizer, [{"role": "user", "content": prompt(q)}])) <= room]
 
 
 def accuracy(

@@ -45,7 +45,8 @@ class Record:
     """Generated tokens, the stop token not counted."""
     truncated: bool
     """True when the token limit cut the completion off."""
-    stop_reason: Literal["stop", "length"]
+    stop_reason: Literal["stop", "length", "too_long"]
+    """`too_long`: prompt and budget did not fit the context, so nothing was asked; the answer counts as wrong."""
 
 
 def write_records(path: str | Path, records: Sequence[Record]) -> None:

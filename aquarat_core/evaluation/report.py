@@ -194,6 +194,7 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
         ),
         blocks=(
             doc.Tiles(_tiles(report)),
+            *_too_long(s),
             doc.Paragraph(baseline_sentence(checkpoint["asset"], s), tone="finding"),
             doc.Paragraph(comparison_sentence(report["comparison"]), tone="finding"),
             _accuracy_figure(report),
@@ -255,6 +256,13 @@ def curves_section(curves: dict[str, Sequence[plots.Row]]) -> list[doc.Block]:
         doc.Heading("Training"),
         doc.Figure(plots.to_svg(figure, "curves"), plots.to_png_data_uri(figure), caption),
     ]
+
+
+def _too_long(s: Summary) -> tuple[doc.Paragraph, ...]:
+    if not s.get("too_long"):  # reports from before it was counted have none
+        return ()
+    text = f"{s['too_long']:,} of {s['n']:,} questions did not fit the model's context: not asked, counted as wrong."
+    return (doc.Paragraph(text, tone="warning"),)
 
 
 def _tiles(report: EvalReport) -> tuple[doc.Tile, ...]:

@@ -57,6 +57,8 @@ class Summary(TypedDict):
     letter_entropy_bits: float
     parse_rate: float
     truncation_rate: float
+    too_long: int
+    """Questions that did not fit the model's context; they count as wrong."""
     mean_tokens: float
 
 
@@ -107,6 +109,7 @@ def summarize(records: Sequence[Record], majority_letter: str) -> Summary:
         letter_entropy_bits=st.entropy_bits(answered),
         parse_rate=sum(r.parsed is not None for r in records) / n,
         truncation_rate=sum(r.truncated for r in records) / n,
+        too_long=sum(r.stop_reason == "too_long" for r in records),
         mean_tokens=sum(r.n_tokens for r in records) / n,
     )
 

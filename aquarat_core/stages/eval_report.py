@@ -40,6 +40,11 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         report["comparison"] = reports.compare_with_parent(child, reports.Evaluated.read(parent))
     write_records(ctx.outdir / "questions.parquet", records)
     reports.write(ctx.outdir, ctx.recorddir, report, records, checkpoint_metrics(checkpoint))
+    if summary["too_long"]:
+        ctx.log(
+            f"{summary['too_long']} of {summary['n']} questions leave no room for eval_report.max_new_tokens "
+            f"{config.max_new_tokens} in the model's context, and count as wrong"
+        )
     ctx.log(reports.baseline_sentence(checkpoint.asset, summary))
     ctx.log(reports.comparison_sentence(report["comparison"]))
     return metrics(report)
@@ -56,6 +61,7 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
         "constant_letter": s["constant_letter"]["letter"],
         "constant_letter_accuracy": s["constant_letter"]["accuracy"],
         "parse_rate": s["parse_rate"],
+        "too_long": s["too_long"],
     }
     if report["bits_per_byte"] is not None:
         found["bpb"] = report["bits_per_byte"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from aquarat_core.config import RLConfig
+from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.rl.startup import check_reward
 from aquarat_core.rl.trainer import Trainer
-from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.stages.base import Scalar, StageContext, StageError
 from aquarat_core.tasks.aqua import permute, read_questions
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
@@ -26,9 +27,26 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     continued = continued_run(ctx.work, config.checkpoint.resume)
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)
+        there = len(questions)
+        questions, asked = (
+            fitting(some, tokenizer, config.max_new_tokens, policy.config.sequence_len)
+            for some in (questions, held_out)
+        )
+        if left_out := there - len(questions) + len(held_out) - len(asked):
+            ctx.log(
+                f"{there - len(questions)} of {there} training questions and {len(held_out) - len(asked)} of "
+                f"{len(held_out)} held-out ones leave no room for rl_checkpoint.max_new_tokens {config.max_new_tokens} "
+                "in the policy's context: they are left out"
+            )
+        if len(questions) < config.prompts_per_step or not asked:
+            raise StageError(
+                f"only {len(questions)} training and {len(asked)} held-out questions leave room for "
+                f"rl_checkpoint.max_new_tokens {config.max_new_tokens}, and a step needs {config.prompts_per_step}: "
+                "lower max_new_tokens, or train with a longer base_checkpoint.model.sequence_len"
+            )
         check_reward(questions[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
-        trainer = Trainer(policy, tokenizer, config, world, questions, held_out[: config.eval_questions])
+        trainer = Trainer(policy, tokenizer, config, world, questions, asked[: config.eval_questions])
         summary = trainer.run(ctx, log)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, policy, sft.path(TOKENIZER_FILE))
-    return {**summary, "questions": len(questions), "ranks": world.size}
+    return {**summary, "questions": len(questions), "questions_left_out": left_out, "ranks": world.size}

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from aquarat_core.config import EvalConfig
-from aquarat_core.evaluation.protocols import Evaluator, accuracy, answer
+from aquarat_core.evaluation.protocols import Evaluator, accuracy, answer, fitting
+from aquarat_core.evaluation.records import Record
+from aquarat_core.evaluation.summary import summarize
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.tasks.aqua import prompt
+from aquarat_core.tasks.aqua import Question, prompt
 from aquarat_core.training.checkpoint import save_checkpoint
 from tests.toys import ONE, guesser, reading_questions, reading_tokenizer
 
@@ -49,6 +51,18 @@ def test_an_answer_cut_off_before_its_end_is_none(engine: Engine) -> None:
     assert all(r.completion.startswith("Answer: ") and r.n_tokens == 3 for r in records)
     assert all((r.parsed, r.correct, r.truncated, r.stop_reason) == (None, False, True, "length") for r in records)
     assert answer(engine, reading_tokenizer(), [], 3) == []
+
+
+def test_a_question_that_does_not_fit_counts_as_wrong_and_changes_no_other_answer(engine: Engine) -> None:
+    asked = reading_questions(5)
+    long = Question("long", "Say" + " A" * 500, asked[0].options, "", "A", "reading")
+    records = answer(engine, reading_tokenizer(), [*asked[:2], long, *asked[2:]], max_new_tokens=8)
+    assert [r for r in records if r.id != "long"] == answer(engine, reading_tokenizer(), asked, max_new_tokens=8)
+    assert records[2] == Record("long", prompt(long), "A", "", None, False, 0, False, "too_long")
+    assert answer(engine, reading_tokenizer(), [long], 8)[0].correct is False
+    assert accuracy(engine, reading_tokenizer(), [long, long], 8, ONE) == 0.0
+    assert fitting([long, *asked], reading_tokenizer(), 8, 96) == asked
+    assert summarize(records, "A")["too_long"] == 1
 
 
 def test_the_evaluator_answers_in_the_order_asked(checkpoint: Path, engine: Engine) -> None:

@@ -18,7 +18,7 @@ from aquarat_core.model import accounting
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.stages.base import StageError
-from aquarat_core.tasks.aqua import write_questions
+from aquarat_core.tasks.aqua import Question, write_questions
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.stages.conftest import ALONE, Bench
@@ -207,9 +207,36 @@ def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
 def test_rl_says_what_to_lower_when_prompts_do_not_fit(bench: Bench, reading: dict[str, Artifact]) -> None:
     ctx = bench.context("rl_checkpoint", RL | {"max_new_tokens": 64}, **reading)
     with pytest.raises(
-        ValueError, match=r"64 new ones do not fit the model's sequence_len of 96: lower max_new_tokens"
+        StageError, match=r"only 0 training and 0 held-out questions leave room .*max_new_tokens 64, .*: lower max_new"
     ):
         rl_checkpoint.run(ctx)
+
+
+def test_one_long_question_neither_stops_rl_nor_counts_in_it(
+    bench: Bench, reading: dict[str, Artifact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained without it from the start, the policy is the same bit for bit."""
+    questions = reading_questions(40)
+    long = Question("long", "Say" + " A" * 500, questions[0].options, "", "A", "reading")
+
+    def dataset(train: list[Question], name: str) -> Artifact:
+        def write(folder: Path) -> None:
+            write_questions(folder / "train.parquet", train)
+            write_questions(folder / "validation.parquet", [*reading_questions(10, first=40), long])
+
+        folder = bench.scratch / name
+        folder.mkdir()
+        write(folder)
+        return bench.publish("aqua_dataset", folder)
+
+    runs = {}
+    for name, train in (("with", [*questions, long]), ("without", questions)):
+        ctx = bench.context("rl_checkpoint", RL, **reading | {"aqua_dataset": dataset(train, f"long-{name}")})
+        runs[name] = rl_checkpoint.run(ctx), (ctx.outdir / "model.safetensors").read_bytes()
+    assert runs["with"][1] == runs["without"][1]
+    assert (runs["with"][0]["questions"], runs["with"][0]["questions_left_out"]) == (40, 2)
+    said = capsys.readouterr().err
+    assert "1 of 41 training questions and 1 of 11 held-out ones leave no room" in said
 
 
 def test_an_unknown_field_is_refused_with_the_fields_there_are(bench: Bench) -> None:
