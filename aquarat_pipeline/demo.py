@@ -117,10 +117,13 @@ def _artifacts(result: Any) -> dict[str, Any]:
 
 
 def _evaluation(artifacts: dict[str, Any]) -> dict[str, Any]:
+    from aquarat_core.tasks.origin import questions_of
+
     found: dict[str, Any] = {}
     for stage in STAGES_EVALUATED:
         m = artifacts[f"{stage}_eval_report"].manifest.metrics
         found[stage] = {"accuracy": m["accuracy"], "ci": [m["accuracy_lo"], m["accuracy_hi"]], "n": m["n"]}
+    found["questions"] = questions_of(artifacts["rl_eval_report"])
     found["constant_letter"] = m["constant_letter_accuracy"]
     found["mcnemar_p"] = m.get("mcnemar_p")
     return found
@@ -131,6 +134,8 @@ def _show(out: TextIO, artifacts: dict[str, Any], steps: dict[str, float]) -> No
     from rich.filesize import decimal
     from rich.table import Table
 
+    from aquarat_core.tasks.origin import GENERATED, WARNING, questions_of
+
     table = Table("asset", "seconds", "size", "data version", "result")
     table.columns[1].justify = table.columns[2].justify = "right"
     for name, artifact in artifacts.items():
@@ -140,6 +145,12 @@ def _show(out: TextIO, artifacts: dict[str, Any], steps: dict[str, float]) -> No
         )
     console = Console(file=out, width=None if out.isatty() else 120)
     console.print(table)
+    if questions := questions_of(artifacts["rl_eval_report"]):
+        console.print(f"Asked were {questions}." + (f" {WARNING}" if questions == GENERATED else ""), highlight=False)
+    console.print(
+        "base has only seen plain text and does not know the form of an answer: its accuracy is 0 by design.",
+        highlight=False,
+    )
     report = artifacts["pipeline_report"].record("report.html")
     console.print("Where to look next:", highlight=False)
     for what, where in (

@@ -94,11 +94,15 @@ def inconsistencies(lineage: Sequence[Identity]) -> list[str]:
 def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> doc.Document:
     """The page of the whole chain."""
     names = [row["checkpoint"]["asset"] for row in report["stages"]]
+    evaluations = [row["evaluation"] for row in report["stages"]]
+    kinds = {reports.questions_text(evaluation) for evaluation in evaluations}
     asked = " or ".join(f"{n:,}" for n in sorted({row["summary"]["n"] for row in report["stages"]}))
     return doc.Document(
-        title="From base to RL: the whole chain",
-        subtitle=f"{', '.join(names)}; {asked} AQuA questions each, greedy rationales, strict parser.",
+        title=f"From base to RL on {' and '.join(sorted(kinds))}: the whole chain",
+        subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), greedy rationales, "
+        "strict parser.",
         blocks=(
+            *next(filter(None, map(reports.origin_band, evaluations)), ()),
             *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),
             _tiles(report),
             *(doc.Paragraph(text, tone="finding") for text in _findings(report)),

@@ -23,7 +23,7 @@ from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.records import Record, read_records
 from aquarat_core.evaluation.statistics import wilson_interval
 from aquarat_core.evaluation.summary import Comparison, Summary, compare, question_difference, questions_sha256
-from aquarat_core.tasks import answers
+from aquarat_core.tasks import answers, origin
 
 FORMAT = 1
 N_SAMPLES = 8
@@ -119,6 +119,7 @@ def build(
             "profile": profile,
             "code": code.model_dump(),
             "decoding": "greedy",
+            "questions": next((q for q in map(origin.questions_of, data) if q), origin.UNKNOWN),
             "parser": parser_version(),
             "questions_sha256": questions_sha256(records),
             **settings,
@@ -187,12 +188,13 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
     checkpoint, evaluation, s = report["checkpoint"], report["evaluation"], report["summary"]
     order = f"options permuted with seed {evaluation['seed']}" if evaluation["permute_options"] else "options as given"
     return doc.Document(
-        title=f"{checkpoint['asset']} on AQuA {evaluation['split']}",
+        title=f"{checkpoint['asset']} on {questions_text(evaluation)} ({evaluation['split']})",
         subtitle=(
             f"{s['n']:,} questions, {order}; one greedy rationale each, up to {evaluation['max_new_tokens']} tokens; "
             "an answer counts only as the last line, and none counts as wrong."
         ),
         blocks=(
+            *origin_band(evaluation),
             doc.Tiles(_tiles(report)),
             *_too_long(s),
             doc.Paragraph(baseline_sentence(checkpoint["asset"], s), tone="finding"),
@@ -256,6 +258,16 @@ def curves_section(curves: dict[str, Sequence[plots.Row]]) -> list[doc.Block]:
         doc.Heading("Training"),
         doc.Figure(plots.to_svg(figure, "curves"), plots.to_png_data_uri(figure), caption),
     ]
+
+
+def questions_text(evaluation: dict[str, Any]) -> str:
+    """What the questions are; reports from before it was written down do not say."""
+    return evaluation.get("questions", origin.UNKNOWN)
+
+
+def origin_band(evaluation: dict[str, Any]) -> tuple[doc.Paragraph, ...]:
+    """A warning on top of every page about generated questions."""
+    return (doc.Paragraph(origin.WARNING, tone="warning"),) if questions_text(evaluation) == origin.GENERATED else ()
 
 
 def _too_long(s: Summary) -> tuple[doc.Paragraph, ...]:

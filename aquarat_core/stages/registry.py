@@ -67,7 +67,7 @@ def _eval_report(stage: str, parent: str | None) -> Stage:
     return Stage(
         name=f"{stage}_eval_report",
         kind="report",
-        description=f"AQuA accuracy of the {stage} checkpoint with its interval, baselines and per-question records.",
+        description=f"Accuracy of the {stage} checkpoint on aqua_dataset's questions, interval, baselines, records.",
         inputs=(*scored, *((f"{parent}_eval_report",) if parent else ())),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
@@ -80,7 +80,8 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage(
-            "aqua_dataset", "dataset", "AQuA-RAT questions, cleaned: five options, a rationale and the right letter.",
+            "aqua_dataset", "dataset",
+            "Questions in AQuA-RAT's form, cleaned: five options, a rationale and the right letter.",
             (), "aqua_dataset", "aquarat_core.stages.aqua_dataset:run",
             (*_RUNNER, *_HUB, "data/cleaning.py", "data/duplicates.py", "data/rationales.py", "data/synthetic.py",
              "tasks", "stages/aqua_dataset.py"),
@@ -135,7 +136,8 @@ STAGES: dict[str, Stage] = {
             (*(f"{s}_checkpoint" for s in ("base", "mid", "sft", "rl")),
              *(f"{s}_eval_report" for s in ("base", "mid", "sft", "rl"))),
             None, "aquarat_core.stages.pipeline_report:run",
-            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/answers.py", "stages/pipeline_report.py"),
+            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/answers.py", "tasks/origin.py",
+             "stages/pipeline_report.py"),
         ),
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.tasks.origin import questions_of
 from aquarat_pipeline.assets.inputs import Pinned
 
 CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
@@ -26,6 +27,7 @@ def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str,
     return {
         **{name: value for name, value in manifest.metrics.items() if value is not None},
         **_accuracy(manifest.metrics),
+        **_questions(artifact),
         **_report(artifact),
         **_wandb(manifest.wandb),
         **_links(artifact, inputs),
@@ -50,6 +52,11 @@ def accuracy_text(metrics: dict[str, Any]) -> str | None:
         return None
     low, high = metrics["accuracy_lo"], metrics["accuracy_hi"]
     return f"{metrics['accuracy']:.1%} [{low:.1%}, {high:.1%}] of {metrics['n']:,}"
+
+
+def _questions(artifact: Artifact) -> dict[str, Any]:
+    found = questions_of(artifact)
+    return {"questions": found} if found else {}
 
 
 def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -21,14 +21,16 @@ from aquarat_pipeline.resources.store import StoreResource
 OWNERS = ["team:aquarat"]
 
 
-def stage_asset(profile: Profile, name: str, *, group: str, kinds: Iterable[str]) -> dg.AssetsDefinition:
-    """The asset of stage `name`, configured by `profile` unless the run says otherwise."""
+def stage_asset(
+    profile: Profile, name: str, *, group: str, kinds: Iterable[str], note: str = ""
+) -> dg.AssetsDefinition:
+    """The asset of stage `name`, configured by `profile` unless the run says otherwise; `note` ends its description."""
     stage = STAGES[name]
     section = stage.config(profile)
 
     @dg.asset(
         name=name,
-        description=stage.description,
+        description=f"{stage.description} {note}".strip(),
         group_name=group,
         kinds=set(kinds),
         owners=OWNERS,

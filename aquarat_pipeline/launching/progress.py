@@ -49,11 +49,12 @@ def display(name: str) -> Iterator[Callable[[Message], None]]:
                 done, total, unit = message["done"], message["total"], message["unit"]
                 progress.update(task, completed=done, total=total, unit=unit, metrics=metrics)
                 if not console.is_terminal and lines.due():
-                    console.print(f"{name}: {done} of {total} {unit}  {metrics}", highlight=False)
+                    console.print(f"{name}: {done} of {total} {unit}  {metrics}", highlight=False, markup=False)
 
             yield show
-            if not progress.tasks[task].total:
-                progress.update(task, completed=1, total=1)
+            # A stage that stops before its most, as a corpus that is shorter than its budget, is done all the same.
+            done = progress.tasks[task].completed or 1
+            progress.update(task, completed=done, total=done)
 
 
 class Observations:
@@ -94,13 +95,16 @@ class _Throttle:
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<17}"),
+        TextColumn("{task.description:<17}", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[unit]}", markup=False),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[metrics]}", style="dim"),
+        TextColumn("{task.fields[metrics]}", style="dim", markup=False),
         console=console,
         refresh_per_second=4,
+        # Dagster's log lines go where the caller sent them, not between the bars.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )

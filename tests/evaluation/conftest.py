@@ -69,15 +69,18 @@ class Chain:
     answers = staticmethod(answers)
     curve = staticmethod(curve)
 
-    def __init__(self, store: ArtifactStore, scratch: Path, n: int = 400) -> None:
+    def __init__(self, store: ArtifactStore, scratch: Path, n: int = 400, source: str = "hub") -> None:
         self.store, self.scratch, self.asked = store, scratch, questions(n)
-        self.aqua = self.publish("aqua_dataset", "dataset", {"test.parquet": "x"}, metrics={"test_rows": n})
+        self.aqua = self.publish(
+            "aqua_dataset", "dataset", {"test.parquet": "x"}, metrics={"test_rows": n}, config={"source": source}
+        )
         self.checkpoints: dict[str, Artifact] = {}
         self.reports: dict[str, Artifact] = {}
 
     def publish(
         self, asset: str, kind: str, files: dict[str, str | bytes], parents: tuple[Artifact, ...] = (),
         metrics: dict | None = None, records: dict[str, str] | None = None, run_id: str = "run-1",
+        config: dict | None = None,
     ) -> Artifact:  # fmt: skip
         """Publish `files` and `records` as `asset`, added to what lies in its folders already."""
         outdir, recorddir = self.folders(asset)
@@ -85,7 +88,7 @@ class Chain:
             for name, content in contents.items():
                 (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return self.store.publish(
-            asset=asset, kind=kind, directory=outdir, records=recorddir, config={}, profile="unit", code=CODE,
+            asset=asset, kind=kind, directory=outdir, records=recorddir, config=config or {}, profile="unit", code=CODE,
             parents=tuple(p.as_parent() for p in parents), metrics=metrics or {}, seeds={"seed": 10}, run_id=run_id,
         )  # fmt: skip
 

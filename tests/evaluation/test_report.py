@@ -6,12 +6,15 @@ from html.parser import HTMLParser
 
 import pytest
 
+from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.errors import DataError
 from aquarat_core.evaluation import chain_report
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import read_records
 from aquarat_core.evaluation.report import Evaluated, parser_version
+from aquarat_core.tasks.origin import questions_of
+from tests.evaluation.conftest import Chain
 
 
 def page(chain, stage: str, kind: str = "html") -> str:
@@ -41,6 +44,24 @@ def test_report_json_says_what_was_evaluated(sft_and_rl) -> None:
     assert (report["evaluation"]["seed"], report["evaluation"]["split"]) == (30, "test")
     assert report["data"][0]["data_version"] == chain.aqua.data_version
     assert report["bits_per_byte"] is None
+
+
+@pytest.mark.parametrize(("source", "questions"), [("hub", "AQuA-RAT"), ("synthetic", "generated word problems")])
+def test_every_page_says_what_the_questions_are(tmp_path, monkeypatch, source: str, questions: str) -> None:
+    """In the title, in the JSON and, where they are generated, in a warning before any number."""
+    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
+    chain = Chain(ArtifactStore.open(f"file://{tmp_path}/store"), tmp_path / "scratch", source=source)
+    chain.train("rl")
+    report = chain.evaluate("rl", chain.answers(chain.asked, 0.6, seed=2))
+    assert report["evaluation"]["questions"] == questions
+    assert questions_of(chain.reports["rl"]) == questions_of(chain.checkpoints["rl"]) == questions
+    for kind in ("html", "md"):
+        text = page(chain, "rl", kind).replace("\\", "")
+        assert f"rl_checkpoint on {questions} (test)" in text
+        assert ("A score on them says nothing about AQuA-RAT" in text) == (source == "synthetic")
+        if source == "synthetic":
+            assert text.index("says nothing about AQuA-RAT") < text.index("95% CI")
+            assert "on AQuA" not in text
 
 
 def test_the_comparison_counts_the_published_records(sft_and_rl) -> None:

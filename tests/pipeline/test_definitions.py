@@ -13,6 +13,7 @@ import pytest
 
 from aquarat_core.config import Profile, load_profile
 from aquarat_core.stages.registry import STAGES, code_version
+from aquarat_pipeline.assets.data import data_assets
 
 HEAVY = ("torch", "wandb", "datasets", "gcsfs", "google.cloud.storage", "pyarrow", "matplotlib", "pandas")
 
@@ -57,11 +58,23 @@ def test_every_stage_is_an_asset_with_its_inputs(repository: dg.RepositoryDefini
 def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition, profile: Profile, name: str) -> None:
     node = repository.asset_graph.get(dg.AssetKey(name))
     stage = STAGES[name]
-    assert node.description == stage.description
+    assert node.description.startswith(stage.description)
     assert node.group_name in ("data", "tokenizer", "training", "evaluation")
     assert node.kinds
     assert node.owners == ["team:aquarat"]
     assert node.code_version == code_version(stage, stage.config(profile))
+
+
+def test_generated_data_are_not_called_the_hubs() -> None:
+    """Neither by the description nor by the icon that the UI shows."""
+    for source, kind, note in (("synthetic", "python", "not real data"), ("hub", "huggingface", "Hugging Face Hub")):
+        names = ("aqua_dataset", "pretrain_text")
+        profile = load_profile("demo", {name: {"source": source} for name in names})
+        for asset in data_assets(profile):
+            (spec,) = asset.specs
+            if spec.key.to_user_string() in names:
+                assert kind in spec.kinds and note in spec.description
+                assert ("huggingface" in spec.kinds) == (source == "hub")
 
 
 def test_every_asset_is_checked(repository: dg.RepositoryDefinition) -> None:
