@@ -107,7 +107,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         who = f"pid {worker['pid']} on {worker['host']}"
         if processes.is_alive(worker):
             return CheckRunHealthResult(WorkerStatus.RUNNING, who, run_worker_id=str(worker["pid"]))
-        if not run.is_finished and (why := resuming.why_not(self._instance, run, self._resume_within_hours)):
+        if run.status == dg.DagsterRunStatus.STARTED and (why := resuming.why_not(self._instance, run, self._resume_within_hours)):
             resuming.leave_dead(self._instance, run, why)
         return CheckRunHealthResult(WorkerStatus.FAILED, f"{who} is gone", run_worker_id=str(worker["pid"]))
 
