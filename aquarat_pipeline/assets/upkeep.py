@@ -1,4 +1,4 @@
-"""Upkeep of a Dagster instance: do it and the store call the same artifacts the latest, and which runs it can forget."""
+"""Upkeep of a Dagster instance: do it and the store agree on the latest artifacts, and which runs can be forgotten."""
 
 from __future__ import annotations
 
