@@ -116,7 +116,7 @@ def _boundary(downscoped: Any, bucket: str, prefix: str, folder: str, stage: str
     for part in (prefix, folder, stage):
         if "'" in part or "\\" in part:
             raise StoreError(f"{part!r} of bucket {bucket} cannot stand in an access rule: no quotes or backslashes")
-    own = (f"{folder}/", f"work/{stage}/", f"refs/{stage}/", "tmp/", "blobs/")
+    own = (f"{folder}/", f"work/{stage}/", "tmp/", "blobs/")
     full = ["inRole:roles/storage.objectUser"]
     adding = ["inRole:roles/storage.objectViewer", "inRole:roles/storage.objectCreator"]
     return downscoped.CredentialAccessBoundary(

@@ -66,9 +66,12 @@ class ArtifactStore:
         seeds: Mapping[str, int],
         run_id: str,
         wandb: Mapping[str, Any] | None = None,
+        latest: bool = True,
         advance: Advance = ignore,
     ) -> Artifact:
         """Makes the files under `directory` (and `records`) the asset's latest artifact; `advance` follows the bytes.
+
+        Without `latest` the artifact is there, and the asset's ref stays where it is: `make_latest` moves it.
 
         Raises `ArtifactError` for files or fields that cannot be published and `StoreError` where the store fails; the
         asset's latest artifact is then still the one before.
@@ -98,7 +101,7 @@ class ArtifactStore:
             zip(paths, each(lambda path: self.backend.add_file(path, blob_key, advance), paths), strict=True)
         )
         return self.add_manifest(
-            manifest(files=_entries(content, digests), records=_entries(extra, digests)), latest=True
+            manifest(files=_entries(content, digests), records=_entries(extra, digests)), latest=latest
         )
 
     def add_manifest(self, manifest: Manifest, *, latest: bool) -> Artifact:

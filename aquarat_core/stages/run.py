@@ -59,6 +59,15 @@ def main(spec_uri: str) -> int:
     return 0
 
 
+def moves_ref() -> bool:
+    """Whether this process makes what it publishes the asset's latest artifact.
+
+    Not where a control host started it: that one moves the ref when Dagster records the materialization, so that a
+    job that nobody watches any more never puts its artifact before a newer one.
+    """
+    return SPEC_SHA256 not in os.environ
+
+
 def _spec(job: JobDir) -> StageSpec:
     """The spec, if it is the one that the control host decided; a stage started by hand believes what lies there."""
     held = job.read_json("spec.json")
@@ -99,6 +108,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[s
             seeds={"seed": spec.config["seed"]} if spec.config and "seed" in spec.config else {},
             run_id=spec.run_id,
             wandb=ctx.wandb,
+            latest=moves_ref(),
         )
     return {
         "ok": True,

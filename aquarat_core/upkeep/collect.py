@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.manifest import canonical
-from aquarat_core.artifacts.records import SpecRecord, parse_job_record
+from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_record
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import each
 from aquarat_core.upkeep.survey import READERS, ancestry, pins, read_artifacts, refs
@@ -109,7 +109,7 @@ def _hash(stat: Stat) -> str:
 def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) -> tuple[set[str], tuple[str, ...]]:
     """Manifests that refs, pins and living jobs name or, where one cannot be read, may name; and what was not read."""
     named, pinned = refs(store), pins(store)
-    inputs, unread = _inputs_of_jobs(store, jobs, now)
+    inputs, unread = _needs_of_jobs(store, jobs, now)
     read = [r for r in (*named.values(), *pinned.values()) if not isinstance(r, ArtifactError)]
     roots = {*inputs, *pinned, *(r.manifest_sha256 for r in read)}
     bad_pins = {name: e for name, e in pinned.items() if isinstance(e, ArtifactError)}
@@ -124,21 +124,32 @@ def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) 
     return roots, tuple(str(e) for e in (*bad_refs.values(), *bad_pins.values(), *unread))
 
 
-def _inputs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> tuple[set[str], list[ArtifactError]]:
-    """Manifests that feed jobs which wrote something within the last day, and what is wrong with specs of those."""
+def _needs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> tuple[set[str], list[ArtifactError]]:
+    """Manifests of living jobs' inputs and of finished jobs' results, and what is wrong with the records of those.
+
+    A job lives while it writes something at least once a day. A result is no asset's latest artifact before its run's
+    worker collects it, which a resumed run may do days later: it is kept as long as unfinished work.
+    """
     active = {"/".join(s.key.split("/")[:4]) for s in jobs if now - s.modified < GRACE}
-    specs = [s.key for s in jobs if s.key.removesuffix("/spec.json") in active]
+    keys = [s.key for s in jobs if s.key.removesuffix("/spec.json") in active]
+    keys += [s.key for s in jobs if s.key.endswith("/result.json") and now - s.modified < WORK_RETENTION]
     hashes: set[str] = set()
     unread: list[ArtifactError] = []
-    for key, found in zip(specs, each(store.backend.read, specs, READERS), strict=True):
+    for key, found in zip(keys, each(store.backend.read, keys, READERS), strict=True):
         if found is not None:
             try:
-                spec = parse_job_record(SpecRecord, found.data, f"{store.uri}/{key}")
+                hashes |= _named_by(key, found.data, f"{store.uri}/{key}")
             except ArtifactError as e:
                 unread.append(e)
-            else:
-                hashes |= {parent.manifest_sha256 for parent in spec.inputs.values()}
     return hashes, unread
+
+
+def _named_by(key: str, data: bytes, uri: str) -> set[str]:
+    """Manifests that a spec or a result names."""
+    if key.endswith("/result.json"):
+        made = parse_job_record(ResultRecord, data, uri).manifest_sha256
+        return {made} if made else set()
+    return {parent.manifest_sha256 for parent in parse_job_record(SpecRecord, data, uri).inputs.values()}
 
 
 def _long_unused(stats: Iterable[Stat], before: float, parts: int) -> list[Stat]:

@@ -24,12 +24,11 @@ def materialized_manifests(days: int) -> set[str]:
 
 def needed_manifests(instance: dg.DagsterInstance, since: float) -> set[str]:
     """Manifests of each asset's latest materialization, and of those after `since` (seconds since 1970)."""
-    keys = {dg.AssetKey(name) for name in STAGES} | set(instance.get_asset_keys())
     found: set[str] = set()
-    for key in keys:
-        latest = instance.get_latest_materialization_event(key)
-        if latest is not None and latest.asset_materialization is not None:
-            found |= _manifest(latest.asset_materialization)
+    for event in latest_events(instance).values():
+        if event.asset_materialization is not None:
+            found |= _manifest(event.asset_materialization)
+    for key in _keys(instance):
         records = dg.AssetRecordsFilter(asset_key=key, after_timestamp=since)
         cursor = None
         while True:
@@ -41,6 +40,16 @@ def needed_manifests(instance: dg.DagsterInstance, since: float) -> set[str]:
                 break
             cursor = page.cursor
     return found
+
+
+def latest_events(instance: dg.DagsterInstance) -> dict[dg.AssetKey, dg.EventLogEntry]:
+    """The latest materialization of each asset that has one."""
+    events = {key: instance.get_latest_materialization_event(key) for key in _keys(instance)}
+    return {key: event for key, event in events.items() if event is not None}
+
+
+def _keys(instance: dg.DagsterInstance) -> set[dg.AssetKey]:
+    return {dg.AssetKey(name) for name in STAGES} | set(instance.get_asset_keys())
 
 
 def _manifest(event: dg.AssetMaterialization) -> set[str]:

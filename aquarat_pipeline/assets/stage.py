@@ -1,6 +1,7 @@
 """The one factory behind the asset graph: a Dagster asset that runs one stage and records what came of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import dagster as dg
 
@@ -14,8 +15,10 @@ from aquarat_pipeline.assets.config import config_schema, run_config_of
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.resuming import overtaken_by
 from aquarat_pipeline.launching.tags import RANKS_TAG
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
+from aquarat_pipeline.launching.workers import sole_publisher
 from aquarat_pipeline.resources.store import StoreResource
 
 OWNERS = ["team:aquarat"]
@@ -37,11 +40,12 @@ def stage_asset(
         deps=list(stage.inputs),
         code_version=code_version(stage, section),
         config_schema=config_schema(section) if section else None,
+        dagster_type=dg.Nothing,
         op_tags={RANKS_TAG: str(section.launch.nproc)} if stage.distributed else None,
     )
     def asset(
         context: dg.AssetExecutionContext, store: StoreResource, torchrun: dg.ResourceParam[TorchrunPipesClient]
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult]:
         try:
             require_lasting_instance(context.instance)
             opened = store.open()
@@ -50,7 +54,7 @@ def stage_asset(
             attempt = attempt or _new_attempt(context, stage, profile, opened)
         except ValueError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
-        return _materialize(context, stage, attempt, opened, torchrun)
+        yield from _materialize(context, stage, attempt, opened, torchrun)
 
     return asset
 
@@ -99,7 +103,7 @@ def _materialize(
     attempt: Attempt,
     store: ArtifactStore,
     torchrun: TorchrunPipesClient,
-) -> dg.MaterializeResult:
+) -> Iterator[dg.MaterializeResult]:
     spec = attempt.spec
     inputs = {name: Pinned(parent, attempt.events[name]) for name, parent in spec.inputs.items()}
     # Runs can then be filtered by the checkpoint they started from.
@@ -114,14 +118,30 @@ def _materialize(
             "what this run decided: somebody else wrote it, and nothing is materialized. Find out who may write there",
             allow_retries=False,
         )
-    # Another run may have published since: what Dagster calls the latest, commands and other stages must find too.
-    store.make_latest(artifact)
     # With overrides the code version is not the definition's: Dagster then rightly calls the asset stale.
     tags = {CODE_VERSION_TAG: spec.code.version}
     for pinned in inputs.values():
         tags.update(pinned.tags)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.data_version),
-        metadata=artifact_metadata(artifact, inputs.values()),
-        tags=tags,
-    )
+    # What Dagster calls the latest, commands must find too: the lock is kept until Dagster has recorded the result.
+    with sole_publisher(Path(context.instance.root_directory), stage.name):
+        _refuse_if_overtaken(context, artifact)
+        store.make_latest(artifact)
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(artifact.data_version),
+            metadata=artifact_metadata(artifact, inputs.values()),
+            tags=tags,
+        )
+
+
+def _refuse_if_overtaken(context: dg.AssetExecutionContext, artifact: Artifact) -> None:
+    """Raises `dg.Failure` in a resumed run where a newer one has made the asset meanwhile."""
+    run_id, name = context.run.run_id, artifact.asset
+    if not context.instance.count_resume_run_attempts(run_id):
+        return
+    if newer := overtaken_by(context.instance, run_id, [name]):
+        raise dg.Failure(
+            f"{name}: {newer}, so this older run, which was resumed, does not replace it. What it made is manifest "
+            f"{artifact.sha256}; keep it with `aquarat store pin {artifact.sha256[:12]}`. To have it as the latest, "
+            f"run it again: aquarat launch {name}",
+            allow_retries=False,
+        )

@@ -44,7 +44,7 @@ def _launch(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline.launching import submit, tags
 
     wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
-    with _instance() as instance:
+    with open_instance() as instance:
         run = submit.submit(
             instance,
             arguments.assets,
@@ -70,7 +70,7 @@ def _launch(arguments: argparse.Namespace) -> str:
 def _tail(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline.launching import submit, tailing
 
-    with _instance() as instance:
+    with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
         return "\n".join(tailing.last_lines(Path(instance.root_directory), run, arguments.lines))
 
@@ -78,12 +78,13 @@ def _tail(arguments: argparse.Namespace) -> str:
 def _cancel(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline.launching import submit
 
-    with _instance() as instance:
+    with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
         return f"run {run.run_id}: {submit.cancel(instance, run).value}"
 
 
-def _instance() -> Any:
+def open_instance() -> Any:
+    """The Dagster instance that `DAGSTER_HOME` names. Raises `LaunchError` where it names none."""
     import dagster as dg
 
     from aquarat_pipeline.launching.submit import LaunchError

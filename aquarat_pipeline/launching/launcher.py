@@ -107,8 +107,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         who = f"pid {worker['pid']} on {worker['host']}"
         if processes.is_alive(worker):
             return CheckRunHealthResult(WorkerStatus.RUNNING, who, run_worker_id=str(worker["pid"]))
-        if not run.is_finished and (why := resuming.why_not(self._instance, run, self._resume_within_hours)):
-            resuming.leave_dead(self._instance, run, why)
+        if run.status == dg.DagsterRunStatus.STARTED:
+            why = resuming.why_not(self._instance, run, self._resume_within_hours)
+            if why:
+                resuming.leave_dead(self._instance, run, why)
         return CheckRunHealthResult(WorkerStatus.FAILED, f"{who} is gone", run_worker_id=str(worker["pid"]))
 
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str | None:

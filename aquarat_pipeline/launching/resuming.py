@@ -1,29 +1,43 @@
-"""Whether a run whose worker died is taken up again: not after a day, and not where a newer run has taken its place."""
+"""Whether a run whose worker died is taken up again: not after a day, and not where a newer run has taken its place.
+
+The newest run that was asked for wins: otherwise the first daemon after some killed commands would bring all of them
+back at once, and the oldest could come last. A run whose death is noticed at once simply goes on beside newer runs, as
+it would have done alive; only what a newer run has finished stops it.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import dagster as dg
 
 from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
 from aquarat_pipeline.launching.tags import JOB_TAG
+from aquarat_pipeline.launching.workers import last_alive
 
 RESUME_WITHIN_HOURS = 24.0
+NOTICED_WITHIN_SECONDS = 600.0
+"""How long after a worker's death its run still goes on beside newer runs that make the same assets."""
+PAGE = 100
 
 
 def why_not(instance: dg.DagsterInstance, run: dg.DagsterRun, within_hours: float) -> str | None:
     """Why the run stays dead, as a sentence that says how to run it again; None if it is taken up."""
-    last = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
-    silent = (time.time() - last[0].timestamp) / 3600 if last else 0.0
-    again = f"To make it now, run it again: aquarat launch {' '.join(sorted(_left(instance, run))) or 'ASSET'}"
-    if silent > within_hours:
+    silent = time.time() - _last_sign(instance, run)
+    left = _left(instance, run)
+    again = f"To make it now, run it again: aquarat launch {' '.join(sorted(left)) or 'ASSET'}"
+    if silent > within_hours * 3600:
         return (
-            f"its worker died, and it has said nothing for {silent:.0f} h: after {within_hours:.0f} h "
+            f"its worker died, and it has said nothing for {silent / 3600:.0f} h: after {within_hours:.0f} h "
             f"(resume_within_hours in dagster.yaml) no run is resumed without being asked. {again}"
         )
-    if newer := _newer(instance, run):
+    newer = overtaken_by(instance, run.run_id, left)
+    if newer is None and silent > NOTICED_WITHIN_SECONDS:
+        newer = _made_by(instance, run, left)
+    if newer:
         return f"its worker died, and {newer}: an older run does not replace what a newer one makes. {again}"
     return None
 
@@ -39,34 +53,50 @@ def leave_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> No
     instance.report_run_failed(run, f"Not resumed: {why}")
 
 
-def _planned(instance: dg.DagsterInstance, run_id: str) -> set[dg.AssetKey]:
-    events = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
-    return {e.dagster_event.asset_key for e in events if e.dagster_event and e.dagster_event.asset_key}
+def overtaken_by(instance: dg.DagsterInstance, run_id: str, assets: Iterable[str]) -> str | None:
+    """Which run that was made later has materialized one of the assets, as half a sentence; None if none has."""
+    record = instance.get_run_record_by_id(run_id)
+    if record is None:
+        return None
+    began = record.create_timestamp
+    for name in sorted(assets):
+        wanted = dg.AssetRecordsFilter(dg.AssetKey.from_user_string(name), after_timestamp=began.timestamp())
+        others = {event.run_id for event in instance.fetch_materializations(wanted, limit=PAGE).records} - {run_id}
+        later = others and instance.get_run_records(dg.RunsFilter(run_ids=list(others), created_after=began), limit=1)
+        if later:
+            return f"run {later[0].dagster_run.run_id[:8]}, which is newer, has materialized {name} since"
+    return None
+
+
+def _last_sign(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
+    """When the run's worker was last known to live: a step that waits for a host is silent for days."""
+    said = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    return max(said[0].timestamp if said else 0.0, last_alive(Path(instance.root_directory), run.run_id))
+
+
+def _made_by(instance: dg.DagsterInstance, run: dg.DagsterRun, left: set[str]) -> str | None:
+    """Which newer run is at work on something that this one has still to make."""
+    record = instance.get_run_record_by_id(run.run_id)
+    if record is None:
+        return None
+    unfinished = dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES, created_after=record.create_timestamp)
+    for other in instance.get_run_records(unfinished):
+        making = _planned(instance, other.dagster_run.run_id) & left
+        if making and other.dagster_run.run_id != run.run_id:
+            return f"run {other.dagster_run.run_id[:8]}, which is newer, is making {', '.join(sorted(making))}"
+    return None
+
+
+def _planned(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    return _assets(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
 
 
 def _left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:
     """Names of the assets that the run has still to make."""
-    made = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-    done = {e.dagster_event.asset_key for e in made if e.dagster_event}
-    return {key.to_user_string() for key in _planned(instance, run.run_id) - done}
+    made = _assets(instance, run.run_id, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return _planned(instance, run.run_id) - made
 
 
-def _newer(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
-    """Which later run has made, or is making, something that this one has still to make."""
-    record = instance.get_run_record_by_id(run.run_id)
-    left = _left(instance, run)
-    if record is None or not left:
-        return None
-    began = record.create_timestamp.timestamp()
-    for name in sorted(left):
-        event = instance.get_latest_materialization_event(dg.AssetKey.from_user_string(name))
-        if event and event.run_id != run.run_id and event.timestamp > began:
-            return f"run {event.run_id[:8]} has materialized {name} since"
-    others = instance.get_run_records(
-        dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES, created_after=record.create_timestamp)
-    )
-    for other in others:
-        making = {key.to_user_string() for key in _planned(instance, other.dagster_run.run_id)} & left
-        if making and other.dagster_run.run_id != run.run_id:
-            return f"run {other.dagster_run.run_id[:8]}, which is newer, is making {', '.join(sorted(making))}"
-    return None
+def _assets(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEventType) -> set[str]:
+    events = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=event)]
+    return {event.asset_key.to_user_string() for event in events if event and event.asset_key}

@@ -27,7 +27,7 @@ from aquarat_pipeline.launching.placement import POLL_SECONDS, Requirement, Wait
 from aquarat_pipeline.launching.progress import Message, Observations, display
 from aquarat_pipeline.launching.tags import JOB_TAG, LEASE_TAG
 from aquarat_pipeline.launching.transports import HostError, transport_to
-from aquarat_pipeline.launching.workers import worker_of
+from aquarat_pipeline.launching.workers import show_alive, worker_of
 
 MOST_RESTARTS = 3
 CHECK_RUN_SECONDS = 5.0
@@ -237,6 +237,7 @@ class _Job:
         if not now and time.monotonic() - self._checked < CHECK_RUN_SECONDS:
             return
         self._checked = time.monotonic()
+        show_alive(self._home, self._context.run.run_id)
         run = self._context.instance.get_run_by_id(self._context.run.run_id)
         if run is None or run.status in _STOPPED:
             raise DagsterExecutionInterruptedError()

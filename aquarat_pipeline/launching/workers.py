@@ -11,7 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,30 @@ def is_executing(home: Path, run_id: str) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def show_alive(home: Path, run_id: str) -> None:
+    """Notes that the run's worker lives: `last_alive` then says now."""
+    with suppress(FileNotFoundError):
+        os.utime(_lock(home, run_id))
+
+
+def last_alive(home: Path, run_id: str) -> float:
+    """When a worker of the run last noted that it lives, in seconds since 1970; 0 if none ever did."""
+    try:
+        return _lock(home, run_id).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+@contextmanager
+def sole_publisher(home: Path, asset: str) -> Iterator[None]:
+    """Held while an asset's ref is moved and its materialization recorded: of two runs at once, one is last in both."""
+    path = home / "aquarat" / "publishing" / f"{asset}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 
 def _lock(home: Path, run_id: str) -> Path:

@@ -13,14 +13,14 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.agent import processes
-from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_pipeline.launching import commands
 from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.hosts import read_inventory
 from aquarat_pipeline.launching.tags import PROFILE_TAG
 from aquarat_pipeline.launching.transports import transport_to
 from aquarat_pipeline.launching.workers import worker_of
-from tests.launching.rig import Rig
+from tests.launching.rig import Rig, assert_nothing_left
 from tests.launching.survival import (
     ASSET,
     STEPS,
@@ -142,6 +142,35 @@ def shell_with_a_profile(rig: Rig) -> dict[str, Any]:
     return facts
 
 
+def overtaken_shell(rig: Rig) -> dict[str, Any]:
+    """Without a daemon a terminal dies, its job goes on unwatched, a newer run succeeds; then a daemon comes."""
+    rig.stop_daemon()
+    store = ArtifactStore.open(rig.store_uri)
+    before = store.latest(ASSET)
+    rig.order(ASSET, steps=3, hold=2)
+    known = {run.run_id for run in rig.instance.get_runs()}
+    command = rig.shell(ASSET)
+    new = wait_until(lambda: [r for r in rig.instance.get_runs() if r.run_id not in known], 60, "the run is there")
+    older = new[0].run_id
+    rig.wait_for_step(older, ASSET, 2)
+    command.kill()
+    command.wait()
+    rig.release(ASSET)
+    wait_until(lambda: rig.status(older)["state"] == "ended", 60, "the unwatched job ends")
+    unwatched = JobDir.at(rig.job_uri(older)).read_json("result.json")["manifest_sha256"]
+    assert store.get(unwatched).is_complete() and store.latest(ASSET) == before
+    rig.order(ASSET, steps=1)
+    assert rig.shell(ASSET).wait() == 0
+    rig.start_daemon()
+    assert rig.wait(older) == "FAILURE"
+    assert "an older run does not replace what a newer one makes" in rig.story(older)
+    latest = rig.materializations(ASSET)[0]
+    assert latest.run_id != older and not [r for r in rig.materializations(ASSET) if r.run_id == older]
+    assert store.latest(ASSET).sha256 == latest.asset_materialization.metadata["manifest_sha256"].value
+    assert_nothing_left(rig, older)
+    return {"outcome": "stays dead behind a newer run", "redone": 0}
+
+
 def second_start(rig: Rig) -> dict[str, Any]:
     """The same job is started again on its host, and the same run is resumed although its worker lives."""
     run_id = training(rig)
@@ -255,6 +284,7 @@ CASES = (
     worker_and_supervisor,
     shell,
     shell_with_a_profile,
+    overtaken_shell,
     second_start,
     cancel_queued,
     cancel_waiting,

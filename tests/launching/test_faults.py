@@ -22,6 +22,7 @@ ON_THIS_MACHINE = (
     faults.rank_terminated,
     faults.shell,
     faults.shell_with_a_profile,
+    faults.overtaken_shell,
     faults.cancel_waiting,
     faults.cancel_resuming,
     faults.cancel_in_web_server,

@@ -91,14 +91,17 @@ def test_a_dead_run_is_resumed_within_a_day_only(launcher: GpuRunLauncher, insta
     assert old.check_run_worker_health(run).status == WorkerStatus.FAILED
     assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
     said = [e.message for e in instance.all_logs(run.run_id) if "Not resumed" in (e.message or "")]
-    assert len(said) == 1 and said[0].endswith("To make it now, run it again: aquarat launch first last")
+    assert len(said) == 1
+    assert "no run is resumed without being asked. To make it now, run it again: aquarat launch first last" in said[0]
 
 
 def test_a_dead_run_does_not_replace_what_a_newer_one_made_or_makes(
-    launcher: GpuRunLauncher, instance: dg.DagsterInstance
+    launcher: GpuRunLauncher, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = two_assets()
     older, newer = dead_run(instance, job), dead_run(instance, job)
+    assert resuming.why_not(instance, older, 24.0) is None, "its death was noticed at once: both go on"
+    monkeypatch.setattr(resuming, "NOTICED_WITHIN_SECONDS", 0.0)
     why = resuming.why_not(instance, older, 24.0)
     assert why and f"run {newer.run_id[:8]}, which is newer, is making first, last" in why
     assert resuming.why_not(instance, newer, 24.0) is None
@@ -106,9 +109,27 @@ def test_a_dead_run_does_not_replace_what_a_newer_one_made_or_makes(
     assert resuming.why_not(instance, older, 24.0) is None
     made = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("last")])
     why = resuming.why_not(instance, older, 24.0)
-    assert why and f"run {made.run_id[:8]} has materialized last since" in why
+    assert why and f"run {made.run_id[:8]}, which is newer, has materialized last since" in why
+    monkeypatch.undo()
+    assert resuming.why_not(instance, older, 24.0) == why, "however soon its death was noticed"
     launcher.check_run_worker_health(older)
     assert instance.get_run_by_id(older.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_worker_that_waited_in_silence_is_resumed_by_its_sign_of_life(instance: dg.DagsterInstance) -> None:
+    run = dead_run(instance, two_assets())
+    day = 25 * 3600.0
+    home = Path(instance.root_directory)
+    with workers.only_worker(home, run.run_id, "worker"):
+        seen = time.time() + day
+        os.utime(home / f"aquarat/workers/{run.run_id}.lock", (seen, seen))
+        with pytest.MonkeyPatch.context() as later:
+            later.setattr(resuming.time, "time", lambda: seen + 60)
+            assert resuming.why_not(instance, run, 24.0) is None
+        workers.show_alive(home, run.run_id)
+    with pytest.MonkeyPatch.context() as later:
+        later.setattr(resuming.time, "time", lambda: seen + 60)
+        assert "it has said nothing for 25 h" in (resuming.why_not(instance, run, 24.0) or "")
 
 
 def test_the_shipped_instance_uses_the_launcher(root: Path, tmp_path: Path) -> None:

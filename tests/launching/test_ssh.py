@@ -186,7 +186,7 @@ def test_a_hosts_token_opens_what_its_job_needs_and_no_more(
     mine, other = f"gs://{BUCKET}/team/store", f"gs://{BUCKET}/team/stores"
     store = open_backend(mine)
     theirs = ("jobs/r/s/2/spec.json", "jobs/r2/s/1/launch.json", "work/rl_checkpoint/x", "pins/x.json", "other.json",
-              "refs/rl_checkpoint/latest.json")  # fmt: skip
+              "refs/rl_checkpoint/latest.json", "refs/sft_checkpoint/latest.json")  # fmt: skip
     for key in (*theirs, "manifests/there.json", "blobs/sha256/aa/there"):
         store.write(key, b"{}")
     JobDir(open_backend(other), "jobs/r/s/1").write_json("spec.json", {"theirs": True})
@@ -205,7 +205,7 @@ def test_a_hosts_token_opens_what_its_job_needs_and_no_more(
         job.write_json("status/node0.json", status)
     assert job.read_json("status/node0.json") == status and folder.create("claim/node0.json", {}) is True
     assert list(narrow.keys("jobs/r/s/1/")) == ["jobs/r/s/1/claim/node0.json", "jobs/r/s/1/status/node0.json"]
-    for key in ("work/sft_checkpoint/k/1/commit.json", "blobs/sha256/aa/b", "tmp/x", "refs/sft_checkpoint/latest.json"):
+    for key in ("work/sft_checkpoint/k/1/commit.json", "blobs/sha256/aa/b", "tmp/x"):
         narrow.write(key, b"1")
         assert narrow.read(key).data == b"1" and narrow.delete(key)
     assert narrow.create("manifests/new.json", b"{}") and narrow.read("manifests/new.json").data == b"{}"

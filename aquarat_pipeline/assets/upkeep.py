@@ -1,0 +1,77 @@
+"""Upkeep of a Dagster instance: do it and the store agree on the latest artifacts, and which runs can be forgotten."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+
+from aquarat_core.artifacts import ArtifactError, ArtifactStore
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.retention import latest_events
+
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An asset of which Dagster's latest materialization and the store's ref name different manifests, or one none."""
+
+    asset: str
+    dagster: str | None
+    store: str | None
+    problem: str = ""
+    """Why the ref could not be read, if so."""
+
+
+def differences(instance: dg.DagsterInstance, store: ArtifactStore) -> list[Difference]:
+    """Assets whose latest artifact is not the same in both. Raises `StoreError` where the store cannot be read."""
+    named = latest_manifests(instance)
+    found = []
+    for name in STAGES:
+        problem = ""
+        try:
+            artifact = store.latest(name)
+        except ArtifactError as e:
+            artifact, problem = None, str(e)
+        in_store = artifact.sha256 if artifact else None
+        if in_store != named.get(name) or problem:
+            found.append(Difference(name, named.get(name), in_store, problem))
+    return found
+
+
+def latest_manifests(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Manifest of each asset's latest materialization."""
+    found = {}
+    for key, event in latest_events(instance).items():
+        value = event.asset_materialization and event.asset_materialization.metadata.get("manifest_sha256")
+        if value:
+            found[key.to_user_string()] = str(value.value)
+    return found
+
+
+def forgettable(instance: dg.DagsterInstance, days: float) -> list[dg.DagsterRun]:
+    """Ended runs that were last updated more than `days` ago, but for those that made an asset's latest artifact."""
+    kept = {event.run_id for event in latest_events(instance).values()}
+    before = datetime.fromtimestamp(time.time() - days * 86_400, UTC)
+    return [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=_ENDED, updated_before=before))
+        if run.run_id not in kept
+    ]
+
+
+def forget(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Deletes the run, its events, and its worker's and steps' logs. The artifacts it made stay in the store."""
+    home = Path(instance.root_directory)
+    instance.delete_run(run.run_id)
+    for suffix in (".log", ".lock"):
+        (home / "aquarat" / "workers" / f"{run.run_id}{suffix}").unlink(missing_ok=True)
+    # SQLite has a file for each run, which stays as large as it was when its rows are deleted.
+    for path in (home / "history" / "runs").glob(f"{run.run_id}.db*"):
+        path.unlink()
+    shutil.rmtree(home / "storage" / run.run_id, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""`aquarat refs` and `aquarat prune`: what Dagster and the store call the latest, and runs that can be forgotten."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.cli.answer import Finding
+from aquarat_core.cli.table import table
+from aquarat_core.settings import store_uri
+
+PRUNE_DAYS = 90
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `refs` and `prune`."""
+    refs = commands.add_parser("refs", help="where Dagster and the store differ about an asset's latest artifact")
+    refs.add_argument("--mend", action="store_true", help="move the store's refs to what Dagster calls the latest")
+    refs.set_defaults(run=_refs)
+    prune = commands.add_parser("prune", help="forget old runs of Dagster with their events and logs; artifacts stay")
+    prune.add_argument("--days", type=int, default=PRUNE_DAYS, help=f"keep runs of the last DAYS ({PRUNE_DAYS})")
+    prune.add_argument("--delete", action="store_true", help="do it; without, say what would go")
+    prune.set_defaults(run=_prune)
+
+
+def _refs(arguments: argparse.Namespace) -> str | Finding:
+    from aquarat_core.artifacts import ArtifactStore
+    from aquarat_pipeline.assets.upkeep import differences
+    from aquarat_pipeline.cli.launch import open_instance
+
+    store = ArtifactStore.open(store_uri())
+    with open_instance() as instance:
+        found = differences(instance, store)
+        if not found:
+            return f"Dagster and {store.uri} name the same latest artifact of every asset"
+        rows = [(d.asset, (d.dagster or "none")[:12], (d.store or "none")[:12], d.problem) for d in found]
+        text = table([("asset", "latest in Dagster", "latest in the store", ""), *rows])
+        if not arguments.mend:
+            return Finding(f"{text}\nStages are fed from the first, commands read the second. `--mend` moves the refs.")
+        for difference in found:
+            if difference.dagster:
+                store.make_latest(store.get(difference.dagster))
+        return f"{text}\nThe refs of what Dagster knows are moved."
+
+
+def _prune(arguments: argparse.Namespace) -> str:
+    from aquarat_pipeline.assets import upkeep
+    from aquarat_pipeline.cli.launch import open_instance
+    from aquarat_pipeline.launching.submit import LaunchError
+
+    if arguments.days < 1:
+        raise LaunchError("--days must be at least 1")
+    with open_instance() as instance:
+        runs = upkeep.forgettable(instance, arguments.days)
+        where = Path(instance.root_directory)
+        if not arguments.delete:
+            return f"{len(runs)} runs of {where} ended more than {arguments.days} days ago; `--delete` removes them"
+        for run in runs:
+            upkeep.forget(instance, run)
+        return f"{len(runs)} runs of {where} are removed"
