@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,24 @@ from aquarat_core.config import WandbConfig
 from aquarat_core.training.context import RunContext
 
 METRICS_FILE = "metrics.jsonl"
+WANDB_START_SECONDS = 15.0
+"""How long a stage waits for the W&B server before it goes on offline."""
+WANDB_FINISH_SECONDS = 30.0
+"""How long a stage that has ended waits for what the W&B server has not taken yet."""
 
 
 class MetricLog:
     """Rank 0's record of a run; on other ranks every call does nothing.
 
     `replay` repeats the rows of a resumed run to W&B: an offline run lies in a file of its own, and the one of the
-    killed process may be gone with its host.
+    killed process may be gone with its host. W&B is a view: when its client fails, `warn` is told once, and the file
+    goes on without it.
     """
 
-    def __init__(self, path: Path | None, run: Any, replay: bool = False) -> None:
-        self._path, self._run, self._replay = path, run, replay
+    def __init__(
+        self, path: Path | None, run: Any, replay: bool = False, warn: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._path, self._run, self._replay, self._warn = path, run, replay, warn
         self._file = path.open("w") if path else None
 
     def row(self, step: int, **values: float | dict[str, float]) -> None:
@@ -35,8 +42,7 @@ class MetricLog:
         finite = {k: v for k, v in values.items() if not (isinstance(v, float) and not math.isfinite(v))}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
-        if self._run is not None:
-            self._run.log(finite, step=step)
+        self._show(finite, step)
 
     def state_dict(self) -> dict[str, str]:
         """The rows so far."""
@@ -52,21 +58,34 @@ class MetricLog:
         self._file.flush()
         if self._run is not None and self._replay:
             for row in map(json.loads, state_dict["rows"].splitlines()):
-                self._run.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+                self._show({k: v for k, v in row.items() if k != "step"}, row["step"])
 
     def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table in W&B; the file of metrics holds numbers only."""
         if self._run is not None:
             import wandb
 
-            self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
+            self._show({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
+
+    def _show(self, values: dict[str, Any], step: int) -> None:
+        """Give values to W&B."""
+        if self._run is None:
+            return
+        try:
+            self._run.log(values, step=step)
+        except Exception as e:  # a client that fails is no reason to end hours of training
+            self._warn(f"W&B takes no more metrics of this stage ({_first_line(e)}); {METRICS_FILE} has them all")
+            self._run = None
 
     def close(self) -> None:
         """End the file and the W&B run."""
         if self._file is not None:
             self._file.close()
         if self._run is not None:
-            self._run.finish()
+            try:
+                self._run.finish()
+            except Exception as e:
+                self._warn(f"the W&B run was not finished ({_first_line(e)}); {METRICS_FILE} has all its metrics")
 
 
 @contextmanager
@@ -76,25 +95,40 @@ def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None
         yield MetricLog(None, None)
         return
     run = _start_wandb(ctx, wandb, continued)
-    log = MetricLog(ctx.recorddir / METRICS_FILE, run, replay=wandb_mode(wandb) == "offline")
+    offline = ctx.wandb is not None and ctx.wandb["mode"] == "offline"
+    log = MetricLog(ctx.recorddir / METRICS_FILE, run, replay=offline, warn=ctx.log)
     try:
         yield log
     finally:
         log.close()
         if run is not None:
-            import wandb as client
-
             # An offline run may still be on its way to its file when `finish` returns; this waits for the writer.
-            client.teardown()
+            _end_client(ctx)
         _keep_offline_run(ctx)
 
 
 def _keep_offline_run(ctx: RunContext) -> None:
-    """Copy what `wandb sync` needs of an offline run; W&B's own logs beside it are links out of the artifact."""
+    """Copy what `wandb sync` needs of an offline run, and say how to send it; W&B's own logs beside it are links out
+    of the artifact."""
     for run in ctx.recorddir.parent.glob("wandb/offline-run-*/run-*.wandb"):
         kept = ctx.recorddir / "wandb" / run.parent.name
         kept.mkdir(parents=True)
         shutil.copy(run, kept)
+        if os.environ.get("WANDB_API_KEY"):
+            ctx.log(f"the W&B run of this stage is kept with the artifact's records: wandb sync wandb/{kept.name}")
+
+
+def _end_client(ctx: RunContext) -> None:
+    import wandb as client
+
+    try:
+        client.teardown()
+    except Exception as e:
+        ctx.log(f"the W&B client did not end well ({_first_line(e)})")
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0]
 
 
 def wandb_mode(config: WandbConfig) -> str:
@@ -106,9 +140,22 @@ def wandb_mode(config: WandbConfig) -> str:
 
 
 def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) -> Any:
+    """The W&B run of this stage. Where the server does not take it, whatever the reason, an offline one, said once;
+    where there is not even that, None."""
     mode = wandb_mode(config)
     if mode == "disabled":
         return None
+    for tried in dict.fromkeys((mode, "offline")):
+        try:
+            return _init_wandb(ctx, config, continued, tried)
+        except Exception as e:  # the client raises its own errors, those of pydantic, and plain ones
+            then = "goes on offline, to be sent later" if tried != "offline" else f"goes on with {METRICS_FILE} alone"
+            ctx.log(f"W&B does not start ({_first_line(e)}): the stage {then}")
+            _end_client(ctx)
+    return None
+
+
+def _init_wandb(ctx: RunContext, config: WandbConfig, continued: str | None, mode: str) -> Any:
     import wandb
 
     spec = ctx.spec
@@ -127,7 +174,10 @@ def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) ->
             "inputs": {name: parent.data_version for name, parent in spec.inputs.items()},
             "code": spec.code.model_dump(),
         },
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True),
+        settings=wandb.Settings(
+            silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True,
+            init_timeout=WANDB_START_SECONDS, login_timeout=WANDB_START_SECONDS, finish_timeout=WANDB_FINISH_SECONDS,
+        ),
     )
     ctx.wandb = {"run_id": run.id, "mode": mode, "url": run.url if mode == "online" else None}
     return run

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ import pytest
 from aquarat_core.artifacts import CodeVersion
 from aquarat_core.config import WandbConfig
 from aquarat_core.stages.base import StageContext, StageSpec
-from aquarat_core.training.metrics import METRICS_FILE, metric_log
+from aquarat_core.training import metrics
+from aquarat_core.training.metrics import METRICS_FILE, MetricLog, metric_log
+from tests.serving import free_port
 
 BLOCK, HEADER = 32 * 1024, 7
 
@@ -78,3 +82,80 @@ def test_a_run_that_was_killed_is_one_run_with_all_its_rows(tmp_path: Path, monk
     assert history(kept) == expected
     rows = [json.loads(line) for line in (again.recorddir / METRICS_FILE).read_text().splitlines()]
     assert rows == [{"step": row["_step"], "train/loss": row["train/loss"]} for row in expected]
+
+
+class Server(ThreadingHTTPServer):
+    """Stands for W&B's: takes connections and answers none (`hangs`), or refuses every key."""
+
+    daemon_threads = True
+
+    def __init__(self, hangs: bool) -> None:
+        over = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                if hangs:
+                    over.wait()
+                    return
+                self.send_response(401)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.over = over
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that hangs or refuses, or one where nobody listens."""
+    if request.param == "dead":
+        yield f"http://127.0.0.1:{free_port()}"
+        return
+    with Server(hangs=request.param == "hangs") as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.over.set()
+        serving.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("server", ["dead", "hangs", "refuses"], indirect=True)
+def test_a_server_out_of_reach_leaves_the_stage_an_offline_run(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real client; the stage waits for the server once, for a bounded time, and keeps what can be synced later."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", server)
+    monkeypatch.setattr(metrics, "WANDB_START_SECONDS", 3.0)
+    ctx = context(tmp_path, 1)
+    with metric_log(ctx, WandbConfig()) as log:
+        log.row(1, **{"train/loss": 3.0})
+        log.row(2, **{"train/loss": 2.0})
+    assert ctx.wandb == {"run_id": "base_checkpoint-01234567", "mode": "offline", "url": None}
+    (kept,) = ctx.recorddir.glob("wandb/offline-run-*/run-base_checkpoint-01234567.wandb")
+    assert history(kept) == [{"_step": 1, "train/loss": 3.0}, {"_step": 2, "train/loss": 2.0}]
+    said = capsys.readouterr().err
+    assert said.count("W&B does not start (") == 1 and "the stage goes on offline, to be sent later" in said
+    assert f"wandb sync wandb/{kept.parent.name}" in said
+    assert len((ctx.recorddir / METRICS_FILE).read_text().splitlines()) == 2
+
+
+def test_a_client_that_fails_later_ends_no_stage(tmp_path: Path) -> None:
+    class Failing:
+        def log(self, values: object, step: int) -> None:
+            raise BrokenPipeError("the client's process has gone")
+
+        def finish(self) -> None:
+            raise TimeoutError
+
+    said: list[str] = []
+    for run in (Failing(), Failing()):
+        log = MetricLog(tmp_path / METRICS_FILE, run, warn=said.append)
+        log.row(1, **{"train/loss": 1.0})
+        log.row(2, **{"train/loss": 1.0})
+        log.close()
+        assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
+    assert len(said) == 2 and said[0].startswith("W&B takes no more metrics of this stage (the client's process has gone)")
