@@ -21,6 +21,7 @@ from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, permute, prompt
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
+from aquarat_core.training.stopped import Stop, never
 
 _CONTROL_DRAW = 1 << 40
 """A position that no token is drawn at."""
@@ -51,6 +52,8 @@ class Sampler:
     def __init__(self, engine: Engine, tokenizer: Tokenizer, config: RLConfig) -> None:
         self.engine, self.tokenizer, self.config = engine, tokenizer, config
         self.tool = calculator(tokenizer) if config.calculator else None
+        self.stop: Stop = never
+        """Gives sampling up, with `Abandoned`, once it is true."""
         self.seconds_rollout, self.seconds_scoring = 0.0, 0.0
 
     def groups(self, questions: Sequence[Question], step: int) -> list[Group]:
@@ -66,8 +69,9 @@ class Sampler:
         prompts = [render_prompt(self.tokenizer, [{"role": "user", "content": prompt(q)}]) for q in shown]
         keys = [[row_key(config.seed, step, q.id, n) for n in range(config.group_size)] for q in shown]
         sampled = self.engine.generate(
-            prompts, keys, config.max_new_tokens, config.temperature, max_rows=config.rollout_rows, tool=self.tool
-        )
+            prompts, keys, config.max_new_tokens, config.temperature, max_rows=config.rollout_rows, tool=self.tool,
+            stop=self.stop,
+        )  # fmt: skip
         judging = time.monotonic()
         groups = [self._judged(q, ids, group) for q, ids, group in zip(shown, prompts, sampled, strict=True)]
         if config.reward.kind == "probability":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -30,11 +31,24 @@ from aquarat_core.training.distributed import World
 from aquarat_core.training.hardware import deterministic
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.sample_table import SampleTable
+from aquarat_core.training.stopped import Abandoned, never
 
 PHASES = ("rollout", "scoring", "update", "eval", "probe")
 """What the time of a run is divided into; the rest is bookkeeping."""
 HEADLINES = ("rl/mean_reward", "eval/accuracy", "rl/parse_rate")
 """What comes first where there is room for a few figures only."""
+
+T = TypeVar("T")
+
+
+class Stopping(Protocol):
+    """Tells whether the run was asked to stop."""
+
+    def stop(self) -> bool:
+        """Whether this rank was."""
+
+    def any_stops(self) -> bool:
+        """Whether any rank was; a collective."""
 
 
 class Trainer:
@@ -88,7 +102,8 @@ class Trainer:
             self._newest = at.first | at.last
             for step in range(done, config.steps):
                 started = time.monotonic()
-                metrics, groups = self.step(step)
+                with checkpointer.step(step):
+                    metrics, groups = self.step(step, checkpointer)
                 at.first.setdefault("rl/mean_reward", metrics["rl/mean_reward"])
                 if step + 1 == config.steps or (step + 1) % config.eval_every == 0:
                     metrics |= self._held_out_figures(step + 1)
@@ -134,30 +149,34 @@ class Trainer:
             **{f"{phase}_share": seconds[phase] / seconds["all"] for phase in PHASES},
         }
 
-    def step(self, step: int) -> tuple[dict[str, float], list[Group]]:
+    def step(self, step: int, asked: Stopping | None = None) -> tuple[dict[str, float], list[Group]]:
         """Ask, sample and learn once; the figures are of all ranks, the groups this rank's.
 
-        Raises `StageError` at the first step when its figures leave nothing to learn from.
+        Raises `StageError` at the first step when its figures leave nothing to learn from, and `Abandoned` on all ranks,
+        before anything has changed, if any rank is `asked` to stop.
         """
         before = time.monotonic()
         sampling, scoring = self.sampler.seconds_rollout, self.sampler.seconds_scoring
         config, world = self.config, self.world
         drawn = self.curriculum.draw(step, config.prompts_per_step)
         places = world.share(list(range(len(drawn))))
-        groups = self.sampler.groups([self.questions[drawn[p]] for p in places], step)
+        self.sampler.stop = asked.stop if asked else never
+        groups = _unless_stopped(lambda: self.sampler.groups([self.questions[drawn[p]] for p in places], step), asked)
         metrics = figures(over_ranks(count(groups), world))
         if step == 0:
             check_first_batch(metrics, config)
-        self.curriculum.remember({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
-        taught, extra = self.sampler.telling_groups(
-            groups, step, lambda round_, i: self.questions[self._replacement(step, round_, places[i])]
-        )
+
+        def replacement(round_: int, i: int) -> Question:
+            return self.questions[self._replacement(step, round_, places[i])]
+
+        taught, extra = _unless_stopped(lambda: self.sampler.telling_groups(groups, step, replacement), asked)
         lengths = [c.n_chosen for group in taught for c in group.completions]
         learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
         n_tokens, refilled = world.sum(learned).tolist()
         sampled_at = time.monotonic()
         with deterministic(config.launch.deterministic, world.device):
-            metrics |= self.learner.learn(step, samples(taught, config), n_tokens)
+            metrics |= self.learner.learn(step, samples(taught, config), n_tokens, self.sampler.stop)
+        self.curriculum.remember({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
         self.engine.refresh(self.policy)
         spent = {
             "rollout": self.sampler.seconds_rollout - sampling,
@@ -210,6 +229,20 @@ class _Progress:
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         self.first, self.last = dict(state_dict["first"]), dict(state_dict["last"])
         self.tokens, self.seconds = state_dict["tokens"], dict(state_dict["seconds"])
+
+
+def _unless_stopped(sample: Callable[[], T], asked: Stopping | None) -> T:
+    """What `sample` returns. Raises `Abandoned` on all ranks if any was asked to stop: ranks that were give sampling
+    up, and meet the others here."""
+    if asked is None:
+        return sample()
+    found: T | None = None
+    with suppress(Abandoned):
+        found = sample()
+    if asked.any_stops():
+        raise Abandoned("the step was given up")
+    assert found is not None, "sampling is given up by ranks that were asked to stop alone"
+    return found
 
 
 def _solved(group: Group) -> float:

@@ -12,6 +12,7 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.objective import LossInputs, LossOutputs, kl_k1, kl_k3, objective
 from aquarat_core.rl.scoring import Sample, SampleBatch, collate, completion_logp
 from aquarat_core.training.distributed import World
+from aquarat_core.training.stopped import Stop, never
 from aquarat_core.training.update import Updater
 
 
@@ -22,8 +23,10 @@ class Learner:
         self.policy, self.reference, self.config, self.world = policy, reference, config, world
         self.updater = Updater(policy, config.optim, config.steps * config.objective.updates_per_batch, world)
 
-    def learn(self, step: int, samples: Sequence[Sample], n_tokens: float) -> dict[str, float]:
+    def learn(self, step: int, samples: Sequence[Sample], n_tokens: float, stop: Stop = never) -> dict[str, float]:
         """Update the policy on this rank's `samples`; `n_tokens` and the figures are of all ranks.
+
+        Raises `Abandoned` on all ranks, before the first update, once `stop` is true on any; later updates are made.
 
         Figures of sampling (entropy, the sampler's difference, KL) are those of the first update, where the policy is
         the one that was sampled from.
@@ -36,7 +39,11 @@ class Learner:
         figures: dict[str, float] = {}
         for update in range(self.config.objective.updates_per_batch):
             sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self.world.device)
+            # Once the first update is made, there is no way back to before the step.
+            may_stop = stop if update == 0 else never
             for n, (batch, old_logp, reference_logp) in enumerate(zip(batches, old, reference, strict=True)):
+                if may_stop():
+                    break
                 logp, entropy = completion_logp(self.policy, batch, self.config.temperature)
                 out = objective(self._inputs(batch, logp, n_tokens, old_logp, reference_logp), self.config.objective)
                 out.loss.backward()
@@ -48,7 +55,7 @@ class Learner:
                 sums += _measure(batch, logp.detach(), entropy, measured, out)
             found = dict(zip(_SUMS, self.world.sum(sums).tolist(), strict=True))
             index = step * self.config.objective.updates_per_batch + update
-            applied = {name.replace("train/", "rl/"): x for name, x in self.updater.apply(index).items()}
+            applied = {name.replace("train/", "rl/"): x for name, x in self.updater.apply(index, may_stop).items()}
             # 1 where no update of the step had a gradient.
             silent = float(applied["rl/grad_norm"] == 0 and figures.get("rl/silent", 1.0))
             figures |= applied | _clip_figures(found) | {"rl/silent": silent}

@@ -19,6 +19,7 @@ from aquarat_core.rollout.replay import CudaGraphs, Recorder, Replays
 from aquarat_core.rollout.rows import Rows
 from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.tools import Tool
+from aquarat_core.training.stopped import Abandoned, Stop, never
 
 LOOK_EVERY = 8
 """Tokens between two looks of the host at which rows have ended."""
@@ -61,11 +62,13 @@ class Engine:
         top_k: int | None = None,
         top_p: float | None = None,
         tool: Tool | None = None,
+        stop: Stop = never,
     ) -> list[list[Completion]]:
         """Completions of each prompt, one for each of its keys (int64 seeds), `max_rows` at a time.
 
         What a completion draws depends on its key alone, not on what else is in the batch. Raises `ValueError` when a
-        prompt and the budget do not fit the model's sequence length.
+        prompt and the budget do not fit the model's sequence length, and `Abandoned` once `stop` is true, which is
+        asked every few tokens.
         """
         self._check_lengths(prompts, max_new_tokens)
         requests, n = [], 0
@@ -77,6 +80,8 @@ class Engine:
         replays = self._replays_for(requests, min(max_rows, n), max_new_tokens)
         batch = Batch(replays, ordered, max_new_tokens, Sampling(temperature, top_k, top_p), tool)
         while left := batch.look():
+            if stop():
+                raise Abandoned("sampling was given up")
             for _ in range(min(1 if tool else LOOK_EVERY, left)):
                 batch.step()
         return [[batch.found[r.first + i] for i in range(len(r.keys))] for r in requests]

@@ -68,14 +68,16 @@ def train(
         out_of_memory_explained(config),
         Checkpointer(ctx.work, config.checkpoint, world, parts, shards, ctx.log, wandb_id) as checkpointer,
     ):
+        stop = checkpointer.stop
         for index in range(checkpointer.restore(), config.steps):
             throughput.begin()
             mine = np.array(world.share(list(order.rows(index, rows_per_step))))
             inputs, targets = rows.tensors(mine, world.device)
             waited = throughput.elapsed
-            with repeatable():
-                loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world)
-            updated = updater.apply(index)
+            with checkpointer.step(index):
+                with repeatable():
+                    loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world, stop)
+                updated = updater.apply(index, stop)
             latest.loss = float(loss)
             metrics = {"train/loss": latest.loss, **updated, "time/data": waited}
             step = Step(index + 1, config.steps, metrics)

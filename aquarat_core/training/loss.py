@@ -17,6 +17,7 @@ from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
 from aquarat_core.model import attention, float8
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.distributed import World
+from aquarat_core.training.stopped import Stop, never
 
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """Inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
@@ -181,14 +182,19 @@ def _clear(model: Transformer) -> None:
         parameter.grad = None
 
 
-def accumulate_loss(loss_sum: LossSum, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World) -> Tensor:
+def accumulate_loss(
+    loss_sum: LossSum, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World, stop: Stop = never
+) -> Tensor:
     """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss [] over all ranks in nats.
 
-    It stays on the device: reading it would have the host wait before it has asked for the update.
+    It stays on the device: reading it would have the host wait before it has asked for the update. Once `stop` is
+    true, the remaining micro-batches are left out: `Updater.apply`, told the same, gives the step up on all ranks.
     """
     n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
     total = torch.zeros((), device=world.device)
     for start in range(0, len(inputs), micro_batch_rows):
+        if stop():
+            break
         part = slice(start, start + micro_batch_rows)
         loss = loss_sum(inputs[part], targets[part]) / n_targets
         loss.backward()

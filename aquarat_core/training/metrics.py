@@ -175,8 +175,14 @@ def _init_wandb(ctx: RunContext, config: WandbConfig, continued: str | None, mod
             "code": spec.code.model_dump(),
         },
         settings=wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True,
-            init_timeout=WANDB_START_SECONDS, login_timeout=WANDB_START_SECONDS, finish_timeout=WANDB_FINISH_SECONDS,
+            silent=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            x_disable_stats=True,
+            init_timeout=WANDB_START_SECONDS,
+            login_timeout=WANDB_START_SECONDS,
+            finish_timeout=WANDB_FINISH_SECONDS,
         ),
     )
     ctx.wandb = {"run_id": run.id, "mode": mode, "url": run.url if mode == "online" else None}

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Stop = Callable[[], bool]
+"""Whether this process was asked to stop; once true, always true."""
+
+
+def never() -> bool:
+    """The `Stop` of a process that nobody asks."""
+    return False
+
 
 class Stopped(RuntimeError):
     """The stage was asked to stop and did; started again, it goes on from where it was."""
+
+
+class Abandoned(RuntimeError):
+    """A step was given up before it changed anything, because the stage was asked to stop."""

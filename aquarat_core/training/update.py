@@ -17,6 +17,7 @@ from aquarat_core.optim.groups import parameter_groups
 from aquarat_core.optim.schedule import lr_factor, momentum_at, weight_decay_factor
 from aquarat_core.training.distributed import World
 from aquarat_core.training.shards import Exchange, Piece, plan
+from aquarat_core.training.stopped import Abandoned, Stop, never
 
 MAX_SKIPPED = 10
 """Steps with a non-finite gradient that a run survives."""
@@ -45,20 +46,24 @@ class Updater:
         self.silent = 0
         """Steps without a gradient."""
 
-    def apply(self, step: int) -> dict[str, float]:
+    def apply(self, step: int, stop: Stop = never) -> dict[str, float]:
         """Reduce, clip, step and clear the gradients; returns the global gradient norm and the rate's factor.
 
         A gradient of zero moves nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
         `FloatingPointError`. Reading the norms is the one place where the host waits for a GPU in a step: whether the
         update happens decides AdamW's count and what every rank does next, and a device that decided alone would pay
         with passes over all moments.
+
+        Raises `Abandoned` on all ranks, with everything as it was, if `stop` is true on any: that is in what is read.
         """
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         grads = self._exchange.gradients()
-        norm_there, squares = self._norms(grads)
-        norm, *lengths = read(torch.cat([norm_there[None], squares]))
+        norm_there, others = self._norms(grads, stop())
+        norm, stopping, *lengths = read(torch.cat([norm_there[None], others]))
+        if stopping:
+            raise Abandoned(f"step {step} was given up")
         factor = lr_factor(step, self.steps, self.config)
         if norm == 0:
             self.silent += 1
@@ -83,13 +88,16 @@ class Updater:
             "train/silent_steps": self.silent,
         }
 
-    def _norms(self, grads: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Euclidean norm of the summed gradients of all ranks, and the squared norms of all ranks' pieces."""
-        found = torch.zeros(1 + self._exchange.n_pieces, device=self.world.device)
+    def _norms(self, grads: list[Tensor], stopping: bool) -> tuple[Tensor, Tensor]:
+        """Euclidean norm of the summed gradients of all ranks; how many ranks are `stopping`, and the squared norms of
+        all ranks' pieces."""
+        found = torch.zeros(2 + self._exchange.n_pieces, device=self.world.device)
+        if stopping:
+            found[1] = 1.0
         if grads:
             squares = torch.stack(torch._foreach_norm(grads)).square()
             found[0] = squares.sum()
-            found[1 + self._slots] = squares
+            found[2 + self._slots] = squares
         self.world.sum(found)
         return found[0].sqrt(), found[1:]
 

@@ -54,7 +54,9 @@ def start(
     order = lease(attempt, stage, host, need, node)
     return order | {
         "argv": _argv(attempt, hosts, node, need, program),
-        "env": {**_environment(attempt, hosts, node, need), **messages},
+        "env": {
+            **_environment(attempt, hosts, node, need), "AQUARAT_GRACE_SECONDS": f"{host.grace_seconds:g}", **messages,
+        },
         "inherit": here,
         "cwd": os.getcwd() if here else None,
         "ranks": need.distributed,

@@ -52,8 +52,8 @@ class Host(BaseModel):
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 5.0
     lease_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A job that cannot reach the store for so long stops itself; only then may another host take it over."""
-    grace_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """Between SIGTERM and SIGKILL when a job is stopped."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """Between SIGTERM and SIGKILL when a job is stopped; training saves its state in between."""
     min_free_gb: Annotated[float, Field(ge=0)] = 1.0
 
     @field_validator("name")
@@ -100,7 +100,7 @@ class Inventory(BaseModel):
 
 def local_host(home: Path) -> Host:
     """This machine, for the stages that need no GPU host and for everything where there is no hosts.yaml."""
-    return Host(name="local", transport="local", root=str(home / "agent"), min_free_gb=0, grace_seconds=10)
+    return Host(name="local", transport="local", root=str(home / "agent"), min_free_gb=0)
 
 
 def read_inventory(home: Path) -> Inventory:

@@ -49,7 +49,7 @@ class TorchrunPipesClient(dg.PipesClient):
     `program` is what Python starts with the URI of a spec; a stage that is stopped here has `grace_seconds` to end.
     """
 
-    def __init__(self, program: Sequence[str] = ("-m", "aquarat_core.stages.run"), grace_seconds: float = 10.0) -> None:
+    def __init__(self, program: Sequence[str] = ("-m", "aquarat_core.stages.run"), grace_seconds: float = 30.0) -> None:
         self._program = tuple(program)
         self._grace = grace_seconds
 

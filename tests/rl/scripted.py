@@ -13,7 +13,9 @@ class Scripted(Engine):
     def __init__(self, texts: list[list[str]]) -> None:
         self.texts, self.stop = texts, tokenizer().special("<|assistant_end|>")
 
-    def generate(self, prompts, keys, max_new_tokens, temperature, max_rows=1024, tool=None) -> list[list[Completion]]:
+    def generate(
+        self, prompts, keys, max_new_tokens, temperature, max_rows=1024, tool=None, **_
+    ) -> list[list[Completion]]:
         assert [len(k) for k in keys] == [len(t) for t in self.texts]
         return [[self._said(text) for text in texts] for texts in self.texts]
 

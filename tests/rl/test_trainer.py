@@ -164,7 +164,7 @@ def test_the_first_of_several_updates_is_the_only_one_there_was(odd_lengths_paid
     one, several = made(**constant), made(**constant, objective={"updates_per_batch": 2})
     updates: list[torch.Tensor] = []
     apply = several.learner.updater.apply
-    several.learner.updater.apply = lambda i: (apply(i), updates.append(flat(several.policy)))[0]
+    several.learner.updater.apply = lambda i, *stop: (apply(i, *stop), updates.append(flat(several.policy)))[0]
     one.step(0), several.step(0)
     torch.testing.assert_close(updates[0], flat(one.policy), atol=1e-6, rtol=1e-5)
     assert not torch.allclose(updates[1], updates[0], atol=1e-4)

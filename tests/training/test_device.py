@@ -73,15 +73,15 @@ def test_a_step_never_has_the_host_wait_but_for_the_norm(
     world = World(0, 1, DRIVERLESS, torch.bfloat16)
     updater = Updater(model, OptimConfig(weight_decay=0.1), 10, world)
     read: list[Tensor] = []
-    monkeypatch.setattr(update, "read", lambda x: read.append(x) or [1.0] * len(x))
+    monkeypatch.setattr(update, "read", lambda x: read.append(x) or [1.0, 0.0, *[1.0] * (len(x) - 2)])
     for step, loss_of in enumerate((model.loss_sum, lambda ids, targets: model.token_losses(ids, targets).sum())):
         loss = accumulate_loss(loss_of, *rows_on(DRIVERLESS), 2, world)
         assert loss.device == DRIVERLESS and loss.shape == ()
         assert all(p.grad.device == DRIVERLESS and p.grad.shape == p.shape for p in updater.parameters)
         metrics = updater.apply(step)
         assert metrics["train/skipped_steps"] == 0
-    # The global norm and those of all parameters, at once, once a step.
-    assert [x.shape for x in read] == [torch.Size([1 + len(updater.moments)])] * 2
+    # The global norm, whether any rank stops, and the norms of all parameters, at once, once a step.
+    assert [x.shape for x in read] == [torch.Size([2 + len(updater.moments)])] * 2
 
 
 @pytest.mark.parametrize("options", OPTIONS)

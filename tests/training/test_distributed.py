@@ -87,6 +87,22 @@ def test_ranks_end_with_the_same_weights(two) -> None:
     assert len(measured["hashes"]) == 2 and measured["hashes"][0] == measured["hashes"][1]
 
 
+def test_sigterm_in_the_middle_of_a_step_gives_it_up_on_all_ranks(one, two) -> None:
+    """The state of the last completed step is saved, and the resumed run ends as the undisturbed one, bit for bit."""
+    kept = "its state is saved: start it again to go on"
+    for measured, _ in (one, two):
+        ranks = measured["mid_step"]
+        assert ranks == [[f"stopped by SIGTERM after step 5; {kept}", measured["hashes"][0][0]]] * len(ranks)
+
+
+def test_sigterm_in_the_middle_of_a_rollout_gives_the_step_up_on_all_ranks(one, two) -> None:
+    for measured, _ in (one, two):
+        for plain, said, resumed in json.loads(json.dumps(measured["mid_rollout"])):
+            assert said == "stopped by SIGTERM after step 2; its state is saved: start it again to go on"
+            assert resumed == plain, "weights and metrics as if nobody had disturbed it"
+    assert [row["step"] for row in two[0]["mid_rollout"][0][0][1]] == [0, 1, 2, 3, 4]
+
+
 def test_what_two_ranks_saved_one_goes_on_with_and_back(one, two, tmp_path: Path) -> None:
     """SIGTERM to one of two ranks stops both after the same step; a lone process ends their run as its own."""
     alone, alone_weights = one

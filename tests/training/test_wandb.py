@@ -158,4 +158,6 @@ def test_a_client_that_fails_later_ends_no_stage(tmp_path: Path) -> None:
         log.row(2, **{"train/loss": 1.0})
         log.close()
         assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
-    assert len(said) == 2 and said[0].startswith("W&B takes no more metrics of this stage (the client's process has gone)")
+    assert len(said) == 2 and said[0].startswith(
+        "W&B takes no more metrics of this stage (the client's process has gone)"
+    )

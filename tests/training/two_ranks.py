@@ -20,6 +20,7 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl import rollouts
 from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.trainer import Trainer
+from aquarat_core.rollout.batch import Batch
 from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.checkpointing import work_area
 from aquarat_core.training.distributed import World, distributed_world
@@ -64,7 +65,83 @@ def half(world: World, folder: Path) -> str:
     raise AssertionError("it was not stopped")
 
 
-def training(world: World, folder: Path, ctx: Any = None) -> tuple[dict[str, Any], np.ndarray]:
+class SignalledRows:
+    """Rows; when this rank asks for those of step `at`, it is sent SIGTERM."""
+
+    def __init__(self, rows: PackedRows, at: int) -> None:
+        self._rows, self._at, self._asked = rows, at, 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def tensors(self, rows: np.ndarray, device: torch.device) -> Any:
+        self._asked += 1
+        if self._asked == self._at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self._rows.tensors(rows, device)
+
+
+def mid_step(world: World, folder: Path) -> list[Any]:
+    """What training says that the last rank stops in its sixth step, and what it ends with when started again."""
+    (folder / "mid").mkdir(exist_ok=True)
+    ctx, said = Interrupted(world, folder / "mid", None), ""
+    try:
+        training(world, folder / "mid", ctx, signalled=6 if world.rank + 1 == world.size else None)
+    except Stopped as e:
+        said = str(e)
+    _, weights = training(world, folder / "mid", ctx)
+    return [said, hashlib.sha256(weights.tobytes()).hexdigest()]
+
+
+def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict[str, Any]]]:
+    """Four RL steps, the last rank's third one stopped between two looks at its rollout; a hash of the weights, or what
+    was said, and the rows of rank 0."""
+    folder.mkdir(exist_ok=True)
+    config = RLConfig(
+        steps=4, prompts_per_step=4, group_size=4, max_new_tokens=32, micro_batch_rows=5, eval_every=2,
+        refill_rounds=1, curriculum={"enabled": True}, min_parse_rate=0.0, min_first_reward=0.0, max_first_reward=1.0,
+        max_zero_variance=1.0, publish="last", checkpoint={"every_minutes": None},
+    )  # fmt: skip
+    policy = random_model(tokenizer().vocab_size, sequence_len=256).to(world.device)
+    trainer = Trainer(policy, tokenizer(), config, world, questions()[:12], questions()[12:20])
+    groups, look, looks = trainer.sampler.groups, Batch.look, [-1]
+
+    def counted_groups(asked: Any, step: int) -> Any:
+        if signalled and step == 2 and world.rank + 1 == world.size:
+            looks[0] = max(looks[0], 0)
+        return groups(asked, step)
+
+    def counted_look(self: Batch) -> int:
+        if looks[0] >= 0:
+            looks[0] += 1
+            if looks[0] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return look(self)
+
+    trainer.sampler.groups, Batch.look = counted_groups, counted_look
+    log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
+    try:
+        trainer.run(Interrupted(world, folder, None), log)
+        end = hashlib.sha256(flat(policy).tobytes()).hexdigest()
+    except Stopped as e:
+        end = str(e)
+    finally:
+        Batch.look = look
+        log.close()
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if world.rank == 0 else []
+    return end, [without_times(json.loads(line)) for line in lines]
+
+
+def mid_rollout(world: World, folder: Path) -> list[Any]:
+    """An undisturbed run, one stopped in the middle of sampling, and that one started again."""
+    plain = sampled(world, folder / "rl", signalled=False)
+    said, _ = sampled(world, folder / "rl_stopped", signalled=True)
+    return [plain, said, sampled(world, folder / "rl_stopped", signalled=False)]
+
+
+def training(
+    world: World, folder: Path, ctx: Any = None, signalled: int | None = None
+) -> tuple[dict[str, Any], np.ndarray]:
     """Eight steps on rows with unequal numbers of targets; validation rows that do not divide by the ranks.
 
     At small rates: Muon computes in bfloat16, so at large ones the last bit of a sum over ranks grows visible.
@@ -77,7 +154,8 @@ def training(world: World, folder: Path, ctx: Any = None) -> tuple[dict[str, Any
     model = random_model().to(world.device)
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     token_bytes = np.arange(100, dtype=np.int32) % 4
-    summary = train(model, rows, rows, token_bytes, config, world, ctx or context(folder), log)
+    trained = SignalledRows(rows, signalled) if signalled else rows
+    summary = train(model, trained, rows, token_bytes, config, world, ctx or context(folder), log)
     log.close()
     text = (folder / "metrics.jsonl").read_text() if world.rank == 0 else ""
     steps = [without_times(json.loads(line)) for line in text.splitlines()]
@@ -132,6 +210,8 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
         "first": first,
         "second": second,
         "rl": rl_steps,
+        "mid_step": world.gather([mid_step(world, folder)]),
+        "mid_rollout": world.gather([mid_rollout(world, folder)]),
         "stopped": world.gather([half(world, folder)]),
         "hashes": world.gather([hashes]),
         "sum": world.sum(torch.tensor([world.rank + 1.0, 10.0], device=world.device)).tolist(),

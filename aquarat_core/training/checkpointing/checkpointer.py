@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +32,10 @@ from aquarat_core.training.checkpointing.writer import (
     write_rank,
 )
 from aquarat_core.training.distributed import World
-from aquarat_core.training.stopped import Stopped
+from aquarat_core.training.stopped import Abandoned, Stopped
+
+GRACE_VARIABLE = "AQUARAT_GRACE_SECONDS"
+"""Environment variable in which the launcher says how long after SIGTERM the stage is killed."""
 
 
 class Part(Protocol):
@@ -58,13 +63,18 @@ class Checkpointer:
         wandb_id: str | None = None,
     ) -> None:
         self.area, self.config, self.world, self.log, self.wandb_id = area, config, world, log, wandb_id
-        self.parts, self.shards = dict(parts), {**shards, "rng": _Rng(world)}
+        self._rng = _Rng(world)
+        self.parts, self.shards = dict(parts), {**shards, "rng": self._rng}
         self.blocked_seconds = 0.0
         """Seconds that training stood still for checkpoints."""
         self.saved = 0
         self._writer, self._host = BackgroundWriter(), state.HostCopy()
         self._attempt = _agreed_name(world)
         self._asked = False
+        self._saved_step = 0
+        """Steps done in the latest state that was saved or restored."""
+        self._grace = float(os.environ.get(GRACE_VARIABLE) or "inf")
+        self._looked_at: float | None = None
         self._saved_at = time.monotonic()
         self._handler: Any = None
 
@@ -88,12 +98,13 @@ class Checkpointer:
         A damaged checkpoint is passed over for the one before. Raises `ConfigError` if `resume` names a run that
         trained on something else, or if the ranks do not find the same one.
         """
-        done = self._restore_latest()
+        done = self._saved_step = self._restore_latest()
         if int(self.world.sum(torch.tensor(done, device=self.world.device))) != done * self.world.size:
             raise ConfigError(
                 f"rank {self.world.rank} found the state after step {done}, another rank that of another step: "
                 "is an earlier attempt at this run still going? End it, then start this one again"
             )
+        self._rng.remember()
         return done
 
     def _restore_latest(self) -> int:
@@ -113,6 +124,7 @@ class Checkpointer:
 
         Raises `Stopped`, with everything saved, if any rank was sent SIGTERM.
         """
+        self._rng.remember()
         now = time.monotonic()
         minutes, steps = self.config.every_minutes, self.config.every_steps
         by_clock = self.world.rank == 0 and minutes is not None and now - self._saved_at >= 60 * minutes
@@ -121,9 +133,46 @@ class Checkpointer:
         if asked or due or (steps is not None and done % steps == 0):
             self.save(done)
         if asked:
-            self._writer.wait()
-            kept = "its state is saved: start it again to go on" if self.area else "nothing of it is kept"
-            raise Stopped(f"stopped by SIGTERM after step {done}; {kept}")
+            self._end(done)
+
+    def stop(self) -> bool:
+        """Whether this rank was sent SIGTERM; a step asks between its parts, and is given up when it was.
+
+        Says once when two of these questions are further apart than the host's grace: SIGTERM comes too late then.
+        """
+        now = time.monotonic()
+        if self._looked_at is not None and now - self._looked_at > self._grace:
+            self.log(
+                f"warning: SIGTERM is heard between the parts of a step, and one of them took "
+                f"{now - self._looked_at:.0f} s, but this host grants {self._grace:.0f} s to end in: a stop loses what "
+                "was not saved; raise the host's grace_seconds, or lower micro_batch_rows, eval_questions or eval_tokens"
+            )
+            self._grace = float("inf")
+        self._looked_at = now
+        return self._asked
+
+    def any_stops(self) -> bool:
+        """Whether any rank was sent SIGTERM; every rank calls this at the same place, and all get the same answer."""
+        flag = torch.tensor(float(self.stop()), device=self.world.device)
+        return bool(self.world.sum(flag))
+
+    @contextmanager
+    def step(self, done: int) -> Iterator[None]:
+        """A step that may be given up: on `Abandoned`, which all ranks raise, the state after `done` steps is saved.
+
+        Raises `Stopped` then. What the checkpoint holds must not have changed when `Abandoned` is raised.
+        """
+        try:
+            yield
+        except Abandoned:
+            if done > self._saved_step:
+                self.save(done)
+            self._end(done)
+
+    def _end(self, done: int) -> NoReturn:
+        self._writer.wait()
+        kept = "its state is saved: start it again to go on" if self.area else "nothing of it is kept"
+        raise Stopped(f"stopped by SIGTERM after step {done}; {kept}")
 
     def save(self, done: int) -> None:
         """Take a checkpoint: returns once it is copied, and it is written meanwhile."""
@@ -144,6 +193,7 @@ class Checkpointer:
                 prune(area, self.config.keep_last, self.config.keep_every_steps)
 
         self._writer.start(write)
+        self._saved_step = done
         self._saved_at = time.monotonic()
         self.saved += 1
         self.blocked_seconds += self._saved_at - started
@@ -194,8 +244,16 @@ class _Rng:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._kept: dict[str, Any] | None = None
+
+    def remember(self) -> None:
+        """Keep the states as they are: those of the last completed step, also where the next one is given up."""
+        self._kept = self._now()
 
     def state_dict(self) -> dict[str, Any]:
+        return self._kept or self._now()
+
+    def _now(self) -> dict[str, Any]:
         kind, keys, position, has_gauss, gauss = np.random.get_state()
         mine = {
             "python": json.dumps(random.getstate()),
