@@ -152,8 +152,8 @@ class Trainer:
     def step(self, step: int, asked: Stopping | None = None) -> tuple[dict[str, float], list[Group]]:
         """Ask, sample and learn once; the figures are of all ranks, the groups this rank's.
 
-        Raises `StageError` at the first step when its figures leave nothing to learn from, and `Abandoned` on all ranks,
-        before anything has changed, if any rank is `asked` to stop.
+        Raises `StageError` at the first step when its figures leave nothing to learn from, and `Abandoned` on all
+        ranks, before anything has changed, if any rank is `asked` to stop.
         """
         before = time.monotonic()
         sampling, scoring = self.sampler.seconds_rollout, self.sampler.seconds_scoring

@@ -76,7 +76,7 @@ class SignalledRows:
 
     def tensors(self, rows: np.ndarray, device: torch.device) -> Any:
         self._asked += 1
-        if self._asked == self._at:
+        if self._asked == self._at:  # one call a step
             os.kill(os.getpid(), signal.SIGTERM)
         return self._rows.tensors(rows, device)
 

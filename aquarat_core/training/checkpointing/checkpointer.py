@@ -145,7 +145,7 @@ class Checkpointer:
             self.log(
                 f"warning: SIGTERM is heard between the parts of a step, and one of them took "
                 f"{now - self._looked_at:.0f} s, but this host grants {self._grace:.0f} s to end in: a stop loses what "
-                "was not saved; raise the host's grace_seconds, or lower micro_batch_rows, eval_questions or eval_tokens"
+                "was not saved; raise the host's grace_seconds, or lower micro_batch_rows or the size of evaluations"
             )
             self._grace = float("inf")
         self._looked_at = now
