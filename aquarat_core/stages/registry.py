@@ -82,8 +82,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "aqua_dataset", "dataset", "AQuA-RAT questions, cleaned: five options, a rationale and the right letter.",
             (), "aqua_dataset", "aquarat_core.stages.aqua_dataset:run",
-            (*_RUNNER, *_HUB, "data/cleaning.py", "data/duplicates.py", "data/rationales.py", "data/synthetic.py",
-             "tasks", "stages/aqua_dataset.py"),
+            (*_RUNNER, *_HUB, "data/cleaning.py", "data/duplicates.py", "data/letters.py",
+             "data/rationales.py", "data/synthetic.py", "tasks", "stages/aqua_dataset.py"),
         ),
         Stage(
             "chat_datasets", "dataset", "Conversations for mid-training and SFT, one file per source and split.",
