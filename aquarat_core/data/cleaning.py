@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aquarat_core.data.bad_rows import BadRow, BadRows
 from aquarat_core.data.duplicates import HeldOut, normalized
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.letters import letter_left, named, prefixes
 from aquarat_core.data.rationales import strip_answer
 from aquarat_core.tasks.answers import LETTERS
@@ -38,14 +38,6 @@ class Leak:
     row: str
     held_out: str
     rule: str
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that is no question, left out."""
-
-    row: str
-    reason: str
 
 
 @dataclass(slots=True)
@@ -79,11 +71,12 @@ def clean(
     `on_bad_row` is "drop". Row i of a split is called `split-00000i` whatever was dropped before it.
     """
     total, done, cleaned = sum(map(len, raw.values())), 0, Cleaned()
+    bad = BadRows(repo, "aqua_dataset", on_bad_row, cleaned.bad_rows)
     for split in sorted(raw, key=lambda s: s == TRAIN):  # training last: it is compared with the others
         counts = Counter(rows=len(raw[split]))
         questions = []
         for i, row in enumerate(raw[split]):
-            if question := _checked(row, f"{split}-{i:06d}", repo, on_bad_row, counts, cleaned.bad_rows):
+            if question := _checked(row, split, i, bad, counts):
                 questions.append(question)
             done += 1
             progress(done, total)
@@ -96,21 +89,15 @@ def clean(
     return cleaned
 
 
-def _checked(
-    row: RawRow, name: str, repo: str, on_bad_row: str, counts: Counter[str], bad_rows: list[BadRow]
-) -> Question | None:
+def _checked(row: RawRow, split: str, number: int, bad: BadRows, counts: Counter[str]) -> Question | None:
     """The row as a question, or None if it is dropped."""
     if wrong := _what_is_wrong(row):
-        if on_bad_row == "error":
-            raise DataError(
-                f"{repo}, split {name.rpartition('-')[0]}, row {int(name.rpartition('-')[2])}: {wrong}. "
-                "Set aqua_dataset.on_bad_row to 'drop' to leave such rows out, or mend the data set"
-            )
+        bad.add(split, number, wrong)
         counts["dropped_bad_row"] += 1
-        bad_rows.append(BadRow(name, wrong))
         return None
+    name = f"{split}-{number:06d}"
     question, doubts = _question(row, name, counts)
-    training = name.startswith(TRAIN)
+    training = split == TRAIN
     for doubt in doubts:
         counts[f"dropped_{doubt}" if training else doubt] += 1
         if training:

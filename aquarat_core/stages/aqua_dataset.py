@@ -54,10 +54,8 @@ def _from_hub(
             raise DataError(f"{config.repo}, split {split}: no row is left after cleaning: {cleaned.counts[split]}")
         kept[split] = [rows[i] for i in sample(len(rows), getattr(config, f"n_{split}"), config.seed)]
     if cleaned.bad_rows:
-        first = cleaned.bad_rows[0]
-        ctx.log(
-            f"{len(cleaned.bad_rows):,} bad rows left out, named in cleaning.json; first {first.row}: {first.reason}"
-        )
+        first, n = cleaned.bad_rows[0], sum(c.get("dropped_bad_row", 0) for c in cleaned.counts.values())
+        ctx.log(f"{n:,} bad rows left out, named in cleaning.json; the first is {first.row}: {first.reason}")
     report = {
         "source": config.repo,
         "counts": cleaned.counts,

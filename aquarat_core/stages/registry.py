@@ -82,19 +82,20 @@ STAGES: dict[str, Stage] = {
         Stage(
             "aqua_dataset", "dataset", "AQuA-RAT questions, cleaned: five options, a rationale and the right letter.",
             (), "aqua_dataset", "aquarat_core.stages.aqua_dataset:run",
-            (*_RUNNER, *_HUB, "data/cleaning.py", "data/duplicates.py", "data/letters.py",
-             "data/rationales.py", "data/synthetic.py", "tasks", "stages/aqua_dataset.py"),
+            (*_RUNNER, *_HUB, "data/cleaning.py", "data/bad_rows.py", "data/duplicates.py",
+             "data/letters.py", "data/rationales.py", "data/synthetic.py", "tasks", "stages/aqua_dataset.py"),
         ),
         Stage(
             "chat_datasets", "dataset", "Conversations for mid-training and SFT, one file per source and split.",
             (), "chat_datasets", "aquarat_core.stages.chat_datasets:run",
-            (*_RUNNER, *_HUB, "data/identity.py", "data/mixture.py", "data/synthetic.py", "tasks",
-             "stages/chat_datasets.py"),
+            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/identity.py", "data/mixture.py",
+             "data/synthetic.py", "tasks", "stages/chat_datasets.py"),
         ),
         Stage(
             "pretrain_text", "dataset", "Documents for pretraining, with a pinned validation shard.",
             (), "pretrain_text", "aquarat_core.stages.pretrain_text:run",
-            (*_RUNNER, *_HUB, "data/documents.py", "data/synthetic.py", "tasks", "stages/pretrain_text.py"),
+            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/documents.py", "data/synthetic.py", "tasks",
+             "stages/pretrain_text.py"),
         ),
         Stage(
             "tokenizer", "tokenizer", "Byte-level BPE trained on the pretraining text and the conversations.",
