@@ -23,7 +23,8 @@ class AquaDatasetConfig(Strict):
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Synthetic only: the hardest difficulty drawn."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """What a row with other than five options or a letter outside A-E does; dropped rows are counted."""
+    """What a row does that has other than five options, a letter outside A-E, or a value of another type or size;
+    dropped rows are counted and named."""
     seed: int = 1
 
 
@@ -45,6 +46,8 @@ class ChatDatasetsConfig(Strict):
     """Name the generated identity conversations give the model."""
     assistant_facts: tuple[tuple[str, str], ...] = ()
     """Further things it is to know of itself: pairs of what a user asks and what it answers."""
+    on_bad_row: Literal["error", "drop"] = "drop"
+    """What a row does that is no conversation (a null, an answer beyond the choices); dropped rows are named."""
     seed: int = 2
 
     @model_validator(mode="after")
@@ -64,6 +67,8 @@ class ChatDatasetsConfig(Strict):
 class PretrainTextConfig(Strict):
     source: Literal["synthetic", "hub"] = "synthetic"
     repo: str = "karpathy/fineweb-edu-100b-shuffle"
+    on_bad_row: Literal["error", "drop"] = "drop"
+    """What a document does that is not valid UTF-8; dropped ones are counted, and the first is named in the log."""
     train_shards: tuple[Count, ...] = (0,)
     """Hub only: numbers of the training shards, `shard_NNNNN.parquet`."""
     first_shards: AtLeastOne | None = None

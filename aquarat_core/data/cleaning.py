@@ -12,18 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aquarat_core.data.bad_rows import BadRow, BadRows
 from aquarat_core.data.duplicates import HeldOut, normalized
-from aquarat_core.data.errors import DataError
+from aquarat_core.data.letters import letter_left, named, prefixes
 from aquarat_core.data.rationales import strip_answer
 from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question
+from aquarat_core.tasks.aqua import Question, keeps_order
 
 RawRow = Mapping[str, Any]
 """`question`, `options` (as "A)53 km"), `rationale`, `correct`: a row as the Hub publishes it."""
 
 TRAIN = "train"
 _SPACE = re.compile(r"[^\S\n]+")
-_PREFIXES = tuple(re.compile(rf"(?:\s*\(?{letter}\))*") for letter in LETTERS)
+
+MOST_CHARACTERS = {"question": 10_000, "option": 2_000, "rationale": 20_000}
+"""Longer texts make a bad row; the longest published ones have about a tenth of this."""
+MOST_MARKS = 30
+"""Combining marks in a row, as in Unicode's stream-safe text (UAX #15): composing takes the square of their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,14 @@ class Cleaned:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     """By split, then rule; `rows` came in, `kept` went out, `dropped_*` did not, the others are changes and doubts."""
     leaks: list[Leak] = field(default_factory=list)
+    bad_rows: list[BadRow] = field(default_factory=list)
+
+    def letters_left(self) -> dict[str, float]:
+        """By split, the share of kept rows whose rationale still seems to say which letter is right."""
+        return {
+            split: round(counts.get("letter_left", 0) / max(1, counts["kept"]), 5)
+            for split, counts in self.counts.items()
+        }
 
 
 def clean(
@@ -53,15 +66,17 @@ def clean(
 ) -> Cleaned:
     """Clean every split of `raw`; `repo` names the data set in errors.
 
-    A row with other than five options or a letter outside A-E raises `DataError`, or is dropped and counted where
+    A row with other than five options, a letter outside A-E, a value of another type or a text beyond
+    `MOST_CHARACTERS` or `MOST_MARKS` raises `DataError`, or is dropped, counted and named in `bad_rows` where
     `on_bad_row` is "drop". Row i of a split is called `split-00000i` whatever was dropped before it.
     """
     total, done, cleaned = sum(map(len, raw.values())), 0, Cleaned()
+    bad = BadRows(repo, "aqua_dataset", on_bad_row, cleaned.bad_rows)
     for split in sorted(raw, key=lambda s: s == TRAIN):  # training last: it is compared with the others
         counts = Counter(rows=len(raw[split]))
         questions = []
         for i, row in enumerate(raw[split]):
-            if question := _checked(row, f"{split}-{i:06d}", repo, on_bad_row, counts):
+            if question := _checked(row, split, i, bad, counts):
                 questions.append(question)
             done += 1
             progress(done, total)
@@ -74,18 +89,15 @@ def clean(
     return cleaned
 
 
-def _checked(row: RawRow, name: str, repo: str, on_bad_row: str, counts: Counter[str]) -> Question | None:
+def _checked(row: RawRow, split: str, number: int, bad: BadRows, counts: Counter[str]) -> Question | None:
     """The row as a question, or None if it is dropped."""
     if wrong := _what_is_wrong(row):
-        if on_bad_row == "error":
-            raise DataError(
-                f"{repo}, split {name.rpartition('-')[0]}, row {int(name.rpartition('-')[2])}: {wrong}. "
-                "Set aqua_dataset.on_bad_row to 'drop' to leave such rows out, or mend the data set"
-            )
+        bad.add(split, number, wrong)
         counts["dropped_bad_row"] += 1
         return None
+    name = f"{split}-{number:06d}"
     question, doubts = _question(row, name, counts)
-    training = name.startswith(TRAIN)
+    training = split == TRAIN
     for doubt in doubts:
         counts[f"dropped_{doubt}" if training else doubt] += 1
         if training:
@@ -94,36 +106,75 @@ def _checked(row: RawRow, name: str, repo: str, on_bad_row: str, counts: Counter
 
 
 def _what_is_wrong(row: RawRow) -> str | None:
+    if not isinstance(row, Mapping):
+        return f"a {type(row).__name__} instead of a row"
     options, correct, question = row.get("options"), row.get("correct"), row.get("question")
-    if not isinstance(question, str) or not question.strip():
+    rationale = row.get("rationale")
+    if question is None or (isinstance(question, str) and not question.strip()):
         return "the question is empty"
+    if options is not None and not isinstance(options, (list, tuple)):
+        return f"the options are a {type(options).__name__} instead of a list"
     if options is None or len(options) != len(LETTERS):
         return f"{0 if options is None else len(options)} options instead of five"
-    if not all(isinstance(option, str) for option in options):
+    if any(option is None for option in options):
         return "an option is missing"
     if not isinstance(correct, str) or len(correct) != 1 or correct not in LETTERS:
-        return f"the letter {correct!r} is not one of A-E"
+        return f"the letter {_shown(correct)} is not one of A-E"
+    texts = [("question", question), *(("option", option) for option in options)]
+    texts += [] if rationale is None else [("rationale", rationale)]
+    return next((wrong for what, text in texts if (wrong := _wrong_text(what, text))), None)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _wrong_text(what: str, text: object) -> str | None:
+    """Why a value cannot be the text of a question, an option or a rationale; None if it can."""
+    name = "an option" if what == "option" else f"the {what}"
+    if not isinstance(text, str):
+        return f"{name} is a {type(text).__name__} instead of a text"
+    if len(text) > MOST_CHARACTERS[what]:
+        return f"{name} has {len(text):,} characters, more than {MOST_CHARACTERS[what]:,}"
+    if text.isascii():
+        return None
+    run = 0
+    for character in text:
+        if 0xD800 <= ord(character) <= 0xDFFF:
+            return f"{name} is not valid Unicode"
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run > MOST_MARKS:
+            return f"{name} has more than {MOST_MARKS} combining marks in a row"
     return None
+
+
+def _options(published: Sequence[str], counts: Counter[str]) -> tuple[list[str], bool]:
+    """The texts of the options, and whether a letter before one is that of another place."""
+    options, found = [], prefixes(published)
+    for option, prefix in zip(published, found, strict=True):
+        text = option[prefix.length :]
+        options.append(" ".join(unicodedata.normalize("NFC", text).split()))
+        counts["option_prefix_missing"] += prefix.length == 0
+        counts["option_prefix_doubled"] += prefix.doubled
+        counts["option_space"] += options[-1] != text
+    return options, any(prefix.misplaced for prefix in found)
 
 
 def _question(row: RawRow, name: str, counts: Counter[str]) -> tuple[Question, list[str]]:
     """The clean question and what speaks against training on it, the gravest first."""
-    options = []
-    for published, prefix in zip(row["options"], _PREFIXES, strict=True):
-        letter = prefix.match(published)[0]
-        text = published[len(letter) :]
-        options.append(" ".join(unicodedata.normalize("NFC", text).split()))
-        counts["option_prefix_missing"] += letter == ""
-        counts["option_prefix_doubled"] += letter.count(")") > 1
-        counts["option_space"] += options[-1] != text
-    question, given = _tidy(row["question"]), _tidy(row["rationale"] or "")
-    stripped = strip_answer(given, options)
+    options, misplaced = _options(row["options"], counts)
+    question, given = _tidy(row["question"]), _tidy(row.get("rationale") or "")
+    stripped = strip_answer(given, options, question)
     counts["question_space"] += question != row["question"]
     counts["rationale_answer_stripped"] += bool(stripped.letters)
     counts["rationale_marker_rewritten"] += stripped.rewritten
+    counts["options_keep_order"] += keeps_order(options)
     correct = row["correct"]
     doubts = {
         "letter_contradicts_rationale": any(letter != correct for letter in stripped.letters),
+        "option_letter_misplaced": misplaced,
+        "letter_left": letter_left(stripped.text, named(question)),
         "empty_option": not all(options),
         "ambiguous_options": options.count(options[LETTERS.index(correct)]) > 1,
         "empty_rationale": not stripped.text,

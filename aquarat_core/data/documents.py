@@ -51,7 +51,18 @@ def _text_bytes(group: pq.RowGroupMetaData) -> int:
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == COLUMN)
 
 
-def read_documents(path: Path) -> Iterator[str | None]:
-    """As `read_columns`, text by text."""
+def read_documents(path: Path) -> Iterator[str | bytes | None]:
+    """As `read_columns`, text by text; the bytes of a text that is not valid UTF-8."""
     for column in read_columns(path):
-        yield from column.to_pylist()
+        try:
+            texts = column.to_pylist()
+        except UnicodeDecodeError:
+            texts = [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+        yield from texts
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return value and value.decode()
+    except UnicodeDecodeError:
+        return value

@@ -12,13 +12,15 @@ from typing import Literal
 
 Rule = Literal["same_text", "same_but_numbers", "similar"]
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+|[+*/=<>^%\u00d7\u00f7\u2212\u221a]|(?<=[\d)])\s?[-:]{1,2}(?=\s?[\d(?])")
+"""Words, numbers and operators; a hyphen or colon only between numbers, where it is one."""
+_SAME_SIGN = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-"})
 _NUMBER = re.compile(r"\d+")
 
 
 def normalized(text: str) -> str:
-    """Words and numbers in lower case, one space between, nothing else."""
-    return " ".join(_WORD.findall(text.lower()))
+    """Words, numbers and operators in lower case, one space between, nothing else."""
+    return " ".join(word.strip() for word in _WORD.findall(text.lower().translate(_SAME_SIGN)))
 
 
 class HeldOut:

@@ -86,17 +86,27 @@ class HubDataset:
                 self.repo, filename, hint, self.log,
             )  # fmt: skip
             try:
-                names = pq.read_schema(path).names
+                schema = pq.read_schema(path)
             except (pa.ArrowInvalid, OSError) as e:
                 self.log(f"{self.repo}: {filename} is not readable as Parquet ({e})")
                 continue
-            if column not in names:
-                raise DataError(f"{self.repo}, {filename}: no column {column} (there are {', '.join(names)})")
+            if column not in schema.names:
+                raise DataError(f"{self.repo}, {filename}: no column {column} (there are {', '.join(schema.names)})")
+            if not _is_text(schema.field(column).type):
+                raise DataError(
+                    f"{self.repo}, {filename}: column {column} is {schema.field(column).type}, not text. "
+                    "Use a data set of the published shape"
+                )
             return Path(path)
         raise DataError(
             f"{self.repo}, {filename}, from {_endpoint()}: downloaded twice and not readable as Parquet. "
             "The file on the Hub is damaged: choose another one, or report it to the data set's owner"
         )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def sample(n_rows: int, n: int, seed: int) -> list[int]:

@@ -53,12 +53,21 @@ def _from_hub(
         if not rows:
             raise DataError(f"{config.repo}, split {split}: no row is left after cleaning: {cleaned.counts[split]}")
         kept[split] = [rows[i] for i in sample(len(rows), getattr(config, f"n_{split}"), config.seed)]
-    report = {"source": config.repo, "counts": cleaned.counts, "near_held_out": [asdict(x) for x in cleaned.leaks]}
+    if cleaned.bad_rows:
+        first, n = cleaned.bad_rows[0], sum(c.get("dropped_bad_row", 0) for c in cleaned.counts.values())
+        ctx.log(f"{n:,} bad rows left out, named in cleaning.json; the first is {first.row}: {first.reason}")
+    report = {
+        "source": config.repo,
+        "counts": cleaned.counts,
+        "near_held_out": [asdict(x) for x in cleaned.leaks],
+        "bad_rows": [asdict(x) for x in cleaned.bad_rows],
+        "letters_left_share": cleaned.letters_left(),
+    }
     dropped = {
         f"{split}_{rule}": n
         for split, counts in cleaned.counts.items()
         for rule, n in counts.items()
-        if rule.startswith("dropped_") and n
+        if n and (rule.startswith("dropped_") or rule in ("option_prefix_missing", "options_keep_order"))
     }
     return kept, report, {"revision": hub.revision, **dropped}
 

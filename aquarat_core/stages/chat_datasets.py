@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from aquarat_core.config import ChatDatasetsConfig, ChatSource
+from aquarat_core.data.bad_rows import BadRows
+from aquarat_core.data.errors import DataError
 from aquarat_core.data.hub import HubDataset, sample
 from aquarat_core.data.identity import generate_identity
 from aquarat_core.data.mixture import Conversation, write_conversations
@@ -29,8 +32,10 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     for done, source in enumerate(config.sources):
         ctx.progress(done, len(config.sources), unit="sources")
         if source.name in SOURCES:
-            splits, notes = _from_hub(ctx, source, config.seed)
-            described[source.name] = {"repo": SOURCES[source.name].repo}
+            repo = SOURCES[source.name].repo
+            bad = BadRows(repo, "chat_datasets", config.on_bad_row)
+            splits, notes = _from_hub(ctx, source, config.seed, bad)
+            described[source.name] = {"repo": repo, "bad_rows": [asdict(row) for row in bad.rows]}
         else:
             splits, notes = _generated(source, config), {}
             described[source.name] = {"repo": None}
@@ -58,24 +63,34 @@ def _generated(source: ChatSource, config: ChatDatasetsConfig) -> dict[str, list
 
 
 def _from_hub(
-    ctx: StageContext, source: ChatSource, seed: int
+    ctx: StageContext, source: ChatSource, seed: int, bad: BadRows
 ) -> tuple[dict[str, list[Conversation]], dict[str, Scalar]]:
     described = SOURCES[source.name]
     hub = HubDataset.open(described.repo, ctx.log)
-    splits, unusable = {}, 0
+    splits = {}
     for split, published, n in (
         ("train", described.train, source.n_train),
         ("test", described.test, source.n_test),
     ):
-        rows = _rows(hub, described, published, n, seed) if published and n else []
-        splits[split] = [Conversation(name, messages) for name, messages in rows if messages]
-        unusable += len(rows) - len(splits[split])
-    return splits, {f"{source.name}_revision": hub.revision, f"{source.name}_dropped": unusable}
+        splits[split] = _rows(hub, described, published, n, seed, bad) if published and n else []
+    if said := bad.summary():
+        ctx.log(said)
+    return splits, {f"{source.name}_revision": hub.revision, f"{source.name}_dropped": bad.count}
 
 
-def _rows(hub: HubDataset, source: HubSource, split: str, n: int, seed: int) -> list[tuple[str, list | None]]:
-    """A seeded sample of n rows over all subsets, each as (name, messages or None)."""
+def _rows(hub: HubDataset, source: HubSource, split: str, n: int, seed: int, bad: BadRows) -> list[Conversation]:
+    """The conversations of a seeded sample of n rows over all subsets."""
     table = hub.split(source.subsets, split, source.columns)
     chosen = sample(len(table), n, seed)
-    rows = zip(chosen, table.select(chosen), strict=True)
-    return [(f"{split}-{i:06d}", source.conversation(row)) for i, row in rows]
+    found = []
+    for i, row in zip(chosen, table.select(chosen), strict=True):
+        try:
+            messages = source.conversation(row)
+        except DataError as e:
+            bad.add(split, i, str(e))
+            continue
+        if messages:
+            found.append(Conversation(f"{split}-{i:06d}", messages))
+        else:
+            bad.add(split, i, "no key among the choices, or no conversation in which the two take turns")
+    return found

@@ -49,6 +49,9 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
         packed = _pack(mixed, tokenizer, T, config)
         questions = read_questions(aqua.path("validation.parquet"))
         validation = _pack((Conversation(q.id, conversation(q)) for q in questions), tokenizer, T, config)
+        if ctx.rank == 0:
+            for said in filter(None, (_left_out("training", packed, T), _left_out("validation", validation, T))):
+                ctx.log(said)
         rows = PackedRows(packed.ids, packed.mask.astype(bool))
         held_out = PackedRows(validation.ids, validation.mask.astype(bool))
         prompts = chat_prompts(config.samples.prompts, questions, tokenizer)
@@ -64,6 +67,16 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
         "rows": len(rows),
         "ranks": world.size,
     }
+
+
+def _left_out(what: str, packed: PackedConversations, T: int) -> str | None:
+    """The line that says how many conversations are not used, and why; None if all are."""
+    if not packed.too_long:
+        return None
+    return (
+        f"{packed.too_long:,} of {packed.kept + packed.too_long:,} {what} conversations are left out: they are longer "
+        f"than a row of {T + 1:,} tokens (model.sequence_len + 1)"
+    )
 
 
 def _pack(

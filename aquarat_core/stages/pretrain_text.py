@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from aquarat_core.config import PretrainTextConfig
+from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.documents import read_documents, write_documents
 from aquarat_core.data.errors import DataError
 from aquarat_core.data.hub import HubDataset
@@ -60,7 +61,10 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
                 ctx.progress(i, len(numbers), unit="shards")
                 file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
                 texts = islice(read_documents(source), config.max_documents_per_shard)
-                yield _write(ctx.outdir / file, texts, f"{config.repo}/{_shard_name(numbers[i])}")
+                bad = BadRows(f"{config.repo}/{_shard_name(numbers[i])}", "pretrain_text", config.on_bad_row)
+                yield _write(ctx.outdir / file, texts, bad.source, bad)
+                if said := bad.summary():
+                    ctx.log(said)
         finally:
             pool.shutdown(cancel_futures=True)
     ctx.progress(len(numbers), len(numbers), unit="shards")
@@ -87,13 +91,20 @@ def _generated(ctx: StageContext) -> Iterator[Shard]:
     ctx.progress(2, 2, unit="files")
 
 
-def _write(path: Path, texts: Iterable[str | None], source: str) -> Shard:
-    """Write the texts that are not blank; the shard's description. Raises `DataError` if nothing is left."""
+def _write(path: Path, texts: Iterable[str | bytes | None], source: str, bad: BadRows | None = None) -> Shard:
+    """Write the texts that are not blank; bytes, which are no UTF-8, go to `bad`. Returns the shard's description.
+
+    Raises `DataError` if nothing is left.
+    """
     documents = text_bytes = blank = 0
+    bad = bad or BadRows(source, "pretrain_text", "error")
 
     def kept() -> Iterator[str]:
         nonlocal documents, text_bytes, blank
-        for text in texts:
+        for number, text in enumerate(texts):
+            if isinstance(text, bytes):
+                bad.add(path.stem, number, "the text is not valid UTF-8")
+                continue
             if text is None or not text.strip():
                 blank += 1
                 continue

@@ -34,8 +34,25 @@ SCHEMA = pa.schema(
 )
 
 _ORDERS = tuple(permutations(range(len(LETTERS))))
-_LETTER = re.compile(r"(?<![A-Za-z0-9])[A-E](?![A-Za-z0-9])|\([a-e]\)|(?i:\b(?:option|choice)s?\b)")
-_FIXED_ORDER = re.compile(r"(?i:\bof the above\b)|\b[A-E]\s*(?:and|or|&|,)\s*[A-E]\b")
+_LETTER = re.compile(
+    r"(?<![A-Za-z0-9])[A-E](?![A-Za-z0-9])|\([a-e]\)|(?i:\b(?:option|choice)s?\b)"
+    r"|(?i:\b(?:answer|ans)\b[^a-z0-9]{0,9}(?:is\b[^a-z0-9]{0,9})?[a-e]\b)"
+)
+_NAME = r"\(?(?-i:[A-E]|\b[a-e])\)?(?![A-Za-z0-9])"
+_FIXED_ORDER = re.compile(
+    r"(?i)\b(?:none|all|any|both|either|neither|each|some|one|two|most)\s(?:of\s)?"
+    r"(?:(?:the|these|those|them)\s)?(?:\w+\s)?(?:above|below|previous|preceding|foregoing|following|others?"
+    r"|options?|choices?|answers?)\b"
+    r"|\b(?:above|preceding|foregoing|previous)\s(?:all|options?|choices?|answers?|values?|statements?|ones?)\b"
+    r"|\b(?:of|from|than|to|as|the)\s(?:the\s)?(?:above|others|previous|preceding)\b"
+    r"|\b(?:all|none|both|neither)\s(?:the\s)?above\b|\bmore than one\b"
+    r"|\b(?:options?|choices?|answers?)\s?\(?(?:[A-E]|[1-5])\b"
+    rf"|\b(?:both|neither|either)\s{_NAME}"
+    rf"|\b(?:only|same as|except|all but|not)\s{_NAME}\W*$|^\W*{_NAME}\s(?:only|alone)\b"
+    rf"|(?<![A-Za-z0-9]){_NAME}\s?(?:and|or|nor|&|,)\s?{_NAME}"
+    r"|^\W*(?-i:[A-E](?:\s?/\s?[A-E])+)\W*$"
+)
+"""Options that refer to others. It errs towards keeping the order: what is kept in vain only loses some variety."""
 
 
 class Message(TypedDict):
@@ -90,13 +107,18 @@ def letter_free(rationale: str) -> bool:
     return _LETTER.search(rationale) is None
 
 
+def keeps_order(options: Sequence[str]) -> bool:
+    """Whether an option refers to others by letter, number or place ("A and B", "none of the above", "only (A)")."""
+    return any(_FIXED_ORDER.search(text) for text in options)
+
+
 def permute(q: Question, seed: int) -> Question:
     """`q` with its options in an order drawn from (seed, q.id) alone; the correct letter moves along.
 
     Every order is equally likely. Questions whose options name each other ("A and B", "none of the above") keep
     their order. The rationale is left as it is: train on it only if `letter_free` holds.
     """
-    if any(_FIXED_ORDER.search(text) for text in q.options):
+    if keeps_order(q.options):
         return q
     digest = hashlib.blake2b(f"{seed}\0{q.id}".encode(), digest_size=8).digest()
     order = _ORDERS[int.from_bytes(digest, "big") % len(_ORDERS)]

@@ -3,7 +3,7 @@
 import re
 
 from aquarat_core.tasks.aqua import Message
-from aquarat_core.tasks.source import HubSource, Row
+from aquarat_core.tasks.source import HubSource, Row, text_of
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 
@@ -11,8 +11,8 @@ _CALCULATION = re.compile(r"<<[^<>]*>>")
 def conversation(row: Row) -> list[Message]:
     """The solution keeps its last line `#### 18` and loses the calculator's annotations `<<48/2=24>>`."""
     return [
-        {"role": "user", "content": row["question"].strip()},
-        {"role": "assistant", "content": _CALCULATION.sub("", row["answer"]).strip()},
+        {"role": "user", "content": text_of(row, "question").strip()},
+        {"role": "assistant", "content": _CALCULATION.sub("", text_of(row, "answer")).strip()},
     ]
 
 

@@ -1,14 +1,15 @@
 """HumanEval: Python functions to complete (Chen et al. 2021, arXiv 2107.03374). It has no training split."""
 
 from aquarat_core.tasks.aqua import Message
-from aquarat_core.tasks.source import HubSource, Row
+from aquarat_core.tasks.source import HubSource, Row, text_of
 
 
 def conversation(row: Row) -> list[Message]:
     """The reply is the whole function, so that it can be run as it stands."""
+    prompt, solution = text_of(row, "prompt"), text_of(row, "canonical_solution")
     return [
-        {"role": "user", "content": f"Complete this Python function.\n```python\n{row['prompt'].strip()}\n```"},
-        {"role": "assistant", "content": f"```python\n{row['prompt']}{row['canonical_solution'].rstrip()}\n```"},
+        {"role": "user", "content": f"Complete this Python function.\n```python\n{prompt.strip()}\n```"},
+        {"role": "assistant", "content": f"```python\n{prompt}{solution.rstrip()}\n```"},
     ]
 
 

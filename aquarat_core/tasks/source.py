@@ -1,9 +1,10 @@
-"""What the description of a conversation data set on the Hub holds."""
+"""What the description of a conversation data set on the Hub holds, and how a value of a row is checked."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aquarat_core.data.errors import DataError
 from aquarat_core.tasks.aqua import Message
 
 Row = Mapping[str, Any]
@@ -21,4 +22,50 @@ class HubSource:
     test: str
     columns: tuple[str, ...]
     conversation: Callable[[Row], list[Message] | None]
-    """A row as messages, or None for a row that cannot be used."""
+    """A row as messages, or None for a row that cannot be used. Raises `DataError` for a value that cannot be."""
+
+
+def text_of(row: Row, name: str) -> str:
+    """The text in `row[name]`. Raises `DataError` if it is none, or blank."""
+    value = _of_type(row, name, str, "a text")
+    if not value.strip():
+        raise DataError(f"{name} is blank")
+    return value
+
+
+def texts_of(row: Row, name: str) -> list[str]:
+    """The texts in the list `row[name]`. Raises `DataError` if it is no list of texts or empty."""
+    values = _of_type(row, name, list, "a list")
+    if not values or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{name} is {'a list with something else than texts' if values else 'empty'}")
+    return values
+
+
+def rows_of(row: Row, name: str) -> list[Row]:
+    """The structures in the list `row[name]`. Raises `DataError` if there is anything else in it."""
+    values = _of_type(row, name, list, "a list")
+    if not all(isinstance(value, Mapping) for value in values):
+        raise DataError(f"{name} holds something else than rows")
+    return values
+
+
+def mapping_of(row: Row, name: str) -> Row:
+    """The structure in `row[name]`. Raises `DataError` if it is none."""
+    return _of_type(row, name, Mapping, "a structure")
+
+
+def number_of(row: Row, name: str) -> int:
+    """The whole number in `row[name]`. Raises `DataError` if it is none."""
+    value = _of_type(row, name, int, "a whole number")
+    if isinstance(value, bool):
+        raise DataError(f"{name} is a bool instead of a whole number")
+    return value
+
+
+def _of_type(row: Row, name: str, kind: type, what: str) -> Any:
+    value = row.get(name)
+    if value is None:
+        raise DataError(f"{name} is null")
+    if not isinstance(value, kind):
+        raise DataError(f"{name} is a {type(value).__name__} instead of {what}")
+    return value

@@ -43,3 +43,10 @@ def test_files_of_others_are_read(tmp_path: Path) -> None:
     table = pa.table({"id": pa.array(range(20)), "text": pa.array(texts, pa.large_string())})
     pq.write_table(table, tmp_path / "d.parquet", row_group_size=7)
     assert list(read_documents(tmp_path / "d.parquet")) == texts
+
+
+def test_a_text_that_is_not_utf8_comes_back_as_its_bytes(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 2, 5)))
+    column = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"ok" + b"\xff\xfec")])
+    pq.write_table(pa.table({"text": column}), tmp_path / "t.parquet")
+    assert list(read_documents(tmp_path / "t.parquet")) == ["ok", b"\xff\xfec"]

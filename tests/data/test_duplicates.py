@@ -51,3 +51,11 @@ def test_short_texts_are_compared_whole() -> None:
     assert index.find("Divide Rs 32000") == ("v0", "same_text")
     assert index.find("Divide Rs 500") == ("v0", "same_but_numbers")
     assert index.find("Multiply Rs 32000") is None
+
+
+def test_operators_are_part_of_a_question() -> None:
+    index = HeldOut({"v0": "900 + 5 \N{MULTIPLICATION SIGN} 12 = ?", "v1": "What is 3/4 + 1/2 ?"})
+    assert index.find("7528:5306::4673:?") is None
+    assert index.find("What is 3/4 - 1/2 ?") is None
+    assert index.find("800 + 7 * 11 = ?") == ("v0", "same_but_numbers")
+    assert index.find("What is 3/4+1/2?") == ("v1", "same_text")

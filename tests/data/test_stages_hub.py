@@ -186,3 +186,22 @@ def test_chat_sources_become_conversations(hub, run_stage) -> None:
         ]
     described = json.loads((done.out / "sources.json").read_text())
     assert described["gsm8k"]["repo"] == "openai/gsm8k" and described["gsm8k"]["rows_test"] == 2
+
+
+def test_a_null_in_a_chat_row_is_left_out_and_named_or_refused(hub, run_stage) -> None:
+    rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}" if i != 2 else None} for i in range(4)]
+    hub.add("openai/gsm8k", {"main/train-00000-of-00001.parquet": rows}, {"main": ["train"]})
+    config = {"source": "hub", "sources": [{"name": "gsm8k", "n_train": 4, "n_test": 0}]}
+    done = run_stage("chat_datasets", config, hub.endpoint)
+    assert done.metrics["gsm8k_train"] == 3 and done.metrics["gsm8k_dropped"] == 1
+    described = json.loads((done.out / "sources.json").read_text())
+    assert described["gsm8k"]["bad_rows"] == [{"row": "train-000002", "reason": "answer is null"}]
+    refused = run_stage("chat_datasets", config | {"on_bad_row": "error"}, hub.endpoint)
+    assert refused.message.startswith("openai/gsm8k, split train, row 2: answer is null. Set chat_datasets.on_bad_row")
+
+
+def test_a_text_column_of_another_type_is_refused(hub, run_stage) -> None:
+    files = {f"shard_{n:05d}.parquet": [{"text": 5}] for n in (0, 1, 7)}
+    hub.add("karpathy/fineweb-edu-100b-shuffle", files, {})
+    refused = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    assert refused.error == "DataError" and "column text is int64, not text" in refused.message

@@ -59,10 +59,24 @@ def test_permute_is_uniform() -> None:
     assert chi2 < 173  # the 99.9 % point for 119 degrees of freedom
 
 
-@pytest.mark.parametrize("option", ["None of the above", "All of the above", "Both A and B", "A & C", "B or D"])
+REFERRING = [
+    "None of the above", "All of the above", "Both A and B", "A & C", "B or D", "All the above value",
+    "None of these above", "None above", "Both (A) and (B)", "Neither A nor B", "A/B", "Only A", "Same as D",
+    "both a and b", "Options 1 and 2", "(A) only", "Either (a) or (b)", "All except C", "None of the other options",
+    "More than one of these", "Option 3", "all above",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", REFERRING)
 def test_options_that_name_others_keep_their_place(option: str) -> None:
     q = replace(TRAIN, options=("1", "2", "3", "4", option))
     assert {permute(q, seed) for seed in range(50)} == {q}
+
+
+@pytest.mark.parametrize("option", ["a + b", "a/b", "2a - b", "(a + b)/c", "A + B", "1 hour and 31 minutes", "I only"])
+def test_formulas_and_plain_words_may_move(option: str) -> None:
+    q = replace(TRAIN, options=("1", "2", "3", "4", option))
+    assert len({permute(q, seed).options.index(option) for seed in range(100)}) == 5
 
 
 def test_none_of_these_may_move() -> None:

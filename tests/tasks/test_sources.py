@@ -1,5 +1,10 @@
 """Rows as the Hub publishes them, into conversations."""
 
+from types import ModuleType
+
+import pytest
+
+from aquarat_core.data.errors import DataError
 from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
 from aquarat_core.tasks.answers import parse_answer
 
@@ -57,3 +62,25 @@ def test_smoltalk_keeps_conversations_in_turn_only() -> None:
     assert smoltalk.conversation(row(("user", "Hi"), ("assistant", "  "))) is None
     assert smoltalk.conversation(row(("system", "Be brief."))) is None
     assert smoltalk.conversation(row()) is None
+
+
+BAD_ROWS = [
+    (smoltalk, {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]}, "content"),
+    (smoltalk, {"messages": None}, "messages is null"),
+    (smoltalk, {"messages": [None]}, "messages"),
+    (gsm8k, {"question": "2+2?", "answer": None}, "answer is null"),
+    (arc, {"question": None, "choices": {"label": ["A"], "text": ["x"]}, "answerKey": "A"}, "question is null"),
+    (arc, {"question": "q", "choices": None, "answerKey": "A"}, "choices is null"),
+    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": -1}, "the answer is choice -1, counted from 0, of 2"),
+    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": 2}, "the answer is choice 2, counted from 0, of 2"),
+    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": None}, "answer is null"),
+    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": "1"}, "answer is a str instead of a whole number"),
+    (mmlu, {"question": "q", "choices": [], "answer": 0}, "choices is empty"),
+    (humaneval, {"prompt": "def f():\n", "canonical_solution": None}, "canonical_solution is null"),
+]
+
+
+@pytest.mark.parametrize(("task", "row", "said"), BAD_ROWS)
+def test_a_row_that_is_no_conversation_says_why(task: ModuleType, row: dict, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        task.SOURCE.conversation(row)

@@ -1,0 +1,51 @@
+"""One rule for rows that cannot be used, whatever data set they come from: refused, or left out, counted and named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aquarat_core.data.errors import DataError
+
+MOST_NAMED = 1_000
+"""Bad rows that are named; more are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was left out."""
+
+    row: str
+    """`split-000012`: the split or file and the number of the row in it."""
+    reason: str
+
+
+@dataclass(slots=True)
+class BadRows:
+    """The bad rows of one data set."""
+
+    source: str
+    """The data set, for messages."""
+    section: str
+    """The part of a profile whose `on_bad_row` is `rule`."""
+    rule: str
+    """`error` or `drop`."""
+    rows: list[BadRow] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, split: str, number: int, reason: str) -> None:
+        """Note one row. Raises `DataError` that names it if the rule is `error`."""
+        if self.rule == "error":
+            raise DataError(
+                f"{self.source}, split {split}, row {number}: {reason}. "
+                f"Set {self.section}.on_bad_row to 'drop' to leave such rows out, or mend the data set"
+            )
+        self.count += 1
+        if len(self.rows) < MOST_NAMED:
+            self.rows.append(BadRow(f"{split}-{number:06d}", reason))
+
+    def summary(self) -> str | None:
+        """One line for the log; None if there were none."""
+        if not self.count:
+            return None
+        first = self.rows[0]
+        return f"{self.source}: {self.count:,} bad rows left out; the first is {first.row}: {first.reason}"

@@ -1,0 +1,131 @@
+"""Letters in published rows: prefixes of options, statements of answers, and rows made to hurt."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aquarat_core.data.cleaning import clean
+from aquarat_core.data.errors import DataError
+from aquarat_core.data.rationales import strip_answer
+from aquarat_core.tasks.aqua import letter_free
+
+BASE = {
+    "question": "How far is it?",
+    "options": ["A)1", "B)2", "C)3", "D)4", "E)5"],
+    "rationale": "1 + 1 = 2.",
+    "correct": "B",
+}
+ROOT = Path(__file__).parents[2]
+STATEMENTS = [
+    "Hence answer is a.", "answer is a", "ans : a", "Ans: (a)", "answer: a", "so option a is right",
+    "The answer is, A.", "ANSWER:( A )", "ANSWER :(Option A)", "Answer: **A**", "Answer: $A$", "\\boxed{A}",
+    "$\\boxed{A}$", "=> A", "Answer => A", "[A]", "Answer:A,", "Answer\uff1aA", "Hence, (A)", "Thus A",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", STATEMENTS)
+def test_every_way_to_state_the_answer_goes_and_is_compared_with_the_key(said: str) -> None:
+    stripped = strip_answer(f"200 / 24 = 8.33.\n{said}", ["6", "8", "9", "10", "12"])
+    assert (stripped.text, stripped.letters) == ("200 / 24 = 8.33.", ("A",))
+    cleaned = clean({"train": [BASE | {"rationale": f"1 + 1 = 2.\n{said}"}]}, "owner/name")
+    assert cleaned.splits["train"] == []
+    assert cleaned.counts["train"]["dropped_letter_contradicts_rationale"] == 1
+
+
+def test_a_last_capital_is_an_answer_unless_the_text_uses_it_as_a_name() -> None:
+    assert strip_answer("12 - 5 = 7 = C", BASE["options"], "How many?").letters == ("C",)
+    assert strip_answer("It is the salary of B", BASE["options"], "Who has more, A or B?").letters == ()
+
+
+def test_a_letter_that_no_rule_takes_away_keeps_the_row_out_of_training() -> None:
+    row = BASE | {"rationale": "As we saw, the answer is (b) for x = 2, which is what was asked for here in the end."}
+    cleaned = clean({"train": [row], "test": [row | {"question": "Another one?"}]}, "owner/name")
+    assert cleaned.counts["train"]["dropped_letter_left"] == 1
+    assert cleaned.letters_left() == {"test": 1.0, "train": 0.0}
+
+
+@pytest.mark.parametrize("rationale", ["answer is a", "the ans: (b) fits, as 2 + 2 = 4"])
+def test_a_small_letter_after_answer_holds_the_order(rationale: str) -> None:
+    assert not letter_free(rationale)
+
+
+@pytest.mark.parametrize("form", ["{} ) 0.6", "{}. 0.6", "({}) 0.6", "[{}] 0.6", "{}: 0.6", "{})0.6"])
+@pytest.mark.parametrize("letters", ["ABCDE", "abcde"])
+def test_prefixes_of_every_form_go(form: str, letters: str) -> None:
+    options = [form.format(letter) + str(i) for i, letter in enumerate(letters)]
+    cleaned = clean({"test": [BASE | {"options": options}]}, "owner/name")
+    assert cleaned.splits["test"][0].options == ("0.60", "0.61", "0.62", "0.63", "0.64")
+    assert cleaned.counts["test"]["option_prefix_missing"] == 0
+
+
+def test_content_that_looks_like_a_prefix_stays() -> None:
+    options = ["A)(A) only", "B)(B) only", "C)Both (A) and (B)", "D)(D) only", "E)None"]
+    kept = clean({"test": [BASE | {"options": options}]}, "owner/name").splits["test"][0].options
+    assert kept == ("(A) only", "(B) only", "Both (A) and (B)", "(D) only", "None")
+    options = ["a. m.", "12", "13", "14", "15"]
+    assert clean({"test": [BASE | {"options": options}]}, "owner/name").splits["test"][0].options[0] == "a. m."
+
+
+def test_options_with_the_letters_of_other_places_leave_training() -> None:
+    row = BASE | {"options": ["B)2", "A)1", "C)3", "D)4", "E)5"]}
+    assert clean({"train": [row]}, "owner/name").counts["train"]["dropped_option_letter_misplaced"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"options": "12345"}, "the options are a str instead of a list"),
+        ({"options": dict.fromkeys("ABCDE", "1")}, "the options are a dict instead of a list"),
+        ({"options": ["A)1", "B)2", "C)3", "D)4", 5]}, "an option is a int instead of a text"),
+        ({"rationale": 7.0}, "the rationale is a float instead of a text"),
+        ({"rationale": ["1 + 1"]}, "the rationale is a list instead of a text"),
+        ({"rationale": "so " * 10_000}, "the rationale has 30,000 characters, more than 20,000"),
+        ({"question": "a" + "\u0301" * 5_000}, "the question has more than 30 combining marks in a row"),
+        ({"question": b"far?"}, "the question is a bytes instead of a text"),
+        ({"question": "far \ud800?"}, "the question is not valid Unicode"),
+    ],
+)
+def test_a_row_of_another_shape_is_named_and_left_out(change: dict, said: str) -> None:
+    with pytest.raises(DataError, match="split train, row 1: "):
+        clean({"train": [BASE, BASE | change]}, "owner/name")
+    cleaned = clean({"train": [BASE, BASE | change]}, "owner/name", on_bad_row="drop")
+    assert [(bad.row, bad.reason) for bad in cleaned.bad_rows] == [("train-000001", said)]
+    assert cleaned.counts["train"]["dropped_bad_row"] == 1
+
+
+PIECES = [
+    "so ", "the answer is A", ".", "(", "A is right ", "\nAnswer: A", "\\boxed{", "answer", " ", "\n", "a) ", "B",
+    "e\u0301", "\u0301", "=> ", "hence, ", "Option ", "ans : ", "\uff1a", "$", "**", "x = 3", "\U0001f600", "\x00",
+]  # fmt: skip
+FUZZ = """
+import random, sys
+sys.path.insert(0, {root!r})
+from tests.data.test_letters import BASE, PIECES
+from aquarat_core.data.cleaning import clean
+rng = random.Random(0)
+for n in range(300):
+    if n < len(PIECES):
+        text = (PIECES[n] * 20_000)[:19_999] + "x"
+    else:
+        chosen = rng.sample(PIECES, rng.randint(1, 4))
+        text = "".join(p * rng.randint(1, 2_000) for p in chosen)
+    values = [text, None, 5, [text], text[: rng.randint(0, 2_000)]]
+    row = dict(BASE)
+    row["rationale"] = text
+    row[rng.choice(list(row))] = rng.choice(values)
+    cleaned = clean({{"train": [row], "test": [row]}}, "owner/name", on_bad_row="drop")
+    for split in ("train", "test"):
+        counts = cleaned.counts[split]
+        gone = sum(v for k, v in counts.items() if k.startswith("dropped_"))
+        assert counts["kept"] + gone == counts["rows"] == 1, counts
+print("done")
+"""
+
+
+def test_no_row_stops_the_cleaning() -> None:
+    """300 rows of repeated pieces in a process with a limit of CPU time; each took minutes when a rule backtracked."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, (120, 120))\n{FUZZ.format(root=str(ROOT))}"
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "done\n", done.stderr[-2_000:]
