@@ -71,7 +71,11 @@ def _command(
 
 
 def _open(arguments: argparse.Namespace) -> ArtifactStore:
-    return ArtifactStore.open(arguments.store)
+    """The store to work on. Raises `StoreError` for a folder that does not exist, as a misspelled path would."""
+    store = ArtifactStore.open(arguments.store)
+    if store.uri.startswith("file://") and not Path(store.uri.removeprefix("file://")).is_dir():
+        raise StoreError(f"{store.uri}: there is no such folder. Check the path, or materialize an asset to create it")
+    return store
 
 
 # --- looking --------------------------------------------------------------------------------------------------------

@@ -151,3 +151,13 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     with os.fdopen(write, "w") as closed:
         done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "gc --without-dagster"])
+def test_a_store_folder_that_does_not_exist_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    uri = f"file://{tmp_path}/misspelled"
+    assert main(["store", *command.split(), "--store", uri]) == 2
+    assert f"{uri}: there is no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "misspelled").exists()

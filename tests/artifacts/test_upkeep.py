@@ -67,7 +67,9 @@ def test_ls_shows_the_latest_or_all(chain: list[Artifact], aquarat: Command) -> 
     assert row[0] == "rl_checkpoint" and row[3:6] == ["2", "2", rl.data_version[:12]] and row[-1] == "latest"
 
 
-def test_an_empty_store_says_so(aquarat: Command) -> None:
+def test_an_empty_store_says_so(aquarat: Command, uri: str) -> None:
+    if uri.startswith("file://"):
+        Path(uri.removeprefix("file://")).mkdir(exist_ok=True)
     assert aquarat("ls").endswith("is empty: materialize an asset first")
     assert aquarat("verify").endswith("0 artifacts, 0 files, 0 bytes (every byte read)")
 
