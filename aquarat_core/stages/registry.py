@@ -51,7 +51,8 @@ class Stage:
 
 
 _HUB = ("data/errors.py", "data/hub.py")
-_RUNNER = ("config", "data/errors.py", "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
+_RUNNER = ("config", "data/errors.py", "data/parquet.py",
+           "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
 _ROWS = ("data/packing.py", "data/tokens.py")
@@ -71,7 +72,7 @@ def _eval_report(stage: str, parent: str | None) -> Stage:
         inputs=(*scored, *((f"{parent}_eval_report",) if parent else ())),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
-        sources=(*_RUNNER, "data/documents.py", *_ROLLOUT, "evaluation", "stages/eval_report.py"),
+        sources=(*_RUNNER, "data/documents.py", *_ROLLOUT, "evaluation", "plain_text.py", "stages/eval_report.py"),
         distributed=True,
     )
 
@@ -137,7 +138,7 @@ STAGES: dict[str, Stage] = {
             (*(f"{s}_checkpoint" for s in ("base", "mid", "sft", "rl")),
              *(f"{s}_eval_report" for s in ("base", "mid", "sft", "rl"))),
             None, "aquarat_core.stages.pipeline_report:run",
-            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/answers.py", "tasks/origin.py",
+            (*_RUNNER, "evaluation", "plain_text.py", "tasks/__init__.py", "tasks/answers.py", "tasks/origin.py",
              "stages/pipeline_report.py"),
         ),
     )
