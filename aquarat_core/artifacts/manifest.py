@@ -53,7 +53,10 @@ def _distinct(entries: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
 def _finite(metrics: dict[str, Scalar]) -> dict[str, Scalar]:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is {value}: JSON has no such number; report None where a metric has no value")
+            raise ValueError(
+                f"the metric {name} is {value}, so whatever measured it went wrong: look at where it left the finite "
+                "numbers in metrics.jsonl (a stage that has nothing to measure reports None)"
+            )
     return metrics
 
 

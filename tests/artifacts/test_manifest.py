@@ -95,7 +95,7 @@ def test_a_path_outside_the_artifact_is_refused(path: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": {"loss": float("nan")}}, "cannot publish tokenizer: metrics: loss is nan"),
+        ({"metrics": {"loss": float("nan")}}, "cannot publish tokenizer: metrics: the metric loss is nan, so whatever measured it went wrong"),
         ({"config": {"x": float("inf")}}, "cannot publish tokenizer: .*not JSON compliant"),
         ({"asset": "a/b"}, "'a/b' is not a name"),
         ({"files": (OTHER, HELLO)}, "sorted by path"),
