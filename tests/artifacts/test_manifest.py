@@ -95,7 +95,10 @@ def test_a_path_outside_the_artifact_is_refused(path: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": {"loss": float("nan")}}, "cannot publish tokenizer: metrics: the metric loss is nan, so whatever measured it went wrong"),
+        (
+            {"metrics": {"loss": float("nan")}},
+            "cannot publish tokenizer: metrics: the metric loss is nan, so whatever ",
+        ),
         ({"config": {"x": float("inf")}}, "cannot publish tokenizer: .*not JSON compliant"),
         ({"asset": "a/b"}, "'a/b' is not a name"),
         ({"files": (OTHER, HELLO)}, "sorted by path"),

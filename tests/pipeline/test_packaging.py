@@ -10,6 +10,7 @@ import tomllib
 from itertools import chain
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 LOCKS = ("requirements.lock", "requirements-host.lock", "requirements-uv.lock")
@@ -140,6 +141,28 @@ def test_a_second_dev_and_a_taken_port_are_refused_before_they_disturb_the_first
             out = sourced(copy, f"dev --port {port}", **home)
         assert out.stderr == f"run: a ./run dev with this DAGSTER_HOME ({copy}/home) is running already.\n"
     assert out.returncode == 1
+
+
+def test_commands_that_start_at_once_in_a_new_home_do_not_disturb_each_other(root: Path, tmp_path: Path) -> None:
+    """Each makes Dagster's database if there is none; three at once make one, and each then runs its asset."""
+    (tmp_path / "toys.py").write_text("import dagster as dg\n@dg.asset\ndef toy(): ...\ndefs = dg.Definitions([toy])\n")
+    script = (
+        f"source '{root / 'run'}'; export_environment; make_database; unset DAGSTER_MODULE_NAME; "
+        f"dagster asset materialize --select toy -f '{tmp_path / 'toys.py'}'"
+    )
+    home = tmp_path / "home"
+    env = {**os.environ, "DAGSTER_HOME": str(home)}
+    several = [
+        subprocess.Popen(
+            ["bash", "-c", script], env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(3)
+    ]
+    for process in several:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert [run.status.value for run in instance.get_runs()] == ["SUCCESS"] * 3
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "65536", "3000x", ""])
