@@ -103,6 +103,9 @@ def dev(arguments: Sequence[str], web_server: str) -> None:
     start = module.open_ipc_subprocess
 
     def start_ours(parts: list[str], **kwargs: Any) -> Any:
+        # What else it starts is the daemon and the code server; a web server by another name would have no guard.
+        if not {"dagster_webserver", "dagster._daemon", "code-server", "api"} & set(parts):
+            raise RuntimeError(f"dagster dev starts something that was not there in {READ_FROM}: {' '.join(parts[:4])}")
         return start([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)
 
     module.open_ipc_subprocess = start_ours

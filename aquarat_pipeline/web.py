@@ -64,7 +64,7 @@ class Guard:
         if site not in (["same-origin"], ["none"]) and not (followed and method == "GET"):
             return "requests of other web pages are refused"
         for origin in headers.get("origin", []):
-            if urlsplit(origin).netloc.lower() != host[0].lower():
+            if _place(origin) != host[0].lower():
                 return "requests of other web pages are refused"
         if scope["type"] == "http" and method in _READING and scope["path"].rstrip("/").endswith("/graphql"):
             asked = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
@@ -77,6 +77,14 @@ def _name(host: str) -> str:
     """The name in a Host header, without the port."""
     host = host.lower()
     return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+
+
+def _place(origin: str) -> str | None:
+    """Name and port in an Origin header; None for one that is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _unframed(send: Send) -> Send:

@@ -55,7 +55,9 @@ def start(
     return order | {
         "argv": _argv(attempt, hosts, node, need, program),
         "env": {
-            **_environment(attempt, hosts, node, need), "AQUARAT_GRACE_SECONDS": f"{host.grace_seconds:g}", **messages,
+            **_environment(attempt, hosts, node, need),
+            "AQUARAT_GRACE_SECONDS": f"{host.grace_seconds:g}",
+            **messages,
         },
         "inherit": here,
         "cwd": os.getcwd() if here else None,

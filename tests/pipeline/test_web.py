@@ -124,6 +124,7 @@ def test_sockets_of_other_pages_are_closed() -> None:
         {"host": "localhost:3000", "origin": "https://evil.example"},
         {"host": "evil.example:3000", "origin": "http://evil.example:3000"},
         {"host": "[::1", "origin": "http://[::1"},
+        {"host": "localhost:3000", "origin": "http://[::1"},
     ):
         (closed,) = asked("websocket", **headers)
         assert (closed["type"], closed["code"]) == ("websocket.close", 1008), headers
