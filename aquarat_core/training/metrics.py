@@ -34,6 +34,8 @@ class MetricLog:
     ) -> None:
         self._path, self._run, self._replay, self._warn = path, run, replay, warn
         self._file = path.open("w") if path else None
+        self.failed = False
+        """Whether W&B's client failed: its server may lack rows."""
 
     def row(self, step: int, **values: float | dict[str, float]) -> None:
         """Write one row; a name with slashes is given as a keyword through `**{...}`."""
@@ -75,7 +77,7 @@ class MetricLog:
             self._run.log(values, step=step)
         except Exception as e:  # a client that fails is no reason to end hours of training
             self._warn(f"W&B takes no more metrics of this stage ({_first_line(e)}); {METRICS_FILE} has them all")
-            self._run = None
+            self._run, self.failed = None, True
 
     def close(self) -> None:
         """End the file and the W&B run."""
@@ -85,6 +87,7 @@ class MetricLog:
             try:
                 self._run.finish()
             except Exception as e:
+                self.failed = True
                 self._warn(f"the W&B run was not finished ({_first_line(e)}); {METRICS_FILE} has all its metrics")
 
 
@@ -104,18 +107,22 @@ def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None
         if run is not None:
             # An offline run may still be on its way to its file when `finish` returns; this waits for the writer.
             _end_client(ctx)
-        _keep_offline_run(ctx)
+            _keep_run(ctx, Path(run.dir).parent, offline, unsent=offline or log.failed)
 
 
-def _keep_offline_run(ctx: RunContext) -> None:
-    """Copy what `wandb sync` needs of an offline run, and say how to send it; W&B's own logs beside it are links out
-    of the artifact."""
-    for run in ctx.recorddir.parent.glob("wandb/offline-run-*/run-*.wandb"):
-        kept = ctx.recorddir / "wandb" / run.parent.name
-        kept.mkdir(parents=True)
+def _keep_run(ctx: RunContext, folder: Path, offline: bool, unsent: bool) -> None:
+    """Copy what `wandb sync` needs of a run, and say how to send what is `unsent`. W&B's own logs in its folder are
+    links out of the artifact.
+
+    An online run is kept too: a client whose server refuses the rows ends without a word of it.
+    """
+    kept = ctx.recorddir / "wandb" / folder.name
+    kept.mkdir(parents=True, exist_ok=True)
+    for run in folder.glob("run-*.wandb"):
         shutil.copy(run, kept)
-        if os.environ.get("WANDB_API_KEY"):
-            ctx.log(f"the W&B run of this stage is kept with the artifact's records: wandb sync wandb/{kept.name}")
+    if unsent and os.environ.get("WANDB_API_KEY"):
+        command = "wandb sync" if offline else "wandb sync --include-online"
+        ctx.log(f"the W&B run of this stage is kept with the artifact's records: {command} wandb/{kept.name}")
 
 
 def _end_client(ctx: RunContext) -> None:
@@ -183,6 +190,7 @@ def _init_wandb(ctx: RunContext, config: WandbConfig, continued: str | None, mod
             init_timeout=WANDB_START_SECONDS,
             login_timeout=WANDB_START_SECONDS,
             finish_timeout=WANDB_FINISH_SECONDS,
+            finish_timeout_raises=True,
         ),
     )
     ctx.wandb = {"run_id": run.id, "mode": mode, "url": run.url if mode == "online" else None}

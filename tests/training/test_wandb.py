@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +18,7 @@ from aquarat_core.config import WandbConfig
 from aquarat_core.stages.base import StageContext, StageSpec
 from aquarat_core.training import metrics
 from aquarat_core.training.metrics import METRICS_FILE, MetricLog, metric_log
-from tests.serving import free_port
+from tests.serving import free_port, serving
 
 BLOCK, HEADER = 32 * 1024, 7
 
@@ -141,6 +143,78 @@ def test_a_server_out_of_reach_leaves_the_stage_an_offline_run(
     assert said.count("W&B does not start (") == 1 and "the stage goes on offline, to be sent later" in said
     assert f"wandb sync wandb/{kept.parent.name}" in said
     assert len((ctx.recorddir / METRICS_FILE).read_text().splitlines()) == 2
+
+
+class LostServer(ThreadingHTTPServer):
+    """Takes a run as W&B's server does; once `lost` is set it answers nothing (`hangs`) or refuses every request."""
+
+    daemon_threads = True
+
+    def __init__(self, hangs: bool) -> None:
+        lost, over, steps = threading.Event(), threading.Event(), list[int]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                sent = self.rfile.read(int(self.headers["Content-Length"]))
+                if not lost.is_set():
+                    body = json.dumps(self.answer(sent)).encode()
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                elif hangs:
+                    over.wait()
+                else:
+                    self.send_response(404)
+                    self.end_headers()
+
+            def answer(self, sent: bytes) -> dict[str, object]:
+                if self.path.endswith("file_stream"):
+                    rows = json.loads(sent)["files"].get("wandb-history.jsonl", {"content": []})["content"]
+                    steps.extend(json.loads(row)["_step"] for row in rows)
+                if b"CreateRunFiles" in sent:
+                    return {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []}}}
+                if b"UpsertBucket" not in sent:
+                    return {"data": {}}
+                project = {"id": "p", "name": "aquarat", "entity": {"id": "e", "name": "someone"}}
+                bucket = {"id": "b", "name": json.loads(sent)["variables"]["name"], "config": "{}", "project": project}
+                return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.lost, self.over, self.steps = lost, over, steps
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "refuses"])
+def test_a_server_lost_in_mid_run_leaves_what_can_be_sent_later(
+    hangs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real client: the run was taken online, then the server goes; a client that is refused says no word of it."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(metrics, "WANDB_FINISH_SECONDS", 3.0)
+    ctx = context(tmp_path, 1)
+    with serving(LostServer(hangs)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        with metric_log(ctx, WandbConfig()) as log:
+            server.lost.set()
+            log.row(1, **{"train/loss": 3.0})
+            log.row(2, **{"train/loss": 2.0})
+        server.over.set()
+        server.lost.clear()
+        assert ctx.wandb is not None and ctx.wandb["mode"] == "online" and server.steps == []
+        (kept,) = ctx.recorddir.glob("wandb/run-*/run-base_checkpoint-01234567.wandb")
+        assert history(kept) == [{"_step": 1, "train/loss": 3.0}, {"_step": 2, "train/loss": 2.0}]
+        assert len((ctx.recorddir / METRICS_FILE).read_text().splitlines()) == 2
+        command = f"sync --include-online wandb/{kept.parent.name}"
+        if hangs:
+            said = capsys.readouterr().err
+            assert "the W&B run was not finished (" in said and f"records: wandb {command}" in said
+        client = [sys.executable, "-m", "wandb", *command.split()]
+        subprocess.run(client, cwd=ctx.recorddir, check=True, capture_output=True, timeout=120)
+        assert server.steps == [1, 2]
 
 
 def test_a_client_that_fails_later_ends_no_stage(tmp_path: Path) -> None:
