@@ -11,6 +11,7 @@ from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, lin
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.table import table
 from aquarat_core.settings import store_uri
+from aquarat_core.tasks.origin import questions_of
 from aquarat_core.upkeep.diff import flat
 
 
@@ -79,6 +80,7 @@ def _describe(artifact: Artifact) -> str:
         ("asset", f"{m.asset} ({m.kind})"),
         ("uri", artifact.uri),
         ("data version", artifact.data_version),
+        *(("questions", found) for found in [questions_of(artifact)] if found),
         ("created", m.created),
         ("run", m.run_id),
         ("profile", m.profile),

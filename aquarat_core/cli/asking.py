@@ -9,6 +9,7 @@ from typing import Any
 from aquarat_core.artifacts import Artifact, ArtifactStore
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
+from aquarat_core.tasks.origin import questions_of
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -36,7 +37,13 @@ def _ask(arguments: argparse.Namespace) -> str:
         raise ValueError("--samples and --max-new-tokens must be at least 1")
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
     found = _said(artifact, text, arguments)
-    machine = {"asset": artifact.asset, "manifest_sha256": artifact.sha256, "text": text, "answers": found}
+    machine = {
+        "asset": artifact.asset,
+        "manifest_sha256": artifact.sha256,
+        "questions": questions_of(artifact),
+        "text": text,
+        "answers": found,
+    }
     cut_off = "\n[cut off by --max-new-tokens]"
     return answer(arguments, machine, "\n---\n".join(f["text"] + ("" if f["ended"] else cut_off) for f in found))
 

@@ -32,10 +32,15 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
             fitting(some, tokenizer, config.max_new_tokens, policy.config.sequence_len)
             for some in (questions, held_out)
         )
-        if left_out := there - len(questions) + len(held_out) - len(asked):
+        left_out = {
+            "questions_left_out": there - len(questions),
+            "held_out_questions_left_out": len(held_out) - len(asked),
+        }
+        if any(left_out.values()):
             ctx.log(
-                f"{there - len(questions)} of {there} training questions and {len(held_out) - len(asked)} of "
-                f"{len(held_out)} held-out ones leave no room for rl_checkpoint.max_new_tokens {config.max_new_tokens} "
+                f"{left_out['questions_left_out']} of {there} training questions and "
+                f"{left_out['held_out_questions_left_out']} of {len(held_out)} held-out ones leave no room for "
+                f"rl_checkpoint.max_new_tokens {config.max_new_tokens} "
                 "in the policy's context: they are left out"
             )
         if len(questions) < config.prompts_per_step or not asked:
@@ -49,4 +54,4 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         summary = trainer.run(ctx, log)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, policy, sft.path(TOKENIZER_FILE))
-    return {**summary, "questions": len(questions), "questions_left_out": left_out, "ranks": world.size}
+    return {**summary, "questions": len(questions), **left_out, "ranks": world.size}

@@ -13,6 +13,7 @@ import dagster as dg
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.retention import latest_events
+from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
@@ -63,6 +64,14 @@ def forgettable(instance: dg.DagsterInstance, days: float) -> list[dg.DagsterRun
         for run in instance.get_runs(dg.RunsFilter(statuses=_ENDED, updated_before=before))
         if run.run_id not in kept
     ]
+
+
+def unneeded_profiles(instance: dg.DagsterInstance) -> list[Path]:
+    """Kept profiles that no run of Dagster began with; those of the last day may belong to a run that is beginning."""
+    needed = {run.tags[PROFILE_HASH_TAG] for run in instance.get_runs() if PROFILE_HASH_TAG in run.tags}
+    before = time.time() - 86_400
+    kept = (Path(instance.root_directory) / "aquarat" / "profiles").glob("*.yaml")
+    return [path for path in kept if path.stem not in needed and path.stat().st_mtime < before]
 
 
 def forget(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:

@@ -58,4 +58,7 @@ def _prune(arguments: argparse.Namespace) -> str:
             return f"{len(runs)} runs of {where} ended more than {arguments.days} days ago; `--delete` removes them"
         for run in runs:
             upkeep.forget(instance, run)
-        return f"{len(runs)} runs of {where} are removed"
+        profiles = upkeep.unneeded_profiles(instance)
+        for path in profiles:
+            path.unlink()
+        return f"{len(runs)} runs of {where} are removed, and {len(profiles)} profiles that only such runs began with"

@@ -18,9 +18,11 @@ from dagster._daemon.monitoring import RESUME_RUN_LOG_MESSAGE
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.cli import main
+from aquarat_core.config import load_profile
 from aquarat_core.stages.base import SPEC_SHA256, StageSpec
 from aquarat_core.upkeep.collect import DAY, clock, find_garbage
 from aquarat_pipeline.assets import upkeep
+from aquarat_pipeline.launching import profiles
 from aquarat_pipeline.launching.attempts import Attempt
 from tests.pipeline.toy_chain import Chain
 
@@ -118,6 +120,9 @@ def test_prune_forgets_old_runs_but_not_what_made_the_latest(
     log.parent.mkdir(parents=True)
     log.write_text("said")
     assert main(["prune", "--delete"]) == 0 and capsys.readouterr().out.startswith("0 runs of ")
+    known = profiles.remember(home, load_profile("tiny"))
+    profiles.remember(home, load_profile("d12"))
+    chain.instance.add_run_tags(latest.run_id, known)
     later = time.time() + 91 * 86_400
     monkeypatch.setattr(upkeep.time, "time", lambda: later)
     assert main(["prune"]) == 0 and "1 runs of " in capsys.readouterr().out
@@ -126,4 +131,6 @@ def test_prune_forgets_old_runs_but_not_what_made_the_latest(
     assert chain.instance.get_run_by_id(old.run_id) is None
     assert not list(home.rglob(f"*{old.run_id}*"))
     assert chain.instance.get_run_by_id(latest.run_id) is not None
+    (left,) = (home / "aquarat" / "profiles").iterdir()
+    assert left == profiles.recall(home, known)
     assert named_by_both(chain, ArtifactStore.open(store_uri))

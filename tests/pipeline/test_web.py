@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
@@ -87,6 +88,34 @@ def test_the_ui_and_programs_are_let_in(server: str) -> None:
 )
 def test_other_pages_and_names_are_refused(server: str, headers: dict[str, str]) -> None:
     assert ask(server, **headers) == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 101),
+        ({"Origin": "http://127.0.0.1:PORT"}, 101),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+    ids=str,
+)
+def test_sockets_of_other_pages_are_not_opened(server: str, headers: dict[str, str], status: int) -> None:
+    """A browser sends cookies and an Origin with a WebSocket's handshake, and asks no server beforehand."""
+    place = urllib.parse.urlsplit(server)
+    handshake = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==", "Sec-WebSocket-Protocol": "graphql-ws",
+    }  # fmt: skip
+    given = {name: value.replace("PORT", str(place.port)) for name, value in headers.items()}
+    connection = http.client.HTTPConnection(place.netloc, timeout=limit(30))
+    try:
+        connection.request("GET", "/graphql", headers=handshake | given)
+        assert connection.getresponse().status == status
+    finally:
+        connection.close()
 
 
 def test_nothing_is_done_by_opening_an_address(server: str) -> None:

@@ -22,6 +22,7 @@ from aquarat_core.config import CheckpointConfig, ConfigError
 from aquarat_core.stages.run import Superseded, refuse_if_superseded
 from aquarat_core.training.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area
 from aquarat_core.training.checkpointing.state import HostCopy, flatten, merge, unflatten
+from aquarat_core.training.stopped import Abandoned
 from tests.toys import ONE
 
 CONFIG = {"steps": 10, "optim": {"lr": 0.1}, "launch": {"nproc": 1}, "checkpoint": {}, "wandb": {}}
@@ -218,6 +219,16 @@ def test_sigterm_saves_and_stops_after_the_step(saved: bool) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
     if where:
         assert kept(where) == [1] and advance(where, 1).n == 1
+
+
+@pytest.mark.parametrize(("done", "said"), [(0, "there was nothing to save yet"), (1, "its state is saved")])
+def test_a_step_that_is_given_up_says_what_is_kept(done: int, said: str) -> None:
+    where, part = area(), Counter()
+    with pytest.raises(Stopped, match=f"after step {done}; {said}"), checkpointer(where, part) as saves:
+        saves.restore()
+        with saves.step(done):
+            raise Abandoned
+    assert kept(where) == ([done] if done else [])
 
 
 def test_an_error_of_the_background_writer_reaches_the_run(tmp_path: Path) -> None:

@@ -171,7 +171,12 @@ class Checkpointer:
 
     def _end(self, done: int) -> NoReturn:
         self._writer.wait()
-        kept = "its state is saved: start it again to go on" if self.area else "nothing of it is kept"
+        if self.area is None:
+            kept = "nothing of it is kept"
+        elif self._saved_step:
+            kept = "its state is saved: start it again to go on"
+        else:
+            kept = "there was nothing to save yet: start it again from the beginning"
         raise Stopped(f"stopped by SIGTERM after step {done}; {kept}")
 
     def save(self, done: int) -> None:
