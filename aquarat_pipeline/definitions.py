@@ -1,31 +1,42 @@
-"""The code location: everything Dagster serves, assembled from its rooms."""
+"""The code location: everything Dagster serves, assembled from its rooms, once for each experiment."""
 
 import dagster as dg
 
+from aquarat_core.artifacts.lineage import format_profile
 from aquarat_pipeline.assets.data import data_assets
 from aquarat_pipeline.assets.evaluation import evaluation_assets
 from aquarat_pipeline.assets.tokenizer import tokenizer_assets
 from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
+from aquarat_pipeline.experiments import Experiment, experiments
 from aquarat_pipeline.launching.executor import resuming_executor
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
-from aquarat_pipeline.resources.profile import current_profile
 from aquarat_pipeline.resources.store import StoreResource
-from aquarat_pipeline.schedules import pipeline, reevaluation, weekly_reevaluation
+from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
 
-profile = current_profile()
 
-defs = dg.Definitions(
-    assets=[
-        *data_assets(profile),
-        *tokenizer_assets(profile),
-        *training_assets(profile),
-        *evaluation_assets(profile),
-    ],
-    asset_checks=[*artifact_checks(), *evaluation_checks()],
-    jobs=[pipeline, reevaluation],
-    schedules=[weekly_reevaluation],
-    resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
-    executor=resuming_executor,
+def of(experiment: Experiment) -> dg.Definitions:
+    """The assets, checks, jobs and the schedule of one experiment."""
+    rooms = (data_assets, tokenizer_assets, training_assets, evaluation_assets)
+    again = reevaluation(experiment)
+    return dg.Definitions(
+        assets=[asset for room in rooms for asset in room(experiment)],
+        asset_checks=[*artifact_checks(experiment), *evaluation_checks(experiment)],
+        jobs=[pipeline(experiment), again],
+        schedules=[weekly(experiment, again)],
+        metadata={
+            f"profile of {experiment.name or 'the main experiment'}": format_profile(
+                experiment.profile.name, experiment.profile.sha256
+            )
+        },
+    )
+
+
+defs = dg.Definitions.merge(
+    *(of(experiment) for experiment in experiments()),
+    dg.Definitions(
+        resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
+        executor=resuming_executor,
+    ),
 )

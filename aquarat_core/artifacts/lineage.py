@@ -115,6 +115,11 @@ def format_code(code: CodeVersion) -> str:
     return code.commit[:12] + (" (dirty)" if code.dirty else "")
 
 
+def format_profile(name: str, sha256: str | None) -> str:
+    """A profile's name, and the beginning of its hash where that was recorded."""
+    return f"{name} ({sha256[:12]})" if sha256 else name
+
+
 def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
     """Which ancestors can rebuild a damaged artifact, and the command that does."""
     # What a manifest says comes from another machine, and the reader pastes it into a shell.

@@ -110,6 +110,8 @@ class Manifest(_Frozen):
     records: Annotated[tuple[FileEntry, ...], Field(max_length=MOST_FILES), AfterValidator(_distinct)] = ()
     config: dict[str, Any]
     profile: Text
+    profile_sha256: Sha256 | None = None
+    """Hash of all that the profile says; None in manifests of before it was recorded, which then do not spell it."""
     code: CodeVersion
     parents: Annotated[tuple[Parent, ...], Field(max_length=1000)]
     metrics: Annotated[dict[str, Scalar], Field(max_length=MOST_ENTRIES), AfterValidator(_finite)]
@@ -122,7 +124,8 @@ class Manifest(_Frozen):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8. Equal manifests give equal bytes."""
-        return canonical(self.model_dump(mode="json"))
+        unrecorded = {"profile_sha256"} if self.profile_sha256 is None else None
+        return canonical(self.model_dump(mode="json", exclude=unrecorded))
 
     @property
     def sha256(self) -> str:

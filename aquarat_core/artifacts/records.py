@@ -36,7 +36,7 @@ class _Record(BaseModel):
 
 
 class Ref(_Record):
-    """`refs/<asset>/latest.json`: the asset's artifact that was published last."""
+    """`refs/[<experiment>/]<asset>/latest.json`: the artifact of the asset that was published last."""
 
     manifest_sha256: Annotated[str, AfterValidator(_hash)]
     asset: Name

@@ -6,6 +6,7 @@ manifest names, and the same publication run again finds and keeps them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +61,7 @@ class ArtifactStore:
         records: Path | None = None,
         config: Mapping[str, Any],
         profile: str,
+        profile_sha256: str | None = None,
         code: CodeVersion,
         parents: Iterable[Parent],
         metrics: Mapping[str, Scalar],
@@ -85,6 +87,7 @@ class ArtifactStore:
             kind=kind,
             config=dict(config),
             profile=profile,
+            profile_sha256=profile_sha256,
             code=code,
             parents=tuple(parents),
             metrics=dict(metrics),
@@ -114,9 +117,10 @@ class ArtifactStore:
             self._move_ref(manifest.asset, sha256, manifest.data_version)
         return Artifact(self, manifest, sha256)
 
-    def make_latest(self, artifact: Artifact) -> None:
-        """Moves the asset's ref to an artifact that is there."""
-        self._move_ref(artifact.asset, artifact.sha256, artifact.data_version)
+    def make_latest(self, artifact: Artifact, experiment: str = "") -> None:
+        """Moves the asset's ref, that of a named experiment if one is given, to an artifact that is there."""
+        name = f"{experiment}/{artifact.asset}" if experiment else artifact.asset
+        self._move_ref(name, artifact.sha256, artifact.data_version)
 
     def manifest_uri(self, manifest_sha256: str) -> str:
         """Where the manifest of that hash lies in this store."""
@@ -137,26 +141,27 @@ class ArtifactStore:
         what = f"manifest {manifest_sha256} in {self.uri}"
         return Artifact(self, Manifest.from_bytes(found.data, what), manifest_sha256)
 
-    def latest(self, asset: str) -> Artifact | None:
-        """The asset's artifact that was published last, or None where there is none.
+    def latest(self, name: str) -> Artifact | None:
+        """The artifact of an asset that was published last, or None where there is none.
 
+        `name` is the asset's, or for an asset of a named experiment `<experiment>/<asset>`.
         Raises `ArtifactError` if the ref is damaged or names something else than an artifact of this asset.
         """
-        key = _ref_key(asset)
+        key = _ref_key(name)
         found = self.backend.read(key)
         if found is None:
             return None
         artifact = self.get(read_ref(found.data, f"{self.uri}/{key}").manifest_sha256)
-        if artifact.asset != asset:
+        if artifact.asset != asset_of(name):
             raise ArtifactError(
                 f"ref {self.uri}/{key} names an artifact of {artifact.asset} (manifest {artifact.sha256[:12]}), not of "
-                f"{asset}: materialize {asset} again, or remove the object"
+                f"{name}: materialize {name} again, or remove the object"
             )
         return artifact
 
     def assets(self) -> list[str]:
-        """Names of all assets with a latest artifact."""
-        return [key.split("/")[1] for key in self.backend.keys("refs/") if key.endswith("/latest.json")]
+        """Names of all assets with a latest artifact, those of named experiments as `<experiment>/<asset>`."""
+        return [name for key in self.backend.keys("refs/") if (name := name_of_ref(key))]
 
     def resolve(self, asset_or_manifest: str) -> Artifact:
         """The latest artifact of an asset, or the one of a manifest hash (six digits are enough if they are unique)."""
@@ -177,9 +182,9 @@ class ArtifactStore:
         """The folder of one attempt at one step."""
         return job_dir(self.backend, run_id, step_key, attempt)
 
-    def _move_ref(self, asset: str, manifest_sha256: str, data_version: str) -> None:
-        ref = canonical({"asset": asset, "manifest_sha256": manifest_sha256, "data_version": data_version})
-        key = _ref_key(asset)
+    def _move_ref(self, name: str, manifest_sha256: str, data_version: str) -> None:
+        ref = canonical({"asset": asset_of(name), "manifest_sha256": manifest_sha256, "data_version": data_version})
+        key = _ref_key(name)
         for _ in range(_SWAP_TRIES):
             current = self.backend.read(key)
             if current is None:
@@ -188,7 +193,7 @@ class ArtifactStore:
                 moved = current.data == ref or self.backend.swap(key, ref, current.version)
             if moved:
                 return
-        raise StoreError(f"{self.uri}/{key} is moved by others all the time: is a loop publishing {asset}?")
+        raise StoreError(f"{self.uri}/{key} is moved by others all the time: is a loop publishing {name}?")
 
     def _has_all(self, entries: Iterable[FileEntry]) -> bool:
         return all(each(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
@@ -285,8 +290,19 @@ def _manifest_key(sha256: str) -> str:
     return f"manifests/{sha256}.json"
 
 
-def _ref_key(asset: str) -> str:
-    return f"refs/{asset}/latest.json"
+def asset_of(name: str) -> str:
+    """The asset of a ref's name, `<asset>` or `<experiment>/<asset>`."""
+    return name.rpartition("/")[2]
+
+
+def name_of_ref(key: str) -> str | None:
+    """The name that the ref in the object `key` is of, or None for an object that is no ref."""
+    match = re.fullmatch(r"refs/([^/]+(?:/[^/]+)?)/latest\.json", key)
+    return match[1] if match else None
+
+
+def _ref_key(name: str) -> str:
+    return f"refs/{name}/latest.json"
 
 
 def _files(directory: Path) -> dict[str, Path]:

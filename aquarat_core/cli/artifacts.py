@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
-from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, lineage
+from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, format_profile, lineage
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.table import table
 from aquarat_core.settings import store_uri
@@ -44,7 +44,8 @@ def add_artifact(command: argparse.ArgumentParser, name: str = "artifact") -> No
     command.add_argument(
         name,
         metavar="ASSET_OR_MANIFEST",
-        help="an asset's name, for its latest artifact, or (the beginning of) a manifest's hash",
+        help="an asset's name (EXPERIMENT/ASSET in a named experiment), for its latest artifact, or (the beginning "
+        "of) a manifest's hash",
     )
 
 
@@ -83,7 +84,7 @@ def _describe(artifact: Artifact) -> str:
         *(("questions", found) for found in [questions_of(artifact)] if found),
         ("created", m.created),
         ("run", m.run_id),
-        ("profile", m.profile),
+        ("profile", format_profile(m.profile, m.profile_sha256)),
         ("code", f"{format_code(m.code)}, version {m.code.version[:12]}"),
         *(("parent", f"{p.asset}  manifest {p.manifest_sha256[:12]}  run {p.run_id}") for p in m.parents),
         *(("file", _file(e)) for e in m.files),

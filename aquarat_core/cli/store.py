@@ -84,15 +84,18 @@ def _open(arguments: argparse.Namespace) -> ArtifactStore:
 def _ls(arguments: argparse.Namespace) -> str:
     store = _open(arguments)
     named, pinned = refs(store), pins(store)
-    latest = {asset: ref.manifest_sha256 for asset, ref in named.items() if not isinstance(ref, ArtifactError)}
+    latest = {name: ref.manifest_sha256 for name, ref in named.items() if not isinstance(ref, ArtifactError)}
     found = all_artifacts(store) if arguments.all else read_artifacts(store, latest.values())
+    names: dict[str, list[str]] = {}
+    for name, sha256 in latest.items():
+        names.setdefault(sha256, []).append(name)
     artifacts = sorted(
         (a for a in found.values() if isinstance(a, Artifact)),
-        key=lambda a: a.manifest.created if arguments.all else a.asset,
+        key=lambda a: a.manifest.created if arguments.all else min(names[a.sha256]),
         reverse=arguments.all,
     )
     damaged = [str(e) for e in (*named.values(), *pinned.values(), *found.values()) if isinstance(e, ArtifactError)]
-    facts = [_fact(a, latest.get(a.asset) == a.sha256, a.sha256 in pinned) for a in artifacts]
+    facts = [_fact(a, names.get(a.sha256, []), a.sha256 in pinned) for a in artifacts]
     found_here = {"artifacts": facts, "problems": damaged}
     if not facts and not damaged:
         return answer(arguments, found_here, f"{store.uri} is empty: materialize an asset first")
@@ -101,10 +104,13 @@ def _ls(arguments: argparse.Namespace) -> str:
     return answer(arguments, found_here, "\n".join([table(rows), *damaged]))
 
 
-def _fact(artifact: Artifact, latest: bool, pinned: bool) -> dict[str, Any]:
+def _fact(artifact: Artifact, names: list[str], pinned: bool) -> dict[str, Any]:
+    """`names` are those whose latest artifact it is."""
     m = artifact.manifest
     return {
         "asset": m.asset,
+        "names": sorted(names),
+        "profile": m.profile,
         "kind": m.kind,
         "created": m.created,
         "files": len(m.files) + len(m.records),
@@ -112,7 +118,7 @@ def _fact(artifact: Artifact, latest: bool, pinned: bool) -> dict[str, Any]:
         "data_version": artifact.data_version,
         "manifest_sha256": artifact.sha256,
         "run_id": m.run_id,
-        "latest": latest,
+        "latest": bool(names),
         "pinned": pinned,
     }
 
@@ -121,7 +127,8 @@ def _row(fact: dict[str, Any]) -> tuple[str, ...]:
     marks = " ".join(mark for mark in ("latest", "pinned") if fact[mark])
     numbers = str(fact["files"]), f"{fact['bytes']:,}"
     hashes = fact["data_version"][:12], fact["manifest_sha256"][:12]
-    return fact["asset"], fact["created"][:19].replace("T", " "), *numbers, *hashes, fact["run_id"], marks
+    name = ", ".join(fact["names"]) or fact["asset"]
+    return name, fact["created"][:19].replace("T", " "), *numbers, *hashes, fact["run_id"], marks
 
 
 def _diff(arguments: argparse.Namespace) -> str:

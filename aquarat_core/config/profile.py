@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,6 +41,15 @@ class Profile(Strict):
     sft_checkpoint: ChatTrainConfig = ChatTrainConfig()
     rl_checkpoint: RLConfig = RLConfig()
     eval_report: EvalConfig = EvalConfig()
+
+    def to_json(self) -> bytes:
+        """Everything that the profile says, whatever files it was read from. JSON is YAML: it loads as a profile."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of `to_json`."""
+        return hashlib.sha256(self.to_json()).hexdigest()
 
     @model_validator(mode="after")
     def _stages_fit_each_other(self) -> Profile:

@@ -44,6 +44,8 @@ class ChainReport(TypedDict):
     stages: list[StageRow]
     data: list[dict[str, Any]]
     lineage: list[Identity]
+    profiles: list[str]
+    """Of the checkpoints, each once."""
     warnings: list[str]
 
 
@@ -65,7 +67,12 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
     lineage = ancestry(artifact for s in stages for artifact in (s.checkpoint, s.evaluation))
     data = {d["manifest_sha256"]: d for s in stages for d in s.evaluated.report["data"]}
     return ChainReport(
-        format=FORMAT, stages=rows, data=list(data.values()), lineage=lineage, warnings=inconsistencies(lineage)
+        format=FORMAT,
+        stages=rows,
+        data=list(data.values()),
+        lineage=lineage,
+        profiles=sorted({s.evaluated.report["checkpoint"]["profile"] for s in stages}),
+        warnings=inconsistencies(lineage),
     )
 
 
@@ -100,7 +107,7 @@ def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> 
     return doc.Document(
         title=f"From base to RL on {' and '.join(sorted(kinds))}: the whole chain",
         subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), greedy rationales, "
-        "strict parser.",
+        f"strict parser. Profile {' and '.join(report['profiles'])}.",
         blocks=(
             *next(filter(None, map(reports.origin_band, evaluations)), ()),
             *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),

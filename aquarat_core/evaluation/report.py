@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from aquarat_core.artifacts import Artifact, CodeVersion
+from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.errors import DataError
 from aquarat_core.evaluation import document as doc
@@ -109,7 +110,7 @@ def build(
         asset=asset,
         checkpoint={
             **identity(checkpoint),
-            "profile": manifest.profile,
+            "profile": format_profile(manifest.profile, manifest.profile_sha256),
             "code": manifest.code.model_dump(),
             "seeds": manifest.seeds,
             "metrics": manifest.metrics,
@@ -191,7 +192,7 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
         title=f"{checkpoint['asset']} on {questions_text(evaluation)} ({evaluation['split']})",
         subtitle=(
             f"{s['n']:,} questions, {order}; one greedy rationale each, up to {evaluation['max_new_tokens']} tokens; "
-            "an answer counts only as the last line, and none counts as wrong."
+            f"an answer counts only as the last line, and none counts as wrong. Profile {checkpoint['profile']}."
         ),
         blocks=(
             *origin_band(evaluation),

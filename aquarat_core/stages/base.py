@@ -30,6 +30,7 @@ class StageSpec(BaseModel):
     stage: str
     store: str
     profile: str
+    profile_sha256: str | None = None
     config: dict[str, Any] | None
     inputs: dict[str, Parent]
     code: CodeVersion

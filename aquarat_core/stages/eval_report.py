@@ -7,6 +7,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.documents import read_documents
 from aquarat_core.evaluation import report as reports
@@ -33,7 +34,15 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     summary = summarize(records, majority_letter(aqua))
     data = [aqua, *([text] if text else [])]
     report = reports.build(
-        ctx.spec.stage, checkpoint, data, config, ctx.spec.profile, ctx.spec.code, records, summary, bpb
+        ctx.spec.stage,
+        checkpoint,
+        data,
+        config,
+        format_profile(ctx.spec.profile, ctx.spec.profile_sha256),
+        ctx.spec.code,
+        records,
+        summary,
+        bpb,
     )
     if parent := ctx.input("_eval_report"):
         child = reports.Evaluated(report, records)

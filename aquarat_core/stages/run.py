@@ -102,6 +102,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[s
             records=ctx.recorddir,
             config=spec.config or {},
             profile=spec.profile,
+            profile_sha256=spec.profile_sha256,
             code=spec.code,
             parents=tuple(spec.inputs.values()),
             metrics={**metrics, "seconds": round(seconds, 3)},

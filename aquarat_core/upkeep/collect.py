@@ -15,7 +15,7 @@ from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_record
-from aquarat_core.artifacts.store import blob_key
+from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.transfer import each
 from aquarat_core.upkeep.survey import READERS, ancestry, pins, read_artifacts, refs
 
@@ -113,13 +113,14 @@ def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) 
     read = [r for r in (*named.values(), *pinned.values()) if not isinstance(r, ArtifactError)]
     roots = {*inputs, *pinned, *(r.manifest_sha256 for r in read)}
     bad_pins = {name: e for name, e in pinned.items() if isinstance(e, ArtifactError)}
-    bad_refs = {asset: e for asset, e in named.items() if isinstance(e, ArtifactError)}
+    bad_refs = {name: e for name, e in named.items() if isinstance(e, ArtifactError)}
     if unread or bad_pins.keys() - there:
         roots |= there
     elif bad_refs:
+        assets = {asset_of(name) for name in bad_refs}
         # An unreadable manifest may be of that asset too.
         roots |= {
-            h for h, a in read_artifacts(store, there).items() if isinstance(a, ArtifactError) or a.asset in bad_refs
+            h for h, a in read_artifacts(store, there).items() if isinstance(a, ArtifactError) or a.asset in assets
         }
     return roots, tuple(str(e) for e in (*bad_refs.values(), *bad_pins.values(), *unread))
 

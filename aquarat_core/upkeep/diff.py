@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.artifacts import Manifest
+from aquarat_core.artifacts.lineage import format_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _sections(m: Manifest) -> dict[str, dict[str, Any]]:
     return {
-        "artifact": {"asset": m.asset, "kind": m.kind, "profile": m.profile},
+        "artifact": {"asset": m.asset, "kind": m.kind, "profile": format_profile(m.profile, m.profile_sha256)},
         "config": flat(m.config),
         "code": {"version": m.code.version, "commit": m.code.commit, "dirty": m.code.dirty},
         "data": {f.path: f"{f.sha256[:12]} ({f.size:,} bytes)" for f in m.files},

@@ -81,6 +81,7 @@ def reproduce(artifact: Artifact, folder: Path, *, anyway: bool = False, toleran
         stage=stage.name,
         store=store.uri,
         profile=manifest.profile,
+        profile_sha256=manifest.profile_sha256,
         config=manifest.config if section else None,
         inputs={parent.asset: parent for parent in manifest.parents},
         code=code,

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.records import Pin, Ref, read_pin, read_ref
+from aquarat_core.artifacts.store import name_of_ref
 from aquarat_core.artifacts.transfer import each
 
 Record = TypeVar("Record", Ref, Pin)
@@ -35,9 +36,9 @@ def read_artifacts(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Art
 
 
 def refs(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
-    """The ref of every asset by the asset's name, or what is wrong with it."""
-    keys = [key for key in store.backend.keys("refs/") if key.endswith("/latest.json") and key.count("/") == 2]
-    return {key.split("/")[1]: ref for key, ref in _small(store, keys, read_ref)}
+    """The ref of every asset by its name (`<experiment>/<asset>` in a named one), or what is wrong with it."""
+    names = {key: name for key in store.backend.keys("refs/") if (name := name_of_ref(key))}
+    return {names[key]: ref for key, ref in _small(store, list(names), read_ref)}
 
 
 def pins(store: ArtifactStore) -> dict[str, Pin | ArtifactError]:

@@ -12,7 +12,7 @@ from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Diges
 from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.bounded import printable
 from aquarat_core.artifacts.records import Pin, Ref
-from aquarat_core.artifacts.store import blob_key
+from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.transfer import Advance, each, ignore
 from aquarat_core.upkeep.survey import all_artifacts, ancestry, pins, refs
 
@@ -107,7 +107,8 @@ def _wrong_parents(artifact: Artifact, found: Found) -> Iterator[str]:
 
 def _wrong_refs(store: ArtifactStore, named: dict[str, Ref | ArtifactError], found: Found) -> Iterator[str]:
     """Refs that cannot be read, or say what the manifest that they name does not."""
-    for asset, ref in named.items():
+    for name, ref in named.items():
+        asset = asset_of(name)
         if isinstance(ref, ArtifactError):
             yield str(ref)
         elif isinstance(artifact := found.get(ref.manifest_sha256), Artifact):
@@ -118,7 +119,7 @@ def _wrong_refs(store: ArtifactStore, named: dict[str, Ref | ArtifactError], fou
                 wrong = f"gives its artifact the data version {ref.data_version}, and it is {artifact.data_version}"
             else:
                 continue
-            yield f"ref {store.uri}/refs/{asset}/latest.json {wrong}: materialize {asset} again, or remove the object"
+            yield f"ref {store.uri}/refs/{name}/latest.json {wrong}: materialize {name} again, or remove the object"
 
 
 def _wrong_pins(store: ArtifactStore, pinned: dict[str, Pin | ArtifactError], found: Found) -> Iterator[str]:

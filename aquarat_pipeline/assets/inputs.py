@@ -12,6 +12,7 @@ import dagster as dg
 from aquarat_core.artifacts import Parent
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.tags import INPUTS_TAG
 
 _NO_HOME = (
@@ -26,21 +27,18 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """One input: the artifact, and Dagster's event that materialized it."""
+    """One input: the artifact, Dagster's event that materialized it, and the key of its asset."""
 
     parent: Parent
     storage_id: int
+    key: dg.AssetKey
 
     def to_json(self) -> dict[str, Any]:
         return {"parent": self.parent.model_dump(), "storage_id": self.storage_id}
 
     @classmethod
-    def from_json(cls, held: dict[str, Any]) -> Pinned:
-        return cls(Parent.model_validate(held["parent"]), held["storage_id"])
-
-    @property
-    def key(self) -> dg.AssetKey:
-        return dg.AssetKey(self.parent.asset)
+    def from_json(cls, held: dict[str, Any], key: dg.AssetKey) -> Pinned:
+        return cls(Parent.model_validate(held["parent"]), held["storage_id"], key)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -64,8 +62,8 @@ def require_home() -> None:
         raise InputError(_NO_HOME)
 
 
-def pin_inputs(instance: dg.DagsterInstance, stage: Stage, run_id: str) -> dict[str, Pinned]:
-    """What feeds `stage`: the latest materialization of each input, as it was when the step first started.
+def pin_inputs(instance: dg.DagsterInstance, stage: Stage, run_id: str, experiment: Experiment) -> dict[str, Pinned]:
+    """What feeds `stage`: the latest materialization of each input in its experiment, when the step first started.
 
     The choice is written into a tag of the run before anything starts. A later attempt, and a process that takes the
     step over, finds it there, whatever has been materialized since. Raises `InputError` where an input has never been
@@ -73,29 +71,30 @@ def pin_inputs(instance: dg.DagsterInstance, stage: Stage, run_id: str) -> dict[
     """
     run = instance.get_run_by_id(run_id)
     if run and (chosen := run.tags.get(INPUTS_TAG + stage.name)):
-        return {name: Pinned.from_json(held) for name, held in json.loads(chosen).items()}
-    latest = {name: _latest(instance, stage, name) for name in stage.inputs}
+        return {name: Pinned.from_json(held, experiment.key(name)) for name, held in json.loads(chosen).items()}
+    latest = {name: _latest(instance, stage, name, experiment) for name in stage.inputs}
     text = json.dumps({name: pinned.to_json() for name, pinned in latest.items()})
     instance.add_run_tags(run_id, {INPUTS_TAG + stage.name: text})
     return latest
 
 
-def _latest(instance: dg.DagsterInstance, stage: Stage, name: str) -> Pinned:
-    records = instance.fetch_materializations(dg.AssetKey(name), limit=1).records
+def _latest(instance: dg.DagsterInstance, stage: Stage, name: str, experiment: Experiment) -> Pinned:
+    key, ref = experiment.key(name), experiment.ref(name)
+    records = instance.fetch_materializations(key, limit=1).records
     if not records:
         raise InputError(
-            f"{stage.name} needs {name}, which has not been materialized in {instance.root_directory}. Materialize it "
-            f"first: dagster asset materialize --select {name} "
-            f"(or with everything before it: --select '*{stage.name}')"
+            f"{stage.name} needs {ref}, which has not been materialized in {instance.root_directory}. Materialize it "
+            f"first: dagster asset materialize --select {ref} "
+            f"(or with everything before it: --select '*{experiment.ref(stage.name)}')"
         )
     record = records[0]
     event = record.asset_materialization
     sha256 = event.metadata.get("manifest_sha256")
     if sha256 is None:
         raise InputError(
-            f"the latest materialization of {name} names no manifest: it was reported by hand. Materialize it again: "
-            f"dagster asset materialize --select {name}"
+            f"the latest materialization of {ref} names no manifest: it was reported by hand. Materialize it again: "
+            f"dagster asset materialize --select {ref}"
         )
     version = event.metadata["data_version"].value
     parent = Parent(asset=name, manifest_sha256=sha256.value, data_version=version, run_id=record.run_id)
-    return Pinned(parent, record.storage_id)
+    return Pinned(parent, record.storage_id, key)

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
-from aquarat_core.config import Profile
+from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
@@ -14,6 +14,8 @@ from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.config import config_schema, run_config_of
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
+from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.resuming import overtaken_by
 from aquarat_pipeline.launching.tags import RANKS_TAG
@@ -25,23 +27,28 @@ OWNERS = ["team:aquarat"]
 
 
 def stage_asset(
-    profile: Profile, name: str, *, group: str, kinds: Iterable[str], note: str = ""
+    experiment: Experiment, name: str, *, group: str, kinds: Iterable[str], note: str = ""
 ) -> dg.AssetsDefinition:
-    """The asset of stage `name`, configured by `profile` unless the run says otherwise; `note` ends its description."""
-    stage = STAGES[name]
+    """The asset of stage `name` in an experiment, configured by its profile unless the run says otherwise.
+
+    `note` ends its description.
+    """
+    stage, profile = STAGES[name], experiment.profile
     section = stage.config(profile)
+    ranks = {RANKS_TAG: str(section.launch.nproc)} if stage.distributed else {}
 
     @dg.asset(
-        name=name,
+        key=experiment.key(name),
         description=f"{stage.description} {note}".strip(),
-        group_name=group,
+        group_name=experiment.local(group),
+        metadata={"profile": format_profile(profile.name, profile.sha256)},
         kinds=set(kinds),
         owners=OWNERS,
-        deps=list(stage.inputs),
+        deps=[experiment.key(name) for name in stage.inputs],
         code_version=code_version(stage, section),
         config_schema=config_schema(section) if section else None,
         dagster_type=dg.Nothing,
-        op_tags={RANKS_TAG: str(section.launch.nproc)} if stage.distributed else None,
+        op_tags={**ranks, **experiment.tags},
     )
     def asset(
         context: dg.AssetExecutionContext, store: StoreResource, torchrun: dg.ResourceParam[TorchrunPipesClient]
@@ -51,32 +58,43 @@ def stage_asset(
             opened = store.open()
             opened.check_writable()
             attempt = Attempt.find(context.instance, opened, context.run.run_id, name, context.retry_number)
-            attempt = attempt or _new_attempt(context, stage, profile, opened)
+            attempt = attempt or _new_attempt(context, stage, experiment, opened)
         except ValueError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
-        yield from _materialize(context, stage, attempt, opened, torchrun)
+        yield from _materialize(context, stage, experiment, attempt, opened, torchrun)
 
     return asset
 
 
-def _new_attempt(context: dg.AssetExecutionContext, stage: Stage, profile: Profile, store: ArtifactStore) -> Attempt:
+def _new_attempt(
+    context: dg.AssetExecutionContext, stage: Stage, experiment: Experiment, store: ArtifactStore
+) -> Attempt:
     # What the run's first attempt took: a retry of the step starts from the same.
-    inputs = pin_inputs(context.instance, stage, context.run.run_id)
-    spec = _spec(context, stage, profile, store, inputs)
+    inputs = pin_inputs(context.instance, stage, context.run.run_id, experiment)
+    others = [pinned.parent for pinned in inputs.values() if pinned.parent.run_id != context.run.run_id]
+    check_inputs(context, store, experiment, stage.name, others)
+    say_what_is_replaced(context, store, experiment, stage.name)
+    spec = _spec(context, stage, experiment, store, inputs)
     events = {name: pinned.storage_id for name, pinned in inputs.items()}
     return Attempt.create(context.instance, store, spec, context.retry_number, events)
 
 
 def _spec(
-    context: dg.AssetExecutionContext, stage: Stage, profile: Profile, store: ArtifactStore, inputs: dict[str, Pinned]
+    context: dg.AssetExecutionContext,
+    stage: Stage,
+    experiment: Experiment,
+    store: ArtifactStore,
+    inputs: dict[str, Pinned],
 ) -> StageSpec:
-    ops = context.run.run_config.get("ops", {})
-    section = run_config_of(stage, profile, context.op_execution_context.op_config, ops)
+    steps = {experiment.step(name): name for name in STAGES}
+    ops = {steps[step]: op for step, op in context.run.run_config.get("ops", {}).items() if step in steps}
+    section = run_config_of(stage, experiment.profile, context.op_execution_context.op_config, ops)
     commit, dirty = git_state(REPO_ROOT)
     return StageSpec(
         stage=stage.name,
         store=store.uri,
-        profile=profile.name,
+        profile=experiment.profile.name,
+        profile_sha256=experiment.profile.sha256,
         config=section.model_dump(mode="json") if section else None,
         inputs={name: pinned.parent for name, pinned in inputs.items()},
         code=CodeVersion(version=code_version(stage, section), commit=commit, dirty=dirty),
@@ -89,8 +107,8 @@ def _differing(artifact: Artifact, stage: Stage, spec: StageSpec) -> str | None:
     """What of the manifest is not as it was decided, if anything: the job's folder only says which manifest it is."""
     held = artifact.manifest
     decided = {
-        "asset": stage.name, "kind": stage.kind, "run_id": spec.run_id, "profile": spec.profile, "code": spec.code,
-        "config": spec.config or {},
+        "asset": stage.name, "kind": stage.kind, "run_id": spec.run_id, "profile": spec.profile,
+        "profile_sha256": spec.profile_sha256, "code": spec.code, "config": spec.config or {},
     }  # fmt: skip
     if {p.asset: p for p in held.parents} != spec.inputs:
         return "list of parents"
@@ -100,12 +118,13 @@ def _differing(artifact: Artifact, stage: Stage, spec: StageSpec) -> str | None:
 def _materialize(
     context: dg.AssetExecutionContext,
     stage: Stage,
+    experiment: Experiment,
     attempt: Attempt,
     store: ArtifactStore,
     torchrun: TorchrunPipesClient,
 ) -> Iterator[dg.MaterializeResult]:
     spec = attempt.spec
-    inputs = {name: Pinned(parent, attempt.events[name]) for name, parent in spec.inputs.items()}
+    inputs = {name: Pinned(parent, attempt.events[name], experiment.key(name)) for name, parent in spec.inputs.items()}
     # Runs can then be filtered by the checkpoint they started from.
     parents = {name: p.parent.data_version for name, p in inputs.items() if STAGES[name].kind == "checkpoint"}
     if parents:
@@ -123,9 +142,9 @@ def _materialize(
     for pinned in inputs.values():
         tags.update(pinned.tags)
     # What Dagster calls the latest, commands must find too: the lock is kept until Dagster has recorded the result.
-    with sole_publisher(Path(context.instance.root_directory), stage.name):
-        _refuse_if_overtaken(context, artifact)
-        store.make_latest(artifact)
+    with sole_publisher(Path(context.instance.root_directory), experiment.step(stage.name)):
+        _refuse_if_overtaken(context, artifact, experiment.ref(stage.name))
+        store.make_latest(artifact, experiment.name)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(artifact.data_version),
             metadata=artifact_metadata(artifact, inputs.values()),
@@ -133,9 +152,9 @@ def _materialize(
         )
 
 
-def _refuse_if_overtaken(context: dg.AssetExecutionContext, artifact: Artifact) -> None:
+def _refuse_if_overtaken(context: dg.AssetExecutionContext, artifact: Artifact, name: str) -> None:
     """Raises `dg.Failure` in a resumed run where a newer one has made the asset meanwhile."""
-    run_id, name = context.run.run_id, artifact.asset
+    run_id = context.run.run_id
     if not context.instance.count_resume_run_attempts(run_id):
         return
     if newer := overtaken_by(context.instance, run_id, [name]):

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from aquarat_core.config import Profile
 from aquarat_pipeline.assets.stage import stage_asset
+from aquarat_pipeline.experiments import Experiment
 
 
-def tokenizer_assets(profile: Profile) -> list[dg.AssetsDefinition]:
+def tokenizer_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """Byte-level BPE, trained in Rust."""
-    return [stage_asset(profile, "tokenizer", group="tokenizer", kinds={"rust"})]
+    return [stage_asset(experiment, "tokenizer", group="tokenizer", kinds={"rust"})]

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
+from aquarat_core.artifacts.store import asset_of
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.retention import latest_events
 from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG
@@ -33,7 +34,8 @@ def differences(instance: dg.DagsterInstance, store: ArtifactStore) -> list[Diff
     """Assets whose latest artifact is not the same in both. Raises `StoreError` where the store cannot be read."""
     named = latest_manifests(instance)
     found = []
-    for name in STAGES:
+    others = sorted({*named, *(name for name in store.assets() if asset_of(name) in STAGES)} - STAGES.keys())
+    for name in (*STAGES, *others):
         problem = ""
         try:
             artifact = store.latest(name)

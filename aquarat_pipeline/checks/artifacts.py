@@ -5,40 +5,46 @@ import dagster as dg
 from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.stages.registry import STAGES, Stage
 from aquarat_pipeline._compat import get_input_data_version_tag
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.resources.store import StoreResource
 
 
-def artifact_checks() -> list[dg.AssetChecksDefinition]:
-    """`artifact_complete` for every asset, `lineage_agrees` for every asset with inputs."""
-    complete = [_artifact_complete(stage) for stage in STAGES.values()]
-    return [*complete, *(_lineage_agrees(stage) for stage in STAGES.values() if stage.inputs)]
+def artifact_checks(experiment: Experiment) -> list[dg.AssetChecksDefinition]:
+    """`artifact_complete` for every asset of an experiment, `lineage_agrees` for every asset with inputs."""
+    complete = [_artifact_complete(experiment, stage) for stage in STAGES.values()]
+    return [*complete, *(_lineage_agrees(experiment, stage) for stage in STAGES.values() if stage.inputs)]
 
 
-def latest(instance: dg.DagsterInstance, store: StoreResource, name: str) -> tuple[Artifact, dg.AssetMaterialization]:
+def latest(
+    instance: dg.DagsterInstance, store: StoreResource, key: dg.AssetKey
+) -> tuple[Artifact, dg.AssetMaterialization]:
     """The artifact of the asset's latest materialization, and that event. Raises `ArtifactError` without one."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(name))
+    event = instance.get_latest_materialization_event(key)
     materialization = event.asset_materialization if event else None
     if materialization is None:
-        raise ArtifactError(f"{name} has not been materialized yet")
+        raise ArtifactError(f"{key.to_user_string()} has not been materialized yet")
     sha256 = materialization.metadata["manifest_sha256"].value
     return store.open().get(sha256), materialization
 
 
-def _artifact_complete(stage: Stage) -> dg.AssetChecksDefinition:
+def _artifact_complete(experiment: Experiment, stage: Stage) -> dg.AssetChecksDefinition:
+    name = experiment.ref(stage.name)
+
     @dg.asset_check(
-        asset=stage.name,
+        asset=experiment.key(stage.name),
         name="artifact_complete",
+        op_tags=experiment.tags,
         description="Every file of the latest materialization is in the store, and the store calls it the latest too.",
     )
     def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
         try:
-            artifact, _ = latest(context.instance, store, stage.name)
+            artifact, _ = latest(context.instance, store, experiment.key(stage.name))
         except ArtifactError as e:
             return dg.AssetCheckResult(passed=False, metadata={"reason": str(e)})
-        in_store = artifact.store.latest(stage.name)
+        in_store = artifact.store.latest(name)
         metadata = {"manifest_sha256": artifact.sha256, "latest_in_store": in_store.sha256 if in_store else "none"}
         if artifact.is_complete() and (in_store is None or in_store.sha256 != artifact.sha256):
-            reason = f"the store's latest {stage.name} is another one: somebody published it outside of this Dagster"
+            reason = f"the store's latest {name} is another one: somebody published it outside of this Dagster"
             warned = dg.AssetCheckSeverity.WARN
             return dg.AssetCheckResult(passed=False, severity=warned, metadata={**metadata, "reason": reason})
         return dg.AssetCheckResult(passed=artifact.is_complete(), metadata=metadata)
@@ -46,17 +52,18 @@ def _artifact_complete(stage: Stage) -> dg.AssetChecksDefinition:
     return check
 
 
-def _lineage_agrees(stage: Stage) -> dg.AssetChecksDefinition:
+def _lineage_agrees(experiment: Experiment, stage: Stage) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=stage.name,
+        asset=experiment.key(stage.name),
         name="lineage_agrees",
+        op_tags=experiment.tags,
         description="The parents in the manifest are the inputs Dagster recorded for the materialization.",
     )
     def check(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
-        artifact, event = latest(context.instance, store, stage.name)
+        artifact, event = latest(context.instance, store, experiment.key(stage.name))
         in_manifest = {p.asset: p.data_version for p in artifact.manifest.parents}
         tags = event.tags or {}
-        in_dagster = {name: tags.get(get_input_data_version_tag(dg.AssetKey(name))) for name in stage.inputs}
+        in_dagster = {name: tags.get(get_input_data_version_tag(experiment.key(name))) for name in stage.inputs}
         return dg.AssetCheckResult(
             passed=in_manifest == in_dagster, metadata={"manifest": in_manifest, "dagster": in_dagster}
         )

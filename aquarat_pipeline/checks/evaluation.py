@@ -5,21 +5,23 @@ import dagster as dg
 from aquarat_pipeline.assets.evaluation import EVAL_REPORTS
 from aquarat_pipeline.assets.metadata import accuracy_text
 from aquarat_pipeline.checks.artifacts import latest
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.resources.store import StoreResource
 
 
-def evaluation_checks() -> list[dg.AssetChecksDefinition]:
-    """`beats_constant_letter` for every eval report."""
-    return [_beats_constant_letter(name) for name in EVAL_REPORTS]
+def evaluation_checks(experiment: Experiment) -> list[dg.AssetChecksDefinition]:
+    """`beats_constant_letter` for every eval report of an experiment."""
+    return [_beats_constant_letter(experiment, name) for name in EVAL_REPORTS]
 
 
-def _beats_constant_letter(report: str) -> dg.AssetChecksDefinition:
+def _beats_constant_letter(experiment: Experiment, report: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=report,
+        asset=experiment.key(report),
+        op_tags=experiment.tags,
         description="The accuracy's interval lies above what always answering the most frequent letter scores.",
     )
     def beats_constant_letter(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
-        metrics = latest(context.instance, store, report)[0].manifest.metrics
+        metrics = latest(context.instance, store, experiment.key(report))[0].manifest.metrics
         return dg.AssetCheckResult(
             passed=metrics["accuracy_lo"] > metrics["constant_letter_accuracy"],
             severity=dg.AssetCheckSeverity.WARN,

@@ -17,9 +17,10 @@ HEARTBEAT_SECONDS = 120.0
 def add_commands(commands: Any) -> None:
     """Adds `launch`, `tail` and `cancel`."""
     launch = commands.add_parser("launch", help="queue a run on the running Dagster instance")
-    launch.add_argument("assets", nargs="+", metavar="ASSET")
+    launch.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
     launch.add_argument("--with-parents", action="store_true", help="materialize all that the assets are made from too")
     launch.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
+    launch.add_argument("--any-inputs", action="store_true", help="take inputs that another profile made, too")
     launch.add_argument("--pool", help="only hosts with this label")
     launch.add_argument("--host", help="only this host")
     launch.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
@@ -41,9 +42,16 @@ def _launch(arguments: argparse.Namespace) -> str:
     from aquarat_core.config import load_profile
 
     load_profile()  # its errors are the user's, and shorter here than from Dagster
+    from aquarat_pipeline.experiments import experiment_of
     from aquarat_pipeline.launching import submit, tags
 
+    if arguments.profile and (named := [name for name in arguments.assets if experiment_of(name)]):
+        raise submit.LaunchError(
+            f"{', '.join(named)}: a named experiment has a profile of its own (`aquarat experiments` shows it): leave "
+            "--profile out, or add another experiment for it"
+        )
     wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
+    wanted[tags.ANY_INPUTS_TAG] = "true" if arguments.any_inputs else None
     with open_instance() as instance:
         run = submit.submit(
             instance,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from aquarat_core.config import load_profile
+from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import (
     DagsterEvent,
     EngineEventData,
@@ -32,7 +32,7 @@ from aquarat_pipeline._compat import (
     inprocess_execution_iterator,
 )
 from aquarat_pipeline.launching import profiles
-from aquarat_pipeline.launching.tags import WORKER_TAG
+from aquarat_pipeline.launching.tags import EXPERIMENT_TAG, WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
 _EVENTS = {
@@ -65,7 +65,8 @@ class ResumingExecutor(InProcessExecutor):
                     instance.report_engine_event(str(e), plan_context.dagster_run)
                     # Any way of leaving that Dagster sees would fail the run, which is in good hands.
                     os._exit(0)
-                instance.add_run_tags(run_id, {WORKER_TAG: me, **_profile_tags(instance, plan_context.dagster_run)})
+                tags = _profile_tags(instance, plan_context.dagster_run, execution_plan)
+                instance.add_run_tags(run_id, {WORKER_TAG: me, **tags})
             if plan_context.resume_from_failure:
                 execution_plan, failures = remaining(plan_context, execution_plan)
                 yield from failures
@@ -91,11 +92,12 @@ class ResumingExecutor(InProcessExecutor):
         yield from iter(ExecuteRunWithPlanIterable(plan, inprocess_execution_iterator, manager))
 
 
-def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
-    """The profile of a run that begins; of one that goes on, nothing, once it is the same."""
-    profile = load_profile()
-    profiles.check(run.tags, profile)
-    return profiles.remember(Path(instance.root_directory), profile)
+def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, plan: ExecutionPlan) -> dict[str, str]:
+    """The experiment and the profile of a run that begins; of one that goes on, once they are the same."""
+    names = {(plan.get_step_by_key(key).tags or {}).get(EXPERIMENT_TAG, "") for key in plan.step_keys_to_execute}
+    experiment = experiments.of_run(names)
+    profiles.check(run.tags, experiment.profile)
+    return {**profiles.remember(Path(instance.root_directory), experiment.profile), **experiment.tags}
 
 
 def remaining(

@@ -35,8 +35,8 @@ from aquarat_pipeline._compat import (
     WorkerStatus,
 )
 from aquarat_pipeline.launching import resuming
-from aquarat_pipeline.launching.tags import JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
-from aquarat_pipeline.launching.workers import LAUNCHED, describe, is_executing, is_here, worker_of
+from aquarat_pipeline.launching.tags import EXPERIMENT_TAG, JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
+from aquarat_pipeline.launching.workers import LAUNCHED, RUN_PROFILE, describe, is_executing, is_here, worker_of
 
 CANCEL_SECONDS = 28.0
 TAIL_LINES = 40
@@ -170,7 +170,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         except profiles.ProfileMismatchError as e:
             self._instance.report_run_failed(run, str(e))
             raise
-        return {"AQUARAT_PROFILE": str(kept)} if kept else {}
+        if kept is None:
+            return {}
+        experiment = run.tags.get(EXPERIMENT_TAG)
+        return {RUN_PROFILE: f"{experiment}={kept}"} if experiment else {"AQUARAT_PROFILE": str(kept)}
 
     def _needs(self, run: dg.DagsterRun) -> str | None:
         """What the run will ask of the inventory, from the tags of its plan's steps: the most that any step wants."""

@@ -7,8 +7,6 @@ of its content alone, never a file: tags come from whoever can start a run.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -22,20 +20,15 @@ class ProfileMismatchError(ValueError):
     """A run that would go on under another profile than it began with."""
 
 
-def hash_of(profile: Profile) -> str:
-    """SHA-256 of everything that the profile says, whatever files it was read from."""
-    return hashlib.sha256(_content(profile)).hexdigest()
-
-
 def remember(home: Path, profile: Profile) -> dict[str, str]:
     """Keeps the profile's content in `home` and returns the tags of a run that begins with it."""
-    sha256 = hash_of(profile)
+    sha256 = profile.sha256
     path = _path(home, sha256)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
         with temporary.open("wb") as f:
-            f.write(_content(profile))
+            f.write(profile.to_json())
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
@@ -57,7 +50,7 @@ def recall(home: Path, tags: Mapping[str, str]) -> Path | None:
         )
     path = _path(home, sha256)
     try:
-        found = hash_of(load_profile(str(path)))
+        found = load_profile(str(path)).sha256
     except ConfigError as e:
         raise ProfileMismatchError(
             f"the run began with profile {name} ({sha256[:12]}), which this version cannot read: run it again ({e})"
@@ -72,17 +65,12 @@ def recall(home: Path, tags: Mapping[str, str]) -> Path | None:
 
 def check(tags: Mapping[str, str], profile: Profile) -> None:
     """Raises `ProfileMismatchError` for a run that began with another profile than the one this process has loaded."""
-    began, here = tags.get(PROFILE_HASH_TAG), hash_of(profile)
+    began, here = tags.get(PROFILE_HASH_TAG), profile.sha256
     if began is not None and began != here:
         raise ProfileMismatchError(
             f"the run began with profile {tags.get(PROFILE_TAG, '?')} ({began[:12]}), and this process has loaded "
             f"{profile.name} ({here[:12]}): one run has one profile, so nothing was executed"
         )
-
-
-def _content(profile: Profile) -> bytes:
-    # JSON is YAML too: the file is read like any other profile.
-    return json.dumps(profile.model_dump(mode="json"), sort_keys=True, indent=1).encode()
 
 
 def _path(home: Path, sha256: str) -> Path:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from aquarat_core.config import load_profile
 from aquarat_core.settings import REPO_ROOT
+from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import (
     ReconstructableRepository,
     RemoteJobOrigin,
@@ -58,6 +58,7 @@ def submit(
     definition = repository.get_definition()
     graph = definition.asset_graph
     known = {key.to_user_string(): key for key in graph.executable_asset_keys}
+    experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
     if unknown := [name for name in assets if name not in known]:
         raise LaunchError(f"there is no asset {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     selection = dg.AssetSelection.assets(*(known[name] for name in assets))
@@ -66,7 +67,7 @@ def submit(
     assert job is not None, "no two assets of this project have different partitions"
     location = location_origins_from_yaml_paths([str(workspace)])[0]
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, definition.name), job.name)
-    began = remember(Path(instance.root_directory), load_profile())
+    began = remember(Path(instance.root_directory), experiment.profile) | experiment.tags
     run = instance.create_run_for_job(
         job_def=job.get_subset(asset_selection=frozenset(keys)),
         asset_selection=frozenset(keys),

@@ -20,6 +20,8 @@ from aquarat_pipeline.launching.tags import WORKER_TAG
 
 LAUNCHED = "AQUARAT_LAUNCHED"
 """Variable by which the run launcher tells a worker that it started it: the run's id."""
+RUN_PROFILE = "AQUARAT_RUN_PROFILE"
+"""Variable by which the run launcher gives a worker its run's experiment and profile: `<experiment>=<file>`."""
 
 Kind = Literal["launcher", "shell"]
 

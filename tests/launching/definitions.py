@@ -12,6 +12,7 @@ import dagster as dg
 from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.stage import stage_asset
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.executor import resuming_executor
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
@@ -26,7 +27,7 @@ stages = {name: dataclasses.replace(STAGES[name], inputs=inputs) for name, input
 
 with mock.patch("aquarat_pipeline.assets.stage.STAGES", stages):
     profile = load_profile(os.environ.get("AQUARAT_PROFILE", str(HERE / "profile.yaml")))
-    assets = [stage_asset(profile, name, group="toys", kinds=set()) for name in stages]
+    assets = [stage_asset(Experiment(profile), name, group="toys", kinds=set()) for name in stages]
 
 defs = dg.Definitions(
     assets=assets,

@@ -18,7 +18,7 @@ from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG, PROFILE_TAG
 def test_a_profile_is_found_again_by_its_content(tmp_path: Path) -> None:
     mine = load_profile(None, {"name": "mine", "rl_checkpoint": {"steps": 7}})
     tags = profiles.remember(tmp_path, mine)
-    assert profiles.remember(tmp_path, mine) == tags == {PROFILE_TAG: "mine", PROFILE_HASH_TAG: profiles.hash_of(mine)}
+    assert profiles.remember(tmp_path, mine) == tags == {PROFILE_TAG: "mine", PROFILE_HASH_TAG: mine.sha256}
     kept = profiles.recall(tmp_path, tags)
     assert kept is not None and load_profile(str(kept)) == mine
     assert profiles.recall(tmp_path, {}) is None

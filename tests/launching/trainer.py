@@ -95,6 +95,7 @@ def _publish(spec: StageSpec, size: int) -> dict:
             directory=Path(content),
             config=spec.config or {},
             profile=spec.profile,
+            profile_sha256=spec.profile_sha256,
             code=spec.code,
             parents=tuple(spec.inputs.values()),
             metrics={"train_loss": 0.25},

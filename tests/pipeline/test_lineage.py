@@ -16,6 +16,7 @@ from aquarat_core.stages.registry import Stage, code_version
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs
 from aquarat_pipeline.assets.metadata import CONSOLE, _place
 from aquarat_pipeline.assets.retention import needed_manifests
+from aquarat_pipeline.experiments import Experiment
 from tests.pipeline import toy_definitions
 from tests.pipeline.graphql import served
 from tests.pipeline.toy_chain import Chain
@@ -219,14 +220,16 @@ def test_a_step_taken_up_again_names_the_sft_it_started_from(chain: Chain, sft: 
     between: list[dg.AssetMaterialization] = []
     another = chain.instance.create_run_for_job(chain.defs.resolve_implicit_global_asset_job_def())
 
-    def start_twice(instance: dg.DagsterInstance, stage: Stage, run_id: str) -> dict[str, Pinned]:
-        chosen = pin_inputs(instance, stage, run_id)
+    def start_twice(
+        instance: dg.DagsterInstance, stage: Stage, run_id: str, experiment: Experiment
+    ) -> dict[str, Pinned]:
+        chosen = pin_inputs(instance, stage, run_id, experiment)
         if stage.name == "rl_checkpoint":
             # The step has chosen its inputs and is lost; somebody makes another SFT; the step is taken up again.
             between.append(sft("weights meanwhile"))
-            again = pin_inputs(instance, stage, run_id)
+            again = pin_inputs(instance, stage, run_id, experiment)
             assert again == chosen
-            fresh = pin_inputs(instance, stage, another.run_id)
+            fresh = pin_inputs(instance, stage, another.run_id, experiment)
             assert fresh["sft_checkpoint"].storage_id > again["sft_checkpoint"].storage_id
             return again
         return chosen

@@ -14,18 +14,20 @@ class Chain:
         self.instance = instance
         self.defs = defs
 
-    def materialize(self, *names: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
-        """One run over the named assets and their checks; `config` by asset."""
+    def materialize(
+        self, *names: str, config: dict[str, Any] | None = None, tags: dict[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """One run over the named assets and their checks; `config` by step."""
         run_config = {"ops": {name: {"config": value} for name, value in (config or {}).items()}}
         job = self.defs.resolve_implicit_global_asset_job_def()
-        keys = [dg.AssetKey(name) for name in names]
+        keys = [dg.AssetKey.from_user_string(name) for name in names]
         return job.execute_in_process(
-            run_config=run_config, instance=self.instance, asset_selection=keys, raise_on_error=False
+            run_config=run_config, instance=self.instance, asset_selection=keys, raise_on_error=False, tags=tags
         )
 
     def latest(self, name: str) -> dg.AssetMaterialization:
         """The latest materialization of an asset."""
-        event = self.instance.get_latest_materialization_event(dg.AssetKey(name))
+        event = self.instance.get_latest_materialization_event(dg.AssetKey.from_user_string(name))
         assert event is not None and event.asset_materialization is not None
         return event.asset_materialization
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
 import dagster as dg
 
-from aquarat_core.config import Profile, load_profile
+from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.data import data_assets
 from aquarat_pipeline.assets.evaluation import evaluation_assets
@@ -17,6 +17,7 @@ from aquarat_pipeline.assets.tokenizer import tokenizer_assets
 from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.executor import resuming_executor
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
@@ -24,17 +25,26 @@ from aquarat_pipeline.resources.store import StoreResource
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)
 
 
-def build(training: Callable[[Profile], list[dg.AssetsDefinition]] | None = None) -> dg.Definitions:
-    """Profile `demo`, the store of the environment; `training` makes the checkpoints where they need torchrun."""
+def build(
+    training: Callable[[Experiment], list[dg.AssetsDefinition]] | None = None, *, named: Sequence[Experiment] = ()
+) -> dg.Definitions:
+    """Profile `demo` and `named` experiments, the store of the environment.
+
+    `training` makes the checkpoints where they need torchrun.
+    """
     plain = {name: dataclasses.replace(stage, distributed=False) for name, stage in STAGES.items()}
-    profile = load_profile("demo")
+    experiments = (Experiment(load_profile("demo")), *named)
     rooms = (data_assets, tokenizer_assets, evaluation_assets, *(() if training else (training_assets,)))
     with mock.patch("aquarat_pipeline.assets.stage.STAGES", plain):
-        assets = [asset for room in rooms for asset in room(profile)]
-    assets += training(profile) if training else []
+        assets = [asset for experiment in experiments for room in rooms for asset in room(experiment)]
+    assets += [asset for experiment in experiments for asset in training(experiment)] if training else []
     return dg.Definitions(
         assets=assets,
-        asset_checks=[*artifact_checks(), *evaluation_checks()],
+        asset_checks=[
+            check
+            for experiment in experiments
+            for check in (*artifact_checks(experiment), *evaluation_checks(experiment))
+        ],
         resources={
             "store": StoreResource.from_environment(),
             "torchrun": TorchrunPipesClient(TOY_STAGE, grace_seconds=2),

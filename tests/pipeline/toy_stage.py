@@ -73,6 +73,7 @@ def _publish(job: JobDir, spec: StageSpec, orders: dict) -> None:
             records=Path(records),
             config=spec.config or {},
             profile=spec.profile,
+            profile_sha256=spec.profile_sha256,
             code=spec.code,
             parents=tuple(spec.inputs.values()),
             metrics=orders.get("metrics", {"train_loss": 0.25}),

@@ -1,0 +1,118 @@
+"""`aquarat experiments`: chains side by side, what each has reached, and adding or removing one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from aquarat_core.cli.answer import answer
+from aquarat_core.cli.artifacts import add_json, add_store
+from aquarat_core.cli.table import table
+
+HEADS = ("experiment", "profile", "made", "base", "mid", "sft", "rl")
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `experiments`, alone and with `add` and `remove`."""
+    command = commands.add_parser("experiments", help="list the experiments of this DAGSTER_HOME side by side")
+    add_store(command)
+    add_json(command)
+    command.set_defaults(run=_list)
+    group = command.add_subparsers(metavar="COMMAND")
+    added = group.add_parser("add", help="a chain of its own, NAME/rl_checkpoint and so on, under a profile")
+    added.add_argument("name", metavar="NAME")
+    added.add_argument("--profile", required=True, help="a profile's name or file")
+    added.set_defaults(run=_add)
+    removed = group.add_parser("remove", help="forget a named experiment; what it has made stays")
+    removed.add_argument("name", metavar="NAME")
+    removed.set_defaults(run=_remove)
+
+
+def _list(arguments: argparse.Namespace) -> str:
+    from aquarat_core.artifacts import ArtifactStore
+    from aquarat_core.config import load_profile
+    from aquarat_pipeline import experiments
+
+    store = ArtifactStore.open(arguments.store)
+    profiles = {"": None, **experiments.registered()}
+    facts = []
+    for name, profile in profiles.items():
+        try:
+            loaded = load_profile(profile)
+            facts.append(_facts(store, experiments.Experiment(loaded, name)))
+        except ValueError as e:
+            facts.append({"experiment": name, "profile": profile, "problem": str(e)})
+    broken = [
+        f"{fact['experiment'] or 'the main experiment'}: {fact['problem']}" for fact in facts if "problem" in fact
+    ]
+    rows = [HEADS, *(_row(fact) for fact in facts if "problem" not in fact)]
+    note = "The main experiment has no name; its profile is that of AQUARAT_PROFILE. Accuracies are of eval reports."
+    return answer(arguments, {"experiments": facts}, "\n".join([table(rows), *broken, note]))
+
+
+def _facts(store: Any, experiment: Any) -> dict[str, Any]:
+    """What one experiment is and has made."""
+    from aquarat_core.artifacts import ArtifactError
+    from aquarat_core.stages.registry import STAGES
+
+    there = set(store.assets())
+    made: dict[str, Any] = {}
+    for asset in STAGES:
+        if (name := experiment.ref(asset)) in there:
+            try:
+                made[asset] = store.latest(name)
+            except ArtifactError as e:
+                made[asset] = e
+    reports = {
+        asset: a.manifest for asset, a in made.items() if asset.endswith("_eval_report") and hasattr(a, "manifest")
+    }
+    names = ("accuracy", "accuracy_lo", "accuracy_hi", "n")
+    return {
+        "experiment": experiment.name,
+        "profile": experiment.profile.name,
+        "profile_sha256": experiment.profile.sha256,
+        "stages": len(STAGES),
+        "made": {asset: getattr(a, "sha256", str(a)) for asset, a in made.items()},
+        "other_profiles": sorted(
+            {a.manifest.profile for a in made.values() if hasattr(a, "manifest")} - {experiment.profile.name}
+        ),
+        "reports": {
+            asset.removesuffix("_eval_report"): {name: m.metrics.get(name) for name in names}
+            for asset, m in reports.items()
+        },
+    }
+
+
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    others = f", and made under {', '.join(fact['other_profiles'])}" if fact["other_profiles"] else ""
+    profile = f"{fact['profile']} ({fact['profile_sha256'][:12]}){others}"
+    scores = [_score(fact["reports"].get(name)) for name in HEADS[3:]]
+    return fact["experiment"] or "-", profile, f"{len(fact['made'])} of {fact['stages']}", *scores
+
+
+def _score(report: dict[str, Any] | None) -> str:
+    if report is None or report["accuracy"] is None:
+        return "-"
+    return f"{report['accuracy']:.1%} of {report['n']:,}"
+
+
+def _add(arguments: argparse.Namespace) -> str:
+    from aquarat_pipeline import experiments
+
+    made = experiments.add(arguments.name, arguments.profile)
+    return (
+        f"{made.name} follows profile {made.profile.name} ({made.profile.sha256[:12]}). To run its chain:\n"
+        f"  dagster asset materialize --select '*{made.ref('rl_checkpoint')}'\n"
+        f"  aquarat launch --with-parents {made.ref('rl_checkpoint')}\n"
+        "In a UI that runs already: Deployment, Reload definitions."
+    )
+
+
+def _remove(arguments: argparse.Namespace) -> str:
+    from aquarat_pipeline import experiments
+
+    experiments.remove(arguments.name)
+    return (
+        f"{arguments.name} is forgotten; what it has made stays in the store, where its refs keep it from garbage "
+        f"collection. With the same name and profile, `aquarat experiments add` brings it back"
+    )
