@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +19,7 @@ import dagster as dg
 from aquarat_core.config import load_profile
 from aquarat_pipeline._compat import (
     DagsterEvent,
+    DagsterUserCodeProcessError,
     EngineEventData,
     ErrorSource,
     ExecuteRunWithPlanIterable,
@@ -28,10 +29,11 @@ from aquarat_pipeline._compat import (
     PlanExecutionContextManager,
     PlanOrchestrationContext,
     RetryMode,
+    SerializableErrorInfo,
     create_execution_plan,
     inprocess_execution_iterator,
 )
-from aquarat_pipeline.launching import profiles
+from aquarat_pipeline.launching import profiles, readiness
 from aquarat_pipeline.launching.tags import WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
@@ -65,12 +67,17 @@ class ResumingExecutor(InProcessExecutor):
                     instance.report_engine_event(str(e), plan_context.dagster_run)
                     # Any way of leaving that Dagster sees would fail the run, which is in good hands.
                     os._exit(0)
-                instance.add_run_tags(run_id, {WORKER_TAG: me, **_profile_tags(instance, plan_context.dagster_run)})
+                with _said_without_a_trace():
+                    tags = _profile_tags(instance, plan_context.dagster_run)
+                instance.add_run_tags(run_id, {WORKER_TAG: me, **tags})
             if plan_context.resume_from_failure:
                 execution_plan, failures = remaining(plan_context, execution_plan)
                 yield from failures
                 if execution_plan is None:
                     return
+            elif not instance.is_ephemeral:
+                with _said_without_a_trace():
+                    _check(plan_context, execution_plan)
             yield from self._execute(plan_context, execution_plan)
 
     def _execute(self, context: PlanOrchestrationContext, plan: ExecutionPlan) -> Iterator[DagsterEvent]:
@@ -89,6 +96,23 @@ class ResumingExecutor(InProcessExecutor):
             step_dependency_config=self.step_dependency_config,
         )
         yield from iter(ExecuteRunWithPlanIterable(plan, inprocess_execution_iterator, manager))
+
+
+def _check(context: PlanOrchestrationContext, plan: ExecutionPlan) -> None:
+    """Raises a `ValueError` where the run's stages could not all be executed. A run that goes on is not asked: its
+    jobs may run on hosts that the inventory no longer has."""
+    asked = readiness.Plan.of(plan.step_keys_to_execute, load_profile(), context.dagster_run.tags, context.run_config)
+    readiness.check(Path(context.instance.root_directory), asked, context.log.info)
+
+
+@contextmanager
+def _said_without_a_trace() -> Iterator[None]:
+    """A user's mistake ends the run with its sentence; Dagster would add pages of its own frames to any other error."""
+    try:
+        yield
+    except ValueError as e:
+        info = SerializableErrorInfo(str(e), [], type(e).__name__)
+        raise DagsterUserCodeProcessError(str(e), user_code_process_error_infos=[info]) from None
 
 
 def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
