@@ -270,6 +270,18 @@ def test_launch_refuses(started: Any, arguments: tuple[str, ...], environment: d
     assert out.stderr.startswith("aquarat: ") and said in out.stderr and len(out.stderr.splitlines()) == 1
 
 
+def test_launch_says_what_the_run_needs_and_then_its_id(home: Path, root: Path) -> None:
+    (home / "dagster.yaml").write_text((root / "dagster_home/dagster.yaml").read_text())
+    env = {**os.environ, "DAGSTER_HOME": str(home), "AQUARAT_PROFILE": "demo"}
+    command = [sys.executable, "-m", "aquarat_core.cli", "launch", "base_checkpoint"]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, timeout=limit(100))
+    assert out.returncode == 0
+    assert [line.split(":")[0].split(" of ")[0] for line in out.stderr.splitlines()] == [
+        "hosts", "store", "disk", "time"
+    ]  # fmt: skip
+    assert out.stdout.startswith("run ") and out.stdout.splitlines()[0].endswith(" is queued")
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
