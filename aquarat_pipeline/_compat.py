@@ -22,7 +22,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 from dagster._core.definitions.reconstruct import ReconstructableRepository
-from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan
 from dagster._core.execution.context.system import PlanOrchestrationContext
@@ -44,6 +44,7 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster._utils.error import SerializableErrorInfo
 
 READ_FROM = "1.13.27"
 
@@ -57,6 +58,7 @@ __all__ = [
     "ConfigurableClassData",
     "DagsterEvent",
     "DagsterExecutionInterruptedError",
+    "DagsterUserCodeProcessError",
     "EngineEventData",
     "ErrorSource",
     "ExecuteRunArgs",
@@ -74,6 +76,7 @@ __all__ = [
     "ResumeRunContext",
     "RetryMode",
     "RunLauncher",
+    "SerializableErrorInfo",
     "WorkerStatus",
     "create_execution_plan",
     "dev",

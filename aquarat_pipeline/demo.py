@@ -65,12 +65,18 @@ def _run(terminal: Terminal) -> dict[str, Any]:
     import dagster as dg
 
     from aquarat_core.settings import store_uri
+    from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline.definitions import defs
+    from aquarat_pipeline.experiments import Experiment
+    from aquarat_pipeline.launching import readiness
     from aquarat_pipeline.memory import PeakMemory
 
     started = time.monotonic()
     print(f"profile {profile.name}: {profile.description}\nlog {terminal.log}\n", file=terminal.err, flush=True)
     with dg.DagsterInstance.get() as instance, PeakMemory(store_uri()) as memory:
+        # Its run is executed by Dagster's own executor, not by ours, which would ask this itself.
+        plan = readiness.Plan.of(STAGES, Experiment(profile), {})
+        readiness.check(Path(instance.root_directory), plan, lambda line: print(line, file=terminal.err, flush=True))
         result = defs.resolve_job_def("pipeline").execute_in_process(instance=instance, raise_on_error=False)
         _require_success(result)
         steps = {s.step_key: s.end_time - s.start_time for s in instance.get_run_step_stats(result.run_id)}

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -51,6 +52,11 @@ class Experiment:
     def local(self, name: str) -> str:
         """`name` for what is one of a kind in every experiment: a group, a job, a schedule."""
         return f"{self.name}_{name}" if self.name else name
+
+    def ops(self, run_config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run's config says of its stages' steps, by the stages' names."""
+        given = run_config.get("ops", {})
+        return {name: given[step] for name in STAGES if (step := self.step(name)) in given}
 
     @property
     def tags(self) -> dict[str, str]:

@@ -76,19 +76,25 @@ def _meeting(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -
         )
 
 
-def _gpus(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+def driver_gpus() -> tuple[list[list[str]], str | None]:
+    """Name, driver and memory of each GPU that the driver shows, and what is wrong with the driver if anything is."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         out = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
-        text = out.stdout.decode(errors="replace").strip()
-        rows = [row.split(", ") for row in text.splitlines()] if out.returncode == 0 else []
-        if out.returncode:
-            problems.append(f"nvidia-smi fails: {text.splitlines()[-1] if text else out.returncode}")
     except FileNotFoundError:
-        rows = []
+        return [], None
     except subprocess.TimeoutExpired:
-        rows = []
-        problems.append("nvidia-smi does not answer within 30 s: the driver hangs, restart the host")
+        return [], "nvidia-smi does not answer within 30 s: the driver hangs, restart the host"
+    text = out.stdout.decode(errors="replace").strip()
+    if out.returncode:
+        return [], f"nvidia-smi fails: {text.splitlines()[-1] if text else out.returncode}"
+    return [row.split(", ") for row in text.splitlines()], None
+
+
+def _gpus(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+    rows, wrong = driver_gpus()
+    if wrong:
+        problems.append(wrong)
     facts["gpus"] = len(rows)
     if rows:
         facts["gpu"], facts["driver"], facts["gpu_memory"] = rows[0]

@@ -90,7 +90,7 @@ class _Supervisor:
         if want.get("token"):
             env["AQUARAT_STORE_TOKEN_FILE"] = str(self._directory / "token")
         if self._lease["gpus"]:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._lease["gpus"]))
+            env["CUDA_VISIBLE_DEVICES"] = _visible(self._lease["gpus"], env.get("CUDA_VISIBLE_DEVICES", ""))
         return subprocess.Popen(
             [part.replace("{scratch}", str(self._scratch)) for part in want["argv"]],
             env=env,
@@ -304,3 +304,9 @@ def _base_environment() -> dict[str, str]:
     """What a job on a remote host gets of the login's environment: where things are, no secrets of others."""
     kept = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", "LD_LIBRARY_PATH", "STORAGE_EMULATOR_HOST")
     return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def _visible(gpus: list[int], given: str) -> str:
+    """CUDA_VISIBLE_DEVICES of a job with these of the host's GPUs, which may themselves be those that `given` names."""
+    names = given.split(",") if given else []
+    return ",".join(names[gpu] if max(gpus) < len(names) else str(gpu) for gpu in gpus)

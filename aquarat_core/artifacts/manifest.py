@@ -60,9 +60,24 @@ def _finite(metrics: dict[str, Scalar]) -> dict[str, Scalar]:
     return metrics
 
 
+def _finite_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Names the number that JSON cannot hold, wherever it stands."""
+    left: list[tuple[str, Any]] = list(facts.items())
+    while left:
+        where, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{where}.{key}", inner) for key, inner in value.items()]
+        elif isinstance(value, (list, tuple)):
+            left += [(f"{where}.{i}", inner) for i, inner in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{where} is {value}, which no manifest can hold: give it a finite number, or None")
+    return facts
+
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, Field(max_length=4096)]
+Facts = Annotated[dict[str, Any], AfterValidator(_finite_facts)]
 
 
 class _Frozen(BaseModel):
@@ -108,7 +123,7 @@ class Manifest(_Frozen):
     kind: Name
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MOST_FILES), AfterValidator(_distinct)]
     records: Annotated[tuple[FileEntry, ...], Field(max_length=MOST_FILES), AfterValidator(_distinct)] = ()
-    config: dict[str, Any]
+    config: Facts
     profile: Text
     profile_sha256: Sha256 | None = None
     """Hash of all that the profile says; None in manifests of before it was recorded, which then do not spell it."""
@@ -117,9 +132,9 @@ class Manifest(_Frozen):
     metrics: Annotated[dict[str, Scalar], Field(max_length=MOST_ENTRIES), AfterValidator(_finite)]
     seeds: Annotated[dict[str, int], Field(max_length=MOST_ENTRIES)]
     libraries: Annotated[dict[str, Text], Field(max_length=MOST_ENTRIES)]
-    hardware: dict[str, Any]
+    hardware: Facts
     run_id: Text
-    wandb: dict[str, Any] | None = None
+    wandb: Facts | None = None
     created: Text
 
     def to_bytes(self) -> bytes:

@@ -8,8 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+MOST = 10**12
+"""No count of rows, tokens or bytes that a profile gives can be meant to be larger."""
+MOST_STEPS = 10_000_000
+Count = Annotated[int, Field(ge=0, le=MOST)]
+AtLeastOne = Annotated[int, Field(ge=1, le=MOST)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+"""Optimizer steps of a stage."""
 
 
 class ConfigError(ValueError):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Strict
+from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Steps, Strict
 from aquarat_core.config.training import CheckpointConfig, LaunchConfig, OptimConfig, WandbConfig
 
 
@@ -85,7 +85,7 @@ class RLConfig(Strict):
     reward: RewardConfig = RewardConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    steps: AtLeastOne = 100
+    steps: Steps = 100
     prompts_per_step: AtLeastOne = 16
     """Questions of one step over all ranks."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 16

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Strict
+from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Steps, Strict
 from aquarat_core.config.model import ModelConfig
 
 
@@ -116,7 +116,7 @@ class TrainConfig(Strict):
     wandb: WandbConfig = WandbConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     samples: SamplesConfig = SamplesConfig()
-    steps: AtLeastOne = 100
+    steps: Steps = 100
     batch_tokens: AtLeastOne = 8_192
     """Tokens of one optimizer step over all ranks."""
     micro_batch_rows: AtLeastOne = 8

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 
+from aquarat_core.config import BaseConfig
+from aquarat_core.model.accounting import flops_per_token, scaling_parameters
+
 REFERENCE_BATCH = 1 << 19
 """Tokens of a step at which the rates are given."""
 REFERENCE_DECAY = 0.28
@@ -17,9 +20,9 @@ TOKENS_PER_PARAMETER = 12.0
 BATCH_EXPONENT = 0.383
 
 
-def training_tokens(scaling_parameters: int, ratio: float = TOKENS_PER_PARAMETER) -> int:
+def training_tokens(parameters: int, ratio: float = TOKENS_PER_PARAMETER) -> int:
     """D = ratio x N."""
-    return round(ratio * scaling_parameters)
+    return round(ratio * parameters)
 
 
 def batch_tokens(tokens: int, reference_tokens: int) -> int:
@@ -40,8 +43,8 @@ def weight_decay(batch: int, tokens: int, reference_tokens: int) -> float:
 
 def horizon(
     batch: int,
-    scaling_parameters: int,
-    flops_per_token: float,
+    parameters: int,
+    flops: float,
     *,
     steps: int,
     target_flops: float | None = None,
@@ -49,7 +52,19 @@ def horizon(
 ) -> int:
     """Steps of a run: for a budget of FLOPs, else for a ratio of tokens to parameters, else as given."""
     if target_flops is not None:
-        return max(1, round(target_flops / (flops_per_token * batch)))
+        return max(1, round(target_flops / (flops * batch)))
     if tokens_per_parameter is not None:
-        return max(1, training_tokens(scaling_parameters, tokens_per_parameter) // batch)
+        return max(1, training_tokens(parameters, tokens_per_parameter) // batch)
     return steps
+
+
+def horizon_of(config: BaseConfig, vocab_size: int) -> int:
+    """Steps of pretraining: those of the config, or what its budget comes to for a model of this vocabulary."""
+    return horizon(
+        config.batch_tokens,
+        scaling_parameters(config.model, vocab_size),
+        flops_per_token(config.model, vocab_size),
+        steps=config.steps,
+        target_flops=config.target_flops,
+        tokens_per_parameter=config.tokens_per_parameter,
+    )

@@ -6,9 +6,9 @@ import torch
 
 from aquarat_core.config import BaseConfig
 from aquarat_core.data.tokens import open_rows
-from aquarat_core.model.accounting import flops_per_token, parameters, scaling_parameters
+from aquarat_core.model.accounting import parameters
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.optim.scaling import horizon
+from aquarat_core.optim.scaling import horizon_of
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.checkpoint import save_checkpoint
@@ -48,12 +48,4 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 def with_horizon(config: BaseConfig, vocab_size: int) -> BaseConfig:
     """`config` with the steps that its horizon comes to for a model of this vocabulary."""
-    steps = horizon(
-        config.batch_tokens,
-        scaling_parameters(config.model, vocab_size),
-        flops_per_token(config.model, vocab_size),
-        steps=config.steps,
-        target_flops=config.target_flops,
-        tokens_per_parameter=config.tokens_per_parameter,
-    )
-    return config.model_copy(update={"steps": steps})
+    return config.model_copy(update={"steps": horizon_of(config, vocab_size)})

@@ -10,36 +10,14 @@ from contextlib import contextmanager
 import torch
 
 from aquarat_core.config import ConfigError
-
-PEAK_BF16_FLOPS = {
-    "GB200": 2500e12,
-    "B200": 2250e12,
-    "H200 NVL": 835e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "H20": 148e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "RTX 4090": 165e12,
-}
-"""Dense bfloat16 tensor FLOP/s from the makers' data sheets (without sparsity, summing in float32), by a part of the
-device's name; the first that fits. Training in 8-bit floats is measured by the same, so that its utilisation says how
-much faster than bfloat16 could ever be it is."""
+from aquarat_core.training.peaks import peak_of
 
 
 def peak_flops(device: torch.device) -> float | None:
     """The device's peak in bfloat16; None where it is not known, as for CPUs."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((flops for part, flops in PEAK_BF16_FLOPS.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device))
 
 
 @contextmanager

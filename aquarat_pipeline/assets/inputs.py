@@ -72,13 +72,14 @@ def pin_inputs(instance: dg.DagsterInstance, stage: Stage, run_id: str, experime
     run = instance.get_run_by_id(run_id)
     if run and (chosen := run.tags.get(INPUTS_TAG + stage.name)):
         return {name: Pinned.from_json(held, experiment.key(name)) for name, held in json.loads(chosen).items()}
-    latest = {name: _latest(instance, stage, name, experiment) for name in stage.inputs}
+    latest = {name: latest_input(instance, stage, name, experiment) for name in stage.inputs}
     text = json.dumps({name: pinned.to_json() for name, pinned in latest.items()})
     instance.add_run_tags(run_id, {INPUTS_TAG + stage.name: text})
     return latest
 
 
-def _latest(instance: dg.DagsterInstance, stage: Stage, name: str, experiment: Experiment) -> Pinned:
+def latest_input(instance: dg.DagsterInstance, stage: Stage, name: str, experiment: Experiment) -> Pinned:
+    """The latest materialization of an input of `stage`. Raises `InputError` where there is none."""
     key, ref = experiment.key(name), experiment.ref(name)
     records = instance.fetch_materializations(key, limit=1).records
     if not records:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import dagster as dg
 
@@ -13,8 +13,9 @@ from aquarat_core.config import Profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.upkeep.diff import flat
 from aquarat_core.upkeep.survey import ancestry
-from aquarat_pipeline.assets.inputs import InputError
+from aquarat_pipeline.assets.inputs import InputError, latest_input
 from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.launching.readiness import Plan
 from aquarat_pipeline.launching.tags import ANY_INPUTS_TAG
 
 ANY_INPUTS = "AQUARAT_ANY_INPUTS"
@@ -22,17 +23,31 @@ ANY_INPUTS = "AQUARAT_ANY_INPUTS"
 _SHOWN = 3
 
 
+def check_given(instance: dg.DagsterInstance, plan: Plan, say: Callable[[str], None]) -> None:
+    """Before the first stage: that what the run's stages take from other runs is there, and of their profile.
+
+    Raises `InputError`. Each stage asks again when it starts: others may have made its inputs anew meanwhile.
+    """
+    made = {stage.name for stage in plan.stages}
+    store = ArtifactStore.open(plan.store)
+    for stage in plan.stages:
+        given = [name for name in stage.inputs if name not in made]
+        pinned = [latest_input(instance, stage, name, plan.experiment).parent for name in given]
+        check_inputs(store, plan.experiment, stage.name, pinned, takes_any(plan.tags), say)
+
+
 def check_inputs(
-    context: dg.AssetExecutionContext,
     store: ArtifactStore,
     experiment: Experiment,
     asset: str,
     inputs: Iterable[Parent],
+    any_inputs: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Compares inputs that other runs made, and their ancestors, with what the run's profile says of their stages.
 
-    What differs under the same profile's name (an override, or a file that was changed since) is said in the run's
-    log. Raises `InputError` for what another profile made, unless the run asks for any inputs.
+    `say` is told what differs under the same profile's name: an override, or a file that was changed since. Raises
+    `InputError` for what another profile made, unless the run takes `any_inputs`.
     """
     profile = experiment.profile
     for parent in inputs:
@@ -42,12 +57,12 @@ def check_inputs(
             continue
         others = [(m, differing) for m, differing in found if differing and m.profile != profile.name]
         said = _said(others or [(m, differing) for m, differing in found if differing])
-        if others and not _takes_any(context):
+        if others and not any_inputs:
             raise InputError(
                 f"{experiment.ref(asset)} of profile {profile.name} would be made from {experiment.ref(parent.asset)} "
                 f"of another: {said}. {_ways_out(experiment, asset)}"
             )
-        context.log.warning(
+        say(
             f"{asset} is made from {parent.asset} (manifest {parent.manifest_sha256[:12]}), which is not what profile "
             f"{profile.name} says: {said}"
         )
@@ -103,5 +118,6 @@ def _ways_out(experiment: Experiment, asset: str) -> str:
     )
 
 
-def _takes_any(context: dg.AssetExecutionContext) -> bool:
-    return context.run.tags.get(ANY_INPUTS_TAG) == "true" or os.environ.get(ANY_INPUTS) == "1"
+def takes_any(tags: Mapping[str, str]) -> bool:
+    """Whether the run of those tags, or this process, asks for inputs as they are."""
+    return tags.get(ANY_INPUTS_TAG) == "true" or os.environ.get(ANY_INPUTS) == "1"

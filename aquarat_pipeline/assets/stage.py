@@ -14,7 +14,7 @@ from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.config import config_schema, run_config_of
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
-from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced
+from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced, takes_any
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.attempts import Attempt
 from aquarat_pipeline.launching.resuming import overtaken_by
@@ -72,7 +72,7 @@ def _new_attempt(
     # What the run's first attempt took: a retry of the step starts from the same.
     inputs = pin_inputs(context.instance, stage, context.run.run_id, experiment)
     others = [pinned.parent for pinned in inputs.values() if pinned.parent.run_id != context.run.run_id]
-    check_inputs(context, store, experiment, stage.name, others)
+    check_inputs(store, experiment, stage.name, others, takes_any(context.run.tags), context.log.warning)
     say_what_is_replaced(context, store, experiment, stage.name)
     spec = _spec(context, stage, experiment, store, inputs)
     events = {name: pinned.storage_id for name, pinned in inputs.items()}
@@ -86,8 +86,7 @@ def _spec(
     store: ArtifactStore,
     inputs: dict[str, Pinned],
 ) -> StageSpec:
-    steps = {experiment.step(name): name for name in STAGES}
-    ops = {steps[step]: op for step, op in context.run.run_config.get("ops", {}).items() if step in steps}
+    ops = experiment.ops(context.run.run_config)
     section = run_config_of(stage, experiment.profile, context.op_execution_context.op_config, ops)
     commit, dirty = git_state(REPO_ROOT)
     return StageSpec(

@@ -41,8 +41,8 @@ def add_commands(commands: Any) -> None:
 
 def _list(_: argparse.Namespace) -> str:
     rows = [
-        (host.name, host.transport, host.address or "", str(host.gpus), " ".join(host.labels),
-         f"{host.price_per_hour:.2f}", str(host.max_leases))
+        (host.name, host.transport, host.address or "", f"{host.gpus} {host.gpu_kind or ''}".strip(),
+         " ".join(host.labels), f"{host.price_per_hour:.2f}", str(host.max_leases))
         for host in read_inventory(_home()).hosts
     ]  # fmt: skip
     return table([("host", "transport", "address", "gpus", "labels", "$/hour", "leases"), *rows])

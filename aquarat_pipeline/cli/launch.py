@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def _launch(arguments: argparse.Namespace) -> str:
             arguments.assets,
             with_parents=arguments.with_parents,
             tags={name: str(value) for name, value in wanted.items() if value is not None},
+            say=lambda line: print(printable(line), file=sys.stderr, flush=True),
         )
         hint = "" if _daemon_is_alive(instance) else "\nNo Dagster daemon is running: it starts with `./run dev`."
         queued = f"run {run.run_id} is queued{hint}"

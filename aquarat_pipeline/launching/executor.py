@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +19,7 @@ import dagster as dg
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import (
     DagsterEvent,
+    DagsterUserCodeProcessError,
     EngineEventData,
     ErrorSource,
     ExecuteRunWithPlanIterable,
@@ -28,10 +29,13 @@ from aquarat_pipeline._compat import (
     PlanExecutionContextManager,
     PlanOrchestrationContext,
     RetryMode,
+    SerializableErrorInfo,
     create_execution_plan,
     inprocess_execution_iterator,
 )
-from aquarat_pipeline.launching import profiles
+from aquarat_pipeline.assets.provenance import check_given
+from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.launching import profiles, readiness
 from aquarat_pipeline.launching.tags import EXPERIMENT_TAG, WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
@@ -65,13 +69,18 @@ class ResumingExecutor(InProcessExecutor):
                     instance.report_engine_event(str(e), plan_context.dagster_run)
                     # Any way of leaving that Dagster sees would fail the run, which is in good hands.
                     os._exit(0)
-                tags = _profile_tags(instance, plan_context.dagster_run, execution_plan)
+                with _said_without_a_trace():
+                    experiment = _experiment_of(execution_plan)
+                    tags = _profile_tags(instance, plan_context.dagster_run, experiment)
                 instance.add_run_tags(run_id, {WORKER_TAG: me, **tags})
             if plan_context.resume_from_failure:
                 execution_plan, failures = remaining(plan_context, execution_plan)
                 yield from failures
                 if execution_plan is None:
                     return
+            elif not instance.is_ephemeral:
+                with _said_without_a_trace():
+                    _check(plan_context, execution_plan, experiment)
             yield from self._execute(plan_context, execution_plan)
 
     def _execute(self, context: PlanOrchestrationContext, plan: ExecutionPlan) -> Iterator[DagsterEvent]:
@@ -92,10 +101,33 @@ class ResumingExecutor(InProcessExecutor):
         yield from iter(ExecuteRunWithPlanIterable(plan, inprocess_execution_iterator, manager))
 
 
-def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, plan: ExecutionPlan) -> dict[str, str]:
+def _experiment_of(plan: ExecutionPlan) -> Experiment:
+    """The one experiment of the plan's steps. Raises `ExperimentError` where there are several."""
+    return experiments.of_run(
+        (plan.get_step_by_key(key).tags or {}).get(EXPERIMENT_TAG, "") for key in plan.step_keys_to_execute
+    )
+
+
+def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: Experiment) -> None:
+    """Raises a `ValueError` where the run's stages could not all be executed. A run that goes on is not asked: its
+    jobs may run on hosts that the inventory no longer has."""
+    asked = readiness.Plan.of(plan.step_keys_to_execute, experiment, context.dagster_run.tags, context.run_config)
+    readiness.check(Path(context.instance.root_directory), asked, context.log.info)
+    check_given(context.instance, asked, context.log.warning)
+
+
+@contextmanager
+def _said_without_a_trace() -> Iterator[None]:
+    """A user's mistake ends the run with its sentence; Dagster would add pages of its own frames to any other error."""
+    try:
+        yield
+    except ValueError as e:
+        info = SerializableErrorInfo(str(e), [], type(e).__name__)
+        raise DagsterUserCodeProcessError(str(e), user_code_process_error_infos=[info]) from None
+
+
+def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, experiment: Experiment) -> dict[str, str]:
     """The experiment and the profile of a run that begins; of one that goes on, once they are the same."""
-    names = {(plan.get_step_by_key(key).tags or {}).get(EXPERIMENT_TAG, "") for key in plan.step_keys_to_execute}
-    experiment = experiments.of_run(names)
     profiles.check(run.tags, experiment.profile)
     return {**profiles.remember(Path(instance.root_directory), experiment.profile), **experiment.tags}
 

@@ -1,17 +1,20 @@
 """The inventory: which hosts there are, what they have and how they are reached (`dagster_home/hosts.yaml`).
 
 Without the file there is one host, this machine. The file is read again whenever a host is looked for, so that a host
-added while a run waits is found.
+added while a run waits is found. That one host has the GPUs that its driver shows.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from aquarat_core.agent.doctor import driver_gpus
 from aquarat_core.config import strict_yaml
 
 FILE = "hosts.yaml"
@@ -36,6 +39,8 @@ class Host(BaseModel):
     """The interface that carries the traffic between hosts, such as eth0; the one with `network_address` without it."""
     rendezvous_port: Annotated[int, Field(gt=0, lt=65536)] = 29400
     gpus: Annotated[int, Field(ge=0)] = 0
+    gpu_kind: str | None = None
+    """What kind they are, such as H100, for estimates of time."""
     labels: tuple[str, ...] = ()
     price_per_hour: Annotated[float, Field(ge=0)] = 0.0
     """In dollars; among free hosts that fit, the cheapest is taken."""
@@ -103,13 +108,28 @@ def local_host(home: Path) -> Host:
     return Host(name="local", transport="local", root=str(home / "agent"), min_free_gb=0)
 
 
+def this_machine(home: Path) -> Host:
+    """The one host that there is without a hosts.yaml: this machine, with its GPUs."""
+    names = _gpus_here(os.environ.get("PATH", ""))
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        named = [part for part in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if part not in ("", "-1")]
+        names = names[: len(named)]
+    return local_host(home).model_copy(update={"gpus": len(names), "gpu_kind": names[0] if names else None})
+
+
+@functools.cache
+def _gpus_here(path: str) -> tuple[str, ...]:
+    """Names of the GPUs that the driver's tool, sought along `path`, shows; a driver that fails shows none."""
+    return tuple(row[0] for row in driver_gpus()[0])
+
+
 def read_inventory(home: Path) -> Inventory:
     """The hosts of `home`/hosts.yaml, else this machine alone."""
     path = home / FILE
     try:
         given = strict_yaml.load(path)
     except FileNotFoundError:
-        return Inventory(hosts=(local_host(home),))
+        return Inventory(hosts=(this_machine(home),))
     except strict_yaml.YamlError as e:
         raise InventoryError(str(e)) from None
     except OSError as e:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aquarat_core.agent import processes
-from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
 from aquarat_pipeline.launching.tags import HOST_TAG, NODES_TAG, POOL_TAG
@@ -44,11 +44,11 @@ class Requirement:
     """The one host that will do."""
 
     @classmethod
-    def of(cls, stage: Stage, spec: StageSpec, tags: Mapping[str, str]) -> Requirement:
-        """From the stage's `launch` section and the run's tags `aquarat/pool`, `aquarat/host`, `aquarat/nodes`."""
+    def of(cls, stage: Stage, config: Mapping[str, Any] | None, tags: Mapping[str, str]) -> Requirement:
+        """From the stage's config and the run's tags `aquarat/pool`, `aquarat/host`, `aquarat/nodes`."""
         if not stage.distributed:
             return cls(distributed=False)
-        launch = (spec.config or {}).get("launch", {})
+        launch = (config or {}).get("launch", {})
         nodes = tags.get(NODES_TAG, "1")
         if not nodes.isdigit() or not int(nodes):
             raise InventoryError(f"the run's tag {NODES_TAG} is {nodes!r}: write the number of hosts")

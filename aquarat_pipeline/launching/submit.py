@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -21,6 +21,8 @@ from aquarat_pipeline._compat import (
     RemoteRepositoryOrigin,
     location_origins_from_yaml_paths,
 )
+from aquarat_pipeline.assets.provenance import check_given
+from aquarat_pipeline.launching import readiness
 from aquarat_pipeline.launching.attempts import cancel_job
 from aquarat_pipeline.launching.profiles import remember
 from aquarat_pipeline.launching.tags import JOB_TAG
@@ -51,8 +53,12 @@ def submit(
     with_parents: bool = False,
     tags: Mapping[str, str] | None = None,
     workspace: Path = REPO_ROOT / "workspace.yaml",
+    say: Callable[[str], None] = lambda line: None,
 ) -> dg.DagsterRun:
-    """Queues one run over `assets`, and all that they are made from `with_parents`. Raises `LaunchError`."""
+    """Queues one run over `assets`, and all that they are made from `with_parents`; `say` is told what it needs.
+
+    Raises `LaunchError`, or the `ValueError` of `readiness.check` for a run that could not come to its end.
+    """
     module = os.environ.get("DAGSTER_MODULE_NAME", "aquarat_pipeline.definitions")
     repository = ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
     definition = repository.get_definition()
@@ -67,11 +73,14 @@ def submit(
     assert job is not None, "no two assets of this project have different partitions"
     location = location_origins_from_yaml_paths([str(workspace)])[0]
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, definition.name), job.name)
-    began = remember(Path(instance.root_directory), experiment.profile) | experiment.tags
+    asked = readiness.Plan.of((key.to_python_identifier() for key in keys), experiment, tags or {})
+    home = Path(instance.root_directory)
+    readiness.check(home, asked, say)
+    check_given(instance, asked, say)
     run = instance.create_run_for_job(
         job_def=job.get_subset(asset_selection=frozenset(keys)),
         asset_selection=frozenset(keys),
-        tags={**began, **(tags or {})},
+        tags={**remember(home, experiment.profile), **experiment.tags, **(tags or {})},
         remote_job_origin=origin,
         job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
     )

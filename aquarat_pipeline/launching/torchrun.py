@@ -105,7 +105,7 @@ class _Job:
 
     def see_through(self) -> dict[str, Any]:
         try:
-            need = Requirement.of(self._stage, self._attempt.spec, self._context.run.tags)
+            need = Requirement.of(self._stage, self._attempt.spec.config, self._context.run.tags)
             for restart in range(MOST_RESTARTS + 1):
                 ending = self._serve(need)
                 result = self._attempt.folder.read_json("result.json")

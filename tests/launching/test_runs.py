@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -238,7 +237,7 @@ def test_what_is_wrong_with_an_inventory_is_said(tmp_path: Path, text: str, mess
 def requirement(tags: dict[str, str], device: str = "auto") -> Requirement:
     config = load_profile("demo").sft_checkpoint.model_dump(mode="json")
     config["launch"] |= {"nproc": 4, "device": device}
-    return Requirement.of(STAGES["sft_checkpoint"], SimpleNamespace(config=config), tags)
+    return Requirement.of(STAGES["sft_checkpoint"], config, tags)
 
 
 def test_what_a_run_needs_comes_from_its_config_and_tags() -> None:

@@ -1,0 +1,94 @@
+"""What a stage will at least compute, fetch and write, known from the config before it starts. Imports no torch.
+
+What cannot be counted beforehand is left out, so that sums over stages are lower bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aquarat_core.config import BaseConfig, ConfigError, PretrainTextConfig
+from aquarat_core.config.fields import MOST_STEPS
+from aquarat_core.model.accounting import flops_per_token, matrix_parameters, parameters
+from aquarat_core.optim.scaling import horizon_of
+
+KNOWN_REPO = PretrainTextConfig().repo
+SHARD_BYTES = 90_000_000
+"""Of one shard of `KNOWN_REPO` as it is downloaded; about, as all that follows of shards."""
+SHARD_TEXT_BYTES = 125_000_000
+"""Of its 250 million characters in our Parquet: LZ4 halves English text."""
+SHARD_DOCUMENTS = 53_000
+SHARD_TOKENS = 50_000_000
+FLOAT = 4
+
+Sections = Mapping[str, Any]
+"""The config of every stage of the chain by its name; None for a stage without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Lower bounds, but for `sampled`."""
+
+    flops: float = 0.0
+    """Of the training steps of base, mid and SFT, forward and backward."""
+    downloads: int = 0
+    """Bytes of `KNOWN_REPO` on the Hub."""
+    published: int = 0
+    """Bytes of the artifact."""
+    state: int = 0
+    """Bytes that unfinished training keeps in the store once it has saved `checkpoint.keep_last` times."""
+    sampled: int = 0
+    """Tokens that are sampled at most."""
+
+
+def cost_of(name: str, sections: Sections) -> Cost:
+    """Of the stage `name`. Raises `ConfigError` for pretraining that would never end."""
+    if name in ("pretrain_text", "pretrain_tokens"):
+        return _text(name, sections["pretrain_text"])
+    if name.endswith("_checkpoint"):
+        return _checkpoint(name, sections)
+    if name.endswith("_eval_report"):
+        config = sections[name]
+        questions = getattr(sections["aqua_dataset"], f"n_{config.split}")
+        return Cost(sampled=min(config.limit or questions, questions) * config.max_new_tokens)
+    return Cost()
+
+
+def pretraining_steps(config: BaseConfig, vocab_size: int) -> int:
+    """Steps of the base stage. Raises `ConfigError` where its budget comes to more than anybody can mean."""
+    try:
+        steps: float = horizon_of(config, vocab_size)
+    except OverflowError:
+        steps = float("inf")
+    if steps > MOST_STEPS:
+        field = "target_flops" if config.target_flops is not None else "tokens_per_parameter"
+        raise ConfigError(
+            f"base_checkpoint.{field} {getattr(config, field):g} comes to {steps:.3g} steps, and {MOST_STEPS:,} are "
+            "the most: lower it, or raise base_checkpoint.batch_tokens"
+        )
+    return int(steps)
+
+
+def _text(name: str, config: PretrainTextConfig) -> Cost:
+    if config.source != "hub" or config.repo != KNOWN_REPO:
+        return Cost()
+    shards = len(config.shards) + 1
+    kept = shards * min(1.0, (config.max_documents_per_shard or SHARD_DOCUMENTS) / SHARD_DOCUMENTS)
+    if name == "pretrain_tokens":
+        return Cost(published=int(2 * kept * SHARD_TOKENS))
+    return Cost(downloads=shards * SHARD_BYTES, published=int(kept * SHARD_TEXT_BYTES))
+
+
+def _checkpoint(name: str, sections: Sections) -> Cost:
+    config, model, vocab_size = sections[name], sections["base_checkpoint"].model, sections["tokenizer"].vocab_size
+    weights, matrices = parameters(model, vocab_size), matrix_parameters(model)
+    # Weights and the optimizer's moments: one for matrices, two for the rest.
+    state = FLOAT * (weights + matrices + 2 * (weights - matrices)) * config.checkpoint.keep_last
+    if name == "rl_checkpoint":
+        samples = config.steps * config.prompts_per_step * config.group_size * (1 + config.refill_rounds)
+        return Cost(published=FLOAT * weights, state=state, sampled=samples * config.max_new_tokens)
+    steps = pretraining_steps(config, vocab_size) if name == "base_checkpoint" else config.steps
+    flops = float(steps) * config.batch_tokens * flops_per_token(model, vocab_size)
+    return Cost(flops=flops, published=FLOAT * weights, state=state)

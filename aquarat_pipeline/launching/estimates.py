@@ -1,0 +1,137 @@
+"""What a run is said to need and to take before its first stage: lower bounds and measured speeds, each with its basis.
+
+A time is given only where something was measured: the stage itself, made before by the same config, or training on GPUs
+of a kind whose peak is known. Everything else is named as not known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+
+from aquarat_core.artifacts import Manifest
+from aquarat_core.stages.costs import Cost
+from aquarat_core.stages.registry import Stage
+from aquarat_core.training.peaks import peak_of
+from aquarat_pipeline.launching.room import Disk
+
+if TYPE_CHECKING:
+    from aquarat_pipeline.launching.readiness import Place
+
+UTILISATION = 0.38
+"""Share of the bfloat16 peak that training reached, of the one model and the one GPU that were measured."""
+BASIS = "at 38 % of the bf16 peak (d12 reached that on one H100; no other kind or number of GPUs was measured)"
+
+
+def lines(
+    stages: Sequence[Stage],
+    places: Sequence[Place],
+    store: str,
+    costs: Mapping[str, Cost],
+    made: Mapping[str, Manifest],
+    disks: Iterable[Disk],
+) -> list[str]:
+    """What is said of a run that can start."""
+    said = [f"hosts: {_hosts(stages, places)}", f"store: {store} can be written"]
+    said += [
+        f"disk of {disk.path}: at least about {decimal(disk.needs)} to write, {decimal(disk.free)} free"
+        for disk in disks
+    ]
+    if downloads := sum(cost.downloads for name, cost in costs.items() if name not in made):
+        said.append(f"downloads: at least about {decimal(downloads)}, less what the Hub's cache has")
+    return [*said, f"time: {_time(places, costs, made)}"]
+
+
+def duration(seconds: float) -> str:
+    """About how long, in two digits at most."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 10 else f"{float(f'{hours:.2g}'):.0f} h"
+
+
+def _hosts(stages: Sequence[Stage], places: Sequence[Place]) -> str:
+    local = len(stages) - sum(len(place.stages) for place in places)
+    said = [f"{_count(local)} on this machine"] if local else []
+    for place in places:
+        each = place.need.ranks
+        kind = "GPU" if place.need.gpus_on(place.hosts[0]) else "rank"
+        where = ", ".join(host.name for host in place.hosts)
+        nodes = f" on each of {place.need.nodes} hosts of" if place.need.nodes > 1 else " on"
+        said.append(f"{_count(len(place.stages))} with {each} {kind}{'s' if each > 1 else ''}{nodes} {where}")
+    return "; ".join(said)
+
+
+def _count(stages: int) -> str:
+    return f"{stages} stage{'s' if stages > 1 else ''}"
+
+
+def _time(places: Sequence[Place], costs: Mapping[str, Cost], made: Mapping[str, Manifest]) -> str:
+    timed = {
+        name: float(seconds)
+        for name in costs
+        if name in made and isinstance(seconds := made[name].metrics.get("seconds"), (int, float))
+    }
+    said = [_last_time(timed, made, places)] if timed else []
+    left = [name for name in costs if name not in timed]
+    for place in places:
+        training = [name for name in place.stages if name in left and costs[name].flops]
+        if training and (estimate := _on_gpus(place, sum(costs[name].flops for name in training))):
+            said.append(f"the training steps of {', '.join(training)} about {estimate}")
+            left = [name for name in left if name not in training]
+    if left:
+        which = f"for {', '.join(left)}" if said else "yet: no stage was made before with this config"
+        said.append(f"not known {which}{_work(left, costs)}")
+    return "; ".join(said)
+
+
+def _last_time(timed: Mapping[str, float], made: Mapping[str, Manifest], places: Sequence[Place]) -> str:
+    longest = max(timed, key=lambda name: timed[name])
+    facts = made[longest].hardware
+    where = f"{facts['gpus']} x {facts['gpu']}" if "gpu" in facts else f"{facts['cores']} cores of {facts['cpu']}"
+    priced = sum(timed.get(name, 0.0) * _price(place) for place in places for name in place.stages) / 3600
+    return f"about {duration(sum(timed.values()))} for {_count(len(timed))}, as last time on {where}{_dollars(priced)}"
+
+
+def _on_gpus(place: Place, flops: float) -> str | None:
+    """How long that many FLOPs take on the host that would be taken, and what they cost; None if nobody knows."""
+    host = min(place.hosts, key=lambda host: (host.price_per_hour, host.gpus, host.name))
+    gpus = place.need.gpus_on(host) * place.need.nodes
+    peak = peak_of(host.gpu_kind) if host.gpu_kind else None
+    if not gpus or peak is None:
+        return None
+    seconds = flops / (UTILISATION * peak * gpus)
+    cost = _dollars(seconds / 3600 * _price(place))
+    return f"{duration(seconds)} on {gpus} x {host.gpu_kind}{cost}, {BASIS}"
+
+
+def _price(place: Place) -> float:
+    """Dollars an hour of all hosts that the place takes at once."""
+    return sum(sorted(host.price_per_hour for host in place.hosts)[: place.need.nodes])
+
+
+def _dollars(price: float) -> str:
+    return f", about ${price:.2g} by price_per_hour" if price else ""
+
+
+def _work(names: Iterable[str], costs: Mapping[str, Cost]) -> str:
+    """The work that has to be done all the same, where it can be counted."""
+    names = list(names)
+    flops, tokens = sum(costs[name].flops for name in names), sum(costs[name].sampled for name in names)
+    counted = [f"{flops:.1e} FLOPs of training".replace("e+", "e")] if flops else []
+    counted += [f"at most {float(f'{tokens:.2g}'):,.0f} sampled tokens"] if tokens else []
+    return f" ({', '.join(counted)})" if counted else ""
+
+
+def wandb_notice(modes: Iterable[str]) -> str | None:
+    """That runs which are to be online will not be, for want of a key."""
+    asked = {os.environ["WANDB_MODE"]} if os.environ.get("WANDB_MODE") else set(modes)
+    if "online" not in asked or os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists():
+        return None
+    return "W&B: mode `online` is asked for and WANDB_API_KEY is not set: the runs will be kept offline"

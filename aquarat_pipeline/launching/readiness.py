@@ -1,0 +1,170 @@
+"""What can be known before the first stage: whether hosts, store and disk are there for all stages of a run.
+
+`aquarat launch` and `./run demo` ask before anything is queued or made, the executor at the start of every run, however
+it was started. A host that is busy or down is worth waiting for; one that the inventory does not have is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.artifacts import ArtifactError, ArtifactStore, Manifest
+from aquarat_core.config import Profile, load_profile, profile_names
+from aquarat_core.settings import store_uri
+from aquarat_core.stages.costs import Sections, cost_of
+from aquarat_core.stages.registry import STAGES, Stage
+from aquarat_pipeline.assets.config import run_config_of
+from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.launching import estimates, room
+from aquarat_pipeline.launching.hosts import FILE, Host, read_inventory
+from aquarat_pipeline.launching.placement import Requirement
+from aquarat_pipeline.launching.tags import HOST_TAG, POOL_TAG
+
+
+class NotReadyError(ValueError):
+    """A run that could not come to its end as things are; the message says what it lacks and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stages that a run is to execute, and what decides what they need."""
+
+    experiment: Experiment
+    stages: tuple[Stage, ...]
+    sections: Sections
+    """Of all stages of the chain, with the run's overrides."""
+    tags: Mapping[str, str]
+    store: str
+
+    @classmethod
+    def of(
+        cls,
+        names: Iterable[str],
+        experiment: Experiment,
+        tags: Mapping[str, str],
+        run_config: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """Of the steps of those names that are stages. Raises `ConfigError` for overrides that cannot be used."""
+        config, wanted = run_config or {}, set(names)
+        ops = experiment.ops(config)
+        sections = {
+            stage.name: run_config_of(stage, experiment.profile, (ops.get(stage.name) or {}).get("config"), ops)
+            for stage in STAGES.values()
+        }
+        chosen = config.get("resources", {}).get("store", {}).get("config", {}).get("uri")
+        stages = tuple(stage for stage in STAGES.values() if experiment.step(stage.name) in wanted)
+        return cls(experiment, stages, sections, tags, chosen if isinstance(chosen, str) else store_uri())
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What some of a run's stages ask of the inventory, and the hosts that could give it."""
+
+    need: Requirement
+    stages: tuple[str, ...]
+    hosts: tuple[Host, ...]
+
+
+def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
+    """Says in a few lines what the run needs and about how long it takes.
+
+    Raises a `ValueError` that says what to do where it could not come to its end: `NotReadyError`, or that of the
+    inventory, the store or the config.
+    """
+    if not plan.stages:
+        return
+    costs = {stage.name: cost_of(stage.name, plan.sections) for stage in plan.stages}
+    places = _places(home, plan)
+    store = ArtifactStore.open(plan.store)
+    store.check_writable()
+    made = _made_before(store, plan)
+    disks = room.needed(home, store.uri, plan.sections, costs, made, _run_here(plan, places))
+    if short := next((disk for disk in disks if disk.needs > disk.free), None):
+        raise NotReadyError(short.complaint())
+    wandb = (getattr(plan.sections[stage.name], "wandb", None) for stage in plan.stages)
+    notice = estimates.wandb_notice({section.mode for section in wandb if section})
+    for line in (*estimates.lines(plan.stages, places, store.uri, costs, made, disks), *filter(None, [notice])):
+        say(line)
+
+
+def _places(home: Path, plan: Plan) -> list[Place]:
+    """Where the distributed stages could run. Raises `NotReadyError` if some could nowhere, `InventoryError`."""
+    hosts = read_inventory(home).hosts
+    where = home / FILE
+    listed = f"{where} lists {', '.join(map(_described, hosts))}"
+    if not where.exists():
+        listed = f"without {where} there is this machine alone: {_described(hosts[0])}"
+    asked = plan.tags.get(HOST_TAG)
+    if asked is not None and asked not in {host.name for host in hosts}:
+        raise NotReadyError(f"the run asks for the host {asked}, and {listed}. Name one of these, or add it there")
+    places = _grouped(plan.stages, plan.sections, plan.tags, hosts)
+    lacking = [place for place in places if len(place.hosts) < place.need.nodes]
+    if not lacking:
+        return places
+    needs = "; ".join(f"{', '.join(place.stages)}: {place.need}" for place in lacking)
+    raise NotReadyError(f"no host could ever give what these stages need ({needs}): {listed}. {_way_out(plan, hosts)}")
+
+
+def _grouped(
+    stages: Iterable[Stage], sections: Sections, tags: Mapping[str, str], hosts: Iterable[Host]
+) -> list[Place]:
+    """The distributed ones of the stages by what they need."""
+    found: dict[Requirement, list[str]] = {}
+    for stage in stages:
+        if stage.distributed:
+            config = sections[stage.name]
+            need = Requirement.of(stage, config.model_dump(mode="json") if config else None, tags)
+            found.setdefault(need, []).append(stage.name)
+    return [
+        Place(need, tuple(names), tuple(host for host in hosts if need.fits(host))) for need, names in found.items()
+    ]
+
+
+def _way_out(plan: Plan, hosts: Iterable[Host]) -> str:
+    ways = [f"list such a host in {FILE} (docs/hosts.md)"]
+    if {HOST_TAG, POOL_TAG} & set(plan.tags):
+        ways.append("ask for another host or label")
+    hosts = list(hosts)
+    if fitting := [name for name in profile_names() if _fits(load_profile(name), plan, hosts)]:
+        ways.append(f"choose a profile whose stages fit ({', '.join(fitting)}; AQUARAT_PROFILE or --profile)")
+    ways.append("or lower launch.nproc of these stages")
+    way = ", ".join(ways)
+    return f"{way[0].upper()}{way[1:]}"
+
+
+def _fits(profile: Profile, plan: Plan, hosts: list[Host]) -> bool:
+    sections = {stage.name: stage.config(profile) for stage in plan.stages}
+    return all(len(place.hosts) >= place.need.nodes for place in _grouped(plan.stages, sections, plan.tags, hosts))
+
+
+def _described(host: Host) -> str:
+    gpus = f"{host.gpus} GPU{'s' if host.gpus != 1 else ''}" if host.gpus else "no GPU"
+    labels = f", labelled {' '.join(host.labels)}" if host.labels else ""
+    return f"{host.name} ({gpus}{labels})"
+
+
+def _run_here(plan: Plan, places: Iterable[Place]) -> set[str]:
+    """Names of the stages that certainly use this machine's disk."""
+    distributed = {
+        name for place in places if any(host.transport != "local" for host in place.hosts) for name in place.stages
+    }
+    return {stage.name for stage in plan.stages} - distributed
+
+
+def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
+    """Manifests of the assets that the store has as this run would make them: of the same config from data to there."""
+    found: dict[str, Manifest] = {}
+    for stage in STAGES.values():
+        if not found.keys() >= set(stage.inputs):
+            continue
+        # What is damaged is the stages' matter, and says nothing here.
+        with suppress(ArtifactError):
+            latest, config = store.latest(plan.experiment.ref(stage.name)), plan.sections[stage.name]
+            same = config.model_dump(mode="json") if config else {}
+            if latest and latest.manifest.profile == plan.experiment.profile.name and latest.manifest.config == same:
+                found[stage.name] = latest.manifest
+    return found

@@ -1,0 +1,339 @@
+"""What is known before the first stage: hosts, store and disk that could never serve a run are refused at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from aquarat_core.agent.supervisor import _visible
+from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
+from aquarat_core.config import ConfigError, load_profile
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.launching import readiness
+from aquarat_pipeline.launching.estimates import duration
+from aquarat_pipeline.launching.executor import resuming_executor
+from aquarat_pipeline.launching.readiness import NotReadyError, Plan
+from tests.launching.rig import Rig
+from tests.patience import limit
+
+NO_GPU = "hosts: [{name: here, transport: local}]\n"
+NO_STORE = "file:///proc/nowhere"
+"""Where nobody can write, whoever runs the tests."""
+TRAINED = "base_checkpoint, mid_checkpoint, sft_checkpoint, rl_checkpoint"
+
+
+@pytest.fixture
+def home(tmp_path: Path, store_uri: str) -> Path:
+    """A home whose one host has no GPU, beside an empty store."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/hosts.yaml").write_text(NO_GPU)
+    return tmp_path / "home"
+
+
+def ask(home: Path, profile: str, *names: str, run_config: Any = None, **tags: str) -> list[str]:
+    """What is said of a run over the named stages, or all."""
+    said: list[str] = []
+    labelled = {f"aquarat/{name}": value for name, value in tags.items()}
+    plan = Plan.of(names or STAGES, Experiment(load_profile(profile)), labelled, run_config)
+    readiness.check(home, plan, said.append)
+    return said
+
+
+# --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_no_host_could_give_is_refused_with_what_there_is(home: Path) -> None:
+    with pytest.raises(NotReadyError) as caught:
+        ask(home, "d12", "pretrain_text", *TRAINED.split(", "))
+    assert str(caught.value) == (
+        f"no host could ever give what these stages need ({TRAINED}: a host with 8 GPUs): {home}/hosts.yaml lists "
+        "here (no GPU). List such a host in hosts.yaml (docs/hosts.md), choose a profile whose stages fit (demo, tiny; "
+        "AQUARAT_PROFILE or --profile), or lower launch.nproc of these stages"
+    )
+    assert not (home.parent / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"host": "nope"}, r"asks for the host nope, and .*/hosts.yaml lists a \(4 GPUs, labelled big\), b \(1 GPU\)"),
+        ({"pool": "tpu"}, r"a host labelled tpu with 2 ranks\): .* ask for another host or label"),
+        ({"nodes": "3"}, r"3 hosts with 2 ranks\): .* lists a \(4 GPUs, labelled big\), b"),
+        ({"host": "b", "pool": "big"}, "a host b labelled big with 2 ranks"),
+    ],
+)
+def test_a_request_that_no_host_meets_is_refused(home: Path, tags: dict[str, str], message: str) -> None:
+    (home / "hosts.yaml").write_text(
+        "hosts: [{name: a, address: x, gpus: 4, labels: [big]}, {name: b, address: y, gpus: 1}]"
+    )
+    with pytest.raises(NotReadyError, match=message):
+        ask(home, "demo", **tags)
+    if "host" in tags and "pool" not in tags:
+        with pytest.raises(NotReadyError, match=message):
+            ask(home, "demo", "aqua_dataset", **tags)  # it would run here, but the request is a mistake all the same
+
+
+def test_a_host_that_fits_and_cannot_be_reached_is_waited_for(home: Path) -> None:
+    (home / "hosts.yaml").write_text("hosts: [{name: away, address: nobody@nowhere.invalid, gpus: 8}]")
+    assert ask(home, "d12")[0] == "hosts: 6 stages on this machine; 8 stages with 8 GPUs on away"
+
+
+def test_without_an_inventory_this_machine_has_the_gpus_that_its_driver_shows(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "hosts.yaml").unlink()
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(
+        "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8; do echo 'NVIDIA H100 80GB HBM3, 570, 80 GB'; done\n"
+    )
+    (tools / "nvidia-smi").chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    assert "8 stages with 8 GPUs on local" in ask(home, "d12")[0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    with pytest.raises(NotReadyError, match=r"without .*hosts.yaml there is this machine alone: local \(2 GPUs\)"):
+        ask(home, "d12")
+    assert _visible([0, 1], "3,5,7") == "3,5"
+    assert _visible([0, 1], "") == "0,1"
+
+
+def test_an_inventory_that_cannot_be_read_is_refused(home: Path) -> None:
+    (home / "hosts.yaml").write_text("hosts: [{name: a, gpu_count: 8}]")
+    with pytest.raises(ValueError, match="gpu_count: Extra inputs are not permitted"):
+        ask(home, "demo")
+
+
+def test_the_runs_own_values_decide(home: Path) -> None:
+    launch = load_profile("demo").rl_checkpoint.launch.model_dump(mode="json") | {"nproc": 4, "device": "cuda"}
+    override = {"ops": {"rl_checkpoint": {"config": {"launch": launch}}}}
+    with pytest.raises(NotReadyError, match=r"\(rl_checkpoint: a host with 4 GPUs\)"):
+        ask(home, "demo", run_config=override)
+    assert ask(home, "demo", "base_checkpoint", run_config=override)
+    for field, value in (("target_flops", 1e300), ("tokens_per_parameter", 1e305)):
+        endless = {"ops": {"base_checkpoint": {"config": {field: value}}}}
+        with pytest.raises(
+            ConfigError, match=rf"base_checkpoint.{field} 1e\+30. comes to .* steps, and 10,000,000 are"
+        ):
+            ask(home, "demo", run_config=endless)
+
+
+# --- store and disk ---------------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_cannot_be_written_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AQUARAT_STORE", NO_STORE)
+    with pytest.raises(StoreError, match=f"store {NO_STORE} cannot be used"):
+        ask(home, "demo")
+    with pytest.raises(StoreError, match="/proc/elsewhere cannot be used"):
+        ask(home, "demo", run_config={"resources": {"store": {"config": {"uri": "file:///proc/elsewhere"}}}})
+
+
+def test_too_little_disk_is_refused_with_what_it_is_for(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "hosts.yaml").write_text("hosts: [{name: away, address: x, gpus: 8}]")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    free = {"bytes": 2_000_000_000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free["bytes"]))
+    with pytest.raises(NotReadyError) as caught:
+        ask(home, "d12")
+    text = str(caught.value)
+    assert text.startswith(f"the disk of {tmp_path}/store has 2.0 GB free, and the stages need at least about ")
+    for what in (
+        "artifacts ",
+        "the state of unfinished training ",
+        "local copies of inputs ",
+        "scratch space ",
+        "downloads 3.0 GB",
+    ):
+        assert what in text
+    assert "AQUARAT_STORE, AQUARAT_CACHE, AQUARAT_SCRATCH or HF_HOME" in text
+    free["bytes"] = 100_000_000_000
+    assert any(line.endswith("to write, 100.0 GB free") for line in ask(home, "d12"))
+    # A data set that the Hub's cache has is not fetched again.
+    held = tmp_path / "hub/datasets--karpathy--fineweb-edu-100b-shuffle/blobs"
+    held.mkdir(parents=True)
+    with (held / "shard").open("wb") as f:
+        f.truncate(3_000_000_000)
+    free["bytes"] = 2_000_000_000
+    with pytest.raises(NotReadyError) as caught:
+        ask(home, "d12")
+    assert "downloads" not in str(caught.value)
+
+
+# --- estimates --------------------------------------------------------------------------------------------------------
+
+
+def test_time_and_price_come_with_their_basis(home: Path) -> None:
+    (home / "hosts.yaml").write_text(
+        "hosts: [{name: dear, address: x, gpus: 8, gpu_kind: H100, price_per_hour: 40},"
+        " {name: cheap, address: x, gpus: 8, gpu_kind: H100, price_per_hour: 20}]"
+    )
+    time = ask(home, "d12", "base_checkpoint", "rl_checkpoint")[-1]
+    # 12 tokens for each of 110 million parameters, 760 MFLOPs each, at 38 % of 8 x 989 TFLOP/s: 334 s.
+    assert time.startswith(
+        "time: the training steps of base_checkpoint about 6 min on 8 x H100, about $1.9 by price_per_hour, at 38 % of "
+        "the bf16 peak (d12 reached that on one H100; no other kind or number of GPUs was measured)"
+    )
+    assert time.endswith("; not known for rl_checkpoint (at most 26,000,000 sampled tokens)")
+    (home / "hosts.yaml").write_text("hosts: [{name: odd, address: x, gpus: 8, gpu_kind: X1}]")
+    time = ask(home, "d12", "base_checkpoint")[-1]
+    assert time == "time: not known yet: no stage was made before with this config (1.0e18 FLOPs of training)"
+
+
+def test_what_was_made_before_by_the_same_config_is_measured(home: Path, store_uri: str, tmp_path: Path) -> None:
+    profile = load_profile("demo")
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content/x").write_text("x")
+    store = ArtifactStore.open(store_uri)
+    for name, seconds in (("aqua_dataset", 100.0), ("chat_datasets", 200.0), ("sft_checkpoint", 999.0)):
+        store.publish(
+            asset=name, kind=STAGES[name].kind, directory=tmp_path / "content", profile="demo", parents=(),
+            config=STAGES[name].config(profile).model_dump(mode="json"), code=CodeVersion(version="1"),
+            metrics={"seconds": seconds}, seeds={}, run_id="r",
+        )  # fmt: skip
+    names = ("aqua_dataset", "chat_datasets", "sft_checkpoint")
+    time = ask(home, "demo", *names)[-1]
+    # What sft_checkpoint was made from is not there: it may have been another model.
+    assert time.startswith("time: about 5 min for 2 stages, as last time on ")
+    assert "; not known for sft_checkpoint (" in time
+    other = {"ops": {"aqua_dataset": {"config": {"seed": 77}}}}
+    assert "about 3 min for 1 stage, as last time" in ask(home, "demo", *names, run_config=other)[-1]
+
+
+def test_durations_are_not_more_exact_than_they_are() -> None:
+    assert [duration(s) for s in (0.2, 44.4, 300, 5000, 9000, 86_400 * 3)] == [
+        "1 s", "44 s", "5 min", "83 min", "2.5 h", "72 h"
+    ]  # fmt: skip
+
+
+def test_a_key_that_is_asked_for_and_missing_is_said(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    online = {"ops": {"sft_checkpoint": {"config": {"wandb": {"mode": "online"}}}}}
+    assert ask(home, "demo", run_config=online)[-1].startswith("W&B: mode `online` is asked for and WANDB_API_KEY")
+    assert not any(line.startswith("W&B") for line in ask(home, "demo", "base_checkpoint", run_config=online))
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    assert not any(line.startswith("W&B") for line in ask(home, "demo", run_config=online))
+
+
+# --- every way of starting --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(home: Path, root: Path) -> Iterator[Any]:
+    """Runs a command in that home as a user would; afterwards nothing is materialized, queued or left in the store."""
+    (home / "dagster.yaml").write_text((root / "dagster_home/dagster.yaml").read_text())
+
+    def start(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "DAGSTER_HOME": str(home), "AQUARAT_PROFILE": "demo", **environment}
+        env["DAGSTER_MODULE_NAME"] = "aquarat_pipeline.definitions"
+        return subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, cwd=root, env=env, timeout=limit(100)
+        )
+
+    yield start
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert [run.status for run in instance.get_runs() if not run.is_finished] == []
+        keys = instance.all_asset_keys()
+        assert [key for key in keys if instance.get_latest_materialization_event(key)] == []
+    store = home.parent / "store"
+    assert not list(store.glob("jobs/*")) and not list(store.glob("manifests/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("--profile", "d12"), {}, "need (base_checkpoint: a host with 8 GPUs)"),
+        (("--host", "nope"), {}, "asks for the host nope"),
+        ((), {"AQUARAT_STORE": NO_STORE}, f"store {NO_STORE} cannot be used"),
+    ],
+)
+def test_launch_refuses(started: Any, arguments: tuple[str, ...], environment: dict[str, str], said: str) -> None:
+    out = started("aquarat_core.cli", "launch", "aqua_dataset", "base_checkpoint", *arguments, **environment)
+    assert (out.returncode, out.stdout) == (2, "")
+    assert out.stderr.startswith("aquarat: ") and said in out.stderr and len(out.stderr.splitlines()) == 1
+
+
+def test_launch_says_what_the_run_needs_and_then_its_id(home: Path, root: Path) -> None:
+    (home / "dagster.yaml").write_text((root / "dagster_home/dagster.yaml").read_text())
+    env = {**os.environ, "DAGSTER_HOME": str(home), "AQUARAT_PROFILE": "demo"}
+    command = [sys.executable, "-m", "aquarat_core.cli", "launch", "--with-parents", "base_checkpoint"]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, timeout=limit(100))
+    assert out.returncode == 0
+    assert [line.split(":")[0].split(" of ")[0] for line in out.stderr.splitlines()] == [
+        "hosts", "store", "disk", "time"
+    ]  # fmt: skip
+    assert out.stdout.startswith("run ") and out.stdout.splitlines()[0].endswith(" is queued")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"AQUARAT_PROFILE": "d12"}, "need (base_checkpoint: a host with 8 GPUs)"),
+        ({"AQUARAT_STORE": NO_STORE}, f"store {NO_STORE} cannot be used"),
+    ],
+)
+def test_materialize_refuses(started: Any, environment: dict[str, str], said: str) -> None:
+    out = started("dagster", "asset", "materialize", "--select", "aqua_dataset,base_checkpoint", **environment)
+    assert out.returncode == 1
+    assert said in out.stderr
+    assert "Traceback" not in out.stderr and "Stack Trace" not in out.stderr and "STEP_" not in out.stderr
+
+
+def test_the_demo_refuses(started: Any) -> None:
+    out = started("aquarat_pipeline.demo", AQUARAT_PROFILE="d12")
+    answer = json.loads(out.stdout)
+    assert (out.returncode, answer["ok"]) == (1, False)
+    assert f"need ({TRAINED}, base_eval_report" in answer["error"] and answer["error"] in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_a_daemons_run_whose_host_is_gone_before_it_starts_fails_with_the_sentence(rig: Rig) -> None:
+    rig.order("aqua_dataset", steps=1)
+    run_id = rig.launch("aqua_dataset", tags={"aquarat/host": "one"})
+    rig.write_hosts([rig.local_host("two")])
+    rig.start_daemon()
+    assert rig.wait(run_id) == "FAILURE"
+    assert f"asks for the host one, and {rig.home}/hosts.yaml lists two (no GPU)" in rig.story(run_id)
+    assert rig.materializations("aqua_dataset") == []
+
+
+def test_a_run_that_goes_on_is_not_refused_for_a_host_that_is_gone(
+    instance: dg.DagsterInstance, store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job may still run there, and is followed through the store."""
+    from dagster._core.definitions.job_base import InMemoryJob
+    from dagster._core.execution.api import execute_run_iterator
+
+    calls: list[str] = []
+
+    @dg.asset(name="base_checkpoint")
+    def made() -> None:
+        calls.append("made")
+
+    job = dg.Definitions(assets=[made], executor=resuming_executor).resolve_implicit_global_asset_job_def()
+    (Path(instance.root_directory) / "hosts.yaml").write_text(NO_GPU)
+    monkeypatch.setenv("AQUARAT_PROFILE", "d12")
+    *_, failed = execute_run_iterator(InMemoryJob(job), instance.create_run_for_job(job), instance)
+    error = failed.event_specific_data.error
+    assert (error.cls_name, error.stack, calls) == ("NotReadyError", [], [])
+    run = instance.create_run_for_job(job).with_status(dg.DagsterRunStatus.STARTED)
+    list(execute_run_iterator(InMemoryJob(job), run, instance, resume_from_failure=True))
+    assert calls == ["made"]
