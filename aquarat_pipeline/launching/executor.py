@@ -32,6 +32,7 @@ from aquarat_pipeline._compat import (
     inprocess_execution_iterator,
 )
 from aquarat_pipeline.launching import profiles
+from aquarat_pipeline.launching.origin import add_origin
 from aquarat_pipeline.launching.tags import WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
@@ -66,6 +67,7 @@ class ResumingExecutor(InProcessExecutor):
                     # Any way of leaving that Dagster sees would fail the run, which is in good hands.
                     os._exit(0)
                 instance.add_run_tags(run_id, {WORKER_TAG: me, **_profile_tags(instance, plan_context.dagster_run)})
+                add_origin(instance, plan_context.dagster_run)
             if plan_context.resume_from_failure:
                 execution_plan, failures = remaining(plan_context, execution_plan)
                 yield from failures

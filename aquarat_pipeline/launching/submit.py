@@ -15,13 +15,9 @@ import dagster as dg
 
 from aquarat_core.config import load_profile
 from aquarat_core.settings import REPO_ROOT
-from aquarat_pipeline._compat import (
-    ReconstructableRepository,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-    location_origins_from_yaml_paths,
-)
+from aquarat_pipeline._compat import ReconstructableRepository
 from aquarat_pipeline.launching.attempts import cancel_job
+from aquarat_pipeline.launching.origin import MODULE, WORKSPACE, job_origin
 from aquarat_pipeline.launching.profiles import remember
 from aquarat_pipeline.launching.tags import JOB_TAG
 
@@ -50,10 +46,10 @@ def submit(
     *,
     with_parents: bool = False,
     tags: Mapping[str, str] | None = None,
-    workspace: Path = REPO_ROOT / "workspace.yaml",
+    workspace: Path = WORKSPACE,
 ) -> dg.DagsterRun:
     """Queues one run over `assets`, and all that they are made from `with_parents`. Raises `LaunchError`."""
-    module = os.environ.get("DAGSTER_MODULE_NAME", "aquarat_pipeline.definitions")
+    module = os.environ.get("DAGSTER_MODULE_NAME", MODULE)
     repository = ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
     definition = repository.get_definition()
     graph = definition.asset_graph
@@ -64,14 +60,12 @@ def submit(
     keys = (selection.upstream() if with_parents else selection).resolve(graph)
     job = definition.get_implicit_job_def_for_assets(keys)
     assert job is not None, "no two assets of this project have different partitions"
-    location = location_origins_from_yaml_paths([str(workspace)])[0]
-    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, definition.name), job.name)
     began = remember(Path(instance.root_directory), load_profile())
     run = instance.create_run_for_job(
-        job_def=job.get_subset(asset_selection=frozenset(keys)),
+        job_def=job,  # it is cut down to the selection there: the UI compares the job that a run was cut from
         asset_selection=frozenset(keys),
         tags={**began, **(tags or {})},
-        remote_job_origin=origin,
+        remote_job_origin=job_origin(job.name, definition.name, workspace),
         job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
     )
     return instance.submit_run(run.run_id, workspace=None)

@@ -120,7 +120,7 @@ def test_the_environment_of_every_command(copy: Path) -> None:
         'export_environment; printf "%s|" "$DAGSTER_HOME" "$DAGSTER_MODULE_NAME" "${PYTHONDONTWRITEBYTECODE-unset}"'
     )
     out = sourced(copy, script, PYTHONDONTWRITEBYTECODE="1")
-    assert out.stdout == f"{copy}/dagster_home|aquarat_pipeline.definitions|unset|", out.stderr
+    assert out.stdout == f"{copy}/dagster_home|aquarat|unset|", out.stderr
     out = sourced(copy, script, DAGSTER_HOME="else/where")
     assert out.stdout.startswith(f"{copy}/else/where|")
     assert (copy / "else/where/dagster.yaml").read_text() == (copy / "dagster_home/dagster.yaml").read_text()
