@@ -29,7 +29,7 @@ from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan, execute_run
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
-from dagster._core.execution.plan.objects import ErrorSource
+from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.retries import RetryMode
@@ -80,6 +80,7 @@ __all__ = [
     "ResumeRunContext",
     "RetryMode",
     "RunLauncher",
+    "StepFailureData",
     "WorkerStatus",
     "create_execution_plan",
     "dev",

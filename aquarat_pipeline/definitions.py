@@ -9,6 +9,7 @@ from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.launching.executor import resuming_executor
+from aquarat_pipeline.launching.lines import terminal_logger
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.profile import current_profile
 from aquarat_pipeline.resources.store import StoreResource
@@ -28,4 +29,5 @@ defs = dg.Definitions(
     schedules=[weekly_reevaluation],
     resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
     executor=resuming_executor,
+    loggers={"console": terminal_logger},
 )

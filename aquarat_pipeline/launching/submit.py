@@ -16,6 +16,7 @@ import dagster as dg
 from aquarat_core.config import load_profile
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline._compat import ReconstructableRepository
+from aquarat_pipeline.launching import lines
 from aquarat_pipeline.launching.attempts import cancel_job
 from aquarat_pipeline.launching.origin import MODULE, WORKSPACE, job_origin
 from aquarat_pipeline.launching.profiles import remember
@@ -123,7 +124,8 @@ def _line(entry: dg.EventLogEntry) -> str | None:
     step = f"{entry.step_key}: " if entry.step_key else ""
     event = entry.dagster_event
     if event is None:
-        return f"{clock} {step}{entry.user_message}"
+        text = lines.line(None, entry.user_message, entry.level)
+        return text and f"{clock} {step}{text}"
     if event.event_type not in _TOLD and not (event.is_engine_event and "worker" in (event.message or "")):
         return None
     if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
@@ -131,8 +133,7 @@ def _line(entry: dg.EventLogEntry) -> str | None:
         numbers = {k: v.value for k, v in observed.metadata.items() if not k.startswith("progress/")}
         shown = list(numbers.items())[:3]
         return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown)
-    if event.is_step_failure:
-        data = event.step_failure_data
-        said = data.user_failure_data and data.user_failure_data.description
-        return f"{clock} {step}{said or data.error.message.strip()}"
+    if event.event_type in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.STEP_FAILURE):
+        text = lines.line(event, event.message or "", entry.level)
+        return text and f"{clock} {step}{text}"
     return f"{clock} {step}{event.message}"

@@ -19,7 +19,7 @@ from aquarat_core.plain_text import fenced, printable
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
 from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.attempts import Attempt, Job
 from aquarat_pipeline.launching.credentials import RENEW_SECONDS, host_token
 from aquarat_pipeline.launching.following import Ending, Output, follow
 from aquarat_pipeline.launching.hosts import Host, local_host, read_inventory
@@ -268,6 +268,7 @@ class _Job:
             # Else the monitoring daemon would take an interrupted command for a dead one, and resume its run.
             instance.report_run_canceling(run)
         self._stop("the run was cancelled")
+        self._context.log.warning(f"stopped. {left_by(self._attempt)}")
 
     def _stop(self, reason: str) -> None:
         with suppress(StoreError):
@@ -316,8 +317,11 @@ class _Reader(dg.PipesMessageReader):
     def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[dict[str, Any]]:
         self._handler = handler
         handler.handle_message({"method": "opened", "params": {"extras": {}}})  # type: ignore[typeddict-item]
-        yield {}
-        handler.handle_message({"method": "closed", "params": {}})  # type: ignore[typeddict-item]
+        try:
+            yield {}
+        finally:
+            # Also when the stage failed or was stopped: else Dagster warns of messages that may be missing.
+            handler.handle_message({"method": "closed", "params": {}})  # type: ignore[typeddict-item]
 
     def handle(self, message: dict[str, Any]) -> None:
         """One message as the stage's process wrote it."""
@@ -345,6 +349,16 @@ def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _printable(item) for key, item in value.items()}
     return value
+
+
+def left_by(job: Job) -> str:
+    """What a stopped job leaves to go on from, in a sentence."""
+    result = None
+    with suppress(StoreError):
+        result = job.folder.read_json("result.json")
+    if result and not result["ok"] and result["error"]["type"] == "Stopped":
+        return f"The stage was {printable(result['error']['message'])}: run it again to go on from there."
+    return "Run it again: it goes on from the last state that it saved, or from its start if there is none."
 
 
 def _lost(ending: Ending, result: dict[str, Any] | None) -> str | None:

@@ -18,6 +18,7 @@ from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.launching.executor import resuming_executor
+from aquarat_pipeline.launching.lines import terminal_logger
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
 
@@ -40,6 +41,7 @@ def build(training: Callable[[Profile], list[dg.AssetsDefinition]] | None = None
             "torchrun": TorchrunPipesClient(TOY_STAGE, grace_seconds=2),
         },
         executor=resuming_executor,
+        loggers={"console": terminal_logger},
     )
 
 
