@@ -27,7 +27,12 @@ COMMANDS = (
     "aquarat_core.cli.asking",
     "aquarat_core.cli.importing",
 )
-CONTROL_HOST_COMMANDS = ("aquarat_pipeline.cli.launch", "aquarat_pipeline.cli.hosts", "aquarat_pipeline.cli.upkeep")
+CONTROL_HOST_COMMANDS = (
+    "aquarat_pipeline.cli.materialize",
+    "aquarat_pipeline.cli.launch",
+    "aquarat_pipeline.cli.hosts",
+    "aquarat_pipeline.cli.upkeep",
+)
 """Groups that need Dagster; a GPU host has no `aquarat_pipeline` and does without them."""
 
 

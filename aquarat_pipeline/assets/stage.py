@@ -12,9 +12,11 @@ from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.config import config_schema, run_config_of
+from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.progress import Ahead
 from aquarat_pipeline.launching.resuming import overtaken_by
 from aquarat_pipeline.launching.tags import RANKS_TAG
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
@@ -54,7 +56,7 @@ def stage_asset(
             attempt = attempt or _new_attempt(context, stage, profile, opened)
         except ValueError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
-        yield from _materialize(context, stage, attempt, opened, torchrun)
+        yield from _materialize(context, stage, attempt, opened, torchrun, ahead(context, name, profile))
 
     return asset
 
@@ -103,6 +105,7 @@ def _materialize(
     attempt: Attempt,
     store: ArtifactStore,
     torchrun: TorchrunPipesClient,
+    place: Ahead | None,
 ) -> Iterator[dg.MaterializeResult]:
     spec = attempt.spec
     inputs = {name: Pinned(parent, attempt.events[name]) for name, parent in spec.inputs.items()}
@@ -110,7 +113,7 @@ def _materialize(
     parents = {name: p.parent.data_version for name, p in inputs.items() if STAGES[name].kind == "checkpoint"}
     if parents:
         context.instance.add_run_tags(spec.run_id, {f"aquarat/input/{name}": v for name, v in parents.items()})
-    result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store).result
+    result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store, ahead=place).result
     artifact = store.get(result["manifest_sha256"])
     if lies := _differing(artifact, stage, spec):
         raise dg.Failure(

@@ -36,8 +36,9 @@ def add_commands(commands: Any) -> None:
 
 def _launch(arguments: argparse.Namespace) -> str:
     if arguments.profile:
-        path = os.path.abspath(arguments.profile)
-        os.environ["AQUARAT_PROFILE"] = path if os.path.isfile(path) else arguments.profile
+        from aquarat_pipeline.launching.profiles import choose
+
+        choose(arguments.profile)
     from aquarat_core.config import load_profile
 
     load_profile()  # its errors are the user's, and shorter here than from Dagster

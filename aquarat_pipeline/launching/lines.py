@@ -68,7 +68,11 @@ def failure(event: DagsterEvent) -> str | None:
 def _made(made: dg.AssetMaterialization) -> str:
     facts = {name: value.value for name, value in made.metadata.items()}
     seconds = facts.get("seconds")
-    parts = [headline(facts), f"in {duration(seconds)}" if seconds is not None else "", str(facts.get("dagster/uri", ""))]
+    parts = [
+        headline(facts),
+        f"in {duration(seconds)}" if seconds is not None else "",
+        str(facts.get("dagster/uri", "")),
+    ]
     return "made: " + ", ".join(part for part in parts if part)
 
 

@@ -22,6 +22,12 @@ class ProfileMismatchError(ValueError):
     """A run that would go on under another profile than it began with."""
 
 
+def choose(name: str) -> None:
+    """Makes this process, and what it starts, use the profile of that name or file."""
+    path = os.path.abspath(name)
+    os.environ["AQUARAT_PROFILE"] = path if os.path.isfile(path) else name
+
+
 def hash_of(profile: Profile) -> str:
     """SHA-256 of everything that the profile says, whatever files it was read from."""
     return hashlib.sha256(_content(profile)).hexdigest()

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -41,17 +42,26 @@ class LaunchError(ValueError):
     """A run that cannot be submitted, found or cancelled; the message says why."""
 
 
-def submit(
+def submit(instance: dg.DagsterInstance, assets: list[str], **how: Any) -> dg.DagsterRun:
+    """Queues one run as `create_run` makes it. Raises `LaunchError`."""
+    run = create_run(instance, assets, **how)
+    return instance.submit_run(run.run_id, workspace=None)
+
+
+def create_run(
     instance: dg.DagsterInstance,
     assets: list[str],
     *,
     with_parents: bool = False,
+    job: str | None = None,
     tags: Mapping[str, str] | None = None,
     workspace: Path = WORKSPACE,
 ) -> dg.DagsterRun:
-    """Queues one run over `assets`, and all that they are made from `with_parents`. Raises `LaunchError`."""
-    module = os.environ.get("DAGSTER_MODULE_NAME", MODULE)
-    repository = ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
+    """One run over `assets`, and all that they are made from `with_parents`, not yet started; of `job`, or of none.
+
+    Raises `LaunchError`.
+    """
+    repository = definitions()
     definition = repository.get_definition()
     graph = definition.asset_graph
     known = {key.to_user_string(): key for key in graph.executable_asset_keys}
@@ -59,17 +69,22 @@ def submit(
         raise LaunchError(f"there is no asset {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     selection = dg.AssetSelection.assets(*(known[name] for name in assets))
     keys = (selection.upstream() if with_parents else selection).resolve(graph)
-    job = definition.get_implicit_job_def_for_assets(keys)
-    assert job is not None, "no two assets of this project have different partitions"
+    whole = definition.get_job(job) if job else definition.get_implicit_job_def_for_assets(keys)
+    assert whole is not None, "no two assets of this project have different partitions"
     began = remember(Path(instance.root_directory), load_profile())
-    run = instance.create_run_for_job(
-        job_def=job,  # it is cut down to the selection there: the UI compares the job that a run was cut from
+    return instance.create_run_for_job(
+        job_def=whole,  # it is cut down to the selection there: the UI compares the job that a run was cut from
         asset_selection=frozenset(keys),
         tags={**began, **(tags or {})},
-        remote_job_origin=job_origin(job.name, definition.name, workspace),
-        job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
+        remote_job_origin=job_origin(whole.name, definition.name, workspace),
+        job_code_origin=repository.get_reconstructable_job(whole.name).get_python_origin(),
     )
-    return instance.submit_run(run.run_id, workspace=None)
+
+
+def definitions() -> ReconstructableRepository:
+    """The code location, as any process can load it again."""
+    module = os.environ.get("DAGSTER_MODULE_NAME", MODULE)
+    return ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
 
 
 def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:

@@ -24,7 +24,7 @@ from aquarat_pipeline.launching.credentials import RENEW_SECONDS, host_token
 from aquarat_pipeline.launching.following import Ending, Output, follow
 from aquarat_pipeline.launching.hosts import Host, local_host, read_inventory
 from aquarat_pipeline.launching.placement import POLL_SECONDS, Requirement, Waiting, candidates, ticket
-from aquarat_pipeline.launching.progress import Message, Observations, display
+from aquarat_pipeline.launching.progress import Ahead, Message, Observations, display
 from aquarat_pipeline.launching.tags import JOB_TAG, LEASE_TAG
 from aquarat_pipeline.launching.transports import HostError, transport_to
 from aquarat_pipeline.launching.workers import show_alive, worker_of
@@ -60,16 +60,17 @@ class TorchrunPipesClient(dg.PipesClient):
         stage: Stage,
         attempt: Attempt,
         store: ArtifactStore,
+        ahead: Ahead | None = None,
         extras: Any = None,
     ) -> StageInvocation:
         """Sees `attempt`, or those that follow it where hosts are lost, to the end.
 
         Raises `dg.Failure` with the stage's own message when it fails, and Dagster's interrupt when it is cancelled.
         """
-        with display(stage.name) as show:
+        with display(stage.name, ahead) as show:
             reader = _Reader([show, Observations(context)])
             with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader, extras=extras) as session:
-                job = _Job(context, stage, attempt, store, self._program, self._grace, session, reader.handle)
+                job = _Job(context, stage, attempt, store, self._program, self._grace, session, reader.handle, show.say)
                 result = job.see_through()
         return StageInvocation(session, result)
 
@@ -87,7 +88,9 @@ class _Job:
         grace: float,
         session: dg.PipesSession,
         handle: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None],
     ) -> None:
+        self._say = say
         self._context = context
         self._stage = stage
         self._attempt = attempt
@@ -143,6 +146,7 @@ class _Job:
         if output.is_resumed:
             self._context.log.info(f"Attached to the running job {self._attempt.folder.uri} on {', '.join(names)}")
         self._renewed = time.monotonic()
+        self._say("loading")
         return follow(self._attempt, self._hosts, output, self._attend)
 
     def _attach(self) -> bool:
@@ -176,6 +180,7 @@ class _Job:
                     why = self._try(hosts, need)
                     if why is None:
                         return
+                self._say(f"waiting for {why}")
                 waiting(why)
                 time.sleep(POLL_SECONDS)
 
@@ -213,6 +218,8 @@ class _Job:
     def _start(self, hosts: list[Host], need: Requirement) -> str | None:
         """Asks every host to start its part; None once all have, or why one has not."""
         self._check_run(now=True)
+        ranks = f"{need.ranks} {'rank' if need.ranks == 1 else 'ranks'} on " if need.distributed else "on "
+        self._say(f"starting {ranks}{', '.join(host.name for host in hosts)}")
         self._attempt.assign([host.name for host in hosts])
         for node, host in enumerate(hosts):
             try:

@@ -21,6 +21,7 @@ from aquarat_pipeline.launching.executor import resuming_executor
 from aquarat_pipeline.launching.lines import terminal_logger
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
+from aquarat_pipeline.schedules import pipeline
 
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)
 
@@ -36,6 +37,7 @@ def build(training: Callable[[Profile], list[dg.AssetsDefinition]] | None = None
     return dg.Definitions(
         assets=assets,
         asset_checks=[*artifact_checks(), *evaluation_checks()],
+        jobs=[pipeline],
         resources={
             "store": StoreResource.from_environment(),
             "torchrun": TorchrunPipesClient(TOY_STAGE, grace_seconds=2),
