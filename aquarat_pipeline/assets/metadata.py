@@ -19,7 +19,7 @@ LARGEST_REPORT = 200_000
 
 HEADLINES = (
     ("val_bpb", "{:.3f} bits per byte on validation text"),
-    ("reward_mean_last", "reward {:.3f} in the last step"),
+    ("held_out_accuracy_best", "{:.1%} of held-out questions right, at best"),
     ("val_loss", "validation loss {:.3f}"),
     ("rl_mcnemar_p", "RL against SFT: p = {:.2g}"),
     ("bytes_per_token", "{:.2f} bytes per token"),

@@ -34,8 +34,13 @@ class _Terminal(logging.Handler):
             return
         step = about.get("step_key")
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        sys.stderr.write(printable(f"{clock} {step}: {text}\n" if step else f"{clock} {text}\n"))
+        sys.stderr.write(printable(f"{clock} {of_step(step, text)}\n"))
         sys.stderr.flush()
+
+
+def of_step(step: str | None, text: str) -> str:
+    """`text` with the step's name before it, unless it begins with that."""
+    return text if step is None or text.startswith(step) else f"{step}: {text}"
 
 
 def line(event: DagsterEvent | None, message: str, level: int) -> str | None:
@@ -67,13 +72,8 @@ def failure(event: DagsterEvent) -> str | None:
 
 def _made(made: dg.AssetMaterialization) -> str:
     facts = {name: value.value for name, value in made.metadata.items()}
-    seconds = facts.get("seconds")
-    parts = [
-        headline(facts),
-        f"in {duration(seconds)}" if seconds is not None else "",
-        str(facts.get("dagster/uri", "")),
-    ]
-    return "made: " + ", ".join(part for part in parts if part)
+    took = f"in {duration(facts['seconds'])}" if "seconds" in facts else ""
+    return ", ".join(part for part in ("made", headline(facts), took, facts.get("dagster/uri")) if part)
 
 
 def _check(check: dg.AssetCheckEvaluation) -> str | None:

@@ -140,7 +140,7 @@ def _line(entry: dg.EventLogEntry) -> str | None:
     event = entry.dagster_event
     if event is None:
         text = lines.line(None, entry.user_message, entry.level)
-        return text and f"{clock} {step}{text}"
+        return text and f"{clock} {lines.of_step(entry.step_key, text)}"
     if event.event_type not in _TOLD and not (event.is_engine_event and "worker" in (event.message or "")):
         return None
     if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
@@ -150,5 +150,5 @@ def _line(entry: dg.EventLogEntry) -> str | None:
         return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown)
     if event.event_type in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.STEP_FAILURE):
         text = lines.line(event, event.message or "", entry.level)
-        return text and f"{clock} {step}{text}"
+        return text and f"{clock} {lines.of_step(entry.step_key, text)}"
     return f"{clock} {step}{event.message}"

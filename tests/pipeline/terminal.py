@@ -32,9 +32,7 @@ class Shell:
     @property
     def environment(self) -> dict[str, str]:
         return {
-            **{
-                name: value for name, value in os.environ.items() if name not in ("AQUARAT_PROFILE", "AQUARAT_PROGRESS")
-            },
+            **{name: value for name, value in os.environ.items() if not name.startswith("AQUARAT_")},
             "DAGSTER_HOME": str(self.home),
             "DAGSTER_MODULE_NAME": "tests.pipeline.toy_definitions",
             "DAGSTER_DISABLE_TELEMETRY": "1",

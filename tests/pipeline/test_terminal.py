@@ -29,7 +29,7 @@ def test_a_result_is_a_line_with_its_figure_and_place(shell: Shell) -> None:
     out = shell.run(*DAGSTER, "aqua_dataset")
     assert out.returncode == 0, out.stderr
     (made,) = [line for line in lines(out.stderr) if "made" in line]
-    assert "aqua_dataset made: 1,234 training questions, in 4.2 s, file://" in made and "/manifests/" in made
+    assert "aqua_dataset: made, 1,234 training questions, in 4.2 s, file://" in made and "/manifests/" in made
     assert "[pipes]" not in out.stderr
 
 
@@ -54,7 +54,7 @@ def test_a_mistake_is_a_sentence_without_a_trace(shell: Shell, asset: str, env: 
 def test_ctrl_c_says_what_is_kept_and_nothing_else(shell: Shell) -> None:
     out = shell.interrupted("aqua_dataset", *DAGSTER, "aqua_dataset")
     assert out.returncode == 1
-    assert "aqua_dataset stopped. Run it again: it goes on from" in out.stderr
+    assert "aqua_dataset: stopped. Run it again: it goes on from" in out.stderr
     assert "Stack Trace" not in out.stderr and "Traceback" not in out.stderr and "[pipes]" not in out.stderr
     assert len(lines(out.stderr)) <= 4, out.stderr
     assert [run.status.value for run in shell.runs()] == ["CANCELED"]
