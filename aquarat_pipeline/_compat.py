@@ -5,7 +5,8 @@
 - Run launchers and executors are extension points without a public module: what the two need of the plan, the events
   and the command of a run worker comes from here (read: `_core/launcher`, `_core/executor/in_process.py`,
   `_core/execution/api.py`, `_core/execution/plan/active.py`, `_daemon/monitoring/run_monitoring.py`).
-
+- A run that a terminal started gets the remote origin by which the UI finds it: `replace_job_origin` of the run storage
+  is what `dagster run migrate-repository` uses (read: `_cli/run.py`, `_core/storage/runs/sql_run_storage.py`).
 - The web server takes middleware from a method of its own, and `dagster dev` starts that server by its module's name:
   both are replaced to put a guard in front of it (read: `dagster_webserver/webserver.py`, `_cli/dev.py`).
 
@@ -22,12 +23,13 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
 from dagster._core.events import DagsterEvent, EngineEventData
-from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan
+from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan, execute_run
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
-from dagster._core.execution.plan.objects import ErrorSource
+from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.retries import RetryMode
@@ -41,6 +43,7 @@ from dagster._core.launcher.base import (
 )
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.tags import CODE_LOCATION_TAG, REPOSITORY_LABEL_TAG
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
@@ -49,10 +52,13 @@ from dagster._utils.error import SerializableErrorInfo
 READ_FROM = "1.13.27"
 
 __all__ = [
+    "CODE_LOCATION_TAG",
     "CODE_VERSION_TAG",
     "DATA_VERSION_TAG",
     "IN_PROGRESS_RUN_STATUSES",
     "READ_FROM",
+    "REPOSITORY_LABEL_TAG",
+    "SINGLETON_REPOSITORY_NAME",
     "CheckRunHealthResult",
     "ConfigurableClass",
     "ConfigurableClassData",
@@ -77,9 +83,11 @@ __all__ = [
     "RetryMode",
     "RunLauncher",
     "SerializableErrorInfo",
+    "StepFailureData",
     "WorkerStatus",
     "create_execution_plan",
     "dev",
+    "execute_run",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "inprocess_execution_iterator",

@@ -11,6 +11,7 @@ from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.experiments import Experiment, experiments
 from aquarat_pipeline.launching.executor import resuming_executor
+from aquarat_pipeline.launching.lines import terminal_logger
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
@@ -38,5 +39,6 @@ defs = dg.Definitions.merge(
     dg.Definitions(
         resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
         executor=resuming_executor,
+        loggers={"console": terminal_logger},
     ),
 )

@@ -1,125 +1,122 @@
-"""`./run demo`: the whole chain in one process, progress on stderr, a table and one line of JSON on stdout.
+"""`./run demo`: the whole chain in one process, progress on stderr, what came of it on stdout.
 
-Everything Dagster and the stages print goes to a log file, so that the terminal shows the bars alone and the last line
-of stdout is the result, whatever happened.
+On a terminal the last thing shown is the table and where to look next. Into a pipe, or with `--json`, the last line is
+a short JSON object, whatever happened; all figures are in the file that it names as `details`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from aquarat_pipeline.launching.here import Outcome, Terminal
 
 STAGES_EVALUATED = ("base", "mid", "sft", "rl")
-HEADLINES = (
-    ("val_bpb", "{:.3f} bits per byte on validation text"),
-    ("reward_mean_last", "reward {:.3f} in the last step"),
-    ("val_loss", "validation loss {:.3f}"),
-    ("rl_mcnemar_p", "RL against SFT: p = {:.2g}"),
-    ("bytes_per_token", "{:.2f} bytes per token"),
-    ("rows_train", "{:,} training questions"),
-    ("train_documents", "{:,} training documents"),
-)
-"""Metric of an artifact, and how the table shows it; the first that an artifact has."""
 
 
-class DemoError(RuntimeError):
-    """The chain did not run to its end; the message is the failed step's own."""
+def main(argv: list[str] | None = None) -> int:
+    """Runs the demo; returns the exit code: 130 after Ctrl-C, 1 for a chain that did not come to its end."""
+    arguments = _parser().parse_args(argv)
+    from aquarat_pipeline.launching.here import terminal
+
+    with terminal("demo") as user:
+        answer, code = _answer(user, arguments)
+        if arguments.json or not user.out.isatty():
+            print(json.dumps(answer), file=user.out, flush=True)
+    return code
 
 
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """The user's own streams, kept while the process's are sent to the log file."""
-
-    out: TextIO
-    err: TextIO
-    log: Path
-
-
-def main() -> int:
-    """Runs the demo; returns the exit code."""
-    os.environ.setdefault("AQUARAT_PROGRESS", "bars")
-    with _terminal() as terminal:
-        try:
-            answer = {"ok": True, **_run(terminal)}
-        except (ValueError, DemoError) as e:
-            print(f"\n{e}\nThe full log is {terminal.log}", file=terminal.err)
-            answer = {"ok": False, "error": str(e), "log": str(terminal.log)}
-        except KeyboardInterrupt:
-            answer = {"ok": False, "error": "interrupted", "log": str(terminal.log)}
-        print(json.dumps(answer), file=terminal.out, flush=True)
-    return 0 if answer["ok"] else 1
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./run demo",
+        allow_abbrev=False,
+        description="Materialize every asset of a profile on this machine and show what came out. Assets that are "
+        "fresh (made by the same code, config and inputs) are left as they are.",
+    )
+    parser.add_argument("--profile", metavar="NAME", help="a profile's name or file instead of AQUARAT_PROFILE (demo)")
+    parser.add_argument("--again", action="store_true", help="make what is fresh anew too")
+    parser.add_argument("--json", action="store_true", help="end with a line of JSON on a terminal too")
+    return parser
 
 
-def _run(terminal: Terminal) -> dict[str, Any]:
+def _answer(user: Terminal, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    from aquarat_pipeline.launching.here import RunFailedError, RunInterruptedError
+
+    log = str(user.log)
+    try:
+        if arguments.profile:
+            from aquarat_pipeline.launching.profiles import choose
+
+            choose(arguments.profile)
+        return {"ok": True, **_run(user, arguments.again), "log": log}, 0
+    except KeyboardInterrupt:
+        user.say("\ninterrupted before anything was started")
+        return {"ok": False, "error": "interrupted", "log": log}, 128 + signal.SIGINT
+    except RunInterruptedError as e:
+        user.say(f"\n{e}")
+        return {"ok": False, "error": str(e), "log": log}, 128 + signal.SIGINT
+    except (ValueError, RunFailedError) as e:
+        user.say(f"\n{e}\nThe full log is {log}")
+        return {"ok": False, "error": str(e), "log": log}, 1
+
+
+def _run(user: Terminal, again: bool) -> dict[str, Any]:
     from aquarat_core.config import load_profile
 
     profile = load_profile()
+    user.say(f"profile {profile.name}: {profile.description}\nlog {user.log}\nstarting Dagster")
     # Imported late: the definitions take the profile and the terminal as they are now.
     import dagster as dg
 
     from aquarat_core.settings import store_uri
     from aquarat_core.stages.registry import STAGES
-    from aquarat_pipeline.definitions import defs
-    from aquarat_pipeline.experiments import Experiment
-    from aquarat_pipeline.launching import readiness
+    from aquarat_pipeline.launching.here import beside, materialize
     from aquarat_pipeline.memory import PeakMemory
 
     started = time.monotonic()
-    print(f"profile {profile.name}: {profile.description}\nlog {terminal.log}\n", file=terminal.err, flush=True)
     with dg.DagsterInstance.get() as instance, PeakMemory(store_uri()) as memory:
-        # Its run is executed by Dagster's own executor, not by ours, which would ask this itself.
-        plan = readiness.Plan.of(STAGES, Experiment(profile), {})
-        readiness.check(Path(instance.root_directory), plan, lambda line: print(line, file=terminal.err, flush=True))
-        result = defs.resolve_job_def("pipeline").execute_in_process(instance=instance, raise_on_error=False)
-        _require_success(result)
-        steps = {s.step_key: s.end_time - s.start_time for s in instance.get_run_step_stats(result.run_id)}
-    artifacts = _artifacts(result)
-    _show(terminal.out, artifacts, steps)
-    return {
+        experiment = beside(user, profile)
+        assets = [experiment.ref(name) for name in STAGES]
+        outcome = materialize(user, instance, assets, again=again, job=experiment.local("pipeline"))
+    details = {
         "seconds": round(time.monotonic() - started, 1),
-        "store": next(iter(artifacts.values())).store.uri,
+        "store": store_uri(),
         "profile": profile.name,
-        "assets": {
-            name: {
-                "uri": a.uri,
-                "data_version": a.data_version,
-                "seconds": round(steps[name], 2),
-                "manifest_sha256": a.sha256,
-            }
-            for name, a in artifacts.items()
-        },
-        "eval": _evaluation(artifacts),
+        "experiment": experiment.name,
+        "assets": _assets(outcome),
+        "eval": _evaluation(outcome.artifacts),
         "peak_memory_mb": round(memory.peak_mb),
+    }
+    path = user.log.with_suffix(".json")
+    path.write_text(json.dumps(details, indent=2) + "\n")
+    report = str(outcome.artifacts["pipeline_report"].record("report.html"))
+    show(user.out, outcome)
+    _show_next(user.out, outcome, report, str(path))
+    return {
+        "accuracy": details["eval"]["rl"]["accuracy"],
+        "questions": details["eval"]["questions"],
+        "report": report,
+        "store": details["store"],
+        "details": str(path),
     }
 
 
-def _require_success(result: Any) -> None:
-    for failure in (e.step_failure_data for e in result.all_events if e.is_step_failure):
-        if failure.error.cls_name == "DagsterExecutionInterruptedError":
-            raise DemoError("interrupted: the running stage was stopped, what stood before it is kept")
-        user = failure.user_failure_data
-        raise DemoError((user and user.description) or failure.error.message.strip())
-    for check in result.get_asset_check_evaluations():
-        if not check.passed and check.severity.value == "ERROR":
-            raise DemoError(f"asset check {check.check_name} of {check.asset_key.to_user_string()} failed")
-    if not result.success:
-        raise DemoError("the run was stopped")
-
-
-def _artifacts(result: Any) -> dict[str, Any]:
-    from aquarat_core.artifacts import ArtifactStore
-    from aquarat_core.settings import store_uri
-
-    store = ArtifactStore.open(store_uri())
-    events = [e.step_materialization_data.materialization for e in result.get_asset_materialization_events()]
-    return {e.asset_key.to_user_string(): store.get(e.metadata["manifest_sha256"].value) for e in events}
+def _assets(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "uri": artifact.uri,
+            "data_version": artifact.data_version,
+            "fresh": name in outcome.fresh,
+            "seconds": round(outcome.seconds.get(name, 0.0), 2),
+            "manifest_sha256": artifact.sha256,
+        }
+        for name, artifact in outcome.artifacts.items()
+    }
 
 
 def _evaluation(artifacts: dict[str, Any]) -> dict[str, Any]:
@@ -135,58 +132,52 @@ def _evaluation(artifacts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _show(out: TextIO, artifacts: dict[str, Any], steps: dict[str, float]) -> None:
-    from rich.console import Console
+def show(out: TextIO, outcome: Outcome) -> None:
+    """The table of what was made and what was fresh."""
     from rich.filesize import decimal
     from rich.table import Table
 
-    from aquarat_core.tasks.origin import GENERATED, WARNING, questions_of
+    from aquarat_pipeline.assets.metadata import ago, headline
 
     table = Table("asset", "seconds", "size", "data version", "result")
     table.columns[1].justify = table.columns[2].justify = "right"
-    for name, artifact in artifacts.items():
+    for name, artifact in outcome.artifacts.items():
+        held = outcome.fresh.get(name)
+        took = f"fresh: {ago(held.made)}" if held else f"{outcome.seconds[name]:.1f}"
         size = decimal(sum(f.size for f in artifact.manifest.files))
-        table.add_row(
-            name, f"{steps[name]:.1f}", size, artifact.data_version[:12], _headline(artifact.manifest.metrics)
-        )
-    console = Console(file=out, width=None if out.isatty() else 120)
-    console.print(table)
-    if questions := questions_of(artifacts["rl_eval_report"]):
-        console.print(f"Asked were {questions}." + (f" {WARNING}" if questions == GENERATED else ""), highlight=False)
-    console.print(
+        table.add_row(name, took, size, artifact.data_version[:12], headline(artifact.manifest.metrics))
+    console(out).print(table)
+    if held := outcome.fresh:
+        what = "All" if len(held) == len(outcome.artifacts) else f"{len(held)} of {len(outcome.artifacts)}"
+        console(out).print(f"{what} were fresh and left as they are: --again makes them anew.", highlight=False)
+
+
+def console(out: TextIO) -> Any:
+    """Where a person reads: as wide as the terminal, or as a page."""
+    from rich.console import Console
+
+    return Console(file=out, width=None if out.isatty() else 120)
+
+
+def _show_next(out: TextIO, outcome: Outcome, report: str, details: str) -> None:
+    from aquarat_core.tasks.origin import GENERATED, WARNING, questions_of
+
+    page, ref = console(out), outcome.experiment.ref
+    if questions := questions_of(outcome.artifacts["rl_eval_report"]):
+        page.print(f"Asked were {questions}." + (f" {WARNING}" if questions == GENERATED else ""), highlight=False)
+    page.print(
         "base has only seen plain text and does not know the form of an answer: its accuracy is 0 by design.",
         highlight=False,
     )
-    report = artifacts["pipeline_report"].record("report.html")
-    console.print("Where to look next:", highlight=False)
+    page.print("Where to look next:", highlight=False)
     for what, where in (
         ("the report", report),
+        ("all figures", details),
         ("the Dagster UI", "./run dev"),
-        ("the ancestry of the last checkpoint", "./run shell -c 'aquarat lineage rl_checkpoint'"),
+        ("the ancestry of the last checkpoint", f"./run shell -c 'aquarat lineage {ref('rl_checkpoint')}'"),
+        ("ask it", f"./run shell -c 'aquarat ask {ref('mid_checkpoint')} \"Who are you?\"'"),
     ):
-        console.print(f"  {what}: {where}", highlight=False, soft_wrap=True)
-
-
-def _headline(metrics: dict[str, Any]) -> str:
-    from aquarat_pipeline.assets.metadata import accuracy_text
-
-    if text := accuracy_text(metrics):
-        return text
-    return next((form.format(metrics[name]) for name, form in HEADLINES if metrics.get(name) is not None), "")
-
-
-@contextmanager
-def _terminal() -> Iterator[Terminal]:
-    """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME."""
-    from aquarat_pipeline.launching import progress  # noqa: F401  (keeps the terminal's stderr for the bars)
-
-    logs = Path(os.environ["DAGSTER_HOME"]) / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    path = logs / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    with os.fdopen(os.dup(1), "w") as out, os.fdopen(os.dup(2), "w") as err, path.open("w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        yield Terminal(out, err, path)
+        page.print(f"  {what}: {where}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

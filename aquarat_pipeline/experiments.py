@@ -17,7 +17,7 @@ from typing import Any
 
 import dagster as dg
 
-from aquarat_core.config import Profile, load_profile, strict_yaml
+from aquarat_core.config import DEFAULT_PROFILE, Profile, load_profile, strict_yaml
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.launching.tags import EXPERIMENT_TAG
 from aquarat_pipeline.launching.workers import RUN_PROFILE
@@ -135,6 +135,22 @@ def add(name: str, profile: str) -> Experiment:
     except FileExistsError:
         raise ExperimentError(f"there is an experiment {name} already: {file} says which profile it follows") from None
     return experiment
+
+
+def named_after(profile: Profile) -> Experiment:
+    """The experiment with the profile's own name, made if there is none; it follows the file or name that
+    `AQUARAT_PROFILE` gives. Raises `ExperimentError` where an experiment of that name follows another profile."""
+    name = re.sub("[^a-z0-9]+", "_", profile.name.lower()).strip("_")[:MOST_NAME].strip("_")
+    name = name if name[:1].isalpha() else f"profile_{name}"
+    if name not in registered():
+        return add(name, os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE)
+    found = of_run([name])
+    if found.profile.sha256 != profile.sha256:
+        raise ExperimentError(
+            f"the experiment {name} follows the profile in {registered()[name]}, which is not this one: give this one "
+            f"another name in its file, or remove that: aquarat experiments remove {name}"
+        )
+    return found
 
 
 def remove(name: str) -> None:

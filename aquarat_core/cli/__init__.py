@@ -28,6 +28,7 @@ COMMANDS = (
     "aquarat_core.cli.importing",
 )
 CONTROL_HOST_COMMANDS = (
+    "aquarat_pipeline.cli.materialize",
     "aquarat_pipeline.cli.launch",
     "aquarat_pipeline.cli.hosts",
     "aquarat_pipeline.cli.experiments",

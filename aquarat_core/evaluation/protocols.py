@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,12 +35,16 @@ class Evaluator:
         self.config, self.world = config, world
         self.model, self.tokenizer = load_checkpoint(checkpoint, world.device, world.compute_dtype)
 
-    def greedy_answers(self, questions: Sequence[Question]) -> list[Record]:
-        """The model's most likely answer to each question, in the order given, on rank 0; nothing elsewhere."""
+    def greedy_answers(self, questions: Sequence[Question], tell: Callable[[int], None] | None = None) -> list[Record]:
+        """The model's most likely answer to each question, in the order given, on rank 0; nothing elsewhere.
+
+        `tell` is told how many of them have one, as far as this rank can know.
+        """
         engine = Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
         mine = self.world.share(list(questions))
         tool = calculator(self.tokenizer) if self.config.calculator else None
-        records = answer(engine, self.tokenizer, mine, self.config.max_new_tokens, self.config.batch_rows, tool)
+        told = tell and (lambda done: tell(done * len(questions) // len(mine)))
+        records = answer(engine, self.tokenizer, mine, self.config.max_new_tokens, self.config.batch_rows, tool, told)
         place = {q.id: i for i, q in enumerate(questions)}
         gathered = [Record(**fields) for fields in self.world.gather([asdict(r) for r in records])]
         return sorted(gathered, key=lambda r: place[r.id])
@@ -78,6 +82,7 @@ def answer(
     max_new_tokens: int,
     max_rows: int = 256,
     tool: Tool | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> list[Record]:
     """Greedy answers of `engine` to `questions`, with `tool` if there is one, judged by the strict parser.
 
@@ -90,7 +95,9 @@ def answer(
     room = engine.model.config.sequence_len - max_new_tokens
     asked = [ids for ids in prompts if len(ids) <= room]
     found = iter(
-        engine.generate(asked, [[0]] * len(asked), max_new_tokens, temperature=0.0, max_rows=max_rows, tool=tool)
+        engine.generate(
+            asked, [[0]] * len(asked), max_new_tokens, temperature=0.0, max_rows=max_rows, tool=tool, tell=tell
+        )
         if asked
         else ()
     )

@@ -7,7 +7,7 @@ key and value memory from one call to the next.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -63,12 +63,13 @@ class Engine:
         top_p: float | None = None,
         tool: Tool | None = None,
         stop: Stop = never,
+        tell: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """Completions of each prompt, one for each of its keys (int64 seeds), `max_rows` at a time.
 
         What a completion draws depends on its key alone, not on what else is in the batch. Raises `ValueError` when a
         prompt and the budget do not fit the model's sequence length, and `Abandoned` once `stop` is true, which is
-        asked every few tokens.
+        asked every few tokens; then `tell`, if there is one, is told how many completions have ended.
         """
         self._check_lengths(prompts, max_new_tokens)
         requests, n = [], 0
@@ -82,6 +83,8 @@ class Engine:
         while left := batch.look():
             if stop():
                 raise Abandoned("sampling was given up")
+            if tell:
+                tell(len(batch.found))
             for _ in range(min(1 if tool else LOOK_EVERY, left)):
                 batch.step()
         return [[batch.found[r.first + i] for i in range(len(r.keys))] for r in requests]

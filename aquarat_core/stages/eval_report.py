@@ -26,7 +26,8 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
     questions = questions_to_ask(aqua, config)
     with evaluator(checkpoint.directory(), config) as model:
-        records = model.greedy_answers(questions)
+        records = model.greedy_answers(questions, lambda done: ctx.progress(done, len(questions), "questions"))
+        ctx.progress(len(questions), len(questions), "questions")
         bpb = model.bits_per_byte(read_documents(text.path("validation.parquet"))) if text else None
     if ctx.rank:
         return {}

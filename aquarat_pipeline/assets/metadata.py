@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,17 @@ from aquarat_pipeline.assets.inputs import Pinned
 CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
 LARGEST_REPORT = 200_000
 """Characters of a report kept in Dagster's event row; a longer one is linked, not embedded."""
+
+HEADLINES = (
+    ("val_bpb", "{:.3f} bits per byte on validation text"),
+    ("held_out_accuracy_best", "{:.1%} of held-out questions right, at best"),
+    ("val_loss", "validation loss {:.3f}"),
+    ("rl_mcnemar_p", "RL against SFT: p = {:.2g}"),
+    ("bytes_per_token", "{:.2f} bytes per token"),
+    ("rows_train", "{:,} training questions"),
+    ("train_documents", "{:,} training documents"),
+)
+"""Metric of an artifact, and how one line shows it; the first that an artifact has."""
 
 
 def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
@@ -47,7 +59,34 @@ def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str,
     }
 
 
-def accuracy_text(metrics: dict[str, Any]) -> str | None:
+def headline(metrics: Mapping[str, Any]) -> str:
+    """The one figure by which a person knows an artifact; empty where its stage measured none."""
+    if text := accuracy_text(metrics):
+        return text
+    for name, form in HEADLINES:
+        if metrics.get(name) is not None:
+            return form.format(metrics[name])
+    rows = sum(value for name, value in metrics.items() if name.endswith("_train") and isinstance(value, int))
+    return f"{rows:,} conversations to train on" if rows else ""
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `8 min` or `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def ago(moment: float) -> str:
+    """How long before now that second since 1970 was: `2 h ago`."""
+    seconds = max(0.0, time.time() - moment)
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (unit != "days" and seconds >= size):
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now"
+
+
+def accuracy_text(metrics: Mapping[str, Any]) -> str | None:
     """`41.2% [39.1%, 43.4%] of 2,000`, or None where a stage measured no accuracy."""
     if metrics.get("accuracy") is None:
         return None

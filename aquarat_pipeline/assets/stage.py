@@ -12,11 +12,13 @@ from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.config import config_schema, run_config_of
+from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced, takes_any
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.progress import Ahead
 from aquarat_pipeline.launching.resuming import overtaken_by
 from aquarat_pipeline.launching.tags import RANKS_TAG
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
@@ -61,7 +63,8 @@ def stage_asset(
             attempt = attempt or _new_attempt(context, stage, experiment, opened)
         except ValueError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
-        yield from _materialize(context, stage, experiment, attempt, opened, torchrun)
+        place = ahead(context, name, experiment)
+        yield from _materialize(context, stage, experiment, attempt, opened, torchrun, place)
 
     return asset
 
@@ -121,6 +124,7 @@ def _materialize(
     attempt: Attempt,
     store: ArtifactStore,
     torchrun: TorchrunPipesClient,
+    place: Ahead | None,
 ) -> Iterator[dg.MaterializeResult]:
     spec = attempt.spec
     inputs = {name: Pinned(parent, attempt.events[name], experiment.key(name)) for name, parent in spec.inputs.items()}
@@ -128,7 +132,7 @@ def _materialize(
     parents = {name: p.parent.data_version for name, p in inputs.items() if STAGES[name].kind == "checkpoint"}
     if parents:
         context.instance.add_run_tags(spec.run_id, {f"aquarat/input/{name}": v for name, v in parents.items()})
-    result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store).result
+    result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store, ahead=place).result
     artifact = store.get(result["manifest_sha256"])
     if lies := _differing(artifact, stage, spec):
         raise dg.Failure(

@@ -37,20 +37,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> str:
-    if arguments.profile:
-        path = os.path.abspath(arguments.profile)
-        os.environ["AQUARAT_PROFILE"] = path if os.path.isfile(path) else arguments.profile
-    from aquarat_core.config import load_profile
-
-    load_profile()  # its errors are the user's, and shorter here than from Dagster
-    from aquarat_pipeline.experiments import experiment_of
+    use_profile(arguments)
     from aquarat_pipeline.launching import submit, tags
 
-    if arguments.profile and (named := [name for name in arguments.assets if experiment_of(name)]):
-        raise submit.LaunchError(
-            f"{', '.join(named)}: a named experiment has a profile of its own (`aquarat experiments` shows it): leave "
-            "--profile out, or add another experiment for it"
-        )
     wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
     wanted[tags.ANY_INPUTS_TAG] = "true" if arguments.any_inputs else None
     with open_instance() as instance:
@@ -91,6 +80,25 @@ def _cancel(arguments: argparse.Namespace) -> str:
     with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
         return f"run {run.run_id}: {submit.cancel(instance, run).value}"
+
+
+def use_profile(arguments: argparse.Namespace) -> None:
+    """Makes this process use the profile of `--profile`, which named experiments have already.
+
+    Raises `ConfigError` for one that cannot be used, before Dagster does with more words, and `ExperimentError`.
+    """
+    from aquarat_core.config import load_profile
+    from aquarat_pipeline.experiments import ExperimentError, experiment_of
+    from aquarat_pipeline.launching.profiles import choose
+
+    if arguments.profile:
+        choose(arguments.profile)
+        if named := [name for name in arguments.assets if experiment_of(name)]:
+            raise ExperimentError(
+                f"{', '.join(named)}: a named experiment has a profile of its own (`aquarat experiments` shows it): "
+                "leave --profile out, or add another experiment for it"
+            )
+    load_profile()
 
 
 def open_instance() -> Any:

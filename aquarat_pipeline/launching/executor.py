@@ -19,6 +19,7 @@ import dagster as dg
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import (
     DagsterEvent,
+    DagsterExecutionInterruptedError,
     DagsterUserCodeProcessError,
     EngineEventData,
     ErrorSource,
@@ -30,12 +31,14 @@ from aquarat_pipeline._compat import (
     PlanOrchestrationContext,
     RetryMode,
     SerializableErrorInfo,
+    StepFailureData,
     create_execution_plan,
     inprocess_execution_iterator,
 )
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching import profiles, readiness
+from aquarat_pipeline.launching.origin import add_origin
 from aquarat_pipeline.launching.tags import EXPERIMENT_TAG, WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
@@ -45,6 +48,7 @@ _EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.STEP_UP_FOR_RETRY,
 }
+_CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
 @dg.executor(name="resuming_in_process")
@@ -73,6 +77,7 @@ class ResumingExecutor(InProcessExecutor):
                     experiment = _experiment_of(execution_plan)
                     tags = _profile_tags(instance, plan_context.dagster_run, experiment)
                 instance.add_run_tags(run_id, {WORKER_TAG: me, **tags})
+                add_origin(instance, plan_context.dagster_run)
             if plan_context.resume_from_failure:
                 execution_plan, failures = remaining(plan_context, execution_plan)
                 yield from failures
@@ -81,7 +86,7 @@ class ResumingExecutor(InProcessExecutor):
             elif not instance.is_ephemeral:
                 with _said_without_a_trace():
                     _check(plan_context, execution_plan, experiment)
-            yield from self._execute(plan_context, execution_plan)
+            yield from _shortened(plan_context, self._execute(plan_context, execution_plan))
 
     def _execute(self, context: PlanOrchestrationContext, plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         pid = os.getpid()
@@ -91,7 +96,8 @@ class ResumingExecutor(InProcessExecutor):
             job=context.job,
             retry_mode=context.retry_mode,
             execution_plan=plan,
-            run_config=context.run_config,
+            # Dagster takes a code location's own loggers only where the run's config names them.
+            run_config={"loggers": {"console": {}}, **context.run_config},
             dagster_run=context.dagster_run,
             instance=context.instance,
             raise_on_error=context.raise_on_error,
@@ -99,6 +105,27 @@ class ResumingExecutor(InProcessExecutor):
             step_dependency_config=self.step_dependency_config,
         )
         yield from iter(ExecuteRunWithPlanIterable(plan, inprocess_execution_iterator, manager))
+
+
+def _shortened(context: PlanOrchestrationContext, events: Iterator[DagsterEvent]) -> Iterator[DagsterEvent]:
+    """The events, for Dagster to tell of the run's end from: without the traces that the steps' own events keep.
+
+    A cancelled run ends here when its step has, and not by the interrupt, of which Dagster would print another trace.
+    """
+    interrupted = False
+    try:
+        for event in events:
+            if event.is_step_failure:
+                data = event.step_failure_data
+                interrupted |= data.error_source == ErrorSource.INTERRUPT
+                error = data.error.to_exception_message_only() if data.error else None
+                short = StepFailureData(error, data.user_failure_data, ErrorSource.UNEXPECTED_ERROR)
+                event = event._replace(event_specific_data=short)
+            yield event
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        run = context.instance.get_run_by_id(context.run_id)
+        if context.raise_on_error or not interrupted or run is None or run.status not in _CANCELLED:
+            raise
 
 
 def _experiment_of(plan: ExecutionPlan) -> Experiment:

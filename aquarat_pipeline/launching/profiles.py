@@ -20,6 +20,12 @@ class ProfileMismatchError(ValueError):
     """A run that would go on under another profile than it began with."""
 
 
+def choose(name: str) -> None:
+    """Makes this process, and what it starts, use the profile of that name or file."""
+    path = os.path.abspath(name)
+    os.environ["AQUARAT_PROFILE"] = path if os.path.isfile(path) else name
+
+
 def remember(home: Path, profile: Profile) -> dict[str, str]:
     """Keeps the profile's content in `home` and returns the tags of a run that begins with it."""
     sha256 = profile.sha256

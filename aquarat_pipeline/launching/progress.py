@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
+from rich.text import Text
 
 OBSERVE_SECONDS = 10.0
 
@@ -31,30 +42,119 @@ def _terminal() -> int | None:
 TERMINAL = _terminal()
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A stage's place in its run, and how long what is left has taken before; None where a stage never ran so."""
+
+    number: int
+    total: int
+    this: float | None = None
+    later: float | None = None
+
+    def left(self, elapsed: float) -> str:
+        """`about 12 min left`, `elapsed` seconds into the stage; empty where nobody can know."""
+        if self.this is None or self.later is None:
+            return ""
+        seconds = max(self.this - elapsed, 0.0) + self.later
+        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+    def __str__(self) -> str:
+        return f"stage {self.number} of {self.total}"
+
+
+class Display:
+    """What is shown of one stage: called with its messages, told by `say` what happens before the first of them."""
+
+    def __call__(self, message: Message) -> None:
+        """Shows how far the stage is."""
+
+    def say(self, text: str) -> None:
+        """Shows what the stage does now."""
+
+
 @contextmanager
-def display(name: str) -> Iterator[Callable[[Message], None]]:
-    """A function that shows a message as `name`'s progress bar, while the block runs."""
+def display(name: str, ahead: Ahead | None = None) -> Iterator[Display]:
+    """Shows `name`'s progress, and above it the run's, while the block runs."""
     if TERMINAL is None:
-        yield lambda message: None
+        yield Display()
         return
     with os.fdopen(os.dup(TERMINAL), "w") as stream:
         console = Console(file=stream)
+        if not console.is_terminal:
+            yield _Lines(console, name, ahead)
+            return
         with _bars(console) as progress:
-            task = progress.add_task(name, total=None, unit="", metrics="")
-            lines = _Throttle(OBSERVE_SECONDS)
+            bars = _Bars(progress, console.width, name, ahead)
+            yield bars
+            bars.finish()
 
-            def show(message: Message) -> None:
-                numbers = list(message["metrics"].items())[: 1 if console.width < 100 else 3]
-                metrics = "  ".join(f"{name} {value:.4g}" for name, value in numbers)
-                done, total, unit = message["done"], message["total"], message["unit"]
-                progress.update(task, completed=done, total=total, unit=unit, metrics=metrics)
-                if not console.is_terminal and lines.due():
-                    console.print(f"{name}: {done} of {total} {unit}  {metrics}", highlight=False, markup=False)
 
-            yield show
-            # A stage that stops before its most, as a corpus that is shorter than its budget, is done all the same.
-            done = progress.tasks[task].completed or 1
-            progress.update(task, completed=done, total=done)
+class _Lines(Display):
+    """A line now and then, where there is no terminal."""
+
+    def __init__(self, console: Console, name: str, ahead: Ahead | None) -> None:
+        self._console, self._name = console, name
+        self._throttle = _Throttle(OBSERVE_SECONDS)
+        self._said = ""
+        if ahead:
+            left = ahead.left(0.0)
+            self.say(f"{ahead}{', ' + left if left else ''}")
+
+    def __call__(self, message: Message) -> None:
+        if message["done"] >= message["total"] or self._throttle.due():
+            numbers = _figures(message, 3)
+            self.say(f"{message['done']} of {message['total']} {message['unit']}  {numbers}".rstrip())
+
+    def say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._console.print(f"{self._name}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+class _Bars(Display):
+    """Two rows of a live display: the stage, and the run that it is a part of."""
+
+    def __init__(self, progress: Progress, width: int, name: str, ahead: Ahead | None) -> None:
+        self._progress, self._most = progress, 1 if width < 100 else 3
+        self._last = ""
+        self._stage = progress.add_task(name, total=None, unit="", metrics="")
+        self._run = None
+        if ahead:
+            began = time.monotonic()
+            left = lambda: ahead.left(time.monotonic() - began)  # noqa: E731
+            self._run = progress.add_task(
+                str(ahead), total=ahead.total, completed=ahead.number - 1, unit="stages", metrics=left
+            )
+
+    def __call__(self, message: Message) -> None:
+        done, total = message["done"], message["total"]
+        self._last = _figures(message, self._most)
+        # What follows the last step, as writing a report, takes a while too.
+        metrics = self._last if done < total else "finishing"
+        self._progress.update(self._stage, completed=done, total=total, unit=message["unit"], metrics=metrics)
+
+    def say(self, text: str) -> None:
+        self._progress.update(self._stage, metrics=text)
+
+    def finish(self) -> None:
+        """Leaves the stage's bar alone on the screen, full."""
+        if self._run is not None:
+            self._progress.remove_task(self._run)
+        # A stage that stops before its most, as a corpus that is shorter than its budget, is done all the same.
+        done = next(task.completed for task in self._progress.tasks if task.id == self._stage) or 1
+        self._progress.update(self._stage, completed=done, total=done, metrics=self._last)
+
+
+def _figures(message: Message, most: int) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in list(message["metrics"].items())[:most])
+
+
+class _Last(ProgressColumn):
+    """What a row ends with: a text, or a function that gives it anew at every look."""
+
+    def render(self, task: Task) -> Text:
+        metrics = task.fields["metrics"]
+        return Text(metrics() if callable(metrics) else metrics, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class Observations:
@@ -101,7 +201,7 @@ def _bars(console: Console) -> Progress:
         TextColumn("{task.fields[unit]}", markup=False),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[metrics]}", style="dim", markup=False),
+        _Last(table_column=Column(no_wrap=True)),
         console=console,
         refresh_per_second=4,
         # Dagster's log lines go where the caller sent them, not between the bars.

@@ -10,20 +10,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline import experiments
-from aquarat_pipeline._compat import (
-    ReconstructableRepository,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-    location_origins_from_yaml_paths,
-)
+from aquarat_pipeline._compat import ReconstructableRepository
 from aquarat_pipeline.assets.provenance import check_given
-from aquarat_pipeline.launching import readiness
+from aquarat_pipeline.launching import lines, readiness
 from aquarat_pipeline.launching.attempts import cancel_job
+from aquarat_pipeline.launching.origin import MODULE, WORKSPACE, job_origin
 from aquarat_pipeline.launching.profiles import remember
 from aquarat_pipeline.launching.tags import JOB_TAG
 
@@ -46,21 +43,28 @@ class LaunchError(ValueError):
     """A run that cannot be submitted, found or cancelled; the message says why."""
 
 
-def submit(
+def submit(instance: dg.DagsterInstance, assets: list[str], **how: Any) -> dg.DagsterRun:
+    """Queues one run as `create_run` makes it. Raises `LaunchError`."""
+    run = create_run(instance, assets, **how)
+    return instance.submit_run(run.run_id, workspace=None)
+
+
+def create_run(
     instance: dg.DagsterInstance,
     assets: list[str],
     *,
     with_parents: bool = False,
+    job: str | None = None,
     tags: Mapping[str, str] | None = None,
-    workspace: Path = REPO_ROOT / "workspace.yaml",
+    workspace: Path = WORKSPACE,
     say: Callable[[str], None] = lambda line: None,
 ) -> dg.DagsterRun:
-    """Queues one run over `assets`, and all that they are made from `with_parents`; `say` is told what it needs.
+    """One run over `assets`, and all that they are made from `with_parents`, not yet started; of `job`, or of none.
 
-    Raises `LaunchError`, or the `ValueError` of `readiness.check` for a run that could not come to its end.
+    `say` is told what it needs. Raises `LaunchError`, or the `ValueError` of `readiness.check` and `check_given` for a
+    run that could not come to its end.
     """
-    module = os.environ.get("DAGSTER_MODULE_NAME", "aquarat_pipeline.definitions")
-    repository = ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
+    repository = definitions()
     definition = repository.get_definition()
     graph = definition.asset_graph
     known = {key.to_user_string(): key for key in graph.executable_asset_keys}
@@ -69,22 +73,25 @@ def submit(
         raise LaunchError(f"there is no asset {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     selection = dg.AssetSelection.assets(*(known[name] for name in assets))
     keys = (selection.upstream() if with_parents else selection).resolve(graph)
-    job = definition.get_implicit_job_def_for_assets(keys)
-    assert job is not None, "no two assets of this project have different partitions"
-    location = location_origins_from_yaml_paths([str(workspace)])[0]
-    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, definition.name), job.name)
+    whole = definition.get_job(job) if job else definition.get_implicit_job_def_for_assets(keys)
+    assert whole is not None, "no two assets of this project have different partitions"
     asked = readiness.Plan.of((key.to_python_identifier() for key in keys), experiment, tags or {})
     home = Path(instance.root_directory)
     readiness.check(home, asked, say)
     check_given(instance, asked, say)
-    run = instance.create_run_for_job(
-        job_def=job.get_subset(asset_selection=frozenset(keys)),
+    return instance.create_run_for_job(
+        job_def=whole,  # it is cut down to the selection there: the UI compares the job that a run was cut from
         asset_selection=frozenset(keys),
         tags={**remember(home, experiment.profile), **experiment.tags, **(tags or {})},
-        remote_job_origin=origin,
-        job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
+        remote_job_origin=job_origin(whole.name, definition.name, workspace),
+        job_code_origin=repository.get_reconstructable_job(whole.name).get_python_origin(),
     )
-    return instance.submit_run(run.run_id, workspace=None)
+
+
+def definitions() -> ReconstructableRepository:
+    """The code location, as any process can load it again."""
+    module = os.environ.get("DAGSTER_MODULE_NAME", MODULE)
+    return ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
 
 
 def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:
@@ -139,7 +146,8 @@ def _line(entry: dg.EventLogEntry) -> str | None:
     step = f"{entry.step_key}: " if entry.step_key else ""
     event = entry.dagster_event
     if event is None:
-        return f"{clock} {step}{entry.user_message}"
+        text = lines.line(None, entry.user_message, entry.level)
+        return text and f"{clock} {lines.of_step(entry.step_key, text)}"
     if event.event_type not in _TOLD and not (event.is_engine_event and "worker" in (event.message or "")):
         return None
     if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
@@ -147,8 +155,7 @@ def _line(entry: dg.EventLogEntry) -> str | None:
         numbers = {k: v.value for k, v in observed.metadata.items() if not k.startswith("progress/")}
         shown = list(numbers.items())[:3]
         return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown)
-    if event.is_step_failure:
-        data = event.step_failure_data
-        said = data.user_failure_data and data.user_failure_data.description
-        return f"{clock} {step}{said or data.error.message.strip()}"
+    if event.event_type in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.STEP_FAILURE):
+        text = lines.line(event, event.message or "", entry.level)
+        return text and f"{clock} {lines.of_step(entry.step_key, text)}"
     return f"{clock} {step}{event.message}"

@@ -19,12 +19,12 @@ from aquarat_core.plain_text import fenced, printable
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
 from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.launching.attempts import Attempt, Job
 from aquarat_pipeline.launching.credentials import RENEW_SECONDS, host_token
 from aquarat_pipeline.launching.following import Ending, Output, follow
 from aquarat_pipeline.launching.hosts import Host, local_host, read_inventory
 from aquarat_pipeline.launching.placement import POLL_SECONDS, Requirement, Waiting, candidates, ticket
-from aquarat_pipeline.launching.progress import Message, Observations, display
+from aquarat_pipeline.launching.progress import Ahead, Message, Observations, display
 from aquarat_pipeline.launching.tags import JOB_TAG, LEASE_TAG
 from aquarat_pipeline.launching.transports import HostError, transport_to
 from aquarat_pipeline.launching.workers import show_alive, worker_of
@@ -60,16 +60,17 @@ class TorchrunPipesClient(dg.PipesClient):
         stage: Stage,
         attempt: Attempt,
         store: ArtifactStore,
+        ahead: Ahead | None = None,
         extras: Any = None,
     ) -> StageInvocation:
         """Sees `attempt`, or those that follow it where hosts are lost, to the end.
 
         Raises `dg.Failure` with the stage's own message when it fails, and Dagster's interrupt when it is cancelled.
         """
-        with display(stage.name) as show:
+        with display(stage.name, ahead) as show:
             reader = _Reader([show, Observations(context)])
             with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader, extras=extras) as session:
-                job = _Job(context, stage, attempt, store, self._program, self._grace, session, reader.handle)
+                job = _Job(context, stage, attempt, store, self._program, self._grace, session, reader.handle, show.say)
                 result = job.see_through()
         return StageInvocation(session, result)
 
@@ -87,7 +88,9 @@ class _Job:
         grace: float,
         session: dg.PipesSession,
         handle: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None],
     ) -> None:
+        self._say = say
         self._context = context
         self._stage = stage
         self._attempt = attempt
@@ -143,6 +146,7 @@ class _Job:
         if output.is_resumed:
             self._context.log.info(f"Attached to the running job {self._attempt.folder.uri} on {', '.join(names)}")
         self._renewed = time.monotonic()
+        self._say("loading")
         return follow(self._attempt, self._hosts, output, self._attend)
 
     def _attach(self) -> bool:
@@ -176,6 +180,7 @@ class _Job:
                     why = self._try(hosts, need)
                     if why is None:
                         return
+                self._say(f"waiting for {why}")
                 waiting(why)
                 time.sleep(POLL_SECONDS)
 
@@ -213,6 +218,8 @@ class _Job:
     def _start(self, hosts: list[Host], need: Requirement) -> str | None:
         """Asks every host to start its part; None once all have, or why one has not."""
         self._check_run(now=True)
+        ranks = f"{need.ranks} {'rank' if need.ranks == 1 else 'ranks'} on " if need.distributed else "on "
+        self._say(f"starting {ranks}{', '.join(host.name for host in hosts)}")
         self._attempt.assign([host.name for host in hosts])
         for node, host in enumerate(hosts):
             try:
@@ -268,6 +275,7 @@ class _Job:
             # Else the monitoring daemon would take an interrupted command for a dead one, and resume its run.
             instance.report_run_canceling(run)
         self._stop("the run was cancelled")
+        self._context.log.warning(f"stopped. {left_by(self._attempt)}")
 
     def _stop(self, reason: str) -> None:
         with suppress(StoreError):
@@ -316,8 +324,11 @@ class _Reader(dg.PipesMessageReader):
     def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[dict[str, Any]]:
         self._handler = handler
         handler.handle_message({"method": "opened", "params": {"extras": {}}})  # type: ignore[typeddict-item]
-        yield {}
-        handler.handle_message({"method": "closed", "params": {}})  # type: ignore[typeddict-item]
+        try:
+            yield {}
+        finally:
+            # Also when the stage failed or was stopped: else Dagster warns of messages that may be missing.
+            handler.handle_message({"method": "closed", "params": {}})  # type: ignore[typeddict-item]
 
     def handle(self, message: dict[str, Any]) -> None:
         """One message as the stage's process wrote it."""
@@ -345,6 +356,16 @@ def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _printable(item) for key, item in value.items()}
     return value
+
+
+def left_by(job: Job) -> str:
+    """What a stopped job leaves to go on from, in a sentence."""
+    result = None
+    with suppress(StoreError):
+        result = job.folder.read_json("result.json")
+    if result and not result["ok"] and result["error"]["type"] == "Stopped":
+        return f"The stage was {printable(result['error']['message'])}: run it again to go on from there."
+    return "Run it again: it goes on from the last state that it saved, or from its start if there is none."
 
 
 def _lost(ending: Ending, result: dict[str, Any] | None) -> str | None:

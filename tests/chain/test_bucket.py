@@ -38,7 +38,7 @@ def test_the_demo_chain_runs_on_a_bucket(
         command = [sys.executable, "-m", "aquarat_pipeline.demo"]
         out = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ)
         assert out.returncode == 0, out.stdout + out.stderr[-4000:]
-        answer = json.loads(out.stdout.splitlines()[-1])
+        answer = json.loads(Path(json.loads(out.stdout.splitlines()[-1])["details"]).read_text())
         assert answer["store"] == f"gs://{BUCKET}/team/aquarat" and set(answer["assets"]) == set(STAGES)
         store = ArtifactStore.open(answer["store"])
         assert {a: store.latest(a).sha256 for a in store.assets()} == {

@@ -39,7 +39,8 @@ def chain(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
     command = [sys.executable, "-m", "aquarat_pipeline.demo"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
     assert out.returncode == 0, out.stderr[-4000:]
-    return json.loads(out.stdout.splitlines()[-1]), environment
+    answer = json.loads(out.stdout.splitlines()[-1])
+    return answer | json.loads(Path(answer["details"]).read_text()), environment
 
 
 def test_every_asset_is_there_and_intact(chain: tuple[dict[str, Any], dict[str, str]]) -> None:

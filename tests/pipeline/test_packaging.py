@@ -120,7 +120,7 @@ def test_the_environment_of_every_command(copy: Path) -> None:
         'export_environment; printf "%s|" "$DAGSTER_HOME" "$DAGSTER_MODULE_NAME" "${PYTHONDONTWRITEBYTECODE-unset}"'
     )
     out = sourced(copy, script, PYTHONDONTWRITEBYTECODE="1")
-    assert out.stdout == f"{copy}/dagster_home|aquarat_pipeline.definitions|unset|", out.stderr
+    assert out.stdout == f"{copy}/dagster_home|aquarat|unset|", out.stderr
     out = sourced(copy, script, DAGSTER_HOME="else/where")
     assert out.stdout.startswith(f"{copy}/else/where|")
     assert (copy / "else/where/dagster.yaml").read_text() == (copy / "dagster_home/dagster.yaml").read_text()
@@ -214,3 +214,18 @@ def test_an_unknown_command_shows_the_usage(root: Path) -> None:
     out = subprocess.run([root / "run", "dmeo"], capture_output=True, text=True)
     assert out.returncode == 1
     assert "usage: ./run COMMAND" in out.stderr and "unknown command 'dmeo'" in out.stderr
+
+
+def test_the_demos_help_needs_no_set_up(copy: Path) -> None:
+    (copy / "aquarat_pipeline").mkdir()
+    for name in ("__init__.py", "demo.py"):
+        shutil.copy(Path(__file__).parents[2] / "aquarat_pipeline" / name, copy / "aquarat_pipeline")
+    out = subprocess.run([copy / "run", "demo", "--profile", "tiny", "--help"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "usage: ./run demo" in out.stdout and "--profile NAME" in out.stdout
+    assert not (copy / ".venv").exists()
+
+
+def test_what_takes_long_keeps_its_exit_code_and_leaves_nothing_running(copy: Path) -> None:
+    out = sourced(copy, 'patiently "failing" bash -c "exit 7" || echo "code $?"; jobs -r; patiently "working" true')
+    assert (out.returncode, out.stdout) == (0, "code 7\n"), out.stderr

@@ -19,8 +19,10 @@ from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.executor import resuming_executor
+from aquarat_pipeline.launching.lines import terminal_logger
 from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
+from aquarat_pipeline.schedules import pipeline
 
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)
 
@@ -45,11 +47,13 @@ def build(
             for experiment in experiments
             for check in (*artifact_checks(experiment), *evaluation_checks(experiment))
         ],
+        jobs=[pipeline(experiments[0])],
         resources={
             "store": StoreResource.from_environment(),
             "torchrun": TorchrunPipesClient(TOY_STAGE, grace_seconds=2),
         },
         executor=resuming_executor,
+        loggers={"console": terminal_logger},
     )
 
 

@@ -66,6 +66,7 @@ def _publish(job: JobDir, spec: StageSpec, orders: dict) -> None:
     with TemporaryDirectory() as content, TemporaryDirectory() as records:
         Path(content, "content.txt").write_text(orders.get("content", spec.stage))
         Path(records, "report.md").write_text("# Toy report\n")
+        Path(records, "report.html").write_text("<h1>Toy report</h1>\n")
         artifact = ArtifactStore.open(spec.store).publish(
             asset=spec.stage,
             kind=STAGES[spec.stage].kind,

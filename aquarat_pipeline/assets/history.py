@@ -1,0 +1,101 @@
+"""What earlier runs tell about the stages of a new one: which results still stand, and how long each stage takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
+from aquarat_core.stages.registry import STAGES, code_version
+from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
+from aquarat_pipeline.assets.config import run_config_of
+from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.launching.progress import Ahead
+
+LOOKED_AT = 20
+"""So many of an asset's materializations are looked through for one of the same config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """An asset's latest result, which the same code, config and inputs would make again."""
+
+    artifact: Artifact
+    made: float
+    """Seconds since 1970."""
+
+
+def fresh(
+    instance: dg.DagsterInstance, store: ArtifactStore, experiment: Experiment, names: Iterable[str]
+) -> dict[str, Fresh]:
+    """Those of an experiment's assets that need not be made again, nor any of their inputs among `names`.
+
+    What a stage takes from elsewhere, as the Hub's newest revision of a data set, is not looked at.
+    """
+    wanted, found = set(names), {}
+    # The stages stand in the table after their inputs.
+    for name in (name for name in STAGES if name in wanted):
+        stage = STAGES[name]
+        records = instance.fetch_materializations(experiment.key(name), limit=1).records
+        if not records or any(parent in wanted and parent not in found for parent in stage.inputs):
+            continue
+        made = records[0].asset_materialization
+        tags = made.tags or {}
+        if tags.get(CODE_VERSION_TAG) != code_version(stage, stage.config(experiment.profile)):
+            continue
+        inputs = [experiment.key(parent) for parent in stage.inputs]
+        if any(tags.get(get_input_data_version_tag(key)) != _version(instance, key) for key in inputs):
+            continue
+        if artifact := _artifact(store, made):
+            found[name] = Fresh(artifact, records[0].timestamp)
+    return found
+
+
+def ahead(context: dg.AssetExecutionContext, name: str, experiment: Experiment) -> Ahead | None:
+    """The place of stage `name` among those of its run, and how long what is left has taken before."""
+    instance, run = context.instance, context.run
+    if run.execution_plan_snapshot_id is None:
+        return None
+    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    steps = {experiment.step(stage): stage for stage in STAGES}
+    keys = [key for key in plan.step_keys_to_execute if key in steps]
+    ended = {s.step_key for s in instance.get_run_step_stats(run.run_id, keys) if s.end_time is not None}
+    later = [steps[key] for key in keys if key not in ended and steps[key] != name]
+    ops = experiment.ops(run.run_config)
+    known = {stage: _usual_seconds(instance, stage, experiment, ops) for stage in (name, *later)}
+    total = None if None in [known[stage] for stage in later] else sum(known[stage] for stage in later)
+    return Ahead(len(keys) - len(later), len(keys), known[name], total)
+
+
+def _version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+    event = instance.get_latest_materialization_event(key)
+    made = event.asset_materialization if event else None
+    return (made.tags or {}).get(DATA_VERSION_TAG) if made else None
+
+
+def _artifact(store: ArtifactStore, made: dg.AssetMaterialization) -> Artifact | None:
+    sha256 = made.metadata.get("manifest_sha256")
+    try:
+        artifact = store.get(sha256.value) if sha256 else None
+        return artifact if artifact and artifact.is_complete() else None
+    except (ArtifactError, StoreError):
+        return None  # it was collected, or lies in another store
+
+
+def _usual_seconds(
+    instance: dg.DagsterInstance, name: str, experiment: Experiment, ops: dict[str, Any]
+) -> float | None:
+    """How long the stage's step last took with the config that it will have in this run."""
+    section = run_config_of(STAGES[name], experiment.profile, (ops.get(name) or {}).get("config"), ops)
+    config = section.model_dump(mode="json") if section else {}
+    for record in instance.fetch_materializations(experiment.key(name), limit=LOOKED_AT).records:
+        held = record.asset_materialization.metadata.get("config")
+        if held is None or held.value != config:
+            continue
+        for step in instance.get_run_step_stats(record.run_id, [experiment.step(name)]):
+            if step.start_time is not None and step.end_time is not None:
+                return step.end_time - step.start_time
+    return None

@@ -1,0 +1,52 @@
+"""`aquarat materialize`: `dagster asset materialize` with bars, a result, and sentences for what goes wrong."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import Any
+
+from aquarat_core.cli.answer import answer
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `materialize`."""
+    made = commands.add_parser("materialize", help="make assets here, in this terminal, but for those that are fresh")
+    made.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
+    made.add_argument("--with-parents", action="store_true", help="make all that the assets are made from too")
+    made.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
+    made.add_argument("--again", action="store_true", help="make what is fresh anew too")
+    made.add_argument("--json", action="store_true")
+    made.set_defaults(run=_materialize)
+
+
+def _materialize(arguments: argparse.Namespace) -> str:
+    from aquarat_pipeline.cli.launch import open_instance, use_profile
+
+    use_profile(arguments)
+    from aquarat_pipeline.launching.here import RunFailedError, RunInterruptedError, materialize, terminal
+
+    with terminal("materialize") as user:
+        from aquarat_pipeline.launching.submit import LaunchError
+
+        try:
+            with open_instance() as instance:
+                outcome = materialize(
+                    user, instance, arguments.assets, with_parents=arguments.with_parents, again=arguments.again
+                )
+        except RunInterruptedError as e:
+            user.say(f"\n{e}")
+            raise SystemExit(128 + signal.SIGINT) from None
+        except RunFailedError as e:
+            raise LaunchError(f"{e}\nThe full log is {user.log}") from None
+        from aquarat_pipeline.demo import show
+
+        if not arguments.json:
+            show(user.out, outcome)
+    ref = outcome.experiment.ref
+    made = {name: artifact.uri for name, artifact in outcome.artifacts.items()}
+    return answer(
+        arguments,
+        {ref(name): {"uri": uri, "fresh": name in outcome.fresh} for name, uri in made.items()},
+        "\n".join(f"{ref(name)}: {uri}" for name, uri in made.items() if name not in outcome.fresh),
+    )

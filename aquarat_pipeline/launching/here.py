@@ -1,0 +1,206 @@
+"""Materializing assets in this very process, as `./run demo` and `aquarat materialize` do.
+
+The terminal shows bars alone; what Dagster and the stages print goes to a log file. Assets that are fresh are left as
+they are. The run stands under its job in the UI, and a daemon goes on with it if this process is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from aquarat_core.artifacts import Artifact
+    from aquarat_core.config import Profile
+    from aquarat_pipeline.assets.history import Fresh
+    from aquarat_pipeline.experiments import Experiment
+
+
+class RunFailedError(RuntimeError):
+    """The run did not come to its end; the message is the failed step's own."""
+
+
+class RunInterruptedError(RunFailedError):
+    """The run was cancelled; the message says what is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The user's own streams, kept while the process's are sent to the log file."""
+
+    out: TextIO
+    err: TextIO
+    log: Path
+
+    def say(self, text: str) -> None:
+        """A line for the user, among the bars."""
+        print(text, file=self.err, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Every asset that was asked for, made or fresh, in the order of the chain, by its stage."""
+
+    experiment: Experiment
+    artifacts: dict[str, Artifact]
+    seconds: dict[str, float]
+    """How long the step of each that was made took."""
+    fresh: dict[str, Fresh]
+
+
+@contextmanager
+def terminal(name: str) -> Iterator[Terminal]:
+    """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME."""
+    os.environ.setdefault("AQUARAT_PROGRESS", "bars")
+    from aquarat_pipeline.launching import progress  # noqa: F401  (keeps the terminal's stderr for the bars)
+
+    logs = Path(os.environ["DAGSTER_HOME"]) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    with os.fdopen(os.dup(1), "w") as out, os.fdopen(os.dup(2), "w") as err, path.open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield Terminal(out, err, path)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+
+
+def beside(user: Terminal, profile: Profile) -> Experiment:
+    """The experiment in which a profile's whole chain replaces no other profile's: the main one, where that is free or
+    this profile's, else one of the profile's name, made if need be.
+
+    Raises `ExperimentError` where that name is another profile's.
+    """
+    from aquarat_core.artifacts import ArtifactError, ArtifactStore
+    from aquarat_core.settings import store_uri
+    from aquarat_core.stages.registry import STAGES
+    from aquarat_pipeline import experiments
+
+    store = ArtifactStore.open(store_uri())
+    others: set[str] = set()
+    for asset in STAGES:
+        with suppress(ArtifactError):
+            latest = store.latest(asset)
+            others |= {latest.manifest.profile} - {profile.name} if latest else set()
+    if not others:
+        return experiments.Experiment(profile)
+    found = experiments.named_after(profile)
+    user.say(
+        f"The main assets are those of profile {', '.join(sorted(others))}: this chain is the experiment {found.name} "
+        f"beside them, with assets such as {found.ref('rl_checkpoint')}."
+    )
+    return found
+
+
+def materialize(
+    user: Terminal,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str],
+    *,
+    with_parents: bool = False,
+    again: bool = False,
+    job: str | None = None,
+) -> Outcome:
+    """Makes the assets of one experiment, but for those that are fresh, unless `again`.
+
+    Raises `RunFailedError`, and `ValueError` for what the user can mend before anything starts.
+    """
+    from aquarat_core.artifacts import ArtifactStore
+    from aquarat_core.settings import store_uri
+    from aquarat_core.stages.registry import STAGES
+    from aquarat_pipeline import experiments
+    from aquarat_pipeline.assets.history import fresh
+    from aquarat_pipeline.launching.submit import create_run
+
+    experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
+    names = _named(assets, with_parents)
+    store = ArtifactStore.open(store_uri())
+    kept = {} if again else fresh(instance, store, experiment, names)
+    _say_fresh(user, kept)
+    wanted = [name for name in names if name not in kept]
+    made: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    if wanted:
+        user.say("starting the run" if len(wanted) == 1 else f"starting the run of {len(wanted)} stages")
+        run = create_run(instance, [experiment.ref(name) for name in wanted], job=job, say=user.say)
+        _execute(instance, run, len(kept), len(names))
+        for name in wanted:
+            event = instance.get_latest_materialization_event(experiment.key(name))
+            made[name] = store.get(event.asset_materialization.metadata["manifest_sha256"].value)
+        steps = {experiment.step(name): name for name in wanted}
+        stats = instance.get_run_step_stats(run.run_id, list(steps))
+        seconds = {steps[s.step_key]: s.end_time - s.start_time for s in stats}
+    found = {**{name: held.artifact for name, held in kept.items()}, **made}
+    return Outcome(experiment, {name: found[name] for name in STAGES if name in found}, seconds, kept)
+
+
+def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
+    """The assets' stages in the order of the chain. Raises `LaunchError` for one that there is not."""
+    from aquarat_core.artifacts.store import asset_of
+    from aquarat_core.stages.registry import STAGES
+    from aquarat_pipeline.launching.submit import LaunchError
+
+    if unknown := [name for name in assets if asset_of(name) not in STAGES]:
+        raise LaunchError(f"there is no asset {', '.join(unknown)}; there are {', '.join(sorted(STAGES))}")
+    wanted = set(map(asset_of, assets))
+    for name in reversed(STAGES) if with_parents else ():
+        if name in wanted:
+            wanted.update(STAGES[name].inputs)
+    return [name for name in STAGES if name in wanted]
+
+
+def _say_fresh(user: Terminal, kept: dict[str, Fresh]) -> None:
+    from aquarat_pipeline.assets.metadata import ago
+
+    for name, held in kept.items():
+        user.say(f"{name:<17} fresh: made {ago(held.made)}")
+
+
+def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total: int) -> None:
+    """Executes the run and raises `RunFailedError` unless all of it succeeded."""
+    from aquarat_pipeline._compat import execute_run
+    from aquarat_pipeline.launching.submit import definitions
+
+    result = execute_run(definitions().get_reconstructable_job(run.job_name), run, instance)
+    run = result.dagster_run
+    if run.status.value == "CANCELED":
+        made = len(result.get_asset_materialization_events()) + kept
+        raise RunInterruptedError(f"interrupted: {made} of {total} assets are made and kept. {_left(run)}")
+    for failed in (e.step_failure_data for e in result.get_step_failure_events()):
+        user = failed.user_failure_data
+        raise RunFailedError((user and user.description) or failed.error.message.strip())
+    for check in result.get_asset_check_evaluations():
+        if not check.passed and check.severity.value == "ERROR":
+            raise RunFailedError(f"asset check {check.check_name} of {check.asset_key.to_user_string()} failed")
+    if not result.success:
+        error = result.get_run_failure_event().job_failure_data.error
+        raise RunFailedError(_message(error) if error else "the run was stopped")
+
+
+def _left(run: dg.DagsterRun) -> str:
+    from aquarat_pipeline.launching.attempts import job_at
+    from aquarat_pipeline.launching.tags import JOB_TAG
+    from aquarat_pipeline.launching.torchrun import left_by
+
+    with suppress(ValueError):
+        if job := job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None:
+            return left_by(job)
+    return "Run it again to go on from there."
+
+
+def _message(error: Any) -> str:
+    """An exception's own message: Dagster keeps it with its class before it."""
+    head, colon, text = error.message.strip().partition(": ")
+    return text if colon and error.cls_name and head.endswith(error.cls_name) else error.message.strip()

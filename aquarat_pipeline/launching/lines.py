@@ -1,0 +1,83 @@
+"""What a run's events say to a person, a line each: in the terminal that executes the run, and to who follows it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import dagster as dg
+
+from aquarat_core.plain_text import printable
+from aquarat_pipeline._compat import DagsterEvent, ErrorSource
+from aquarat_pipeline.assets.metadata import duration, headline
+
+_NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
+"""How Dagster's own lines begin that tell nobody anything."""
+
+
+@dg.logger(description="One line for each result, warning and failure, on stderr.")
+def terminal_logger(_: dg.InitLoggerContext) -> logging.Logger:
+    """The logger `console` of our runs; Dagster's would write a trace for each mistake and nothing for a result."""
+    logger = logging.Logger("aquarat", logging.DEBUG)
+    logger.addHandler(_Terminal())
+    return logger
+
+
+class _Terminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        # Dagster puts what a record is about into this attribute of every one.
+        about: dict[str, Any] = getattr(record, "dagster_meta", {})
+        text = line(about.get("dagster_event"), about.get("orig_message") or record.getMessage(), record.levelno)
+        if text is None:
+            return
+        step = about.get("step_key")
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        sys.stderr.write(printable(f"{clock} {of_step(step, text)}\n"))
+        sys.stderr.flush()
+
+
+def of_step(step: str | None, text: str) -> str:
+    """`text` with the step's name before it, unless it begins with that."""
+    return text if step is None or text.startswith(step) else f"{step}: {text}"
+
+
+def line(event: DagsterEvent | None, message: str, level: int) -> str | None:
+    """What an event or a message is worth saying, without the step's name; None for what is not."""
+    if event is None:
+        return None if level < logging.INFO or message.startswith(_NOISE) else message
+    kind = event.event_type
+    if kind == dg.DagsterEventType.ASSET_MATERIALIZATION:
+        return _made(event.step_materialization_data.materialization)
+    if kind == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return _check(event.asset_check_evaluation_data)
+    if kind == dg.DagsterEventType.STEP_FAILURE:
+        return failure(event)
+    return message if level >= logging.WARNING else None
+
+
+def failure(event: DagsterEvent) -> str | None:
+    """Why a step failed; the whole trace only where it says more than the message does.
+
+    None for an interrupted step, of which its client has said all there is to say.
+    """
+    data = event.step_failure_data
+    if data.error_source == ErrorSource.INTERRUPT:
+        return None
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    return data.error_display_string.strip()
+
+
+def _made(made: dg.AssetMaterialization) -> str:
+    facts = {name: value.value for name, value in made.metadata.items()}
+    took = f"in {duration(facts['seconds'])}" if "seconds" in facts else ""
+    return ", ".join(part for part in ("made", headline(facts), took, facts.get("dagster/uri")) if part)
+
+
+def _check(check: dg.AssetCheckEvaluation) -> str | None:
+    if check.passed:
+        return None
+    how = "failed" if check.severity == dg.AssetCheckSeverity.ERROR else "warns"
+    return f"check {check.check_name} {how}" + (f": {check.description}" if check.description else "")
