@@ -123,7 +123,7 @@ def test_a_hub_that_goes_on_failing_is_given_up_and_leaves_nothing_to_trust(hub,
     hub.fail = 1_000
     failed = run_stage("aqua_dataset", {"source": "hub"}, hub.endpoint)
     assert failed.error == "DataError"
-    where = f"deepmind/aqua_rat, subset raw, split train, from {hub.endpoint}"
+    where = f"deepmind/aqua_rat, raw/train-00000-of-00001.parquet, from {hub.endpoint}"
     assert failed.message.startswith(f"{where}: not delivered in 5 tries")
     assert "503" in failed.message and "HF_ENDPOINT" in failed.message
     assert len(hub.downloads) == 5
