@@ -16,6 +16,9 @@ MAX_BYTES = 256 << 10
 MAX_DEPTH = 50
 MAX_EVENTS = 20_000
 """Keys, values, and beginnings and ends of lists and mappings."""
+MAX_PLAIN = 4_096
+"""Characters of a value without quotes or with a tag: it may be a number, and to read 1:1:1... as one, to the base of
+60, takes the square of its length."""
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -72,6 +75,11 @@ def _check_events(path: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise YamlError(
                 f"{path}, line {line}: *{event.anchor} repeats another value: write the value again instead"
+            )
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_PLAIN and (event.tag or not event.style):
+            raise YamlError(
+                f"{path}, line {line}: a value of {len(event.value):,} characters that may be a number, which no file "
+                "of settings has: put a text in quotes, without a tag"
             )
         if depth > MAX_DEPTH or count > MAX_EVENTS:
             what = f"nested more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"more than {MAX_EVENTS:,} values"

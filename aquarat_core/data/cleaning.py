@@ -24,6 +24,8 @@ RawRow = Mapping[str, Any]
 
 TRAIN = "train"
 _SPACE = re.compile(r"[^\S\n]+")
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+"""Letters, digits and signs as wide as Chinese characters, which mean the same as the usual ones."""
 
 MOST_CHARACTERS = {"question": 10_000, "option": 2_000, "rationale": 20_000}
 """Longer texts make a bad row; the longest published ones have about a tenth of this."""
@@ -151,6 +153,7 @@ def _wrong_text(what: str, text: object) -> str | None:
 
 def _options(published: Sequence[str], counts: Counter[str]) -> tuple[list[str], bool]:
     """The texts of the options, and whether a letter before one is that of another place."""
+    published = [option.translate(_FULL_WIDTH) for option in published]
     options, found = [], prefixes(published)
     for option, prefix in zip(published, found, strict=True):
         text = option[prefix.length :]
@@ -184,8 +187,10 @@ def _question(row: RawRow, name: str, counts: Counter[str]) -> tuple[Question, l
 
 
 def _tidy(text: str) -> str:
-    """Composed characters (NFC: NFKC would turn x² into x2), single spaces, no empty lines."""
-    lines = (_SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFC", text).splitlines())
+    """Composed characters (NFC: NFKC would turn x² into x2) of the usual width, single spaces, no empty lines."""
+    lines = (
+        _SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFC", text.translate(_FULL_WIDTH)).splitlines()
+    )
     return "\n".join(line for line in lines if line)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aquarat_core.data.parquet import read_batches
+
 COLUMN = "text"
 SCHEMA = pa.schema([(COLUMN, pa.string())])
 DOCUMENTS_PER_GROUP = 1_024
-PART_BYTES = 1 << 20
-"""UTF-8 that is read at once, about; one document at least."""
 
 
 def write_documents(path: Path, texts: Iterable[str]) -> None:
@@ -36,24 +36,18 @@ def write_documents(path: Path, texts: Iterable[str]) -> None:
 
 
 def read_columns(path: Path) -> Iterator[pa.Array]:
-    """The documents of a Parquet file as Arrow arrays of about `PART_BYTES`; nulls stay in them."""
-    # By default all groups are read ahead and held until the last one.
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=PART_BYTES) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        size = sum(_text_bytes(group) for group in groups)
-        at_once = max(1, PART_BYTES * file.metadata.num_rows // max(1, size))
-        for batch in file.iter_batches(at_once, columns=[COLUMN], use_threads=False):
-            yield batch.column(0)
-
-
-def _text_bytes(group: pq.RowGroupMetaData) -> int:
-    columns = (group.column(i) for i in range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == COLUMN)
+    """The documents of a Parquet file of ours as Arrow arrays of about a megabyte; nulls stay in them."""
+    return (batch.column(0) for batch in read_batches(path, [COLUMN]))
 
 
 def read_documents(path: Path) -> Iterator[str | bytes | None]:
-    """As `read_columns`, text by text; the bytes of a text that is not valid UTF-8."""
-    for column in read_columns(path):
+    """As `read_columns`, text by text."""
+    return texts_in(read_columns(path))
+
+
+def texts_in(columns: Iterable[pa.Array]) -> Iterator[str | bytes | None]:
+    """The texts one by one; the bytes of one that is not valid UTF-8."""
+    for column in columns:
         try:
             texts = column.to_pylist()
         except UnicodeDecodeError:

@@ -1,26 +1,30 @@
 """Data sets from the Hugging Face Hub, through its own clients, with bounded retries and errors that say what to do.
 
-The clients write to temporary names and move files that have the announced size into their cache (`HF_HOME`), so a
-download that was cut short is never taken for a whole one. Each data set is pinned to the commit that was current when
-it was opened: all its files belong together. `HF_ENDPOINT` and `HF_TOKEN` are read by the clients themselves.
+Each data set is pinned to the commit that was current when it was opened: all its files belong together. Where the Hub
+is out of reach, or `HF_HUB_OFFLINE` is set, that is the commit at which it was last fetched, and its files come from
+the clients' cache (`HF_HOME`). A cached file whose digest is not the one that the Hub named is fetched anew, or named.
+`HF_ENDPOINT` and `HF_TOKEN` are read by the clients themselves.
 """
 
 from __future__ import annotations
 
 import random
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from aquarat_core.data import hub_cache
 from aquarat_core.data.errors import DataError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from aquarat_core.data.foreign import NoColumn, Unreadable, read_foreign
+from aquarat_core.data.parquet import first_line
 
 Result = TypeVar("Result")
 Log = Callable[[str], None]
@@ -28,6 +32,8 @@ Log = Callable[[str], None]
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further try."""
 _TRY_LATER = (408, 429)
+_CHECK_NAMES = "check the names of subset and split"
+_USE_ANOTHER = "Use a data set of the published shape"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,76 +43,183 @@ class HubDataset:
     repo: str
     revision: str
     log: Log
+    cached_only: bool = False
+    """Whether the Hub is out of reach, so that only what is in the cache can be had."""
 
     @classmethod
     def open(cls, repo: str, log: Log = lambda text: None) -> HubDataset:
-        """The data set at its present commit. Raises `DataError` if there is none or the Hub does not answer."""
-        from huggingface_hub import HfApi
+        """The data set at its present commit, or at the one last fetched if the Hub does not answer.
 
-        info = _with_retries(lambda: HfApi().dataset_info(repo), repo, "the data set", "check the name", log)
+        Raises `DataError` if there is no such data set, or the Hub does not answer and nothing was fetched before.
+        """
+        from huggingface_hub import HfApi, constants
+
+        cached = hub_cache.latest(repo)
+        if constants.is_offline_mode():
+            if cached is None:
+                raise DataError(f"{repo}: HF_HUB_OFFLINE is set, and {_not_cached('this data set')}")
+            log(f"{repo}: HF_HUB_OFFLINE is set, so it comes from the cache, at commit {cached}")
+            return cls(repo, cached, log, cached_only=True)
+        try:
+            # Who can go on without an answer need not wait for it as long.
+            waits = WAITS if cached is None else WAITS[:1]
+            ask = partial(HfApi().dataset_info, repo, timeout=_timeout())
+            info = _with_retries(ask, repo, "the data set", "check the name", log, waits)
+        except DataError as e:
+            if cached is None or _final(e.__cause__):
+                raise
+            log(f"{e}. It comes from the cache, at commit {cached}: what was changed on the Hub since is not in it")
+            return cls(repo, cached, log, cached_only=True)
         return cls(repo, info.sha, log)
 
-    def split(self, subsets: Sequence[str], split: str, columns: Sequence[str]) -> Dataset:
+    def split(self, subsets: Sequence[str], split: str, columns: Sequence[str]) -> pa.Table:
         """One split of `subsets`, one after the other, memory-mapped.
 
         Raises `DataError` if it is not there, not to be had or lacks one of `columns`.
         """
-        import datasets
-
-        datasets.disable_progress_bars()
-        return datasets.concatenate_datasets([self._split(subset, split, columns) for subset in subsets])
-
-    def _split(self, subset: str, split: str, columns: Sequence[str]) -> Dataset:
-        import datasets
-
-        what = f"subset {subset}, split {split}"
-        loaded = _with_retries(
-            lambda: datasets.load_dataset(self.repo, subset, split=split, revision=self.revision),
-            self.repo, what, "check the names of subset and split", self.log,
-        )  # fmt: skip
-        if missing := [c for c in columns if c not in loaded.column_names]:
+        parts = []
+        for subset in subsets:
+            where = f"{self.repo}, subset {subset}, split {split}"
+            for name in self._names(subset, split):
+                parts.append(self._table(self.file(name, _CHECK_NAMES), name, columns, where))
+        try:
+            return pa.concat_tables(parts, promote_options="permissive")
+        except pa.ArrowException as e:
             raise DataError(
-                f"{self.repo}, {what}: no column {', '.join(missing)} (there are {', '.join(loaded.column_names)}). "
-                "Use a data set of the published shape"
-            )
-        return loaded
+                f"{self.repo}, split {split}: its files have columns of different types ({first_line(e)}). "
+                f"{_USE_ANOTHER}"
+            ) from None
 
-    def parquet(self, filename: str, column: str, hint: str) -> Path:
-        """A local copy of one Parquet file, checked to be readable and to hold `column`.
+    def texts(self, path: Path, filename: str, column: str, limit: int | None = None) -> pa.ChunkedArray:
+        """The first `limit` values (all by default) of a column of texts in a Parquet file that `file` gave."""
+        where = f"{self.repo}, {filename}"
+        found = self._table(path, filename, (column,), where, limit).column(column)
+        if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type)):
+            raise DataError(f"{where}: column {column} is {found.type}, not text. {_USE_ANOTHER}")
+        return found
 
-        A cached file that cannot be read is fetched anew once. `hint` tells the user what to do if it is not there.
+    def file(self, filename: str, hint: str) -> Path:
+        """A local copy of one file, checked against the digest that the Hub names.
+
+        A damaged copy in the cache is fetched anew, once; without the Hub it is a `DataError` that names it. `hint`
+        tells the user what to do if there is no such file.
         """
-        from huggingface_hub import hf_hub_download
-
+        wrong = None
         for force in (False, True):
-            path = _with_retries(
-                lambda force=force: hf_hub_download(
-                    self.repo, filename, repo_type="dataset", revision=self.revision, force_download=force
-                ),
-                self.repo, filename, hint, self.log,
-            )  # fmt: skip
-            try:
-                schema = pq.read_schema(path)
-            except (pa.ArrowInvalid, OSError) as e:
-                self.log(f"{self.repo}: {filename} is not readable as Parquet ({e})")
-                continue
-            if column not in schema.names:
-                raise DataError(f"{self.repo}, {filename}: no column {column} (there are {', '.join(schema.names)})")
-            if not _is_text(schema.field(column).type):
+            path = self._fetch(filename, hint, force)
+            if (wrong := hub_cache.damage(path)) is None:
+                hub_cache.note_latest(self.repo, self.revision)
+                return path
+            if self.cached_only:
                 raise DataError(
-                    f"{self.repo}, {filename}: column {column} is {schema.field(column).type}, not text. "
-                    "Use a data set of the published shape"
+                    f"{self.repo}, {filename}: the copy in the cache is damaged: {wrong}. Start again where "
+                    f"{_endpoint()} can be reached, and it is fetched anew; or put a whole copy at {path.resolve()}"
                 )
-            return Path(path)
+            self.log(f"{self.repo}: {path.resolve()} is damaged: {wrong}{'' if force else '; it is fetched anew'}")
         raise DataError(
-            f"{self.repo}, {filename}, from {_endpoint()}: downloaded twice and not readable as Parquet. "
-            "The file on the Hub is damaged: choose another one, or report it to the data set's owner"
+            f"{self.repo}, {filename}, from {_endpoint()}: fetched anew and still damaged: {wrong}. To go on: check "
+            "the disk under HF_HOME, and HF_ENDPOINT where it names a mirror"
         )
 
+    def _fetch(self, filename: str, hint: str, force: bool) -> Path:
+        """The clients' copy of a file, from the cache if it is there and not `force`."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        def download(only_cached: bool) -> Path:
+            return Path(
+                hf_hub_download(
+                    self.repo, filename, repo_type="dataset", revision=self.revision,
+                    force_download=force, local_files_only=only_cached,
+                )
+            )  # fmt: skip
+
+        if not self.cached_only:
+            return _with_retries(lambda: download(False), self.repo, filename, hint, self.log)
+        try:
+            return download(True)
+        except LocalEntryNotFoundError:
+            raise self._missing(filename) from None
+
+    def _missing(self, what: str) -> DataError:
+        return DataError(f"{self.repo}, {what}: {_absence()}, and {_not_cached('it', self.revision)}")
+
+    def _names(self, subset: str, split: str) -> list[str]:
+        """The files of one split, from the cache or as the Hub's client finds them."""
+        found = hub_cache.splits(self.repo, self.revision, subset)
+        if found is None:
+            if self.cached_only:
+                raise self._missing(f"subset {subset}")
+            found = self._find_names(subset, split)
+            hub_cache.note_splits(self.repo, self.revision, subset, found)
+        if split not in found:
+            raise DataError(
+                f"{self.repo}, subset {subset}, split {split}, from {_endpoint()}: there is no such split (there are "
+                f"{', '.join(found)}). To go on: {_CHECK_NAMES}"
+            )
+        return found[split]
+
+    def _find_names(self, subset: str, split: str) -> hub_cache.Splits:
+        import datasets
+        from huggingface_hub import try_to_load_from_cache
+
+        # The client reads there which files make up a split.
+        about = try_to_load_from_cache(self.repo, "README.md", revision=self.revision, repo_type="dataset")
+        if isinstance(about, str):
+            self.file("README.md", _CHECK_NAMES)
+        with tempfile.TemporaryDirectory() as nothing:
+            # In a cache of its own: from the usual one it would take another commit where the Hub does not answer.
+            builder = _with_retries(
+                lambda: datasets.load_dataset_builder(
+                    self.repo, subset, revision=self.revision, cache_dir=nothing
+                ),
+                self.repo, f"subset {subset}, split {split}", _CHECK_NAMES, self.log,
+            )  # fmt: skip
+        prefix, found = f"hf://datasets/{self.repo}@{self.revision}/", {}
+        for name, files in (builder.config.data_files or {}).items():
+            if wrong := [file for file in files if not (file.startswith(prefix) and file.endswith(".parquet"))]:
+                raise DataError(
+                    f"{self.repo}, subset {subset}: {wrong[0].removeprefix(prefix)} is no Parquet file. Use a data set "
+                    "that is published as Parquet; `datasets` writes others so with push_to_hub"
+                )
+            found[str(name)] = [file.removeprefix(prefix) for file in files]
+        return found
+
+    def _table(
+        self, path: Path, filename: str, columns: Sequence[str], where: str, limit: int | None = None
+    ) -> pa.Table:
+        try:
+            return read_foreign(path, columns, limit)
+        except NoColumn as e:
+            raise DataError(f"{where}: {e}. {_USE_ANOTHER}") from None
+        except Unreadable as e:
+            raise DataError(
+                f"{where}: {filename} is not readable as Parquet: {e}. The file is damaged as it was published: choose "
+                f"another one, or report it to the data set's owner (the copy is {path})"
+            ) from None
+
+
+def rows(table: pa.Table, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of these numbers (all by default), in their order.
+
+    A value with a text in it that is not valid UTF-8 is given as bytes, which no reader of rows takes for a text.
+    """
+    batches = table.to_batches()
+    ends = list(accumulate(len(batch) for batch in batches))
+    for number in range(len(table)) if numbers is None else numbers:
+        which = bisect_right(ends, number)
+        row = batches[which].slice(number - (ends[which] - len(batches[which])), 1)
+        try:
+            yield row.to_pylist()[0]
+        except UnicodeDecodeError:
+            yield {name: _value(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
+
+
+def _value(column: pa.Array) -> Any:
+    try:
+        return column[0].as_py()
+    except UnicodeDecodeError as e:
+        return bytes(e.object)
 
 
 def sample(n_rows: int, n: int, seed: int) -> list[int]:
@@ -114,10 +227,16 @@ def sample(n_rows: int, n: int, seed: int) -> list[int]:
     return random.Random(seed).sample(range(n_rows), min(n, n_rows))
 
 
-def _with_retries(action: Callable[[], Result], repo: str, what: str, hint: str, log: Log) -> Result:
+def _with_retries(
+    action: Callable[[], Result], repo: str, what: str, hint: str, log: Log, waits: Sequence[float] | None = None
+) -> Result:
     """`action()`, tried again after transient errors; `DataError` naming data set, file, endpoint and way out."""
+    from huggingface_hub import get_session
+
     where = f"{repo}, {what}, from {_endpoint()}"
-    for wait in (*WAITS, None):
+    waits = WAITS if waits is None else waits
+    for wait in (*waits, None):
+        get_session().timeout = _timeout()  # Some of the client's requests have no limit of their own.
         try:
             return action()
         # The clients let the exceptions of whatever transport they use through: there is no common base to name.
@@ -126,15 +245,15 @@ def _with_retries(action: Callable[[], Result], repo: str, what: str, hint: str,
                 raise DataError(f"{where}: {reason}. To go on: {hint}") from e
             if wait is None:
                 raise DataError(
-                    f"{where}: not delivered in {len(WAITS) + 1} tries (last error: {_first_line(e)}). To go on: check "
+                    f"{where}: not delivered in {len(waits) + 1} tries (last error: {first_line(e)}). To go on: check "
                     "the network and HF_ENDPOINT, or start again later; complete files are kept, nothing else is"
                 ) from e
-            log(f"{where}: {_first_line(e)}; trying again in {wait} s")
+            log(f"{where}: {first_line(e)}; trying again in {wait} s")
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
 
 
-def _final(error: Exception) -> str | None:
+def _final(error: BaseException | None) -> str | None:
     """Why trying again cannot help, or None if it may."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import (
@@ -157,7 +276,7 @@ def _final(error: Exception) -> str | None:
         status = error.response.status_code
         return f"refused with status {status}" if 400 <= status < 500 and status not in _TRY_LATER else None
     if isinstance(error, ValueError):  # an unknown subset or split
-        return _first_line(error).rstrip(".")
+        return first_line(error).rstrip(".")
     return None
 
 
@@ -167,6 +286,24 @@ def _endpoint() -> str:
     return constants.ENDPOINT
 
 
-def _first_line(error: Exception) -> str:
-    text: Any = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+def _timeout() -> float:
+    from huggingface_hub import constants
+
+    return float(constants.HF_HUB_ETAG_TIMEOUT)
+
+
+def _absence() -> str:
+    """Why the Hub is not asked."""
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{_endpoint()} does not answer"
+
+
+def _not_cached(what: str, commit: str | None = None) -> str:
+    from huggingface_hub import constants
+
+    at = f" at commit {commit}" if commit else ""
+    return (
+        f"{what} is not in the cache {constants.HF_HOME}{at}. To go on: run this stage once where the Hub can be "
+        "reached and HF_HUB_OFFLINE is not set, or copy the folder that HF_HOME names from a machine that ran it"
+    )

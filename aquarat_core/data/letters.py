@@ -93,6 +93,10 @@ TAILS = (
         rf"(?<![A-Za-z])(?i:{_LEAD}){_OPEN}(?P<letter>{_LOWER}){_CLOSE}"
         r"(?i:is\s++(?:the\s++)?+(?:correct\s++|right\s++)?+(?:answer|option|choice)\b[\w\s]*+)[\s.!]*+\Z"
     ),
+    # "Therefore a is correct": a small letter only after a word that concludes, for it may be a number's name
+    re.compile(
+        rf"(?<![A-Za-z])(?i:{_SO}++){_OPEN}(?P<letter>{_LOWER}){_CLOSE}(?i:is\s++(?:the\s++)?+(?:correct|right))[\s.!]*+\Z"
+    ),
     # a last line that starts with the answer and repeats the option: "Answer: D) 109 rolls"
     re.compile(
         rf"(?:\A|\n)\s*+(?i:{_LEAD}(?:answer|ans){_LINK})(?P<letter>{_UPPER}|{_LOWER}(?=\s?[)\]}}.:]))"
@@ -105,17 +109,30 @@ TAILS = (
     # a bare letter on the last line
     re.compile(rf"(?:\A|\n)\s*+{_OPEN}(?P<letter>{_UPPER}|(?<=[(\[{{]){_LOWER}(?=[)\]}}])){_CLOSE}\Z"),
 )
-HEAD = re.compile(
-    rf"\s*+(?i:{_LEAD}(?:answer|ans)(?![A-Za-z])\s*+[{_SIGN}]\s*+{_OPEN}{_OPTION})"
-    rf"(?P<letter>{_UPPER}|{_LOWER}(?=\s?[)\]}}\n])){_CLOSE_LINE}"
-    rf"(?:[^\n]{{0,40}}+\n|[\s.,{_SIGN}]*+)"
+_VERDICT = r"(?:is\s++(?:the\s++|our\s++)?+(?:correct|right|true|answer)(?:\s++(?:answer|option|choice))?+[ .!]*+)"
+HEADS = (
+    # A first line that is the answer goes whole if more lines follow, else only up to the letter.
+    re.compile(
+        rf"\s*+(?i:{_LEAD}(?:answer|ans)(?![A-Za-z])\s*+[{_SIGN}]\s*+{_OPEN}{_OPTION})"
+        rf"(?P<letter>{_UPPER}|{_LOWER}(?=\s?[)\]}}\n])){_CLOSE_LINE}"
+        rf"(?:[^\n]{{0,40}}+\n|[\s.,{_SIGN}]*+)"
+    ),
+    # a first line that says nothing but the answer, without a colon: "the answer is D", "Option(B) is correct"
+    re.compile(rf"\s*+(?i:{_LEAD}{_NOUN}{_LINK})(?P<letter>{_UPPER}){_CLOSE_LINE}(?i:{_VERDICT})?+(?:\n|\Z)"),
+    re.compile(
+        rf"\s*+(?i:{_LEAD}){_OPEN}(?P<letter>{_UPPER}|(?<=[(\[]){_LOWER}(?=[)\]])){_CLOSE_LINE}(?i:{_VERDICT})(?:\n|\Z)"
+    ),
+    # a bare letter on the first of several lines
+    re.compile(rf"\s*+{_OPEN}(?P<letter>{_UPPER}){_CLOSE_LINE}\n"),
+    # "Answer A) 10800 yards need ..."
+    re.compile(rf"\s*+(?i:{_LEAD}(?:answer|ans)\s++{_OPTION})(?P<letter>{_UPPER})\s?[)\]]{_CLOSE_LINE}"),
 )
-"""A first line that is the answer goes whole if more lines follow, else only up to the letter."""
-HEAD_LINE = re.compile(rf"\s*+(?i:{_LEAD}{_NOUN}{_LINK})(?P<letter>{_UPPER}){_CLOSE_LINE}\n")
-"""A first line that says nothing but the answer, without a colon: "the answer is D"."""
+"""Statements that begin a rationale."""
 SPELT_OUT = re.compile(
     r"(?:\A|\n)\s*+(?i:(?:the\s++)?+(?:correct\s++|final\s++)?+(?:answer|ans))\s*+[:\uff1a=\u2013-]\s*+(?P<text>[^\n]++)\Z"
 )
+OPTION_LINE = re.compile(rf"{_OPEN}(?P<letter>{_UPPER})[\s)\]}}.:,\-]++")
+"""What stands before the text of an option where a line repeats it: "B 360", "D) 60 square metres"."""
 LAST_CAPITAL = re.compile(rf"[\s=:>,.\-]*+{_OPEN}(?<![A-Za-z0-9])(?P<letter>{_UPPER}){_CLOSE}\Z")
 """A capital that ends the text: a statement only where it is no name in the question."""
 
@@ -123,13 +140,43 @@ _SAID = re.compile(
     r"(?<![A-Za-z])(?i:answer|ans)(?![A-Za-z])[^A-Za-z0-9]{0,9}(?i:(?:is|are|be|will|option|choice)(?![A-Za-z])"
     rf"[^A-Za-z0-9]{{0,9}}){{0,3}}(?P<letter>{_UPPER}|{_LOWER}(?=\s?[)\]}}.]|[^A-Za-z0-9]{{0,9}}\Z))"
 )
+_FILLER = (
+    "is|are|be|will|would|should|must|can|could|only|on|this|one|the|these|to|for|in|of|question|problem|here|that"
+    "|correct|right|best|letter|option|choice|options|choices|therefore|so|thus|hence|clearly|both|either|just|test|try"
+)
+_MENTIONED = re.compile(
+    rf"(?<![A-Za-z])(?i:answers?|ans)(?:[^A-Za-z0-9\n]{{1,4}}(?i:{_FILLER})(?![A-Za-z])){{0,8}}+[^A-Za-z0-9\n]{{0,4}}"
+    rf"(?P<letter>{_UPPER})"
+)
+_CHOSEN = re.compile(
+    rf"(?<![A-Za-z])(?i:pick|picks|picked|choose|chosen?|select|selected|mark|tick|go\s(?:with|for)|leaves(?:\sus)?|gives\sus)"
+    rf"(?:[^A-Za-z0-9\n]{{1,4}}(?i:{_FILLER})(?![A-Za-z])){{0,4}}+[^A-Za-z0-9\n]{{1,4}}(?P<letter>{_UPPER})"
+)
+_JUDGED = re.compile(
+    rf"(?<![A-Za-z0-9])(?P<letter>{_UPPER})[^A-Za-z0-9\n]{{1,4}}"
+    r"(?i:fits|works|satisfies|is\s(?:the\s|our\s)?(?:only|correct|right|answer|best|odd))(?![A-Za-z])"
+)
+_ALONE = re.compile(rf"^[\[({{\"'*$ ]*+(?P<letter>{_UPPER})[\])}}\"'*$. ]*+$", re.MULTILINE)
 _BOXED = re.compile(rf"\\boxed\s?\{{{_OPEN}{_EITHER}")
+_A = re.compile(r"(?<![A-Za-z0-9])A(?![A-Za-z0-9])")
 _STANDALONE = re.compile(rf"(?<![A-Za-z0-9]){_UPPER}")
 
 
+_ARTICLE = re.compile(
+    r"(?:\A|(?<=[.?!:\n\"'] )|(?<=[\n\"'(]))A (?!(?:and|is|are|was|has|had|can|could|does|did|do|will|would|to|or|in|at"
+    r"|of|from|by|for|with|as|alone|gets|takes|if|then|on|the|that|who|whose)\b)[a-z]"
+)
+
+
 def named(text: str) -> set[str]:
-    """The capitals A to E that stand alone in `text`: people, places, sets or points that a question is about."""
-    return set(_STANDALONE.findall(text))
+    """The capitals A to E that stand alone in `text`: people, places, sets or points that a question is about.
+
+    The article A, which begins a sentence, is none; where B to E are named too, A is taken for a name all the same.
+    """
+    names = set(_STANDALONE.findall(text))
+    if names == {"A"} and len(_ARTICLE.findall(text)) == len(_A.findall(text)):
+        return set()
+    return names
 
 
 def letter_left(rationale: str, names: set[str]) -> bool:
@@ -138,5 +185,6 @@ def letter_left(rationale: str, names: set[str]) -> bool:
     Looser than the statements that are stripped: its hits are what the grammar does not know.
     """
     last = LAST_CAPITAL.search(rationale, max(0, len(rationale) - WINDOW))
-    found = [last, *_SAID.finditer(rationale), *_BOXED.finditer(rationale)]
+    patterns = (_SAID, _MENTIONED, _CHOSEN, _JUDGED, _ALONE, _BOXED)
+    found = [last, *(match for pattern in patterns for match in pattern.finditer(rationale))]
     return any(m["letter"].upper() not in names for m in found if m)

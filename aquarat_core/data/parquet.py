@@ -1,7 +1,8 @@
-"""Reading the Parquet files of artifacts: a damaged one is an error that names it, whatever the library makes of it."""
+"""Reading Parquet files that a store or the Hub's cache delivered: one that is damaged is an error that names it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +10,12 @@ import pyarrow.parquet as pq
 
 from aquarat_core.data.errors import DataError
 
+PART_BYTES = 1 << 20
+"""Bytes of values that are read at once, about; one row at least."""
+
 
 def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
-    """The columns of `schema`, in its types.
+    """The columns of `schema`, in its types, of a file of ours.
 
     Raises `DataError` for a file that is damaged or no table of `what`.
     """
@@ -20,7 +24,7 @@ def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as e:
-        said = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        said = first_line(e)
         raise DataError(f"{path} is damaged, or no Parquet file ({said}): materialize its asset again") from None
     if missing := set(schema.names) - set(table.schema.names):
         raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of {what}")
@@ -28,5 +32,25 @@ def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
         cast = table.select(schema.names).cast(schema)
         cast.validate(full=True)
     except (pa.ArrowException, ValueError) as e:
-        raise DataError(f"{path} does not hold a table of {what} ({str(e).splitlines()[0]})") from None
+        raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
     return cast
+
+
+def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The columns in batches of about `PART_BYTES`, in this process; nulls stay in them."""
+    # By default all groups are read ahead and held until the last one.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=PART_BYTES) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        size = sum(_bytes(group, columns) for group in groups)
+        at_once = max(1, PART_BYTES * file.metadata.num_rows // max(1, size))
+        yield from file.iter_batches(at_once, columns=list(columns), use_threads=False)
+
+
+def _bytes(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+    leaves = (group.column(i) for i in range(group.num_columns))
+    return sum(leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.split(".")[0] in columns)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without what follows."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aquarat_core.data.letters import HEAD, HEAD_LINE, LAST_CAPITAL, SPELT_OUT, TAILS, WINDOW, named
+from aquarat_core.data.letters import HEADS, LAST_CAPITAL, OPTION_LINE, SPELT_OUT, TAILS, WINDOW, named
 from aquarat_core.tasks.answers import ANY_MARKER, LETTERS
 
 _DANGLING = re.compile(r"(?:\A|[\s,;:])(?i:so|hence|thus|therefore|ans|answer|the\s+answer\s+is)[\s:\uff1a,=]*+\Z")
@@ -47,9 +47,11 @@ def strip_answer(rationale: str, options: Sequence[str], question: str | None = 
     if question is not None and (last := _last_capital(text, question)):
         letters.append(last["letter"])
         text = _without_dangling(text[: last.start()])
-    if head := HEAD.match(text[:WINDOW]) or HEAD_LINE.match(text[:WINDOW]):
+    if head := next((match for pattern in HEADS if (match := pattern.match(text[:WINDOW]))), None):
         letters.append(head["letter"].upper())
         text = text[head.end() :]
+    text, repeated = _without_option_line(text, options)
+    letters += repeated
     text = _without_dangling(text)
     rewritten = _INNER_MARKER.sub(lambda marker: f"{marker[0][:6]} = ", text)
     return Stripped(rewritten, tuple(letters), rewritten != text)
@@ -78,6 +80,47 @@ def _tail(window: str, options: Sequence[str], cut: bool) -> tuple[str | None, i
         if len(same) == 1:
             return same[0], match.start()
     return None, len(window)
+
+
+def _without_option_line(text: str, options: Sequence[str]) -> tuple[str, list[str]]:
+    """`text` without a first or last line that repeats an option with its letter, and that letter.
+
+    Of a first line that goes on after the option, or is all there is, the letter alone goes. Where lines repeat
+    several options, all of them are discussed, and none is the answer.
+    """
+    lines = text.split("\n")
+    found = {i: line for i in range(len(lines)) if (line := _option_line(lines[i], options))}
+    if len({line.letter for line in found.values()}) != 1:
+        return text, []
+    letters, last = [], len(lines) - 1
+    if first := found.get(0):
+        letters.append(first.letter)
+        lines[0] = "" if first.whole and last else lines[0][first.text :]
+    if last and (line := found.get(last)) and line.whole:
+        letters.append(line.letter)
+        lines[last] = ""
+    return "\n".join(lines).strip(), letters
+
+
+@dataclass(frozen=True, slots=True)
+class _OptionLine:
+    letter: str
+    text: int
+    """Where the text of the option begins."""
+    whole: bool
+    """Whether nothing comes after it."""
+
+
+def _option_line(line: str, options: Sequence[str]) -> _OptionLine | None:
+    match = OPTION_LINE.match(line)
+    if not match or not (option := dict(zip(LETTERS, options, strict=False)).get(match["letter"])):
+        return None
+    if match["letter"] == "A" and match[0].endswith("A ") and option[0].isalpha():  # the article
+        return None
+    said, rest = line[match.end() :][: len(option)], line[match.end() + len(option) :]
+    if said.casefold() != option.casefold() or rest[:1].isalnum():
+        return None
+    return _OptionLine(match["letter"], match.end(), not rest.strip(" .)!"))
 
 
 def _last_capital(text: str, question: str) -> re.Match[str] | None:

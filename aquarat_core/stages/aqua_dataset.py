@@ -14,7 +14,7 @@ from dataclasses import asdict
 from aquarat_core.config import AquaDatasetConfig
 from aquarat_core.data.cleaning import clean
 from aquarat_core.data.errors import DataError
-from aquarat_core.data.hub import HubDataset, sample
+from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, write_questions
@@ -45,14 +45,14 @@ def _from_hub(
     raw = {}
     for i, split in enumerate(SPLITS):
         ctx.progress(i, len(SPLITS), unit="splits")
-        raw[split] = hub.split((config.subset,), split, COLUMNS).to_list()
+        raw[split] = list(rows(hub.split((config.subset,), split, COLUMNS)))
     cleaned = clean(raw, config.repo, config.on_bad_row, lambda done, total: ctx.progress(done, total, unit="rows"))
     kept = {}
     for split in SPLITS:
-        rows = cleaned.splits[split]
-        if not rows:
+        found = cleaned.splits[split]
+        if not found:
             raise DataError(f"{config.repo}, split {split}: no row is left after cleaning: {cleaned.counts[split]}")
-        kept[split] = [rows[i] for i in sample(len(rows), getattr(config, f"n_{split}"), config.seed)]
+        kept[split] = [found[i] for i in sample(len(found), getattr(config, f"n_{split}"), config.seed)]
     if cleaned.bad_rows:
         first, n = cleaned.bad_rows[0], sum(c.get("dropped_bad_row", 0) for c in cleaned.counts.values())
         ctx.log(f"{n:,} bad rows left out, named in cleaning.json; the first is {first.row}: {first.reason}")

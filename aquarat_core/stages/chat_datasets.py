@@ -8,7 +8,7 @@ from dataclasses import asdict
 from aquarat_core.config import ChatDatasetsConfig, ChatSource
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.errors import DataError
-from aquarat_core.data.hub import HubDataset, sample
+from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.data.identity import generate_identity
 from aquarat_core.data.mixture import Conversation, write_conversations
 from aquarat_core.stages.base import Scalar, StageContext
@@ -40,11 +40,11 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
             splits, notes = _generated(source, config), {}
             described[source.name] = {"repo": None}
         summary |= notes
-        for split, rows in splits.items():
+        for split, found in splits.items():
             path = ctx.outdir / f"{source.name}.{split}.parquet"
-            write_conversations(path, rows)
-            described[source.name] |= {f"rows_{split}": len(rows), f"bytes_{split}": path.stat().st_size}
-            summary[f"{source.name}_{split}"] = len(rows)
+            write_conversations(path, found)
+            described[source.name] |= {f"rows_{split}": len(found), f"bytes_{split}": path.stat().st_size}
+            summary[f"{source.name}_{split}"] = len(found)
     (ctx.outdir / "sources.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
     ctx.progress(len(config.sources), len(config.sources), unit="sources")
     return summary
@@ -83,7 +83,7 @@ def _rows(hub: HubDataset, source: HubSource, split: str, n: int, seed: int, bad
     table = hub.split(source.subsets, split, source.columns)
     chosen = sample(len(table), n, seed)
     found = []
-    for i, row in zip(chosen, table.select(chosen), strict=True):
+    for i, row in zip(chosen, rows(table, chosen), strict=True):
         try:
             messages = source.conversation(row)
         except DataError as e:

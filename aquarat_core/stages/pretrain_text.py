@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 from aquarat_core.config import PretrainTextConfig
 from aquarat_core.data.bad_rows import BadRows
-from aquarat_core.data.documents import read_documents, write_documents
+from aquarat_core.data.documents import texts_in, write_documents
 from aquarat_core.data.errors import DataError
 from aquarat_core.data.hub import HubDataset
 from aquarat_core.stages.base import Scalar, StageContext
@@ -53,16 +52,17 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
 
     def fetch(i: int) -> Path:
         field = "validation_shard" if i == len(config.shards) else "train_shards"
-        return hub.parquet(_shard_name(numbers[i]), "text", f"name shards that are there in pretrain_text.{field}")
+        return hub.file(_shard_name(numbers[i]), f"name shards that are there in pretrain_text.{field}")
 
     with ThreadPoolExecutor(config.parallel_downloads) as pool:
         try:
-            for i, source in enumerate(pool.map(fetch, range(len(numbers)))):
+            for i, path in enumerate(pool.map(fetch, range(len(numbers)))):
                 ctx.progress(i, len(numbers), unit="shards")
+                name = _shard_name(numbers[i])
                 file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
-                texts = islice(read_documents(source), config.max_documents_per_shard)
-                bad = BadRows(f"{config.repo}/{_shard_name(numbers[i])}", "pretrain_text", config.on_bad_row)
-                yield _write(ctx.outdir / file, texts, bad.source, bad)
+                texts = hub.texts(path, name, "text", config.max_documents_per_shard)
+                bad = BadRows(f"{config.repo}/{name}", "pretrain_text", config.on_bad_row)
+                yield _write(ctx.outdir / file, texts_in(texts.iterchunks()), bad.source, bad)
                 if said := bad.summary():
                     ctx.log(said)
         finally:

@@ -73,6 +73,10 @@ def test_the_profile_that_a_file_extends_lies_beside_it(tmp_path: Path, monkeypa
         ("x: [" + "1," * 30_000 + "]\n", "more than 20,000 values"),
         ("x: " + "y" * 300_000 + "\n", "longer than 256 KiB"),
         ("x: \x00\n", "mine.yaml"),
+        ("y: 1\nx: " + "1:" * 60_000 + "1\n", r"mine.yaml, line 2: a value of 120,001 characters that may be a number"),
+        ("x: [-1" + ":59" * 2_000 + ".5]\n", r"line 1: a value of 6,004 characters .* in quotes, without a tag"),
+        ("x: !!int '1" + ":1" * 3_000 + "'\n", "line 1: a value of 6,001 characters"),
+        ("x: 0x" + "f" * 5_000 + "\n", "line 1: a value of 5,002 characters"),
     ],
 )
 def test_what_is_no_profile_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -85,6 +89,12 @@ def test_aliases_that_grow_are_refused_before_they_do(tmp_path: Path) -> None:
     (tmp_path / "bomb.yaml").write_text(BOMB)
     with pytest.raises(YamlError, match=r"bomb.yaml, line 2: \*a repeats another value: write the value again"):
         strict_yaml.load(tmp_path / "bomb.yaml")
+
+
+def test_a_long_text_in_quotes_is_a_text(tmp_path: Path) -> None:
+    short, long = "1:" * 2_047 + "x", "1:" * 60_000
+    (tmp_path / "x.yaml").write_text(f"plain: {short}\na: '{long}'\nb: |\n  {long}\n")
+    assert strict_yaml.load(tmp_path / "x.yaml") == {"plain": short, "a": long, "b": long + "\n"}
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:

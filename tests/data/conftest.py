@@ -59,17 +59,19 @@ RunStage = Callable[..., StageRun]
 
 @pytest.fixture
 def run_stage(tmp_path: Path) -> RunStage:
-    """`run_stage(stage, config, endpoint)`: runs it in a process of its own, with a fresh Hub cache for the test."""
+    """`run_stage(stage, config, endpoint)`: runs it in a process of its own, with a Hub cache for this test alone."""
 
-    def run(stage: str, config: dict[str, Any], endpoint: str = "http://127.0.0.1:9", out: str = "out") -> StageRun:
-        environment = os.environ | {
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(tmp_path / "hf"),
-            "PYTHONPATH": str(REPO_ROOT),
-        }
+    def run(
+        stage: str,
+        config: dict[str, Any],
+        endpoint: str = "http://127.0.0.1:9",
+        out: str = "out",
+        environment: dict[str, str] | None = None,
+    ) -> StageRun:
+        held = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(REPO_ROOT)}
         done = subprocess.run(
             [sys.executable, "-c", RUN_STAGE, stage, json.dumps(config), str(tmp_path / out)],
-            env=environment,
+            env=os.environ | held | (environment or {}),
             capture_output=True,
             text=True,
         )
@@ -93,6 +95,8 @@ class LoopbackHub:
     """Answered with 503."""
     truncate: int = 0
     """Cut in half."""
+    lie: str = ""
+    """Name of a file that comes with another byte at its end than its digest says."""
     downloads: list[str] = field(default_factory=list)
 
     def add(self, repo: str, files: dict[str, list[dict[str, Any]] | bytes], configs: dict[str, list[str]]) -> None:
@@ -180,6 +184,8 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 cut = hub.truncate > 0
                 hub.truncate -= cut
             tag = hashlib.sha256(body).hexdigest()
+            if path.name == hub.lie:
+                body = body[:-1] + b"!"
             self.answer(200, body, {"ETag": f'"{tag}"', "X-Repo-Commit": commit(base)}, cut)
 
         do_HEAD = do_GET

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aquarat_core.data.documents import PART_BYTES, SCHEMA, read_columns, read_documents, write_documents
+from aquarat_core.data.documents import SCHEMA, read_columns, read_documents, write_documents
+from aquarat_core.data.parquet import PART_BYTES
 
 
 def documents(n: int, length: int) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from aquarat_core.data.cleaning import clean
 from aquarat_core.data.errors import DataError
+from aquarat_core.data.letters import letter_left, named
 from aquarat_core.data.rationales import strip_answer
 from aquarat_core.tasks.aqua import letter_free
 
@@ -22,6 +23,7 @@ STATEMENTS = [
     "Hence answer is a.", "answer is a", "ans : a", "Ans: (a)", "answer: a", "so option a is right",
     "The answer is, A.", "ANSWER:( A )", "ANSWER :(Option A)", "Answer: **A**", "Answer: $A$", "\\boxed{A}",
     "$\\boxed{A}$", "=> A", "Answer => A", "[A]", "Answer:A,", "Answer\uff1aA", "Hence, (A)", "Thus A",
+    "Therefore a is correct", "So (a) is right.",
 ]  # fmt: skip
 
 
@@ -32,6 +34,113 @@ def test_every_way_to_state_the_answer_goes_and_is_compared_with_the_key(said: s
     cleaned = clean({"train": [BASE | {"rationale": f"1 + 1 = 2.\n{said}"}]}, "owner/name")
     assert cleaned.splits["train"] == []
     assert cleaned.counts["train"]["dropped_letter_contradicts_rationale"] == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Answer\uff1a\uff21",
+        "\uff21\uff4e\uff53\uff57\uff45\uff52: A",
+        "So option \uff08\uff41\uff09 is right",
+        "\uff21",
+    ],
+)
+def test_wide_letters_are_letters(said: str) -> None:
+    row = BASE | {"rationale": f"1 \uff0b 1 \uff1d 2.\n{said}", "correct": "A"}
+    kept = clean({"train": [row]}, "owner/name").splits["train"]
+    assert [q.rationale for q in kept] == ["1 + 1 = 2."]
+    wide = [option.translate({ord(x): ord(x) + 0xFEE0 for x in "ABCDE)12345"}) for option in BASE["options"]]
+    assert clean({"test": [BASE | {"options": wide}]}, "owner/name").splits["test"][0].options == tuple("12345")
+
+
+@pytest.mark.parametrize("said", ["B) 60 square metres", "(B) 60 square metres.", "B 60 Square Metres"])
+def test_a_last_line_that_repeats_the_option_goes(said: str) -> None:
+    stripped = strip_answer(f"A = w * h = 60\n{said}", ["6", "60 square metres", "9", "10", "12"], "How large is it?")
+    assert (stripped.text, stripped.letters) == ("A = w * h = 60", ("B",))
+
+
+@pytest.mark.parametrize(
+    ("rationale", "text"),
+    [
+        ("Option(B) is correct\nP = 5/26", "P = 5/26"),
+        ("(b) is the correct answer.\nP = 5/26", "P = 5/26"),
+        ("Therefore, B is right\nP = 5/26", "P = 5/26"),
+        ("Option B is correct", ""),
+        (
+            "Answer B) 9600 yards need 1200 lbs, and 3600 yards need 450 lbs",
+            "9600 yards need 1200 lbs, and 3600 yards need 450 lbs",
+        ),
+        ("B\nThis is an alternating series.", "This is an alternating series."),
+        ("B 360\nThis is an alternating series.", "This is an alternating series."),
+        ("B) 360- because the pattern adds 12.", "360- because the pattern adds 12."),
+        ("B 360. As many as players.", "360. As many as players."),
+    ],
+)
+def test_a_first_line_that_gives_the_answer_goes(rationale: str, text: str) -> None:
+    stripped = strip_answer(rationale, ["prime number", "360", "9", "1", "12"], "How many?")
+    assert (stripped.text, stripped.letters) == (text, ("B",))
+
+
+@pytest.mark.parametrize(
+    "rationale",
+    [
+        "A Prime number has two divisors.",
+        "A. prime number: no\nB. 360: no\nC. 9: yes",
+        "B 3600 is more",
+        "B = 360",
+        "8! = 40320\nE. 12 is a factor\nD. 1 is one",
+        "Hence a is right angled",
+        "A is correct to two places\nx = 3.14",
+    ],
+)
+def test_what_is_no_answer_stays(rationale: str) -> None:
+    stripped = strip_answer(rationale, ["prime number", "360", "9", "1", "12"], "How many?")
+    assert (stripped.text, stripped.letters) == (rationale, ())
+
+
+LEFT = [
+    "I think the answer on this one should be C too, as x > 0.", "Put these into the answer choices, only C is whole.",
+    "From the answers you see it: I will go with C (pending better).",
+    "Looking at them you can pick C which is near half.",
+    "Put the options in:\nC fits: 1/1 = 1/2 + 1/2.", "It is about 1/4 (answer C). We say about.",
+    "Here C is the odd one out.",
+    "1 + 1 = 2\nC\nas we saw.", "Test answer choice C first, for it is round.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rationale", LEFT)
+def test_an_answer_in_the_middle_is_seen(rationale: str) -> None:
+    assert letter_left(rationale, set())
+    assert not letter_left(rationale, {"C"})
+
+
+@pytest.mark.parametrize(
+    "rationale",
+    [
+        "P(A wins, B wins, C loses) = 1/8", "D = 100 + 150 = 250", "My ans is 15C4 = 1365", "Vowels: E O",
+        "A number fits.",
+        "Total = n(A) + n(B) - Both", "Each team from A and B plays",
+        "the answer is none", "Let the cost be A. Then it is 1.4A",
+    ],
+)  # fmt: skip
+def test_letters_that_are_names_are_none_left(rationale: str) -> None:
+    assert not letter_left(rationale, set())
+
+
+@pytest.mark.parametrize(
+    "part", ["\n", " ", "(", "\nA) 1", "A 1\n", "pick the ", "answer choices only ", "A. ", " A man."]
+)
+def test_any_text_is_searched_in_linear_time(part: str) -> None:
+    """In time that grows with the square this would take hours."""
+    text = part * (400_000 // len(part)) + "x"
+    assert strip_answer(text, ["1", "2", "3", "4", "5"], "How many?").text is not None
+    assert letter_left(text, named(text)) in (True, False)
+
+
+def test_an_article_is_no_name() -> None:
+    assert named("A train is 5 m long. A man sees it.") == set()
+    assert named("A train passes A.") == {"A"} and named("A and a friend walk.") == {"A"}
+    assert named("A sells a cow to B.") == {"A", "B"}
 
 
 def test_a_last_capital_is_an_answer_unless_the_text_uses_it_as_a_name() -> None:
@@ -97,7 +206,8 @@ def test_a_row_of_another_shape_is_named_and_left_out(change: dict, said: str) -
 
 PIECES = [
     "so ", "the answer is A", ".", "(", "A is right ", "\nAnswer: A", "\\boxed{", "answer", " ", "\n", "a) ", "B",
-    "e\u0301", "\u0301", "=> ", "hence, ", "Option ", "ans : ", "\uff1a", "$", "**", "x = 3", "\U0001f600", "\x00",
+    "e\u0301", "\u0301", "=> ", "hence, ", "Option ", "\nA) 1", "answer choices ", "pick ",
+    "is correct ", "\nB\n", "\uff21", "ans : ", "\uff1a", "$", "**", "x = 3", "\U0001f600", "\x00",
 ]  # fmt: skip
 FUZZ = """
 import random, sys

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aquarat_core.data import documents
+from aquarat_core.data import parquet
 from aquarat_core.data.documents import write_documents
 from aquarat_core.stages.pretrain_tokens import encoded
 from aquarat_core.text.tokenizer import Tokenizer
@@ -17,7 +17,7 @@ from aquarat_core.text.tokenizer import Tokenizer
 def test_parts_come_in_order_whatever_the_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr(documents, "PART_BYTES", 1_000)
+    monkeypatch.setattr(parquet, "PART_BYTES", 1_000)
     texts = [f"document {i} " * (i % 40) for i in range(300)]
     write_documents(tmp_path / "d.parquet", texts)
     tokenizer = Tokenizer(r"\w+|\s+", [(100, 111), (256, 99)])

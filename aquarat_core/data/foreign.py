@@ -1,0 +1,77 @@
+"""Parquet files of somebody else, which may be damaged in ways that end the process that reads them.
+
+What a store delivers was checked against the digest that its writer gave. A file from elsewhere may be anything, and
+Arrow's reader ends its process for some of it. So a process apart (`data.foreign_reader`) reads it and writes the
+columns that are wanted as an Arrow stream, which is checked value by value before it is used: when that process dies,
+the file is named.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aquarat_core.data.errors import DataError
+from aquarat_core.data.parquet import first_line
+from aquarat_core.scratch import scratch_folder
+
+TYPES = b"types"
+"""Key of the stream's metadata under which the schema with the types of the values is."""
+_OWN_DEATHS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
+"""Signals by which a process ends itself; others come from outside and say nothing about the file."""
+
+
+class Unreadable(DataError):
+    """A file that is no readable Parquet; the message says why."""
+
+
+class NoColumn(DataError):
+    """A Parquet file without a column that is wanted; the message says which, and which there are."""
+
+
+def read_foreign(path: str | Path, columns: Sequence[str], limit: int | None = None) -> pa.Table:
+    """The first `limit` rows (all by default) of `columns`, memory-mapped, from a file that nobody vouches for.
+
+    Every offset and length in it was checked. Texts may be invalid UTF-8, as in any Parquet file; dictionaries are
+    given as the values that they stand for. Raises `Unreadable` or `NoColumn`.
+    """
+    with scratch_folder("parquet") as folder:
+        out = folder / "columns.arrows"
+        said = _read_apart(Path(path), columns, limit, out)
+        if "missing" in said:
+            raise NoColumn(f"no column {', '.join(said['missing'])} (there are {', '.join(said['there'])})")
+        if "unreadable" in said:
+            raise Unreadable(said["unreadable"])
+        try:
+            # The mapping keeps the bytes when the folder has gone.
+            table = pa.ipc.open_stream(pa.memory_map(str(out))).read_all()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError) as e:
+            raise Unreadable(f"its values contradict each other: {first_line(e)}") from None
+    types = pa.ipc.read_schema(pa.py_buffer(table.schema.metadata[TYPES]))
+    # Unsafe means without a check for UTF-8; bytes and texts are the same in memory.
+    columns_ = [table.column(i).cast(options=pc.CastOptions.unsafe(field.type)) for i, field in enumerate(types)]
+    return pa.table(columns_, schema=types)
+
+
+def _read_apart(path: Path, columns: Sequence[str], limit: int | None, out: Path) -> dict[str, str | list[str]]:
+    """What the process apart said; its death is one of the ways to be unreadable."""
+    arguments = [str(path), str(out), json.dumps([list(columns), limit])]
+    done = subprocess.run(
+        [sys.executable, "-m", "aquarat_core.data.foreign_reader", *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    last = (done.stderr.strip().splitlines() or [""])[-1][:200]
+    if -done.returncode in _OWN_DEATHS:
+        name = signal.Signals(-done.returncode).name
+        return {"unreadable": f"it ends every process that reads it, by {name}{f' ({last})' if last else ''}"}
+    raise RuntimeError(f"the process that was to read {path} ended with {done.returncode}: {last}")

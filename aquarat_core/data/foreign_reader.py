@@ -1,0 +1,73 @@
+"""The process that reads a Parquet file of somebody else, and may die of it: see `data.foreign.read_foreign`.
+
+    python -m aquarat_core.data.foreign_reader FILE OUT '[["column", ...], LIMIT or null]'
+
+It writes an Arrow stream and says as JSON what came of it. Texts are written as bytes, because the check of the values
+would refuse a whole file for one text that is not UTF-8; their types go along in the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aquarat_core.data.parquet import first_line, read_batches
+
+
+def read(source: Path, out: Path, columns: Sequence[str], limit: int | None) -> dict[str, Any]:
+    """Write the columns; returns what is wrong with the file, or nothing."""
+    try:
+        schema = pq.read_schema(source, memory_map=False)
+        if missing := [column for column in columns if column not in schema.names]:
+            return {"missing": missing, "there": schema.names}
+        if twice := [column for column in columns if schema.names.count(column) > 1]:
+            return {"unreadable": f"it has more than one column {twice[0]}"}
+        _write(source, schema, out, columns, limit)
+    except (pa.ArrowException, OSError, ValueError) as e:
+        return {"unreadable": first_line(e)}
+    return {}
+
+
+def _write(source: Path, schema: pa.Schema, out: Path, columns: Sequence[str], limit: int | None) -> None:
+    types = pa.schema([(name, _plain(schema.field(name).type)) for name in columns])
+    held = pa.schema([(f.name, _as_bytes(f.type)) for f in types], {b"types": types.serialize().to_pybytes()})
+    left = limit
+    with pa.OSFile(str(out), "wb") as file, pa.ipc.new_stream(file, held) as writer:
+        for batch in read_batches(source, columns):
+            batch = batch if left is None else batch.slice(0, left)
+            plain = (batch.column(f.name).cast(f.type) for f in types)
+            writer.write_batch(pa.record_batch([c.cast(f.type) for c, f in zip(plain, held, strict=True)], held))
+            left = None if left is None else left - len(batch)
+            if left == 0:
+                return
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the same values without dictionaries and views."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    return _rebuilt(kind, _plain, {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()})
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    """The type of the same bytes that need not be text."""
+    return _rebuilt(kind, _as_bytes, {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()})
+
+
+def _rebuilt(kind: pa.DataType, inner: Any, leaves: dict[pa.DataType, pa.DataType]) -> pa.DataType:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(inner(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(i).with_type(inner(kind.field(i).type)) for i in range(kind.num_fields)])
+    return leaves.get(kind, kind)
+
+
+if __name__ == "__main__":
+    print(json.dumps(read(Path(sys.argv[1]), Path(sys.argv[2]), *json.loads(sys.argv[3]))))

@@ -1,0 +1,99 @@
+"""What is in the Hub's cache on this host: at which commit a data set was last fetched, and whether a file is whole.
+
+The clients of the Hub keep files by commit (`HF_HOME`), but not which commit was current, nor which files make up a
+split: both are asked of the Hub each time. So what the Hub said is kept beside their cache, in `HF_HOME/aquarat/`, one
+folder for each data set: `latest.json` names the commit, `<commit>/<subset>.json` the files of its splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_BYTES = 16 << 20
+Splits = dict[str, list[str]]
+"""The files of each split, in order."""
+
+
+def latest(repo: str) -> str | None:
+    """The commit at which the data set was last fetched; None if it never was."""
+    held = _read(_folder(repo) / "latest.json")
+    commit = held.get("commit") if isinstance(held, dict) else None
+    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+
+
+def note_latest(repo: str, commit: str) -> None:
+    """Something of the data set was fetched at this commit."""
+    if latest(repo) != commit:
+        _write(_folder(repo) / "latest.json", {"commit": commit})
+
+
+def splits(repo: str, commit: str, subset: str) -> Splits | None:
+    """The files of the subset's splits, as `note_splits` was told; None if it was not."""
+    held = _read(_subset(repo, commit, subset))
+    fits = isinstance(held, dict) and all(
+        isinstance(files, list) and files and all(isinstance(file, str) for file in files) for files in held.values()
+    )
+    return held if fits else None
+
+
+def note_splits(repo: str, commit: str, subset: str, found: Splits) -> None:
+    """Which files the Hub names for the subset's splits at this commit."""
+    _write(_subset(repo, commit, subset), found)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file of the clients' cache, or None where nothing is, or nothing can be told.
+
+    The clients name a file's bytes as the Hub does: by SHA-256 for large files, by Git's SHA-1 for small ones.
+    """
+    try:
+        name = path.resolve(strict=True).name
+        if len(name) not in (40, 64) or not re.fullmatch(r"[0-9a-f]+", name):
+            return None
+        digest = hashlib.sha256() if len(name) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+        with path.open("rb") as f:
+            while part := f.read(1 << 20):
+                digest.update(part)
+    except OSError as e:
+        return f"it cannot be read ({e.strerror})"
+    if digest.hexdigest() == name:
+        return None
+    return f"its {path.stat().st_size:,} bytes are not those that the Hub names ({digest.name.upper()} {name[:12]}...)"
+
+
+def _folder(repo: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "aquarat" / f"datasets--{repo.replace('/', '--')}"
+
+
+def _subset(repo: str, commit: str, subset: str) -> Path:
+    return _folder(repo) / commit / f"{quote(subset, safe='')}.json"
+
+
+def _read(path: Path) -> Any:
+    """The JSON in the file; None where there is none, for what is damaged is asked of the Hub again."""
+    try:
+        with path.open("rb") as f:
+            return json.loads(f.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _write(path: Path, value: Any) -> None:
+    """Whole or not at all; a cache that cannot be written to stays as it is."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as f:
+            json.dump(value, f)
+        os.replace(f.name, path)
+    except OSError:
+        return
