@@ -9,6 +9,7 @@ programs that are no browsers, such as curl on this machine.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -101,6 +102,10 @@ def main(arguments: list[str]) -> None:
     from aquarat_pipeline import _compat
 
     if arguments[:1] == ["dev"]:
+        # Dagster does on SIGTERM what is done on SIGINT, which a script's background processes ignore: they would
+        # never end.
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _compat.dev(arguments[1:], web_server=__spec__.name if __spec__ else "aquarat_pipeline.web")
     else:
         hosts = os.environ.get(HOSTS, "").split(",")

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.parse
@@ -28,7 +29,10 @@ QUESTION = {"query": "{ version }"}
 
 @pytest.fixture(scope="module")
 def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The UI of a toy code location, as `./run dev` starts it; its address."""
+    """The UI of a toy code location, as `./run dev` starts it in a script's background; its address.
+
+    Such a process ignores SIGINT. SIGTERM must end it all the same.
+    """
     home = tmp_path_factory.mktemp("home")
     (home / "toys.py").write_text("import dagster as dg\n@dg.asset\ndef toy(): ...\ndefs = dg.Definitions([toy])\n")
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -37,7 +41,10 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     env.pop("DAGSTER_MODULE_NAME", None)
     command = [sys.executable, "-m", "aquarat_pipeline.web", "dev", "-h", "127.0.0.1", "-p", str(port), "-f", "toys.py"]
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=home, env=env, stdout=log, stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -52,7 +59,10 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield url
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(limit(60))
+        finally:
+            process.kill()
 
 
 def ask(server: str, **headers: str) -> int:
