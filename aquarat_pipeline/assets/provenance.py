@@ -23,15 +23,18 @@ ANY_INPUTS = "AQUARAT_ANY_INPUTS"
 _SHOWN = 3
 
 
-def check_given(instance: dg.DagsterInstance, plan: Plan, say: Callable[[str], None]) -> None:
+def check_given(instance: dg.DagsterInstance, plan: Plan, job: dg.JobDefinition, say: Callable[[str], None]) -> None:
     """Before the first stage: that what the run's stages take from other runs is there, and of their profile.
+
+    `job` knows what each is made from.
 
     Raises `InputError`. Each stage asks again when it starts: others may have made its inputs anew meanwhile.
     """
-    made = {stage.name for stage in plan.stages}
+    made = {plan.experiment.key(stage.name) for stage in plan.stages}
     store = ArtifactStore.open(plan.store)
     for stage in plan.stages:
-        given = [name for name in stage.inputs if name not in made]
+        parents = job.asset_layer.asset_graph.get(plan.experiment.key(stage.name)).parent_keys
+        given = [key.path[-1] for key in sorted(parents - made)]
         pinned = [latest_input(instance, stage, name, plan.experiment).parent for name in given]
         check_inputs(store, plan.experiment, stage.name, pinned, takes_any(plan.tags), say)
 

@@ -140,7 +140,7 @@ def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: E
     jobs may run on hosts that the inventory no longer has."""
     asked = readiness.Plan.of(plan.step_keys_to_execute, experiment, context.dagster_run.tags, context.run_config)
     readiness.check(Path(context.instance.root_directory), asked, context.log.info)
-    check_given(context.instance, asked, context.log.warning)
+    check_given(context.instance, asked, context.job.get_definition(), context.log.warning)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def create_run(
     asked = readiness.Plan.of((key.to_python_identifier() for key in keys), experiment, tags or {})
     home = Path(instance.root_directory)
     readiness.check(home, asked, say)
-    check_given(instance, asked, say)
+    check_given(instance, asked, whole, say)
     return instance.create_run_for_job(
         job_def=whole,  # it is cut down to the selection there: the UI compares the job that a run was cut from
         asset_selection=frozenset(keys),
