@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from aquarat_pipeline.assets.retention import latest_events
 from aquarat_pipeline.assets.upkeep import differences
 from aquarat_pipeline.experiments import Experiment, ExperimentError
 from aquarat_pipeline.launching import profiles
+from aquarat_pipeline.launching.here import Terminal, beside
 from aquarat_pipeline.launching.launcher import GpuRunLauncher
 from aquarat_pipeline.launching.submit import submit
 from aquarat_pipeline.launching.tags import ANY_INPUTS_TAG, EXPERIMENT_TAG, PROFILE_HASH_TAG, PROFILE_TAG
@@ -78,7 +80,8 @@ def test_what_experiments_have_made_is_kept_and_checked(
     assert find_garbage(store, now=clock(store) + 2 * DAY).objects == ()
     assert verify(store).problems == ()
     assert main(["show", "wide/aqua_dataset", "--store", store_uri]) == 0
-    assert "d12 (" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "d12 (" in shown and "questions" in shown
     assert main(["store", "ls", "--store", store_uri, "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["artifacts"]
     assert [fact["names"] for fact in listed] == [[name] for name in sorted(of("wide", DATA))]
@@ -230,3 +233,21 @@ def test_the_real_command_line_makes_an_assets_of_an_experiment(home: Path, stor
     assert mixed.returncode != 0
     assert "one run makes assets of one experiment" in mixed.stdout + mixed.stderr
     assert store.assets() == ["few/aqua_dataset"]
+
+
+def test_a_whole_chain_of_another_profile_goes_beside_the_main_one(
+    chain: Chain, store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = io.StringIO()
+    user = Terminal(io.StringIO(), said, tmp_path / "log")
+    demo, tiny = load_profile("demo"), load_profile("tiny")
+    assert beside(user, tiny) == Experiment(tiny), "nobody has made anything yet"
+    assert chain.materialize("aqua_dataset").success
+    assert beside(user, demo) == Experiment(demo) and said.getvalue() == ""
+    monkeypatch.setenv("AQUARAT_PROFILE", "tiny")
+    assert beside(user, tiny) == beside(user, tiny) == Experiment(tiny, "tiny")
+    assert experiments.registered() == {"tiny": "tiny"}
+    assert said.getvalue().startswith("The main assets are those of profile demo: this chain is the experiment tiny ")
+    other = load_profile("d12", {"name": "Tiny"})
+    with pytest.raises(ExperimentError, match="the experiment tiny follows the profile in tiny, which is not this one"):
+        beside(user, other)
