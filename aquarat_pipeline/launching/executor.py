@@ -38,6 +38,7 @@ from aquarat_pipeline._compat import (
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching import profiles, readiness
+from aquarat_pipeline.launching.lines import tell
 from aquarat_pipeline.launching.origin import add_origin
 from aquarat_pipeline.launching.tags import EXPERIMENT_TAG, WORKER_TAG
 from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
@@ -138,9 +139,15 @@ def _experiment_of(plan: ExecutionPlan) -> Experiment:
 def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: Experiment) -> None:
     """Raises a `ValueError` where the run's stages could not all be executed. A run that goes on is not asked: its
     jobs may run on hosts that the inventory no longer has."""
+
+    def say(text: str) -> None:
+        # An event for the UI, of which Dagster's own logger says nothing here; ours comes with the first step.
+        DagsterEvent.engine_event(context, text, event_specific_data=EngineEventData())
+        tell(text)
+
     asked = readiness.Plan.of(plan.step_keys_to_execute, experiment, context.dagster_run.tags, context.run_config)
-    readiness.check(Path(context.instance.root_directory), asked, context.log.info)
-    check_given(context.instance, asked, context.job.get_definition(), context.log.warning)
+    readiness.check(Path(context.instance.root_directory), asked, say)
+    check_given(context.instance, asked, context.job.get_definition(), say)
 
 
 @contextmanager

@@ -32,10 +32,14 @@ class _Terminal(logging.Handler):
         text = line(about.get("dagster_event"), about.get("orig_message") or record.getMessage(), record.levelno)
         if text is None:
             return
-        step = about.get("step_key")
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        sys.stderr.write(printable(f"{clock} {of_step(step, text)}\n"))
-        sys.stderr.flush()
+        tell(of_step(about.get("step_key"), text), record.created)
+
+
+def tell(text: str, moment: float | None = None) -> None:
+    """A line on stderr, after its time of day: now, or that second since 1970."""
+    clock = time.strftime("%H:%M:%S", time.localtime(moment))
+    sys.stderr.write(printable(f"{clock} {text}\n"))
+    sys.stderr.flush()
 
 
 def of_step(step: str | None, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,12 @@ def shell(root: Path, tmp_path: Path) -> Shell:
     return Shell(root, tmp_path)
 
 
+BEFORE = re.compile(r"[\d:]{8} (hosts|store|disk of [^:]*|downloads|time): ")
+"""How the lines begin that say what a run needs, before its first stage."""
+
+
 def lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in text.splitlines() if line.strip() and not BEFORE.match(line)]
 
 
 def test_a_result_is_a_line_with_its_figure_and_place(shell: Shell) -> None:
@@ -29,6 +34,7 @@ def test_a_result_is_a_line_with_its_figure_and_place(shell: Shell) -> None:
     out = shell.run(*DAGSTER, "aqua_dataset")
     assert out.returncode == 0, out.stderr
     (made,) = [line for line in lines(out.stderr) if "made" in line]
+    assert BEFORE.match(out.stderr) and " - dagster - INFO" not in out.stderr
     assert "aqua_dataset: made, 1,234 training questions, in 4.2 s, file://" in made and "/manifests/" in made
     assert "[pipes]" not in out.stderr
 
