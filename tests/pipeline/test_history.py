@@ -11,6 +11,7 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.config import load_profile
 from aquarat_pipeline.assets.history import fresh
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching import progress
 from tests.pipeline.toy_chain import Chain
 
@@ -18,8 +19,8 @@ CHAIN = ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer")
 
 
 def names(chain: Chain, store_uri: str, **changes: dict) -> set[str]:
-    profile = load_profile("demo", changes)
-    return set(fresh(chain.instance, ArtifactStore.open(store_uri), profile, CHAIN))
+    experiment = Experiment(load_profile("demo", changes))
+    return set(fresh(chain.instance, ArtifactStore.open(store_uri), experiment, CHAIN))
 
 
 def test_what_code_config_or_inputs_would_make_otherwise_is_not_fresh(
