@@ -50,7 +50,8 @@ class Stage:
         return Profile.model_fields[self.section].annotation if self.section else None
 
 
-_HUB = ("data/errors.py", "data/hub.py", "data/hub_cache.py", "data/foreign.py", "data/foreign_reader.py")
+_HUB = ("data/__init__.py", "data/errors.py", "data/hub.py", "data/hub_cache.py", "data/foreign.py",
+        "data/foreign_reader.py")  # fmt: skip
 _RUNNER = ("config", "data/errors.py", "data/parquet.py",
            "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip

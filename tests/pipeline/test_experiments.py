@@ -190,6 +190,9 @@ def test_a_launched_run_keeps_its_experiment_and_its_profile(
     home: Path, instance: dg.DagsterInstance, store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DAGSTER_MODULE_NAME", raising=False)
+    for module in ("aquarat", "aquarat_pipeline.definitions"):
+        # A process loads its experiments once; another test of this one may have.
+        monkeypatch.delitem(sys.modules, module, raising=False)
     profile = tmp_path / "p.yaml"
     profile.write_text("extends: tiny\nname: mine\ndescription: Of a test.\n")
     experiments.add("wide", str(profile))
