@@ -13,6 +13,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from aquarat_pipeline.home import HomeError
+
 if TYPE_CHECKING:
     from aquarat_pipeline.launching.here import Outcome, Terminal
 
@@ -24,10 +26,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from aquarat_pipeline.launching.here import terminal
 
-    with terminal("demo") as user:
-        answer, code = _answer(user, arguments)
-        if arguments.json or not user.out.isatty():
-            print(json.dumps(answer), file=user.out, flush=True)
+    try:
+        with terminal("demo") as user:
+            answer, code = _answer(user, arguments)
+    except HomeError as e:
+        print(e, file=sys.stderr)
+        answer, code = {"ok": False, "error": str(e)}, 1
+    if arguments.json or not sys.stdout.isatty():
+        print(json.dumps(answer), flush=True)
     return code
 
 

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 
 from aquarat_core.config import DEFAULT_PROFILE, Profile, load_profile, strict_yaml
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.launching.tags import EXPERIMENT_TAG
 from aquarat_pipeline.launching.workers import RUN_PROFILE
 from aquarat_pipeline.resources.profile import current_profile
 
 MOST_NAME = 40
+_PLACE = Path("aquarat", "experiments")
 
 
 class ExperimentError(ValueError):
@@ -70,13 +73,15 @@ def experiment_of(asset: str) -> str:
 
 
 def experiments() -> list[Experiment]:
-    """The main experiment and all named ones; one whose profile cannot be used is left out, loudly."""
-    found = [Experiment(current_profile())]
+    """The main experiment and all named ones; one that cannot be used is left out, loudly."""
+    found, left_out = [Experiment(current_profile())], damaged()
     for name, profile in sorted(known().items()):
         try:
             found.append(Experiment(load_profile(profile), name))
         except ValueError as e:
-            logging.getLogger("dagster.aquarat").error("the experiment %s is left out: %s", name, e)
+            left_out[name] = str(e)
+    for name, why in sorted(left_out.items()):
+        logging.getLogger("dagster.aquarat").error("the experiment %s is left out: %s", name, why)
     return found
 
 
@@ -93,9 +98,11 @@ def of_run(names: Iterable[str]) -> Experiment:
     if not name:
         return Experiment(load_profile())
     if name not in there:
+        if why := damaged().get(name):
+            raise ExperimentError(why)
+        advice = f". To add it: aquarat experiments add {name} --profile PROFILE" if _is_name(name) else ""
         raise ExperimentError(
-            f"there is no experiment {name}; there are {', '.join(sorted(there)) or 'none'}. To add it: "
-            f"aquarat experiments add {name} --profile PROFILE"
+            f"there is no experiment {name!r}; there are {', '.join(sorted(there)) or 'none'}{advice}"
         )
     return Experiment(load_profile(there[name]), name)
 
@@ -110,11 +117,13 @@ def known() -> dict[str, str]:
 
 
 def registered() -> dict[str, str]:
-    """The named experiments of `DAGSTER_HOME`, each with its profile's name or file. Raises `ExperimentError`."""
-    folder = _folder()
-    if folder is None or not folder.is_dir():
-        return {}
-    return {path.stem: _profile_in(path) for path in sorted(folder.glob("*.yaml"))}
+    """The named experiments of `DAGSTER_HOME` whose files can be read, each with its profile's name or file."""
+    return {name: found for name, found in _files().items() if isinstance(found, str)}
+
+
+def damaged() -> dict[str, str]:
+    """What is wrong with the other files, by their names."""
+    return {name: str(found) for name, found in _files().items() if isinstance(found, ExperimentError)}
 
 
 def add(name: str, profile: str) -> Experiment:
@@ -124,6 +133,8 @@ def add(name: str, profile: str) -> Experiment:
             f"{name!r} cannot name an experiment: small letters, digits and single _ between them, {MOST_NAME} at "
             "most, beginning with a letter, and no asset's name"
         )
+    if not profile:
+        raise ExperimentError("the name or the file of a profile is empty")
     path = Path(profile).absolute()
     followed = str(path) if path.is_file() else profile
     experiment = Experiment(load_profile(followed), name)
@@ -131,7 +142,7 @@ def add(name: str, profile: str) -> Experiment:
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x") as f:
-            f.write(f'profile: "{followed}"\n')
+            yaml.safe_dump({"profile": followed}, f, allow_unicode=True)
     except FileExistsError:
         raise ExperimentError(f"there is an experiment {name} already: {file} says which profile it follows") from None
     return experiment
@@ -155,14 +166,29 @@ def named_after(profile: Profile) -> Experiment:
 
 def remove(name: str) -> None:
     """Forgets a named experiment; its artifacts, refs and Dagster's records stay. Raises `ExperimentError`."""
-    find_registered(name).unlink()
+    _find(name).unlink()
 
 
-def find_registered(name: str) -> Path:
-    """The file of a named experiment. Raises `ExperimentError` where there is none."""
-    if name not in registered():
-        raise ExperimentError(f"there is no experiment {name}: `aquarat experiments` lists them")
-    return _file(name)
+def _find(name: str) -> Path:
+    """The file of a named experiment, damaged or not. Raises `ExperimentError` where there is none."""
+    path = _file(name)
+    if not _is_name(name) or not os.path.lexists(path):
+        raise ExperimentError(f"there is no experiment {name!r}: `aquarat experiments` lists them")
+    if path.is_dir() and not path.is_symlink():
+        raise ExperimentError(f"{path} is a folder: remove it yourself")
+    return path
+
+
+def _files() -> dict[str, str | ExperimentError]:
+    """The profile that each file says, or what is wrong with it."""
+    folder = _folder()
+    found: dict[str, str | ExperimentError] = {}
+    for path in sorted(folder.glob("*.yaml")) if folder else ():
+        try:
+            found[path.stem] = _profile_in(path)
+        except ExperimentError as e:
+            found[path.stem] = e
+    return found
 
 
 def _is_name(name: str) -> bool:
@@ -171,22 +197,23 @@ def _is_name(name: str) -> bool:
 
 
 def _profile_in(path: Path) -> str:
+    if not _is_name(path.stem):
+        raise ExperimentError(f"{path}: its name cannot be an experiment's: rename or remove it")
+    if not path.is_file():
+        raise ExperimentError(f"{path} is no plain file: `aquarat experiments remove {path.stem}` takes it away")
     try:
         held = strict_yaml.load(path)
     except (OSError, strict_yaml.YamlError) as e:
         raise ExperimentError(f"an experiment cannot be read: {e}") from None
-    if not isinstance(held, dict) or not isinstance(held.get("profile"), str) or len(held) != 1:
+    if not isinstance(held, dict) or len(held) != 1 or not isinstance(held.get("profile"), str) or not held["profile"]:
         raise ExperimentError(f'{path} must say one thing, which profile the experiment follows: `profile: "NAME"`')
     return held["profile"]
 
 
 def _file(name: str) -> Path:
-    folder = _folder()
-    if folder is None:
-        raise ExperimentError("DAGSTER_HOME is not set: run this inside `./run shell`")
-    return folder / f"{name}.yaml"
+    return dagster_home() / _PLACE / f"{name}.yaml"
 
 
 def _folder() -> Path | None:
     home = os.environ.get("DAGSTER_HOME")
-    return Path(home) / "aquarat" / "experiments" if home else None
+    return Path(home) / _PLACE if home else None

@@ -161,7 +161,8 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
     if len(seen) >= MAX_PARENTS:
         raise ConfigError(f"profile {path} extends more than {MAX_PARENTS} others")
     base = _read(parent, (*seen, path), path.parent) if parent else {}
-    return _merge(base, raw)
+    # A file of one's own does not go by its parent's name, under which other artifacts are known.
+    return _merge(base, {"name": path.stem} | raw if is_path and parent else raw)
 
 
 def _is_file(path: Path) -> bool:

@@ -54,7 +54,10 @@ def check_inputs(
     """
     profile = experiment.profile
     for parent in inputs:
-        made = [a for a in ancestry(store, [parent.manifest_sha256]).values() if isinstance(a, Artifact)]
+        read = ancestry(store, [parent.manifest_sha256]).values()
+        made = [a for a in read if isinstance(a, Artifact)]
+        if lost := [str(a) for a in read if not isinstance(a, Artifact)]:
+            say(f"under which profile all of {parent.asset} was made cannot be told: {'; '.join(lost[:_SHOWN])}")
         found = [(a.manifest, list(_differing(a.manifest, profile))) for a in made]
         if not any(differing for _, differing in found):
             continue
@@ -74,20 +77,25 @@ def check_inputs(
 def say_what_is_replaced(
     context: dg.AssetExecutionContext, store: ArtifactStore, experiment: Experiment, asset: str
 ) -> None:
-    """Says in the run's log when the asset's latest artifact is another profile's: it stays, but commands leave it."""
+    """Says in the run's log when the asset's latest artifact is of another profile, or of this one as it was before:
+    it stays, but commands leave it."""
     name = experiment.ref(asset)
     try:
         latest = store.latest(name)
     except ArtifactError:
         return  # whoever asks for it is told; the run makes a new one
-    if latest is None or latest.manifest.profile == experiment.profile.name:
+    profile = experiment.profile
+    if latest is None:
         return
     before = latest.manifest
+    if before.profile == profile.name and before.profile_sha256 in (None, profile.sha256):
+        return
+    made = format_profile(before.profile, before.profile_sha256)
     context.log.warning(
-        f"this run's {name} takes the place of the one that profile {before.profile} made, manifest "
+        f"this run's {name} takes the place of the one that profile {made} made, manifest "
         f"{latest.sha256[:12]}. That one stays in the store until garbage collection; `aquarat store pin "
         f"{latest.sha256[:12]}` keeps it. To have both side by side: aquarat experiments add NAME --profile "
-        f"{experiment.profile.name}"
+        f"{profile.name}"
     )
 
 

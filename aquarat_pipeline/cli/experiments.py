@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from aquarat_core.cli.answer import answer
+from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.table import table
 
@@ -28,59 +28,58 @@ def add_commands(commands: Any) -> None:
     removed.set_defaults(run=_remove)
 
 
-def _list(arguments: argparse.Namespace) -> str:
+def _list(arguments: argparse.Namespace) -> str | Finding:
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.config import load_profile
     from aquarat_pipeline import experiments
 
     store = ArtifactStore.open(arguments.store)
-    profiles = {"": None, **experiments.registered()}
-    facts = []
-    for name, profile in profiles.items():
+    there = set(store.assets())
+    facts: list[dict[str, Any]] = []
+    problems = dict(experiments.damaged())
+    for name, profile in {"": None, **experiments.registered()}.items():
         try:
             loaded = load_profile(profile)
-            facts.append(_facts(store, experiments.Experiment(loaded, name)))
         except ValueError as e:
-            facts.append({"experiment": name, "profile": profile, "problem": str(e)})
-    broken = [
-        f"{fact['experiment'] or 'the main experiment'}: {fact['problem']}" for fact in facts if "problem" in fact
-    ]
-    rows = [HEADS, *(_row(fact) for fact in facts if "problem" not in fact)]
+            problems[name] = str(e)
+        else:
+            fact, wrong = _facts(store, experiments.Experiment(loaded, name), there)
+            facts.append(fact)
+            problems |= wrong
+    broken = [f"{name or 'the main experiment'}: {problem}" for name, problem in sorted(problems.items())]
+    rows = [HEADS, *map(_row, facts)]
     note = "The main experiment has no name; its profile is that of AQUARAT_PROFILE. Accuracies are of eval reports."
-    return answer(arguments, {"experiments": facts}, "\n".join([table(rows), *broken, note]))
+    text = "\n".join([table(rows), *broken, note])
+    found = answer(arguments, {"experiments": facts, "problems": problems}, text)
+    return Finding(found) if problems else found
 
 
-def _facts(store: Any, experiment: Any) -> dict[str, Any]:
-    """What one experiment is and has made."""
+def _facts(store: Any, experiment: Any, there: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What one experiment is and has made of the assets that are `there`, and what of them cannot be read."""
     from aquarat_core.artifacts import ArtifactError
     from aquarat_core.stages.registry import STAGES
 
-    there = set(store.assets())
-    made: dict[str, Any] = {}
+    made, problems = {}, {}
     for asset in STAGES:
         if (name := experiment.ref(asset)) in there:
             try:
                 made[asset] = store.latest(name)
             except ArtifactError as e:
-                made[asset] = e
-    reports = {
-        asset: a.manifest for asset, a in made.items() if asset.endswith("_eval_report") and hasattr(a, "manifest")
-    }
+                problems[name] = str(e)
     names = ("accuracy", "accuracy_lo", "accuracy_hi", "n")
     return {
         "experiment": experiment.name,
         "profile": experiment.profile.name,
         "profile_sha256": experiment.profile.sha256,
         "stages": len(STAGES),
-        "made": {asset: getattr(a, "sha256", str(a)) for asset, a in made.items()},
-        "other_profiles": sorted(
-            {a.manifest.profile for a in made.values() if hasattr(a, "manifest")} - {experiment.profile.name}
-        ),
+        "made": {asset: artifact.sha256 for asset, artifact in made.items()},
+        "other_profiles": sorted({a.manifest.profile for a in made.values()} - {experiment.profile.name}),
         "reports": {
-            asset.removesuffix("_eval_report"): {name: m.metrics.get(name) for name in names}
-            for asset, m in reports.items()
+            asset.removesuffix("_eval_report"): {name: artifact.manifest.metrics.get(name) for name in names}
+            for asset, artifact in made.items()
+            if asset.endswith("_eval_report")
         },
-    }
+    }, problems
 
 
 def _row(fact: dict[str, Any]) -> tuple[str, ...]:

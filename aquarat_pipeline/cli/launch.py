@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -102,13 +101,12 @@ def use_profile(arguments: argparse.Namespace) -> None:
 
 
 def open_instance() -> Any:
-    """The Dagster instance that `DAGSTER_HOME` names. Raises `LaunchError` where it names none."""
+    """The Dagster instance that `DAGSTER_HOME` names. Raises `HomeError` where it names none."""
     import dagster as dg
 
-    from aquarat_pipeline.launching.submit import LaunchError
+    from aquarat_pipeline.home import dagster_home
 
-    if not os.environ.get("DAGSTER_HOME"):
-        raise LaunchError("DAGSTER_HOME is not set: run this inside `./run shell`")
+    dagster_home()
     return dg.DagsterInstance.get()
 
 

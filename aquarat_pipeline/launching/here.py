@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from aquarat_pipeline.home import dagster_home
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -58,12 +60,12 @@ class Outcome:
 
 @contextmanager
 def terminal(name: str) -> Iterator[Terminal]:
-    """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME."""
+    """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME. Raises `HomeError`."""
     os.environ.setdefault("AQUARAT_PROGRESS", "bars")
     from aquarat_pipeline.launching import progress  # noqa: F401  (keeps the terminal's stderr for the bars)
 
-    logs = Path(os.environ["DAGSTER_HOME"]) / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs = dagster_home() / "logs"
+    logs.mkdir(exist_ok=True)
     path = logs / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with os.fdopen(os.dup(1), "w") as out, os.fdopen(os.dup(2), "w") as err, path.open("w") as log:
         os.dup2(log.fileno(), 1)
@@ -152,8 +154,9 @@ def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline.launching.submit import LaunchError
 
-    if unknown := [name for name in assets if asset_of(name) not in STAGES]:
-        raise LaunchError(f"there is no asset {', '.join(unknown)}; there are {', '.join(sorted(STAGES))}")
+    if unknown := [name for name in assets if asset_of(name) not in STAGES or name.startswith("/")]:
+        shown = ", ".join(repr(name) for name in unknown)
+        raise LaunchError(f"there is no asset {shown}; there are {', '.join(sorted(STAGES))}")
     wanted = set(map(asset_of, assets))
     for name in reversed(STAGES) if with_parents else ():
         if name in wanted:

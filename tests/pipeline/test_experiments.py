@@ -113,7 +113,7 @@ def test_an_input_of_another_profile_is_refused_or_taken_knowingly(
     assert result.success
     taken, replaced = warnings_of(d12, result.run_id)[-2:]
     assert "which is not what profile d12 says: made under profile demo" in taken
-    assert replaced.startswith("this run's base_checkpoint takes the place of the one that profile demo made")
+    assert replaced.startswith("this run's base_checkpoint takes the place of the one that profile demo (")
     monkeypatch.setenv(ANY_INPUTS, "1")
     assert d12.materialize("mid_checkpoint").success
 
@@ -160,14 +160,64 @@ def test_experiments_are_added_listed_and_removed(
     assert sorted(experiments.registered()) == ["mine_2", "wide"]
     profile.unlink()
     assert [e.name for e in experiments.experiments()] == ["", "wide"], "one that cannot be loaded is left out"
-    assert main(["experiments", "--store", store_uri]) == 0
+    assert main(["experiments", "--store", store_uri]) == 1
     said = capsys.readouterr().out
     assert "mine_2: unknown profile" in said and "wide        d12 (" in said
     assert main(["experiments", "remove", "mine_2"]) == 0 and main(["experiments", "remove", "mine_2"]) == 2
-    assert "there is no experiment mine_2" in capsys.readouterr().err
-    (home / "aquarat/experiments/bad.yaml").write_text("profile: [1]\n")
-    with pytest.raises(ExperimentError, match=r"bad\.yaml must say one thing"):
-        experiments.experiments()
+    assert "there is no experiment 'mine_2'" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_experiment_harms_no_other_and_can_be_removed(
+    home: Path, store_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / 'we"ird.yaml'
+    odd.write_text("extends: demo\ndescription: Of a test.\n")
+    experiments.add("odd", str(odd))
+    assert experiments.of_run(["odd"]).profile.name == 'we"ird', "a file without a name goes by its own"
+    folder = home / "aquarat/experiments"
+    (folder / "one.yaml").write_text("profile: [1]\n")
+    (folder / "two.yaml").symlink_to("nowhere")
+    (folder / "Foo-Bar.yaml").write_text("profile: tiny\n")
+    os.mkfifo(folder / "three.yaml")
+    assert list(experiments.registered()) == ["odd"]
+    assert [e.name for e in experiments.experiments()] == ["", "odd"]
+    with pytest.raises(ExperimentError, match=r"one\.yaml must say one thing"):
+        experiments.of_run(["one"])
+    assert main(["experiments", "--store", store_uri]) == 1
+    said = capsys.readouterr().out
+    assert "three.yaml is no plain file" in said and "Foo-Bar.yaml: its name cannot be an experiment's" in said
+    for name in ("one", "two", "three"):
+        assert main(["experiments", "remove", name]) == 0
+    (folder / "Foo-Bar.yaml").unlink()
+    assert main(["experiments", "add", "new", "--profile", ""]) == 2
+    assert main(["experiments", "--store", store_uri]) == 0
+
+
+@pytest.mark.parametrize("named", [None, "rel", "/nowhere/at/all", "FILE"])
+@pytest.mark.parametrize("command", [["aquarat_core.cli", "materialize", "aqua_dataset"], ["aquarat_pipeline.demo"]])
+def test_a_home_that_is_none_is_a_mistake(root: Path, tmp_path: Path, named: str | None, command: list[str]) -> None:
+    (tmp_path / "file").touch()
+    env = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    if named:
+        env["DAGSTER_HOME"] = named.replace("FILE", str(tmp_path / "file"))
+    env["PYTHONPATH"] = str(root)
+    out = subprocess.run([sys.executable, "-m", *command], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert out.returncode == (1 if "demo" in command[0] else 2)
+    assert "DAGSTER_HOME is" in out.stderr and "Traceback" not in out.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    if "demo" in command[0]:
+        assert json.loads(out.stdout)["ok"] is False
+
+
+def test_an_input_whose_ancestry_cannot_be_read_is_said(chain: Chain, store_uri: str) -> None:
+    assert chain.materialize(*TO_SFT).success
+    store = ArtifactStore.open(store_uri)
+    store.backend.delete(f"manifests/{store.latest('pretrain_text').sha256}.json")
+    result = chain.materialize("mid_checkpoint")
+    assert result.success
+    assert "under which profile all of base_checkpoint was made cannot be told" in " ".join(
+        warnings_of(chain, result.run_id)
+    )
 
 
 def test_the_table_of_experiments_compares_their_reports(
@@ -211,7 +261,7 @@ def test_a_launched_run_keeps_its_experiment_and_its_profile(
     assert experiments.of_run(["wide"]).profile.sha256 == began
     with pytest.raises(ExperimentError, match="one experiment, and this one is asked for those of the main one, wide"):
         submit(instance, ["wide/aqua_dataset", "aqua_dataset"])
-    with pytest.raises(ExperimentError, match="there is no experiment nope; there are wide"):
+    with pytest.raises(ExperimentError, match="there is no experiment 'nope'; there are wide"):
         submit(instance, ["nope/aqua_dataset"])
     profiles.check(run.tags, experiments.of_run(["wide"]).profile)
 

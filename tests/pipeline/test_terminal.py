@@ -90,7 +90,7 @@ def test_aquarat_materialize_shows_the_result_and_leaves_what_is_fresh(shell: Sh
 def test_aquarat_materialize_answers_mistakes_in_one_line(shell: Shell) -> None:
     out = shell.run(*OURS, "nope")
     assert out.returncode == 2
-    assert out.stderr.startswith("aquarat: there is no asset nope; there are aqua_dataset, ")
+    assert out.stderr.startswith("aquarat: there is no asset 'nope'; there are aqua_dataset, ")
     assert len(lines(out.stderr)) == 1
     out = shell.run(*OURS, "aqua_dataset", "--profile", "nope")
     assert out.returncode == 2 and out.stderr.startswith("aquarat: unknown profile 'nope'")

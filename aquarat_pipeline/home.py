@@ -1,0 +1,22 @@
+"""Where Dagster keeps its records: the folder that `DAGSTER_HOME` names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class HomeError(ValueError):
+    """`DAGSTER_HOME` names no folder that can be used; the message says what to do."""
+
+
+def dagster_home() -> Path:
+    """The folder. Raises `HomeError` where the variable is not set, or names none."""
+    named = os.environ.get("DAGSTER_HOME")
+    if not named:
+        raise HomeError("DAGSTER_HOME is not set: run this inside `./run shell`")
+    path = Path(named)
+    if not path.is_absolute() or not path.is_dir():
+        what = "is not a folder" if path.is_absolute() else "is not an absolute path"
+        raise HomeError(f"DAGSTER_HOME is {named}, which {what}: run this inside `./run shell`, or create it")
+    return path
