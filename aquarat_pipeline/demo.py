@@ -13,8 +13,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from aquarat_pipeline.home import HomeError
-
 if TYPE_CHECKING:
     from aquarat_pipeline.launching.here import Outcome, Terminal
 
@@ -24,6 +22,7 @@ STAGES_EVALUATED = ("base", "mid", "sft", "rl")
 def main(argv: list[str] | None = None) -> int:
     """Runs the demo; returns the exit code: 130 after Ctrl-C, 1 for a chain that did not come to its end."""
     arguments = _parser().parse_args(argv)
+    from aquarat_pipeline.home import HomeError
     from aquarat_pipeline.launching.here import terminal
 
     try:
