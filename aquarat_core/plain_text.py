@@ -27,6 +27,11 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name where there is no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def fenced(text: str) -> str:
     """`printable(text)` as a Markdown code block that nothing in `text` can end."""
     text = printable(text)

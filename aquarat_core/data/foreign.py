@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aquarat_core.data.errors import DataError
-from aquarat_core.data.parquet import first_line
+from aquarat_core.data.foreign_reader import TYPES
+from aquarat_core.plain_text import first_line
 from aquarat_core.scratch import scratch_folder
 
-TYPES = b"types"
-"""Key of the stream's metadata under which the schema with the types of the values is."""
 _OWN_DEATHS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
 """Signals by which a process ends itself; others come from outside and say nothing about the file."""
 

@@ -17,7 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aquarat_core.data.parquet import first_line, read_batches
+from aquarat_core.data.parquet import read_batches
+from aquarat_core.plain_text import first_line
+
+TYPES = b"types"
+"""Key of the stream's metadata under which the schema with the types of the values is."""
 
 
 def read(source: Path, out: Path, columns: Sequence[str], limit: int | None) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def read(source: Path, out: Path, columns: Sequence[str], limit: int | None) -> 
 
 def _write(source: Path, schema: pa.Schema, out: Path, columns: Sequence[str], limit: int | None) -> None:
     types = pa.schema([(name, _plain(schema.field(name).type)) for name in columns])
-    held = pa.schema([(f.name, _as_bytes(f.type)) for f in types], {b"types": types.serialize().to_pybytes()})
+    held = pa.schema([(f.name, _as_bytes(f.type)) for f in types], {TYPES: types.serialize().to_pybytes()})
     left = limit
     with pa.OSFile(str(out), "wb") as file, pa.ipc.new_stream(file, held) as writer:
         for batch in read_batches(source, columns):

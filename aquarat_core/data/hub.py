@@ -24,7 +24,7 @@ import pyarrow as pa
 from aquarat_core.data import hub_cache
 from aquarat_core.data.errors import DataError
 from aquarat_core.data.foreign import NoColumn, Unreadable, read_foreign
-from aquarat_core.data.parquet import first_line
+from aquarat_core.plain_text import first_line
 
 Result = TypeVar("Result")
 Log = Callable[[str], None]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aquarat_core.data.errors import DataError
+from aquarat_core.plain_text import first_line
 
 PART_BYTES = 1 << 20
 """Bytes of values that are read at once, about; one row at least."""
@@ -49,8 +50,3 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
 def _bytes(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
     leaves = (group.column(i) for i in range(group.num_columns))
     return sum(leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.split(".")[0] in columns)
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, without what follows."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

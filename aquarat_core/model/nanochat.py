@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aquarat_core.config import ModelConfig, validate
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.plain_text import first_line
 
 FIELDS = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len", "vocab_size")
 """Of a `model_config`, all whole numbers."""
@@ -44,7 +45,7 @@ def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:
         # Whatever the file makes of torch's reader: of a damaged one it raises nearly every kind there is.
-        said = (str(e).splitlines() or [type(e).__name__])[0]
+        said = first_line(e)
         raise ValueError(f"{file} is no file of tensors, and nothing else is loaded from it ({said})") from None
     try:
         described = dict(json.loads(meta.read_bytes()[:MAX_META_BYTES])["model_config"])

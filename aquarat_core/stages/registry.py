@@ -52,7 +52,7 @@ class Stage:
 
 _HUB = ("data/__init__.py", "data/errors.py", "data/hub.py", "data/hub_cache.py", "data/foreign.py",
         "data/foreign_reader.py")  # fmt: skip
-_RUNNER = ("config", "data/errors.py", "data/parquet.py",
+_RUNNER = ("config", "plain_text.py", "data/errors.py", "data/parquet.py",
            "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
@@ -73,7 +73,7 @@ def _eval_report(stage: str, parent: str | None) -> Stage:
         inputs=(*scored, *((f"{parent}_eval_report",) if parent else ())),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
-        sources=(*_RUNNER, "data/documents.py", *_ROLLOUT, "evaluation", "plain_text.py", "stages/eval_report.py"),
+        sources=(*_RUNNER, "data/documents.py", *_ROLLOUT, "evaluation", "stages/eval_report.py"),
         distributed=True,
     )
 
@@ -139,7 +139,7 @@ STAGES: dict[str, Stage] = {
             (*(f"{s}_checkpoint" for s in ("base", "mid", "sft", "rl")),
              *(f"{s}_eval_report" for s in ("base", "mid", "sft", "rl"))),
             None, "aquarat_core.stages.pipeline_report:run",
-            (*_RUNNER, "evaluation", "plain_text.py", "tasks/__init__.py", "tasks/answers.py", "tasks/origin.py",
+            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/answers.py", "tasks/origin.py",
              "stages/pipeline_report.py"),
         ),
     )

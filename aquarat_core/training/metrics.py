@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.config import WandbConfig
+from aquarat_core.plain_text import first_line
 from aquarat_core.training.context import RunContext
 
 METRICS_FILE = "metrics.jsonl"
@@ -76,7 +77,7 @@ class MetricLog:
         try:
             self._run.log(values, step=step)
         except Exception as e:  # a client that fails is no reason to end hours of training
-            self._warn(f"W&B takes no more metrics of this stage ({_first_line(e)}); {METRICS_FILE} has them all")
+            self._warn(f"W&B takes no more metrics of this stage ({first_line(e)}); {METRICS_FILE} has them all")
             self._run, self.failed = None, True
 
     def close(self) -> None:
@@ -88,7 +89,7 @@ class MetricLog:
                 self._run.finish()
             except Exception as e:
                 self.failed = True
-                self._warn(f"the W&B run was not finished ({_first_line(e)}); {METRICS_FILE} has all its metrics")
+                self._warn(f"the W&B run was not finished ({first_line(e)}); {METRICS_FILE} has all its metrics")
 
 
 @contextmanager
@@ -131,11 +132,7 @@ def _end_client(ctx: RunContext) -> None:
     try:
         client.teardown()
     except Exception as e:
-        ctx.log(f"the W&B client did not end well ({_first_line(e)})")
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0]
+        ctx.log(f"the W&B client did not end well ({first_line(e)})")
 
 
 def wandb_mode(config: WandbConfig) -> str:
@@ -157,7 +154,7 @@ def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) ->
             return _init_wandb(ctx, config, continued, tried)
         except Exception as e:  # the client raises its own errors, those of pydantic, and plain ones
             then = "goes on offline, to be sent later" if tried != "offline" else f"goes on with {METRICS_FILE} alone"
-            ctx.log(f"W&B does not start ({_first_line(e)}): the stage {then}")
+            ctx.log(f"W&B does not start ({first_line(e)}): the stage {then}")
             _end_client(ctx)
     return None
 
