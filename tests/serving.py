@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import HTTPServer
+from pathlib import Path
 from typing import TypeVar
+
+import requests
+
+from tests.patience import limit, wait_until
 
 Server = TypeVar("Server", bound=HTTPServer)
 
@@ -29,3 +37,38 @@ def serving(server: Server) -> Iterator[Server]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def dagster_ui(location: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """The UI of a code location with its daemon, as `./run dev` starts them in a script's background; its address.
+
+    Such a process ignores SIGINT. SIGTERM must end it all the same.
+    """
+    port = free_port()
+    command = ["-m", "aquarat_pipeline.web", "dev", "-h", "127.0.0.1", "-p", str(port), *location]
+    # Dagster refuses to be told of the code location twice.
+    env = {name: value for name, value in environment.items() if name != "DAGSTER_MODULE_NAME"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=cwd, env=env, stdout=out, stderr=out,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return requests.get(f"{url}/server_info", timeout=limit(10)).ok
+        except requests.ConnectionError:
+            return False
+
+    try:
+        wait_until(answers, 120, "the web server answers")
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(limit(60))
+        finally:
+            process.kill()

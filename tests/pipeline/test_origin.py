@@ -17,7 +17,7 @@ import requests
 import yaml
 
 from tests.patience import limit, wait_until
-from tests.serving import free_port
+from tests.serving import dagster_ui
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -83,36 +83,16 @@ class Home:
     @contextmanager
     def served(self) -> Iterator[Callable[..., Any]]:
         """The UI with its daemon; a function that asks its GraphQL."""
-        url = f"http://127.0.0.1:{free_port()}"
-        command = ["-m", "aquarat_pipeline.web", "dev", "-h", "127.0.0.1", "-p", url.rpartition(":")[2]]
-        with (self.home / "dev.log").open("wb") as log:
-            server = subprocess.Popen(
-                [sys.executable, *command, "-w", str(self.root / "workspace.yaml")],
-                env={k: v for k, v in self.environment.items() if k != "DAGSTER_MODULE_NAME"},
-                cwd=self.root,
-                stdout=log,
-                stderr=log,
-            )
+        location = ["-w", str(self.root / "workspace.yaml")]
+        with dagster_ui(location, self.home / "dev.log", self.root, self.environment) as url:
 
-        def ask(query: str, **variables: Any) -> Any:
-            body = {"query": query, "variables": variables}
-            answer = requests.post(f"{url}/graphql", json=body, timeout=limit(60)).json()
-            assert "errors" not in answer, answer
-            return answer["data"]
+            def ask(query: str, **variables: Any) -> Any:
+                body = {"query": query, "variables": variables}
+                answer = requests.post(f"{url}/graphql", json=body, timeout=limit(60)).json()
+                assert "errors" not in answer, answer
+                return answer["data"]
 
-        def answers() -> bool:
-            assert server.poll() is None, (self.home / "dev.log").read_text()
-            try:
-                return requests.get(f"{url}/server_info", timeout=limit(10)).ok
-            except requests.ConnectionError:
-                return False
-
-        try:
-            wait_until(answers, 120, "the web server answers")
             yield ask
-        finally:
-            server.terminate()
-            server.wait()
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ import requests
 
 from aquarat_pipeline.web import Guard
 from tests.patience import limit, wait_until
-from tests.serving import free_port
+from tests.serving import dagster_ui
 
 CHROMIUM = shutil.which("chromium")
 MUTATION = "mutation { setNuxSeen }"
@@ -29,40 +27,13 @@ QUESTION = {"query": "{ version }"}
 
 @pytest.fixture(scope="module")
 def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The UI of a toy code location, as `./run dev` starts it in a script's background; its address.
-
-    Such a process ignores SIGINT. SIGTERM must end it all the same.
-    """
+    """The UI of a toy code location; its address."""
     home = tmp_path_factory.mktemp("home")
     (home / "toys.py").write_text("import dagster as dg\n@dg.asset\ndef toy(): ...\ndefs = dg.Definitions([toy])\n")
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    port = free_port()
     env = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(root), "DAGSTER_DISABLE_TELEMETRY": "1"}
-    env.pop("DAGSTER_MODULE_NAME", None)
-    command = [sys.executable, "-m", "aquarat_pipeline.web", "dev", "-h", "127.0.0.1", "-p", str(port), "-f", "toys.py"]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=home, env=env, stdout=log, stderr=log,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None, (home / "log").read_text()
-        try:
-            return requests.get(f"{url}/server_info", timeout=limit(10)).ok
-        except requests.ConnectionError:
-            return False
-
-    try:
-        wait_until(answers, 120, "the web server answers")
+    with dagster_ui(["-f", "toys.py"], home / "log", home, env) as url:
         yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(limit(60))
-        finally:
-            process.kill()
 
 
 def ask(server: str, **headers: str) -> int:
