@@ -17,9 +17,7 @@ HEARTBEAT_SECONDS = 120.0
 def add_commands(commands: Any) -> None:
     """Adds `launch`, `tail` and `cancel`."""
     launch = commands.add_parser("launch", help="queue a run on the running Dagster instance")
-    launch.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
-    launch.add_argument("--with-parents", action="store_true", help="materialize all that the assets are made from too")
-    launch.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
+    add_assets(launch)
     launch.add_argument("--any-inputs", action="store_true", help="take inputs that another profile made, too")
     launch.add_argument("--pool", help="only hosts with this label")
     launch.add_argument("--host", help="only this host")
@@ -33,6 +31,13 @@ def add_commands(commands: Any) -> None:
     cancel = commands.add_parser("cancel", help="cancel a run, wherever it is")
     cancel.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
     cancel.set_defaults(run=_cancel)
+
+
+def add_assets(command: argparse.ArgumentParser) -> None:
+    """Arguments that say what is to be made, and under which profile; `use_profile` obeys the last."""
+    command.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
+    command.add_argument("--with-parents", action="store_true", help="make all that the assets are made from too")
+    command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
 
 
 def _launch(arguments: argparse.Namespace) -> str:

@@ -7,22 +7,19 @@ import signal
 from typing import Any
 
 from aquarat_core.cli.answer import answer
+from aquarat_pipeline.cli.launch import add_assets, open_instance, use_profile
 
 
 def add_commands(commands: Any) -> None:
     """Adds `materialize`."""
     made = commands.add_parser("materialize", help="make assets here, in this terminal, but for those that are fresh")
-    made.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
-    made.add_argument("--with-parents", action="store_true", help="make all that the assets are made from too")
-    made.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
+    add_assets(made)
     made.add_argument("--again", action="store_true", help="make what is fresh anew too")
     made.add_argument("--json", action="store_true")
     made.set_defaults(run=_materialize)
 
 
 def _materialize(arguments: argparse.Namespace) -> str:
-    from aquarat_pipeline.cli.launch import open_instance, use_profile
-
     use_profile(arguments)
     from aquarat_pipeline.launching.here import RunFailedError, RunInterruptedError, materialize, terminal
 
