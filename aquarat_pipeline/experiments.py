@@ -74,14 +74,12 @@ def experiment_of(asset: str) -> str:
 
 def experiments() -> list[Experiment]:
     """The main experiment and all named ones; one that cannot be used is left out, loudly."""
-    found, left_out = [Experiment(current_profile())], damaged()
-    for name, profile in sorted(known().items()):
+    found = [Experiment(current_profile())]
+    for name, followed in sorted(_known().items()):
         try:
-            found.append(Experiment(load_profile(profile), name))
+            found.append(_loaded(name, followed))
         except ValueError as e:
-            left_out[name] = str(e)
-    for name, why in sorted(left_out.items()):
-        logging.getLogger("dagster.aquarat").error("the experiment %s is left out: %s", name, why)
+            logging.getLogger("dagster.aquarat").error("the experiment %s is left out: %s", name, e)
     return found
 
 
@@ -94,26 +92,16 @@ def of_run(names: Iterable[str]) -> Experiment:
     if len(wanted) > 1:
         said = ", ".join(name or "the main one" for name in wanted)
         raise ExperimentError(f"one run makes assets of one experiment, and this one is asked for those of {said}")
-    name, there = wanted[0], known()
+    name = wanted[0]
     if not name:
         return Experiment(load_profile())
+    there = _known()
     if name not in there:
-        if why := damaged().get(name):
-            raise ExperimentError(why)
         advice = f". To add it: aquarat experiments add {name} --profile PROFILE" if _is_name(name) else ""
         raise ExperimentError(
             f"there is no experiment {name!r}; there are {', '.join(sorted(there)) or 'none'}{advice}"
         )
-    return Experiment(load_profile(there[name]), name)
-
-
-def known() -> dict[str, str]:
-    """The named experiments, each with its profile's name or file.
-
-    A worker that the run launcher started has its run's experiment under the profile that the run began with.
-    """
-    own, _, kept = os.environ.get(RUN_PROFILE, "").partition("=")
-    return registered() | ({own: kept} if _is_name(own) else {})
+    return _loaded(name, there[name])
 
 
 def registered() -> dict[str, str]:
@@ -167,6 +155,20 @@ def named_after(profile: Profile) -> Experiment:
 def remove(name: str) -> None:
     """Forgets a named experiment; its artifacts, refs and Dagster's records stay. Raises `ExperimentError`."""
     _find(name).unlink()
+
+
+def _known() -> dict[str, str | ExperimentError]:
+    """What the files say, but for a worker that the run launcher started: its run's experiment follows the profile that
+    the run began with."""
+    own, _, kept = os.environ.get(RUN_PROFILE, "").partition("=")
+    return _files() | ({own: kept} if _is_name(own) else {})
+
+
+def _loaded(name: str, followed: str | ExperimentError) -> Experiment:
+    """The experiment of a file. Raises what is wrong with that, or `ConfigError` for its profile."""
+    if isinstance(followed, ExperimentError):
+        raise followed
+    return Experiment(load_profile(followed), name)
 
 
 def _find(name: str) -> Path:

@@ -117,10 +117,9 @@ class ArtifactStore:
             self._move_ref(manifest.asset, sha256, manifest.data_version)
         return Artifact(self, manifest, sha256)
 
-    def make_latest(self, artifact: Artifact, experiment: str = "") -> None:
-        """Moves the asset's ref, that of a named experiment if one is given, to an artifact that is there."""
-        name = f"{experiment}/{artifact.asset}" if experiment else artifact.asset
-        self._move_ref(name, artifact.sha256, artifact.data_version)
+    def make_latest(self, artifact: Artifact, name: str | None = None) -> None:
+        """Moves the asset's ref, or the one of that `name` as `latest` takes it, to an artifact that is there."""
+        self._move_ref(name or artifact.asset, artifact.sha256, artifact.data_version)
 
     def manifest_uri(self, manifest_sha256: str) -> str:
         """Where the manifest of that hash lies in this store."""

@@ -147,7 +147,7 @@ def _materialize(
     # What Dagster calls the latest, commands must find too: the lock is kept until Dagster has recorded the result.
     with sole_publisher(Path(context.instance.root_directory), experiment.step(stage.name)):
         _refuse_if_overtaken(context, artifact, experiment.ref(stage.name))
-        store.make_latest(artifact, experiment.name)
+        store.make_latest(artifact, experiment.ref(stage.name))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(artifact.data_version),
             metadata=artifact_metadata(artifact, inputs.values()),

@@ -28,7 +28,6 @@ def _refs(arguments: argparse.Namespace) -> str | Finding:
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_pipeline.assets.upkeep import differences
     from aquarat_pipeline.cli.launch import open_instance
-    from aquarat_pipeline.experiments import experiment_of
 
     store = ArtifactStore.open(store_uri())
     with open_instance() as instance:
@@ -41,7 +40,7 @@ def _refs(arguments: argparse.Namespace) -> str | Finding:
             return Finding(f"{text}\nStages are fed from the first, commands read the second. `--mend` moves the refs.")
         for difference in found:
             if difference.dagster:
-                store.make_latest(store.get(difference.dagster), experiment_of(difference.asset))
+                store.make_latest(store.get(difference.dagster), difference.asset)
         return f"{text}\nThe refs of what Dagster knows are moved."
 
 
