@@ -1,9 +1,8 @@
-"""Parquet files of somebody else, which may be damaged in ways that end the process that reads them.
+"""Reading Parquet files that others wrote, and that may crash the process that reads them.
 
-What a store delivers was checked against the digest that its writer gave. A file from elsewhere may be anything, and
-Arrow's reader ends its process for some of it. So a process apart (`data.foreign_reader`) reads it and writes the
-columns that are wanted as an Arrow stream, which is checked value by value before it is used: when that process dies,
-the file is named.
+Files from a store were checked against their writer's digest. A file from elsewhere may hold anything, and Arrow's
+reader aborts on some of it. So a separate process (`data.foreign_reader`) reads the file and writes the wanted columns
+as an Arrow stream, which is fully validated before it is used. If that process crashes, the error names the file.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class NoColumn(DataError):
 
 
 def read_foreign(path: str | Path, columns: Sequence[str], limit: int | None = None) -> pa.Table:
-    """The first `limit` rows (all by default) of `columns`, memory-mapped, from a file that nobody vouches for.
+    """The first `limit` rows (all by default) of `columns`, memory-mapped, from a file that may be damaged.
 
     Every offset and length in it was checked. Texts may be invalid UTF-8, as in any Parquet file; dictionaries are
     given as the values that they stand for. Raises `Unreadable` or `NoColumn`.
@@ -61,7 +60,7 @@ def read_foreign(path: str | Path, columns: Sequence[str], limit: int | None = N
 
 
 def _read_apart(path: Path, columns: Sequence[str], limit: int | None, out: Path) -> dict[str, str | list[str]]:
-    """What the process apart said; its death is one of the ways to be unreadable."""
+    """The reader process's answer. If the file crashed the process, the answer is that the file is unreadable."""
     arguments = [str(path), str(out), json.dumps([list(columns), limit])]
     done = subprocess.run(
         [sys.executable, "-m", "aquarat_core.data.foreign_reader", *arguments],

@@ -1,9 +1,9 @@
-"""The process that reads a Parquet file of somebody else, and may die of it: see `data.foreign.read_foreign`.
+"""The separate process that reads a Parquet file which may crash it: see `data.foreign.read_foreign`.
 
     python -m aquarat_core.data.foreign_reader FILE OUT '[["column", ...], LIMIT or null]'
 
-It writes an Arrow stream and says as JSON what came of it. Texts are written as bytes, because the check of the values
-would refuse a whole file for one text that is not UTF-8; their types go along in the metadata.
+It writes an Arrow stream and prints the outcome as JSON. Texts are written as bytes, because validation would otherwise
+refuse a whole file for one text that is not UTF-8; the real types are in the stream's metadata.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class HubDataset:
     revision: str
     log: Log
     cached_only: bool = False
-    """Whether the Hub is out of reach, so that only what is in the cache can be had."""
+    """True when the Hub cannot be reached: then only cached files are available."""
 
     @classmethod
     def open(cls, repo: str, log: Log = lambda text: None) -> HubDataset:

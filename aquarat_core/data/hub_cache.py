@@ -1,4 +1,4 @@
-"""What is in the Hub's cache on this host: at which commit a data set was last fetched, and whether a file is whole.
+"""The Hub's cache on this host: the commit at which a data set was last fetched, and whether a cached file is intact.
 
 The clients of the Hub keep files by commit (`HF_HOME`), but not which commit was current, nor which files make up a
 split: both are asked of the Hub each time. So what the Hub said is kept beside their cache, in `HF_HOME/aquarat/`, one
@@ -50,7 +50,7 @@ def note_splits(repo: str, commit: str, subset: str, found: Splits) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file of the clients' cache, or None where nothing is, or nothing can be told.
+    """What is wrong with a cached file; None if it is intact, or if its name is no digest to check it by.
 
     The clients name a file's bytes as the Hub does: by SHA-256 for large files, by Git's SHA-1 for small ones.
     """

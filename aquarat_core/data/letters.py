@@ -132,7 +132,7 @@ SPELT_OUT = re.compile(
     r"(?:\A|\n)\s*+(?i:(?:the\s++)?+(?:correct\s++|final\s++)?+(?:answer|ans))\s*+[:\uff1a=\u2013-]\s*+(?P<text>[^\n]++)\Z"
 )
 OPTION_LINE = re.compile(rf"{_OPEN}(?P<letter>{_UPPER})[\s)\]}}.:,\-]++")
-"""What stands before the text of an option where a line repeats it: "B 360", "D) 60 square metres"."""
+"""The letter before an option's text on a line that repeats the option: "B 360", "D) 60 square metres"."""
 LAST_CAPITAL = re.compile(rf"[\s=:>,.\-]*+{_OPEN}(?<![A-Za-z0-9])(?P<letter>{_UPPER}){_CLOSE}\Z")
 """A capital that ends the text: a statement only where it is no name in the question."""
 

@@ -108,7 +108,7 @@ class _OptionLine:
     text: int
     """Where the text of the option begins."""
     whole: bool
-    """Whether nothing comes after it."""
+    """True if the line holds nothing after the option's text but punctuation."""
 
 
 def _option_line(line: str, options: Sequence[str]) -> _OptionLine | None:

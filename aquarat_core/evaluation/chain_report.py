@@ -45,7 +45,7 @@ class ChainReport(TypedDict):
     data: list[dict[str, Any]]
     lineage: list[Identity]
     profiles: list[str]
-    """Of the checkpoints, each once."""
+    """The checkpoints' profiles, without repeats."""
     warnings: list[str]
 
 

@@ -1,6 +1,6 @@
-"""What a stage will at least compute, fetch and write, known from the config before it starts. Imports no torch.
+"""Lower bounds of what a stage computes, downloads and writes, from its config alone. Imports no torch.
 
-What cannot be counted beforehand is left out, so that sums over stages are lower bounds.
+What cannot be counted before a stage runs is left out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from aquarat_core.optim.scaling import horizon_of
 
 KNOWN_REPO = PretrainTextConfig().repo
 SHARD_BYTES = 90_000_000
-"""Of one shard of `KNOWN_REPO` as it is downloaded; about, as all that follows of shards."""
+"""Approximate download size of one shard of `KNOWN_REPO`. The other `SHARD_` figures are approximate too."""
 SHARD_TEXT_BYTES = 125_000_000
-"""Of its 250 million characters in our Parquet: LZ4 halves English text."""
+"""Size of a shard's 250 million characters in our Parquet files: LZ4 roughly halves English text."""
 SHARD_DOCUMENTS = 53_000
 SHARD_TOKENS = 50_000_000
 FLOAT = 4
@@ -29,10 +29,10 @@ Sections = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Lower bounds, but for `sampled`."""
+    """What a stage costs: lower bounds, except `sampled`, which is an upper bound."""
 
     flops: float = 0.0
-    """Of the training steps of base, mid and SFT, forward and backward."""
+    """Forward and backward FLOPs of all training steps; counted for base, mid and SFT only."""
     downloads: int = 0
     """Bytes of `KNOWN_REPO` on the Hub."""
     published: int = 0
@@ -40,11 +40,11 @@ class Cost:
     state: int = 0
     """Bytes that unfinished training keeps in the store once it has saved `checkpoint.keep_last` times."""
     sampled: int = 0
-    """Tokens that are sampled at most."""
+    """The most tokens that are sampled."""
 
 
 def cost_of(name: str, sections: Sections) -> Cost:
-    """Of the stage `name`. Raises `ConfigError` for pretraining that would never end."""
+    """The cost of stage `name`. Raises `ConfigError` if its training budget comes to more than `MOST_STEPS` steps."""
     if name in ("pretrain_text", "pretrain_tokens"):
         return _text(name, sections["pretrain_text"])
     if name.endswith("_checkpoint"):

@@ -114,9 +114,9 @@ def letter_free(rationale: str) -> bool:
 
 
 def keeps_order(options: Sequence[str]) -> bool:
-    """Whether an option refers to others ("A and B", "both", "all of them", "none of the above", "the first two").
+    """True if an option refers to other options: "A and B", "both", "all of them", "none of the above".
 
-    "None" and "none of these" by themselves do not count: they hold in any order.
+    "None" or "none of these" as the whole option does not count: it means the same in any order.
     """
     return any(_FIXED_ORDER.search(text) and not _IN_ANY_ORDER.fullmatch(text) for text in options)
 
