@@ -1,30 +1,43 @@
-"""Fills the parts of README.md that the code knows better: `python docs/refresh.py`; with `--check` it only compares.
+"""Fills the parts of the documents that the code knows better: `python docs/refresh.py`; `--check` only compares.
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`, and NAME is a key of `PARTS`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from aquarat_core.config import Profile, load_profile, profile_names
+from aquarat_core.config.fields import MOST
 from aquarat_core.model.accounting import describe
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/configuration.md")
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BOUNDS = {
+    "minimum": "≥",
+    "exclusiveMinimum": ">",
+    "maximum": "≤",
+    "exclusiveMaximum": "<",
+    "multipleOf": "a multiple of",
+}
+Schema = dict[str, Any]
+"""A part of a JSON schema, as pydantic writes it."""
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrites the README, or with `--check` says whether that would change it (exit code 1)."""
-    now = README.read_text()
-    wanted = refreshed(now)
-    if "--check" not in arguments:
-        README.write_text(wanted)
-    elif wanted != now:
-        print("README.md is behind the code: run python docs/refresh.py", file=sys.stderr)
-        return 1
+    """Rewrites the pages, or with `--check` says which of them that would change (exit code 1)."""
+    behind = [page for page in PAGES if refreshed(text := (ROOT / page).read_text()) != text]
+    if "--check" in arguments:
+        for page in behind:
+            print(f"{page} is behind the code: run python docs/refresh.py", file=sys.stderr)
+        return int(bool(behind))
+    for page in behind:
+        (ROOT / page).write_text(refreshed((ROOT / page).read_text()))
     return 0
 
 
@@ -54,7 +67,73 @@ def _row(profile: Profile) -> tuple[str, ...]:
     return (f"`{profile.name}`", profile.description, *numbers)
 
 
-PARTS = {"profiles": profiles}
+def configuration() -> str:
+    """Every field of a profile: a table for each section, and for each group of fields that sections share."""
+    schema = Profile.model_json_schema()
+    groups: Schema = schema["$defs"]
+    sections = {name: _group(field) for name, field in schema["properties"].items() if _group(field)}
+    order = list(dict.fromkeys(sections.values()))
+    for name in order:  # grows as it is read: groups named by groups
+        order += [g for field in groups[name]["properties"].values() if (g := _group(field)) and g not in order]
+    users = {g: [name for name, section in sections.items() if section == g] for g in order}
+    return "\n\n".join(_table(g, users[g], groups[g], groups) for g in order)
+
+
+def _table(name: str, sections: list[str], group: Schema, groups: Schema) -> str:
+    title = ", ".join(f"`{s}`" for s in sections) or name
+    head = f"## {title}\n\n{_one_line(group.get('description', ''))}".rstrip()
+    rows = [
+        f"| `{field}` | {_type(spec, groups)} | {_default(spec)} | {_one_line(spec.get('description', ''))} |"
+        for field, spec in group["properties"].items()
+    ]
+    return "\n".join([head, "", "| field | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
+def _group(field: Schema) -> str | None:
+    reference = field.get("$ref") or field.get("items", {}).get("$ref")
+    return reference.rpartition("/")[2] if reference else None
+
+
+def _type(spec: Schema, groups: Schema) -> str:
+    if group := _group(spec):
+        return f"{'list of ' if 'items' in spec else ''}[{group}](#{group.lower()})"
+    if "anyOf" in spec:
+        return " or ".join(_type(s, groups) for s in spec["anyOf"])
+    if "enum" in spec:
+        return ", ".join(f"`{value}`" for value in spec["enum"])
+    if "const" in spec:
+        return f"`{spec['const']}`"
+    if spec.get("type") == "array":
+        inner = spec.get("items") or spec.get("prefixItems", [{}])[0]
+        return f"list of {_type(inner, groups)}"
+    return f"{spec.get('type', 'any')}{_range(spec)}"
+
+
+def _range(spec: Schema) -> str:
+    signs = {
+        "minimum": "≥",
+        "exclusiveMinimum": ">",
+        "maximum": "≤",
+        "exclusiveMaximum": "<",
+        "multipleOf": "multiple of",
+    }
+    bounds = [f"{sign} {spec[key]:,}" for key, sign in signs.items() if key in spec and spec[key] != MOST]
+    return f" {', '.join(bounds)}" if bounds else ""
+
+
+def _default(spec: Schema) -> str:
+    if _group(spec) and "items" not in spec:
+        return ""
+    if "default" not in spec:
+        return "required"
+    return f"`{json.dumps(spec['default'], ensure_ascii=False)}`".replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PARTS = {"profiles": profiles, "configuration": configuration}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -13,11 +13,15 @@ class AquaDatasetConfig(Strict):
     source: Literal["synthetic", "hub"] = "synthetic"
     """`synthetic` generates AQuA-shaped problems; `hub` loads the real data set from the Hugging Face Hub."""
     repo: str = "deepmind/aqua_rat"
+    """Hub only: the data set's repository."""
     subset: str = "raw"
+    """Hub only: the data set's configuration, `raw` or `tokenized`."""
     n_train: AtLeastOne = 20_000
     """Rows of the training split kept (the whole split has 97,467)."""
     n_validation: AtLeastOne = 1_000
+    """Rows of the validation split kept (the whole split has 254)."""
     n_test: AtLeastOne = 2_000
+    """Rows of the test split kept (the whole split has 254)."""
     families: tuple[str, ...] = ()
     """Synthetic only: problem families to draw from; empty means all."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
@@ -26,20 +30,25 @@ class AquaDatasetConfig(Strict):
     """What a row does that has other than five options, a letter outside A-E, or a value of another type or size;
     dropped rows are counted and named."""
     seed: int = 1
+    """Decides which rows are kept and which problems are generated."""
 
 
 class ChatSource(Strict):
     """One conversation data set: where its rows are and how many of each split to keep."""
 
     name: Literal["smoltalk", "gsm8k", "arc", "mmlu", "humaneval", "identity", "drills"]
+    """`identity` and `drills` (arithmetic) are generated; the others are loaded from the Hub."""
     n_train: Count = 1_000
+    """Conversations of the training split kept."""
     n_test: Count = 100
+    """Conversations of the test split kept."""
 
 
 class ChatDatasetsConfig(Strict):
     source: Literal["synthetic", "hub"] = "synthetic"
     """`synthetic` generates every source that is not real data; `hub` loads the real ones too."""
     sources: tuple[ChatSource, ...] = (ChatSource(name="identity"), ChatSource(name="drills"))
+    """The data sets to make; mixtures of mid-training and SFT name them."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Drills only: the hardest difficulty drawn."""
     assistant_name: str = "aquarat"
@@ -49,6 +58,7 @@ class ChatDatasetsConfig(Strict):
     on_bad_row: Literal["error", "drop"] = "drop"
     """What a row does that is no conversation (a null, an answer beyond the choices); dropped rows are named."""
     seed: int = 2
+    """Decides which rows are kept and which conversations are generated."""
 
     @model_validator(mode="after")
     def _sources_fit(self) -> ChatDatasetsConfig:
@@ -66,7 +76,9 @@ class ChatDatasetsConfig(Strict):
 
 class PretrainTextConfig(Strict):
     source: Literal["synthetic", "hub"] = "synthetic"
+    """`synthetic` generates documents; `hub` loads text shards from the Hugging Face Hub."""
     repo: str = "karpathy/fineweb-edu-100b-shuffle"
+    """Hub only: the data set's repository."""
     on_bad_row: Literal["error", "drop"] = "drop"
     """What a document does that is not valid UTF-8; dropped ones are counted, and the first is named in the log."""
     train_shards: tuple[Count, ...] = (0,)
@@ -80,11 +92,13 @@ class PretrainTextConfig(Strict):
     n_documents: AtLeastOne = 20_000
     """Synthetic only: documents generated for training."""
     n_validation_documents: AtLeastOne = 500
+    """Synthetic only: documents generated for validation."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Synthetic only: the hardest difficulty drawn."""
     max_documents_per_shard: AtLeastOne | None = None
     """Hub only: rows kept of each shard; null keeps all."""
     seed: int = 3
+    """Decides which documents are generated."""
 
     @property
     def shards(self) -> tuple[int, ...]:

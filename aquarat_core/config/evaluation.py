@@ -11,13 +11,18 @@ from aquarat_core.config.training import LaunchConfig
 class EvalConfig(Strict):
     launch: LaunchConfig = LaunchConfig()
     split: Literal["validation", "test"] = "test"
+    """Split of the questions that are asked."""
     limit: AtLeastOne | None = None
+    """Questions asked; null asks all."""
     permute_options: bool = True
     """Put each question's options in a seeded random order, so that no letter is favoured."""
     max_new_tokens: AtLeastOne = 64
+    """Tokens of an answer at most; an answer cut off counts as wrong."""
     calculator: bool = False
     """Answer the calls that the model makes of the calculator."""
     batch_rows: AtLeastOne = 256
+    """Answers that one process generates at a time."""
     bpb_tokens: AtLeastOne = 65_536
     """Tokens of validation text scored for bits per byte (base and mid)."""
     seed: int = 30
+    """Decides the order of the options."""

@@ -17,19 +17,24 @@ class TokenizerConfig(Strict):
     vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1_024
     """Ids in all: 256 bytes, the merges and the special tokens."""
     pattern: str = SPLIT_PATTERN
+    """Regular expression whose matches are encoded one by one; merges never cross from one to the next."""
     max_chars: AtLeastOne = 20_000_000
+    """Characters of training text that are counted at most."""
     doc_cap: AtLeastOne = 10_000
     """Characters of one document that are counted at most."""
 
 
 class ModelConfig(Strict):
     depth: Annotated[int, Field(ge=1, le=64)] = 4
+    """Transformer layers."""
     width_per_layer: Annotated[int, Field(ge=8, le=256)] = 64
     """Model width is depth x this; 64 is the field's recipe."""
     head_size: Annotated[int, Field(ge=8, le=256, multiple_of=2)] = 64
+    """Width of an attention head; the model width is a multiple of it."""
     n_kv_head: AtLeastOne | None = None
     """Key/value heads; null means as many as query heads (no grouped-query attention)."""
     sequence_len: Annotated[int, Field(ge=16, le=65_536)] = 512
+    """Context: tokens of a training row, and of a prompt with its completion."""
     embedding_taps: Annotated[int, Field(ge=0, le=8)] = 0
     """Width of a causal convolution over the embeddings: each token also sees this many before it at once."""
     mimetic_init: bool = False
@@ -48,7 +53,9 @@ class ModelConfig(Strict):
     qk_scale: Positive = 1.2
     """Normalised queries and keys are scaled by this each: without it attention cannot become sharp."""
     rope_base: Positive = 10_000.0
+    """Base of the rotary embedding's wavelengths."""
     softcap: Positive = 15.0
+    """Logits x are bounded smoothly to softcap * tanh(x / softcap)."""
 
     @property
     def dim(self) -> int:

@@ -35,8 +35,9 @@ def test_generated_parts_are_current(root: Path, readme: str) -> None:
 def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -> None:
     old = tmp_path / "docs"
     old.mkdir()
-    script = old / "refresh.py"
+    script, reference = old / "refresh.py", old / "configuration.md"
     script.write_bytes((root / "docs" / "refresh.py").read_bytes())
+    reference.write_text((root / "docs" / "configuration.md").read_text().replace("`group_size`", "`group`"))
     copy = tmp_path / "README.md"
     copy.write_text(readme.replace("| `demo` |", "| `older` |"))
 
@@ -47,6 +48,7 @@ def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -
     assert refresh() == 0
     assert refresh("--check") == 0
     assert "| `demo` |" in copy.read_text() and "`older`" not in copy.read_text()
+    assert "| `group_size` | integer ≥ 2, ≤ 256 | `16` | Completions sampled of each question." in reference.read_text()
 
 
 def test_the_picture_is_the_asset_graph(root: Path) -> None:
