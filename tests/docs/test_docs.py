@@ -15,6 +15,8 @@ from aquarat_core.model.accounting import parameters
 from aquarat_core.stages.registry import STAGES
 
 SVG = "{http://www.w3.org/2000/svg}"
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +61,26 @@ def test_the_picture_is_the_asset_graph(root: Path) -> None:
     assert sorted(drawn) == sorted((parent, name) for name, stage in STAGES.items() for parent in stage.inputs)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/store.md", "docs/log.md"])
-def test_links_and_names_lead_somewhere(root: Path, name: str) -> None:
-    text = (root / name).read_text()
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert link.startswith("https://") or (root / name).parent.joinpath(link).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_names_lead_somewhere(root: Path, page: Path) -> None:
+    text = page.read_text()
+    for link, _, anchor in (target.partition("#") for target in re.findall(r"\]\(([^)]+)\)", text)):
+        if link.startswith("https://"):
+            continue
+        linked = page.parent / link if link else page
+        assert linked.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in {_slug(line) for line in linked.read_text().splitlines() if line.startswith("#")}, anchor
     known = (root / ".env.example").read_text()
     for variable in set(re.findall(r"\b(?:AQUARAT|HF|WANDB)_[A-Z_]+\b", text)):
         assert f"#{variable}=" in known, f"{variable} is not in .env.example"
     for profile in re.findall(r"AQUARAT_PROFILE=(\w+) ", text):
         assert profile in profile_names()
+
+
+def _slug(heading: str) -> str:
+    """The anchor that GitHub and the site give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
 
 
 def test_the_readme_s_profiles_can_be_used(readme: str, tmp_path: Path) -> None:
