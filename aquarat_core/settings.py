@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from aquarat_core.errors import UsageError
+
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,5 +32,5 @@ def cache_limit() -> int:
     said = os.environ.get("AQUARAT_CACHE_LIMIT") or "100GB"
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B", said)
     if match is None:
-        raise ValueError(f"AQUARAT_CACHE_LIMIT is {said!r}: write a number and MB, GB or TB, such as 200GB")
+        raise UsageError(f"AQUARAT_CACHE_LIMIT is {said!r}: write a number and MB, GB or TB, such as 200GB")
     return int(float(match[1]) * 1000 ** {"M": 2, "G": 3, "T": 4}[match[2]])

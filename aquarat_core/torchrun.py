@@ -34,6 +34,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
+from aquarat_core.errors import UserError
 from aquarat_core.scratch import scratch_folder
 
 BACKEND = "aquarat"
@@ -44,7 +45,7 @@ INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _SIOCGIFADDR = 0x8915
 
 
-class RendezvousError(ValueError):
+class RendezvousError(UserError):
     """An address that this host does not have, or a port that is taken; the message says what to change."""
 
 

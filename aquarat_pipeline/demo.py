@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _answer(user: Terminal, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    from aquarat_core.errors import UserError
     from aquarat_pipeline.launching.here import RunFailedError, RunInterruptedError
 
     log = str(user.log)
@@ -65,7 +66,7 @@ def _answer(user: Terminal, arguments: argparse.Namespace) -> tuple[dict[str, An
     except RunInterruptedError as e:
         user.say(f"\n{e}")
         return {"ok": False, "error": str(e), "log": log}, 128 + signal.SIGINT
-    except (ValueError, RunFailedError) as e:
+    except (UserError, RunFailedError) as e:
         user.say(f"\n{e}\nThe full log is {log}")
         return {"ok": False, "error": str(e), "log": log}, 1
 

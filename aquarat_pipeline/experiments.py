@@ -19,6 +19,7 @@ import dagster as dg
 import yaml
 
 from aquarat_core.config import DEFAULT_PROFILE, Profile, load_profile, strict_yaml
+from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.launching.tags import EXPERIMENT_TAG
@@ -29,7 +30,7 @@ MOST_NAME = 40
 _PLACE = Path("aquarat", "experiments")
 
 
-class ExperimentError(ValueError):
+class ExperimentError(UserError):
     """An experiment that cannot be had; the message says why and what to do."""
 
 
@@ -78,7 +79,7 @@ def experiments() -> list[Experiment]:
     for name, followed in sorted(_known().items()):
         try:
             found.append(_loaded(name, followed))
-        except ValueError as e:
+        except UserError as e:
             logging.getLogger("dagster.aquarat").error("the experiment %s is left out: %s", name, e)
     return found
 

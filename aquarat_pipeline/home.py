@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from aquarat_core.errors import UserError
 
-class HomeError(ValueError):
+
+class HomeError(UserError):
     """`DAGSTER_HOME` names no folder that can be used; the message says what to do."""
 
 

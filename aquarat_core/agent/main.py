@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,19 @@ COMMANDS = {
 
 
 def main(command: str, root: str) -> int:
-    """Runs one command; a failure is an object with `error`, so that the other side can always read the answer."""
+    """Runs one command; a failure is an object with `error`, so that the other side can always read the answer.
+
+    What is no `OSError` is a fault of the program, and comes with its `traceback`.
+    """
     os.umask(0o077)
-    given: dict[str, Any] = json.loads(sys.stdin.read() or "{}")
     try:
+        given: dict[str, Any] = json.loads(sys.stdin.read() or "{}")
         home = Path(root).expanduser()
         home.mkdir(parents=True, exist_ok=True)
         answer = COMMANDS[command](home, given)
-    except (OSError, ValueError) as e:
+    except Exception as e:
         answer = {"error": f"{type(e).__name__}: {e}"}
+        if not isinstance(e, OSError):
+            answer["traceback"] = traceback.format_exc()
     print(json.dumps(answer), flush=True)
     return 1 if "error" in answer else 0

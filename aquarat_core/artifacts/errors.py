@@ -6,6 +6,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aquarat_core.errors import UserError
+
 _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
@@ -19,11 +21,11 @@ _REASONS = {
 }
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """A store (or cache) that cannot be used; the message says what failed, where, and the way out."""
 
 
-class ArtifactError(ValueError):
+class ArtifactError(UserError):
     """An artifact that is missing, damaged or cannot be published; the message says which, and the way out."""
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aquarat_core.errors import WeightsError
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,7 +46,7 @@ def save_sharded(
 
 
 def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor]:
-    """All tensors that `save_sharded` wrote there, on the CPU. Raises `ValueError` where the index names others."""
+    """All tensors that `save_sharded` wrote there, on the CPU. Raises `WeightsError` where the index names others."""
     from safetensors import SafetensorError, safe_open
 
     found: dict[str, torch.Tensor] = {}
@@ -54,10 +56,10 @@ def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor
                 there = set(shard.keys())
                 if names is not None and there != names:
                     differing = ", ".join(sorted(there ^ names)[:3])
-                    raise ValueError(f"{path} does not hold the tensors that the index names ({differing} differ)")
+                    raise WeightsError(f"{path} does not hold the tensors that the index names ({differing} differ)")
                 found |= {name: shard.get_tensor(name) for name in sorted(there)}
         except SafetensorError as e:
-            raise ValueError(f"{path} is damaged, or no file of tensors: {e}") from None
+            raise WeightsError(f"{path} is damaged, or no file of tensors: {e}") from None
     return found
 
 
@@ -69,19 +71,19 @@ def _shards(directory: Path, stem: str) -> Iterator[tuple[Path, set[str] | None]
     where = _weight_map(index)
     for shard in sorted(set(where.values())):
         if "/" in shard or not _SHARD.search(shard):
-            raise ValueError(f"{index} names the shard {shard!r}, which is none")
+            raise WeightsError(f"{index} names the shard {shard!r}, which is none")
         yield directory / shard, {name for name, file in where.items() if file == shard}
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Tensors' names and their shards'. Raises `ValueError` for an index that is none."""
+    """Tensors' names and their shards'. Raises `WeightsError` for an index that is none."""
     try:
         where = json.loads(index.read_bytes()[:MAX_INDEX_BYTES])["weight_map"]
         if isinstance(where, dict) and all(isinstance(file, str) for file in where.values()):
             return where
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise ValueError(f"{index} does not say which shard holds which tensor: it is damaged")
+    raise WeightsError(f"{index} does not say which shard holds which tensor: it is damaged")
 
 
 def _split(tensors: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from aquarat_core.cli.answer import Finding
+from aquarat_core.errors import UserError
 from aquarat_core.plain_text import printable
 
 COMMANDS = (
@@ -38,13 +39,13 @@ CONTROL_HOST_COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand. A user's mistake is one message on stderr, with `--json` also on stdout, and exit code 2."""
+    """Runs one subcommand. A `UserError` is one message on stderr, with `--json` also on stdout, and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
         answer = arguments.run(arguments)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except ValueError as e:
+    except UserError as e:
         print(printable(f"aquarat: {e}"), file=sys.stderr)
         if getattr(arguments, "json", False):
             print(json.dumps({"error": str(e)}))

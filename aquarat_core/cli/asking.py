@@ -9,6 +9,7 @@ from typing import Any
 from aquarat_core.artifacts import Artifact, ArtifactStore
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
+from aquarat_core.errors import UsageError
 from aquarat_core.tasks.origin import questions_of
 
 
@@ -32,10 +33,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _ask(arguments: argparse.Namespace) -> str:
     artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
     if artifact.manifest.kind != "checkpoint":
-        raise ValueError(f"{artifact.asset} is a {artifact.manifest.kind}: only checkpoints can be asked")
+        raise UsageError(f"{artifact.asset} is a {artifact.manifest.kind}: only checkpoints can be asked")
     if arguments.samples < 1 or arguments.max_new_tokens < 1:
-        raise ValueError("--samples and --max-new-tokens must be at least 1")
-    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+        raise UsageError("--samples and --max-new-tokens must be at least 1")
+    text = _text(arguments.text)
     found = _said(artifact, text, arguments)
     machine = {
         "asset": artifact.asset,
@@ -46,6 +47,16 @@ def _ask(arguments: argparse.Namespace) -> str:
     }
     cut_off = "\n[cut off by --max-new-tokens]"
     return answer(arguments, machine, "\n---\n".join(f["text"] + ("" if f["ended"] else cut_off) for f in found))
+
+
+def _text(given: str) -> str:
+    """The message, read from standard input for -. Raises `UsageError` for one that is not Unicode text."""
+    try:
+        text = sys.stdin.read() if given == "-" else given
+        text.encode()
+    except UnicodeError:
+        raise UsageError("the message is not UTF-8 text") from None
+    return text
 
 
 def _said(artifact: Artifact, text: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:

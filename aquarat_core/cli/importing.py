@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, digest_file, git_state
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_json, add_store
+from aquarat_core.errors import UsageError
 from aquarat_core.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 
@@ -47,16 +48,16 @@ def _nanochat(arguments: argparse.Namespace) -> str:
     from aquarat_core.training.checkpoint import save_checkpoint
 
     if arguments.name in STAGES:
-        raise ValueError(f"{arguments.name} is what a stage makes, and this was not: choose another --name")
+        raise UsageError(f"{arguments.name} is what a stage makes, and this was not: choose another --name")
     step = arguments.step
     if step is None:
         if not (steps := saved_steps(arguments.directory)):
-            raise ValueError(f"there is no model_STEP.pt in {arguments.directory}")
+            raise UsageError(f"there is no model_STEP.pt in {arguments.directory}")
         step = steps[-1]
     tokenizer = _tokenizer(arguments.tokenizer, arguments.tokenizer_format)
     model = load_nanochat(arguments.directory, step)
     if tokenizer.vocab_size != model.vocab_size:
-        raise ValueError(
+        raise UsageError(
             f"the model has {model.vocab_size:,} ids, and {arguments.tokenizer} has {tokenizer.vocab_size:,}: it "
             "is not the vocabulary that the model was trained with"
         )
@@ -84,16 +85,16 @@ def _nanochat(arguments: argparse.Namespace) -> str:
 
 
 def _tokenizer(path: Path, kind: str) -> Tokenizer:
-    """Raises `ValueError` for a file that is none, and for a vocabulary without the tokens of a chat."""
+    """Raises `TokenizerError` for a file that is none, and for a vocabulary without the tokens of a chat."""
     from aquarat_core.config import SPLIT_PATTERN
     from aquarat_core.text.formats import load_hugging_face, load_tiktoken
-    from aquarat_core.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+    from aquarat_core.text.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerError
 
     if path.suffix == ".pkl":
-        raise ValueError(f"{path} is a pickle, which can run code when it is read: bring another form")
+        raise TokenizerError(f"{path} is a pickle, which can run code when it is read: bring another form")
     if kind == TIKTOKEN:  # ranks alone: nanochat's pattern and special tokens are known, and ours are the same
         return load_tiktoken(path, SPLIT_PATTERN, SPECIAL_TOKENS)
     tokenizer = load_hugging_face(path) if kind == HUGGING_FACE else Tokenizer.load(path)
     if missing := [name for name in SPECIAL_TOKENS if name not in tokenizer.special_ids]:
-        raise ValueError(f"{path} has no {', '.join(missing[:3])}: it is not a tokenizer of nanochat")
+        raise TokenizerError(f"{path} has no {', '.join(missing[:3])}: it is not a tokenizer of nanochat")
     return tokenizer

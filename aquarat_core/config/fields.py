@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aquarat_core.errors import UserError
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 MOST = 10**12
@@ -17,7 +19,7 @@ Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 """Optimizer steps of a stage."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A profile or an override that cannot be used; the message says which field, which value and the way out."""
 
 

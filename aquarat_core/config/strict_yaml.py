@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from aquarat_core.errors import UserError
+
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 50
 MAX_EVENTS = 20_000
@@ -22,7 +24,7 @@ MAX_PLAIN = 4_096
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class YamlError(ValueError):
+class YamlError(UserError):
     """A file that cannot be read as settings; the message says where and why."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 
 MOST_NAMED = 1_000
 """Bad rows that are named; more are counted."""

@@ -17,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.foreign_reader import TYPES
+from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
 from aquarat_core.scratch import scratch_folder
 

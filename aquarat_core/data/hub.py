@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from aquarat_core.data import hub_cache
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.foreign import NoColumn, Unreadable, read_foreign
+from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
 
 Result = TypeVar("Result")

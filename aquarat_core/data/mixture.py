@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aquarat_core.config import MixtureEntry
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.parquet import read_table
+from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua import Message, Question, conversation, letter_free, permute
 
 SCHEMA = pa.schema(

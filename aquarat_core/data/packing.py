@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 
 BUFFER = 1_000
 

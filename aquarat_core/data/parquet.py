@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
 
 PART_BYTES = 1 << 20

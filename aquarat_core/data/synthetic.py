@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 
+from aquarat_core.errors import UsageError
 from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
 from aquarat_core.tasks.aqua import Question
 
@@ -125,11 +126,11 @@ def is_held_out(question: str) -> bool:
 def generate_questions(
     n: int, seed: int, families: tuple[str, ...] = (), max_level: int = 3, held_out: bool = False
 ) -> list[Question]:
-    """n questions; the right letter is uniform over A-E. Raises `ValueError` for a family there is not."""
+    """n questions; the right letter is uniform over A-E. Raises `UsageError` for a family there is not."""
     names = families or tuple(FAMILIES)
     unknown = sorted(set(names) - set(FAMILIES))
     if unknown:
-        raise ValueError(f"unknown problem families {', '.join(unknown)}: choose from {', '.join(FAMILIES)}")
+        raise UsageError(f"unknown problem families {', '.join(unknown)}: choose from {', '.join(FAMILIES)}")
     rngs = (random.Random(f"question/{held_out}/{seed}/{row}") for row in range(n))
     return [_question(rng, names, max_level, held_out) for rng in rngs]
 

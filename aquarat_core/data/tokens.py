@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.packing import PlannedRows, id_dtype, plan_documents
+from aquarat_core.errors import DataError
 
 INDEX = "tokens.json"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 from aquarat_core.artifacts import Artifact, CodeVersion
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.records import Record, read_records

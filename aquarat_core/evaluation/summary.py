@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.records import Record
 from aquarat_core.tasks.answers import LETTERS

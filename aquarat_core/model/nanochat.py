@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.config import ModelConfig, validate
+from aquarat_core.errors import WeightsError
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.plain_text import first_line
 
@@ -34,26 +35,26 @@ _MATRICES = {
 def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch.float32) -> Transformer:
     """The model that nanochat saved in `directory` at `step`, with float32 masters on the CPU.
 
-    Raises `ValueError` where a file is missing, holds more than tensors or is of another form, and where the two do not
-    belong together.
+    Raises `WeightsError` where a file is missing, holds more than tensors or is of another form, and where the two do
+    not belong together.
     """
     file, meta = directory / f"model_{step:06d}.pt", directory / f"meta_{step:06d}.json"
     for path in (file, meta):
         if not path.is_file():
-            raise ValueError(f"{path} is missing: a checkpoint is the two files model_{step:06d}.pt and {meta.name}")
+            raise WeightsError(f"{path} is missing: a checkpoint is the two files model_{step:06d}.pt and {meta.name}")
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:
         # Whatever the file makes of torch's reader: of a damaged one it raises nearly every kind there is.
         said = first_line(e)
-        raise ValueError(f"{file} is no file of tensors, and nothing else is loaded from it ({said})") from None
+        raise WeightsError(f"{file} is no file of tensors, and nothing else is loaded from it ({said})") from None
     try:
         described = dict(json.loads(meta.read_bytes()[:MAX_META_BYTES])["model_config"])
         missing = [field for field in FIELDS if type(described.get(field)) is not int]
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise ValueError(f"{meta} has no model_config: it is not what nanochat writes") from None
+        raise WeightsError(f"{meta} has no model_config: it is not what nanochat writes") from None
     if missing or not isinstance(weights, Mapping):
-        raise ValueError(f"{meta} does not say {', '.join(missing)}" if missing else f"{file} holds no state dict")
+        raise WeightsError(f"{meta} does not say {', '.join(missing)}" if missing else f"{file} holds no state dict")
     return from_nanochat(weights, described, compute_dtype)
 
 
@@ -66,7 +67,7 @@ def saved_steps(directory: Path) -> list[int]:
 def from_nanochat(
     weights: Mapping[str, Tensor], described: Mapping[str, Any], compute_dtype: torch.dtype = torch.float32
 ) -> Transformer:
-    """The model of a state dict and its `model_config`. Raises `ValueError` naming what does not fit."""
+    """The model of a state dict and its `model_config`. Raises `WeightsError` naming what does not fit."""
     config = _config(described)
     given = {str(name).removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
     names = _TABLES | {
@@ -75,7 +76,7 @@ def from_nanochat(
         for ours, theirs in _MATRICES.items()
     }
     if differing := sorted(given.keys() ^ set(names.values())):
-        raise ValueError(
+        raise WeightsError(
             f"these weights are not of nanochat's form of October 2025 with {config.depth} layers: "
             f"{', '.join(differing[:3])} differ"
         )
@@ -85,35 +86,35 @@ def from_nanochat(
     for name in _TABLES.values():
         # Before the model is built: how large that is follows from the description alone.
         if [*given[name].shape] != tables:
-            raise ValueError(f"{name} is {[*given[name].shape]}, where model_config asks for {tables}")
+            raise WeightsError(f"{name} is {[*given[name].shape]}, where model_config asks for {tables}")
     model = Transformer(config, described["vocab_size"], compute_dtype)
     ours = model.state_dict()
     for name, theirs in names.items():
         # Our tables are padded, theirs are not.
         target = ours[name][: described["vocab_size"]] if name in _TABLES else ours[name]
         if target.shape != given[theirs].shape:
-            raise ValueError(f"{theirs} is {[*given[theirs].shape]}, where model_config asks for {[*target.shape]}")
+            raise WeightsError(f"{theirs} is {[*given[theirs].shape]}, where model_config asks for {[*target.shape]}")
         ours[name].zero_()
         target.copy_(given[theirs])
     return model
 
 
 def _check_tensor(name: str, tensor: Any) -> None:
-    """Raises `ValueError` for what is no plain array of real numbers that lie in the file."""
+    """Raises `WeightsError` for what is no plain array of real numbers that lie in the file."""
     plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.is_floating_point()
     if not plain or tensor.is_meta or tensor.is_quantized:
-        raise ValueError(f"{name} is no array of real numbers")
+        raise WeightsError(f"{name} is no array of real numbers")
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        raise ValueError(f"{name} claims more numbers than the file holds")
+        raise WeightsError(f"{name} claims more numbers than the file holds")
 
 
 def _config(described: Mapping[str, Any]) -> ModelConfig:
     if small := [field for field in FIELDS if described[field] < 1]:
-        raise ValueError(f"model_config: {', '.join(small)} must be at least 1")
+        raise WeightsError(f"model_config: {', '.join(small)} must be at least 1")
     width, rest = divmod(described["n_embd"], described["n_layer"])
     head_size, rest_of_head = divmod(described["n_embd"], described["n_head"])
     if rest or rest_of_head:
-        raise ValueError(
+        raise WeightsError(
             f"n_embd {described['n_embd']} is not a multiple of n_layer {described['n_layer']} and n_head "
             f"{described['n_head']}"
         )

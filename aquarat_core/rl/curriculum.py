@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.config import CurriculumConfig
+from aquarat_core.errors import StageError
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.training.batches import RowOrder
 from aquarat_core.training.distributed import World
@@ -35,7 +36,7 @@ class Curriculum:
         if not self.config.enabled:
             return self.order.rows(step, count).tolist()
         if count > n:
-            raise ValueError(f"a step asks {count} questions, and there are {n}: lower rl_checkpoint.prompts_per_step")
+            raise StageError(f"a step asks {count} questions, and there are {n}: lower rl_checkpoint.prompts_per_step")
         # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis & Spirakis 2006).
         u = uniform(torch.arange(n) + row_key(self.seed, "curriculum", step) // 2, 0).double()
         return (u.clamp(min=1e-12).log() / self.weights()).topk(count).indices.tolist()

@@ -13,18 +13,18 @@ from torch import Tensor
 
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.tasks.answers import LETTERS, MARKER
-from aquarat_core.text.tokenizer import Tokenizer
+from aquarat_core.text.tokenizer import Tokenizer, TokenizerError
 
 
 def letter_ids(tokenizer: Tokenizer) -> list[int]:
     """Ids of the five letters in the place where an answer says them.
 
-    Raises `ValueError` when the tokenizer gives an answer's letter no token of its own.
+    Raises `TokenizerError` when the tokenizer gives an answer's letter no token of its own.
     """
     answers = [tokenizer.encode(f"so.\n{MARKER}{letter}") for letter in LETTERS]
     stems, ids = {tuple(answer[:-1]) for answer in answers}, [answer[-1] for answer in answers]
     if len(stems) != 1 or len(set(ids)) != len(LETTERS):
-        raise ValueError(
+        raise TokenizerError(
             "the tokenizer does not end the five answers in five tokens of their own: train it on text with answers"
         )
     return ids

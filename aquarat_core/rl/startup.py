@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from aquarat_core.config import RLConfig
+from aquarat_core.errors import StageError
 from aquarat_core.rl.reward import Verdict, judge
-from aquarat_core.stages.base import StageError
 from aquarat_core.tasks.answers import LETTERS, MARKER
 from aquarat_core.tasks.aqua import Question, permute, prompt, target
 from aquarat_core.text.tokenizer import Tokenizer

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from aquarat_core.errors import UsageError
 from aquarat_core.model.kv_cache import KVMemory
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.batch import Batch, Completion, Request
@@ -67,7 +68,7 @@ class Engine:
     ) -> list[list[Completion]]:
         """Completions of each prompt, one for each of its keys (int64 seeds), `max_rows` at a time.
 
-        What a completion draws depends on its key alone, not on what else is in the batch. Raises `ValueError` when a
+        What a completion draws depends on its key alone, not on what else is in the batch. Raises `UsageError` when a
         prompt and the budget do not fit the model's sequence length, and `Abandoned` once `stop` is true, which is
         asked every few tokens; then `tell`, if there is one, is told how many completions have ended.
         """
@@ -92,7 +93,7 @@ class Engine:
     def _check_lengths(self, prompts: Sequence[Sequence[int]], budget: int) -> None:
         longest, room = max(map(len, prompts), default=0), self.model.config.sequence_len
         if longest + budget > room:
-            raise ValueError(
+            raise UsageError(
                 f"a prompt of {longest} tokens and {budget} new ones do not fit the model's sequence_len of "
                 f"{room}: lower max_new_tokens or train with longer sequences"
             )

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aquarat_core.errors import UsageError
 from aquarat_core.rollout.random import uniform
 
 BLOCK = 64
@@ -38,11 +39,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature {self.temperature} is below 0: 0 is greedy, 1 samples from the model")
+            raise UsageError(f"temperature {self.temperature} is below 0: 0 is greedy, 1 samples from the model")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k {self.top_k} leaves no token to draw: it must be at least 1")
+            raise UsageError(f"top_k {self.top_k} leaves no token to draw: it must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p} is no probability above 0")
+            raise UsageError(f"top_p {self.top_p} is no probability above 0")
 
     @property
     def is_greedy(self) -> bool:

@@ -39,10 +39,6 @@ class StageSpec(BaseModel):
     attempt: int = 1
 
 
-class StageError(ValueError):
-    """A stage that cannot go on for a reason its user can mend; the message says which and how."""
-
-
 @dataclass(slots=True)
 class StageContext:
     """What a stage function works with; one per rank."""

@@ -10,12 +10,13 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.documents import read_documents
+from aquarat_core.errors import StageError
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.summary import summarize
-from aquarat_core.stages.base import Scalar, StageContext, StageError
+from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import Question, permute, read_questions
 
 

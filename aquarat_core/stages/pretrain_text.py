@@ -11,8 +11,8 @@ from pathlib import Path
 from aquarat_core.config import PretrainTextConfig
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.documents import texts_in, write_documents
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.hub import HubDataset
+from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
 
 

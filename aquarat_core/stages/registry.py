@@ -50,9 +50,9 @@ class Stage:
         return Profile.model_fields[self.section].annotation if self.section else None
 
 
-_HUB = ("data/__init__.py", "data/errors.py", "data/hub.py", "data/hub_cache.py", "data/foreign.py",
+_HUB = ("data/__init__.py", "errors.py", "data/hub.py", "data/hub_cache.py", "data/foreign.py",
         "data/foreign_reader.py")  # fmt: skip
-_RUNNER = ("config", "plain_text.py", "data/errors.py", "data/parquet.py",
+_RUNNER = ("config", "errors.py", "plain_text.py", "data/parquet.py",
            "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")

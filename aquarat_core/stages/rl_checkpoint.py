@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from aquarat_core.config import RLConfig
+from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.rl.startup import check_reward
 from aquarat_core.rl.trainer import Trainer
-from aquarat_core.stages.base import Scalar, StageContext, StageError
+from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import permute, read_questions
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint

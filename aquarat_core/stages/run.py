@@ -1,8 +1,8 @@
 """Run one stage from its spec: `python -m aquarat_core.stages.run <job>/spec.json`, alone or under torchrun.
 
-Rank 0 publishes the artifact and then writes `result.json` beside the spec. The exit code is 0 on success, 2 when
-the user can mend what went wrong (the message alone is printed), 75 for a stage that was stopped by SIGTERM and goes on
-when it is started again, 1 for anything else (with the traceback).
+Rank 0 publishes the artifact and then writes `result.json` beside the spec. The exit code is 0 on success, 2 for a
+`UserError` (its message alone is printed), 75 for a stage that was stopped by SIGTERM and goes on when it is started
+again, 1 for anything else (with the traceback).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts import ArtifactStore, JobDir
+from aquarat_core.artifacts.bounded import validated
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.config import validate
+from aquarat_core.errors import StageError, UserError
 from aquarat_core.scratch import scratch_folder
-from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, StageError, StageSpec
+from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 from aquarat_core.training.stopped import Stopped
 
@@ -43,9 +45,9 @@ def main(spec_uri: str) -> int:
         work = _work_area(job, spec)
         result = run(job, spec, rank, work)
     except Exception as e:
-        user = isinstance(e, ValueError)
+        user = isinstance(e, UserError)
         # torchrun ends all ranks when the first one fails, often before rank 0 gets here: any rank may leave the
-        # reason. The first one stands, and only one that the user can mend replaces it: others follow from it.
+        # reason. The first one stands, and only a user's error replaces it: others follow from it.
         leave = job.write_json if user else job.create_json
         leave("result.json", {"ok": False, "error": {"type": type(e).__name__, "message": str(e), "user": user}})
         stopped = isinstance(e, Stopped)
@@ -76,7 +78,7 @@ def _spec(job: JobDir) -> StageSpec:
         raise StageError(
             f"{job.uri}/spec.json is not what the control host decided: somebody changed it, and nothing was done"
         )
-    return StageSpec.model_validate(held)
+    return validated(StageSpec, held, f"{job.uri}/spec.json", "Start the stage through Dagster, which writes it.")
 
 
 def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.parquet import read_table
+from aquarat_core.errors import DataError
 from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
 
 INSTRUCTION = 'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'

@@ -3,7 +3,7 @@
 import string
 from collections.abc import Sequence
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.tasks.answers import MARKER, option_lines
 from aquarat_core.tasks.aqua import Message
 

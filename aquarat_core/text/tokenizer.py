@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import rustbpe_py
 
 from aquarat_core.config import TokenizerConfig
+from aquarat_core.errors import UserError
 
 FORMAT = 2
 TOKENIZER_FILE = "tokenizer.json"
@@ -60,7 +62,7 @@ Progress = Callable[[int, int, str], object]
 """Called with what is done, the most there can be, and the unit: first "characters" read, then "merges" learned."""
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError):
     """A tokenizer file, a corpus or a token that cannot be used; the message says why."""
 
 
@@ -323,18 +325,29 @@ def train_tokenizer(
     `texts` are texts or Arrow arrays of texts, which never become Python's. Of one text at most `config.doc_cap`
     characters count; the names of special tokens in it are not learned. A corpus with too few distinct pieces gives a
     smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not on their
-    order. Raises `ValueError` when there is no text, or when the vocabulary asked for has no room for bytes and
-    specials.
+    order. Raises `TokenizerError` when there is no text, when the pattern does not compile, or when the vocabulary
+    asked for has no room for bytes and specials.
     """
     n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
     if n_ordinary < N_BYTES:
         least = N_BYTES + len(SPECIAL_TOKENS)
         raise TokenizerError(f"vocab_size {config.vocab_size} is too small: bytes and special tokens alone are {least}")
-    counter = rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
+    with _named_errors():
+        counter = rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
     counter.add(_within_budget(texts, config, progress))
     report = None if progress is None else (lambda done, total: progress(done, total, "merges"))
-    merges = counter.train(n_ordinary, report)
+    with _named_errors():
+        merges = counter.train(n_ordinary, report)
     return Tokenizer(config.pattern, merges, frequent_pieces=_frequent_pieces(counter, merges, config.vocab_size))
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turns the extension's `ValueError`, for a pattern or a corpus that cannot be used, into a `TokenizerError`."""
+    try:
+        yield
+    except ValueError as e:
+        raise TokenizerError(f"no tokenizer can be trained: {e}") from None
 
 
 def _frequent_pieces(counter: rustbpe_py.PieceCounter, merges: Merges, vocab_size: int) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.data.tokens import to_device
+from aquarat_core.errors import DataError
 
 IGNORED = -1
 """Target of a position that carries no loss."""
@@ -50,7 +51,7 @@ class RowOrder:
 
     def __init__(self, n_rows: int, seed: int) -> None:
         if n_rows < 1:
-            raise ValueError("there is no row to train on: the packed data is empty")
+            raise DataError("there is no row to train on: the packed data is empty")
         self.n_rows, self.seed = n_rows, seed
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 

@@ -10,6 +10,7 @@ import torch
 
 from aquarat_core.artifacts.weights import load_sharded, save_sharded
 from aquarat_core.config import ModelConfig, validate
+from aquarat_core.errors import WeightsError
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -25,19 +26,19 @@ def save_checkpoint(directory: Path, model: Transformer, tokenizer_file: Path) -
 
 
 def load_checkpoint(directory: Path, device: torch.device, compute_dtype: torch.dtype) -> tuple[Transformer, Tokenizer]:
-    """Model and tokenizer of a checkpoint folder. Raises `ValueError` when they do not belong together."""
+    """Model and tokenizer of a checkpoint folder. Raises `WeightsError` when they do not belong together."""
     described = json.loads((directory / CONFIG).read_text())
     config = validate(ModelConfig, described["model"], f"{directory / CONFIG}")
     tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)
     if tokenizer.vocab_size != described["vocab_size"]:
-        raise ValueError(
+        raise WeightsError(
             f"the model has {described['vocab_size']} ids, but its tokenizer has {tokenizer.vocab_size}: "
             f"{directory} mixes two runs"
         )
     model = Transformer(config, described["vocab_size"], compute_dtype)
     weights = load_sharded(directory)
     if differing := sorted(set(weights) ^ set(model.state_dict())):
-        raise ValueError(
+        raise WeightsError(
             f"the weights in {directory} were written by another version of the model ({', '.join(differing[:3])} "
             "differ): materialize the checkpoint again"
         )

@@ -23,8 +23,8 @@ JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
 
 
-class StartError(ValueError):
-    """Processes of a stage that did not find each other."""
+class StartError(RuntimeError):
+    """Processes of a stage that did not find each other: a fault of a host or of the network, or of another rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +109,11 @@ def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
         place = os.environ[RANKS] if store else place
         where = {} if store is None else {"store": store, "rank": rank, "world_size": size}
         dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound, **where)
-    except (dist.DistError, RuntimeError, ValueError) as e:
+    except RuntimeError as e:
         raise StartError(
             f"rank {rank} of {size} could not join the others at {place} ({str(e).splitlines()[0]}): start all ranks "
             f"within {JOIN_TIMEOUT.total_seconds():.0f} s of each other, and let them reach that place"
-        ) from None
+        ) from e
 
 
 def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
 from aquarat_core.config import validate
+from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
@@ -29,7 +30,7 @@ _DECIDING_LIBRARIES = ("python", "torch", "numpy")
 _DECIDING_HARDWARE = ("cpu", "gpu", "gpus")
 
 
-class ReproductionError(ValueError):
+class ReproductionError(UserError):
     """A stage that cannot be run again, or did not end; the message says why."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.artifacts import Parent
+from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
 from aquarat_pipeline.experiments import Experiment
@@ -21,7 +22,7 @@ _NO_HOME = (
 )
 
 
-class InputError(ValueError):
+class InputError(UserError):
     """A stage that cannot start because of what feeds it; the message says what to materialize first."""
 
 

@@ -7,6 +7,7 @@ import dagster as dg
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
 from aquarat_core.artifacts.lineage import format_profile
+from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
@@ -61,7 +62,7 @@ def stage_asset(
             opened.check_writable()
             attempt = Attempt.find(context.instance, opened, context.run.run_id, name, context.retry_number)
             attempt = attempt or _new_attempt(context, stage, experiment, opened)
-        except ValueError as e:
+        except UserError as e:
             raise dg.Failure(str(e), allow_retries=False) from None
         place = ahead(context, name, experiment)
         yield from _materialize(context, stage, experiment, attempt, opened, torchrun, place)

@@ -31,6 +31,7 @@ def add_commands(commands: Any) -> None:
 def _list(arguments: argparse.Namespace) -> str | Finding:
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.config import load_profile
+    from aquarat_core.errors import UserError
     from aquarat_pipeline import experiments
 
     store = ArtifactStore.open(arguments.store)
@@ -40,7 +41,7 @@ def _list(arguments: argparse.Namespace) -> str | Finding:
     for name, profile in {"": None, **experiments.registered()}.items():
         try:
             loaded = load_profile(profile)
-        except ValueError as e:
+        except UserError as e:
             problems[name] = str(e)
         else:
             fact, wrong = _facts(store, experiments.Experiment(loaded, name), there)

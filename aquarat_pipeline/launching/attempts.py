@@ -19,6 +19,7 @@ import dagster as dg
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.errors import UserError
 from aquarat_core.stages.base import SUPERSEDED, StageSpec
 from aquarat_pipeline.launching.tags import DECIDED_TAG
 
@@ -26,7 +27,7 @@ MAX_PLANTED = 20
 """Folders that others filled beforehand, after which a step gives up looking for one of its own."""
 
 
-class ForgedJobError(ValueError):
+class ForgedJobError(UserError):
     """A job's folder that does not hold what the control host decided; the message names the object."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from aquarat_core.errors import UserError
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import (
     DagsterEvent,
@@ -137,7 +138,7 @@ def _experiment_of(plan: ExecutionPlan) -> Experiment:
 
 
 def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: Experiment) -> None:
-    """Raises a `ValueError` where the run's stages could not all be executed. A run that goes on is not asked: its
+    """Raises a `UserError` where the run's stages could not all be executed. A run that goes on is not asked: its
     jobs may run on hosts that the inventory no longer has."""
 
     def say(text: str) -> None:
@@ -155,7 +156,7 @@ def _said_without_a_trace() -> Iterator[None]:
     """A user's mistake ends the run with its sentence; Dagster would add pages of its own frames to any other error."""
     try:
         yield
-    except ValueError as e:
+    except UserError as e:
         info = SerializableErrorInfo(str(e), [], type(e).__name__)
         raise DagsterUserCodeProcessError(str(e), user_code_process_error_infos=[info]) from None
 

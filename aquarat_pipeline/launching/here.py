@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from aquarat_core.errors import UserError
 from aquarat_pipeline.home import dagster_home
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def materialize(
 ) -> Outcome:
     """Makes the assets of one experiment, but for those that are fresh, unless `again`.
 
-    Raises `RunFailedError`, and `ValueError` for what the user can mend before anything starts.
+    Raises `RunFailedError`, and `UserError` for what the user can mend before anything starts.
     """
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.settings import store_uri
@@ -197,7 +198,7 @@ def _left(run: dg.DagsterRun) -> str:
     from aquarat_pipeline.launching.tags import JOB_TAG
     from aquarat_pipeline.launching.torchrun import left_by
 
-    with suppress(ValueError):
+    with suppress(UserError):
         if job := job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None:
             return left_by(job)
     return "Run it again to go on from there."

@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from aquarat_core.agent.doctor import driver_gpus
 from aquarat_core.config import strict_yaml
+from aquarat_core.errors import UserError
 
 FILE = "hosts.yaml"
 
 
-class InventoryError(ValueError):
+class InventoryError(UserError):
     """A hosts.yaml that cannot be used; the message says where and why."""
 
 

@@ -50,7 +50,7 @@ class Requirement:
             return cls(distributed=False)
         launch = (config or {}).get("launch", {})
         nodes = tags.get(NODES_TAG, "1")
-        if not nodes.isdigit() or not int(nodes):
+        if not nodes.isdecimal() or not int(nodes):
             raise InventoryError(f"the run's tag {NODES_TAG} is {nodes!r}: write the number of hosts")
         ranks, device = launch.get("nproc", 1), launch.get("device", "auto")
         return cls(True, ranks, int(nodes), device, tags.get(POOL_TAG), tags.get(HOST_TAG))

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aquarat_core.config import ConfigError, Profile, load_profile
+from aquarat_core.errors import UserError
 from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG, PROFILE_TAG
 
 
-class ProfileMismatchError(ValueError):
+class ProfileMismatchError(UserError):
     """A run that would go on under another profile than it began with."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, Manifest
 from aquarat_core.config import Profile, load_profile, profile_names
+from aquarat_core.errors import UserError
 from aquarat_core.settings import store_uri
 from aquarat_core.stages.costs import Sections, cost_of
 from aquarat_core.stages.registry import STAGES, Stage
@@ -25,7 +26,7 @@ from aquarat_pipeline.launching.placement import Requirement
 from aquarat_pipeline.launching.tags import HOST_TAG, POOL_TAG
 
 
-class NotReadyError(ValueError):
+class NotReadyError(UserError):
     """A run that could not come to its end as things are; the message says what it lacks and what to do."""
 
 
@@ -72,7 +73,7 @@ class Place:
 def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
     """Says in a few lines what the run needs and about how long it takes.
 
-    Raises a `ValueError` that says what to do where it could not come to its end: `NotReadyError`, or that of the
+    Raises a `UserError` that says what to do where it could not come to its end: `NotReadyError`, or that of the
     inventory, the store or the config.
     """
     if not plan.stages:

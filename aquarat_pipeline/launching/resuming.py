@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from aquarat_core.errors import UserError
 from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
 from aquarat_pipeline.launching.tags import JOB_TAG
 from aquarat_pipeline.launching.workers import last_alive
@@ -48,7 +49,7 @@ def leave_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> No
         # Imported here: every process of Dagster imports the launcher, and few of them touch the store.
         from aquarat_pipeline.launching.attempts import cancel_job
 
-        with suppress(ValueError):
+        with suppress(UserError):
             cancel_job(run.tags[JOB_TAG], "its run is not resumed")
     instance.report_run_failed(run, f"Not resumed: {why}")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import ReconstructableRepository
@@ -39,7 +40,7 @@ _TOLD = {
 }
 
 
-class LaunchError(ValueError):
+class LaunchError(UserError):
     """A run that cannot be submitted, found or cancelled; the message says why."""
 
 
@@ -61,7 +62,7 @@ def create_run(
 ) -> dg.DagsterRun:
     """One run over `assets`, and all that they are made from `with_parents`, not yet started; of `job`, or of none.
 
-    `say` is told what it needs. Raises `LaunchError`, or the `ValueError` of `readiness.check` and `check_given` for a
+    `say` is told what it needs. Raises `LaunchError`, or the `UserError` of `readiness.check` and `check_given` for a
     run that could not come to its end.
     """
     repository = definitions()

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
+from aquarat_core.errors import UserError
 from aquarat_core.plain_text import fenced, printable
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
@@ -128,7 +129,7 @@ class _Job:
         except BaseException as e:
             # Whatever went wrong here, nobody would watch the job any more.
             self._stop(f"its watcher failed: {e}")
-            if isinstance(e, ValueError):
+            if isinstance(e, UserError):
                 raise dg.Failure(str(e), allow_retries=False) from None
             raise
         raise AssertionError("unreachable")

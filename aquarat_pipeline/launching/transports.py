@@ -144,7 +144,8 @@ def _answer(host: Host, done: subprocess.CompletedProcess) -> dict[str, Any]:
     except (IndexError, ValueError):
         raise HostError(f"the agent on {host.name} ended with {done.returncode}: {_reason(done)}") from None
     if "error" in answer:
-        raise HostError(f"the agent on {host.name}: {answer['error']}")
+        trace = f"\n{answer['traceback']}" if "traceback" in answer else ""
+        raise HostError(f"the agent on {host.name}: {answer['error']}{trace}")
     return answer
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from aquarat_core.data.cleaning import clean
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.tasks.answers import parse_answer
 from aquarat_core.tasks.aqua import target
 

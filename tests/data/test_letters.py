@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.data.cleaning import clean
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.letters import letter_left, named
 from aquarat_core.data.rationales import strip_answer
+from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua import letter_free
 
 BASE = {

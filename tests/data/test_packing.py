@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from aquarat_core.data.errors import DataError
 from aquarat_core.data.packing import id_dtype, pack_conversations, pack_documents
+from aquarat_core.errors import DataError
 
 BOS = 0
 PAD = 0

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.evaluation import plots
 
 

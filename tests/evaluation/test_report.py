@@ -8,7 +8,7 @@ import pytest
 
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.config import EvalConfig
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.evaluation import chain_report
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import read_records

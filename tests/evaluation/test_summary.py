@@ -1,6 +1,6 @@
 import pytest
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.evaluation.records import Record, read_records, write_records
 from aquarat_core.evaluation.summary import compare, question_difference, questions_sha256, summarize
 

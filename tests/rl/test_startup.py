@@ -11,9 +11,9 @@ import pytest
 
 from aquarat_core.config import RLConfig
 from aquarat_core.data.synthetic import generate_questions
+from aquarat_core.errors import StageError
 from aquarat_core.rl.reward import Verdict, judge
 from aquarat_core.rl.startup import check_first_batch, check_reward
-from aquarat_core.stages.base import StageError
 from aquarat_core.tasks.aqua import Question
 from tests.rl.mutants import MUTANTS
 from tests.toys import questions, tokenizer

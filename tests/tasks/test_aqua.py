@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import (
     Question,

@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from aquarat_core.data.errors import DataError
+from aquarat_core.errors import DataError
 from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
 from aquarat_core.tasks.answers import parse_answer
 

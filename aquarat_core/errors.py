@@ -1,0 +1,25 @@
+"""`UserError`, the one kind of error that is the user's, and those of its children that several packages raise."""
+
+
+class UserError(ValueError):
+    """The user can fix it. The message says what, where and how; it is shown without a traceback.
+
+    It is a `ValueError` for callers who use the packages as libraries. Any other exception is a fault of the program
+    or of the machine, and is shown with its traceback.
+    """
+
+
+class UsageError(UserError):
+    """An argument, an environment variable or a setting that cannot be used, alone or with the others given."""
+
+
+class DataError(UserError):
+    """Data that cannot be read or used; the message says which data set, split, row or file, and what to do."""
+
+
+class WeightsError(UserError):
+    """Weights that cannot be read, or do not fit their model or its tokenizer; the message says which and why."""
+
+
+class StageError(UserError):
+    """A stage that cannot go on for a reason that the user can fix; the message says which and how."""
