@@ -128,3 +128,20 @@ class TestAgent:
 
     def test_a_question_that_is_no_json_is_answered(self, call: Callable[..., str]) -> None:
         assert call(lambda: None, "{").startswith("the agent on here: JSONDecodeError: ")
+
+
+def test_a_tokenizer_that_cannot_be_trained_is_the_users_to_fix() -> None:
+    from aquarat_core.config import TokenizerConfig
+    from aquarat_core.text.tokenizer import TokenizerError, train_tokenizer
+
+    with pytest.raises(TokenizerError, match="there is no text to train on"):
+        train_tokenizer([""], TokenizerConfig(vocab_size=300))
+    with pytest.raises(TokenizerError, match=r"no tokenizer can be trained: .*pattern"):
+        train_tokenizer(["text"], TokenizerConfig(vocab_size=300, pattern="("))
+
+
+def test_ranks_that_do_not_meet_are_no_mistake_of_the_users() -> None:
+    from aquarat_core.errors import UserError
+    from aquarat_core.training.distributed import StartError
+
+    assert not issubclass(StartError, UserError | ValueError)
