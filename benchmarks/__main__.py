@@ -1,7 +1,8 @@
 """`./run bench [NAME ...]`: runs the named benches, each with a table and then one line of JSON; no name lists them.
 
 The exit code is 0 when everything was measured, whether goals were met or not, 1 when a bench could not measure and 2
-for a name that there is none of.
+for a name that there is none of. A bench that checks instead of measuring has a function `main`, which takes the
+options after its name (`./run bench same --against COMMIT`) and returns the exit code.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from benchmarks.harness import BenchError, Result, report
 NOT_BENCHES = ("__init__", "__main__", "corpus", "harness", "store_worker", "tokenizer_worker", "rl_stage")
 
 
-def main(names: Sequence[str], package: ModuleType = benchmarks) -> int:
-    """Runs the benches `names` of `package`; returns the exit code."""
+def main(arguments: Sequence[str], package: ModuleType = benchmarks) -> int:
+    """Runs the named benches of `package`, the last with the options that follow it; returns the exit code."""
     known = benches(package)
+    n = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    names, options = arguments[:n], arguments[n:]
     if unknown := [name for name in names if name not in known]:
         print(f"bench: there is no {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
@@ -34,7 +37,7 @@ def main(names: Sequence[str], package: ModuleType = benchmarks) -> int:
         width = max(map(len, known))
         print("\n".join(f"{name:<{width}}  {what}" for name, what in known.items()))
         return 0
-    return max([_run(name, package) for name in names])
+    return max([_run(name, package, options if name == names[-1] else ()) for name in names])
 
 
 def benches(package: ModuleType) -> dict[str, str]:
@@ -48,9 +51,15 @@ def benches(package: ModuleType) -> dict[str, str]:
     return {name: doc.partition("\n")[0] for name, doc in docs.items()}
 
 
-def _run(name: str, package: ModuleType) -> int:
+def _run(name: str, package: ModuleType, options: Sequence[str]) -> int:
+    bench = importlib.import_module(f"{package.__name__}.{name.replace('-', '_')}")
     try:
-        results = importlib.import_module(f"{package.__name__}.{name.replace('-', '_')}").run()
+        if hasattr(bench, "main"):
+            return bench.main(options)
+        if options:
+            print(f"bench: {name} takes no options, got {' '.join(options)}", file=sys.stderr)
+            return 2
+        results = bench.run()
     except BenchError as e:
         print(f"bench {name}: {e}", file=sys.stderr)
         return 1

@@ -55,13 +55,16 @@ def test_a_bench_that_cannot_measure_says_why(capsys: pytest.CaptureFixture[str]
 
 def test_without_a_name_it_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], toys) == 0
-    assert capsys.readouterr().out == "counting  Counts to three.\nfailing   Cannot measure.\n"
+    assert (
+        capsys.readouterr().out
+        == "checking  Checks something.\ncounting  Counts to three.\nfailing   Cannot measure.\n"
+    )
 
 
 def test_an_unknown_name_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["counting", "nope"], toys) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "bench: there is no nope; there are counting, failing\n")
+    assert (out, err) == ("", "bench: there is no nope; there are checking, counting, failing\n")
 
 
 def test_the_real_benches_are_listed(root: Path) -> None:
