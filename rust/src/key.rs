@@ -39,7 +39,7 @@ impl Key {
         Self { low: word(low) & low_mask, high: word(high) & high_mask | (len as u64) << 56 }
     }
 
-    /// Near the end of the text there are no sixteen bytes to load at once.
+    /// Near the end of the text, where sixteen bytes cannot be loaded at once.
     #[cold]
     fn padded(piece: &[u8]) -> Self {
         let mut bytes = [0; 16];
@@ -88,7 +88,7 @@ impl Key {
 }
 
 impl CountedKey {
-    /// Without a branch between the words, which would often be guessed wrong.
+    /// Without a branch between the words, which would often be mispredicted.
     #[inline(always)]
     pub fn is(self, key: Key) -> bool {
         (self.0.low ^ key.low) | (self.0.high ^ key.high) << (u64::BITS - COUNT_SHIFT) == 0

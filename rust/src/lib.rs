@@ -13,7 +13,7 @@ pub mod train;
 #[cfg(feature = "python")]
 mod python;
 
-/// Ids of two neighbouring tokens.
+/// Ids of two neighboring tokens.
 pub type Pair = (u32, u32);
 
 /// The byte values come before any merge.

@@ -1,7 +1,7 @@
-//! Large tables read at random: pages that cover much at once, and lines asked for before they are needed.
+//! Large tables with random access: huge pages and prefetching.
 
-/// A table of `n` equal entries, on huge pages where the system has them: looked up at random, a table of megabytes on
-/// pages of four kilobytes waits for addresses to be translated as long as for the memory itself.
+/// A table of `n` equal entries, on huge pages if the system has them: with random access to megabytes on pages of four
+/// kilobytes, address translation takes as long as the memory itself.
 pub fn filled_table<T: Copy>(entry: T, n: usize) -> Vec<T> {
     let mut table = Vec::with_capacity(n);
     advise_huge_pages(&mut table);
@@ -11,7 +11,7 @@ pub fn filled_table<T: Copy>(entry: T, n: usize) -> Vec<T> {
 
 /// Must come before the memory is first touched.
 fn advise_huge_pages<T>(table: &mut Vec<T>) {
-    // Miri does not know the call.
+    // Miri does not support the call.
     #[cfg(all(target_os = "linux", not(miri)))]
     {
         const PAGE: usize = 1 << 12;
@@ -28,7 +28,7 @@ fn advise_huge_pages<T>(table: &mut Vec<T>) {
     let _ = table;
 }
 
-/// Asks for the cache line of `table[index]`, if there is one, before it is needed.
+/// Prefetches the cache line of `table[index]`, if that exists.
 #[inline(always)]
 pub fn prefetch<T>(table: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-/// The names of special tokens. Of names that begin at the same place the longest counts.
+/// The names of special tokens. Of names that begin at the same position, the longest matches.
 #[derive(Clone, Default)]
 pub struct Specials {
     names: Vec<String>,
@@ -47,12 +47,12 @@ impl Specials {
         &self.names
     }
 
-    /// Whether none of them could stand on both sides of the end of a line.
+    /// Whether none of them can span a line end.
     pub fn may_cut_at_lines(&self) -> bool {
         self.names.iter().all(|name| !name.contains('\n'))
     }
 
-    /// Calls `part` with what stands between the special tokens, empty parts left out.
+    /// Calls `part` with the text between the special tokens, without empty parts.
     pub fn between(&self, text: &[u8], mut part: impl FnMut(&[u8])) {
         let Ok(()) = self.cut(text, |found| {
             if let Part::Text(text) = found {

@@ -22,7 +22,7 @@ static ENGINES: LazyLock<Vec<(Splitter, fancy_regex::Regex)>> = LazyLock::new(||
     PATTERNS.iter().map(|p| (Splitter::new(p).unwrap(), fancy_regex::Regex::new(p).unwrap())).collect()
 });
 
-/// The ids of a piece: its own where it is a token, else the two neighbours of the lowest id are joined, again and again.
+/// The ids of a piece: its own where it is a token, else the two neighbors of the lowest id are joined, again and again.
 fn by_definition(ids: &HashMap<&[u8], u32>, piece: &[u8]) -> Vec<u32> {
     let mut cuts: Vec<usize> = (0..=piece.len()).collect();
     if ids.contains_key(piece) {

@@ -37,7 +37,7 @@ const ATOMS: [&str; 24] = [
 const QUANTIFIERS: [&str; 16] =
     ["", "", "", "?", "*", "+", "{0,1}", "{1,2}", "{2}", "{2,}", "?+", "*+", "++", "{1,2}+", "+?", "*?"];
 
-/// Of the family, which is recognised when they stand in its order.
+/// Of the family, which is recognized when they stand in its order.
 const ALTERNATIVES: [&str; 18] = [
     r"\s+(?!\S)",
     r"\s+",
@@ -59,7 +59,7 @@ const ALTERNATIVES: [&str; 18] = [
     r"\w+",
 ];
 
-const MOST_TEXTS: usize = 30;
+const MAX_TEXTS: usize = 30;
 
 /// What patterns look at, so that text is more often told apart than at random.
 const TEXTS: [&str; 28] = [
@@ -156,7 +156,7 @@ fn by_backtracking(regex: &fancy_regex::Regex, text: &str) -> Option<Vec<(usize,
 fn compare(pattern: &str, u: &mut Unstructured<'_>) -> Result<()> {
     let Ok(splitter) = Splitter::new(pattern) else { return Ok(()) };
     let reference = fancy_regex::Regex::new(pattern);
-    for _ in 0..MOST_TEXTS {
+    for _ in 0..MAX_TEXTS {
         let text = text(u)?;
         let found = pieces(&splitter, text.as_bytes());
         if let Some(expected) = reference.as_ref().ok().and_then(|regex| by_backtracking(regex, &text)) {

@@ -1,21 +1,23 @@
-//! Many texts on several threads. Which thread does what changes nothing in the result.
+//! Many texts on several threads. The result does not depend on which thread does what.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::encoder::{Allowed, EncodeError, Encoder, Id};
+use super::encoder::{Allowed, Encoder};
+use super::error::EncodeError;
+use super::id::Id;
 
-/// Text that a thread takes at once.
+/// Bytes of text in one job of a thread.
 const JOB_BYTES: usize = 1 << 17;
 
-/// Longer texts are cut, where the pattern has places for it, so that several threads can work on one.
+/// Longer texts are cut where the pattern allows it, so that several threads can work on one.
 const CUT_BYTES: usize = 4 * JOB_BYTES;
 
 /// The ids of many texts, one after the other.
 pub struct Encoded<I> {
     pub ids: Vec<I>,
-    /// Where each text starts among all ids, and where the last one ends.
+    /// Where each text starts in `ids`, and where the last one ends.
     pub offsets: Vec<u64>,
 }
 
@@ -29,13 +31,13 @@ struct Segment {
 /// What one thread has encoded: ids of the jobs it took, one after the other.
 struct Share<I> {
     ids: Vec<I>,
-    /// Of each job, and where its ids end.
+    /// The number of each job, and where its ids end.
     jobs: Vec<(usize, usize)>,
-    /// Of each segment of these jobs, and how many ids it has.
+    /// The number of each segment of these jobs, and how many ids it has.
     segments: Vec<(usize, usize)>,
 }
 
-/// Encodes each text, with `first` put before each where there is one, on up to `threads` threads.
+/// Encodes each text, with the id `first` before each if given, on up to `threads` threads.
 pub fn encode_batch<I: Id, T: AsRef<[u8]> + Sync>(
     encoder: &Encoder,
     texts: &[T],
@@ -50,7 +52,7 @@ pub fn encode_batch<I: Id, T: AsRef<[u8]> + Sync>(
     let next = AtomicUsize::new(0);
     let work = || -> Result<Share<I>, EncodeError> {
         let mut worker = encoder.worker();
-        // Enough for most text; what is never written to takes no memory.
+        // Enough for most text; pages that are never written to take no memory.
         let ids = Vec::with_capacity((bytes / 3 + segments.len()) / threads + 8);
         let mut share = Share { ids, jobs: Vec::new(), segments: Vec::new() };
         loop {
@@ -92,8 +94,8 @@ pub fn encode_batch<I: Id, T: AsRef<[u8]> + Sync>(
 /// Where ids go, and the ids.
 type Placed<'a, I> = (&'a mut [MaybeUninit<I>], &'a [I]);
 
-/// The ids of all jobs in their order. Each thread copies those of one share, because the first touch of new memory
-/// takes as long as the copy.
+/// The ids of all jobs in order. Each thread copies one share, because the first touch of new memory takes as long as
+/// the copy.
 fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
     if let [only] = &mut shares[..] {
         return std::mem::take(&mut only.ids);
@@ -150,7 +152,7 @@ fn segments<T: AsRef<[u8]>>(encoder: &Encoder, texts: &[T], allowed: &Allowed) -
     segments
 }
 
-/// Neighbouring segments, as many as make a job.
+/// Neighboring segments, as many as make a job.
 fn jobs(segments: &[Segment]) -> Vec<Range<usize>> {
     let mut jobs = Vec::new();
     let (mut start, mut bytes) = (0, 0);

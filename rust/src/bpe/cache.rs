@@ -1,24 +1,24 @@
-//! What short pieces encode to, remembered.
+//! Caches of what pieces encode to.
 //!
 //! A [`Seeded`] table is filled once, with the vocabulary and the pieces that were commonest in training, and is then
-//! shared by all threads without a lock. What it does not hold each thread remembers in [`Recent`], a table of fixed
+//! shared by all threads without a lock. What it does not hold, each thread caches in [`Recent`], a table of fixed
 //! size in which new pieces overwrite old ones.
 
 use std::hash::BuildHasher;
 
 use rustc_hash::FxBuildHasher;
 
-use super::encoder::Id;
+use super::id::Id;
 use crate::key::{CountedKey, Key};
 use crate::memory::{filled_table, prefetch};
 
-/// What entries hold ids as: uint16 where all ids of a vocabulary fit, which leaves room for twice as many.
+/// The integer type of ids in entries: 16 bits if all ids of a vocabulary fit, which leaves room for twice as many.
 pub trait Slot: Id + Default {
-    /// As many as fit sixteen bytes.
+    /// As many ids as fit sixteen bytes.
     type Slots: Copy + Default + AsRef<[Self]> + AsMut<[Self]>;
     const ROOM: usize = 16 / size_of::<Self>();
 
-    /// Writes all of them to `room`, which has `ROOM` places.
+    /// Writes all of them to `room`, which has length `ROOM`.
     fn put<I: Id>(slots: &Self::Slots, room: &mut [I]);
 }
 
@@ -39,11 +39,11 @@ slot!(u32, 4);
 #[derive(Clone, Copy, Default)]
 pub struct Entry<S: Slot> {
     key: CountedKey,
-    /// The ids and, behind them, zeros.
+    /// The ids, then zeros.
     pub slots: S::Slots,
 }
 
-/// A cache line of two entries, which are both looked at: a branch between them would often be guessed wrong.
+/// A cache line of two entries. Both are always compared: a branch between them would often be mispredicted.
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
 struct Line<S: Slot>([Entry<S>; 2]);
@@ -57,7 +57,7 @@ impl<S: Slot> Line<S> {
 }
 
 impl<S: Slot> Entry<S> {
-    /// Of at most `S::ROOM` ids.
+    /// `ids` are at most `S::ROOM`.
     fn new(key: Key, ids: &[u32]) -> Self {
         let mut slots = S::Slots::default();
         for (slot, &id) in slots.as_mut().iter_mut().zip(ids) {
@@ -83,7 +83,7 @@ pub struct Seeded<S: Slot> {
     used: usize,
 }
 
-/// The place of no entry.
+/// The position of an entry that does not exist.
 const NOWHERE: usize = usize::MAX;
 
 impl<S: Slot> Seeded<S> {
@@ -91,7 +91,7 @@ impl<S: Slot> Seeded<S> {
         Self { lines: filled_table(Line::default(), n.next_power_of_two()), used: 0 }
     }
 
-    /// Remembers a piece unless it is known or has too many tokens.
+    /// Adds a piece unless it is there or has too many tokens.
     pub fn insert(&mut self, key: Key, ids: &[u32]) {
         if ids.len() > S::ROOM || self.used >= self.lines.len() || self.get(key).is_some() {
             return;
@@ -107,13 +107,13 @@ impl<S: Slot> Seeded<S> {
         self.used += 1;
     }
 
-    /// Where a piece is looked for first.
+    /// The line in which the search for a piece starts.
     #[inline(always)]
     pub fn line_of(&self, hash: u64) -> usize {
         hash as usize & (self.lines.len() - 1)
     }
 
-    /// The place of the entry of a piece that is first looked for in `line`, and otherwise one that has none.
+    /// The position of a piece's entry, searched from `line` on; `NOWHERE` if there is none.
     #[inline(always)]
     pub fn find(&self, key: Key, line: usize) -> usize {
         let entries = &self.lines[line];
@@ -173,13 +173,13 @@ impl<S: Slot> Recent<S> {
         prefetch(&self.0, Self::line_of(hash));
     }
 
-    /// The seeded table takes the low bits.
+    /// From the high bits, because the seeded table uses the low ones.
     fn line_of(hash: u64) -> usize {
         (hash >> 32) as usize % RECENT_LINES
     }
 }
 
-/// What pieces too long for a key encode to, those of a text's rulers and long words; a new one takes the place of an old.
+/// What pieces too long for a key encode to, such as rulers and long words; a new one replaces an old one.
 pub struct RecentLong {
     entries: Vec<LongEntry>,
 }
@@ -198,10 +198,10 @@ impl Default for RecentLong {
 
 impl RecentLong {
     const ENTRIES: usize = 1 << 13;
-    /// Longer pieces hardly come again.
+    /// Longer pieces hardly ever recur.
     pub const MAX_LEN: usize = 256;
 
-    /// The ids of the piece, found by `merge` if they are not remembered.
+    /// The ids of the piece, computed by `merge` if they are not cached.
     pub fn get_or(&mut self, piece: &[u8], merge: impl FnOnce(&mut Vec<u32>)) -> &[u32] {
         let hash = FxBuildHasher.hash_one(piece);
         let entry = &mut self.entries[hash as usize % Self::ENTRIES];

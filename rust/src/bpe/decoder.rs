@@ -1,4 +1,4 @@
-//! Ids back to bytes, all at once or as they come.
+//! From ids back to bytes, all at once or as they arrive.
 
 use super::vocabulary::{Vocabulary, VocabularyError};
 use crate::key::MAX_LEN;
@@ -10,7 +10,7 @@ const LENGTH: usize = ROW - 1;
 /// The lengths of tokens that do not fit a row, and of ids without a token.
 const LONG: u8 = u8::MAX;
 
-/// Ids decoded between two looks at the size of the output.
+/// Ids decoded between two checks of the size of the output.
 const CHUNK: usize = 256;
 
 /// The bytes of the tokens, for copying sixteen at a time.
@@ -60,15 +60,15 @@ impl Decoder {
     }
 }
 
-/// Text of tokens that arrive one by one. A character whose bytes are still to come is held back; bytes that can no
-/// longer become one are U+FFFD, as they are when everything is decoded at once.
+/// Decodes tokens that arrive one by one. An incomplete character is held back; bytes that can no longer become one are
+/// U+FFFD, as they are when everything is decoded at once.
 #[derive(Clone, Debug, Default)]
 pub struct StreamDecoder {
     pending: Vec<u8>,
 }
 
 impl StreamDecoder {
-    /// The text that is certain with these further bytes.
+    /// The text that becomes complete with these bytes.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
         let complete = match self.pending.utf8_chunks().last() {
@@ -80,7 +80,7 @@ impl StreamDecoder {
         text
     }
 
-    /// What is left at the end: nothing, or U+FFFD for a character that never became whole.
+    /// The rest at the end: nothing, or U+FFFD for an incomplete character.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
@@ -90,8 +90,8 @@ fn could_begin_a_character(bytes: &[u8]) -> bool {
     !bytes.is_empty() && str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
-/// For each token where it starts, in characters; one that starts inside a character starts where that does. The text
-/// is that of the tokens joined, so a character counts at its first byte.
+/// Where each token starts in the joined text, in characters. A token that starts inside a character starts where that
+/// character does.
 pub fn starts_in_characters<'v>(tokens: impl Iterator<Item = &'v [u8]>) -> Vec<usize> {
     let continues = |&byte: &u8| (0x80..0xc0).contains(&byte);
     let mut characters = 0_usize;

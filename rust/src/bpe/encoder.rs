@@ -1,59 +1,16 @@
-//! A vocabulary with all that encoding and decoding need; texts to ids, special tokens among them.
-
-use std::fmt;
-
-use rustc_hash::FxHashMap;
+//! The encoder: a vocabulary with its tables, from texts to ids, special tokens included.
 
 use super::decoder::{Decoder, starts_in_characters};
+use super::error::EncodeError;
+use super::id::Id;
+use super::long_tokens::LongTokens;
 use super::lookup::{self, Hand, Table};
+use super::rank_builder::ranks_of;
 use super::ranks::Ranks;
 use super::vocabulary::{Vocabulary, VocabularyError};
-use crate::key::{self, Key};
+use crate::key::Key;
 use crate::specials::{Part, Specials};
 use crate::split::Splitter;
-
-/// What ids are written as.
-pub trait Id: Copy + Default + Into<u32> + Send + Sync + 'static {
-    const MAX: u32;
-    /// Of an id that is at most `MAX`.
-    fn of(id: u32) -> Self;
-}
-
-impl Id for u16 {
-    const MAX: u32 = u16::MAX as u32;
-    #[inline(always)]
-    fn of(id: u32) -> Self {
-        id as Self
-    }
-}
-
-impl Id for u32 {
-    const MAX: u32 = u32::MAX;
-    #[inline(always)]
-    fn of(id: u32) -> Self {
-        id
-    }
-}
-
-/// A text that could not be encoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EncodeError {
-    PieceTooLong { bytes: usize },
-    NoSuchSpecial(String),
-}
-
-impl fmt::Display for EncodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PieceTooLong { bytes } => {
-                write!(f, "the pattern leaves a piece of {bytes} bytes uncut: too long to merge")
-            }
-            Self::NoSuchSpecial(name) => write!(f, "{name:?} is no special token of this vocabulary"),
-        }
-    }
-}
-
-impl std::error::Error for EncodeError {}
 
 /// The special tokens that a text may spell; none by default.
 #[derive(Clone, Default)]
@@ -67,50 +24,44 @@ impl Allowed {
         self.ids.is_empty()
     }
 
-    /// Whether none of them could stand on both sides of a line end.
+    /// Whether none of them can span a line end.
     pub fn may_cut_at_lines(&self) -> bool {
         self.specials.may_cut_at_lines()
     }
 }
 
-/// A vocabulary with everything that encoding and decoding look up.
+/// A vocabulary with all tables for encoding and decoding.
 pub struct Encoder {
     vocabulary: Vocabulary,
     splitter: Splitter,
     ranks: Ranks,
     decoder: Decoder,
     tables: Tables,
-    /// Tokens too long for a key.
-    long_tokens: FxHashMap<Box<[u8]>, u32>,
+    long_tokens: LongTokens,
     all_specials: Allowed,
 }
 
-/// The remembered pieces, in the narrowest form that the vocabulary allows.
+/// The cached pieces, in the narrowest id type that the vocabulary allows.
 enum Tables {
     Narrow(Table<u16>),
     Wide(Table<u32>),
 }
 
-/// The memory of one thread that encodes.
+/// The buffers and caches of one encoding thread.
 pub enum Worker {
     Narrow(Hand<u16>),
     Wide(Hand<u32>),
 }
 
 impl Encoder {
-    /// `frequent` are pieces whose tokens are remembered from the start, which changes nothing but the speed.
+    /// `frequent` are pieces whose tokens are cached from the start, which only affects speed.
     pub fn new(splitter: Splitter, vocabulary: Vocabulary, frequent: &[impl AsRef<[u8]>]) -> Self {
-        let ranks = Ranks::new(&vocabulary);
+        let ranks = ranks_of(&vocabulary);
         let tables = match vocabulary.size() <= usize::from(u16::MAX) + 1 {
             true => Tables::Narrow(Table::new(&vocabulary, &ranks, frequent)),
             false => Tables::Wide(Table::new(&vocabulary, &ranks, frequent)),
         };
-        let long_tokens: FxHashMap<Box<[u8]>, u32> = vocabulary
-            .ids()
-            .into_iter()
-            .filter(|(token, _)| token.len() > key::MAX_LEN)
-            .map(|(token, id)| (token.into(), id))
-            .collect();
+        let long_tokens = LongTokens::new(&vocabulary);
         let all_specials = Allowed { specials: vocabulary.specials.clone(), ids: vocabulary.special_ids.clone() };
         let decoder = Decoder::new(&vocabulary);
         Self { vocabulary, splitter, ranks, decoder, tables, long_tokens, all_specials }
@@ -136,17 +87,8 @@ impl Encoder {
                 Tables::Narrow(table) => table.token_id(key),
                 Tables::Wide(table) => table.token_id(key),
             },
-            None => self.long_token(token),
+            None => self.long_tokens.get(token),
         }
-    }
-
-    pub(super) fn ranks(&self) -> &Ranks {
-        &self.ranks
-    }
-
-    /// The id of the token with exactly these bytes, which are too many for a key.
-    pub(super) fn long_token(&self, token: &[u8]) -> Option<u32> {
-        (token.len() <= self.ranks.longest).then(|| self.long_tokens.get(token).copied()).flatten()
     }
 
     /// Where each token starts in the text of all of them, in characters.
@@ -175,7 +117,7 @@ impl Encoder {
         Ok(Allowed { specials, ids })
     }
 
-    /// Memory to encode with; give it back with [`Self::leave`].
+    /// Buffers and caches to encode with; return them with [`Self::leave`].
     pub fn worker(&self) -> Worker {
         match &self.tables {
             Tables::Narrow(table) => Worker::Narrow(table.hand(&self.splitter)),
@@ -221,8 +163,12 @@ impl Encoder {
 
     fn encode_part<I: Id>(&self, worker: &mut Worker, text: &[u8], out: &mut Vec<I>) -> Result<(), EncodeError> {
         match (&self.tables, worker) {
-            (Tables::Narrow(table), Worker::Narrow(hand)) => lookup::encode(self, table, hand, text, out),
-            (Tables::Wide(table), Worker::Wide(hand)) => lookup::encode(self, table, hand, text, out),
+            (Tables::Narrow(table), Worker::Narrow(hand)) => {
+                lookup::encode(&self.ranks, &self.long_tokens, table, hand, text, out)
+            }
+            (Tables::Wide(table), Worker::Wide(hand)) => {
+                lookup::encode(&self.ranks, &self.long_tokens, table, hand, text, out)
+            }
             _ => unreachable!("a worker is used with the encoder that made it"),
         }
     }

@@ -1,13 +1,15 @@
-//! The pieces of a text on their way to ids: gathered, looked up in tables of what is remembered, and written out.
+//! Turns the pieces of a text into ids: gathers them, looks them up in the tables of cached pieces, writes ids out.
 //!
-//! Looking up waits for memory, so pieces go in batches: while they are gathered the memory of each is asked for, then
-//! all are looked up, then all are written out. Of what only this thread remembers the memory is asked for in between.
+//! Lookups wait for memory, so pieces are processed in batches: gathered, with the cache line of each prefetched, then
+//! looked up, then written out. Lines of this thread's own table are prefetched during the lookup.
 
 use std::sync::Mutex;
 use std::thread::{ThreadId, current};
 
 use super::cache::{Recent, RecentLong, Seeded, Slot};
-use super::encoder::{EncodeError, Encoder, Id};
+use super::error::EncodeError;
+use super::id::Id;
+use super::long_tokens::LongTokens;
 use super::merge::{LongMerger, merge_short};
 use super::ranks::Ranks;
 use super::vocabulary::Vocabulary;
@@ -16,17 +18,17 @@ use crate::split::{Sink, Splitter};
 
 const BATCH: usize = 64;
 
-/// Places in a piece are counted in 32 bits, several for each byte.
+/// Positions in a piece are 32-bit numbers, several for each byte.
 const MAX_PIECE: usize = 1 << 30;
 
-/// Pieces that are remembered, with their ids in the narrowest form that the vocabulary allows.
+/// Cached pieces, with their ids in the narrowest type that the vocabulary allows.
 pub struct Table<S: Slot> {
     seeded: Seeded<S>,
-    /// What threads that encoded before have left; never waited for, so that a fork at any moment is harmless.
+    /// Memory that earlier encoding threads returned. Never blocks, so that a fork at any moment is harmless.
     idle: Mutex<Vec<(ThreadId, Hand<S>)>>,
 }
 
-/// The memory of one thread that encodes.
+/// The buffers and caches of one encoding thread.
 pub struct Hand<S: Slot> {
     splitter: Splitter,
     recent: Recent<S>,
@@ -36,13 +38,13 @@ pub struct Hand<S: Slot> {
     waiting: Box<[Waiting; BATCH]>,
 }
 
-/// A piece to be looked up; of one that is too long for a key only where it stands.
+/// A piece to be looked up. A piece that is too long for a key has an empty one.
 #[derive(Clone, Copy, Default)]
 struct Waiting {
     key: Key,
     start: usize,
     end: usize,
-    /// In the seeded table: the line to look in, and then the entry.
+    /// In the seeded table: first the line to look in, later the entry.
     place: usize,
 }
 
@@ -66,7 +68,7 @@ impl<S: Slot> Table<S> {
         Self { seeded, idle: Mutex::default() }
     }
 
-    /// The table also holds pieces that are no tokens; those that are one stand there as themselves.
+    /// The table also holds pieces that are not tokens; a piece that is a token has exactly one id.
     pub fn token_id(&self, key: Key) -> Option<u32> {
         let &[id] = self.seeded.get(key)?.ids() else { return None };
         Some(id.into())
@@ -83,7 +85,7 @@ impl<S: Slot> Table<S> {
         })
     }
 
-    /// Rather the one that this thread left: it lies in this core's caches, another's does in another's.
+    /// Prefers the one that this thread used before: it is warm in this core's caches.
     fn idle_hand(&self) -> Option<Hand<S>> {
         let mut idle = self.idle.try_lock().ok()?;
         let last = idle.len().checked_sub(1)?;
@@ -98,16 +100,17 @@ impl<S: Slot> Table<S> {
     }
 }
 
-/// Appends the ids of a text, in which no special token is looked for.
+/// Appends the ids of a text, without looking for special tokens.
 pub fn encode<S: Slot, I: Id>(
-    encoder: &Encoder,
+    ranks: &Ranks,
+    long_tokens: &LongTokens,
     table: &Table<S>,
     hand: &mut Hand<S>,
     text: &[u8],
     out: &mut Vec<I>,
 ) -> Result<(), EncodeError> {
     let Hand { splitter, recent, recent_long, merger, merged, waiting } = hand;
-    let misses = Misses { encoder, text, recent, recent_long, merger, merged, too_long: 0 };
+    let misses = Misses { ranks, long_tokens, text, recent, recent_long, merger, merged, too_long: 0 };
     let mut gather = Gather { seeded: &table.seeded, misses, text, waiting, n: 0, out };
     splitter.split(text, &mut gather);
     gather.write();
@@ -117,7 +120,7 @@ pub fn encode<S: Slot, I: Id>(
     }
 }
 
-/// Gathers pieces and asks for the memory of their entries; writes a batch out when it is full.
+/// Gathers pieces and prefetches their entries; writes a batch out when it is full.
 struct Gather<'a, S: Slot, I: Id> {
     seeded: &'a Seeded<S>,
     misses: Misses<'a, S>,
@@ -166,7 +169,7 @@ fn find<S: Slot>(seeded: &Seeded<S>, recent: &Recent<S>, pieces: &mut [Waiting])
     }
 }
 
-/// Writes out the ids of pieces. Whole entries are copied, and the next written over what was too much.
+/// Writes out the ids of pieces. Copies whole entries; the next one overwrites the excess.
 #[inline(always)]
 fn write<S: Slot, I: Id>(seeded: &Seeded<S>, misses: &mut Misses<'_, S>, pieces: &[Waiting], out: &mut Vec<I>) {
     let mut end = out.len();
@@ -191,15 +194,16 @@ fn write<S: Slot, I: Id>(seeded: &Seeded<S>, misses: &mut Misses<'_, S>, pieces:
     out.truncate(end);
 }
 
-/// Encodes the pieces that no table of short ones knows.
+/// Encodes the pieces that are in neither table of short ones.
 struct Misses<'a, S: Slot> {
-    encoder: &'a Encoder,
+    ranks: &'a Ranks,
+    long_tokens: &'a LongTokens,
     text: &'a [u8],
     recent: &'a mut Recent<S>,
     recent_long: &'a mut RecentLong,
     merger: &'a mut LongMerger,
     merged: &'a mut Vec<u32>,
-    /// The length of a piece that cannot be merged, 0 when there was none.
+    /// The length of a piece that is too long to merge, 0 if there was none.
     too_long: usize,
 }
 
@@ -207,17 +211,17 @@ impl<S: Slot> Misses<'_, S> {
     /// Leaves the ids of the piece in `merged`.
     #[inline(never)]
     fn encode(&mut self, waiting: &Waiting) {
-        let ranks = self.encoder.ranks();
+        let ranks = self.ranks;
         let piece = &self.text[waiting.start..waiting.end];
         self.merged.clear();
         if !waiting.key.is_empty() {
-            // It is no token, or the seeded table would have it; so it has at least two bytes.
+            // Not a token, or the seeded table would have it; so it has at least two bytes.
             merge_short(ranks, piece, self.merged);
             self.recent.insert(waiting.key, waiting.key.hash(), self.merged);
             return;
         }
         let Self { recent_long, merger, merged, .. } = self;
-        match self.encoder.long_token(piece) {
+        match self.long_tokens.get(piece) {
             Some(id) => merged.push(id),
             None if piece.len() <= RecentLong::MAX_LEN => {
                 merged.extend(recent_long.get_or(piece, |out| merger.merge_any(ranks, piece, out)));
@@ -231,12 +235,13 @@ impl<S: Slot> Misses<'_, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpe::rank_builder::ranks_of;
 
     #[test]
     fn a_thread_gets_back_what_it_left() {
         let order: Vec<u8> = (0..=u8::MAX).collect();
         let vocabulary = Vocabulary::new(&order, Vec::new(), Vec::new()).unwrap();
-        let table = Table::<u16>::new(&vocabulary, &Ranks::new(&vocabulary), &[""; 0]);
+        let table = Table::<u16>::new(&vocabulary, &ranks_of(&vocabulary), &[""; 0]);
         let splitter = Splitter::new("[a-z]+|.").unwrap();
         let (own, others) = (table.hand(&splitter), table.hand(&splitter));
         let place = own.waiting.as_ptr();

@@ -1,21 +1,22 @@
 //! The rule of BPE applied to one piece.
 //!
-//! Short pieces are merged in arrays on the stack, by looking for the lowest rank again and again. Longer ones keep their
+//! Short pieces are merged in arrays on the stack, by searching for the lowest rank repeatedly. Longer ones keep their
 //! pairs in one bucket per rank. Very long ones are merged window by window, whose memory stays in the cache: a list of
-//! tokens is what the rule makes of their joined bytes exactly when each two neighbours are what it makes of theirs,
+//! tokens is what the rule makes of their joined bytes exactly when each two neighbors are what it makes of theirs,
 //! because the first joining across any other border would also happen in the two tokens alone. So windows need only
 //! agree where they meet, and a piece of a million bytes takes time linear in them.
 
-use super::ranks::{NO_TOKEN, Ranks};
+use super::id::NO_TOKEN;
+use super::ranks::Ranks;
 
 /// Pieces up to this many bytes count as short.
 pub const SHORT: usize = 64;
 
 /// Bytes of a window, unless tokens are so long that it would hold few of them.
 const WINDOW: usize = 1 << 12;
-const LONGEST_TOKENS_PER_WINDOW: usize = 32;
+const MIN_TOKENS_PER_WINDOW: usize = 32;
 
-/// Tokens at the end of a window that are left to the next, since what follows may change them.
+/// Tokens at the end of a window that are redone in the next, since what follows may change them.
 const LEFT_OVER: usize = 8;
 
 /// Appends the tokens of a piece of 2 to `SHORT` bytes. Quadratic in it.
@@ -27,14 +28,14 @@ pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     }
 }
 
-/// Of a piece of at most `N` bytes.
+/// As `merge_short`, for a piece of at most `N` bytes.
 fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     let n = piece.len();
-    // The rank of the token that starts at a place and its neighbour.
+    // The rank of joining the token that starts at each position with the next.
     let mut waiting = [NO_TOKEN; N];
     let mut tokens = [0_u32; N];
     let mut next = [0_u8; N];
-    // Of what is behind the last token nobody asks, but it is written.
+    // Entries after the last token are written but never read.
     let mut previous = [0_u8; SHORT + 1];
     for i in 0..n {
         tokens[i] = ranks.byte_ids[piece[i] as usize];
@@ -64,7 +65,8 @@ fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>)
     }
 }
 
-/// The first place of the lowest rank. One at a time: what was just written cannot yet be read back several at once.
+/// The first position of the lowest rank. A scalar loop: a wide load of what was just written would stall (no store
+/// forwarding).
 #[inline(always)]
 fn lowest(waiting: &[u32]) -> Option<(usize, u32)> {
     let mut best = (0, NO_TOKEN);
@@ -74,16 +76,16 @@ fn lowest(waiting: &[u32]) -> Option<(usize, u32)> {
     (best.1 != NO_TOKEN).then_some(best)
 }
 
-/// Merges long pieces; keeps its memory from one to the next.
+/// Merges long pieces; reuses its buffers.
 #[derive(Default)]
 pub struct LongMerger {
-    /// The tokens by the place where they start.
+    /// The tokens by the position where they start.
     nodes: Vec<Node>,
     queue: Buckets,
     places: Vec<u32>,
 }
 
-/// A token, the places of its neighbours and its rank with the next.
+/// A token, the positions of its neighbors, and the rank of joining it with the next.
 #[derive(Clone, Copy, Default)]
 struct Node {
     token: u32,
@@ -95,7 +97,7 @@ struct Node {
 impl LongMerger {
     /// Appends the tokens of a piece of any length from two bytes on.
     pub fn merge_any(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
-        let window = WINDOW.max(LONGEST_TOKENS_PER_WINDOW * ranks.longest);
+        let window = WINDOW.max(MIN_TOKENS_PER_WINDOW * ranks.longest);
         match piece.len() {
             ..=SHORT => merge_short(ranks, piece, out),
             n if n <= 2 * window => self.merge(ranks, piece, out),
@@ -115,7 +117,7 @@ impl LongMerger {
                 from = to - take_back(ranks, out, out.len() - LEFT_OVER.min(out.len() - start - 1));
                 window = least;
             } else {
-                // Where the windows meet there would be another token: they meet elsewhere, and at last nowhere.
+                // The merge crosses the border between the windows: move the border, in the end to the start.
                 let keep = if window < piece.len() { start.saturating_sub(LEFT_OVER) } else { first };
                 out.truncate(start);
                 from -= take_back(ranks, out, keep.max(first));
@@ -124,7 +126,7 @@ impl LongMerger {
         }
     }
 
-    /// Whether two neighbours that meet at `at` are what the rule makes of their bytes.
+    /// Whether two neighbors that meet at `at` are what the rule makes of their bytes.
     fn stand_apart(&mut self, ranks: &Ranks, left: u32, right: u32, piece: &[u8], at: usize) -> bool {
         let [before, after] = [left, right].map(|token| ranks.lengths[token as usize] as usize);
         let mut tokens = Vec::with_capacity(2);
@@ -137,13 +139,13 @@ impl LongMerger {
         self.start(ranks, piece);
         let mut places = std::mem::take(&mut self.places);
         while let Some(rank) = self.queue.pop(&mut places) {
-            // From the left, as they are mostly found, in bursts; sorting what is sorted is cheap.
+            // Leftmost first. They are mostly sorted already, which makes sorting cheap.
             places.sort_unstable();
             for (i, &place) in places.iter().enumerate() {
                 if self.nodes[place as usize].waiting != rank {
                     continue;
                 }
-                // A token made of this one that joins at a lower rank goes before the rest.
+                // If the new token joins at a lower rank, that merge comes before the rest.
                 if self.join(ranks, place, rank) < rank {
                     places[i + 1..].iter().for_each(|&later| self.queue.push(rank, later));
                     break;
@@ -168,7 +170,7 @@ impl LongMerger {
             waiting: piece.get(at + 1).map_or(NO_TOKEN, |&after| ranks.joined_bytes(byte, after)),
         }));
         self.queue.start(ranks.lengths.len());
-        // Backwards, because a bucket gives back the last first.
+        // Backwards, because buckets are last in, first out.
         for (place, node) in self.nodes.iter().enumerate().rev() {
             if node.waiting != NO_TOKEN {
                 self.queue.push(node.waiting, place as u32);
@@ -176,7 +178,7 @@ impl LongMerger {
         }
     }
 
-    /// Joins the token at `place` with the next into `id`; returns the lowest rank this brought up.
+    /// Joins the token at `place` with the next into `id`; returns the lowest rank of the new pairs.
     #[inline(always)]
     fn join(&mut self, ranks: &Ranks, place: u32, id: u32) -> u32 {
         let (gone, before) = (self.nodes[place as usize].next, self.nodes[place as usize].previous);
@@ -203,7 +205,7 @@ impl LongMerger {
         with_next.min(with_previous)
     }
 
-    /// After a piece of many megabytes its memory is not kept.
+    /// Frees the buffers after a piece of many megabytes.
     fn shrink(&mut self) {
         if self.nodes.len() > 1 << 20 {
             *self = Self::default();
@@ -211,26 +213,26 @@ impl LongMerger {
     }
 }
 
-/// Cuts the list to `len` tokens; returns the bytes of the others.
+/// Truncates the list to `len` tokens; returns how many bytes the removed ones have.
 fn take_back(ranks: &Ranks, tokens: &mut Vec<u32>, len: usize) -> usize {
     tokens.drain(len..).map(|token| ranks.lengths[token as usize] as usize).sum()
 }
 
 const NONE: u32 = u32::MAX;
 
-/// A queue of places by rank: a linked list for each rank, and a bit for each that is not empty.
+/// A priority queue of positions by rank: a linked list for each rank, and a bit for each list that is not empty.
 #[derive(Default)]
 struct Buckets {
     first: Vec<u32>,
     bits: Vec<u64>,
     /// No bit is set in the words before this one.
     lowest: usize,
-    /// Place, and the next entry of the same rank.
+    /// Position, and the next entry of the same rank.
     entries: Vec<(u32, u32)>,
 }
 
 impl Buckets {
-    /// Empty, for ranks below `n_ranks`. What was pushed before must have been popped.
+    /// Prepares for ranks below `n_ranks`. Everything pushed before must have been popped.
     fn start(&mut self, n_ranks: usize) {
         self.first.resize(n_ranks, NONE);
         self.bits.resize(n_ranks.div_ceil(64), 0);
@@ -248,7 +250,7 @@ impl Buckets {
         *first = self.entries.len() as u32 - 1;
     }
 
-    /// The lowest rank, and all its places into `places`.
+    /// Returns the lowest rank and puts all its positions into `places`.
     fn pop(&mut self, places: &mut Vec<u32>) -> Option<u32> {
         places.clear();
         let word = (self.lowest..self.bits.len()).find(|&word| self.bits[word] != 0)?;
@@ -268,11 +270,12 @@ impl Buckets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpe::rank_builder::ranks_of;
     use crate::bpe::vocabulary::Vocabulary;
     use crate::{N_BYTES, Pair};
     use proptest::prelude::*;
 
-    /// The rule itself: look at all neighbours, join the first of the lowest id, start again.
+    /// The rule itself: look at all neighbors, join the first of the lowest id, start again.
     fn by_definition(vocabulary: &Vocabulary, piece: &[u8]) -> Vec<u32> {
         let ids = vocabulary.ids();
         let mut parts: Vec<Vec<u8>> = piece.iter().map(|&byte| vec![byte]).collect();
@@ -305,7 +308,7 @@ mod tests {
         fn short_and_long_merging_follow_the_definition(merges in merges(), piece in "[a-d]{2,64}|a{2,64}|(ab|abc){1,20}") {
             let order: Vec<u8> = (0..=u8::MAX).collect();
             let vocabulary = Vocabulary::new(&order, merges, vec![]).unwrap();
-            let ranks = Ranks::new(&vocabulary);
+            let ranks = ranks_of(&vocabulary);
             let expected = by_definition(&vocabulary, piece.as_bytes());
             let (mut short, mut long) = (Vec::new(), Vec::new());
             merge_short(&ranks, piece.as_bytes(), &mut short);

@@ -1,19 +1,13 @@
-//! Which two neighbours join to a token, and to which: the inner question of encoding.
+//! Which two neighbors join to a token, and to which: the lookup in the inner loop of encoding.
 
-use super::merge::LongMerger;
+use super::id::{ID_BITS, MAX_TOKENS, NO_TOKEN};
 use super::vocabulary::Vocabulary;
 use crate::N_BYTES;
 use crate::memory::filled_table;
 
-/// The rank of two neighbours that do not join to a token. Ranks fit 21 bits.
-pub const NO_TOKEN: u32 = u32::MAX;
-
-const ID_BITS: u32 = 21;
-pub const MAX_TOKENS: usize = 1 << ID_BITS;
-
-/// For two neighbouring tokens the id of the token they join to: that id is also the rank of joining them.
+/// For two neighboring tokens the id of the token they join to: that id is also the rank of joining them.
 pub struct Ranks {
-    /// Of byte values, not ids.
+    /// Indexed by two byte values, not ids.
     of_bytes: Box<[u32]>,
     pairs: PairTable,
     pub byte_ids: [u32; N_BYTES],
@@ -23,17 +17,12 @@ pub struct Ranks {
 }
 
 impl Ranks {
-    /// Finds the one pair that each token is joined from.
-    ///
-    /// Neighbours can only join to a token in the state in which the rule, applied to that token's bytes alone, has two
-    /// left: nothing outside of them takes part before they are joined. So the tokens are merged in the order of their
-    /// lengths, each by what is known of shorter ones. One that leaves more than two is never reached by merging.
-    pub fn new(vocabulary: &Vocabulary) -> Self {
-        let ids = vocabulary.ids();
+    /// The tokens of a vocabulary, with room for `n_pairs`, none of which is known yet.
+    pub fn without_pairs(vocabulary: &Vocabulary, n_pairs: usize) -> Self {
         let lengths: Box<[u32]> = vocabulary.tokens.iter().map(|token| token.len() as u32).collect();
         let mut ranks = Self {
             of_bytes: vec![NO_TOKEN; N_BYTES * N_BYTES].into_boxed_slice(),
-            pairs: PairTable::with_room_for(ids.len()),
+            pairs: PairTable::with_room_for(n_pairs),
             byte_ids: [0; N_BYTES],
             longest: lengths.iter().copied().max().unwrap_or(1) as usize,
             lengths,
@@ -41,23 +30,20 @@ impl Ranks {
         for (id, &byte) in vocabulary.byte_order().iter().enumerate() {
             ranks.byte_ids[byte as usize] = id as u32;
         }
-        let mut by_length: Vec<(&[u8], u32)> = ids.into_iter().filter(|(token, _)| token.len() > 1).collect();
-        by_length.sort_unstable_by_key(|(token, _)| token.len());
-        let (mut merger, mut parts) = (LongMerger::default(), Vec::new());
-        for (token, id) in by_length {
-            parts.clear();
-            merger.merge_any(&ranks, token, &mut parts);
-            if let &[left, right] = &parts[..] {
-                ranks.pairs.insert(pack(left, right), id);
-            }
-            if let &[left, right] = token {
-                ranks.of_bytes[left as usize * N_BYTES + right as usize] = id;
-            }
-        }
         ranks
     }
 
-    /// The id of two neighbouring tokens joined, or `NO_TOKEN`.
+    /// Two neighboring tokens join to `id`. They must not have been inserted before.
+    pub fn insert(&mut self, left: u32, right: u32, id: u32) {
+        self.pairs.insert(pack(left, right), id);
+    }
+
+    /// As `insert`, of two byte values.
+    pub fn insert_bytes(&mut self, left: u8, right: u8, id: u32) {
+        self.of_bytes[left as usize * N_BYTES + right as usize] = id;
+    }
+
+    /// The id of two neighboring tokens joined, or `NO_TOKEN`.
     #[inline(always)]
     pub fn joined(&self, left: u32, right: u32) -> u32 {
         self.pairs.get(pack(left, right))
@@ -76,7 +62,7 @@ fn pack(left: u32, right: u32) -> u64 {
 }
 
 /// Ids by pair, in one word each. Every pair has two buckets of two slots it may be in (cuckoo hashing, Pagh and Rodler
-/// 2004), so that a look-up, which mostly finds nothing, always reads the same four slots and never branches on them.
+/// 2004), so that a lookup, which mostly finds nothing, always reads the same four slots and never branches on them.
 struct PairTable {
     /// The number of buckets is a power of two.
     buckets: Vec<[u64; 2]>,
@@ -85,8 +71,8 @@ struct PairTable {
 
 const EMPTY: u64 = u64::MAX;
 
-/// Pairs that may be moved to make room for one.
-const MOST_MOVES: usize = 100;
+/// How many pairs are moved at most to make room for one.
+const MAX_MOVES: usize = 100;
 
 impl PairTable {
     fn with_room_for(n: usize) -> Self {
@@ -110,11 +96,11 @@ impl PairTable {
         id
     }
 
-    /// Of a pair that is not in the table.
+    /// Adds a pair that is not in the table.
     fn insert(&mut self, pair: u64, id: u32) {
         let mut slot = pair << ID_BITS | u64::from(id);
         let mut to = 0;
-        for moves in 0..MOST_MOVES {
+        for moves in 0..MAX_MOVES {
             let choices = self.buckets_of(slot >> ID_BITS);
             for bucket in choices {
                 if let Some(free) = self.buckets[bucket].iter_mut().find(|slot| **slot == EMPTY) {
@@ -122,7 +108,7 @@ impl PairTable {
                     return;
                 }
             }
-            // The one that gives way goes to its other bucket.
+            // Evict a pair to its other bucket.
             let full = if choices[0] == to { choices[1] } else { choices[0] };
             std::mem::swap(&mut self.buckets[full][moves % 2], &mut slot);
             to = full;
@@ -138,19 +124,6 @@ impl PairTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_is_joined_from_what_the_rule_leaves_of_it() {
-        let order: Vec<u8> = (0..=u8::MAX).rev().collect();
-        let byte = |b: u8| 255 - u32::from(b);
-        // abc is learned as ab + c, but bc has the lower rank, so that a + bc is what abc is joined from.
-        let merges = vec![(byte(b'b'), byte(b'c')), (byte(b'a'), byte(b'b')), (257, byte(b'c')), (256, byte(b'd'))];
-        let ranks = Ranks::new(&Vocabulary::new(&order, merges, vec![]).unwrap());
-        assert_eq!((ranks.joined(byte(b'b'), byte(b'c')), ranks.joined_bytes(b'b', b'c')), (256, 256));
-        assert_eq!((ranks.joined(byte(b'a'), 256), ranks.joined(256, byte(b'd'))), (258, 259));
-        assert_eq!((ranks.joined(257, byte(b'c')), ranks.joined_bytes(b'd', b'b')), (NO_TOKEN, NO_TOKEN));
-        assert_eq!(ranks.byte_ids[usize::from(b'a')], byte(b'a'));
-    }
 
     #[test]
     fn a_pair_table_finds_what_it_holds_and_nothing_else() {

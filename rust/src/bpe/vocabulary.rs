@@ -1,17 +1,17 @@
-//! The tokens: 256 bytes in any order, what the merges join, then special tokens wherever they are put.
+//! The tokens: 256 bytes in any order, one for each merge, then special tokens with any free ids.
 
 use std::fmt;
 
 use rustc_hash::FxHashMap;
 
-use super::ranks::MAX_TOKENS;
+use super::id::MAX_TOKENS;
 use crate::specials::{BadSpecials, Specials};
 use crate::{N_BYTES, Pair};
 
-/// Bytes of all tokens together: a broken file of merges can double the length of a token with each.
+/// Bytes of all tokens together. Each merge in a broken file can double the length of a token.
 const MAX_BYTES: usize = 1 << 30;
 
-/// Merges, ranks and special tokens that make no vocabulary, or an id that is not in it.
+/// Invalid merges, ranks or special tokens, or an id that is not in the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VocabularyError {
     MergeOfUnknown { merge: usize, id: u32, known: usize },
@@ -60,7 +60,7 @@ impl From<BadSpecials> for VocabularyError {
     }
 }
 
-/// Tokens by id, ordinary ones first; each has the id of its place.
+/// Tokens by id, ordinary ones first.
 pub struct Vocabulary {
     pub(super) tokens: Vec<Box<[u8]>>,
     pub(super) specials: Specials,
@@ -124,7 +124,7 @@ impl Vocabulary {
             .ok_or(VocabularyError::UnknownId { id, size: self.size })
     }
 
-    /// The id of each spelling. Two merges may spell the same bytes; the first of them is the token.
+    /// Ids by bytes. Two merges may result in the same bytes; the first of them is the token.
     pub(super) fn ids(&self) -> FxHashMap<&[u8], u32> {
         let mut ids = FxHashMap::default();
         ids.reserve(self.tokens.len());

@@ -27,7 +27,7 @@ const WAITING_PER_THREAD: usize = 2;
 /// Blocks that files are read in.
 const BLOCK_BYTES: usize = 4 << 20;
 
-/// Merges between two looks at Ctrl-C and calls of `progress`.
+/// Merges between two checks for Ctrl-C and calls of `progress`.
 const MERGES_PER_TICK: usize = 64;
 
 /// Learn the merges of a byte-level BPE from an iterable of `str`, bytes or Arrow arrays.
@@ -174,8 +174,8 @@ impl PieceCounter {
         py.detach(|| Corpus::new(&self.counts)).map_err(value_error)
     }
 
-    /// Counts what `more` appends to a batch, until it says that there is no more. This thread gathers, and counts what
-    /// the others have no room for: alone all of it.
+    /// Counts what `more` appends to a batch, until it returns that there is no more. This thread gathers, and counts
+    /// the batches that the others have no room for: all of them if it is alone.
     fn count(
         &mut self,
         py: Python<'_>,
@@ -222,13 +222,13 @@ struct Batches {
 }
 
 impl Batches {
-    /// Counts what waits, until no more can come.
+    /// Counts waiting batches until no more can come.
     fn count(&self, counter: &mut Counter<'_>) {
         loop {
             let batch = self.waiting.lock().expect("no thread panics with the lock").recv();
             let Ok(batch) = batch else { break };
             count_batch(counter, &batch);
-            // If nobody takes it back it is dropped here, which the interpreter is told of later.
+            // If it is not taken back it is dropped here, and the interpreter releases its objects later.
             drop(self.used.send(batch));
         }
     }
@@ -296,7 +296,7 @@ fn gather(
     if batch.is_empty() { Ok(()) } else { hand_over(std::mem::take(&mut batch)) }
 }
 
-/// A text cut, where the pattern has places for it, into parts that several threads can count.
+/// A text cut, where the pattern allows it, into parts that several threads can count.
 fn parts(text: Text, splitter: &Splitter) -> Vec<Text> {
     let text = Arc::new(text);
     let bytes = (*text).as_ref();
@@ -317,7 +317,7 @@ struct Blocks {
     path: PathBuf,
     splitter: Splitter,
     may_cut: bool,
-    /// What was read behind the last cut.
+    /// What was read after the last cut.
     rest: Vec<u8>,
     ended: bool,
 }

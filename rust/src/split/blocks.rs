@@ -3,15 +3,15 @@
 //! A pattern looks at nothing before a piece, so a block is read from where a piece begins. Whether a piece begins at a
 //! byte then depends on the classes of a few bytes around it, which for a whole block is arithmetic on words of 64
 //! bits (as Langdale and Lemire 2019 do for JSON): runs are followed by the carry of an addition. What a block cannot
-//! tell, because the text goes on or is not ASCII, is left to the scanner of single characters.
+//! decide, because the text continues or is not ASCII, is left to the scanner of single characters.
 
-use super::Sink;
 use super::family::Family;
 use super::masks::{BLOCK, Masks};
 use super::scan::{contraction, modern_piece};
+use super::sink::Sink;
 
 /// Fewer bytes at the end of the text are scanned one by one.
-const LEAST: usize = 16;
+const MIN_BYTES: usize = 16;
 
 /// Gives every piece of `text` to `sink`, for a pattern of the modern shape that counts digits; false, and nothing done,
 /// on a machine without the vector unit for it.
@@ -55,7 +55,7 @@ pub fn scan_avx2(family: &Family, text: &[u8], sink: &mut impl Sink) {
 #[inline(always)]
 pub fn scan_with(family: &Family, text: &[u8], sink: &mut impl Sink, masks: impl Fn(&[u8; BLOCK]) -> Masks) {
     let mut at = 0;
-    while text.len() - at >= LEAST {
+    while text.len() - at >= MIN_BYTES {
         let masks = match text[at..].first_chunk() {
             Some(block) => masks(block),
             None => masks(&padded(&text[at..])),
@@ -96,7 +96,7 @@ fn one_by_one(family: &Family, text: &[u8], at: usize, sink: &mut impl Sink) -> 
     end
 }
 
-/// What is behind the end is of no class that the bits know.
+/// Bytes beyond the end are of none of the classes.
 #[inline(never)]
 fn padded(rest: &[u8]) -> [u8; BLOCK] {
     let mut block = [u8::MAX; BLOCK];
@@ -173,7 +173,7 @@ fn groups(number: u64, most: usize) -> u64 {
     }
 }
 
-/// The place behind the contraction whose apostrophe is the block's byte `place`, if it is one and letters follow.
+/// The position after the contraction whose apostrophe is the block's byte `place`, if it is one and letters follow.
 #[inline(never)]
 fn after_contraction(family: &Family, text: &[u8], block: usize, place: u32, masks: &Masks) -> u64 {
     match contraction(family.contractions, text, block + place as usize + 1) {

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class as HirClass, HirKind};
 
-/// A character as the patterns see it. `NonAscii` is only said of a byte: the character must be decoded first.
+/// The class of a character. `NonAscii` is only for bytes: the character must be decoded first.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {

@@ -1,4 +1,4 @@
-//! The split patterns of the GPT-2 family, recognised by their spelling.
+//! The split patterns of the GPT-2 family, recognized by their spelling.
 //!
 //! They all read: contractions, words, numbers, punctuation, whitespace. What differs are a few choices, and those are
 //! what a [`Family`] holds. Spellings with and without possessive quantifiers are equal here, because what follows each
@@ -84,7 +84,7 @@ impl Family {
     }
 
     /// The choices that `pattern` spells, or None when it is not of the family.
-    pub fn recognise(pattern: &str) -> Option<Self> {
+    pub fn recognize(pattern: &str) -> Option<Self> {
         let (contractions, rest) = take(pattern, &CONTRACTIONS)?;
         let (any_prefix, rest) = take(rest, &WORDS)?;
         let (digits, rest) = take(rest, &NUMBERS)?;
@@ -109,7 +109,7 @@ fn take<'p, T: Copy>(pattern: &'p str, spellings: &[(&str, T)]) -> Option<(T, &'
 pub(super) mod tests {
     use super::*;
 
-    /// Every pattern that is recognised, all combinations of spellings.
+    /// Every pattern that is recognized, all combinations of spellings.
     pub fn spellings() -> Vec<String> {
         let mut all = vec![String::new()];
         let mut append = |parts: Vec<&str>| {
@@ -124,14 +124,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn known_patterns_are_recognised_and_others_are_not() {
+    fn known_patterns_are_recognized_and_others_are_not() {
         let gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-        let found = Family::recognise(gpt2).unwrap();
+        let found = Family::recognize(gpt2).unwrap();
         assert_eq!((found.contractions, found.any_prefix, found.digits), (Contractions::Lower, false, 0));
         let cl100k = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s";
-        let found = Family::recognise(cl100k).unwrap();
+        let found = Family::recognize(cl100k).unwrap();
         assert!(found.any_prefix && found.end_is_one_piece && found.cut_after_line_end && found.digits == 3);
-        assert_eq!(Family::recognise(&format!("{gpt2}|x")), None);
-        assert_eq!(Family::recognise(r"\w+|\s+"), None);
+        assert_eq!(Family::recognize(&format!("{gpt2}|x")), None);
+        assert_eq!(Family::recognize(r"\w+|\s+"), None);
     }
 }

@@ -1,16 +1,36 @@
-//! Patterns outside of the family, made ready for an automaton, which knows no look-around and never goes back.
+//! Patterns outside the family, rewritten for an automaton, which has no look-around and never backtracks.
 //!
-//! Two things that split patterns are written with have an equal form without: the look-ahead `\s+(?!\S)` as an
-//! alternative of its own, and a possessive quantifier where giving back a character could never help. Whatever else
-//! would need a backtracking engine is refused, because on some text such an engine takes time without bound.
+//! Two constructs of split patterns can be replaced by equal ones: the look-ahead `\s+(?!\S)` as an alternative of its
+//! own, and a possessive quantifier where giving back a character could never help. Whatever else would need a
+//! backtracking engine is refused, because such an engine can take unbounded time.
+
+use std::fmt;
 
 use regex_automata::meta;
 use regex_syntax::ast::ErrorKind;
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look};
 
-use super::PatternError;
+/// A pattern that does not compile, or that no automaton can match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PatternError {
+    Invalid(String),
+    NotLinear(String),
+}
 
-/// Whitespace leaves its last character to what follows it.
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(why) => write!(f, "the split pattern is not a valid regular expression: {why}"),
+            Self::NotLinear(what) => {
+                write!(f, "the split pattern cannot be matched without backtracking, which may never end: {what}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for PatternError {}
+
+/// Whitespace without its last character, which is left to what follows.
 const LOOKAHEAD: &str = r"\s+(?!\S)";
 
 /// An automaton, and the one of its patterns whose matches give back their last character.

@@ -20,7 +20,7 @@ pub struct Masks {
 }
 
 impl Masks {
-    /// By the table: what the vector units are compared with.
+    /// By table lookup: the reference for the vector units.
     #[cfg(test)]
     pub fn of(block: &[u8; BLOCK]) -> Self {
         use super::classes::{Class, OF_BYTE};
@@ -106,7 +106,7 @@ mod tests {
             let block: [u8; BLOCK] = std::array::from_fn(|at| (at as u8).wrapping_mul(5).wrapping_add(shift));
             let expected = Masks::of(&block);
             if is_x86_feature_detected!("avx512bw") {
-                // SAFETY: it was just asked for.
+                // SAFETY: it was just checked.
                 assert_eq!(unsafe { Masks::by_avx512(&block) }, expected);
             }
             if is_x86_feature_detected!("avx2") {

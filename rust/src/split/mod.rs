@@ -11,46 +11,15 @@ mod linear;
 #[cfg(target_arch = "x86_64")]
 mod masks;
 mod scan;
-
-use std::fmt;
+mod sink;
 
 use regex_automata::Input;
 
+pub use linear::PatternError;
+pub use sink::Sink;
+
 use family::Family;
 use linear::Linear;
-
-/// A pattern that does not compile, or that no automaton can match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PatternError {
-    Invalid(String),
-    NotLinear(String),
-}
-
-impl fmt::Display for PatternError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Invalid(why) => write!(f, "the split pattern is not a valid regular expression: {why}"),
-            Self::NotLinear(what) => {
-                write!(f, "the split pattern cannot be matched without backtracking, which may never end: {what}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for PatternError {}
-
-/// What takes the pieces of a text, in order: a closure, or where its speed counts a type of its own, whose function can
-/// be made part of the scanner.
-pub trait Sink {
-    fn piece(&mut self, start: usize, end: usize);
-}
-
-impl<F: FnMut(usize, usize)> Sink for F {
-    #[inline(always)]
-    fn piece(&mut self, start: usize, end: usize) {
-        self(start, end);
-    }
-}
 
 /// A compiled split pattern. Clones are cheap and share no scratch memory: give each thread its own.
 #[derive(Clone)]
@@ -67,7 +36,7 @@ enum Engine {
 
 impl Splitter {
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
-        let engine = match Family::recognise(pattern) {
+        let engine = match Family::recognize(pattern) {
             Some(family) => Engine::Scan(family),
             None => Engine::Linear(Linear::new(pattern)?),
         };
@@ -78,9 +47,8 @@ impl Splitter {
         &self.pattern
     }
 
-    /// A place, as late in `text` as there is one, where cutting leaves every piece as it is, whatever came before and
-    /// whatever will follow: before a visible ASCII character that begins a line. None where the pattern or the text
-    /// has no such place.
+    /// The last position in `text` where a cut changes no piece, whatever comes before and after: before a visible
+    /// ASCII character that begins a line. None if the pattern or the text has no such position.
     pub fn last_cut(&self, text: &[u8]) -> Option<usize> {
         let Engine::Scan(family) = &self.engine else { return None };
         memchr::memrchr_iter(b'\n', text).map(|line_end| line_end + 1).find(|&at| {
@@ -90,12 +58,12 @@ impl Splitter {
         })
     }
 
-    /// Gives each piece to `sink`, in order. They cover all of `text`: what no match covers is a piece of
-    /// its own. Bytes that are not UTF-8 are text of no pattern: each run of them is a piece, and ends what is before.
+    /// Gives each piece to `sink`, in order. They cover all of `text`: text between matches is a piece of its own.
+    /// Bytes that are not UTF-8 match no pattern: each run of them is a piece, and ends the one before.
     #[inline]
     pub fn split(&self, text: &[u8], sink: &mut impl Sink) {
         match (str::from_utf8(text), &self.engine) {
-            (Ok(valid), Engine::Scan(family)) => scan::scan(family, valid.as_bytes(), sink),
+            (Ok(valid), Engine::Scan(family)) => scan(family, valid.as_bytes(), sink),
             (Ok(valid), _) => self.split_str(valid, &mut |start, end| sink.piece(start, end)),
             (Err(_), _) => self.split_broken(text, &mut |start, end| sink.piece(start, end)),
         }
@@ -137,7 +105,7 @@ impl Splitter {
         };
         match &self.engine {
             Engine::Scan(family) => {
-                scan::scan(family, text.as_bytes(), &mut |start, end| emit(start, end));
+                scan(family, text.as_bytes(), &mut |start, end| emit(start, end));
                 return;
             }
             Engine::Linear(Linear { automaton, gives_back }) => {
@@ -148,7 +116,7 @@ impl Splitter {
                         to -= text[found.range()].chars().next_back().map_or(0, char::len_utf8);
                     }
                     emit_up_to(found.start(), to);
-                    // An empty match is no piece; the search goes on behind the next character.
+                    // An empty match is no piece; the search continues after the next character.
                     at = to;
                     if found.start() == to {
                         at += text[to..].chars().next().map_or(1, char::len_utf8);
@@ -161,6 +129,16 @@ impl Splitter {
         }
         emit_up_to(text.len(), text.len());
     }
+}
+
+/// Gives every piece of `text`, which must be valid UTF-8, to `sink`: in blocks where the machine can, else one by one.
+#[inline]
+fn scan(family: &Family, text: &[u8], sink: &mut impl Sink) {
+    #[cfg(target_arch = "x86_64")]
+    if family.is_modern() && family.digits > 0 && blocks::scan(family, text, sink) {
+        return;
+    }
+    scan::one_by_one(family, text, sink);
 }
 
 #[cfg(test)]

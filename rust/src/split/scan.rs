@@ -1,31 +1,19 @@
-//! The pieces of the GPT-2 family's patterns, by hand: one look at each character, no allocation, no state.
+//! A hand-written scanner for the patterns of the GPT-2 family: one pass, no allocation, no state.
 //!
-//! Whatever the text, a character is looked at a bounded number of times: a run of whitespace makes at most three
-//! pieces, and any other piece ends at the first character that does not belong to it.
+//! Each character is read a bounded number of times: a run of whitespace makes at most three pieces, and any other
+//! piece ends at the first character that does not belong to it.
 
-use super::Sink;
-#[cfg(target_arch = "x86_64")]
-use super::blocks;
 use super::classes::{Class, OF_BYTE, decode};
 use super::family::{Contractions, Family};
+use super::sink::Sink;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Gives every piece of `text`, which must be valid UTF-8, to `sink`.
-#[inline]
-pub fn scan(family: &Family, text: &[u8], sink: &mut impl Sink) {
-    #[cfg(target_arch = "x86_64")]
-    if family.is_modern() && family.digits > 0 && blocks::scan(family, text, sink) {
-        return;
-    }
-    one_by_one(family, text, sink);
-}
-
-/// As `scan`, on any machine.
+/// Gives every piece of `text`, which must be valid UTF-8, to `sink`, on any machine.
 #[inline(always)]
 pub fn one_by_one(family: &Family, text: &[u8], sink: &mut impl Sink) {
-    // The two shapes in use get code of their own, with the choices folded in.
+    // Specialized for the two shapes in use, with the choices as constants.
     match family.is_modern() {
         true => run::<true>(family, text, sink),
         false => run::<false>(family, text, sink),
@@ -52,7 +40,7 @@ pub fn modern_piece(family: &Family, text: &[u8], at: usize) -> usize {
 fn piece<const MODERN: bool>(family: &Family, text: &[u8], at: usize) -> usize {
     let any_prefix = MODERN || family.any_prefix;
     let first = text[at];
-    // The commonest piece by far: a space and a word, or a word.
+    // The most common piece by far: a space and a word, or a word.
     if first == b' ' && at + 1 < text.len() && OF_BYTE[text[at + 1] as usize] == Class::Letter {
         return letters(text, at + 2);
     }
@@ -146,7 +134,7 @@ fn punctuation<const MODERN: bool>(family: &Family, text: &[u8], at: usize) -> u
     at
 }
 
-/// The end of a contraction whose apostrophe stands before `at`.
+/// The end of a contraction whose apostrophe is the byte before `at`.
 pub fn contraction(which: Contractions, text: &[u8], at: usize) -> Option<usize> {
     let fold = |byte: u8| match which {
         Contractions::AnyCase => byte.to_ascii_lowercase(),

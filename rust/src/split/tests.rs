@@ -213,9 +213,9 @@ mod of_blocks {
     fn all_agree(family: &Family, text: &[u8]) {
         let expected = found(|sink| scan::one_by_one(family, text, &mut { sink }));
         assert_eq!(found(|sink| blocks::scan_with(family, text, &mut { sink }, masks::Masks::of)), expected);
-        assert_eq!(found(|sink| scan::scan(family, text, &mut { sink })), expected);
+        assert_eq!(found(|sink| super::super::scan(family, text, &mut { sink })), expected);
         if blocks::has_avx512() {
-            // SAFETY: it was just asked for.
+            // SAFETY: it was just checked.
             assert_eq!(found(|sink| unsafe { blocks::scan_avx512(family, text, &mut { sink }) }), expected);
         }
         if blocks::has_avx2() {
@@ -228,7 +228,7 @@ mod of_blocks {
     fn ascii_is_cut_in_blocks_up_to_every_end() {
         // Miri has the units that it was compiled for.
         assert!(!cfg!(miri) || blocks::has_avx512() && blocks::has_avx2());
-        let family = Family::recognise(NANOCHAT).unwrap();
+        let family = Family::recognize(NANOCHAT).unwrap();
         let text = "It's 12345  apples!?\n\n \t end, we'LL\r\n  see: x = -(y+100);    ".repeat(3);
         // Miri takes a second for each.
         for end in (0..text.len()).step_by(if cfg!(miri) { 13 } else { 1 }) {
@@ -244,7 +244,7 @@ mod of_blocks {
             parts in prop::collection::vec((text(), 1..30_usize), 1..12),
             pick in any::<prop::sample::Index>(),
         ) {
-            let families = family::tests::spellings().into_iter().map(|pattern| Family::recognise(&pattern).unwrap());
+            let families = family::tests::spellings().into_iter().map(|pattern| Family::recognize(&pattern).unwrap());
             let families: Vec<Family> = families.filter(|family| family.is_modern() && family.digits > 0).collect();
             // Some runs are longer than a block.
             let text: String =

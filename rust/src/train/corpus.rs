@@ -1,7 +1,7 @@
-//! The distinct pieces as one array of tokens, and where every pair of neighbours occurs in it.
+//! The distinct pieces as one array of tokens, and where every pair of neighbors occurs in it.
 //!
 //! A token of n bytes takes n cells. The first and the last of them hold its id and what lies between is never read, so
-//! both neighbours of a token are found by its length alone; a separator stands between pieces. A merge writes a few
+//! both neighbors of a token are found by its length alone; a separator stands between pieces. A merge writes a few
 //! cells and moves nothing. Every pair it creates holds the new id, so the list of a pair's places is complete when it
 //! is made and only goes stale: a place counts as long as its cells still hold the pair.
 
@@ -9,11 +9,11 @@ use std::fmt;
 
 use rustc_hash::FxHashMap;
 
-use super::PieceCounts;
+use super::counts::PieceCounts;
 use crate::{N_BYTES, Pair};
 
 const SEPARATOR: u32 = u32::MAX;
-/// No longer the first or the last cell of a token.
+/// A cell that is no longer the first or last of a token.
 const INSIDE: u32 = u32::MAX - 1;
 
 /// The places of pairs lie in blocks of this many, which are not moved as more are added.
@@ -75,27 +75,27 @@ pub struct Corpus {
     twins: Vec<u32>,
 }
 
-/// What one merge finds on one side of its occurrences, by neighbour.
+/// What one merge finds on one side of its occurrences, by neighbor.
 #[derive(Default)]
 struct Side {
-    /// Indexed by token: count of that neighbour, and the number of its places (while they are sorted, where the next
+    /// Indexed by token: count of that neighbor, and the number of its places (while they are sorted, where the next
     /// goes).
     weight: Vec<u64>,
     places: Vec<u32>,
-    neighbours: Vec<u32>,
+    neighbors: Vec<u32>,
     found: Vec<(u32, u32)>,
 }
 
 impl Side {
     #[inline(always)]
-    fn add(&mut self, neighbour: u32, place: u32, weight: u64) {
-        let at = neighbour as usize;
+    fn add(&mut self, neighbor: u32, place: u32, weight: u64) {
+        let at = neighbor as usize;
         if self.places[at] == 0 {
-            self.neighbours.push(neighbour);
+            self.neighbors.push(neighbor);
         }
         self.places[at] += 1;
         self.weight[at] += weight;
-        self.found.push((neighbour, place));
+        self.found.push((neighbor, place));
     }
 }
 
@@ -203,8 +203,8 @@ impl Corpus {
         self.twins.clear();
     }
 
-    /// Writes the new token over every occurrence and notes its neighbours. Returns how often it follows itself, which
-    /// is also how often a neighbour `a`, noted on its right, has become part of a new token itself.
+    /// Writes the new token over every occurrence and notes its neighbors. Returns how often it follows itself, which
+    /// is also how often a neighbor `a`, noted on its right, has become part of a new token itself.
     fn replace(&mut self, a: u32, b: u32, id: u32, merged: &Occurrences) -> u64 {
         let Self { cells, piece_of, weights, lengths, blocks, left, right, twins, .. } = self;
         let (a_len, b_len, id_len) = (lengths[a as usize], lengths[b as usize], lengths[id as usize]);
@@ -236,7 +236,7 @@ impl Corpus {
         n_twins
     }
 
-    /// Moves the counts of one side from the old pairs to the new ones and lists the places of these. Of neighbour
+    /// Moves the counts of one side from the old pairs to the new ones and lists the places of these. Of neighbor
     /// `less.0` there are `less.1` fewer in the end than were noted.
     fn settle(
         &mut self,
@@ -247,9 +247,9 @@ impl Corpus {
     ) {
         let (block, mut start) = self.room_for(side.found.len());
         let first = start as usize;
-        for &neighbour in &side.neighbours {
-            let at = neighbour as usize;
-            let (old, new) = pairs_of(neighbour);
+        for &neighbor in &side.neighbors {
+            let at = neighbor as usize;
+            let (old, new) = pairs_of(neighbor);
             let weight = side.weight[at];
             // Where a token repeats, the old pair is the merged one, which is gone.
             if let Some(found) = self.pairs.get_mut(&old) {
@@ -258,7 +258,7 @@ impl Corpus {
                     self.pairs.remove(&old);
                 }
             }
-            let count = weight - if neighbour == less.0 { less.1 } else { 0 };
+            let count = weight - if neighbor == less.0 { less.1 } else { 0 };
             let len = side.places[at];
             if count > 0 {
                 self.pairs.insert(new, Occurrences { count, block, start, len });
@@ -270,13 +270,13 @@ impl Corpus {
         }
         let places = &mut self.blocks[block as usize];
         places.resize(first + side.found.len(), 0);
-        for &(neighbour, place) in &side.found {
-            let next = &mut side.places[neighbour as usize];
+        for &(neighbor, place) in &side.found {
+            let next = &mut side.places[neighbor as usize];
             places[*next as usize] = place;
             *next += 1;
         }
-        for neighbour in side.neighbours.drain(..) {
-            side.places[neighbour as usize] = 0;
+        for neighbor in side.neighbors.drain(..) {
+            side.places[neighbor as usize] = 0;
         }
         side.found.clear();
     }

@@ -1,7 +1,7 @@
-//! How often each distinct piece of a corpus occurs: all that training needs to know of it.
+//! How often each distinct piece of a corpus occurs: all that training needs.
 //!
 //! Memory is bounded by the distinct pieces. Tables of several threads, files or machines add up to the table of the
-//! whole ([`PieceCounts::absorb`]); the order in which text was counted leaves no trace.
+//! whole ([`PieceCounts::absorb`]); the order in which text was counted does not matter.
 
 use std::collections::hash_map::Entry;
 
@@ -180,7 +180,7 @@ impl<'s> Counter<'s> {
     }
 }
 
-/// Gathers pieces and asks for the memory of their slots; counts a batch when it is full.
+/// Gathers pieces and prefetches their slots; counts a batch when it is full.
 struct Gather<'a> {
     text: &'a [u8],
     counts: &'a mut PieceCounts,

@@ -1,4 +1,4 @@
-//! Learns merges: repeatedly joins the commonest pair of neighbouring tokens inside the pieces of a corpus.
+//! Learns merges: repeatedly joins the most common pair of neighboring tokens inside the pieces of a corpus.
 //!
 //! The corpus is first reduced to its distinct pieces and how often each occurs ([`counts`]); the pieces are then laid
 //! out as one array ([`corpus`]), in which a merge visits only the places where its pair occurs. Of pairs equally
@@ -32,7 +32,7 @@ pub fn learn_merges<E>(
     let mut merges = Vec::new();
     while merges.len() < limit {
         let Some((count, Reverse(pair))) = heap.pop() else { break };
-        // The count of a pair only falls once it is in the heap, so a stale top is put back where it belongs now.
+        // The count of a pair in the heap only falls, so a stale top is pushed again with its current count.
         let current = corpus.count(pair);
         if current != count {
             if current > 0 {

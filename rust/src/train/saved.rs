@@ -5,12 +5,12 @@
 
 use std::fmt;
 
-use super::PieceCounts;
+use super::counts::PieceCounts;
 
 const MAGIC: &[u8] = b"rustbpe counts 1\n";
 
-/// Text that a table can have counted: so little that sums over many tables and pairs stay in 64 bits.
-const MOST_BYTES: u64 = 1 << 56;
+/// How much text a table can have counted, so that sums over many tables and pairs fit 64 bits.
+const MAX_BYTES: u64 = 1 << 56;
 
 /// A table and what it was counted with.
 pub struct SavedCounts {
@@ -19,7 +19,7 @@ pub struct SavedCounts {
     pub counts: PieceCounts,
 }
 
-/// Bytes that are no count table.
+/// Bytes that are not a count table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedError(&'static str);
 
@@ -70,7 +70,7 @@ impl SavedCounts {
         let specials = (0..n_specials).map(|_| read_text(rest)).collect::<Option<_>>()?;
         let n_pieces = u64::from_le_bytes(*read(rest)?);
         let mut counts = PieceCounts::default();
-        let mut left = MOST_BYTES;
+        let mut left = MAX_BYTES;
         for _ in 0..n_pieces {
             let len = read_u32(rest)? as usize;
             let count = u64::from_le_bytes(*read(rest)?);
