@@ -32,9 +32,9 @@ from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import each
+from aquarat_core.maintenance.survey import all_artifacts
+from aquarat_core.maintenance.verify import verify
 from aquarat_core.settings import REPO_ROOT
-from aquarat_core.upkeep.survey import all_artifacts
-from aquarat_core.upkeep.verify import verify
 from benchmarks.harness import Against, BenchError, Result
 from tests.artifacts.emulator import BUCKET, emulator
 

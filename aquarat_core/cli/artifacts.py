@@ -10,9 +10,9 @@ from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
 from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, format_profile, lineage
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.table import table
+from aquarat_core.maintenance.diff import flat
 from aquarat_core.settings import store_uri
 from aquarat_core.tasks.origin import questions_of
-from aquarat_core.upkeep.diff import flat
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

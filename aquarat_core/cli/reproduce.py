@@ -26,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace) -> str | Finding:
-    from aquarat_core.upkeep.reproduce import reproduce
+    from aquarat_core.maintenance.reproduce import reproduce
 
     artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
     with scratch_folder("reproduce") as scratch:

@@ -16,11 +16,11 @@ from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_show, add_store
 from aquarat_core.cli.progress import transfer_bar
 from aquarat_core.cli.table import table
-from aquarat_core.upkeep.collect import clock, find_garbage, remove
-from aquarat_core.upkeep.copying import pull, push, size_of, with_ancestors
-from aquarat_core.upkeep.diff import differences
-from aquarat_core.upkeep.survey import all_artifacts, pins, read_artifacts, refs
-from aquarat_core.upkeep.verify import verify
+from aquarat_core.maintenance.collect import clock, find_garbage, remove
+from aquarat_core.maintenance.copying import pull, push, size_of, with_ancestors
+from aquarat_core.maintenance.diff import differences
+from aquarat_core.maintenance.survey import all_artifacts, pins, read_artifacts, refs
+from aquarat_core.maintenance.verify import verify
 
 DAGSTER_ROOTS = "aquarat_pipeline.assets.retention"
 """On the control host: `materialized_manifests(days)`, what Dagster's event log still needs."""

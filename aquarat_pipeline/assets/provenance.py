@@ -10,9 +10,9 @@ import dagster as dg
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Manifest, Parent
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import Profile
+from aquarat_core.maintenance.diff import flat
+from aquarat_core.maintenance.survey import ancestry
 from aquarat_core.stages.registry import STAGES
-from aquarat_core.upkeep.diff import flat
-from aquarat_core.upkeep.survey import ancestry
 from aquarat_pipeline.assets.inputs import InputError, latest_input
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching.readiness import Plan

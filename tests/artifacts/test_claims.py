@@ -10,8 +10,8 @@ from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.artifacts.lineage import lineage
 from aquarat_core.artifacts.manifest import FileEntry, Manifest, canonical
 from aquarat_core.artifacts.store import blob_key
-from aquarat_core.upkeep.copying import folder_of, pull, push, with_ancestors
-from aquarat_core.upkeep.verify import verify
+from aquarat_core.maintenance.copying import folder_of, pull, push, with_ancestors
+from aquarat_core.maintenance.verify import verify
 
 from .conftest import Publish
 

@@ -11,8 +11,8 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.cli import main
-from aquarat_core.upkeep.copying import pull
-from aquarat_core.upkeep.verify import verify
+from aquarat_core.maintenance.copying import pull
+from aquarat_core.maintenance.verify import verify
 
 from .conftest import Publish
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
 from aquarat_core.cli import main
 from aquarat_core.config import load_profile
+from aquarat_core.maintenance.reproduce import reproduce, weights_distance
 from aquarat_core.stages.registry import STAGES, code_version
-from aquarat_core.upkeep.reproduce import reproduce, weights_distance
 
 from .conftest import Publish
 

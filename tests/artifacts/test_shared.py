@@ -17,8 +17,8 @@ import pytest
 from aquarat_core.agent.folder import FileFolder
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
 from aquarat_core.artifacts.store import blob_key
-from aquarat_core.upkeep.collect import DAY, find_garbage, remove
-from aquarat_core.upkeep.verify import verify
+from aquarat_core.maintenance.collect import DAY, find_garbage, remove
+from aquarat_core.maintenance.verify import verify
 
 ALICE, BOB, MALLORY, GROUP = 61_001, 61_002, 61_003, 61_010
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.maintenance.reproduce import reproduce
+from aquarat_core.maintenance.verify import verify
 from aquarat_core.stages.registry import STAGES
-from aquarat_core.upkeep.reproduce import reproduce
-from aquarat_core.upkeep.verify import verify
 from tests.artifacts.emulator import BUCKET, emulator
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

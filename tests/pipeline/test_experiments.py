@@ -16,8 +16,8 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.cli import main
 from aquarat_core.config import load_profile
-from aquarat_core.upkeep.collect import DAY, clock, find_garbage
-from aquarat_core.upkeep.verify import verify
+from aquarat_core.maintenance.collect import DAY, clock, find_garbage
+from aquarat_core.maintenance.verify import verify
 from aquarat_pipeline import experiments
 from aquarat_pipeline.assets.provenance import ANY_INPUTS
 from aquarat_pipeline.assets.retention import latest_events

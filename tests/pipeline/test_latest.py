@@ -19,8 +19,8 @@ from dagster._daemon.monitoring import RESUME_RUN_LOG_MESSAGE
 from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.cli import main
 from aquarat_core.config import load_profile
+from aquarat_core.maintenance.collect import DAY, clock, find_garbage
 from aquarat_core.stages.base import SPEC_SHA256, StageSpec
-from aquarat_core.upkeep.collect import DAY, clock, find_garbage
 from aquarat_pipeline.assets import upkeep
 from aquarat_pipeline.launching import profiles
 from aquarat_pipeline.launching.attempts import Attempt

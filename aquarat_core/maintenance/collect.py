@@ -17,7 +17,7 @@ from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_record
 from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.transfer import each
-from aquarat_core.upkeep.survey import READERS, ancestry, pins, read_artifacts, refs
+from aquarat_core.maintenance.survey import READERS, ancestry, pins, read_artifacts, refs
 
 DAY = 86_400.0
 GRACE = DAY

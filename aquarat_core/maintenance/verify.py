@@ -14,7 +14,7 @@ from aquarat_core.artifacts.bounded import printable
 from aquarat_core.artifacts.records import Pin, Ref
 from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.transfer import Advance, each, ignore
-from aquarat_core.upkeep.survey import all_artifacts, ancestry, pins, refs
+from aquarat_core.maintenance.survey import all_artifacts, ancestry, pins, refs
 
 BLOBS_AT_ONCE = 8
 Found = Mapping[str, Artifact | ArtifactError]

@@ -20,10 +20,10 @@ from pydantic import BaseModel
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
 from aquarat_core.config import validate
 from aquarat_core.errors import UserError
+from aquarat_core.maintenance.copying import push
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
-from aquarat_core.upkeep.copying import push
 
 WEIGHTS = ".safetensors"
 _DECIDING_LIBRARIES = ("python", "torch", "numpy")

@@ -14,7 +14,7 @@ from aquarat_core.artifacts.errors import os_errors
 from aquarat_core.artifacts.lineage import MOST_GENERATIONS, too_deep
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import Advance, each, ignore
-from aquarat_core.upkeep.survey import ancestry
+from aquarat_core.maintenance.survey import ancestry
 
 MANIFEST = "manifest.json"
 

@@ -15,9 +15,9 @@ from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.backend import open_backend
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.cli import main
-from aquarat_core.upkeep import collect
-from aquarat_core.upkeep.collect import DAY, clock, find_garbage, remove
-from aquarat_core.upkeep.verify import verify
+from aquarat_core.maintenance import collect
+from aquarat_core.maintenance.collect import DAY, clock, find_garbage, remove
+from aquarat_core.maintenance.verify import verify
 
 from .conftest import Publish
 
