@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.hashing import Digest
 from tests.artifacts.worker import peak_memory, reset_peak_memory
 

@@ -134,7 +134,7 @@ def worker(work: dict[str, Any]) -> None:
     import numpy as np
     import torch
 
-    from aquarat_core.artifacts.backend import open_backend
+    from aquarat_core.artifacts.backends import open_backend
     from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
     from aquarat_core.model.accounting import flops_per_token
     from aquarat_core.model.transformer import Transformer

@@ -1,4 +1,4 @@
-"""What a place must be able to do to hold a store: a few small operations, and opening one by its URI.
+"""What a place must be able to do to hold a store: a few small operations.
 
 Keys are relative posix paths. Small objects (manifests, refs, job files) pass as bytes; blobs of any size as files,
 hashed while they stream. Every write is atomic: a reader sees the whole object or none.
@@ -6,13 +6,11 @@ hashed while they stream. Every write is atomic: a reader sees the whole object 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.hashing import Digest
 from aquarat_core.artifacts.transfer import Advance, ignore
 
@@ -90,27 +88,3 @@ class Backend(Protocol):
 
     def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
         """The digest of the object's bytes as read, or None where there is no object."""
-
-
-def open_backend(uri: str) -> Backend:
-    """The backend of `file:///absolute/path` (or `/absolute/path`), `gs://bucket/prefix` or `memory://name`."""
-    scheme, _, rest = uri.partition("://") if "://" in uri else ("file", "", uri)
-    rest = rest.rstrip("/")
-    if scheme == "file":
-        from aquarat_core.artifacts.local import LocalBackend
-
-        if not rest.startswith("/"):
-            raise StoreError(f"store {uri!r} is not an absolute path: write file:///absolute/path")
-        return LocalBackend(Path(rest))
-    if scheme == "memory":
-        from aquarat_core.artifacts.memory import MemoryBackend
-
-        return MemoryBackend(rest)
-    if scheme == "gs":
-        from aquarat_core.artifacts.gcs import GCSBackend
-
-        bucket, _, prefix = rest.partition("/")
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket):
-            raise StoreError(f"store {uri!r} does not name a bucket: write gs://bucket or gs://bucket/prefix")
-        return GCSBackend(bucket, prefix)
-    raise StoreError(f"store {uri!r} has the unknown scheme {scheme!r}: use file://, gs:// or memory://")

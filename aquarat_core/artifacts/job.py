@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from aquarat_core.artifacts.backend import Backend, open_backend
+from aquarat_core.artifacts.backend import Backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.records import read_job_record

@@ -1,20 +1,12 @@
-"""Where an artifact comes from: its ancestry down to the data sets, and what to do when a part of it is damaged."""
+"""Where an artifact comes from: its ancestry down to the data sets, and how that is shown."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aquarat_core.artifacts.errors import ArtifactError
-from aquarat_core.artifacts.manifest import CodeVersion, Manifest
-
-if TYPE_CHECKING:
-    from aquarat_core.artifacts.store import Artifact, ArtifactStore
-
-
-MOST_GENERATIONS = 100
-"""A pipeline's artifact has five or so before it; more than this is nobody's work."""
+from aquarat_core.artifacts.manifest import MOST_GENERATIONS, CodeVersion
+from aquarat_core.artifacts.store import Artifact, ArtifactStore
 
 
 def too_deep(store: ArtifactStore, manifest_sha256: str) -> str:
@@ -118,45 +110,3 @@ def format_code(code: CodeVersion) -> str:
 def format_profile(name: str, sha256: str | None) -> str:
     """A profile's name, and the beginning of its hash where that was recorded."""
     return f"{name} ({sha256[:12]})" if sha256 else name
-
-
-def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
-    """Which ancestors can rebuild a damaged artifact, and the command that does."""
-    # What a manifest says comes from another machine, and the reader pastes it into a shell.
-    select = f"AQUARAT_PROFILE={shlex.quote(manifest.profile)} dagster asset materialize --select"
-    asset = shlex.quote(manifest.asset)
-    if not manifest.parents:
-        return f"It has no parents, so its source rebuilds it: {select} {asset}"
-    names = ", ".join(f"{p.asset} (manifest {p.manifest_sha256[:12]})" for p in manifest.parents)
-    incomplete = _incomplete(store, manifest, {})
-    if not incomplete:
-        return f"Its parents can rebuild it and are there: {names}. Run: {select} {asset}"
-    first = ", ".join(incomplete)
-    return (
-        f"Its parents can rebuild it: {names}; but files of {first} are missing too. "
-        f"Run: {select} {shlex.quote(','.join([*incomplete, manifest.asset]))}"
-    )
-
-
-def _incomplete(
-    store: ArtifactStore, manifest: Manifest, checked: dict[str, bool], generations: int = MOST_GENERATIONS
-) -> list[str]:
-    """Assets of the ancestors to rebuild before `manifest` can be, parents before children."""
-    found: list[str] = []
-    for parent in manifest.parents:
-        if parent.manifest_sha256 in checked:
-            continue
-        artifact = _readable(store, parent.manifest_sha256)
-        checked[parent.manifest_sha256] = artifact is not None and artifact.is_complete()
-        if not checked[parent.manifest_sha256]:
-            if artifact is not None and generations:
-                found += _incomplete(store, artifact.manifest, checked, generations - 1)
-            found.append(parent.asset)
-    return list(dict.fromkeys(found))
-
-
-def _readable(store: ArtifactStore, sha256: str) -> Artifact | None:
-    try:
-        return store.get(sha256)
-    except ArtifactError:
-        return None

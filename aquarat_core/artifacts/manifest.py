@@ -26,6 +26,8 @@ Scalar = float | int | str | bool | None
 MOST_PATH = 1024
 MOST_FILES = 100_000
 MOST_ENTRIES = 10_000
+MOST_GENERATIONS = 100
+"""How far an ancestry is followed: an artifact of a pipeline has about five generations before it."""
 
 
 def _relative(path: str) -> str:

@@ -7,20 +7,29 @@ manifest names, and the same publication run again finds and keeps them.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from aquarat_core.artifacts.backend import Backend, open_backend
+from aquarat_core.artifacts.backend import Backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.cache import Cache
 from aquarat_core.artifacts.environment import hardware, libraries
 from aquarat_core.artifacts.errors import ArtifactError, StoreError
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.job import JobDir, job_dir
-from aquarat_core.artifacts.lineage import rebuild_advice
-from aquarat_core.artifacts.manifest import CodeVersion, FileEntry, Manifest, Parent, Scalar, canonical
+from aquarat_core.artifacts.manifest import (
+    MOST_GENERATIONS,
+    CodeVersion,
+    FileEntry,
+    Manifest,
+    Parent,
+    Scalar,
+    canonical,
+)
 from aquarat_core.artifacts.records import read_ref
 from aquarat_core.artifacts.transfer import Advance, each, ignore
 from aquarat_core.settings import cache_dir, cache_limit
@@ -278,6 +287,48 @@ class Artifact:
     def is_complete(self) -> bool:
         """Whether the store has every file at its size; the bytes are not read."""
         return self.store._has_all((*self.manifest.files, *self.manifest.records))
+
+
+def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
+    """Which ancestors can rebuild a damaged artifact, and the command that does."""
+    # What a manifest says comes from another machine, and the reader pastes it into a shell.
+    select = f"AQUARAT_PROFILE={shlex.quote(manifest.profile)} dagster asset materialize --select"
+    asset = shlex.quote(manifest.asset)
+    if not manifest.parents:
+        return f"It has no parents, so its source rebuilds it: {select} {asset}"
+    names = ", ".join(f"{p.asset} (manifest {p.manifest_sha256[:12]})" for p in manifest.parents)
+    incomplete = _incomplete(store, manifest, {})
+    if not incomplete:
+        return f"Its parents can rebuild it and are there: {names}. Run: {select} {asset}"
+    first = ", ".join(incomplete)
+    return (
+        f"Its parents can rebuild it: {names}; but files of {first} are missing too. "
+        f"Run: {select} {shlex.quote(','.join([*incomplete, manifest.asset]))}"
+    )
+
+
+def _incomplete(
+    store: ArtifactStore, manifest: Manifest, checked: dict[str, bool], generations: int = MOST_GENERATIONS
+) -> list[str]:
+    """Assets of the ancestors to rebuild before `manifest` can be, parents before children."""
+    found: list[str] = []
+    for parent in manifest.parents:
+        if parent.manifest_sha256 in checked:
+            continue
+        artifact = _readable(store, parent.manifest_sha256)
+        checked[parent.manifest_sha256] = artifact is not None and artifact.is_complete()
+        if not checked[parent.manifest_sha256]:
+            if artifact is not None and generations:
+                found += _incomplete(store, artifact.manifest, checked, generations - 1)
+            found.append(parent.asset)
+    return list(dict.fromkeys(found))
+
+
+def _readable(store: ArtifactStore, sha256: str) -> Artifact | None:
+    try:
+        return store.get(sha256)
+    except ArtifactError:
+        return None
 
 
 def blob_key(digest: Digest) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, FileEntry, digest_file
 from aquarat_core.artifacts.errors import os_errors
-from aquarat_core.artifacts.lineage import MOST_GENERATIONS, too_deep
+from aquarat_core.artifacts.lineage import too_deep
+from aquarat_core.artifacts.manifest import MOST_GENERATIONS
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import Advance, each, ignore
 from aquarat_core.maintenance.survey import ancestry

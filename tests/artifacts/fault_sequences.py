@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.retry import Retry
 from aquarat_core.artifacts.store import blob_key
 from tests.artifacts.fault_proxy import FaultProxy, Seeded

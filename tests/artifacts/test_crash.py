@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 
 from .conftest import Publish, start, work, write_files
 from .fault_sequences import assert_sound

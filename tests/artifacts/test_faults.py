@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore, digest_file
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.retry import Retry
 from tests.patience import limit
 

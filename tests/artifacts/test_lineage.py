@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, format_lineage, lineage
-from aquarat_core.artifacts.lineage import rebuild_advice
+from aquarat_core.artifacts.store import rebuild_advice
 
 from .conftest import Publish
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.cli import main
 from aquarat_core.maintenance import collect

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.cli import main
 from aquarat_core.maintenance.copying import pull
 from aquarat_core.maintenance.verify import verify

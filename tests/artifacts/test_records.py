@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, RecordError
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.bounded import MOST_DEPTH, parse
 from aquarat_core.artifacts.manifest import Manifest, canonical
 from aquarat_core.artifacts.records import read_commit, read_job_record, read_pin, read_ref

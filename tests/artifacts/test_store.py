@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, CodeVersion, JobDir, StoreError, digest_file
-from aquarat_core.artifacts.backend import Backend, open_backend
+from aquarat_core.artifacts.backend import Backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.hashing import digest_bytes
 
 from .conftest import Publish

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 
 
 def publish(uri: str, directory: str, run_id: str) -> Artifact:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.config import CheckpointConfig, LaunchConfig, ModelConfig, TrainConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.batches import PackedRows

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from aquarat_core.artifacts import JobDir
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.launching import commands
 from aquarat_pipeline.launching.hosts import Host

@@ -23,7 +23,7 @@ from google.oauth2.credentials import Credentials
 
 from aquarat_core.agent.folder import FolderError, open_folder
 from aquarat_core.artifacts import JobDir, StoreError
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.credentials import JobToken
 from aquarat_core.stages.base import StageSpec
 from aquarat_pipeline.launching import credentials, torchrun

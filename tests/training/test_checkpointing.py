@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from aquarat_core.artifacts import JobDir, weights
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.config import CheckpointConfig, ConfigError
 from aquarat_core.stages.run import Superseded, refuse_if_superseded
 from aquarat_core.training.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.config import LaunchConfig, OptimConfig, RLConfig, TrainConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl import rollouts
