@@ -31,7 +31,7 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion, Digest, FileEntry
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.store import blob_key
-from aquarat_core.artifacts.transfer import each
+from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.maintenance.survey import all_artifacts
 from aquarat_core.maintenance.verify import verify
 from aquarat_core.settings import REPO_ROOT
@@ -215,7 +215,7 @@ def _fill(uri: str, number: int, url: str) -> None:
         objects[f"manifests/{before.sha256}.json"] = before.to_bytes()
         ref = {"asset": before.asset, "manifest_sha256": before.sha256, "data_version": before.data_version}
         objects[f"refs/{before.asset}/latest.json"] = canonical(ref)
-    each(put, objects.items(), 8)
+    parallel_map(put, objects.items(), 8)
 
 
 def _manifest(n: int, digest: Digest, parents: tuple[Parent, ...]) -> Manifest:

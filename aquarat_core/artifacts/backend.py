@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from aquarat_core.artifacts.hashing import Digest
-from aquarat_core.artifacts.transfer import Advance, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +69,22 @@ class Backend(Protocol):
     def write(self, key: str, data: bytes) -> None:
         """Writes or replaces the object; the last writer wins."""
 
-    def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
+    def put_file(self, key: str, source: Path, digest: Digest, advance: OnBytes = no_progress) -> None:
         """Makes sure that `key` holds the bytes of `source`, whose digest is `digest`.
 
         An object that is there already and right is touched and not sent again; one that is damaged is replaced.
         Raises `ArtifactError` if `source` no longer has that digest.
         """
 
-    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: Advance = ignore) -> Digest:
+    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
         """As `put_file`, under the key that `key_of` gives to the digest of `source`, which is returned."""
 
-    def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
+    def get_file(self, key: str, target: Path, have: int = 0, advance: OnBytes = no_progress) -> Digest | None:
         """Writes the object's bytes to `target` and returns their digest as read, or None where there is no object.
 
         The first `have` bytes of `target`, left there by an attempt that was cut off, are taken as they are: if the
         digest then is not the expected one, try again without. An `OSError` of `target` is the caller's.
         """
 
-    def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
+    def digest(self, key: str, advance: OnBytes = no_progress) -> Digest | None:
         """The digest of the object's bytes as read, or None where there is no object."""

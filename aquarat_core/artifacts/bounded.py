@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from aquarat_core.artifacts.errors import RecordError
 
-MOST_BYTES = 16 << 20
-MOST_DEPTH = 64
-MOST_TEXT = 300
+MAX_BYTES = 16 << 20
+MAX_DEPTH = 64
+MAX_TEXT = 300
 """Characters of an error that come from the object itself."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -23,24 +23,24 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 @overload
-def parse(data: bytes, what: str, remedy: str, kind: Literal["object"], most: int = MOST_BYTES) -> dict[str, Any]: ...
+def parse(data: bytes, what: str, remedy: str, kind: Literal["object"], limit: int = MAX_BYTES) -> dict[str, Any]: ...
 @overload
-def parse(data: bytes, what: str, remedy: str, kind: Literal["any"] = "any", most: int = MOST_BYTES) -> Any: ...
-def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = "any", most: int = MOST_BYTES) -> Any:
+def parse(data: bytes, what: str, remedy: str, kind: Literal["any"] = "any", limit: int = MAX_BYTES) -> Any: ...
+def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = "any", limit: int = MAX_BYTES) -> Any:
     """The JSON value in `data`. Raises `RecordError`: `what` it is, what is wrong with it, and `remedy`.
 
-    At most `most` bytes of UTF-8, nested at most `MOST_DEPTH` deep; with `kind` "object" it has to be one.
+    At most `limit` bytes of UTF-8, nested at most `MAX_DEPTH` deep; with `kind` "object" it has to be one.
     """
     if not data:
         raise RecordError(what, "it is empty", remedy)
-    if len(data) > most:
-        raise RecordError(what, f"it has {len(data):,} bytes, and {most:,} is the most", remedy)
+    if len(data) > limit:
+        raise RecordError(what, f"it has {len(data):,} bytes, and {limit:,} is the most", remedy)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise RecordError(what, "it is not UTF-8 text", remedy) from None
     if _is_deep(text):
-        raise RecordError(what, f"it is nested more than {MOST_DEPTH} deep", remedy)
+        raise RecordError(what, f"it is nested more than {MAX_DEPTH} deep", remedy)
     try:
         value = json.loads(text)
     except ValueError as e:
@@ -50,9 +50,9 @@ def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = 
     return value
 
 
-def parse_as(model: type[Model], data: bytes, what: str, remedy: str, most: int = MOST_BYTES) -> Model:
+def parse_as(model: type[Model], data: bytes, what: str, remedy: str, limit: int = MAX_BYTES) -> Model:
     """The object in `data` as `model`. Raises `RecordError` as `parse` does, also for a field that is wrong."""
-    return validated(model, parse(data, what, remedy, "object", most), what, remedy)
+    return validated(model, parse(data, what, remedy, "object", limit), what, remedy)
 
 
 def validated(model: type[Model], value: dict[str, Any], what: str, remedy: str) -> Model:
@@ -75,19 +75,19 @@ def first_error(error: ValueError) -> str:
 
 def printable(text: str) -> str:
     """`text` cut to a line, with escapes for what a terminal might obey or cannot show."""
-    cut = text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + "…"
+    cut = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def _is_deep(text: str) -> bool:
-    if text.count("[") + text.count("{") <= MOST_DEPTH:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     depth = 0
     for match in _BRACKETS.finditer(text):
         token = match[0]
         if token in ("[", "{"):
             depth += 1
-            if depth > MOST_DEPTH:
+            if depth > MAX_DEPTH:
                 return True
         elif token in ("]", "}"):
             depth -= 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aquarat_core.artifacts.hashing import Digest, Hasher
-from aquarat_core.artifacts.transfer import Advance, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 STEP = 4 << 20
 """Bytes copied before they are given to the hash, and to the disk."""
@@ -22,7 +22,7 @@ _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP)
 
 
 def copy_hashed(
-    source: BinaryIO, sink: BinaryIO, advance: Advance = ignore, *, have: int = 0, to_disk: bool = False
+    source: BinaryIO, sink: BinaryIO, advance: OnBytes = no_progress, *, have: int = 0, to_disk: bool = False
 ) -> Digest:
     """Copies `source` from the byte `have` on to the same place in `sink`; the digest of all that `sink` then holds.
 

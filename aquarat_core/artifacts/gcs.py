@@ -31,7 +31,7 @@ from aquarat_core.artifacts.gcs_errors import forbidden, refused, unanswered
 from aquarat_core.artifacts.gcs_media import TIMEOUT, Media
 from aquarat_core.artifacts.hashing import Digest, digest_file
 from aquarat_core.artifacts.retry import Retry
-from aquarat_core.artifacts.transfer import Advance, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Bucket
@@ -101,7 +101,7 @@ class GCSBackend:
         with self._errors():
             self._send(self._blob(key), data)
 
-    def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
+    def put_file(self, key: str, source: Path, digest: Digest, advance: OnBytes = no_progress) -> None:
         right = (digest.size, digest.crc32c)
         parts = f"{self._prefix}tmp/parts/{digest.sha256}/"
         with self._errors():
@@ -128,17 +128,17 @@ class GCSBackend:
                 advance(-digest.size)
             raise StoreError(f"{self.uri}/{key} is rewritten all the time: does another program use this prefix?")
 
-    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: Advance = ignore) -> Digest:
+    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
         # Hashed first: only the hash tells whether there is anything to send.
         digest = digest_file(source)
         self.put_file(key_of(digest), source, digest, advance)
         return digest
 
-    def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
+    def get_file(self, key: str, target: Path, have: int = 0, advance: OnBytes = no_progress) -> Digest | None:
         with self._errors():
             return self._unless_missing(lambda: self._media.download(self._prefix + key, target, have, advance))
 
-    def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
+    def digest(self, key: str, advance: OnBytes = no_progress) -> Digest | None:
         with self._errors():
             return self._unless_missing(lambda: self._media.digest(self._prefix + key, advance))
 

@@ -21,7 +21,7 @@ from google.api_core import exceptions as api
 
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.retry import CorruptedInTransit, Retry
-from aquarat_core.artifacts.transfer import PIECE, Advance, HashedWriter, each, in_order
+from aquarat_core.artifacts.transfer import PIECE, HashedWriter, OnBytes, in_order, parallel_map
 
 if TYPE_CHECKING:
     import requests
@@ -38,9 +38,9 @@ cores they only keep each other waiting."""
 PARTS_AT_ONCE = 4
 WHOLE = 64 << 20
 """Files up to this size are sent in one request."""
-MOST_PARTS = 32
+MAX_PARTS = 32
 """What one compose request takes."""
-SMALLEST_PART = 32 << 20
+MIN_PART = 32 << 20
 _TRIES_WHEN_SPOILED = 5
 
 
@@ -67,7 +67,7 @@ class Media:
 
         return self._retry.call(once)
 
-    def download(self, name: str, target: Path, have: int, advance: Advance) -> Digest:
+    def download(self, name: str, target: Path, have: int, advance: OnBytes) -> Digest:
         """Writes the object to `target`, whose first `have` bytes are there already; the digest of all of it."""
 
         def once(have: int) -> Digest:
@@ -82,7 +82,7 @@ class Media:
 
         return _until_intact(lambda again: once(0 if again else have))
 
-    def digest(self, name: str, advance: Advance) -> Digest:
+    def digest(self, name: str, advance: OnBytes) -> Digest:
         """The digest of the object's bytes, which are read and kept nowhere."""
 
         def once() -> Digest:
@@ -162,7 +162,7 @@ class Media:
         return answer
 
     def upload(
-        self, name: str, source: Path, digest: Digest, generation: int, parts: str, advance: Advance
+        self, name: str, source: Path, digest: Digest, generation: int, parts: str, advance: OnBytes
     ) -> tuple[int, str]:
         """Makes the object from the file if its generation still is `generation` (0: there is none).
 
@@ -171,7 +171,7 @@ class Media:
         """
         if digest.size <= WHOLE:
             return self._send(name, _Body(source, 0, digest.size, advance), generation)
-        size = max(SMALLEST_PART, -(-digest.size // MOST_PARTS))
+        size = max(MIN_PART, -(-digest.size // MAX_PARTS))
         starts = range(0, digest.size, size)
         names = [f"{parts}{start:015d}" for start in starts]
         there = {
@@ -184,7 +184,7 @@ class Media:
                 return advance(length)
             self._send(names[n], _Body(source, starts[n], length, advance), None)
 
-        each(send, range(len(names)), PARTS_AT_ONCE)
+        parallel_map(send, range(len(names)), PARTS_AT_ONCE)
         blob = self._bucket.blob(name)
         blob.content_type = "application/octet-stream"
         composed = [self._bucket.blob(n) for n in names]
@@ -201,7 +201,7 @@ class Media:
             except api.NotFound:
                 return
 
-        each(remove, self._below(parts), 8)
+        parallel_map(remove, self._below(parts), 8)
 
     def _below(self, prefix: str) -> list[Blob]:
         return self._retry.call(lambda: list(self._bucket.list_blobs(prefix=prefix, retry=None)))
@@ -239,7 +239,7 @@ class _Source:
 class _Body:
     """A range of a file as the body of a request; each time it is iterated it begins anew."""
 
-    def __init__(self, path: Path, start: int, length: int, advance: Advance) -> None:
+    def __init__(self, path: Path, start: int, length: int, advance: OnBytes) -> None:
         self.length = length
         self._path, self._start, self._advance = path, start, advance
         self._sent = 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aquarat_core.artifacts.errors import ArtifactError
-from aquarat_core.artifacts.manifest import MOST_GENERATIONS, CodeVersion
+from aquarat_core.artifacts.manifest import MAX_GENERATIONS, CodeVersion
 from aquarat_core.artifacts.store import Artifact, ArtifactStore
 
 
 def too_deep(store: ArtifactStore, manifest_sha256: str) -> str:
-    """What is said of an ancestry that goes on beyond `MOST_GENERATIONS`."""
+    """What is said of an ancestry that goes on beyond `MAX_GENERATIONS`."""
     return (
-        f"manifest {manifest_sha256} in {store.uri} is {MOST_GENERATIONS} generations away: the ancestry is not "
+        f"manifest {manifest_sha256} in {store.uri} is {MAX_GENERATIONS} generations away: the ancestry is not "
         "followed any further. Look at that manifest for where it goes on"
     )
 
@@ -30,10 +30,10 @@ class Node:
 def lineage(store: ArtifactStore, manifest_sha256: str) -> Node:
     """The ancestry of an artifact. An ancestor reached by several ways is one and the same `Node`.
 
-    Raises `ArtifactError` if the store does not have this manifest, or has more generations than `MOST_GENERATIONS`.
+    Raises `ArtifactError` if the store does not have this manifest, or has more generations than `MAX_GENERATIONS`.
     """
     artifact = store.get(manifest_sha256)
-    return _node(store, artifact.asset, manifest_sha256, {}, MOST_GENERATIONS)
+    return _node(store, artifact.asset, manifest_sha256, {}, MAX_GENERATIONS)
 
 
 def _node(store: ArtifactStore, asset: str, sha256: str, known: dict[str, Node], generations: int) -> Node:

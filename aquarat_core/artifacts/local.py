@@ -23,7 +23,7 @@ from aquarat_core.artifacts.backend import Stat, Versioned
 from aquarat_core.artifacts.errors import ArtifactError, StoreError, os_errors
 from aquarat_core.artifacts.filecopy import copy_hashed
 from aquarat_core.artifacts.hashing import Digest, digest_file
-from aquarat_core.artifacts.transfer import Advance, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 _REMEDY = "Set AQUARAT_STORE to a directory that this user can write, or free the space or permissions it needs."
 
@@ -94,16 +94,16 @@ class LocalBackend:
         with self._errors(), self._temporary(data) as temp, self._locked(fcntl.LOCK_SH):
             self._replace(temp, key)
 
-    def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
+    def put_file(self, key: str, source: Path, digest: Digest, advance: OnBytes = no_progress) -> None:
         with self._errors():
             if self._touch(key) and digest_file(self._path(key)) == digest:
                 return advance(digest.size)
         self._store(source, lambda copied: key if copied == digest else None, advance)
 
-    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: Advance = ignore) -> Digest:
+    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
         return self._store(source, key_of, advance)
 
-    def _store(self, source: Path, key_of: Callable[[Digest], str | None], advance: Advance) -> Digest:
+    def _store(self, source: Path, key_of: Callable[[Digest], str | None], advance: OnBytes) -> Digest:
         """Copies `source`, hashing on the way, and names the copy by its digest; None: it is not what it should be."""
         with self._errors(), source.open("rb", buffering=0) as f, self._temporary() as temp:
             with temp.open("xb", buffering=0) as sink:
@@ -120,7 +120,7 @@ class LocalBackend:
                     self._replace(temp, key)
             return copied
 
-    def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
+    def get_file(self, key: str, target: Path, have: int = 0, advance: OnBytes = no_progress) -> Digest | None:
         with self._errors():
             try:
                 source = self._path(key).open("rb", buffering=0)
@@ -129,7 +129,7 @@ class LocalBackend:
         with source, target.open("r+b" if have else "wb", buffering=0) as sink:
             return copy_hashed(source, sink, advance, have=have)
 
-    def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
+    def digest(self, key: str, advance: OnBytes = no_progress) -> Digest | None:
         with self._errors():
             try:
                 return digest_file(self._path(key), advance)

@@ -23,10 +23,10 @@ from aquarat_core.artifacts.hashing import Digest
 
 FORMAT = 1
 Scalar = float | int | str | bool | None
-MOST_PATH = 1024
-MOST_FILES = 100_000
-MOST_ENTRIES = 10_000
-MOST_GENERATIONS = 100
+MAX_PATH = 1024
+MAX_FILES = 100_000
+MAX_ENTRIES = 10_000
+MAX_GENERATIONS = 100
 """How far an ancestry is followed: an artifact of a pipeline has about five generations before it."""
 
 
@@ -34,8 +34,8 @@ def _relative(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or str(PurePosixPath(path)) != path or ".." in parts:
         raise ValueError(f"{path!r} is not a plain relative path: it could lead outside the artifact")
-    if not path.isprintable() or len(path) > MOST_PATH:
-        raise ValueError(f"{path[:100]!r} is not a path: printable characters only, and {MOST_PATH} at most")
+    if not path.isprintable() or len(path) > MAX_PATH:
+        raise ValueError(f"{path[:100]!r} is not a path: printable characters only, and {MAX_PATH} at most")
     return path
 
 
@@ -123,17 +123,17 @@ class Manifest(_Frozen):
     format: int = FORMAT
     asset: Name
     kind: Name
-    files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MOST_FILES), AfterValidator(_distinct)]
-    records: Annotated[tuple[FileEntry, ...], Field(max_length=MOST_FILES), AfterValidator(_distinct)] = ()
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MAX_FILES), AfterValidator(_distinct)]
+    records: Annotated[tuple[FileEntry, ...], Field(max_length=MAX_FILES), AfterValidator(_distinct)] = ()
     config: Facts
     profile: Text
     profile_sha256: Sha256 | None = None
     """Hash of all that the profile says; None in manifests of before it was recorded, which then do not spell it."""
     code: CodeVersion
     parents: Annotated[tuple[Parent, ...], Field(max_length=1000)]
-    metrics: Annotated[dict[str, Scalar], Field(max_length=MOST_ENTRIES), AfterValidator(_finite)]
-    seeds: Annotated[dict[str, int], Field(max_length=MOST_ENTRIES)]
-    libraries: Annotated[dict[str, Text], Field(max_length=MOST_ENTRIES)]
+    metrics: Annotated[dict[str, Scalar], Field(max_length=MAX_ENTRIES), AfterValidator(_finite)]
+    seeds: Annotated[dict[str, int], Field(max_length=MAX_ENTRIES)]
+    libraries: Annotated[dict[str, Text], Field(max_length=MAX_ENTRIES)]
     hardware: Facts
     run_id: Text
     wandb: Facts | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from aquarat_core.artifacts.backend import Stat, Versioned
 from aquarat_core.artifacts.errors import ArtifactError
 from aquarat_core.artifacts.hashing import Digest, digest_bytes, digest_file
-from aquarat_core.artifacts.transfer import Advance, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 _STORES: dict[str, dict[str, bytes]] = defaultdict(dict)
 _TIMES: dict[str, dict[str, float]] = defaultdict(dict)
@@ -65,19 +65,19 @@ class MemoryBackend:
         with _LOCK:
             self._set(key, data)
 
-    def put_file(self, key: str, source: Path, digest: Digest, advance: Advance = ignore) -> None:
+    def put_file(self, key: str, source: Path, digest: Digest, advance: OnBytes = no_progress) -> None:
         data = source.read_bytes()
         if digest_bytes(data) != digest:
             raise ArtifactError(f"{source} changed while it was being published: write it fully first")
         self.write(key, data)
         advance(len(data))
 
-    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: Advance = ignore) -> Digest:
+    def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
         digest = digest_file(source)
         self.put_file(key_of(digest), source, digest, advance)
         return digest
 
-    def get_file(self, key: str, target: Path, have: int = 0, advance: Advance = ignore) -> Digest | None:
+    def get_file(self, key: str, target: Path, have: int = 0, advance: OnBytes = no_progress) -> Digest | None:
         data = self._objects.get(key)
         if data is None:
             return None
@@ -85,7 +85,7 @@ class MemoryBackend:
         advance(len(data))
         return digest_bytes(data)
 
-    def digest(self, key: str, advance: Advance = ignore) -> Digest | None:
+    def digest(self, key: str, advance: OnBytes = no_progress) -> Digest | None:
         return self.get_file(key, Path(os.devnull), advance=advance)
 
     def _set(self, key: str, data: bytes) -> None:

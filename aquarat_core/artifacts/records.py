@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from aquarat_core.artifacts.bounded import Model, parse, parse_as, validated
 from aquarat_core.artifacts.manifest import Name, Parent, Sha256
 
-MOST_SMALL = 64 << 10
+MAX_SMALL = 64 << 10
 """Bytes of a ref or a pin: far more than one has."""
-MOST_COUNT = 10_000
+MAX_COUNT = 10_000
 
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Text = Annotated[str, Field(max_length=4096)]
@@ -63,7 +63,7 @@ class LaunchRecord(_Record):
 
 
 class HostsRecord(_Record):
-    hosts: Annotated[list[Text], Field(max_length=MOST_COUNT)]
+    hosts: Annotated[list[Text], Field(max_length=MAX_COUNT)]
 
 
 class ClaimRecord(_Record):
@@ -78,7 +78,7 @@ class StatusRecord(_Record):
     code: Annotated[int, Field(strict=True)] | None = None
     signal: Annotated[int, Field(strict=True)] | Text | None = None
     reason: Line | None = None
-    tail: Annotated[list[Line], Field(max_length=MOST_COUNT)] | None = None
+    tail: Annotated[list[Line], Field(max_length=MAX_COUNT)] | None = None
 
 
 class CancelRecord(_Record):
@@ -134,13 +134,13 @@ _JOB_RECORDS: tuple[tuple[str, type[BaseModel]], ...] = (
 def read_ref(data: bytes, uri: str) -> Ref:
     """The ref in the object at `uri`. Raises `RecordError`."""
     remedy = "Publish its asset again, or remove the object; what `aquarat store ls --all` lists stays."
-    return parse_as(Ref, data, f"ref {uri}", remedy, MOST_SMALL)
+    return parse_as(Ref, data, f"ref {uri}", remedy, MAX_SMALL)
 
 
 def read_pin(data: bytes, uri: str) -> Pin:
     """The pin in the object at `uri`. Raises `RecordError`."""
     remedy = "Remove the object and pin the artifact again with `aquarat store pin`."
-    return parse_as(Pin, data, f"pin {uri}", remedy, MOST_SMALL)
+    return parse_as(Pin, data, f"pin {uri}", remedy, MAX_SMALL)
 
 
 def read_job_record(data: bytes, uri: str, name: str) -> Any:

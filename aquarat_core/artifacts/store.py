@@ -22,7 +22,7 @@ from aquarat_core.artifacts.errors import ArtifactError, StoreError
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.job import JobDir, job_dir
 from aquarat_core.artifacts.manifest import (
-    MOST_GENERATIONS,
+    MAX_GENERATIONS,
     CodeVersion,
     FileEntry,
     Manifest,
@@ -31,7 +31,7 @@ from aquarat_core.artifacts.manifest import (
     canonical,
 )
 from aquarat_core.artifacts.records import read_ref
-from aquarat_core.artifacts.transfer import Advance, each, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
 from aquarat_core.settings import cache_dir, cache_limit
 
 _SWAP_TRIES = 100
@@ -78,7 +78,7 @@ class ArtifactStore:
         run_id: str,
         wandb: Mapping[str, Any] | None = None,
         latest: bool = True,
-        advance: Advance = ignore,
+        advance: OnBytes = no_progress,
     ) -> Artifact:
         """Makes the files under `directory` (and `records`) the asset's latest artifact; `advance` follows the bytes.
 
@@ -110,7 +110,7 @@ class ArtifactStore:
         manifest(files=_unhashed(content), records=_unhashed(extra))
         paths = [*content.values(), *extra.values()]
         digests = dict(
-            zip(paths, each(lambda path: self.backend.add_file(path, blob_key, advance), paths), strict=True)
+            zip(paths, parallel_map(lambda path: self.backend.add_file(path, blob_key, advance), paths), strict=True)
         )
         return self.add_manifest(
             manifest(files=_entries(content, digests), records=_entries(extra, digests)), latest=latest
@@ -204,10 +204,10 @@ class ArtifactStore:
         raise StoreError(f"{self.uri}/{key} is moved by others all the time: is a loop publishing {name}?")
 
     def _has_all(self, entries: Iterable[FileEntry]) -> bool:
-        return all(each(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
+        return all(parallel_map(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
 
     def _local_copy(
-        self, artifact: Artifact, name: str, what: Literal["files", "records"], advance: Advance = ignore
+        self, artifact: Artifact, name: str, what: Literal["files", "records"], advance: OnBytes = no_progress
     ) -> Path:
         entries: tuple[FileEntry, ...] = getattr(artifact.manifest, what)
         entry = next((e for e in entries if e.path == name), None)
@@ -219,7 +219,7 @@ class ArtifactStore:
         )
 
     def fetch(
-        self, artifact: Artifact, entry: FileEntry, target: Path, have: int = 0, advance: Advance = ignore
+        self, artifact: Artifact, entry: FileEntry, target: Path, have: int = 0, advance: OnBytes = no_progress
     ) -> None:
         """Writes one file of an artifact to `target`, whose first `have` bytes an earlier attempt left there.
 
@@ -231,9 +231,9 @@ class ArtifactStore:
             got = self.backend.get_file(key, target, advance=advance)
         if got != entry.digest:
             target.unlink(missing_ok=True)
-            raise ArtifactError(self.damage(artifact, entry, got))
+            raise ArtifactError(self.describe_damage(artifact, entry, got))
 
-    def damage(self, artifact: Artifact, entry: FileEntry, got: Digest | None) -> str:
+    def describe_damage(self, artifact: Artifact, entry: FileEntry, got: Digest | None) -> str:
         """What to say of a file whose blob is missing (`got` is None) or has another digest."""
         wrong = "is missing" if got is None else "is damaged, its bytes are not those that were published"
         origin = f"{artifact.asset} (manifest {artifact.sha256[:12]}, run {artifact.manifest.run_id})"
@@ -278,10 +278,10 @@ class Artifact:
         """Local path of a record, like `metrics.jsonl`. Raises as `path` does."""
         return self.store._local_copy(self, name, "records")
 
-    def directory(self, advance: Advance = ignore) -> Path:
+    def directory(self, advance: OnBytes = no_progress) -> Path:
         """Local directory with all content files under their paths. Raises as `path` does."""
         names = [entry.path for entry in self.manifest.files]
-        paths = each(lambda name: self.store._local_copy(self, name, "files", advance), names)
+        paths = parallel_map(lambda name: self.store._local_copy(self, name, "files", advance), names)
         return paths[0].parents[len(Path(names[0]).parts) - 1]
 
     def is_complete(self) -> bool:
@@ -308,7 +308,7 @@ def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
 
 
 def _incomplete(
-    store: ArtifactStore, manifest: Manifest, checked: dict[str, bool], generations: int = MOST_GENERATIONS
+    store: ArtifactStore, manifest: Manifest, checked: dict[str, bool], generations: int = MAX_GENERATIONS
 ) -> list[str]:
     """Assets of the ancestors to rebuild before `manifest` can be, parents before children."""
     found: list[str] = []

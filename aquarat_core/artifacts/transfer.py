@@ -1,4 +1,4 @@
-"""Moving bytes in bounded memory: hashed once, beside the copying; fetched in parallel and put in order."""
+"""Transferring bytes in bounded memory: hashed once, while they are copied; fetched in parallel and put in order."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from typing import BinaryIO, TypeVar
 from aquarat_core.artifacts.hashing import Digest, Hasher
 
 T = TypeVar("T")
+R = TypeVar("R")
 
-Advance = Callable[[int], None]
-"""Told of bytes as they pass; a negative number takes back what has to be sent again."""
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes transferred since the last call; negative for bytes that have to be sent again."""
 
 PIECE = 256 << 10
 """Bytes taken from the network, hashed and written at a time."""
 FILES_AT_ONCE = 4
 _HASH_BACKLOG = 16 << 20
-"""Bytes that may wait for their hash."""
+"""Bytes that may wait to be hashed."""
 
 
-def ignore(_: int) -> None:
-    """The `Advance` of whom nobody watches."""
+def no_progress(_: int) -> None:
+    """An `OnBytes` callback that does nothing."""
 
 
 class HashedWriter:
-    """Writes pieces to `sink`, in order, while a thread of its own hashes them: both release the interpreter."""
+    """Writes pieces to `sink`, in order, while its own thread hashes them; both release the interpreter."""
 
-    def __init__(self, sink: BinaryIO | None, advance: Advance = ignore) -> None:
+    def __init__(self, sink: BinaryIO | None, advance: OnBytes = no_progress) -> None:
         self._sink = sink
         self._advance = advance
         self._hasher = Hasher()
@@ -44,7 +45,7 @@ class HashedWriter:
         self._thread.shutdown()
 
     def write(self, *pieces: bytes) -> None:
-        """Many at a time cost the two threads fewer words with each other."""
+        """Writes and hashes the pieces. Passing several at once reduces synchronization between the two threads."""
         size = sum(map(len, pieces))
         if not self._pending and size < PIECE:
             self._hash(pieces)
@@ -59,7 +60,7 @@ class HashedWriter:
             self._advance(len(piece))
 
     def keep(self, path: Path, length: int) -> None:
-        """Hashes the first `length` bytes of a file, which an earlier attempt left in their place."""
+        """Hashes the first `length` bytes of a file, which an earlier attempt wrote."""
         with path.open("rb", buffering=0) as f:
             self._hasher.read(f, length)
 
@@ -89,8 +90,8 @@ def in_order(pool: Executor, tasks: Iterable[Callable[[], T]], window: int) -> I
             future.cancel()
 
 
-def each(function: Callable[[T], object], items: Iterable[T], at_once: int = FILES_AT_ONCE) -> list:
-    """`function` of every item, several at once, results in order; the first error ends it."""
+def parallel_map(function: Callable[[T], R], items: Iterable[T], at_once: int = FILES_AT_ONCE) -> list[R]:
+    """`function` of every item, at most `at_once` at a time, results in order. Raises the first error."""
     items = list(items)
     if len(items) < 2:
         return [function(item) for item in items]

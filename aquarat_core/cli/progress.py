@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aquarat_core.artifacts.transfer import Advance, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 
 @contextmanager
-def transfer_bar(what: str, total: int) -> Iterator[Advance]:
+def transfer_bar(what: str, total: int) -> Iterator[OnBytes]:
     """A function that is told of bytes as they pass; the bar goes to stderr."""
     wanted = os.environ.get("AQUARAT_PROGRESS", "auto")
     if wanted == "plain" or (wanted != "bars" and not sys.stderr.isatty()):
-        yield ignore
+        yield no_progress
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

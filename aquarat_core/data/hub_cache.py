@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_MOST_BYTES = 16 << 20
+_MAX_BYTES = 16 << 20
 Splits = dict[str, list[str]]
 """The files of each split, in order."""
 
@@ -83,7 +83,7 @@ def _read(path: Path) -> Any:
     """The JSON in the file; None where there is none, for what is damaged is asked of the Hub again."""
     try:
         with path.open("rb") as f:
-            return json.loads(f.read(_MOST_BYTES))
+            return json.loads(f.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 

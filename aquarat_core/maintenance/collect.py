@@ -16,7 +16,7 @@ from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_record
 from aquarat_core.artifacts.store import asset_of, blob_key
-from aquarat_core.artifacts.transfer import each
+from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.maintenance.survey import READERS, ancestry, pins, read_artifacts, refs
 
 DAY = 86_400.0
@@ -91,7 +91,7 @@ def remove(store: ArtifactStore, garbage: Garbage) -> tuple[Stat, ...]:
     gone: list[Stat] = []
     for first in (True, False):
         batch = [s for s in garbage.objects if s.key.startswith("manifests/") is first]
-        deleted = each(lambda stat: store.backend.delete(stat.key, stat), batch, READERS)
+        deleted = parallel_map(lambda stat: store.backend.delete(stat.key, stat), batch, READERS)
         gone += [stat for stat, ok in zip(batch, deleted, strict=True) if ok]
     return tuple(gone)
 
@@ -136,7 +136,7 @@ def _needs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> tuple[
     keys += [s.key for s in jobs if s.key.endswith("/result.json") and now - s.modified < WORK_RETENTION]
     hashes: set[str] = set()
     unread: list[ArtifactError] = []
-    for key, found in zip(keys, each(store.backend.read, keys, READERS), strict=True):
+    for key, found in zip(keys, parallel_map(store.backend.read, keys, READERS), strict=True):
         if found is not None:
             try:
                 hashes |= _named_by(key, found.data, f"{store.uri}/{key}")

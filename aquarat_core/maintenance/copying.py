@@ -12,9 +12,9 @@ from pathlib import Path
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, FileEntry, digest_file
 from aquarat_core.artifacts.errors import os_errors
 from aquarat_core.artifacts.lineage import too_deep
-from aquarat_core.artifacts.manifest import MOST_GENERATIONS
+from aquarat_core.artifacts.manifest import MAX_GENERATIONS
 from aquarat_core.artifacts.store import blob_key
-from aquarat_core.artifacts.transfer import Advance, each, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
 from aquarat_core.maintenance.survey import ancestry
 
 MANIFEST = "manifest.json"
@@ -35,7 +35,7 @@ def with_ancestors(artifact: Artifact) -> list[Artifact]:
                 visit(parent.manifest_sha256, generations - 1)
             ordered[sha256] = known[sha256]
 
-    visit(artifact.sha256, MOST_GENERATIONS)
+    visit(artifact.sha256, MAX_GENERATIONS)
     return list(ordered.values())
 
 
@@ -49,7 +49,7 @@ def folder_of(artifact: Artifact, target: Path) -> Path:
     return target / f"{artifact.asset}-{artifact.sha256[:12]}"
 
 
-def pull(artifact: Artifact, target: Path, advance: Advance = ignore) -> Path:
+def pull(artifact: Artifact, target: Path, advance: OnBytes = no_progress) -> Path:
     """Fetches files, `records/` and the manifest into a folder of their own, verified; the manifest comes last.
 
     The files lie in `files/` where one of them has a name that the folder needs itself. What is there and right stays,
@@ -78,7 +78,7 @@ def pull(artifact: Artifact, target: Path, advance: Advance = ignore) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         _make_folder(folder, target)
         _make_folder(partial, target)
-        each(fetch, enumerate(files))
+        parallel_map(fetch, enumerate(files))
         written = partial / MANIFEST
         written.unlink(missing_ok=True)
         with written.open("xb") as f:
@@ -115,7 +115,7 @@ def _is_plain(path: Path) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
-def push(artifact: Artifact, target: ArtifactStore, advance: Advance = ignore, *, latest: bool = True) -> Artifact:
+def push(artifact: Artifact, target: ArtifactStore, advance: OnBytes = no_progress, *, latest: bool = True) -> Artifact:
     """Copies the artifact into another store, under the same hashes; with `latest` its ref there moves to it."""
     entries = [(e, "files") for e in artifact.manifest.files] + [(e, "records") for e in artifact.manifest.records]
 
@@ -124,5 +124,5 @@ def push(artifact: Artifact, target: ArtifactStore, advance: Advance = ignore, *
         local = artifact.path(entry.path) if what == "files" else artifact.record(entry.path)
         target.backend.put_file(blob_key(entry.digest), local, entry.digest, advance)
 
-    each(send, entries)
+    parallel_map(send, entries)
     return target.add_manifest(artifact.manifest, latest=latest)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.records import Pin, Ref, read_pin, read_ref
 from aquarat_core.artifacts.store import name_of_ref
-from aquarat_core.artifacts.transfer import each
+from aquarat_core.artifacts.transfer import parallel_map
 
 Record = TypeVar("Record", Ref, Pin)
 
@@ -32,7 +32,7 @@ def read_artifacts(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Art
             return e
 
     hashes = list(dict.fromkeys(hashes))
-    return dict(zip(hashes, each(read, hashes, READERS), strict=True))
+    return dict(zip(hashes, parallel_map(read, hashes, READERS), strict=True))
 
 
 def refs(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
@@ -50,7 +50,7 @@ def pins(store: ArtifactStore) -> dict[str, Pin | ArtifactError]:
 def _small(
     store: ArtifactStore, keys: list[str], parse: Callable[[bytes, str], Record]
 ) -> Iterator[tuple[str, Record | ArtifactError]]:
-    for key, found in zip(keys, each(store.backend.read, keys, READERS), strict=True):
+    for key, found in zip(keys, parallel_map(store.backend.read, keys, READERS), strict=True):
         if found is not None:
             try:
                 yield key, parse(found.data, f"{store.uri}/{key}")

@@ -1,4 +1,4 @@
-"""Does a store hold what it says? Every claim of a manifest, ref or pin that the store itself can answer is checked.
+"""Checks a store: every claim of a manifest, ref or pin that the store itself can confirm or refute.
 
 docs/store.md lists what is proved by that, and what cannot be.
 """
@@ -13,7 +13,7 @@ from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.bounded import printable
 from aquarat_core.artifacts.records import Pin, Ref
 from aquarat_core.artifacts.store import asset_of, blob_key
-from aquarat_core.artifacts.transfer import Advance, each, ignore
+from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
 from aquarat_core.maintenance.survey import all_artifacts, ancestry, pins, refs
 
 BLOBS_AT_ONCE = 8
@@ -23,7 +23,7 @@ Claim = tuple[Artifact, FileEntry]
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at, and what is wrong: one sentence for each, with the way out."""
+    """How much was checked, and the problems found: one sentence each, with what to do."""
 
     artifacts: int
     files: int
@@ -33,7 +33,7 @@ class Verification:
 
 
 def verify(
-    store: ArtifactStore, hashes: Iterable[str] | None = None, *, read: bool = True, advance: Advance = ignore
+    store: ArtifactStore, hashes: Iterable[str] | None = None, *, read: bool = True, advance: OnBytes = no_progress
 ) -> Verification:
     """Checks those artifacts with their ancestors, or all that there are and all refs and pins.
 
@@ -64,7 +64,7 @@ def verify(
         digests = {claim: got if read else _as_listed(stat, claim) for claim in claimed}
         return [p for c, digest in digests.items() if digest != c for p in _wrong_files(store, claimed[c], digest)]
 
-    problems += [p for wrong in each(check, claims.values(), BLOBS_AT_ONCE) for p in wrong]
+    problems += [p for wrong in parallel_map(check, claims.values(), BLOBS_AT_ONCE) for p in wrong]
     sizes = {sha256: there[key].size for sha256 in claims if (key := _key_of(sha256)) in there}
     size = sum(sizes.values())
     return Verification(len(artifacts), len(claims), size, size if read else 0, tuple(sorted(set(problems))))
@@ -74,11 +74,11 @@ def _wrong_files(store: ArtifactStore, claims: list[Claim], got: Digest | None) 
     """What is wrong with a file of which all `claims` say the same: a blob once, what manifests say each time."""
     artifact, entry = claims[0]
     if got is None or got.sha256 != entry.sha256:
-        yield store.damage(artifact, entry, got)
+        yield store.describe_damage(artifact, entry, got)
         return
     for artifact, entry in claims:
         yield (
-            f"{store.damage(artifact, entry, got)} The manifest says {entry.size:,} bytes, CRC-32C "
+            f"{store.describe_damage(artifact, entry, got)} The manifest says {entry.size:,} bytes, CRC-32C "
             f"{printable(entry.crc32c)}; there are {got.size:,}, CRC-32C {got.crc32c}"
         )
 

@@ -38,7 +38,7 @@ def small_sizes(deadline: float = 5.0) -> Iterator[None]:
     """Parts of 64 KiB, ranges of 32 KiB, streams of 48 KiB; tries that follow at once, for `deadline` seconds."""
     media = "aquarat_core.artifacts.gcs_media"
     retry = Retry(first=0.005, longest=0.02, deadline=deadline)
-    sizes = {"WHOLE": 100 * KIB, "SMALLEST_PART": 64 * KIB, "RANGE": 32 * KIB, "ALONE": 48 * KIB}
+    sizes = {"WHOLE": 100 * KIB, "MIN_PART": 64 * KIB, "RANGE": 32 * KIB, "ALONE": 48 * KIB}
     with mock.patch.multiple(media, **sizes), mock.patch("aquarat_core.artifacts.gcs.RETRY", retry):
         yield
 

@@ -15,7 +15,7 @@ import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, RecordError
 from aquarat_core.artifacts.backends import open_backend
-from aquarat_core.artifacts.bounded import MOST_DEPTH, parse
+from aquarat_core.artifacts.bounded import MAX_DEPTH, parse
 from aquarat_core.artifacts.manifest import Manifest, canonical
 from aquarat_core.artifacts.records import read_commit, read_job_record, read_pin, read_ref
 from aquarat_core.maintenance.collect import DAY, find_garbage
@@ -145,7 +145,7 @@ def test_a_manifest_that_cannot_be_read_is_named_by_every_tool(uri: str, publish
     store = ArtifactStore.open(uri)
     good = publish(store, "a", {"f": b"1"})
     deep: Any = 0
-    for _ in range(MOST_DEPTH + 1):
+    for _ in range(MAX_DEPTH + 1):
         deep = [deep]
     text = good.manifest.to_bytes().decode()
     entry = good.manifest.files[0].model_dump()
@@ -182,7 +182,7 @@ def test_a_manifest_that_cannot_be_read_is_named_by_every_tool(uri: str, publish
 def test_depth_is_counted_outside_texts() -> None:
     brackets = {"x": "[" * 500 + '\\"{' * 50, "y": [[1]]}
     assert parse(json.dumps(brackets).encode(), "it", "") == brackets
-    deep = b"[" * MOST_DEPTH + b"]" * MOST_DEPTH
+    deep = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
     assert parse(b"[" + b",".join([deep[1:-1]] * 9) + b"]", "it", "")
     with pytest.raises(RecordError, match="nested more than"):
         parse(b"[" + deep + b"]", "it", "")
