@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts.errors import StoreError
+from aquarat_core.artifacts.files import atomic_write
 
 if TYPE_CHECKING:
     import google.auth.credentials
@@ -101,13 +101,8 @@ class JobToken:
     def write(self, path: Path) -> datetime:
         """Puts a good token into the file, readable by its owner alone, in one step; returns when it expires."""
         token, expiry = self.token()
-        temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with os.fdopen(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
-                json.dump({"token": token, "expiry": expiry.isoformat()}, f)
-            os.replace(temp, path)
-        finally:
-            temp.unlink(missing_ok=True)
+        with atomic_write(path, private=True) as file:
+            file.write(json.dumps({"token": token, "expiry": expiry.isoformat()}).encode())
         return expiry
 
 

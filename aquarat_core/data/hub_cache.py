@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from aquarat_core.artifacts.files import atomic_write
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_BYTES = 16 << 20
@@ -92,8 +92,7 @@ def _write(path: Path, value: Any) -> None:
     """Whole or not at all; a cache that cannot be written to stays as it is."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as f:
-            json.dump(value, f)
-        os.replace(f.name, path)
+        with atomic_write(path, private=True) as file:
+            file.write(json.dumps(value).encode())
     except OSError:
         return

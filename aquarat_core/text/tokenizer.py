@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import rustbpe_py
 
+from aquarat_core.artifacts.files import atomic_write
 from aquarat_core.config import TokenizerConfig
 from aquarat_core.errors import UserError
 
@@ -174,19 +174,12 @@ class Tokenizer:
 
         Returns the offsets as `encode_batch_to_numpy` does. The file appears when it is whole.
         """
-        path = Path(path)
-        partial = path.with_name(f"{path.name}.partial")
         offsets = [np.zeros(1, dtype=np.int64)]
-        try:
-            with open(partial, "wb") as file:
-                for part in _parts(texts):
-                    ids, starts = self.encode_batch_to_numpy(part, threads, prepend)
-                    ids.tofile(file)
-                    offsets.append(starts[1:] + offsets[-1][-1])
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with atomic_write(Path(path)) as file:
+            for part in _parts(texts):
+                ids, starts = self.encode_batch_to_numpy(part, threads, prepend)
+                ids.tofile(file)
+                offsets.append(starts[1:] + offsets[-1][-1])
         return np.concatenate(offsets)
 
     def count(self, text: Text, allowed_special: Allowed = ()) -> int:
