@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from aquarat_core.artifacts.files import atomic_write
 from aquarat_core.config import ConfigError, Profile, load_profile
 from aquarat_core.errors import UserError
 from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG, PROFILE_TAG
@@ -33,12 +34,8 @@ def remember(home: Path, profile: Profile) -> dict[str, str]:
     path = _path(home, sha256)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        with temporary.open("wb") as f:
-            f.write(profile.to_json())
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        with atomic_write(path, durable=True) as file:
+            file.write(profile.to_json())
     return {PROFILE_TAG: profile.name, PROFILE_HASH_TAG: sha256}
 
 

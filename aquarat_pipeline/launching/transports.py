@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from aquarat_core.artifacts.files import atomic_write
 from aquarat_pipeline.launching.bundle import agent
 from aquarat_pipeline.launching.hosts import Host
 
@@ -61,9 +62,8 @@ class LocalTransport:
         path = self._root / "agent" / agent().name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-                f.write(agent().data)
-            os.replace(f.name, path)
+            with atomic_write(path, private=True) as file:
+                file.write(agent().data)
         return path
 
 
