@@ -29,6 +29,7 @@ from benchmarks.harness import BenchError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = Path(__file__).with_name("same.yaml")
+LAST = "pipeline_report"
 TIMES = ("seconds", "rollout_share", "scoring_share", "update_share", "eval_share", "probe_share", "per_second", "mfu")
 """Endings of the names of metrics that measure time."""
 NAMES_OF_A_RUN = frozenset(
@@ -83,12 +84,14 @@ def main(arguments: Sequence[str]) -> int:
     """Runs both sides and compares. Prints each difference, then one line of JSON; returns 1 if there is any."""
     parser = argparse.ArgumentParser(prog="./run bench same", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--against", required=True, metavar="COMMIT", help="the version to compare with")
-    commit = parser.parse_args(arguments).against
+    parser.add_argument("--asset", default=LAST, help=f"make this asset and its ancestors only (default: {LAST}, all)")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="aquarat-same-") as folder:
-        sides = other_side(commit, Path(folder) / "there"), _side("here", ROOT, Path(sys.executable), Path(folder))
+        there = other_side(options.against, Path(folder) / "there")
+        sides = there, _side("here", ROOT, Path(sys.executable), Path(folder))
         with ThreadPoolExecutor(len(sides)) as pool:
-            there, here = pool.map(make, sides)
-    same, different = compare(there, here)
+            there_found, here_found = pool.map(lambda side: make(side, options.asset), sides)
+    same, different = compare(there_found, here_found)
     print("\n".join([*different, f"{same} files and metrics are the same, {len(different)} are not"]), file=sys.stderr)
     print(json.dumps({"same": same, "different": different}), flush=True)
     return 1 if different else 0
@@ -147,9 +150,9 @@ def _call(command: Sequence[str], cwd: Path, environment: dict[str, str] | None 
     return done.stdout
 
 
-def make(side: Side) -> dict[str, Found]:
-    """Runs the chain and returns its artifacts by asset."""
-    side.aquarat("materialize", "pipeline_report", "--with-parents", "--profile", str(PROFILE), "--json")
+def make(side: Side, asset: str) -> dict[str, Found]:
+    """Makes the asset with all its ancestors and returns the artifacts by asset."""
+    side.aquarat("materialize", asset, "--with-parents", "--profile", str(PROFILE), "--json")
     listed = json.loads(side.aquarat("store", "ls", "--json").splitlines()[-1])
     if listed["problems"]:
         raise BenchError(f"the store of {side.name} is damaged: {'; '.join(listed['problems'])}")
