@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from aquarat_pipeline.launching.here import Outcome, Terminal
+    from aquarat_pipeline.runs.in_process import Outcome, Terminal
 
 STAGES_EVALUATED = ("base", "mid", "sft", "rl")
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the demo; returns the exit code: 130 after Ctrl-C, 1 for a chain that did not come to its end."""
     arguments = _parser().parse_args(argv)
     from aquarat_pipeline.home import HomeError
-    from aquarat_pipeline.launching.here import terminal
+    from aquarat_pipeline.runs.in_process import terminal
 
     try:
         with terminal("demo") as user:
@@ -51,12 +51,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _answer(user: Terminal, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     from aquarat_core.errors import UserError
-    from aquarat_pipeline.launching.here import RunFailedError, RunInterruptedError
+    from aquarat_pipeline.runs.in_process import RunFailedError, RunInterruptedError
 
     log = str(user.log)
     try:
         if arguments.profile:
-            from aquarat_pipeline.launching.profiles import choose
+            from aquarat_pipeline.runs.profiles import choose
 
             choose(arguments.profile)
         return {"ok": True, **_run(user, arguments.again), "log": log}, 0
@@ -81,8 +81,8 @@ def _run(user: Terminal, again: bool) -> dict[str, Any]:
 
     from aquarat_core.settings import store_uri
     from aquarat_core.stages.registry import STAGES
-    from aquarat_pipeline.launching.here import beside, materialize
     from aquarat_pipeline.memory import PeakMemory
+    from aquarat_pipeline.runs.in_process import beside, materialize
 
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance, PeakMemory(store_uri()) as memory:

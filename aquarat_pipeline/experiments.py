@@ -22,9 +22,9 @@ from aquarat_core.config import DEFAULT_PROFILE, Profile, load_profile, strict_y
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.home import dagster_home
-from aquarat_pipeline.launching.tags import EXPERIMENT_TAG
-from aquarat_pipeline.launching.workers import RUN_PROFILE
 from aquarat_pipeline.resources.profile import current_profile
+from aquarat_pipeline.tags import EXPERIMENT_TAG
+from aquarat_pipeline.workers import RUN_PROFILE
 
 MOST_NAME = 40
 _PLACE = Path("aquarat", "experiments")

@@ -13,7 +13,7 @@ from aquarat_core.stages.registry import STAGES, code_version
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
 from aquarat_pipeline.assets.config import run_config_of
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching.progress import Ahead
+from aquarat_pipeline.jobs.progress import Ahead
 
 LOOKED_AT = 20
 """So many of an asset's materializations are looked through for one of the same config."""

@@ -15,8 +15,8 @@ from aquarat_core.maintenance.survey import ancestry
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.inputs import InputError, latest_input
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching.readiness import Plan
-from aquarat_pipeline.launching.tags import ANY_INPUTS_TAG
+from aquarat_pipeline.runs.readiness import Plan
+from aquarat_pipeline.tags import ANY_INPUTS_TAG
 
 ANY_INPUTS = "AQUARAT_ANY_INPUTS"
 """Variable with the request of `ANY_INPUTS_TAG` for commands that give a run no tags."""

@@ -14,7 +14,7 @@ from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.artifacts.store import asset_of
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.retention import latest_events
-from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG
+from aquarat_pipeline.tags import PROFILE_HASH_TAG
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 

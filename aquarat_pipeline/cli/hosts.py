@@ -13,9 +13,9 @@ from typing import Any
 from aquarat_core.cli.table import table
 from aquarat_core.plain_text import printable
 from aquarat_core.settings import REPO_ROOT, store_uri
-from aquarat_pipeline.launching.commands import interpreter
-from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
-from aquarat_pipeline.launching.transports import HostError, transport_to
+from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
+from aquarat_pipeline.hosts.transports import HostError, transport_to
+from aquarat_pipeline.jobs.commands import interpreter
 
 
 def add_commands(commands: Any) -> None:
@@ -87,7 +87,7 @@ def _release(arguments: argparse.Namespace) -> str:
 
 
 def _prepare(arguments: argparse.Namespace) -> str:
-    from aquarat_pipeline.launching.prepare import prepare
+    from aquarat_pipeline.hosts.prepare import prepare
 
     host = read_inventory(_home()).get(arguments.host)
     done = _reached(host, lambda: prepare(host, REPO_ROOT, lambda line: print(printable(line), flush=True)))

@@ -42,7 +42,8 @@ def add_assets(command: argparse.ArgumentParser) -> None:
 
 def _launch(arguments: argparse.Namespace) -> str:
     use_profile(arguments)
-    from aquarat_pipeline.launching import submit, tags
+    from aquarat_pipeline import tags
+    from aquarat_pipeline.runs import submit
 
     wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
     wanted[tags.ANY_INPUTS_TAG] = "true" if arguments.any_inputs else None
@@ -71,7 +72,7 @@ def _launch(arguments: argparse.Namespace) -> str:
 
 
 def _tail(arguments: argparse.Namespace) -> str:
-    from aquarat_pipeline.launching import submit, tailing
+    from aquarat_pipeline.runs import submit, tailing
 
     with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
@@ -79,7 +80,7 @@ def _tail(arguments: argparse.Namespace) -> str:
 
 
 def _cancel(arguments: argparse.Namespace) -> str:
-    from aquarat_pipeline.launching import submit
+    from aquarat_pipeline.runs import submit
 
     with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
@@ -93,7 +94,7 @@ def use_profile(arguments: argparse.Namespace) -> None:
     """
     from aquarat_core.config import load_profile
     from aquarat_pipeline.experiments import ExperimentError, experiment_of
-    from aquarat_pipeline.launching.profiles import choose
+    from aquarat_pipeline.runs.profiles import choose
 
     if arguments.profile:
         choose(arguments.profile)

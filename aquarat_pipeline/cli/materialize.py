@@ -21,10 +21,10 @@ def add_commands(commands: Any) -> None:
 
 def _materialize(arguments: argparse.Namespace) -> str:
     use_profile(arguments)
-    from aquarat_pipeline.launching.here import RunFailedError, RunInterruptedError, materialize, terminal
+    from aquarat_pipeline.runs.in_process import RunFailedError, RunInterruptedError, materialize, terminal
 
     with terminal("materialize") as user:
-        from aquarat_pipeline.launching.submit import LaunchError
+        from aquarat_pipeline.runs.submit import LaunchError
 
         try:
             with open_instance() as instance:

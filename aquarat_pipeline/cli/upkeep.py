@@ -47,7 +47,7 @@ def _refs(arguments: argparse.Namespace) -> str | Finding:
 def _prune(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline.assets import upkeep
     from aquarat_pipeline.cli.launch import open_instance
-    from aquarat_pipeline.launching.submit import LaunchError
+    from aquarat_pipeline.runs.submit import LaunchError
 
     if arguments.days < 1:
         raise LaunchError("--days must be at least 1")

@@ -1,1 +1,1 @@
-"""Starting stages as processes of their own and watching over them."""
+"""The old name of `hosts/`, `jobs/` and `runs/`, kept for one release: a user's `dagster.yaml` may still name it."""

@@ -133,7 +133,7 @@ def _lease(folder: Path) -> Format:
 
 def _ticket(folder: Path) -> Format:
     from aquarat_core.agent import processes
-    from aquarat_pipeline.launching import placement
+    from aquarat_pipeline.jobs import placement
 
     queue = folder / "home/aquarat/queue"
     queue.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def _profile(folder: Path) -> Format:
 
 
 def _hosts(folder: Path) -> Format:
-    from aquarat_pipeline.launching.hosts import read_inventory
+    from aquarat_pipeline.hosts.inventory import read_inventory
 
     folder.mkdir(exist_ok=True)
     sample = (REPO_ROOT / "dagster_home/hosts.example.yaml").read_bytes()

@@ -10,7 +10,7 @@ import pytest
 
 from aquarat_core.config import ConfigError, load_profile, profile_names, strict_yaml
 from aquarat_core.config.strict_yaml import YamlError
-from aquarat_pipeline.launching.hosts import InventoryError, read_inventory
+from aquarat_pipeline.hosts.inventory import InventoryError, read_inventory
 
 HEAD = "extends: demo\nname: mine\ndescription: Of a test.\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.agent import processes
-from aquarat_pipeline.launching import submit
-from aquarat_pipeline.launching.hosts import Host, read_inventory
-from aquarat_pipeline.launching.tags import JOB_TAG
-from aquarat_pipeline.launching.transports import transport_to
-from aquarat_pipeline.launching.workers import worker_of
+from aquarat_pipeline.hosts.inventory import Host, read_inventory
+from aquarat_pipeline.hosts.transports import transport_to
+from aquarat_pipeline.runs import submit
+from aquarat_pipeline.tags import JOB_TAG
+from aquarat_pipeline.workers import worker_of
 from tests.launching.rig import Rig
 from tests.launching.survival import ASSET
 from tests.patience import wait_until

@@ -13,9 +13,9 @@ from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.stage import stage_asset
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching.executor import resuming_executor
-from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
+from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
+from aquarat_pipeline.runs.executor import resuming_executor
 
 HERE = Path(__file__).parent
 INPUTS: dict[str, tuple[str, ...]] = {

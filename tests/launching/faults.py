@@ -14,12 +14,12 @@ import dagster as dg
 
 from aquarat_core.agent import processes
 from aquarat_core.artifacts import ArtifactStore, JobDir
-from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.attempts import Attempt
-from aquarat_pipeline.launching.hosts import read_inventory
-from aquarat_pipeline.launching.tags import PROFILE_TAG
-from aquarat_pipeline.launching.transports import transport_to
-from aquarat_pipeline.launching.workers import worker_of
+from aquarat_pipeline.hosts.inventory import read_inventory
+from aquarat_pipeline.hosts.transports import transport_to
+from aquarat_pipeline.jobs import commands
+from aquarat_pipeline.jobs.attempts import Attempt
+from aquarat_pipeline.tags import PROFILE_TAG
+from aquarat_pipeline.workers import worker_of
 from tests.launching.rig import Rig, assert_nothing_left
 from tests.launching.survival import (
     ASSET,

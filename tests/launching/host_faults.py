@@ -10,7 +10,7 @@ from typing import Any
 
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_pipeline.cli.hosts import examine
-from aquarat_pipeline.launching.hosts import read_inventory
+from aquarat_pipeline.hosts.inventory import read_inventory
 from tests.launching.network import Network
 from tests.launching.rig import Rig
 from tests.launching.survival import ASSET, STEPS, cancelled, command_of, expect, training

@@ -25,11 +25,11 @@ from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
-from aquarat_pipeline.launching import submit
-from aquarat_pipeline.launching.hosts import read_inventory
-from aquarat_pipeline.launching.tags import JOB_TAG
-from aquarat_pipeline.launching.transports import HostError, SshTransport, transport_to
-from aquarat_pipeline.launching.workers import worker_of
+from aquarat_pipeline.hosts.inventory import read_inventory
+from aquarat_pipeline.hosts.transports import HostError, SshTransport, transport_to
+from aquarat_pipeline.runs import submit
+from aquarat_pipeline.tags import JOB_TAG
+from aquarat_pipeline.workers import worker_of
 from tests.patience import limit, wait_until
 from tests.serving import free_port
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import dagster as dg
 
-from aquarat_pipeline.launching import submit
+from aquarat_pipeline.runs import submit
 from tests.launching.rig import Rig, assert_nothing_left, assert_survived
 from tests.patience import wait_until
 

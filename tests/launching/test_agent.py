@@ -16,9 +16,9 @@ import pytest
 
 from aquarat_core.agent import leases, output, processes
 from aquarat_core.agent.folder import FileFolder
-from aquarat_pipeline.launching.bundle import agent
-from aquarat_pipeline.launching.hosts import Host
-from aquarat_pipeline.launching.transports import HostError, LocalTransport
+from aquarat_pipeline.hosts.bundle import agent
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.transports import HostError, LocalTransport
 from tests.patience import wait_until
 
 LEAVES_A_CHILD = (

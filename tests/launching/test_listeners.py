@@ -14,9 +14,9 @@ import pytest
 from aquarat_core.artifacts import JobDir
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.settings import REPO_ROOT
-from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.hosts import Host
-from aquarat_pipeline.launching.placement import Requirement
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.jobs import commands
+from aquarat_pipeline.jobs.placement import Requirement
 from tests.launching.listeners import attack, children, listening
 from tests.launching.network import Network, why_not
 from tests.launching.rig import Rig

@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 
 from aquarat_core.config import load_profile
-from aquarat_pipeline.launching import profiles
-from aquarat_pipeline.launching.executor import resuming_executor
-from aquarat_pipeline.launching.launcher import GpuRunLauncher
-from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG, PROFILE_TAG
+from aquarat_pipeline.runs import profiles
+from aquarat_pipeline.runs.executor import resuming_executor
+from aquarat_pipeline.runs.launcher import GpuRunLauncher
+from aquarat_pipeline.tags import PROFILE_HASH_TAG, PROFILE_TAG
 
 
 def test_a_profile_is_found_again_by_its_content(tmp_path: Path) -> None:

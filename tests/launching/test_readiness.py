@@ -20,10 +20,10 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
 from aquarat_core.config import ConfigError, load_profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching import readiness
-from aquarat_pipeline.launching.estimates import duration
-from aquarat_pipeline.launching.executor import resuming_executor
-from aquarat_pipeline.launching.readiness import NotReadyError, Plan
+from aquarat_pipeline.runs import readiness
+from aquarat_pipeline.runs.estimates import duration
+from aquarat_pipeline.runs.executor import resuming_executor
+from aquarat_pipeline.runs.readiness import NotReadyError, Plan
 from tests.launching.rig import Rig
 from tests.patience import limit
 

@@ -15,14 +15,16 @@ import pytest
 from aquarat_core.agent import processes
 from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline import workers
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource, ResumeRunContext, WorkerStatus
-from aquarat_pipeline.launching import placement, resuming, workers
-from aquarat_pipeline.launching.executor import resuming_executor
-from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
-from aquarat_pipeline.launching.launcher import GpuRunLauncher
-from aquarat_pipeline.launching.placement import Requirement, candidates, ticket
-from aquarat_pipeline.launching.submit import LaunchError, find_run
-from aquarat_pipeline.launching.tags import WORKER_TAG
+from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
+from aquarat_pipeline.jobs import placement
+from aquarat_pipeline.jobs.placement import Requirement, candidates, ticket
+from aquarat_pipeline.runs import resuming
+from aquarat_pipeline.runs.executor import resuming_executor
+from aquarat_pipeline.runs.launcher import GpuRunLauncher
+from aquarat_pipeline.runs.submit import LaunchError, find_run
+from aquarat_pipeline.tags import WORKER_TAG
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ def test_the_shipped_instance_uses_the_launcher(root: Path, tmp_path: Path) -> N
 
 def test_one_worker_a_run(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from aquarat_pipeline.launching.workers import *\n"
+        "import sys; from pathlib import Path; from aquarat_pipeline.workers import *\n"
         "try:\n  with only_worker(Path(sys.argv[1]), 'r', 'two'): print('in')\n"
         "except SecondWorkerError as e: print(e.holder, e)"
     )

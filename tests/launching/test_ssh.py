@@ -26,11 +26,12 @@ from aquarat_core.artifacts import JobDir, StoreError
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.credentials import JobToken
 from aquarat_core.stages.base import StageSpec
-from aquarat_pipeline.launching import credentials, torchrun
-from aquarat_pipeline.launching.attempts import Attempt
-from aquarat_pipeline.launching.hosts import Host
-from aquarat_pipeline.launching.prepare import prepare
-from aquarat_pipeline.launching.transports import HostError, SshTransport
+from aquarat_pipeline.hosts import credentials
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.prepare import prepare
+from aquarat_pipeline.hosts.transports import HostError, SshTransport
+from aquarat_pipeline.jobs import client
+from aquarat_pipeline.jobs.attempts import Attempt
 from tests.artifacts.emulator import BUCKET, emulator
 from tests.launching.guarded_bucket import GuardedBucket, guarded
 from tests.launching.network import SSHD, loopback
@@ -107,7 +108,7 @@ def test_a_file_arrives_whole_or_not_at_all(host: Host, monkeypatch: pytest.Monk
     SshTransport(host).send(b"content", str(path))
     assert path.read_bytes() == b"content"
     assert path.stat().st_mode & 0o777 == 0o600
-    monkeypatch.setattr("aquarat_pipeline.launching.transports.hashlib.sha256", lambda _: hashlib.sha1(b"other"))
+    monkeypatch.setattr("aquarat_pipeline.hosts.transports.hashlib.sha256", lambda _: hashlib.sha1(b"other"))
     with pytest.raises(HostError, match="cannot write"):
         SshTransport(host).send(b"damaged on its way", str(path))
     assert path.read_bytes() == b"content"
@@ -151,7 +152,7 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
 
     The job outlives several tokens, each good for six seconds; what it cannot do without is a renewed one.
     """
-    monkeypatch.setattr(torchrun, "RENEW_SECONDS", 1.0)
+    monkeypatch.setattr(client, "RENEW_SECONDS", 1.0)
     reach = {"STORAGE_EMULATOR_HOST": bucket.url}
     with loopback(tmp_path, reach) as (config, fields):
         fields |= {"forward": ["WANDB_API_KEY"], "env": {"PYTHONPATH": os.getcwd()}}

@@ -23,12 +23,12 @@ from aquarat_pipeline.assets.provenance import ANY_INPUTS
 from aquarat_pipeline.assets.retention import latest_events
 from aquarat_pipeline.assets.upkeep import differences
 from aquarat_pipeline.experiments import Experiment, ExperimentError
-from aquarat_pipeline.launching import profiles
-from aquarat_pipeline.launching.here import Terminal, beside
-from aquarat_pipeline.launching.launcher import GpuRunLauncher
-from aquarat_pipeline.launching.submit import submit
-from aquarat_pipeline.launching.tags import ANY_INPUTS_TAG, EXPERIMENT_TAG, PROFILE_HASH_TAG, PROFILE_TAG
-from aquarat_pipeline.launching.workers import RUN_PROFILE
+from aquarat_pipeline.runs import profiles
+from aquarat_pipeline.runs.in_process import Terminal, beside
+from aquarat_pipeline.runs.launcher import GpuRunLauncher
+from aquarat_pipeline.runs.submit import submit
+from aquarat_pipeline.tags import ANY_INPUTS_TAG, EXPERIMENT_TAG, PROFILE_HASH_TAG, PROFILE_TAG
+from aquarat_pipeline.workers import RUN_PROFILE
 from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain, failure_text
 

@@ -12,7 +12,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.config import load_profile
 from aquarat_pipeline.assets.history import fresh
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching import progress
+from aquarat_pipeline.jobs import progress
 from tests.pipeline.toy_chain import Chain
 
 CHAIN = ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer")

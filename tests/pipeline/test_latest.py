@@ -22,8 +22,8 @@ from aquarat_core.config import load_profile
 from aquarat_core.maintenance.collect import DAY, clock, find_garbage
 from aquarat_core.stages.base import SPEC_SHA256, StageSpec
 from aquarat_pipeline.assets import upkeep
-from aquarat_pipeline.launching import profiles
-from aquarat_pipeline.launching.attempts import Attempt
+from aquarat_pipeline.jobs.attempts import Attempt
+from aquarat_pipeline.runs import profiles
 from tests.pipeline.toy_chain import Chain
 
 ASSET = "aqua_dataset"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 STEP = """
 import os, sys
-from aquarat_pipeline.launching import progress
+from aquarat_pipeline.jobs import progress
 os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), 2)  # as the demo sends Dagster's log to a file
 with progress.display("stage [/b]") as show:
     print("a line of Dagster's log", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.stages.base import SPEC_SHA256, StageSpec
-from aquarat_pipeline.launching.attempts import Attempt, ForgedJobError
+from aquarat_pipeline.jobs.attempts import Attempt, ForgedJobError
 from tests.pipeline.toy_chain import Chain, failure_text
 
 FORGED = {

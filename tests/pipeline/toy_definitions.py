@@ -18,10 +18,10 @@ from aquarat_pipeline.assets.training import training_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching.executor import resuming_executor
-from aquarat_pipeline.launching.lines import terminal_logger
-from aquarat_pipeline.launching.torchrun import TorchrunPipesClient
+from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
+from aquarat_pipeline.runs.executor import resuming_executor
+from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import pipeline
 
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)

@@ -15,7 +15,7 @@ from pathlib import Path
 from aquarat_core.artifacts.files import atomic_write
 from aquarat_core.config import ConfigError, Profile, load_profile
 from aquarat_core.errors import UserError
-from aquarat_pipeline.launching.tags import PROFILE_HASH_TAG, PROFILE_TAG
+from aquarat_pipeline.tags import PROFILE_HASH_TAG, PROFILE_TAG
 
 
 class ProfileMismatchError(UserError):

@@ -14,10 +14,10 @@ from typing import Any
 
 from aquarat_core.artifacts import StoreError
 from aquarat_core.plain_text import printable
-from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.attempts import Attempt
-from aquarat_pipeline.launching.hosts import Host
-from aquarat_pipeline.launching.transports import HostError, transport_to
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.transports import HostError, transport_to
+from aquarat_pipeline.jobs import commands
+from aquarat_pipeline.jobs.attempts import Attempt
 
 SLACK_SECONDS = 5.0
 """What a stopped job's last writes may take to be seen."""

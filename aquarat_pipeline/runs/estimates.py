@@ -17,10 +17,10 @@ from aquarat_core.artifacts import Manifest
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
 from aquarat_core.training.peaks import peak_of
-from aquarat_pipeline.launching.room import Disk
+from aquarat_pipeline.runs.disk_space import Disk
 
 if TYPE_CHECKING:
-    from aquarat_pipeline.launching.readiness import Place
+    from aquarat_pipeline.runs.readiness import Place
 
 UTILISATION = 0.38
 """Share of the bfloat16 peak that training reached, of the one model and the one GPU that were measured."""

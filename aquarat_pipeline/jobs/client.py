@@ -19,16 +19,16 @@ from aquarat_core.errors import UserError
 from aquarat_core.plain_text import fenced, printable
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
-from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.attempts import Attempt, Job
-from aquarat_pipeline.launching.credentials import RENEW_SECONDS, host_token
-from aquarat_pipeline.launching.following import Ending, Output, follow
-from aquarat_pipeline.launching.hosts import Host, local_host, read_inventory
-from aquarat_pipeline.launching.placement import POLL_SECONDS, Requirement, Waiting, candidates, ticket
-from aquarat_pipeline.launching.progress import Ahead, Message, Observations, display
-from aquarat_pipeline.launching.tags import JOB_TAG, LEASE_TAG
-from aquarat_pipeline.launching.transports import HostError, transport_to
-from aquarat_pipeline.launching.workers import show_alive, worker_of
+from aquarat_pipeline.hosts.credentials import RENEW_SECONDS, host_token
+from aquarat_pipeline.hosts.inventory import Host, local_host, read_inventory
+from aquarat_pipeline.hosts.transports import HostError, transport_to
+from aquarat_pipeline.jobs import commands
+from aquarat_pipeline.jobs.attempts import Attempt, Job
+from aquarat_pipeline.jobs.following import Ending, Output, follow
+from aquarat_pipeline.jobs.placement import POLL_SECONDS, Requirement, Waiting, candidates, ticket
+from aquarat_pipeline.jobs.progress import Ahead, Message, Observations, display
+from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
+from aquarat_pipeline.workers import show_alive, worker_of
 
 MOST_RESTARTS = 3
 CHECK_RUN_SECONDS = 5.0

@@ -38,11 +38,11 @@ from aquarat_pipeline._compat import (
 )
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching import profiles, readiness
-from aquarat_pipeline.launching.lines import tell
-from aquarat_pipeline.launching.origin import add_origin
-from aquarat_pipeline.launching.tags import EXPERIMENT_TAG, WORKER_TAG
-from aquarat_pipeline.launching.workers import LAUNCHED, SecondWorkerError, describe, only_worker
+from aquarat_pipeline.runs import profiles, readiness
+from aquarat_pipeline.runs.lines import tell
+from aquarat_pipeline.runs.origin import add_origin
+from aquarat_pipeline.tags import EXPERIMENT_TAG, WORKER_TAG
+from aquarat_pipeline.workers import LAUNCHED, SecondWorkerError, describe, only_worker
 
 _EVENTS = {
     dg.DagsterEventType.STEP_OUTPUT,

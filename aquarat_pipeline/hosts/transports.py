@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aquarat_core.artifacts.files import atomic_write
-from aquarat_pipeline.launching.bundle import agent
-from aquarat_pipeline.launching.hosts import Host
+from aquarat_pipeline.hosts.bundle import agent
+from aquarat_pipeline.hosts.inventory import Host
 
 CALL_SECONDS = 60.0
 NO_AGENT = 111

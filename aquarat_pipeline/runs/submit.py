@@ -19,11 +19,11 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import ReconstructableRepository
 from aquarat_pipeline.assets.provenance import check_given
-from aquarat_pipeline.launching import lines, readiness
-from aquarat_pipeline.launching.attempts import cancel_job
-from aquarat_pipeline.launching.origin import MODULE, WORKSPACE, job_origin
-from aquarat_pipeline.launching.profiles import remember
-from aquarat_pipeline.launching.tags import JOB_TAG
+from aquarat_pipeline.jobs.attempts import cancel_job
+from aquarat_pipeline.runs import lines, readiness
+from aquarat_pipeline.runs.origin import MODULE, WORKSPACE, job_origin
+from aquarat_pipeline.runs.profiles import remember
+from aquarat_pipeline.tags import JOB_TAG
 
 FINISH_SECONDS = 40.0
 _TOLD = {

@@ -21,7 +21,7 @@ from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.errors import UserError
 from aquarat_core.stages.base import SUPERSEDED, StageSpec
-from aquarat_pipeline.launching.tags import DECIDED_TAG
+from aquarat_pipeline.tags import DECIDED_TAG
 
 MAX_PLANTED = 20
 """Folders that others filled beforehand, after which a step gives up looking for one of its own."""

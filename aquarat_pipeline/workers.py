@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aquarat_core.agent import processes
-from aquarat_pipeline.launching.tags import WORKER_TAG
+from aquarat_pipeline.tags import WORKER_TAG
 
 LAUNCHED = "AQUARAT_LAUNCHED"
 """Variable by which the run launcher tells a worker that it started it: the run's id."""

@@ -16,8 +16,8 @@ import dagster as dg
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
-from aquarat_pipeline.launching.tags import JOB_TAG
-from aquarat_pipeline.launching.workers import last_alive
+from aquarat_pipeline.tags import JOB_TAG
+from aquarat_pipeline.workers import last_alive
 
 RESUME_WITHIN_HOURS = 24.0
 NOTICED_WITHIN_SECONDS = 600.0
@@ -47,7 +47,7 @@ def leave_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> No
     """Fails the run, and ends the job that it may have left."""
     if JOB_TAG in run.tags:
         # Imported here: every process of Dagster imports the launcher, and few of them touch the store.
-        from aquarat_pipeline.launching.attempts import cancel_job
+        from aquarat_pipeline.jobs.attempts import cancel_job
 
         with suppress(UserError):
             cancel_job(run.tags[JOB_TAG], "its run is not resumed")

@@ -63,7 +63,7 @@ class Outcome:
 def terminal(name: str) -> Iterator[Terminal]:
     """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME. Raises `HomeError`."""
     os.environ.setdefault("AQUARAT_PROGRESS", "bars")
-    from aquarat_pipeline.launching import progress  # noqa: F401  (keeps the terminal's stderr for the bars)
+    from aquarat_pipeline.jobs import progress  # noqa: F401  (keeps the terminal's stderr for the bars)
 
     logs = dagster_home() / "logs"
     logs.mkdir(exist_ok=True)
@@ -125,7 +125,7 @@ def materialize(
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline import experiments
     from aquarat_pipeline.assets.history import fresh
-    from aquarat_pipeline.launching.submit import create_run
+    from aquarat_pipeline.runs.submit import create_run
 
     experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
     names = _named(assets, with_parents)
@@ -153,7 +153,7 @@ def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
     """The assets' stages in the order of the chain. Raises `LaunchError` for one that there is not."""
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.stages.registry import STAGES
-    from aquarat_pipeline.launching.submit import LaunchError
+    from aquarat_pipeline.runs.submit import LaunchError
 
     if unknown := [name for name in assets if asset_of(name) not in STAGES or name.startswith("/")]:
         shown = ", ".join(repr(name) for name in unknown)
@@ -175,7 +175,7 @@ def _say_fresh(user: Terminal, kept: dict[str, Fresh]) -> None:
 def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total: int) -> None:
     """Executes the run and raises `RunFailedError` unless all of it succeeded."""
     from aquarat_pipeline._compat import execute_run
-    from aquarat_pipeline.launching.submit import definitions
+    from aquarat_pipeline.runs.submit import definitions
 
     result = execute_run(definitions().get_reconstructable_job(run.job_name), run, instance)
     run = result.dagster_run
@@ -194,9 +194,9 @@ def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total:
 
 
 def _left(run: dg.DagsterRun) -> str:
-    from aquarat_pipeline.launching.attempts import job_at
-    from aquarat_pipeline.launching.tags import JOB_TAG
-    from aquarat_pipeline.launching.torchrun import left_by
+    from aquarat_pipeline.jobs.attempts import job_at
+    from aquarat_pipeline.jobs.client import left_by
+    from aquarat_pipeline.tags import JOB_TAG
 
     with suppress(UserError):
         if job := job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from aquarat_pipeline.launching import commands
-from aquarat_pipeline.launching.attempts import job_at
-from aquarat_pipeline.launching.hosts import local_host, read_inventory
-from aquarat_pipeline.launching.submit import LaunchError
-from aquarat_pipeline.launching.tags import JOB_TAG
-from aquarat_pipeline.launching.transports import HostError, transport_to
+from aquarat_pipeline.hosts.inventory import local_host, read_inventory
+from aquarat_pipeline.hosts.transports import HostError, transport_to
+from aquarat_pipeline.jobs import commands
+from aquarat_pipeline.jobs.attempts import job_at
+from aquarat_pipeline.runs.submit import LaunchError
+from aquarat_pipeline.tags import JOB_TAG
 
 
 def last_lines(home: Path, run: dg.DagsterRun, lines: int) -> Iterator[str]:

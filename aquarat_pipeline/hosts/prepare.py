@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from aquarat_pipeline.launching.hosts import Host, InventoryError
-from aquarat_pipeline.launching.transports import HostError, SshTransport, shell_path
+from aquarat_pipeline.hosts.inventory import Host, InventoryError
+from aquarat_pipeline.hosts.transports import HostError, SshTransport, shell_path
 
 INSTALL_SECONDS = 3600.0
 

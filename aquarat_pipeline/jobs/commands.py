@@ -10,10 +10,10 @@ from typing import Any
 
 from aquarat_core.stages.base import SPEC_SHA256
 from aquarat_core.stages.registry import Stage
-from aquarat_pipeline.launching.attempts import Attempt, Job
-from aquarat_pipeline.launching.credentials import host_token
-from aquarat_pipeline.launching.hosts import Host
-from aquarat_pipeline.launching.placement import Requirement
+from aquarat_pipeline.hosts.credentials import host_token
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.jobs.attempts import Attempt, Job
+from aquarat_pipeline.jobs.placement import Requirement
 
 GB = 1_000_000_000
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from aquarat_core.agent import processes
 from aquarat_core.stages.registry import Stage
-from aquarat_pipeline.launching.hosts import Host, InventoryError, read_inventory
-from aquarat_pipeline.launching.tags import HOST_TAG, NODES_TAG, POOL_TAG
+from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
+from aquarat_pipeline.tags import HOST_TAG, NODES_TAG, POOL_TAG
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from aquarat_pipeline.launching.transports import HostError
+from aquarat_pipeline.hosts.transports import HostError
 
 if TYPE_CHECKING:
     from aquarat_core.artifacts.credentials import JobToken
-    from aquarat_pipeline.launching.attempts import Attempt
+    from aquarat_pipeline.jobs.attempts import Attempt
 
 RENEW_SECONDS = 300.0
 """How often a running job's token is looked at."""

@@ -20,10 +20,10 @@ from aquarat_core.stages.costs import Sections, cost_of
 from aquarat_core.stages.registry import STAGES, Stage
 from aquarat_pipeline.assets.config import run_config_of
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.launching import estimates, room
-from aquarat_pipeline.launching.hosts import FILE, Host, read_inventory
-from aquarat_pipeline.launching.placement import Requirement
-from aquarat_pipeline.launching.tags import HOST_TAG, POOL_TAG
+from aquarat_pipeline.hosts.inventory import FILE, Host, read_inventory
+from aquarat_pipeline.jobs.placement import Requirement
+from aquarat_pipeline.runs import disk_space, estimates
+from aquarat_pipeline.tags import HOST_TAG, POOL_TAG
 
 
 class NotReadyError(UserError):
@@ -83,7 +83,7 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
     store = ArtifactStore.open(plan.store)
     store.check_writable()
     made = _made_before(store, plan)
-    disks = room.needed(home, store.uri, plan.sections, costs, made, _run_here(plan, places))
+    disks = disk_space.needed(home, store.uri, plan.sections, costs, made, _run_here(plan, places))
     if short := next((disk for disk in disks if disk.needs > disk.free), None):
         raise NotReadyError(short.complaint())
     wandb = (getattr(plan.sections[stage.name], "wandb", None) for stage in plan.stages)

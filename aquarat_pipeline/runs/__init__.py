@@ -1,0 +1,1 @@
+"""Runs: checked beforehand, started, executed in a worker, resumed, cancelled and watched."""

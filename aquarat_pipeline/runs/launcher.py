@@ -1,0 +1,213 @@
+"""The run launcher: a detached worker for every run, resumed when it dies, and cancelled job first.
+
+It keeps nothing in memory. All it knows of a run stands in the run's tags, written by the worker itself, so that the
+daemon, the web server and the command line, each with a launcher of its own, say the same. It takes no hosts: Dagster
+calls `launch_run` in the daemon's loop, where one host that does not answer would hold up every other run, and what the
+run's earlier steps still need hours for would stand reserved. The step that trains takes its hosts, and waits for them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any, Self
+
+import dagster as dg
+
+from aquarat_core.agent import processes
+from aquarat_pipeline._compat import (
+    CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
+    ExecuteRunArgs,
+    LaunchRunContext,
+    ResumeRunArgs,
+    ResumeRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
+from aquarat_pipeline.runs import resuming
+from aquarat_pipeline.tags import EXPERIMENT_TAG, JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
+from aquarat_pipeline.workers import LAUNCHED, RUN_PROFILE, describe, is_executing, is_here, worker_of
+
+CANCEL_SECONDS = 28.0
+TAIL_LINES = 40
+
+
+class GpuRunLauncher(RunLauncher, ConfigurableClass):
+    """Named in `dagster.yaml`; `resume_within_hours` is how long after its last word a dead run is resumed."""
+
+    def __init__(
+        self, inst_data: ConfigurableClassData | None = None, resume_within_hours: float = resuming.RESUME_WITHIN_HOURS
+    ) -> None:
+        self._inst_data = inst_data
+        self._resume_within_hours = resume_within_hours
+        self._finishing: list[Thread] = []
+        super().__init__()
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        return {"resume_within_hours": dg.Field(float, is_required=False, default_value=resuming.RESUME_WITHIN_HOURS)}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
+        return cls(inst_data=inst_data, **config_value)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        run = context.dagster_run
+        args = ExecuteRunArgs(
+            job_origin=run.job_code_origin,
+            run_id=run.run_id,
+            instance_ref=self._instance.get_ref(),
+            set_exit_code_on_failure=True,
+        )
+        if needs := self._needs(run):
+            self._instance.add_run_tags(run.run_id, {NEEDS_TAG: needs})
+        self._start_worker(run, args.get_command_args(), "Started")
+
+    @property
+    def supports_resume_run(self) -> bool:
+        return True
+
+    def resume_run(self, context: ResumeRunContext) -> None:
+        run = context.dagster_run
+        if run.job_code_origin is None:
+            raise dg.DagsterInvariantViolationError(
+                f"run {run.run_id} was started from Python code and cannot be resumed: run it again"
+            )
+        args = ResumeRunArgs(
+            job_origin=run.job_code_origin,
+            run_id=run.run_id,
+            instance_ref=self._instance.get_ref(),
+            set_exit_code_on_failure=True,
+        )
+        self._start_worker(run, args.get_command_args(), f"Resumed (attempt {context.resume_attempt_number}) with")
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """A run without a worker of ours, or with one on another machine, is not ours to judge: RUNNING."""
+        worker = worker_of(run.tags)
+        if worker is None or not is_here(worker):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "its worker is not of this launcher")
+        who = f"pid {worker['pid']} on {worker['host']}"
+        if processes.is_alive(worker):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, who, run_worker_id=str(worker["pid"]))
+        if run.status == dg.DagsterRunStatus.STARTED:
+            why = resuming.why_not(self._instance, run, self._resume_within_hours)
+            if why:
+                resuming.leave_dead(self._instance, run, why)
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"{who} is gone", run_worker_id=str(worker["pid"]))
+
+    def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str | None:
+        log = self._log(run.run_id)
+        if not include_container_logs or not log.exists():
+            return None
+        with log.open(errors="replace") as f:
+            return f"Last lines of {log}:\n{''.join(deque(f, maxlen=TAIL_LINES))}"
+
+    def terminate(self, run_id: str) -> bool:
+        """Cancels the job, then the worker. Returns at once; a thread sees to it that the run ends."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        _cancel_job(run)
+        worker = worker_of(run.tags)
+        if worker is None or not is_here(worker):
+            return False
+        # Dagster calls a run failed if its worker is interrupted, or finds it cancelled, before it comes to the steps.
+        begun = is_executing(Path(self._instance.root_directory), run_id)
+        self._interrupt(worker, signal.SIGINT if begun else signal.SIGKILL)
+        finishing = Thread(target=self._finish, args=(run_id, worker), name=f"cancel {run_id}", daemon=True)
+        finishing.start()
+        self._finishing.append(finishing)
+        return True
+
+    def join(self, timeout: int = 30) -> None:
+        """Waits for cancellations under way."""
+        deadline = time.monotonic() + timeout
+        for thread in self._finishing:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _start_worker(self, run: dg.DagsterRun, command: list[str], how: str) -> None:
+        profile = self._profile(run)
+        log = self._log(run.run_id)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            # `dagster` may not be on the PATH of a daemon that was started by its full path.
+            worker = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env={**os.environ, **profile, LAUNCHED: run.run_id},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self._instance.add_run_tags(run.run_id, {WORKER_TAG: describe(worker.pid, "launcher")})
+        self._instance.report_engine_event(f"{how} run worker {worker.pid}; what it says is in {log}", run)
+
+    def _profile(self, run: dg.DagsterRun) -> dict[str, str]:
+        """The environment in which a worker loads the profile that the run began with."""
+        from aquarat_pipeline.runs import profiles  # few of Dagster's processes need it
+
+        try:
+            kept = profiles.recall(Path(self._instance.root_directory), run.tags)
+        except profiles.ProfileMismatchError as e:
+            self._instance.report_run_failed(run, str(e))
+            raise
+        if kept is None:
+            return {}
+        experiment = run.tags.get(EXPERIMENT_TAG)
+        return {RUN_PROFILE: f"{experiment}={kept}"} if experiment else {"AQUARAT_PROFILE": str(kept)}
+
+    def _needs(self, run: dg.DagsterRun) -> str | None:
+        """What the run will ask of the inventory, from the tags of its plan's steps: the most that any step wants."""
+        if run.execution_plan_snapshot_id is None:
+            return None
+        plan = self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+        wanted = [int(step.tags[RANKS_TAG]) for step in plan.steps if RANKS_TAG in (step.tags or {})]
+        return f"{max(wanted)} ranks for {len(wanted)} of {len(plan.steps)} steps" if wanted else None
+
+    def _finish(self, run_id: str, worker: Mapping[str, Any]) -> None:
+        """A worker that does not end the run in time is killed; a run whose worker is dead ends here."""
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while processes.is_alive(worker) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        self._interrupt(worker, signal.SIGKILL)
+        run = self._instance.get_run_by_id(run_id)
+        if run and not run.is_finished:
+            # The tag may name a later job than the one that was known when cancelling began.
+            _cancel_job(run)
+            self._instance.report_run_canceled(run, "Cancelled; its worker was not there to say so.")
+
+    @staticmethod
+    def _interrupt(worker: Mapping[str, Any], how: signal.Signals) -> None:
+        if processes.is_alive(worker):
+            with suppress(ProcessLookupError):
+                os.kill(worker["pid"], how)
+
+    def _log(self, run_id: str) -> Path:
+        return Path(self._instance.root_directory) / "aquarat" / "workers" / f"{run_id}.log"
+
+
+def _cancel_job(run: dg.DagsterRun) -> None:
+    if JOB_TAG in run.tags:
+        # Imported here: every process of Dagster imports this module, and few of them touch the store.
+        from aquarat_pipeline.jobs.attempts import cancel_job
+
+        cancel_job(run.tags[JOB_TAG], "the run was cancelled")
