@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from threading import Event, Thread
 
-from aquarat_core.agent.processes import MARK, carriers
+from aquarat_core.agent.processes import ENV_TAG, processes_with_env
 
 SAMPLE_SECONDS = 0.5
 
@@ -34,7 +34,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            pids = {*process_tree(os.getpid()), *carriers(MARK, self._jobs, prefix=True)}
+            pids = {*process_tree(os.getpid()), *processes_with_env(ENV_TAG, self._jobs, prefix=True)}
             self.peak_mb = max(self.peak_mb, sum(map(_pss_kb, pids)) / 1024)
 
 

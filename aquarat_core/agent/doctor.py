@@ -15,9 +15,12 @@ import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-MOST_CLOCK_SECONDS = 60.0
+if TYPE_CHECKING:
+    from .protocol import DoctorReply, DoctorRequest, Fact
+
+MAX_CLOCK_SECONDS = 60.0
 STORE = "https://storage.googleapis.com"
 
 PROBE = (
@@ -27,33 +30,31 @@ PROBE = (
 )
 
 
-def examine(root: Path, want: dict[str, Any]) -> dict[str, Any]:
-    """Facts about GPUs, driver, torch, NCCL, disk, clock and network, with `problems`.
-
-    `want` names the interpreter (`python`), the GPUs the inventory promises, the store, and this moment (`time`).
-    """
-    facts: dict[str, Any] = {"host": socket.gethostname(), "python": sys.version.split()[0]}
+def examine(root: Path, request: DoctorRequest) -> DoctorReply:
+    """Facts about GPUs, driver, torch, NCCL, disk, clock and network, and what is wrong with them."""
+    facts: dict[str, Fact] = {"host": socket.gethostname(), "python": sys.version.split()[0]}
     problems: list[str] = []
     # First: the other side's time was taken just before it asked.
-    _clock(facts, problems, want)
-    _gpus(facts, problems, want)
-    _torch(facts, problems, want)
+    _clock(facts, problems, request)
+    _gpus(facts, problems, request)
+    _torch(facts, problems, request)
     usage = shutil.disk_usage(root)
     facts["disk_free_gb"] = round(usage.free / 1e9, 1)
-    if usage.free < want["min_free_bytes"]:
+    if usage.free < request["min_free_bytes"]:
         problems.append(f"only {facts['disk_free_gb']} GB free on {root}: free some, or name another root")
     facts["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     facts["cores"] = len(os.sched_getaffinity(0))
-    _store(facts, problems, want)
-    _meeting(facts, problems, want)
+    _store(facts, problems, request)
+    _meeting(facts, problems, request)
     return {"facts": facts, "problems": problems}
 
 
-def _meeting(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
-    """Whether a job on several hosts could meet here, at `want["meeting"]`, and out of strangers' reach."""
-    if not want.get("meeting"):
+def _meeting(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
+    """Whether a job on several hosts could meet here, at `request["meeting"]`, and out of strangers' reach."""
+    meeting = request.get("meeting")
+    if not meeting:
         return
-    address, port = want["meeting"]
+    address, port = meeting
     facts["meets_at"] = f"{address}:{port}"
     try:
         family, kind, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
@@ -91,21 +92,21 @@ def driver_gpus() -> tuple[list[list[str]], str | None]:
     return [row.split(", ") for row in text.splitlines()], None
 
 
-def _gpus(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
+def _gpus(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
     rows, wrong = driver_gpus()
     if wrong:
         problems.append(wrong)
     facts["gpus"] = len(rows)
     if rows:
         facts["gpu"], facts["driver"], facts["gpu_memory"] = rows[0]
-    if len(rows) < want["gpus"]:
-        problems.append(f"the inventory promises {want['gpus']} GPUs, the driver shows {len(rows)}")
+    if len(rows) < request["gpus"]:
+        problems.append(f"the inventory promises {request['gpus']} GPUs, the driver shows {len(rows)}")
 
 
-def _torch(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
-    python = os.path.expanduser(want["interpreter"])
+def _torch(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
+    python = os.path.expanduser(request["interpreter"])
     if not os.path.exists(python):
-        problems.append(f"there is no {python}: run `aquarat hosts prepare {want['name']}`")
+        problems.append(f"there is no {python}: run `aquarat hosts prepare {request['name']}`")
         return
     try:
         out = subprocess.run([python, "-c", PROBE], capture_output=True, timeout=120)
@@ -117,27 +118,27 @@ def _torch(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> 
         return
     found = json.loads(out.stdout)
     facts.update(torch=found["torch"], cuda=found["cuda"], nccl=found["nccl"])
-    if found["gpus"] < want["gpus"]:
+    if found["gpus"] < request["gpus"]:
         problems.append(
-            f"torch sees {found['gpus']} of {want['gpus']} GPUs: its CUDA {found['cuda']} and the driver differ"
+            f"torch sees {found['gpus']} of {request['gpus']} GPUs: its CUDA {found['cuda']} and the driver differ"
         )
 
 
-def _clock(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
-    off = time.time() - want["time"]
+def _clock(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
+    off = time.time() - request["time"]
     facts["clock_off_s"] = round(off, 1)
-    if abs(off) > MOST_CLOCK_SECONDS:
+    if abs(off) > MAX_CLOCK_SECONDS:
         problems.append(
             f"its clock is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}: signed requests to a bucket may be "
             "refused and logs mislead; set it (leases and heartbeats do not depend on it)"
         )
 
 
-def _store(facts: dict[str, Any], problems: list[str], want: dict[str, Any]) -> None:
-    uri = want["store"]
+def _store(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
+    uri = request["store"]
     if uri.startswith("file://"):
         path = Path(uri[7:])
-        while want["here"] and not path.exists():
+        while request["here"] and not path.exists():
             path = path.parent  # on this machine the first publication makes it
         facts["store"] = "mounted" if os.access(path, os.W_OK) else "absent"
         if facts["store"] == "absent":

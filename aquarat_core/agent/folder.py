@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HTTP_SECONDS = 15.0
-LARGEST = 16 << 20
+MAX_BYTES = 16 << 20
 """Bytes of an object that are read; a chunk of output, the largest, has less than two million."""
 
 
@@ -28,8 +28,8 @@ class BrokenObject(FolderError):
 
 def _parsed(where: str, data: bytes) -> Any:
     try:
-        if len(data) > LARGEST:
-            raise ValueError(f"it is larger than {LARGEST} bytes")
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
         return json.loads(data)
     except (ValueError, RecursionError) as e:
         raise BrokenObject(f"{where} cannot be read: {e}") from None
@@ -56,7 +56,7 @@ class FileFolder:
         """The object, or None where there is none."""
         try:
             with (self._path / name).open("rb") as f:
-                data = f.read(LARGEST + 1)
+                data = f.read(MAX_BYTES + 1)
         except FileNotFoundError:
             return None
         return _parsed(str(self._path / name), data)
@@ -142,7 +142,7 @@ class GcsFolder:
             request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
-                return answer.read(LARGEST + 1)
+                return answer.read(MAX_BYTES + 1)
         except urllib.error.HTTPError as e:
             if e.code == absent:
                 return None

@@ -14,123 +14,148 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from . import leases, processes, supervisor
 from .folder import open_folder
+
+if TYPE_CHECKING:
+    from .protocol import (
+        Claim,
+        JobRequest,
+        LeaseReply,
+        LeaseRequest,
+        ReleaseReply,
+        ReleaseRequest,
+        RenewReply,
+        RenewRequest,
+        StartReply,
+        StartRequest,
+        StatusReply,
+        StopReply,
+        SupervisorRecord,
+        TailReply,
+        TailRequest,
+        Token,
+    )
 
 KEPT_JOBS = 20
 """Directories of ended jobs that stay for `tail`; older ones are removed when another job starts."""
 
 
-def reserve(root: Path, want: dict[str, Any]) -> dict[str, Any]:
-    """Takes the lease that `start` will use, for a job on several hosts: `{"state": "reserved" | "busy", ...}`."""
+def reserve(root: Path, request: LeaseRequest) -> LeaseReply:
+    """Takes the lease that `start` will use, for a job on several hosts."""
     with leases.locked(root):
-        lease = leases.acquire(root, want)
+        lease = leases.acquire(root, request)
     return {"state": "busy", "reason": lease["busy"]} if "busy" in lease else {"state": "reserved"}
 
 
-def start(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+def start(root: Path, request: StartRequest) -> StartReply:
     """Takes lease and claim and leaves a supervisor behind, unless this job was started before.
 
-    `state` is `started`, `already-started` (here), `claimed` (elsewhere), or `busy` or `full` with a `reason`.
+    `already-started` means here, `claimed` elsewhere.
     """
-    directory = root / "jobs" / want["id"]
+    directory = root / "jobs" / request["id"]
     with leases.locked(root):
         if directory.exists():
-            _write_token(directory, want)
+            _write_token(directory, request.get("token"))
             return {"state": "already-started"}
         _sweep(root)
         free = shutil.disk_usage(root).free
-        if free < want["min_free_bytes"]:
+        if free < request["min_free_bytes"]:
             return {"state": "full", "reason": f"{free / 1e9:.1f} GB free on {root}"}
-        lease = leases.acquire(root, want)
+        lease = leases.acquire(root, request)
         if "busy" in lease:
             return {"state": "busy", "reason": lease["busy"]}
         try:
-            claimed = _claim(want)
+            claimed = _claim(request)
             if claimed:
                 _remove_old(root)
                 directory.mkdir(parents=True)
-                _write_token(directory, want)
-                _leave(lambda: supervisor.supervise(root, directory, want, lease), directory)
+                _write_token(directory, request.get("token"))
+                daemonize(lambda: supervisor.supervise(root, directory, request, lease), directory)
         except BaseException:
-            leases.drop(root, want["id"])
+            leases.drop(root, request["id"])
             raise
         if not claimed:
-            leases.drop(root, want["id"])
+            leases.drop(root, request["id"])
             return {"state": "claimed"}
     return {"state": "started", "gpus": lease["gpus"]}
 
 
-def renew(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+def renew(root: Path, request: RenewRequest) -> RenewReply:
     """Puts a new token in the old one's place."""
-    directory = root / "jobs" / want["id"]
+    directory = root / "jobs" / request["id"]
     if (directory / "ended").exists() or not directory.exists():
         return {"state": "unknown"}
-    _write_token(directory, want)
+    _write_token(directory, request.get("token"))
     return {"state": "renewed"}
 
 
-def status(root: Path, want: dict[str, Any]) -> dict[str, Any]:
-    """`state`: `unknown` (never started here), `running` or `gone` (its supervisor is no more)."""
-    who = _supervisor(root, want)
+def status(root: Path, request: JobRequest) -> StatusReply:
+    """Whether the job's supervisor lives."""
+    who = _supervisor(root, request["id"])
     if who is None:
         return {"state": "unknown"}
     return {"state": "running" if processes.is_alive(who) else "gone"}
 
 
-def stop(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+def stop(root: Path, request: JobRequest) -> StopReply:
     """Asks the supervisor to end the job; one that is dead cannot, so its job's processes are killed here."""
-    who = _supervisor(root, want)
+    return _stop(root, request["id"], request["mark"])
+
+
+def _stop(root: Path, job_id: str, mark: str) -> StopReply:
+    who = _supervisor(root, job_id)
     if who and processes.is_alive(who):
         os.kill(who["pid"], signal.SIGTERM)
         return {"state": "stopping"}
     with leases.locked(root):
-        survivors = processes.kill_members(want["mark"])
+        survivors = processes.kill_job_processes(mark)
         if not survivors:
-            leases.drop(root, want["id"])
+            leases.drop(root, job_id)
             _sweep(root)
     return {"state": "stopped", "survivors": survivors}
 
 
-def tail(root: Path, want: dict[str, Any]) -> dict[str, Any]:
-    """The last `lines` lines of every log of the job that lies on this host."""
-    logs = sorted((root / "jobs" / want["id"]).rglob("*.log"))
-    return {"logs": {str(path.relative_to(root)): _last_lines(path, want.get("lines", 40)) for path in logs}}
+def tail(root: Path, request: TailRequest) -> TailReply:
+    """The last lines of every log of the job on this host."""
+    logs = sorted((root / "jobs" / request["id"]).rglob("*.log"))
+    return {"logs": {str(path.relative_to(root)): _last_lines(path, request.get("lines", 40)) for path in logs}}
 
 
-def release(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+def release(root: Path, request: ReleaseRequest) -> ReleaseReply:
     """Ends whatever holds the lease `id` and gives it back."""
     with leases.locked(root):
-        path = root / "leases" / f"{want['id']}.json"
-        lease = leases.read(root, want["id"])
+        path = root / "leases" / f"{request['id']}.json"
+        lease = leases.read(root, request["id"])
         if lease is None:
             return {"state": "unknown"}
-    stopped = stop(root, lease)
-    deadline = time.monotonic() + want.get("seconds", 20)
+    stopped = _stop(root, lease["id"], lease["mark"])
+    deadline = time.monotonic() + request.get("seconds", 20)
     while path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return {"state": "held" if path.exists() else "released", "stop": stopped["state"]}
 
 
-def _claim(want: dict[str, Any]) -> bool:
-    folder = open_folder(want["job"], lambda: (want.get("token") or {}).get("token"))
-    return folder.create(f"claim/node{want['node']}.json", {"host": want["host"], "boot": processes.boot_id()})
+def _claim(request: StartRequest) -> bool:
+    token = request.get("token")
+    folder = open_folder(request["job"], lambda: token["token"] if token else None)
+    claim: Claim = {"host": request["host"], "boot": processes.boot_id()}
+    return folder.create(f"claim/node{request['node']}.json", claim)
 
 
-def _write_token(directory: Path, want: dict[str, Any]) -> None:
+def _write_token(directory: Path, token: Token | None) -> None:
     """The token with its end by this host's own clock, which is the one that its readers compare with."""
-    given = want.get("token")
-    if given:
-        ends = datetime.now(timezone.utc) + timedelta(seconds=given["seconds"])  # noqa: UP017 (Python 3.8)
+    if token:
+        ends = datetime.now(timezone.utc) + timedelta(seconds=token["seconds"])  # noqa: UP017 (Python 3.8)
         temporary = directory / "token.new"
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-            json.dump({"token": given["token"], "expiry": ends.isoformat()}, f)
+            json.dump({"token": token["token"], "expiry": ends.isoformat()}, f)
         os.replace(temporary, directory / "token")
 
 
-def _leave(work: Callable[[], int], directory: Path) -> None:
+def daemonize(work: Callable[[], int], directory: Path) -> None:
     """Runs `work` in a process that outlives this one, its session and its terminal."""
     child = os.fork()
     if child:
@@ -155,16 +180,16 @@ def _leave(work: Callable[[], int], directory: Path) -> None:
         os._exit(code)
 
 
-def _supervisor(root: Path, want: dict[str, Any]) -> dict[str, Any] | None:
+def _supervisor(root: Path, job_id: str) -> SupervisorRecord | None:
     try:
-        who = json.loads((root / "jobs" / want["id"] / "supervisor.json").read_text())
+        who: object = json.loads((root / "jobs" / job_id / "supervisor.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return who if isinstance(who, dict) and "pid" in who else None
+    return cast("SupervisorRecord", who) if isinstance(who, dict) and "pid" in who else None
 
 
 def _sweep(root: Path) -> None:
-    """Removes what jobs left whose supervisor and guard both died, as in a host's restart. Call it under the lock.
+    """Removes what jobs left whose supervisor and watchdog both died, as in a host's restart. Call it under the lock.
 
     A job has a lease before it has a directory, and is marked as ended after it gave the lease back.
     """

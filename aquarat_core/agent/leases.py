@@ -13,13 +13,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import processes
 
-LARGEST = 1 << 20
+if TYPE_CHECKING:
+    from .protocol import Busy, Lease, LeaseRequest, LeasesReply, LeasesRequest, ProcessId
+
+MAX_BYTES = 1 << 20
 """Bytes of a lease that are read."""
 FIELDS = {"id", "mark", "job", "owner", "step", "gpus", "unlimited", "processes", "boot", "expires"}
+"""Those of a `Lease`."""
 
 
 def now() -> float:
@@ -35,40 +39,40 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def acquire(root: Path, want: dict[str, Any]) -> dict[str, Any]:
-    """A lease for job `want["id"]`, which may already hold one, or `{"busy": why}`. Call it under the lock.
+def acquire(root: Path, request: LeaseRequest) -> Lease | Busy:
+    """A lease for the job, which may already hold one, or why there is none. Call it under the lock.
 
     `gpus` are needed out of `host_gpus`; no more than `max_leases` at a time (None: any number).
     """
     held = current(root)
-    mine = next((lease for lease in held if lease["id"] == want["id"]), None)
+    mine = next((lease for lease in held if lease["id"] == request["id"]), None)
     if mine:
         return mine
     counted = [lease for lease in held if not lease["unlimited"]]
-    limit = want["max_leases"]
+    limit = request["max_leases"]
     if limit is not None and len(counted) >= limit:
         return {"busy": "in use by " + ", ".join(f"{lease['step']} of run {lease['owner'][:8]}" for lease in counted)}
     taken = {gpu for lease in held for gpu in lease["gpus"]}
-    free = [gpu for gpu in range(want["host_gpus"]) if gpu not in taken]
-    if len(free) < want["gpus"]:
-        return {"busy": f"{len(free)} of {want['host_gpus']} GPUs free, {want['gpus']} needed"}
-    lease = {
-        "id": want["id"],
-        "mark": want["mark"],
-        "job": want["job"],
-        "owner": want["owner"],
-        "step": want["step"],
-        "gpus": free[: want["gpus"]],
+    free = [gpu for gpu in range(request["host_gpus"]) if gpu not in taken]
+    if len(free) < request["gpus"]:
+        return {"busy": f"{len(free)} of {request['host_gpus']} GPUs free, {request['gpus']} needed"}
+    lease: Lease = {
+        "id": request["id"],
+        "mark": request["mark"],
+        "job": request["job"],
+        "owner": request["owner"],
+        "step": request["step"],
+        "gpus": free[: request["gpus"]],
         "unlimited": limit is None,
         "processes": [],
         "boot": processes.boot_id(),
-        "expires": now() + want["ttl"],
+        "expires": now() + request["ttl"],
     }
     _write(root, lease)
     return lease
 
 
-def hold(root: Path, lease: dict[str, Any], pids: list[int], ttl: float) -> None:
+def hold(root: Path, lease: Lease, pids: list[int], ttl: float) -> None:
     """Renews the lease for `ttl` seconds, held by the processes `pids`."""
     _write(root, {**lease, "processes": [processes.identity(pid) for pid in pids], "expires": now() + ttl})
 
@@ -82,15 +86,15 @@ def drop(root: Path, lease_id: str) -> bool:
     return True
 
 
-def current(root: Path) -> list[dict[str, Any]]:
+def current(root: Path) -> list[Lease]:
     """The leases that hold; those that do not are removed, with the processes of their jobs. Call it under the lock."""
-    held = []
+    held: list[Lease] = []
     for path in sorted((root / "leases").glob("*.json")):
         lease = _read(root, path)
         if _holds(lease):
             held.append(lease)
             continue
-        survivors = processes.kill_members(lease["mark"])
+        survivors = processes.kill_job_processes(lease["mark"])
         if survivors:
             held.append({**lease, "step": f"{lease['step']} (processes {survivors} cannot be killed)"})
         else:
@@ -103,26 +107,25 @@ def exists(root: Path, lease_id: str) -> bool:
     return _path(root, lease_id).exists()
 
 
-def listing(root: Path, _: dict[str, Any]) -> dict[str, Any]:
+def listing(root: Path, _: LeasesRequest) -> LeasesReply:
     """All leases that hold, with the seconds each still has without renewal."""
     with locked(root):
         held = current(root)
     return {"leases": [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]}
 
 
-def _read(root: Path, path: Path) -> dict[str, Any]:
+def _read(root: Path, path: Path) -> Lease:
     """The lease in that file; of one that cannot be read, as after a power cut, what its job's directory tells.
 
     It then holds only while the job's supervisor lives, and `step` names the file.
     """
     with suppress(FileNotFoundError, ValueError, RecursionError):
-        lease = json.loads(path.read_bytes()[:LARGEST])
-        if isinstance(lease, dict) and lease.keys() >= FIELDS and _is_typed(lease):
-            return lease
-    who: Any = None
+        lease = _fields(json.loads(path.read_bytes()[:MAX_BYTES]))
+        if lease.keys() >= FIELDS and _is_typed(lease):
+            return cast("Lease", lease)
+    who: dict[str, Any] = {}
     with suppress(OSError, ValueError, RecursionError):
-        who = json.loads((root / "jobs" / path.stem / "supervisor.json").read_text())
-    who = who if isinstance(who, dict) else {}
+        who = _fields(json.loads((root / "jobs" / path.stem / "supervisor.json").read_text()))
     return {
         "id": path.stem,
         "mark": who.get("mark", f"unreadable {path}"),
@@ -131,40 +134,47 @@ def _read(root: Path, path: Path) -> dict[str, Any]:
         "step": f"a lease that cannot be read ({path})",
         "gpus": [],
         "unlimited": False,
-        "processes": [who],
+        "processes": [cast("ProcessId", who)],
         "boot": who.get("boot", ""),
         "expires": 0.0,
     }
 
 
+def _fields(value: object) -> dict[str, Any]:
+    """The fields of a JSON object; none of anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def _is_typed(lease: dict[str, Any]) -> bool:
     """Whether the fields that decide anything are of their types."""
     texts = all(isinstance(lease[name], str) for name in ("id", "mark", "job", "owner", "step", "boot"))
-    gpus, held, end = lease["gpus"], lease["processes"], lease["expires"]
+    gpus: object = lease["gpus"]
+    held: object = lease["processes"]
+    end: object = lease["expires"]
     return (
         texts
         and isinstance(gpus, list)
-        and all(type(gpu) is int for gpu in gpus)
+        and all(type(gpu) is int for gpu in cast("list[object]", gpus))
         and isinstance(held, list)
-        and all(isinstance(process, dict) for process in held)
+        and all(isinstance(process, dict) for process in cast("list[object]", held))
         and type(end) in (int, float)
         and end == end
     )
 
 
-def read(root: Path, lease_id: str) -> dict[str, Any] | None:
+def read(root: Path, lease_id: str) -> Lease | None:
     """The job's lease, good or not, or None."""
     path = _path(root, lease_id)
     return _read(root, path) if path.exists() else None
 
 
-def _holds(lease: dict[str, Any]) -> bool:
+def _holds(lease: Lease) -> bool:
     if lease["boot"] != processes.boot_id():
         return False
     return any(processes.is_alive(p) for p in lease["processes"]) or now() < lease["expires"]
 
 
-def _write(root: Path, lease: dict[str, Any]) -> None:
+def _write(root: Path, lease: Lease) -> None:
     path = _path(root, lease["id"])
     path.parent.mkdir(exist_ok=True)
     processes.write_durably(path, lease)

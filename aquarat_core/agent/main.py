@@ -6,19 +6,24 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import jobs, leases
 
+if TYPE_CHECKING:
+    from .protocol import DoctorReply, DoctorRequest, ErrorReply
 
-def _doctor(root: Path, want: dict[str, Any]) -> dict[str, Any]:
+
+def _doctor(root: Path, request: DoctorRequest) -> DoctorReply:
     from . import doctor  # imports HTTP, which the other commands do without
 
-    return doctor.examine(root, want)
+    return doctor.examine(root, request)
 
 
-COMMANDS = {
+# Each takes the host's root and its own request of `protocol`, and returns its reply.
+COMMANDS: dict[str, Callable[[Path, Any], Mapping[str, object]]] = {
     "start": jobs.start,
     "reserve": jobs.reserve,
     "renew": jobs.renew,
@@ -38,13 +43,14 @@ def main(command: str, root: str) -> int:
     """
     os.umask(0o077)
     try:
-        given: dict[str, Any] = json.loads(sys.stdin.read() or "{}")
+        request = json.loads(sys.stdin.read() or "{}")
         home = Path(root).expanduser()
         home.mkdir(parents=True, exist_ok=True)
-        answer = COMMANDS[command](home, given)
+        reply = COMMANDS[command](home, request)
     except Exception as e:
-        answer = {"error": f"{type(e).__name__}: {e}"}
+        failure: ErrorReply = {"error": f"{type(e).__name__}: {e}"}
         if not isinstance(e, OSError):
-            answer["traceback"] = traceback.format_exc()
-    print(json.dumps(answer), flush=True)
-    return 1 if "error" in answer else 0
+            failure["traceback"] = traceback.format_exc()
+        reply = failure
+    print(json.dumps(reply), flush=True)
+    return 1 if "error" in reply else 0

@@ -11,19 +11,23 @@ import re
 from collections import deque
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .protocol import Chunk
+
 
 TAIL_LINES = 40
 BUFFER_BYTES = 4 << 20
 CHUNK_BYTES = 512 << 10
-LONGEST_LINE = 64 << 10
+MAX_LINE_BYTES = 64 << 10
 
 _RANK = re.compile(r"\[[a-z]+(\d+)\]:")
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 
 
 class Output:
-    """Fed by the supervisor's loop, emptied by its shipper. `ranks`: torchrun marks each line with its rank."""
+    """Fed by the supervisor's loop, emptied by its uploader. `ranks`: torchrun marks each line with its rank."""
 
     def __init__(self, ranks: bool, messages: Path) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -37,7 +41,7 @@ class Output:
         self._messages_read = 0
         self._rest = b""
         self._lock = Lock()
-        self._waiting: deque[tuple[str, Any, int]] = deque()
+        self._waiting: deque[tuple[Literal["lines", "messages"], Any, int]] = deque()
         self._bytes = 0
         self._dropped = 0
 
@@ -48,7 +52,7 @@ class Output:
     def feed(self, data: bytes) -> None:
         """Takes what the job wrote; an unfinished line waits for its end, unless it is too long to be one."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
+        if len(self._rest) > MAX_LINE_BYTES:
             lines.append(self._rest)
             self._rest = b""
         for line in lines:
@@ -87,9 +91,9 @@ class Output:
                 self._bytes -= oldest[2]
                 self._dropped += 1
 
-    def take(self) -> dict[str, Any] | None:
-        """The next chunk, `{"lines": [...], "messages": [...]}`, or None where there is nothing to ship."""
-        chunk: dict[str, Any] = {"lines": [], "messages": []}
+    def take(self) -> Chunk | None:
+        """The next chunk, or None where there is nothing to upload."""
+        chunk: Chunk = {"lines": [], "messages": []}
         size = 0
         with self._lock:
             if not self._waiting:
@@ -114,13 +118,12 @@ class Output:
                 self.cause_seen = True
                 self.signal = -int(found[1]) if int(found[1]) < 0 else None
             return
-        text = line[mark.end() :] if mark else line
-        first = not mark or mark[1] == "0"
-        self.tail.append(text if first else f"rank {mark[1]}: {text}")
-        if first:
+        rank, text = (mark[1], line[mark.end() :]) if mark else ("0", line)
+        self.tail.append(text if rank == "0" else f"rank {rank}: {text}")
+        if rank == "0":
             self._put("lines", text, len(line) + 1)
 
-    def _put(self, kind: str, entry: Any, length: int) -> None:
+    def _put(self, kind: Literal["lines", "messages"], entry: Any, length: int) -> None:
         with self._lock:
             self._waiting.append((kind, entry, length))
             self._bytes += length

@@ -1,8 +1,8 @@
-"""A job's processes: found by a mark in their environment, and ended all together.
+"""A job's processes: found by a tag in their environment, and ended all together.
 
 torchrun puts each of its workers in a session of its own, and kills them itself only while it lives. So the process
-group is not enough: every descendant inherits `AQUARAT_JOB`, and whoever still carries it at the end is killed. A child
-that was started with an empty environment does not carry it; so that such children are found too, the supervisor
+group is not enough: every descendant inherits `AQUARAT_JOB`, and whatever still has it at the end is killed. A child
+that was started with an empty environment does not have it; so that such children are found too, the supervisor
 adopts every orphan below it.
 """
 
@@ -15,45 +15,53 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-MARK = "AQUARAT_JOB"
+if TYPE_CHECKING:
+    from .protocol import ProcessId
+
+
+ENV_TAG = "AQUARAT_JOB"
+"""Variable that every process of a job has in its environment; its value is the `mark` of the job's request."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def identity(pid: int) -> dict[str, Any]:
+def identity(pid: int) -> ProcessId:
     """What tells a process from a later one with the same number: boot, pid and the tick at which it started."""
     return {"boot": boot_id(), "pid": pid, "started": _stat(pid)[1]}
 
 
-def is_alive(who: dict[str, Any]) -> bool:
+def is_alive(who: object) -> bool:
     """Whether that very process of this machine still runs; a zombie does not, nor what is no `identity`."""
-    if not isinstance(who, dict) or not isinstance(who.get("pid"), int) or "boot" not in who or "started" not in who:
+    if not isinstance(who, dict):
         return False
-    state, started = _stat(who["pid"])
-    return who["boot"] == boot_id() and started == who["started"] and state not in ("", "Z", "X")
+    found = cast("dict[str, Any]", who)
+    if not isinstance(found.get("pid"), int) or "boot" not in found or "started" not in found:
+        return False
+    state, started = _stat(found["pid"])
+    return found["boot"] == boot_id() and started == found["started"] and state not in ("", "Z", "X")
 
 
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def members(mark: str) -> list[int]:
-    """Process ids of the living processes that carry that mark: a job's part on this host."""
-    return carriers(MARK, mark)
+def job_processes(mark: str) -> list[int]:
+    """Process ids of the living processes with that tag in their environment: a job's part on this host."""
+    return processes_with_env(ENV_TAG, mark)
 
 
-def carriers(variable: str, value: str, *, prefix: bool = False) -> list[int]:
+def processes_with_env(variable: str, value: str, *, prefix: bool = False) -> list[int]:
     """Process ids of the other living processes that were started with `variable` as `value` in their environment.
 
     With `prefix`, also of those where it only begins with `value`.
     """
-    mark = f"{variable}={value}".encode()
-    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    entry = f"{variable}={value}".encode()
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
     return [
         pid
         for pid in pids
-        if pid != os.getpid() and any(e == mark or (prefix and e.startswith(mark)) for e in _environment(pid))
+        if pid != os.getpid() and any(e == entry or (prefix and e.startswith(entry)) for e in _environment(pid))
     ]
 
 
@@ -90,19 +98,19 @@ def descendants(roots: Iterable[int], depth: int = 1000, *, zombies: bool = Fals
     return found
 
 
-def kill_members(mark: str, seconds: float = 10.0, others: Callable[[], list[int]] = list) -> list[int]:
-    """SIGKILL to all that carries the mark and to `others()`; returns what survived.
+def kill_job_processes(mark: str, seconds: float = 10.0, others: Callable[[], list[int]] = list) -> list[int]:
+    """SIGKILL to all processes of the job and to `others()`; returns what survived.
 
     That is nothing unless the kernel holds it.
     """
     deadline = time.monotonic() + seconds
-    left = [*members(mark), *others()]
+    left = [*job_processes(mark), *others()]
     while left and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-        left = [*members(mark), *others()]
+        left = [*job_processes(mark), *others()]
     return left
 
 

@@ -2,7 +2,7 @@
 
 It stops the job when it is asked to (SIGTERM, or `cancel.json` in the job's folder), and by itself when no heartbeat
 has reached the store for as long as a lease lasts: by then the other side may start the job elsewhere, and two trainers
-must never write. A guard process does the killing should the supervisor itself be killed, or frozen.
+must never write. A watchdog process does the killing should the supervisor itself be killed, or frozen.
 """
 
 from __future__ import annotations
@@ -17,84 +17,95 @@ import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import leases, logs, processes
 from .folder import BrokenObject, open_folder
 from .output import Output
-from .shipping import Shipper
+from .uploading import StatusUploader
+
+if TYPE_CHECKING:
+    from .protocol import EndedStatus, Lease, NodeEnd, NodeFacts, ProcessId, StartRequest, SupervisorRecord
 
 FINAL_SECONDS = 30.0
 """How long the last output and the last status may take to reach the store."""
 SCRATCH = "scratch"
 """Where the job works, in its directory on this host."""
-GUARD_SECONDS = 1.0
-"""How often the guard looks whether the supervisor still has contact with the store."""
+WATCHDOG_SECONDS = 1.0
+"""How often the watchdog looks whether the supervisor still has contact with the store."""
 LATE_SECONDS = 3.0
-"""For how long a guard looks for processes of a job whose supervisor was killed."""
+"""For how long a watchdog looks for processes of a job whose supervisor was killed."""
 
 
-def supervise(root: Path, directory: Path, want: dict[str, Any], lease: dict[str, Any]) -> int:
+def supervise(root: Path, directory: Path, request: StartRequest, lease: Lease) -> int:
     """Runs the job to its end and gives the lease back; returns the supervisor's exit code."""
-    return _Supervisor(root, directory, want, lease).run()
+    return _Supervisor(root, directory, request, lease).run()
 
 
 class _Supervisor:
-    def __init__(self, root: Path, directory: Path, want: dict[str, Any], lease: dict[str, Any]) -> None:
+    def __init__(self, root: Path, directory: Path, request: StartRequest, lease: Lease) -> None:
         self._root = root
         self._directory = directory
-        self._want = want
+        self._request = request
         self._lease = lease
         self._stopping: str | None = None
         self._stop_asked_at = 0.0
         self._scratch = directory / SCRATCH
         self._scratch.mkdir()
-        self._output = Output(want["ranks"], self._scratch / "messages")
+        self._output = Output(request["ranks"], self._scratch / "messages")
         self._last_token: str | None = None
-        self._folder = open_folder(want["job"], self._token)
-        facts = {"node": want["node"], "host": want["host"], "supervisor": processes.identity(os.getpid())}
-        self._shipper = Shipper(self._folder, want["node"], self._output, facts, want["heartbeat"])
+        self._folder = open_folder(request["job"], self._token)
+        facts: NodeFacts = {
+            "node": request["node"],
+            "host": request["host"],
+            "supervisor": processes.identity(os.getpid()),
+        }
+        self._uploader = StatusUploader(self._folder, self._output, facts, request["heartbeat"])
         self._renewed = 0.0
-        self._log_bytes: int = want.get("log_bytes", logs.LOG_BYTES)
+        self._log_bytes: int = request.get("log_bytes", logs.LOG_BYTES)
         self._pids: list[int] = []
         self._child: int | None = None
 
     def run(self) -> int:
-        signal.signal(signal.SIGTERM, lambda *_: self._ask("asked to stop"))
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        who = {**processes.identity(os.getpid()), "mark": self._want["mark"], "job": self._want["job"]}
+        who: SupervisorRecord = {
+            **processes.identity(os.getpid()),
+            "mark": self._request["mark"],
+            "job": self._request["job"],
+        }
         processes.write_durably(self._directory / "supervisor.json", who)
         processes.adopt_orphans()
-        guard, life = self._leave_guard()
-        self._pids = [os.getpid(), guard]
+        watchdog, write_fd = self._start_watchdog()
+        self._pids = [os.getpid(), watchdog]
         self._renew()
-        self._shipper.start()
+        self._uploader.start()
         try:
             child = self._start()
         except OSError as e:
-            return self._end(life, None, f"{self._want['argv'][0]} cannot be started: {e}")
+            return self._end(write_fd, None, f"{self._request['argv'][0]} cannot be started: {e}")
         self._child = child.pid
         code = self._watch(child)
         self._kill_job()
         self._output.finish()
-        return self._end(life, code, self._stopping)
+        return self._end(write_fd, code, self._stopping)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        want = self._want
+        request = self._request
         messages = base64.b64encode(zlib.compress(json.dumps({"path": str(self._scratch / "messages")}).encode()))
-        env = {"AQUARAT_SCRATCH": str(self._scratch), **(os.environ if want["inherit"] else _base_environment())}
-        env.update(want["env"])
-        env.update({processes.MARK: want["mark"], "DAGSTER_PIPES_MESSAGES": messages.decode()})
-        if not want["inherit"]:
+        env = {"AQUARAT_SCRATCH": str(self._scratch), **(os.environ if request["inherit"] else _base_environment())}
+        env.update(request["env"])
+        env.update({processes.ENV_TAG: request["mark"], "DAGSTER_PIPES_MESSAGES": messages.decode()})
+        if not request["inherit"]:
             env["TMPDIR"] = str(self._scratch)
-        if want.get("token"):
+        if request.get("token"):
             env["AQUARAT_STORE_TOKEN_FILE"] = str(self._directory / "token")
         if self._lease["gpus"]:
             env["CUDA_VISIBLE_DEVICES"] = _visible(self._lease["gpus"], env.get("CUDA_VISIBLE_DEVICES", ""))
         return subprocess.Popen(
-            [part.replace("{scratch}", str(self._scratch)) for part in want["argv"]],
+            [part.replace("{scratch}", str(self._scratch)) for part in request["argv"]],
             env=env,
-            cwd=want.get("cwd") or self._scratch,
+            cwd=request.get("cwd") or self._scratch,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -115,7 +126,7 @@ class _Supervisor:
                 terminated = True
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGTERM)
-            if terminated and time.monotonic() - self._stop_asked_at > self._want["grace"]:
+            if terminated and time.monotonic() - self._stop_asked_at > self._request["grace"]:
                 self._kill_job()
         while self._read(pipe, 0):
             pass
@@ -124,7 +135,7 @@ class _Supervisor:
     def _read(self, pipe: int, seconds: float) -> bool:
         """Takes what there is to read, waiting for it at most so long; False where there was nothing."""
         if self._output.is_full:
-            if leases.now() - self._shipper.contact < 2 * self._want["heartbeat"] + 1:
+            if leases.now() - self._uploader.contact < 2 * self._request["heartbeat"] + 1:
                 time.sleep(0.02)
                 return True
             self._output.make_room()
@@ -141,20 +152,23 @@ class _Supervisor:
         return True
 
     def _fence(self) -> None:
-        if self._shipper.cancelled:
+        if self._uploader.cancelled:
             self._ask("cancelled")
-        silent = leases.now() - self._shipper.contact
-        if silent > self._want["ttl"]:
+        silent = leases.now() - self._uploader.contact
+        if silent > self._request["ttl"]:
             self._ask(f"the store could not be reached for {silent:.0f} s: another host may have taken the job over")
             self._kill_job()
 
     def _kill_job(self) -> None:
-        """Everything below this process but the guard, and whatever else carries the job's mark."""
+        """Everything below this process but the watchdog, and whatever else has the job's tag in its environment."""
 
         def below() -> list[int]:
             return [pid for pid in processes.descendants([os.getpid()]) if pid not in self._pids]
 
-        processes.kill_members(self._want["mark"], others=below)
+        processes.kill_job_processes(self._request["mark"], others=below)
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        self._ask("asked to stop")
 
     def _ask(self, reason: str) -> None:
         if self._stopping is None:
@@ -162,28 +176,29 @@ class _Supervisor:
             self._stop_asked_at = time.monotonic()
 
     def _renew(self) -> None:
-        if leases.now() - self._renewed < self._want["heartbeat"]:
+        if leases.now() - self._renewed < self._request["heartbeat"]:
             return
         self._renewed = leases.now()
         processes.reap([*self._pids, self._child] if self._child else self._pids)
         logs.bound(self._scratch, self._log_bytes)
         # On a full disk the lease goes on holding by its processes.
         with suppress(OSError):
-            leases.hold(self._root, self._lease, self._pids, self._want["ttl"])
+            leases.hold(self._root, self._lease, self._pids, self._request["ttl"])
 
-    def _end(self, life: int, code: int | None, reason: str | None) -> int:
+    def _end(self, write_fd: int, code: int | None, reason: str | None) -> int:
         """Last output, then the lease, then the status: who reads `ended` may start the next job here."""
         self._child = None
-        self._shipper.stop()
-        complete = self._shipper.ship_rest(FINAL_SECONDS)
+        self._uploader.stop()
+        complete = self._uploader.upload_rest(FINAL_SECONDS)
         logs.close(self._scratch, self._log_bytes)
         clean_up(self._root, self._directory)
-        facts = {
+        # With 2 torchrun refuses its arguments, which would be as wrong the next time.
+        torchrun_failed = self._request["ranks"] and code not in (None, 0, 2)
+        end: NodeEnd = {
             "state": "ended",
             "code": code,
             "signal": self._output.signal,
-            # With 2 torchrun refuses its arguments, which would be as wrong the next time.
-            "launcher_failed": bool(self._want["ranks"]) and code not in (None, 0, 2) and not self._output.cause_seen,
+            "launcher_failed": torchrun_failed and not self._output.cause_seen,
             "reason": reason,
             "complete": complete,
             "tail": list(self._output.tail or self._output.launcher_tail),
@@ -191,36 +206,36 @@ class _Supervisor:
         deadline = time.monotonic() + FINAL_SECONDS
         while True:
             try:
-                self._shipper.report(**facts)
+                self._uploader.report_ended(end)
                 break
             except OSError as e:
                 print(f"the last status: {e}", flush=True)
                 if time.monotonic() > deadline:
                     break
                 time.sleep(1)
-        os.write(life, b"done")
+        os.write(write_fd, b"done")
         return 0
 
-    def _leave_guard(self) -> tuple[int, int]:
+    def _start_watchdog(self) -> tuple[int, int]:
         """A process that waits on a pipe for this one's end, and cleans up if it comes unannounced."""
-        ear, life = os.pipe()
+        read_fd, write_fd = os.pipe()
         pid = os.fork()
         if pid:
-            os.close(ear)
-            return pid, life
-        os.close(life)
+            os.close(read_fd)
+            return pid, write_fd
+        os.close(write_fd)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.setsid()
         try:
-            seen: dict[int, dict[str, Any]] = {}
-            while not select.select([ear], [], [], GUARD_SECONDS)[0]:
-                self._fence_from_guard(seen)
-            if os.read(ear, 4) != b"done":
+            seen: dict[int, ProcessId] = {}
+            while not select.select([read_fd], [], [], WATCHDOG_SECONDS)[0]:
+                self._fence_from_watchdog(seen)
+            if os.read(read_fd, 4) != b"done":
                 self._clean_up_after_death(seen)
         finally:
             os._exit(0)
 
-    def _fence_from_guard(self, seen: dict[int, dict[str, Any]]) -> None:
+    def _fence_from_watchdog(self, seen: dict[int, ProcessId]) -> None:
         """Ends the job of a supervisor that is frozen, and notes who is below it, for the day it is killed."""
         supervisor = os.getppid()
         for pid in processes.descendants([supervisor]):
@@ -228,41 +243,51 @@ class _Supervisor:
                 seen[pid] = processes.identity(pid)
         for pid in [pid for pid, who in seen.items() if not processes.is_alive(who)]:
             del seen[pid]
-        if leases.now() - self._shipper.contact > self._want["ttl"] + GUARD_SECONDS:
-            processes.kill_members(self._want["mark"], others=lambda: _alive(seen))
+        if leases.now() - self._uploader.contact > self._request["ttl"] + WATCHDOG_SECONDS:
+            processes.kill_job_processes(self._request["mark"], others=lambda: _alive(seen))
 
-    def _clean_up_after_death(self, seen: dict[int, dict[str, Any]]) -> None:
-        # A child that was forked and has not yet become the job's command does not carry the mark: look again.
+    def _clean_up_after_death(self, seen: dict[int, ProcessId]) -> None:
+        # A child that was forked and has not yet become the job's command does not have the tag: look again.
         deadline = time.monotonic() + LATE_SECONDS
         while time.monotonic() < deadline:
-            processes.kill_members(self._want["mark"], others=lambda: _alive(seen))
+            processes.kill_job_processes(self._request["mark"], others=lambda: _alive(seen))
             time.sleep(0.2)
         self._token()
         clean_up(self._root, self._directory)
-        status = {"node": self._want["node"], "host": self._want["host"], "state": "ended", "code": None}
         deadline = time.monotonic() + FINAL_SECONDS
         while time.monotonic() < deadline:
             try:
-                previous = self._previous_status()
-                status.update(chunks=self._chunks_there(previous.get("chunks", 0)), sequence=-1)
-                status.update(signal=None, reason="its supervisor was killed", complete=False, tail=[])
-                self._folder.write(f"status/node{self._want['node']}.json", status)
+                chunks = self._chunks_there(self._previous_status().get("chunks", 0))
+                status: EndedStatus = {
+                    "node": self._request["node"],
+                    "host": self._request["host"],
+                    "state": "ended",
+                    "code": None,
+                    "chunks": chunks,
+                    "sequence": -1,
+                    "signal": None,
+                    "launcher_failed": False,
+                    "reason": "its supervisor was killed",
+                    "complete": False,
+                    "tail": [],
+                }
+                self._folder.write(f"status/node{self._request['node']}.json", status)
                 return
             except OSError:
                 time.sleep(1)
 
     def _previous_status(self) -> dict[str, Any]:
         try:
-            found = self._folder.read(f"status/node{self._want['node']}.json")
+            found = self._folder.read(f"status/node{self._request['node']}.json")
         except BrokenObject as e:
             print(f"the last status: {e}", flush=True)
             found = None
-        return found if isinstance(found, dict) else {}
+        return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
     def _chunks_there(self, at_least: int) -> int:
         """Chunks that were written since the last status that counted them are there too."""
         with suppress(BrokenObject):
-            while self._folder.read(f"output/node{self._want['node']}/{at_least + 1:06d}.json") is not None:
+            while self._folder.read(f"output/node{self._request['node']}/{at_least + 1:06d}.json") is not None:
                 at_least += 1
         return at_least
 
@@ -273,7 +298,7 @@ class _Supervisor:
         return self._last_token
 
 
-def _alive(seen: dict[int, dict[str, Any]]) -> list[int]:
+def _alive(seen: dict[int, ProcessId]) -> list[int]:
     return [pid for pid, who in seen.items() if processes.is_alive(who)]
 
 

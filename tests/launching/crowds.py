@@ -118,7 +118,7 @@ def _training_job(rig: Rig, run_id: str) -> None:
 
 
 def _holders(rig: Rig, run_id: str) -> list[int]:
-    """The supervisor and its guard, once they hold the run's lease; none if it had to wait for a host and was ended."""
+    """The supervisor and its watchdog, once they hold the run's lease; none if it waited for a host and was ended."""
     return [p["pid"] for lease in rig.leases() if lease["owner"] == run_id for p in lease["processes"]]
 
 
@@ -138,7 +138,7 @@ def hundred_kills(rig: Rig, rounds: int = 100) -> dict[str, Any]:
     for done in range(0, rounds, HOSTS):
         orders = [_trivial(rig, host, done + k) for k, host in enumerate(hosts[: rounds - done])]
         for host, order in zip(hosts, orders, strict=False):
-            # Where the last round's job was, its guard may still be looking for what is left of it.
+            # Where the last round's job was, its watchdog may still be looking for what is left of it.
             start = functools.partial(transport_to(host).call, "start", order)
             wait_until(lambda start=start: start()["state"] == "started", 20, "the lease is free again")
         for host, order in zip(hosts, orders, strict=False):
@@ -147,7 +147,7 @@ def hundred_kills(rig: Rig, rounds: int = 100) -> dict[str, Any]:
             os.kill(json.loads(who.read_text())["pid"], signal.SIGKILL)
         for order in orders:
             mark = order["mark"]
-            wait_until(lambda mark=mark: not processes.members(mark), 10, "the job ends with its supervisor")
+            wait_until(lambda mark=mark: not processes.job_processes(mark), 10, "the job ends with its supervisor")
     for host in hosts:
         leases = functools.partial(transport_to(host).call, "leases", {})
         wait_until(lambda leases=leases: leases() == {"leases": []}, 10, "the last lease is given back")

@@ -199,7 +199,7 @@ class Rig:
     def members(self, run_id: str) -> list[int]:
         """The processes of the run's current job."""
         job = self.run(run_id).tags.get(JOB_TAG)
-        return [pid for node in (0, 1) for pid in processes.members(f"{job}#node{node}")]
+        return [pid for node in (0, 1) for pid in processes.job_processes(f"{job}#node{node}")]
 
     def materializations(self, asset: str) -> list[dg.EventLogRecord]:
         return list(self.instance.fetch_materializations(dg.AssetKey(asset), limit=100).records)
@@ -228,7 +228,7 @@ class Rig:
 
     def started(self) -> list[int]:
         """Living processes that descend from this rig's."""
-        return processes.carriers("AQUARAT_RIG", self.mark)
+        return processes.processes_with_env("AQUARAT_RIG", self.mark)
 
     def kill_everything(self) -> None:
         """The control host loses its power, and with it every process that runs here, but for jobs on other hosts."""

@@ -79,13 +79,13 @@ class HostHere:
             return status if status and status["state"] == "ended" else None
 
         status = wait_until(look, seconds, f"{order['step']} ends")
-        assert processes.members(order["mark"]) == []
+        assert processes.job_processes(order["mark"]) == []
         assert order["id"] not in [lease["id"] for lease in self.call("leases", {})["leases"]]
         return status
 
     def running(self, order: dict[str, Any]) -> list[int]:
         assert self.call("start", order)["state"] == "started"
-        return wait_until(lambda: processes.members(order["mark"]), 20, "the job runs")
+        return wait_until(lambda: processes.job_processes(order["mark"]), 20, "the job runs")
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_of_many_starts_at_once_one_starts(here: HostHere) -> None:
     assert answers.count("started") == 1
     assert set(answers) <= {"started", "already-started", "claimed"}
     assert answers.count("claimed") == 3
-    assert len(processes.members(order["mark"])) == 1
+    assert len(processes.job_processes(order["mark"])) == 1
     winner = HostHere(here.directory)
     winner.call = LocalTransport(here.host.model_copy(update={"root": str(roots[answers.index("started") % 2])})).call
     winner.call("stop", order)
@@ -174,7 +174,7 @@ def test_jobs_on_one_host_get_gpus_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_dead_jobs_lease_is_broken_and_its_leftovers_killed(tmp_path: Path) -> None:
-    left = subprocess.Popen([sys.executable, "-c", DEAF], env={**os.environ, processes.MARK: "dead"})
+    left = subprocess.Popen([sys.executable, "-c", DEAF], env={**os.environ, processes.ENV_TAG: "dead"})
     want = {"owner": "o", "step": "s", "host_gpus": 0, "gpus": 0, "max_leases": 1}
     dead = leases.acquire(tmp_path, {**want, "id": "dead", "mark": "dead", "job": "dead", "ttl": 0.5})
     assert "busy" in leases.acquire(tmp_path, {**want, "id": "new", "mark": "new", "job": "new", "ttl": 60})
@@ -205,7 +205,7 @@ def test_a_job_that_ignores_sigterm_is_ended_all_the_same(here: HostHere, how: s
     assert status["code"] == -signal.SIGKILL
 
 
-def test_a_killed_supervisor_is_avenged_by_its_guard(here: HostHere) -> None:
+def test_a_killed_supervisor_is_avenged_by_its_watchdog(here: HostHere) -> None:
     order = here.order(code="import time; print('on', flush=True); time.sleep(600)")
     here.running(order)
     folder = here.folder(order)
@@ -216,15 +216,15 @@ def test_a_killed_supervisor_is_avenged_by_its_guard(here: HostHere) -> None:
     assert status["chunks"] == 1
 
 
-def test_supervisor_and_guard_killed_together_leave_the_lease_to_run_out(here: HostHere) -> None:
+def test_supervisor_and_watchdog_killed_together_leave_the_lease_to_run_out(here: HostHere) -> None:
     order = here.order(code="import time; time.sleep(600)")
     here.running(order)
     held = json.loads((here.directory / "root/leases" / f"{order['id']}.json").read_text())
-    for process in reversed(held["processes"]):  # the guard first: it would clean up after the supervisor
+    for process in reversed(held["processes"]):  # the watchdog first: it would clean up after the supervisor
         os.kill(process["pid"], signal.SIGKILL)
-    assert processes.members(order["mark"])
+    assert processes.job_processes(order["mark"])
     wait_until(lambda: not here.call("leases", {})["leases"], 10, "the lease runs out")
-    assert processes.members(order["mark"]) == []
+    assert processes.job_processes(order["mark"]) == []
 
 
 def test_a_jobs_scratch_space_goes_with_the_job_but_for_its_logs(here: HostHere) -> None:
@@ -239,7 +239,7 @@ def test_a_jobs_scratch_space_goes_with_the_job_but_for_its_logs(here: HostHere)
 
 
 def test_what_a_restart_of_the_host_left_goes_before_there_is_said_to_be_no_room(here: HostHere) -> None:
-    """Supervisor and guard die together; a job that lives, on the same host, keeps what it has."""
+    """Supervisor and watchdog die together; a job that lives, on the same host, keeps what it has."""
     living, dead = here.order("living", FILLS, max_leases=None), here.order("dead", FILLS, ttl=60, max_leases=None)
     here.running(living)
     here.running(dead)
@@ -251,7 +251,7 @@ def test_what_a_restart_of_the_host_left_goes_before_there_is_said_to_be_no_room
         os.kill(process["pid"], signal.SIGKILL)
     lease.write_text(json.dumps({**held, "boot": "another"}))
     assert here.call("start", here.order("next", min_free_bytes=10**18))["state"] == "full"
-    assert processes.members(dead["mark"]) == []
+    assert processes.job_processes(dead["mark"]) == []
     assert [path.name for path in (jobs / dead["id"] / "scratch").rglob("*")] == ["rank.log"]
     assert (jobs / living["id"] / "scratch/weights").exists()
     here.call("stop", living)
@@ -265,7 +265,7 @@ def test_a_job_out_of_touch_with_the_store_stops_itself(here: HostHere) -> None:
     (here.directory / "store").rename(here.directory / "away")
     (here.directory / "store").write_text("no directory: every write fails")
     gone = time.monotonic()
-    wait_until(lambda: not processes.members(order["mark"]), 10, "it stops itself")
+    wait_until(lambda: not processes.job_processes(order["mark"]), 10, "it stops itself")
     assert time.monotonic() - gone > 1.5, "it gave up before its lease had run out"
     (here.directory / "store").unlink()
     (here.directory / "away").rename(here.directory / "store")
@@ -358,7 +358,7 @@ def test_children_with_an_empty_environment_end_when_the_supervisor_is_killed(he
     left = without_mark(here, order)
     folder = here.folder(order)
     first = folder.read("status/node0.json")["sequence"]
-    # The guard looks once a second, so it has seen them once some heartbeats have passed.
+    # The watchdog looks once a second, so it has seen them once some heartbeats have passed.
     wait_until(lambda: folder.read("status/node0.json")["sequence"] > first + 12, 20, "heartbeats")
     os.kill(folder.read("status/node0.json")["supervisor"]["pid"], signal.SIGKILL)
     here.ended(order)
@@ -372,7 +372,7 @@ def test_a_frozen_supervisors_job_does_not_outlive_its_lease(here: HostHere) -> 
     supervisor = wait_until(lambda: folder.read("status/node0.json"), 10, "the first heartbeat")["supervisor"]
     os.kill(supervisor["pid"], signal.SIGSTOP)
     try:
-        wait_until(lambda: not processes.members(order["mark"]), 20, "the guard ends the job")
+        wait_until(lambda: not processes.job_processes(order["mark"]), 20, "the watchdog ends the job")
     finally:
         os.kill(supervisor["pid"], signal.SIGCONT)
     here.ended(order)

@@ -10,32 +10,35 @@ import mmap
 import struct
 import time
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING
 
 from . import leases
 from .folder import BrokenObject, FileFolder, GcsFolder
 from .output import CHUNK_BYTES, Output
 
+if TYPE_CHECKING:
+    from .protocol import Chunk, NodeEnd, NodeFacts, RunningStatus
+
 RETRY_SECONDS = 1.0
 
 
-class Shipper:
+class StatusUploader:
     """`contact` is the time (`leases.now`) at which the last heartbeat that arrived was begun."""
 
-    def __init__(self, folder: FileFolder | GcsFolder, node: int, output: Output, facts: dict[str, Any], beat: float):
-        # Shared with the guard, which is forked later.
+    def __init__(self, folder: FileFolder | GcsFolder, output: Output, facts: NodeFacts, heartbeat: float) -> None:
+        # Shared with the watchdog, which is forked later.
         self._contact = mmap.mmap(-1, 8)
         self.contact = leases.now()
         self.cancelled = False
         self.chunks = 0
         self._folder = folder
-        self._node = node
+        self._node = facts["node"]
         self._output = output
         self._facts = facts
-        self._beat = beat
+        self._heartbeat = heartbeat
         self._sequence = 0
         self._started = time.monotonic()
-        self._pending: dict[str, Any] | None = None
+        self._pending: Chunk | None = None
         self._stop = Event()
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -55,36 +58,49 @@ class Shipper:
         self._stop.set()
         self._thread.join(20)
 
-    def ship_rest(self, seconds: float) -> bool:
-        """Ships what is left, for at most so long; False if something could not be."""
+    def upload_rest(self, seconds: float) -> bool:
+        """Uploads what is left, for at most so long; False if something could not be."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if not self._ship():
+                if not self._upload():
                     return True
             except OSError:
                 time.sleep(RETRY_SECONDS)
         return False
 
-    def report(self, **facts: Any) -> None:
-        """Writes this node's status; raises OSError where it cannot."""
+    def report_running(self) -> None:
+        """Writes a heartbeat; raises OSError where it cannot."""
         self._sequence += 1
-        status = {**self._facts, **facts, "sequence": self._sequence, "chunks": self.chunks}
+        status: RunningStatus = {
+            **self._facts,
+            "state": "running",
+            "sequence": self._sequence,
+            "chunks": self.chunks,
+        }
         self._folder.write(f"status/node{self._node}.json", status)
+
+    def report_ended(self, end: NodeEnd) -> None:
+        """Writes this node's last status; raises OSError where it cannot."""
+        self._sequence += 1
+        self._folder.write(
+            f"status/node{self._node}.json",
+            {**self._facts, **end, "sequence": self._sequence, "chunks": self.chunks},
+        )
 
     def _run(self) -> None:
         last_beat = last_flush = 0.0
         while not self._stop.is_set():
             now = time.monotonic()
             try:
-                if now - last_beat >= self._beat:
+                if now - last_beat >= self._heartbeat:
                     began = leases.now()
-                    self.report(state="running")
+                    self.report_running()
                     self.contact = began
                     last_beat = now
                     self.cancelled = self.cancelled or self._is_cancelled()
                 if now - last_flush >= self._flush_seconds(now) or self._output.is_full:
-                    self._ship()
+                    self._upload()
                     last_flush = now
             except OSError as e:
                 print(f"{time.strftime('%F %T')} the store: {e}", flush=True)
@@ -103,7 +119,7 @@ class Shipper:
         """Short at first, when someone is watching the start, then two seconds: quiet hours cost little."""
         return min(2.0, 0.2 + (now - self._started) / 60)
 
-    def _ship(self) -> bool:
+    def _upload(self) -> bool:
         """Writes the next chunk; False where there was none. A chunk that failed is the next one's try again."""
         while True:
             self._pending = self._pending or self._output.take()

@@ -1,0 +1,385 @@
+"""The protocol between control host and GPU host: the agent's requests and replies, and the objects of a job's folder.
+
+The agent imports the types only to be checked, so they cost its calls nothing. A field keeps its name once in use: on a
+host there may be leases and jobs that another version's agent made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Literal, TypedDict, Union, final  # noqa: UP035 (Python 3.8)
+
+# --- processes and tokens ---------------------------------------------------------------------------------------------
+
+
+class ProcessId(TypedDict):
+    """What tells a process from a later one with the same number."""
+
+    boot: str
+    """The kernel's id of this boot of the machine."""
+    pid: int
+    started: int
+    """Clock tick, counted from boot, at which it started."""
+
+
+class Token(TypedDict):
+    """A bearer token for the store. It says for how long it is good, not until when: a host's date may be wrong."""
+
+    token: str
+    seconds: float
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+class JobRequest(TypedDict):
+    """One node's part of a job; alone, it is the request of `status` and `stop`."""
+
+    id: str
+    """Names the job's directory and lease on the host; short, because the paths of sockets are."""
+    job: str
+    """URI of the job's folder in the store."""
+    node: int
+    mark: str
+    """What the job's processes carry in their environment."""
+
+
+class LeaseRequest(JobRequest):
+    """`reserve`: what the job needs of the host."""
+
+    owner: str
+    """Id of the run."""
+    step: str
+    host: str
+    """The host's name in the inventory."""
+    gpus: int
+    host_gpus: int
+    max_leases: int | None
+    """None for a job that waits for no other."""
+    ttl: float
+    """Seconds that the lease holds without being renewed."""
+
+
+class _StartRequest(LeaseRequest):
+    argv: list[str]
+    """The command; `{scratch}` in it stands for the job's scratch directory."""
+    env: dict[str, str]
+    inherit: bool
+    """Whether the job also gets the agent's own environment."""
+    cwd: str | None
+    ranks: bool
+    """Whether torchrun starts the job, and marks each line with its rank."""
+    token: Token | None
+    heartbeat: float
+    """Seconds between two heartbeats."""
+    grace: float
+    """Seconds between SIGTERM and SIGKILL."""
+    min_free_bytes: int
+
+
+class StartRequest(_StartRequest, total=False):
+    """`start`."""
+
+    log_bytes: int
+    """What each log may take of the disk; the agent's own limit where it is left out."""
+
+
+class RenewRequest(JobRequest):
+    """`renew`: the token in place of the old one."""
+
+    token: Token | None
+
+
+class TailRequest(JobRequest):
+    """`tail`: so many last lines of each log."""
+
+    lines: int
+
+
+class _ReleaseRequest(TypedDict):
+    id: str
+
+
+class ReleaseRequest(_ReleaseRequest, total=False):
+    """`release`: the lease of that id is ended, and waited for so many seconds."""
+
+    seconds: float
+
+
+class LeasesRequest(TypedDict):
+    """`leases` needs to know nothing."""
+
+
+class DoctorRequest(TypedDict):
+    """`doctor`: what the inventory says of the host, and how things are on the side that asks."""
+
+    name: str
+    interpreter: str
+    gpus: int
+    store: str
+    here: bool
+    """Whether the host is the machine that asks."""
+    min_free_bytes: int
+    meeting: tuple[str, int] | None
+    """Address and port at which the hosts of one job find the first, where that is set."""
+    time: float
+    """Seconds since 1970."""
+
+
+# --- leases -----------------------------------------------------------------------------------------------------------
+
+
+@final
+class Lease(TypedDict):
+    """A file `leases/<id>.json` on the host."""
+
+    id: str
+    mark: str
+    job: str
+    owner: str
+    step: str
+    gpus: list[int]
+    unlimited: bool
+    """Whether it does not count against the host's `max_leases`."""
+    processes: list[ProcessId]
+    """Those that hold it while they live."""
+    boot: str
+    expires: float
+    """Seconds since boot, sleep included."""
+
+
+@final
+class Busy(TypedDict):
+    """In place of a lease: why there is none."""
+
+    busy: str
+
+
+class ListedLease(TypedDict):
+    """A lease as `leases` shows it."""
+
+    id: str
+    mark: str
+    job: str
+    owner: str
+    step: str
+    gpus: list[int]
+    unlimited: bool
+    processes: list[ProcessId]
+    boot: str
+    expires: float
+    seconds_left: float
+
+
+class SupervisorRecord(ProcessId):
+    """`jobs/<id>/supervisor.json` on the host."""
+
+    mark: str
+    job: str
+
+
+# --- replies ----------------------------------------------------------------------------------------------------------
+
+
+class Started(TypedDict):
+    """The job runs now."""
+
+    state: Literal["started"]
+    gpus: list[int]
+
+
+class StartedBefore(TypedDict):
+    """The job was started before, on this host or on another one."""
+
+    state: Literal["already-started", "claimed"]
+
+
+class Refused(TypedDict):
+    """Nothing was started or reserved."""
+
+    state: Literal["busy", "full"]
+    reason: str
+
+
+class Reserved(TypedDict):
+    """The lease is taken, for the start that follows."""
+
+    state: Literal["reserved"]
+
+
+StartReply = Union[Started, StartedBefore, Refused]  # noqa: UP007 (Python 3.8)
+LeaseReply = Union[Reserved, Refused]  # noqa: UP007
+
+
+class RenewReply(TypedDict):
+    """`unknown`: the job does not run here."""
+
+    state: Literal["renewed", "unknown"]
+
+
+class StatusReply(TypedDict):
+    """`unknown`: never started here. `gone`: its supervisor is no more."""
+
+    state: Literal["unknown", "running", "gone"]
+
+
+class Stopping(TypedDict):
+    """The job's supervisor was asked to end it."""
+
+    state: Literal["stopping"]
+
+
+class Stopped(TypedDict):
+    """The job has no supervisor; the processes of it that could not be killed."""
+
+    state: Literal["stopped"]
+    survivors: list[int]
+
+
+StopReply = Union[Stopping, Stopped]  # noqa: UP007
+
+
+class TailReply(TypedDict):
+    """The last lines by log, relative to the host's root."""
+
+    logs: dict[str, list[str]]
+
+
+class LeasesReply(TypedDict):
+    """The leases that hold."""
+
+    leases: list[ListedLease]
+
+
+class _ReleaseReply(TypedDict):
+    state: Literal["unknown", "held", "released"]
+
+
+class ReleaseReply(_ReleaseReply, total=False):
+    """`unknown`: there is no such lease. `held`: it is still there. `stop` is what the stop of its job answered."""
+
+    stop: Literal["stopping", "stopped"]
+
+
+Fact = Union[str, int, float, None]  # noqa: UP007
+
+
+class DoctorReply(TypedDict):
+    """Facts for a table, and problems as sentences."""
+
+    facts: dict[str, Fact]
+    problems: list[str]
+
+
+class _ErrorReply(TypedDict):
+    error: str
+
+
+class ErrorReply(_ErrorReply, total=False):
+    """Any command that failed; a fault of the program comes with its traceback."""
+
+    traceback: str
+
+
+# --- the job's folder -------------------------------------------------------------------------------------------------
+
+
+class Hosts(TypedDict):
+    """`hosts.json`: names of the hosts that were last asked, the rendezvous first."""
+
+    hosts: list[str]
+
+
+class Claim(TypedDict):
+    """`claim/node<n>.json`: the host that started that node's part."""
+
+    host: str
+    boot: str
+
+
+class Cancel(TypedDict):
+    """`cancel.json`."""
+
+    reason: str
+
+
+class Chunk(TypedDict):
+    """`output/node<n>/<number>.json`."""
+
+    lines: list[str]
+    messages: list[dict[str, Any]]
+    """Of Dagster Pipes."""
+
+
+class NodeFacts(TypedDict):
+    """What each status of a node begins with."""
+
+    node: int
+    host: str
+    supervisor: ProcessId
+
+
+class RunningStatus(NodeFacts):
+    """`status/node<n>.json` while the node's part runs."""
+
+    state: Literal["running"]
+    sequence: int
+    chunks: int
+    """Chunks of output that are in the folder."""
+
+
+class NodeEnd(TypedDict):
+    """How a node's part ended."""
+
+    state: Literal["ended"]
+    code: int | None
+    """Exit code of its command; None where it has none."""
+    signal: int | None
+    """The signal by which torchrun says that the first rank to fail was killed."""
+    launcher_failed: bool
+    """Whether torchrun failed though none of its ranks had."""
+    reason: str | None
+    """Why its supervisor ended it; None where it ended by itself."""
+    complete: bool
+    """Whether all of its output is in the folder."""
+    tail: list[str]
+
+
+class EndedStatus(NodeEnd):
+    """`status/node<n>.json` at the end."""
+
+    node: int
+    host: str
+    sequence: int
+    """-1 where the watchdog wrote it, because the supervisor was killed."""
+    chunks: int
+
+
+Status = Union[RunningStatus, EndedStatus]  # noqa: UP007
+
+
+class ResultError(TypedDict):
+    """Why a stage failed."""
+
+    type: str
+    message: str
+    user: bool
+    """Whether the user can mend it."""
+
+
+class Succeeded(TypedDict):
+    """`result.json` of a stage that has published its artifact; the rest of it is for people."""
+
+    ok: Literal[True]
+    manifest_sha256: str
+
+
+class Failed(TypedDict):
+    """`result.json` of a stage that failed."""
+
+    ok: Literal[False]
+    error: ResultError
+
+
+Result = Union[Succeeded, Failed]  # noqa: UP007
+Cursor = Dict[str, int]  # noqa: UP006
+"""`cursor.json`: how many chunks of each node were shown."""
