@@ -109,7 +109,7 @@ class TestAgent:
             done = subprocess.CompletedProcess([], code, *capsys.readouterr())
             assert code == 1
             with pytest.raises(transports.HostError) as e:
-                transports._answer(Host(name="here", transport="local", root=str(tmp_path)), done)
+                transports._reply(Host(name="here", transport="local", root=str(tmp_path)), done)
             return str(e.value)
 
         return call

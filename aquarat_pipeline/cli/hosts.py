@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from aquarat_core.agent.protocol import DoctorReply, DoctorRequest
 from aquarat_core.cli.table import table
 from aquarat_core.plain_text import printable
 from aquarat_core.settings import REPO_ROOT, store_uri
+from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
-from aquarat_pipeline.hosts.transports import HostError, transport_to
-from aquarat_pipeline.jobs.commands import interpreter
+from aquarat_pipeline.hosts.transports import HostError
 
 
 def add_commands(commands: Any) -> None:
@@ -48,9 +49,9 @@ def _list(_: argparse.Namespace) -> str:
     return table([("host", "transport", "address", "gpus", "labels", "$/hour", "leases"), *rows])
 
 
-def examine(host: Host) -> dict[str, Any]:
-    """What the host says of itself: `facts`, and `problems` as sentences."""
-    return transport_to(host).call("doctor", _questions(host), seconds=180)
+def examine(host: Host) -> DoctorReply:
+    """What the host says of itself: facts, and problems as sentences."""
+    return HostAgent(host).doctor(_questions(host), seconds=180)
 
 
 def _doctor(arguments: argparse.Namespace) -> str:
@@ -65,7 +66,7 @@ def _doctor(arguments: argparse.Namespace) -> str:
 
 def _leases(arguments: argparse.Namespace) -> str:
     def ask(host: Host) -> tuple[str, bool]:
-        leases = transport_to(host).call("leases", {})["leases"]
+        leases = HostAgent(host).leases()["leases"]
         said = [
             f"{host.name}: {lease['id']}  {lease['step']} of run {lease['owner']}"
             f"  GPUs {','.join(map(str, lease['gpus'])) or 'none'}  {lease['seconds_left']:.0f} s without renewal"
@@ -78,7 +79,7 @@ def _leases(arguments: argparse.Namespace) -> str:
 
 def _release(arguments: argparse.Namespace) -> str:
     host = read_inventory(_home()).get(arguments.host)
-    answer = _reached(host, lambda: transport_to(host).call("release", {"id": arguments.lease}))
+    answer = _reached(host, lambda: HostAgent(host).release(arguments.lease))
     if answer["state"] == "unknown":
         raise InventoryError(f"{host.name} has no lease {arguments.lease}: see `aquarat hosts leases {host.name}`")
     if answer["state"] == "held":
@@ -94,16 +95,16 @@ def _prepare(arguments: argparse.Namespace) -> str:
     return f"{done}\n{_doctor(argparse.Namespace(hosts=[host.name]))}"
 
 
-def _questions(host: Host) -> dict[str, Any]:
+def _questions(host: Host) -> DoctorRequest:
     return {
         "name": host.name,
-        "interpreter": interpreter(host),
+        "interpreter": host.interpreter,
         "gpus": host.gpus,
         "store": store_uri(),
         "here": host.transport == "local",
         "min_free_bytes": int(host.min_free_gb * 1e9),
         # Asked only where jobs on several hosts are meant: the inventory then says how the hosts reach each other.
-        "meeting": [host.network_address, host.rendezvous_port] if host.network_address else None,
+        "meeting": (host.network_address, host.rendezvous_port) if host.network_address else None,
         "time": time.time(),
     }
 

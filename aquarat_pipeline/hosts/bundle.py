@@ -12,7 +12,7 @@ from pathlib import Path
 import aquarat_core.agent
 
 MAIN = "import sys\nfrom aquarat_agent.main import main\nsys.exit(main(*sys.argv[1:]))\n"
-LONG_AGO = (1980, 1, 1, 0, 0, 0)
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,6 @@ def agent() -> Bundle:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for path in sorted(Path(aquarat_core.agent.__file__).parent.glob("*.py")):
-            archive.writestr(zipfile.ZipInfo(f"aquarat_agent/{path.name}", LONG_AGO), path.read_bytes())
-        archive.writestr(zipfile.ZipInfo("__main__.py", LONG_AGO), MAIN)
+            archive.writestr(zipfile.ZipInfo(f"aquarat_agent/{path.name}", ZIP_EPOCH), path.read_bytes())
+        archive.writestr(zipfile.ZipInfo("__main__.py", ZIP_EPOCH), MAIN)
     return Bundle(out.getvalue(), hashlib.sha256(out.getvalue()).hexdigest())

@@ -8,35 +8,35 @@ from __future__ import annotations
 import functools
 import os
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aquarat_pipeline.hosts.transports import HostError
 
 if TYPE_CHECKING:
+    from aquarat_core.agent.protocol import Token
+    from aquarat_core.artifacts import JobDir
     from aquarat_core.artifacts.credentials import JobToken
-    from aquarat_pipeline.jobs.attempts import Attempt
 
 RENEW_SECONDS = 300.0
 """How often a running job's token is looked at."""
-LEAST = timedelta(minutes=30)
+MIN_VALIDITY = timedelta(minutes=30)
 """What a host's token is still good for when it is sent: some renewals may fail before it ends."""
 
 
-def host_token(attempt: Attempt) -> dict[str, Any] | None:
-    """`{"token", "seconds"}` for what the job needs of its store; None where none is asked (`file://`, the emulator).
+def host_token(folder: JobDir, stage: str) -> Token | None:
+    """For what the job of `stage` in that folder needs of its store; None where none is asked for.
 
-    It says for how long the token is good and not until when: the host's date may be wrong. Raises `HostError` where
-    none is to be had just now.
+    That is `file://` and the emulator. Raises `HostError` where no token is to be had just now.
     """
     # The store is that of the folder, which the control host opened itself.
-    store_uri = attempt.folder.backend.uri
-    minter = _minter(store_uri, attempt.folder.prefix, attempt.spec.stage)
+    store_uri = folder.backend.uri
+    minter = _minter(store_uri, folder.prefix, stage)
     if minter is None:
         return None
     from google.auth.exceptions import GoogleAuthError
 
     try:
-        token, expiry = minter.token(LEAST)
+        token, expiry = minter.token(MIN_VALIDITY)
     except GoogleAuthError as e:
         raise HostError(f"there is no token for {store_uri}: {e}") from None
     return {"token": token, "seconds": (expiry - datetime.now(UTC)).total_seconds()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,6 +82,11 @@ class Host(BaseModel):
                 f"{self.heartbeat_seconds:g}: every job would end for want of a heartbeat. Make lease_seconds at least "
                 "twice heartbeat_seconds"
             )
+
+    @property
+    def interpreter(self) -> str:
+        """The Python that has the project there."""
+        return self.python or (sys.executable if self.transport == "local" else f"{self.root}/env/bin/python")
 
     @property
     def rendezvous(self) -> str:

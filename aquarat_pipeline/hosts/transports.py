@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,8 +35,12 @@ class HostError(OSError):
 class Transport(Protocol):
     """The way to one host."""
 
-    def call(self, command: str, given: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
-        """The agent's answer. Raises `HostError` where there is none, or where it is an error."""
+    def call(self, command: str, request: Mapping[str, object], seconds: float = CALL_SECONDS) -> dict[str, Any]:
+        """The agent's reply. Raises `HostError` where there is none, or where it is an error.
+
+        `HostAgent` has a method for each command.
+        """
+        ...
 
 
 def transport_to(host: Host) -> Transport:
@@ -50,13 +55,13 @@ class LocalTransport:
         self._host = host
         self._root = Path(host.root).expanduser()
 
-    def call(self, command: str, given: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
+    def call(self, command: str, request: Mapping[str, object], seconds: float = CALL_SECONDS) -> dict[str, Any]:
         argv = [sys.executable, "-I", "-S", str(self._installed()), command, str(self._root)]
         try:
-            done = subprocess.run(argv, input=json.dumps(given), capture_output=True, text=True, timeout=seconds)
+            done = subprocess.run(argv, input=json.dumps(request).encode(), capture_output=True, timeout=seconds)
         except (OSError, subprocess.TimeoutExpired) as e:
             raise HostError(f"the agent on {self._host.name}: {e}") from None
-        return _answer(self._host, done)
+        return _reply(self._host, done)
 
     def _installed(self) -> Path:
         path = self._root / "agent" / agent().name
@@ -77,15 +82,15 @@ class SshTransport:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def call(self, command: str, given: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
+    def call(self, command: str, request: Mapping[str, object], seconds: float = CALL_SECONDS) -> dict[str, Any]:
         root = shell_path(self._host.root)
         path = f"{root}/agent/{agent().name}"
         script = f"[ -f {path} ] || exit {NO_AGENT}; exec python3 -I -S {path} {command} {root}"
-        done = self.shell(script, json.dumps(given).encode(), seconds)
+        done = self.shell(script, json.dumps(request).encode(), seconds)
         if done.returncode == NO_AGENT:
             self.send(agent().data, f"{self._host.root}/agent/{agent().name}")
-            done = self.shell(script, json.dumps(given).encode(), seconds)
-        return _answer(self._host, done)
+            done = self.shell(script, json.dumps(request).encode(), seconds)
+        return _reply(self._host, done)
 
     def send(self, data: bytes, path: str, seconds: float = 600.0) -> None:
         """Writes `data` to `path` on the host, whole or not at all: it is put in place when its hash is right."""
@@ -99,7 +104,9 @@ class SshTransport:
         if done.returncode:
             raise HostError(f"cannot write {path} on {self._host.name}: {_reason(done)}")
 
-    def shell(self, script: str, given: bytes = b"", seconds: float = CALL_SECONDS) -> subprocess.CompletedProcess:
+    def shell(
+        self, script: str, given: bytes = b"", seconds: float = CALL_SECONDS
+    ) -> subprocess.CompletedProcess[bytes]:
         """Runs a script of ours in the host's sh. Raises `HostError` where the host cannot be reached."""
         argv = ["ssh", *self._options(), "--", str(self._host.address), f"sh -c {shlex.quote(script)}"]
         try:
@@ -137,20 +144,20 @@ class SshTransport:
         return [*(["-F", configured] if configured else []), *(f"-o{k}={v}" for k, v in options.items())]
 
 
-def _answer(host: Host, done: subprocess.CompletedProcess) -> dict[str, Any]:
-    out = done.stdout if isinstance(done.stdout, str) else done.stdout.decode(errors="replace")
+def _reply(host: Host, done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
+    out = done.stdout.decode(errors="replace")
     try:
-        answer = json.loads(out.splitlines()[-1])
+        reply = json.loads(out.splitlines()[-1])
     except (IndexError, ValueError):
         raise HostError(f"the agent on {host.name} ended with {done.returncode}: {_reason(done)}") from None
-    if "error" in answer:
-        trace = f"\n{answer['traceback']}" if "traceback" in answer else ""
-        raise HostError(f"the agent on {host.name}: {answer['error']}{trace}")
-    return answer
+    if "error" in reply:
+        trace = f"\n{reply['traceback']}" if "traceback" in reply else ""
+        raise HostError(f"the agent on {host.name}: {reply['error']}{trace}")
+    return reply
 
 
-def _reason(done: subprocess.CompletedProcess) -> str:
-    err = done.stderr if isinstance(done.stderr, str) else done.stderr.decode(errors="replace")
+def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
+    err = done.stderr.decode(errors="replace")
     return " ".join(err.split())[-400:] or "it said nothing"
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import dagster as dg
 
+from aquarat_core.agent.protocol import Cancel, Chunk, Claim, Cursor, Hosts, Result, Status
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
@@ -31,6 +32,22 @@ class ForgedJobError(UserError):
     """A job's folder that does not hold what the control host decided; the message names the object."""
 
 
+class _Decision(TypedDict):
+    """In a tag of the run: the last attempt at a step."""
+
+    number: int
+    sha256: str
+    """Of its `launch.json`."""
+
+
+class _LaunchRecord(TypedDict):
+    """`launch.json`."""
+
+    spec: dict[str, Any]
+    retry: int
+    events: dict[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """The folder of one attempt, and what can be asked of it without believing it."""
@@ -40,27 +57,47 @@ class Job:
     @property
     def nodes(self) -> list[str]:
         """Names of the hosts that were last asked to run it, the first being the rendezvous."""
-        return (self.folder.read_json("hosts.json") or {"hosts": []})["hosts"]
+        found: Hosts | None = self.folder.read_json("hosts.json")
+        return found["hosts"] if found else []
 
     def assign(self, names: list[str]) -> None:
-        """Writes down who is asked next; before they are asked, so that no start is ever forgotten."""
-        self.folder.write_json("hosts.json", {"hosts": names})
+        """Records which hosts are asked next; before they are asked, so that no start is ever forgotten."""
+        record: Hosts = {"hosts": names}
+        self.folder.write_json("hosts.json", record)
 
     def cancel(self, reason: str) -> None:
         """Tells the supervisors, wherever they are, to end the job."""
-        self.folder.create_json("cancel.json", {"reason": reason})
+        record: Cancel = {"reason": reason}
+        self.folder.create_json("cancel.json", record)
 
-    @property
-    def is_cancelled(self) -> bool:
-        return self.folder.read_json("cancel.json") is not None
-
-    def claim(self, node: int) -> dict[str, Any] | None:
+    def claim(self, node: int) -> Claim | None:
         """Which host started that node's part, or None if none ever did."""
         return self.folder.read_json(f"claim/node{node}.json")
 
-    def status(self, node: int) -> dict[str, Any] | None:
+    @property
+    def claims(self) -> list[Claim | None]:
+        """Those of all nodes of the hosts that were last asked."""
+        return [self.claim(node) for node in range(len(self.nodes))]
+
+    def status(self, node: int) -> Status | None:
         """The last heartbeat of that node, or None before the first."""
         return self.folder.read_json(f"status/node{node}.json")
+
+    def result(self) -> Result | None:
+        """What the stage says of its end, if it has said it."""
+        return self.folder.read_json("result.json")
+
+    def chunk(self, node: str, number: int) -> Chunk | None:
+        """The chunk of that number of the output of `node0`, `node1`, ...; None before it is there."""
+        return self.folder.read_json(f"output/{node}/{number:06d}.json")
+
+    def cursor(self) -> Cursor | None:
+        """How many chunks of each node were shown, or None if none were."""
+        return self.folder.read_json("cursor.json")
+
+    def write_cursor(self, shown: Cursor) -> None:
+        """Records how many chunks of each node are shown."""
+        self.folder.write_json("cursor.json", shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +120,12 @@ class Attempt(Job):
         cls, instance: dg.DagsterInstance, store: ArtifactStore, spec: StageSpec, retry: int, events: dict[str, int]
     ) -> Attempt:
         """A new attempt after the last one that was decided."""
-        last = (_decided(instance, spec.run_id, spec.step_key) or {"number": 0})["number"]
+        decided = _decided(instance, spec.run_id, spec.step_key)
+        last = decided["number"] if decided else 0
         for number in range(last + 1, last + 1 + MAX_PLANTED):
             numbered = spec.model_copy(update={"attempt": number})
-            record = {"spec": numbered.model_dump(mode="json"), "retry": retry, "events": events}
-            mine = {"number": number, "sha256": digest_bytes(canonical(record)).sha256}
+            record: _LaunchRecord = {"spec": numbered.model_dump(mode="json"), "retry": retry, "events": events}
+            mine: _Decision = {"number": number, "sha256": digest_bytes(canonical(record)).sha256}
             # Before the record itself: one that lies there without the tag is nobody's decision.
             instance.add_run_tags(spec.run_id, {DECIDED_TAG + spec.step_key: json.dumps(mine)})
             folder = store.job(spec.run_id, spec.step_key, number)
@@ -107,7 +145,7 @@ class Attempt(Job):
         if decided is None:
             return None
         folder = store.job(run_id, step_key, decided["number"])
-        record = folder.read_json("launch.json")
+        record: _LaunchRecord | None = folder.read_json("launch.json")
         if record is None:
             return None  # the worker that decided it died before it could write it
         if digest_bytes(canonical(record)).sha256 != decided["sha256"]:
@@ -126,7 +164,7 @@ class Attempt(Job):
         return self.create(instance, store, self.spec, self.retry, self.events)
 
     @classmethod
-    def _of(cls, folder: JobDir, record: dict[str, Any]) -> Attempt:
+    def _of(cls, folder: JobDir, record: _LaunchRecord) -> Attempt:
         # The stage reads spec.json alone; a worker that died before it wrote it left launch.json.
         if not folder.create_json("spec.json", record["spec"]) and folder.read_json("spec.json") != record["spec"]:
             raise ForgedJobError(
@@ -154,7 +192,7 @@ def cancel_job(uri: str, reason: str) -> bool:
     return True
 
 
-def _decided(instance: dg.DagsterInstance, run_id: str, step_key: str) -> dict[str, Any] | None:
+def _decided(instance: dg.DagsterInstance, run_id: str, step_key: str) -> _Decision | None:
     """Number and hash of the last attempt at the step."""
     run = instance.get_run_by_id(run_id)
     text = run.tags.get(DECIDED_TAG + step_key) if run else None

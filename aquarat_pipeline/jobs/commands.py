@@ -1,35 +1,60 @@
-"""What is told to a host's agent: who the job is, what it leases, and the command with its environment."""
+"""What a host's agent is asked: which job it is, what it leases, and the command with its environment."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from aquarat_core.agent.protocol import JobRequest, LeaseRequest, RenewRequest, StartRequest, TailRequest, Token
 from aquarat_core.stages.base import SPEC_SHA256
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.hosts.credentials import host_token
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.jobs.attempts import Attempt, Job
-from aquarat_pipeline.jobs.placement import Requirement
+from aquarat_pipeline.jobs.requirement import Requirement
 
 GB = 1_000_000_000
 
 
-def identity(job: Job, node: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is started, on whatever hosts."""
+
+    attempt: Attempt
+    stage: Stage
+    need: Requirement
+    program: Sequence[str]
+    """What Python starts with the URI of the spec."""
+    pipes_env: Mapping[str, str]
+    """The environment that Dagster Pipes asks for."""
+
+
+def job_request(job: Job, node: int) -> JobRequest:
     """How the agent knows one node's part of the job; the id also names its directory and must stay short."""
     uri = job.folder.uri
     return {"id": hashlib.sha256(uri.encode()).hexdigest()[:16], "job": uri, "node": node, "mark": f"{uri}#node{node}"}
 
 
-def lease(attempt: Attempt, stage: Stage, host: Host, need: Requirement, node: int) -> dict[str, Any]:
-    """What the job wants of one host."""
+def tail_request(job: Job, node: int, lines: int) -> TailRequest:
+    """For so many last lines of that node's logs."""
+    return {**job_request(job, node), "lines": lines}
+
+
+def renew_request(job: Job, node: int, token: Token) -> RenewRequest:
+    """That gives the job on that node a new token."""
+    return {**job_request(job, node), "token": token}
+
+
+def lease_request(launch: Launch, host: Host, node: int) -> LeaseRequest:
+    """What the job needs of one host."""
+    need = launch.need
     return {
-        **identity(attempt, node),
-        "owner": attempt.spec.run_id,
-        "step": stage.name,
+        **job_request(launch.attempt, node),
+        "owner": launch.attempt.spec.run_id,
+        "step": launch.stage.name,
         "host": host.name,
         "gpus": need.gpus_on(host) if need.distributed else 0,
         "host_gpus": host.gpus,
@@ -38,63 +63,51 @@ def lease(attempt: Attempt, stage: Stage, host: Host, need: Requirement, node: i
     }
 
 
-def start(
-    attempt: Attempt,
-    stage: Stage,
-    hosts: Sequence[Host],
-    node: int,
-    need: Requirement,
-    *,
-    program: Sequence[str],
-    messages: Mapping[str, str],
-) -> dict[str, Any]:
-    """The whole order to start node `node` of the job; `messages` is the environment that Pipes asks for."""
+def start_request(launch: Launch, hosts: Sequence[Host], node: int) -> StartRequest:
+    """All that node `node` of the job needs to start. Raises `HostError` where there is no token for it."""
     host = hosts[node]
     here = host.transport == "local"
-    order = lease(attempt, stage, host, need, node)
-    return order | {
-        "argv": _argv(attempt, hosts, node, need, program),
+    return {
+        **lease_request(launch, host, node),
+        "argv": _argv(launch, hosts, node),
         "env": {
-            **_environment(attempt, hosts, node, need),
+            **_environment(launch, hosts, node),
             "AQUARAT_GRACE_SECONDS": f"{host.grace_seconds:g}",
-            **messages,
+            **launch.pipes_env,
         },
         "inherit": here,
         "cwd": os.getcwd() if here else None,
-        "ranks": need.distributed,
-        "token": host_token(attempt),
+        "ranks": launch.need.distributed,
+        "token": host_token(launch.attempt.folder, launch.attempt.spec.stage),
         "heartbeat": host.heartbeat_seconds,
         "grace": host.grace_seconds,
         "min_free_bytes": int(host.min_free_gb * GB),
     }
 
 
-def interpreter(host: Host) -> str:
-    """The Python that has the project there."""
-    return host.python or (sys.executable if host.transport == "local" else f"{host.root}/env/bin/python")
-
-
-def _argv(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement, program: Sequence[str]) -> list[str]:
-    python = [interpreter(hosts[node]), "-u"]
-    run = [*program, f"{attempt.folder.uri}/spec.json"]
+def _argv(launch: Launch, hosts: Sequence[Host], node: int) -> list[str]:
+    need = launch.need
+    python = [hosts[node].interpreter, "-u"]
+    run = [*launch.program, f"{launch.attempt.folder.uri}/spec.json"]
     if not need.distributed:
         return [*python, *run]
     torchrun = ["-m", "aquarat_core.torchrun", "--nproc-per-node", str(need.ranks)]
     if need.nodes > 1:
         torchrun += ["--nnodes", str(need.nodes), "--rdzv-conf", f"rank={node}"]
-        torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", identity(attempt, 0)["id"]]
+        torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", job_request(launch.attempt, 0)["id"]]
         torchrun += ["--local-addr", hosts[node].rendezvous.rpartition(":")[0]]
     # --tee marks each line with its rank, so that rank 0's can be told from torchrun's own.
     return [*python, *torchrun, "--tee", "3", "--log-dir", "{scratch}", *run]
 
 
-def _environment(attempt: Attempt, hosts: Sequence[Host], node: int, need: Requirement) -> dict[str, str]:
+def _environment(launch: Launch, hosts: Sequence[Host], node: int) -> dict[str, str]:
     host = hosts[node]
+    launched: dict[str, Any] = (launch.attempt.spec.config or {}).get("launch") or {}
     env = {
-        SPEC_SHA256: attempt.spec_sha256,
-        "OMP_NUM_THREADS": str(((attempt.spec.config or {}).get("launch") or {}).get("threads", 1)),
+        SPEC_SHA256: launch.attempt.spec_sha256,
+        "OMP_NUM_THREADS": str(launched.get("threads", 1)),
     }
-    if need.nodes > 1 and host.network_interface:
+    if launch.need.nodes > 1 and host.network_interface:
         env |= {"GLOO_SOCKET_IFNAME": host.network_interface, "NCCL_SOCKET_IFNAME": host.network_interface}
     env |= host.env
     return env | {name: os.environ[name] for name in host.forward if name in os.environ}

@@ -195,12 +195,12 @@ def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total:
 
 def _left(run: dg.DagsterRun) -> str:
     from aquarat_pipeline.jobs.attempts import job_at
-    from aquarat_pipeline.jobs.client import left_by
+    from aquarat_pipeline.jobs.outcome import saved_state
     from aquarat_pipeline.tags import JOB_TAG
 
     with suppress(UserError):
         if job := job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None:
-            return left_by(job)
+            return saved_state(job)
     return "Run it again to go on from there."
 
 

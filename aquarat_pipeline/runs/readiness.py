@@ -21,7 +21,7 @@ from aquarat_core.stages.registry import STAGES, Stage
 from aquarat_pipeline.assets.config import run_config_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts.inventory import FILE, Host, read_inventory
-from aquarat_pipeline.jobs.placement import Requirement
+from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.runs import disk_space, estimates
 from aquarat_pipeline.tags import HOST_TAG, POOL_TAG
 

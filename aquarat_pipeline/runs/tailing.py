@@ -10,8 +10,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.inventory import local_host, read_inventory
-from aquarat_pipeline.hosts.transports import HostError, transport_to
+from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.attempts import job_at
 from aquarat_pipeline.runs.submit import LaunchError
@@ -32,8 +33,7 @@ def last_lines(home: Path, run: dg.DagsterRun, lines: int) -> Iterator[str]:
             yield f"== {name}: no longer in hosts.yaml"
             continue
         try:
-            order = {**commands.identity(job, node), "lines": lines}
-            logs = transport_to(known[name]).call("tail", order)["logs"]
+            logs = HostAgent(known[name]).tail(commands.tail_request(job, node, lines))["logs"]
         except HostError as e:
             yield f"== {name}: {e}"
             continue

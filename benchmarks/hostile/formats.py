@@ -133,7 +133,7 @@ def _lease(folder: Path) -> Format:
 
 def _ticket(folder: Path) -> Format:
     from aquarat_core.agent import processes
-    from aquarat_pipeline.jobs import placement
+    from aquarat_pipeline.jobs import queueing
 
     queue = folder / "home/aquarat/queue"
     queue.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _ticket(folder: Path) -> Format:
 
     def read(data: bytes) -> set[str]:
         (queue / "1-theirs.json").write_bytes(data)
-        return placement._wanted_by_older(mine)
+        return queueing._wanted_by_older(mine)
 
     def check(value: set[str], _: bytes) -> None:
         assert all(isinstance(host, str) for host in value)

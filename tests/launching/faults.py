@@ -175,7 +175,7 @@ def second_start(rig: Rig) -> dict[str, Any]:
     """The same job is started again on its host, and the same run is resumed although its worker lives."""
     run_id = training(rig)
     attempt = Attempt.find(rig.instance, ArtifactStore.open(rig.store_uri), run_id, ASSET, 0)
-    order = {**commands.identity(attempt, 0), "token": None}
+    order = {**commands.job_request(attempt, 0), "token": None}
     host = read_inventory(rig.home).hosts[0]
     assert transport_to(host).call("start", order) == {"state": "already-started"}
     elsewhere = host.model_copy(update={"root": str(rig.directory / "elsewhere")})

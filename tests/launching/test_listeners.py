@@ -16,7 +16,7 @@ from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.jobs import commands
-from aquarat_pipeline.jobs.placement import Requirement
+from aquarat_pipeline.jobs.requirement import Requirement
 from tests.launching.listeners import attack, children, listening
 from tests.launching.network import Network, why_not
 from tests.launching.rig import Rig
@@ -30,7 +30,8 @@ REDUCES = [str(Path(__file__).with_name("reduces.py"))]
 def arguments(host: Host, need: Requirement, program: list[str], scratch: Path) -> list[str]:
     """The command that the agent of `host` starts, for a job on it alone."""
     job = JobDir(open_backend(f"file://{scratch}"), "jobs/run/step/1")
-    argv = commands._argv(SimpleNamespace(folder=job), [host], 0, need, program)
+    launch = SimpleNamespace(attempt=SimpleNamespace(folder=job), need=need, program=program)
+    argv = commands._argv(launch, [host], 0)
     return [part.replace("{scratch}", str(scratch)) for part in argv]
 
 

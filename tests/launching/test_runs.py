@@ -18,8 +18,9 @@ from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import workers
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource, ResumeRunContext, WorkerStatus
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
-from aquarat_pipeline.jobs import placement
-from aquarat_pipeline.jobs.placement import Requirement, candidates, ticket
+from aquarat_pipeline.jobs import queueing
+from aquarat_pipeline.jobs.queueing import candidates, ticket
+from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.runs import resuming
 from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.launcher import GpuRunLauncher
@@ -282,12 +283,12 @@ def test_the_oldest_living_ticket_goes_first(tmp_path: Path, monkeypatch: pytest
 
 def test_waiting_is_said_once_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    waiting = placement.Waiting(said.append)
+    waiting = queueing.WaitReporter(said.append)
     for why in ("a", "a", "b", "b"):
         waiting(why)
     assert said == ["Waiting for a", "Waiting for b"]
-    later = time.monotonic() + placement.REMIND_SECONDS + 1
-    monkeypatch.setattr(placement.time, "monotonic", lambda: later)
+    later = time.monotonic() + queueing.REMIND_SECONDS + 1
+    monkeypatch.setattr(queueing.time, "monotonic", lambda: later)
     waiting("b")
     assert len(said) == 3
 

@@ -30,7 +30,7 @@ from aquarat_pipeline.hosts import credentials
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.hosts.prepare import prepare
 from aquarat_pipeline.hosts.transports import HostError, SshTransport
-from aquarat_pipeline.jobs import client
+from aquarat_pipeline.jobs import running
 from aquarat_pipeline.jobs.attempts import Attempt
 from tests.artifacts.emulator import BUCKET, emulator
 from tests.launching.guarded_bucket import GuardedBucket, guarded
@@ -152,7 +152,7 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
 
     The job outlives several tokens, each good for six seconds; what it cannot do without is a renewed one.
     """
-    monkeypatch.setattr(client, "RENEW_SECONDS", 1.0)
+    monkeypatch.setattr(running, "RENEW_SECONDS", 1.0)
     reach = {"STORAGE_EMULATOR_HOST": bucket.url}
     with loopback(tmp_path, reach) as (config, fields):
         fields |= {"forward": ["WANDB_API_KEY"], "env": {"PYTHONPATH": os.getcwd()}}
@@ -194,7 +194,7 @@ def test_a_hosts_token_opens_what_its_job_needs_and_no_more(
     spec = {"stage": "sft_checkpoint", "store": "gs://payroll/secret", "profile": "p", "config": None, "inputs": {}}
     spec |= {"code": {"version": "v"}, "run_id": "r", "step_key": "s"}
     attempt = Attempt(JobDir(store, "jobs/r/s/1"), StageSpec.model_validate(spec), 0, {})
-    token = credentials.host_token(attempt)["token"]
+    token = credentials.host_token(attempt.folder, attempt.spec.stage)["token"]
     path = tmp_path / "token"
     path.write_text(json.dumps({"token": token, "expiry": "2100-01-01T00:00:00+00:00"}))
     monkeypatch.setenv("AQUARAT_STORE_TOKEN_FILE", str(path))

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.errors import DagsterUserCodeProcessError
 
-from aquarat_pipeline.jobs import client
+from aquarat_pipeline.jobs import running
 from aquarat_pipeline.runs import executor
 from tests.failures import FIXED_BY_USER, KINDS
 from tests.pipeline.test_launching import with_one_retry
@@ -46,7 +46,7 @@ def test_what_an_asset_raises_before_its_job(chain: Chain, monkeypatch: pytest.M
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_watcher_of_a_job_raises(chain: Chain, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(client, "follow", failing(kind, calls))
+    monkeypatch.setattr(running, "follow", failing(kind, calls))
     check(with_one_retry(chain, "aqua_dataset"), kind, calls)
 
 

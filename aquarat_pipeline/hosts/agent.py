@@ -1,0 +1,53 @@
+"""A host's agent as an object: one method for each command, with the types of the protocol."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from aquarat_core.agent import protocol
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.transports import CALL_SECONDS, transport_to
+
+
+class HostAgent:
+    """Calls the agent of one host. Each method raises `HostError` where the host or its agent does not answer."""
+
+    def __init__(self, host: Host) -> None:
+        self._call = transport_to(host).call
+
+    def reserve(self, request: protocol.LeaseRequest) -> protocol.LeaseReply:
+        """Takes the lease that `start` will use, for a job on several hosts."""
+        return cast(protocol.LeaseReply, self._call("reserve", request))
+
+    def start(self, request: protocol.StartRequest) -> protocol.StartReply:
+        """Takes lease and claim and starts the job's part there, unless it was started before."""
+        return cast(protocol.StartReply, self._call("start", request))
+
+    def renew(self, request: protocol.RenewRequest) -> protocol.RenewReply:
+        """Puts a new token in the old one's place."""
+        return cast(protocol.RenewReply, self._call("renew", request))
+
+    def status(self, request: protocol.JobRequest, seconds: float = CALL_SECONDS) -> protocol.StatusReply:
+        """Whether the job's supervisor lives."""
+        return cast(protocol.StatusReply, self._call("status", request, seconds))
+
+    def stop(self, request: protocol.JobRequest, seconds: float = CALL_SECONDS) -> protocol.StopReply:
+        """Has the job's part ended."""
+        return cast(protocol.StopReply, self._call("stop", request, seconds))
+
+    def tail(self, request: protocol.TailRequest) -> protocol.TailReply:
+        """The last lines of every log of the job."""
+        return cast(protocol.TailReply, self._call("tail", request))
+
+    def leases(self) -> protocol.LeasesReply:
+        """The leases that hold."""
+        return cast(protocol.LeasesReply, self._call("leases", {}))
+
+    def release(self, lease_id: str) -> protocol.ReleaseReply:
+        """Ends whatever holds the lease and gives it back."""
+        request: protocol.ReleaseRequest = {"id": lease_id}
+        return cast(protocol.ReleaseReply, self._call("release", request))
+
+    def doctor(self, request: protocol.DoctorRequest, seconds: float) -> protocol.DoctorReply:
+        """What the host has and lacks for training."""
+        return cast(protocol.DoctorReply, self._call("doctor", request, seconds))

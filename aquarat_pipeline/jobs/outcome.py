@@ -1,0 +1,128 @@
+"""The outcome of one attempt: what happened, whether another may do better, and the failure that Dagster shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import dagster as dg
+
+from aquarat_core.agent.protocol import EndedStatus, Result, ResultError, Succeeded
+from aquarat_core.artifacts import StoreError
+from aquarat_core.plain_text import fenced, printable
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.jobs.attempts import Job
+
+Kind = Literal["succeeded", "user_error", "fault", "host_lost", "interrupted"]
+"""`fault` is one of ours; `interrupted` means that `cancel.json` ended the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt's processes ended. `lost` says why the host, and not the stage, is to blame."""
+
+    code: int | None = None
+    last_lines: tuple[str, ...] = ()
+    lost: str | None = None
+    host: str | None = None
+    cancelled: bool = False
+
+    @classmethod
+    def of(cls, nodes: Sequence[tuple[Host, EndedStatus]]) -> Ending:
+        """The first node that explains a failure speaks for all; one that was told to end explains nothing."""
+        blamed = next((n for n in nodes if n[1]["reason"] not in (None, "cancelled")), None)
+        failing = [n for n in nodes if n[1]["code"] != 0]
+        failed = next((n for n in failing if n[1]["reason"] is None), next(iter(failing), nodes[0]))
+        host, status = blamed or failed
+        lost = status["reason"] if blamed else _killed(status)
+        return cls(
+            status["code"],
+            tuple(status["tail"]),
+            lost and f"{host.name}: {lost}",
+            host.name,
+            status["reason"] == "cancelled",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """What came of one attempt."""
+
+    kind: Kind
+    ending: Ending
+    result: Result | None
+    """The stage's own `result.json`, if it left one."""
+    reason: str = ""
+    """Of a lost host: why another one may do better."""
+
+    @classmethod
+    def of(cls, ending: Ending, result: Result | None) -> JobOutcome:
+        """From how the processes ended and what the stage says."""
+        if result and result["ok"]:
+            return cls("succeeded" if (ending.code or 0) <= 0 else "fault", ending, result)
+        if reason := _why_lost(ending, result):
+            return cls("host_lost", ending, result, reason)
+        error = _error(result)
+        if error and error["user"]:
+            return cls("user_error", ending, result)
+        return cls("interrupted" if ending.cancelled else "fault", ending, result)
+
+    @property
+    def is_host_lost(self) -> bool:
+        """Whether the attempt says nothing about the stage, and another host may do better."""
+        return self.kind == "host_lost"
+
+    def success(self, stage: str, attempts: int) -> Succeeded:
+        """The stage's result. Raises `dg.Failure` where it has none, after so many attempts."""
+        if self.kind == "succeeded" and self.result and self.result["ok"] is True:
+            return self.result
+        raise self._failure(stage, attempts)
+
+    def _failure(self, stage: str, attempts: int) -> dg.Failure:
+        lines = "".join(f"{line}\n" for line in self.ending.last_lines)
+        metadata = {"last_lines": dg.MetadataValue.md(fenced(lines))}
+        if error := _error(self.result):
+            text = printable(error["message"] if error["user"] else f"{error['type']}: {error['message']}")
+            return dg.Failure(f"{stage}: {text}", metadata=metadata, allow_retries=not error["user"])
+        how = f"ended with exit code {self.ending.code} without saying why"
+        if self.is_host_lost:
+            how = f"was stopped {attempts} times, at last because {self.reason}"
+        return dg.Failure(f"{stage} {how}. Its last lines:\n{printable(lines)}", metadata=metadata)
+
+
+def saved_state(job: Job) -> str:
+    """What a stopped job leaves to go on from, in a sentence."""
+    result = None
+    with suppress(StoreError):
+        result = job.result()
+    error = _error(result)
+    if error and error["type"] == "Stopped":
+        return f"The stage was {printable(error['message'])}: run it again to go on from there."
+    return "Run it again: it goes on from the last state that it saved, or from its start if there is none."
+
+
+def _why_lost(ending: Ending, result: Result | None) -> str | None:
+    if error := _error(result):
+        if "No space left on device" in error["message"]:
+            return f"{ending.host}: its disk is full"
+        if error["user"]:
+            return None
+        if ending.lost is None and not ending.cancelled and error["type"] == "Stopped":
+            return f"{ending.host}: the stage was sent SIGTERM, and saved its state"
+    return ending.lost
+
+
+def _error(result: Result | None) -> ResultError | None:
+    return result["error"] if result and result["ok"] is False else None
+
+
+def _killed(status: EndedStatus) -> str | None:
+    """Which signal or fault of torchrun ended the job, if one did; it says nothing against the stage."""
+    code = status["code"] or 0
+    if number := status["signal"] or max(0, -code):
+        return f"the stage was killed by signal {number}"
+    if status.get("launcher_failed") and status["reason"] is None:
+        return f"torchrun ended with exit code {status['code']} though none of its ranks had failed"
+    return None

@@ -1,0 +1,47 @@
+"""Whether a run still wants its job, which anybody may change at any time: the UI, the daemon, another terminal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from aquarat_pipeline._compat import DagsterExecutionInterruptedError
+from aquarat_pipeline.workers import show_alive, worker_of
+
+CHECK_RUN_SECONDS = 5.0
+STOPPED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+
+
+class RunMonitor:
+    """Looks at one run's status in Dagster's database."""
+
+    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
+        self._instance = instance
+        self._run_id = run_id
+        self._checked = time.monotonic()
+
+    def check(self, *, now: bool = False) -> None:
+        """Notes that this worker lives, and raises Dagster's interrupt if the run was cancelled or failed meanwhile.
+
+        It looks every few seconds at most, unless it is to look `now`.
+        """
+        if not now and time.monotonic() - self._checked < CHECK_RUN_SECONDS:
+            return
+        self._checked = time.monotonic()
+        show_alive(Path(self._instance.root_directory), self._run_id)
+        run = self._instance.get_run_by_id(self._run_id)
+        if run is None or run.status in STOPPED:
+            raise DagsterExecutionInterruptedError()
+
+    def interrupted_run(self) -> dg.DagsterRun | None:
+        """The run, if it goes on as far as Dagster knows although this worker is being interrupted."""
+        run = self._instance.get_run_by_id(self._run_id)
+        return run if run and run.status not in STOPPED else None
+
+
+def is_resumed(run: dg.DagsterRun) -> bool:
+    """Whether the daemon gives the run another worker once this one is gone."""
+    worker = worker_of(run.tags)
+    return worker is not None and worker["kind"] == "launcher"

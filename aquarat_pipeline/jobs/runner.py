@@ -1,0 +1,197 @@
+"""One stage run to its end: attempts one after the other, each placed, started and followed to its outcome.
+
+The process that does this can die at any moment and be replaced: all it knows is in the job's folder (`attempts.py`),
+the job runs under a supervisor of its own on its host, and whoever takes over finds both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from aquarat_core.agent.protocol import Succeeded
+from aquarat_core.artifacts import ArtifactStore, StoreError
+from aquarat_core.errors import UserError
+from aquarat_core.stages.registry import Stage
+from aquarat_pipeline._compat import DagsterExecutionInterruptedError
+from aquarat_pipeline.hosts.inventory import Host, local_host, read_inventory
+from aquarat_pipeline.jobs.attempts import Attempt
+from aquarat_pipeline.jobs.commands import Launch
+from aquarat_pipeline.jobs.following import Output
+from aquarat_pipeline.jobs.outcome import JobOutcome, saved_state
+from aquarat_pipeline.jobs.placement import NoHostError, Placement
+from aquarat_pipeline.jobs.queueing import POLL_SECONDS, WaitReporter, candidates, ticket
+from aquarat_pipeline.jobs.requirement import Requirement
+from aquarat_pipeline.jobs.run_monitor import RunMonitor, is_resumed
+from aquarat_pipeline.jobs.running import RunningJob
+from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
+
+MAX_RESTARTS = 3
+
+
+class StageRunner:
+    """Runs one step's attempts. `handle` takes the stage's Pipes messages, `say` what happens before the first."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        stage: Stage,
+        attempt: Attempt,
+        store: ArtifactStore,
+        *,
+        program: Sequence[str],
+        pipes_env: Mapping[str, str],
+        grace_seconds: float,
+        handle: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._instance = context.instance
+        self._run = context.run
+        self._log = context.log
+        self._stage = stage
+        self._attempt = attempt
+        self._store = store
+        self._program = program
+        self._pipes_env = pipes_env
+        self._handle = handle
+        self._say = say
+        self._home = Path(context.instance.root_directory)
+        self._local = local_host(self._home).model_copy(update={"grace_seconds": grace_seconds})
+        self._monitor = RunMonitor(context.instance, context.run.run_id)
+        self._job: RunningJob | None = None
+        self._recently_failed: set[str] = set()
+
+    def run(self) -> Succeeded:
+        """The result of the stage. No way out of here leaves a job that nobody follows.
+
+        Raises `dg.Failure` with the stage's own message when it fails, and Dagster's interrupt when it is cancelled.
+        """
+        try:
+            outcome = self._run_attempts()
+            self._monitor.check()
+            return outcome.success(self._stage.name, MAX_RESTARTS + 1)
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            self._on_interrupt()
+            raise
+        except dg.Failure:
+            raise
+        except BaseException as e:
+            self._stop(f"its watcher failed: {e}")
+            if isinstance(e, UserError):
+                raise dg.Failure(str(e), allow_retries=False) from None
+            raise
+
+    def _run_attempts(self) -> JobOutcome:
+        """The outcome of the last attempt: the first that no lost host ended, or the last that is made."""
+        need = Requirement.of(self._stage, self._attempt.spec.config, self._run.tags)
+        outcome = self._run_attempt(need)
+        for restart in range(1, MAX_RESTARTS + 1):
+            if not outcome.is_host_lost:
+                break
+            self._log.warning(f"{outcome.reason}. Starting again from what is saved ({restart}/{MAX_RESTARTS})")
+            self._recently_failed.update({outcome.ending.host} if outcome.ending.host else ())
+            self._next_attempt(outcome.reason)
+            outcome = self._run_attempt(need)
+        return outcome
+
+    def _next_attempt(self, reason: str) -> None:
+        """Cancels the attempt, of which something may still run somewhere, and makes the next."""
+        self._job = None
+        self._attempt.cancel(reason)
+        self._attempt = self._attempt.next(self._instance, self._store)
+
+    def _run_attempt(self, need: Requirement) -> JobOutcome:
+        """One attempt: attached to if it runs already, else placed and started; then followed to its outcome."""
+        job = self._attach()
+        if job is None and any(self._attempt.claims):
+            # A worker died between the starts on several hosts.
+            self._next_attempt("it was started on some of its hosts only")
+        self._tag(JOB_TAG, self._attempt.folder.uri)
+        while job is None:
+            self._start(Launch(self._attempt, self._stage, need, self._program, self._pipes_env))
+            job = self._attach()
+        self._job = job
+        if need.distributed:
+            self._tag(LEASE_TAG, ",".join(job.host_names))
+        output = Output(self._attempt, len(job.hosts), self._handle)
+        if output.is_resumed:
+            self._log.info(f"Attached to the running job {self._attempt.folder.uri} on {', '.join(job.host_names)}")
+        self._say("loading")
+        return job.follow(output, self._monitor.check)
+
+    def _attach(self) -> RunningJob | None:
+        known = (*read_inventory(self._home).hosts, self._local)
+        return RunningJob.attach(self._attempt, known, self._local)
+
+    def _start(self, launch: Launch) -> None:
+        """Starts the job here if it needs no GPU host, else on hosts that it waits for."""
+        if launch.need.distributed:
+            self._acquire_hosts(launch)
+            return
+        try:
+            self._start_on(Placement.on_one(launch, self._local))
+        except NoHostError as e:
+            raise dg.Failure(f"{self._stage.name} cannot be started here: {e.reason}") from None
+
+    def _acquire_hosts(self, launch: Launch) -> None:
+        """Waits in line for hosts and starts the job on them."""
+        record = self._instance.get_run_record_by_id(self._run.run_id)
+        since = record.create_timestamp.timestamp() if record else time.time()
+        report_wait = WaitReporter(self._log.info)
+        with ticket(self._home, f"{self._run.run_id}-{self._stage.name}", since) as mine:
+            while True:
+                self._monitor.check()
+                hosts, why = candidates(self._home, launch.need, mine, self._recently_failed)
+                if hosts:
+                    try:
+                        return self._start_on_first(launch, hosts)
+                    except NoHostError as e:
+                        why = str(e)
+                self._say(f"waiting for {why}")
+                report_wait(why)
+                time.sleep(POLL_SECONDS)
+
+    def _start_on_first(self, launch: Launch, hosts: Sequence[Host]) -> None:
+        """Starts the job on the first hosts that take it. Raises `NoHostError` with each one's reason."""
+        if launch.need.nodes > 1:
+            return self._start_on(Placement.on_several(launch, hosts))
+        reasons: list[str] = []
+        for host in hosts:
+            try:
+                return self._start_on(Placement.on_one(launch, host))
+            except NoHostError as e:
+                reasons.append(str(e))
+        raise NoHostError(f"{launch.need}: {'; '.join(reasons)}")
+
+    def _start_on(self, placement: Placement) -> None:
+        self._monitor.check(now=True)
+        self._say(f"starting {placement}")
+        placement.start()
+
+    def _on_interrupt(self) -> None:
+        """Cancelled means that the job ends; a worker that is merely stopped leaves it to the next."""
+        run = self._monitor.interrupted_run()
+        if run and is_resumed(run):
+            self._log.info("This worker was stopped. The job goes on, and the next worker attaches to it.")
+            return
+        if run:
+            # Else the monitoring daemon would take an interrupted command for a dead one, and resume its run.
+            self._instance.report_run_canceling(run)
+        self._stop("the run was cancelled")
+        self._log.warning(f"stopped. {saved_state(self._attempt)}")
+
+    def _stop(self, reason: str) -> None:
+        with suppress(StoreError):
+            self._attempt.cancel(reason)
+        unconfirmed = self._job.stop() if self._job else []
+        if unconfirmed:
+            names = ", ".join(unconfirmed)
+            self._log.warning(f"{names} did not confirm that the job ended: without the store it stops by itself")
+
+    def _tag(self, name: str, value: str) -> None:
+        self._instance.add_run_tags(self._run.run_id, {name: value})

@@ -1,0 +1,99 @@
+"""A running job: an attempt that was started on all its hosts; followed, given fresh tokens, stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from aquarat_core.agent.protocol import StopReply
+from aquarat_pipeline.hosts.agent import HostAgent
+from aquarat_pipeline.hosts.credentials import RENEW_SECONDS, host_token
+from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.transports import HostError
+from aquarat_pipeline.jobs import commands
+from aquarat_pipeline.jobs.attempts import Attempt
+from aquarat_pipeline.jobs.following import Output, follow
+from aquarat_pipeline.jobs.outcome import JobOutcome
+
+STOP_SECONDS = 25.0
+"""How long a stopped job may take to confirm it."""
+ASK_SECONDS = 10.0
+
+
+class RunningJob:
+    """An attempt and the hosts that claimed it, by node."""
+
+    def __init__(self, attempt: Attempt, hosts: Sequence[Host]) -> None:
+        self.attempt = attempt
+        self.hosts = tuple(hosts)
+        self._renewed = time.monotonic()
+        self._tokens: dict[int, str] = {}
+        """What each node's token was last renewed to."""
+
+    @classmethod
+    def attach(cls, attempt: Attempt, known: Iterable[Host], stand_in: Host) -> RunningJob | None:
+        """The attempt as it runs, or None if some node of it was never started.
+
+        A host that is not among the known ones, because it was taken out of the inventory, can still be followed
+        through the store: `stand_in` takes its place.
+        """
+        by_name = {host.name: host for host in known}
+        names = [claim["host"] for claim in attempt.claims if claim]
+        if not names or len(names) < len(attempt.nodes):
+            return None
+        return cls(attempt, [by_name.get(name) or stand_in.model_copy(update={"name": name}) for name in names])
+
+    @property
+    def host_names(self) -> list[str]:
+        """Names of its hosts, the rendezvous first."""
+        return [host.name for host in self.hosts]
+
+    def follow(self, output: Output, on_poll: Callable[[], None]) -> JobOutcome:
+        """Shows its output until it has ended or is lost; `on_poll` may raise to leave."""
+
+        def poll() -> None:
+            on_poll()
+            self._renew_tokens()
+
+        self._renewed = time.monotonic()
+        ending = follow(self.attempt, self.hosts, output, poll)
+        return JobOutcome.of(ending, self.attempt.result())
+
+    def stop(self) -> list[str]:
+        """Has the job end on all its hosts, and waits for it; the hosts that did not confirm that it has.
+
+        Call it after the attempt was cancelled, which reaches hosts that cannot be asked.
+        """
+        asked = [node for node in range(len(self.hosts)) if not _is_stopped(self._request_stop(node))]
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            statuses = [self.attempt.status(node) for node in asked]
+            if all(status and status["state"] == "ended" for status in statuses):
+                return []
+            time.sleep(0.1)
+        return [self.hosts[node].name for node in asked]
+
+    def _request_stop(self, node: int) -> StopReply | None:
+        """What the host answers to the request to end its part; None if it does not answer."""
+        with suppress(HostError):
+            return HostAgent(self.hosts[node]).stop(commands.job_request(self.attempt, node), ASK_SECONDS)
+        return None
+
+    def _renew_tokens(self) -> None:
+        """Gives every host a fresh token now and then, where the store asks for one."""
+        if time.monotonic() - self._renewed < RENEW_SECONDS:
+            return
+        self._renewed = time.monotonic()
+        for node, host in enumerate(self.hosts):
+            # A host that is out of reach now keeps its old token for a while, and gets the next one.
+            with suppress(HostError):
+                token = host_token(self.attempt.folder, self.attempt.spec.stage)
+                if token and token["token"] != self._tokens.get(node):
+                    HostAgent(host).renew(commands.renew_request(self.attempt, node, token))
+                    self._tokens[node] = token["token"]
+
+
+def _is_stopped(reply: StopReply | None) -> bool:
+    """Whether the host says that nothing of the job is left, nor a supervisor that could confirm its end."""
+    return reply is not None and reply["state"] == "stopped" and not reply["survivors"]
