@@ -143,7 +143,8 @@ def show(out: TextIO, outcome: Outcome) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    from aquarat_pipeline.assets.metadata import ago, headline
+    from aquarat_pipeline.assets.metadata import headline
+    from aquarat_pipeline.durations import ago
 
     table = Table("asset", "seconds", "size", "data version", "result")
     table.columns[1].justify = table.columns[2].justify = "right"

@@ -92,15 +92,5 @@ def last_alive(home: Path, run_id: str) -> float:
         return 0.0
 
 
-@contextmanager
-def sole_publisher(home: Path, asset: str) -> Iterator[None]:
-    """Held while an asset's ref is moved and its materialization recorded: of two runs at once, one is last in both."""
-    path = home / "aquarat" / "publishing" / f"{asset}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
 def _lock(home: Path, run_id: str) -> Path:
     return home / "aquarat" / "workers" / f"{run_id}.lock"

@@ -106,7 +106,7 @@ class TestAgent:
             monkeypatch.setitem(agent.COMMANDS, "status", lambda *_: fail())
             monkeypatch.setattr(sys, "stdin", io.StringIO(given))
             code = agent.main("status", str(tmp_path))
-            done = subprocess.CompletedProcess([], code, *capsys.readouterr())
+            done = subprocess.CompletedProcess([], code, *(text.encode() for text in capsys.readouterr()))
             assert code == 1
             with pytest.raises(transports.HostError) as e:
                 transports._reply(Host(name="here", transport="local", root=str(tmp_path)), done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -68,22 +67,6 @@ def headline(metrics: Mapping[str, Any]) -> str:
             return form.format(metrics[name])
     rows = sum(value for name, value in metrics.items() if name.endswith("_train") and isinstance(value, int))
     return f"{rows:,} conversations to train on" if rows else ""
-
-
-def duration(seconds: float) -> str:
-    """`4.2 s`, `8 min` or `2.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def ago(moment: float) -> str:
-    """How long before now that second since 1970 was: `2 h ago`."""
-    seconds = max(0.0, time.time() - moment)
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size or (unit != "days" and seconds >= size):
-            return f"{seconds / size:.0f} {unit} ago"
-    return "just now"
 
 
 def accuracy_text(metrics: Mapping[str, Any]) -> str | None:

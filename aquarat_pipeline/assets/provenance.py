@@ -14,8 +14,8 @@ from aquarat_core.maintenance.diff import flat
 from aquarat_core.maintenance.survey import ancestry
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.inputs import InputError, latest_input
+from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.runs.readiness import Plan
 from aquarat_pipeline.tags import ANY_INPUTS_TAG
 
 ANY_INPUTS = "AQUARAT_ANY_INPUTS"

@@ -17,14 +17,13 @@ from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced, takes_any
+from aquarat_pipeline.assets.publishing import overtaken_by, sole_publisher
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.jobs.progress import Ahead
 from aquarat_pipeline.resources.store import StoreResource
-from aquarat_pipeline.runs.resuming import overtaken_by
 from aquarat_pipeline.tags import RANKS_TAG
-from aquarat_pipeline.workers import sole_publisher
 
 OWNERS = ["team:aquarat"]
 

@@ -25,6 +25,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from aquarat_pipeline.durations import duration
+
 OBSERVE_SECONDS = 10.0
 
 Message = Mapping[str, Any]
@@ -55,8 +57,7 @@ class Ahead:
         """`about 12 min left`, `elapsed` seconds into the stage; empty where nobody can know."""
         if self.this is None or self.later is None:
             return ""
-        seconds = max(self.this - elapsed, 0.0) + self.later
-        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+        return f"about {duration(max(self.this - elapsed, 0.0) + self.later)} left"
 
     def __str__(self) -> str:
         return f"stage {self.number} of {self.total}"

@@ -17,6 +17,7 @@ from aquarat_core.artifacts import Manifest
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
 from aquarat_core.training.peaks import peak_of
+from aquarat_pipeline.durations import duration
 from aquarat_pipeline.runs.disk_space import Disk
 
 if TYPE_CHECKING:
@@ -44,16 +45,6 @@ def lines(
     if downloads := sum(cost.downloads for name, cost in costs.items() if name not in made):
         said.append(f"downloads: at least about {decimal(downloads)}, less what the Hub's cache has")
     return [*said, f"time: {_time(places, costs, made)}"]
-
-
-def duration(seconds: float) -> str:
-    """About how long, in two digits at most."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 10 else f"{float(f'{hours:.2g}'):.0f} h"
 
 
 def _hosts(stages: Sequence[Stage], places: Sequence[Place]) -> str:

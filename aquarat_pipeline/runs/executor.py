@@ -36,6 +36,7 @@ from aquarat_pipeline._compat import (
     create_execution_plan,
     inprocess_execution_iterator,
 )
+from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import profiles, readiness
@@ -51,12 +52,20 @@ _EVENTS = {
     dg.DagsterEventType.STEP_UP_FOR_RETRY,
 }
 _CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+_CHECKED: dict[str, list[str]] = {}
+"""What the checks said of runs that this process has checked and is to execute."""
 
 
 @dg.executor(name="resuming_in_process")
 def resuming_executor(_: dg.InitExecutorContext) -> ResumingExecutor:
     """All steps in the run's own process; a resumed run leaves out those that its event log says are done."""
     return ResumingExecutor(retries=RetryMode.ENABLED)
+
+
+def skip_checks(run_id: str, lines: list[str]) -> None:
+    """Call it for a run that `create_run` has just checked in this process, which executes it next; `lines` are what
+    the checks said. Every other process checks a run anew, because hosts and store may have changed meanwhile."""
+    _CHECKED[run_id] = lines
 
 
 class ResumingExecutor(InProcessExecutor):
@@ -146,7 +155,11 @@ def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: E
         DagsterEvent.engine_event(context, text, event_specific_data=EngineEventData())
         tell(text)
 
-    asked = readiness.Plan.of(plan.step_keys_to_execute, experiment, context.dagster_run.tags, context.run_config)
+    if (lines := _CHECKED.pop(context.run_id, None)) is not None:
+        for line in lines:
+            say(line)
+        return
+    asked = Plan.of(plan.step_keys_to_execute, experiment, context.dagster_run.tags, context.run_config)
     readiness.check(Path(context.instance.root_directory), asked, say)
     check_given(context.instance, asked, context.job.get_definition(), say)
 

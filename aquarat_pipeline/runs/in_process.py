@@ -125,6 +125,7 @@ def materialize(
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline import experiments
     from aquarat_pipeline.assets.history import fresh
+    from aquarat_pipeline.runs.executor import skip_checks
     from aquarat_pipeline.runs.submit import create_run
 
     experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
@@ -137,7 +138,14 @@ def materialize(
     seconds: dict[str, float] = {}
     if wanted:
         user.say("starting the run" if len(wanted) == 1 else f"starting the run of {len(wanted)} stages")
-        run = create_run(instance, [experiment.ref(name) for name in wanted], job=job, say=user.say)
+        checked: list[str] = []
+
+        def say(line: str) -> None:
+            checked.append(line)
+            user.say(line)
+
+        run = create_run(instance, [experiment.ref(name) for name in wanted], job=job, say=say)
+        skip_checks(run.run_id, checked)
         _execute(instance, run, len(kept), len(names))
         for name in wanted:
             event = instance.get_latest_materialization_event(experiment.key(name))
@@ -166,7 +174,7 @@ def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
 
 
 def _say_fresh(user: Terminal, kept: dict[str, Fresh]) -> None:
-    from aquarat_pipeline.assets.metadata import ago
+    from aquarat_pipeline.durations import ago
 
     for name, held in kept.items():
         user.say(f"{name:<17} fresh: made {ago(held.made)}")

@@ -11,7 +11,8 @@ import dagster as dg
 
 from aquarat_core.plain_text import printable
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource
-from aquarat_pipeline.assets.metadata import duration, headline
+from aquarat_pipeline.assets.metadata import headline
+from aquarat_pipeline.durations import duration
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
 """How Dagster's own lines begin that tell nobody anything."""

@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, Manifest
 from aquarat_core.config import Profile, load_profile, profile_names
 from aquarat_core.errors import UserError
-from aquarat_core.settings import store_uri
 from aquarat_core.stages.costs import Sections, cost_of
 from aquarat_core.stages.registry import STAGES, Stage
-from aquarat_pipeline.assets.config import run_config_of
-from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.hosts.inventory import FILE, Host, read_inventory
 from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.runs import disk_space, estimates
@@ -28,37 +25,6 @@ from aquarat_pipeline.tags import HOST_TAG, POOL_TAG
 
 class NotReadyError(UserError):
     """A run that could not come to its end as things are; the message says what it lacks and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The stages that a run is to execute, and what decides what they need."""
-
-    experiment: Experiment
-    stages: tuple[Stage, ...]
-    sections: Sections
-    """Of all stages of the chain, with the run's overrides."""
-    tags: Mapping[str, str]
-    store: str
-
-    @classmethod
-    def of(
-        cls,
-        names: Iterable[str],
-        experiment: Experiment,
-        tags: Mapping[str, str],
-        run_config: Mapping[str, Any] | None = None,
-    ) -> Plan:
-        """Of the steps of those names that are stages. Raises `ConfigError` for overrides that cannot be used."""
-        config, wanted = run_config or {}, set(names)
-        ops = experiment.ops(config)
-        sections = {
-            stage.name: run_config_of(stage, experiment.profile, (ops.get(stage.name) or {}).get("config"), ops)
-            for stage in STAGES.values()
-        }
-        chosen = config.get("resources", {}).get("store", {}).get("config", {}).get("uri")
-        stages = tuple(stage for stage in STAGES.values() if experiment.step(stage.name) in wanted)
-        return cls(experiment, stages, sections, tags, chosen if isinstance(chosen, str) else store_uri())
 
 
 @dataclass(frozen=True, slots=True)

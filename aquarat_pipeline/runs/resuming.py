@@ -8,7 +8,6 @@ it would have done alive; only what a newer run has finished stops it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,13 +15,13 @@ import dagster as dg
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
+from aquarat_pipeline.assets.publishing import overtaken_by
 from aquarat_pipeline.tags import JOB_TAG
 from aquarat_pipeline.workers import last_alive
 
 RESUME_WITHIN_HOURS = 24.0
 NOTICED_WITHIN_SECONDS = 600.0
 """How long after a worker's death its run still goes on beside newer runs that make the same assets."""
-PAGE = 100
 
 
 def why_not(instance: dg.DagsterInstance, run: dg.DagsterRun, within_hours: float) -> str | None:
@@ -52,21 +51,6 @@ def leave_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> No
         with suppress(UserError):
             cancel_job(run.tags[JOB_TAG], "its run is not resumed")
     instance.report_run_failed(run, f"Not resumed: {why}")
-
-
-def overtaken_by(instance: dg.DagsterInstance, run_id: str, assets: Iterable[str]) -> str | None:
-    """Which run that was made later has materialized one of the assets, as half a sentence; None if none has."""
-    record = instance.get_run_record_by_id(run_id)
-    if record is None:
-        return None
-    began = record.create_timestamp
-    for name in sorted(assets):
-        wanted = dg.AssetRecordsFilter(dg.AssetKey.from_user_string(name), after_timestamp=began.timestamp())
-        others = {event.run_id for event in instance.fetch_materializations(wanted, limit=PAGE).records} - {run_id}
-        later = others and instance.get_run_records(dg.RunsFilter(run_ids=list(others), created_after=began), limit=1)
-        if later:
-            return f"run {later[0].dagster_run.run_id[:8]}, which is newer, has materialized {name} since"
-    return None
 
 
 def _last_sign(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:

@@ -18,6 +18,7 @@ from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import ReconstructableRepository
+from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.jobs.attempts import cancel_job
 from aquarat_pipeline.runs import lines, readiness
@@ -76,7 +77,7 @@ def create_run(
     keys = (selection.upstream() if with_parents else selection).resolve(graph)
     whole = definition.get_job(job) if job else definition.get_implicit_job_def_for_assets(keys)
     assert whole is not None, "no two assets of this project have different partitions"
-    asked = readiness.Plan.of((key.to_python_identifier() for key in keys), experiment, tags or {})
+    asked = Plan.of((key.to_python_identifier() for key in keys), experiment, tags or {})
     home = Path(instance.root_directory)
     readiness.check(home, asked, say)
     check_given(instance, asked, whole, say)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,29 @@ def test_the_agent_needs_nothing_but_the_standard_library(tmp_path: Path) -> Non
     bundle.write_bytes(agent().data)
     out = subprocess.run([sys.executable, "-I", "-S", "-c", program, bundle], capture_output=True, text=True)
     assert out.stdout.strip() == "[]", out.stderr
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10", "3.12", "3.13"])
+def test_the_agent_runs_under_the_pythons_of_hosts(tmp_path: Path, version: str) -> None:
+    candidates = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python3")]
+    works = (c for c in candidates if c and subprocess.run([c, "-c", ""], capture_output=True).returncode == 0)
+    python = next(works, None)
+    if python is None:
+        pytest.skip(f"there is no Python {version} here")
+    path = tmp_path / agent().name
+    path.write_bytes(agent().data)
+    here = HostHere(tmp_path)
+    order = here.order(argv=["/bin/echo", "hello"])
+
+    def call(command: str, request: dict[str, Any]) -> dict[str, Any]:
+        line = [python, "-I", "-S", path, command, tmp_path / "root"]
+        out = subprocess.run(line, input=json.dumps(request), capture_output=True, text=True, cwd="/")
+        return json.loads(out.stdout)
+
+    assert call("start", order) == {"state": "started", "gpus": []}
+    status = here.ended(order)
+    assert (status["code"], status["tail"]) == (0, ["hello"])
+    assert call("status", order) == {"state": "gone"} and call("leases", {}) == {"leases": []}
 
 
 def test_a_job_runs_says_what_it_says_and_leaves_nothing(here: HostHere) -> None:

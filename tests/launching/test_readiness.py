@@ -19,11 +19,12 @@ from aquarat_core.agent.supervisor import _visible
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
 from aquarat_core.config import ConfigError, load_profile
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.plan import Plan
+from aquarat_pipeline.durations import duration
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import readiness
-from aquarat_pipeline.runs.estimates import duration
-from aquarat_pipeline.runs.executor import resuming_executor
-from aquarat_pipeline.runs.readiness import NotReadyError, Plan
+from aquarat_pipeline.runs.executor import resuming_executor, skip_checks
+from aquarat_pipeline.runs.readiness import NotReadyError
 from tests.launching.rig import Rig
 from tests.patience import limit
 
@@ -313,6 +314,28 @@ def test_a_daemons_run_whose_host_is_gone_before_it_starts_fails_with_the_senten
     assert rig.wait(run_id) == "FAILURE"
     assert f"asks for the host one, and {rig.home}/hosts.yaml lists two (no GPU)" in rig.story(run_id)
     assert rig.materializations("aqua_dataset") == []
+
+
+def test_a_run_that_its_own_process_has_checked_is_not_checked_again(
+    instance: dg.DagsterInstance, store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said stands in the run's events all the same; any other run of the process is asked."""
+    from dagster._core.definitions.job_base import InMemoryJob
+    from dagster._core.execution.api import execute_run_iterator
+
+    @dg.asset(name="base_checkpoint")
+    def made() -> None: ...
+
+    job = dg.Definitions(assets=[made], executor=resuming_executor).resolve_implicit_global_asset_job_def()
+    (Path(instance.root_directory) / "hosts.yaml").write_text(NO_GPU)
+    monkeypatch.setenv("AQUARAT_PROFILE", "d12")
+    checked, other = instance.create_run_for_job(job), instance.create_run_for_job(job)
+    skip_checks(checked.run_id, ["hosts: there are enough"])
+    *_, last = execute_run_iterator(InMemoryJob(job), checked, instance)
+    assert last.event_type == dg.DagsterEventType.RUN_SUCCESS
+    assert "hosts: there are enough" in [entry.dagster_event.message for entry in instance.all_logs(checked.run_id)]
+    *_, last = execute_run_iterator(InMemoryJob(job), other, instance)
+    assert last.event_type == dg.DagsterEventType.RUN_FAILURE
 
 
 def test_a_run_that_goes_on_is_not_refused_for_a_host_that_is_gone(

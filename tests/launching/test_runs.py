@@ -134,6 +134,18 @@ def test_a_worker_that_waited_in_silence_is_resumed_by_its_sign_of_life(instance
         assert "it has said nothing for 25 h" in (resuming.why_not(instance, run, 24.0) or "")
 
 
+def test_an_instance_that_names_the_launchers_old_module_uses_it_with_a_warning(root: Path, tmp_path: Path) -> None:
+    text = (root / "dagster_home/dagster.yaml").read_text()
+    old = text.replace("module: aquarat_pipeline.runs.launcher", "module: aquarat_pipeline.launching.launcher")
+    assert old != text
+    (tmp_path / "dagster.yaml").write_text(old)
+    sys.modules.pop("aquarat_pipeline.launching.launcher", None)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        with pytest.warns(FutureWarning, match=r"Write `module: aquarat_pipeline.runs.launcher` in its place"):
+            launcher = instance.run_launcher
+        assert isinstance(launcher, GpuRunLauncher)
+
+
 def test_the_shipped_instance_uses_the_launcher(root: Path, tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text((root / "dagster_home/dagster.yaml").read_text())
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:

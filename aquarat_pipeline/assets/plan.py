@@ -1,0 +1,44 @@
+"""The stages of one run, known before the first of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aquarat_core.settings import store_uri
+from aquarat_core.stages.costs import Sections
+from aquarat_core.stages.registry import STAGES, Stage
+from aquarat_pipeline.assets.config import run_config_of
+from aquarat_pipeline.experiments import Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stages that a run is to execute, and what decides what they need."""
+
+    experiment: Experiment
+    stages: tuple[Stage, ...]
+    sections: Sections
+    """Of all stages of the chain, with the run's overrides."""
+    tags: Mapping[str, str]
+    store: str
+
+    @classmethod
+    def of(
+        cls,
+        names: Iterable[str],
+        experiment: Experiment,
+        tags: Mapping[str, str],
+        run_config: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """Of the steps of those names that are stages. Raises `ConfigError` for overrides that cannot be used."""
+        config, wanted = run_config or {}, set(names)
+        ops = experiment.ops(config)
+        sections = {
+            stage.name: run_config_of(stage, experiment.profile, (ops.get(stage.name) or {}).get("config"), ops)
+            for stage in STAGES.values()
+        }
+        chosen = config.get("resources", {}).get("store", {}).get("config", {}).get("uri")
+        stages = tuple(stage for stage in STAGES.values() if experiment.step(stage.name) in wanted)
+        return cls(experiment, stages, sections, tags, chosen if isinstance(chosen, str) else store_uri())

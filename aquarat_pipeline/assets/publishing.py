@@ -1,0 +1,37 @@
+"""Which of several runs makes an asset's latest result. Imports little, because the run launcher is everywhere."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+PAGE = 100
+
+
+@contextmanager
+def sole_publisher(home: Path, asset: str) -> Iterator[None]:
+    """Held while an asset's ref is moved and its materialization recorded: of two runs at once, one is last in both."""
+    path = home / "aquarat" / "publishing" / f"{asset}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def overtaken_by(instance: dg.DagsterInstance, run_id: str, assets: Iterable[str]) -> str | None:
+    """Which run that was made later has materialized one of the assets, as half a sentence; None if none has."""
+    record = instance.get_run_record_by_id(run_id)
+    if record is None:
+        return None
+    began = record.create_timestamp
+    for name in sorted(assets):
+        wanted = dg.AssetRecordsFilter(dg.AssetKey.from_user_string(name), after_timestamp=began.timestamp())
+        others = {event.run_id for event in instance.fetch_materializations(wanted, limit=PAGE).records} - {run_id}
+        later = others and instance.get_run_records(dg.RunsFilter(run_ids=list(others), created_after=began), limit=1)
+        if later:
+            return f"run {later[0].dagster_run.run_id[:8]}, which is newer, has materialized {name} since"
+    return None

@@ -1,0 +1,24 @@
+"""Durations and ages as people read them."""
+
+from __future__ import annotations
+
+import time
+
+
+def duration(seconds: float) -> str:
+    """About how long, in two digits at most: `44 s`, `83 min`, `2.5 h`, `72 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 10 else f"{float(f'{hours:.2g}'):.0f} h"
+
+
+def ago(moment: float) -> str:
+    """How long before now that second since 1970 was: `2 h ago`."""
+    seconds = max(0.0, time.time() - moment)
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (unit != "days" and seconds >= size):
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now"
