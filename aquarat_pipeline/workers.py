@@ -13,9 +13,10 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from aquarat_core.agent import processes
+from aquarat_core.agent.protocol import ProcessId
 from aquarat_pipeline.tags import WORKER_TAG
 
 LAUNCHED = "AQUARAT_LAUNCHED"
@@ -24,6 +25,13 @@ RUN_PROFILE = "AQUARAT_RUN_PROFILE"
 """Variable by which the run launcher gives a worker its run's experiment and profile: `<experiment>=<file>`."""
 
 Kind = Literal["launcher", "shell"]
+
+
+class Worker(ProcessId):
+    """The process that executes a run, as the run's tag describes it."""
+
+    kind: Kind
+    host: str
 
 
 class SecondWorkerError(RuntimeError):
@@ -36,15 +44,16 @@ class SecondWorkerError(RuntimeError):
 
 def describe(pid: int, kind: Kind) -> str:
     """The tag's value for a process of this machine. `launcher`: started by the run launcher, which will resume it."""
-    return json.dumps({"kind": kind, "host": socket.gethostname(), **processes.identity(pid)})
+    worker: Worker = {"kind": kind, "host": socket.gethostname(), **processes.identity(pid)}
+    return json.dumps(worker)
 
 
-def worker_of(tags: Mapping[str, str]) -> dict[str, Any] | None:
+def worker_of(tags: Mapping[str, str]) -> Worker | None:
     """The worker that a run's tags name."""
     return json.loads(tags[WORKER_TAG]) if WORKER_TAG in tags else None
 
 
-def is_here(worker: Mapping[str, Any]) -> bool:
+def is_here(worker: Worker) -> bool:
     """Whether this machine can tell if the worker lives."""
     return worker["host"] == socket.gethostname()
 

@@ -34,7 +34,7 @@ class Plan:
     ) -> Plan:
         """Of the steps of those names that are stages. Raises `ConfigError` for overrides that cannot be used."""
         config, wanted = run_config or {}, set(names)
-        ops = experiment.ops(config)
+        ops: dict[str, dict[str, Any]] = experiment.ops(config)
         sections = {
             stage.name: run_config_of(stage, experiment.profile, (ops.get(stage.name) or {}).get("config"), ops)
             for stage in STAGES.values()

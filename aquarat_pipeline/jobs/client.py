@@ -73,7 +73,9 @@ class _Reader(dg.PipesMessageReader):
     The stage's process may open and close its side more than once, by being started again; to Dagster it does once.
     """
 
-    expected_writer_count = 1
+    @property
+    def expected_writer_count(self) -> int:
+        return 1
 
     def __init__(self, sinks: list[Callable[[Message], None]]) -> None:
         self._sinks = sinks

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import dagster as dg
 from rich.console import Console
@@ -29,8 +29,14 @@ from aquarat_pipeline.durations import duration
 
 OBSERVE_SECONDS = 10.0
 
-Message = Mapping[str, Any]
-"""`{"aquarat": "progress", "done": d, "total": n, "unit": u, "metrics": {name: number}}`"""
+
+class Message(TypedDict):
+    """How far a stage is; in Dagster Pipes it also has `"aquarat": "progress"`."""
+
+    done: int
+    total: int
+    unit: str
+    metrics: dict[str, float]
 
 
 def _terminal() -> int | None:
@@ -154,7 +160,7 @@ class _Last(ProgressColumn):
     """What a row ends with: a text, or a function that gives it anew at every look."""
 
     def render(self, task: Task) -> Text:
-        metrics = task.fields["metrics"]
+        metrics: str | Callable[[], str] = task.fields["metrics"]
         return Text(metrics() if callable(metrics) else metrics, style="dim", no_wrap=True, overflow="ellipsis")
 
 

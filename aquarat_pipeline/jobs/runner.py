@@ -19,7 +19,7 @@ from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
-from aquarat_pipeline.hosts.inventory import Host, local_host, read_inventory
+from aquarat_pipeline.hosts.inventory import Host, local_host
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.commands import Launch
 from aquarat_pipeline.jobs.following import Output
@@ -125,8 +125,7 @@ class StageRunner:
         return job.follow(output, self._monitor.check)
 
     def _attach(self) -> RunningJob | None:
-        known = (*read_inventory(self._home).hosts, self._local)
-        return RunningJob.attach(self._attempt, known, self._local)
+        return RunningJob.attach(self._attempt, self._home, self._local)
 
     def _start(self, launch: Launch) -> None:
         """Starts the job here if it needs no GPU host, else on hosts that it waits for."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from aquarat_core.agent.protocol import StopReply
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.credentials import RENEW_SECONDS, host_token
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.inventory import Host, read_inventory
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.attempts import Attempt
@@ -32,17 +33,17 @@ class RunningJob:
         """What each node's token was last renewed to."""
 
     @classmethod
-    def attach(cls, attempt: Attempt, known: Iterable[Host], stand_in: Host) -> RunningJob | None:
-        """The attempt as it runs, or None if some node of it was never started.
+    def attach(cls, attempt: Attempt, home: Path, local: Host) -> RunningJob | None:
+        """The attempt as it runs, or None if some node of it was never started. Raises `InventoryError`.
 
-        A host that is not among the known ones, because it was taken out of the inventory, can still be followed
-        through the store: `stand_in` takes its place.
+        `local` is this machine. A host that was taken out of the inventory can still be followed through the store.
         """
-        by_name = {host.name: host for host in known}
-        names = [claim["host"] for claim in attempt.claims if claim]
-        if not names or len(names) < len(attempt.nodes):
+        claims = attempt.claims
+        names = [claim["host"] for claim in claims if claim]
+        if not names or len(names) < len(claims):
             return None
-        return cls(attempt, [by_name.get(name) or stand_in.model_copy(update={"name": name}) for name in names])
+        known = {host.name: host for host in (*read_inventory(home).hosts, local)}
+        return cls(attempt, [known.get(name) or local.model_copy(update={"name": name}) for name in names])
 
     @property
     def host_names(self) -> list[str]:

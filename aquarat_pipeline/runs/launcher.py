@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -36,7 +36,7 @@ from aquarat_pipeline._compat import (
 )
 from aquarat_pipeline.runs import resuming
 from aquarat_pipeline.tags import EXPERIMENT_TAG, JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
-from aquarat_pipeline.workers import LAUNCHED, RUN_PROFILE, describe, is_executing, is_here, worker_of
+from aquarat_pipeline.workers import LAUNCHED, RUN_PROFILE, Worker, describe, is_executing, is_here, worker_of
 
 CANCEL_SECONDS = 28.0
 TAIL_LINES = 40
@@ -144,7 +144,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         for thread in self._finishing:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _start_worker(self, run: dg.DagsterRun, command: list[str], how: str) -> None:
+    def _start_worker(self, run: dg.DagsterRun, command: Sequence[str], how: str) -> None:
         profile = self._profile(run)
         log = self._log(run.run_id)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         wanted = [int(step.tags[RANKS_TAG]) for step in plan.steps if RANKS_TAG in (step.tags or {})]
         return f"{max(wanted)} ranks for {len(wanted)} of {len(plan.steps)} steps" if wanted else None
 
-    def _finish(self, run_id: str, worker: Mapping[str, Any]) -> None:
+    def _finish(self, run_id: str, worker: Worker) -> None:
         """A worker that does not end the run in time is killed; a run whose worker is dead ends here."""
         deadline = time.monotonic() + CANCEL_SECONDS
         while processes.is_alive(worker) and time.monotonic() < deadline:
@@ -196,7 +196,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             self._instance.report_run_canceled(run, "Cancelled; its worker was not there to say so.")
 
     @staticmethod
-    def _interrupt(worker: Mapping[str, Any], how: signal.Signals) -> None:
+    def _interrupt(worker: Worker, how: signal.Signals) -> None:
         if processes.is_alive(worker):
             with suppress(ProcessLookupError):
                 os.kill(worker["pid"], how)

@@ -95,18 +95,20 @@ def test_too_few_leases_are_given_back(attempt: Attempt, monkeypatch: pytest.Mon
 
 
 def test_a_host_whose_reply_was_lost_has_started_the_job_if_it_claimed_it(
-    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+    attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(monkeypatch, attempt, start=HostError("timed out"))
     (host,) = hosts("a")
     placed = Placement.on_one(launch(attempt, Requirement(True)), host)
     with pytest.raises(NoHostError, match=r"^a: timed out$"):
         placed.start()
-    assert running.RunningJob.attach(attempt, [host], host) is None
+    (tmp_path / "hosts.yaml").write_text("hosts: [")
+    assert running.RunningJob.attach(attempt, tmp_path, host) is None, "whose inventory is broken may still be waiting"
+    (tmp_path / "hosts.yaml").write_text("hosts: [{name: b, address: b}]")
     attempt.folder.create_json("claim/node0.json", {"host": "a", "boot": "b"})
     placed.start()
-    job = running.RunningJob.attach(attempt, [], hosts("other")[0])
-    assert job is not None and job.host_names == ["a"], "also without the inventory"
+    job = running.RunningJob.attach(attempt, tmp_path, hosts("local")[0])
+    assert job is not None and job.host_names == ["a"], "also when the inventory no longer has it"
 
 
 def test_an_attempt_that_some_hosts_never_started_gives_way_to_the_next(
