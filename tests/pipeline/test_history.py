@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,12 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.config import load_profile
 from aquarat_pipeline.assets.history import fresh
+from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs import progress
+from aquarat_pipeline.runs import readiness
+from aquarat_pipeline.runs.in_process import Terminal, materialize
+from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain
 
 CHAIN = ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer")
@@ -63,3 +68,27 @@ def test_the_time_left_is_known_from_runs_of_the_same_config_alone(
         ]
         other = said(aqua_dataset={"n_train": 77})
         assert other[0] == "stage 1 of 2" and other[1].startswith("stage 2 of 2, about ")
+
+
+def test_a_run_is_checked_once_where_one_process_creates_and_executes_it(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said then is in the run's events too, for the UI."""
+    monkeypatch.setenv("DAGSTER_MODULE_NAME", toy_definitions.__name__)
+    # The module's own were made before the store of this test was chosen.
+    monkeypatch.setattr(toy_definitions, "defs", chain.defs)
+    checks: list[str] = []
+    check = readiness.check
+
+    def counted(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
+        checks.append(plan.store)
+        check(home, plan, say)
+
+    monkeypatch.setattr(readiness, "check", counted)
+    shown = io.StringIO()
+    outcome = materialize(Terminal(io.StringIO(), shown, tmp_path / "log"), chain.instance, ["aqua_dataset"])
+    assert list(outcome.artifacts) == ["aqua_dataset"] and len(checks) == 1
+    (run,) = chain.instance.get_runs()
+    events = [entry.dagster_event.message for entry in chain.instance.all_logs(run.run_id) if entry.dagster_event]
+    said = [line for line in shown.getvalue().splitlines() if line.startswith(("hosts:", "store:"))]
+    assert len(said) == 2 and set(said) <= set(events)
