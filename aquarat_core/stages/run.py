@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aquarat_core.agent.protocol import Failed
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.bounded import validated
 from aquarat_core.artifacts.hashing import digest_bytes
@@ -49,7 +50,8 @@ def main(spec_uri: str) -> int:
         # torchrun ends all ranks when the first one fails, often before rank 0 gets here: any rank may leave the
         # reason. The first one stands, and only a user's error replaces it: others follow from it.
         leave = job.write_json if user else job.create_json
-        leave("result.json", {"ok": False, "error": {"type": type(e).__name__, "message": str(e), "user": user}})
+        failed: Failed = {"ok": False, "error": {"type": type(e).__name__, "message": str(e), "user": user}}
+        leave("result.json", failed)
         stopped = isinstance(e, Stopped)
         text = f"rank {rank}: {e}" if user or stopped else traceback.format_exc()
         print(text, file=sys.stderr, flush=True)

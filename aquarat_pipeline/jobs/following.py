@@ -94,8 +94,8 @@ class HeartbeatMonitor:
         """Silence does not count while this side could not listen."""
         self._changed = time.monotonic()
 
-    def why_lost(self) -> str | None:
-        """Why the node is lost, if it is; a host that has been silent for some heartbeats is asked."""
+    def detect_loss(self) -> str | None:
+        """Asks a host that has been silent for some heartbeats; returns why the node is lost, if it is."""
         host = self.host
         silent = time.monotonic() - self._changed
         if silent > host.lease_seconds + host.grace_seconds + SLACK_SECONDS:
@@ -103,19 +103,19 @@ class HeartbeatMonitor:
         if silent < 3 * host.heartbeat_seconds + 1 or time.monotonic() - self._probed < 2 * host.heartbeat_seconds:
             return None
         self._probed = time.monotonic()
-        return None if self._runs_or_unknown() else f"{host.name} no longer runs the job: was it restarted?"
+        return f"{host.name} no longer runs the job: was it restarted?" if self._end_if_gone() else None
 
-    def _runs_or_unknown(self) -> bool:
-        """Asks the host; one on which the job no longer runs kills what is left of it first."""
+    def _end_if_gone(self) -> bool:
+        """Has the host end what is left of a job without a supervisor; True once nothing of it is left."""
         request = commands.job_request(self._attempt, self._node)
         agent = HostAgent(self.host)
         try:
             if agent.status(request, PROBE_SECONDS)["state"] == "running":
-                return True
+                return False
             left = agent.stop(request, 2 * PROBE_SECONDS)
         except HostError:
-            return True
-        return left["state"] == "stopped" and bool(left["survivors"])
+            return False
+        return left["state"] == "stopping" or not left["survivors"]
 
 
 def follow(attempt: Attempt, hosts: Sequence[Host], output: Output, on_poll: Callable[[], None]) -> Ending:
@@ -142,7 +142,7 @@ def follow(attempt: Attempt, hosts: Sequence[Host], output: Output, on_poll: Cal
         if any(status["code"] != 0 for _, status in ended):
             attempt.cancel(f"{ended[0][0].name} ended")
         for monitor in monitors:
-            if not monitor.ended and (why := monitor.why_lost()):
+            if not monitor.ended and (why := monitor.detect_loss()):
                 attempt.cancel(why)
                 return Ending(lost=why, host=monitor.host.name)
         if not moved:

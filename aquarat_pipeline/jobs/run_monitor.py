@@ -35,8 +35,8 @@ class RunMonitor:
         if run is None or run.status in STOPPED:
             raise DagsterExecutionInterruptedError()
 
-    def interrupted_run(self) -> dg.DagsterRun | None:
-        """The run, if it goes on as far as Dagster knows although this worker is being interrupted."""
+    def live_run(self) -> dg.DagsterRun | None:
+        """The run, or None if it was cancelled or has failed."""
         run = self._instance.get_run_by_id(self._run_id)
         return run if run and run.status not in STOPPED else None
 

@@ -174,7 +174,7 @@ class StageRunner:
 
     def _on_interrupt(self) -> None:
         """Cancelled means that the job ends; a worker that is merely stopped leaves it to the next."""
-        run = self._monitor.interrupted_run()
+        run = self._monitor.live_run()
         if run and is_resumed(run):
             self._log.info("This worker was stopped. The job goes on, and the next worker attaches to it.")
             return
