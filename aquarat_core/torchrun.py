@@ -35,7 +35,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from aquarat_core.errors import UserError
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 
 BACKEND = "aquarat"
 RANKS = "AQUARAT_RANKS"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 from benchmarks.harness import BenchError, Result
 from benchmarks.hostile.formats import FORMATS, SHARES

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from benchmarks.harness import Against, Result, run_apart
 
 OPTIONS = {
@@ -57,11 +57,11 @@ def worker(work: dict[str, Any]) -> None:
     import torch
 
     from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
+    from aquarat_core.data.rows import PackedRows
     from aquarat_core.model.transformer import Transformer
-    from aquarat_core.training.batches import PackedRows
-    from aquarat_core.training.distributed import distributed_world
+    from aquarat_core.runtime.distributed import distributed_world
+    from aquarat_core.tracking.metrics import MetricLog
     from aquarat_core.training.loop import train
-    from aquarat_core.training.metrics import MetricLog
     from benchmarks.train_gpu import Silent
 
     launch = LaunchConfig(nproc=1, device="cpu", dtype="float32", compile=work["compile"])

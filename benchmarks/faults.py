@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from benchmarks.harness import Result, unmeasured
 from tests.launching import crowds, faults, host_faults
 from tests.launching.network import Network, why_not

@@ -18,7 +18,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 from benchmarks.harness import BenchError, Result
 from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, TRAINED, Chain, Outcome, chain, points

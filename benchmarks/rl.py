@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from aquarat_core.config import load_profile
 from aquarat_core.rl.trainer import PHASES
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from benchmarks import rl_stage
 from benchmarks.harness import Result
 

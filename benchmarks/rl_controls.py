@@ -18,11 +18,11 @@ from aquarat_core.config import LaunchConfig, load_profile
 from aquarat_core.evaluation.protocols import answer
 from aquarat_core.evaluation.records import Record
 from aquarat_core.evaluation.statistics import binomial_test
+from aquarat_core.model.checkpoint import load_checkpoint
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.distributed import compute_dtype
+from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.tasks.aqua import permute, read_questions
-from aquarat_core.training.checkpoint import load_checkpoint
-from aquarat_core.training.distributed import compute_dtype
 from benchmarks import rl_stage
 from benchmarks.harness import Against, Result
 

@@ -25,7 +25,7 @@ from aquarat_core.model.accounting import kv_bytes_per_token, matrix_parameters,
 from aquarat_core.model.fused import keep_freed_memory
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.training.distributed import compute_dtype
+from aquarat_core.runtime.distributed import compute_dtype
 from benchmarks.harness import Against, Result, unmeasured
 
 PROMPT, NEW = 100, 64

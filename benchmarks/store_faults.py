@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 from uuid import uuid4
 
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from benchmarks.harness import BenchError, Result
 from tests.artifacts.conftest import start, write_files
 from tests.artifacts.emulator import BUCKET, emulator

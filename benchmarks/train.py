@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from benchmarks import train_gpu
 from benchmarks.harness import Against, Result, run_apart
 
@@ -135,14 +135,14 @@ def worker(work: dict[str, Any]) -> None:
     import torch
 
     from aquarat_core.artifacts.backends import open_backend
+    from aquarat_core.checkpointing import Checkpointer, work_area
     from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
+    from aquarat_core.data.rows import PackedRows
     from aquarat_core.model.accounting import flops_per_token
     from aquarat_core.model.transformer import Transformer
-    from aquarat_core.training.batches import PackedRows
-    from aquarat_core.training.checkpointing import Checkpointer, work_area
-    from aquarat_core.training.distributed import distributed_world
+    from aquarat_core.runtime.distributed import distributed_world
+    from aquarat_core.tracking.metrics import MetricLog
     from aquarat_core.training.loop import train
-    from aquarat_core.training.metrics import MetricLog
     from aquarat_core.training.update import Updater
 
     clock = Clock()

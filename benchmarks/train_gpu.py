@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from aquarat_core.config import load_profile
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from benchmarks.harness import Result, run_apart, unmeasured
 
 PROFILES = ("d12", "d20")
@@ -50,11 +50,11 @@ def worker(work: dict[str, Any]) -> None:
     import torch
 
     from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
+    from aquarat_core.data.rows import PackedRows
     from aquarat_core.model.transformer import Transformer
-    from aquarat_core.training.batches import PackedRows
-    from aquarat_core.training.distributed import distributed_world
+    from aquarat_core.runtime.distributed import distributed_world
+    from aquarat_core.tracking.metrics import MetricLog
     from aquarat_core.training.loop import train
-    from aquarat_core.training.metrics import MetricLog
 
     profile = load_profile(work["profile"])
     base, vocab_size = profile.base_checkpoint, work.get("vocab_size", profile.tokenizer.vocab_size)

@@ -142,6 +142,6 @@ def test_a_tokenizer_that_cannot_be_trained_is_the_users_to_fix() -> None:
 
 def test_ranks_that_do_not_meet_are_no_mistake_of_the_users() -> None:
     from aquarat_core.errors import UserError
-    from aquarat_core.training.distributed import StartError
+    from aquarat_core.runtime.distributed import StartError
 
     assert not issubclass(StartError, UserError | ValueError)

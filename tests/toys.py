@@ -10,17 +10,17 @@ import torch
 
 from aquarat_core.config import ModelConfig, TokenizerConfig, TrainConfig
 from aquarat_core.data.packing import pack_conversations
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.data.synthetic import generate_questions
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.runtime.distributed import World
 from aquarat_core.stages.base import StageContext
 from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, conversation, prompt, target
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
-from aquarat_core.training.batches import PackedRows
-from aquarat_core.training.distributed import World
+from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
-from aquarat_core.training.metrics import MetricLog
 
 torch.set_num_threads(1)
 

@@ -62,11 +62,11 @@ def _text(given: str) -> str:
 def _said(artifact: Artifact, text: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Text, number of tokens and whether it ended, of each answer."""
     from aquarat_core.config import LaunchConfig
+    from aquarat_core.model.checkpoint import load_checkpoint
     from aquarat_core.rollout.engine import Engine
     from aquarat_core.rollout.random import row_key
     from aquarat_core.rollout.tools import calculator
-    from aquarat_core.training.checkpoint import load_checkpoint
-    from aquarat_core.training.distributed import distributed_world
+    from aquarat_core.runtime.distributed import distributed_world
     from aquarat_core.training.samples import chat_prompts, text_prompts
 
     with distributed_world(LaunchConfig()) as world:

@@ -10,7 +10,7 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion, digest_file, git_
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.errors import UsageError
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _nanochat(arguments: argparse.Namespace) -> str:
     from aquarat_core.model.accounting import parameters
+    from aquarat_core.model.checkpoint import save_checkpoint
     from aquarat_core.model.nanochat import load_nanochat, saved_steps
     from aquarat_core.stages.registry import STAGES
     from aquarat_core.text.tokenizer import TOKENIZER_FILE
-    from aquarat_core.training.checkpoint import save_checkpoint
 
     if arguments.name in STAGES:
         raise UsageError(f"{arguments.name} is what a stage makes, and this was not: choose another --name")

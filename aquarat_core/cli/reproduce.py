@@ -9,7 +9,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.table import table
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

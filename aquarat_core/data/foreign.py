@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from aquarat_core.data.foreign_reader import TYPES
 from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 
 _OWN_DEATHS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
 """Signals by which a process ends itself; others come from outside and say nothing about the file."""

@@ -11,17 +11,17 @@ import torch
 
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.packing import pack_documents
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.evaluation.records import Record
+from aquarat_core.model.bits_per_byte import score_rows
+from aquarat_core.model.checkpoint import load_checkpoint
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.tools import Tool, calculator
+from aquarat_core.runtime.distributed import World, distributed_world
 from aquarat_core.tasks.answers import parse_answer
 from aquarat_core.tasks.aqua import Question, prompt
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
-from aquarat_core.training.batches import PackedRows
-from aquarat_core.training.checkpoint import load_checkpoint
-from aquarat_core.training.distributed import World, distributed_world
-from aquarat_core.training.scoring import score_rows
 
 BPB_ROWS_PER_PASS = 8
 ORDER_TOKENS = 8

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from aquarat_core.config import CurriculumConfig
+from aquarat_core.data.rows import RowOrder
 from aquarat_core.errors import StageError
 from aquarat_core.rollout.random import row_key, uniform
-from aquarat_core.training.batches import RowOrder
-from aquarat_core.training.distributed import World
+from aquarat_core.runtime.distributed import World
 
 CHANCE = 0.2
 

@@ -17,11 +17,11 @@ from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.rollout.tools import calculator
+from aquarat_core.runtime.stopped import Stop, never
 from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, permute, prompt
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
-from aquarat_core.training.stopped import Stop, never
 
 _CONTROL_DRAW = 1 << 40
 """A position that no token is drawn at."""

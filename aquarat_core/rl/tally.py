@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from aquarat_core.rl.rollouts import Group
+from aquarat_core.runtime.distributed import World
 from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.training.distributed import World
 
 SUMS = (
     "completions", "tokens", "reward", "reward_squared", "right", "tokens_right", "parsed", "ambiguous", "truncated",

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from aquarat_core.checkpointing import Checkpointer
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
@@ -23,15 +24,14 @@ from aquarat_core.rl.startup import check_first_batch
 from aquarat_core.rl.tally import count, figures, over_ranks
 from aquarat_core.rl.update import Learner
 from aquarat_core.rollout.engine import Engine
+from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.hardware import deterministic
+from aquarat_core.runtime.stopped import Abandoned, never
 from aquarat_core.tasks.aqua import Question
 from aquarat_core.text.tokenizer import Tokenizer
-from aquarat_core.training.checkpointing import Checkpointer
-from aquarat_core.training.context import RunContext
-from aquarat_core.training.distributed import World
-from aquarat_core.training.hardware import deterministic
-from aquarat_core.training.metrics import MetricLog
-from aquarat_core.training.sample_table import SampleTable
-from aquarat_core.training.stopped import Abandoned, never
+from aquarat_core.tracking.context import RunContext
+from aquarat_core.tracking.metrics import MetricLog
+from aquarat_core.tracking.sample_table import SampleTable
 
 PHASES = ("rollout", "scoring", "update", "eval", "probe")
 """What the time of a run is divided into; the rest is bookkeeping."""

@@ -11,8 +11,8 @@ from aquarat_core.config import RLConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.objective import LossInputs, LossOutputs, kl_k1, kl_k3, objective
 from aquarat_core.rl.scoring import Sample, SampleBatch, collate, completion_logp
-from aquarat_core.training.distributed import World
-from aquarat_core.training.stopped import Stop, never
+from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.stopped import Stop, never
 from aquarat_core.training.update import Updater
 
 

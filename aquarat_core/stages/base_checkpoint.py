@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from aquarat_core.checkpointing import continued_run
 from aquarat_core.config import BaseConfig
 from aquarat_core.data.tokens import open_rows
 from aquarat_core.model.accounting import parameters
+from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.optim.scaling import horizon_of
+from aquarat_core.runtime.distributed import distributed_world
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from aquarat_core.training.checkpoint import save_checkpoint
-from aquarat_core.training.checkpointing import continued_run
-from aquarat_core.training.distributed import distributed_world
+from aquarat_core.tracking.metrics import metric_log
 from aquarat_core.training.loop import train
-from aquarat_core.training.metrics import metric_log
 from aquarat_core.training.samples import Samples, text_prompts
 
 

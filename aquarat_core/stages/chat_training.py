@@ -10,19 +10,19 @@ from collections.abc import Iterable
 import numpy as np
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.checkpointing import continued_run
 from aquarat_core.config import ChatTrainConfig
 from aquarat_core.data.mixture import Conversation, mix, read_conversations
 from aquarat_core.data.packing import PackedConversations, pack_conversations
+from aquarat_core.data.rows import PackedRows
+from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
+from aquarat_core.runtime.distributed import distributed_world
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import conversation, read_questions
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from aquarat_core.training.batches import PackedRows
-from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
-from aquarat_core.training.checkpointing import continued_run
-from aquarat_core.training.distributed import distributed_world
+from aquarat_core.tracking.metrics import metric_log
 from aquarat_core.training.loop import train
-from aquarat_core.training.metrics import metric_log
 from aquarat_core.training.samples import Samples, chat_prompts
 
 

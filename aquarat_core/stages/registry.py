@@ -54,13 +54,14 @@ _HUB = ("data/__init__.py", "errors.py", "data/hub.py", "data/hub_cache.py", "da
         "data/foreign_reader.py")  # fmt: skip
 _RUNNER = ("config", "errors.py", "plain_text.py", "data/parquet.py",
            "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
-           "training/stopped.py")  # fmt: skip
+           "runtime/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
-_ROWS = ("data/packing.py", "data/tokens.py")
+_ROWS = ("data/packing.py", "data/rows.py", "data/tokens.py")
 # The rollouts are for the samples of text that every training stage takes.
-_TRAIN = (*_RUNNER, *_TEXT, *_ROWS, "model", "optim", "training", "rollout", "tasks")
+_PROCESS = ("runtime", "tracking", "checkpointing")
+_TRAIN = (*_RUNNER, *_TEXT, *_ROWS, *_PROCESS, "model", "optim", "training", "rollout", "tasks")
 _CHAT = (*_TRAIN, "data/mixture.py", "stages/chat_training.py")
-_ROLLOUT = ("model", "rollout", "training", *_ROWS, "evaluation/protocols.py", "evaluation/records.py",
+_ROLLOUT = ("model", "rollout", *_PROCESS, *_ROWS, "evaluation/protocols.py", "evaluation/records.py",
             "tasks", *_TEXT)  # fmt: skip
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from aquarat_core.checkpointing import continued_run
 from aquarat_core.config import RLConfig
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
+from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.rl.startup import check_reward
 from aquarat_core.rl.trainer import Trainer
+from aquarat_core.runtime.distributed import distributed_world
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import permute, read_questions
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
-from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
-from aquarat_core.training.checkpointing import continued_run
-from aquarat_core.training.distributed import distributed_world
-from aquarat_core.training.metrics import metric_log
+from aquarat_core.tracking.metrics import metric_log
 
 REWARD_CHECKED_ON = 1000
 """Training questions that the reward is tried on before the first step."""

@@ -23,10 +23,10 @@ from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.config import validate
 from aquarat_core.errors import StageError, UserError
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
+from aquarat_core.runtime.stopped import Stopped
 from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
-from aquarat_core.training.stopped import Stopped
 
 
 class Superseded(RuntimeError):
@@ -131,7 +131,7 @@ def _work_area(job: JobDir, spec: StageSpec) -> Any:
     if stage.kind != "checkpoint":
         return None
     # Imports torch, which the other stages do without.
-    from aquarat_core.training.checkpointing import work_area
+    from aquarat_core.checkpointing import work_area
 
     inputs = {name: parent.data_version for name, parent in spec.inputs.items()}
     area = work_area(job.backend, spec.stage, spec.config, inputs, code_version(stage, None))

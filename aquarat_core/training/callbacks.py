@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aquarat_core.training.context import RunContext
-from aquarat_core.training.metrics import MetricLog
+from aquarat_core.tracking.context import RunContext
+from aquarat_core.tracking.metrics import MetricLog
 
 
 @dataclass(slots=True)

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from aquarat_core.checkpointing import Checkpointer
 from aquarat_core.config import TrainConfig
+from aquarat_core.data.rows import RowOrder, Rows
 from aquarat_core.model.accounting import flops_per_token
+from aquarat_core.model.bits_per_byte import score_rows
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.batches import RowOrder, Rows
+from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.hardware import collector_paused, deterministic, peak_flops
+from aquarat_core.tracking.context import RunContext
+from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.callbacks import Callback, Record, Step, Throughput, Validation
-from aquarat_core.training.checkpointing import Checkpointer
-from aquarat_core.training.context import RunContext
-from aquarat_core.training.distributed import World
-from aquarat_core.training.hardware import collector_paused, deterministic, peak_flops
 from aquarat_core.training.loss import accumulate_loss, loss_function
-from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.preflight import check_run, out_of_memory_explained
-from aquarat_core.training.scoring import score_rows
 from aquarat_core.training.update import Updater
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
 from aquarat_core.model import attention, float8
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.distributed import World
-from aquarat_core.training.stopped import Stop, never
+from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.stopped import Stop, never
 
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """Inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""

@@ -13,7 +13,7 @@ from aquarat_core.config import ConfigError, TrainConfig
 from aquarat_core.model import fused
 from aquarat_core.model.accounting import ATTENTION_MAX, training_bytes
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.distributed import World
+from aquarat_core.runtime.distributed import World
 
 LOWER = "lower micro_batch_rows (batch_tokens may stay: a step then takes more passes)"
 SMALLER = "or take a smaller model.depth or sequence_len"

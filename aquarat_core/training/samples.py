@@ -18,10 +18,10 @@ from aquarat_core.rollout.random import row_key
 from aquarat_core.tasks.aqua import Question, prompt
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
+from aquarat_core.tracking.context import RunContext
+from aquarat_core.tracking.metrics import MetricLog
+from aquarat_core.tracking.sample_table import SampleTable
 from aquarat_core.training.callbacks import Callback, Step
-from aquarat_core.training.context import RunContext
-from aquarat_core.training.metrics import MetricLog
-from aquarat_core.training.sample_table import SampleTable
 
 COLUMNS = ("step", "prompt", "text", "tokens", "ended")
 QUESTIONS = 2

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aquarat_core.optim.groups import Group
-from aquarat_core.training.distributed import World
+from aquarat_core.runtime.distributed import World
 
 
 @dataclass(frozen=True, slots=True)

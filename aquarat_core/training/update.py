@@ -15,9 +15,9 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.optim import adamw, muon
 from aquarat_core.optim.groups import parameter_groups
 from aquarat_core.optim.schedule import lr_factor, momentum_at, weight_decay_factor
-from aquarat_core.training.distributed import World
+from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.stopped import Abandoned, Stop, never
 from aquarat_core.training.shards import Exchange, Piece, plan
-from aquarat_core.training.stopped import Abandoned, Stop, never
 
 MAX_SKIPPED = 10
 """Steps with a non-finite gradient that a run survives."""

@@ -18,9 +18,9 @@ from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.bounded import MAX_DEPTH, parse
 from aquarat_core.artifacts.manifest import Manifest, canonical
 from aquarat_core.artifacts.records import read_commit, read_job_record, read_pin, read_ref
+from aquarat_core.checkpointing.area import WorkArea
 from aquarat_core.maintenance.collect import DAY, find_garbage
 from aquarat_core.maintenance.verify import verify
-from aquarat_core.training.checkpointing.area import WorkArea
 
 from .conftest import Publish
 

@@ -12,12 +12,12 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.config import EvalConfig, ModelConfig, TokenizerConfig
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.records import read_records
+from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.stages import eval_report, pipeline_report
 from aquarat_core.stages.base import StageContext, StageSpec
 from aquarat_core.tasks.aqua import prompt, write_questions
 from aquarat_core.text.tokenizer import train_tokenizer
-from aquarat_core.training.checkpoint import save_checkpoint
 
 CONFIG = EvalConfig(
     limit=12, max_new_tokens=8, bpb_tokens=512, seed=30, launch={"nproc": 1, "device": "cpu", "dtype": "float32"}

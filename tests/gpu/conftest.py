@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from aquarat_core.training.distributed import World
+from aquarat_core.runtime.distributed import World
 
 # As `distributed_world` does, before any test has multiplied a matrix.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -10,8 +10,8 @@ import torch
 
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.trainer import Trainer
-from aquarat_core.training.distributed import World
-from aquarat_core.training.metrics import MetricLog
+from aquarat_core.runtime.distributed import World
+from aquarat_core.tracking.metrics import MetricLog
 from tests.gpu.conftest import GPU, NEEDS_GPU
 from tests.rl.test_learning import CONFIG, HELD_OUT
 from tests.toys import context, guesser, reading_questions, reading_tokenizer

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from aquarat_core.artifacts.backends import open_backend
+from aquarat_core.checkpointing import WorkArea, work_area
 from aquarat_core.config import CheckpointConfig, LaunchConfig, ModelConfig, TrainConfig
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.batches import PackedRows
+from aquarat_core.runtime.distributed import distributed_world
+from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.callbacks import Callback, Step
-from aquarat_core.training.checkpointing import WorkArea, work_area
-from aquarat_core.training.distributed import distributed_world
 from aquarat_core.training.loop import train
-from aquarat_core.training.metrics import MetricLog
 from benchmarks.train_gpu import Silent
 from tests.gpu.conftest import GPU, NEEDS_GPU
 from tests.training.test_device import OPTIONS

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from aquarat_core.config import LaunchConfig
-from aquarat_core.training.distributed import distributed_world
+from aquarat_core.runtime.distributed import distributed_world
 
 
 def main(folder: Path) -> None:

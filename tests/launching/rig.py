@@ -23,7 +23,7 @@ import yaml
 from aquarat_core.agent import processes
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.backends import open_backend
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.transports import HostError, SshTransport, transport_to

@@ -10,7 +10,7 @@ import torch
 
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model import float8, fused
-from aquarat_core.training.distributed import World
+from aquarat_core.runtime.distributed import World
 from aquarat_core.training.loss import ways
 from tests.toys import CPU, random_ids, random_model
 

@@ -10,7 +10,7 @@ import torch
 from aquarat_core.rl import trainer
 from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.trainer import Trainer
-from aquarat_core.training.metrics import MetricLog
+from aquarat_core.tracking.metrics import MetricLog
 from tests.rl.test_trainer import any_start, flat, made, odd_lengths_paid  # noqa: F401
 from tests.toys import context, random_model
 

@@ -17,8 +17,8 @@ from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.samples import COLUMNS
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.training.metrics import MetricLog
-from aquarat_core.training.sample_table import SAMPLES_FILE
+from aquarat_core.tracking.metrics import MetricLog
+from aquarat_core.tracking.sample_table import SAMPLES_FILE
 from tests.toys import ONE, context, guesser, reading_questions, reading_tokenizer
 
 CONFIG = RLConfig(

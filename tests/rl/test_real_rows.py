@@ -14,6 +14,7 @@ import torch
 from aquarat_core.config import ModelConfig, RLConfig, TokenizerConfig, TrainConfig
 from aquarat_core.data.cleaning import clean
 from aquarat_core.data.packing import pack_conversations
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.startup import check_reward
 from aquarat_core.rl.trainer import Trainer
@@ -21,9 +22,8 @@ from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, conversation, prompt, target
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
-from aquarat_core.training.batches import PackedRows
+from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
-from aquarat_core.training.metrics import MetricLog
 from tests.rl.test_trainer import FIGURES
 from tests.toys import ONE, context
 

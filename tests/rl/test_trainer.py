@@ -18,7 +18,7 @@ from aquarat_core.rl.rollouts import samples
 from aquarat_core.rl.scoring import collate, completion_logp
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import StageContext
-from aquarat_core.training.metrics import MetricLog
+from aquarat_core.tracking.metrics import MetricLog
 from tests.toys import CPU, ONE, questions, random_model, tokenizer
 
 CONFIG = RLConfig(

@@ -15,11 +15,11 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ConfigError
 from aquarat_core.errors import DataError, StageError
 from aquarat_core.model import accounting
+from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.tasks.aqua import Question, write_questions
 from aquarat_core.text.tokenizer import Tokenizer
-from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.stages.conftest import ALONE, Bench
 from tests.toys import CPU, guesser, random_model, reading_questions, reading_tokenizer
 

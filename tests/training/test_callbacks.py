@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from aquarat_core.config import ConfigError
-from aquarat_core.training import callbacks, hardware
+from aquarat_core.runtime import hardware
+from aquarat_core.runtime.hardware import collector_paused, deterministic, peak_flops
+from aquarat_core.tracking.metrics import MetricLog
+from aquarat_core.training import callbacks
 from aquarat_core.training.callbacks import Record, Step, Throughput, Validation
-from aquarat_core.training.hardware import collector_paused, deterministic, peak_flops
-from aquarat_core.training.metrics import MetricLog
 from tests.toys import CPU, context
 
 

@@ -7,8 +7,8 @@ import torch
 
 from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
 from aquarat_core.model import attention, fused
+from aquarat_core.runtime.distributed import World
 from aquarat_core.training import loss
-from aquarat_core.training.distributed import World
 from aquarat_core.training.loss import Way, accumulate_loss, loss_function, ways
 from tests.model.test_transformer import MODERN
 from tests.toys import ONE, random_ids, random_model

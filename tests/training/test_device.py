@@ -18,13 +18,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aquarat_core.config import ModelConfig, OptimConfig, TrainConfig
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.runtime.distributed import World
+from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training import update
-from aquarat_core.training.batches import PackedRows
-from aquarat_core.training.distributed import World
 from aquarat_core.training.loop import train
 from aquarat_core.training.loss import accumulate_loss
-from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.update import Updater
 from tests.model.test_transformer import MODERN
 from tests.toys import ONE, context, random_ids, random_model

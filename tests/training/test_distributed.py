@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from aquarat_core.config import ConfigError, LaunchConfig
-from aquarat_core.training import distributed
-from aquarat_core.training.distributed import StartError, compute_dtype, distributed_world
+from aquarat_core.runtime import distributed
+from aquarat_core.runtime.distributed import StartError, compute_dtype, distributed_world
 from tests.patience import limit
 from tests.serving import free_port
 from tests.toys import CPU, ONE

@@ -10,13 +10,13 @@ import torch
 
 from aquarat_core.config import SamplesConfig, TrainConfig
 from aquarat_core.data.packing import pack_conversations
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.tasks.aqua import conversation
 from aquarat_core.text.chat import render
-from aquarat_core.training.batches import PackedRows
+from aquarat_core.tracking.metrics import MetricLog
+from aquarat_core.tracking.sample_table import SAMPLES_FILE
 from aquarat_core.training.callbacks import Step
 from aquarat_core.training.loop import train
-from aquarat_core.training.metrics import MetricLog
-from aquarat_core.training.sample_table import SAMPLES_FILE
 from aquarat_core.training.samples import COLUMNS, Samples, chat_prompts, text_prompts
 from tests.toys import ONE, context, questions, random_model, tokenizer
 

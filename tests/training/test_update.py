@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from aquarat_core.config import ModelConfig, OptimConfig
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.loss import accumulate_loss
 from aquarat_core.training.update import MAX_SKIPPED, Updater
 from tests.toys import CPU, ONE, random_ids, random_model

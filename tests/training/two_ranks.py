@@ -15,18 +15,18 @@ import numpy as np
 import torch
 
 from aquarat_core.artifacts.backends import open_backend
+from aquarat_core.checkpointing import work_area
 from aquarat_core.config import LaunchConfig, OptimConfig, RLConfig, TrainConfig
+from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl import rollouts
 from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.batch import Batch
-from aquarat_core.training.batches import PackedRows
-from aquarat_core.training.checkpointing import work_area
-from aquarat_core.training.distributed import World, distributed_world
+from aquarat_core.runtime.distributed import World, distributed_world
+from aquarat_core.runtime.stopped import Stopped
+from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
-from aquarat_core.training.metrics import MetricLog
-from aquarat_core.training.stopped import Stopped
 from aquarat_core.training.update import Updater
 from tests.toys import calling_model, context, questions, random_ids, random_model, tokenizer
 

@@ -16,8 +16,8 @@ import pytest
 from aquarat_core.artifacts import CodeVersion
 from aquarat_core.config import WandbConfig
 from aquarat_core.stages.base import StageContext, StageSpec
-from aquarat_core.training import metrics
-from aquarat_core.training.metrics import METRICS_FILE, MetricLog, metric_log
+from aquarat_core.tracking import metrics
+from aquarat_core.tracking.metrics import METRICS_FILE, MetricLog, metric_log
 from tests.serving import free_port, serving
 
 BLOCK, HEADER = 32 * 1024, 7

@@ -18,11 +18,11 @@ import torch
 
 from aquarat_core.artifacts import JobDir, weights
 from aquarat_core.artifacts.backends import open_backend
+from aquarat_core.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area
+from aquarat_core.checkpointing.state import HostCopy, flatten, merge, unflatten
 from aquarat_core.config import CheckpointConfig, ConfigError
+from aquarat_core.runtime.stopped import Abandoned
 from aquarat_core.stages.run import Superseded, refuse_if_superseded
-from aquarat_core.training.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area
-from aquarat_core.training.checkpointing.state import HostCopy, flatten, merge, unflatten
-from aquarat_core.training.stopped import Abandoned
 from tests.toys import ONE
 
 CONFIG = {"steps": 10, "optim": {"lr": 0.1}, "launch": {"nproc": 1}, "checkpoint": {}, "wandb": {}}

@@ -13,7 +13,7 @@ from typing import Any
 
 from aquarat_core.config import WandbConfig
 from aquarat_core.plain_text import first_line
-from aquarat_core.training.context import RunContext
+from aquarat_core.tracking.context import RunContext
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_START_SECONDS = 15.0

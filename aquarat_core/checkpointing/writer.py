@@ -18,8 +18,8 @@ from torch import Tensor
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.hashing import Digest
 from aquarat_core.artifacts.weights import save_sharded
-from aquarat_core.scratch import scratch_folder
-from aquarat_core.training.checkpointing.area import Commit, WorkArea
+from aquarat_core.checkpointing.area import Commit, WorkArea
+from aquarat_core.runtime.scratch import scratch_folder
 
 RANKS_TIMEOUT = 600.0
 """Seconds that rank 0 waits for the files of the others."""

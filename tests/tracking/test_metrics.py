@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.config import WandbConfig
-from aquarat_core.training.metrics import MetricLog, metric_log, wandb_mode
+from aquarat_core.tracking.metrics import MetricLog, metric_log, wandb_mode
 from tests.toys import context
 
 

@@ -20,19 +20,19 @@ import numpy as np
 import torch
 
 from aquarat_core.artifacts.weights import load_sharded
-from aquarat_core.config import CheckpointConfig, ConfigError
-from aquarat_core.scratch import scratch_folder
-from aquarat_core.training.checkpointing import state
-from aquarat_core.training.checkpointing.area import Commit, WorkArea
-from aquarat_core.training.checkpointing.writer import (
+from aquarat_core.checkpointing import state
+from aquarat_core.checkpointing.area import Commit, WorkArea
+from aquarat_core.checkpointing.writer import (
     BackgroundWriter,
     RankFiles,
     commit_when_done,
     prune,
     write_rank,
 )
-from aquarat_core.training.distributed import World
-from aquarat_core.training.stopped import Abandoned, Stopped
+from aquarat_core.config import CheckpointConfig, ConfigError
+from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.scratch import scratch_folder
+from aquarat_core.runtime.stopped import Abandoned, Stopped
 
 GRACE_VARIABLE = "AQUARAT_GRACE_SECONDS"
 """Environment variable in which the launcher says how long after SIGTERM the stage is killed."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from aquarat_core.training.checkpointing import WorkArea
+from aquarat_core.checkpointing import WorkArea
 
 
 class RunDescription(Protocol):

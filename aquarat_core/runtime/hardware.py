@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from aquarat_core.config import ConfigError
-from aquarat_core.training.peaks import peak_of
+from aquarat_core.runtime.peaks import peak_of
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -13,7 +13,7 @@ PROGRAM = """
 import json, os, sys
 import aquarat_core.stages.base_checkpoint, aquarat_core.stages.chat_training, torch
 from aquarat_core.config import LaunchConfig
-from aquarat_core.training.distributed import distributed_world
+from aquarat_core.runtime.distributed import distributed_world
 with distributed_world(LaunchConfig(device="cpu")):
     x = torch.ones(64 << 20, dtype=torch.uint8)
     huge = [int(l.split()[1]) for l in open("/proc/self/smaps_rollup") if l.startswith("AnonHugePages")][0]

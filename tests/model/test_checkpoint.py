@@ -10,8 +10,8 @@ import torch
 
 from aquarat_core.artifacts import weights
 from aquarat_core.config import ConfigError, TokenizerConfig
+from aquarat_core.model.checkpoint import CONFIG, load_checkpoint, save_checkpoint
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
-from aquarat_core.training.checkpoint import CONFIG, load_checkpoint, save_checkpoint
 from tests.toys import CPU, random_ids, random_model, tokenizer
 
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import torch
 
+from aquarat_core.data.rows import Rows
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.training.batches import Rows
-from aquarat_core.training.distributed import World
+from aquarat_core.runtime.distributed import World
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.training.context import RunContext
-from aquarat_core.training.metrics import MetricLog
+from aquarat_core.tracking.context import RunContext
+from aquarat_core.tracking.metrics import MetricLog
 
 SAMPLES_FILE = "samples.jsonl"
 

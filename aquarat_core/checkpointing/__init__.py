@@ -17,8 +17,8 @@ The number of ranks is no part of the state: what two ranks wrote, one can read.
 what it led to is published.
 """
 
-from aquarat_core.training.checkpointing.area import WorkArea, work_area
-from aquarat_core.training.checkpointing.checkpointer import Checkpointer, Part, continued_run
-from aquarat_core.training.stopped import Stopped
+from aquarat_core.checkpointing.area import WorkArea, work_area
+from aquarat_core.checkpointing.checkpointer import Checkpointer, Part, continued_run
+from aquarat_core.runtime.stopped import Stopped
 
 __all__ = ["Checkpointer", "Part", "Stopped", "WorkArea", "continued_run", "work_area"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aquarat_core.training.batches import PackedRows, RowOrder
+from aquarat_core.data.rows import PackedRows, RowOrder
 from tests.toys import CPU
 
 

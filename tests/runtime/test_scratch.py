@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import StoreError
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 from tests.patience import limit
 from tests.stages.conftest import Bench
 from tests.stages.test_run import AQUA, start
 
 CROWD = """
 import sys
-from aquarat_core.scratch import scratch_folder
+from aquarat_core.runtime.scratch import scratch_folder
 for k in range(60):
     with scratch_folder(sys.argv[1]) as folder:
         (folder / "mine").write_text(str(k))
