@@ -22,10 +22,10 @@ import torch
 
 from aquarat_core.config import LaunchConfig, ModelConfig
 from aquarat_core.model.accounting import kv_bytes_per_token, matrix_parameters, padded_vocabulary
-from aquarat_core.model.fused import keep_freed_memory
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import compute_dtype
+from aquarat_core.runtime.memory import keep_freed_memory
 from benchmarks.harness import Against, Result, unmeasured
 
 PROMPT, NEW = 100, 64

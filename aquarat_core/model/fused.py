@@ -11,11 +11,8 @@ Shapes as in `transformer.py`; N = B x T.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
-import mmap
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,44 +28,10 @@ CACHED_VALUES = 1 << 18
 """float32 values that one elementwise pass goes over before the next one: a megabyte, which fits a cache. With less,
 the calls themselves are what takes time."""
 
-HUGE_PAGE = 2 << 20
-"""Bytes."""
 enabled = True
 """Tests set this to False to compare with the plain operations."""
 NORM_EPS = torch.finfo(torch.float32).eps
 """Added to the mean square; the plain operations use the same."""
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Have large blocks reused, by glibc's malloc, and lie in huge pages, by torch: with pages of 4 KiB, each faulted
-    in anew, a training step of one thread takes a tenth longer.
-
-    To be called before the first tensor is made, which is when torch reads its variable. Where the C library or the
-    system is another one, it does nothing.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros in pages of 2 MiB where Linux gives them: what is read once a step then misses few translations.
-
-    On other systems and devices, plain zeros.
-    """
-    x = torch.empty(shape, dtype=dtype, device=device)
-    start = -(-x.data_ptr() // HUGE_PAGE) * HUGE_PAGE
-    end = (x.data_ptr() + x.nbytes) // HUGE_PAGE * HUGE_PAGE
-    if x.device.type == "cpu" and end > start and hasattr(mmap, "MADV_HUGEPAGE"):
-        advise = ctypes.CDLL(None).madvise
-        advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_int(mmap.MADV_HUGEPAGE))
-    return x.zero_()
 
 
 def applies(x: Tensor) -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.config import ModelConfig
-from aquarat_core.model.fused import huge_zeros
+from aquarat_core.runtime.memory import huge_zeros
 
 CPU_BLOCK = 32
 """Own tokens in one block in bfloat16 on a CPU; elsewhere all of a row's are one block, of which a part is read."""

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aquarat_core.config import ConfigError, LaunchConfig
-from aquarat_core.model.fused import keep_freed_memory
+from aquarat_core.runtime.memory import keep_freed_memory
 from aquarat_core.settings import cache_dir
 from aquarat_core.torchrun import RANKS, ranks_store
 
