@@ -56,35 +56,42 @@ def worker(work: dict[str, Any]) -> None:
     import numpy as np
     import torch
 
-    from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
+    from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig, WandbConfig
     from aquarat_core.data.rows import PackedRows
     from aquarat_core.model.transformer import Transformer
-    from aquarat_core.runtime.distributed import distributed_world
-    from aquarat_core.tracking.metrics import MetricLog
+    from aquarat_core.tracking.context import DetachedContext
+    from aquarat_core.training.callbacks import Callback, TrainingStep
     from aquarat_core.training.loop import train
-    from benchmarks.train_gpu import Silent
+    from aquarat_core.training.session import training_session
 
     launch = LaunchConfig(nproc=1, device="cpu", dtype="float32", compile=work["compile"])
     T = MODEL["sequence_len"]
     config = TrainConfig(
-        steps=STEPS, batch_tokens=ROWS * T, micro_batch_rows=ROWS, eval_every=EVERY, eval_tokens=3 * T, launch=launch
+        steps=STEPS,
+        batch_tokens=ROWS * T,
+        micro_batch_rows=ROWS,
+        eval_every=EVERY,
+        eval_tokens=3 * T,
+        launch=launch,
+        wandb=WandbConfig(mode="disabled"),
     )
     rows = PackedRows(np.random.default_rng(0).integers(VOCABULARY, size=(16, T + 1)).astype(np.uint16))
     losses: list[float] = []
     ends, graphs = [time.perf_counter()], []
 
-    def row(step: int, **metrics: float) -> None:
-        losses.append(metrics["train/loss"])
-        ends.append(time.perf_counter())
-        graphs.append(_counted("stats", "unique_graphs"))
+    class Observer(Callback):
+        name = "observer"
 
-    log = MetricLog(None, None)
-    log.row = row  # type: ignore[method-assign]
-    with distributed_world(launch) as world:
+        def after_step(self, step: TrainingStep) -> None:
+            losses.append(step.metrics["train/loss"])
+            ends.append(time.perf_counter())
+            graphs.append(_counted("stats", "unique_graphs"))
+
+    with training_session(DetachedContext(Path(work["out"]).parent), config) as session:
         model = Transformer(ModelConfig(**MODEL | work["options"]), VOCABULARY)
         model.initialise(torch.Generator().manual_seed(0))
         ends[0] = time.perf_counter()
-        train(model, rows, rows, np.ones(VOCABULARY, np.int32), config, world, Silent(), log)
+        train(session, model, rows, rows, np.ones(VOCABULARY, np.int32), [Observer()])
     found = {"losses": losses, "first": ends[1] - ends[0], "graphs": graphs[0], "later": graphs[-1] - graphs[0]}
     Path(work["out"]).write_text(json.dumps(found | {"breaks": _counted("graph_break")}))
 

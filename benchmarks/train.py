@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aquarat_core.runtime.scratch import scratch_folder
+from aquarat_core.training.callbacks import Callback, TrainingStep
 from benchmarks import train_gpu
 from benchmarks.harness import Against, Result, run_apart
 
@@ -135,29 +136,33 @@ def worker(work: dict[str, Any]) -> None:
     import torch
 
     from aquarat_core.artifacts.backends import open_backend
-    from aquarat_core.checkpointing import Checkpointer, work_area
-    from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
+    from aquarat_core.checkpointing import Checkpointer, checkpoint_store
+    from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig, WandbConfig
     from aquarat_core.data.rows import PackedRows
     from aquarat_core.model.accounting import flops_per_token
     from aquarat_core.model.transformer import Transformer
-    from aquarat_core.runtime.distributed import distributed_world
-    from aquarat_core.tracking.metrics import MetricLog
+    from aquarat_core.tracking.context import DetachedContext
     from aquarat_core.training.loop import train
-    from aquarat_core.training.update import Updater
+    from aquarat_core.training.optimizer import ShardedOptimizer
+    from aquarat_core.training.session import training_session
 
     clock = Clock()
     clock.time(PackedRows, "tensors", "data")
     clock.time(Transformer, "loss_sum", "forward")
     clock.time(torch.Tensor, "backward", "backward")
-    clock.time(Updater, "apply", "optimizer")
+    clock.time(ShardedOptimizer, "step", "optimizer")
     clock.time(Checkpointer, "save", "checkpoint")
     launch = LaunchConfig(nproc=work["nproc"], threads=work["threads"], device="cpu", dtype=work["dtype"])
     rows = PackedRows(np.load(Path(work["folder"]) / "rows.npy"))
     config = TrainConfig(
         steps=STEPS, batch_tokens=BATCH_TOKENS, micro_batch_rows=work["rows"], eval_every=STEPS, eval_tokens=512,
         optim={"embedding_lr": 0.05}, checkpoint={"every_minutes": None, "every_steps": SAVE_EVERY}, launch=launch,
+        wandb=WandbConfig(mode="disabled"),
     )  # fmt: skip
-    with distributed_world(launch) as world:
+    store = open_backend(f"file://{work['folder']}/store")
+    ctx = DetachedContext(Path(work["folder"]), checkpoint_store(store, "base_checkpoint", work, {}, "bench"))
+    with training_session(ctx, config) as session:
+        world = session.world
         model = Transformer(ModelConfig(**MODEL), VOCABULARY, world.compute_dtype)
         model.initialise(torch.Generator().manual_seed(1))
         a, b = (torch.randn(RATE_SIZE, RATE_SIZE, generator=torch.Generator().manual_seed(i)) for i in range(2))
@@ -174,21 +179,17 @@ def worker(work: dict[str, Any]) -> None:
             return float(world.sum(2 * RATE_SIZE**3 / seconds)) / 1e9
 
         recorder = _Recorder(clock, rate, flops_per_token(model.config, VOCABULARY))
-        store = open_backend(f"file://{work['folder']}/store")
-        recorder.work = work_area(store, "base_checkpoint", work, {}, "bench")
-        log = MetricLog(None, None)
-        log.row = recorder.row  # type: ignore[method-assign]
-        summary = train(model, rows, rows, np.ones(VOCABULARY, np.int32), config, world, recorder, log)
+        summary = train(session, model, rows, rows, np.ones(VOCABULARY, np.int32), [recorder])
         if world.rank == 0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
             found = recorder.summary() | {"peak": peak, "blocked": summary["checkpoint_seconds"]}
             Path(work["out"]).write_text(json.dumps(found))
 
 
-class _Recorder:
-    """The context of the run: takes the steps' times, and measures the machine's rates every few steps."""
+class _Recorder(Callback):
+    """Takes the steps' times, and measures the machine's rates every few steps."""
 
-    spec, rank, wandb, work = None, 0, None, None
+    name = "recorder"
 
     def __init__(self, clock: Clock, rate: Callable, flops_per_token: float) -> None:
         import torch
@@ -201,16 +202,12 @@ class _Recorder:
         self.rates = [[rate(dtype) for dtype in self.dtypes]]
         self.segments: list[float] = []
 
-    def row(self, step: int, **metrics: float) -> None:
-        self.losses.append(metrics["train/loss"])
-        self.step.append(BATCH_TOKENS / metrics["train/tokens_per_second"])
-
-    def log(self, text: str) -> None: ...
-
-    def progress(self, done: int, total: int, **_: Any) -> None:
+    def after_step(self, step: TrainingStep) -> None:
+        self.losses.append(step.metrics["train/loss"])
+        self.step.append(BATCH_TOKENS / step.metrics["train/tokens_per_second"])
         for part in PARTS:
             self.parts[part].append(self.clock.seconds.pop(part, 0.0))
-        if done % RATE_EVERY == 0:
+        if step.done % RATE_EVERY == 0:
             self.rates.append([self.rate(dtype) for dtype in self.dtypes])
 
     def summary(self) -> dict[str, Any]:

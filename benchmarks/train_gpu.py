@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,12 +48,13 @@ def worker(work: dict[str, Any]) -> None:
     import numpy as np
     import torch
 
-    from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig
+    from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig, WandbConfig
     from aquarat_core.data.rows import PackedRows
     from aquarat_core.model.transformer import Transformer
-    from aquarat_core.runtime.distributed import distributed_world
-    from aquarat_core.tracking.metrics import MetricLog
+    from aquarat_core.tracking.context import DetachedContext
+    from aquarat_core.training.callbacks import Callback, TrainingStep
     from aquarat_core.training.loop import train
+    from aquarat_core.training.session import training_session
 
     profile = load_profile(work["profile"])
     base, vocab_size = profile.base_checkpoint, work.get("vocab_size", profile.tokenizer.vocab_size)
@@ -64,17 +64,23 @@ def worker(work: dict[str, Any]) -> None:
     config = TrainConfig(
         steps=STEPS, batch_tokens=rows * described.sequence_len, micro_batch_rows=base.micro_batch_rows,
         eval_every=STEPS + 1, eval_tokens=described.sequence_len, launch=launch, optim=base.optim,
+        wandb=WandbConfig(mode="disabled"),
     )  # fmt: skip
     ids = np.random.default_rng(0).integers(vocab_size, size=(2 * rows, described.sequence_len + 1))
     data = PackedRows(ids.astype(np.uint16))
     seen: list[dict[str, float]] = []
-    log = MetricLog(None, None)
-    log.row = lambda step, **metrics: seen.append(metrics)  # type: ignore[method-assign]
-    with distributed_world(launch) as world:
-        model = Transformer(described, vocab_size, world.compute_dtype)
+
+    class Observer(Callback):
+        name = "observer"
+
+        def after_step(self, step: TrainingStep) -> None:
+            seen.append(step.metrics)
+
+    with training_session(DetachedContext(Path(work["out"]).parent), config) as session:
+        model = Transformer(described, vocab_size, session.world.compute_dtype)
         model.initialise(torch.Generator().manual_seed(0))
-        model.to(world.device)
-        train(model, data, data, np.ones(vocab_size, np.int32), config, world, Silent(), log)
+        model.to(session.world.device)
+        train(session, model, data, data, np.ones(vocab_size, np.int32), [Observer()])
     rates = [m["train/tokens_per_second"] for m in seen]
     found = {
         "tokens": rates[WARM:-1],  # the last step is followed by validation, which has kernels of its own to load
@@ -83,17 +89,6 @@ def worker(work: dict[str, Any]) -> None:
     }
     assert median(found["tokens"]) > 0
     Path(work["out"]).write_text(json.dumps(found))
-
-
-class Silent:
-    """A stage that keeps nothing."""
-
-    spec, rank, wandb, work = None, 0, None, None
-
-    def log(self, text: str) -> None:
-        print(text, file=sys.stderr)
-
-    def progress(self, done: int, total: int, **_: Any) -> None: ...
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from aquarat_core.tasks.answers import LETTERS
 from aquarat_core.tasks.aqua import Question, conversation, prompt, target
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
+from aquarat_core.tracking.context import RunContext
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
+from aquarat_core.training.session import SessionConfig, TrainingSession
+
+C = TypeVar("C", bound=SessionConfig)
 
 torch.set_num_threads(1)
 
@@ -52,6 +57,11 @@ def random_ids(*shape: int, vocab_size: int = 100, seed: int = 1) -> torch.Tenso
 def context(folder: Path) -> StageContext:
     """A stage context for code that only reports its progress."""
     return StageContext(spec=None, config=None, inputs={}, outdir=folder, recorddir=folder)
+
+
+def session(config: C, ctx: RunContext, log: MetricLog | None = None, world: World = ONE) -> TrainingSession[C]:
+    """A session without torchrun, that writes no metrics unless it is given a log."""
+    return TrainingSession(ctx, config, world, log or MetricLog(None, None))
 
 
 @functools.cache
@@ -108,5 +118,5 @@ def guesser() -> Transformer:
     config = TrainConfig(steps=40, batch_tokens=96 * 8, micro_batch_rows=8, eval_every=1000, eval_tokens=96)
     model = Transformer(ModelConfig(depth=2, width_per_layer=16, head_size=16, sequence_len=96), tok.vocab_size)
     model.initialise(torch.Generator().manual_seed(0))
-    train(model, rows, rows, tok.token_bytes(), config, ONE, context(Path()), MetricLog(None, None))
+    train(session(config, context(Path())), model, rows, rows, tok.token_bytes())
     return model

@@ -9,19 +9,18 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from aquarat_core.artifacts.weights import load_sharded
 from aquarat_core.checkpointing import state
-from aquarat_core.checkpointing.area import Commit, WorkArea
+from aquarat_core.checkpointing.store import CheckpointManifest, CheckpointStore
 from aquarat_core.checkpointing.writer import (
     BackgroundWriter,
     RankFiles,
@@ -31,15 +30,21 @@ from aquarat_core.checkpointing.writer import (
 )
 from aquarat_core.config import CheckpointConfig, ConfigError
 from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.runtime.scratch import scratch_folder
-from aquarat_core.runtime.stopped import Abandoned, Stopped
 
+PARTS, SHARDS = "parts", "shards"
+"""Keys of replicated and of sharded state in a rank's file."""
 GRACE_VARIABLE = "AQUARAT_GRACE_SECONDS"
 """Environment variable in which the launcher says how long after SIGTERM the stage is killed."""
 
 
-class Part(Protocol):
-    """Something whose state a checkpoint holds: nested mappings of tensors and JSON values."""
+@runtime_checkable
+class Stateful(Protocol):
+    """Something whose state a checkpoint holds: nested mappings of tensors and JSON values.
+
+    An attribute `former_names` lists names under which older checkpoints hold it.
+    """
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
@@ -47,28 +52,28 @@ class Part(Protocol):
 
 
 class Checkpointer:
-    """The checkpoints of one run on this rank; without an area nothing is saved, and SIGTERM still ends the loop.
+    """The checkpoints of one run on this rank; without a store nothing is saved, and SIGTERM still ends the loop.
 
-    `parts` are equal on all ranks and written by rank 0, `shards` are written by each rank for itself.
+    `replicated` objects are equal on all ranks and written by rank 0, each rank writes its part of the `sharded` ones.
     """
 
     def __init__(
         self,
-        area: WorkArea | None,
+        store: CheckpointStore | None,
         config: CheckpointConfig,
         world: World,
-        parts: Mapping[str, Part],
-        shards: Mapping[str, Part],
+        replicated: Mapping[str, Stateful],
+        sharded: Mapping[str, Stateful],
         log: Callable[[str], None],
         wandb_id: str | None = None,
     ) -> None:
-        self.area, self.config, self.world, self.log, self.wandb_id = area, config, world, log, wandb_id
-        self._rng = _Rng(world)
-        self.parts, self.shards = dict(parts), {**shards, "rng": self._rng}
+        self.store, self.config, self.world, self.log, self.wandb_id = store, config, world, log, wandb_id
+        self._rng = _RngState(world)
+        self.replicated, self.sharded = dict(replicated), {**sharded, "rng": self._rng}
         self.blocked_seconds = 0.0
         """Seconds that training stood still for checkpoints."""
         self.saved = 0
-        self._writer, self._host = BackgroundWriter(), state.HostCopy()
+        self._writer, self._buffers = BackgroundWriter(), state.HostBuffers()
         self._attempt = _agreed_name(world)
         self._asked = False
         self._saved_step = 0
@@ -93,9 +98,9 @@ class Checkpointer:
                 raise
 
     def restore(self) -> int:
-        """Load the latest complete checkpoint into all parts and return the steps it had done; 0 where there is none.
+        """Load the latest complete checkpoint and return the steps it had done; 0 if there is none.
 
-        A damaged checkpoint is passed over for the one before. Raises `ConfigError` if `resume` names a run that
+        A damaged checkpoint is skipped for the one before. Raises `ConfigError` if `resume` names a run that
         trained on something else, or if the ranks do not find the same one.
         """
         done = self._saved_step = self._restore_latest()
@@ -104,27 +109,27 @@ class Checkpointer:
                 f"rank {self.world.rank} found the state after step {done}, another rank that of another step: "
                 "is an earlier attempt at this run still going? End it, then start this one again"
             )
-        self._rng.remember()
+        self._rng.update()
         return done
 
     def _restore_latest(self) -> int:
-        if self.area is None:
+        if self.store is None:
             return 0
-        for commit in resumable(self.area, self.config.resume):
+        for manifest in resumable(self.store, self.config.resume):
             with scratch_folder("resume") as scratch:
-                if self.area.fetch(commit, scratch):
-                    self._load(commit, scratch)
-                    self.log(f"resuming after step {commit.step} from {self.area.backend.uri}/{commit.folder}")
-                    return commit.step
-            self.log(f"{commit.folder} is damaged: trying the checkpoint before it")
+                if self.store.fetch(manifest, scratch):
+                    self._load(manifest, scratch)
+                    self.log(f"resuming after step {manifest.step} from {self.store.backend.uri}/{manifest.folder}")
+                    return manifest.step
+            self.log(f"{manifest.folder} is damaged: trying the checkpoint before it")
         return 0
 
     def after_step(self, done: int) -> None:
         """Call after every step with the number of steps done. Saves when due; all ranks decide alike.
 
-        Raises `Stopped`, with everything saved, if any rank was sent SIGTERM.
+        Raises `Preempted`, with everything saved, if any rank was sent SIGTERM.
         """
-        self._rng.remember()
+        self._rng.update()
         now = time.monotonic()
         minutes, steps = self.config.every_minutes, self.config.every_steps
         by_clock = self.world.rank == 0 and minutes is not None and now - self._saved_at >= 60 * minutes
@@ -156,46 +161,47 @@ class Checkpointer:
         flag = torch.tensor(float(self.stop()), device=self.world.device)
         return bool(self.world.sum(flag))
 
-    @contextmanager
-    def step(self, done: int) -> Iterator[None]:
-        """A step that may be given up: on `Abandoned`, which all ranks raise, the state after `done` steps is saved.
+    def end_preempted(self, done: int) -> NoReturn:
+        """End a run whose next step was given up, which all ranks do alike: save the state after `done` steps unless it
+        is saved, and raise `Preempted`.
 
-        Raises `Stopped` then. What the checkpoint holds must not have changed when `Abandoned` is raised.
+        What the checkpoint holds must not have changed since those steps.
         """
-        try:
-            yield
-        except Abandoned:
-            if done > self._saved_step:
-                self.save(done)
-            self._end(done)
+        if done > self._saved_step:
+            self.save(done)
+        self._end(done)
 
     def _end(self, done: int) -> NoReturn:
         self._writer.wait()
-        if self.area is None:
+        if self.store is None:
             kept = "nothing of it is kept"
         elif self._saved_step:
             kept = "its state is saved: start it again to go on"
         else:
             kept = "there was nothing to save yet: start it again from the beginning"
-        raise Stopped(f"stopped by SIGTERM after step {done}; {kept}")
+        raise Preempted(f"stopped by SIGTERM after step {done}; {kept}")
 
     def save(self, done: int) -> None:
         """Take a checkpoint: returns once it is copied, and it is written meanwhile."""
-        if self.area is None:
+        if self.store is None:
             return
         started = time.monotonic()
         self._writer.wait()
-        parts = {name: part.state_dict() for name, part in (self.parts if self.world.rank == 0 else {}).items()}
-        shards = {name: part.state_dict() for name, part in self.shards.items()}
-        tensors, skeleton = state.flatten({"parts": parts, "shards": shards})
-        copied, skeleton = self._host.take(tensors), json.loads(json.dumps(skeleton))
-        area, folder, rank = self.area, self.area.folder(done, self._attempt), self.world.rank
+        replicated = self.replicated if self.world.rank == 0 else {}
+        tensors, tree = state.flatten(
+            {
+                PARTS: {name: part.state_dict() for name, part in replicated.items()},
+                SHARDS: {name: part.state_dict() for name, part in self.sharded.items()},
+            }
+        )
+        copied, tree = self._buffers.copy(tensors), json.loads(json.dumps(tree))
+        store, folder, rank = self.store, self.store.folder(done, self._attempt), self.world.rank
 
         def write() -> None:
-            write_rank(area, folder, rank, copied, skeleton)
+            write_rank(store, folder, rank, copied, tree)
             if rank == 0:
-                commit_when_done(area, folder, self.world.size, done, self.wandb_id)
-                prune(area, self.config.keep_last, self.config.keep_every_steps)
+                commit_when_done(store, folder, self.world.size, done, self.wandb_id)
+                prune(store, self.config.keep_last, self.config.keep_every_steps)
 
         self._writer.start(write)
         self._saved_step = done
@@ -203,55 +209,62 @@ class Checkpointer:
         self.saved += 1
         self.blocked_seconds += self._saved_at - started
 
-    def _load(self, commit: Commit, folder: Path) -> None:
+    def _load(self, manifest: CheckpointManifest, folder: Path) -> None:
         states = []
-        while (names := RankFiles.of(len(states))).state in commit.files:
-            skeleton = json.loads((folder / names.state).read_text())
-            states.append(state.unflatten(load_sharded(folder, names.tensors), skeleton))
+        while (names := RankFiles.of(len(states))).state in manifest.files:
+            tree = json.loads((folder / names.state).read_text())
+            states.append(state.unflatten(load_sharded(folder, names.tensors), tree))
         merged = reduce(state.merge, states)
-        for kind, mine in (("parts", self.parts), ("shards", self.shards)):
-            if missing := mine.keys() - merged[kind].keys():
+        for kind, mine in ((PARTS, self.replicated), (SHARDS, self.sharded)):
+            found = {name: _saved_as(name, part, merged[kind]) for name, part in mine.items()}
+            if missing := sorted(name for name, key in found.items() if key is None):
                 raise ConfigError(
-                    f"{commit.folder} was saved by another version of the code, without "
-                    f"{', '.join(sorted(missing))}: set checkpoint.resume to 'never' to train from the beginning"
+                    f"{manifest.folder} was saved by another version of the code, without {', '.join(missing)}: "
+                    "set checkpoint.resume to 'never' to train from the beginning"
                 )
             for name, part in mine.items():
-                part.load_state_dict(merged[kind][name])
+                part.load_state_dict(merged[kind][found[name]])
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         self._asked = True
 
 
-def resumable(area: WorkArea, resume: str) -> list[Commit]:
-    """Checkpoints that a run with this `checkpoint.resume` may go on from, the latest first.
+def _saved_as(name: str, part: Stateful, saved: Mapping[str, Any]) -> str | None:
+    """The key under which the state of `part` was saved; None if it was not."""
+    names: tuple[str, ...] = (name, *getattr(part, "former_names", ()))
+    return next((key for key in names if key in saved), None)
+
+
+def resumable(store: CheckpointStore, resume: str) -> list[CheckpointManifest]:
+    """Checkpoints that a run with this `checkpoint.resume` may continue from, the latest first.
 
     Raises `ConfigError` if it names a run with no checkpoint, or one that trained on something else.
     """
     if resume == "never":
         return []
     if resume == "auto":
-        return area.commits()
-    commits = area.at(resume).commits()
-    if not commits:
-        raise ConfigError(f"checkpoint.resume names {resume!r}, where {area.backend.uri} has no checkpoint")
-    area.refuse_another_run(commits[0])
-    return commits
+        return store.checkpoints()
+    found = store.at(resume).checkpoints()
+    if not found:
+        raise ConfigError(f"checkpoint.resume names {resume!r}, where {store.backend.uri} has no checkpoint")
+    store.refuse_another_run(found[0])
+    return found
 
 
-def continued_run(area: WorkArea | None, resume: str) -> str | None:
-    """Id of the W&B run that a resumed run goes on with; None where there is nothing to resume."""
-    commits = resumable(area, resume) if area else []
-    return commits[0].wandb_id if commits else None
+def previous_wandb_id(store: CheckpointStore | None, resume: str) -> str | None:
+    """Id of the W&B run that a resumed run continues; None if there is nothing to resume."""
+    found = resumable(store, resume) if store else []
+    return found[0].wandb_id if found else None
 
 
-class _Rng:
+class _RngState:
     """The states of the generators of Python, NumPy and torch, for code that draws from them."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._kept: dict[str, Any] | None = None
 
-    def remember(self) -> None:
+    def update(self) -> None:
         """Keep the states as they are: those of the last completed step, also where the next one is given up."""
         self._kept = self._now()
 

@@ -31,13 +31,13 @@ def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]
     return tensors, walk(state, "")
 
 
-def unflatten(tensors: Mapping[str, Tensor], skeleton: Any) -> Any:
+def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     """The nested state that `flatten` took apart."""
-    if isinstance(skeleton, str) and skeleton.startswith(_TENSOR):
-        return tensors[skeleton.removeprefix(_TENSOR)]
-    if isinstance(skeleton, Mapping):
-        return {key: unflatten(tensors, value) for key, value in skeleton.items()}
-    return skeleton
+    if isinstance(tree, str) and tree.startswith(_TENSOR):
+        return tensors[tree.removeprefix(_TENSOR)]
+    if isinstance(tree, Mapping):
+        return {key: unflatten(tensors, value) for key, value in tree.items()}
+    return tree
 
 
 def merge(a: Any, b: Any) -> Any:
@@ -47,13 +47,13 @@ def merge(a: Any, b: Any) -> Any:
     return b
 
 
-class HostCopy:
-    """Copies tensors to host memory that is kept from one checkpoint to the next, pinned where they are on a GPU."""
+class HostBuffers:
+    """Host memory for the tensors of a checkpoint, kept from one to the next; pinned for those that are on a GPU."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
-    def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors as they are now; valid until the next call."""
         on_gpu = False
         for name, tensor in tensors.items():

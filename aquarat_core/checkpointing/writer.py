@@ -1,6 +1,6 @@
-"""Writes one checkpoint at a time in a thread, so that training goes on meanwhile.
+"""Writes one checkpoint at a time in a thread, while training continues.
 
-Ranks do not speak to each other here, since a collective in a thread could meet one of the training loop: each leaves
+Ranks do not communicate here, since a collective in a thread could meet one of the training loop: each leaves
 `rank-N.done.json`, and rank 0 commits when it has read all of them.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.hashing import Digest
 from aquarat_core.artifacts.weights import save_sharded
-from aquarat_core.checkpointing.area import Commit, WorkArea
+from aquarat_core.checkpointing.store import CheckpointManifest, CheckpointStore
 from aquarat_core.runtime.scratch import scratch_folder
 
 RANKS_TIMEOUT = 600.0
@@ -76,41 +76,41 @@ class BackgroundWriter:
             raise error
 
 
-def write_rank(area: WorkArea, folder: str, rank: int, tensors: Mapping[str, Tensor], skeleton: Any) -> None:
+def write_rank(store: CheckpointStore, folder: str, rank: int, tensors: Mapping[str, Tensor], tree: Any) -> None:
     """One rank's share of a checkpoint: its files, then its mark."""
     names = RankFiles.of(rank)
     with scratch_folder("checkpoint") as scratch:
         state_file = scratch / names.state
-        state_file.write_text(json.dumps(skeleton))
+        state_file.write_text(json.dumps(tree))
         paths = [*save_sharded(scratch, tensors, names.tensors), state_file]
-        written = {path.name: area.put(folder, path) for path in paths}
-    area.write_json(folder, names.done, {name: [d.size, d.sha256, d.crc32c] for name, d in written.items()})
+        written = {path.name: store.put(folder, path) for path in paths}
+    store.write_json(folder, names.done, {name: [d.size, d.sha256, d.crc32c] for name, d in written.items()})
 
 
-def commit_when_done(area: WorkArea, folder: str, ranks: int, step: int, wandb_id: str | None) -> None:
+def commit_when_done(store: CheckpointStore, folder: str, ranks: int, step: int, wandb_id: str | None) -> None:
     """On rank 0: wait for every rank's mark, then write the commit."""
     files: dict[str, Digest] = {}
     deadline = time.monotonic() + RANKS_TIMEOUT
     for rank in range(ranks):
-        while (marked := area.read_json(folder, RankFiles.of(rank).done)) is None:
+        while (marked := store.read_json(folder, RankFiles.of(rank).done)) is None:
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"rank {rank} did not write its share of {folder} within {RANKS_TIMEOUT:.0f} s: "
-                    f"do all hosts reach {area.backend.uri}?"
+                    f"do all hosts reach {store.backend.uri}?"
                 )
             time.sleep(0.05)
         files |= {name: Digest(*digest) for name, digest in marked.items()}
-    area.commit(Commit(folder, step, area.identity, wandb_id, files))
+    store.commit(CheckpointManifest(folder, step, store.identity, wandb_id, files))
 
 
-def prune(area: WorkArea, keep_last: int, keep_every: int | None) -> None:
+def prune(store: CheckpointStore, keep_last: int, keep_every: int | None) -> None:
     """Delete all but the `keep_last` latest checkpoints and the milestones, and what killed writers left.
 
     Folders of later steps stay: another rank may already be writing the next checkpoint.
     """
-    commits = area.commits()
-    kept = {c.folder for c in commits[:keep_last]}
-    kept |= {c.folder for c in commits if keep_every and c.step % keep_every == 0}
-    for folder in list(area.folders()):
-        if folder not in kept and area.step_of(folder) <= commits[0].step:
-            area.remove(folder)
+    complete = store.checkpoints()
+    kept = {c.folder for c in complete[:keep_last]}
+    kept |= {c.folder for c in complete if keep_every and c.step % keep_every == 0}
+    for folder in list(store.folders()):
+        if folder not in kept and store.step_of(folder) <= complete[0].step:
+            store.remove(folder)

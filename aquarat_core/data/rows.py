@@ -46,7 +46,7 @@ class PackedRows:
         return to_device(ids, device)[:, :-1], to_device(targets, device)
 
 
-class RowOrder:
+class EpochShuffle:
     """Every row once per epoch, in an order drawn anew from (seed, epoch)."""
 
     def __init__(self, n_rows: int, seed: int) -> None:

@@ -41,12 +41,12 @@ class Evaluator:
         `tell` is told how many of them have one, as far as this rank can know.
         """
         engine = Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
-        mine = self.world.share(list(questions))
+        mine = self.world.shard(list(questions))
         tool = calculator(self.tokenizer) if self.config.calculator else None
         told = tell and (lambda done: tell(done * len(questions) // len(mine)))
         records = answer(engine, self.tokenizer, mine, self.config.max_new_tokens, self.config.batch_rows, tool, told)
         place = {q.id: i for i, q in enumerate(questions)}
-        gathered = [Record(**fields) for fields in self.world.gather([asdict(r) for r in records])]
+        gathered = [Record(**fields) for fields in self.world.gather_to_rank0([asdict(r) for r in records])]
         return sorted(gathered, key=lambda r: place[r.id])
 
     def bits_per_byte(self, texts: Iterable[str]) -> float:
@@ -142,7 +142,7 @@ def accuracy(
     tool: Tool | None = None,
 ) -> float:
     """Share of `questions` answered right, over all ranks."""
-    records = answer(engine, tokenizer, world.share(list(questions)), max_new_tokens, tool=tool)
+    records = answer(engine, tokenizer, world.shard(list(questions)), max_new_tokens, tool=tool)
     counts = torch.tensor([sum(r.correct for r in records), len(records)], dtype=torch.float64, device=world.device)
     right, n = world.sum(counts).tolist()
     return right / n

@@ -14,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aquarat_core.training.callbacks import Callback, TrainingStep
 
-class BestPolicy:
+
+class BestPolicy(Callback):
     """Keeps the best policy's weights in the host's memory; accuracies are of `n` questions.
 
     They are part of every checkpoint of the run, so a restart forgets nothing, and old checkpoints may go.
     """
+
+    name = "best"
 
     def __init__(self, policy: nn.Module, n: int) -> None:
         self.policy, self.n = policy, n
@@ -38,6 +42,14 @@ class BestPolicy:
         if self.step is None or accuracy >= self.highest - error:
             self.step, self.accuracy = step, accuracy
             self._weights = {name: p.to("cpu", copy=True) for name, p in self.policy.named_parameters()}
+
+    def before_training(self, step: TrainingStep) -> None:
+        self.after_step(step)
+
+    def after_step(self, step: TrainingStep) -> None:
+        """Look at the step's held-out accuracy, if it was evaluated."""
+        if "eval/accuracy" in step.metrics:
+            self.watch(step.done, step.metrics["eval/accuracy"])
 
     def restore(self) -> None:
         """Give the policy the weights that were kept. Raises `KeyError` before the first evaluation."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.config import CurriculumConfig
-from aquarat_core.data.rows import RowOrder
+from aquarat_core.data.rows import EpochShuffle
 from aquarat_core.errors import StageError
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.runtime.distributed import World
@@ -26,7 +26,7 @@ class Curriculum:
 
     def __init__(self, n: int, seed: int, config: CurriculumConfig, world: World) -> None:
         self.seed, self.config, self.world = seed, config, world
-        self.order, self.spare = RowOrder(n, seed), RowOrder(n, row_key(seed, "spare") & 0x7FFFFFFF)
+        self.order, self.spare = EpochShuffle(n, seed), EpochShuffle(n, row_key(seed, "spare") & 0x7FFFFFFF)
         self.pass_rates_N = torch.full((n,), -1.0, dtype=torch.float64)
         """Share solved, an exponential mean over visits; -1 before the first."""
 

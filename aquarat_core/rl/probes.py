@@ -36,7 +36,7 @@ class Probes:
         self.world, self.ids = world, letter_ids(tokenizer)
         room = reference.config.sequence_len
         rendered = [(q, *_before_letter(q, tokenizer, self.ids)) for q in questions if letter_free(q.rationale)]
-        mine = world.share([(q, context) for q, context, found in rendered if found and len(context) <= room])
+        mine = world.shard([(q, context) for q, context, found in rendered if found and len(context) <= room])
         self.contexts, self.gold = [context for _, context in mine], [q.gold for q, _ in mine]
         self.seconds = 0.0
         self.reference_B5 = letter_logits(reference, self.contexts, self.ids, ROWS) if mine else None

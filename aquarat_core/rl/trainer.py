@@ -1,42 +1,40 @@
-"""The RL loop: sample with the current policy, judge, learn, measure."""
+"""RL: sample with the current policy, judge, learn; what is measured beside it are callbacks of the loop."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
-from aquarat_core.checkpointing import Checkpointer
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.alarms import Alarms
 from aquarat_core.rl.best import BestPolicy
+from aquarat_core.rl.callbacks import PHASES, AlarmReport, Measurement, RunTotals, SampledAnswers
 from aquarat_core.rl.curriculum import Curriculum
 from aquarat_core.rl.probes import Probes
 from aquarat_core.rl.rollouts import Group, Sampler, samples
-from aquarat_core.rl.samples import COLUMNS, sample_rows
+from aquarat_core.rl.samples import COLUMNS
 from aquarat_core.rl.startup import check_first_batch
 from aquarat_core.rl.tally import count, figures, over_ranks
-from aquarat_core.rl.update import Learner
+from aquarat_core.rl.update import PolicyOptimizer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.hardware import deterministic
-from aquarat_core.runtime.stopped import Abandoned, never
+from aquarat_core.runtime.preemption import Abandoned, never
 from aquarat_core.tasks.aqua import Question
 from aquarat_core.text.tokenizer import Tokenizer
-from aquarat_core.tracking.context import RunContext
-from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SampleTable
+from aquarat_core.training.callbacks import Callback
+from aquarat_core.training.session import TrainingSession
 
-PHASES = ("rollout", "scoring", "update", "eval", "probe")
-"""What the time of a run is divided into; the rest is bookkeeping."""
 HEADLINES = ("rl/mean_reward", "eval/accuracy", "rl/parse_rate")
-"""What comes first where there is room for a few figures only."""
+"""Metrics that are reported first."""
 
 T = TypeVar("T")
 
@@ -68,52 +66,44 @@ class Trainer:
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.engine = Engine(policy, tokenizer.special("<|assistant_end|>"))
         self.sampler = Sampler(self.engine, tokenizer, config)
-        self.learner = Learner(policy, self.reference, config, world)
+        self.optimizer = PolicyOptimizer(policy, self.reference, config, world)
         self.curriculum = Curriculum(len(questions), config.seed, config.curriculum, world)
         self.alarms = Alarms()
         self.best = BestPolicy(policy, len(held_out))
         self.probes = Probes(held_out[: config.probe_questions], tokenizer, self.reference, world)
-        self.progress = _Progress()
-        self._newest: dict[str, float] = {}
-        """Every figure as it was when it was last known, so that each message has them all."""
+        self.totals = RunTotals()
+        self.groups: list[Group] = []
+        """This rank's groups of the latest step."""
+        self.measurements: tuple[Callback, ...] = (
+            Measurement("held_out", config.eval_every, lambda: {"eval/accuracy": self._accuracy()}, "eval"),
+            self.best,
+            Measurement("probes", config.eval_every, lambda: self.probes.figures(self.policy), "probe"),
+        )
+        """Of the policy on the held-out questions."""
 
-    def run(self, ctx: RunContext, log: MetricLog) -> dict[str, float]:
-        """Train until `config.steps` steps are done, from where an earlier start was, watching accuracy on the
+    def run(self, session: TrainingSession[RLConfig]) -> dict[str, float]:
+        """Train until `config.steps` steps are done, from where an earlier start was, measuring accuracy on the
         held-out questions; returns the summary. The policy is left as `config.publish` says."""
-        config, at = self.config, self.progress
+        config, ctx = self.config, session.ctx
         if config.reward.format_bonus:
             ctx.log(
                 f"warning: {config.reward.format_bonus} is paid for every well-formed answer, right or wrong "
                 "(rl_checkpoint.reward.format_bonus): rl/mean_reward is not accuracy, and form alone can raise it"
             )
-        table = SampleTable(ctx, log, "rl/samples", COLUMNS)
-        parts = {
-            "model": self.policy, "progress": at, "alarms": self.alarms, "curriculum": self.curriculum,
-            "samples": table, "log": log, "best": self.best,
-        }  # fmt: skip
-        shards = {"updater": self.learner.updater}
-        wandb_id = (ctx.wandb or {}).get("run_id")
-        with Checkpointer(ctx.work, config.checkpoint, self.world, parts, shards, ctx.log, wandb_id) as checkpointer:
-            done = checkpointer.restore()
+        table = SampleTable(ctx, session.log, "rl/samples", COLUMNS)
+        callbacks = (
+            *self.measurements,
+            SampledAnswers(config.eval_every, table, lambda: self.groups, self.world.rank),
+            AlarmReport(self.alarms, ctx.log),
+            self.totals,
+        )
+        replicated = {"model": self.policy, "curriculum": self.curriculum}
+        sharded = {"updater": self.optimizer.sharded}
+        with session.loop(replicated, sharded, callbacks, HEADLINES, report_all=True) as loop:
             self.engine.refresh(self.policy)
-            if done == 0:
-                at.first = self._held_out_figures(0)
-                log.row(0, **at.first)
-            self._newest = at.first | at.last
-            for step in range(done, config.steps):
-                started = time.monotonic()
-                with checkpointer.step(step):
-                    metrics, groups = self.step(step, checkpointer)
-                at.first.setdefault("rl/mean_reward", metrics["rl/mean_reward"])
-                if step + 1 == config.steps or (step + 1) % config.eval_every == 0:
-                    metrics |= self._held_out_figures(step + 1)
-                    if self.world.rank == 0:
-                        table.add(step + 1, sample_rows(step + 1, groups))
-                at.tokens += metrics["rl/trained_tokens"]
-                at.seconds["all"] += time.monotonic() - started
-                self._record(step + 1, metrics, ctx, log)
-                at.last = metrics
-                checkpointer.after_step(step + 1)
+            for step in loop:
+                metrics, self.groups = self.step(step.index, loop)
+                step.metrics |= metrics
         if config.publish == "best":
             self.best.restore()
             ctx.log(
@@ -121,19 +111,8 @@ class Trainer:
             )
         return self._summary()
 
-    def _record(self, done: int, metrics: dict[str, float], ctx: RunContext, log: MetricLog) -> None:
-        ringing, news = self.alarms.watch(metrics)
-        for text in news:
-            ctx.log(f"step {done}: {text}")
-        seconds = self.progress.seconds
-        row = metrics | {"rl/alarms": ringing, "time/probe_share": seconds["probe"] / seconds["all"]}
-        log.row(done, **row)
-        self._newest |= row
-        first = {name: self._newest[name] for name in HEADLINES if name in self._newest}
-        ctx.progress(done, self.config.steps, **first | self._newest)
-
     def _summary(self) -> dict[str, float]:
-        first, last, seconds = self.progress.first, self.progress.last, self.progress.seconds
+        first, last, seconds = self.totals.first, self.totals.last, self.totals.seconds
         return {
             "steps": self.config.steps,
             "reward_mean_first": first["rl/mean_reward"],
@@ -144,8 +123,8 @@ class Trainer:
             "silent_steps": last["rl/silent_steps"],
             "held_out_accuracy_best": self.best.accuracy,
             "best_step": self.best.step or 0,
-            "sampled_tokens": round(self.progress.tokens),
-            "sampled_tokens_per_second": self.progress.tokens / seconds["all"],
+            "sampled_tokens": round(self.totals.tokens),
+            "sampled_tokens_per_second": self.totals.tokens / seconds["all"],
             **{f"{phase}_share": seconds[phase] / seconds["all"] for phase in PHASES},
         }
 
@@ -159,7 +138,7 @@ class Trainer:
         sampling, scoring = self.sampler.seconds_rollout, self.sampler.seconds_scoring
         config, world = self.config, self.world
         drawn = self.curriculum.draw(step, config.prompts_per_step)
-        places = world.share(list(range(len(drawn))))
+        places = world.shard(list(range(len(drawn))))
         self.sampler.stop = asked.stop if asked else never
         groups = _unless_stopped(lambda: self.sampler.groups([self.questions[drawn[p]] for p in places], step), asked)
         metrics = figures(over_ranks(count(groups), world))
@@ -175,7 +154,7 @@ class Trainer:
         n_tokens, refilled = world.sum(learned).tolist()
         sampled_at = time.monotonic()
         with deterministic(config.launch.deterministic, world.device):
-            metrics |= self.learner.learn(step, samples(taught, config), n_tokens, self.sampler.stop)
+            metrics |= self.optimizer.update(step, samples(taught, config), n_tokens, self.sampler.stop)
         self.curriculum.remember({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
         self.engine.refresh(self.policy)
         spent = {
@@ -183,8 +162,6 @@ class Trainer:
             "scoring": self.sampler.seconds_scoring - scoring,
             "update": time.monotonic() - sampled_at,
         }
-        for phase, seconds in spent.items():
-            self.progress.seconds[phase] += seconds
         return {
             **metrics,
             **self.curriculum.figures(),
@@ -198,37 +175,9 @@ class Trainer:
         rounds, count_ = self.config.refill_rounds, self.config.prompts_per_step
         return self.curriculum.replacement(step, rounds, round_, count_, place)
 
-    def _held_out_figures(self, done: int) -> dict[str, float]:
-        started = time.monotonic()
-        found = {"eval/accuracy": self._accuracy()}
-        self.best.watch(done, found["eval/accuracy"])
-        probed = time.monotonic()
-        found |= self.probes.figures(self.policy)
-        ended = time.monotonic()
-        self.progress.seconds["eval"] += probed - started
-        self.progress.seconds["probe"] += ended - probed
-        return found | {"time/eval": probed - started, "time/probe": ended - probed}
-
     def _accuracy(self) -> float:
         config, tool = self.config, self.sampler.tool
         return accuracy(self.engine, self.tokenizer, self.held_out, config.max_new_tokens, self.world, tool)
-
-
-class _Progress:
-    """What the summary needs of the steps before a restart."""
-
-    def __init__(self) -> None:
-        self.first: dict[str, float] = {}
-        self.last: dict[str, float] = {}
-        self.tokens = 0.0
-        self.seconds = dict.fromkeys((*PHASES, "all"), 0.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"first": self.first, "last": self.last, "tokens": self.tokens, "seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        self.first, self.last = dict(state_dict["first"]), dict(state_dict["last"])
-        self.tokens, self.seconds = state_dict["tokens"], dict(state_dict["seconds"])
 
 
 def _unless_stopped(sample: Callable[[], T], asked: Stopping | None) -> T:

@@ -12,18 +12,18 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.objective import LossInputs, LossOutputs, kl_k1, kl_k3, objective
 from aquarat_core.rl.scoring import Sample, SampleBatch, collate, completion_logp
 from aquarat_core.runtime.distributed import World
-from aquarat_core.runtime.stopped import Stop, never
-from aquarat_core.training.update import Updater
+from aquarat_core.runtime.preemption import Stop, never
+from aquarat_core.training.optimizer import ShardedOptimizer
 
 
-class Learner:
-    """Owns the optimizers of a policy and its frozen reference."""
+class PolicyOptimizer:
+    """Updates a policy, kept near its frozen reference if the objective says so."""
 
     def __init__(self, policy: Transformer, reference: Transformer, config: RLConfig, world: World) -> None:
         self.policy, self.reference, self.config, self.world = policy, reference, config, world
-        self.updater = Updater(policy, config.optim, config.steps * config.objective.updates_per_batch, world)
+        self.sharded = ShardedOptimizer(policy, config.optim, config.steps * config.objective.updates_per_batch, world)
 
-    def learn(self, step: int, samples: Sequence[Sample], n_tokens: float, stop: Stop = never) -> dict[str, float]:
+    def update(self, step: int, samples: Sequence[Sample], n_tokens: float, stop: Stop = never) -> dict[str, float]:
         """Update the policy on this rank's `samples`; `n_tokens` and the figures are of all ranks.
 
         Raises `Abandoned` on all ranks, before the first update, once `stop` is true on any; later updates are made.
@@ -37,10 +37,10 @@ class Learner:
         needs_reference = self.config.objective.kl != "none"
         reference = [self._logp(self.reference, b) if needs_reference else None for b in batches]
         figures: dict[str, float] = {}
-        for update in range(self.config.objective.updates_per_batch):
+        for nth in range(self.config.objective.updates_per_batch):
             sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self.world.device)
             # Once the first update is made, there is no way back to before the step.
-            may_stop = stop if update == 0 else never
+            may_stop = stop if nth == 0 else never
             for n, (batch, old_logp, reference_logp) in enumerate(zip(batches, old, reference, strict=True)):
                 if may_stop():
                     break
@@ -50,16 +50,16 @@ class Learner:
                 # Without a KL term the reference costs a forward pass of its own, so KL is measured on one micro-batch
                 # of each step: on each in turn, since they are sorted by length.
                 measured = reference_logp
-                if measured is None and update == 0 and n == step % len(batches):
+                if measured is None and nth == 0 and n == step % len(batches):
                     measured = self._logp(self.reference, batch)
                 sums += _measure(batch, logp.detach(), entropy, measured, out)
             found = dict(zip(_SUMS, self.world.sum(sums).tolist(), strict=True))
-            index = step * self.config.objective.updates_per_batch + update
-            applied = {name.replace("train/", "rl/"): x for name, x in self.updater.apply(index, may_stop).items()}
+            index = step * self.config.objective.updates_per_batch + nth
+            applied = {name.replace("train/", "rl/"): x for name, x in self.sharded.step(index, may_stop).items()}
             # 1 where no update of the step had a gradient.
             silent = float(applied["rl/grad_norm"] == 0 and figures.get("rl/silent", 1.0))
             figures |= applied | _clip_figures(found) | {"rl/silent": silent}
-            if update == 0:
+            if nth == 0:
                 figures |= _sampling_figures(found)
         return figures
 

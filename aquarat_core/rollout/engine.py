@@ -20,7 +20,7 @@ from aquarat_core.rollout.replay import CudaGraphs, Recorder, Replays
 from aquarat_core.rollout.rows import Rows
 from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.tools import Tool
-from aquarat_core.runtime.stopped import Abandoned, Stop, never
+from aquarat_core.runtime.preemption import Abandoned, Stop, never
 
 LOOK_EVERY = 8
 """Tokens between two looks of the host at which rows have ended."""

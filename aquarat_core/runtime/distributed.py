@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from aquarat_core.runtime.memory import keep_freed_memory
 from aquarat_core.settings import cache_dir
 from aquarat_core.torchrun import RANKS, ranks_store
 
+T = TypeVar("T")
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
 
@@ -42,10 +44,10 @@ class World:
             dist.all_reduce(x)
         return x
 
-    def gather(self, obj: list) -> list:
+    def gather_to_rank0(self, obj: list[Any]) -> list[Any]:
         """The ranks' lists one after another, on rank 0; an empty list elsewhere.
 
-        Objects travel as JSON text, so they must be JSON values.
+        Objects are sent as JSON text, so they must be JSON values.
         """
         if self.size == 1:
             return obj
@@ -61,7 +63,7 @@ class World:
         texts = [bytes(part[: int(size)].cpu().numpy()).decode() for part, size in zip(parts, sizes, strict=True)]
         return [item for text in texts for item in json.loads(text)]
 
-    def share(self, items: list) -> list:
+    def shard(self, items: list[T]) -> list[T]:
         """This rank's part of `items`: every size-th one, starting at its rank."""
         return items[self.rank :: self.size]
 

@@ -1,5 +1,4 @@
-"""What the hardware could do at most, for model FLOPs utilisation; sums in the same order each time; and Python's
-collector kept out of the way."""
+"""The hardware's peak, for model FLOPs utilization; sums in the same order each time; garbage collection paused."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
         return
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
-    # It would fill whatever memory is taken, lest results depend on what lay there: ours is always written first.
+    # Skip filling uninitialized memory: it is always written before it is read.
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
@@ -46,8 +45,8 @@ def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without Python's cyclic collector, which walks every object: half a second in a large process."""
+def gc_disabled() -> Iterator[None]:
+    """Without Python's cyclic garbage collector, which walks every object: half a second in a large process."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.freeze()

@@ -56,7 +56,7 @@ class StageContext:
     wandb: dict[str, str | None] | None = None
     """Where the W&B run is, when the stage opened one."""
     work: Any = None
-    """Where a training stage keeps its unfinished state, a `training.checkpointing.WorkArea`; None keeps none."""
+    """Where a training stage keeps its unfinished state, a `checkpointing.CheckpointStore`; None keeps none."""
     send: Callable[[dict[str, Any]], None] | None = None
     _last_sent: float = field(default=0.0)
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from aquarat_core.checkpointing import continued_run
 from aquarat_core.config import BaseConfig
 from aquarat_core.data.tokens import open_rows
 from aquarat_core.model.accounting import parameters
 from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.optim.scaling import horizon_of
-from aquarat_core.runtime.distributed import distributed_world
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from aquarat_core.tracking.metrics import metric_log
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import Samples, text_prompts
+from aquarat_core.training.session import training_session
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -26,14 +24,14 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     config = with_horizon(ctx.config, tokenizer.vocab_size)
     tokens, T = ctx.inputs["pretrain_tokens"].directory(), config.model.sequence_len
     rows, held_out = (open_rows(tokens, split, T, tokenizer.vocab_size) for split in ("train", "validation"))
-    continued = continued_run(ctx.work, config.checkpoint.resume)
-    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
+    with training_session(ctx, config) as session:
+        world = session.world
         model = Transformer(config.model, tokenizer.vocab_size, world.compute_dtype)
         model.initialise(torch.Generator().manual_seed(config.seed))
         model.to(world.device)
         prompts = text_prompts(config.samples.prompts, tokenizer)
-        samples = Samples(config.samples, model, tokenizer, prompts, "<|bos|>", log, ctx)
-        summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log, (samples,))
+        samples = Samples(config.samples, model, tokenizer, prompts, "<|bos|>", session.log, ctx)
+        summary = train(session, model, rows, held_out, tokenizer.token_bytes(), (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, tokenizer_file)
     return {

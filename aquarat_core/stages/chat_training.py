@@ -10,20 +10,18 @@ from collections.abc import Iterable
 import numpy as np
 
 from aquarat_core.artifacts import Artifact
-from aquarat_core.checkpointing import continued_run
 from aquarat_core.config import ChatTrainConfig
 from aquarat_core.data.mixture import Conversation, mix, read_conversations
 from aquarat_core.data.packing import PackedConversations, pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
-from aquarat_core.runtime.distributed import distributed_world
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import conversation, read_questions
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from aquarat_core.tracking.metrics import metric_log
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import Samples, chat_prompts
+from aquarat_core.training.session import training_session
 
 
 def run_mid(ctx: StageContext) -> dict[str, Scalar]:
@@ -39,8 +37,8 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
     aqua, chats = ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
-    continued = continued_run(ctx.work, config.checkpoint.resume)
-    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
+    with training_session(ctx, config) as session:
+        world = session.world
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
         T = model.config.sequence_len
         names = [e.name for e in config.mixture if e.name != "aqua"]
@@ -55,8 +53,8 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
         rows = PackedRows(packed.ids, packed.mask.astype(bool))
         held_out = PackedRows(validation.ids, validation.mask.astype(bool))
         prompts = chat_prompts(config.samples.prompts, questions, tokenizer)
-        samples = Samples(config.samples, model, tokenizer, prompts, "<|assistant_end|>", log, ctx)
-        summary = train(model, rows, held_out, tokenizer.token_bytes(), config, world, ctx, log, (samples,))
+        samples = Samples(config.samples, model, tokenizer, prompts, "<|assistant_end|>", session.log, ctx)
+        summary = train(session, model, rows, held_out, tokenizer.token_bytes(), (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, parent.path(TOKENIZER_FILE))
     return {

@@ -54,7 +54,7 @@ _HUB = ("data/__init__.py", "errors.py", "data/hub.py", "data/hub_cache.py", "da
         "data/foreign_reader.py")  # fmt: skip
 _RUNNER = ("config", "errors.py", "plain_text.py", "data/parquet.py",
            "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
-           "runtime/stopped.py")  # fmt: skip
+           "runtime/preemption.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")
 _ROWS = ("data/packing.py", "data/rows.py", "data/tokens.py")
 # The rollouts are for the samples of text that every training stage takes.

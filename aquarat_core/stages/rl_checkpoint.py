@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from aquarat_core.checkpointing import continued_run
 from aquarat_core.config import RLConfig
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.rl.startup import check_reward
 from aquarat_core.rl.trainer import Trainer
-from aquarat_core.runtime.distributed import distributed_world
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import permute, read_questions
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
-from aquarat_core.tracking.metrics import metric_log
+from aquarat_core.training.session import training_session
 
 REWARD_CHECKED_ON = 1000
 """Training questions that the reward is tried on before the first step."""
@@ -25,8 +23,8 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     sft, aqua = ctx.inputs["sft_checkpoint"], ctx.inputs["aqua_dataset"]
     questions = read_questions(aqua.path("train.parquet"))[: config.limit]
     held_out = [permute(q, config.seed) for q in read_questions(aqua.path("validation.parquet"))]
-    continued = continued_run(ctx.work, config.checkpoint.resume)
-    with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
+    with training_session(ctx, config) as session:
+        world = session.world
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)
         there = len(questions)
         questions, asked = (
@@ -52,7 +50,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
             )
         check_reward(questions[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
         trainer = Trainer(policy, tokenizer, config, world, questions, asked[: config.eval_questions])
-        summary = trainer.run(ctx, log)
+        summary = trainer.run(session)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, policy, sft.path(TOKENIZER_FILE))
     return {**summary, "questions": len(questions), **left_out, "ranks": world.size}

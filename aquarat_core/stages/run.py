@@ -23,8 +23,8 @@ from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.config import validate
 from aquarat_core.errors import StageError, UserError
+from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.runtime.scratch import scratch_folder
-from aquarat_core.runtime.stopped import Stopped
 from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 
@@ -33,6 +33,8 @@ class Superseded(RuntimeError):
     """Another attempt at the step was started, because this one seemed lost."""
 
 
+STOPPED_ERROR = "Stopped"
+"""What `result.json` calls the error of a stage that was stopped; the control host looks for it."""
 STOPPED = 75
 """EX_TEMPFAIL of sysexits.h."""
 
@@ -50,9 +52,10 @@ def main(spec_uri: str) -> int:
         # torchrun ends all ranks when the first one fails, often before rank 0 gets here: any rank may leave the
         # reason. The first one stands, and only a user's error replaces it: others follow from it.
         leave = job.write_json if user else job.create_json
-        failed: Failed = {"ok": False, "error": {"type": type(e).__name__, "message": str(e), "user": user}}
+        stopped = isinstance(e, Preempted)
+        kind = STOPPED_ERROR if stopped else type(e).__name__
+        failed: Failed = {"ok": False, "error": {"type": kind, "message": str(e), "user": user}}
         leave("result.json", failed)
-        stopped = isinstance(e, Stopped)
         text = f"rank {rank}: {e}" if user or stopped else traceback.format_exc()
         print(text, file=sys.stderr, flush=True)
         return 2 if user else STOPPED if stopped else 1
@@ -131,10 +134,10 @@ def _work_area(job: JobDir, spec: StageSpec) -> Any:
     if stage.kind != "checkpoint":
         return None
     # Imports torch, which the other stages do without.
-    from aquarat_core.checkpointing import work_area
+    from aquarat_core.checkpointing import checkpoint_store
 
     inputs = {name: parent.data_version for name, parent in spec.inputs.items()}
-    area = work_area(job.backend, spec.stage, spec.config, inputs, code_version(stage, None))
+    area = checkpoint_store(job.backend, spec.stage, spec.config, inputs, code_version(stage, None))
     return replace(area, fence=lambda: refuse_if_superseded(job))
 
 

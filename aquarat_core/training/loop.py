@@ -1,89 +1,67 @@
-"""The one training loop of base, mid and SFT."""
+"""Training on packed rows: pretraining, mid-training and SFT."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
 
-from aquarat_core.checkpointing import Checkpointer
 from aquarat_core.config import TrainConfig
-from aquarat_core.data.rows import RowOrder, Rows
+from aquarat_core.data.rows import EpochShuffle, Rows
 from aquarat_core.model.accounting import flops_per_token
 from aquarat_core.model.bits_per_byte import score_rows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
-from aquarat_core.runtime.hardware import collector_paused, deterministic, peak_flops
-from aquarat_core.tracking.context import RunContext
-from aquarat_core.tracking.metrics import MetricLog
-from aquarat_core.training.callbacks import Callback, Record, Step, Throughput, Validation
+from aquarat_core.runtime.hardware import deterministic, gc_disabled, peak_flops
+from aquarat_core.training.callbacks import Callback, LatestLoss, Throughput, Validation
 from aquarat_core.training.loss import accumulate_loss, loss_function
+from aquarat_core.training.optimizer import ShardedOptimizer
 from aquarat_core.training.preflight import check_run, out_of_memory_explained
-from aquarat_core.training.update import Updater
+from aquarat_core.training.session import TrainingSession
+
+HEADLINES = ("train/loss", "val/bpb", "train/tokens_per_second")
+"""Metrics that are reported while a run goes on."""
 
 
 def train(
+    session: TrainingSession[TrainConfig],
     model: Transformer,
     rows: Rows,
     validation: Rows,
     token_bytes: np.ndarray,
-    config: TrainConfig,
-    world: World,
-    ctx: RunContext,
-    log: MetricLog,
-    beside: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
     """Train `model` in place until `config.steps` steps are done, from where an earlier start was; the run's summary.
 
-    Every rank sees its share of each step's rows. The loss is the mean over all target tokens of the step, whatever
-    the micro-batches and ranks. The callbacks `beside` see a step after validation, before its metrics are written.
+    Every rank sees its share of each step's rows. The loss is the mean over all target tokens of the step, however it
+    is cut into micro-batches and ranks. `callbacks` see a step after validation, before its metrics are recorded.
     """
+    config, world = session.config, session.world
     check_run(model, config, world)
-    T = model.config.sequence_len
-    rows_per_step = config.batch_tokens // T
-    order = RowOrder(len(rows), config.seed)
+    rows_per_step = config.batch_tokens // model.config.sequence_len
+    order = EpochShuffle(len(rows), config.seed)
     per_pass = min(config.micro_batch_rows, rows_per_step // world.size)
     repeatable = partial(deterministic, config.launch.deterministic, world.device)
     with repeatable(), out_of_memory_explained(config):
-        loss_sum = loss_function(model, config.launch, world, per_pass, ctx.log)
-    updater = Updater(model, config.optim, config.steps, world)
-    peak = peak_flops(world.device)
-    flops = flops_per_token(model.config, model.vocab_size)
-    throughput = Throughput(config.batch_tokens, flops, peak and peak * world.size)
-    limit = max(1, config.eval_tokens // T)
-    held_out = Validation(
-        config.eval_every,
-        lambda: score_rows(model, validation, limit, config.micro_batch_rows, token_bytes, world),
-    )
-    callbacks = (throughput, held_out, *beside, Record(log, ctx))
-    latest = _Latest()
-    parts = {"model": model, "latest": latest, **{type(c).__name__.lower(): c for c in callbacks}}
-    shards = {"updater": updater}
-    wandb_id = (ctx.wandb or {}).get("run_id")
+        loss_sum = loss_function(model, config.launch, world, per_pass, session.ctx.log)
+    optimizer = ShardedOptimizer(model, config.optim, config.steps, world)
+    latest, throughput = LatestLoss(), _throughput(model, config, world)
+    held_out = _validation(model, validation, token_bytes, config, world)
+    state, watching = {"model": model}, (latest, throughput, held_out, *callbacks)
     with (
-        collector_paused(),
+        gc_disabled(),
         out_of_memory_explained(config),
-        Checkpointer(ctx.work, config.checkpoint, world, parts, shards, ctx.log, wandb_id) as checkpointer,
+        session.loop(state, {"updater": optimizer}, watching, HEADLINES) as loop,
     ):
-        stop = checkpointer.stop
-        for index in range(checkpointer.restore(), config.steps):
-            throughput.begin()
-            mine = np.array(world.share(list(order.rows(index, rows_per_step))))
+        for step in loop:
+            mine = np.array(world.shard(list(order.rows(step.index, rows_per_step))))
             inputs, targets = rows.tensors(mine, world.device)
-            waited = throughput.elapsed
-            with checkpointer.step(index):
-                with repeatable():
-                    loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world, stop)
-                updated = updater.apply(index, stop)
-            latest.loss = float(loss)
-            metrics = {"train/loss": latest.loss, **updated, "time/data": waited}
-            step = Step(index + 1, config.steps, metrics)
-            for callback in callbacks:
-                callback.after_step(step)
-            checkpointer.after_step(index + 1)
+            waited = step.elapsed
+            with repeatable():
+                loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world, loop.stop)
+            updated = optimizer.step(step.index, loop.stop)
+            step.metrics |= {"train/loss": float(loss), **updated, "time/data": waited}
     tokens = config.steps * config.batch_tokens
     return {
         "train_loss": latest.loss,
@@ -92,20 +70,23 @@ def train(
         "tokens": tokens,
         "epochs": config.steps * rows_per_step / len(rows),
         "tokens_per_second": tokens / throughput.seconds,
-        "model_flops_per_second": flops * tokens / throughput.seconds,
-        "skipped_steps": updater.skipped,
-        "silent_steps": updater.silent,
-        "checkpoint_seconds": checkpointer.blocked_seconds,
+        "model_flops_per_second": throughput.flops_per_token * tokens / throughput.seconds,
+        "skipped_steps": optimizer.skipped,
+        "silent_steps": optimizer.silent,
+        "checkpoint_seconds": loop.checkpoint_seconds,
     }
 
 
-class _Latest:
-    """The loss of the latest step, for a run that resumes with nothing left to do."""
+def _throughput(model: Transformer, config: TrainConfig, world: World) -> Throughput:
+    peak = peak_flops(world.device)
+    flops = flops_per_token(model.config, model.vocab_size)
+    return Throughput(config.batch_tokens, flops, peak and peak * world.size)
 
-    loss = float("nan")
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"loss": torch.tensor(self.loss, dtype=torch.float64)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        self.loss = float(state_dict["loss"])
+def _validation(
+    model: Transformer, rows: Rows, token_bytes: np.ndarray, config: TrainConfig, world: World
+) -> Validation:
+    limit = max(1, config.eval_tokens // model.config.sequence_len)
+    return Validation(
+        config.eval_every, lambda: score_rows(model, rows, limit, config.micro_batch_rows, token_bytes, world)
+    )

@@ -1,8 +1,8 @@
 """The loss as training computes it: by which attention, in which products, compiled or not.
 
-What is fastest on paper may not work with the GPU, driver and packages that are there. So where the choice is left to
-us and there is more than one, each is tried on made-up rows before the first step, forward and backward, and must give
-the loss that plain operations give; the first that does is taken, and one line of the log says what failed and why.
+What is fastest on paper may not work with the installed GPU, driver and packages. So where the config leaves the choice
+open, each candidate is tried on random rows before the first step, forward and backward, and must give the loss and the
+gradients of the eager reference; the first that does is taken, and one line of the log says what failed and why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
 from aquarat_core.model import attention, float8
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
-from aquarat_core.runtime.stopped import Stop, never
+from aquarat_core.runtime.preemption import Stop, never
 
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """Inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
@@ -26,14 +26,14 @@ BACKEND = "inductor"
 REASON = 300
 """Characters of a failure that are logged."""
 TOLERANCE, GRADIENT_TOLERANCE = 0.02, 0.25
-"""Largest relative differences of a loss and of a gradient from those of plain operations: well above what bfloat16 and
-8-bit products round. A wrong scale moves the loss; a wrong mask turns the gradient around."""
+"""Largest relative differences of a loss and of a gradient from the reference: well above the rounding of bfloat16 and
+8-bit products. A wrong scale moves the loss; a wrong mask flips the gradient's direction."""
 TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to compute the loss."""
+class KernelChoice:
+    """A kernel of attention, and whether the loss is compiled."""
 
     attention: attention.Backend
     compiled: bool
@@ -42,8 +42,8 @@ class Way:
         return f"attention by {self.attention}, {'compiled' if self.compiled else 'not compiled'}"
 
 
-def ways(model: ModelConfig, launch: LaunchConfig, world: World) -> list[Way]:
-    """The ways that `launch` allows on this device, the fastest first.
+def candidates(model: ModelConfig, launch: LaunchConfig, world: World) -> list[KernelChoice]:
+    """What `launch` allows on this device, the fastest first.
 
     Raises `ConfigError` for what is asked for by name and cannot be had.
     """
@@ -56,9 +56,9 @@ def ways(model: ModelConfig, launch: LaunchConfig, world: World) -> list[Way]:
             "multiple of that"
         )
     compiled = launch.compiles_on(world.device.type)
-    found = [Way(backend, compiled) for backend in _backends(model, launch, world, compiled)]
+    found = [KernelChoice(backend, compiled) for backend in _backends(model, launch, world, compiled)]
     if compiled and launch.compile == "auto":
-        found += [Way(backend, False) for backend in _backends(model, launch, world, False)]
+        found += [KernelChoice(backend, False) for backend in _backends(model, launch, world, False)]
     if not found:
         raise ConfigError("launch.attention 'flex' is for compiled code, and launch.compile is 'never': change one")
     return found
@@ -82,27 +82,30 @@ def _backends(model: ModelConfig, launch: LaunchConfig, world: World, compiled: 
 def loss_function(
     model: Transformer, launch: LaunchConfig, world: World, rows: int, log: Callable[[str], None]
 ) -> LossSum:
-    """The model's loss by the fastest way that works, for micro-batches of `rows` rows; the model is set to it."""
-    possible = ways(model.config, launch, world)
+    """The model's loss by the fastest candidate that works, for micro-batches of `rows` rows; the model is set to it.
+
+    Raises what the last candidate failed with, where none works.
+    """
+    possible = candidates(model.config, launch, world)
     if len(possible) == 1:
         return _set(model, possible[0], launch)
-    plain = _plain_pass(model, world)
-    for way, following in zip(possible, [*possible[1:], None], strict=True):
-        loss_sum = _set(model, way, launch)
-        failure = _failure(loss_sum, model, rows, plain, world)
+    reference = _reference_pass(model, world)
+    for choice, following in zip(possible, [*possible[1:], None], strict=True):
+        loss_sum = _set(model, choice, launch)
+        failure = _failure(loss_sum, model, rows, reference, world)
         if failure is None:
             break
         if following is None:
             raise failure
         reason = " ".join(str(failure).split())[:REASON]
-        log(f"{way}: failed when it was tried ({type(failure).__name__}: {reason}); next: {following}")
+        log(f"{choice}: failed when it was tried ({type(failure).__name__}: {reason}); next: {following}")
         torch.compiler.reset()
     return loss_sum
 
 
-def _set(model: Transformer, way: Way, launch: LaunchConfig) -> LossSum:
-    model.use(way.attention, launch.float8, launch.deterministic)
-    return _compiled(model) if way.compiled else model.loss_sum
+def _set(model: Transformer, choice: KernelChoice, launch: LaunchConfig) -> LossSum:
+    model.use(choice.attention, launch.float8, launch.deterministic)
+    return _compiled(model) if choice.compiled else model.loss_sum
 
 
 def _compiled(model: Transformer) -> LossSum:
@@ -123,8 +126,8 @@ def _packed(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
-    """A row [1, T + 1] of made-up tokens, its mean loss, and what each block's attention is to change by."""
+class _Reference:
+    """A row [1, T + 1] of random tokens, its mean loss, and the gradient of each block's attention."""
 
     ids: Tensor
     loss: float
@@ -132,12 +135,12 @@ class _Pass:
     """Of the matrices after attention, in one row: other keys than the right ones give another one."""
 
 
-def _plain_pass(model: Transformer, world: World) -> _Pass:
-    """By operations that run everywhere; with one row, since they may need more memory than what is tried."""
+def _reference_pass(model: Transformer, world: World) -> _Reference:
+    """By eager operations, which run everywhere; with one row, since they may need more memory than the candidates."""
     model.use("sdpa")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (1, model.config.sequence_len + 1), generator=generator).to(world.device)
-    return _Pass(ids, *_loss_and_gradient(model.loss_sum, model, ids))
+    return _Reference(ids, *_loss_and_gradient(model.loss_sum, model, ids))
 
 
 def _loss_and_gradient(loss_sum: LossSum, model: Transformer, ids: Tensor) -> tuple[float, Tensor]:
@@ -149,21 +152,21 @@ def _loss_and_gradient(loss_sum: LossSum, model: Transformer, ids: Tensor) -> tu
     return float(loss.detach()), gradient
 
 
-def _failure(loss_sum: LossSum, model: Transformer, rows: int, plain: _Pass, world: World) -> Exception | None:
-    """What goes wrong on any rank with training and validation on `rows` copies of a row; None where all is well.
+def _failure(loss_sum: LossSum, model: Transformer, rows: int, reference: _Reference, world: World) -> Exception | None:
+    """What goes wrong on any rank with training and validation on `rows` copies of a row; None if nothing does.
 
-    Memory that runs out is raised: another way would not need less.
+    Raises `torch.OutOfMemoryError`: another candidate would not need less.
     """
-    ids = plain.ids.repeat(rows, 1)
+    ids = reference.ids.repeat(rows, 1)
     failure: Exception | None = None
     try:
         loss, gradient = _loss_and_gradient(loss_sum, model, ids)
         with torch.no_grad():
             held_out = float(model.token_losses(ids[:, :-1], ids[:, 1:]).mean())
         for found in (loss, held_out):
-            if not abs(found - plain.loss) <= TOLERANCE * plain.loss:
-                failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {plain.loss:.4f}")
-        off = float((gradient - plain.gradient).norm() / plain.gradient.norm().clamp(min=TINY))
+            if not abs(found - reference.loss) <= TOLERANCE * reference.loss:
+                failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {reference.loss:.4f}")
+        off = float((gradient - reference.gradient).norm() / reference.gradient.norm().clamp(min=TINY))
         if failure is None and not off <= GRADIENT_TOLERANCE:
             failure = ValueError(f"gradients that are off those of plain operations by {off:.0%}")
     except torch.OutOfMemoryError:
@@ -188,7 +191,8 @@ def accumulate_loss(
     """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss [] over all ranks in nats.
 
     It stays on the device: reading it would have the host wait before it has asked for the update. Once `stop` is
-    true, the remaining micro-batches are left out: `Updater.apply`, told the same, gives the step up on all ranks.
+    true, the remaining micro-batches are left out: `ShardedOptimizer.step`, given the same `stop`, gives the step up on
+    all ranks.
     """
     n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
     total = torch.zeros((), device=world.device)

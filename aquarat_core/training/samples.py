@@ -21,7 +21,7 @@ from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.tracking.context import RunContext
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SampleTable
-from aquarat_core.training.callbacks import Callback, Step
+from aquarat_core.training.callbacks import Callback, TrainingStep
 
 COLUMNS = ("step", "prompt", "text", "tokens", "ended")
 QUESTIONS = 2
@@ -54,6 +54,7 @@ class Samples(Callback):
     Prompts that leave no room for an answer are left out.
     """
 
+    name = "samples"
     config: SamplesConfig
     model: Transformer
     tokenizer: Tokenizer
@@ -67,8 +68,8 @@ class Samples(Callback):
     def __post_init__(self) -> None:
         self.table = SampleTable(self.ctx, self.log, "samples", COLUMNS)
 
-    def after_step(self, step: Step) -> None:
-        if self.ctx.rank or self.config.every is None or not (step.last or step.done % self.config.every == 0):
+    def after_step(self, step: TrainingStep) -> None:
+        if self.ctx.rank or not step.due(self.config.every):
             return
         started = time.monotonic()
         if rows := self._rows(step.done):

@@ -28,22 +28,22 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from aquarat_core.artifacts import weights
 from aquarat_core.artifacts.local import LocalBackend
-from aquarat_core.rl import trainer
+from aquarat_core.rl import callbacks
 from aquarat_core.rl import update as rl_update
 from aquarat_core.rl.rollouts import Sampler
 from aquarat_core.rollout.batch import Batch
 from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, run
 from aquarat_core.torchrun import BACKEND, one_host
 from aquarat_core.tracking import metrics
-from aquarat_core.training import update
+from aquarat_core.training import optimizer
 
 assert base_checkpoint and chat_training and rl_checkpoint
 
 RANK_0_ALONE = ("commit", "delete")
 """Kinds of points that come to pass on rank 0 only."""
 weights.SHARD_BYTES = 1 << 18
-PHASES = ((Sampler, "groups", "rollout"), (rl_update.Learner, "learn", "update"), (update.Updater, "apply", "update"),
-          (trainer.Trainer, "_held_out_figures", "eval"))  # fmt: skip
+PHASES = ((Sampler, "groups", "rollout"), (rl_update.PolicyOptimizer, "update", "update"),
+          (optimizer.ShardedOptimizer, "step", "update"), (callbacks.Measurement, "take", "eval"))  # fmt: skip
 inside: list[str] = []
 """The phases that the main thread is in, the innermost last."""
 
@@ -99,7 +99,7 @@ def arm(kind: str, n: int, journal: str) -> None:
     if kind == "step":
         watch(metrics.MetricLog, "row", after=count)
     elif kind == "update":
-        watch(update.Updater, "apply", before=count)
+        watch(optimizer.ShardedOptimizer, "step", before=count)
     elif kind in ("rollout", "eval"):
         watch(Batch, "step", before=lambda *_: count() if inside and inside[-1] == kind else None)
     elif kind == "file":

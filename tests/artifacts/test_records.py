@@ -18,7 +18,7 @@ from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.bounded import MAX_DEPTH, parse
 from aquarat_core.artifacts.manifest import Manifest, canonical
 from aquarat_core.artifacts.records import read_commit, read_job_record, read_pin, read_ref
-from aquarat_core.checkpointing.area import WorkArea
+from aquarat_core.checkpointing.store import CheckpointStore
 from aquarat_core.maintenance.collect import DAY, find_garbage
 from aquarat_core.maintenance.verify import verify
 
@@ -124,10 +124,10 @@ def test_a_job_record_of_another_shape_is_named(name: str, value: Any, uri: str)
 
 @pytest.mark.parametrize("data", [*BROKEN[:9], b'{"step":"1","identity":{},"wandb_id":null,"files":{"a":[1,2]}}'])
 def test_a_broken_checkpoint_record_is_named(data: bytes, uri: str) -> None:
-    area = WorkArea(open_backend(uri), "work/base/key", {})
+    area = CheckpointStore(open_backend(uri), "work/base/key", {})
     area.backend.write("work/base/key/00000001-1/commit.json", data)
     with pytest.raises(RecordError, match=r"00000001-1/commit.json cannot be used: .+ Remove its folder"):
-        area.commits()
+        area.checkpoints()
 
 
 def put(store: ArtifactStore, data: bytes) -> str:

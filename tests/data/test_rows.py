@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aquarat_core.data.rows import PackedRows, RowOrder
+from aquarat_core.data.rows import EpochShuffle, PackedRows
 from tests.toys import CPU
 
 
@@ -25,24 +25,24 @@ def test_the_mask_of_a_token_decides_whether_it_is_a_target() -> None:
 
 @pytest.mark.parametrize("per_step", [1, 4, 7, 25])
 def test_each_row_comes_once_an_epoch_whatever_the_steps(per_step: int) -> None:
-    order = RowOrder(10, seed=3)
+    order = EpochShuffle(10, seed=3)
     steps = -(-30 // per_step)
     seen = np.concatenate([order.rows(step, per_step) for step in range(steps)])
     for epoch in range(3):
         assert sorted(seen[epoch * 10 : epoch * 10 + 10]) == list(range(10))
-    assert seen[:30].tolist() == RowOrder(10, seed=3).rows(0, 30).tolist()
+    assert seen[:30].tolist() == EpochShuffle(10, seed=3).rows(0, 30).tolist()
     assert seen[:10].tolist() != seen[10:20].tolist()
 
 
 def test_the_order_is_a_function_of_seed_and_step() -> None:
-    late = RowOrder(100, seed=3).rows(17, 8)
-    visited = RowOrder(100, seed=3)
+    late = EpochShuffle(100, seed=3).rows(17, 8)
+    visited = EpochShuffle(100, seed=3)
     for step in (0, 30, 5):
         visited.rows(step, 8)
     assert late.tolist() == visited.rows(17, 8).tolist()
-    assert late.tolist() != RowOrder(100, seed=4).rows(17, 8).tolist()
+    assert late.tolist() != EpochShuffle(100, seed=4).rows(17, 8).tolist()
 
 
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="no row to train on"):
-        RowOrder(0, seed=1)
+        EpochShuffle(0, seed=1)

@@ -11,7 +11,7 @@ import torch
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model import float8, fused
 from aquarat_core.runtime.distributed import World
-from aquarat_core.training.loss import ways
+from aquarat_core.training.loss import candidates
 from tests.toys import CPU, random_ids, random_model
 
 E4M3, E5M2 = 2.0**-4, 2.0**-3
@@ -92,16 +92,16 @@ def test_small_matrices_stay_as_they_are() -> None:
 def test_it_is_refused_where_the_hardware_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     model, launch = random_model().config, LaunchConfig(float8=True)
     with pytest.raises(ConfigError, match=r"launch.float8 needs a GPU that multiplies 8-bit floats, and this is cpu"):
-        ways(model, launch, World(0, 1, CPU, torch.float32))
+        candidates(model, launch, World(0, 1, CPU, torch.float32))
     gpu = World(0, 1, torch.device("cuda"), torch.bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(ConfigError, match=r"and this GPU has compute capability 8\.0: set it to false"):
-        ways(model, launch, gpu)
+        candidates(model, launch, gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert ways(model, launch, gpu)
+    assert candidates(model, launch, gpu)
     odd = random_model(sequence_len=40).config
     with pytest.raises(ConfigError, match="sequence_len 40 is no multiple"):
-        ways(odd, launch, gpu)
+        candidates(odd, launch, gpu)
 
 
 def test_on_a_cpu_the_fused_mlp_gives_way() -> None:

@@ -12,7 +12,7 @@ from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.tracking.metrics import MetricLog
 from tests.rl.test_trainer import any_start, flat, made, odd_lengths_paid  # noqa: F401
-from tests.toys import context, random_model
+from tests.toys import context, random_model, session
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_run_leaves_the_policy_that_the_config_asks_for(
 
     monkeypatch.setattr(trainer.Trainer, "_accuracy", accuracy)
     run, log = made(eval_every=2, publish=publish), MetricLog(tmp_path / "metrics.jsonl", None)
-    summary = run.run(context(tmp_path), log)
+    summary = run.run(session(run.config, context(tmp_path), log))
     log.close()
     assert torch.equal(flat(run.policy), seen[index]) and not torch.equal(seen[1], seen[2])
     assert summary["best_step"] == step and summary["held_out_accuracy_best"] == 0.9
@@ -75,6 +75,7 @@ def test_the_run_leaves_the_policy_that_the_config_asks_for(
 @pytest.mark.parametrize("bonus", [0.0, 0.1])
 def test_a_bonus_for_form_is_warned_of(tmp_path: Path, capfd: pytest.CaptureFixture[str], bonus: float) -> None:
     log = MetricLog(tmp_path / "metrics.jsonl", None)
-    made(steps=1, reward={"format_bonus": bonus}).run(context(tmp_path), log)
+    run = made(steps=1, reward={"format_bonus": bonus})
+    run.run(session(run.config, context(tmp_path), log))
     log.close()
     assert ("warning: 0.1 is paid for every well-formed answer" in capfd.readouterr().err) == bool(bonus)

@@ -19,7 +19,7 @@ from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SAMPLES_FILE
-from tests.toys import ONE, context, guesser, reading_questions, reading_tokenizer
+from tests.toys import ONE, context, guesser, reading_questions, reading_tokenizer, session
 
 CONFIG = RLConfig(
     steps=70, prompts_per_step=16, group_size=8, max_new_tokens=8, micro_batch_rows=128, eval_every=35,
@@ -32,7 +32,7 @@ def trained(folder: Path, **changes: Any) -> tuple[Trainer, dict[str, float], li
     config = RLConfig.model_validate(CONFIG.model_dump() | changes)
     trainer = Trainer(copy.deepcopy(guesser()), reading_tokenizer(), config, ONE, reading_questions(320), HELD_OUT)
     log = MetricLog(folder / "metrics.jsonl", None)
-    summary = trainer.run(context(folder), log)
+    summary = trainer.run(session(config, context(folder), log))
     log.close()
     return trainer, summary, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

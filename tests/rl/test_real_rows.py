@@ -25,7 +25,7 @@ from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from tests.rl.test_trainer import FIGURES
-from tests.toys import ONE, context
+from tests.toys import ONE, context, session
 
 ROOM = 320
 SHORT = 400
@@ -48,7 +48,7 @@ def guesser_of(rows: list[Question], tok: Tokenizer) -> Transformer:
     config = TrainConfig(steps=50, batch_tokens=ROOM * 4, micro_batch_rows=4, eval_every=1000, eval_tokens=ROOM)
     model = Transformer(ModelConfig(depth=2, width_per_layer=16, head_size=16, sequence_len=ROOM), tok.vocab_size)
     model.initialise(torch.Generator().manual_seed(0))
-    train(model, packed_rows, packed_rows, tok.token_bytes(), config, ONE, context(Path()), MetricLog(None, None))
+    train(session(config, context(Path())), model, packed_rows, packed_rows, tok.token_bytes())
     return model
 
 
@@ -63,7 +63,7 @@ def test_the_stage_runs_on_real_rows_and_its_rewards_are_not_zero(rows: list[Que
     )  # fmt: skip
     trainer = Trainer(guesser_of(rows, tok), tok, config, ONE, rows[:80], rows[80:])
     log = MetricLog(tmp_path / "metrics.jsonl", None)
-    summary = trainer.run(context(tmp_path), log)
+    summary = trainer.run(session(trainer.config, context(tmp_path), log))
     log.close()
     found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in found] == [0, 1, 2, 3]

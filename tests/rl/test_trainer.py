@@ -18,8 +18,8 @@ from aquarat_core.rl.rollouts import samples
 from aquarat_core.rl.scoring import collate, completion_logp
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import StageContext
-from aquarat_core.tracking.metrics import MetricLog
-from tests.toys import CPU, ONE, questions, random_model, tokenizer
+from aquarat_core.training.callbacks import TrainingStep
+from tests.toys import CPU, ONE, questions, random_model, session, tokenizer
 
 CONFIG = RLConfig(
     steps=4, prompts_per_step=4, group_size=4, max_new_tokens=8, micro_batch_rows=5, temperature=0.8,
@@ -98,14 +98,17 @@ def test_the_figures_of_a_step_are_those_of_its_samples(odd_lengths_paid: None) 
 
 def test_every_figure_there_should_be(odd_lengths_paid: None) -> None:
     run = made(curriculum={"enabled": True})
-    figures = run.step(0)[0] | run._held_out_figures(0)
-    assert set(figures) == FIGURES
+    step = TrainingStep(1, 1, run.step(0)[0])
+    for callback in run.measurements:
+        callback.after_step(step)
+    assert set(step.metrics) == FIGURES
 
 
 def test_dagsters_plots_are_given_every_figure(odd_lengths_paid: None, any_start: None, tmp_path: Path) -> None:
     messages: list[dict[str, Any]] = []
     ctx = StageContext(None, None, {}, tmp_path, tmp_path, send=messages.append)
-    made(steps=3, eval_every=2, curriculum={"enabled": True}).run(ctx, MetricLog(None, None))
+    run = made(steps=3, eval_every=2, curriculum={"enabled": True})
+    run.run(session(run.config, ctx))
     last = messages[-1]
     assert (last["done"], last["total"]) == (3, 3)
     assert list(last["metrics"])[:3] == ["rl/mean_reward", "eval/accuracy", "rl/parse_rate"]
@@ -129,13 +132,13 @@ def test_steps_without_differences_do_not_walk_on_in_the_direction_of_earlier_on
         patch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2)))
         assert run.step(0)[0]["rl/silent"] == 0.0
     monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, 1.0))
-    before, state = flat(run.policy), copy.deepcopy(run.learner.updater.state_dict())
+    before, state = flat(run.policy), copy.deepcopy(run.optimizer.sharded.state_dict())
     assert any(float(m["first"].abs().max()) > 0 for name in state["moments"] for m in state["moments"][name].values())
     for step in (1, 2, 3):
         figures, _ = run.step(step)
         assert (figures["rl/grad_norm"], figures["rl/silent"], figures["rl/silent_steps"]) == (0.0, 1.0, step)
     assert torch.equal(before, flat(run.policy))
-    after = run.learner.updater.state_dict()
+    after = run.optimizer.sharded.state_dict()
     assert (after["applied"], after["silent"]) == (state["applied"], 3)
     for name, pieces in state["moments"].items():
         for start, tensors in pieces.items():
@@ -163,8 +166,8 @@ def test_the_first_of_several_updates_is_the_only_one_there_was(odd_lengths_paid
     constant = {"optim": {"lr_scale": 1.0, "grad_clip": None, "warmdown": 0.0}}
     one, several = made(**constant), made(**constant, objective={"updates_per_batch": 2})
     updates: list[torch.Tensor] = []
-    apply = several.learner.updater.apply
-    several.learner.updater.apply = lambda i, *stop: (apply(i, *stop), updates.append(flat(several.policy)))[0]
+    apply = several.optimizer.sharded.step
+    several.optimizer.sharded.step = lambda i, *stop: (apply(i, *stop), updates.append(flat(several.policy)))[0]
     one.step(0), several.step(0)
     torch.testing.assert_close(updates[0], flat(one.policy), atol=1e-6, rtol=1e-5)
     assert not torch.allclose(updates[1], updates[0], atol=1e-4)

@@ -1,4 +1,4 @@
-"""What happens beside the update, by hand."""
+"""Callbacks, by hand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 from aquarat_core.config import ConfigError
 from aquarat_core.runtime import hardware
-from aquarat_core.runtime.hardware import collector_paused, deterministic, peak_flops
+from aquarat_core.runtime.hardware import deterministic, gc_disabled, peak_flops
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training import callbacks
-from aquarat_core.training.callbacks import Record, Step, Throughput, Validation
+from aquarat_core.training.callbacks import MetricRecorder, Throughput, TrainingStep, Validation
 from tests.toys import CPU, context
 
 
@@ -28,18 +28,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_throughput_share_of_the_peak_and_seconds_left(clock: list[float]) -> None:
     throughput = Throughput(batch_tokens=1_000, flops_per_token=2e6, peak_flops=4e9)
     for done, seconds in ((1, 2.0), (2, 4.0)):
-        throughput.begin()
+        step = TrainingStep(done, 10)
         clock[0] += seconds
-        step = Step(done, 10, {})
         throughput.after_step(step)
         clock[0] += 50  # validation and checkpoints are not in it
     assert step.metrics == {"train/tokens_per_second": 250.0, "train/mfu": 0.125, "time/eta": 24.0}
     again = Throughput(1_000, 2e6, None)
     again.load_state_dict(json.loads(json.dumps(throughput.state_dict())))
     assert again.seconds == 6.0
-    again.begin()
+    step = TrainingStep(3, 10)
     clock[0] += 1
-    step = Step(3, 10, {})
     again.after_step(step)
     assert "train/mfu" not in step.metrics and step.metrics["time/eta"] == pytest.approx(7 / 3 * 7)
 
@@ -49,7 +47,7 @@ def test_validation_comes_when_due_and_at_the_end() -> None:
     validation = Validation(3, lambda: measured.append(1) or {"val/loss": float(len(measured))})
     due = []
     for done in range(1, 8):
-        step = Step(done, 7, {})
+        step = TrainingStep(done, 7)
         validation.after_step(step)
         if "val/loss" in step.metrics:
             due.append(done)
@@ -63,16 +61,16 @@ def test_validation_comes_when_due_and_at_the_end() -> None:
 def test_rows_of_a_resumed_run_follow_those_that_were_saved(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
 
-    def record() -> Record:
-        return Record(MetricLog(path, None), context(tmp_path))
+    def record() -> MetricRecorder:
+        return MetricRecorder(MetricLog(path, None), context(tmp_path), ("train/loss",))
 
     first = record()
-    first.after_step(Step(1, 9, {"train/loss": 3.0}))
+    first.after_step(TrainingStep(1, 9, {"train/loss": 3.0}))
     saved = first.state_dict()
-    first.after_step(Step(2, 9, {"train/loss": 2.0}))
+    first.after_step(TrainingStep(2, 9, {"train/loss": 2.0}))
     again = record()  # a new process, in which the file is new
     again.load_state_dict(saved)
-    again.after_step(Step(2, 9, {"train/loss": 2.5}))
+    again.after_step(TrainingStep(2, 9, {"train/loss": 2.5}))
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 1, "train/loss": 3.0},
         {"step": 2, "train/loss": 2.5},
@@ -96,7 +94,7 @@ def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch, name: str, tera: float |
 
 def test_the_collector_rests_meanwhile() -> None:
     assert gc.isenabled()
-    with collector_paused():
+    with gc_disabled():
         assert not gc.isenabled() and gc.get_freeze_count() > 0
     assert gc.isenabled() and gc.get_freeze_count() == 0
 

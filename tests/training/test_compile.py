@@ -9,7 +9,7 @@ from aquarat_core.config import ConfigError, LaunchConfig, ModelConfig
 from aquarat_core.model import attention, fused
 from aquarat_core.runtime.distributed import World
 from aquarat_core.training import loss
-from aquarat_core.training.loss import Way, accumulate_loss, loss_function, ways
+from aquarat_core.training.loss import KernelChoice, accumulate_loss, candidates, loss_function
 from tests.model.test_transformer import MODERN
 from tests.toys import ONE, random_ids, random_model
 
@@ -53,7 +53,7 @@ def test_the_compiled_loss_and_its_gradients_are_the_fused_ones(options: dict, m
 def test_rows_of_any_layout_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried before the first step, rows of conversations and rows of text are cut in different ways."""
     monkeypatch.setattr(loss, "BACKEND", "aot_eager")
-    monkeypatch.setattr(loss, "ways", lambda *given: [Way("sdpa", True), EAGER])
+    monkeypatch.setattr(loss, "candidates", lambda *given: [KernelChoice("sdpa", True), EAGER])
     for rows in (2, 1):
         torch._dynamo.reset()
         loss_sum = loss_function(random_model(sequence_len=32), LaunchConfig(), ONE, rows, silent)
@@ -63,40 +63,40 @@ def test_rows_of_any_layout_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -
                 accumulate_loss(loss_sum, ids[:, :-1], targets, rows, ONE)
 
 
-# --- which ways there are --------------------------------------------------------------------------------------------
+# --- which candidates there are --------------------------------------------------------------------------------------
 
-EAGER = Way("sdpa", False)
+EAGER = KernelChoice("sdpa", False)
 
 
 @pytest.mark.parametrize(
     ("model", "launch", "capability", "package", "expected"),
     [
-        (WHOLE, {}, (8, 0), True, [Way("flex", True), Way("sdpa", True), EAGER]),
-        (WHOLE, {"deterministic": False}, (8, 0), True, [Way("sdpa", True), EAGER]),
-        (WINDOWS, {}, (8, 0), True, [Way("flex", True), Way("sdpa", True), EAGER]),
-        (WINDOWS, {}, (9, 0), False, [Way("flex", True), Way("sdpa", True), EAGER]),
+        (WHOLE, {}, (8, 0), True, [KernelChoice("flex", True), KernelChoice("sdpa", True), EAGER]),
+        (WHOLE, {"deterministic": False}, (8, 0), True, [KernelChoice("sdpa", True), EAGER]),
+        (WINDOWS, {}, (8, 0), True, [KernelChoice("flex", True), KernelChoice("sdpa", True), EAGER]),
+        (WINDOWS, {}, (9, 0), False, [KernelChoice("flex", True), KernelChoice("sdpa", True), EAGER]),
         (WINDOWS, {}, (9, 0), True,
-         [Way("fa3", True), Way("flex", True), Way("sdpa", True), Way("fa3", False), EAGER]),
-        (WINDOWS, {"compile": "never"}, (9, 0), True, [Way("fa3", False), EAGER]),
-        (WINDOWS, {"compile": "always", "attention": "sdpa"}, (9, 0), True, [Way("sdpa", True)]),
-        (WINDOWS, {"attention": "flex"}, (9, 0), True, [Way("flex", True)]),
-        (WINDOWS, {"compile": "never", "attention": "fa3"}, (9, 0), True, [Way("fa3", False)]),
+         [*(KernelChoice(x, True) for x in ("fa3", "flex", "sdpa")), KernelChoice("fa3", False), EAGER]),
+        (WINDOWS, {"compile": "never"}, (9, 0), True, [KernelChoice("fa3", False), EAGER]),
+        (WINDOWS, {"compile": "always", "attention": "sdpa"}, (9, 0), True, [KernelChoice("sdpa", True)]),
+        (WINDOWS, {"attention": "flex"}, (9, 0), True, [KernelChoice("flex", True)]),
+        (WINDOWS, {"compile": "never", "attention": "fa3"}, (9, 0), True, [KernelChoice("fa3", False)]),
     ],
 )  # fmt: skip
 def test_the_fastest_way_comes_first(model, launch, capability, package, expected, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(attention, "find_flash_attention_3", lambda: print if package else None)
-    assert ways(model, LaunchConfig(**launch), GPU) == expected
+    assert candidates(model, LaunchConfig(**launch), GPU) == expected
 
 
 def test_what_is_asked_for_by_name_and_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(ConfigError, match=r"launch\.attention is 'fa3', but it is made for Hopper .* set it to 'auto'"):
-        ways(WHOLE, LaunchConfig(attention="fa3"), GPU)
+        candidates(WHOLE, LaunchConfig(attention="fa3"), GPU)
     with pytest.raises(ConfigError, match=r"launch\.attention is 'flex', but it needs a GPU, and this is cpu"):
-        ways(WINDOWS, LaunchConfig(attention="flex"), ONE)
+        candidates(WINDOWS, LaunchConfig(attention="flex"), ONE)
     with pytest.raises(ConfigError, match=r"'flex' is for compiled code, and launch\.compile is 'never': change one"):
-        ways(WINDOWS, LaunchConfig(attention="flex", compile="never"), GPU)
+        candidates(WINDOWS, LaunchConfig(attention="flex", compile="never"), GPU)
 
 
 # --- and what happens to those that do not work -----------------------------------------------------------------------
@@ -116,7 +116,7 @@ def wrong(graph: torch.fx.GraphModule, inputs: list):
 def test_a_way_that_fails_when_tried_gives_way(backend, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     monkeypatch.setattr(loss, "BACKEND", backend)
-    monkeypatch.setattr(loss, "ways", lambda *given: [Way("sdpa", True), EAGER])
+    monkeypatch.setattr(loss, "candidates", lambda *given: [KernelChoice("sdpa", True), EAGER])
     model, lines = random_model(), []
     assert loss_function(model, LaunchConfig(), ONE, 2, lines.append) == model.loss_sum
     (line,) = lines
@@ -130,7 +130,7 @@ def test_a_kernel_that_looks_too_far_back_is_found(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loss, "TOLERANCE", float("inf"))
     monkeypatch.setattr(attention, "_flash_attn_func", lambda q, k, v, causal, window_size: v)
     monkeypatch.setattr(fused, "enabled", False)
-    monkeypatch.setattr(loss, "ways", lambda *given: [Way("fa3", False), EAGER])
+    monkeypatch.setattr(loss, "candidates", lambda *given: [KernelChoice("fa3", False), EAGER])
     model, lines = random_model(dtype=torch.bfloat16), []
     assert loss_function(model, LaunchConfig(), ONE, 2, lines.append) == model.loss_sum
     (line,) = lines
@@ -142,7 +142,7 @@ def test_a_kernel_that_looks_too_far_back_is_found(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_last_way_s_failure_is_the_run_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "ways", lambda *given: [EAGER, EAGER])
+    monkeypatch.setattr(loss, "candidates", lambda *given: [EAGER, EAGER])
     model = random_model()
     model.loss_sum = lambda ids, targets: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
@@ -153,7 +153,7 @@ def test_memory_that_runs_out_is_no_reason_to_try_another_way(monkeypatch: pytes
     def full(ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loss, "ways", lambda *given: [EAGER, EAGER])
+    monkeypatch.setattr(loss, "candidates", lambda *given: [EAGER, EAGER])
     model = random_model()
     model.loss_sum = full  # type: ignore[method-assign]
     with pytest.raises(torch.OutOfMemoryError):

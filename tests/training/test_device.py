@@ -21,13 +21,12 @@ from aquarat_core.config import ModelConfig, OptimConfig, TrainConfig
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
-from aquarat_core.tracking.metrics import MetricLog
-from aquarat_core.training import update
+from aquarat_core.training import optimizer as optimizer_module
 from aquarat_core.training.loop import train
 from aquarat_core.training.loss import accumulate_loss
-from aquarat_core.training.update import Updater
+from aquarat_core.training.optimizer import ShardedOptimizer
 from tests.model.test_transformer import MODERN
-from tests.toys import ONE, context, random_ids, random_model
+from tests.toys import context, random_ids, random_model, session
 
 DRIVERLESS = torch.device("lazy:0")
 OPTIONS = {
@@ -71,17 +70,17 @@ def test_a_step_never_has_the_host_wait_but_for_the_norm(
     model = model_on(DRIVERLESS, **OPTIONS[options])
     model.use("sdpa", float8)
     world = World(0, 1, DRIVERLESS, torch.bfloat16)
-    updater = Updater(model, OptimConfig(weight_decay=0.1), 10, world)
+    optimizer = ShardedOptimizer(model, OptimConfig(weight_decay=0.1), 10, world)
     read: list[Tensor] = []
-    monkeypatch.setattr(update, "read", lambda x: read.append(x) or [1.0, 0.0, *[1.0] * (len(x) - 2)])
+    monkeypatch.setattr(optimizer_module, "read", lambda x: read.append(x) or [1.0, 0.0, *[1.0] * (len(x) - 2)])
     for step, loss_of in enumerate((model.loss_sum, lambda ids, targets: model.token_losses(ids, targets).sum())):
         loss = accumulate_loss(loss_of, *rows_on(DRIVERLESS), 2, world)
         assert loss.device == DRIVERLESS and loss.shape == ()
-        assert all(p.grad.device == DRIVERLESS and p.grad.shape == p.shape for p in updater.parameters)
-        metrics = updater.apply(step)
+        assert all(p.grad.device == DRIVERLESS and p.grad.shape == p.shape for p in optimizer.parameters)
+        metrics = optimizer.step(step)
         assert metrics["train/skipped_steps"] == 0
     # The global norm, whether any rank stops, and the norms of all parameters, at once, once a step.
-    assert [x.shape for x in read] == [torch.Size([2 + len(updater.moments)])] * 2
+    assert [x.shape for x in read] == [torch.Size([2 + len(optimizer.moments)])] * 2
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -111,14 +110,14 @@ def test_the_loop_reads_twice_a_step(tmp_path, monkeypatch: pytest.MonkeyPatch) 
     rows = PackedRows(random_ids(16, 65).numpy())
 
     norms: list[Tensor] = []
-    original = update.read
-    monkeypatch.setattr(update, "read", lambda x: norms.append(x) or original(x))
+    original = optimizer_module.read
+    monkeypatch.setattr(optimizer_module, "read", lambda x: norms.append(x) or original(x))
 
     def reads(steps: int) -> int:
         config = TrainConfig(steps=steps, batch_tokens=128, micro_batch_rows=1, eval_every=1000, eval_tokens=64)
-        log, token_bytes = MetricLog(None, None), np.ones(100, np.int32)
+        token_bytes = np.ones(100, np.int32)
         with Reads() as counted:
-            train(random_model(), rows, rows, token_bytes, config, ONE, context(tmp_path), log)
+            train(session(config, context(tmp_path)), random_model(), rows, rows, token_bytes)
         return counted.count
 
     assert reads(5) - reads(2) == 3

@@ -109,7 +109,7 @@ def test_what_two_ranks_saved_one_goes_on_with_and_back(one, two, tmp_path: Path
     together, _ = two
     assert together["stopped"] == ["stopped by SIGTERM after step 4; its state is saved: start it again to go on"] * 2
     folder = together["folder"]
-    commits = Interrupted(ONE, folder, None).work.commits()
+    commits = Interrupted(ONE, folder, None).work.checkpoints()
     assert [c.step for c in commits] == [4] and len(commits[0].files) == 4
     resumed, weights = training(ONE, folder, Interrupted(ONE, folder, None))
     assert [row["step"] for row in resumed["steps"]] == list(range(1, 9))

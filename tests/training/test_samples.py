@@ -15,10 +15,10 @@ from aquarat_core.tasks.aqua import conversation
 from aquarat_core.text.chat import render
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SAMPLES_FILE
-from aquarat_core.training.callbacks import Step
+from aquarat_core.training.callbacks import TrainingStep
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import COLUMNS, Samples, chat_prompts, text_prompts
-from tests.toys import ONE, context, questions, random_model, tokenizer
+from tests.toys import context, questions, random_model, session, tokenizer
 
 CONFIG = SamplesConfig(every=3, prompts=("12 + 7 =", "The"), max_new_tokens=6)
 
@@ -36,8 +36,8 @@ def written(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / SAMPLES_FILE).read_text().splitlines()]
 
 
-def asked(callback: Samples, total: int) -> list[Step]:
-    steps = [Step(done, total, {}) for done in range(1, total + 1)]
+def asked(callback: Samples, total: int) -> list[TrainingStep]:
+    steps = [TrainingStep(done, total) for done in range(1, total + 1)]
     for step in steps:
         callback.after_step(step)
     return steps
@@ -60,12 +60,12 @@ def test_a_resumed_run_says_the_same(tmp_path: Path) -> None:
     asked(samples(tmp_path / "one"), 7)
     first = samples(tmp_path / "two")
     for done in range(1, 4):
-        first.after_step(Step(done, 7, {}))
+        first.after_step(TrainingStep(done, 7))
     saved = json.loads(json.dumps(first.state_dict()))
     again = samples(tmp_path / "two")
     again.load_state_dict(saved)
     for done in range(4, 8):
-        again.after_step(Step(done, 7, {}))
+        again.after_step(TrainingStep(done, 7))
     assert written(tmp_path / "two") == written(tmp_path / "one")
 
 
@@ -92,7 +92,7 @@ def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
         model, log = random_model(tok.vocab_size, sequence_len=128), MetricLog(tmp_path / "metrics.jsonl", None)
         ctx = context(tmp_path)
         callback = Samples(CONFIG, model, tok, text_prompts(CONFIG.prompts, tok), "<|bos|>", log, ctx)
-        train(model, rows, rows, tok.token_bytes(), config, ONE, ctx, log, (callback,) if with_samples else ())
+        train(session(config, ctx, log), model, rows, rows, tok.token_bytes(), (callback,) if with_samples else ())
         log.close()
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*ends)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from aquarat_core.artifacts.backends import open_backend
-from aquarat_core.checkpointing import work_area
+from aquarat_core.checkpointing import checkpoint_store
 from aquarat_core.config import LaunchConfig, OptimConfig, RLConfig, TrainConfig
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
@@ -24,11 +24,11 @@ from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.batch import Batch
 from aquarat_core.runtime.distributed import World, distributed_world
-from aquarat_core.runtime.stopped import Stopped
+from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
-from aquarat_core.training.update import Updater
-from tests.toys import calling_model, context, questions, random_ids, random_model, tokenizer
+from aquarat_core.training.optimizer import ShardedOptimizer
+from tests.toys import calling_model, context, questions, random_ids, random_model, session, tokenizer
 
 TIMES = ("tokens_per_second", "time/", "flops", "seconds")
 
@@ -46,7 +46,7 @@ class Interrupted:
 
     def __init__(self, world: World, folder: Path, at: int | None) -> None:
         self._inner, self._last, self._at = context(folder), world.rank + 1 == world.size, at
-        self.work = work_area(open_backend(f"file://{folder}/store"), "base_checkpoint", {}, {}, "code")
+        self.work = checkpoint_store(open_backend(f"file://{folder}/store"), "base_checkpoint", {}, {}, "code")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -60,7 +60,7 @@ def half(world: World, folder: Path) -> str:
     """Train until SIGTERM after step 4 leaves the state in `folder`; what the stage says."""
     try:
         training(world, folder, Interrupted(world, folder, at=4))
-    except Stopped as e:
+    except Preempted as e:
         return str(e)
     raise AssertionError("it was not stopped")
 
@@ -87,7 +87,7 @@ def mid_step(world: World, folder: Path) -> list[Any]:
     ctx, said = Interrupted(world, folder / "mid", None), ""
     try:
         training(world, folder / "mid", ctx, signalled=6 if world.rank + 1 == world.size else None)
-    except Stopped as e:
+    except Preempted as e:
         said = str(e)
     _, weights = training(world, folder / "mid", ctx)
     return [said, hashlib.sha256(weights.tobytes()).hexdigest()]
@@ -121,9 +121,9 @@ def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict
     trainer.sampler.groups, Batch.look = counted_groups, counted_look
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     try:
-        trainer.run(Interrupted(world, folder, None), log)
+        trainer.run(session(config, Interrupted(world, folder, None), log, world))
         end = hashlib.sha256(flat(policy).tobytes()).hexdigest()
-    except Stopped as e:
+    except Preempted as e:
         end = str(e)
     finally:
         Batch.look = look
@@ -155,7 +155,7 @@ def training(
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     token_bytes = np.arange(100, dtype=np.int32) % 4
     trained = SignalledRows(rows, signalled) if signalled else rows
-    summary = train(model, trained, rows, token_bytes, config, world, ctx or context(folder), log)
+    summary = train(session(config, ctx or context(folder), log, world), model, trained, rows, token_bytes)
     log.close()
     text = (folder / "metrics.jsonl").read_text() if world.rank == 0 else ""
     steps = [without_times(json.loads(line)) for line in text.splitlines()]
@@ -180,20 +180,20 @@ def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
 def silence(world: World) -> dict[str, Any]:
     """What moves after two steps: when no rank has a gradient, and when rank 0 alone has one, of half of a table."""
     model = random_model().to(world.device)
-    updater = Updater(model, OptimConfig(warmdown=0.0, weight_decay=0.1), 100, world)
+    optimizer = ShardedOptimizer(model, OptimConfig(warmdown=0.0, weight_decay=0.1), 100, world)
     generator = torch.Generator().manual_seed(5)
     for step in range(2):
-        for parameter in updater.parameters:
+        for parameter in optimizer.parameters:
             parameter.grad = torch.randn(parameter.shape, generator=generator).to(world.device) / world.size
-        updater.apply(step)
+        optimizer.step(step)
     before = flat(model)
-    silent = updater.apply(2)
+    silent = optimizer.step(2)
     still = bool((flat(model) == before).all())
     tables = {name: model.get_parameter(name).detach().clone() for name in ("embedding.weight", "head.weight")}
     model.embedding.weight.grad = torch.zeros_like(model.embedding.weight)
     if world.rank == 0:
         model.embedding.weight.grad[0, 0] = 1.0
-    updater.apply(3)
+    optimizer.step(3)
     moved = {name: int((model.get_parameter(name) != table).any(1).sum()) for name, table in tables.items()}
     return {"still": still, "silent": silent["train/silent_steps"], "moved": moved, "weights": flat(model).tolist()}
 
@@ -210,14 +210,14 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
         "first": first,
         "second": second,
         "rl": rl_steps,
-        "mid_step": world.gather([mid_step(world, folder)]),
-        "mid_rollout": world.gather([mid_rollout(world, folder)]),
-        "stopped": world.gather([half(world, folder)]),
-        "hashes": world.gather([hashes]),
+        "mid_step": world.gather_to_rank0([mid_step(world, folder)]),
+        "mid_rollout": world.gather_to_rank0([mid_rollout(world, folder)]),
+        "stopped": world.gather_to_rank0([half(world, folder)]),
+        "hashes": world.gather_to_rank0([hashes]),
         "sum": world.sum(torch.tensor([world.rank + 1.0, 10.0], device=world.device)).tolist(),
-        "shares": world.gather([world.share(list(range(7)))]),
-        "gathered": world.gather([{"rank": world.rank, "text": "ü" * 5 * world.rank}] * (world.rank + 1)),
-        "nothing": world.gather([]),
+        "shares": world.gather_to_rank0([world.shard(list(range(7)))]),
+        "gathered": world.gather_to_rank0([{"rank": world.rank, "text": "ü" * 5 * world.rank}] * (world.rank + 1)),
+        "nothing": world.gather_to_rank0([]),
         "silence": silence(world),
     }
 

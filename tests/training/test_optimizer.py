@@ -10,7 +10,7 @@ from aquarat_core.config import ModelConfig, OptimConfig
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.loss import accumulate_loss
-from aquarat_core.training.update import MAX_SKIPPED, Updater
+from aquarat_core.training.optimizer import MAX_SKIPPED, ShardedOptimizer
 from tests.toys import CPU, ONE, random_ids, random_model
 
 
@@ -52,7 +52,7 @@ def updated(model: Transformer, scale: float, **config: float | None) -> dict[st
     model.embedding.weight.grad = torch.zeros_like(model.embedding.weight)
     model.head.weight.grad = torch.zeros_like(model.head.weight)
     model.embedding.weight.grad[0, 0], model.head.weight.grad[0, 0] = 3 * scale, 4 * scale
-    return Updater(model, OptimConfig(warmdown=0.0, **config), 10, ONE).apply(0)
+    return ShardedOptimizer(model, OptimConfig(warmdown=0.0, **config), 10, ONE).apply(0)
 
 
 def test_the_reported_norm_is_that_before_clipping() -> None:
@@ -63,11 +63,11 @@ def test_the_reported_norm_is_that_before_clipping() -> None:
 @pytest.mark.parametrize(("scale", "grad_clip", "kept"), [(2.0, 1.0, 0.1), (0.1, 1.0, 1.0), (2.0, None, 1.0)])
 def test_only_a_norm_above_the_clip_is_scaled_to_it(scale: float, grad_clip: float | None, kept: float) -> None:
     model = random_model()
-    updater = Updater(model, OptimConfig(grad_clip=grad_clip), 10, ONE)
+    optimizer = ShardedOptimizer(model, OptimConfig(grad_clip=grad_clip), 10, ONE)
     model.head.weight.grad = torch.zeros_like(model.head.weight)
     model.head.weight.grad[0, 0] = 5 * scale
-    updater.apply(0)
-    moments = updater.moments["head.weight", 0]
+    optimizer.step(0)
+    moments = optimizer.moments["head.weight", 0]
     assert float(moments["first"][0, 0]) == pytest.approx((1 - 0.8) * 5 * scale * kept, rel=1e-4)
 
 
@@ -85,9 +85,9 @@ def test_the_schedule_scales_the_step() -> None:
     def moved(step: int) -> float:
         model = random_model()
         start = float(model.head.weight[0, 0].detach())
-        updater = Updater(model, OptimConfig(unembedding_lr=0.004, warmdown=1.0), 4, ONE)
+        optimizer = ShardedOptimizer(model, OptimConfig(unembedding_lr=0.004, warmdown=1.0), 4, ONE)
         model.head.weight.grad = torch.ones_like(model.head.weight)
-        assert updater.apply(step)["train/lr_factor"] == pytest.approx(0.8 - 0.2 * step)
+        assert optimizer.step(step)["train/lr_factor"] == pytest.approx(0.8 - 0.2 * step)
         return start - float(model.head.weight[0, 0].detach())
 
     assert moved(0) == pytest.approx(0.8 * 0.004 * (32 / 768) ** -0.5, rel=1e-3)
@@ -97,14 +97,14 @@ def test_the_schedule_scales_the_step() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_too_many_stop_the_run(bad: float) -> None:
     model = random_model()
-    updater, before = Updater(model, OptimConfig(), 100, ONE), flat(model)
+    optimizer, before = ShardedOptimizer(model, OptimConfig(), 100, ONE), flat(model)
     for step in range(MAX_SKIPPED):
         model.head.weight.grad = torch.full_like(model.head.weight, bad)
-        assert updater.apply(step)["train/skipped_steps"] == step + 1
+        assert optimizer.step(step)["train/skipped_steps"] == step + 1
     assert torch.equal(flat(model), before)
     model.head.weight.grad = torch.full_like(model.head.weight, bad)
     with pytest.raises(FloatingPointError, match="step 10: the gradient was not finite 11 times; lower lr_scale"):
-        updater.apply(MAX_SKIPPED)
+        optimizer.step(MAX_SKIPPED)
 
 
 def test_the_first_step_of_the_lambdas_is_not_made_of_rounding() -> None:
@@ -112,12 +112,12 @@ def test_the_first_step_of_the_lambdas_is_not_made_of_rounding() -> None:
     config = ModelConfig(depth=3, width_per_layer=32, head_size=16, residual_lambdas=True, backout=True)
     model = Transformer(config, 100)
     model.initialise(torch.Generator().manual_seed(0))
-    updater, seen = Updater(model, OptimConfig(warmdown=0.0), 10, ONE), []
+    optimizer, seen = ShardedOptimizer(model, OptimConfig(warmdown=0.0), 10, ONE), []
     for step in range(2):
         accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
         before = model.backout_lambda.item(), *model.embedding_lambdas.tolist()
         gradient = model.backout_lambda.grad.abs().item()
-        updater.apply(step)
+        optimizer.step(step)
         after = model.backout_lambda.item(), *model.embedding_lambdas.tolist()
         seen.append((gradient, max(abs(a - b) for a, b in zip(after, before, strict=True))))
     (rounding, first), (real, second) = seen
@@ -125,31 +125,31 @@ def test_the_first_step_of_the_lambdas_is_not_made_of_rounding() -> None:
     assert real > 1e-4 and second > 0.1
 
 
-def taught(model: Transformer) -> Updater:
-    """An updater in whose moments two steps are left, with everything that moves weights switched on."""
-    updater = Updater(model, OptimConfig(warmdown=0.0, weight_decay=0.1), 100, ONE)
+def taught(model: Transformer) -> ShardedOptimizer:
+    """An optimizer in whose moments two steps are left, with everything that moves weights switched on."""
+    optimizer = ShardedOptimizer(model, OptimConfig(warmdown=0.0, weight_decay=0.1), 100, ONE)
     for step in range(2):
         accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
-        updater.apply(step)
-    return updater
+        optimizer.step(step)
+    return optimizer
 
 
-def moments(updater: Updater) -> dict[tuple[str, int, str], torch.Tensor]:
-    return {(*key, kind): x.clone() for key, kinds in updater.moments.items() for kind, x in kinds.items()}
+def moments(optimizer: ShardedOptimizer) -> dict[tuple[str, int, str], torch.Tensor]:
+    return {(*key, kind): x.clone() for key, kinds in optimizer.moments.items() for kind, x in kinds.items()}
 
 
 def test_a_step_without_a_gradient_is_as_if_it_had_not_been() -> None:
     quiet, other = random_model(), random_model()
-    updater, undisturbed = taught(quiet), taught(other)
-    before, moments_before = flat(quiet), moments(updater)
+    optimizer, undisturbed = taught(quiet), taught(other)
+    before, moments_before = flat(quiet), moments(optimizer)
     assert max(float(x.abs().max()) for x in moments_before.values()) > 0
     for silent in (1, 2, 3):
-        found = updater.apply(2)
+        found = optimizer.step(2)
         assert (found["train/grad_norm"], found["train/silent_steps"]) == (0.0, silent)
     assert torch.equal(flat(quiet), before)
-    assert all(torch.equal(x, moments_before[key]) for key, x in moments(updater).items())
+    assert all(torch.equal(x, moments_before[key]) for key, x in moments(optimizer).items())
     # The next step that has one goes on exactly where the last one was.
-    for model, mine in ((quiet, updater), (other, undisturbed)):
+    for model, mine in ((quiet, optimizer), (other, undisturbed)):
         accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
         mine.apply(2)
     assert torch.equal(flat(quiet), flat(other))
@@ -158,20 +158,20 @@ def test_a_step_without_a_gradient_is_as_if_it_had_not_been() -> None:
 @pytest.mark.parametrize("name", ["blocks.1.attention.q.weight", "embedding.weight", "head.weight"])
 def test_one_parameter_without_a_gradient_stays_while_the_others_move(name: str) -> None:
     model = random_model()
-    updater = taught(model)
+    optimizer = taught(model)
     before = {n: p.detach().clone() for n, p in model.named_parameters() if p.numel()}
-    kept = {key: x for key, x in moments(updater).items() if key[0] == name}
+    kept = {key: x for key, x in moments(optimizer).items() if key[0] == name}
     accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
     model.get_parameter(name).grad.zero_()
-    updater.apply(2)
+    optimizer.step(2)
     changed = {n for n, x in before.items() if not torch.equal(x, model.get_parameter(n))}
     assert changed == set(before) - {name}
-    assert kept and all(torch.equal(x, moments(updater)[key]) for key, x in kept.items())
+    assert kept and all(torch.equal(x, moments(optimizer)[key]) for key, x in kept.items())
 
 
 def test_a_state_from_before_silent_steps_were_counted_is_read() -> None:
-    updater = taught(random_model())
-    state = updater.state_dict()
+    optimizer = taught(random_model())
+    state = optimizer.state_dict()
     del state["silent"]
-    updater.load_state_dict(state)
-    assert (updater.silent, updater.applied) == (0, 2)
+    optimizer.load_state_dict(state)
+    assert (optimizer.silent, optimizer.applied) == (0, 2)

@@ -18,10 +18,9 @@ import torch
 
 from aquarat_core.artifacts import JobDir, weights
 from aquarat_core.artifacts.backends import open_backend
-from aquarat_core.checkpointing import Checkpointer, Stopped, WorkArea, continued_run, work_area
-from aquarat_core.checkpointing.state import HostCopy, flatten, merge, unflatten
+from aquarat_core.checkpointing import Checkpointer, CheckpointStore, Preempted, checkpoint_store, previous_wandb_id
+from aquarat_core.checkpointing.state import HostBuffers, flatten, merge, unflatten
 from aquarat_core.config import CheckpointConfig, ConfigError
-from aquarat_core.runtime.stopped import Abandoned
 from aquarat_core.stages.run import Superseded, refuse_if_superseded
 from tests.toys import ONE
 
@@ -45,18 +44,22 @@ class Counter:
         self.weights, self.n = state["weights"], state["n"]
 
 
-def area(name: str | None = None, config: Mapping[str, Any] = CONFIG, inputs: str = "d1", code: str = "c1") -> WorkArea:
+def checkpoints_of(
+    name: str | None = None, config: Mapping[str, Any] = CONFIG, inputs: str = "d1", code: str = "c1"
+) -> CheckpointStore:
     backend = open_backend(f"memory://{name or uuid.uuid4().hex}")
-    return work_area(backend, "base_checkpoint", config, {"data": inputs}, code)
+    return checkpoint_store(backend, "base_checkpoint", config, {"data": inputs}, code)
 
 
-def checkpointer(where: WorkArea | None, part: Counter, lines: list[str] | None = None, **config: Any) -> Checkpointer:
+def checkpointer(
+    where: CheckpointStore | None, part: Counter, lines: list[str] | None = None, **config: Any
+) -> Checkpointer:
     settings = CheckpointConfig(**{"every_minutes": None} | config)
     say = lines.append if lines is not None else print
     return Checkpointer(where, settings, ONE, {"counter": part}, {}, say, wandb_id="base-run-1")
 
 
-def advance(where: WorkArea, to: int, **config: Any) -> Counter:
+def advance(where: CheckpointStore, to: int, **config: Any) -> Counter:
     """Go on from what is saved until `to` steps are done."""
     part = Counter()
     with checkpointer(where, part, **config) as saves:
@@ -66,15 +69,15 @@ def advance(where: WorkArea, to: int, **config: Any) -> Counter:
     return part
 
 
-def kept(where: WorkArea) -> list[int]:
-    return [commit.step for commit in where.commits()]
+def kept(where: CheckpointStore) -> list[int]:
+    return [commit.step for commit in where.checkpoints()]
 
 
 def test_states_come_apart_and_together() -> None:
     state = {"a": {"w": torch.arange(3), "n": 1.5}, "rows": ["x", {"y": None}], "scalar": torch.tensor(2.0)}
-    tensors, skeleton = flatten(state)
+    tensors, tree = flatten(state)
     assert tensors.keys() == {"a/w", "scalar"}
-    back = unflatten(tensors, json.loads(json.dumps(skeleton)))
+    back = unflatten(tensors, json.loads(json.dumps(tree)))
     assert torch.equal(back["a"].pop("w"), torch.arange(3)) and back.pop("scalar") == 2.0
     assert back == {"a": {"n": 1.5}, "rows": ["x", {"y": None}]}
     with pytest.raises(AssertionError, match="keys of a must be strings"):
@@ -88,42 +91,42 @@ def test_shards_of_ranks_are_one_state() -> None:
 
 
 def test_a_copy_does_not_follow_what_it_was_taken_of() -> None:
-    host, x = HostCopy(), torch.ones(4)
-    first = host.take({"x": x})
+    host, x = HostBuffers(), torch.ones(4)
+    first = host.copy({"x": x})
     x.zero_()
     assert first["x"].tolist() == [1.0] * 4
-    again = host.take({"x": x, "y": torch.ones(2, dtype=torch.bfloat16)})
+    again = host.copy({"x": x, "y": torch.ones(2, dtype=torch.bfloat16)})
     assert again["x"].data_ptr() == first["x"].data_ptr() and again["y"].dtype == torch.bfloat16
 
 
 def test_a_run_goes_on_where_it_was_saved() -> None:
-    where = area()
+    where = checkpoints_of()
     advance(where, 7, every_steps=3)
     assert kept(where) == [6, 3]
     part = Counter()
     with checkpointer(where, part) as saves:
         assert saves.restore() == 6
     assert part.n == 6 and torch.equal(part.weights, sum([torch.full((3,), 0.1)] * 6, torch.zeros(3)))
-    assert torch.equal(advance(where, 10).weights, advance(area(), 10).weights)
+    assert torch.equal(advance(where, 10).weights, advance(checkpoints_of(), 10).weights)
 
 
 def test_a_large_state_is_saved_in_shards_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "SHARD_BYTES", 15)  # two tensors of 12 bytes do not share one
-    where = area()
+    where = checkpoints_of()
     advance(where, 6, every_steps=3)
-    files = set(where.commits()[0].files)
+    files = set(where.checkpoints()[0].files)
     shards = {f for f in files if f.endswith(".safetensors")}
     assert len(shards) > 2 and "rank-00000.safetensors" not in shards
     assert files - shards == {"rank-00000.json", "rank-00000.safetensors.index.json"}
-    assert torch.equal(advance(where, 10).weights, advance(area(), 10).weights)
-    where.backend.delete(f"{where.commits()[0].folder}/{min(shards)}")
+    assert torch.equal(advance(where, 10).weights, advance(checkpoints_of(), 10).weights)
+    where.backend.delete(f"{where.checkpoints()[0].folder}/{min(shards)}")
     with checkpointer(where, part := Counter()) as saves:
         assert saves.restore() == 3, "a checkpoint that lacks a shard is passed over"
     assert part.n == 3
 
 
 def test_the_last_ones_and_milestones_are_kept() -> None:
-    where = area()
+    where = checkpoints_of()
     advance(where, 12, every_steps=1, keep_last=2, keep_every_steps=5)
     assert kept(where) == [12, 11, 10, 5]
     assert {where.step_of(folder) for folder in where.folders()} == {12, 11, 10, 5}
@@ -132,7 +135,7 @@ def test_the_last_ones_and_milestones_are_kept() -> None:
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint_and_goes_with_the_next_save() -> None:
-    where = area()
+    where = checkpoints_of()
     advance(where, 4, every_steps=2)
     where.backend.write(f"{where.prefix}/00000004-dead0000/rank-00000.safetensors", b"half of a file")
     where.backend.write(f"{where.prefix}/00000099-dead0000/rank-00000.json", b"later: another rank may be writing it")
@@ -143,9 +146,9 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_goes_with_the_next_save(
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str) -> None:
-    where, lines = area(), []
+    where, lines = checkpoints_of(), []
     advance(where, 6, every_steps=2)
-    key = f"{where.commits()[0].folder}/rank-00000.safetensors"
+    key = f"{where.checkpoints()[0].folder}/rank-00000.safetensors"
     if damage == "gone":
         where.backend.delete(key)
     else:
@@ -158,34 +161,34 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str) -> 
 
 
 def test_the_place_depends_on_what_decides_the_result_alone() -> None:
-    one = area("same")
+    one = checkpoints_of("same")
     moved = CONFIG | {"launch": {"nproc": 8, "compile": "never", "attention": "sdpa", "float8": False}}
     moved |= {"checkpoint": {"every_steps": 1}, "wandb": {"mode": "disabled"}, "samples": {"every": 7}}
-    assert area("same", moved).prefix == one.prefix
+    assert checkpoints_of("same", moved).prefix == one.prefix
     in_float32 = CONFIG | {"launch": {"nproc": 1, "dtype": "float32"}}
     in_float8 = CONFIG | {"launch": {"nproc": 1, "float8": True}}
     for other in (
-        area("same", CONFIG | {"steps": 11}),
-        area("same", in_float32),
-        area("same", in_float8),
-        area("same", inputs="d2"),
-        area("same", code="c2"),
+        checkpoints_of("same", CONFIG | {"steps": 11}),
+        checkpoints_of("same", in_float32),
+        checkpoints_of("same", in_float8),
+        checkpoints_of("same", inputs="d2"),
+        checkpoints_of("same", code="c2"),
     ):
         assert other.prefix != one.prefix
     assert one.prefix.startswith("work/base_checkpoint/") and len(one.prefix.rpartition("/")[2]) == 16
 
 
 def test_the_state_of_another_run_is_refused_with_both_values() -> None:
-    one = area("refused")
+    one = checkpoints_of("refused")
     advance(one, 4, every_steps=2)
     key = one.prefix.rpartition("/")[2]
-    slower = area("refused", CONFIG | {"optim": {"lr": 0.05}}, inputs="d2")
+    slower = checkpoints_of("refused", CONFIG | {"optim": {"lr": 0.05}}, inputs="d2")
     with pytest.raises(ConfigError) as e, checkpointer(slower, Counter(), resume=key) as saves:
         saves.restore()
     assert "config.optim.lr: 0.1 in the checkpoint, 0.05 now" in str(e.value)
     assert "inputs.data: 'd1' in the checkpoint, 'd2' now" in str(e.value)
     # Other code may go on with it, if it is told to.
-    newer, part = area("refused", code="c2"), Counter()
+    newer, part = checkpoints_of("refused", code="c2"), Counter()
     with checkpointer(newer, part, resume=one.prefix) as saves:
         assert saves.restore() == 4
     assert part.n == 4
@@ -198,7 +201,7 @@ def test_the_state_of_another_run_is_refused_with_both_values() -> None:
 
 
 def test_a_part_that_was_not_saved_is_refused() -> None:
-    where = area()
+    where = checkpoints_of()
     advance(where, 2, every_steps=2)
     settings = CheckpointConfig()
     with (
@@ -210,9 +213,9 @@ def test_a_part_that_was_not_saved_is_refused() -> None:
 
 @pytest.mark.parametrize("saved", [True, False])
 def test_sigterm_saves_and_stops_after_the_step(saved: bool) -> None:
-    where, part = area() if saved else None, Counter()
+    where, part = checkpoints_of() if saved else None, Counter()
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="stopped by SIGTERM after step 1"), checkpointer(where, part) as saves:
+    with pytest.raises(Preempted, match="stopped by SIGTERM after step 1"), checkpointer(where, part) as saves:
         part.advance()
         os.kill(os.getpid(), signal.SIGTERM)
         saves.after_step(1)
@@ -223,16 +226,15 @@ def test_sigterm_saves_and_stops_after_the_step(saved: bool) -> None:
 
 @pytest.mark.parametrize(("done", "said"), [(0, "there was nothing to save yet"), (1, "its state is saved")])
 def test_a_step_that_is_given_up_says_what_is_kept(done: int, said: str) -> None:
-    where, part = area(), Counter()
-    with pytest.raises(Stopped, match=f"after step {done}; {said}"), checkpointer(where, part) as saves:
+    where, part = checkpoints_of(), Counter()
+    with pytest.raises(Preempted, match=f"after step {done}; {said}"), checkpointer(where, part) as saves:
         saves.restore()
-        with saves.step(done):
-            raise Abandoned
+        saves.end_preempted(done)
     assert kept(where) == ([done] if done else [])
 
 
 def test_an_error_of_the_background_writer_reaches_the_run(tmp_path: Path) -> None:
-    where = work_area(open_backend(f"file://{tmp_path}/store"), "base_checkpoint", CONFIG, {}, "c")
+    where = checkpoint_store(open_backend(f"file://{tmp_path}/store"), "base_checkpoint", CONFIG, {}, "c")
     (tmp_path / "store").write_text("a file where the store should be")
     with pytest.raises(ValueError, match="store"), checkpointer(where, Counter(), every_steps=1) as saves:
         saves.after_step(1)
@@ -241,7 +243,7 @@ def test_an_error_of_the_background_writer_reaches_the_run(tmp_path: Path) -> No
 
 def test_nothing_is_committed_once_another_attempt_has_taken_over(tmp_path: Path) -> None:
     job = JobDir(open_backend(f"file://{tmp_path}/store"), "jobs/run/base_checkpoint/1")
-    where = replace(area(), fence=lambda: refuse_if_superseded(job))
+    where = replace(checkpoints_of(), fence=lambda: refuse_if_superseded(job))
     part = advance(where, 2, every_steps=2)
     assert kept(where) == [2]
     job.create_json("superseded.json", {"by": 2})
@@ -251,7 +253,7 @@ def test_nothing_is_committed_once_another_attempt_has_taken_over(tmp_path: Path
 
 
 def test_generators_go_on() -> None:
-    where = area()
+    where = checkpoints_of()
 
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(1))
@@ -265,7 +267,7 @@ def test_generators_go_on() -> None:
 
 
 def test_the_wandb_run_is_continued() -> None:
-    where = area()
-    assert continued_run(where, "auto") is None is continued_run(None, "auto")
+    where = checkpoints_of()
+    assert previous_wandb_id(where, "auto") is None is previous_wandb_id(None, "auto")
     advance(where, 2, every_steps=2)
-    assert continued_run(where, "auto") == "base-run-1" and continued_run(where, "never") is None
+    assert previous_wandb_id(where, "auto") == "base-run-1" and previous_wandb_id(where, "never") is None

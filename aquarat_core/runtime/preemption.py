@@ -9,12 +9,12 @@ Stop = Callable[[], bool]
 
 
 def never() -> bool:
-    """The `Stop` of a process that nobody asks."""
+    """The `Stop` of a process that cannot be asked."""
     return False
 
 
-class Stopped(RuntimeError):
-    """The stage was asked to stop and did; started again, it goes on from where it was."""
+class Preempted(RuntimeError):
+    """The stage was asked to stop and did; started again, it continues from where it was."""
 
 
 class Abandoned(RuntimeError):

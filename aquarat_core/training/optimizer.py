@@ -16,37 +16,37 @@ from aquarat_core.optim import adamw, muon
 from aquarat_core.optim.groups import parameter_groups
 from aquarat_core.optim.schedule import lr_factor, momentum_at, weight_decay_factor
 from aquarat_core.runtime.distributed import World
-from aquarat_core.runtime.stopped import Abandoned, Stop, never
-from aquarat_core.training.shards import Exchange, Piece, plan
+from aquarat_core.runtime.preemption import Abandoned, Stop, never
+from aquarat_core.training.shards import ParamShard, Zero2, partition
 
 MAX_SKIPPED = 10
 """Steps with a non-finite gradient that a run survives."""
 
 
-class Updater:
+class ShardedOptimizer:
     """Owns this rank's share of the optimizer of a run of `steps` steps.
 
     The caller divides its losses by the number of target tokens of all ranks and micro-batches before the backward
     pass: gradients are summed here, not averaged, so the result does not depend on how the batch was cut.
 
     A gradient of zero moves nothing. Muon scales whatever momentum there is to a step of full length, so that without
-    a gradient weights would walk on in the direction of old steps. A parameter whose summed gradient is zero keeps its
+    a gradient weights would continue in the direction of old steps. A parameter whose summed gradient is zero keeps its
     weights and moments and is not decayed; a step without any gradient changes nothing, AdamW's count included.
     """
 
     def __init__(self, model: Transformer, config: OptimConfig, steps: int, world: World) -> None:
         self.config, self.steps, self.world = config, steps, world
         self.parameters = [p for p in model.parameters() if p.numel()]
-        self._exchange = Exchange(plan(parameter_groups(model, config), world.size), world)
-        self.moments = {(p.name, p.start): _fresh_moments(p) for p in self._exchange.mine}
-        self._slots = torch.tensor(self._exchange.places, device=world.device)
+        self._zero = Zero2(partition(parameter_groups(model, config), world.size), world)
+        self.moments = {(p.name, p.start): _fresh_moments(p) for p in self._zero.mine}
+        self._slots = torch.tensor(self._zero.indices, device=world.device)
         self.applied = 0
         """Steps that were applied: AdamW's count."""
         self.skipped = 0
         self.silent = 0
         """Steps without a gradient."""
 
-    def apply(self, step: int, stop: Stop = never) -> dict[str, float]:
+    def step(self, step: int, stop: Stop = never) -> dict[str, float]:
         """Reduce, clip, step and clear the gradients; returns the global gradient norm and the rate's factor.
 
         A gradient of zero moves nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
@@ -59,7 +59,7 @@ class Updater:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        grads = self._exchange.gradients()
+        grads = self._zero.gradients()
         norm_there, others = self._norms(grads, stop())
         norm, stopping, *lengths = read(torch.cat([norm_there[None], others]))
         if stopping:
@@ -71,8 +71,8 @@ class Updater:
             if self.config.grad_clip is not None and grads:
                 torch._foreach_mul_(grads, (self.config.grad_clip / (norm_there + 1e-6)).clamp(max=1.0))
             self.applied += 1
-            self._update(step, grads, factor, self._exchange.moving(lengths))
-            self._exchange.spread_weights()
+            self._update(step, grads, factor, self._zero.moving(lengths))
+            self._zero.all_gather_weights()
         else:
             self.skipped += 1
             if self.skipped > MAX_SKIPPED:
@@ -89,9 +89,9 @@ class Updater:
         }
 
     def _norms(self, grads: list[Tensor], stopping: bool) -> tuple[Tensor, Tensor]:
-        """Euclidean norm of the summed gradients of all ranks; how many ranks are `stopping`, and the squared norms of
-        all ranks' pieces."""
-        found = torch.zeros(2 + self._exchange.n_pieces, device=self.world.device)
+        """Euclidean norm [] of the summed gradients of all ranks; number of ranks that are `stopping`, then the squared
+        norms of all ranks' shards."""
+        found = torch.zeros(2 + self._zero.n_shards, device=self.world.device)
         if stopping:
             found[1] = 1.0
         if grads:
@@ -103,23 +103,23 @@ class Updater:
 
     @torch.no_grad()
     def _update(self, step: int, grads: list[Tensor], factor: float, moving: set[str]) -> None:
-        pairs = [(p, grad) for p, grad in zip(self._exchange.mine, grads, strict=True) if p.name in moving]
+        pairs = [(p, grad) for p, grad in zip(self._zero.mine, grads, strict=True) if p.name in moving]
         for _, members in groupby(pairs, key=lambda pair: id(pair[0].group)):
-            pieces, given = zip(*members, strict=True)
-            group = pieces[0].group
-            params = [piece.of(piece.param.data) for piece in pieces]
-            moments = [self.moments[piece.name, piece.start] for piece in pieces]
-            firsts, seconds = [m["first"] for m in moments], [m["second"] for m in moments]
+            shards, shard_grads = zip(*members, strict=True)
+            group = shards[0].group
+            params = [shard.of(shard.param.data) for shard in shards]
+            moments = [self.moments[shard.name, shard.start] for shard in shards]
+            exp_avgs, exp_avg_sqs = [m["first"] for m in moments], [m["second"] for m in moments]
             if group.muon:
                 muon.step(
-                    params, given, firsts, seconds, lr=group.peak_lr * factor, beta2=self.config.muon_beta2,
+                    params, shard_grads, exp_avgs, exp_avg_sqs, lr=group.peak_lr * factor, beta2=self.config.muon_beta2,
                     momentum=momentum_at(step, self.steps, self.config),
                     weight_decay=group.weight_decay * weight_decay_factor(step, self.steps),
                     dtype=self.world.compute_dtype,
                 )  # fmt: skip
             else:
                 adamw.step(
-                    params, given, firsts, seconds, lr=group.peak_lr * factor, count=self.applied,
+                    params, shard_grads, exp_avgs, exp_avg_sqs, lr=group.peak_lr * factor, count=self.applied,
                     betas=group.betas, eps=group.eps, weight_decay=group.weight_decay,
                 )  # fmt: skip
 
@@ -134,10 +134,10 @@ class Updater:
         """Take this rank's share of the moments of all ranks, however many wrote them."""
         self.applied, self.skipped = state_dict["applied"], state_dict["skipped"]
         self.silent = state_dict.get("silent", 0)  # not in states saved before it was counted
-        for piece in self._exchange.mine:
-            saved = sorted(state_dict["moments"][piece.name].items(), key=lambda item: int(item[0]))
-            for kind, mine in self.moments[piece.name, piece.start].items():
-                mine.copy_(piece.of(torch.cat([tensors[kind] for _, tensors in saved])))
+        for shard in self._zero.mine:
+            saved = sorted(state_dict["moments"][shard.name].items(), key=lambda item: int(item[0]))
+            for kind, mine in self.moments[shard.name, shard.start].items():
+                mine.copy_(shard.of(torch.cat([tensors[kind] for _, tensors in saved])))
 
 
 def read(numbers: Tensor) -> list[float]:
@@ -145,6 +145,6 @@ def read(numbers: Tensor) -> list[float]:
     return numbers.cpu().tolist()
 
 
-def _fresh_moments(piece: Piece) -> dict[str, Tensor]:
-    first = torch.zeros_like(piece.of(piece.param.data))
-    return {"first": first, "second": torch.zeros_like(first[:, :1] if piece.group.muon else first)}
+def _fresh_moments(shard: ParamShard) -> dict[str, Tensor]:
+    first = torch.zeros_like(shard.of(shard.param.data))
+    return {"first": first, "second": torch.zeros_like(first[:, :1] if shard.group.muon else first)}

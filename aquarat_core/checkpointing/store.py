@@ -1,4 +1,4 @@
-"""Where the unfinished state of one training run lies in the store, and what may go on from it.
+"""Where the unfinished state of one training run is in the store, and which runs may continue from it.
 
     work/<stage>/<key>/<step>-<attempt>/rank-00000.safetensors   the tensors a rank wrote, or shards and their index
                                         rank-00000.json          the rest of its state
@@ -6,7 +6,7 @@
                                         commit.json              written last: step, identity and every file
 
 The key is a hash of what decides the result (stage, config, inputs, code), so the same command finds its state again,
-from any host, and another command does not. Where the ranks run, how often is saved and what is logged decide nothing.
+from any host, and another command does not. Where the ranks run, how often is saved and what is logged do not count.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from aquarat_core.config import ConfigError
 
 COMMIT = "commit.json"
 PLACEMENT = ("launch", "wandb", "checkpoint", "samples")
-"""Config fields that say where and how a run is watched, not what comes of it; of `launch` the types of
-matrix products decide."""
+"""Config fields that say where and how a run is watched, not what its result is; of `launch` only the types of
+matrix products count."""
 SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CheckpointManifest:
     """A complete checkpoint."""
 
     folder: str
@@ -43,7 +43,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkArea:
+class CheckpointStore:
     """The checkpoints of one run; `identity` is what decides its result, as nested JSON."""
 
     backend: Backend
@@ -59,11 +59,11 @@ class WorkArea:
     def step_of(folder: str) -> int:
         return int(folder.rpartition("/")[2].partition("-")[0])
 
-    def commits(self) -> list[Commit]:
+    def checkpoints(self) -> list[CheckpointManifest]:
         """Complete checkpoints, the latest first."""
         keys = [key for key in self.backend.keys(f"{self.prefix}/") if key.endswith(f"/{COMMIT}")]
-        found = (commit for key in sorted(keys, reverse=True) if (commit := self._read(key)))
-        return sorted(found, key=lambda commit: -commit.step)
+        found = (manifest for key in sorted(keys, reverse=True) if (manifest := self._read(key)))
+        return sorted(found, key=lambda manifest: -manifest.step)
 
     def folders(self) -> Iterator[str]:
         """Keys of all folders of checkpoints, complete or not."""
@@ -84,22 +84,22 @@ class WorkArea:
         found = self.backend.read(f"{folder}/{name}")
         return None if found is None else read_checkpoint_json(found.data, f"{self.backend.uri}/{folder}/{name}")
 
-    def commit(self, commit: Commit) -> None:
-        """Make a checkpoint count, after everything it names was written. Raises what `fence` raises."""
+    def commit(self, manifest: CheckpointManifest) -> None:
+        """Make a checkpoint valid, after everything it names was written. Raises what `fence` raises."""
         self.fence()
         obj = {
-            "step": commit.step,
-            "identity": commit.identity,
-            "wandb_id": commit.wandb_id,
-            "files": {name: [d.size, d.sha256, d.crc32c] for name, d in commit.files.items()},
+            "step": manifest.step,
+            "identity": manifest.identity,
+            "wandb_id": manifest.wandb_id,
+            "files": {name: [d.size, d.sha256, d.crc32c] for name, d in manifest.files.items()},
         }
-        self.backend.create(f"{commit.folder}/{COMMIT}", canonical(obj))
+        self.backend.create(f"{manifest.folder}/{COMMIT}", canonical(obj))
 
-    def fetch(self, commit: Commit, target: Path) -> bool:
+    def fetch(self, manifest: CheckpointManifest, target: Path) -> bool:
         """Copy the files of a checkpoint into `target`; False where one is missing or not what was written."""
         return all(
-            self.backend.get_file(f"{commit.folder}/{name}", target / name) == digest
-            for name, digest in commit.files.items()
+            self.backend.get_file(f"{manifest.folder}/{name}", target / name) == digest
+            for name, digest in manifest.files.items()
         )
 
     def remove(self, folder: str) -> None:
@@ -113,35 +113,35 @@ class WorkArea:
         for folder in list(self.folders()):
             self.remove(folder)
 
-    def at(self, place: str) -> WorkArea:
-        """Another run's area of the same stage, named by its key or `work/<stage>/<key>`."""
+    def at(self, place: str) -> CheckpointStore:
+        """The store of another run of the same stage, named by its key or `work/<stage>/<key>`."""
         return replace(self, prefix=f"{self.prefix.rpartition('/')[0]}/{place.rpartition('/')[2]}")
 
-    def refuse_another_run(self, commit: Commit) -> None:
-        """Raise `ConfigError`, naming both values, if `commit` was made by other settings or other data."""
-        differing = list(differences(commit.identity, self.identity))
+    def refuse_another_run(self, manifest: CheckpointManifest) -> None:
+        """Raise `ConfigError`, naming both values, if `manifest` was made by other settings or other data."""
+        differing = list(differences(manifest.identity, self.identity))
         decisive = [line for line in differing if not line.startswith("code:")]
         if decisive:
             more = f"\n  and {len(decisive) - SHOWN} more" if len(decisive) > SHOWN else ""
             lines = "".join(f"\n  {line}" for line in decisive[:SHOWN])
             raise ConfigError(
-                f"{commit.folder} cannot be resumed by this run, which would train on something else:{lines}{more}\n"
+                f"{manifest.folder} cannot be resumed by this run, which would train on something else:{lines}{more}\n"
                 "Set them back, or set checkpoint.resume to 'auto' to train from the beginning."
             )
 
-    def _read(self, key: str) -> Commit | None:
+    def _read(self, key: str) -> CheckpointManifest | None:
         found = self.backend.read(key)
         if found is None:
             return None
         obj = read_commit(found.data, f"{self.backend.uri}/{key}")
         files = {name: Digest(*values) for name, values in obj.files.items()}
-        return Commit(key.rpartition("/")[0], obj.step, obj.identity, obj.wandb_id, files)
+        return CheckpointManifest(key.rpartition("/")[0], obj.step, obj.identity, obj.wandb_id, files)
 
 
-def work_area(
+def checkpoint_store(
     backend: Backend, stage: str, config: Mapping[str, Any] | None, inputs: Mapping[str, str], code: str
-) -> WorkArea:
-    """The area of a run of `stage`: `inputs` are data versions by name, `code` the hash of the stage's sources."""
+) -> CheckpointStore:
+    """The checkpoints of a run of `stage`; `inputs` are data versions by name, `code` is the hash of its sources."""
     decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
     launch = (config or {}).get("launch", {})
     decisive["launch"] = {"dtype": launch.get("dtype")}
@@ -149,7 +149,7 @@ def work_area(
         decisive["launch"]["float8"] = True
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
-    return WorkArea(backend, f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}", identity)
+    return CheckpointStore(backend, f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}", identity)
 
 
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
