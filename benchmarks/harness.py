@@ -23,6 +23,7 @@ from typing import Any
 
 from aquarat_core.artifacts import git_state, hardware
 from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.command import torchrun
 
 _GOAL = re.compile(r"([≤≥]) (\d+(?:\.\d+)?)(?: (\S+))?")
 _COMPARE = {"≤": operator.le, "≥": operator.ge}
@@ -121,15 +122,18 @@ def compare(
 
 
 def run_apart(
-    module: str, work: dict[str, Any], folder: Path, launcher: Sequence[str] = (), env: dict[str, str] | None = None
+    module: str, work: dict[str, Any], folder: Path, ranks: int = 1, env: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What `module`, run in a process of its own, writes to the file `out` of its `work`, which stands in WORK.
+    """What `module`, run in a process of its own or on several ranks, writes to the file `out` of its `work`, which is
+    in WORK.
 
     Raises `BenchError` with the end of its standard error when it fails.
     """
     out = folder / "measured.json"
     environment = os.environ | (env or {}) | {"WORK": json.dumps(work | {"out": str(out)})}
-    command = [sys.executable, *launcher, "-m", module]
+    command = [sys.executable, "-m", module]
+    if ranks > 1:
+        command = torchrun(command[1:], ranks, str(folder / "logs"))
     done = subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise BenchError(f"{module} with {work} ended with exit code {done.returncode}: {done.stderr[-3000:]}")

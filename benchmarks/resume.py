@@ -20,6 +20,7 @@ from rich.table import Table
 
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.command import STAGE
 from benchmarks.harness import BenchError, Result
 from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, TRAINED, Chain, Outcome, chain, points
 
@@ -59,7 +60,7 @@ def _results(o: Outcome) -> list[Result]:
 def _cold_start(made: Chain, stage: str) -> float:
     """Seconds from the shell to the end of a whole undisturbed run of the stage, in a process of its own."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "aquarat_core.stages.run", made.spec(stage)]
+    command = [sys.executable, *STAGE, made.spec(stage)]
     env = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=REPO_ROOT, env=env, capture_output=True, text=True)
     if done.returncode:

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
-from aquarat_core.config import RLConfig, load_profile
+from aquarat_core.config import load_profile
 from aquarat_core.settings import REPO_ROOT, store_uri
 from aquarat_core.stages import rl_checkpoint
-from aquarat_core.stages.base import StageContext, StageSpec
+from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.command import torchrun
+from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.run import stage_context
 from benchmarks.harness import BenchError
 
 INPUTS = ("sft_checkpoint", "aqua_dataset")
@@ -35,20 +38,13 @@ def inputs() -> dict[str, Artifact]:
 def train(folder: Path, **changes: Any) -> dict[str, Any]:
     """The summary of the profile's RL stage with `changes` to its config; its checkpoint is in `folder`/content."""
     config = load_profile(None, {"rl_checkpoint": changes}).rl_checkpoint
-    for name in ("content", "records"):
-        (folder / name).mkdir(parents=True)
+    folder.mkdir(parents=True)
     parents = {name: artifact.as_parent().model_dump(mode="json") for name, artifact in inputs().items()}
     order = {"store": store_uri(), "config": config.model_dump(mode="json"), "inputs": parents}
     (folder / "order.json").write_text(json.dumps(order))
-    launcher = [
-        sys.executable,
-        "-m",
-        "aquarat_core.torchrun",
-        f"--nproc-per-node={config.launch.nproc}",
-        f"--log-dir={folder / 'logs'}",
-    ]
+    program = ("-m", "benchmarks.rl_stage", str(folder))
     done = subprocess.run(
-        [*launcher, "-m", "benchmarks.rl_stage", str(folder)],
+        torchrun(program, config.launch.nproc, str(folder / "logs")),
         cwd=REPO_ROOT,
         env=os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": str(config.launch.threads)},
         capture_output=True,
@@ -67,17 +63,7 @@ def main(folder: Path) -> None:
         code=CodeVersion(version="0" * 64, commit=None, dirty=True), run_id="bench", step_key="rl_checkpoint",
     )  # fmt: skip
     rank = int(os.environ.get("RANK", "0"))
-    summary = rl_checkpoint.run(
-        StageContext(
-            spec=spec,
-            config=RLConfig.model_validate(order["config"]),
-            inputs={name: store.get(parent["manifest_sha256"]) for name, parent in order["inputs"].items()},
-            outdir=folder / "content",
-            recorddir=folder / "records",
-            rank=rank,
-            world=int(os.environ.get("WORLD_SIZE", "1")),
-        )
-    )
+    summary = rl_checkpoint.run(stage_context(STAGES[spec.stage], spec, store, folder, rank))
     if rank == 0:
         (folder / "summary.json").write_text(json.dumps(summary))
 

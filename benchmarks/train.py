@@ -101,12 +101,10 @@ def _prepare(folder: Path) -> None:
 
 def _start(folder: Path, dtype: str, ranks: int, threads: int) -> dict[str, Any]:
     """What a run measured; its micro-batches are all that a rank has of a step."""
-    torchrun = ["-m", "aquarat_core.torchrun", "--nproc-per-node", str(ranks)]
-    torchrun += ["--log-dir", str(folder / "logs")]
     rows = BATCH_TOKENS // MODEL["sequence_len"] // ranks
     work = {"dtype": dtype, "nproc": ranks, "threads": threads, "rows": rows, "folder": str(folder)}
     env = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
-    return run_apart("benchmarks.train", work, folder, torchrun if ranks > 1 else (), env)
+    return run_apart("benchmarks.train", work, folder, ranks, env)
 
 
 # --- in the processes that train -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,14 @@ class PackedRows:
         if self.mask is not None:
             targets[~torch.from_numpy(self.mask[rows][:, 1:])] = IGNORED
         return to_device(ids, device)[:, :-1], to_device(targets, device)
+
+
+def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype = torch.long) -> Tensor:
+    """[B, T]: `rows` of unequal lengths, at least one of them, filled with zeros up to the longest."""
+    padded = torch.zeros((len(rows), max(map(len, rows))), dtype=dtype)
+    for row, values in enumerate(rows):
+        padded[row, : len(values)] = torch.as_tensor(values, dtype=dtype)
+    return padded
 
 
 class EpochShuffle:

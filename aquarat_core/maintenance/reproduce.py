@@ -23,6 +23,7 @@ from aquarat_core.errors import UserError
 from aquarat_core.maintenance.copying import push
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.command import STAGE, torchrun
 from aquarat_core.stages.registry import STAGES, Stage, code_version
 
 WEIGHTS = ".safetensors"
@@ -121,16 +122,16 @@ def _run(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path) -> A
     job = store.job(spec.run_id, spec.step_key, spec.attempt)
     job.write_json("spec.json", spec.model_dump(mode="json"))
     launch = (spec.config or {}).get("launch", {})
-    torchrun = ["-m", "aquarat_core.torchrun", "--nproc-per-node", str(launch.get("nproc", 1))]
-    torchrun += ["--log-dir", str(folder / "logs")]
-    command = [sys.executable, *(torchrun if stage.distributed else ()), "-m", "aquarat_core.stages.run"]
+    command = [sys.executable, *STAGE, f"{job.uri}/spec.json"]
+    if stage.distributed:
+        command = torchrun(command[1:], launch.get("nproc", 1), str(folder / "logs"))
     environment = {
         "GLOO_SOCKET_IFNAME": "lo",
         "WANDB_MODE": "offline",
         **os.environ,
         "OMP_NUM_THREADS": str(launch.get("threads", 1)),
     }
-    code = subprocess.run([*command, f"{job.uri}/spec.json"], env=environment, stdout=2).returncode
+    code = subprocess.run(command, env=environment, stdout=2).returncode
     result = job.read_json("result.json")
     if code or not result or not result["ok"]:
         said = result["error"]["message"] if result and not result["ok"] else f"it ended with exit code {code}"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aquarat_core.data.rows import pad
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.tasks.answers import LETTERS, MARKER
 from aquarat_core.text.tokenizer import Tokenizer, TokenizerError
@@ -48,9 +49,6 @@ def logits_after(model: Transformer, contexts: Sequence[Sequence[int]], rows: in
     for start in range(0, len(contexts), rows):
         part = contexts[start : start + rows]
         lengths = torch.tensor([len(c) for c in part])
-        ids = torch.zeros((len(part), int(lengths.max())), dtype=torch.long)
-        for row, context in enumerate(part):
-            ids[row, : len(context)] = torch.as_tensor(context)
-        hidden = model.hidden(ids.to(model.cos.device))
+        hidden = model.hidden(pad(part).to(model.cos.device))
         found.append(model.logits(hidden[torch.arange(len(part)), lengths - 1]))
     return torch.cat(found)

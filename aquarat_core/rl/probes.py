@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aquarat_core.data.rows import pad
 from aquarat_core.model.transformer import Transformer, attend
 from aquarat_core.rl.letters import letter_ids, letter_logits
 from aquarat_core.runtime.distributed import World
@@ -107,11 +108,8 @@ def attention_entropies(model: Transformer, contexts: Sequence[Sequence[int]]) -
     found = []
     for start in range(0, len(contexts), ROWS):
         part = contexts[start : start + ROWS]
-        ids = torch.zeros((len(part), max(map(len, part))), dtype=torch.long)
-        for row, context in enumerate(part):
-            ids[row, : len(context)] = torch.as_tensor(context)
         watching = _Watching(torch.tensor([len(c) for c in part], device=model.cos.device))
-        model.hidden(ids.to(model.cos.device), watching)
+        model.hidden(pad(part).to(model.cos.device), watching)
         found.append(torch.stack(watching.entropies))
     return torch.cat(found, dim=1)
 

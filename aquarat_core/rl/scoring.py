@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aquarat_core.data.rows import pad
 from aquarat_core.model.transformer import Transformer
 
 
@@ -42,19 +43,12 @@ class SampleBatch:
 
 def collate(samples: Sequence[Sample], device: torch.device) -> SampleBatch:
     """Pad `samples` to the longest of them."""
-    B, N = len(samples), max(len(s.completion) for s in samples)
-    T = max(len(s.prompt) + len(s.completion) for s in samples)
-    ids = torch.zeros((B, T), dtype=torch.long)
-    positions = torch.zeros((B, N), dtype=torch.long)
-    completion = torch.zeros((B, N), dtype=torch.long)
-    mask, logp = torch.zeros((B, N)), torch.zeros((B, N))
+    ids = pad([[*s.prompt, *s.completion] for s in samples])
+    positions = pad([range(len(s.prompt) - 1, len(s.prompt) + len(s.completion) - 1) for s in samples])
+    completion = pad([s.completion for s in samples])
+    logp = pad([s.logprobs for s in samples], torch.float32)
+    mask = pad([[1.0] * len(s.completion) for s in samples], torch.float32)
     for row, s in enumerate(samples):
-        start, n = len(s.prompt), len(s.completion)
-        ids[row, : start + n] = torch.tensor([*s.prompt, *s.completion])
-        positions[row, :n] = torch.arange(start - 1, start + n - 1)
-        completion[row, :n] = torch.tensor(s.completion)
-        logp[row, :n] = torch.tensor(s.logprobs)
-        mask[row, :n] = 1.0
         mask[row, list(s.given)] = 0.0
     advantages = torch.tensor([s.advantage for s in samples])
     return SampleBatch(*(t.to(device) for t in (ids, positions, completion, mask, logp, advantages)))

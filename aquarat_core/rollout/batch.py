@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from aquarat_core.data.rows import pad
 from aquarat_core.model.kv_cache import Extent, Prefill, last_ids
 from aquarat_core.rollout.replay import Replays
 from aquarat_core.rollout.rows import Step
@@ -223,9 +224,7 @@ class Batch:
         at_once = max(1, PREFILL_TOKENS // longest)
         for start in range(0, len(requests), at_once):
             part = requests[start : start + at_once]
-            padded = torch.zeros((len(part), max(len(r.prompt) for r in part)), dtype=torch.long)
-            for row, request in enumerate(part):
-                padded[row, : len(request.prompt)] = torch.as_tensor(request.prompt)
+            padded = pad([request.prompt for request in part])
             lengths = torch.tensor([len(r.prompt) for r in part], device=device)
             slots = torch.tensor([self.slots[r.first] for r in part], device=device)
             hidden_PTC = self.model.hidden(padded.to(device), Prefill(self.memory, slots, lengths))

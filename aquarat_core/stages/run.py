@@ -93,7 +93,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[s
     started = time.monotonic()
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder(spec.stage))
-        ctx = _context(stage, spec, store, scratch, rank)
+        ctx = stage_context(stage, spec, store, scratch, rank)
         ctx.work = work
         if rank == 0:
             ctx.send = _pipes_sender(stack)
@@ -150,11 +150,12 @@ def refuse_if_superseded(job: JobDir) -> None:
         raise Superseded(f"attempt {found.get('by', '?')} has taken this step over: this one writes nothing more")
 
 
-def _context(stage: Stage, spec: StageSpec, store: ArtifactStore, scratch: Path, rank: int) -> StageContext:
+def stage_context(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path, rank: int) -> StageContext:
+    """The context of `spec` on one rank; the artifact is made in `folder`."""
     config_type = stage.config_type()
-    out, records = scratch / "content", scratch / "records"
-    out.mkdir()
-    records.mkdir()
+    out, records = folder / "content", folder / "records"
+    for directory in (out, records):
+        directory.mkdir(exist_ok=True)
     return StageContext(
         spec=spec,
         config=validate(config_type, spec.config, spec.stage) if config_type else None,
