@@ -17,8 +17,8 @@ from torch import Tensor
 
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.runtime.memory import keep_freed_memory
+from aquarat_core.runtime.rendezvous import RANKS, ranks_store
 from aquarat_core.settings import cache_dir
-from aquarat_core.torchrun import RANKS, ranks_store
 
 T = TypeVar("T")
 JOIN_TIMEOUT = timedelta(minutes=10)

@@ -32,8 +32,8 @@ from aquarat_core.rl import callbacks
 from aquarat_core.rl import update as rl_update
 from aquarat_core.rl.rollouts import Sampler
 from aquarat_core.rollout.batch import Batch
+from aquarat_core.runtime.rendezvous import BACKEND, one_host
 from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, run
-from aquarat_core.torchrun import BACKEND, one_host
 from aquarat_core.tracking import metrics
 from aquarat_core.training import optimizer
 

@@ -111,7 +111,7 @@ def _gloo():
     import torch
     import torch.distributed as dist
 
-    from aquarat_core.torchrun import ranks_store
+    from aquarat_core.runtime.rendezvous import ranks_store
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = ranks_store(size)

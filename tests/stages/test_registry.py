@@ -12,7 +12,7 @@ import pytest
 from aquarat_core.config import load_profile, override
 from aquarat_core.stages.registry import CORE, STAGES, Stage, code_version
 
-PLACES_ONLY = {CORE / "settings.py", CORE / "runtime/scratch.py", CORE / "torchrun.py"}
+PLACES_ONLY = {CORE / "settings.py", CORE / "runtime/scratch.py", CORE / "runtime/rendezvous.py"}
 """Say where things lie and ranks meet, not what comes of it."""
 
 
