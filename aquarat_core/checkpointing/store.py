@@ -145,7 +145,7 @@ def checkpoint_store(
     decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
     launch = (config or {}).get("launch", {})
     decisive["launch"] = {"dtype": launch.get("dtype")}
-    if launch.get("float8"):  # checkpoints from before there was this field go on without it
+    if launch.get("float8"):  # absent from the key of checkpoints older than this field
         decisive["launch"]["float8"] = True
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))

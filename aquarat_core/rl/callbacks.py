@@ -1,4 +1,4 @@
-"""What happens beside the updates of an RL run: measurements, samples for people to read, alarms and totals."""
+"""What happens besides the updates of an RL run: measurements, samples for people to read, alarms and totals."""
 
 from __future__ import annotations
 

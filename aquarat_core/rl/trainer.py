@@ -1,4 +1,9 @@
-"""RL: sample with the current policy, judge, learn; what is measured beside it are callbacks of the loop."""
+"""RL: in each step, sample answers with the current policy, grade them and update the policy.
+
+By default this is REINFORCE on fresh samples, with the mean reward of a question's group as baseline: GRPO without the
+division by the group's standard deviation, without a KL term, and with all tokens of a step weighted alike;
+`objective/` has the alternatives. Everything else, from held-out accuracy to alarms, is a callback of the loop.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +55,7 @@ class Stopping(Protocol):
 
 
 class Trainer:
-    """Owns the policy, the sampling engine and the frozen reference of one RL run."""
+    """The policy, the sampling engine and the frozen reference of one RL run."""
 
     def __init__(
         self,

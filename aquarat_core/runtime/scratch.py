@@ -1,10 +1,10 @@
 """Folders to work in that do not outlive their process for long, however it ends.
 
-A process that is killed removes nothing. So every folder has an owner: a lock that the kernel frees with the process
-that holds it, and whoever makes a folder first removes those that nobody owns any more.
+A killed process removes nothing. So every folder has an owner: a lock that the kernel frees with the process that
+holds it. Making a folder first removes those that have no owner any more.
 
 `<scratch>/<name>-XXXX/` holds `owner`, which is locked, and `files/`, which is what a caller works in; `<scratch>/gate`
-is held while a folder comes into being, so that nobody takes it for one without an owner.
+is held while a folder is being made, so that it is not taken for one without an owner.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def scratch_folder(name: str) -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Removes the folders that nobody owns. They are locked meanwhile, so that each is removed by one process."""
+    """Removes the folders without an owner. They are locked meanwhile, so that each is removed by one process."""
     with ExitStack() as claimed:
         dead = []
         with _gate(root):
@@ -52,7 +52,7 @@ def _sweep(root: Path) -> None:
                     fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     dead.append(folder)
                 with suppress(OSError):
-                    folder.rmdir()  # Empty: its maker, or whoever removed it, was killed half-way.
+                    folder.rmdir()  # Empty: the process that made or removed it was killed half-way.
         for folder in dead:
             _remove(folder)
 

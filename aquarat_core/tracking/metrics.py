@@ -1,4 +1,4 @@
-"""One row of metrics a step: first into `metrics.jsonl`, then to W&B and to whoever watches."""
+"""One row of metrics a step: first to `metrics.jsonl`, then to W&B."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from aquarat_core.tracking.context import RunContext
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_START_SECONDS = 15.0
-"""How long a stage waits for the W&B server before it goes on offline."""
+"""How long a stage waits for the W&B server before it continues offline."""
 WANDB_FINISH_SECONDS = 30.0
-"""How long a stage that has ended waits for what the W&B server has not taken yet."""
+"""How long a finished stage waits for the W&B server to take the remaining rows."""
 
 
 class MetricLog:
     """Rank 0's record of a run; on other ranks every call does nothing.
 
-    `replay` repeats the rows of a resumed run to W&B: an offline run lies in a file of its own, and the one of the
-    killed process may be gone with its host. W&B is a view: when its client fails, `warn` is told once, and the file
-    goes on without it.
+    `replay` repeats the rows of a resumed run to W&B: an offline run has a file of its own, and that of the killed
+    process may be gone with its host. W&B is a view: when its client fails, `warn` is called once, and only the file is
+    written from then on.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class MetricLog:
 
 @contextmanager
 def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None) -> Iterator[MetricLog]:
-    """The log of a stage's run, in the artifact's records; `continued` is the W&B run that it goes on with."""
+    """The log of a stage's run, in the artifact's records; `continued` is the id of the W&B run that it continues."""
     if ctx.rank:
         yield MetricLog(None, None)
         return
@@ -144,8 +144,8 @@ def wandb_mode(config: WandbConfig) -> str:
 
 
 def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) -> Any:
-    """The W&B run of this stage. Where the server does not take it, whatever the reason, an offline one, said once;
-    where there is not even that, None."""
+    """The W&B run of this stage: an offline one, which is logged once, if the server does not take it for any reason;
+    None if that fails too."""
     mode = wandb_mode(config)
     if mode == "disabled":
         return None

@@ -1,4 +1,4 @@
-"""A table of what a model said, for people to read: a file in the run's records, and a table in W&B."""
+"""A table of what a model generated, for people to read: a file in the run's records, and a table in W&B."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 class SampleTable:
-    """Rank 0 writes; a resumed run goes on with the rows that were saved."""
+    """Rank 0 writes; a resumed run continues with the rows that were saved."""
 
     def __init__(self, ctx: RunContext, log: MetricLog, name: str, columns: Sequence[str]) -> None:
         """`name` is the table's in W&B; every row has `columns`."""

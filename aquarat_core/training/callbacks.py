@@ -1,4 +1,4 @@
-"""What happens beside the update: each a small object that sees every step and may have state of its own."""
+"""What happens besides the update: small objects that see every step and may have state of their own."""
 
 from __future__ import annotations
 

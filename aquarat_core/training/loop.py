@@ -21,7 +21,7 @@ from aquarat_core.training.preflight import check_run, out_of_memory_explained
 from aquarat_core.training.session import TrainingSession
 
 HEADLINES = ("train/loss", "val/bpb", "train/tokens_per_second")
-"""Metrics that are reported while a run goes on."""
+"""Metrics that are reported at each step."""
 
 
 def train(

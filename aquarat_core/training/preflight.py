@@ -1,4 +1,4 @@
-"""What is refused before the first step, while it costs nothing; and memory that runs out, said in the user's terms."""
+"""Errors found before the first step, while they cost nothing; running out of memory, in the user's terms."""
 
 from __future__ import annotations
 

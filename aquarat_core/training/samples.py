@@ -25,7 +25,7 @@ from aquarat_core.training.callbacks import Callback, TrainingStep
 
 COLUMNS = ("step", "prompt", "text", "tokens", "ended")
 QUESTIONS = 2
-"""Validation questions that a chat stage asks beside the prompts of its config."""
+"""Validation questions that a chat stage asks, besides the prompts of its config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ class Samples(Callback):
             return []
         engine = Engine(self.model, self.tokenizer.special(self.stop))
         keys = [[row_key("sample", step, i)] for i in range(len(fitting))]
-        said = engine.generate([p.ids for p in fitting], keys, budget, config.temperature)
+        generated = engine.generate([p.ids for p in fitting], keys, budget, config.temperature)
         return [
             dict(zip(COLUMNS, (step, p.text, self.tokenizer.decode(c.said), len(c.tokens), c.ended), strict=True))
-            for p, (c,) in zip(fitting, said, strict=True)
+            for p, (c,) in zip(fitting, generated, strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:
