@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.checkpointing import CheckpointStore, checkpoint_store
 from aquarat_core.config import CheckpointConfig, SamplesConfig, TrainConfig
 from aquarat_core.data.rows import PackedRows

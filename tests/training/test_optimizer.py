@@ -52,7 +52,7 @@ def updated(model: Transformer, scale: float, **config: float | None) -> dict[st
     model.embedding.weight.grad = torch.zeros_like(model.embedding.weight)
     model.head.weight.grad = torch.zeros_like(model.head.weight)
     model.embedding.weight.grad[0, 0], model.head.weight.grad[0, 0] = 3 * scale, 4 * scale
-    return ShardedOptimizer(model, OptimConfig(warmdown=0.0, **config), 10, ONE).apply(0)
+    return ShardedOptimizer(model, OptimConfig(warmdown=0.0, **config), 10, ONE).step(0)
 
 
 def test_the_reported_norm_is_that_before_clipping() -> None:
@@ -151,7 +151,7 @@ def test_a_step_without_a_gradient_is_as_if_it_had_not_been() -> None:
     # The next step that has one goes on exactly where the last one was.
     for model, mine in ((quiet, optimizer), (other, undisturbed)):
         accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)
-        mine.apply(2)
+        mine.step(2)
     assert torch.equal(flat(quiet), flat(other))
 
 

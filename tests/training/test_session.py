@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.checkpointing import CheckpointStore, Preempted, checkpoint_store
 from aquarat_core.config import CheckpointConfig, TrainConfig
 from aquarat_core.runtime.preemption import Abandoned
