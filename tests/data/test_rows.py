@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from aquarat_core.data.rows import EpochShuffle, PackedRows
+from aquarat_core.data.rows import EpochShuffle, PackedRows, pad
 from tests.toys import CPU
 
 
@@ -46,3 +47,9 @@ def test_the_order_is_a_function_of_seed_and_step() -> None:
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="no row to train on"):
         EpochShuffle(0, seed=1)
+
+
+def test_ragged_rows_are_filled_with_zeros() -> None:
+    assert pad([[1, 2, 3], (), range(4, 6)]).tolist() == [[1, 2, 3], [0, 0, 0], [4, 5, 0]]
+    padded = pad([[0.5], [-1.0, 2.0]], torch.float32)
+    assert padded.dtype == torch.float32 and padded.tolist() == [[0.5, 0.0], [-1.0, 2.0]]
