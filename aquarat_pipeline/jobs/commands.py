@@ -10,6 +10,7 @@ from typing import Any
 
 from aquarat_core.agent.protocol import JobRequest, LeaseRequest, RenewRequest, StartRequest, TailRequest, Token
 from aquarat_core.stages.base import SPEC_SHA256
+from aquarat_core.stages.command import Meeting, torchrun
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.hosts.credentials import host_token
 from aquarat_pipeline.hosts.inventory import Host
@@ -91,13 +92,11 @@ def _argv(launch: Launch, hosts: Sequence[Host], node: int) -> list[str]:
     run = [*launch.program, f"{launch.attempt.folder.uri}/spec.json"]
     if not need.distributed:
         return [*python, *run]
-    torchrun = ["-m", "aquarat_core.torchrun", "--nproc-per-node", str(need.ranks)]
+    meeting = None
     if need.nodes > 1:
-        torchrun += ["--nnodes", str(need.nodes), "--rdzv-conf", f"rank={node}"]
-        torchrun += ["--rdzv-endpoint", hosts[0].rendezvous, "--rdzv-id", job_request(launch.attempt, 0)["id"]]
-        torchrun += ["--local-addr", hosts[node].rendezvous.rpartition(":")[0]]
-    # --tee marks each line with its rank, so that rank 0's can be told from torchrun's own.
-    return [*python, *torchrun, "--tee", "3", "--log-dir", "{scratch}", *run]
+        address = hosts[node].rendezvous.rpartition(":")[0]
+        meeting = Meeting(need.nodes, node, hosts[0].rendezvous, job_request(launch.attempt, 0)["id"], address)
+    return torchrun(run, need.ranks, "{scratch}", python, meeting=meeting, tee=True)
 
 
 def _environment(launch: Launch, hosts: Sequence[Host], node: int) -> dict[str, str]:

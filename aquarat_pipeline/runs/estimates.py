@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aquarat_core.training.peaks import peak_of
 from rich.filesize import decimal
 
 from aquarat_core.artifacts import Manifest
@@ -19,7 +18,6 @@ from aquarat_core.runtime.peaks import peak_of
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.durations import duration
-from aquarat_pipeline.launching.room import Disk
 from aquarat_pipeline.runs.disk_space import Disk
 
 if TYPE_CHECKING:
