@@ -16,7 +16,6 @@ from aquarat_core.config.profile import (
     load_profile,
     override,
     profile_names,
-    validate,
 )
 from aquarat_core.config.rl import CurriculumConfig, ObjectiveConfig, RewardConfig, RLConfig, RLOptimConfig
 from aquarat_core.config.training import (
@@ -31,6 +30,7 @@ from aquarat_core.config.training import (
     TrainConfig,
     WandbConfig,
 )
+from aquarat_core.config.validation import validate
 
 __all__ = [
     "DEFAULT_PROFILE",

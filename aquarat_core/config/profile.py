@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from difflib import get_close_matches
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import model_validator
 
 from aquarat_core.config import strict_yaml
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
@@ -18,13 +18,12 @@ from aquarat_core.config.fields import ConfigError, Strict
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.training import BaseConfig, ChatTrainConfig, MidConfig, TrainConfig
+from aquarat_core.config.validation import validate
 
 PROFILES_DIR = Path(__file__).parents[1] / "profiles"
 DEFAULT_PROFILE = "demo"
-ALIKE = 0.75
-"""From how much on an unknown field is taken for another one misspelt."""
 MAX_PARENTS = 20
-M = TypeVar("M", bound=BaseModel)
+S = TypeVar("S", bound=Strict)
 
 
 class Profile(Strict):
@@ -54,8 +53,7 @@ class Profile(Strict):
     @model_validator(mode="after")
     def _stages_fit_each_other(self) -> Profile:
         T = self.base_checkpoint.model.sequence_len
-        for stage in ("base_checkpoint", "mid_checkpoint", "sft_checkpoint"):
-            train: TrainConfig = getattr(self, stage)
+        for stage, train in self._sections(TrainConfig):
             per_pass = train.micro_batch_rows * T * train.launch.nproc
             if train.batch_tokens % per_pass:
                 raise ValueError(
@@ -70,6 +68,12 @@ class Profile(Strict):
         self._answers_fit(T)
         self._mixtures_fit()
         return self
+
+    def _sections(self, kind: type[S]) -> Iterator[tuple[str, S]]:
+        """The sections of a kind with their names, in the order of the fields."""
+        for name, section in self:
+            if isinstance(section, kind):
+                yield name, section
 
     def _answers_fit(self, sequence_len: int) -> None:
         """What would otherwise be found after base, mid and SFT have been trained."""
@@ -92,8 +96,8 @@ class Profile(Strict):
 
     def _mixtures_fit(self) -> None:
         rows = {"aqua": self.aqua_dataset.n_train, **{s.name: s.n_train for s in self.chat_datasets.sources}}
-        for stage in ("mid_checkpoint", "sft_checkpoint"):
-            mixture = getattr(self, stage).mixture
+        for stage, train in self._sections(ChatTrainConfig):
+            mixture = train.mixture
             if not mixture:
                 raise ValueError(f"{stage}.mixture is empty: it needs a data set")
             for entry in mixture:
@@ -125,15 +129,6 @@ def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | No
 def override(profile: Profile, changes: dict[str, Any]) -> Profile:
     """`profile` with nested `changes` applied and everything checked again. Raises `ConfigError`."""
     return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
-
-
-def validate(model: type[M], raw: Any, where: str) -> M:
-    """`raw` as `model`, or a `ConfigError` with one line for each thing that is wrong."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as e:
-        lines = "\n".join(f"  {_explain(err, model)}" for err in e.errors())
-        raise ConfigError(f"{where} cannot be used:\n{lines}") from None
 
 
 def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None) -> dict[str, Any]:
@@ -178,27 +173,3 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def _explain(error: Any, model: type[BaseModel]) -> str:
-    field = ".".join(str(part) for part in error["loc"]) or "profile"
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(model, error["loc"][:-1])
-        alike = get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=ALIKE)
-        meant = "".join(f" did you mean {name}?" for name in alike)
-        return f"{field}: unknown field;{meant} known here: {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"{field}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(error["input"], (dict, BaseModel)) else f" (got {error['input']!r})"
-    return f"{field}: {message}{shown}"
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    for part in loc:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ["see aquarat_core/config/"]
-        model = inner
-    return sorted(model.model_fields)
