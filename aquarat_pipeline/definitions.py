@@ -3,10 +3,7 @@
 import dagster as dg
 
 from aquarat_core.artifacts.lineage import format_profile
-from aquarat_pipeline.assets.data import data_assets
-from aquarat_pipeline.assets.evaluation import evaluation_assets
-from aquarat_pipeline.assets.tokenizer import tokenizer_assets
-from aquarat_pipeline.assets.training import training_assets
+from aquarat_pipeline.assets.stage import stage_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.experiments import Experiment, experiments
@@ -19,10 +16,9 @@ from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
 
 def of(experiment: Experiment) -> dg.Definitions:
     """The assets, checks, jobs and the schedule of one experiment."""
-    rooms = (data_assets, tokenizer_assets, training_assets, evaluation_assets)
     again = reevaluation(experiment)
     return dg.Definitions(
-        assets=[asset for room in rooms for asset in room(experiment)],
+        assets=stage_assets(experiment),
         asset_checks=[*artifact_checks(experiment), *evaluation_checks(experiment)],
         jobs=[pipeline(experiment), again],
         schedules=[weekly(experiment, again)],

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from aquarat_pipeline.runs.in_process import Outcome, Terminal
 
-STAGES_EVALUATED = ("base", "mid", "sft", "rl")
-
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the demo; returns the exit code: 130 after Ctrl-C, 1 for a chain that did not come to its end."""
@@ -126,12 +124,13 @@ def _assets(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def _evaluation(artifacts: dict[str, Any]) -> dict[str, Any]:
+    from aquarat_core.stages.registry import CHAIN
     from aquarat_core.tasks.origin import questions_of
 
     found: dict[str, Any] = {}
-    for stage in STAGES_EVALUATED:
-        m = artifacts[f"{stage}_eval_report"].manifest.metrics
-        found[stage] = {"accuracy": m["accuracy"], "ci": [m["accuracy_lo"], m["accuracy_hi"]], "n": m["n"]}
+    for phase in CHAIN:
+        m = artifacts[f"{phase}_eval_report"].manifest.metrics
+        found[phase] = {"accuracy": m["accuracy"], "ci": [m["accuracy_lo"], m["accuracy_hi"]], "n": m["n"]}
     found["questions"] = questions_of(artifacts["rl_eval_report"])
     found["constant_letter"] = m["constant_letter_accuracy"]
     found["mcnemar_p"] = m.get("mcnemar_p")

@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline.assets.evaluation import EVAL_REPORTS
 from aquarat_pipeline.experiments import Experiment
 
 
@@ -22,7 +21,7 @@ def reevaluation(experiment: Experiment) -> Any:
     """The job that makes the reports of an experiment."""
     return dg.define_asset_job(
         experiment.local("reevaluation"),
-        _assets(experiment, (*EVAL_REPORTS, "pipeline_report")),
+        _assets(experiment, (stage.name for stage in STAGES.values() if stage.kind == "report")),
         description="Evaluates the latest checkpoints again; trains nothing.",
     )
 

@@ -21,11 +21,12 @@ from rich.table import Table
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.command import STAGE
+from aquarat_core.stages.registry import CHECKPOINTS
 from benchmarks.harness import BenchError, Result
-from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, TRAINED, Chain, Outcome, chain, points
+from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, Chain, Outcome, chain, points
 
 POINTS, POINTS_OF_RANKS = 24, 12
-SEEDS = {stage: 40 + i for i, stage in enumerate(TRAINED)}
+SEEDS = {stage: 40 + i for i, stage in enumerate(CHECKPOINTS)}
 
 
 def run() -> list[Result]:
@@ -34,10 +35,10 @@ def run() -> list[Result]:
         # The worker's cache is this process's too: it reads the artifacts.
         os.environ["AQUARAT_CACHE"] = f"{scratch}/cache"
         with chain(scratch) as made:
-            outcomes = [made.kill(stage, points(POINTS, SEEDS[stage], stage)) for stage in TRAINED]
+            outcomes = [made.kill(stage, points(POINTS, SEEDS[stage], stage)) for stage in CHECKPOINTS]
             outcomes.append(made.kill("base_checkpoint", points(POINTS, 50), ranks=(2,)))
             outcomes.append(made.kill("base_checkpoint", points(POINTS_OF_RANKS, 51), (2, 1), IN_FLOAT32))
-            cold = {stage: _cold_start(made, stage) for stage in TRAINED}
+            cold = {stage: _cold_start(made, stage) for stage in CHECKPOINTS}
     Console(width=None if sys.stdout.isatty() else 120).print(_table(outcomes))
     if failed := [o.name for o in outcomes if o.died != len(o.points)]:
         raise BenchError(f"{', '.join(failed)} ended before it was killed at every point")

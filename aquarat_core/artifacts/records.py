@@ -116,6 +116,7 @@ class CommitRecord(_Record):
     identity: dict[str, Any]
     wandb_id: Text | None
     files: Annotated[dict[Name, tuple[Count, Sha256, Text]], Field(max_length=1_000_000)]
+    code_version: Text | None = None
 
 
 _JOB_RECORDS: tuple[tuple[str, type[BaseModel]], ...] = (

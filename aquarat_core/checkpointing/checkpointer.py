@@ -115,11 +115,17 @@ class Checkpointer:
     def _restore_latest(self) -> int:
         if self.store is None:
             return 0
-        for manifest in resumable(self.store, self.config.resume):
+        manifests = resumable(self.store, self.config.resume)
+        if not manifests and self.config.resume == "auto":
+            for line in self.store.left_by_other_code():
+                self.log(line)
+        for manifest in manifests:
             with scratch_folder("resume") as scratch:
                 if self.store.fetch(manifest, scratch):
                     self._load(manifest, scratch)
                     self.log(f"resuming after step {manifest.step} from {self.store.backend.uri}/{manifest.folder}")
+                    if said := self.store.other_code(manifest):
+                        self.log(said)
                     return manifest.step
             self.log(f"{manifest.folder} is damaged: trying the checkpoint before it")
         return 0

@@ -5,8 +5,10 @@
                                         rank-00000.done.json     both files' digests: this rank has written all
                                         commit.json              written last: step, identity and every file
 
-The key is a hash of what decides the result (stage, config, inputs, code), so the same command finds its state again,
-from any host, and another command does not. Where the ranks run, how often is saved and what is logged do not count.
+The key is a hash of what decides the result (stage, config, inputs, and the sources that compute it), so the same
+command finds its state again, from any host, and another command does not. Where the ranks run, how often is saved and
+what is logged decide nothing. A commit also holds the whole code version, which may have changed since: a run that goes
+on all the same says so.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts.backend import Backend
+from aquarat_core.artifacts.errors import RecordError
 from aquarat_core.artifacts.hashing import Digest, digest_bytes, digest_file
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.records import read_checkpoint_json, read_commit
@@ -40,6 +43,8 @@ class CheckpointManifest:
     identity: dict[str, Any]
     wandb_id: str | None
     files: dict[str, Digest]
+    code_version: str | None = None
+    """Of the run that saved it, as manifests have it; None in checkpoints from before it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class CheckpointStore:
     identity: dict[str, Any]
     fence: Callable[[], None] = field(default=lambda: None, compare=False)
     """Called before a commit; raises where another process has taken the run over."""
+    code_version: str | None = None
+    """Of this run: the hash of all its sources, those that only record or tell among them."""
 
     def folder(self, step: int, attempt: str) -> str:
         return f"{self.prefix}/{step:08d}-{attempt}"
@@ -92,6 +99,7 @@ class CheckpointStore:
             "identity": manifest.identity,
             "wandb_id": manifest.wandb_id,
             "files": {name: [d.size, d.sha256, d.crc32c] for name, d in manifest.files.items()},
+            "code_version": self.code_version,
         }
         self.backend.create(f"{manifest.folder}/{COMMIT}", canonical(obj))
 
@@ -129,19 +137,71 @@ class CheckpointStore:
                 "Set them back, or set checkpoint.resume to 'auto' to train from the beginning."
             )
 
+    def other_code(self, manifest: CheckpointManifest) -> str | None:
+        """A line for the log where other code than this run's saved `manifest`; None where it was the same."""
+        if manifest.identity.get("code") != self.identity["code"]:
+            theirs, ours = str(manifest.identity.get("code")), str(self.identity["code"])
+            return (
+                f"{manifest.folder} was made by other code that decides the result ({theirs[:12]}, now {ours[:12]}); "
+                "the run continues from it because checkpoint.resume names it"
+            )
+        if manifest.code_version is None or self.code_version is None or manifest.code_version == self.code_version:
+            return None
+        return (
+            f"{manifest.folder} was saved by code version {manifest.code_version[:12]}, and this is "
+            f"{self.code_version[:12]}: what has changed since does not affect the result"
+        )
+
+    def left_by_other_code(self) -> list[str]:
+        """A line for each area of this stage, config and inputs whose state other code left, which is not taken."""
+        there, _, mine = self.prefix.rpartition("/")
+        latest: dict[str, str] = {}
+        for key in sorted(key for key in self.backend.keys(f"{there}/") if key.endswith(f"/{COMMIT}")):
+            latest[key.removeprefix(f"{there}/").partition("/")[0]] = key
+        found = [self._read_if_sound(key) for place, key in latest.items() if place != mine]
+        return [self._not_taken(manifest) for manifest in found if manifest and self._differs_in_code_alone(manifest)]
+
+    def _read_if_sound(self, key: str) -> CheckpointManifest | None:
+        try:
+            return self._read(key)
+        except RecordError:
+            return None  # another run's business
+
+    def _differs_in_code_alone(self, manifest: CheckpointManifest) -> bool:
+        return {**manifest.identity, "code": None} == {**self.identity, "code": None}
+
+    def _not_taken(self, manifest: CheckpointManifest) -> str:
+        place = manifest.folder.rpartition("/")[0]
+        return (
+            f"{place} has the state after step {manifest.step} of the same config and inputs, but other code decided it "
+            f"({str(manifest.identity.get('code'))[:12]}, now {str(self.identity['code'])[:12]}): this run does not "
+            f"take it. To continue from it, set checkpoint.resume to {place.rpartition('/')[2]!r}"
+        )
+
     def _read(self, key: str) -> CheckpointManifest | None:
         found = self.backend.read(key)
         if found is None:
             return None
         obj = read_commit(found.data, f"{self.backend.uri}/{key}")
         files = {name: Digest(*values) for name, values in obj.files.items()}
-        return CheckpointManifest(key.rpartition("/")[0], obj.step, obj.identity, obj.wandb_id, files)
+        return CheckpointManifest(
+            key.rpartition("/")[0], obj.step, obj.identity, obj.wandb_id, files, obj.code_version
+        )
 
 
 def checkpoint_store(
-    backend: Backend, stage: str, config: Mapping[str, Any] | None, inputs: Mapping[str, str], code: str
+    backend: Backend,
+    stage: str,
+    config: Mapping[str, Any] | None,
+    inputs: Mapping[str, str],
+    code: str,
+    code_version: str | None = None,
 ) -> CheckpointStore:
-    """The checkpoints of a run of `stage`; `inputs` are data versions by name, `code` is the hash of its sources."""
+    """The checkpoints of a run of `stage`: `inputs` are data versions by name, `code` the hash of the sources that
+    decide.
+
+    `code_version` is that of all sources, which the checkpoints hold and which decides nothing.
+    """
     decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
     launch = (config or {}).get("launch", {})
     decisive["launch"] = {"dtype": launch.get("dtype")}
@@ -149,7 +209,8 @@ def checkpoint_store(
         decisive["launch"]["float8"] = True
     # Through JSON, so that it compares equal with what is read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
-    return CheckpointStore(backend, f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}", identity)
+    prefix = f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}"
+    return CheckpointStore(backend, prefix, identity, code_version=code_version)
 
 
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:

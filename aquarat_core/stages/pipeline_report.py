@@ -6,8 +6,7 @@ from aquarat_core.evaluation import chain_report
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.report import Evaluated, write_pages
 from aquarat_core.stages.base import Scalar, StageContext
-
-CHAIN = ("base", "mid", "sft", "rl")
+from aquarat_core.stages.registry import CHAIN
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:

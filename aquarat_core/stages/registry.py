@@ -1,164 +1,150 @@
-"""Which stages there are, what feeds them and which code they are made of. Imports nothing heavy.
+"""Which stages there are and what feeds them, in an order in which they can run. Imports nothing heavy.
 
-The Dagster assets, the stage runner and the command line all read this one table.
+The Dagster assets, the stage runner and the command line all read this one table. To add a stage is to add a row and
+the function that it names.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
 
-from pydantic import BaseModel
+from aquarat_core.stages.stage import Stage
 
-from aquarat_core.config import Profile
+_ROWS = [
+    Stage(
+        name="aqua_dataset",
+        kind="dataset",
+        description="Questions in AQuA-RAT's form, cleaned: five options, a rationale and the right letter.",
+        inputs=(),
+        section="aqua_dataset",
+        entry="aquarat_core.stages.aqua_dataset:run",
+        group="data",
+        kinds=("parquet",),
+    ),
+    Stage(
+        name="chat_datasets",
+        kind="dataset",
+        description="Conversations for mid-training and SFT, one file per source and split.",
+        inputs=(),
+        section="chat_datasets",
+        entry="aquarat_core.stages.chat_datasets:run",
+        group="data",
+        kinds=("parquet",),
+    ),
+    Stage(
+        name="pretrain_text",
+        kind="dataset",
+        description="Documents for pretraining, with a pinned validation shard.",
+        inputs=(),
+        section="pretrain_text",
+        entry="aquarat_core.stages.pretrain_text:run",
+        group="data",
+        kinds=("parquet",),
+    ),
+    Stage(
+        name="tokenizer",
+        kind="tokenizer",
+        description="Byte-level BPE trained on the pretraining text and the conversations.",
+        inputs=("pretrain_text", "chat_datasets", "aqua_dataset"),
+        section="tokenizer",
+        entry="aquarat_core.stages.tokenizer:run",
+        group="tokenizer",
+        kinds=("rust",),
+    ),
+    Stage(
+        name="pretrain_tokens",
+        kind="dataset",
+        description="The pretraining text as token ids, memory-mapped by those who train on it.",
+        inputs=("pretrain_text", "tokenizer"),
+        section=None,
+        entry="aquarat_core.stages.pretrain_tokens:run",
+        group="data",
+        kinds=("numpy",),
+    ),
+    Stage(
+        name="base_checkpoint",
+        kind="checkpoint",
+        description="The language model after pretraining on plain text.",
+        inputs=("tokenizer", "pretrain_tokens"),
+        section="base_checkpoint",
+        entry="aquarat_core.stages.base_checkpoint:run",
+        group="training",
+        kinds=("torch", "wandb"),
+        distributed=True,
+    ),
+    Stage(
+        name="mid_checkpoint",
+        kind="checkpoint",
+        description="The base model after mid-training on conversations and problems.",
+        inputs=("base_checkpoint", "chat_datasets", "aqua_dataset"),
+        section="mid_checkpoint",
+        entry="aquarat_core.stages.chat_training:run_mid",
+        group="training",
+        kinds=("torch", "wandb"),
+        distributed=True,
+    ),
+    Stage(
+        name="sft_checkpoint",
+        kind="checkpoint",
+        description="The mid-trained model after supervised fine-tuning on rationales.",
+        inputs=("mid_checkpoint", "chat_datasets", "aqua_dataset"),
+        section="sft_checkpoint",
+        entry="aquarat_core.stages.chat_training:run_sft",
+        group="training",
+        kinds=("torch", "wandb"),
+        distributed=True,
+    ),
+    Stage(
+        name="rl_checkpoint",
+        kind="checkpoint",
+        description="The SFT model after on-policy GRPO against the verified answer.",
+        inputs=("sft_checkpoint", "aqua_dataset"),
+        section="rl_checkpoint",
+        entry="aquarat_core.stages.rl_checkpoint:run",
+        group="training",
+        kinds=("torch", "wandb"),
+        distributed=True,
+    ),
+]
 
-CORE = Path(__file__).resolve().parents[1]
+CHECKPOINTS = tuple(row.name for row in _ROWS if row.kind == "checkpoint")
+"""The training stages, each on the weights of the one before."""
+CHAIN = tuple(name.removesuffix("_checkpoint") for name in CHECKPOINTS)
+"""The phases of training, as the names of their checkpoints, reports and metrics begin."""
+EVAL_REPORTS = tuple(f"{phase}_eval_report" for phase in CHAIN)
+_MEASURED_ON_TEXT = ("base", "mid")
+"""Whose bits per byte of plain text tell something."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage: the function that runs it, its inputs, and the sources its code version is the hash of."""
-
-    name: str
-    kind: str
-    description: str
-    inputs: tuple[str, ...]
-    section: str | None
-    """Field of `Profile` that configures it; None for a stage without settings."""
-    entry: str
-    """`module:function`, imported only where the stage runs."""
-    sources: tuple[str, ...]
-    """Files and packages under `aquarat_core/` whose bytes decide the code version."""
-    distributed: bool = False
-    """True when torchrun starts it, on `launch.nproc` ranks."""
-
-    def load(self) -> Callable[..., dict[str, Any]]:
-        """The stage function, `run(ctx) -> summary metrics`."""
-        module, function = self.entry.split(":")
-        return getattr(importlib.import_module(module), function)
-
-    def config(self, profile: Profile) -> BaseModel | None:
-        """This stage's section of `profile`."""
-        return getattr(profile, self.section) if self.section else None
-
-    def config_type(self) -> type[BaseModel] | None:
-        """The pydantic type of its section."""
-        return Profile.model_fields[self.section].annotation if self.section else None
-
-
-_HUB = ("data/__init__.py", "errors.py", "data/hub.py", "data/hub_cache.py", "data/foreign.py",
-        "data/foreign_reader.py")  # fmt: skip
-_RUNNER = ("config", "errors.py", "plain_text.py", "data/parquet.py",
-           "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
-           "runtime/preemption.py")  # fmt: skip
-_TEXT = ("text", "../rust/src")
-_ROWS = ("data/packing.py", "data/rows.py", "data/tokens.py")
-# The rollouts are for the samples of text that every training stage takes.
-_PROCESS = ("runtime", "tracking", "checkpointing")
-_TRAIN = (*_RUNNER, *_TEXT, *_ROWS, *_PROCESS, "model", "optim", "training", "rollout", "tasks")
-_CHAT = (*_TRAIN, "data/mixture.py", "stages/chat_training.py")
-_ROLLOUT = ("model", "rollout", *_PROCESS, *_ROWS, "evaluation/protocols.py", "evaluation/records.py",
-            "tasks", *_TEXT)  # fmt: skip
-
-
-def _eval_report(stage: str, parent: str | None) -> Stage:
-    scored = (f"{stage}_checkpoint", "aqua_dataset", *(("pretrain_text",) if stage in ("base", "mid") else ()))
+def _eval_report(before: str | None, phase: str) -> Stage:
+    text = ("pretrain_text",) if phase in _MEASURED_ON_TEXT else ()
+    compared = (f"{before}_eval_report",) if before else ()
     return Stage(
-        name=f"{stage}_eval_report",
+        name=f"{phase}_eval_report",
         kind="report",
-        description=f"Accuracy of the {stage} checkpoint on aqua_dataset's questions, interval, baselines, records.",
-        inputs=(*scored, *((f"{parent}_eval_report",) if parent else ())),
+        description=f"Accuracy of the {phase} checkpoint on aqua_dataset's questions, interval, baselines, records.",
+        inputs=(f"{phase}_checkpoint", "aqua_dataset", *text, *compared),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
-        sources=(*_RUNNER, "data/documents.py", *_ROLLOUT, "evaluation", "stages/eval_report.py"),
+        group="evaluation",
+        kinds=("torch", "markdown"),
         distributed=True,
     )
 
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "aqua_dataset", "dataset",
-            "Questions in AQuA-RAT's form, cleaned: five options, a rationale and the right letter.",
-            (), "aqua_dataset", "aquarat_core.stages.aqua_dataset:run",
-            (*_RUNNER, *_HUB, "data/cleaning.py", "data/bad_rows.py", "data/duplicates.py",
-             "data/letters.py", "data/rationales.py", "data/synthetic.py", "tasks", "stages/aqua_dataset.py"),
-        ),
-        Stage(
-            "chat_datasets", "dataset", "Conversations for mid-training and SFT, one file per source and split.",
-            (), "chat_datasets", "aquarat_core.stages.chat_datasets:run",
-            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/identity.py", "data/mixture.py",
-             "data/synthetic.py", "tasks", "stages/chat_datasets.py"),
-        ),
-        Stage(
-            "pretrain_text", "dataset", "Documents for pretraining, with a pinned validation shard.",
-            (), "pretrain_text", "aquarat_core.stages.pretrain_text:run",
-            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/documents.py", "data/synthetic.py", "tasks",
-             "stages/pretrain_text.py"),
-        ),
-        Stage(
-            "tokenizer", "tokenizer", "Byte-level BPE trained on the pretraining text and the conversations.",
-            ("pretrain_text", "chat_datasets", "aqua_dataset"), "tokenizer", "aquarat_core.stages.tokenizer:run",
-            (*_RUNNER, *_TEXT, "data/documents.py", "data/mixture.py", "tasks", "stages/tokenizer.py"),
-        ),
-        Stage(
-            "pretrain_tokens", "dataset", "The pretraining text as token ids, memory-mapped by those who train on it.",
-            ("pretrain_text", "tokenizer"), None, "aquarat_core.stages.pretrain_tokens:run",
-            (*_RUNNER, *_TEXT, "data/documents.py", *_ROWS, "stages/pretrain_tokens.py"),
-        ),
-        Stage(
-            "base_checkpoint", "checkpoint", "The language model after pretraining on plain text.",
-            ("tokenizer", "pretrain_tokens"), "base_checkpoint", "aquarat_core.stages.base_checkpoint:run",
-            (*_TRAIN, "stages/base_checkpoint.py"), distributed=True,
-        ),
-        Stage(
-            "mid_checkpoint", "checkpoint", "The base model after mid-training on conversations and problems.",
-            ("base_checkpoint", "chat_datasets", "aqua_dataset"), "mid_checkpoint",
-            "aquarat_core.stages.chat_training:run_mid", _CHAT, distributed=True,
-        ),
-        Stage(
-            "sft_checkpoint", "checkpoint", "The mid-trained model after supervised fine-tuning on rationales.",
-            ("mid_checkpoint", "chat_datasets", "aqua_dataset"), "sft_checkpoint",
-            "aquarat_core.stages.chat_training:run_sft", _CHAT, distributed=True,
-        ),
-        Stage(
-            "rl_checkpoint", "checkpoint", "The SFT model after on-policy GRPO against the verified answer.",
-            ("sft_checkpoint", "aqua_dataset"), "rl_checkpoint", "aquarat_core.stages.rl_checkpoint:run",
-            (*_TRAIN, *_ROLLOUT, "rl", "stages/rl_checkpoint.py"), distributed=True,
-        ),
-        _eval_report("base", None),
-        _eval_report("mid", "base"),
-        _eval_report("sft", "mid"),
-        _eval_report("rl", "sft"),
-        Stage(
-            "pipeline_report", "report", "One page over the whole chain: curves, accuracies, paired tests, lineage.",
-            (*(f"{s}_checkpoint" for s in ("base", "mid", "sft", "rl")),
-             *(f"{s}_eval_report" for s in ("base", "mid", "sft", "rl"))),
-            None, "aquarat_core.stages.pipeline_report:run",
-            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/answers.py", "tasks/origin.py",
-             "stages/pipeline_report.py"),
-        ),
-    )
-}  # fmt: skip
+_ROWS += [
+    *(_eval_report(before, phase) for before, phase in pairwise((None, *CHAIN)) if phase),
+    Stage(
+        name="pipeline_report",
+        kind="report",
+        description="One page over the whole chain: curves, accuracies, paired tests, lineage.",
+        inputs=(*CHECKPOINTS, *EVAL_REPORTS),
+        section=None,
+        entry="aquarat_core.stages.pipeline_report:run",
+        group="evaluation",
+        kinds=("markdown", "html"),
+    ),
+]
 
-
-def code_version(stage: Stage, config: BaseModel | None) -> str:
-    """SHA-256 over the stage's sources and its config: what Dagster compares to tell stale from fresh."""
-    digest = hashlib.sha256()
-    for source in sorted(set(stage.sources)):
-        for path in _files(CORE / source):
-            digest.update(f"{path.relative_to(CORE.parent)}\0".encode() + path.read_bytes() + b"\0")
-    digest.update(config.model_dump_json().encode() if config else b"null")
-    return digest.hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    path = path.resolve()
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.suffix in (".py", ".rs"))
-    return [path] if path.is_file() else []
+STAGES: dict[str, Stage] = {row.name: row for row in _ROWS}
+"""Every stage by its name, after all of its inputs."""

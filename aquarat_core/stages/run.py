@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.agent.protocol import Failed
+from pydantic import BaseModel
+
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.bounded import validated
 from aquarat_core.artifacts.hashing import digest_bytes
@@ -27,6 +29,10 @@ from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, StageSpec
 from aquarat_core.stages.registry import STAGES, Stage, code_version
+from aquarat_core.stages.code_version import result_version
+from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.stage import Stage
+from aquarat_core.training.stopped import Stopped
 
 
 class Superseded(RuntimeError):
@@ -137,8 +143,15 @@ def _work_area(job: JobDir, spec: StageSpec) -> Any:
     from aquarat_core.checkpointing import checkpoint_store
 
     inputs = {name: parent.data_version for name, parent in spec.inputs.items()}
-    area = checkpoint_store(job.backend, spec.stage, spec.config, inputs, code_version(stage, None))
+    code = result_version(stage, _config(stage, spec))
+    area = checkpoint_store(job.backend, spec.stage, spec.config, inputs, code, spec.code.version)
     return replace(area, fence=lambda: refuse_if_superseded(job))
+
+
+def _config(stage: Stage, spec: StageSpec) -> BaseModel | None:
+    """The stage's typed config. Raises `ConfigError`."""
+    config_type = stage.config_type()
+    return validate(config_type, spec.config, spec.stage) if config_type else None
 
 
 def refuse_if_superseded(job: JobDir) -> None:
@@ -152,13 +165,12 @@ def refuse_if_superseded(job: JobDir) -> None:
 
 def stage_context(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path, rank: int) -> StageContext:
     """The context of `spec` on one rank; the artifact is made in `folder`."""
-    config_type = stage.config_type()
     out, records = folder / "content", folder / "records"
     for directory in (out, records):
         directory.mkdir(exist_ok=True)
     return StageContext(
         spec=spec,
-        config=validate(config_type, spec.config, spec.stage) if config_type else None,
+        config=_config(stage, spec),
         inputs={name: store.get(parent.manifest_sha256) for name, parent in spec.inputs.items()},
         outdir=out,
         recorddir=records,

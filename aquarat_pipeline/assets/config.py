@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from aquarat_core.config import Profile, override
-from aquarat_core.stages.registry import STAGES, Stage
+from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.stage import Stage
 
 SCALARS = {bool: dg.Bool, int: dg.Int, float: dg.Float, str: dg.String}
 

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
-from aquarat_core.stages.registry import STAGES, code_version
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
 from aquarat_pipeline.assets.config import run_config_of
 from aquarat_pipeline.experiments import Experiment

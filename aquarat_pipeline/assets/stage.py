@@ -10,7 +10,9 @@ from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
-from aquarat_core.stages.registry import STAGES, Stage, code_version
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.config import config_schema, run_config_of
 from aquarat_pipeline.assets.history import ahead
@@ -26,25 +28,34 @@ from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.tags import RANKS_TAG
 
 OWNERS = ["team:aquarat"]
+_SOURCES = {
+    "hub": ("huggingface", "From the Hugging Face Hub."),
+    "synthetic": ("python", "Generated here, not real data."),
+}
+"""For a section that says where its data come from: the icon and the end of the description."""
 
 
-def stage_asset(
-    experiment: Experiment, name: str, *, group: str, kinds: Iterable[str], note: str = ""
-) -> dg.AssetsDefinition:
-    """The asset of stage `name` in an experiment, configured by its profile unless the run says otherwise.
+def stage_assets(experiment: Experiment, names: Iterable[str] = tuple(STAGES)) -> list[dg.AssetsDefinition]:
+    """The assets of an experiment, of all stages or of `names`."""
+    return [stage_asset(experiment, name) for name in names]
 
-    `note` ends its description.
-    """
+
+def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
+    """The asset of stage `name` in an experiment, configured by its profile unless the run says otherwise."""
     stage, profile = STAGES[name], experiment.profile
     section = stage.config(profile)
+    kinds, description = set(stage.kinds), stage.description
+    if source := getattr(section, "source", None):
+        kind, note = _SOURCES[source]
+        kinds, description = kinds | {kind}, f"{description} {note}"
     ranks = {RANKS_TAG: str(section.launch.nproc)} if stage.distributed else {}
 
     @dg.asset(
         key=experiment.key(name),
-        description=f"{stage.description} {note}".strip(),
-        group_name=experiment.local(group),
+        description=description,
+        group_name=experiment.local(stage.group),
         metadata={"profile": format_profile(profile.name, profile.sha256)},
-        kinds=set(kinds),
+        kinds=kinds,
         owners=OWNERS,
         deps=[experiment.key(name) for name in stage.inputs],
         code_version=code_version(stage, section),

@@ -3,7 +3,8 @@
 import dagster as dg
 
 from aquarat_core.artifacts import Artifact, ArtifactError
-from aquarat_core.stages.registry import STAGES, Stage
+from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.resources.store import StoreResource

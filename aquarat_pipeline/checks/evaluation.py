@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from aquarat_pipeline.assets.evaluation import EVAL_REPORTS
+from aquarat_core.stages.registry import EVAL_REPORTS
 from aquarat_pipeline.assets.metadata import accuracy_text
 from aquarat_pipeline.checks.artifacts import latest
 from aquarat_pipeline.experiments import Experiment

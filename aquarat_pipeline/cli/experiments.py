@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.table import table
-
-HEADS = ("experiment", "profile", "made", "base", "mid", "sft", "rl")
 
 
 def add_commands(commands: Any) -> None:
@@ -32,6 +31,7 @@ def _list(arguments: argparse.Namespace) -> str | Finding:
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.config import load_profile
     from aquarat_core.errors import UserError
+    from aquarat_core.stages.registry import CHAIN
     from aquarat_pipeline import experiments
 
     store = ArtifactStore.open(arguments.store)
@@ -48,7 +48,7 @@ def _list(arguments: argparse.Namespace) -> str | Finding:
             facts.append(fact)
             problems |= wrong
     broken = [f"{name or 'the main experiment'}: {problem}" for name, problem in sorted(problems.items())]
-    rows = [HEADS, *map(_row, facts)]
+    rows = [("experiment", "profile", "made", *CHAIN), *(_row(fact, CHAIN) for fact in facts)]
     note = "The main experiment has no name; its profile is that of AQUARAT_PROFILE. Accuracies are of eval reports."
     text = "\n".join([table(rows), *broken, note])
     found = answer(arguments, {"experiments": facts, "problems": problems}, text)
@@ -83,10 +83,10 @@ def _facts(store: Any, experiment: Any, there: set[str]) -> tuple[dict[str, Any]
     }, problems
 
 
-def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+def _row(fact: dict[str, Any], phases: Sequence[str]) -> tuple[str, ...]:
     others = f", and made under {', '.join(fact['other_profiles'])}" if fact["other_profiles"] else ""
     profile = f"{fact['profile']} ({fact['profile_sha256'][:12]}){others}"
-    scores = [_score(fact["reports"].get(name)) for name in HEADS[3:]]
+    scores = [_score(fact["reports"].get(name)) for name in phases]
     return fact["experiment"] or "-", profile, f"{len(fact['made'])} of {fact['stages']}", *scores
 
 

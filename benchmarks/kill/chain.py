@@ -17,9 +17,8 @@ from typing import Any
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
-from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.registry import CHECKPOINTS, STAGES
 
-TRAINED = ("base_checkpoint", "mid_checkpoint", "sft_checkpoint", "rl_checkpoint")
 STEPS, SAVE_EVERY = 72, 3
 TRAIN = {
     "launch": {"nproc": 1, "threads": 1, "device": "cpu"},
@@ -113,7 +112,7 @@ class Outcome:
         return whole and self.died == len(self.points) and self.left_in_work == 0
 
 
-def points(n: int, seed: int, stage: str = TRAINED[0]) -> list[Point]:
+def points(n: int, seed: int, stage: str = CHECKPOINTS[0]) -> list[Point]:
     """`n` seeded points, as many of each kind; counts are per start, since each start counts anew."""
     rng = random.Random(seed)
     most = {"file": 2 * 5, "half": 2 * 3, "commit": 2, "delete": 4, "step": SAVE_EVERY + 2, "update": SAVE_EVERY + 2}

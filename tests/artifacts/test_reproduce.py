@@ -14,7 +14,8 @@ from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
 from aquarat_core.cli import main
 from aquarat_core.config import load_profile
 from aquarat_core.maintenance.reproduce import reproduce, weights_distance
-from aquarat_core.stages.registry import STAGES, code_version
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.registry import STAGES
 
 from .conftest import Publish
 

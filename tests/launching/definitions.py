@@ -23,11 +23,13 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "sft_checkpoint": ("aqua_dataset",),
     "rl_checkpoint": ("sft_checkpoint",),
 }
-stages = {name: dataclasses.replace(STAGES[name], inputs=inputs) for name, inputs in INPUTS.items()}
+stages = {
+    name: dataclasses.replace(STAGES[name], inputs=inputs, group="toys", kinds=()) for name, inputs in INPUTS.items()
+}
 
 with mock.patch("aquarat_pipeline.assets.stage.STAGES", stages):
     profile = load_profile(os.environ.get("AQUARAT_PROFILE", str(HERE / "profile.yaml")))
-    assets = [stage_asset(Experiment(profile), name, group="toys", kinds=set()) for name in stages]
+    assets = [stage_asset(Experiment(profile), name) for name in stages]
 
 defs = dg.Definitions(
     assets=assets,

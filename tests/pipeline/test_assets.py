@@ -14,7 +14,8 @@ from dagster._core.loader import LoadingContextForTest
 
 from aquarat_core.artifacts import ArtifactStore, lineage
 from aquarat_core.config import load_profile
-from aquarat_core.stages.registry import STAGES, code_version
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.registry import STAGES
 from tests.pipeline.toy_chain import Chain, failure_text
 
 DATA = ("aqua_dataset", "chat_datasets", "pretrain_text")

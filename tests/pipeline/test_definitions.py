@@ -12,8 +12,9 @@ import dagster as dg
 import pytest
 
 from aquarat_core.config import Profile, load_profile
-from aquarat_core.stages.registry import STAGES, code_version
-from aquarat_pipeline.assets.data import data_assets
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.stage import stage_assets
 from aquarat_pipeline.experiments import Experiment
 
 HEAVY = ("torch", "wandb", "datasets", "gcsfs", "google.cloud.storage", "pyarrow", "matplotlib", "pandas")
@@ -71,11 +72,10 @@ def test_generated_data_are_not_called_the_hubs() -> None:
     for source, kind, note in (("synthetic", "python", "not real data"), ("hub", "huggingface", "Hugging Face Hub")):
         names = ("aqua_dataset", "pretrain_text")
         profile = load_profile("demo", {name: {"source": source} for name in names})
-        for asset in data_assets(Experiment(profile)):
+        for asset in stage_assets(Experiment(profile), names):
             (spec,) = asset.specs
-            if spec.key.to_user_string() in names:
-                assert kind in spec.kinds and note in spec.description
-                assert ("huggingface" in spec.kinds) == (source == "hub")
+            assert kind in spec.kinds and note in spec.description
+            assert ("huggingface" in spec.kinds) == (source == "hub")
 
 
 def test_every_asset_is_checked(repository: dg.RepositoryDefinition) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -14,8 +15,8 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, Parent
 from aquarat_core.config import load_profile
 from aquarat_core.stages.base import StageSpec
-from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline.assets.training import training_assets
+from aquarat_core.stages.registry import CHECKPOINTS, STAGES
+from aquarat_pipeline.assets.stage import stage_assets
 from aquarat_pipeline.memory import PeakMemory
 from tests.patience import limit
 from tests.pipeline import toy_definitions
@@ -105,7 +106,7 @@ def test_what_a_failed_stage_said_stays_a_code_block_in_the_ui(chain: Chain, ord
 def distributed_chain(chain: Chain) -> Chain:
     """The toy chain with its checkpoints as they are, under torchrun on two ranks, and all their inputs there."""
     assert load_profile("demo").base_checkpoint.launch.nproc == 2
-    chain.defs = toy_definitions.build(training_assets)
+    chain.defs = toy_definitions.build(partial(stage_assets, names=CHECKPOINTS))
     assert chain.materialize("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer", "pretrain_tokens").success
     return chain
 

@@ -10,11 +10,8 @@ from unittest import mock
 import dagster as dg
 
 from aquarat_core.config import load_profile
-from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline.assets.data import data_assets
-from aquarat_pipeline.assets.evaluation import evaluation_assets
-from aquarat_pipeline.assets.tokenizer import tokenizer_assets
-from aquarat_pipeline.assets.training import training_assets
+from aquarat_core.stages.registry import CHECKPOINTS, STAGES
+from aquarat_pipeline.assets.stage import stage_assets
 from aquarat_pipeline.checks.artifacts import artifact_checks
 from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.experiments import Experiment
@@ -36,9 +33,9 @@ def build(
     """
     plain = {name: dataclasses.replace(stage, distributed=False) for name, stage in STAGES.items()}
     experiments = (Experiment(load_profile("demo")), *named)
-    rooms = (data_assets, tokenizer_assets, evaluation_assets, *(() if training else (training_assets,)))
+    names = [name for name in STAGES if not (training and name in CHECKPOINTS)]
     with mock.patch("aquarat_pipeline.assets.stage.STAGES", plain):
-        assets = [asset for experiment in experiments for room in rooms for asset in room(experiment)]
+        assets = [asset for experiment in experiments for asset in stage_assets(experiment, names)]
     assets += [asset for experiment in experiments for asset in training(experiment)] if training else []
     return dg.Definitions(
         assets=assets,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, TRAINED, Chain, chain, points
+from aquarat_core.stages.registry import CHECKPOINTS
+from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, Chain, chain, points
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", TRAINED)
+@pytest.mark.parametrize("stage", CHECKPOINTS)
 def test_a_run_killed_eight_times_ends_with_the_same_bytes(made: Chain, stage: str) -> None:
-    outcome = made.kill(stage, points(8, TRAINED.index(stage), stage))
+    outcome = made.kill(stage, points(8, CHECKPOINTS.index(stage), stage))
     assert outcome.died == 8, "it must have been killed at every point"
     kinds = {"file", "half", "commit", "delete", "step", "update"}
     assert {kind for kind, _ in outcome.points} == kinds | ({"rollout", "eval"} if stage == "rl_checkpoint" else set())

@@ -1,0 +1,99 @@
+"""Which of our modules a module imports, read from the sources: nothing is imported to find out.
+
+Imports inside functions count, those for type checkers alone do not. A text that is the dotted name of a module counts
+as well, for `python -m`; an entry of a table, `module:name`, does not: its users say which entries they take. A name
+that a package's `__init__` only passes on counts as an import of the module that defines it, so that who takes one
+config class does not depend on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from aquarat_core.stages.memo import Memo
+from aquarat_core.stages.parsing import Import, Parsed
+
+
+class ImportGraph:
+    """The modules of some packages in the folder `root`, by their dotted names. What was read is remembered."""
+
+    def __init__(self, root: Path, packages: Iterable[str], memo: Path | None = None) -> None:
+        self.root, self.packages = root, tuple(packages)
+        self._memo = Memo(memo)
+        self._paths: dict[str, Path | None] = {}
+        self._parsed: dict[str, Parsed] = {}
+        self._edges: dict[str, frozenset[str]] = {}
+
+    def all(self) -> list[str]:
+        """The names of all modules, sorted."""
+        paths = (path for package in self.packages for path in (self.root / package).rglob("*.py"))
+        parts = (path.relative_to(self.root).with_suffix("").parts for path in paths)
+        return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
+
+    def __contains__(self, name: str) -> bool:
+        return self._path(name) is not None
+
+    def __getitem__(self, name: str) -> Parsed:
+        """The module of that name. Raises `KeyError` where there is none."""
+        if name not in self._parsed:
+            if (path := self._path(name)) is None:
+                raise KeyError(f"there is no module {name} under {self.root}")
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            self._parsed[name] = self._memo.parse(path.read_bytes(), package)
+        return self._parsed[name]
+
+    def imports(self, name: str) -> frozenset[str]:
+        """The names of our modules that module `name` imports, packages around them that do something included."""
+        if name not in self._edges:
+            parsed = self[name]
+            found = {target for i in parsed.imports if (target := self._target(i))}
+            found.update(dotted for dotted in parsed.dotted if dotted in self)
+            around = {package for other in found for package in _packages_of(other) if package in self}
+            found.update(package for package in around if not self[package].only_passes_on)
+            self._edges[name] = frozenset(found - {name})
+        return self._edges[name]
+
+    def others(self, name: str) -> frozenset[str]:
+        """The top-level names of packages that are not ours and that module `name` imports."""
+        return frozenset(i.module.split(".")[0] for i in self[name].imports) - set(self.packages)
+
+    def closure(self, names: Iterable[str], leave_out: Callable[[str], bool] = lambda name: False) -> frozenset[str]:
+        """`names` and all they import, directly or not. What is left out is not looked into either.
+
+        Raises `KeyError` for a name that is no module.
+        """
+        found, waiting = set[str](), set(names)
+        while waiting:
+            found |= waiting
+            waiting = {i for name in waiting for i in self.imports(name) if not leave_out(i)} - found
+        self._memo.save()
+        return frozenset(found)
+
+    def _path(self, name: str) -> Path | None:
+        if name not in self._paths:
+            place = self.root.joinpath(*name.split("."))
+            ours = name.split(".")[0] in self.packages
+            candidates = (place.with_suffix(".py"), place / "__init__.py") if ours else ()
+            self._paths[name] = next((path for path in candidates if path.is_file()), None)
+        return self._paths[name]
+
+    def _target(self, wanted: Import) -> str | None:
+        """The module that an import needs; None for what is not ours."""
+        module, name, _ = wanted
+        if name is not None and f"{module}.{name}" in self:
+            return f"{module}.{name}"
+        if module not in self:
+            return None
+        passed = self[module].passes_on.get(name) if name is not None and self._is_package(module) else None
+        return (self._target(passed) if passed else None) or module
+
+    def _is_package(self, name: str) -> bool:
+        path = self._path(name)
+        return path is not None and path.name == "__init__.py"
+
+
+def _packages_of(name: str) -> Iterator[str]:
+    """The packages around a module, whose `__init__` runs before it."""
+    while name := name.rpartition(".")[0]:
+        yield name

@@ -1,0 +1,66 @@
+"""What was read from sources, kept in a file, so that a process parses only what has changed since the last one.
+
+Parsing all of our sources takes a few tenths of a second, which every command and every worker of Dagster would pay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aquarat_core.stages import parsing
+from aquarat_core.stages.parsing import Import, Parsed
+
+
+class Memo:
+    """Parsed files by the SHA-256 of their text, in the file at `path`; without a path, and where that cannot be read
+    or written, everything is parsed anew."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known = _load(path) if path else {}
+        self._used: dict[str, Parsed] = {}
+
+    def parse(self, source: bytes, package: str) -> Parsed:
+        """As `parsing.parse`."""
+        key = hashlib.sha256(f"{package}\0".encode() + source).hexdigest()
+        if key not in self._used:
+            self._used[key] = self._known.get(key) or parsing.parse(source.decode(), package)
+        return self._used[key]
+
+    def save(self) -> None:
+        """Writes the file, if something in it is new, with what this process has used."""
+        if self._path is None or self._used.keys() <= self._known.keys():
+            return
+        content = json.dumps({"reader": _reader(), "files": self._used})
+        self._known = dict(self._used)
+        part = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(content)
+            part.replace(self._path)
+
+
+def _reader() -> str:
+    """What made the entries: another version of Python or of the parser makes others."""
+    return hashlib.sha256(Path(parsing.__file__).read_bytes() + sys.version.encode()).hexdigest()
+
+
+def _load(path: Path) -> dict[str, Parsed]:
+    try:
+        held = json.loads(path.read_bytes())
+        return {key: _entry(*value) for key, value in held["files"].items()} if held["reader"] == _reader() else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _entry(
+    imports: list[list[Any]], passed: dict[str, list[Any]], only: bool, dotted: list[str], digest: str, quiet: str
+) -> Parsed:
+    passes_on = {name: Import(*value) for name, value in passed.items()}
+    return Parsed(tuple(Import(*i) for i in imports), passes_on, only, tuple(dotted), digest, quiet)

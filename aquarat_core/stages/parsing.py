@@ -1,0 +1,185 @@
+"""What a source file imports and does, read with `ast`."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+TALK = frozenset({"log", "print", "progress"})
+"""Functions and methods that tell somebody something, where a call of one stands alone."""
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_DOTTED = re.compile(r"""["'](\w+(?:\.\w+)+)["']""")
+
+
+class Import(NamedTuple):
+    """`import module`, where `name` is None, or `from module import name as alias`."""
+
+    module: str
+    name: str | None = None
+    alias: str | None = None
+
+
+class Parsed(NamedTuple):
+    """One source file."""
+
+    imports: tuple[Import, ...]
+    """All of them, in functions too; those for type checkers alone are left out."""
+    passes_on: dict[str, Import]
+    """The names that it imports at its top level, so that others can import them from here."""
+    only_passes_on: bool
+    """Whether it does nothing of its own: docstring, imports and `__all__` are all there is."""
+    dotted: tuple[str, ...]
+    """Texts that could be names of modules, as for `python -m`."""
+    digest: str
+    """SHA-256 of what the file does: comments, docstrings and layout change nothing."""
+    quiet_digest: str
+    """Like `digest`, without what is only told: lines of the log, progress, and the texts of errors."""
+
+
+def parse(text: str, package: str) -> Parsed:
+    """Reads a file of `package`, against which its relative imports are resolved. Raises `SyntaxError`."""
+    tree = ast.parse(text)
+    found = [i for node in _statements(tree.body) if isinstance(node, _IMPORTS) for i in _imported(node, package)]
+    top = [i for node in tree.body if isinstance(node, ast.ImportFrom) for i in _imported(node, package)]
+    writer = _Writer()
+    writer.write(tree)
+    return Parsed(
+        tuple(found),
+        {i.alias: i for i in top if i.alias},
+        all(map(_passes_on, tree.body)),
+        tuple(dict.fromkeys(_DOTTED.findall(text))),
+        writer.digest(),
+        writer.quiet_digest(),
+    )
+
+
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements at any depth. Expressions hold no imports and are not looked into."""
+    for node in body:
+        yield node
+        parts = [node, *getattr(node, "handlers", ()), *getattr(node, "cases", ())]
+        fields = ("orelse",) if isinstance(node, ast.If) and _for_type_checkers(node.test) else _BODIES
+        for part in parts:
+            for field in fields:
+                yield from _statements(getattr(part, field, ()))
+
+
+_BODIES = ("body", "orelse", "finalbody")
+
+
+def _for_type_checkers(test: ast.expr) -> bool:
+    name = test.id if isinstance(test, ast.Name) else test.attr if isinstance(test, ast.Attribute) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        yield from (Import(alias.name) for alias in node.names)
+        return
+    module = node.module or ""
+    if node.level:
+        base = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
+        module = f"{base}.{module}" if module else base
+    yield from (Import(module, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
+def _passes_on(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign):
+        return all(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+    return isinstance(node, _IMPORTS) or _is_text(node)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is a text alone: a docstring, of a module, a class, a function or a field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_talk(node: ast.AST) -> bool:
+    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+        return False
+    called = node.value.func
+    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+    return name in TALK
+
+
+class _Writer:
+    """A tree as text; unlike that of `ast.dump` the same in every version of Python, which adds fields."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._told: list[tuple[int, int]] = []
+        """Where in `_parts` stands what is only told."""
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self._parts).encode()).hexdigest()
+
+    def quiet_digest(self) -> str:
+        kept, at = list[str](), 0
+        for start, end in self._told:
+            kept += self._parts[at:start]
+            at = end
+        return hashlib.sha256("\n".join(kept + self._parts[at:]).encode()).hexdigest()
+
+    def write(self, node: ast.AST) -> None:
+        kind, out = type(node), self._parts.append
+        out(kind.__name__)
+        for field in _fields(kind):
+            value = getattr(node, field, None)
+            if value is None:
+                continue
+            if isinstance(value, ast.AST):
+                out(field)
+                if field == "exc" and isinstance(value, ast.Call):
+                    self.write(value.func)
+                    self._tell(lambda raised=value: self._write_text_of(raised))
+                else:
+                    self.write(value)
+            elif not isinstance(value, list):
+                out(field)
+                out(ascii(value))
+            elif value:  # newer versions have lists that are mostly empty
+                out(field)
+                self._write_list(_joined(value) if kind is ast.JoinedStr else value)
+        out(")")
+
+    def _write_list(self, values: list[object]) -> None:
+        for value in values:
+            if not isinstance(value, ast.AST):
+                self._parts.append(ascii(value))
+            elif not isinstance(value, ast.Expr):
+                self.write(value)
+            elif _is_talk(value):
+                self._tell(lambda told=value: self.write(told))
+            elif not _is_text(value):
+                self.write(value)
+
+    def _write_text_of(self, raised: ast.Call) -> None:
+        self._write_list([*raised.args, *raised.keywords])
+
+    def _tell(self, write: Callable[[], None]) -> None:
+        start = len(self._parts)
+        write()
+        self._told.append((start, len(self._parts)))
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string. Python 3.12.1 gives neighboring texts apart, and empty ones, others do not."""
+    joined: list[ast.expr] = []
+    for value in values:
+        if isinstance(value, ast.Constant) and value.value == "":
+            continue
+        if isinstance(value, ast.Constant) and joined and isinstance(joined[-1], ast.Constant):
+            joined[-1] = ast.Constant(f"{joined[-1].value}{value.value}")
+        else:
+            joined.append(value)
+    return joined
+
+
+@cache
+def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
+    """The fields of a kind of node that say something: `ctx` follows from the place, `kind` is the u of u""."""
+    return tuple(field for field in kind._fields if field not in ("ctx", "kind", "type_comment"))

@@ -1,0 +1,65 @@
+"""What a row of the stage table says."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
+
+from aquarat_core.config import Profile
+
+if TYPE_CHECKING:
+    from aquarat_core.stages.base import Scalar, StageContext
+
+Kind = Literal["dataset", "tokenizer", "checkpoint", "report"]
+
+
+def no_tasks(config: Any) -> Iterable[str]:
+    """The tasks of a stage that imports by name all that it uses."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage: the function that runs it, what feeds it, how it is started, and how Dagster shows its asset."""
+
+    name: str
+    """Also its asset's."""
+    kind: Kind
+    """Of its artifact."""
+    description: str
+    inputs: tuple[str, ...]
+    section: str | None
+    """Field of `Profile` that configures it; None for a stage without settings."""
+    entry: str
+    """`module:function`, imported only where the stage runs."""
+    group: str
+    """Under which the UI shows the asset."""
+    kinds: tuple[str, ...]
+    """Dagster's word for the icons that the UI shows on the asset."""
+    distributed: bool = False
+    """True when torchrun starts it, on `launch.nproc` ranks."""
+    tasks: Callable[[Any], Iterable[str]] = no_tasks
+    """Entries `module:name` of the tasks that the stage uses with a config and takes from a table instead of importing
+    them; its code version covers them."""
+
+    def load(self) -> Callable[[StageContext], dict[str, Scalar]]:
+        """The stage function, `run(ctx) -> summary metrics`."""
+        module, function = self.entry.split(":")
+        return getattr(importlib.import_module(module), function)
+
+    def config(self, profile: Profile) -> BaseModel | None:
+        """This stage's section of `profile`."""
+        return getattr(profile, self.section) if self.section else None
+
+    def config_type(self) -> type[BaseModel] | None:
+        """The pydantic type of its section."""
+        return Profile.model_fields[self.section].annotation if self.section else None
+
+
+def module_of(entry: str) -> str:
+    """The module of an entry `module:name`."""
+    return entry.partition(":")[0]
