@@ -1,7 +1,8 @@
-"""The command `aquarat`. Each module named in `COMMANDS` adds a group of subcommands.
+"""The command `aquarat`. Each module named in `COMMANDS` adds a group of subcommands, and so do other packages.
 
-A group is a module with `add_commands(commands)`, which adds its parsers and sets `run` of each to a function of the
+A group is a function `add_commands(commands)`, which adds its parsers and sets `run` of each to a function of the
 parsed arguments that returns what is printed, a text or a `Finding`. Groups import what is heavy where they need it.
+Those of other packages are entry points (`entry_points.py`): the ones for the control host, which need Dagster, are.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
+from aquarat_core.cli import entry_points
 from aquarat_core.cli.answer import Finding
 from aquarat_core.errors import UserError
 from aquarat_core.plain_text import printable
@@ -28,14 +29,10 @@ COMMANDS = (
     "aquarat_core.cli.asking",
     "aquarat_core.cli.importing",
 )
-CONTROL_HOST_COMMANDS = (
-    "aquarat_pipeline.cli.materialize",
-    "aquarat_pipeline.cli.launch",
-    "aquarat_pipeline.cli.hosts",
-    "aquarat_pipeline.cli.experiments",
-    "aquarat_pipeline.cli.upkeep",
+NOT_SET_UP = (
+    "The commands of other packages, such as those for runs, are missing. On a control host that means an environment "
+    "older than the sources: ./run setup"
 )
-"""Groups that need Dagster; a GPU host has no `aquarat_pipeline` and does without them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,9 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """Says above a command's options what the command does, as the list of commands does."""
 
+    unusable: tuple[str, ...] = ()
+    """Why commands of other packages are missing."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.register("action", "parsers", _Commands)
+
+    def error(self, message: str) -> NoReturn:
+        # Only who misses a command is told: a GPU host has no Dagster and needs none.
+        told = self.unusable if "invalid choice" in message else ()
+        super().error(printable("\n".join([message, *told])))
 
 
 class _Commands(argparse._SubParsersAction):
@@ -77,7 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="aquarat", description="Look at artifacts, their ancestry, profiles and models, and ask them; launch runs."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    on_control_host = find_spec("aquarat_pipeline") is not None
-    for module in (*COMMANDS, *(CONTROL_HOST_COMMANDS if on_control_host else ())):
+    for module in COMMANDS:
         importlib.import_module(module).add_commands(commands)
+    problems: list[str] = []
+    added = 0
+    for add_commands in entry_points.load(entry_points.COMMANDS, problems.append):
+        add_commands(commands)
+        added += 1
+    parser.unusable = tuple(problems) if added or problems else (NOT_SET_UP,)
     return parser

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.cli import entry_points
 from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_show, add_store
 from aquarat_core.cli.progress import transfer_bar
@@ -21,9 +20,6 @@ from aquarat_core.maintenance.copying import pull, push, size_of, with_ancestors
 from aquarat_core.maintenance.diff import differences
 from aquarat_core.maintenance.survey import all_artifacts, pins, read_artifacts, refs
 from aquarat_core.maintenance.verify import verify
-
-DAGSTER_ROOTS = "aquarat_pipeline.assets.retention"
-"""On the control host: `materialized_manifests(days)`, what Dagster's event log still needs."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -207,12 +203,14 @@ def _gc(arguments: argparse.Namespace) -> str:
 
 
 def _needed_by_dagster(days: int) -> Iterable[str]:
-    if find_spec("aquarat_pipeline") is None:
+    problems: list[str] = []
+    roots = list(entry_points.load(entry_points.GARBAGE_ROOTS, problems.append))
+    if problems or not roots:
         raise StoreError(
             "gc must know which artifacts Dagster's runs need: run it on the control host, inside `./run shell`, "
-            "or say --without-dagster"
+            f"or say --without-dagster{''.join(f' ({problem})' for problem in problems)}"
         )
-    return importlib.import_module(DAGSTER_ROOTS).materialized_manifests(days)
+    return {manifest for needed in roots for manifest in needed(days)}
 
 
 def _pin(arguments: argparse.Namespace) -> str:

@@ -182,6 +182,18 @@ def test_a_wheel_is_built_again_when_a_source_changes_and_only_then(copy: Path) 
     assert sourced(copy, "wheel_inputs").stdout != first
 
 
+def test_the_project_is_installed_again_when_its_metadata_change_and_only_then(copy: Path) -> None:
+    """Its entry points are read from what is installed: an environment from before they were there must follow."""
+    script = 'stamped project "$(project_inputs)" && echo installed || echo old'
+    assert sourced(copy, script).stdout == "old\n"
+    assert sourced(copy, f'stamp project "$(project_inputs)"; {script}').stdout == "installed\n"
+    (copy / "rust/src").mkdir()
+    assert sourced(copy, script).stdout == "installed\n"
+    with (copy / "pyproject.toml").open("a") as project:
+        project.write('[project.entry-points."aquarat.commands"]\n')
+    assert sourced(copy, script).stdout == "old\n"
+
+
 @pytest.mark.parametrize(
     ("present", "expected"),
     [
