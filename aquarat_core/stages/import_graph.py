@@ -16,10 +16,13 @@ from aquarat_core.stages.parsing import Import, Parsed
 
 
 class ImportGraph:
-    """The modules of some packages in the folder `root`, by their dotted names. What was read is remembered."""
+    """The modules of some packages in the folder `root`, by their dotted names. What was read is remembered.
 
-    def __init__(self, root: Path, packages: Iterable[str], memo: Path | None = None) -> None:
-        self.root, self.packages = root, tuple(packages)
+    Without `texts`, only imports count.
+    """
+
+    def __init__(self, root: Path, packages: Iterable[str], memo: Path | None = None, *, texts: bool = True) -> None:
+        self.root, self.packages, self._texts = root, tuple(packages), texts
         self._memo = Memo(memo)
         self._paths: dict[str, Path | None] = {}
         self._parsed: dict[str, Parsed] = {}
@@ -48,7 +51,7 @@ class ImportGraph:
         if name not in self._edges:
             parsed = self[name]
             found = {target for i in parsed.imports if (target := self._target(i))}
-            found.update(dotted for dotted in parsed.dotted if dotted in self)
+            found.update(dotted for dotted in parsed.dotted if self._texts and dotted in self)
             around = {package for other in found for package in _packages_of(other) if package in self}
             found.update(package for package in around if not self[package].only_passes_on)
             self._edges[name] = frozenset(found - {name})
