@@ -92,8 +92,9 @@ class CheckpointConfig(Strict):
     keep_every_steps: AtLeastOne | None = None
     """Saves at multiples of this step stay until the stage has published its artifact."""
     resume: str = "auto"
-    """`auto` goes on from the state of a run with this config, data and code, `never` starts from the beginning;
-    anything else names the state of another run in the store, `work/<stage>/<key>`, whose code alone may differ."""
+    """`auto` goes on from the state of a run with this config, these data and the same code in all that decides the
+    result, `never` starts from the beginning; anything else names the state of another run in the store,
+    `work/<stage>/<key>`, whose code alone may differ."""
 
 
 class SamplesConfig(Strict):

@@ -29,7 +29,7 @@ DESCRIBING = frozenset({
 them: on its own row it does, and on the tasks that it uses."""
 RECORDING = frozenset({
     "artifacts", "checkpointing", "plain_text", "scratch", "settings", "torchrun", "tracking",
-    "context", "metrics", "sample_table",
+    "context", "metrics", "sample_table", "samples",
 })  # fmt: skip
 """Rooms and modules, by any part of the dotted name, that start, store, record or show what a stage computes, and
 decide nothing of it."""
