@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 TALK = frozenset({"log", "print", "progress"})
 """Functions and methods that tell somebody something, where a call of one stands alone."""
@@ -143,10 +143,12 @@ class _Writer:
                 out(ascii(value))
             elif value:  # newer versions have lists that are mostly empty
                 out(field)
-                self._write_list(_joined(value) if kind is ast.JoinedStr else value)
+                self._write_list(
+                    _joined(node.values) if isinstance(node, ast.JoinedStr) else cast("list[object]", value)
+                )
         out(")")
 
-    def _write_list(self, values: list[object]) -> None:
+    def _write_list(self, values: Sequence[object]) -> None:
         for value in values:
             if not isinstance(value, ast.AST):
                 self._parts.append(ascii(value))
@@ -166,7 +168,7 @@ class _Writer:
         self._told.append((start, len(self._parts)))
 
 
-def _joined(values: list[ast.expr]) -> list[ast.expr]:
+def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
     """The parts of an f-string. Python 3.12.1 gives neighboring texts apart, and empty ones, others do not."""
     joined: list[ast.expr] = []
     for value in values:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from aquarat_core.stages.stage import Stage
 
-_ROWS = [
+_UP_TO_RL = (
     Stage(
         name="aqua_dataset",
         kind="dataset",
@@ -105,9 +105,9 @@ _ROWS = [
         kinds=("torch", "wandb"),
         distributed=True,
     ),
-]
+)
 
-CHECKPOINTS = tuple(row.name for row in _ROWS if row.kind == "checkpoint")
+CHECKPOINTS = tuple(row.name for row in _UP_TO_RL if row.kind == "checkpoint")
 """The training stages, each on the weights of the one before."""
 CHAIN = tuple(name.removesuffix("_checkpoint") for name in CHECKPOINTS)
 """The phases of training, as the names of their checkpoints, reports and metrics begin."""
@@ -132,7 +132,7 @@ def _eval_report(before: str | None, phase: str) -> Stage:
     )
 
 
-_ROWS += [
+_REPORTS = (
     *(_eval_report(before, phase) for before, phase in pairwise((None, *CHAIN)) if phase),
     Stage(
         name="pipeline_report",
@@ -144,7 +144,7 @@ _ROWS += [
         group="evaluation",
         kinds=("markdown", "html"),
     ),
-]
+)
 
-STAGES: dict[str, Stage] = {row.name: row for row in _ROWS}
+STAGES: dict[str, Stage] = {row.name: row for row in (*_UP_TO_RL, *_REPORTS)}
 """Every stage by its name, after all of its inputs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel
 
@@ -57,7 +57,7 @@ class Stage:
 
     def config_type(self) -> type[BaseModel] | None:
         """The pydantic type of its section."""
-        return Profile.model_fields[self.section].annotation if self.section else None
+        return cast("type[BaseModel] | None", Profile.model_fields[self.section].annotation if self.section else None)
 
 
 def module_of(entry: str) -> str:
