@@ -32,6 +32,7 @@ CORE_FLOORS = (
     ("scratch",),
     ("artifacts",),
     ("agent", "config", "plain_text", "settings"),
+    ("errors",),
 )
 PIPELINE_FLOORS = (
     ("cli", "web"),
@@ -55,7 +56,6 @@ HEIGHT = {
 }
 
 UPWARD = {
-    ("aquarat_core.rl", "aquarat_core.stages"),
     ("aquarat_core.rollout", "aquarat_core.training"),
     ("aquarat_core.tasks", "aquarat_core.data"),
     ("aquarat_pipeline.experiments", "aquarat_pipeline.launching"),
