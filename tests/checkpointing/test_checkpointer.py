@@ -271,3 +271,27 @@ def test_the_wandb_run_is_continued() -> None:
     assert previous_wandb_id(where, "auto") is None is previous_wandb_id(None, "auto")
     advance(where, 2, every_steps=2)
     assert previous_wandb_id(where, "auto") == "base-run-1" and previous_wandb_id(where, "never") is None
+
+
+def test_what_other_code_has_saved_is_said() -> None:
+    one = replace(checkpoints_of("codes"), code_version="1" * 64)
+    advance(one, 4, every_steps=2)
+
+    def restored(where: CheckpointStore, **config: Any) -> tuple[int, list[str]]:
+        lines: list[str] = []
+        with checkpointer(where, Counter(), lines, **config) as saves:
+            return saves.restore(), lines
+
+    done, lines = restored(one)
+    assert done == 4 and len(lines) == 1, "the same code says nothing more"
+    done, lines = restored(replace(one, code_version="2" * 64))
+    assert done == 4 and "saved by code version 111111111111, and this is 222222222222" in lines[1]
+    other = checkpoints_of("codes", code="c2")
+    done, lines = restored(other)
+    key = one.prefix.rpartition("/")[2]
+    assert done == 0 and lines[0].endswith(
+        f"(c1, now c2): this run does not take it. To continue from it, set checkpoint.resume to '{key}'"
+    )
+    assert restored(other, resume="never") == (0, [])
+    done, lines = restored(other, resume=key)
+    assert done == 4 and "by other code that decides the result (c1, now c2)" in lines[1]
