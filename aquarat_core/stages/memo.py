@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from aquarat_core.artifacts.files import atomic_write
 from aquarat_core.stages import parsing
 from aquarat_core.stages.parsing import Import, Parsed
 
@@ -39,11 +39,10 @@ class Memo:
             return
         content = json.dumps({"reader": _reader(), "files": self._used})
         self._known = dict(self._used)
-        part = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(content)
-            part.replace(self._path)
+            with atomic_write(self._path) as file:
+                file.write(content.encode())
 
 
 def _reader() -> str:

@@ -263,5 +263,5 @@ def test_a_stage_is_made_of_what_it_loads(name: str) -> None:
     stage = STAGES[name]
     modules = sources().modules(stage, stage.config(DEMO))
     assert {module_of(stage.entry), "aquarat_core.stages.run", "aquarat_core.artifacts.store"} <= modules
-    assert not {m for m in modules if m.split(".")[1] in ("cli", "agent", "upkeep")}
+    assert not {m for m in modules if m.split(".")[1] in ("cli", "agent", "maintenance")}
     assert len(code_version(stage, None)) == len(result_version(stage, None)) == 64
