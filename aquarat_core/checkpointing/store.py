@@ -173,8 +173,8 @@ class CheckpointStore:
     def _not_taken(self, manifest: CheckpointManifest) -> str:
         place = manifest.folder.rpartition("/")[0]
         return (
-            f"{place} has the state after step {manifest.step} of the same config and inputs, but other code decided it "
-            f"({str(manifest.identity.get('code'))[:12]}, now {str(self.identity['code'])[:12]}): this run does not "
+            f"{place} has the state after step {manifest.step} of the same config and inputs, but other code decided "
+            f"it ({str(manifest.identity.get('code'))[:12]}, now {str(self.identity['code'])[:12]}): this run does not "
             f"take it. To continue from it, set checkpoint.resume to {place.rpartition('/')[2]!r}"
         )
 
@@ -184,9 +184,7 @@ class CheckpointStore:
             return None
         obj = read_commit(found.data, f"{self.backend.uri}/{key}")
         files = {name: Digest(*values) for name, values in obj.files.items()}
-        return CheckpointManifest(
-            key.rpartition("/")[0], obj.step, obj.identity, obj.wandb_id, files, obj.code_version
-        )
+        return CheckpointManifest(key.rpartition("/")[0], obj.step, obj.identity, obj.wandb_id, files, obj.code_version)
 
 
 def checkpoint_store(

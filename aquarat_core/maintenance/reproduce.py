@@ -25,7 +25,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.command import STAGE, torchrun
-from aquarat_core.stages.registry import STAGES, Stage, code_version
+from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 
 WEIGHTS = ".safetensors"

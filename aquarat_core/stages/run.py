@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.agent.protocol import Failed
 from pydantic import BaseModel
 
+from aquarat_core.agent.protocol import Failed
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.bounded import validated
 from aquarat_core.artifacts.hashing import digest_bytes
@@ -28,11 +28,9 @@ from aquarat_core.errors import StageError, UserError
 from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, StageSpec
-from aquarat_core.stages.registry import STAGES, Stage, code_version
 from aquarat_core.stages.code_version import result_version
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
-from aquarat_core.training.stopped import Stopped
 
 
 class Superseded(RuntimeError):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_core.artifacts.backend import open_backend
+from aquarat_core.artifacts.backends import open_backend
+from aquarat_core.checkpointing.store import CheckpointManifest, CheckpointStore, checkpoint_store
 from aquarat_core.config import Profile, load_profile, override
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.code_version import RECORDING, StageSources, code_version, result_version, sources
 from aquarat_core.stages.registry import CHECKPOINTS, STAGES
 from aquarat_core.stages.stage import module_of
-from aquarat_core.training.checkpointing.area import Commit, WorkArea, work_area
 
 DEMO = load_profile("demo")
 BASE = STAGES["base_checkpoint"]
@@ -150,17 +150,17 @@ def read(made: StageSources) -> StageSources:
 # --- unfinished training --------------------------------------------------------------------------------------------
 
 
-def area(of: StageSources, profile: Profile, backend: str | None = None) -> WorkArea:
+def area(of: StageSources, profile: Profile, backend: str | None = None) -> CheckpointStore:
     config = BASE.config(profile)
     assert config is not None
-    return work_area(
+    return checkpoint_store(
         open_backend(f"memory://{backend or uuid.uuid4().hex}"), BASE.name, config.model_dump(mode="json"),
         {"tokenizer": "d1"}, of.result_version(BASE, config), of.code_version(BASE, config),
     )  # fmt: skip
 
 
-def saved(where: WorkArea, step: int) -> Commit:
-    commit = Commit(where.folder(step, "aaaa0000"), step, where.identity, None, {})
+def saved(where: CheckpointStore, step: int) -> CheckpointManifest:
+    commit = CheckpointManifest(where.folder(step, "aaaa0000"), step, where.identity, None, {})
     where.commit(commit)
     return where.commits()[0]
 
