@@ -6,16 +6,16 @@ along, and adding a source does not reorder the others among themselves.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aquarat_core.config import MixtureEntry
+from aquarat_core.conversation import Conversation, Message
 from aquarat_core.data.parquet import read_table
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.aqua import Message, Question, conversation, letter_free, permute
+from aquarat_core.tasks.aqua import Question, conversation, letter_free, permute
 
 SCHEMA = pa.schema(
     [
@@ -23,14 +23,6 @@ SCHEMA = pa.schema(
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """One conversation and its name, which is unique in its source and split."""
-
-    id: str
-    messages: list[Message]
 
 
 def write_conversations(path: str | Path, rows: Sequence[Conversation]) -> None:

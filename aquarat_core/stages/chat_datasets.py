@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict
 
 from aquarat_core.config import ChatDatasetsConfig, ChatSource
+from aquarat_core.conversation import Conversation
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.data.identity import generate_identity
-from aquarat_core.data.mixture import Conversation, write_conversations
+from aquarat_core.data.mixture import write_conversations
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk

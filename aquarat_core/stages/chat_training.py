@@ -11,7 +11,8 @@ import numpy as np
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ChatTrainConfig
-from aquarat_core.data.mixture import Conversation, mix, read_conversations
+from aquarat_core.conversation import Conversation
+from aquarat_core.data.mixture import mix, read_conversations
 from aquarat_core.data.packing import PackedConversations, pack_conversations
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.aqua import conversation, read_questions

@@ -52,7 +52,7 @@ class Stage:
 
 _HUB = ("data/__init__.py", "errors.py", "data/hub.py", "data/hub_cache.py", "data/foreign.py",
         "data/foreign_reader.py")  # fmt: skip
-_RUNNER = ("config", "errors.py", "plain_text.py", "data/parquet.py",
+_RUNNER = ("config", "conversation.py", "errors.py", "plain_text.py", "data/parquet.py",
            "stages/base.py", "stages/run.py", "stages/registry.py", "artifacts",
            "training/stopped.py")  # fmt: skip
 _TEXT = ("text", "../rust/src")

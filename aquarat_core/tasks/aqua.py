@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
-from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aquarat_core.conversation import Message
 from aquarat_core.data.parquet import read_table
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
@@ -59,13 +59,6 @@ loses some variety."""
 _IN_ANY_ORDER = re.compile(r"(?i)\W*+none(?:\sof\s(?:these|those|them))?\W*+")
 """It says the same wherever it stands, and ends one question in six of the validation split: to keep the order of those
 would give a constant B a quarter of them all."""
-
-
-class Message(TypedDict):
-    """One turn of a conversation; `role` is system, user or assistant."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

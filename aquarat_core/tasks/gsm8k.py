@@ -2,7 +2,7 @@
 
 import re
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 from aquarat_core.tasks.source import HubSource, Row, text_of
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")

@@ -3,9 +3,9 @@
 import string
 from collections.abc import Sequence
 
+from aquarat_core.conversation import Message
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.answers import MARKER, option_lines
-from aquarat_core.tasks.aqua import Message
 
 INSTRUCTION = 'Reply with "Answer: " and one letter.'
 

@@ -1,6 +1,6 @@
 """smol-smoltalk: general conversations for small models (Allal et al. 2025, arXiv 2502.02737)."""
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 from aquarat_core.tasks.source import HubSource, Row, rows_of, text_of
 
 

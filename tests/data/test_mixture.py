@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from aquarat_core.config import MixtureEntry
-from aquarat_core.data.mixture import Conversation, mix, read_conversations, write_conversations
+from aquarat_core.conversation import Conversation
+from aquarat_core.data.mixture import mix, read_conversations, write_conversations
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua import Question, conversation
 

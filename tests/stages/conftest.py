@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
-from aquarat_core.data.mixture import Conversation, write_conversations
+from aquarat_core.conversation import Conversation
+from aquarat_core.data.mixture import write_conversations
 from aquarat_core.data.synthetic import generate_drills, generate_questions, generate_text
 from aquarat_core.stages.base import StageContext, StageSpec
 from aquarat_core.stages.registry import STAGES
