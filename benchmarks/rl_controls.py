@@ -20,7 +20,7 @@ from aquarat_core.evaluation.records import Record
 from aquarat_core.evaluation.statistics import binomial_test
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.scratch import scratch_folder
-from aquarat_core.tasks.aqua import permute, read_questions
+from aquarat_core.tasks.aqua.question import permute, read_questions
 from aquarat_core.training.checkpoint import load_checkpoint
 from aquarat_core.training.distributed import compute_dtype
 from benchmarks import rl_stage

@@ -13,8 +13,8 @@ from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.synthetic import generate_questions
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.stages.base import StageContext
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, conversation, prompt, target
+from aquarat_core.tasks.aqua.question import Question, conversation, prompt, target
+from aquarat_core.tasks.choice import LETTERS
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.training.batches import PackedRows

@@ -15,7 +15,7 @@ from aquarat_core.config import MixtureEntry
 from aquarat_core.conversation import Conversation, Message
 from aquarat_core.data.parquet import read_table
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.aqua import Question, conversation, letter_free, permute
+from aquarat_core.tasks.aqua.question import Question, conversation, letter_free, permute
 
 SCHEMA = pa.schema(
     [

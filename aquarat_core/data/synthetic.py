@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from math import gcd
 
 from aquarat_core.errors import UsageError
-from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
-from aquarat_core.tasks.aqua import Question
+from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.choice import LETTERS, MARKER, option_line, option_lines
 
 LARGEST = {1: 6, 2: 12, 3: 40}
 """Largest operand of each difficulty level; results may be larger."""

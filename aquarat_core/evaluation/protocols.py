@@ -14,8 +14,8 @@ from aquarat_core.data.packing import pack_documents
 from aquarat_core.evaluation.records import Record
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.tools import Tool, calculator
-from aquarat_core.tasks.answers import parse_answer
-from aquarat_core.tasks.aqua import Question, prompt
+from aquarat_core.tasks.aqua.question import Question, prompt
+from aquarat_core.tasks.choice import parse_answer
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.batches import PackedRows

@@ -24,7 +24,7 @@ from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.records import Record, read_records
 from aquarat_core.evaluation.statistics import wilson_interval
 from aquarat_core.evaluation.summary import Comparison, Summary, compare, question_difference, questions_sha256
-from aquarat_core.tasks import answers, origin
+from aquarat_core.tasks import choice, origin
 
 FORMAT = 1
 N_SAMPLES = 8
@@ -88,7 +88,7 @@ def identity(artifact: Artifact) -> Identity:
 
 def parser_version() -> str:
     """The answer parser and a hash of its source: accuracies under different parsers are different quantities."""
-    return f"{answers.__name__}@{hashlib.sha256(inspect.getsource(answers).encode()).hexdigest()[:12]}"
+    return f"{choice.__name__}@{hashlib.sha256(inspect.getsource(choice).encode()).hexdigest()[:12]}"
 
 
 def build(

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.choice import LETTERS
 
 UNIFORM_ACCURACY = 1 / len(LETTERS)
 """Expected accuracy of a letter drawn at random."""

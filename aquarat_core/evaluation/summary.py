@@ -14,7 +14,7 @@ from typing import Literal, TypedDict
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.records import Record
-from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.choice import LETTERS
 
 ALPHA = 0.05
 BOOTSTRAP_SEED = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.choice import LETTERS
 
 MAX_LETTER_SHARE = 0.45
 """Share of the answers that one of five letters may have, options being permuted."""

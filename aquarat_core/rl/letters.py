@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.tasks.answers import LETTERS, MARKER
+from aquarat_core.tasks.choice import LETTERS, MARKER
 from aquarat_core.text.tokenizer import Tokenizer, TokenizerError
 
 

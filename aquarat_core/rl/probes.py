@@ -17,8 +17,8 @@ from torch import Tensor
 
 from aquarat_core.model.transformer import Transformer, attend
 from aquarat_core.rl.letters import letter_ids, letter_logits
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, conversation, letter_free
+from aquarat_core.tasks.aqua.question import Question, conversation, letter_free
+from aquarat_core.tasks.choice import LETTERS
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.distributed import World

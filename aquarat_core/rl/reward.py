@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aquarat_core.tasks.answers import count_markers, parse_answer
+from aquarat_core.tasks.choice import count_markers, parse_answer
 
 
 @dataclass(frozen=True, slots=True)

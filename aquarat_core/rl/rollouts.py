@@ -17,8 +17,8 @@ from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.rollout.tools import calculator
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, permute, prompt
+from aquarat_core.tasks.aqua.question import Question, permute, prompt
+from aquarat_core.tasks.choice import LETTERS
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.stopped import Stop, never

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aquarat_core.rl.rollouts import Group
-from aquarat_core.tasks.aqua import prompt
+from aquarat_core.tasks.aqua.question import prompt
 
 PER_STEP = 8
 """Completions written down of a step: two of each of its first groups, the best and the worst paid."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from aquarat_core.config import RLConfig
 from aquarat_core.errors import StageError
 from aquarat_core.rl.reward import Verdict, judge
-from aquarat_core.tasks.answers import LETTERS, MARKER
-from aquarat_core.tasks.aqua import Question, permute, prompt, target
+from aquarat_core.tasks.aqua.question import Question, permute, prompt, target
+from aquarat_core.tasks.choice import LETTERS, MARKER
 from aquarat_core.text.tokenizer import Tokenizer
 
 MIN_GOLD = 0.99

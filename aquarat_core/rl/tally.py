@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from aquarat_core.rl.rollouts import Group
-from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.choice import LETTERS
 from aquarat_core.training.distributed import World
 
 SUMS = (

@@ -23,7 +23,7 @@ from aquarat_core.rl.startup import check_first_batch
 from aquarat_core.rl.tally import count, figures, over_ranks
 from aquarat_core.rl.update import Learner
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.tasks.aqua import Question
+from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.checkpointing import Checkpointer
 from aquarat_core.training.context import RunContext

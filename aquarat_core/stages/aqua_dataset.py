@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from aquarat_core.config import AquaDatasetConfig
-from aquarat_core.data.cleaning import clean
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, write_questions
+from aquarat_core.tasks.aqua.cleaning import clean
+from aquarat_core.tasks.aqua.question import Question, write_questions
+from aquarat_core.tasks.choice import LETTERS
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "options", "rationale", "correct")

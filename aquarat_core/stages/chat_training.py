@@ -15,7 +15,7 @@ from aquarat_core.conversation import Conversation
 from aquarat_core.data.mixture import mix, read_conversations
 from aquarat_core.data.packing import PackedConversations, pack_conversations
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import conversation, read_questions
+from aquarat_core.tasks.aqua.question import conversation, read_questions
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.batches import PackedRows

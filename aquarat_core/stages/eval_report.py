@@ -17,7 +17,7 @@ from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.summary import summarize
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import Question, permute, read_questions
+from aquarat_core.tasks.aqua.question import Question, permute, read_questions
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:

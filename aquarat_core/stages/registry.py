@@ -85,8 +85,8 @@ STAGES: dict[str, Stage] = {
             "aqua_dataset", "dataset",
             "Questions in AQuA-RAT's form, cleaned: five options, a rationale and the right letter.",
             (), "aqua_dataset", "aquarat_core.stages.aqua_dataset:run",
-            (*_RUNNER, *_HUB, "data/cleaning.py", "data/bad_rows.py", "data/duplicates.py",
-             "data/letters.py", "data/rationales.py", "data/synthetic.py", "tasks", "stages/aqua_dataset.py"),
+            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/synthetic.py",
+             "tasks", "stages/aqua_dataset.py"),
         ),
         Stage(
             "chat_datasets", "dataset", "Conversations for mid-training and SFT, one file per source and split.",
@@ -139,7 +139,7 @@ STAGES: dict[str, Stage] = {
             (*(f"{s}_checkpoint" for s in ("base", "mid", "sft", "rl")),
              *(f"{s}_eval_report" for s in ("base", "mid", "sft", "rl"))),
             None, "aquarat_core.stages.pipeline_report:run",
-            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/answers.py", "tasks/origin.py",
+            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/choice.py", "tasks/origin.py",
              "stages/pipeline_report.py"),
         ),
     )

@@ -8,7 +8,7 @@ from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.rl.startup import check_reward
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import permute, read_questions
+from aquarat_core.tasks.aqua.question import permute, read_questions
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.training.checkpointing import continued_run

@@ -13,7 +13,7 @@ from aquarat_core.config import TokenizerConfig
 from aquarat_core.data.documents import read_columns, read_documents
 from aquarat_core.data.mixture import read_conversations
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import prompt, read_questions, target
+from aquarat_core.tasks.aqua.question import prompt, read_questions, target
 from aquarat_core.text.compression import report
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from aquarat_core.conversation import Message
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.answers import MARKER, option_lines
+from aquarat_core.tasks.choice import MARKER, option_lines
 
 INSTRUCTION = 'Reply with "Answer: " and one letter.'
 

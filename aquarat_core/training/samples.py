@@ -15,7 +15,7 @@ from aquarat_core.config import SamplesConfig
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
-from aquarat_core.tasks.aqua import Question, prompt
+from aquarat_core.tasks.aqua.question import Question, prompt
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.callbacks import Callback, Step

@@ -8,7 +8,7 @@ from aquarat_core.config import MixtureEntry
 from aquarat_core.conversation import Conversation
 from aquarat_core.data.mixture import mix, read_conversations, write_conversations
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.aqua import Question, conversation
+from aquarat_core.tasks.aqua.question import Question, conversation
 
 
 def talk(name: str, n: int) -> list[Conversation]:

@@ -15,8 +15,8 @@ from aquarat_core.data.synthetic import (
     generate_text,
     is_held_out,
 )
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, letter_free, option_lines
+from aquarat_core.tasks.aqua.question import Question, letter_free, option_lines
+from aquarat_core.tasks.choice import LETTERS
 
 EQUATION = re.compile(r"(\d+)(?: ([-+*/]) |% of )(\d+) = (\d+)\.")
 N = 3000

@@ -12,7 +12,7 @@ from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.records import Record, write_records
 from aquarat_core.evaluation.report import EvalReport, Evaluated
 from aquarat_core.evaluation.summary import summarize
-from aquarat_core.tasks.aqua import Question, permute, prompt, target
+from aquarat_core.tasks.aqua.question import Question, permute, prompt, target
 
 CODE = CodeVersion(version="c0de" * 16, commit="ab" * 20, dirty=True)
 CONFIG = EvalConfig(seed=30, max_new_tokens=96)

@@ -13,7 +13,7 @@ from aquarat_core.evaluation.protocols import Evaluator, accuracy, answer, fitti
 from aquarat_core.evaluation.records import Record
 from aquarat_core.evaluation.summary import summarize
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.tasks.aqua import Question, prompt
+from aquarat_core.tasks.aqua.question import Question, prompt
 from aquarat_core.training.checkpoint import save_checkpoint
 from tests.toys import ONE, guesser, reading_questions, reading_tokenizer
 

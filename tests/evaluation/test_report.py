@@ -40,7 +40,7 @@ def test_report_json_says_what_was_evaluated(sft_and_rl) -> None:
     assert report["checkpoint"]["seeds"] == {"seed": 10}
     assert [p["asset"] for p in report["checkpoint"]["parents"]] == ["sft_checkpoint", "aqua_dataset"]
     assert report["evaluation"]["parser"] == parser_version()
-    assert re.fullmatch(r"aquarat_core\.tasks\.answers@[0-9a-f]{12}", parser_version())
+    assert re.fullmatch(r"aquarat_core\.tasks\.choice@[0-9a-f]{12}", parser_version())
     assert (report["evaluation"]["seed"], report["evaluation"]["split"]) == (30, "test")
     assert report["data"][0]["data_version"] == chain.aqua.data_version
     assert report["bits_per_byte"] is None

@@ -15,7 +15,7 @@ from aquarat_core.evaluation.records import read_records
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.stages import eval_report, pipeline_report
 from aquarat_core.stages.base import StageContext, StageSpec
-from aquarat_core.tasks.aqua import prompt, write_questions
+from aquarat_core.tasks.aqua.question import prompt, write_questions
 from aquarat_core.text.tokenizer import train_tokenizer
 from aquarat_core.training.checkpoint import save_checkpoint
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from aquarat_core.model.transformer import Transformer, norm, rotate
 from aquarat_core.rl.letters import letter_ids
 from aquarat_core.rl.probes import Probes, attention_entropies, letter_kl, letter_margin
-from aquarat_core.tasks.aqua import conversation
+from aquarat_core.tasks.aqua.question import conversation
 from aquarat_core.text.chat import render
 from tests.toys import ONE, questions, random_ids, random_model, tokenizer
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from aquarat_core.config import ModelConfig, RLConfig, TokenizerConfig, TrainConfig
-from aquarat_core.data.cleaning import clean
 from aquarat_core.data.packing import pack_conversations
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.startup import check_reward
 from aquarat_core.rl.trainer import Trainer
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, conversation, prompt, target
+from aquarat_core.tasks.aqua.cleaning import clean
+from aquarat_core.tasks.aqua.question import Question, conversation, prompt, target
+from aquarat_core.tasks.choice import LETTERS
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.training.batches import PackedRows

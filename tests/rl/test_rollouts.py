@@ -18,8 +18,8 @@ from aquarat_core.rl.scoring import Sample
 from aquarat_core.rl.tally import count, figures, over_ranks
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, permute, prompt
+from aquarat_core.tasks.aqua.question import Question, permute, prompt
+from aquarat_core.tasks.choice import LETTERS
 from aquarat_core.text.chat import render_prompt
 from tests.rl.scripted import Scripted
 from tests.toys import ONE, questions, random_model, tokenizer

@@ -14,7 +14,7 @@ from aquarat_core.data.synthetic import generate_questions
 from aquarat_core.errors import StageError
 from aquarat_core.rl.reward import Verdict, judge
 from aquarat_core.rl.startup import check_first_batch, check_reward
-from aquarat_core.tasks.aqua import Question
+from aquarat_core.tasks.aqua.question import Question
 from tests.rl.mutants import MUTANTS
 from tests.toys import questions, tokenizer
 
@@ -100,9 +100,9 @@ def test_the_suite_fails_with_a_faulty_parser_in_place_of_ours(name: str, root: 
     """The parser is exchanged before anything imports it; then the tests of the reward run as they are."""
     script = (
         "import sys, pytest\n"
-        "from aquarat_core.tasks import answers\n"
+        "from aquarat_core.tasks import choice\n"
         "from tests.rl.mutants import MUTANTS\n"
-        "if sys.argv[1] in MUTANTS: answers.parse_answer = MUTANTS[sys.argv[1]]\n"
+        "if sys.argv[1] in MUTANTS: choice.parse_answer = MUTANTS[sys.argv[1]]\n"
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/rl/test_reward.py']))\n"
     )
     done = subprocess.run([sys.executable, "-c", script, name], cwd=root, capture_output=True, text=True)

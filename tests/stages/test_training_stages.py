@@ -17,7 +17,7 @@ from aquarat_core.errors import DataError, StageError
 from aquarat_core.model import accounting
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
-from aquarat_core.tasks.aqua import Question, write_questions
+from aquarat_core.tasks.aqua.question import Question, write_questions
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.stages.conftest import ALONE, Bench

@@ -10,7 +10,7 @@ import torch
 
 from aquarat_core.config import SamplesConfig, TrainConfig
 from aquarat_core.data.packing import pack_conversations
-from aquarat_core.tasks.aqua import conversation
+from aquarat_core.tasks.aqua.question import conversation
 from aquarat_core.text.chat import render
 from aquarat_core.training.batches import PackedRows
 from aquarat_core.training.callbacks import Step

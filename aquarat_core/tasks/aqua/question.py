@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from aquarat_core.conversation import Message
 from aquarat_core.data.parquet import read_table
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
+from aquarat_core.tasks.choice import LETTERS, MARKER, option_line, option_lines
 
 INSTRUCTION = 'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'
 

@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import (
+from aquarat_core.tasks.aqua.question import (
     Question,
     conversation,
     keeps_order,
@@ -20,6 +19,7 @@ from aquarat_core.tasks.aqua import (
     target,
     write_questions,
 )
+from aquarat_core.tasks.choice import LETTERS
 
 DISTANCES = ("25 km", "50 km", "75 km", "100 km", "52 km")
 TRAIN = Question("t1", "How far in 2 hours at 50 km/h?", DISTANCES, "2 * 50 = 100.", "D")
