@@ -15,7 +15,7 @@ from aquarat_core.config import MixtureEntry
 from aquarat_core.conversation import Conversation, Message
 from aquarat_core.data.parquet import read_table
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.aqua.question import Question, conversation, letter_free, permute
+from aquarat_core.tasks.task import A, Example, Task
 
 SCHEMA = pa.schema(
     [
@@ -37,35 +37,37 @@ def read_conversations(path: str | Path) -> list[Conversation]:
 
 def mix(
     entries: Sequence[MixtureEntry],
-    questions: Sequence[Question],
+    task: Task[A],
+    examples: Sequence[Example[A]],
     conversations: Mapping[str, Sequence[Conversation]],
     seed: int,
 ) -> list[Conversation]:
     """The rows of all `entries` in one shuffled order; ids become `source/row/copy`.
 
-    The entry `aqua` takes `questions`, every other its name in `conversations`. Raises `DataError` for a name that is
-    in neither.
+    The entry with the task's name takes `examples`, every other its name in `conversations`. Raises `DataError` for a
+    name that is in neither.
     """
     rows: list[Conversation] = []
     for entry in entries:
-        if entry.name == "aqua":
-            rows += _aqua_rows(entry, questions, seed)
+        if entry.name == task.name:
+            rows += _task_rows(entry, task, examples, seed)
         elif entry.name in conversations:
             taken = conversations[entry.name][: entry.limit]
             rows += [_named(entry, c.id, i, c.messages) for c in taken for i in range(entry.repeat)]
         else:
-            raise DataError(f"the mixture names {entry.name!r}; there are aqua, {', '.join(sorted(conversations))}")
+            known = ", ".join([task.name, *sorted(conversations)])
+            raise DataError(f"the mixture names {entry.name!r}; there are {known}")
     return sorted(rows, key=lambda c: hashlib.blake2b(f"{seed}\0{c.id}".encode(), digest_size=16).digest())
 
 
-def _aqua_rows(entry: MixtureEntry, questions: Sequence[Question], seed: int) -> list[Conversation]:
-    """Copy 0 keeps the published order of options; the others exist only where the rationale allows another order."""
-    rows = []
-    for q in questions[: entry.limit]:
-        copies = entry.permutations if letter_free(q.rationale) else 1
+def _task_rows(entry: MixtureEntry, task: Task[A], examples: Sequence[Example[A]], seed: int) -> list[Conversation]:
+    """Copy 0 of an example is as published; the others are shown in another way, where the target allows that."""
+    rows: list[Conversation] = []
+    for example in examples[: entry.limit]:
+        copies = entry.permutations if task.is_permutable(example) else 1
         for copy in range(copies * entry.repeat):
-            shown = q if copy % copies == 0 else permute(q, _derived(seed, copy))
-            rows.append(_named(entry, q.id, copy, conversation(shown)))
+            shown = example if copy % copies == 0 else task.shown(example, _derived(seed, copy))
+            rows.append(_named(entry, example.id, copy, shown.conversation()))
     return rows
 
 

@@ -6,24 +6,24 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl.alarms import Alarms
+from aquarat_core.rl.alarms import Monitors
 from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.curriculum import Curriculum
+from aquarat_core.rl.preflight import check_first_batch
 from aquarat_core.rl.probes import Probes
-from aquarat_core.rl.rollouts import Group, Sampler, samples
+from aquarat_core.rl.rollouts import Group, RolloutCollector, samples
 from aquarat_core.rl.samples import COLUMNS, sample_rows
-from aquarat_core.rl.startup import check_first_batch
-from aquarat_core.rl.tally import count, figures, over_ranks
+from aquarat_core.rl.tally import all_reduce, count, summarize
 from aquarat_core.rl.update import Learner
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.task import A, Example, Reward, Task
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.training.checkpointing import Checkpointer
 from aquarat_core.training.context import RunContext
@@ -51,7 +51,7 @@ class Stopping(Protocol):
         """Whether any rank was; a collective."""
 
 
-class Trainer:
+class Trainer(Generic[A]):
     """Owns the policy, the sampling engine and the frozen reference of one RL run."""
 
     def __init__(
@@ -60,19 +60,21 @@ class Trainer:
         tokenizer: Tokenizer,
         config: RLConfig,
         world: World,
-        questions: Sequence[Question],
-        held_out: Sequence[Question],
+        task: Task[A],
+        questions: Sequence[Example[A]],
+        held_out: Sequence[Example[A]],
+        reward: Reward[A] | None = None,
     ) -> None:
         self.policy, self.tokenizer, self.config, self.world = policy, tokenizer, config, world
-        self.questions, self.held_out = questions, held_out
+        self.task, self.questions, self.held_out = task, questions, held_out
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.engine = Engine(policy, tokenizer.special("<|assistant_end|>"))
-        self.sampler = Sampler(self.engine, tokenizer, config)
+        self.sampler = RolloutCollector(self.engine, tokenizer, config, task, reward)
         self.learner = Learner(policy, self.reference, config, world)
-        self.curriculum = Curriculum(len(questions), config.seed, config.curriculum, world)
-        self.alarms = Alarms()
+        self.curriculum = Curriculum([task.chance(e) for e in questions], config.seed, config.curriculum, world)
+        self.alarms = Monitors(task.categories)
         self.best = BestPolicy(policy, len(held_out))
-        self.probes = Probes(held_out[: config.probe_questions], tokenizer, self.reference, world)
+        self.probes = Probes(task, held_out[: config.probe_questions], tokenizer, self.reference, world)
         self.progress = _Progress()
         self._newest: dict[str, float] = {}
         """Every figure as it was when it was last known, so that each message has them all."""
@@ -149,7 +151,7 @@ class Trainer:
             **{f"{phase}_share": seconds[phase] / seconds["all"] for phase in PHASES},
         }
 
-    def step(self, step: int, asked: Stopping | None = None) -> tuple[dict[str, float], list[Group]]:
+    def step(self, step: int, asked: Stopping | None = None) -> tuple[dict[str, float], list[Group[A]]]:
         """Ask, sample and learn once; the figures are of all ranks, the groups this rank's.
 
         Raises `StageError` at the first step when its figures leave nothing to learn from, and `Abandoned` on all
@@ -161,22 +163,22 @@ class Trainer:
         drawn = self.curriculum.draw(step, config.prompts_per_step)
         places = world.share(list(range(len(drawn))))
         self.sampler.stop = asked.stop if asked else never
-        groups = _unless_stopped(lambda: self.sampler.groups([self.questions[drawn[p]] for p in places], step), asked)
-        metrics = figures(over_ranks(count(groups), world))
+        groups = _unless_stopped(lambda: self.sampler.collect([self.questions[drawn[p]] for p in places], step), asked)
+        metrics = summarize(all_reduce(count(groups), self.task, world))
         if step == 0:
             check_first_batch(metrics, config)
 
-        def replacement(round_: int, i: int) -> Question:
+        def replacement(round_: int, i: int) -> Example[A]:
             return self.questions[self._replacement(step, round_, places[i])]
 
-        taught, extra = _unless_stopped(lambda: self.sampler.telling_groups(groups, step, replacement), asked)
+        taught, extra = _unless_stopped(lambda: self.sampler.resample_zero_variance(groups, step, replacement), asked)
         lengths = [c.n_chosen for group in taught for c in group.completions]
         learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
         n_tokens, refilled = world.sum(learned).tolist()
         sampled_at = time.monotonic()
         with deterministic(config.launch.deterministic, world.device):
             metrics |= self.learner.learn(step, samples(taught, config), n_tokens, self.sampler.stop)
-        self.curriculum.remember({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
+        self.curriculum.update({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
         self.engine.refresh(self.policy)
         spent = {
             "rollout": self.sampler.seconds_rollout - sampling,
@@ -187,7 +189,7 @@ class Trainer:
             self.progress.seconds[phase] += seconds
         return {
             **metrics,
-            **self.curriculum.figures(),
+            **self.curriculum.metrics(),
             "rl/refilled_groups": refilled,
             "rl/trained_tokens": n_tokens,
             **{f"time/{phase}": seconds for phase, seconds in spent.items()},
@@ -203,7 +205,7 @@ class Trainer:
         found = {"eval/accuracy": self._accuracy()}
         self.best.watch(done, found["eval/accuracy"])
         probed = time.monotonic()
-        found |= self.probes.figures(self.policy)
+        found |= self.probes.metrics(self.policy)
         ended = time.monotonic()
         self.progress.seconds["eval"] += probed - started
         self.progress.seconds["probe"] += ended - probed
@@ -211,7 +213,7 @@ class Trainer:
 
     def _accuracy(self) -> float:
         config, tool = self.config, self.sampler.tool
-        return accuracy(self.engine, self.tokenizer, self.held_out, config.max_new_tokens, self.world, tool)
+        return accuracy(self.engine, self.tokenizer, self.task, self.held_out, config.max_new_tokens, self.world, tool)
 
 
 class _Progress:
@@ -245,6 +247,6 @@ def _unless_stopped(sample: Callable[[], T], asked: Stopping | None) -> T:
     return found
 
 
-def _solved(group: Group) -> float:
-    right = [v.letter == group.question.correct for v in group.verdicts]
+def _solved(group: Group[Any]) -> float:
+    right = [grade.correct for grade in group.grades]
     return sum(right) / len(right)

@@ -15,7 +15,7 @@ from aquarat_core.conversation import Conversation
 from aquarat_core.data.mixture import mix, read_conversations
 from aquarat_core.data.packing import PackedConversations, pack_conversations
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua.question import conversation, read_questions
+from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.batches import PackedRows
@@ -39,17 +39,17 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
-    aqua, chats = ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
+    task, aqua, chats = load_task("aqua"), ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
     continued = continued_run(ctx.work, config.checkpoint.resume)
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
         T = model.config.sequence_len
-        names = [e.name for e in config.mixture if e.name != "aqua"]
+        names = [e.name for e in config.mixture if e.name != task.name]
         sources = {name: read_conversations(chats.path(f"{name}.train.parquet")) for name in names}
-        mixed = mix(config.mixture, read_questions(aqua.path("train.parquet")), sources, config.seed)
+        mixed = mix(config.mixture, task, task.examples(aqua.path, "train"), sources, config.seed)
         packed = _pack(mixed, tokenizer, T, config)
-        questions = read_questions(aqua.path("validation.parquet"))
-        validation = _pack((Conversation(q.id, conversation(q)) for q in questions), tokenizer, T, config)
+        questions = task.examples(aqua.path, "validation")
+        validation = _pack((Conversation(e.id, e.conversation()) for e in questions), tokenizer, T, config)
         if ctx.rank == 0:
             for said in filter(None, (_left_out("training", packed, T), _left_out("validation", validation, T))):
                 ctx.log(said)

@@ -139,7 +139,7 @@ STAGES: dict[str, Stage] = {
             (*(f"{s}_checkpoint" for s in ("base", "mid", "sft", "rl")),
              *(f"{s}_eval_report" for s in ("base", "mid", "sft", "rl"))),
             None, "aquarat_core.stages.pipeline_report:run",
-            (*_RUNNER, "evaluation", "tasks/__init__.py", "tasks/choice.py", "tasks/origin.py",
+            (*_RUNNER, "evaluation", "tasks",
              "stages/pipeline_report.py"),
         ),
     )

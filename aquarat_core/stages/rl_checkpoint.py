@@ -5,10 +5,10 @@ from __future__ import annotations
 from aquarat_core.config import RLConfig
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
-from aquarat_core.rl.startup import check_reward
+from aquarat_core.rl.preflight import check_reward
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua.question import permute, read_questions
+from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
 from aquarat_core.training.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.training.checkpointing import continued_run
@@ -23,8 +23,9 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     """Train the policy of `sft_checkpoint` on the training questions of `aqua_dataset`."""
     config: RLConfig = ctx.config
     sft, aqua = ctx.inputs["sft_checkpoint"], ctx.inputs["aqua_dataset"]
-    questions = read_questions(aqua.path("train.parquet"))[: config.limit]
-    held_out = [permute(q, config.seed) for q in read_questions(aqua.path("validation.parquet"))]
+    task = load_task("aqua")
+    questions = task.examples(aqua.path, "train")[: config.limit]
+    held_out = [task.shown(e, config.seed) for e in task.examples(aqua.path, "validation")]
     continued = continued_run(ctx.work, config.checkpoint.resume)
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)
@@ -50,8 +51,8 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
                 f"rl_checkpoint.max_new_tokens {config.max_new_tokens}, and a step needs {config.prompts_per_step}: "
                 "lower max_new_tokens, or train with a longer base_checkpoint.model.sequence_len"
             )
-        check_reward(questions[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
-        trainer = Trainer(policy, tokenizer, config, world, questions, asked[: config.eval_questions])
+        check_reward(task, questions[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
+        trainer = Trainer(policy, tokenizer, config, world, task, questions, asked[: config.eval_questions])
         summary = trainer.run(ctx, log)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, policy, sft.path(TOKENIZER_FILE))

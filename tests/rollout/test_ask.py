@@ -11,8 +11,7 @@ import pytest
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.cli import main
-from aquarat_core.tasks.aqua.question import prompt
-from aquarat_core.tasks.choice import parse_answer
+from aquarat_core.tasks.aqua.question import parse_answer, prompt
 from aquarat_core.training.checkpoint import save_checkpoint
 from tests.toys import guesser, reading_questions, reading_tokenizer
 

@@ -18,7 +18,7 @@ from aquarat_core.training.loop import train
 from aquarat_core.training.metrics import MetricLog
 from aquarat_core.training.sample_table import SAMPLES_FILE
 from aquarat_core.training.samples import COLUMNS, Samples, chat_prompts, text_prompts
-from tests.toys import ONE, context, questions, random_model, tokenizer
+from tests.toys import ONE, context, examples, questions, random_model, tokenizer
 
 CONFIG = SamplesConfig(every=3, prompts=("12 + 7 =", "The"), max_new_tokens=6)
 
@@ -77,7 +77,7 @@ def test_who_is_not_asked_says_nothing(tmp_path: Path) -> None:
 
 
 def test_chat_stages_ask_users_messages_and_questions() -> None:
-    prompts = chat_prompts(("Who are you?",), questions(), tokenizer())
+    prompts = chat_prompts(("Who are you?",), examples(), tokenizer())
     assert [p.text.splitlines()[0] for p in prompts] == ["Who are you?", *(q.question for q in questions()[:2])]
     assert all(p.ids[-1] == tokenizer().special("<|assistant_start|>") for p in prompts)
 

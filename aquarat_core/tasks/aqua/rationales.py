@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aquarat_core.tasks.aqua.letters import HEADS, LAST_CAPITAL, OPTION_LINE, SPELT_OUT, TAILS, WINDOW, named
-from aquarat_core.tasks.choice import ANY_MARKER, LETTERS
+from aquarat_core.tasks.aqua.question import LETTERS
+from aquarat_core.tasks.choice import ANY_MARKER
 
 _DANGLING = re.compile(r"(?:\A|[\s,;:])(?i:so|hence|thus|therefore|ans|answer|the\s+answer\s+is)[\s:\uff1a,=]*+\Z")
 _INNER_MARKER = re.compile(rf"({ANY_MARKER.pattern})\s*", re.IGNORECASE)

@@ -6,8 +6,7 @@ import pytest
 
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.cleaning import clean
-from aquarat_core.tasks.aqua.question import target
-from aquarat_core.tasks.choice import parse_answer
+from aquarat_core.tasks.aqua.question import parse_answer, target
 
 PLACES = ("river", "bridge", "tower", "market", "garden", "school", "harbour", "station", "village", "castle")
 

@@ -8,18 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.errors import DataError
+from aquarat_core.tasks.aqua.files import read_questions, write_questions
 from aquarat_core.tasks.aqua.question import (
+    LETTERS,
     Question,
     conversation,
     keeps_order,
     letter_free,
     permute,
     prompt,
-    read_questions,
     target,
-    write_questions,
 )
-from aquarat_core.tasks.choice import LETTERS
 
 DISTANCES = ("25 km", "50 km", "75 km", "100 km", "52 km")
 TRAIN = Question("t1", "How far in 2 hours at 50 km/h?", DISTANCES, "2 * 50 = 100.", "D")
