@@ -12,9 +12,10 @@ import numpy as np
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ChatTrainConfig
 from aquarat_core.conversation import Conversation
-from aquarat_core.data.mixture import mix, read_conversations
+from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.packing import PackedConversations, pack_conversations
 from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.tasks.mixture import mix
 from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer

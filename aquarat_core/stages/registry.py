@@ -59,7 +59,7 @@ _TEXT = ("text", "../rust/src")
 _ROWS = ("data/packing.py", "data/tokens.py")
 # The rollouts are for the samples of text that every training stage takes.
 _TRAIN = (*_RUNNER, *_TEXT, *_ROWS, "model", "optim", "training", "rollout", "tasks")
-_CHAT = (*_TRAIN, "data/mixture.py", "stages/chat_training.py")
+_CHAT = (*_TRAIN, "data/conversations.py", "stages/chat_training.py")
 _ROLLOUT = ("model", "rollout", "training", *_ROWS, "evaluation/protocols.py", "evaluation/records.py",
             "tasks", *_TEXT)  # fmt: skip
 
@@ -85,25 +85,25 @@ STAGES: dict[str, Stage] = {
             "aqua_dataset", "dataset",
             "Questions in AQuA-RAT's form, cleaned: five options, a rationale and the right letter.",
             (), "aqua_dataset", "aquarat_core.stages.aqua_dataset:run",
-            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/synthetic.py",
+            (*_RUNNER, *_HUB, "data/bad_rows.py",
              "tasks", "stages/aqua_dataset.py"),
         ),
         Stage(
             "chat_datasets", "dataset", "Conversations for mid-training and SFT, one file per source and split.",
             (), "chat_datasets", "aquarat_core.stages.chat_datasets:run",
-            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/identity.py", "data/mixture.py",
-             "data/synthetic.py", "tasks", "stages/chat_datasets.py"),
+            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/identity.py", "data/conversations.py",
+             "tasks", "stages/chat_datasets.py"),
         ),
         Stage(
             "pretrain_text", "dataset", "Documents for pretraining, with a pinned validation shard.",
             (), "pretrain_text", "aquarat_core.stages.pretrain_text:run",
-            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/documents.py", "data/synthetic.py", "tasks",
+            (*_RUNNER, *_HUB, "data/bad_rows.py", "data/documents.py", "tasks",
              "stages/pretrain_text.py"),
         ),
         Stage(
             "tokenizer", "tokenizer", "Byte-level BPE trained on the pretraining text and the conversations.",
             ("pretrain_text", "chat_datasets", "aqua_dataset"), "tokenizer", "aquarat_core.stages.tokenizer:run",
-            (*_RUNNER, *_TEXT, "data/documents.py", "data/mixture.py", "tasks", "stages/tokenizer.py"),
+            (*_RUNNER, *_TEXT, "data/documents.py", "data/conversations.py", "tasks", "stages/tokenizer.py"),
         ),
         Stage(
             "pretrain_tokens", "dataset", "The pretraining text as token ids, memory-mapped by those who train on it.",

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from aquarat_core.config import TokenizerConfig
+from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.documents import read_columns, read_documents
-from aquarat_core.data.mixture import read_conversations
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.compression import report

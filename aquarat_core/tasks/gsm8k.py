@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from aquarat_core.conversation import Conversation, Message
-from aquarat_core.data.mixture import read_conversations
+from aquarat_core.data.conversations import read_conversations
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.source import HubSource, Row, text_of
 from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Origin, Task

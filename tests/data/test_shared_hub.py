@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_core.data.mixture import read_conversations
+from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, permute, prompt, target
 from tests.patience import limit

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from aquarat_core.config import ChatDatasetsConfig
-from aquarat_core.data.mixture import read_conversations
+from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, target
 

@@ -112,7 +112,7 @@ def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artif
 def test_sft_learns_what_the_assistant_says_and_mid_training_all(
     bench: Bench, data: dict[str, Artifact], base: Artifact
 ) -> None:
-    from aquarat_core.data.mixture import read_conversations
+    from aquarat_core.data.conversations import read_conversations
     from aquarat_core.text.chat import render
 
     tok = Tokenizer.load(base.path("tokenizer.json"))

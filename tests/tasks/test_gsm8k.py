@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.conversation import Conversation, assistant_message, user_message
-from aquarat_core.data.mixture import write_conversations
+from aquarat_core.data.conversations import write_conversations
 from aquarat_core.errors import DataError, StageError
 from aquarat_core.rl.preflight import check_reward
 from aquarat_core.tasks.gsm8k import Gsm8kTask, conversation, number_text, parse_number, to_example

@@ -1,13 +1,13 @@
-"""Questions in AQuA's form made from the word problems of `data.synthetic`: right answer, four wrong ones, a letter."""
+"""Questions in AQuA's form made from the problems of `tasks.word_problems`: right answer, four wrong ones, a letter."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 
-from aquarat_core.data.synthetic import FAMILIES, Problem, draw
 from aquarat_core.errors import UsageError
 from aquarat_core.tasks.aqua.question import LETTERS, Question
+from aquarat_core.tasks.word_problems import FAMILIES, Problem, draw
 
 
 def generate_questions(

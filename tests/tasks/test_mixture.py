@@ -6,10 +6,11 @@ import pytest
 
 from aquarat_core.config import MixtureEntry
 from aquarat_core.conversation import Conversation
-from aquarat_core.data.mixture import mix, read_conversations, write_conversations
+from aquarat_core.data.conversations import read_conversations, write_conversations
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.question import Question, conversation
 from aquarat_core.tasks.aqua.task import to_example
+from aquarat_core.tasks.mixture import mix
 from tests.toys import AQUA
 
 
