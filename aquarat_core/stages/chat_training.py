@@ -40,16 +40,16 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
-    task, aqua, chats = load_task("aqua"), ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
+    task, dataset, chats = load_task("aqua"), ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
     continued = continued_run(ctx.work, config.checkpoint.resume)
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
         T = model.config.sequence_len
         names = [e.name for e in config.mixture if e.name != task.name]
         sources = {name: read_conversations(chats.path(f"{name}.train.parquet")) for name in names}
-        mixed = mix(config.mixture, task, task.examples(aqua.path, "train"), sources, config.seed)
+        mixed = mix(config.mixture, task, task.examples(dataset.path, "train"), sources, config.seed)
         packed = _pack(mixed, tokenizer, T, config)
-        questions = task.examples(aqua.path, "validation")
+        questions = task.examples(dataset.path, "validation")
         validation = _pack((Conversation(e.id, e.conversation()) for e in questions), tokenizer, T, config)
         if ctx.rank == 0:
             for said in filter(None, (_left_out("training", packed, T), _left_out("validation", validation, T))):

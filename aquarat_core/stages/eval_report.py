@@ -22,10 +22,10 @@ from aquarat_core.tasks.task import A, Example, Task, most_common
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Writes `report.json` and `questions.parquet`, and the pages as records. Rank 0 alone has metrics to return."""
     config: EvalConfig = ctx.config
-    checkpoint, aqua, text = ctx.input("_checkpoint"), ctx.inputs["aqua_dataset"], ctx.inputs.get("pretrain_text")
+    checkpoint, text = ctx.input("_checkpoint"), ctx.inputs.get("pretrain_text")
     assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
-    task = load_task("aqua")
-    questions = questions_to_ask(task, aqua, config)
+    task, dataset = load_task("aqua"), ctx.inputs["aqua_dataset"]
+    questions = questions_to_ask(task, dataset, config)
     with evaluator(checkpoint.directory(), config) as model:
         records = model.greedy_answers(task, questions, lambda done: ctx.progress(done, len(questions), "questions"))
         ctx.progress(len(questions), len(questions), "questions")
@@ -33,9 +33,9 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     if ctx.rank:
         return {}
 
-    majority = most_common(task.references(aqua.path, "train"))
+    majority = most_common(task.references(dataset.path, "train"))
     summary = summarize(records, majority, mean(task.chance(e) for e in questions), task.categories)
-    data = [aqua, *([text] if text else [])]
+    data = [dataset, *([text] if text else [])]
     report = reports.build(
         ctx.spec.stage,
         checkpoint,

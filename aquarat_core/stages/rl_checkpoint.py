@@ -22,10 +22,10 @@ REWARD_CHECKED_ON = 1000
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Train the policy of `sft_checkpoint` on the training questions of `aqua_dataset`."""
     config: RLConfig = ctx.config
-    sft, aqua = ctx.inputs["sft_checkpoint"], ctx.inputs["aqua_dataset"]
+    sft, dataset = ctx.inputs["sft_checkpoint"], ctx.inputs["aqua_dataset"]
     task = load_task("aqua")
-    questions = task.examples(aqua.path, "train")[: config.limit]
-    held_out = [task.shown(e, config.seed) for e in task.examples(aqua.path, "validation")]
+    questions = task.examples(dataset.path, "train")[: config.limit]
+    held_out = [task.shown(e, config.seed) for e in task.examples(dataset.path, "validation")]
     continued = continued_run(ctx.work, config.checkpoint.resume)
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, continued) as log:
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)

@@ -1,4 +1,4 @@
-"""Multiple-choice questions without a rationale, asked and answered in the form of AQuA."""
+"""Multiple-choice questions without a rationale, asked and answered by letter."""
 
 import string
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ EVAL_REPORTS = ("base_eval_report", "mid_eval_report", "sft_eval_report", "rl_ev
 
 
 def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
-    """AQuA accuracy with its interval and baselines, and what the chain as a whole achieved."""
+    """Accuracy on the questions with its interval and baselines, and what the chain as a whole achieved."""
     return [
         *(stage_asset(experiment, name, group="evaluation", kinds={"torch", "markdown"}) for name in EVAL_REPORTS),
         stage_asset(experiment, "pipeline_report", group="evaluation", kinds={"markdown", "html"}),
