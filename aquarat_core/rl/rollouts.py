@@ -122,6 +122,7 @@ class RolloutCollector(Generic[A]):
 
     def _uninformed(self, group: Group[A], keys: Sequence[int]) -> Group[A]:
         """A control: what the group earns from a reward that does not know the right answer."""
+        rewards: list[float]
         if self.config.reward.control == "constant":
             rewards = [float(grade.answer == self.task.categories[0]) for grade in group.grades]
         else:

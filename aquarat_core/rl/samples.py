@@ -14,7 +14,7 @@ COLUMNS = ("step", "prompt", "completion", "parsed", "gold", "reward", "tokens",
 
 def sample_rows(step: int, groups: Sequence[Group[Any]]) -> list[dict[str, Any]]:
     """Rows with `COLUMNS` of the first groups of a step."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for group in groups[: PER_STEP // 2]:
         order = sorted(range(len(group.rewards)), key=lambda i: -group.rewards[i])
         for i in (order[0], order[-1]):

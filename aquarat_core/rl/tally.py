@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,9 +21,9 @@ SUMS = (
 """What is summed for every task."""
 
 
-def count(groups: Iterable[Group[Any]]) -> Counter[str]:
+def count(groups: Iterable[Group[Any]]) -> dict[str, float]:
     """Sums over the completions of `groups`."""
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for group in groups:
         right = [grade.correct for grade in group.grades]
         lengths = [c.n_chosen for c in group.completions]
@@ -48,7 +48,7 @@ def count(groups: Iterable[Group[Any]]) -> Counter[str]:
         for grade in group.grades:
             for note, value in grade.notes.items():
                 sums[f"{NOTE}{note}"] += value
-    return sums
+    return dict(sums)
 
 
 def all_reduce(sums: Mapping[str, float], task: Task[Any], world: World) -> dict[str, float]:

@@ -55,7 +55,8 @@ class AquaTask(Task[Question]):
     def references(self, path: FilePath, split: str) -> Sequence[str]:
         import pyarrow.parquet as pq
 
-        return pq.read_table(path(f"{split}.parquet"), columns=["correct"])["correct"].to_pylist()
+        letters: list[str] = pq.read_table(path(f"{split}.parquet"), columns=["correct"])["correct"].to_pylist()
+        return letters
 
     def shown(self, example: Example[Question], seed: int) -> Example[Question]:
         """With its options in an order drawn from (seed, id); the correct letter moves along."""
