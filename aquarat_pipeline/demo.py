@@ -166,11 +166,11 @@ def console(out: TextIO) -> Any:
 
 
 def _show_next(out: TextIO, outcome: Outcome, report: str, details: str) -> None:
-    from aquarat_core.tasks.origin import GENERATED, WARNING, questions_of
+    from aquarat_core.tasks.origin import questions_of, warning_about
 
     page, ref = console(out), outcome.experiment.ref
     if questions := questions_of(outcome.artifacts["rl_eval_report"]):
-        page.print(f"Asked were {questions}." + (f" {WARNING}" if questions == GENERATED else ""), highlight=False)
+        page.print(" ".join(filter(None, (f"Asked were {questions}.", warning_about(questions)))), highlight=False)
     page.print(
         "base has only seen plain text and does not know the form of an answer: its accuracy is 0 by design.",
         highlight=False,

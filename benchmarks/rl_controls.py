@@ -22,7 +22,7 @@ from aquarat_core.model.checkpoint import load_checkpoint
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import compute_dtype
 from aquarat_core.runtime.scratch import scratch_folder
-from aquarat_core.tasks.aqua import permute, read_questions
+from aquarat_core.tasks.registry import load_task
 from benchmarks import rl_stage
 from benchmarks.harness import Against, Result
 
@@ -50,10 +50,11 @@ def run() -> list[Result]:
 def _answers(checkpoint: Path, aqua: Artifact) -> list[Record]:
     """Greedy answers of a checkpoint to the first test questions."""
     config, device = load_profile().eval_report, torch.device("cpu")
-    questions = [permute(q, config.seed) for q in read_questions(aqua.path("test.parquet"))[:QUESTIONS]]
+    task = load_task("aqua")
+    examples = [task.shown(e, config.seed) for e in task.examples(aqua.path, "test")[:QUESTIONS]]
     model, tokenizer = load_checkpoint(checkpoint, device, compute_dtype(LaunchConfig(), device))
     engine = Engine(model, tokenizer.special("<|assistant_end|>"))
-    return answer(engine, tokenizer, questions, config.max_new_tokens)
+    return answer(engine, tokenizer, task, examples, config.max_new_tokens)
 
 
 def _results(name: str, before: list[Record], after: list[Record]) -> list[Result]:

@@ -88,7 +88,7 @@ def _prepare(folder: Path) -> None:
 
     from aquarat_core.config import TokenizerConfig
     from aquarat_core.data.packing import pack_documents
-    from aquarat_core.data.synthetic import generate_text
+    from aquarat_core.tasks.word_problems import generate_text
     from aquarat_core.text.tokenizer import train_tokenizer
 
     texts = generate_text(6_000, seed=1)

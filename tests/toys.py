@@ -12,12 +12,13 @@ import torch
 from aquarat_core.config import ModelConfig, TokenizerConfig, TrainConfig
 from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
-from aquarat_core.data.synthetic import generate_questions
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 from aquarat_core.stages.base import StageContext
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, conversation, prompt, target
+from aquarat_core.tasks.aqua.question import LETTERS, Question, conversation, prompt, target
+from aquarat_core.tasks.aqua.synthetic import generate_questions
+from aquarat_core.tasks.aqua.task import AquaTask, to_example
+from aquarat_core.tasks.task import Example, Grade
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.tracking.context import RunContext
@@ -31,6 +32,7 @@ torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 ONE = World(0, 1, CPU, torch.float32)
+AQUA = AquaTask()
 
 
 def random_model(vocab_size: int = 100, seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> Transformer:
@@ -70,6 +72,17 @@ def questions() -> tuple[Question, ...]:
 
 
 @functools.cache
+def examples() -> tuple[Example[Question], ...]:
+    return tuple(map(to_example, questions()))
+
+
+def odd_lengths(example: Example[Question], completion: str, ended: bool) -> Grade:
+    """A reward that random text can earn: one for an odd number of characters."""
+    del ended
+    return Grade(float(len(completion) % 2), True, example.reference)
+
+
+@functools.cache
 def tokenizer() -> Tokenizer:
     """Trained on synthetic questions."""
     return train_tokenizer((f"{prompt(q)}\n{target(q)}" for q in questions()), TokenizerConfig(vocab_size=400))
@@ -98,6 +111,10 @@ def reading_questions(n: int, first: int = 0) -> list[Question]:
     options = ("1", "2", "3", "4", "none of the above")
     letters = [LETTERS[i % 5] for i in range(first, first + n)]
     return [Question(f"r{first + i}", f"Say{f' {x}' * 16}", options, "", x, "reading") for i, x in enumerate(letters)]
+
+
+def reading_examples(n: int, first: int = 0) -> list[Example[Question]]:
+    return [to_example(q) for q in reading_questions(n, first)]
 
 
 @functools.cache

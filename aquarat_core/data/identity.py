@@ -6,7 +6,7 @@ Row i of a seed is the same whatever the number of rows asked for.
 import random
 from collections.abc import Sequence
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 
 _GREETINGS = ("", "", "Hi! ", "Hello. ", "Hey, ", "Good morning. ", "Good evening. ")
 _NAME = (

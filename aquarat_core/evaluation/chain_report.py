@@ -146,7 +146,7 @@ def _tiles(report: ChainReport) -> doc.Tiles:
     rows = [(row["checkpoint"]["asset"], row["summary"]) for row in report["stages"]]
     tiles = [doc.Tile(name, reports.percent(s["accuracy"]), f"95% CI {reports.interval(s)}") for name, s in rows]
     constant = rows[-1][1]["constant_letter"]
-    note = f"best constant letter; guessing: {reports.percent(rows[-1][1]['uniform'])}"
+    note = f"best constant {reports.answer_noun(rows[-1][1])}; guessing: {reports.percent(rows[-1][1]['uniform'])}"
     tiles.append(doc.Tile(f"Always answering {constant['letter']}", reports.percent(constant["accuracy"]), note))
     return doc.Tiles(tuple(tiles))
 
@@ -164,9 +164,10 @@ def _accuracy_figure(report: ChainReport) -> doc.Figure:
 
 
 def _stage_table(report: ChainReport) -> doc.Table:
+    noun = reports.answer_noun(report["stages"][-1]["summary"])
     header = (
-        "Checkpoint", "Questions", "Accuracy", "95% CI", "Constant letter", "Exact McNemar p against it",
-        "Answers that parse", "Letter entropy, bits", "Mean tokens", "Bits per byte",
+        "Checkpoint", "Questions", "Accuracy", "95% CI", f"Constant {noun}", "Exact McNemar p against it",
+        "Answers that parse", f"{noun.capitalize()} entropy, bits", "Mean tokens", "Bits per byte",
     )  # fmt: skip
     rows = []
     for row in report["stages"]:

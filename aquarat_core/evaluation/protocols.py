@@ -1,4 +1,4 @@
-"""How a checkpoint is asked: greedy rationale with strict parsing, and bits per byte of text."""
+"""How a checkpoint is asked: greedy completions graded by their task, and bits per byte of text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from aquarat_core.model.checkpoint import load_checkpoint
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.tools import Tool, calculator
 from aquarat_core.runtime.distributed import World, distributed_world
-from aquarat_core.tasks.answers import parse_answer
-from aquarat_core.tasks.aqua import Question, prompt
+from aquarat_core.tasks.task import A, Example, Task
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 
 BPB_ROWS_PER_PASS = 8
 ORDER_TOKENS = 8
-"""By how many tokens a prompt may grow when its options change places."""
+"""By how many tokens a prompt may grow when its choices change places."""
 
 
 class Evaluator:
@@ -35,17 +34,20 @@ class Evaluator:
         self.config, self.world = config, world
         self.model, self.tokenizer = load_checkpoint(checkpoint, world.device, world.compute_dtype)
 
-    def greedy_answers(self, questions: Sequence[Question], tell: Callable[[int], None] | None = None) -> list[Record]:
-        """The model's most likely answer to each question, in the order given, on rank 0; nothing elsewhere.
+    def greedy_answers(
+        self, task: Task[A], examples: Sequence[Example[A]], tell: Callable[[int], None] | None = None
+    ) -> list[Record]:
+        """The model's most likely answer to each example, in the order given, on rank 0; nothing elsewhere.
 
         `tell` is told how many of them have one, as far as this rank can know.
         """
         engine = Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
-        mine = self.world.shard(list(questions))
+        mine = self.world.shard(list(examples))
         tool = calculator(self.tokenizer) if self.config.calculator else None
-        told = tell and (lambda done: tell(done * len(questions) // len(mine)))
-        records = answer(engine, self.tokenizer, mine, self.config.max_new_tokens, self.config.batch_rows, tool, told)
-        place = {q.id: i for i, q in enumerate(questions)}
+        told = tell and (lambda done: tell(done * len(examples) // len(mine)))
+        budget, rows = self.config.max_new_tokens, self.config.batch_rows
+        records = answer(engine, self.tokenizer, task, mine, budget, rows, tool, told)
+        place = {e.id: i for i, e in enumerate(examples)}
         gathered = [Record(**fields) for fields in self.world.gather_to_rank0([asdict(r) for r in records])]
         return sorted(gathered, key=lambda r: place[r.id])
 
@@ -78,20 +80,20 @@ def evaluator(checkpoint: Path, config: EvalConfig) -> Iterator[Evaluator]:
 def answer(
     engine: Engine,
     tokenizer: Tokenizer,
-    questions: Sequence[Question],
+    task: Task[A],
+    examples: Sequence[Example[A]],
     max_new_tokens: int,
     max_rows: int = 256,
     tool: Tool | None = None,
     tell: Callable[[int], None] | None = None,
 ) -> list[Record]:
-    """Greedy answers of `engine` to `questions`, with `tool` if there is one, judged by the strict parser.
+    """Greedy answers of `engine` to `examples`, with `tool` if there is one, graded by their task.
 
-    A question that leaves no room for `max_new_tokens` in the model's context is not asked and counts as wrong.
+    An example that leaves no room for `max_new_tokens` in the model's context is not asked and counts as wrong.
     """
-    if not questions:
+    if not examples:
         return []
-    texts = [prompt(q) for q in questions]
-    prompts = [render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    prompts = [render_prompt(tokenizer, e.messages) for e in examples]
     room = engine.model.config.sequence_len - max_new_tokens
     asked = [ids for ids in prompts if len(ids) <= room]
     found = iter(
@@ -101,22 +103,22 @@ def answer(
         if asked
         else ()
     )
-    records = []
-    for q, text, ids in zip(questions, texts, prompts, strict=True):
+    records: list[Record] = []
+    for example, ids in zip(examples, prompts, strict=True):
         if len(ids) > room:
-            records.append(Record(q.id, text, q.correct, "", None, False, 0, False, "too_long"))
+            records.append(Record(example.id, example.prompt, example.reference, "", None, False, 0, False, "too_long"))
             continue
         (completion,) = next(found)
-        said = tokenizer.decode(completion.said)
-        parsed = parse_answer(said) if completion.ended else None
+        text = tokenizer.decode(completion.said)
+        grade = task.grade(example, text, completion.ended)
         records.append(
             Record(
-                id=q.id,
-                question=text,
-                gold=q.correct,
-                completion=said,
-                parsed=parsed,
-                correct=parsed == q.correct,
+                id=example.id,
+                question=example.prompt,
+                gold=example.reference,
+                completion=text,
+                parsed=grade.answer,
+                correct=grade.correct,
                 n_tokens=len(completion.said),
                 truncated=not completion.ended,
                 stop_reason="stop" if completion.ended else "length",
@@ -126,23 +128,28 @@ def answer(
 
 
 def fitting(
-    questions: Sequence[Question], tokenizer: Tokenizer, max_new_tokens: int, sequence_len: int
-) -> list[Question]:
-    """Those of the questions that leave room for `max_new_tokens`, in any order of their options."""
-    room = sequence_len - max_new_tokens - ORDER_TOKENS
-    return [q for q in questions if len(render_prompt(tokenizer, [{"role": "user", "content": prompt(q)}])) <= room]
+    examples: Sequence[Example[A]], tokenizer: Tokenizer, max_new_tokens: int, sequence_len: int
+) -> list[Example[A]]:
+    """Those of the examples that leave room for `max_new_tokens`, in any order of their choices."""
+
+    def fits(example: Example[A]) -> bool:
+        room = sequence_len - max_new_tokens - (ORDER_TOKENS if example.choices else 0)
+        return len(render_prompt(tokenizer, example.messages)) <= room
+
+    return [e for e in examples if fits(e)]
 
 
 def accuracy(
     engine: Engine,
     tokenizer: Tokenizer,
-    questions: Sequence[Question],
+    task: Task[A],
+    examples: Sequence[Example[A]],
     max_new_tokens: int,
     world: World,
     tool: Tool | None = None,
 ) -> float:
-    """Share of `questions` answered right, over all ranks."""
-    records = answer(engine, tokenizer, world.shard(list(questions)), max_new_tokens, tool=tool)
+    """Share of `examples` answered right, over all ranks."""
+    records = answer(engine, tokenizer, task, world.shard(list(examples)), max_new_tokens, tool=tool)
     counts = torch.tensor([sum(r.correct for r in records), len(records)], dtype=torch.float64, device=world.device)
     right, n = world.sum(counts).tolist()
     return right / n

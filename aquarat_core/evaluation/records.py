@@ -35,12 +35,12 @@ class Record:
     question: str
     """The prompt as the model read it: options in the order it saw them."""
     gold: str
-    """The right letter in that order."""
+    """The right answer, for choices the letter in that order."""
     completion: str
     parsed: str | None
-    """The letter the strict parser found, or None."""
+    """The answer as the task read it, or None."""
     correct: bool
-    """`parsed == gold`; an answer that does not parse is wrong."""
+    """Whether the task took the answer for right; one that does not parse is wrong."""
     n_tokens: int
     """Generated tokens, the stop token not counted."""
     truncated: bool

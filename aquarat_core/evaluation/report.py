@@ -7,8 +7,10 @@ of the checkpoint's own training.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.records import Record, read_records
 from aquarat_core.evaluation.statistics import wilson_interval
 from aquarat_core.evaluation.summary import Comparison, Summary, compare, question_difference, questions_sha256
-from aquarat_core.tasks import answers, origin
+from aquarat_core.tasks import origin
+from aquarat_core.tasks.task import Task
 
 FORMAT = 1
 N_SAMPLES = 8
@@ -86,9 +89,11 @@ def identity(artifact: Artifact) -> Identity:
     )
 
 
-def parser_version() -> str:
-    """The answer parser and a hash of its source: accuracies under different parsers are different quantities."""
-    return f"{answers.__name__}@{hashlib.sha256(inspect.getsource(answers).encode()).hexdigest()[:12]}"
+def grader_version(task: Task[Any]) -> str:
+    """What decides on the task's answers, and a hash of its source: accuracies under different parsers are different
+    quantities."""
+    source = inspect.getsource(importlib.import_module(task.grading_module))
+    return f"{task.grading_module}@{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
 def build(
@@ -98,6 +103,7 @@ def build(
     config: EvalConfig,
     profile: str,
     code: CodeVersion,
+    grader: str,
     records: Sequence[Record],
     summary: Summary,
     bits_per_byte: float | None,
@@ -121,7 +127,7 @@ def build(
             "code": code.model_dump(),
             "decoding": "greedy",
             "questions": next((q for q in map(origin.questions_of, data) if q), origin.UNKNOWN),
-            "parser": parser_version(),
+            "parser": grader,
             "questions_sha256": questions_sha256(records),
             **settings,
         },
@@ -201,8 +207,7 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
             doc.Paragraph(baseline_sentence(checkpoint["asset"], s), tone="finding"),
             doc.Paragraph(comparison_sentence(report["comparison"]), tone="finding"),
             _accuracy_figure(report),
-            doc.Heading("Letters"),
-            _letter_table(s),
+            *_letter_table(s),
             *_paired_table(report["comparison"]),
             *curves_section({checkpoint["asset"]: curves}),
             doc.Heading(f"{min(N_SAMPLES, s['n'])} answers, drawn at random"),
@@ -214,9 +219,9 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
 
 
 def baseline_sentence(name: str, s: Summary) -> str:
-    """Whether the accuracy is more than a constant letter's, with the evidence."""
+    """Whether the accuracy is more than a constant answer's, with the evidence."""
     best = s["constant_letter"]
-    constant = f"the best constant letter ({best['letter']}, {percent(best['accuracy'])})"
+    constant = f"the best constant {answer_noun(s)} ({best['letter']}, {percent(best['accuracy'])})"
     verdict = {"above": "is above", "below": "is below"}.get(s["against_constant"], "is not shown to differ from")
     return f"{name} {verdict} {constant}: {accuracy_text(s)}, exact McNemar p = {p_value(s['p_against_constant'])}."
 
@@ -224,6 +229,11 @@ def baseline_sentence(name: str, s: Summary) -> str:
 def comparison_sentence(c: ComparisonWithParent) -> str:
     """The paired finding, or why there is none."""
     return c["result"]["wording"] if c["result"] else f"No comparison with a parent stage: {c['reason']}."
+
+
+def answer_noun(s: Summary) -> str:
+    """What one answer is: a letter where the answers are few and have letters for names."""
+    return "letter" if s["letters"] else "answer"
 
 
 def accuracy_text(s: Summary) -> str:
@@ -267,8 +277,9 @@ def questions_text(evaluation: dict[str, Any]) -> str:
 
 
 def origin_band(evaluation: dict[str, Any]) -> tuple[doc.Paragraph, ...]:
-    """A warning on top of every page about generated questions."""
-    return (doc.Paragraph(origin.WARNING, tone="warning"),) if questions_text(evaluation) == origin.GENERATED else ()
+    """What a reader must know first of scores on these questions, on top of every page."""
+    warning = origin.warning_about(questions_text(evaluation))
+    return (doc.Paragraph(warning, tone="warning"),) if warning else ()
 
 
 def _too_long(s: Summary) -> tuple[doc.Paragraph, ...]:
@@ -287,8 +298,8 @@ def _tiles(report: EvalReport) -> tuple[doc.Tile, ...]:
         doc.Tile(
             f"Always answering {constant['letter']}",
             percent(constant["accuracy"]),
-            f"best constant letter here; training majority {majority['letter']}: {percent(majority['accuracy'])}; "
-            f"guessing: {percent(s['uniform'])}",
+            f"best constant {answer_noun(s)} here; training majority {majority['letter']}: "
+            f"{percent(majority['accuracy'])}; guessing: {percent(s['uniform'])}",
         ),
         doc.Tile("Answers that parse", percent(s["parse_rate"]), form),
     ]
@@ -311,25 +322,28 @@ def _accuracy_figure(report: EvalReport) -> doc.Figure:
         correct = result["both_right"] + result["only_parent"]
         points.insert(0, plots.Accuracy(str(comparison["parent"]), correct / s["n"], *wilson_interval(correct, s["n"])))
     figure = plots.draw_accuracies(points, s["uniform"], s["constant_letter"]["accuracy"])
-    caption = "Accuracy with its 95% Wilson interval, against guessing and the best constant letter."
+    caption = f"Accuracy with its 95% Wilson interval, against guessing and the best constant {answer_noun(s)}."
     return doc.Figure(plots.to_svg(figure, "accuracy"), plots.to_png_data_uri(figure), caption)
 
 
-def _letter_table(s: Summary) -> doc.Table:
+def _letter_table(s: Summary) -> tuple[doc.Block, ...]:
+    if not s["letters"]:
+        return ()
     rows = [
         (x, *(f"{row[key]:,}" for key in ("gold", "answered", "correct")), percent(row["answered"] / s["n"]))
         for x, row in s["letters"].items()
     ]
     unparsed = s["n"] - sum(row["answered"] for row in s["letters"].values())
     rows.append(("no answer", "-", f"{unparsed:,}", "-", percent(unparsed / s["n"])))
-    return doc.Table(
+    table = doc.Table(
         ("Letter", "Is right", "Was answered", "Answered rightly", "Share of answers"),
         tuple(rows),
         caption=(
-            f"Entropy of the answered letters: {s['letter_entropy_bits']:.2f} bits of at most 2.32 "
-            "(0: always the same letter)."
+            f"Entropy of the answered letters: {s['letter_entropy_bits']:.2f} bits of at most "
+            f"{math.log2(len(s['letters'])):.2f} (0: always the same letter)."
         ),
     )
+    return doc.Heading("Letters"), table
 
 
 def _paired_table(c: ComparisonWithParent) -> list[doc.Block]:

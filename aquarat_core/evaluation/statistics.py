@@ -1,23 +1,18 @@
 """The few statistics an accuracy needs before it may be printed, in plain Python and exact where exactness is cheap.
 
 One evaluation holds a few hundred to a few thousand right-or-wrong answers, so proportions get Wilson intervals, paired
-differences get the exact McNemar test, and every accuracy stands beside what a constant letter would have scored.
+differences get the exact McNemar test, and every accuracy stands beside what a constant answer would have scored.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-
-from aquarat_core.tasks.answers import LETTERS
-
-UNIFORM_ACCURACY = 1 / len(LETTERS)
-"""Expected accuracy of a letter drawn at random."""
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -91,24 +86,25 @@ def minimum_detectable_difference(n: int, discordance: float, power: float = 0.8
     return (_z(1 - alpha / 2) + _z(power)) * math.sqrt(discordance / n)
 
 
-def best_constant_letter(golds: Iterable[str]) -> tuple[str, float]:
-    """The letter that is right most often and the accuracy of always answering it; the earlier letter on a tie."""
-    counts = letter_counts(golds)
+def best_constant_answer(golds: Iterable[str], categories: Sequence[str] = ()) -> tuple[str, float]:
+    """The answer that is right most often and the accuracy of always giving it; the earlier one on a tie."""
+    counts = answer_counts(golds, categories)
     total = sum(counts.values())
     if not total:
-        raise ValueError("no questions: there is no best constant letter")
-    letter = max(LETTERS, key=lambda x: counts[x])
-    return letter, counts[letter] / total
+        raise ValueError("no questions: there is no best constant answer")
+    answer = max(counts, key=lambda x: counts[x])
+    return answer, counts[answer] / total
 
 
-def letter_counts(letters: Iterable[str | None]) -> dict[str, int]:
-    """How often each of A-E occurs, all five always present; None (no parsed answer) is not counted."""
-    seen = Counter(letters)
-    return {letter: seen[letter] for letter in LETTERS}
+def answer_counts(answers: Iterable[str | None], categories: Sequence[str] = ()) -> dict[str, int]:
+    """How often each of the categories occurs, in their order and all of them always present; without categories, each
+    answer there is, in alphabetical order. None (no parsed answer) is not counted."""
+    seen = Counter(answer for answer in answers if answer is not None)
+    return {answer: seen[answer] for answer in categories or sorted(seen)}
 
 
 def entropy_bits(counts: Mapping[str, int]) -> float:
-    """Shannon entropy of a histogram in bits: log2(5) = 2.32 for even letters, 0 for a collapsed model or no counts."""
+    """Shannon entropy of a histogram in bits: log2(n) for n even answers, 0 for a collapsed model or no counts."""
     total = sum(counts.values())
     return math.fsum(-c / total * math.log2(c / total) for c in counts.values() if c)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.records import Record
-from aquarat_core.tasks.answers import LETTERS
 
 ALPHA = 0.05
 BOOTSTRAP_SEED = 0
@@ -25,14 +25,14 @@ Verdict = Literal["above", "below", "no difference shown"]
 
 
 class Baseline(TypedDict):
-    """A letter answered to everything, and how often it is right on these questions."""
+    """One answer (a letter, where the answers are letters) given to everything, and how often it is right here."""
 
     letter: str
     accuracy: float
 
 
 class LetterRow(TypedDict):
-    """How often a letter is right, was answered, and was answered rightly."""
+    """How often an answer is right, was given, and was given rightly."""
 
     gold: int
     answered: int
@@ -50,10 +50,12 @@ class Summary(TypedDict):
     uniform: float
     constant_letter: Baseline
     majority: Baseline
-    p_above_uniform: float
+    p_above_uniform: float | None
+    """None where a guess is never right."""
     p_against_constant: float
     against_constant: Verdict
     letters: dict[str, LetterRow]
+    """For each answer that the task counts by name; empty where answers are open."""
     letter_entropy_bits: float
     parse_rate: float
     truncation_rate: float
@@ -79,33 +81,34 @@ class Comparison(TypedDict):
     wording: str
 
 
-def summarize(records: Sequence[Record], majority_letter: str) -> Summary:
+def summarize(records: Sequence[Record], majority: str, chance: float, categories: Sequence[str]) -> Summary:
     """The numbers of one evaluation.
 
-    `majority_letter` is the commonest right letter of the training split: a baseline that has not seen these
-    questions, where the best constant letter is chosen with them in hand. Raises `DataError` without records.
+    `majority` is the commonest right answer of the training split: a baseline that has not seen these questions, where
+    the best constant answer is chosen with them in hand. `chance` is the accuracy of guessing, and `categories` are the
+    answers that the task counts by name. Raises `DataError` without records.
     """
     check_ids(records)
     n, correct = len(records), sum(r.correct for r in records)
     lo, hi = st.wilson_interval(correct, n)
-    letter, constant = st.best_constant_letter(r.gold for r in records)
+    letter, constant = st.best_constant_answer((r.gold for r in records), categories)
     only_model = sum(r.correct and r.gold != letter for r in records)
     only_constant = sum(not r.correct and r.gold == letter for r in records)
     p_constant = st.mcnemar_exact(only_constant, only_model)
-    answered = st.letter_counts(r.parsed for r in records)
+    answered = st.answer_counts((r.parsed for r in records), categories)
     return Summary(
         n=n,
         correct=correct,
         accuracy=correct / n,
         accuracy_lo=lo,
         accuracy_hi=hi,
-        uniform=st.UNIFORM_ACCURACY,
+        uniform=chance,
         constant_letter=Baseline(letter=letter, accuracy=constant),
-        majority=Baseline(letter=majority_letter, accuracy=sum(r.gold == majority_letter for r in records) / n),
-        p_above_uniform=st.binomial_test(correct, n, st.UNIFORM_ACCURACY),
+        majority=Baseline(letter=majority, accuracy=sum(r.gold == majority for r in records) / n),
+        p_above_uniform=st.binomial_test(correct, n, chance) if chance else None,
         p_against_constant=p_constant,
         against_constant=_verdict(only_model - only_constant, p_constant),
-        letters=_letter_rows(records, answered),
+        letters=_letter_rows(records, categories),
         letter_entropy_bits=st.entropy_bits(answered),
         parse_rate=sum(r.parsed is not None for r in records) / n,
         truncation_rate=sum(r.truncated for r in records) / n,
@@ -166,15 +169,16 @@ def questions_sha256(records: Sequence[Record]) -> str:
 def check_ids(records: Sequence[Record]) -> None:
     """Raises `DataError` unless there are records and every question id occurs once."""
     if not records:
-        raise DataError("no evaluation records: evaluate at least one question (eval_report.limit, aqua_dataset rows)")
+        raise DataError("no evaluation records: evaluate at least one question (eval_report.limit)")
     if repeated := len(records) - len({r.id for r in records}):
-        raise DataError(f"{repeated} question ids occur more than once: ids in aqua_dataset must be unique")
+        raise DataError(f"{repeated} question ids occur more than once: ids of a split must be unique")
 
 
-def _letter_rows(records: Sequence[Record], answered: dict[str, int]) -> dict[str, LetterRow]:
-    gold = st.letter_counts(r.gold for r in records)
-    right = st.letter_counts(r.parsed for r in records if r.correct)
-    return {x: LetterRow(gold=gold[x], answered=answered[x], correct=right[x]) for x in LETTERS}
+def _letter_rows(records: Sequence[Record], categories: Sequence[str]) -> dict[str, LetterRow]:
+    gold = Counter(r.gold for r in records)
+    answered = Counter(r.parsed for r in records)
+    right = Counter(r.parsed for r in records if r.correct)
+    return {x: LetterRow(gold=gold[x], answered=answered[x], correct=right[x]) for x in categories}
 
 
 def _verdict(difference: float, p: float) -> Verdict:

@@ -12,7 +12,7 @@ EPSILON = 1e-6
 """Added to the deviation, as GRPO's implementations do."""
 
 
-def centred(rewards_PG: Tensor) -> Tensor:
+def mean_baseline(rewards_PG: Tensor) -> Tensor:
     """Advantages [P, G]: each reward less the mean of its prompt's group; exactly 0 where all earned the same."""
     # The mean of equal numbers can be off by rounding, and an advantage of 1e-8 would be computed for nothing.
     same_P1 = (rewards_PG == rewards_PG[:, :1]).all(dim=1, keepdim=True)
@@ -21,4 +21,4 @@ def centred(rewards_PG: Tensor) -> Tensor:
 
 def group_std(rewards_PG: Tensor) -> Tensor:
     """Advantages [P, G] in units of the group's standard deviation."""
-    return centred(rewards_PG) / (rewards_PG.std(dim=1, keepdim=True) + EPSILON)
+    return mean_baseline(rewards_PG) / (rewards_PG.std(dim=1, keepdim=True) + EPSILON)

@@ -1,4 +1,4 @@
-"""Alarms during a run: a policy that collapses onto a letter, loses the form, or is paid for something else than skill.
+"""Alarms during a run: a policy that collapses onto one answer, loses the form, or is paid for something but skill.
 
 An alarm is said once in the log when it starts, and counted in `rl/alarms` as long as it lasts. It stops nothing: a
 figure outside its bound is a reason to look.
@@ -6,37 +6,37 @@ figure outside its bound is a reason to look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aquarat_core.tasks.answers import LETTERS
-
-MAX_LETTER_SHARE = 0.45
-"""Share of the answers that one of five letters may have, options being permuted."""
-MAX_PARSE_FALL = 0.2
+MAX_EXCESS = 0.25
+"""By how much the share of one answer may exceed an even share of the answers counted by name: those are letters of
+choices, and choices are permuted."""
+MAX_PARSE_DROP = 0.2
 """By how much the parse rate may be below the highest so far."""
-MAX_PARTING = 0.1
+MAX_GENERALIZATION_GAP = 0.1
 """By how much the reward may have risen beyond what held-out accuracy rose by since the start."""
-MAX_SILENT_SHARE = 0.5
+MAX_ZERO_VARIANCE_SHARE = 0.5
 """Share of the recent steps that may have had no gradient at all."""
 SMOOTHING = 0.8
 """Share of the past in the running means: one step's letters are few."""
 
 
-class Alarms:
-    """Watches the figures of a run's steps."""
+class Monitors:
+    """Watches the metrics of a run's steps; `categories` are the answers that the task counts by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, categories: Sequence[str]) -> None:
+        self._categories = tuple(categories)
         self._means: dict[str, float] = {}
         self._best_parse = 0.0
         self._first: tuple[float, float] | None = None
-        self._parting = (0.0, 0.0)
+        self._gains = (0.0, 0.0)
         """By how much training and held-out accuracy had risen at the last evaluation."""
-        self._ringing: set[str] = set()
+        self._active: set[str] = set()
 
     def watch(self, figures: Mapping[str, float]) -> tuple[int, list[str]]:
         """How many alarms hold after a step with these figures, and a sentence for each that has just begun."""
-        watched = ("rl/parse_rate", "rl/acc", "rl/silent", *(f"rl/letter_{letter}" for letter in LETTERS))
+        watched = ("rl/parse_rate", "rl/acc", "rl/silent", *(f"rl/letter_{answer}" for answer in self._categories))
         for name in watched:
             if name in figures:
                 self._means[name] = SMOOTHING * self._means.get(name, figures[name]) + (1 - SMOOTHING) * figures[name]
@@ -44,38 +44,46 @@ class Alarms:
         if "eval/accuracy" in figures:
             now = (self._means["rl/acc"], figures["eval/accuracy"])
             self._first = self._first or now
-            self._parting = (now[0] - self._first[0], now[1] - self._first[1])
+            self._gains = (now[0] - self._first[0], now[1] - self._first[1])
         found = self._found()
-        new = [text for name, text in found.items() if name not in self._ringing]
-        self._ringing = set(found)
+        new = [text for name, text in found.items() if name not in self._active]
+        self._active = set(found)
         return len(found), new
 
     def _found(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        letter = max(LETTERS, key=lambda x: self._means[f"rl/letter_{x}"])
-        if (share := self._means[f"rl/letter_{letter}"]) > MAX_LETTER_SHARE:
-            found["letter"] = (
-                f"alarm: {share:.0%} of the answers are {letter} (bound {MAX_LETTER_SHARE:.0%}): the policy is "
-                "collapsing onto a letter; lower optim.lr_scale, or check that the options are permuted"
-            )
-        if (now := self._means["rl/parse_rate"]) < self._best_parse - MAX_PARSE_FALL:
+        if text := self._favored_answer():
+            found["letter"] = text
+        if (now := self._means["rl/parse_rate"]) < self._best_parse - MAX_PARSE_DROP:
             found["parse_rate"] = (
                 f"alarm: {now:.0%} of the completions answer in form, after {self._best_parse:.0%}: the policy is "
                 "losing the form; lower optim.lr_scale, or add a KL term (objective.kl)"
             )
-        if (share := self._means.get("rl/silent", 0.0)) > MAX_SILENT_SHARE:
+        if (share := self._means.get("rl/silent", 0.0)) > MAX_ZERO_VARIANCE_SHARE:
             found["silent"] = (
                 f"alarm: {share:.0%} of the last steps taught nothing, since every group's samples earned the same: "
                 "raise group_size, prompts_per_step or temperature, or take questions that are neither too easy nor "
                 "too hard (curriculum, refill_rounds)"
             )
-        risen, held_out = self._parting
-        if risen - held_out > MAX_PARTING:
+        risen, held_out = self._gains
+        if risen - held_out > MAX_GENERALIZATION_GAP:
             found["parting"] = (
                 f"alarm: accuracy in training rose by {risen:+.3f}, held-out accuracy by {held_out:+.3f}: what is "
                 "rewarded is not what is wanted, or the training questions are being learned by heart"
             )
         return found
+
+    def _favored_answer(self) -> str | None:
+        if not self._categories:
+            return None
+        answer = max(self._categories, key=lambda x: self._means[f"rl/letter_{x}"])
+        share, bound = self._means[f"rl/letter_{answer}"], 1 / len(self._categories) + MAX_EXCESS
+        if share <= bound:
+            return None
+        return (
+            f"alarm: {share:.0%} of the answers are {answer} (bound {bound:.0%}): the policy is collapsing onto a "
+            "letter; lower optim.lr_scale, or check that the options are permuted"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later alarms depend on, as JSON values."""
@@ -83,13 +91,13 @@ class Alarms:
             "means": dict(self._means),
             "best_parse": self._best_parse,
             "first": self._first and list(self._first),
-            "parting": list(self._parting),
-            "ringing": sorted(self._ringing),
+            "parting": list(self._gains),
+            "ringing": sorted(self._active),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Go on from what `state_dict` gave."""
         self._means, self._best_parse = dict(state_dict["means"]), state_dict["best_parse"]
         self._first = state_dict["first"] and tuple(state_dict["first"])
-        self._parting = tuple(state_dict["parting"])
-        self._ringing = set(state_dict["ringing"])
+        self._gains = tuple(state_dict["parting"])
+        self._active = set(state_dict["ringing"])

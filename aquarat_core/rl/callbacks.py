@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aquarat_core.rl.alarms import Alarms
+from aquarat_core.rl.alarms import Monitors
 from aquarat_core.rl.rollouts import Group
 from aquarat_core.rl.samples import sample_rows
 from aquarat_core.tracking.sample_table import SampleTable
@@ -48,7 +48,7 @@ class SampledAnswers(Callback):
     name = "samples"
     every: int
     table: SampleTable
-    groups: Callable[[], Sequence[Group]]
+    groups: Callable[[], Sequence[Group[Any]]]
     """This rank's groups of the step that was just taken."""
     rank: int
 
@@ -68,7 +68,7 @@ class AlarmReport(Callback):
     """Counts the alarms of a step in `rl/alarms`, and logs those that have just begun."""
 
     name = "alarms"
-    alarms: Alarms
+    alarms: Monitors
     log: Callable[[str], None]
 
     def after_step(self, step: TrainingStep) -> None:

@@ -1,13 +1,13 @@
 """Which questions a step asks: in a shuffled order, or more often those that the policy solves sometimes.
 
-A question that is always or never solved gives no gradient, and on five options a guesser is right a fifth of the time:
-the pass rate counts from chance on. A step's draw depends on (seed, step) and the pass rates so far alone, which are
+A question that is always or never solved gives no gradient, and a guesser is right as often as chance has it: the pass
+rate counts from there on. A step's draw depends on (seed, step) and the pass rates so far alone, which are
 the same on every rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,15 +18,18 @@ from aquarat_core.errors import StageError
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.runtime.distributed import World
 
-CHANCE = 0.2
-
 
 class Curriculum:
-    """Draws the questions of each step out of `n` and remembers how often they were solved."""
+    """Draws the questions of each step out of `n` and remembers how often they were solved.
 
-    def __init__(self, n: int, seed: int, config: CurriculumConfig, world: World) -> None:
+    `chances` are the pass rates of a guesser, one for each question.
+    """
+
+    def __init__(self, chances: Sequence[float], seed: int, config: CurriculumConfig, world: World) -> None:
+        n = len(chances)
+        self.chances_N = torch.tensor(chances, dtype=torch.float64)
         self.seed, self.config, self.world = seed, config, world
-        self.order, self.spare = EpochShuffle(n, seed), EpochShuffle(n, row_key(seed, "spare") & 0x7FFFFFFF)
+        self.order, self.replacement_order = EpochShuffle(n, seed), EpochShuffle(n, row_key(seed, "spare") & 0x7FFFFFFF)
         self.pass_rates_N = torch.full((n,), -1.0, dtype=torch.float64)
         """Share solved, an exponential mean over visits; -1 before the first."""
 
@@ -44,16 +47,16 @@ class Curriculum:
     def replacement(self, step: int, rounds: int, round_: int, count: int, place: int) -> int:
         """Index of the question that takes a place of `step`'s in a round of refilling, on whichever rank it is."""
         row = ((step * rounds + round_) * count) + place
-        return int(self.spare.rows(row, 1)[0])
+        return int(self.replacement_order.rows(row, 1)[0])
 
     def weights(self) -> Tensor:
         """Of each question in the next draw."""
-        skill_N = (self.pass_rates_N - CHANCE) / (1 - CHANCE)
+        skill_N = (self.pass_rates_N - self.chances_N) / (1 - self.chances_N)
         useful_N = (skill_N > self.config.hard) & (skill_N < self.config.easy)
         weights_N = torch.full_like(skill_N, self.config.weight)
         return weights_N.masked_fill(useful_N | (self.pass_rates_N < 0), 1.0)
 
-    def remember(self, solved: Mapping[int, float]) -> None:
+    def update(self, solved: Mapping[int, float]) -> None:
         """Count the shares solved of the questions this rank has asked; every rank calls this once a step."""
         if not self.config.enabled:
             return
@@ -62,12 +65,12 @@ class Curriculum:
             seen_2N[:, i] += torch.tensor([share, 1.0], dtype=torch.float64)
         shares_N, visits_N = self.world.sum(seen_2N).cpu()
         now_N = shares_N / visits_N.clamp(min=1)
-        kept = self.config.memory
+        decay = self.config.memory
         known_N = self.pass_rates_N >= 0
-        updated_N = torch.where(known_N, kept * self.pass_rates_N + (1 - kept) * now_N, now_N)
+        updated_N = torch.where(known_N, decay * self.pass_rates_N + (1 - decay) * now_N, now_N)
         self.pass_rates_N = torch.where(visits_N > 0, updated_N, self.pass_rates_N)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """How many questions have been seen, and what share of them is worth asking."""
         known_N = self.pass_rates_N >= 0
         if not self.config.enabled or not known_N.any():

@@ -1,32 +1,37 @@
-"""The token at which an answer is decided: which ids the five letters have there, and how probable each is.
+"""The token at which an answer by letter is decided: which ids the letters have there, and how probable each is.
 
-After "Answer:" a letter comes with the space before it, so its id is another one than that of the bare letter. The ids
-are therefore read off encoded answers, never looked up by the letter alone.
+It works for every task whose answers are single letters, one for each choice. After "Answer:" a letter comes with the
+space before it, so its id is another one than that of the bare letter. The ids are therefore read off encoded answers,
+never looked up by the letter alone.
+
+Shapes: B contexts, L letters, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aquarat_core.data.rows import pad
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.tasks.answers import LETTERS, MARKER
+from aquarat_core.tasks.task import Task
 from aquarat_core.text.tokenizer import Tokenizer, TokenizerError
 
 
-def letter_ids(tokenizer: Tokenizer) -> list[int]:
-    """Ids of the five letters in the place where an answer says them.
+def letter_ids(tokenizer: Tokenizer, task: Task[Any]) -> list[int]:
+    """Ids of the task's letters in the place where an answer says them.
 
     Raises `TokenizerError` when the tokenizer gives an answer's letter no token of its own.
     """
-    answers = [tokenizer.encode(f"so.\n{MARKER}{letter}") for letter in LETTERS]
+    answers = [tokenizer.encode(f"so.\n{task.answer_text(letter)}") for letter in task.categories]
     stems, ids = {tuple(answer[:-1]) for answer in answers}, [answer[-1] for answer in answers]
-    if len(stems) != 1 or len(set(ids)) != len(LETTERS):
+    if len(stems) != 1 or len(set(ids)) != len(task.categories):
         raise TokenizerError(
-            "the tokenizer does not end the five answers in five tokens of their own: train it on text with answers"
+            f"the tokenizer does not end the answers {', '.join(task.categories)} in tokens of their own: train it on "
+            "text with answers"
         )
     return ids
 
@@ -38,7 +43,7 @@ def answer_position(tokens: Sequence[int], letter_id: int) -> int | None:
 
 @torch.no_grad()
 def letter_logits(model: Transformer, contexts: Sequence[Sequence[int]], ids: Sequence[int], rows: int = 64) -> Tensor:
-    """Logits [B, 5] of the letters after each context."""
+    """Logits [B, L] of the letters after each context."""
     return logits_after(model, contexts, rows)[:, list(ids)]
 
 

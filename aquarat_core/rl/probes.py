@@ -3,7 +3,9 @@
 Everything is read at one position, the last before the letter, found on token ids. A probe is a pass of its own without
 gradients: it neither slows the training pass down nor depends on how that is computed.
 
-Shapes: B questions, H query heads, K key/value heads, T tokens, D head size.
+They are of answers by letter alone: a task without `categories` is not probed.
+
+Shapes: B examples, L letters, H query heads, K key/value heads, T tokens, D head size.
 """
 
 from __future__ import annotations
@@ -19,51 +21,58 @@ from aquarat_core.data.rows import pad
 from aquarat_core.model.transformer import Transformer, attend
 from aquarat_core.rl.letters import letter_ids, letter_logits
 from aquarat_core.runtime.distributed import World
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, conversation, letter_free
+from aquarat_core.tasks.task import A, Example, Task
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer
 
 ROWS = 32
-"""Questions in one pass."""
+"""Examples in one pass."""
 
 
 class Probes:
-    """A fixed batch of questions, each cut before its letter, and the reference's letters there."""
+    """A fixed batch of examples, each cut before its letter, and the reference's letters there."""
 
     def __init__(
-        self, questions: Sequence[Question], tokenizer: Tokenizer, reference: Transformer, world: World
+        self,
+        task: Task[A],
+        examples: Sequence[Example[A]],
+        tokenizer: Tokenizer,
+        reference: Transformer,
+        world: World,
     ) -> None:
-        self.world, self.ids = world, letter_ids(tokenizer)
-        room = reference.config.sequence_len
-        rendered = [(q, *_before_letter(q, tokenizer, self.ids)) for q in questions if letter_free(q.rationale)]
-        mine = world.shard([(q, context) for q, context, found in rendered if found and len(context) <= room])
-        self.contexts, self.gold = [context for _, context in mine], [q.gold for q, _ in mine]
+        self.world, self.letters = world, task.categories
+        self.ids = letter_ids(tokenizer, task) if self.letters else []
+        room, L = reference.config.sequence_len, len(self.letters)
+        lettered = [e for e in examples if L and len(e.choices) == L and task.is_permutable(e)]
+        gold = [self.letters.index(e.reference) for e in lettered]
+        rendered = [(g, *_before_letter(e, tokenizer, self.ids[g])) for g, e in zip(gold, lettered, strict=True)]
+        mine = world.shard([(g, context) for g, context, found in rendered if found and len(context) <= room])
+        self.contexts, self.gold = [context for _, context in mine], [g for g, _ in mine]
         self.seconds = 0.0
-        self.reference_B5 = letter_logits(reference, self.contexts, self.ids, ROWS) if mine else None
+        self.reference_BL = letter_logits(reference, self.contexts, self.ids, ROWS) if mine else None
 
-    def figures(self, policy: Transformer) -> dict[str, float]:
-        """Means over the probed questions of all ranks:
+    def metrics(self, policy: Transformer) -> dict[str, float]:
+        """Means over the probed examples of all ranks:
 
-        - `rl/kl_letter_mean`: KL(policy || start) in nats over the five letters;
+        - `rl/kl_letter_mean`: KL(policy || start) in nats over the letters;
         - `rl/letter_margin_mean`: the policy's largest letter logit less its second largest;
-        - `rl/letter_entropy_mean`: nats, ln 5 for a policy that knows nothing;
+        - `rl/letter_entropy_mean`: nats, ln L for a policy that knows nothing;
         - `rl/letter_acc`: share whose largest letter is right;
         - `attn/entropy_layer_N` and their mean: entropy of the attention from that position over the tokens before,
           averaged over heads, as a share of its largest possible value ln t.
         """
         started = time.monotonic()
         sums = torch.zeros(5 + policy.config.depth, dtype=torch.float64, device=self.world.device)
-        if self.contexts:
-            logits_B5 = letter_logits(policy, self.contexts, self.ids, ROWS)
-            gold_B = torch.tensor(self.gold, device=logits_B5.device)
+        if self.reference_BL is not None:
+            logits_BL = letter_logits(policy, self.contexts, self.ids, ROWS)
+            gold_B = torch.tensor(self.gold, device=logits_BL.device)
             per_question = torch.stack(
                 [
-                    torch.ones_like(logits_B5[:, 0]),
-                    letter_kl(logits_B5, self.reference_B5),
-                    letter_margin(logits_B5),
-                    letter_kl(logits_B5, torch.zeros_like(logits_B5)),
-                    (logits_B5.argmax(dim=1) == gold_B).float(),
+                    torch.ones_like(logits_BL[:, 0]),
+                    letter_kl(logits_BL, self.reference_BL),
+                    letter_margin(logits_BL),
+                    letter_kl(logits_BL, torch.zeros_like(logits_BL)),
+                    (logits_BL.argmax(dim=1) == gold_B).float(),
                 ]
             )
             entropies = attention_entropies(policy, self.contexts)
@@ -76,29 +85,29 @@ class Probes:
         return {
             "rl/kl_letter_mean": kl / n,
             "rl/letter_margin_mean": margin / n,
-            "rl/letter_entropy_mean": math.log(len(LETTERS)) - from_uniform / n,
+            "rl/letter_entropy_mean": math.log(len(self.letters)) - from_uniform / n,
             "rl/letter_acc": right / n,
             "attn/entropy_mean": sum(layers.values()) / len(layers),
             **layers,
         }
 
 
-def _before_letter(q: Question, tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[list[int], bool]:
+def _before_letter(example: Example[object], tokenizer: Tokenizer, letter_id: int) -> tuple[list[int], bool]:
     """The conversation's ids up to the one before the letter, and whether the letter is where it is expected."""
-    whole, _ = render(tokenizer, conversation(q))
+    whole, _ = render(tokenizer, example.conversation())
     *context, letter, _ = whole  # the end token is last
-    return context, letter == ids[q.gold]
+    return context, letter == letter_id
 
 
-def letter_kl(logits_B5: Tensor, reference_B5: Tensor) -> Tensor:
-    """KL [B] in nats between the softmax over the five letters and the reference's."""
-    logp, logq = torch.log_softmax(logits_B5, dim=1), torch.log_softmax(reference_B5, dim=1)
+def letter_kl(logits_BL: Tensor, reference_BL: Tensor) -> Tensor:
+    """KL [B] in nats between the softmax over the letters and the reference's."""
+    logp, logq = torch.log_softmax(logits_BL, dim=1), torch.log_softmax(reference_BL, dim=1)
     return (logp.exp() * (logp - logq)).sum(dim=1)
 
 
-def letter_margin(logits_B5: Tensor) -> Tensor:
+def letter_margin(logits_BL: Tensor) -> Tensor:
     """The largest logit [B] less the second largest."""
-    top = logits_B5.topk(2, dim=1).values
+    top = logits_BL.topk(2, dim=1).values
     return top[:, 0] - top[:, 1]
 
 

@@ -1,35 +1,25 @@
-"""What a completion earns: 1 for the right letter said once, at the end, with the stop token; otherwise 0.
+"""What a completion earns beside its grade; both extras are off by default.
 
-The reward and the evaluation read answers with the same parser. Extras are off by default: a bonus for form alone,
-and a price of length.
+The grade is the task's own: reward and evaluation read answers in the same way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-from aquarat_core.tasks.answers import count_markers, parse_answer
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How one completion was judged."""
-
-    letter: str | None
-    """The well-formed answer, if there is one."""
-    reward: float
-    ambiguous: bool = False
-    """More than one answer was announced."""
+from aquarat_core.tasks.task import A, Example, Grade, Reward
 
 
-def judge(text: str, ended: bool, correct: str, format_bonus: float = 0.0) -> Verdict:
-    """Judge the text of a completion without its stop token; a completion cut off by the budget earns nothing.
+def with_format_bonus(reward: Reward[A], bonus: float) -> Reward[A]:
+    """`reward` that also pays `bonus` for an answer in the form that was asked for, right or wrong."""
+    if not bonus:
+        return reward
 
-    `format_bonus` is paid for a well-formed answer, right or wrong.
-    """
-    letter = parse_answer(text) if ended else None
-    reward = float(letter == correct) + (format_bonus if letter else 0.0)
-    return Verdict(letter, reward, count_markers(text) > 1)
+    def paid(example: Example[A], completion: str, ended: bool) -> Grade:
+        grade = reward(example, completion, ended)
+        return grade if grade.answer is None else replace(grade, reward=grade.reward + bonus)
+
+    return paid
 
 
 def overlong_penalty(n_tokens: int, budget: int, buffer: int) -> float:

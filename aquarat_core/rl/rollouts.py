@@ -1,25 +1,25 @@
-"""One step's questions, sampled and judged."""
+"""One step's examples, sampled and graded."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Generic
 
 import torch
 
-from aquarat_core.config import RLConfig
-from aquarat_core.rl.advantage import centred, group_std
+from aquarat_core.config import ConfigError, RLConfig
+from aquarat_core.rl.advantage import group_std, mean_baseline
 from aquarat_core.rl.letters import answer_position, letter_ids, logits_after
-from aquarat_core.rl.reward import Verdict, judge, overlong_penalty
+from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
 from aquarat_core.rl.scoring import Sample
 from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.rollout.tools import calculator
 from aquarat_core.runtime.preemption import Stop, never
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, permute, prompt
+from aquarat_core.tasks.task import A, A_co, Example, Grade, Reward, Task
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 
@@ -28,107 +28,119 @@ _CONTROL_DRAW = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The completions of one question as they were judged."""
+class Group(Generic[A_co]):
+    """The completions of one example as they were graded."""
 
-    question: Question
-    """With its options in the order that was shown."""
+    example: Example[A_co]
+    """As it was shown, choices in the order of this step."""
     prompt: list[int]
     completions: list[Completion]
     texts: list[str]
-    verdicts: list[Verdict]
+    grades: list[Grade]
     rewards: list[float]
-    """What is trained on: the verdicts' rewards, with what the config adds."""
+    """What is trained on: the grades' rewards, with what the config adds."""
 
     @property
-    def tells(self) -> bool:
+    def has_signal(self) -> bool:
         """Whether the rewards differ: otherwise there is no gradient in the group."""
         return len(set(self.rewards)) > 1
 
 
-class Sampler:
-    """Samples and judges groups with the policy of `engine`."""
+class RolloutCollector(Generic[A]):
+    """Samples groups with the policy of `engine` and grades them with `reward`, the task's own unless another is given.
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: RLConfig) -> None:
-        self.engine, self.tokenizer, self.config = engine, tokenizer, config
+    Raises `ConfigError` for a reward that only answers by letter can have, where the task's are not.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, config: RLConfig, task: Task[A], reward: Reward[A] | None = None
+    ) -> None:
+        self.engine, self.tokenizer, self.config, self.task = engine, tokenizer, config, task
+        self.reward = with_format_bonus(reward or task.grade, config.reward.format_bonus)
+        if not task.categories and (config.reward.kind == "probability" or config.reward.control != "none"):
+            raise ConfigError(
+                f"the answers of the task {task.name!r} are open, and rl_checkpoint.reward.kind 'probability' and "
+                "reward.control need a choice among letters: leave both at their defaults"
+            )
         self.tool = calculator(tokenizer) if config.calculator else None
         self.stop: Stop = never
         """Gives sampling up, with `Abandoned`, once it is true."""
         self.seconds_rollout, self.seconds_scoring = 0.0, 0.0
 
-    def groups(self, questions: Sequence[Question], step: int) -> list[Group]:
-        """`group_size` completions of each question, options permuted anew for this step.
+    def collect(self, examples: Sequence[Example[A]], step: int) -> list[Group[A]]:
+        """`group_size` completions of each example, shown anew for this step (choices in another order, say).
 
-        A completion depends on (seed, step, question, number in its group) alone: neither the ranks nor the batch
+        A completion depends on (seed, step, example, number in its group) alone: neither the ranks nor the batch
         change it.
         """
-        if not questions:
+        if not examples:
             return []
         config, started = self.config, time.monotonic()
-        shown = [permute(q, row_key(config.seed, "options", step)) for q in questions]
-        prompts = [render_prompt(self.tokenizer, [{"role": "user", "content": prompt(q)}]) for q in shown]
-        keys = [[row_key(config.seed, step, q.id, n) for n in range(config.group_size)] for q in shown]
+        shown = [self.task.shown(e, row_key(config.seed, "options", step)) for e in examples]
+        prompts = [render_prompt(self.tokenizer, e.messages) for e in shown]
+        keys = [[row_key(config.seed, step, e.id, n) for n in range(config.group_size)] for e in shown]
         sampled = self.engine.generate(
             prompts, keys, config.max_new_tokens, config.temperature, max_rows=config.rollout_rows, tool=self.tool,
             stop=self.stop,
         )  # fmt: skip
-        judging = time.monotonic()
-        groups = [self._judged(q, ids, group) for q, ids, group in zip(shown, prompts, sampled, strict=True)]
+        grading = time.monotonic()
+        groups = [self._graded(e, ids, group) for e, ids, group in zip(shown, prompts, sampled, strict=True)]
         if config.reward.kind == "probability":
             groups = self._with_probabilities(groups)
         if config.reward.control != "none":
             groups = [self._uninformed(group, row_keys) for group, row_keys in zip(groups, keys, strict=True)]
-        self.seconds_rollout += judging - started
-        self.seconds_scoring += time.monotonic() - judging
+        self.seconds_rollout += grading - started
+        self.seconds_scoring += time.monotonic() - grading
         return groups
 
-    def telling_groups(
-        self, groups: list[Group], step: int, replacement: Callable[[int, int], Question]
-    ) -> tuple[list[Group], int]:
-        """`groups` with those that tell nothing replaced by other questions', up to `refill_rounds` times, and how
-        many were sampled for it (dynamic sampling, DAPO, Yu et al. 2025, arXiv 2503.14476).
+    def resample_zero_variance(
+        self, groups: list[Group[A]], step: int, replacement: Callable[[int, int], Example[A]]
+    ) -> tuple[list[Group[A]], int]:
+        """`groups` with those without a signal replaced by other examples', up to `refill_rounds` times, and how many
+        were sampled for it (dynamic sampling, DAPO, Yu et al. 2025, arXiv 2503.14476).
 
-        `replacement(round, i)` names the question that takes the place of group i.
+        `replacement(round, i)` names the example that takes the place of group i.
         """
         groups, drawn = list(groups), 0
         for round_ in range(self.config.refill_rounds):
-            silent = [i for i, group in enumerate(groups) if not group.tells]
-            asked = [replacement(round_, i) for i in silent]
+            zero_variance = [i for i, group in enumerate(groups) if not group.has_signal]
+            asked = [replacement(round_, i) for i in zero_variance]
             drawn += len(asked)
-            for i, group in zip(silent, self.groups(asked, step), strict=True):
+            for i, group in zip(zero_variance, self.collect(asked, step), strict=True):
                 groups[i] = group
         return groups, drawn
 
-    def _judged(self, q: Question, ids: list[int], completions: list[Completion]) -> Group:
-        config = self.config.reward
+    def _graded(self, example: Example[A], ids: list[int], completions: list[Completion]) -> Group[A]:
         texts = [self.tokenizer.decode(c.said) for c in completions]
-        verdicts = [
-            judge(text, c.ended, q.correct, config.format_bonus) for text, c in zip(texts, completions, strict=True)
-        ]
-        budget, buffer = self.config.max_new_tokens, config.overlong_tokens
+        grades = [self.reward(example, text, c.ended) for text, c in zip(texts, completions, strict=True)]
+        budget, buffer = self.config.max_new_tokens, self.config.reward.overlong_tokens
         rewards = [
-            v.reward + overlong_penalty(c.n_chosen, budget, buffer) for v, c in zip(verdicts, completions, strict=True)
+            grade.reward + overlong_penalty(c.n_chosen, budget, buffer)
+            for grade, c in zip(grades, completions, strict=True)
         ]
-        return Group(q, ids, completions, texts, verdicts, rewards)
+        return Group(example, ids, completions, texts, grades, rewards)
 
-    def _uninformed(self, group: Group, keys: Sequence[int]) -> Group:
-        """A control: what the group earns from a reward that does not know the right letter."""
+    def _uninformed(self, group: Group[A], keys: Sequence[int]) -> Group[A]:
+        """A control: what the group earns from a reward that does not know the right answer."""
+        rewards: list[float]
         if self.config.reward.control == "constant":
-            rewards = [float(v.letter == LETTERS[0]) for v in group.verdicts]
+            rewards = [float(grade.answer == self.task.categories[0]) for grade in group.grades]
         else:
-            rewards = (uniform(torch.tensor(keys), _CONTROL_DRAW) < 1 / len(LETTERS)).float().tolist()
+            chance = self.task.chance(group.example)
+            rewards = (uniform(torch.tensor(keys), _CONTROL_DRAW) < chance).float().tolist()
         return replace(group, rewards=rewards)
 
-    def _with_probabilities(self, groups: list[Group]) -> list[Group]:
+    def _with_probabilities(self, groups: list[Group[A]]) -> list[Group[A]]:
         """Pays each well-formed answer the probability of the right letter in its place, after the same rationale: the
         expectation over the last draw instead of its outcome."""
-        ids = letter_ids(self.tokenizer)
-        contexts, places = [], []
+        ids = dict(zip(self.task.categories, letter_ids(self.tokenizer, self.task), strict=True))
+        contexts: list[list[int]] = []
+        places: list[tuple[int, int]] = []
         for g, group in enumerate(groups):
-            for n, (verdict, completion) in enumerate(zip(group.verdicts, group.completions, strict=True)):
-                said = verdict.letter and answer_position(completion.tokens, ids[LETTERS.index(verdict.letter)])
-                if said is not None:
-                    contexts.append([*group.prompt, *completion.tokens[:said]])
+            for n, (grade, completion) in enumerate(zip(group.grades, group.completions, strict=True)):
+                position = None if grade.answer is None else answer_position(completion.tokens, ids[grade.answer])
+                if position is not None:
+                    contexts.append([*group.prompt, *completion.tokens[:position]])
                     places.append((g, n))
         rewards = [list(group.rewards) for group in groups]
         if contexts:
@@ -136,14 +148,13 @@ class Sampler:
             p_BV = torch.softmax(logits / self.config.temperature, dim=1)
             for (g, n), p_V in zip(places, p_BV, strict=True):
                 group = groups[g]
-                earned = float(group.verdicts[n].letter == group.question.correct)
-                rewards[g][n] += float(p_V[ids[group.question.gold]]) - earned
+                rewards[g][n] += float(p_V[ids[group.example.reference]]) - float(group.grades[n].correct)
         return [replace(group, rewards=earned) for group, earned in zip(groups, rewards, strict=True)]
 
 
-def samples(groups: Sequence[Group], config: RLConfig) -> list[Sample]:
+def samples(groups: Sequence[Group[Any]], config: RLConfig) -> list[Sample]:
     """Every completion with its advantage."""
-    estimate = group_std if config.objective.advantage == "group_std" else centred
+    estimate = group_std if config.objective.advantage == "group_std" else mean_baseline
     return [
         Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.given)
         for group in groups

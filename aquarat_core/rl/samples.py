@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from aquarat_core.rl.rollouts import Group
-from aquarat_core.tasks.aqua import prompt
 
 PER_STEP = 8
 """Completions written down of a step: two of each of its first groups, the best and the worst paid."""
 COLUMNS = ("step", "prompt", "completion", "parsed", "gold", "reward", "tokens", "ended")
 
 
-def sample_rows(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
+def sample_rows(step: int, groups: Sequence[Group[Any]]) -> list[dict[str, Any]]:
     """Rows with `COLUMNS` of the first groups of a step."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for group in groups[: PER_STEP // 2]:
         order = sorted(range(len(group.rewards)), key=lambda i: -group.rewards[i])
         for i in (order[0], order[-1]):
             completion = group.completions[i]
-            said = (step, prompt(group.question), group.texts[i], group.verdicts[i].letter, group.question.correct)
+            grade, example = group.grades[i], group.example
+            said = (step, example.prompt, group.texts[i], grade.answer, example.reference)
             values = (*said, group.rewards[i], len(completion.tokens), completion.ended)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows

@@ -1,28 +1,31 @@
-"""A step's figures from its judged completions: sums that ranks add up, then shares and means."""
+"""A step's metrics from its graded completions: sums that ranks add up, then shares and means."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
 from aquarat_core.rl.rollouts import Group
 from aquarat_core.runtime.distributed import World
-from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.task import Task
 
+ANSWER, NOTE = "answer/", "note/"
+"""Before the names of the task's own sums: how often an answer was given, and the notes of its grades."""
 SUMS = (
-    "completions", "tokens", "reward", "reward_squared", "right", "tokens_right", "parsed", "ambiguous", "truncated",
-    "repeated", "given", "groups", "solved_none", "solved_some", "solved_all", "zero_variance", *LETTERS,
+    "completions", "tokens", "reward", "reward_squared", "right", "tokens_right", "parsed", "truncated", "repeated",
+    "given", "groups", "solved_none", "solved_some", "solved_all", "zero_variance",
 )  # fmt: skip
-"""What is summed, in the order of the vector that travels between ranks."""
+"""What is summed for every task."""
 
 
-def count(groups: Iterable[Group]) -> Counter[str]:
+def count(groups: Iterable[Group[Any]]) -> dict[str, float]:
     """Sums over the completions of `groups`."""
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for group in groups:
-        right = [v.letter == group.question.correct for v in group.verdicts]
+        right = [grade.correct for grade in group.grades]
         lengths = [c.n_chosen for c in group.completions]
         sums["completions"] += len(right)
         sums["tokens"] += sum(lengths)
@@ -31,37 +34,45 @@ def count(groups: Iterable[Group]) -> Counter[str]:
         sums["reward_squared"] += sum(r * r for r in group.rewards)
         sums["right"] += sum(right)
         sums["tokens_right"] += sum(n for n, r in zip(lengths, right, strict=True) if r)
-        sums["ambiguous"] += sum(v.ambiguous for v in group.verdicts)
         sums["truncated"] += sum(not c.ended for c in group.completions)
         sums["repeated"] += len(group.texts) - len(set(group.texts))
         sums["groups"] += 1
         sums["solved_none"] += not any(right)
         sums["solved_all"] += all(right)
         sums["solved_some"] += any(right) and not all(right)
-        sums["zero_variance"] += not group.tells
-        letters = Counter(v.letter for v in group.verdicts if v.letter)
-        sums["parsed"] += letters.total()
-        sums.update(letters)
-    return sums
+        sums["zero_variance"] += not group.has_signal
+        answers = Counter(grade.answer for grade in group.grades if grade.answer is not None)
+        sums["parsed"] += answers.total()
+        for answer, n in answers.items():
+            sums[f"{ANSWER}{answer}"] += n
+        for grade in group.grades:
+            for note, value in grade.notes.items():
+                sums[f"{NOTE}{note}"] += value
+    return dict(sums)
 
 
-def over_ranks(sums: Mapping[str, float], world: World) -> dict[str, float]:
-    """`sums` added up over all ranks."""
-    vector = torch.tensor([float(sums.get(name, 0)) for name in SUMS], dtype=torch.float64, device=world.device)
-    return dict(zip(SUMS, world.sum(vector).tolist(), strict=True))
+def all_reduce(sums: Mapping[str, float], task: Task[Any], world: World) -> dict[str, float]:
+    """`sums` added up over all ranks: those of every task, and those that `task` names."""
+    own = (*(f"{NOTE}{note}" for note in task.notes), *(f"{ANSWER}{answer}" for answer in task.categories))
+    # Ranks see different answers: the vector has the same names in the same order on each of them.
+    names = (*SUMS, *own)
+    vector = torch.tensor([float(sums.get(name, 0)) for name in names], dtype=torch.float64, device=world.device)
+    return dict(zip(names, world.sum(vector).tolist(), strict=True))
 
 
-def figures(sums: Mapping[str, float]) -> dict[str, float]:
+def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     """The step's metrics from the sums over all ranks. Lengths are in tokens that the policy chose, the stop token
     included."""
     n, groups, right = sums["completions"], sums["groups"], sums["right"]
     mean = sums["reward"] / n
-    found = {
+    notes = {name.removeprefix(NOTE): value for name, value in sums.items() if name.startswith(NOTE)}
+    answers = {name.removeprefix(ANSWER): value for name, value in sums.items() if name.startswith(ANSWER)}
+    metrics = {
         "rl/acc": right / n,
         "rl/mean_reward": mean,
         "rl/reward_std": max(sums["reward_squared"] / n - mean**2, 0.0) ** 0.5,
         "rl/parse_rate": sums["parsed"] / n,
-        "rl/ambiguous_rate": sums["ambiguous"] / n,
+        **{f"rl/{note}_rate": value / n for note, value in notes.items()},
         "rl/truncated_rate": sums["truncated"] / n,
         "rl/stop_token_rate": 1 - sums["truncated"] / n,
         "rl/repeated_rate": sums["repeated"] / n,
@@ -71,10 +82,10 @@ def figures(sums: Mapping[str, float]) -> dict[str, float]:
         "rl/solved_some": sums["solved_some"] / groups,
         "rl/solved_all": sums["solved_all"] / groups,
         "rl/zero_variance_groups": sums["zero_variance"] / groups,
-        **{f"rl/letter_{letter}": sums[letter] / max(sums["parsed"], 1) for letter in LETTERS},
+        **{f"rl/letter_{answer}": value / max(sums["parsed"], 1) for answer, value in answers.items()},
     }
     if right:
-        found["rl/length_right_mean"] = sums["tokens_right"] / right
+        metrics["rl/length_right_mean"] = sums["tokens_right"] / right
     if right < n:
-        found["rl/length_wrong_mean"] = (sums["tokens"] - sums["tokens_right"]) / (n - right)
-    return found
+        metrics["rl/length_wrong_mean"] = (sums["tokens"] - sums["tokens_right"]) / (n - right)
+    return metrics

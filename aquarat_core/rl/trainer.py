@@ -11,28 +11,28 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl.alarms import Alarms
+from aquarat_core.rl.alarms import Monitors
 from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.callbacks import PHASES, AlarmReport, Measurement, RunTotals, SampledAnswers
 from aquarat_core.rl.curriculum import Curriculum
+from aquarat_core.rl.preflight import check_first_batch
 from aquarat_core.rl.probes import Probes
-from aquarat_core.rl.rollouts import Group, Sampler, samples
+from aquarat_core.rl.rollouts import Group, RolloutCollector, samples
 from aquarat_core.rl.samples import COLUMNS
-from aquarat_core.rl.startup import check_first_batch
-from aquarat_core.rl.tally import count, figures, over_ranks
+from aquarat_core.rl.tally import all_reduce, count, summarize
 from aquarat_core.rl.update import PolicyOptimizer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.hardware import deterministic
 from aquarat_core.runtime.preemption import Abandoned, never
-from aquarat_core.tasks.aqua import Question
+from aquarat_core.tasks.task import A, Example, Reward, Task
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.tracking.sample_table import SampleTable
 from aquarat_core.training.callbacks import Callback
@@ -54,7 +54,7 @@ class Stopping(Protocol):
         """Whether any rank was; a collective."""
 
 
-class Trainer:
+class Trainer(Generic[A]):
     """The policy, the sampling engine and the frozen reference of one RL run."""
 
     def __init__(
@@ -63,26 +63,28 @@ class Trainer:
         tokenizer: Tokenizer,
         config: RLConfig,
         world: World,
-        questions: Sequence[Question],
-        held_out: Sequence[Question],
+        task: Task[A],
+        questions: Sequence[Example[A]],
+        held_out: Sequence[Example[A]],
+        reward: Reward[A] | None = None,
     ) -> None:
         self.policy, self.tokenizer, self.config, self.world = policy, tokenizer, config, world
-        self.questions, self.held_out = questions, held_out
+        self.task, self.questions, self.held_out = task, questions, held_out
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.engine = Engine(policy, tokenizer.special("<|assistant_end|>"))
-        self.sampler = Sampler(self.engine, tokenizer, config)
+        self.sampler = RolloutCollector(self.engine, tokenizer, config, task, reward)
         self.optimizer = PolicyOptimizer(policy, self.reference, config, world)
-        self.curriculum = Curriculum(len(questions), config.seed, config.curriculum, world)
-        self.alarms = Alarms()
+        self.curriculum = Curriculum([task.chance(e) for e in questions], config.seed, config.curriculum, world)
+        self.alarms = Monitors(task.categories)
         self.best = BestPolicy(policy, len(held_out))
-        self.probes = Probes(held_out[: config.probe_questions], tokenizer, self.reference, world)
+        self.probes = Probes(task, held_out[: config.probe_questions], tokenizer, self.reference, world)
         self.totals = RunTotals()
-        self.groups: list[Group] = []
+        self.groups: list[Group[A]] = []
         """This rank's groups of the latest step."""
         self.measurements: tuple[Callback, ...] = (
             Measurement("held_out", config.eval_every, lambda: {"eval/accuracy": self._accuracy()}, "eval"),
             self.best,
-            Measurement("probes", config.eval_every, lambda: self.probes.figures(self.policy), "probe"),
+            Measurement("probes", config.eval_every, lambda: self.probes.metrics(self.policy), "probe"),
         )
         """Of the policy on the held-out questions."""
 
@@ -133,7 +135,7 @@ class Trainer:
             **{f"{phase}_share": seconds[phase] / seconds["all"] for phase in PHASES},
         }
 
-    def step(self, step: int, asked: Stopping | None = None) -> tuple[dict[str, float], list[Group]]:
+    def step(self, step: int, asked: Stopping | None = None) -> tuple[dict[str, float], list[Group[A]]]:
         """Ask, sample and learn once; the figures are of all ranks, the groups this rank's.
 
         Raises `StageError` at the first step when its figures leave nothing to learn from, and `Abandoned` on all
@@ -145,22 +147,22 @@ class Trainer:
         drawn = self.curriculum.draw(step, config.prompts_per_step)
         places = world.shard(list(range(len(drawn))))
         self.sampler.stop = asked.stop if asked else never
-        groups = _unless_stopped(lambda: self.sampler.groups([self.questions[drawn[p]] for p in places], step), asked)
-        metrics = figures(over_ranks(count(groups), world))
+        groups = _unless_stopped(lambda: self.sampler.collect([self.questions[drawn[p]] for p in places], step), asked)
+        metrics = summarize(all_reduce(count(groups), self.task, world))
         if step == 0:
             check_first_batch(metrics, config)
 
-        def replacement(round_: int, i: int) -> Question:
+        def replacement(round_: int, i: int) -> Example[A]:
             return self.questions[self._replacement(step, round_, places[i])]
 
-        taught, extra = _unless_stopped(lambda: self.sampler.telling_groups(groups, step, replacement), asked)
+        taught, extra = _unless_stopped(lambda: self.sampler.resample_zero_variance(groups, step, replacement), asked)
         lengths = [c.n_chosen for group in taught for c in group.completions]
         learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
         n_tokens, refilled = world.sum(learned).tolist()
         sampled_at = time.monotonic()
         with deterministic(config.launch.deterministic, world.device):
             metrics |= self.optimizer.update(step, samples(taught, config), n_tokens, self.sampler.stop)
-        self.curriculum.remember({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
+        self.curriculum.update({drawn[p]: _solved(group) for p, group in zip(places, groups, strict=True)})
         self.engine.refresh(self.policy)
         spent = {
             "rollout": self.sampler.seconds_rollout - sampling,
@@ -169,7 +171,7 @@ class Trainer:
         }
         return {
             **metrics,
-            **self.curriculum.figures(),
+            **self.curriculum.metrics(),
             "rl/refilled_groups": refilled,
             "rl/trained_tokens": n_tokens,
             **{f"time/{phase}": seconds for phase, seconds in spent.items()},
@@ -182,7 +184,7 @@ class Trainer:
 
     def _accuracy(self) -> float:
         config, tool = self.config, self.sampler.tool
-        return accuracy(self.engine, self.tokenizer, self.held_out, config.max_new_tokens, self.world, tool)
+        return accuracy(self.engine, self.tokenizer, self.task, self.held_out, config.max_new_tokens, self.world, tool)
 
 
 def _unless_stopped(sample: Callable[[], T], asked: Stopping | None) -> T:
@@ -199,6 +201,6 @@ def _unless_stopped(sample: Callable[[], T], asked: Stopping | None) -> T:
     return found
 
 
-def _solved(group: Group) -> float:
-    right = [v.letter == group.question.correct for v in group.verdicts]
+def _solved(group: Group[Any]) -> float:
+    right = [grade.correct for grade in group.grades]
     return sum(right) / len(right)

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from aquarat_core.config import AquaDatasetConfig
-from aquarat_core.data.cleaning import clean
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, write_questions
+from aquarat_core.tasks.aqua.cleaning import clean
+from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.aqua.question import LETTERS, Question
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "options", "rationale", "correct")
@@ -89,7 +89,7 @@ def _generated(
 
 def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bool) -> list[Question]:
     """The first n different questions of the generator. Raises `DataError` if there are not that many."""
-    from aquarat_core.data.synthetic import generate_questions
+    from aquarat_core.tasks.aqua.synthetic import generate_questions
 
     asked = n
     while asked <= MOST_DRAWS * n:

@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict
 
 from aquarat_core.config import ChatDatasetsConfig, ChatSource
+from aquarat_core.conversation import Conversation
 from aquarat_core.data.bad_rows import BadRows
+from aquarat_core.data.conversations import write_conversations
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.data.identity import generate_identity
-from aquarat_core.data.mixture import Conversation, write_conversations
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
@@ -51,7 +52,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def _generated(source: ChatSource, config: ChatDatasetsConfig) -> dict[str, list[Conversation]]:
-    from aquarat_core.data.synthetic import generate_drills
+    from aquarat_core.tasks.word_problems import generate_drills
 
     n = source.n_train + source.n_test
     if source.name == "identity":

@@ -11,12 +11,14 @@ import numpy as np
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ChatTrainConfig
-from aquarat_core.data.mixture import Conversation, mix, read_conversations
+from aquarat_core.conversation import Conversation
+from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.packing import PackedConversations, pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import conversation, read_questions
+from aquarat_core.tasks.mixture import mix
+from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.loop import train
@@ -36,17 +38,17 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
-    aqua, chats = ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
+    task, dataset, chats = load_task("aqua"), ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
     with training_session(ctx, config) as session:
         world = session.world
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
         T = model.config.sequence_len
-        names = [e.name for e in config.mixture if e.name != "aqua"]
+        names = [e.name for e in config.mixture if e.name != task.name]
         sources = {name: read_conversations(chats.path(f"{name}.train.parquet")) for name in names}
-        mixed = mix(config.mixture, read_questions(aqua.path("train.parquet")), sources, config.seed)
+        mixed = mix(config.mixture, task, task.examples(dataset.path, "train"), sources, config.seed)
         packed = _pack(mixed, tokenizer, T, config)
-        questions = read_questions(aqua.path("validation.parquet"))
-        validation = _pack((Conversation(q.id, conversation(q)) for q in questions), tokenizer, T, config)
+        questions = task.examples(dataset.path, "validation")
+        validation = _pack((Conversation(e.id, e.conversation()) for e in questions), tokenizer, T, config)
         if ctx.rank == 0:
             for said in filter(None, (_left_out("training", packed, T), _left_out("validation", validation, T))):
                 ctx.log(said)

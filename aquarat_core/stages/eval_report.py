@@ -1,10 +1,8 @@
-"""Evaluate one checkpoint: greedy answers to AQuA questions, bits per byte where there is text, and the report."""
+"""Evaluate one checkpoint: greedy answers to a task's questions, bits per byte where there is text, and the report."""
 
 from __future__ import annotations
 
-from collections import Counter
-
-import pyarrow.parquet as pq
+from statistics import mean
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.lineage import format_profile
@@ -17,24 +15,27 @@ from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.summary import summarize
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import Question, permute, read_questions
+from aquarat_core.tasks.registry import load_task
+from aquarat_core.tasks.task import A, Example, Task, most_common
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Writes `report.json` and `questions.parquet`, and the pages as records. Rank 0 alone has metrics to return."""
     config: EvalConfig = ctx.config
-    checkpoint, aqua, text = ctx.input("_checkpoint"), ctx.inputs["aqua_dataset"], ctx.inputs.get("pretrain_text")
+    checkpoint, text = ctx.input("_checkpoint"), ctx.inputs.get("pretrain_text")
     assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
-    questions = questions_to_ask(aqua, config)
+    task, dataset = load_task("aqua"), ctx.inputs["aqua_dataset"]
+    questions = questions_to_ask(task, dataset, config)
     with evaluator(checkpoint.directory(), config) as model:
-        records = model.greedy_answers(questions, lambda done: ctx.progress(done, len(questions), "questions"))
+        records = model.greedy_answers(task, questions, lambda done: ctx.progress(done, len(questions), "questions"))
         ctx.progress(len(questions), len(questions), "questions")
         bpb = model.bits_per_byte(read_documents(text.path("validation.parquet"))) if text else None
     if ctx.rank:
         return {}
 
-    summary = summarize(records, majority_letter(aqua))
-    data = [aqua, *([text] if text else [])]
+    majority = most_common(task.references(dataset.path, "train"))
+    summary = summarize(records, majority, mean(task.chance(e) for e in questions), task.categories)
+    data = [dataset, *([text] if text else [])]
     report = reports.build(
         ctx.spec.stage,
         checkpoint,
@@ -42,6 +43,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         config,
         format_profile(ctx.spec.profile, ctx.spec.profile_sha256),
         ctx.spec.code,
+        reports.grader_version(task),
         records,
         summary,
         bpb,
@@ -81,18 +83,12 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
     return found
 
 
-def questions_to_ask(aqua: Artifact, config: EvalConfig) -> list[Question]:
-    """The first `config.limit` questions of the split, with options in the order the model will read."""
-    questions = read_questions(aqua.path(f"{config.split}.parquet"))[: config.limit]
+def questions_to_ask(task: Task[A], dataset: Artifact, config: EvalConfig) -> list[Example[A]]:
+    """The first `config.limit` questions of the split, with choices in the order the model will read."""
+    questions = task.examples(dataset.path, config.split)[: config.limit]
     if not questions:
         raise StageError(
-            f"aqua_dataset has no {config.split} questions: set aqua_dataset.n_{config.split} above 0 or evaluate "
-            "another split (eval_report.split)"
+            f"{dataset.asset} has no {config.split} questions: set {dataset.asset}.n_{config.split} above 0 or "
+            "evaluate another split (eval_report.split)"
         )
-    return [permute(q, config.seed) for q in questions] if config.permute_options else questions
-
-
-def majority_letter(aqua: Artifact) -> str:
-    """The commonest right letter of the training split; the earlier one on a tie."""
-    counts = Counter(pq.read_table(aqua.path("train.parquet"), columns=["correct"])["correct"].to_pylist())
-    return min(counts, key=lambda letter: (-counts[letter], letter))
+    return [task.shown(e, config.seed) for e in questions] if config.permute_options else questions

@@ -76,7 +76,7 @@ def _shard_name(number: int) -> str:
 
 def _generated(ctx: StageContext) -> Iterator[Shard]:
     """Generated documents; no document of training is in validation."""
-    from aquarat_core.data.synthetic import generate_text
+    from aquarat_core.tasks.word_problems import generate_text
 
     config: PretrainTextConfig = ctx.config
     # Short problems repeat: the documents left for validation are fewer than those generated for it.

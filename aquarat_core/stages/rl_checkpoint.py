@@ -6,10 +6,10 @@ from aquarat_core.config import RLConfig
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
-from aquarat_core.rl.startup import check_reward
+from aquarat_core.rl.preflight import check_reward
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import permute, read_questions
+from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
 from aquarat_core.training.session import training_session
 
@@ -20,9 +20,10 @@ REWARD_CHECKED_ON = 1000
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Train the policy of `sft_checkpoint` on the training questions of `aqua_dataset`."""
     config: RLConfig = ctx.config
-    sft, aqua = ctx.inputs["sft_checkpoint"], ctx.inputs["aqua_dataset"]
-    questions = read_questions(aqua.path("train.parquet"))[: config.limit]
-    held_out = [permute(q, config.seed) for q in read_questions(aqua.path("validation.parquet"))]
+    sft, dataset = ctx.inputs["sft_checkpoint"], ctx.inputs["aqua_dataset"]
+    task = load_task("aqua")
+    questions = task.examples(dataset.path, "train")[: config.limit]
+    held_out = [task.shown(e, config.seed) for e in task.examples(dataset.path, "validation")]
     with training_session(ctx, config) as session:
         world = session.world
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)
@@ -48,8 +49,8 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
                 f"rl_checkpoint.max_new_tokens {config.max_new_tokens}, and a step needs {config.prompts_per_step}: "
                 "lower max_new_tokens, or train with a longer base_checkpoint.model.sequence_len"
             )
-        check_reward(questions[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
-        trainer = Trainer(policy, tokenizer, config, world, questions, asked[: config.eval_questions])
+        check_reward(task, questions[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
+        trainer = Trainer(policy, tokenizer, config, world, task, questions, asked[: config.eval_questions])
         summary = trainer.run(session)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, policy, sft.path(TOKENIZER_FILE))

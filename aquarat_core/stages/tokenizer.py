@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from aquarat_core.config import TokenizerConfig
+from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.documents import read_columns, read_documents
-from aquarat_core.data.mixture import read_conversations
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua import prompt, read_questions, target
+from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.compression import report
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
 
@@ -66,8 +66,8 @@ def _texts(ctx: StageContext) -> Iterator[str | pa.Array]:
 
 
 def _questions(ctx: StageContext) -> Iterator[str]:
-    for q in read_questions(ctx.inputs["aqua_dataset"].path("train.parquet")):
-        yield f"{prompt(q)}\n{target(q)}"
+    for example in load_task("aqua").examples(ctx.inputs["aqua_dataset"].path, "train"):
+        yield "\n".join(message["content"] for message in example.conversation())
 
 
 def _chats(ctx: StageContext) -> Iterator[tuple[str, Iterator[str]]]:

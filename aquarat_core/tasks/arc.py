@@ -1,6 +1,6 @@
 """ARC: grade-school science questions, three to five choices (Clark et al. 2018, arXiv 1803.05457)."""
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 from aquarat_core.tasks.multiple_choice import choice_conversation
 from aquarat_core.tasks.source import HubSource, Row, mapping_of, text_of, texts_of
 

@@ -1,6 +1,6 @@
 """HumanEval: Python functions to complete (Chen et al. 2021, arXiv 2107.03374). It has no training split."""
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 from aquarat_core.tasks.source import HubSource, Row, text_of
 
 

@@ -1,6 +1,6 @@
 """MMLU: multiple-choice questions of 57 subjects (Hendrycks et al. 2021, arXiv 2009.03300)."""
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 from aquarat_core.tasks.multiple_choice import choice_conversation
 from aquarat_core.tasks.source import HubSource, Row, number_of, text_of, texts_of
 

@@ -1,11 +1,11 @@
-"""Multiple-choice questions without a rationale, asked and answered in the form of AQuA."""
+"""Multiple-choice questions without a rationale, asked and answered by letter."""
 
 import string
 from collections.abc import Sequence
 
+from aquarat_core.conversation import Message
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.answers import MARKER, option_lines
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.tasks.choice import MARKER, option_lines
 
 INSTRUCTION = 'Reply with "Answer: " and one letter.'
 

@@ -1,12 +1,12 @@
 """smol-smoltalk: general conversations for small models (Allal et al. 2025, arXiv 2502.02737)."""
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 from aquarat_core.tasks.source import HubSource, Row, rows_of, text_of
 
 
 def conversation(row: Row) -> list[Message] | None:
     """The row's messages; None unless user and assistant take turns, after at most one system message."""
-    messages = [{"role": text_of(m, "role"), "content": _content(m)} for m in rows_of(row, "messages")]
+    messages: list[Message] = [{"role": text_of(m, "role"), "content": _content(m)} for m in rows_of(row, "messages")]
     roles = [m["role"] for m in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     regular = turns == ["user", "assistant"] * (len(turns) // 2)

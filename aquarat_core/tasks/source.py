@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aquarat_core.conversation import Message
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.aqua import Message
 
 Row = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aquarat_core.tasks.aqua import Message
+from aquarat_core.conversation import Message
 
 if TYPE_CHECKING:
     from aquarat_core.text.tokenizer import Tokenizer

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aquarat_core.config import SamplesConfig
+from aquarat_core.conversation import user_message
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
-from aquarat_core.tasks.aqua import Question, prompt
+from aquarat_core.tasks.task import Example
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.tracking.context import RunContext
@@ -41,10 +42,11 @@ def text_prompts(texts: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
     return [Prompt(text, [tokenizer.special("<|bos|>"), *tokenizer.encode(text)]) for text in texts]
 
 
-def chat_prompts(texts: Sequence[str], questions: Sequence[Question], tokenizer: Tokenizer) -> list[Prompt]:
-    """Messages of a user, and the first questions."""
-    asked = [*texts, *(prompt(q) for q in questions[:QUESTIONS])]
-    return [Prompt(text, render_prompt(tokenizer, [{"role": "user", "content": text}])) for text in asked]
+def chat_prompts(texts: Sequence[str], examples: Sequence[Example[Any]], tokenizer: Tokenizer) -> list[Prompt]:
+    """Messages of a user, and the first examples."""
+    asked = [(text, [user_message(text)]) for text in texts]
+    asked += [(e.prompt, list(e.messages)) for e in examples[:QUESTIONS]]
+    return [Prompt(text, render_prompt(tokenizer, messages)) for text, messages in asked]
 
 
 @dataclass

@@ -201,8 +201,8 @@ def _tokenizer_tiktoken(folder: Path) -> Format:
 
 
 def _parquet(folder: Path) -> Format:
-    from aquarat_core.data.synthetic import generate_questions
-    from aquarat_core.tasks.aqua import read_questions, write_questions
+    from aquarat_core.tasks.aqua.files import read_questions, write_questions
+    from aquarat_core.tasks.aqua.synthetic import generate_questions
 
     folder.mkdir(exist_ok=True)
     samples = []

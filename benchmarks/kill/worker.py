@@ -30,7 +30,7 @@ from aquarat_core.artifacts import weights
 from aquarat_core.artifacts.local import LocalBackend
 from aquarat_core.rl import callbacks
 from aquarat_core.rl import update as rl_update
-from aquarat_core.rl.rollouts import Sampler
+from aquarat_core.rl.rollouts import RolloutCollector
 from aquarat_core.rollout.batch import Batch
 from aquarat_core.runtime.rendezvous import BACKEND, one_host
 from aquarat_core.stages import base_checkpoint, chat_training, rl_checkpoint, run
@@ -42,7 +42,7 @@ assert base_checkpoint and chat_training and rl_checkpoint
 RANK_0_ALONE = ("commit", "delete")
 """Kinds of points that come to pass on rank 0 only."""
 weights.SHARD_BYTES = 1 << 18
-PHASES = ((Sampler, "groups", "rollout"), (rl_update.PolicyOptimizer, "update", "update"),
+PHASES = ((RolloutCollector, "collect", "rollout"), (rl_update.PolicyOptimizer, "update", "update"),
           (optimizer.ShardedOptimizer, "step", "update"), (callbacks.Measurement, "take", "eval"))  # fmt: skip
 inside: list[str] = []
 """The phases that the main thread is in, the innermost last."""

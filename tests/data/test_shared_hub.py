@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_core.data.mixture import read_conversations
-from aquarat_core.tasks.answers import LETTERS, parse_answer
-from aquarat_core.tasks.aqua import permute, prompt, read_questions, target
+from aquarat_core.data.conversations import read_conversations
+from aquarat_core.tasks.aqua.files import read_questions
+from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, permute, prompt, target
 from tests.patience import limit
 
 SERVER = (Path(__file__).parents[3] / "shared/tools/hub_server.py").resolve()

@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from aquarat_core.config import ChatDatasetsConfig
-from aquarat_core.data.mixture import read_conversations
-from aquarat_core.tasks.answers import LETTERS, parse_answer
-from aquarat_core.tasks.aqua import read_questions, target
+from aquarat_core.data.conversations import read_conversations
+from aquarat_core.tasks.aqua.files import read_questions
+from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, target
 
 AQUA = {"n_train": 3_000, "n_validation": 200, "n_test": 400}
 

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from aquarat_core.data.mixture import read_conversations
-from aquarat_core.tasks.aqua import read_questions
+from aquarat_core.data.conversations import read_conversations
+from aquarat_core.tasks.aqua.files import read_questions
 
 THINGS = ("apples", "boats", "coins", "doors", "eggs", "forks", "gates", "hats", "inks", "jars", "kites", "lamps")
 

@@ -12,10 +12,12 @@ from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.records import Record, write_records
 from aquarat_core.evaluation.report import EvalReport, Evaluated
 from aquarat_core.evaluation.summary import summarize
-from aquarat_core.tasks.aqua import Question, permute, prompt, target
+from aquarat_core.tasks.aqua.question import Question, permute, prompt, target
+from aquarat_core.tasks.aqua.task import AquaTask
 
 CODE = CodeVersion(version="c0de" * 16, commit="ab" * 20, dirty=True)
 CONFIG = EvalConfig(seed=30, max_new_tokens=96)
+GRADER = reports.grader_version(AquaTask())
 NASTY = "<script>alert('hi')</script> | **bold** ``` & </pre>"
 
 
@@ -115,9 +117,9 @@ class Chain:
     ) -> EvalReport:
         """Build, compare, write and publish the report of `stage`; returns its content."""
         checkpoint, asset = self.checkpoints[stage], f"{stage}_eval_report"
-        summary = summarize(records, "A")
+        summary = summarize(records, "A", 0.2, "ABCDE")
         bpb = 1.2345 if stage in ("base", "mid") else None
-        report = reports.build(asset, checkpoint, [self.aqua], config, "unit", CODE, records, summary, bpb)
+        report = reports.build(asset, checkpoint, [self.aqua], config, "unit", CODE, GRADER, records, summary, bpb)
         if parent:
             report["comparison"] = reports.compare_with_parent(
                 Evaluated(report, records), Evaluated.read(self.reports[parent])

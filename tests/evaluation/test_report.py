@@ -12,7 +12,8 @@ from aquarat_core.errors import DataError
 from aquarat_core.evaluation import chain_report
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import read_records
-from aquarat_core.evaluation.report import Evaluated, parser_version
+from aquarat_core.evaluation.report import Evaluated, grader_version
+from aquarat_core.tasks.aqua.task import AquaTask
 from aquarat_core.tasks.origin import questions_of
 from tests.evaluation.conftest import Chain
 
@@ -39,8 +40,8 @@ def test_report_json_says_what_was_evaluated(sft_and_rl) -> None:
     assert report["checkpoint"]["code"] == chain.CODE.model_dump()
     assert report["checkpoint"]["seeds"] == {"seed": 10}
     assert [p["asset"] for p in report["checkpoint"]["parents"]] == ["sft_checkpoint", "aqua_dataset"]
-    assert report["evaluation"]["parser"] == parser_version()
-    assert re.fullmatch(r"aquarat_core\.tasks\.answers@[0-9a-f]{12}", parser_version())
+    assert report["evaluation"]["parser"] == grader_version(AquaTask())
+    assert re.fullmatch(r"aquarat_core\.tasks\.choice@[0-9a-f]{12}", grader_version(AquaTask()))
     assert (report["evaluation"]["seed"], report["evaluation"]["split"]) == (30, "test")
     assert report["data"][0]["data_version"] == chain.aqua.data_version
     assert report["bits_per_byte"] is None

@@ -16,8 +16,11 @@ from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.stages import eval_report, pipeline_report
 from aquarat_core.stages.base import StageContext, StageSpec
-from aquarat_core.tasks.aqua import prompt, write_questions
+from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.aqua.question import prompt
+from aquarat_core.tasks.task import most_common
 from aquarat_core.text.tokenizer import train_tokenizer
+from tests.toys import AQUA
 
 CONFIG = EvalConfig(
     limit=12, max_new_tokens=8, bpb_tokens=512, seed=30, launch={"nproc": 1, "device": "cpu", "dtype": "float32"}
@@ -124,18 +127,21 @@ def test_the_same_inputs_give_the_same_bytes(untrained, tmp_path) -> None:
 
 
 def test_majority_letter_is_of_the_training_split_and_the_earlier_on_a_tie(untrained) -> None:
-    assert eval_report.majority_letter(untrained.aqua) == "B"
+    assert most_common(AQUA.references(untrained.aqua.path, "train")) == "B"
+    assert AQUA.references(untrained.aqua.path, "train") == [
+        e.reference for e in AQUA.examples(untrained.aqua.path, "train")
+    ]
 
 
 def test_an_empty_split_says_what_to_set(untrained) -> None:
     with pytest.raises(StageError, match=r"no validation questions: set aqua_dataset\.n_validation above 0"):
-        eval_report.questions_to_ask(untrained.aqua, EvalConfig(split="validation"))
+        eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(split="validation"))
 
 
 def test_options_are_permuted_by_seed_or_left_alone(untrained) -> None:
-    given = eval_report.questions_to_ask(untrained.aqua, EvalConfig(permute_options=False))
-    first = eval_report.questions_to_ask(untrained.aqua, EvalConfig(seed=1))
-    assert first == eval_report.questions_to_ask(untrained.aqua, EvalConfig(seed=1))
-    assert first != eval_report.questions_to_ask(untrained.aqua, EvalConfig(seed=2)) != given
-    assert [sorted(q.options) for q in first] == [sorted(q.options) for q in given]
-    assert [q.options[q.gold] for q in first] == [q.options[q.gold] for q in given]
+    given = eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(permute_options=False))
+    first = eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(seed=1))
+    assert first == eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(seed=1))
+    assert first != eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(seed=2)) != given
+    assert [sorted(e.choices) for e in first] == [sorted(e.choices) for e in given]
+    assert [e.choices[e.answer.gold] for e in first] == [e.choices[e.answer.gold] for e in given]

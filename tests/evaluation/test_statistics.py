@@ -91,16 +91,17 @@ def test_bootstrap_of_no_discordance_is_a_point() -> None:
 
 def test_best_constant_letter_of_the_aqua_validation_split() -> None:
     golds = "A" * 69 + "B" * 66 + "C" * 43 + "D" * 50 + "E" * 26
-    letter, accuracy = st.best_constant_letter(golds)
+    letter, accuracy = st.best_constant_answer(golds, "ABCDE")
     assert (letter, accuracy) == ("A", 69 / 254)
-    assert st.best_constant_letter("EEDD") == ("D", 0.5)
+    assert st.best_constant_answer("EEDD", "ABCDE") == ("D", 0.5)
+    assert st.best_constant_answer(["7", "18", "18", "7"]) == ("18", 0.5)
     with pytest.raises(ValueError, match="no questions"):
-        st.best_constant_letter("")
+        st.best_constant_answer("", "ABCDE")
 
 
-def test_letter_counts_and_entropy() -> None:
-    assert st.letter_counts(["A", None, "E", "A"]) == {"A": 2, "B": 0, "C": 0, "D": 0, "E": 1}
-    assert st.entropy_bits(st.letter_counts("ABCDE")) == pytest.approx(math.log2(5))
-    assert st.entropy_bits(st.letter_counts("AABC")) == pytest.approx(1.5)
-    assert st.entropy_bits(st.letter_counts("AAAA")) == 0
-    assert st.entropy_bits(st.letter_counts([None])) == 0
+def test_answer_counts_and_entropy() -> None:
+    assert st.answer_counts(["A", None, "E", "A"], "ABCDE") == {"A": 2, "B": 0, "C": 0, "D": 0, "E": 1}
+    assert st.entropy_bits(st.answer_counts("ABCDE", "ABCDE")) == pytest.approx(math.log2(5))
+    assert st.entropy_bits(st.answer_counts("AABC", "ABCDE")) == pytest.approx(1.5)
+    assert st.entropy_bits(st.answer_counts("AAAA", "ABCDE")) == 0
+    assert st.entropy_bits(st.answer_counts([None], "ABCDE")) == 0

@@ -2,7 +2,12 @@ import pytest
 
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.records import Record, read_records, write_records
-from aquarat_core.evaluation.summary import compare, question_difference, questions_sha256, summarize
+from aquarat_core.evaluation.summary import Summary, compare, question_difference, questions_sha256, summarize
+
+
+def summary_of(records: list[Record], majority: str) -> Summary:
+    """Of answers by five letters."""
+    return summarize(records, majority, 0.2, "ABCDE")
 
 
 def record(i: int, gold: str, parsed: str | None, *, question: str = "?", n_tokens: int = 10) -> Record:
@@ -25,7 +30,7 @@ def test_summary_of_eight_hand_made_records() -> None:
     pairs = enumerate(zip("AAABBCD", "AABBACD", strict=True))
     records = [record(i, g, p, n_tokens=4 + i) for i, (g, p) in pairs]
     records.append(record(7, "E", None, n_tokens=64))
-    s = summarize(records, majority_letter="B")
+    s = summary_of(records, "B")
     assert (s["n"], s["correct"], s["accuracy"]) == (8, 5, 5 / 8)
     assert (round(s["accuracy_lo"], 4), round(s["accuracy_hi"], 4)) == (0.3057, 0.8632)
     assert s["constant_letter"] == {"letter": "A", "accuracy": 3 / 8}
@@ -43,11 +48,20 @@ def test_summary_of_eight_hand_made_records() -> None:
 
 def test_a_model_that_always_says_the_commonest_letter_is_not_above_the_constant() -> None:
     golds = "A" * 69 + "B" * 66 + "C" * 43 + "D" * 50 + "E" * 26
-    s = summarize([record(i, g, "A") for i, g in enumerate(golds)], majority_letter="A")
+    s = summary_of([record(i, g, "A") for i, g in enumerate(golds)], "A")
     assert s["accuracy"] == s["constant_letter"]["accuracy"] == 69 / 254
     assert s["letter_entropy_bits"] == 0
     assert s["p_above_uniform"] < 0.01  # which is why 20 % alone is no baseline
     assert (s["p_against_constant"], s["against_constant"]) == (1.0, "no difference shown")
+
+
+def test_open_answers_have_no_letters_and_no_chance() -> None:
+    records = [record(i, g, p) for i, (g, p) in enumerate([("18", "18"), ("18", "4"), ("72", None), ("5", "5")])]
+    s = summarize(records, "18", chance=0.0, categories=())
+    assert s["constant_letter"] == {"letter": "18", "accuracy": 0.5} and s["majority"]["accuracy"] == 0.5
+    assert (s["uniform"], s["p_above_uniform"], s["letters"]) == (0.0, None, {})
+    assert (s["accuracy"], s["parse_rate"]) == (0.5, 0.75)
+    assert s["letter_entropy_bits"] == pytest.approx(1.585, abs=1e-3)  # three different answers
 
 
 def test_records_come_back_from_parquet_as_they_were(tmp_path) -> None:
@@ -110,6 +124,6 @@ def test_row_order_does_not_matter_but_questions_do() -> None:
 
 def test_no_records_and_repeated_ids_are_refused() -> None:
     with pytest.raises(DataError, match="no evaluation records"):
-        summarize([], "A")
+        summary_of([], "A")
     with pytest.raises(DataError, match="1 question ids occur more than once"):
-        summarize([record(1, "A", "A"), record(1, "B", "B")], "A")
+        summary_of([record(1, "A", "A"), record(1, "B", "B")], "A")

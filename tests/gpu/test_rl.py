@@ -14,7 +14,7 @@ from aquarat_core.runtime.distributed import World
 from aquarat_core.tracking.metrics import MetricLog
 from tests.gpu.conftest import GPU, NEEDS_GPU
 from tests.rl.test_learning import CONFIG, HELD_OUT
-from tests.toys import context, guesser, reading_questions, reading_tokenizer, session
+from tests.toys import AQUA, context, guesser, reading_examples, reading_tokenizer, session
 
 pytestmark = [NEEDS_GPU, pytest.mark.timeout(300)]
 SINGLE = World(0, 1, GPU.device, torch.float32)
@@ -30,7 +30,7 @@ def policy(world: World) -> Transformer:
 def trained(folder: Path, world: World, steps: int) -> tuple[Trainer, dict[str, float], list[dict[str, float]]]:
     folder.mkdir()
     config = CONFIG.model_copy(update={"steps": steps})
-    trainer = Trainer(policy(world), reading_tokenizer(), config, world, reading_questions(320), HELD_OUT)
+    trainer = Trainer(policy(world), reading_tokenizer(), config, world, AQUA, reading_examples(320), HELD_OUT)
     log = MetricLog(folder / "metrics.jsonl", None)
     summary = trainer.run(session(config, context(folder), log, world))
     log.close()

@@ -12,7 +12,8 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_core.stages.registry import Stage, code_version
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.stage import Stage
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs
 from aquarat_pipeline.assets.metadata import CONSOLE, _place
 from aquarat_pipeline.assets.retention import needed_manifests

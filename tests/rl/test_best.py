@@ -11,7 +11,7 @@ from aquarat_core.rl import trainer
 from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.tracking.metrics import MetricLog
-from tests.rl.test_trainer import any_start, flat, made, odd_lengths_paid  # noqa: F401
+from tests.rl.test_trainer import any_start, flat, made  # noqa: F401
 from tests.toys import context, random_model, session
 
 
@@ -51,7 +51,7 @@ def test_a_restart_goes_on_with_what_was_kept() -> None:
     assert after.step == 7 and torch.equal(flat(other), flat(model))
 
 
-@pytest.mark.usefixtures("odd_lengths_paid", "any_start")
+@pytest.mark.usefixtures("any_start")
 @pytest.mark.parametrize(("publish", "index", "step"), [("best", 1, 2), ("last", 2, 2)])
 def test_the_run_leaves_the_policy_that_the_config_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: str, index: int, step: int
@@ -71,7 +71,7 @@ def test_the_run_leaves_the_policy_that_the_config_asks_for(
     assert summary["held_out_accuracy_after"] == 0.3
 
 
-@pytest.mark.usefixtures("odd_lengths_paid", "any_start")
+@pytest.mark.usefixtures("any_start")
 @pytest.mark.parametrize("bonus", [0.0, 0.1])
 def test_a_bonus_for_form_is_warned_of(tmp_path: Path, capfd: pytest.CaptureFixture[str], bonus: float) -> None:
     log = MetricLog(tmp_path / "metrics.jsonl", None)

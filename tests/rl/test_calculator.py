@@ -10,17 +10,19 @@ import torch
 from aquarat_core.config import ObjectiveConfig, RLConfig
 from aquarat_core.evaluation.protocols import answer
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl import rollouts
 from aquarat_core.rl.objective import LossInputs, objective
-from aquarat_core.rl.reward import Verdict, overlong_penalty
+from aquarat_core.rl.reward import overlong_penalty
 from aquarat_core.rl.rollouts import Group, samples
 from aquarat_core.rl.scoring import Sample, collate, completion_logp
 from aquarat_core.rl.tally import count
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.tools import calculator
+from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.task import Grade
+from aquarat_core.text.chat import render_prompt
 from tests.rollout.test_tools import DONE, END, OUT, START, says
-from tests.toys import CPU, ONE, calling_model, questions, random_model, tokenizer
+from tests.toys import AQUA, CPU, ONE, calling_model, examples, odd_lengths, random_model, tokenizer
 
 CONFIG = RLConfig(
     steps=4, prompts_per_step=4, group_size=4, max_new_tokens=16, micro_batch_rows=5, calculator=True,
@@ -34,14 +36,9 @@ CHOSEN = [(0, 0), (0, 1), (0, 4), (1, 0), (1, 1), (1, 2)]
 """Sample and place of each token that the policy chose."""
 
 
-@pytest.fixture(autouse=True)
-def odd_lengths_paid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reward that random text can earn."""
-    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2)))
-
-
-def made() -> Trainer:
-    return Trainer(calling_model(), tokenizer(), CONFIG, ONE, questions()[:12], questions()[12:20])
+def made(config: RLConfig = CONFIG) -> Trainer[Question]:
+    train, held_out = examples()[:12], examples()[12:20]
+    return Trainer(calling_model(), tokenizer(), config, ONE, AQUA, train, held_out, odd_lengths)
 
 
 def logp_by_hand(model: Transformer, row: int, place: int) -> torch.Tensor:
@@ -129,27 +126,27 @@ def test_a_step_with_calls_counts_and_compares_what_the_policy_said() -> None:
 
 def test_lengths_are_what_the_policy_chose() -> None:
     said = Completion([1, 2, 3, 4, 5, 6], [0.0] * 6, True, given=(2, 3))
-    q = questions()[0]
-    group = Group(q, [1], [said] * 2, ["", "x"], [Verdict(q.correct, 1.0), Verdict(None, 0.0)], [1.0, 0.0])
+    example = examples()[0]
+    grades = [Grade(1.0, True, example.reference), Grade(0.0, False, None)]
+    group = Group(example, [1], [said] * 2, ["", "x"], grades, [1.0, 0.0])
     sums = count([group])
     assert (said.n_chosen, sums["tokens"], sums["tokens_right"], sums["given"]) == (4, 8, 4, 4)
     assert overlong_penalty(said.n_chosen, 6, 2) == 0.0 > overlong_penalty(len(said.tokens), 6, 2)
 
 
 def test_without_the_field_nobody_answers() -> None:
-    run = Trainer(calling_model(), tokenizer(), CONFIG.model_copy(update={"calculator": False}), ONE,
-                  questions()[:12], questions()[12:20])  # fmt: skip
+    run = made(CONFIG.model_copy(update={"calculator": False}))
     figures, groups = run.step(0)
     assert figures["rl/given_tokens_mean"] == 0 and run.sampler.tool is None
     assert any(START in c.tokens for group in groups for c in group.completions)
 
 
 def test_held_out_questions_are_answered_with_the_calculator_too() -> None:
-    q, tok = questions()[0], tokenizer()
+    example, tok = examples()[0], tokenizer()
     call, output = [START, *tok.encode("2+3"), END], [OUT, *tok.encode("5"), DONE]
-    n = len(rollouts.render_prompt(tok, [{"role": "user", "content": rollouts.prompt(q)}]))
-    engine = says([*[0] * n, *call, *[1] * len(output), *tok.encode(f"\nAnswer: {q.correct}")])
-    with_tool, without = (answer(engine, tok, [q], 40, tool=tool)[0] for tool in (calculator(tok), None))
+    n = len(render_prompt(tok, example.messages))
+    engine = says([*[0] * n, *call, *[1] * len(output), *tok.encode(f"\nAnswer: {example.reference}")])
+    with_tool, without = (answer(engine, tok, AQUA, [example], 40, tool=tool)[0] for tool in (calculator(tok), None))
     assert with_tool.correct and tok.decode(output) in with_tool.completion
     assert tok.decode(output) not in without.completion
     run = made()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,28 @@ import torch
 
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
-from aquarat_core.rl import rollouts
-from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.samples import COLUMNS
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.engine import Engine
+from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.task import Example, Grade, Reward
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SAMPLES_FILE
-from tests.toys import ONE, context, guesser, reading_questions, reading_tokenizer, session
+from tests.toys import AQUA, ONE, context, guesser, reading_examples, reading_tokenizer, session
 
 CONFIG = RLConfig(
     steps=70, prompts_per_step=16, group_size=8, max_new_tokens=8, micro_batch_rows=128, eval_every=35,
     eval_questions=100, optim={"lr_scale": 0.6, "warmdown": 0.5}, seed=3,
 )  # fmt: skip
-HELD_OUT = reading_questions(100, first=1000)
+HELD_OUT = reading_examples(100, first=1000)
 
 
-def trained(folder: Path, **changes: Any) -> tuple[Trainer, dict[str, float], list[dict[str, float]]]:
+def trained(
+    folder: Path, reward: Reward[Question] | None = None, **changes: Any
+) -> tuple[Trainer[Question], dict[str, float], list[dict[str, float]]]:
     config = RLConfig.model_validate(CONFIG.model_dump() | changes)
-    trainer = Trainer(copy.deepcopy(guesser()), reading_tokenizer(), config, ONE, reading_questions(320), HELD_OUT)
+    policy, tok = copy.deepcopy(guesser()), reading_tokenizer()
+    trainer = Trainer(policy, tok, config, ONE, AQUA, reading_examples(320), HELD_OUT, reward)
     log = MetricLog(folder / "metrics.jsonl", None)
     summary = trainer.run(session(config, context(folder), log))
     log.close()
@@ -46,7 +50,7 @@ def test_a_guesser_learns_to_read_the_letter_from_its_reward(tmp_path: Path) -> 
     assert summary["reward_mean_last"] > 0.85
     # What was measured is what was trained: a new engine of the same weights answers alike.
     fresh = Engine(trainer.policy, reading_tokenizer().special("<|assistant_end|>"))
-    assert accuracy(fresh, reading_tokenizer(), HELD_OUT, 8, ONE) == summary["held_out_accuracy_after"]
+    assert accuracy(fresh, reading_tokenizer(), AQUA, HELD_OUT, 8, ONE) == summary["held_out_accuracy_after"]
     # The reference is still where the policy started.
     for kept, start in zip(trainer.reference.parameters(), guesser().parameters(), strict=True):
         assert torch.equal(kept, start)
@@ -65,13 +69,12 @@ def test_a_guesser_learns_to_read_the_letter_from_its_reward(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_rewards_that_know_nothing_teach_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rewards_that_know_nothing_teach_nothing(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    judge = rollouts.judge
 
-    def random_verdict(text: str, ended: bool, correct: str, bonus: float) -> Verdict:
-        return Verdict(judge(text, ended, correct).letter, float(torch.rand((), generator=generator) < 0.2))
+    def random_reward(example: Example[Question], completion: str, ended: bool) -> Grade:
+        grade = AQUA.grade(example, completion, ended)
+        return replace(grade, reward=float(torch.rand((), generator=generator) < 0.2))
 
-    monkeypatch.setattr(rollouts, "judge", random_verdict)
-    _, summary, _ = trained(tmp_path, steps=25)
+    _, summary, _ = trained(tmp_path, random_reward, steps=25)
     assert summary["held_out_accuracy_after"] <= 0.4

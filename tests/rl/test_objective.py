@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aquarat_core.config import ObjectiveConfig
-from aquarat_core.rl.advantage import centred, group_std
+from aquarat_core.rl.advantage import group_std, mean_baseline
 from aquarat_core.rl.objective import LossInputs, LossOutputs, kl_k1, kl_k3, objective, policy_loss
 from aquarat_core.rl.objective.cispo import cispo
 from aquarat_core.rl.objective.clipping import ppo_clip
@@ -28,11 +28,11 @@ def row(*values: float) -> torch.Tensor:
 def test_advantages_are_rewards_less_the_groups_mean() -> None:
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
     expected = [[0.5, -0.5, -0.5, 0.5], [0.0, 0.0, 0.0, 0.0], [-0.25, 0.75, -0.25, -0.25]]
-    assert centred(rewards).tolist() == expected
+    assert mean_baseline(rewards).tolist() == expected
 
 
 def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to() -> None:
-    assert centred(torch.full((1, 7), 0.1)).tolist() == [[0.0] * 7]
+    assert mean_baseline(torch.full((1, 7), 0.1)).tolist() == [[0.0] * 7]
     assert group_std(torch.full((1, 7), 0.1)).tolist() == [[0.0] * 7]
 
 
@@ -244,7 +244,7 @@ def test_the_estimator_is_the_policy_gradient_in_expectation(correct: int) -> No
     estimate = torch.zeros_like(exact)
     for pair in itertools.product(range(5), repeat=2):
         rewards = torch.tensor([[float(a == correct) for a in pair]])
-        advantages = centred(rewards)[0].tolist()
+        advantages = mean_baseline(rewards)[0].tolist()
         batch = collate([Sample(prompt, [a], [0.0], x) for a, x in zip(pair, advantages, strict=True)], CPU)
         logp, _ = completion_logp(model, batch, temperature)
         inputs = LossInputs(logp, batch.advantages_B, batch.mask_BN, 2.0, batch.sampler_logp_BN)

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from aquarat_core.model.transformer import Transformer, norm, rotate
 from aquarat_core.rl.letters import letter_ids
 from aquarat_core.rl.probes import Probes, attention_entropies, letter_kl, letter_margin
-from aquarat_core.tasks.aqua import conversation
+from aquarat_core.tasks.aqua.question import conversation
+from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.text.chat import render
-from tests.toys import ONE, questions, random_ids, random_model, tokenizer
+from tests.toys import AQUA, ONE, examples, questions, random_ids, random_model, tokenizer
 
 SIZE = {"vocab_size": tokenizer().vocab_size, "sequence_len": 256}
 
@@ -29,11 +30,11 @@ def test_letter_kl_and_margin_by_hand() -> None:
 
 
 def test_figures_are_those_at_the_token_before_the_letter() -> None:
-    policy, reference, asked = random_model(**SIZE), random_model(**SIZE, seed=1), questions()[:7]
-    figures = Probes(asked, tokenizer(), reference, ONE).figures(policy)
-    ids = letter_ids(tokenizer())
+    policy, reference, asked = random_model(**SIZE), random_model(**SIZE, seed=1), examples()[:7]
+    figures = Probes(AQUA, asked, tokenizer(), reference, ONE).metrics(policy)
+    ids = letter_ids(tokenizer(), AQUA)
     kl, margin, entropy, right = [], [], [], []
-    for q in asked:
+    for q in (e.answer for e in asked):
         whole, _ = render(tokenizer(), conversation(q))
         assert whole[-2] == ids[q.gold]
         with torch.no_grad():
@@ -54,15 +55,15 @@ def test_figures_are_those_at_the_token_before_the_letter() -> None:
 
 def test_nothing_has_moved_at_the_start() -> None:
     model = random_model(**SIZE)
-    assert Probes(questions()[:4], tokenizer(), model, ONE).figures(model)["rl/kl_letter_mean"] == 0.0
+    assert Probes(AQUA, examples()[:4], tokenizer(), model, ONE).metrics(model)["rl/kl_letter_mean"] == 0.0
 
 
 def test_questions_whose_rationale_names_letters_are_left_out() -> None:
-    named = replace(questions()[0], rationale="Option B is right.")
-    probes = Probes([named, questions()[1]], tokenizer(), random_model(**SIZE), ONE)
+    named = to_example(replace(questions()[0], rationale="Option B is right."))
+    probes = Probes(AQUA, [named, examples()[1]], tokenizer(), random_model(**SIZE), ONE)
     assert len(probes.contexts) == len(probes.gold) == 1
-    nothing = Probes([named], tokenizer(), random_model(**SIZE), ONE)
-    assert nothing.figures(random_model(**SIZE)) == {}
+    nothing = Probes(AQUA, [named], tokenizer(), random_model(**SIZE), ONE)
+    assert nothing.metrics(random_model(**SIZE)) == {}
 
 
 @pytest.mark.parametrize("config", [{}, {"n_kv_head": 2}, {"embedding_taps": 2}], ids=["full", "shared", "taps"])

@@ -12,20 +12,20 @@ import pytest
 import torch
 
 from aquarat_core.config import ModelConfig, RLConfig, TokenizerConfig, TrainConfig
-from aquarat_core.data.cleaning import clean
 from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl.startup import check_reward
+from aquarat_core.rl.preflight import check_reward
 from aquarat_core.rl.trainer import Trainer
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, conversation, prompt, target
+from aquarat_core.tasks.aqua.cleaning import clean
+from aquarat_core.tasks.aqua.question import LETTERS, Question, conversation, prompt, target
+from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from tests.rl.test_trainer import FIGURES
-from tests.toys import ONE, context, session
+from tests.toys import AQUA, ONE, context, session
 
 ROOM = 320
 SHORT = 400
@@ -56,12 +56,13 @@ def guesser_of(rows: list[Question], tok: Tokenizer) -> Transformer:
 def test_the_stage_runs_on_real_rows_and_its_rewards_are_not_zero(rows: list[Question], tmp_path: Path) -> None:
     assert len(rows) > 100
     tok = train_tokenizer((f"{prompt(q)}\n{target(q)}" for q in rows), TokenizerConfig(vocab_size=600))
-    check_reward(rows, tok)
+    asked = [to_example(q) for q in rows]
+    check_reward(AQUA, asked, tok)
     config = RLConfig(
         steps=3, prompts_per_step=16, group_size=8, max_new_tokens=24, eval_every=3, eval_questions=20,
         probe_questions=20, curriculum={"enabled": True}, optim={"lr_scale": 0.1},
     )  # fmt: skip
-    trainer = Trainer(guesser_of(rows, tok), tok, config, ONE, rows[:80], rows[80:])
+    trainer = Trainer(guesser_of(rows, tok), tok, config, ONE, AQUA, asked[:80], asked[80:])
     log = MetricLog(tmp_path / "metrics.jsonl", None)
     summary = trainer.run(session(trainer.config, context(tmp_path), log))
     log.close()

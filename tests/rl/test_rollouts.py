@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
 from aquarat_core.config import RLConfig
-from aquarat_core.data.synthetic import generate_questions
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl import rollouts
 from aquarat_core.rl.letters import answer_position, letter_ids
-from aquarat_core.rl.reward import Verdict, judge
-from aquarat_core.rl.rollouts import Group, Sampler, samples
+from aquarat_core.rl.rollouts import Group, RolloutCollector, samples
 from aquarat_core.rl.scoring import Sample
-from aquarat_core.rl.tally import count, figures, over_ranks
+from aquarat_core.rl.tally import all_reduce, count, summarize
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, permute, prompt
+from aquarat_core.tasks.aqua.question import LETTERS, Question
+from aquarat_core.tasks.aqua.synthetic import generate_questions
+from aquarat_core.tasks.aqua.task import to_example
+from aquarat_core.tasks.task import Example, Grade, Reward
 from aquarat_core.text.chat import render_prompt
 from tests.rl.scripted import Scripted
-from tests.toys import ONE, questions, random_model, tokenizer
+from tests.toys import AQUA, ONE, examples, questions, random_model, tokenizer
 
 CONFIG = RLConfig(group_size=4, max_new_tokens=12, temperature=1.0, seed=3)
-FIXED = replace(questions()[0], options=("1", "2", "3", "4", "none of the above"), correct="B")
+FIXED = to_example(replace(questions()[0], options=("1", "2", "3", "4", "none of the above"), correct="B"))
+Asked = Sequence[Example[Question]]
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +34,36 @@ def model() -> Transformer:
     return random_model(tokenizer().vocab_size, sequence_len=256)
 
 
-def sampler(model: Transformer, config: RLConfig = CONFIG) -> Sampler:
-    return Sampler(Engine(model, tokenizer().special("<|assistant_end|>")), tokenizer(), config)
+def collector(
+    engine: Engine, config: RLConfig = CONFIG, reward: Reward[Question] | None = None
+) -> RolloutCollector[Question]:
+    return RolloutCollector(engine, tokenizer(), config, AQUA, reward)
 
 
-def scripted(texts: list[list[str]], asked: list[Question], config: RLConfig = CONFIG, step: int = 0) -> list[Group]:
-    return Sampler(Scripted(texts), tokenizer(), config).groups(asked, step)
+def engine_of(model: Transformer) -> Engine:
+    return Engine(model, tokenizer().special("<|assistant_end|>"))
 
 
-def test_a_split_over_ranks_changes_no_sample(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def scripted(texts: list[list[str]], asked: Asked, config: RLConfig = CONFIG, step: int = 0) -> list[Group[Question]]:
+    return collector(Scripted(texts), config).collect(asked, step)
+
+
+def test_a_split_over_ranks_changes_no_sample(model: Transformer) -> None:
     # Random text earns nothing: pay for its length, so that advantages are compared too.
-    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(None, float(len(text) % 2)))
-    asked = list(questions()[:6])
-    whole = sampler(model).groups(asked, step=5)
-    halves = [sampler(model).groups(asked[rank::2], step=5) for rank in range(2)]
+    def paid(example: Example[Question], completion: str, ended: bool) -> Grade:
+        return Grade(float(len(completion) % 2), False, None)
+
+    asked = examples()[:6]
+    whole = collector(engine_of(model), reward=paid).collect(asked, step=5)
+    halves = [collector(engine_of(model), reward=paid).collect(asked[rank::2], step=5) for rank in range(2)]
 
     def shape(found: list[Sample]) -> list:
         return [(s.prompt, s.completion, s.advantage) for s in found]
 
     for rank, half in enumerate(halves):
         assert shape(samples(half, CONFIG)) == shape(samples(whole[rank::2], CONFIG))
-    assert count(halves[0]) + count(halves[1]) == count(whole)
+    first, second = map(count, halves)
+    assert {name: first.get(name, 0) + second.get(name, 0) for name in first | second} == count(whole)
     every = samples(whole, CONFIG)
     assert len({s.advantage for s in every}) > 2
     assert len({tuple(s.completion) for s in every}) == len(every)
@@ -61,7 +71,7 @@ def test_a_split_over_ranks_changes_no_sample(model: Transformer, monkeypatch: p
 
 def test_samples_depend_on_step_and_seed(model: Transformer) -> None:
     def completions(config: RLConfig, step: int) -> list[list[int]]:
-        groups = sampler(model, config).groups(questions()[:2], step)
+        groups = collector(engine_of(model), config).collect(examples()[:2], step)
         return [c.tokens for group in groups for c in group.completions]
 
     first = completions(CONFIG, 5)
@@ -71,13 +81,13 @@ def test_samples_depend_on_step_and_seed(model: Transformer) -> None:
 
 
 def test_the_question_is_asked_with_its_options_in_the_steps_order() -> None:
-    q = questions()[0]
-    shown = [permute(q, row_key(CONFIG.seed, "options", step)) for step in range(8)]
-    assert len({s.options for s in shown}) > 4
+    example = examples()[0]
+    shown = [AQUA.shown(example, row_key(CONFIG.seed, "options", step)) for step in range(8)]
+    assert len({s.choices for s in shown}) > 4
     for step, asked in enumerate(shown):
-        (group,) = scripted([[f"Answer: {letter}" for letter in "ABCD"]], [q], step=step)
-        assert group.prompt == render_prompt(tokenizer(), [{"role": "user", "content": prompt(asked)}])
-        assert group.rewards == [float(letter == asked.correct) for letter in "ABCD"]
+        (group,) = scripted([[f"Answer: {letter}" for letter in "ABCD"]], [example], step=step)
+        assert group.example == asked and group.prompt == render_prompt(tokenizer(), asked.messages)
+        assert group.rewards == [float(letter == asked.answer.correct) for letter in "ABCD"]
         advantages = [s.advantage for s in samples([group], CONFIG)]
         assert advantages == [r - sum(group.rewards) / 4 for r in group.rewards]
 
@@ -90,15 +100,16 @@ def test_a_tally_by_hand() -> None:
     ]
     groups = scripted(texts, [FIXED] * 3)
     assert [s.advantage for s in samples(groups, CONFIG)] == [0.5, 0.5, -0.5, -0.5, *[0.0] * 8]
-    assert [group.tells for group in groups] == [True, False, False]
+    assert [group.has_signal for group in groups] == [True, False, False]
     lengths = [[len(tokenizer().encode(t.rstrip("~"))) + (not t.endswith("~")) for t in group] for group in texts]
     n_tokens, n_right = sum(map(sum, lengths)), sum(lengths[0][:2]) + sum(lengths[1])
     assert count(groups) == {
         "completions": 12, "tokens": n_tokens, "reward": 6.0, "reward_squared": 6.0, "right": 6,
-        "tokens_right": n_right, "parsed": 8, "ambiguous": 1, "truncated": 1, "repeated": 5, "given": 0, "groups": 3,
-        "solved_none": 1, "solved_some": 1, "solved_all": 1, "zero_variance": 2, "A": 1, "B": 6, "C": 1,
+        "tokens_right": n_right, "parsed": 8, "truncated": 1, "repeated": 5, "given": 0, "groups": 3,
+        "solved_none": 1, "solved_some": 1, "solved_all": 1, "zero_variance": 2, "note/ambiguous": 1,
+        "answer/A": 1, "answer/B": 6, "answer/C": 1,
     }  # fmt: skip
-    assert figures(over_ranks(count(groups), ONE)) == pytest.approx(
+    assert summarize(all_reduce(count(groups), AQUA, ONE)) == pytest.approx(
         {
             "rl/acc": 0.5,
             "rl/mean_reward": 0.5,
@@ -127,13 +138,13 @@ def test_a_tally_by_hand() -> None:
 
 def test_a_constant_letter_earns_a_fifth_when_options_are_permuted() -> None:
     # Every right answer is B before the options are permuted: a constant B would earn everything.
-    asked = [replace(q, correct="B") for q in generate_questions(1000, seed=8)]
+    asked = [to_example(replace(q, correct="B")) for q in generate_questions(1000, seed=8)]
     earned = dict.fromkeys(LETTERS, 0.0)
     for step in range(4):
-        for q in asked:
-            shown = permute(q, row_key(CONFIG.seed, "options", step))
+        for example in asked:
+            shown = AQUA.shown(example, row_key(CONFIG.seed, "options", step))
             for letter in LETTERS:
-                earned[letter] += judge(f"Answer: {letter}", True, shown.correct).reward
+                earned[letter] += AQUA.grade(shown, f"Answer: {letter}", True).reward
     assert sum(earned.values()) == 4000
     for letter in LETTERS:
         assert earned[letter] / 4000 == pytest.approx(0.2, abs=0.02), earned
@@ -152,7 +163,7 @@ def test_extras_of_the_reward() -> None:
     (group,) = scripted(texts, [FIXED], config)
     base = [1.1, 0.1, 0.0, 1.1]
     assert group.rewards == pytest.approx([r - k / budget for r, k in zip(base, n, strict=True)])
-    assert [v.reward for v in group.verdicts] == base
+    assert [grade.reward for grade in group.grades] == base
 
 
 def test_advantages_in_units_of_the_groups_deviation() -> None:
@@ -169,8 +180,8 @@ def test_the_probability_of_the_right_letter_after_its_own_rationale(model: Tran
     texts = ["1 + 1 = 2\nAnswer: A", "Answer: B", "Answer: B~", "B"]
     engine = Scripted([texts])
     engine.model = model
-    (group,) = Sampler(engine, tokenizer(), config).groups([FIXED], 0)
-    ids = letter_ids(tokenizer())
+    (group,) = collector(engine, config).collect([FIXED], 0)
+    ids = letter_ids(tokenizer(), AQUA)
     for text, reward in zip(texts[:2], group.rewards, strict=False):
         said = tokenizer().encode(text)
         assert said[-1] == ids[LETTERS.index(text[-1])]
@@ -179,11 +190,11 @@ def test_the_probability_of_the_right_letter_after_its_own_rationale(model: Tran
         assert reward == pytest.approx(float(torch.softmax(logits / 0.7, dim=0)[ids[1]]), rel=1e-4)
         assert 0 < reward < 1
     assert group.rewards[2:] == [0.0, 0.0]
-    assert [v.reward for v in group.verdicts] == [0.0, 1.0, 0.0, 0.0]  # accuracy counts what was said
+    assert [grade.reward for grade in group.grades] == [0.0, 1.0, 0.0, 0.0]  # accuracy counts what was said
 
 
 def test_letters_have_their_ids_by_place() -> None:
-    ids = letter_ids(tokenizer())
+    ids = letter_ids(tokenizer(), AQUA)
     assert len(set(ids)) == 5
     for letter, letter_id in zip(LETTERS, ids, strict=True):
         said = tokenizer().encode(f"A is not E.\nAnswer: {letter}")
@@ -191,27 +202,27 @@ def test_letters_have_their_ids_by_place() -> None:
     assert answer_position([1, 2, 3], 4) is None
 
 
-def test_groups_that_tell_nothing_are_replaced_a_bounded_number_of_times() -> None:
-    silent, telling = ["Answer: A"] * 4, ["Answer: A", "Answer: B", "Answer: C", "Answer: D"]
+def test_groups_without_a_signal_are_replaced_a_bounded_number_of_times() -> None:
+    same, differing = ["Answer: A"] * 4, ["Answer: A", "Answer: B", "Answer: C", "Answer: D"]
     for rounds, scripts, drawn in [
-        (1, [[telling, silent]], 2),
-        (2, [[telling, silent], [telling]], 3),
-        (3, [[silent, silent], [silent, telling], [silent]], 5),
+        (1, [[differing, same]], 2),
+        (2, [[differing, same], [differing]], 3),
+        (3, [[same, same], [same, differing], [same]], 5),
     ]:
         engine = Scripted([])
         config = CONFIG.model_copy(update={"refill_rounds": rounds})
-        sampler = Sampler(engine, tokenizer(), config)
-        first = scripted([silent, telling, silent], [FIXED] * 3)
+        rollouts = collector(engine, config)
+        first = scripted([same, differing, same], [FIXED] * 3)
         asked: list[tuple[int, int]] = []
 
-        def replacement(round_: int, i: int, engine=engine, scripts=scripts, asked=asked) -> Question:
+        def replacement(round_: int, i: int, engine=engine, scripts=scripts, asked=asked) -> Example[Question]:
             engine.texts = scripts[round_]
             asked.append((round_, i))
             return replace(FIXED, id=f"{round_}-{i}")
 
-        groups, n = sampler.telling_groups(first, 0, replacement)
+        groups, n = rollouts.resample_zero_variance(first, 0, replacement)
         assert n == drawn == len(asked)
         assert groups[1] is first[1] and len(groups) == 3
         assert max(round_ for round_, _ in asked) == rounds - 1
         assert [i for r, i in asked if r == 0] == [0, 2]
-    assert sum(group.tells for group in groups) == 2 and groups[0].question.id == "2-0"
+    assert sum(group.has_signal for group in groups) == 2 and groups[0].example.id == "2-0"

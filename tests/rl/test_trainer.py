@@ -11,15 +11,16 @@ import torch
 
 from aquarat_core.config import RLConfig
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl import rollouts, trainer
+from aquarat_core.rl import trainer
 from aquarat_core.rl.objective import kl_k1, kl_k3
-from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.rollouts import samples
 from aquarat_core.rl.scoring import collate, completion_logp
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import StageContext
+from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.task import Grade, Reward
 from aquarat_core.training.callbacks import TrainingStep
-from tests.toys import CPU, ONE, questions, random_model, session, tokenizer
+from tests.toys import AQUA, CPU, ONE, examples, odd_lengths, random_model, session, tokenizer
 
 CONFIG = RLConfig(
     steps=4, prompts_per_step=4, group_size=4, max_new_tokens=8, micro_batch_rows=5, temperature=0.8,
@@ -44,32 +45,27 @@ FIGURES = {
 
 
 @pytest.fixture
-def odd_lengths_paid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reward that random text can earn."""
-    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2)))
-
-
-@pytest.fixture
 def any_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "check_first_batch", lambda figures, config: None)
 
 
-def made(**changes: Any) -> Trainer:
+def made(paid: Reward[Question] | None = odd_lengths, **changes: Any) -> Trainer[Question]:
+    """A run on a reward that random text can earn; with None, on the task's own, which it cannot."""
     model = random_model(tokenizer().vocab_size, sequence_len=256)
     config = RLConfig.model_validate(CONFIG.model_dump() | changes)
-    return Trainer(model, tokenizer(), config, ONE, questions()[:12], questions()[12:20])
+    return Trainer(model, tokenizer(), config, ONE, AQUA, examples()[:12], examples()[12:20], paid)
 
 
 def flat(model: Transformer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_the_figures_of_a_step_are_those_of_its_samples(odd_lengths_paid: None) -> None:
+def test_the_figures_of_a_step_are_those_of_its_samples() -> None:
     run = made()
     run.step(0)  # so that policy and reference differ
     policy = copy.deepcopy(run.policy)
     asked = [run.questions[i] for i in run.curriculum.draw(1, 4)]
-    every = samples(run.sampler.groups(asked, 1), CONFIG)
+    every = samples(run.sampler.collect(asked, 1), CONFIG)
     telling = sorted((s for s in every if s.advantage), key=lambda s: len(s.prompt) + len(s.completion))
     assert 5 < len(telling) <= 16
     batch, second = collate(telling, CPU), collate(telling[5:10], CPU)  # step 1 measures KL on the second of them
@@ -96,7 +92,7 @@ def test_the_figures_of_a_step_are_those_of_its_samples(odd_lengths_paid: None) 
     assert not torch.equal(run.policy.head.weight, policy.head.weight)
 
 
-def test_every_figure_there_should_be(odd_lengths_paid: None) -> None:
+def test_every_figure_there_should_be() -> None:
     run = made(curriculum={"enabled": True})
     step = TrainingStep(1, 1, run.step(0)[0])
     for callback in run.measurements:
@@ -104,7 +100,7 @@ def test_every_figure_there_should_be(odd_lengths_paid: None) -> None:
     assert set(step.metrics) == FIGURES
 
 
-def test_dagsters_plots_are_given_every_figure(odd_lengths_paid: None, any_start: None, tmp_path: Path) -> None:
+def test_dagsters_plots_are_given_every_figure(any_start: None, tmp_path: Path) -> None:
     messages: list[dict[str, Any]] = []
     ctx = StageContext(None, None, {}, tmp_path, tmp_path, send=messages.append)
     run = made(steps=3, eval_every=2, curriculum={"enabled": True})
@@ -116,7 +112,7 @@ def test_dagsters_plots_are_given_every_figure(odd_lengths_paid: None, any_start
 
 
 def test_a_step_without_differences_leaves_the_policy_alone(any_start: None) -> None:
-    run = made()
+    run = made(None)
     before = flat(run.policy)
     figures, _ = run.step(0)  # random text: every completion earns nothing
     assert (figures["rl/mean_reward"], figures["rl/solved_none"], figures["rl/grad_norm"]) == (0.0, 1.0, 0.0)
@@ -124,14 +120,10 @@ def test_a_step_without_differences_leaves_the_policy_alone(any_start: None) -> 
     assert torch.equal(before, flat(run.policy))
 
 
-def test_steps_without_differences_do_not_walk_on_in_the_direction_of_earlier_ones(
-    monkeypatch: pytest.MonkeyPatch, any_start: None
-) -> None:
+def test_steps_without_differences_do_not_walk_on_in_the_direction_of_earlier_ones(any_start: None) -> None:
     run = made(optim={"lr_scale": 1.0, "grad_clip": None, "weight_decay": 0.1})
-    with monkeypatch.context() as patch:
-        patch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2)))
-        assert run.step(0)[0]["rl/silent"] == 0.0
-    monkeypatch.setattr(rollouts, "judge", lambda text, ended, correct, bonus: Verdict(correct, 1.0))
+    assert run.step(0)[0]["rl/silent"] == 0.0
+    run.sampler.reward = lambda example, completion, ended: Grade(1.0, True, example.reference)
     before, state = flat(run.policy), copy.deepcopy(run.optimizer.sharded.state_dict())
     assert any(float(m["first"].abs().max()) > 0 for name in state["moments"] for m in state["moments"][name].values())
     for step in (1, 2, 3):
@@ -146,7 +138,7 @@ def test_steps_without_differences_do_not_walk_on_in_the_direction_of_earlier_on
                 assert torch.equal(tensor, after["moments"][name][start][kind]), name
 
 
-def test_the_engine_samples_from_the_updated_policy(odd_lengths_paid: None) -> None:
+def test_the_engine_samples_from_the_updated_policy() -> None:
     run = made()
     for step in range(2):
         run.step(step)
@@ -154,7 +146,7 @@ def test_the_engine_samples_from_the_updated_policy(odd_lengths_paid: None) -> N
             assert torch.equal(mine, policy)
 
 
-def test_a_second_update_sees_ratios_and_clips_some(odd_lengths_paid: None) -> None:
+def test_a_second_update_sees_ratios_and_clips_some() -> None:
     run = made(objective={"updates_per_batch": 3, "clip_low": 0.01, "clip_high": 0.01})
     figures, _ = run.step(0)
     assert figures["rl/clip_low_rate"] > 0 and figures["rl/clip_high_rate"] > 0
@@ -162,7 +154,7 @@ def test_a_second_update_sees_ratios_and_clips_some(odd_lengths_paid: None) -> N
     assert figures["rl/kl_sequence_mean"] == 0.0  # of the first update
 
 
-def test_the_first_of_several_updates_is_the_only_one_there_was(odd_lengths_paid: None) -> None:
+def test_the_first_of_several_updates_is_the_only_one_there_was() -> None:
     constant = {"optim": {"lr_scale": 1.0, "grad_clip": None, "warmdown": 0.0}}
     one, several = made(**constant), made(**constant, objective={"updates_per_batch": 2})
     updates: list[torch.Tensor] = []
@@ -174,7 +166,7 @@ def test_the_first_of_several_updates_is_the_only_one_there_was(odd_lengths_paid
 
 
 def test_a_kl_penalty_reaches_groups_that_tell_nothing(any_start: None) -> None:
-    run = made(objective={"kl": "k3", "kl_weight": 1.0})
+    run = made(None, objective={"kl": "k3", "kl_weight": 1.0})
     with torch.no_grad():
         for parameter in run.policy.parameters():
             parameter.mul_(1.1)

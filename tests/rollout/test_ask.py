@@ -12,8 +12,7 @@ import pytest
 from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.cli import main
 from aquarat_core.model.checkpoint import save_checkpoint
-from aquarat_core.tasks.answers import parse_answer
-from aquarat_core.tasks.aqua import prompt
+from aquarat_core.tasks.aqua.question import parse_answer, prompt
 from tests.toys import guesser, reading_questions, reading_tokenizer
 
 Ask = Callable[..., tuple[int, str, str]]

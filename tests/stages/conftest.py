@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
-from aquarat_core.data.mixture import Conversation, write_conversations
-from aquarat_core.data.synthetic import generate_drills, generate_questions, generate_text
+from aquarat_core.conversation import Conversation
+from aquarat_core.data.conversations import write_conversations
 from aquarat_core.stages.base import StageContext, StageSpec
 from aquarat_core.stages.registry import STAGES
-from aquarat_core.tasks.aqua import write_questions
+from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.aqua.synthetic import generate_questions
+from aquarat_core.tasks.word_problems import generate_drills, generate_text
 
 CODE = CodeVersion(version="c0de" * 16, commit="ab" * 20, dirty=True)
 ALONE = {"nproc": 1, "device": "cpu", "dtype": "float32"}

@@ -12,7 +12,7 @@ import pytest
 
 from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.stages.base import StageContext
-from aquarat_core.tasks.aqua import read_questions
+from aquarat_core.tasks.aqua.files import read_questions
 from tests.patience import limit
 from tests.stages.conftest import Bench
 

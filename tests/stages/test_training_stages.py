@@ -18,7 +18,8 @@ from aquarat_core.model import accounting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
-from aquarat_core.tasks.aqua import Question, write_questions
+from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.text.tokenizer import Tokenizer
 from tests.stages.conftest import ALONE, Bench
 from tests.toys import CPU, guesser, random_model, reading_questions, reading_tokenizer
@@ -111,7 +112,7 @@ def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artif
 def test_sft_learns_what_the_assistant_says_and_mid_training_all(
     bench: Bench, data: dict[str, Artifact], base: Artifact
 ) -> None:
-    from aquarat_core.data.mixture import read_conversations
+    from aquarat_core.data.conversations import read_conversations
     from aquarat_core.text.chat import render
 
     tok = Tokenizer.load(base.path("tokenizer.json"))
@@ -199,7 +200,7 @@ def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
         StageError, match=r"only 0% of the first completions .* train SFT longer, or raise rl_checkpoint\.max"
     ):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL, **hopeless))
-    with pytest.raises(StageError, match=r"first completions earned 0\.000 .* never the right letter"):
+    with pytest.raises(StageError, match=r"first completions earned 0\.000 .* answers are never right"):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL | {"min_parse_rate": 0.0}, **hopeless))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from aquarat_core.errors import DataError
 from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
-from aquarat_core.tasks.answers import parse_answer
+from aquarat_core.tasks.aqua.question import parse_answer
 
 
 def test_gsm8k_loses_the_calculator_and_keeps_the_result_line() -> None:

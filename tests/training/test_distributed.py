@@ -26,12 +26,8 @@ from tests.training.two_ranks import Interrupted, measure, training
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    from aquarat_core.rl import rollouts
-
     folder = tmp_path_factory.mktemp("one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "judge", rollouts.judge)  # puts the real one back at the end
-        measured = measure(ONE, folder)
+    measured = measure(ONE, folder)
     return measured, dict(np.load(folder / "weights.npz"))
 
 

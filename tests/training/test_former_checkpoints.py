@@ -16,7 +16,7 @@ from aquarat_core.tracking.context import DetachedContext
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import Samples, text_prompts
-from tests.rl.test_trainer import any_start, flat, made, odd_lengths_paid  # noqa: F401
+from tests.rl.test_trainer import any_start, flat, made  # noqa: F401
 from tests.toys import random_ids, random_model, session, tokenizer
 from tests.training.test_session import rename_saved, saved_names
 
@@ -80,7 +80,7 @@ def test_pretraining_continues(tmp_path: Path, work: CheckpointStore) -> None:
     assert any("resuming after step 4" in line for line in again.lines)
 
 
-@pytest.mark.usefixtures("odd_lengths_paid", "any_start")
+@pytest.mark.usefixtures("any_start")
 def test_rl_continues(tmp_path: Path, work: CheckpointStore) -> None:
     undisturbed = reinforced(CutContext(tmp_path, None))
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()

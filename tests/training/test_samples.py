@@ -11,14 +11,14 @@ import torch
 from aquarat_core.config import SamplesConfig, TrainConfig
 from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
-from aquarat_core.tasks.aqua import conversation
+from aquarat_core.tasks.aqua.question import conversation
 from aquarat_core.text.chat import render
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SAMPLES_FILE
 from aquarat_core.training.callbacks import TrainingStep
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import COLUMNS, Samples, chat_prompts, text_prompts
-from tests.toys import context, questions, random_model, session, tokenizer
+from tests.toys import context, examples, questions, random_model, session, tokenizer
 
 CONFIG = SamplesConfig(every=3, prompts=("12 + 7 =", "The"), max_new_tokens=6)
 
@@ -77,7 +77,7 @@ def test_who_is_not_asked_says_nothing(tmp_path: Path) -> None:
 
 
 def test_chat_stages_ask_users_messages_and_questions() -> None:
-    prompts = chat_prompts(("Who are you?",), questions(), tokenizer())
+    prompts = chat_prompts(("Who are you?",), examples(), tokenizer())
     assert [p.text.splitlines()[0] for p in prompts] == ["Who are you?", *(q.question for q in questions()[:2])]
     assert all(p.ids[-1] == tokenizer().special("<|assistant_start|>") for p in prompts)
 

@@ -19,8 +19,6 @@ from aquarat_core.checkpointing import checkpoint_store
 from aquarat_core.config import LaunchConfig, OptimConfig, RLConfig, TrainConfig
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl import rollouts
-from aquarat_core.rl.reward import Verdict
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.batch import Batch
 from aquarat_core.runtime.distributed import World, distributed_world
@@ -28,7 +26,17 @@ from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from aquarat_core.training.optimizer import ShardedOptimizer
-from tests.toys import calling_model, context, questions, random_ids, random_model, session, tokenizer
+from tests.toys import (
+    AQUA,
+    calling_model,
+    context,
+    examples,
+    odd_lengths,
+    random_ids,
+    random_model,
+    session,
+    tokenizer,
+)
 
 TIMES = ("tokens_per_second", "time/", "flops", "seconds")
 
@@ -103,8 +111,8 @@ def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict
         max_zero_variance=1.0, publish="last", checkpoint={"every_minutes": None},
     )  # fmt: skip
     policy = random_model(tokenizer().vocab_size, sequence_len=256).to(world.device)
-    trainer = Trainer(policy, tokenizer(), config, world, questions()[:12], questions()[12:20])
-    groups, look, looks = trainer.sampler.groups, Batch.look, [-1]
+    trainer = Trainer(policy, tokenizer(), config, world, AQUA, examples()[:12], examples()[12:20], odd_lengths)
+    groups, look, looks = trainer.sampler.collect, Batch.look, [-1]
 
     def counted_groups(asked: Any, step: int) -> Any:
         if signalled and step == 2 and world.rank + 1 == world.size:
@@ -118,7 +126,7 @@ def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict
                 os.kill(os.getpid(), signal.SIGTERM)
         return look(self)
 
-    trainer.sampler.groups, Batch.look = counted_groups, counted_look
+    trainer.sampler.collect, Batch.look = counted_groups, counted_look
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     try:
         trainer.run(session(config, Interrupted(world, folder, None), log, world))
@@ -165,15 +173,14 @@ def training(
 def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
     """Three steps with calls of the calculator, on a reward that random text can earn: one for an odd number of
     characters."""
-    rollouts.judge = lambda text, ended, correct, bonus: Verdict(correct, float(len(text) % 2))
     config = RLConfig(
         steps=3, prompts_per_step=4, group_size=4, max_new_tokens=10, calculator=True, micro_batch_rows=5,
         optim={"grad_clip": None}, refill_rounds=1, curriculum={"enabled": True},
         objective={"updates_per_batch": 2, "kl": "k3"},
     )  # fmt: skip
     policy = calling_model().to(world.device)
-    trainer = Trainer(policy, tokenizer(), config, world, questions()[:12], questions()[12:20])
-    steps = [without_times(trainer.step(n)[0] | trainer.probes.figures(trainer.policy)) for n in range(3)]
+    trainer = Trainer(policy, tokenizer(), config, world, AQUA, examples()[:12], examples()[12:20], odd_lengths)
+    steps = [without_times(trainer.step(n)[0] | trainer.probes.metrics(trainer.policy)) for n in range(3)]
     return steps, flat(trainer.policy)
 
 

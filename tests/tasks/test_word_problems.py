@@ -8,15 +8,9 @@ from fractions import Fraction
 
 import pytest
 
-from aquarat_core.data.synthetic import (
-    FAMILIES,
-    generate_drills,
-    generate_questions,
-    generate_text,
-    is_held_out,
-)
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import Question, letter_free, option_lines
+from aquarat_core.tasks.aqua.question import LETTERS, Question, letter_free, option_lines
+from aquarat_core.tasks.aqua.synthetic import generate_questions
+from aquarat_core.tasks.word_problems import FAMILIES, generate_drills, generate_text, is_held_out
 
 EQUATION = re.compile(r"(\d+)(?: ([-+*/]) |% of )(\d+) = (\d+)\.")
 N = 3000

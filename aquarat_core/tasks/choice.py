@@ -1,4 +1,4 @@
-"""The strict answer parser that reward and evaluation share.
+"""Lettered choices: how they are listed, and the strict parser of an answer that names one by its letter.
 
 A first-match or case-insensitive parser pays for the English article "a" and for every option that a text lists, and
 reinforcement learning finds that out. So a text answers only if it says `Answer: X` exactly once, as its last line.
@@ -8,10 +8,9 @@ import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-LETTERS = "ABCDE"
 MARKER = "Answer: "
 
-_ANSWER_LINE = re.compile(r"Answer: ([A-E])")
+_ANSWER_LINE = re.compile(r"Answer: ([A-Z])")
 ANY_MARKER = re.compile(r"answer\s*[:\uff1a]", re.IGNORECASE)
 """Wider than the accepted form on purpose: a second answer, also after a full-width colon, makes a text ambiguous."""
 
@@ -36,12 +35,12 @@ def count_markers(text: str) -> int:
     return len(ANY_MARKER.findall(text))
 
 
-def parse_answer(text: str) -> str | None:
-    """The letter A-E that `text` answers, or None.
+def parse_letter(text: str, letters: str) -> str | None:
+    """Which of the capital `letters` the text answers, or None.
 
     Exactly one marker must be in the text, and `Answer: X` must be the whole of the last line that is not empty.
     No marker, several, a lower-case letter, two letters, look-alikes or anything after the letter give None.
     """
     last_line = text.rstrip(" \t\r\n").rpartition("\n")[2]
     match = _ANSWER_LINE.fullmatch(last_line)
-    return match[1] if match and count_markers(text) == 1 else None
+    return match[1] if match and match[1] in letters and count_markers(text) == 1 else None

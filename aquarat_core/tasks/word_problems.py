@@ -1,8 +1,7 @@
-"""AQuA-shaped word problems made from templates: the embedded data of the demo and the tests.
+"""Word problems made from templates, and texts that teach them: the embedded data of the demo and the tests.
 
 Every family draws its numbers from a seeded generator and writes a short rationale whose equations a small model can
-learn; wrong options are the results of common slips and near misses. Row i of a seed is the same whatever the number of
-rows asked for.
+learn; `slips` are the results of common mistakes. Row i of a seed is the same whatever the number of rows asked for.
 
 A hash of its question puts each problem either with the training data or with the held-out questions, for good: no
 problem of validation or test is ever told in the training text, the drills or the training questions.
@@ -15,10 +14,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
+from string import ascii_uppercase
 
-from aquarat_core.errors import UsageError
-from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
-from aquarat_core.tasks.aqua import Question
+from aquarat_core.conversation import Message, assistant_message, user_message
+from aquarat_core.tasks.choice import MARKER, option_line, option_lines
+
+OPTIONS = 5
+"""Values on a sheet of options."""
 
 LARGEST = {1: 6, 2: 12, 3: 40}
 """Largest operand of each difficulty level; results may be larger."""
@@ -123,19 +125,7 @@ def is_held_out(question: str) -> bool:
     return hashlib.blake2b(question.encode(), digest_size=8).digest()[0] % HELD_OUT_SHARE == 0
 
 
-def generate_questions(
-    n: int, seed: int, families: tuple[str, ...] = (), max_level: int = 3, held_out: bool = False
-) -> list[Question]:
-    """n questions; the right letter is uniform over A-E. Raises `UsageError` for a family there is not."""
-    names = families or tuple(FAMILIES)
-    unknown = sorted(set(names) - set(FAMILIES))
-    if unknown:
-        raise UsageError(f"unknown problem families {', '.join(unknown)}: choose from {', '.join(FAMILIES)}")
-    rngs = (random.Random(f"question/{held_out}/{seed}/{row}") for row in range(n))
-    return [_question(rng, names, max_level, held_out) for rng in rngs]
-
-
-def _draw(
+def draw(
     rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool = False
 ) -> tuple[str, int, Problem]:
     """Family, level and problem of a draw from the wanted side of the hold-out."""
@@ -144,43 +134,6 @@ def _draw(
         problem = FAMILIES[family](rng, LARGEST[level])
         if is_held_out(problem.question) == held_out:
             return family, level, problem
-
-
-def _question(rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool) -> Question:
-    family, level, problem = _draw(rng, names, max_level, held_out)
-    correct = rng.randrange(len(LETTERS))
-    values = _wrong_options(rng, problem)
-    values.insert(correct, problem.answer)
-    options = tuple(map(str, values))
-    key = "\n".join((problem.question, *options))
-    return Question(
-        id=hashlib.sha256(key.encode()).hexdigest()[:16],
-        question=problem.question,
-        options=options,
-        rationale=problem.rationale,
-        correct=LETTERS[correct],
-        family=family,
-        level=level,
-    )
-
-
-def _wrong_options(rng: random.Random, problem: Problem) -> list[int]:
-    """Four distinct positive numbers other than the answer: at most two slips, then near misses.
-
-    How many of them are below the answer is drawn first, so that guessing by size earns as little as can be: only
-    answers below five have fewer numbers below them.
-    """
-    answer, n_wrong = problem.answer, len(LETTERS) - 1
-    below = min(rng.randint(0, n_wrong), answer - 1)
-    sides = ((below, range(max(1, answer - max(8, answer // 4)), answer)),
-             (n_wrong - below, range(answer + 1, answer + 1 + max(8, answer // 4))))  # fmt: skip
-    slips = [v for v in dict.fromkeys(problem.slips) if v > 0 and v != answer][:2]
-    wrong: list[int] = []
-    for count, near in sides:
-        taken = [v for v in slips if (v < answer) == (near.stop == answer)][:count]
-        wrong += taken + rng.sample([v for v in near if v not in taken], count - len(taken))
-    rng.shuffle(wrong)
-    return wrong
 
 
 def generate_text(n: int, seed: int, max_level: int = 3) -> list[str]:
@@ -195,7 +148,7 @@ def _document(rng: random.Random, max_level: int) -> str:
     if kind < 0.55:
         options, found = _option_sheet(rng, LARGEST[max_level], look_ups=10)
         return "\n".join((options, *found))
-    _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
+    _, _, problem = draw(rng, tuple(FAMILIES), max_level)
     return f"{problem.question}\n{problem.rationale}\nIt is {problem.answer}."
 
 
@@ -205,8 +158,8 @@ def _option_sheet(rng: random.Random, top: int, look_ups: int) -> tuple[str, lis
     The look-ups are drawn with replacement: where each letter comes once, ruling out those already seen is learned
     instead.
     """
-    values = [str(v) for v in rng.sample(range(1, 4 * top), len(LETTERS))]
-    rows = list(zip(values, LETTERS, strict=True))
+    values = [str(v) for v in rng.sample(range(1, 4 * top), OPTIONS)]
+    rows = list(zip(values, ascii_uppercase, strict=False))
     found = [f"{option_line(*row)}\n{MARKER}{row[1]}" for row in rng.choices(rows, k=look_ups)]
     return option_lines(values), found
 
@@ -226,16 +179,16 @@ def _fact(rng: random.Random, top: int) -> str:
             return f"{a * b} / {b} = {a}."
 
 
-def generate_drills(n: int, seed: int, max_level: int = 3) -> list[list[dict[str, str]]]:
+def generate_drills(n: int, seed: int, max_level: int = 3) -> list[list[Message]]:
     """n conversations that practise half of the task each: a problem without options, or reading off a letter."""
     return [_drill(random.Random(f"drill/{seed}/{row}"), max_level) for row in range(n)]
 
 
-def _drill(rng: random.Random, max_level: int) -> list[dict[str, str]]:
+def _drill(rng: random.Random, max_level: int) -> list[Message]:
     if rng.random() < 0.5:
-        _, _, problem = _draw(rng, tuple(FAMILIES), max_level)
+        _, _, problem = draw(rng, tuple(FAMILIES), max_level)
         asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}."
     else:
         options, (answer,) = _option_sheet(rng, LARGEST[max_level], look_ups=1)
         asked = f"Which option is {answer.partition(' = ')[0]}?\n{options}"
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return [user_message(asked), assistant_message(answer)]

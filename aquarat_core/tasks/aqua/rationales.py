@@ -2,15 +2,16 @@
 
 AQuA-RAT's rationales end (some begin) in the answer letter in dozens of shapes: "ANSWER:B", "Ans is (C).", "Thus, C
 is the correct answer", "Answer: D) 109 rolls", a bare "E". The model is to learn one shape, that of
-`tasks.aqua.target`. The shapes themselves are in `data.letters`.
+`question.target`. The shapes themselves are in `letters`.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aquarat_core.data.letters import HEADS, LAST_CAPITAL, OPTION_LINE, SPELT_OUT, TAILS, WINDOW, named
-from aquarat_core.tasks.answers import ANY_MARKER, LETTERS
+from aquarat_core.tasks.aqua.letters import HEADS, LAST_CAPITAL, OPTION_LINE, SPELT_OUT, TAILS, WINDOW, named
+from aquarat_core.tasks.aqua.question import LETTERS
+from aquarat_core.tasks.choice import ANY_MARKER
 
 _DANGLING = re.compile(r"(?:\A|[\s,;:])(?i:so|hence|thus|therefore|ans|answer|the\s+answer\s+is)[\s:\uff1a,=]*+\Z")
 _INNER_MARKER = re.compile(rf"({ANY_MARKER.pattern})\s*", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """AQuA-RAT questions: five options, a rationale, one correct letter (Ling et al. 2017, arXiv 1705.04146).
 
-The row type of every part that touches AQuA, its Parquet form, the one prompt and target, and the seeded permutation
-of options that takes away what a constant letter earns.
+The row type, the one prompt and target, the answer as it is read, and the seeded permutation of options that takes away
+what a constant letter earns.
 """
 
 import hashlib
@@ -9,29 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
-from pathlib import Path
-from typing import TypedDict
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from aquarat_core.conversation import Message, assistant_message, user_message
+from aquarat_core.tasks.choice import MARKER, option_line, option_lines, parse_letter
 
-from aquarat_core.data.parquet import read_table
-from aquarat_core.errors import DataError
-from aquarat_core.tasks.answers import LETTERS, MARKER, option_line, option_lines
-
+LETTERS = "ABCDE"
 INSTRUCTION = 'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("question", pa.string()),
-        ("options", pa.list_(pa.string())),
-        ("rationale", pa.string()),
-        ("correct", pa.string()),
-        ("family", pa.string()),
-        ("level", pa.int32()),
-    ]
-)
 
 _ORDERS = tuple(permutations(range(len(LETTERS))))
 _LETTER = re.compile(
@@ -59,13 +42,6 @@ loses some variety."""
 _IN_ANY_ORDER = re.compile(r"(?i)\W*+none(?:\sof\s(?:these|those|them))?\W*+")
 """It says the same wherever it stands, and ends one question in six of the validation split: to keep the order of those
 would give a constant B a quarter of them all."""
-
-
-class Message(TypedDict):
-    """One turn of a conversation; `role` is system, user or assistant."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +78,12 @@ def target(q: Question) -> str:
 
 def conversation(q: Question) -> list[Message]:
     """Prompt and target as two messages."""
-    return [{"role": "user", "content": prompt(q)}, {"role": "assistant", "content": target(q)}]
+    return [user_message(prompt(q)), assistant_message(target(q))]
+
+
+def parse_answer(text: str) -> str | None:
+    """The letter A-E that `text` answers, or None; see `parse_letter`."""
+    return parse_letter(text, LETTERS)
 
 
 def letter_free(rationale: str) -> bool:
@@ -133,19 +114,3 @@ def permute(q: Question, seed: int) -> Question:
     order = _ORDERS[int.from_bytes(digest, "big") % len(_ORDERS)]
     options = tuple(q.options[i] for i in order)
     return replace(q, options=options, correct=LETTERS[order.index(q.gold)])
-
-
-def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
-    """Write `rows` as Parquet with the columns of `SCHEMA`."""
-    columns = [[getattr(q, name) for q in rows] for name in SCHEMA.names]
-    pq.write_table(pa.table(columns, schema=SCHEMA), path)
-
-
-def read_questions(path: str | Path) -> list[Question]:
-    """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
-    rows = read_table(path, SCHEMA, "AQuA questions").to_pylist()
-    for number, row in enumerate(rows):
-        options = row["options"] or ()
-        if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
-            raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
-    return [Question(**row | {"options": tuple(row["options"])}) for row in rows]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aquarat_core.data.rationales import strip_answer
+from aquarat_core.tasks.aqua.rationales import strip_answer
 
 OPTIONS = ("3", "109 rolls", "20%", "0.4", "None of these")
 

@@ -1,4 +1,4 @@
-"""The stop at the start: rewards that say nothing and first batches that teach nothing are refused with the reason."""
+"""Checks before training: rewards that say nothing and first batches that teach nothing are refused with the reason."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.config import RLConfig
-from aquarat_core.data.synthetic import generate_questions
 from aquarat_core.errors import StageError
-from aquarat_core.rl.reward import Verdict, judge
-from aquarat_core.rl.startup import check_first_batch, check_reward
-from aquarat_core.tasks.aqua import Question
+from aquarat_core.rl.preflight import check_first_batch, check_reward
+from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.aqua.synthetic import generate_questions
+from aquarat_core.tasks.aqua.task import to_example
+from aquarat_core.tasks.task import Example, Grade
 from tests.rl.mutants import MUTANTS
-from tests.toys import questions, tokenizer
+from tests.toys import AQUA, examples, tokenizer
 
-ASKED = generate_questions(300, seed=4, max_level=2)
+QUESTIONS = generate_questions(300, seed=4, max_level=2)
+ASKED = [to_example(q) for q in QUESTIONS]
 
 
 def test_our_reward_passes() -> None:
-    check_reward(ASKED, tokenizer())
-    check_reward(questions()[:5], tokenizer())
+    check_reward(AQUA, ASKED, tokenizer())
+    check_reward(AQUA, examples()[:5], tokenizer())
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_reward_with_a_faulty_parser_is_never_trained_on(name: str) -> None:
-    def faulty(text: str, ended: bool, correct: str) -> Verdict:
-        letter = MUTANTS[name](text) if ended else None
-        return Verdict(letter, float(letter == correct))
+    def faulty(example: Example[Question], completion: str, ended: bool) -> Grade:
+        letter = MUTANTS[name](completion) if ended else None
+        return Grade(float(letter == example.reference), letter == example.reference, letter)
 
     said = {
         "gsm8k": "pays 0.0% of 300 gold answers, and must pay 99%",
@@ -38,25 +40,25 @@ def test_a_reward_with_a_faulty_parser_is_never_trained_on(name: str) -> None:
         "case_insensitive": "and must pay none: the parser finds answers where none is given",
     }
     with pytest.raises(StageError, match=said[name]):
-        check_reward(ASKED, tokenizer(), faulty)
+        check_reward(AQUA, ASKED, tokenizer(), faulty)
 
 
 def test_answers_without_the_stop_token_must_not_be_paid() -> None:
     with pytest.raises(StageError, match="right answers cut off before the stop token"):
-        check_reward(ASKED, tokenizer(), lambda text, ended, correct: judge(text, True, correct))
+        check_reward(AQUA, ASKED, tokenizer(), lambda example, text, ended: AQUA.grade(example, text, True))
 
 
 def test_options_that_are_not_permuted_let_a_constant_letter_earn_too_much() -> None:
-    fixed = [replace(q, options=(*q.options[:4], "none of the above"), correct="D") for q in ASKED]
-    with pytest.raises(StageError, match=r"always answering D earns 100.0% of 300 questions, where a fifth is chance"):
-        check_reward(fixed, tokenizer())
+    fixed = [to_example(replace(q, options=(*q.options[:4], "none of the above"), correct="D")) for q in QUESTIONS]
+    with pytest.raises(StageError, match=r"always answering D earns 100.0% of 300 questions, where 20% is chance"):
+        check_reward(AQUA, fixed, tokenizer())
 
 
 def test_up_to_one_gold_answer_in_a_hundred_may_contradict_itself() -> None:
-    twice = replace(ASKED[0], rationale="Answer: A")
-    check_reward([twice, *ASKED[1:]], tokenizer())
+    twice = [to_example(replace(q, rationale="Answer: A")) for q in QUESTIONS[:4]]
+    check_reward(AQUA, [*twice[:1], *ASKED[1:]], tokenizer())
     with pytest.raises(StageError, match=r"pays 98.7% of 300 gold answers"):
-        check_reward([*[replace(q, rationale="Answer: A") for q in ASKED[:4]], *ASKED[4:]], tokenizer())
+        check_reward(AQUA, [*twice, *ASKED[4:]], tokenizer())
 
 
 def test_a_tokenizer_that_loses_text_is_found_out() -> None:
@@ -68,7 +70,7 @@ def test_a_tokenizer_that_loses_text_is_found_out() -> None:
             return tokenizer().decode(ids).replace("Answer: ", "Answer:")
 
     with pytest.raises(StageError, match="the tokenizer does not give back what it encodes"):
-        check_reward(ASKED, Lossy())
+        check_reward(AQUA, ASKED, Lossy())
 
 
 GOOD = {"rl/parse_rate": 0.9, "rl/mean_reward": 0.3, "rl/zero_variance_groups": 0.2, "rl/truncated_rate": 0.1}
@@ -100,9 +102,9 @@ def test_the_suite_fails_with_a_faulty_parser_in_place_of_ours(name: str, root: 
     """The parser is exchanged before anything imports it; then the tests of the reward run as they are."""
     script = (
         "import sys, pytest\n"
-        "from aquarat_core.tasks import answers\n"
+        "from aquarat_core.tasks import choice\n"
         "from tests.rl.mutants import MUTANTS\n"
-        "if sys.argv[1] in MUTANTS: answers.parse_answer = MUTANTS[sys.argv[1]]\n"
+        "if sys.argv[1] in MUTANTS: choice.parse_letter = MUTANTS[sys.argv[1]]\n"
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/rl/test_reward.py']))\n"
     )
     done = subprocess.run([sys.executable, "-c", script, name], cwd=root, capture_output=True, text=True)
@@ -119,14 +121,15 @@ def test_every_probe_of_the_reward_is_alone_enough() -> None:
     """A reward with one fault is refused for that fault, and not for another that comes with it."""
 
     def also(what: str):
-        def paid(text: str, ended: bool, correct: str) -> Verdict:
-            verdict = judge(text, ended, correct)
-            return Verdict(correct, 1.0) if text == what else verdict
+        def paid(example: Example[Question], completion: str, ended: bool) -> Grade:
+            grade = AQUA.grade(example, completion, ended)
+            return Grade(1.0, True, example.reference) if completion == what else grade
 
         return paid
 
-    q: Question = ASKED[0]
+    q: Question = QUESTIONS[0]
     with pytest.raises(StageError, match="of the rationales without an answer"):
-        check_reward([q], tokenizer(), also(q.rationale))
+        check_reward(AQUA, [to_example(q)], tokenizer(), also(q.rationale))
     with pytest.raises(StageError, match="of the bare right letters"):
-        check_reward([replace(q, options=(*q.options[:4], "none of the above"), correct="B")], tokenizer(), also("B"))
+        fixed = to_example(replace(q, options=(*q.options[:4], "none of the above"), correct="B"))
+        check_reward(AQUA, [fixed], tokenizer(), also("B"))

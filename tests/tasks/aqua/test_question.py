@@ -8,17 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.answers import LETTERS
-from aquarat_core.tasks.aqua import (
+from aquarat_core.tasks.aqua.files import read_questions, write_questions
+from aquarat_core.tasks.aqua.question import (
+    LETTERS,
     Question,
     conversation,
     keeps_order,
     letter_free,
     permute,
     prompt,
-    read_questions,
     target,
-    write_questions,
 )
 
 DISTANCES = ("25 km", "50 km", "75 km", "100 km", "52 km")

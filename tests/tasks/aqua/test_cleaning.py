@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from aquarat_core.data.cleaning import clean
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.answers import parse_answer
-from aquarat_core.tasks.aqua import target
+from aquarat_core.tasks.aqua.cleaning import clean
+from aquarat_core.tasks.aqua.question import parse_answer, target
 
 PLACES = ("river", "bridge", "tower", "market", "garden", "school", "harbour", "station", "village", "castle")
 

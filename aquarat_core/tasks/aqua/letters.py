@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aquarat_core.tasks.answers import LETTERS
+from aquarat_core.tasks.aqua.question import LETTERS
 
 WINDOW = 240
 """Characters at the end, or the beginning, of a rationale in which one answer statement is sought."""

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from aquarat_core.tasks.answers import LETTERS, count_markers, parse_answer
-from aquarat_core.tasks.aqua import Question, prompt, target
+from aquarat_core.tasks.aqua.question import LETTERS, Question, parse_answer, prompt, target
+from aquarat_core.tasks.choice import count_markers
 
 QUESTION = Question("q", "What is 2 + 2?", ("1", "2", "3", "4", "5"), "2 + 2 = 4.", "D")
 

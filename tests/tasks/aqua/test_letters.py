@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_core.data.cleaning import clean
-from aquarat_core.data.letters import letter_left, named
-from aquarat_core.data.rationales import strip_answer
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.aqua import letter_free
+from aquarat_core.tasks.aqua.cleaning import clean
+from aquarat_core.tasks.aqua.letters import letter_left, named
+from aquarat_core.tasks.aqua.question import letter_free
+from aquarat_core.tasks.aqua.rationales import strip_answer
 
 BASE = {
     "question": "How far is it?",
@@ -18,7 +18,7 @@ BASE = {
     "rationale": "1 + 1 = 2.",
     "correct": "B",
 }
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STATEMENTS = [
     "Hence answer is a.", "answer is a", "ans : a", "Ans: (a)", "answer: a", "so option a is right",
     "The answer is, A.", "ANSWER:( A )", "ANSWER :(Option A)", "Answer: **A**", "Answer: $A$", "\\boxed{A}",
@@ -212,8 +212,8 @@ PIECES = [
 FUZZ = """
 import random, sys
 sys.path.insert(0, {root!r})
-from tests.data.test_letters import BASE, PIECES
-from aquarat_core.data.cleaning import clean
+from tests.tasks.aqua.test_letters import BASE, PIECES
+from aquarat_core.tasks.aqua.cleaning import clean
 rng = random.Random(0)
 for n in range(300):
     if n < len(PIECES):

@@ -1,0 +1,104 @@
+"""Checks before training: hours are not spent on a reward that says nothing.
+
+Before the first update the reward is tried on answers whose worth is known, through the tokenizer that completions
+come from; then the first batch must lie within bounds. Each stop says which bound was broken and what is likely wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
+
+from aquarat_core.config import RLConfig
+from aquarat_core.errors import StageError
+from aquarat_core.tasks.task import A, Attempt, Example, Reward, Task
+from aquarat_core.text.tokenizer import Tokenizer
+
+MIN_GOLD = 0.99
+"""Share of the gold answers that must be rewarded: a rationale may announce an answer of its own."""
+MIN_EXAMPLES = 100
+"""Examples that it takes to tell whether a constant answer is right too often."""
+
+
+def check_reward(
+    task: Task[A],
+    examples: Sequence[Example[A]],
+    tokenizer: Tokenizer,
+    reward: Reward[A] | None = None,
+    seed: int = 0,
+) -> None:
+    """Raises `StageError` unless `reward`, by default the task's own, pays the targets of `examples` and nothing that
+    does not answer. The latter is tried on the examples as they are shown under `seed`."""
+    graded = reward or task.grade
+
+    def paid(example: Example[A], attempt: Attempt) -> bool:
+        completion = tokenizer.decode(tokenizer.encode(attempt.text))
+        return graded(example, completion, attempt.ended).reward >= 1.0
+
+    # A target may name choices in the order it was written for: it is graded in that order.
+    gold = [paid(e, Attempt(task.answer_text(e.reference) if e.target is None else e.target)) for e in examples]
+    if (share := sum(gold) / len(gold)) < MIN_GOLD:
+        raise StageError(
+            f"the reward pays {share:.1%} of {len(gold)} gold answers, and must pay {MIN_GOLD:.0%}: the parser does "
+            f"not read the form that the targets have ({task.answer_form}), or the tokenizer does not give back what "
+            "it encodes"
+        )
+    shown = [task.shown(e, seed) for e in examples]
+    attempts = [task.worthless(e) for e in shown]
+    for what in attempts[0]:
+        earned = [paid(e, attempt[what]) for e, attempt in zip(shown, attempts, strict=True)]
+        if share := sum(earned) / len(earned):
+            raise StageError(
+                f"the reward pays {share:.1%} of {what}, and must pay none: the parser finds answers where none "
+                "is given, and RL would learn to be paid for them"
+            )
+    _check_constant_answers(task, shown, paid)
+
+
+def _check_constant_answers(
+    task: Task[A], shown: Sequence[Example[A]], paid: Callable[[Example[A], Attempt], bool]
+) -> None:
+    """A constant answer is right as often as chance has it, give or take five standard deviations."""
+    if len(shown) < MIN_EXAMPLES:
+        return
+    chance = mean(task.chance(e) for e in shown)
+    allowed = chance + 5 * (chance * (1 - chance) / len(shown)) ** 0.5
+    for answer in task.categories:
+        share = sum(paid(e, Attempt(task.answer_text(answer))) for e in shown) / len(shown)
+        if share > allowed:
+            raise StageError(
+                f"always answering {answer} earns {share:.1%} of {len(shown)} questions, where {chance:.0%} is chance: "
+                "the choices of these questions are not permuted, or one answer is right far too often"
+            )
+
+
+def check_first_batch(figures: Mapping[str, float], config: RLConfig) -> None:
+    """Raises `StageError` when the figures of the first batch are outside the bounds of `config`."""
+    parsed, reward, silent = (figures[f"rl/{x}"] for x in ("parse_rate", "mean_reward", "zero_variance_groups"))
+    cut_off = figures["rl/truncated_rate"]
+    if parsed < config.min_parse_rate:
+        raise StageError(
+            f"only {parsed:.0%} of the first completions end in a well-formed answer (rl_checkpoint.min_parse_rate is "
+            f"{config.min_parse_rate:.0%}): train SFT longer, or raise rl_checkpoint.max_new_tokens "
+            f"({config.max_new_tokens}; {cut_off:.0%} cut off)"
+        )
+    if reward < config.min_first_reward:
+        raise StageError(
+            f"the first completions earned {reward:.3f} in the mean (rl_checkpoint.min_first_reward is "
+            f"{config.min_first_reward}), although {parsed:.0%} of them answer in form: either the answers are "
+            "never right (look at the histogram of the SFT checkpoint's answers) or the right answers of these "
+            "questions are wrong"
+        )
+    if reward > config.max_first_reward:
+        raise StageError(
+            f"the first completions earned {reward:.3f} in the mean (rl_checkpoint.max_first_reward is "
+            f"{config.max_first_reward}): there is nothing left to learn from these questions; take harder ones, or "
+            "look whether the prompt gives the answer away"
+        )
+    if silent > config.max_zero_variance:
+        raise StageError(
+            f"in {silent:.0%} of the first groups all completions earned the same (rl_checkpoint.max_zero_variance is "
+            f"{config.max_zero_variance:.0%}), so there is no gradient: raise rl_checkpoint.group_size "
+            f"({config.group_size}) or temperature ({config.temperature}), or take questions nearer to the policy's "
+            "level"
+        )

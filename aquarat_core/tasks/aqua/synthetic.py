@@ -1,0 +1,59 @@
+"""Questions in AQuA's form made from the problems of `tasks.word_problems`: right answer, four wrong ones, a letter."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+from aquarat_core.errors import UsageError
+from aquarat_core.tasks.aqua.question import LETTERS, Question
+from aquarat_core.tasks.word_problems import FAMILIES, Problem, draw
+
+
+def generate_questions(
+    n: int, seed: int, families: tuple[str, ...] = (), max_level: int = 3, held_out: bool = False
+) -> list[Question]:
+    """n questions; the right letter is uniform over A-E. Raises `UsageError` for a family there is not."""
+    names = families or tuple(FAMILIES)
+    unknown = sorted(set(names) - set(FAMILIES))
+    if unknown:
+        raise UsageError(f"unknown problem families {', '.join(unknown)}: choose from {', '.join(FAMILIES)}")
+    rngs = (random.Random(f"question/{held_out}/{seed}/{row}") for row in range(n))
+    return [_question(rng, names, max_level, held_out) for rng in rngs]
+
+
+def _question(rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool) -> Question:
+    family, level, problem = draw(rng, names, max_level, held_out)
+    correct = rng.randrange(len(LETTERS))
+    values = _wrong_options(rng, problem)
+    values.insert(correct, problem.answer)
+    options = tuple(map(str, values))
+    key = "\n".join((problem.question, *options))
+    return Question(
+        id=hashlib.sha256(key.encode()).hexdigest()[:16],
+        question=problem.question,
+        options=options,
+        rationale=problem.rationale,
+        correct=LETTERS[correct],
+        family=family,
+        level=level,
+    )
+
+
+def _wrong_options(rng: random.Random, problem: Problem) -> list[int]:
+    """Four distinct positive numbers other than the answer: at most two slips, then near misses.
+
+    How many of them are below the answer is drawn first, so that guessing by size earns as little as can be: only
+    answers below five have fewer numbers below them.
+    """
+    answer, n_wrong = problem.answer, len(LETTERS) - 1
+    below = min(rng.randint(0, n_wrong), answer - 1)
+    sides = ((below, range(max(1, answer - max(8, answer // 4)), answer)),
+             (n_wrong - below, range(answer + 1, answer + 1 + max(8, answer // 4))))  # fmt: skip
+    slips = [v for v in dict.fromkeys(problem.slips) if v > 0 and v != answer][:2]
+    wrong: list[int] = []
+    for count, near in sides:
+        taken = [v for v in slips if (v < answer) == (near.stop == answer)][:count]
+        wrong += taken + rng.sample([v for v in near if v not in taken], count - len(taken))
+    rng.shuffle(wrong)
+    return wrong
