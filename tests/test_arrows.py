@@ -21,29 +21,27 @@ CORE_FLOORS = (
     ("maintenance",),
     ("stages",),
     ("rl",),
-    ("evaluation",),
-    ("training",),
-    ("rollout", "optim"),
+    ("evaluation", "training"),
+    ("optim", "rollout", "tracking"),
     ("model",),
     ("text",),
     ("data",),
     ("tasks",),
-    ("torchrun",),
-    ("scratch",),
+    ("checkpointing", "torchrun"),
+    ("runtime",),
     ("artifacts",),
     ("agent", "config", "plain_text", "settings"),
     ("errors",),
 )
 PIPELINE_FLOORS = (
-    ("cli", "web"),
+    ("cli", "launching", "web"),
     ("demo",),
     ("definitions",),
-    ("checks", "schedules"),
+    ("checks", "runs", "schedules"),
     ("assets",),
-    ("launching",),
-    ("experiments",),
-    ("memory", "resources"),
-    ("_compat", "home"),
+    ("experiments", "jobs"),
+    ("durations", "hosts", "memory", "resources", "workers"),
+    ("_compat", "home", "tags"),
 )
 """The rooms of each package, from the roof down. A room imports those of lower floors, none of its own or a higher."""
 HEIGHT = {
@@ -55,12 +53,7 @@ HEIGHT = {
     for room in floor
 }
 
-UPWARD = {
-    ("aquarat_core.rollout", "aquarat_core.training"),
-    ("aquarat_core.tasks", "aquarat_core.data"),
-    ("aquarat_pipeline.experiments", "aquarat_pipeline.launching"),
-    ("aquarat_pipeline.launching", "aquarat_pipeline.assets"),
-}
+UPWARD = {("aquarat_core.tasks", "aquarat_core.data")}
 """Arrows between rooms that still go up. None may be added, and who opens one takes it out of here."""
 
 

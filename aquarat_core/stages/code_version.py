@@ -28,8 +28,7 @@ DESCRIBING = frozenset({
 """Modules that say what stages and tasks there are and what they are made of. Nothing that a stage makes depends on
 them: on its own row it does, and on the tasks that it uses."""
 RECORDING = frozenset({
-    "artifacts", "checkpointing", "plain_text", "scratch", "settings", "torchrun", "tracking",
-    "context", "metrics", "sample_table", "samples",
+    "artifacts", "checkpointing", "plain_text", "rendezvous", "samples", "scratch", "settings", "tracking",
 })  # fmt: skip
 """Rooms and modules, by any part of the dotted name, that start, store, record or show what a stage computes, and
 decide nothing of it."""
