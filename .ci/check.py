@@ -49,12 +49,12 @@ def _tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def _run(*command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYO3_PYTHON": sys.executable}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder or ROOT, env=environment, capture_output=True, text=True)
 
 
-def _command(*command: str, folder: Path = ROOT) -> Outcome:
+def _command(*command: str, folder: Path | None = None) -> Outcome:
     try:
         done = _run(*command, folder=folder)
     except FileNotFoundError as e:
