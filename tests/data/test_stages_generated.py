@@ -12,6 +12,8 @@ from aquarat_core.data.mixture import read_conversations
 from aquarat_core.tasks.answers import LETTERS, parse_answer
 from aquarat_core.tasks.aqua import read_questions, target
 
+pytestmark = pytest.mark.slow
+
 AQUA = {"n_train": 3_000, "n_validation": 200, "n_test": 400}
 
 

@@ -19,6 +19,8 @@ from aquarat_core.tasks.aqua import prompt, write_questions
 from aquarat_core.text.tokenizer import train_tokenizer
 from aquarat_core.training.checkpoint import save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CONFIG = EvalConfig(
     limit=12, max_new_tokens=8, bpb_tokens=512, seed=30, launch={"nproc": 1, "device": "cpu", "dtype": "float32"}
 )

@@ -21,6 +21,8 @@ from aquarat_pipeline.launching.hosts import Host
 from aquarat_pipeline.launching.transports import HostError, LocalTransport
 from tests.patience import wait_until
 
+pytestmark = pytest.mark.slow
+
 LEAVES_A_CHILD = (
     "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
     " start_new_session=True); print('left', flush=True)"

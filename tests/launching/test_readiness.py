@@ -27,6 +27,8 @@ from aquarat_pipeline.launching.readiness import NotReadyError, Plan
 from tests.launching.rig import Rig
 from tests.patience import limit
 
+pytestmark = pytest.mark.slow
+
 NO_GPU = "hosts: [{name: here, transport: local}]\n"
 NO_STORE = "file:///proc/nowhere"
 """Where nobody can write, whoever runs the tests."""

@@ -24,6 +24,8 @@ from aquarat_pipeline.launching.placement import Requirement, candidates, ticket
 from aquarat_pipeline.launching.submit import LaunchError, find_run
 from aquarat_pipeline.launching.tags import WORKER_TAG
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def launcher(instance: dg.DagsterInstance) -> GpuRunLauncher:

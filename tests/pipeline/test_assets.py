@@ -17,6 +17,8 @@ from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES, code_version
 from tests.pipeline.toy_chain import Chain, failure_text
 
+pytestmark = pytest.mark.slow
+
 DATA = ("aqua_dataset", "chat_datasets", "pretrain_text")
 TO_SFT = (*DATA, "tokenizer", "pretrain_tokens", "base_checkpoint", "mid_checkpoint", "sft_checkpoint")
 

@@ -15,6 +15,8 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.launching import progress
 from tests.pipeline.toy_chain import Chain
 
+pytestmark = pytest.mark.slow
+
 CHAIN = ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer")
 
 

@@ -26,6 +26,8 @@ from aquarat_pipeline.launching import profiles
 from aquarat_pipeline.launching.attempts import Attempt
 from tests.pipeline.toy_chain import Chain
 
+pytestmark = pytest.mark.slow
+
 ASSET = "aqua_dataset"
 
 
