@@ -29,6 +29,8 @@ from aquarat_core.training.update import Updater
 from tests.model.test_transformer import MODERN
 from tests.toys import ONE, context, random_ids, random_model
 
+pytestmark = pytest.mark.slow
+
 DRIVERLESS = torch.device("lazy:0")
 OPTIONS = {
     "classic": {},
