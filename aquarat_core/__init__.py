@@ -1,1 +1,17 @@
 """All that runs on a GPU host: data, tokenizer, model, training, RL, evaluation, artifacts. Never imports dagster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """`__version__`, looked up when it is asked for: the package is imported more often than that."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("aquarat")

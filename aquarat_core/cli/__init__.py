@@ -77,10 +77,28 @@ class _Commands(argparse._SubParsersAction):
         return super().add_parser(name, **{"description": f"{what[:1].upper()}{what[1:]}.", **kwargs})
 
 
+class _Version(argparse.Action):
+    """Prints the version and ends; git is asked only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from aquarat_core import __version__
+        from aquarat_core.artifacts import git_state
+        from aquarat_core.settings import REPO_ROOT
+
+        commit, dirty = git_state(REPO_ROOT)
+        where = f", commit {commit}{' with uncommitted changes' if dirty else ''}" if commit else ""
+        print(f"aquarat {__version__}{where}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="aquarat", description="Look at artifacts, their ancestry, profiles and models, and ask them; launch runs."
     )
+    parser.add_argument("--version", action=_Version, help="print the version, and the commit of a checkout, and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         importlib.import_module(module).add_commands(commands)

@@ -82,7 +82,10 @@ def _project_wheel(checkout: Path, scratch: Path) -> Path:
     source, out = scratch / "source", scratch / "wheel"
     out.mkdir()
     shutil.copytree(checkout / "aquarat_core", source / "aquarat_core", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(checkout / "pyproject.toml", source)
+    # The last two stand in the wheel's metadata.
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (checkout / name).exists():
+            shutil.copy(checkout / name, source)
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", build, str(out)], cwd=source, capture_output=True, text=True)
     if done.returncode:

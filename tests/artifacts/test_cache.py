@@ -17,6 +17,8 @@ from aquarat_core.settings import cache_limit
 
 from .conftest import Publish, start, work
 
+pytestmark = pytest.mark.slow
+
 SIZE = 1000
 
 

@@ -118,6 +118,7 @@ def test_pull_refuses_a_folder_that_is_a_link(uri: str, publish: Publish, tmp_pa
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_ancestry_without_an_end_is_said(tmp_path: Path, publish: Publish) -> None:
     store = ArtifactStore.open(f"file://{tmp_path}/store")
     first = newest = publish(store, "a", {"f": b"1"})

@@ -17,6 +17,8 @@ from aquarat_core.model.accounting import describe, training_bytes
 
 from .conftest import ROOT, Publish
 
+pytestmark = pytest.mark.slow
+
 
 def aquarat(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "aquarat_core.cli", *arguments]

@@ -15,6 +15,8 @@ from aquarat_core.artifacts.backends import open_backend
 from .conftest import Publish, start, work, write_files
 from .fault_sequences import assert_sound
 
+pytestmark = pytest.mark.slow
+
 FILES = {"model.safetensors": b"weights" * 10_000, "config.json": b"{}", "sub/tokenizer.json": b"[]"}
 KILL_POINTS = {"file": 6, "gs": 3}
 

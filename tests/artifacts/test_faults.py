@@ -28,6 +28,7 @@ def _small() -> object:
         yield
 
 
+@pytest.mark.slow
 def test_seeded_fault_sequences(proxy: FaultProxy, gs_uri: str, gcs_url: str, tmp_path: Path) -> None:
     """`./run bench store_faults` runs many more."""
     seen, failed = set(), 0

@@ -21,6 +21,8 @@ from aquarat_core.maintenance.verify import verify
 
 from .conftest import Publish
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., str]
 
 

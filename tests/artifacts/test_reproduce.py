@@ -19,6 +19,8 @@ from aquarat_core.stages.registry import STAGES
 
 from .conftest import Publish
 
+pytestmark = pytest.mark.slow
+
 STAGE = STAGES["aqua_dataset"]
 CONFIG = load_profile("demo").aqua_dataset.model_copy(update={"n_train": 40, "n_validation": 10, "n_test": 10})
 

@@ -13,6 +13,8 @@ from benchmarks import attack
 from benchmarks.hostile import formats, worker
 from benchmarks.hostile.formats import FORMATS, Format
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_reader_stands_some_of_it(name: str, tmp_path: Path) -> None:

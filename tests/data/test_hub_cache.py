@@ -17,6 +17,8 @@ from tests.data.conftest import LoopbackHub, RunStage, StageRun, commit
 from tests.data.test_foreign import DEADLY
 from tests.data.test_stages_hub import SHARDS, add_aqua, add_shards, aqua_row
 
+pytestmark = pytest.mark.slow
+
 AQUA = {"source": "hub"}
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 REPO = {"aqua_dataset": "deepmind/aqua_rat", "pretrain_text": "karpathy/fineweb-edu-100b-shuffle"}

@@ -15,7 +15,10 @@ from tests.patience import limit
 
 SERVER = (Path(__file__).parents[3] / "shared/tools/hub_server.py").resolve()
 
-pytestmark = pytest.mark.skipif(not SERVER.is_file(), reason="no ../shared/tools/hub_server.py beside the checkout")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SERVER.is_file(), reason="no ../shared/tools/hub_server.py beside the checkout"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, target
 
+pytestmark = pytest.mark.slow
+
 AQUA = {"n_train": 3_000, "n_validation": 200, "n_test": 400}
 
 

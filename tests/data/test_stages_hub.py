@@ -10,6 +10,8 @@ import pytest
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 
+pytestmark = pytest.mark.slow
+
 THINGS = ("apples", "boats", "coins", "doors", "eggs", "forks", "gates", "hats", "inks", "jars", "kites", "lamps")
 
 
@@ -131,7 +133,6 @@ def test_a_hub_that_goes_on_failing_is_given_up_and_leaves_nothing_to_trust(hub,
     assert run_stage("aqua_dataset", {"source": "hub"}, hub.endpoint).metrics["rows_train"] == 8
 
 
-@pytest.mark.slow
 def test_a_download_cut_short_is_never_taken_for_a_whole_one(hub, run_stage) -> None:
     add_shards(hub, 0, 1, 7)
     hub.truncate = 1_000

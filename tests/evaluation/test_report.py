@@ -17,6 +17,8 @@ from aquarat_core.tasks.aqua.task import AquaTask
 from aquarat_core.tasks.origin import questions_of
 from tests.evaluation.conftest import Chain
 
+pytestmark = pytest.mark.slow
+
 
 def page(chain, stage: str, kind: str = "html") -> str:
     return (chain.scratch / f"{stage}_eval_report-records" / f"report.{kind}").read_text()

@@ -22,6 +22,8 @@ from aquarat_core.tasks.task import most_common
 from aquarat_core.text.tokenizer import train_tokenizer
 from tests.toys import AQUA
 
+pytestmark = pytest.mark.slow
+
 CONFIG = EvalConfig(
     limit=12, max_new_tokens=8, bpb_tokens=512, seed=30, launch={"nproc": 1, "device": "cpu", "dtype": "float32"}
 )

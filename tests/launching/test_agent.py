@@ -22,6 +22,8 @@ from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.hosts.transports import HostError, LocalTransport
 from tests.patience import wait_until
 
+pytestmark = pytest.mark.slow
+
 LEAVES_A_CHILD = (
     "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
     " start_new_session=True); print('left', flush=True)"

@@ -24,6 +24,8 @@ from tests.launching.survival import ASSET
 from tests.patience import wait_until
 from tests.serving import free_port
 
+pytestmark = pytest.mark.slow
+
 REDUCES = [str(Path(__file__).with_name("reduces.py"))]
 
 
@@ -79,7 +81,6 @@ def test_a_job_on_one_host_listens_on_loopback_and_serves_no_store(tmp_path: Pat
     assert not list((tmp_path / "scratch").rglob("ranks-*"))
 
 
-@pytest.mark.slow
 def test_a_job_on_one_host_is_out_of_reach_for_another_machine(tmp_path: Path, network: Network) -> None:
     there = ["ip", "netns", "exec", network._names[0]]
     with training(tmp_path, there) as (process, folder):
@@ -90,7 +91,6 @@ def test_a_job_on_one_host_is_out_of_reach_for_another_machine(tmp_path: Path, n
         assert process.wait(60) == 0, (tmp_path / "log").read_text()
 
 
-@pytest.mark.slow
 def test_a_job_on_two_hosts_listens_on_their_network_alone_and_unpickles_nothing(
     tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

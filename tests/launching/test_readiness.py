@@ -28,6 +28,8 @@ from aquarat_pipeline.runs.readiness import NotReadyError
 from tests.launching.rig import Rig
 from tests.patience import limit
 
+pytestmark = pytest.mark.slow
+
 NO_GPU = "hosts: [{name: here, transport: local}]\n"
 NO_STORE = "file:///proc/nowhere"
 """Where nobody can write, whoever runs the tests."""

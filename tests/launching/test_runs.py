@@ -27,6 +27,8 @@ from aquarat_pipeline.runs.launcher import GpuRunLauncher
 from aquarat_pipeline.runs.submit import LaunchError, find_run
 from aquarat_pipeline.tags import WORKER_TAG
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def launcher(instance: dg.DagsterInstance) -> GpuRunLauncher:

@@ -38,6 +38,8 @@ from tests.launching.network import SSHD, loopback
 from tests.launching.rig import Rig
 from tests.patience import wait_until
 
+pytestmark = pytest.mark.slow
+
 SECRET = "planted-7f3a-secret"
 TOKEN = "planted-91bc-token"
 OWN = "planted-e04d-own"

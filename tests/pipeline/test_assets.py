@@ -18,6 +18,8 @@ from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
 from tests.pipeline.toy_chain import Chain, failure_text
 
+pytestmark = pytest.mark.slow
+
 DATA = ("aqua_dataset", "chat_datasets", "pretrain_text")
 TO_SFT = (*DATA, "tokenizer", "pretrain_tokens", "base_checkpoint", "mid_checkpoint", "sft_checkpoint")
 

@@ -95,6 +95,7 @@ def test_reevaluation_trains_nothing_and_is_off(repository: dg.RepositoryDefinit
     assert {key.to_user_string() for key in selected} == reports
 
 
+@pytest.mark.slow
 def test_the_workspace_file_serves_the_code_location(root: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
     environment.pop("DAGSTER_MODULE_NAME", None)
@@ -104,6 +105,7 @@ def test_the_workspace_file_serves_the_code_location(root: Path, tmp_path: Path)
     assert "Validation successful for code location aquarat" in out.stderr + out.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "contents", "expected"),
     [

@@ -32,6 +32,8 @@ from aquarat_pipeline.workers import RUN_PROFILE
 from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain, failure_text
 
+pytestmark = pytest.mark.slow
+
 DATA = ("aqua_dataset", "chat_datasets", "pretrain_text")
 TO_SFT = (*DATA, "tokenizer", "pretrain_tokens", "base_checkpoint", "mid_checkpoint", "sft_checkpoint")
 

@@ -14,6 +14,8 @@ from tests.failures import FIXED_BY_USER, KINDS
 from tests.pipeline.test_launching import with_one_retry
 from tests.pipeline.toy_chain import Chain
 
+pytestmark = pytest.mark.slow
+
 
 def failing(kind: str, calls: list[str]) -> Callable[..., None]:
     def fail(*_: object, **__: object) -> None:

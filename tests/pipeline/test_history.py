@@ -20,6 +20,8 @@ from aquarat_pipeline.runs.in_process import Terminal, materialize
 from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain
 
+pytestmark = pytest.mark.slow
+
 CHAIN = ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer")
 
 

@@ -26,6 +26,8 @@ from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.runs import profiles
 from tests.pipeline.toy_chain import Chain
 
+pytestmark = pytest.mark.slow
+
 ASSET = "aqua_dataset"
 
 

@@ -22,6 +22,8 @@ from tests.patience import limit
 from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain, failure_text
 
+pytestmark = pytest.mark.slow
+
 
 def alive(pid: int) -> bool:
     try:

@@ -22,6 +22,8 @@ from tests.pipeline import toy_definitions
 from tests.pipeline.graphql import served
 from tests.pipeline.toy_chain import Chain
 
+pytestmark = pytest.mark.slow
+
 TO_SFT = ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer", "pretrain_tokens", "base_checkpoint",
           "mid_checkpoint", "sft_checkpoint")  # fmt: skip
 

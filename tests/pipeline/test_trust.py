@@ -21,6 +21,8 @@ from aquarat_core.stages.base import SPEC_SHA256, StageSpec
 from aquarat_pipeline.jobs.attempts import Attempt, ForgedJobError
 from tests.pipeline.toy_chain import Chain, failure_text
 
+pytestmark = pytest.mark.slow
+
 FORGED = {
     "stage": "chat_datasets", "store": "gs://payroll-bucket/secret", "profile": "forged", "inputs": {}, "attempt": 1,
     "config": {"assistant_name": "EVILBOT"}, "code": {"version": "f" * 64, "commit": "attacker", "dirty": False},

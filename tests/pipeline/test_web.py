@@ -20,6 +20,8 @@ from aquarat_pipeline.web import Guard
 from tests.patience import limit, wait_until
 from tests.serving import dagster_ui
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 MUTATION = "mutation { setNuxSeen }"
 QUESTION = {"query": "{ version }"}

@@ -21,6 +21,8 @@ from aquarat_core.rollout.sampling import Sampling
 from tests.rollout.capture import Capture, Recording, Refused
 from tests.toys import random_ids, random_model
 
+pytestmark = pytest.mark.slow
+
 STOP, BUDGET, VOCABULARY = 7, 20, 40
 LENGTHS = (9, 3, 17, 1, 12)
 KEYS = [[100 * p + s for s in range(3)] for p in range(len(LENGTHS))]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROGRAM = """
 import json, os, sys
@@ -21,6 +23,7 @@ with distributed_world(LaunchConfig(device="cpu")):
 """
 
 
+@pytest.mark.slow
 def test_tensors_lie_in_huge_pages_and_compiled_code_in_the_cache(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("TORCHINDUCTOR_CACHE_DIR", "THP_MEM_ALLOC_ENABLE")}
     done = subprocess.run(

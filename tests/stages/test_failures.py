@@ -17,6 +17,8 @@ from tests.failures import FIXED_BY_USER, KINDS, NAMES
 from tests.patience import limit
 from tests.stages.conftest import Bench
 
+pytestmark = pytest.mark.slow
+
 
 def torchrun(bench: Bench, root: Path, folder: Path, ranks: int, attempt: int, fails: str) -> tuple[Any, Any]:
     job = bench.store.job("run-1", "aqua_dataset", attempt)

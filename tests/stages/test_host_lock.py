@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.stages.conftest import Bench
 
 LOCKED_ALONE = """
@@ -55,6 +57,7 @@ def test_a_stage_runs_with_what_the_hosts_lock_has(bench: Bench, root: Path, tmp
     assert job.read_json("result.json")["ok"]
 
 
+@pytest.mark.slow
 def test_torchrun_and_the_training_stages_import_with_what_the_hosts_lock_has(root: Path, tmp_path: Path) -> None:
     names = tmp_path / "names"
     names.write_text(" ".join(locked(root)))

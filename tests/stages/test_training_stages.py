@@ -24,6 +24,8 @@ from aquarat_core.text.tokenizer import Tokenizer
 from tests.stages.conftest import ALONE, Bench
 from tests.toys import CPU, guesser, random_model, reading_questions, reading_tokenizer
 
+pytestmark = pytest.mark.slow
+
 MODEL = {"depth": 2, "width_per_layer": 16, "head_size": 16, "sequence_len": 128}
 TRAIN = {
     "launch": ALONE,

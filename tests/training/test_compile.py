@@ -13,6 +13,8 @@ from aquarat_core.training.loss import KernelChoice, accumulate_loss, candidates
 from tests.model.test_transformer import MODERN
 from tests.toys import ONE, random_ids, random_model
 
+pytestmark = pytest.mark.slow
+
 WINDOWS = ModelConfig(head_size=64, window_pattern="SL", sequence_len=2048)
 WHOLE = ModelConfig(head_size=64, sequence_len=2048)
 GPU = World(0, 1, torch.device("cuda"), torch.bfloat16)

@@ -28,6 +28,8 @@ from aquarat_core.training.optimizer import ShardedOptimizer
 from tests.model.test_transformer import MODERN
 from tests.toys import context, random_ids, random_model, session
 
+pytestmark = pytest.mark.slow
+
 DRIVERLESS = torch.device("lazy:0")
 OPTIONS = {
     "classic": {},

@@ -23,6 +23,8 @@ from tests.serving import free_port
 from tests.toys import CPU, ONE
 from tests.training.two_ranks import Interrupted, measure, training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
