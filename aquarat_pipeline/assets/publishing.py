@@ -31,7 +31,9 @@ def overtaken_by(instance: dg.DagsterInstance, run_id: str, assets: Iterable[str
     for name in sorted(assets):
         wanted = dg.AssetRecordsFilter(dg.AssetKey.from_user_string(name), after_timestamp=began.timestamp())
         others = {event.run_id for event in instance.fetch_materializations(wanted, limit=PAGE).records} - {run_id}
+        if not others:
+            continue
         newer = dg.RunsFilter(run_ids=list(others), created_after=began)
-        if others and (later := instance.get_run_records(newer, limit=1)):
+        if later := instance.get_run_records(newer, limit=1):
             return f"run {later[0].dagster_run.run_id[:8]}, which is newer, has materialized {name} since"
     return None

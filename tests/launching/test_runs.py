@@ -142,9 +142,10 @@ def test_an_instance_that_names_the_launchers_old_module_uses_it_with_a_warning(
     assert old != text
     (tmp_path / "dagster.yaml").write_text(old)
     sys.modules.pop("aquarat_pipeline.launching.launcher", None)
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        with pytest.warns(FutureWarning, match=r"Write `module: aquarat_pipeline.runs.launcher` in its place"):
-            launcher = instance.run_launcher
+    with pytest.warns(FutureWarning, match=r"Write `module: aquarat_pipeline.runs.launcher` in its place"):
+        instance = dg.DagsterInstance.from_config(str(tmp_path))
+        launcher = instance.run_launcher
+    with instance:
         assert isinstance(launcher, GpuRunLauncher)
 
 
