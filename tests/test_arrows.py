@@ -33,13 +33,16 @@ CORE_FLOORS = (
     ("conversation", "errors"),
 )
 PIPELINE_FLOORS = (
-    ("cli", "launching", "web"),
-    ("demo",),
+    ("cli", "web"),
+    ("demo", "launching"),
     ("definitions",),
-    ("checks", "runs", "schedules"),
+    ("checks", "schedules"),
+    ("runs",),
     ("assets",),
-    ("experiments", "jobs"),
-    ("durations", "hosts", "memory", "resources", "workers"),
+    ("jobs",),
+    ("hosts",),
+    ("experiments",),
+    ("durations", "memory", "resources", "workers"),
     ("_compat", "home", "tags"),
 )
 """The rooms of each package, from the roof down. A room imports those of lower floors, none of its own or a higher."""
