@@ -6,9 +6,19 @@ the function that it names.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from aquarat_core.stages.stage import Stage
+from aquarat_core.tasks.registry import DATASETS, TASKS
+
+
+def _task_of_the_questions(config: Any) -> Iterable[str]:
+    """The task whose examples `aqua_dataset` holds."""
+    del config
+    return (TASKS[DATASETS["aqua_dataset"]],)
+
 
 _UP_TO_RL = (
     Stage(
@@ -50,6 +60,7 @@ _UP_TO_RL = (
         entry="aquarat_core.stages.tokenizer:run",
         group="tokenizer",
         kinds=("rust",),
+        tasks=_task_of_the_questions,
     ),
     Stage(
         name="pretrain_tokens",
@@ -81,6 +92,7 @@ _UP_TO_RL = (
         entry="aquarat_core.stages.chat_training:run_mid",
         group="training",
         kinds=("torch", "wandb"),
+        tasks=_task_of_the_questions,
         distributed=True,
     ),
     Stage(
@@ -92,6 +104,7 @@ _UP_TO_RL = (
         entry="aquarat_core.stages.chat_training:run_sft",
         group="training",
         kinds=("torch", "wandb"),
+        tasks=_task_of_the_questions,
         distributed=True,
     ),
     Stage(
@@ -103,6 +116,7 @@ _UP_TO_RL = (
         entry="aquarat_core.stages.rl_checkpoint:run",
         group="training",
         kinds=("torch", "wandb"),
+        tasks=_task_of_the_questions,
         distributed=True,
     ),
 )
@@ -128,6 +142,7 @@ def _eval_report(before: str | None, phase: str) -> Stage:
         entry="aquarat_core.stages.eval_report:run",
         group="evaluation",
         kinds=("torch", "markdown"),
+        tasks=_task_of_the_questions,
         distributed=True,
     )
 
@@ -143,6 +158,7 @@ _REPORTS = (
         entry="aquarat_core.stages.pipeline_report:run",
         group="evaluation",
         kinds=("markdown", "html"),
+        tasks=_task_of_the_questions,
     ),
 )
 

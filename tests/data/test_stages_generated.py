@@ -52,7 +52,7 @@ def test_more_questions_than_there_are_is_an_error(run_stage) -> None:
     failed = run_stage("aqua_dataset", config)
     assert failed.error == "DataError" and "allow more families" in failed.message
     unknown = run_stage("aqua_dataset", {"families": ["algebra"]})
-    assert unknown.error == "ValueError" and "unknown problem families algebra" in unknown.message
+    assert unknown.error == "UsageError" and "unknown problem families algebra" in unknown.message
 
 
 def test_generated_text_has_a_held_out_file(run_stage) -> None:

@@ -18,6 +18,7 @@ from aquarat_core.rl.trainer import Trainer
 from aquarat_core.tasks.gsm8k import Gsm8kTask, to_example
 from aquarat_core.tasks.mixture import mix
 from aquarat_core.tasks.task import Example, Grade
+from aquarat_core.training.callbacks import TrainingStep
 from tests.rl.scripted import Scripted
 from tests.rl.test_trainer import CONFIG, FIGURES
 from tests.toys import ONE, random_model, tokenizer
@@ -39,7 +40,10 @@ def test_a_step_has_every_metric_but_those_of_letters() -> None:
     run = Trainer(model, tokenizer(), config, ONE, TASK, EXAMPLES[:12], EXAMPLES[12:], odd_lengths)
     metrics, groups = run.step(0)
     assert metrics["rl/grad_norm"] > 0
-    assert set(metrics | run._held_out_figures(0)) == FIGURES - OF_LETTERS
+    step = TrainingStep(1, 1, dict(metrics))
+    for callback in run.measurements:
+        callback.after_step(step)
+    assert set(step.metrics) == FIGURES - OF_LETTERS
     assert run.alarms.watch(metrics)[0] == 0
     assert {row["gold"] for row in sample_rows(1, groups)} <= {e.reference for e in EXAMPLES}
 

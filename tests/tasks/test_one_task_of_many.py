@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from aquarat_core.config import load_profile
 from aquarat_core.errors import DataError
+from aquarat_core.stages.code_version import sources
+from aquarat_core.stages.registry import STAGES
 from aquarat_core.tasks.registry import DATASETS, TASKS, load_task
 
 PACKAGE = "aquarat_core.tasks.aqua"
@@ -81,6 +84,18 @@ def test_the_rooms_that_train_and_measure_load_no_task() -> None:
 def test_every_task_of_the_registry_is_there_under_its_name() -> None:
     assert {load_task(name).name for name in TASKS} == set(TASKS)
     assert set(DATASETS.values()) <= set(TASKS)
+
+
+def test_a_stage_is_made_of_the_tasks_that_it_uses() -> None:
+    demo = load_profile("demo")
+
+    def made_of(stage: str, module: str) -> bool:
+        return module in sources().modules(STAGES[stage], STAGES[stage].config(demo))
+
+    users = {name for name in STAGES if made_of(name, f"{PACKAGE}.task")}
+    assert users == {name for name, row in STAGES.items() if "aqua_dataset" in row.inputs} | {"pipeline_report"}
+    assert {name for name in STAGES if made_of(name, f"{PACKAGE}.cleaning")} == {"aqua_dataset"}
+    assert {name for name in STAGES if made_of(name, "aquarat_core.tasks.gsm8k")} == {"chat_datasets"}
 
 
 def test_a_task_that_is_not_there_says_which_are() -> None:
