@@ -20,7 +20,7 @@ import yaml
 import aquarat_core
 from aquarat_core.artifacts import git_state
 from aquarat_core.cli import main
-from aquarat_pipeline.launching import prepare
+from aquarat_pipeline.hosts import prepare
 
 WORKFLOWS = ("check.yml", "test.yml", "wheels.yml")
 REGISTRIES = (
