@@ -1,4 +1,5 @@
-"""What `./run check` does: lint, format and types of the Python code, format and lint of the Rust code.
+"""What `./run check` does: lint, format and types of the Python code, format and lint of the Rust code, and the
+documentation as a site, which it leaves in `site/`.
 
 All checks run at once and all to their end. The exit code is the highest of theirs: 0 if nothing was found, 1 for
 findings, 2 where a tool could not do its work.
@@ -50,7 +51,7 @@ def _tool(name: str) -> str:
 
 
 def _run(*command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYO3_PYTHON": sys.executable}
+    environment = {**os.environ, "PYO3_PYTHON": sys.executable, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=folder or ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -77,6 +78,11 @@ def _rust_format() -> Outcome:
 def _clippy() -> Outcome:
     command = ("cargo", "clippy", "--locked", "--quiet", "--all-targets", "--features", "python")
     return _command(*command, "--target-dir", "target", "--", "-D", "warnings", folder=ROOT / "rust")
+
+
+def _docs() -> Outcome:
+    """A broken link or anchor fails; nothing is fetched."""
+    return _command(_tool("mkdocs"), "build", "--strict", "--quiet", "--site-dir", "site")
 
 
 # --- types ----------------------------------------------------------------------------------------------------------
@@ -179,6 +185,7 @@ CHECKS: dict[str, Callable[[], Outcome]] = {
     "types": _types,
     "rust-format": _rust_format,
     "clippy": _clippy,
+    "docs": _docs,
 }
 
 

@@ -104,6 +104,18 @@ def test_every_room_has_a_floor(graph: ImportGraph) -> None:
     assert rooms == set(HEIGHT), "put a new room on its floor in this file, and take away one that has gone"
 
 
+def test_the_map_in_the_docs_has_these_floors() -> None:
+    text = (REPO_ROOT / "docs" / "architecture.md").read_text()
+    drawn = text.partition("## Map of the rooms")[2].partition("\n|")[0]
+    lines = [line.partition(" ──")[0].split() for line in drawn.splitlines() if line.startswith("      ")]
+    packages = {"aquarat_pipeline", "aquarat_core", "rust"}
+    starts = [i for i, line in enumerate(lines) if line[0] in packages]
+    floors = [tuple(name for name in line if name not in packages) for line in lines]
+    pipeline, core = floors[starts[0] : starts[1]], floors[starts[1] : starts[2]]
+    assert [set(floor) for floor in pipeline] == [set(floor) for floor in PIPELINE_FLOORS]
+    assert [set(floor) for floor in core] == [set(floor) for floor in CORE_FLOORS]
+
+
 def test_arrows_point_down(graph: ImportGraph) -> None:
     up: list[str] = []
     for module in graph.all():

@@ -74,7 +74,7 @@ def test_a_missing_tool_is_named(check: ModuleType) -> None:
 def test_an_unknown_check_is_refused(root: Path) -> None:
     done = subprocess.run([sys.executable, root / ".ci/check.py", "lnit"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "there is no check 'lnit'; there are lint, format, types, rust-format, clippy" in done.stderr
+    assert "there is no check 'lnit'; there are lint, format, types, rust-format, clippy, docs" in done.stderr
 
 
 def test_lint_and_format_are_ruffs_and_see_the_scripts_of_ci(check: ModuleType, tmp_path: Path) -> None:
