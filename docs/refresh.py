@@ -83,10 +83,15 @@ def _table(name: str, sections: list[str], group: Schema, groups: Schema) -> str
     title = ", ".join(f"`{s}`" for s in sections) or name
     head = f"## {title}\n\n{_one_line(group.get('description', ''))}".rstrip()
     rows = [
-        f"| `{field}` | {_type(spec, groups)} | {_default(spec)} | {_one_line(spec.get('description', ''))} |"
+        f"| `{field}` | {_type(spec, groups)} | {_default(spec)} | {_meaning(spec, groups)} |"
         for field, spec in group["properties"].items()
     ]
     return "\n".join([head, "", "| field | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
+def _meaning(spec: Schema, groups: Schema) -> str:
+    group = _group(spec)
+    return _one_line(spec.get("description") or (groups[group].get("description", "") if group else ""))
 
 
 def _group(field: Schema) -> str | None:

@@ -10,6 +10,8 @@ from aquarat_core.config.fields import AtLeastOne, Count, Strict
 
 
 class AquaDatasetConfig(Strict):
+    """Questions in AQuA-RAT's form."""
+
     source: Literal["synthetic", "hub"] = "synthetic"
     """`synthetic` generates AQuA-shaped problems; `hub` loads the real data set from the Hugging Face Hub."""
     repo: str = "deepmind/aqua_rat"
@@ -45,6 +47,8 @@ class ChatSource(Strict):
 
 
 class ChatDatasetsConfig(Strict):
+    """Conversations for mid-training and SFT."""
+
     source: Literal["synthetic", "hub"] = "synthetic"
     """`synthetic` generates every source that is not real data; `hub` loads the real ones too."""
     sources: tuple[ChatSource, ...] = (ChatSource(name="identity"), ChatSource(name="drills"))
@@ -75,6 +79,8 @@ class ChatDatasetsConfig(Strict):
 
 
 class PretrainTextConfig(Strict):
+    """Documents for pretraining."""
+
     source: Literal["synthetic", "hub"] = "synthetic"
     """`synthetic` generates documents; `hub` loads text shards from the Hugging Face Hub."""
     repo: str = "karpathy/fineweb-edu-100b-shuffle"

@@ -9,6 +9,8 @@ from aquarat_core.config.training import LaunchConfig
 
 
 class EvalConfig(Strict):
+    """How the four checkpoints are evaluated."""
+
     launch: LaunchConfig = LaunchConfig()
     split: Literal["validation", "test"] = "test"
     """Split of the questions that are asked."""

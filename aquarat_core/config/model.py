@@ -14,6 +14,8 @@ SPLIT_PATTERN = (
 
 
 class TokenizerConfig(Strict):
+    """The byte-pair encoding that is learned."""
+
     vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1_024
     """Ids in all: 256 bytes, the merges and the special tokens."""
     pattern: str = SPLIT_PATTERN
@@ -25,6 +27,8 @@ class TokenizerConfig(Strict):
 
 
 class ModelConfig(Strict):
+    """Size and options of the transformer."""
+
     depth: Annotated[int, Field(ge=1, le=64)] = 4
     """Transformer layers."""
     width_per_layer: Annotated[int, Field(ge=8, le=256)] = 64

@@ -11,8 +11,12 @@ from aquarat_core.config.training import CheckpointConfig, LaunchConfig, OptimCo
 
 
 class RLOptimConfig(OptimConfig):
+    """Learning rates, schedules and clipping, with RL's defaults."""
+
     lr_scale: Positive = 0.05
+    """Multiplies all rates of the optimizer; RL takes far smaller steps than pretraining."""
     warmdown: Fraction = 1.0
+    """Share of the steps at the end that fall linearly to `final_lr`."""
 
 
 class ObjectiveConfig(Strict):
@@ -27,6 +31,7 @@ class ObjectiveConfig(Strict):
     clip: Literal["ppo", "cispo"] = "ppo"
     """`ppo` drops the gradient of what is clipped, `cispo` keeps it with a clipped weight."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """How far a ratio may fall below 1."""
     clip_high: Positive = 0.2
     """How far a ratio may rise; above clip_low it is the clip-higher of DAPO (0.28 there, 5 in CISPO)."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
@@ -36,6 +41,7 @@ class ObjectiveConfig(Strict):
     kl: Literal["none", "k1", "k3"] = "none"
     """KL to the policy at the start: off each token's advantage (k1) or added to the loss (k3)."""
     kl_weight: Annotated[float, Field(ge=0)] = 0.001
+    """Nats of KL are multiplied by this."""
 
     @model_validator(mode="after")
     def _clip_fits(self) -> ObjectiveConfig:
@@ -62,9 +68,11 @@ class CurriculumConfig(Strict):
     """Which questions are drawn more often, by their pass rate beyond chance."""
 
     enabled: bool = False
+    """Off, questions are drawn in a shuffled order."""
     easy: Fraction = 0.9
+    """Share of the way from chance to 1 from which a pass rate counts as easy."""
     hard: Fraction = 0.05
-    """Shares of the way from chance to 1 beyond which a question counts as easy, and up to which as hard."""
+    """Share of the way from chance to 1 up to which a pass rate counts as hard."""
     weight: Annotated[float, Field(gt=0, le=1)] = 0.2
     """How often an easy or a hard question is drawn for each draw of another."""
     memory: Fraction = 0.5
@@ -78,6 +86,8 @@ class CurriculumConfig(Strict):
 
 
 class RLConfig(Strict):
+    """Reinforcement learning on the training questions."""
+
     optim: RLOptimConfig = RLOptimConfig()
     launch: LaunchConfig = LaunchConfig()
     wandb: WandbConfig = WandbConfig()
@@ -86,6 +96,7 @@ class RLConfig(Strict):
     curriculum: CurriculumConfig = CurriculumConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     steps: Steps = 100
+    """Batches that are sampled and learned from."""
     prompts_per_step: AtLeastOne = 16
     """Questions of one step over all ranks."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 16
@@ -98,26 +109,32 @@ class RLConfig(Strict):
     """Answer the calls that the policy makes of the calculator, in training and on held-out questions. What it says is
     read and not learned: it counts in no loss, KL, entropy or length."""
     temperature: Positive = 1.0
+    """Of sampling; log-probabilities of the update are taken at the same temperature."""
     micro_batch_rows: AtLeastOne = 64
+    """Completions that one rank holds in one forward pass of the update."""
     rollout_rows: AtLeastOne = 1024
     """Completions that one rank samples at a time."""
     limit: AtLeastOne | None = None
     """Training questions used; null uses all."""
     eval_every: AtLeastOne = 25
+    """Steps between two evaluations on held-out questions."""
     eval_questions: AtLeastOne = 256
+    """Held-out questions of an evaluation."""
     probe_questions: AtLeastOne = 32
     """Held-out questions with rationale on which letters and attention are probed at each evaluation."""
     min_parse_rate: Fraction = 0.5
     """The first batch's share of completions with a well-formed answer below which the stage stops."""
     min_first_reward: Fraction = 0.02
+    """Mean reward of the first batch below which the stage stops: there is nothing to learn from."""
     max_first_reward: Fraction = 0.98
-    """Mean reward of the first batch outside of which the stage stops: there is nothing to learn from."""
+    """Mean reward of the first batch above which the stage stops: there is nothing left to learn."""
     max_zero_variance: Fraction = 0.95
     """Share of the first batch's groups that may have earned the same throughout."""
     publish: Literal["best", "last"] = "best"
     """The best policy by held-out accuracy, that of SFT included, or the last one. The latest within one standard error
     of the highest is the best."""
     seed: int = 20
+    """Decides the order of questions and options, and the samples."""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> RLConfig:

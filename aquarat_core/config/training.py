@@ -11,10 +11,14 @@ from aquarat_core.config.model import ModelConfig
 
 
 class OptimConfig(Strict):
+    """Learning rates, schedules and clipping."""
+
     matrix_lr: Positive = 0.02
     """Muon, the matrices inside the blocks."""
     embedding_lr: Positive = 0.2
+    """AdamW, the token embedding."""
     unembedding_lr: Positive = 0.004
+    """AdamW, the output head."""
     scalar_lr: Positive = 0.5
     """Of the scalars that the model's options learn; residual scales take a hundredth of it."""
     lr_scale: Positive = 1.0
@@ -24,18 +28,23 @@ class OptimConfig(Strict):
     momentum_first: Fraction = 0.95
     """Muon's momentum at the first step; it moves to `momentum` over `momentum_steps`."""
     momentum: Fraction = 0.95
+    """Muon's momentum after the first `momentum_steps`."""
     momentum_steps: Count = 0
+    """Steps over which Muon's momentum rises."""
     momentum_last: Fraction | None = None
     """Where Muon's momentum goes during the warm-down; null keeps it."""
     muon_beta2: Fraction | None = 0.9
     """Of the mean squares that even out the rows of Muon's updates (NorMuon); null leaves the rows as they are."""
     embedding_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
+    """AdamW's decay rates of both moments for the embeddings."""
     head_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
+    """The same for the output head."""
     warmup: Fraction = 0.0
     """Share of the steps that warm up linearly from zero."""
     warmdown: Fraction = 0.2
     """Share of the steps at the end that fall linearly to `final_lr`."""
     final_lr: Fraction = 0.0
+    """Share of the full rates at the last step."""
     grad_clip: Positive | None = 1.0
     """Largest global gradient norm, over all ranks; null does not clip."""
 
@@ -54,6 +63,7 @@ class LaunchConfig(Strict):
     threads: AtLeastOne = 1
     """CPU threads of each process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPUs that torch sees, and the CPU without any."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; masters are float32. `auto` is bfloat16 where the hardware multiplies it natively."""
     compile: Literal["auto", "never", "always"] = "auto"
@@ -76,7 +86,10 @@ class LaunchConfig(Strict):
 
 
 class WandbConfig(Strict):
+    """Where metrics are sent besides `metrics.jsonl`."""
+
     project: str = "aquarat"
+    """Name of the W&B project."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto` is online with a key in the environment and offline without."""
 
@@ -89,6 +102,7 @@ class CheckpointConfig(Strict):
     every_steps: AtLeastOne | None = None
     """Steps between two saves, beside those by the clock; null saves by the clock alone."""
     keep_last: AtLeastOne = 2
+    """How many of the latest saves are kept."""
     keep_every_steps: AtLeastOne | None = None
     """Saves at multiples of this step stay until the stage has published its artifact."""
     resume: str = "auto"
@@ -105,6 +119,7 @@ class SamplesConfig(Strict):
     prompts: tuple[str, ...] = ("The", "12 + 7 =", "A train goes 60 km in 2 hours. What is its speed?")
     """Beginnings of text; in chat stages messages of the user, before two validation questions."""
     max_new_tokens: AtLeastOne = 48
+    """Tokens of an answer at most."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
     """0 takes the most likely token."""
 
@@ -118,16 +133,22 @@ class TrainConfig(Strict):
     checkpoint: CheckpointConfig = CheckpointConfig()
     samples: SamplesConfig = SamplesConfig()
     steps: Steps = 100
+    """Updates of the optimizer."""
     batch_tokens: AtLeastOne = 8_192
     """Tokens of one optimizer step over all ranks."""
     micro_batch_rows: AtLeastOne = 8
     """Rows of `sequence_len` tokens that one rank holds in one forward pass."""
     eval_every: AtLeastOne = 50
+    """Steps between two measurements of the validation loss."""
     eval_tokens: AtLeastOne = 65_536
+    """Validation tokens that one measurement reads, at most."""
     seed: int = 10
+    """Decides the order of the rows."""
 
 
 class BaseConfig(TrainConfig):
+    """Pretraining on plain text."""
+
     model: ModelConfig = ModelConfig()
     target_flops: Positive | None = None
     """Train for this many FLOPs instead of `steps`."""
@@ -147,6 +168,7 @@ class MixtureEntry(Strict):
     name: str
     """`aqua`, or a source of chat_datasets."""
     repeat: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often each row is in the mixture."""
     limit: AtLeastOne | None = None
     """Rows taken; null takes all."""
     permutations: AtLeastOne = 1
@@ -158,9 +180,13 @@ class ChatTrainConfig(TrainConfig):
 
     samples: SamplesConfig = SamplesConfig(prompts=("Who are you?", "What is 12 + 7?"))
     mixture: tuple[MixtureEntry, ...] = (MixtureEntry(name="aqua"),)
+    """The data sets to learn from."""
     loss_on: Literal["all", "assistant"] = "assistant"
     """Mid-training learns every token, SFT the assistant's alone."""
 
 
 class MidConfig(ChatTrainConfig):
+    """Mid-training: conversations and problems after plain text."""
+
     loss_on: Literal["all", "assistant"] = "all"
+    """Which tokens have a loss: all, or those that the assistant says."""

@@ -34,6 +34,12 @@ def test_generated_parts_are_current(root: Path, readme: str) -> None:
         assert f"| {parameters(profile.base_checkpoint.model, profile.tokenizer.vocab_size):,} |" in row
 
 
+def test_every_field_of_a_profile_has_a_meaning(root: Path) -> None:
+    rows = [line for line in (root / "docs" / "configuration.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
 def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -> None:
     old = tmp_path / "docs"
     old.mkdir()
