@@ -42,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         "fresh (made by the same code, config and inputs) are left as they are.",
     )
     parser.add_argument("--profile", metavar="NAME", help="a profile's name or file instead of AQUARAT_PROFILE (demo)")
-    parser.add_argument("--again", action="store_true", help="make what is fresh anew too")
-    parser.add_argument("--json", action="store_true", help="end with a line of JSON on a terminal too")
+    parser.add_argument("--again", action="store_true", help="also make what is up to date")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON at the end, on a terminal too")
     return parser
 
 

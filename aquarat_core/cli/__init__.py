@@ -96,7 +96,8 @@ class _Version(argparse.Action):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="aquarat", description="Look at artifacts, their ancestry, profiles and models, and ask them; launch runs."
+        prog="aquarat",
+        description="Inspect artifacts and their ancestry, ask checkpoints, make assets and launch runs.",
     )
     parser.add_argument("--version", action=_Version, help="print the version, and the commit of a checkout, and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

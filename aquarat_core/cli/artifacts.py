@@ -26,13 +26,13 @@ def add_lineage(commands: argparse._SubParsersAction) -> None:
     add_artifact(command)
     add_store(command)
     add_json(command)
-    command.add_argument("--dot", action="store_true", help="as a graph for Graphviz")
+    command.add_argument("--dot", action="store_true", help="print a graph for Graphviz")
     command.set_defaults(run=_lineage)
 
 
 def add_show(commands: argparse._SubParsersAction) -> None:
     """The command `show`, which also is one of `aquarat store`."""
-    command = commands.add_parser("show", help="print what is known about an artifact")
+    command = commands.add_parser("show", help="print everything that is known about an artifact")
     add_artifact(command)
     add_store(command)
     add_json(command, "print the manifest itself")

@@ -14,17 +14,19 @@ from aquarat_core.tasks.origin import questions_of
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("ask", help="print what a checkpoint says to a message")
+    command = commands.add_parser("ask", help="print a checkpoint's answer to a message")
     add_artifact(command)
     command.add_argument("text", help="the message, or - to read it from standard input")
-    command.add_argument("--plain", action="store_true", help="go on with the text itself, as a base checkpoint does")
-    command.add_argument("--samples", type=int, default=1, help="answers to draw (1)")
+    command.add_argument("--plain", action="store_true", help="continue the text itself, as a base checkpoint does")
+    command.add_argument("--samples", type=int, default=1, help="answers to sample (1)")
     command.add_argument("--temperature", type=float, help="0 takes the most likely tokens (0 for one answer, else 1)")
-    command.add_argument("--top-k", type=int, help="draw from the k most likely tokens alone")
-    command.add_argument("--top-p", type=float, help="draw from the most likely tokens that together are as likely")
-    command.add_argument("--max-new-tokens", type=int, default=64, help="of an answer (64)")
-    command.add_argument("--seed", type=int, default=0, help="other draws for another seed (0)")
-    command.add_argument("--calculator", action="store_true", help="answer the calls that the model makes of it")
+    command.add_argument("--top-k", type=int, help="sample from the k most likely tokens only")
+    command.add_argument(
+        "--top-p", type=float, help="sample from the most likely tokens whose probabilities add up to this"
+    )
+    command.add_argument("--max-new-tokens", type=int, default=64, help="most tokens of an answer (64)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
+    command.add_argument("--calculator", action="store_true", help="compute the calculator calls that the model makes")
     add_store(command)
     add_json(command)
     command.set_defaults(run=_ask)

@@ -32,9 +32,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     nanochat.add_argument("directory", type=Path, help="folder of the checkpoint")
     nanochat.add_argument("--tokenizer", type=Path, required=True, help="file of the vocabulary it was trained with")
     nanochat.add_argument("--tokenizer-format", choices=(OURS, TIKTOKEN, HUGGING_FACE), default=OURS,
-                          help="of that file (default: %(default)s)")  # fmt: skip
-    nanochat.add_argument("--step", type=int, help="of the checkpoint (default: the last one in the folder)")
-    nanochat.add_argument("--name", default="nanochat_checkpoint", help="of the artifact (default: %(default)s)")
+                          help="that file's format (default: %(default)s)")  # fmt: skip
+    nanochat.add_argument("--step", type=int, help="step of the checkpoint (default: the last one in the folder)")
+    nanochat.add_argument("--name", default="nanochat_checkpoint", help="name of the artifact (default: %(default)s)")
     add_store(nanochat)
     add_json(nanochat)
     nanochat.set_defaults(run=_nanochat)

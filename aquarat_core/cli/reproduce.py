@@ -13,15 +13,15 @@ from aquarat_core.runtime.scratch import scratch_folder
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("reproduce", help="run an artifact's stage again and compare what comes out")
+    command = commands.add_parser("reproduce", help="run an artifact's stage again and compare the results")
     add_artifact(command)
     add_store(command)
     add_json(command)
-    command.add_argument("--anyway", action="store_true", help="although the code is not what it was made with")
+    command.add_argument("--anyway", action="store_true", help="run even if the code has changed since")
     command.add_argument("--tolerance", type=float, default=0.01,
                          help="relative difference of weights that counts as the same on other hardware "
                          "(default: %(default)s)")  # fmt: skip
-    command.add_argument("--keep", type=Path, metavar="FOLDER", help="leave what came out in a store there")
+    command.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the new artifact in a store there")
     command.set_defaults(run=_reproduce)
 
 

@@ -23,7 +23,7 @@ from aquarat_core.maintenance.verify import verify
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("store", help="look at the artifact store, fetch from it, check it, clear it")
+    parser = commands.add_parser("store", help="list, fetch, verify and clean up the artifact store")
     group = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _command(group, "ls", _ls, "list the assets' latest artifacts")
@@ -37,20 +37,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command = _command(group, "pull", _pull, "fetch an artifact's files into a folder, verified")
     add_artifact(command)
     command.add_argument("--to", type=Path, default=Path("."), metavar="FOLDER", help="default: the current one")
-    command.add_argument("--with-parents", action="store_true", help="and all its ancestors")
+    command.add_argument("--with-parents", action="store_true", help="include all ancestors")
     command = _command(group, "push", _push, "copy an artifact into another store and make it the latest there")
     add_artifact(command)
     command.add_argument("--to", required=True, metavar="STORE", help="URI of the other store")
-    command.add_argument("--with-parents", action="store_true", help="and all its ancestors")
+    command.add_argument("--with-parents", action="store_true", help="include all ancestors")
 
     command = _command(group, "verify", _verify, "check everything in the store, or an artifact and its ancestors")
     command.add_argument("artifact", nargs="*", metavar="ASSET_OR_MANIFEST")
-    command.add_argument("--quick", action="store_true", help="compare sizes and checksums, read no file")
+    command.add_argument("--quick", action="store_true", help="compare sizes and checksums without reading files")
     command = _command(group, "gc", _gc, "list what nothing needs any more; remove it with --delete")
-    command.add_argument("--delete", action="store_true", help="really remove it")
+    command.add_argument("--delete", action="store_true", help="remove it instead of listing it")
     command.add_argument("--retention", type=int, default=90, metavar="DAYS",
                          help="keep what Dagster materialized within so many days (default: %(default)s)")  # fmt: skip
-    command.add_argument("--without-dagster", action="store_true", help="there is no Dagster whose runs need anything")
+    command.add_argument("--without-dagster", action="store_true", help="no Dagster run uses this store")
     for name, run, what in (("pin", _pin, "keep an artifact and its ancestors for good"),
                             ("unpin", _unpin, "take a pin away")):  # fmt: skip
         add_artifact(_command(group, name, run, what))

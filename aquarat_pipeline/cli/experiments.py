@@ -18,11 +18,11 @@ def add_commands(commands: Any) -> None:
     add_json(command)
     command.set_defaults(run=_list)
     group = command.add_subparsers(metavar="COMMAND")
-    added = group.add_parser("add", help="a chain of its own, NAME/rl_checkpoint and so on, under a profile")
+    added = group.add_parser("add", help="add a chain of assets, NAME/rl_checkpoint and so on, with its own profile")
     added.add_argument("name", metavar="NAME")
     added.add_argument("--profile", required=True, help="a profile's name or file")
     added.set_defaults(run=_add)
-    removed = group.add_parser("remove", help="forget a named experiment; what it has made stays")
+    removed = group.add_parser("remove", help="remove a named experiment; its artifacts stay")
     removed.add_argument("name", metavar="NAME")
     removed.set_defaults(run=_remove)
 

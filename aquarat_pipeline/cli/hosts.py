@@ -21,7 +21,7 @@ from aquarat_pipeline.hosts.transports import HostError
 
 def add_commands(commands: Any) -> None:
     """Adds `hosts list`, `doctor`, `leases`, `release` and `prepare`."""
-    hosts = commands.add_parser("hosts", help="the hosts that train: list, examine, prepare them, see their leases")
+    hosts = commands.add_parser("hosts", help="list, check and prepare the training hosts; show their leases")
     actions = hosts.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="the inventory").set_defaults(run=_list)
     for name, run, what in (
@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
         action = actions.add_parser(name, help=what)
         action.add_argument("hosts", nargs="*", metavar="HOST", help="all hosts if none is named")
         action.set_defaults(run=run)
-    release = actions.add_parser("release", help="end what holds a lease, and give it back")
+    release = actions.add_parser("release", help="end the job that holds a lease, and release it")
     release.add_argument("host", metavar="HOST")
     release.add_argument("lease", metavar="LEASE", help="its id, as `aquarat hosts leases` shows it")
     release.set_defaults(run=_release)

@@ -18,17 +18,17 @@ def add_commands(commands: Any) -> None:
     """Adds `launch`, `tail` and `cancel`."""
     launch = commands.add_parser("launch", help="queue a run on the running Dagster instance")
     add_assets(launch)
-    launch.add_argument("--any-inputs", action="store_true", help="take inputs that another profile made, too")
+    launch.add_argument("--any-inputs", action="store_true", help="accept inputs that another profile made")
     launch.add_argument("--pool", help="only hosts with this label")
     launch.add_argument("--host", help="only this host")
     launch.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
     launch.add_argument("--follow", action="store_true", help="show the run's log; Ctrl-C leaves the run alone")
     launch.set_defaults(run=_launch)
-    tail = commands.add_parser("tail", help="what every rank of a run's job said last, from the logs on its hosts")
+    tail = commands.add_parser("tail", help="print the last output of every rank of a run's job")
     tail.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
-    tail.add_argument("--lines", type=int, default=20, help="of each log (20)")
+    tail.add_argument("--lines", type=int, default=20, help="lines of each log (20)")
     tail.set_defaults(run=_tail)
-    cancel = commands.add_parser("cancel", help="cancel a run, wherever it is")
+    cancel = commands.add_parser("cancel", help="cancel a run in whatever state it is")
     cancel.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
     cancel.set_defaults(run=_cancel)
 
@@ -36,7 +36,9 @@ def add_commands(commands: Any) -> None:
 def add_assets(command: argparse.ArgumentParser) -> None:
     """Arguments that say what is to be made, and under which profile; `use_profile` obeys the last."""
     command.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
-    command.add_argument("--with-parents", action="store_true", help="make all that the assets are made from too")
+    command.add_argument(
+        "--with-parents", action="store_true", help="also make everything that the assets are made from"
+    )
     command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
 
 

@@ -12,9 +12,9 @@ from aquarat_pipeline.cli.launch import add_assets, open_instance, use_profile
 
 def add_commands(commands: Any) -> None:
     """Adds `materialize`."""
-    made = commands.add_parser("materialize", help="make assets here, in this terminal, but for those that are fresh")
+    made = commands.add_parser("materialize", help="make assets in this terminal, except those that are up to date")
     add_assets(made)
-    made.add_argument("--again", action="store_true", help="make what is fresh anew too")
+    made.add_argument("--again", action="store_true", help="also make what is up to date")
     made.add_argument("--json", action="store_true")
     made.set_defaults(run=_materialize)
 

@@ -15,12 +15,12 @@ PRUNE_DAYS = 90
 
 def add_commands(commands: Any) -> None:
     """Adds `refs` and `prune`."""
-    refs = commands.add_parser("refs", help="where Dagster and the store differ about an asset's latest artifact")
-    refs.add_argument("--mend", action="store_true", help="move the store's refs to what Dagster calls the latest")
+    refs = commands.add_parser("refs", help="list assets whose latest artifact differs between Dagster and the store")
+    refs.add_argument("--mend", action="store_true", help="move the store's refs to Dagster's latest")
     refs.set_defaults(run=_refs)
-    prune = commands.add_parser("prune", help="forget old runs of Dagster with their events and logs; artifacts stay")
+    prune = commands.add_parser("prune", help="delete old Dagster runs with their events and logs; artifacts stay")
     prune.add_argument("--days", type=int, default=PRUNE_DAYS, help=f"keep runs of the last DAYS ({PRUNE_DAYS})")
-    prune.add_argument("--delete", action="store_true", help="do it; without, say what would go")
+    prune.add_argument("--delete", action="store_true", help="delete them instead of listing them")
     prune.set_defaults(run=_prune)
 
 
