@@ -26,7 +26,7 @@ from aquarat_pipeline.resources.profile import current_profile
 from aquarat_pipeline.tags import EXPERIMENT_TAG
 from aquarat_pipeline.workers import RUN_PROFILE
 
-MOST_NAME = 40
+MAX_NAME = 40
 _PLACE = Path("aquarat", "experiments")
 
 
@@ -119,7 +119,7 @@ def add(name: str, profile: str) -> Experiment:
     """Makes a named experiment under the profile of that name or file. Raises `ExperimentError` or `ConfigError`."""
     if not _is_name(name):
         raise ExperimentError(
-            f"{name!r} cannot name an experiment: small letters, digits and single _ between them, {MOST_NAME} at "
+            f"{name!r} cannot name an experiment: small letters, digits and single _ between them, {MAX_NAME} at "
             "most, beginning with a letter, and no asset's name"
         )
     if not profile:
@@ -140,7 +140,7 @@ def add(name: str, profile: str) -> Experiment:
 def named_after(profile: Profile) -> Experiment:
     """The experiment with the profile's own name, made if there is none; it follows the file or name that
     `AQUARAT_PROFILE` gives. Raises `ExperimentError` where an experiment of that name follows another profile."""
-    name = re.sub("[^a-z0-9]+", "_", profile.name.lower()).strip("_")[:MOST_NAME].strip("_")
+    name = re.sub("[^a-z0-9]+", "_", profile.name.lower()).strip("_")[:MAX_NAME].strip("_")
     name = name if name[:1].isalpha() else f"profile_{name}"
     if name not in registered():
         return add(name, os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE)
@@ -196,7 +196,7 @@ def _files() -> dict[str, str | ExperimentError]:
 
 def _is_name(name: str) -> bool:
     plain = re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name)
-    return plain is not None and len(name) <= MOST_NAME and name not in STAGES
+    return plain is not None and len(name) <= MAX_NAME and name not in STAGES
 
 
 def _profile_in(path: Path) -> str:

@@ -19,7 +19,7 @@ from benchmarks.harness import BenchError
 
 TRAIN_BYTES = 235_000_000
 HELD_OUT_BYTES = 10_000_000
-LEAST_TRAIN_BYTES = 200_000_000
+MIN_TRAIN_BYTES = 200_000_000
 DOCUMENT_CHARS = 60_000
 """Longer files are cut into documents of this many characters."""
 HELD_OUT_SHARE = 20
@@ -66,10 +66,10 @@ def build() -> Corpus:
             digest.update(encoded)
             if sizes[which] >= limits[which]:
                 break
-    if sizes[0] < LEAST_TRAIN_BYTES or sizes[1] < HELD_OUT_BYTES:
+    if sizes[0] < MIN_TRAIN_BYTES or sizes[1] < HELD_OUT_BYTES:
         raise BenchError(
             f"this machine has {sizes[0]:,} bytes of text to train on and {sizes[1]:,} held out; "
-            f"{LEAST_TRAIN_BYTES:,} and {HELD_OUT_BYTES:,} are needed. Install some documentation, "
+            f"{MIN_TRAIN_BYTES:,} and {HELD_OUT_BYTES:,} are needed. Install some documentation, "
             "such as Debian's python3-doc, debian-handbook or linux-doc."
         )
     return Corpus(train, held_out, digest.hexdigest())

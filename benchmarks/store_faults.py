@@ -25,7 +25,7 @@ from tests.artifacts.fault_proxy import fault_proxy
 from tests.artifacts.fault_sequences import assert_sound, run_sequence, small_sizes
 
 FILES = {"model.safetensors": b"weights" * 40_000, "config.json": b"{}", "sub/tokenizer.json": b"[]"}
-MOST_OPERATIONS = {"file": 60, "gs": 24}
+MAX_OPERATIONS = {"file": 60, "gs": 24}
 
 
 def run() -> list[Result]:
@@ -65,7 +65,7 @@ def _kills(kills: int, folder: Path) -> list[Result]:
     rng = random.Random(0)
     results = []
     source = write_files(folder / "source", FILES)
-    for kind, most in MOST_OPERATIONS.items():
+    for kind, most in MAX_OPERATIONS.items():
         done = 0
         for n in range(kills // 2):
             base = f"file://{folder}" if kind == "file" else f"gs://{BUCKET}/{uuid4().hex}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.config import Profile, load_profile, profile_names
-from aquarat_core.config.fields import MOST
+from aquarat_core.config.fields import MAX_COUNT
 from aquarat_core.model.accounting import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +25,7 @@ BOUNDS = {
     "exclusiveMaximum": "<",
     "multipleOf": "a multiple of",
 }
+"""How a bound of a JSON schema is shown."""
 Schema = dict[str, Any]
 """A part of a JSON schema, as pydantic writes it."""
 
@@ -115,14 +116,7 @@ def _type(spec: Schema, groups: Schema) -> str:
 
 
 def _range(spec: Schema) -> str:
-    signs = {
-        "minimum": "≥",
-        "exclusiveMinimum": ">",
-        "maximum": "≤",
-        "exclusiveMaximum": "<",
-        "multipleOf": "multiple of",
-    }
-    bounds = [f"{sign} {spec[key]:,}" for key, sign in signs.items() if key in spec and spec[key] != MOST]
+    bounds = [f"{sign} {spec[key]:,}" for key, sign in BOUNDS.items() if key in spec and spec[key] != MAX_COUNT]
     return f" {', '.join(bounds)}" if bounds else ""
 
 

@@ -10,12 +10,12 @@ from aquarat_core.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-MOST = 10**12
+MAX_COUNT = 10**12
 """No count of rows, tokens or bytes that a profile gives can be meant to be larger."""
-MOST_STEPS = 10_000_000
-Count = Annotated[int, Field(ge=0, le=MOST)]
-AtLeastOne = Annotated[int, Field(ge=1, le=MOST)]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+MAX_STEPS = 10_000_000
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+AtLeastOne = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 """Optimizer steps of a stage."""
 
 

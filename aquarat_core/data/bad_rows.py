@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from aquarat_core.errors import DataError
 
-MOST_NAMED = 1_000
+MAX_NAMED = 1_000
 """Bad rows that are named; more are counted."""
 
 
@@ -40,7 +40,7 @@ class BadRows:
                 f"Set {self.section}.on_bad_row to 'drop' to leave such rows out, or mend the data set"
             )
         self.count += 1
-        if len(self.rows) < MOST_NAMED:
+        if len(self.rows) < MAX_NAMED:
             self.rows.append(BadRow(f"{split}-{number:06d}", reason))
 
     def summary(self) -> str | None:

@@ -22,7 +22,7 @@ from aquarat_core.tasks.aqua.question import LETTERS, Question
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "options", "rationale", "correct")
 
-MOST_DRAWS = 8
+MAX_DRAWS = 8
 """Generated questions are drawn up to this many times the number asked for, to find that many different ones."""
 
 
@@ -92,7 +92,7 @@ def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bo
     from aquarat_core.tasks.aqua.synthetic import generate_questions
 
     asked = n
-    while asked <= MOST_DRAWS * n:
+    while asked <= MAX_DRAWS * n:
         drawn = generate_questions(asked, config.seed, config.families, config.max_level, held_out)
         found: dict[str, Question] = {}
         for q in drawn:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.config import BaseConfig, ConfigError, PretrainTextConfig
-from aquarat_core.config.fields import MOST_STEPS
+from aquarat_core.config.fields import MAX_STEPS
 from aquarat_core.model.accounting import flops_per_token, matrix_parameters, parameters
 from aquarat_core.optim.scaling import horizon_of
 
@@ -44,7 +44,7 @@ class Cost:
 
 
 def cost_of(name: str, sections: Sections) -> Cost:
-    """The cost of stage `name`. Raises `ConfigError` if its training budget comes to more than `MOST_STEPS` steps."""
+    """The cost of stage `name`. Raises `ConfigError` if its training budget comes to more than `MAX_STEPS` steps."""
     if name in ("pretrain_text", "pretrain_tokens"):
         return _text(name, sections["pretrain_text"])
     if name.endswith("_checkpoint"):
@@ -62,10 +62,10 @@ def pretraining_steps(config: BaseConfig, vocab_size: int) -> int:
         steps: float = horizon_of(config, vocab_size)
     except OverflowError:
         steps = float("inf")
-    if steps > MOST_STEPS:
+    if steps > MAX_STEPS:
         field = "target_flops" if config.target_flops is not None else "tokens_per_parameter"
         raise ConfigError(
-            f"base_checkpoint.{field} {getattr(config, field):g} comes to {steps:.3g} steps, and {MOST_STEPS:,} are "
+            f"base_checkpoint.{field} {getattr(config, field):g} comes to {steps:.3g} steps, and {MAX_STEPS:,} are "
             "the most: lower it, or raise base_checkpoint.batch_tokens"
         )
     return int(steps)

@@ -22,7 +22,7 @@ from aquarat_core.tasks.choice import MARKER, option_line, option_lines
 OPTIONS = 5
 """Values on a sheet of options."""
 
-LARGEST = {1: 6, 2: 12, 3: 40}
+MAX_NUMBER = {1: 6, 2: 12, 3: 40}
 """Largest operand of each difficulty level; results may be larger."""
 
 HELD_OUT_SHARE = 8
@@ -131,7 +131,7 @@ def draw(
     """Family, level and problem of a draw from the wanted side of the hold-out."""
     while True:
         family, level = rng.choice(names), rng.randint(1, max_level)
-        problem = FAMILIES[family](rng, LARGEST[level])
+        problem = FAMILIES[family](rng, MAX_NUMBER[level])
         if is_held_out(problem.question) == held_out:
             return family, level, problem
 
@@ -144,9 +144,9 @@ def generate_text(n: int, seed: int, max_level: int = 3) -> list[str]:
 def _document(rng: random.Random, max_level: int) -> str:
     kind = rng.random()
     if kind < 0.25:
-        return " ".join(_fact(rng, LARGEST[rng.randint(1, max_level)]) for _ in range(8))
+        return " ".join(_fact(rng, MAX_NUMBER[rng.randint(1, max_level)]) for _ in range(8))
     if kind < 0.55:
-        options, found = _option_sheet(rng, LARGEST[max_level], look_ups=10)
+        options, found = _option_sheet(rng, MAX_NUMBER[max_level], look_ups=10)
         return "\n".join((options, *found))
     _, _, problem = draw(rng, tuple(FAMILIES), max_level)
     return f"{problem.question}\n{problem.rationale}\nIt is {problem.answer}."
@@ -189,6 +189,6 @@ def _drill(rng: random.Random, max_level: int) -> list[Message]:
         _, _, problem = draw(rng, tuple(FAMILIES), max_level)
         asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}."
     else:
-        options, (answer,) = _option_sheet(rng, LARGEST[max_level], look_ups=1)
+        options, (answer,) = _option_sheet(rng, MAX_NUMBER[max_level], look_ups=1)
         asked = f"Which option is {answer.partition(' = ')[0]}?\n{options}"
     return [user_message(asked), assistant_message(answer)]

@@ -13,7 +13,7 @@ from aquarat_core.tasks.origin import questions_of
 from aquarat_pipeline.assets.inputs import Pinned
 
 CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
-LARGEST_REPORT = 200_000
+MAX_REPORT = 200_000
 """Characters of a report kept in Dagster's event row; a longer one is linked, not embedded."""
 
 HEADLINES = (
@@ -92,7 +92,7 @@ def _report(artifact: Artifact) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "report.md" in records:
         text = artifact.record("report.md").read_text()
-        if len(text) <= LARGEST_REPORT:
+        if len(text) <= MAX_REPORT:
             found["report"] = dg.MetadataValue.md(text)
     if "report.html" in records:
         found["report_html"] = dg.MetadataValue.path(str(artifact.record("report.html")))

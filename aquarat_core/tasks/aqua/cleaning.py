@@ -26,9 +26,9 @@ _SPACE = re.compile(r"[^\S\n]+")
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 """Letters, digits and signs as wide as Chinese characters, which mean the same as the usual ones."""
 
-MOST_CHARACTERS = {"question": 10_000, "option": 2_000, "rationale": 20_000}
+MAX_CHARACTERS = {"question": 10_000, "option": 2_000, "rationale": 20_000}
 """Longer texts make a bad row; the longest published ones have about a tenth of this."""
-MOST_MARKS = 30
+MAX_MARKS = 30
 """Combining marks in a row, as in Unicode's stream-safe text (UAX #15): composing takes the square of their number."""
 
 
@@ -68,7 +68,7 @@ def clean(
     """Clean every split of `raw`; `repo` names the data set in errors.
 
     A row with other than five options, a letter outside A-E, a value of another type or a text beyond
-    `MOST_CHARACTERS` or `MOST_MARKS` raises `DataError`, or is dropped, counted and named in `bad_rows` where
+    `MAX_CHARACTERS` or `MAX_MARKS` raises `DataError`, or is dropped, counted and named in `bad_rows` where
     `on_bad_row` is "drop". Row i of a split is called `split-00000i` whatever was dropped before it.
     """
     total, done, cleaned = sum(map(len, raw.values())), 0, Cleaned()
@@ -136,8 +136,8 @@ def _wrong_text(what: str, text: object) -> str | None:
     name = "an option" if what == "option" else f"the {what}"
     if not isinstance(text, str):
         return f"{name} is a {type(text).__name__} instead of a text"
-    if len(text) > MOST_CHARACTERS[what]:
-        return f"{name} has {len(text):,} characters, more than {MOST_CHARACTERS[what]:,}"
+    if len(text) > MAX_CHARACTERS[what]:
+        return f"{name} has {len(text):,} characters, more than {MAX_CHARACTERS[what]:,}"
     if text.isascii():
         return None
     run = 0
@@ -145,8 +145,8 @@ def _wrong_text(what: str, text: object) -> str | None:
         if 0xD800 <= ord(character) <= 0xDFFF:
             return f"{name} is not valid Unicode"
         run = run + 1 if unicodedata.combining(character) else 0
-        if run > MOST_MARKS:
-            return f"{name} has more than {MOST_MARKS} combining marks in a row"
+        if run > MAX_MARKS:
+            return f"{name} has more than {MAX_MARKS} combining marks in a row"
     return None
 
 
