@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from aquarat_core.data.rows import pad
-from aquarat_core.model.kv_cache import Extent, Prefill, last_ids
+from aquarat_core.model.kv_cache import DecodeShape, Prefill, last_ids
 from aquarat_core.rollout.replay import Replays
 from aquarat_core.rollout.rows import Step
 from aquarat_core.rollout.sampling import Sampling
@@ -59,34 +59,34 @@ class Completion:
 
 @dataclass(slots=True)
 class _Row:
-    """The host's side of a row: the completion it samples, the slot of its prompt, its lane there, and the step it
-    began at."""
+    """The host's record of a row: its completion, its prompt's index in the KV cache, its slot of that prompt, and the
+    step at which it started."""
 
     item: int
+    prompt: int
     slot: int
-    lane: int
-    born: int
+    start_step: int
 
 
 class Batch:
-    """Samples every completion of `requests`, in the rows of `replays` and the prompt slots of their memory."""
+    """Samples every completion of `requests`, in the rows of `replays` and the prompts of their KV cache."""
 
     def __init__(
         self, replays: Replays, requests: Sequence[Request], budget: int, sampling: Sampling, tool: Tool | None = None
     ) -> None:
-        self.replays, self.state, self.memory = replays, replays.rows, replays.rows.memory
+        self.replays, self.state, self.kv_cache = replays, replays.rows, replays.rows.kv_cache
         self.model = self.state.model
         self.budget, self.sampling = budget, sampling
         self.waiting = deque((request, n) for request in requests for n in range(len(request.keys)))
         self.rows: list[_Row] = []
-        self.slots: dict[int, int] = {}
-        """Slot of each prompt in memory, by its request's `first`."""
-        self.slot_lengths: list[int] = []
+        self.prompt_indices: dict[int, int] = {}
+        """Index of each prompt in the KV cache, by its request's `first`."""
+        self.prompt_lengths: list[int] = []
         self.steps = 0
         self.found: dict[int, Completion] = {}
         """Completions that have ended, by their numbers."""
-        self._in_lanes = False
-        P, _, self.n_rows, _ = self.memory.size
+        self._in_slot_order = False
+        P, _, self.n_rows, _ = self.kv_cache.size
         hidden_RC = self.state.hidden_RC
         self.prompt_hidden_PC = torch.zeros((P, hidden_RC.size(1)), dtype=hidden_RC.dtype, device=hidden_RC.device)
         self.calls = Calls(tool) if tool else None
@@ -95,7 +95,7 @@ class Batch:
     def step(self) -> None:
         """Draw one token for every row and read it. Without a tool nothing of the host is waited for."""
         self.steps += 1
-        step = Step(self._extent(), self.sampling, self.budget)
+        step = Step(self._shape(), self.sampling, self.budget)
         if self.calls:
             self._with_tool(self.calls, step)
         elif self._is_last():
@@ -119,15 +119,15 @@ class Batch:
         if not self._is_last():
             self.state.read(step, token_R)
 
-    def _extent(self) -> Extent:
-        born = {row.born for row in self.rows}
-        return Extent(
+    def _shape(self) -> DecodeShape:
+        starts = {row.start_step for row in self.rows}
+        return DecodeShape(
             rows=len(self.rows),
-            prompts=len(self.slot_lengths),
-            prompt_len=max(self.slot_lengths),
-            n_own=min(self.steps - min(born), self.budget),
-            abreast=len(born) == 1,
-            in_lanes=self._in_lanes,
+            prompts=len(self.prompt_lengths),
+            prompt_len=max(self.prompt_lengths),
+            n_generated=min(self.steps - min(starts), self.budget),
+            same_age=len(starts) == 1,
+            in_slot_order=self._in_slot_order,
         )
 
     def look(self) -> int:
@@ -139,32 +139,34 @@ class Batch:
 
     def rearrange(self, live: Sequence[bool]) -> None:
         """Close up the rows that are `live`, and start waiting completions in the others' places."""
-        self._close_rows(live)
-        self._close_slots()
+        self._compact_rows(live)
+        self._compact_prompts()
         self._admit()
-        G = self.memory.lanes
-        self._in_lanes = [row.slot * G + row.lane for row in self.rows] == list(range(len(self.slot_lengths) * G))
+        G = self.kv_cache.slots
+        self._in_slot_order = [row.prompt * G + row.slot for row in self.rows] == list(
+            range(len(self.prompt_lengths) * G)
+        )
 
     def _left(self) -> int:
-        return max((self.budget - (self.steps - row.born) for row in self.rows), default=0)
+        return max((self.budget - (self.steps - row.start_step) for row in self.rows), default=0)
 
     def _take(self, rows: Sequence[int]) -> None:
         """Keep what ended rows have said."""
         if not rows:
             return
         at = torch.tensor(rows, device=self.state.live_R.device)
-        columns = (self.state.tokens_RS, self.state.logp_RS, self.memory.ages_R, self.state.ended_R)
+        columns = (self.state.tokens_RS, self.state.logp_RS, self.kv_cache.n_generated_R, self.state.ended_R)
         for row, tokens, logp, n, ended in zip(rows, *(x[at].tolist() for x in columns), strict=True):
             item = self.rows[row].item
             given = self.calls.given(item) if self.calls else ()
             self.found[item] = Completion(tokens[:n], logp[:n], ended, given)
 
-    def _close_rows(self, live: Sequence[bool]) -> None:
+    def _compact_rows(self, live: Sequence[bool]) -> None:
         """Move live rows from the end into the places of ended ones, so that all rows up to the last are live."""
         source, target = _moves(live)
         if source:
             rows = torch.tensor([source, target], device=self.state.live_R.device)
-            oldest = self.steps - min(row.born for row in self.rows)
+            oldest = self.steps - min(row.start_step for row in self.rows)
             self.state.move(rows[0], rows[1], min(oldest, self.budget))
             for old, new in zip(source, target, strict=True):
                 self.rows[new] = self.rows[old]
@@ -172,24 +174,24 @@ class Batch:
             del self.rows[sum(live) :]
             self.state.clear(len(self.rows))
 
-    def _close_slots(self) -> None:
+    def _compact_prompts(self) -> None:
         """The same for prompts that no row continues and no waiting completion needs."""
-        needed = {row.slot for row in self.rows}
-        if self.waiting and self.waiting[0][0].first in self.slots:
-            needed.add(self.slots[self.waiting[0][0].first])
-        live = [slot in needed for slot in range(len(self.slot_lengths))]
+        needed = {row.prompt for row in self.rows}
+        if self.waiting and self.waiting[0][0].first in self.prompt_indices:
+            needed.add(self.prompt_indices[self.waiting[0][0].first])
+        live = [prompt in needed for prompt in range(len(self.prompt_lengths))]
         source, target = _moves(live)
         if source:
-            slots = torch.tensor([source, target], device=self.prompt_hidden_PC.device)
-            self.memory.move_prompts(slots[0], slots[1])
-            self.prompt_hidden_PC[slots[1]] = self.prompt_hidden_PC[slots[0]]
+            prompts = torch.tensor([source, target], device=self.prompt_hidden_PC.device)
+            self.kv_cache.move_prompts(prompts[0], prompts[1])
+            self.prompt_hidden_PC[prompts[1]] = self.prompt_hidden_PC[prompts[0]]
         moved = dict(zip(source, target, strict=True))
         for old, new in moved.items():
-            self.slot_lengths[new] = self.slot_lengths[old]
-        self.slots = {first: moved.get(s, s) for first, s in self.slots.items() if s in needed}
+            self.prompt_lengths[new] = self.prompt_lengths[old]
+        self.prompt_indices = {first: moved.get(s, s) for first, s in self.prompt_indices.items() if s in needed}
         for row in self.rows:
-            row.slot = moved.get(row.slot, row.slot)
-        del self.slot_lengths[sum(live) :]
+            row.prompt = moved.get(row.prompt, row.prompt)
+        del self.prompt_lengths[sum(live) :]
 
     def _admit(self) -> None:
         """Start waiting completions in free rows, reading their prompts where that has not been done."""
@@ -197,26 +199,26 @@ class Batch:
         first_row, started, new = len(self.rows), [], []
         while self.waiting and len(self.rows) < R:
             request, n = self.waiting[0]
-            if request.first not in self.slots:
-                if len(self.slot_lengths) == P:
+            if request.first not in self.prompt_indices:
+                if len(self.prompt_lengths) == P:
                     break
-                self.slots[request.first] = len(self.slot_lengths)
-                self.slot_lengths.append(len(request.prompt))
+                self.prompt_indices[request.first] = len(self.prompt_lengths)
+                self.prompt_lengths.append(len(request.prompt))
                 new.append(request)
             self.waiting.popleft()
-            self.rows.append(_Row(request.first + n, self.slots[request.first], n, self.steps))
+            self.rows.append(_Row(request.first + n, self.prompt_indices[request.first], n, self.steps))
             started.append((request, n))
         if not started:
             return
         self._prefill(new)
         device = self.prompt_hidden_PC.device
         rows = torch.arange(first_row, len(self.rows), device=device)
-        slots = torch.tensor([row.slot for row in self.rows[first_row:]], device=device)
-        lanes = torch.tensor([n for _, n in started], device=device)
-        tails = last_ids([request.prompt for request, _ in started], self.memory.recent_RN.size(1))
-        self.memory.place_rows(rows, slots, lanes, tails.to(device))
+        prompts = torch.tensor([row.prompt for row in self.rows[first_row:]], device=device)
+        slots = torch.tensor([n for _, n in started], device=device)
+        tails = last_ids([request.prompt for request, _ in started], self.kv_cache.recent_RN.size(1))
+        self.kv_cache.start_rows(rows, prompts, slots, tails.to(device))
         keys = torch.tensor([request.keys[n] for request, n in started], device=device)
-        self.state.start(rows, self.prompt_hidden_PC[slots], keys)
+        self.state.start(rows, self.prompt_hidden_PC[prompts], keys)
 
     def _prefill(self, requests: Sequence[Request]) -> None:
         device = self.prompt_hidden_PC.device
@@ -226,10 +228,10 @@ class Batch:
             part = requests[start : start + at_once]
             padded = pad([request.prompt for request in part])
             lengths = torch.tensor([len(r.prompt) for r in part], device=device)
-            slots = torch.tensor([self.slots[r.first] for r in part], device=device)
-            hidden_PTC = self.model.hidden(padded.to(device), Prefill(self.memory, slots, lengths))
+            prompts = torch.tensor([self.prompt_indices[r.first] for r in part], device=device)
+            hidden_PTC = self.model.hidden(padded.to(device), Prefill(self.kv_cache, prompts, lengths))
             last_PC = hidden_PTC[torch.arange(len(part), device=device), lengths - 1]
-            self.prompt_hidden_PC[slots] = last_PC
+            self.prompt_hidden_PC[prompts] = last_PC
 
 
 def _moves(live: Sequence[bool]) -> tuple[list[int], list[int]]:

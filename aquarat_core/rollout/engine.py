@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aquarat_core.errors import UsageError
-from aquarat_core.model.kv_cache import KVMemory
+from aquarat_core.model.kv_cache import KVCache
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.batch import Batch, Completion, Request
 from aquarat_core.rollout.replay import CudaGraphs, Recorder, Replays
@@ -103,17 +103,17 @@ class Engine:
 
         Twice as many prompts fit as full groups need rows for: a prompt keeps its place while one of its rows goes on.
         """
-        lanes = max((len(request.keys) for request in requests), default=1)
-        prompts = min(len(requests), max(2, 2 * rows // lanes))
+        slots = max((len(request.keys) for request in requests), default=1)
+        prompts = min(len(requests), max(2, 2 * rows // slots))
         prompt_len = max((len(request.prompt) for request in requests), default=1)
-        size = (prompts, prompt_len, lanes, rows, budget)
-        if self._replays is None or not self._replays.rows.memory.fits(*size):
+        size = (prompts, prompt_len, slots, rows, budget)
+        if self._replays is None or not self._replays.rows.kv_cache.fits(*size):
             if self._replays is not None and self._replays.failed:
                 self.recorder = None
             self._replays = None  # its memory is free before the next is taken
             device, dtype = self.model.cos.device, self.model.compute_dtype
             if device.type == "cpu" and rows <= FEW_ROWS:
                 dtype = torch.float32
-            memory = KVMemory(self.model.config, *size, dtype, device)
-            self._replays = Replays(Rows(self.model, memory, self.stop_token), self.recorder)
+            kv_cache = KVCache(self.model.config, *size, dtype, device)
+            self._replays = Replays(Rows(self.model, kv_cache, self.stop_token), self.recorder)
         return self._replays

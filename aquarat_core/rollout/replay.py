@@ -17,10 +17,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from aquarat_core.model.kv_cache import Extent
+from aquarat_core.model.kv_cache import DecodeShape
 from aquarat_core.rollout.rows import Rows, Step
 
-FEWEST_ROWS, PROMPT_TOKENS, OWN_TOKENS = 8, 64, 32
+FEWEST_ROWS, PROMPT_TOKENS, GENERATED_TOKENS = 8, 64, 32
 """Rows, at least so many, and prompts are rounded up to quarters of powers of two; tokens to multiples of these."""
 SAME_ROWS, SAME_HIDDEN = 0.99, 0.05
 """Share of the rows that must draw the same token when a step is replayed, and come to the same hidden state but for
@@ -78,7 +78,7 @@ class Replays:
         if self.recorder is None or self.failed:
             self.rows.advance(step)
             return
-        step = replace(step, extent=rounded(step.extent, self.rows.memory.size))
+        step = replace(step, shape=rounded(step.shape, self.rows.kv_cache.size))
         if step not in self._seen:
             self._seen.add(step)
             self.recorder.warm(lambda: self.rows.advance(step))
@@ -118,17 +118,17 @@ class Replays:
         return after
 
 
-def rounded(extent: Extent, size: tuple[int, int, int, int]) -> Extent:
-    """`extent`, large enough for many steps, within a memory of that size."""
+def rounded(shape: DecodeShape, size: tuple[int, int, int, int]) -> DecodeShape:
+    """`shape`, large enough for many steps, within a memory of that size."""
     P, T, R, S = size
-    rows = min(max(FEWEST_ROWS, _quarters(extent.rows)), R)
-    prompts = min(_quarters(extent.prompts), P)
-    return Extent(
+    rows = min(max(FEWEST_ROWS, _quarters(shape.rows)), R)
+    prompts = min(_quarters(shape.prompts), P)
+    return DecodeShape(
         rows,
         prompts,
-        prompt_len=min(-(-extent.prompt_len // PROMPT_TOKENS) * PROMPT_TOKENS, T),
-        n_own=min(-(-extent.n_own // OWN_TOKENS) * OWN_TOKENS, S),
-        in_lanes=extent.in_lanes and (rows, prompts) == (extent.rows, extent.prompts),
+        prompt_len=min(-(-shape.prompt_len // PROMPT_TOKENS) * PROMPT_TOKENS, T),
+        n_generated=min(-(-shape.n_generated // GENERATED_TOKENS) * GENERATED_TOKENS, S),
+        in_slot_order=shape.in_slot_order and (rows, prompts) == (shape.rows, shape.prompts),
     )
 
 

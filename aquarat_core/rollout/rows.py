@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aquarat_core.model.kv_cache import Decode, Extent, KVMemory
+from aquarat_core.model.kv_cache import Decode, DecodeShape, KVCache
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.sampling import Sampling, sample_head
 
@@ -25,7 +25,7 @@ LOGITS_PER_DRAW = 1 << 18
 class Step:
     """What the host decides of a step."""
 
-    extent: Extent
+    shape: DecodeShape
     sampling: Sampling
     budget: int
     """Tokens after which a row ends."""
@@ -34,10 +34,10 @@ class Step:
 class Rows:
     """R rows of `memory`, each of which samples one completion at a time until `stop_token` or the budget."""
 
-    def __init__(self, model: Transformer, memory: KVMemory, stop_token: int) -> None:
-        self.model, self.memory, self.stop_token = model, memory, stop_token
-        _, _, R, S = memory.size
-        device, C = memory.ages_R.device, model.config.dim
+    def __init__(self, model: Transformer, kv_cache: KVCache, stop_token: int) -> None:
+        self.model, self.kv_cache, self.stop_token = model, kv_cache, stop_token
+        _, _, R, S = kv_cache.size
+        device, C = kv_cache.n_generated_R.device, model.config.dim
         self.hidden_RC = torch.zeros((R, C), dtype=model.compute_dtype, device=device)
         """Of each row's last token; what the next one is drawn from."""
         self.keys_R = torch.zeros(R, dtype=torch.long, device=device)
@@ -48,7 +48,8 @@ class Rows:
         self.tokens_RS = torch.zeros((R, S + 1), dtype=torch.long, device=device)
         self.logp_RS = torch.zeros((R, S + 1), device=device)
         self.state = (
-            self.hidden_RC, self.live_R, self.ended_R, self.tokens_RS, self.logp_RS, memory.ages_R, memory.recent_RN,
+            self.hidden_RC, self.live_R, self.ended_R, self.tokens_RS, self.logp_RS,
+            kv_cache.n_generated_R, kv_cache.recent_RN,
         )  # fmt: skip
         """What a step changes, but for the memory's keys and values: doing a step again writes the same there."""
 
@@ -60,29 +61,29 @@ class Rows:
 
     def draw(self, step: Step) -> tuple[Tensor, Tensor]:
         """Tokens [R] and log-probabilities [R]."""
-        n, model = step.extent.rows, self.model
+        n, model = step.shape.rows, self.model
         raw_RV = model.head(self.hidden_RC[:n])
-        keys_R, ages_R = self.keys_R[:n], self.memory.ages_R[:n]
+        keys_R, n_generated_R = self.keys_R[:n], self.kv_cache.n_generated_R[:n]
         at_once = max(1, LOGITS_PER_DRAW // model.vocab_size) if raw_RV.device.type == "cpu" else n
         return sample_head(
-            raw_RV, model.capped, step.sampling, keys_R, ages_R, model.vocab_size, model.config.softcap, at_once
+            raw_RV, model.softcap, step.sampling, keys_R, n_generated_R, model.vocab_size, model.config.softcap, at_once
         )
 
     def keep(self, step: Step, token_R: Tensor, logp_R: Tensor) -> None:
         """Write the newest tokens down; rows that they end are live no longer."""
-        n = step.extent.rows
-        ages_R, live_R, ended_R = self.memory.ages_R[:n], self.live_R[:n], self.ended_R[:n]
-        self.tokens_RS[:n].scatter_(1, ages_R[:, None], token_R[:, None])
-        self.logp_RS[:n].scatter_(1, ages_R[:, None], logp_R[:, None])
-        ages_R += live_R
+        n = step.shape.rows
+        n_generated_R, live_R, ended_R = self.kv_cache.n_generated_R[:n], self.live_R[:n], self.ended_R[:n]
+        self.tokens_RS[:n].scatter_(1, n_generated_R[:, None], token_R[:, None])
+        self.logp_RS[:n].scatter_(1, n_generated_R[:, None], logp_R[:, None])
+        n_generated_R += live_R
         stopped_R = live_R & (token_R == self.stop_token)
         ended_R |= stopped_R
-        live_R &= ~(stopped_R | (ages_R >= step.budget))
+        live_R &= ~(stopped_R | (n_generated_R >= step.budget))
 
     def read(self, step: Step, token_R: Tensor) -> None:
         """Let the model read the newest tokens."""
-        n = step.extent.rows
-        self.hidden_RC[:n] = self.model.hidden(token_R[:, None], Decode(self.memory, step.extent, self.live_R))[:, 0]
+        n = step.shape.rows
+        self.hidden_RC[:n] = self.model.hidden(token_R[:, None], Decode(self.kv_cache, step.shape, self.live_R))[:, 0]
 
     # --- where rows come and go -------------------------------------------------------------------------------------
 
@@ -91,13 +92,13 @@ class Rows:
         self.hidden_RC[rows], self.keys_R[rows] = hidden_RC, keys_R
         self.live_R[rows], self.ended_R[rows] = True, False
 
-    def move(self, source: Tensor, target: Tensor, n_own: int) -> None:
-        """Copy the rows `source`, up to `n_own` tokens old, to the places `target`."""
-        self.memory.move_rows(source, target, n_own)
+    def move(self, source: Tensor, target: Tensor, n_generated: int) -> None:
+        """Copy the rows `source`, up to `n_generated` tokens old, to the places `target`."""
+        self.kv_cache.move_rows(source, target, n_generated)
         for state in (self.hidden_RC, self.keys_R, self.live_R, self.ended_R, self.tokens_RS, self.logp_RS):
             state[target] = state[source]
 
     def clear(self, first: int) -> None:
         """No row from `first` on is live."""
         self.live_R[first:] = False
-        self.memory.clear_rows(first)
+        self.kv_cache.clear_rows(first)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses import fake_tensor
 
-from aquarat_core.model.kv_cache import Extent, KVMemory
+from aquarat_core.model.kv_cache import DecodeShape, KVCache
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout import replay
 from aquarat_core.rollout.batch import Batch, Completion, Request
@@ -65,8 +65,8 @@ def same(a: list[Completion], b: list[Completion]) -> None:
 def test_replayed_steps_are_the_recorded_ones_and_draw_what_eager_ones_draw(
     config: dict, max_rows: int, how: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through refilling, closing up and lanes of other rows; every replay is compared with its recording."""
-    monkeypatch.setattr(replay, "OWN_TOKENS", 8)
+    """Through refilling, closing up and slots of other rows; every replay is compared with its recording."""
+    monkeypatch.setattr(replay, "GENERATED_TOKENS", 8)
     recording = Recording()
     replayed, eager = Engine(model(**config), STOP, recording), Engine(model(**config), STOP)
     same(said(replayed, max_rows, **how), said(eager, max_rows, **how))
@@ -158,10 +158,10 @@ def test_what_cannot_be_recorded_goes_on_eagerly_and_says_why_once(
 
 def test_extents_are_rounded_up_to_a_few_within_the_memory() -> None:
     size = (100, 200, 1000, 90)
-    assert rounded(Extent(1, 1, 1, 1, True, True), size) == Extent(8, 1, 64, 32)
-    assert rounded(Extent(513, 65, 130, 33, True, True), size) == Extent(640, 80, 192, 64)
-    assert rounded(Extent(1000, 100, 200, 90, True, True), size) == Extent(1000, 100, 200, 90, False, True)
-    every = {rounded(Extent(n, 1, 1, 1), size).rows for n in range(1, 1001)}
+    assert rounded(DecodeShape(1, 1, 1, 1, True, True), size) == DecodeShape(8, 1, 64, 32)
+    assert rounded(DecodeShape(513, 65, 130, 33, True, True), size) == DecodeShape(640, 80, 192, 64)
+    assert rounded(DecodeShape(1000, 100, 200, 90, True, True), size) == DecodeShape(1000, 100, 200, 90, False, True)
+    every = {rounded(DecodeShape(n, 1, 1, 1), size).rows for n in range(1, 1001)}
     assert len(every) < 32 and all(min(r for r in every if r >= n) <= max(8, n * 5 / 4) for n in range(1, 1001))
 
 
@@ -179,13 +179,13 @@ def test_a_gpus_prefill_steps_and_refilling_need_nothing_of_the_host(
     with fake_tensor.FakeTensorMode(), torch.inference_mode():
         with torch.device("cuda"):
             net = Transformer(described, VOCABULARY, torch.bfloat16)
-        memory = KVMemory(net.config, 4, 17, 3, 7, BUDGET, torch.bfloat16, torch.device("cuda"))
-        rows = Rows(net, memory, STOP)
+        kv_cache = KVCache(net.config, 4, 17, 3, 7, BUDGET, torch.bfloat16, torch.device("cuda"))
+        rows = Rows(net, kv_cache, STOP)
         requests = [Request(p, [1, 2, 3], 3 * i) for i, p in enumerate(asked)]
         watched = Watched(rows)
         batch = Batch(watched, requests, BUDGET, sampling)
         batch.rearrange([])
-        assert len(batch.rows) == 7 and len(batch.slot_lengths) == 3
+        assert len(batch.rows) == 7 and len(batch.prompt_lengths) == 3
         for live in ([True] * 7, [False] * 5 + [True] * 2, [True, False] * 3 + [True]):
             for _ in range(2):
                 batch.step()
@@ -204,7 +204,7 @@ class Watched(Replays):
     def advance(self, step: Step) -> None:
         self.steps += 1
         with Capture("cuda"):
-            self.rows.advance(Step(rounded(step.extent, self.rows.memory.size), step.sampling, step.budget))
+            self.rows.advance(Step(rounded(step.shape, self.rows.kv_cache.size), step.sampling, step.budget))
 
 
 class Plain(Recording):

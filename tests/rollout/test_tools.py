@@ -23,7 +23,7 @@ class Script(Transformer):
         at = cache.positions(ids_BT.size(1)).expand_as(ids_BT)
         return torch.nn.functional.one_hot(self.script[at + 1], self.config.dim).to(hidden.dtype)
 
-    def capped(self, raw):
+    def softcap(self, raw):
         return 1000.0 * raw.float()
 
 
