@@ -98,9 +98,9 @@ def test_groups_of_any_sizes_share_few_rows(model, prompts, groups) -> None:
 def test_memory_is_kept_between_calls_and_holds_nothing_over(model, prompts, groups) -> None:
     engine = Engine(model, STOP)
     engine.generate([p[::-1] for p in prompts], keys(5), BUDGET, 1.0)
-    kv_cache = engine._replays.rows.kv_cache
+    kv_cache = engine._runner.rows.kv_cache
     assert engine.generate(prompts, keys(5), BUDGET, 1.0) == groups
-    assert engine._replays.rows.kv_cache is kv_cache
+    assert engine._runner.rows.kv_cache is kv_cache
 
 
 def test_top_k_of_one_is_greedy(model, prompts) -> None:
