@@ -89,7 +89,7 @@ def worker(work: dict[str, Any]) -> None:
 
     with training_session(DetachedContext(Path(work["out"]).parent), config) as session:
         model = Transformer(ModelConfig(**MODEL | work["options"]), VOCABULARY)
-        model.initialise(torch.Generator().manual_seed(0))
+        model.init_weights(torch.Generator().manual_seed(0))
         ends[0] = time.perf_counter()
         train(session, model, rows, rows, np.ones(VOCABULARY, np.int32), [Observer()])
     found = {"losses": losses, "first": ends[1] - ends[0], "graphs": graphs[0], "later": graphs[-1] - graphs[0]}

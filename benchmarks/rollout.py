@@ -116,7 +116,7 @@ def _worker(index: int, workers: int, barrier: Any, asked: Any, answers: Any) ->
 
 def _engine(config: ModelConfig, vocab_size: int, device: torch.device) -> Engine:
     model = Transformer(config, vocab_size, compute_dtype(LaunchConfig(), device))
-    model.initialise(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     return Engine(model.to(device), stop_token=-1)
 
 

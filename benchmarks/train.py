@@ -162,7 +162,7 @@ def worker(work: dict[str, Any]) -> None:
     with training_session(ctx, config) as session:
         world = session.world
         model = Transformer(ModelConfig(**MODEL), VOCABULARY, world.compute_dtype)
-        model.initialise(torch.Generator().manual_seed(1))
+        model.init_weights(torch.Generator().manual_seed(1))
         a, b = (torch.randn(RATE_SIZE, RATE_SIZE, generator=torch.Generator().manual_seed(i)) for i in range(2))
 
         def rate(dtype: torch.dtype) -> float:

@@ -78,7 +78,7 @@ def worker(work: dict[str, Any]) -> None:
 
     with training_session(DetachedContext(Path(work["out"]).parent), config) as session:
         model = Transformer(described, vocab_size, session.world.compute_dtype)
-        model.initialise(torch.Generator().manual_seed(0))
+        model.init_weights(torch.Generator().manual_seed(0))
         model.to(session.world.device)
         train(session, model, data, data, np.ones(vocab_size, np.int32), [Observer()])
     rates = [m["train/tokens_per_second"] for m in seen]

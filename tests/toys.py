@@ -40,7 +40,7 @@ def random_model(vocab_size: int = 100, seed: int = 0, dtype: torch.dtype = torc
     described = ModelConfig(**{"depth": 2, "width_per_layer": 16, "head_size": 8, "sequence_len": 64} | config)
     model = Transformer(described, vocab_size, dtype)
     generator = torch.Generator().manual_seed(seed)
-    model.initialise(generator)
+    model.init_weights(generator)
     with torch.no_grad():
         for block in model.blocks:
             block.attention.out.weight.normal_(0.0, 0.2, generator=generator)
@@ -134,6 +134,6 @@ def guesser() -> Transformer:
     rows = PackedRows(packed.ids, packed.mask.astype(bool))
     config = TrainConfig(steps=40, batch_tokens=96 * 8, micro_batch_rows=8, eval_every=1000, eval_tokens=96)
     model = Transformer(ModelConfig(depth=2, width_per_layer=16, head_size=16, sequence_len=96), tok.vocab_size)
-    model.initialise(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     train(session(config, context(Path())), model, rows, rows, tok.token_bytes())
     return model

@@ -87,4 +87,4 @@ def _said(artifact: Artifact, text: str, arguments: argparse.Namespace) -> list[
             [prompt.ids], [keys], arguments.max_new_tokens, temperature, top_k=arguments.top_k, top_p=arguments.top_p,
             tool=tool,
         )  # fmt: skip
-        return [{"text": tokenizer.decode(c.said), "tokens": len(c.tokens), "ended": c.ended} for c in said]
+        return [{"text": tokenizer.decode(c.content), "tokens": len(c.tokens), "ended": c.ended} for c in said]

@@ -26,14 +26,14 @@ def _model(arguments: argparse.Namespace) -> str:
 
 
 def _described(profile: Profile) -> dict[str, int | str]:
-    from aquarat_core.model.accounting import ATTENTION_MAX, describe, training_bytes
+    from aquarat_core.model.accounting import MAX_SAVED_ATTENTION, describe, training_bytes
 
     base, vocab_size = profile.base_checkpoint, profile.tokenizer.vocab_size
     launch = base.launch
     device_type = "cuda" if launch.device == "cuda" else "cpu"
     memory = training_bytes(
         base.model, vocab_size, base.micro_batch_rows, ranks=launch.nproc,
-        keeps_attention=device_type == "cpu" and base.model.sequence_len <= ATTENTION_MAX,
+        keeps_attention=device_type == "cpu" and base.model.sequence_len <= MAX_SAVED_ATTENTION,
         keeps_logits=launch.compiles_on(device_type),
     )  # fmt: skip
     return describe(base.model, vocab_size) | {"ranks": launch.nproc, "training_bytes_per_rank": memory}

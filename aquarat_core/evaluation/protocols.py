@@ -109,7 +109,7 @@ def answer(
             records.append(Record(example.id, example.prompt, example.reference, "", None, False, 0, False, "too_long"))
             continue
         (completion,) = next(found)
-        text = tokenizer.decode(completion.said)
+        text = tokenizer.decode(completion.content)
         grade = task.grade(example, text, completion.ended)
         records.append(
             Record(
@@ -119,7 +119,7 @@ def answer(
                 completion=text,
                 parsed=grade.answer,
                 correct=grade.correct,
-                n_tokens=len(completion.said),
+                n_tokens=len(completion.content),
                 truncated=not completion.ended,
                 stop_reason="stop" if completion.ended else "length",
             )

@@ -1,7 +1,7 @@
-"""Parameters, FLOPs and bytes of a model, counted from its config alone. Imports no torch.
+"""Parameters, FLOPs and bytes of a model, computed from its config alone. Does not import torch.
 
-A matrix product of N weights costs 2N FLOPs a token forward and 4N backward; attention adds 2 x 2 x T x dim forward
-for scores and values at context T (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+A matrix product with N weights costs 2N FLOPs per token forward and 4N backward; attention adds 2 x 2 x T x dim forward
+for scores and values with context T (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 from aquarat_core.config import ModelConfig
 
 VOCABULARY_MULTIPLE = 64
-"""Embedding and head are padded to a multiple of this many rows: matrix products are faster."""
+"""Embedding and head are padded to a multiple of this many rows, for faster matrix products."""
 VALUE_GATE_CHANNELS = 12
-"""Channels of the residual stream that a value embedding's gate looks at."""
-ATTENTION_MAX = 1024
-"""Longest rows whose attention probabilities a CPU keeps for the backward pass."""
+"""Channels of the residual stream that the gate of a value embedding reads."""
+MAX_SAVED_ATTENTION = 1024
+"""Maximum length of rows whose attention probabilities a CPU saves for the backward pass."""
 SMEAR_CHANNELS = 24
-"""Channels of an embedding that its smear gate looks at."""
+"""Channels of an embedding that its smear gate reads."""
 
 
 def padded_vocabulary(vocab_size: int) -> int:
@@ -26,7 +26,7 @@ def padded_vocabulary(vocab_size: int) -> int:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Weights of all blocks, the gates of value embeddings among them."""
+    """Weights of all blocks, including the gates of value embeddings."""
     kv_dim = config.kv_heads * config.head_size
     attention = 2 * config.dim * config.dim + 2 * config.dim * kv_dim
     gates = sum(config.has_value_embedding(i) for i in range(config.depth)) * VALUE_GATE_CHANNELS * config.kv_heads
@@ -40,12 +40,12 @@ def value_embedding_parameters(config: ModelConfig, vocab_size: int) -> int:
 
 
 def scaling_parameters(config: ModelConfig, vocab_size: int) -> int:
-    """Weights that data and batch are scaled by: those of the matrix products, blocks and head."""
+    """Weights that determine the amount of data and the batch size: those of matrix products, in blocks and head."""
     return matrix_parameters(config) + padded_vocabulary(vocab_size) * config.dim
 
 
 def parameters(config: ModelConfig, vocab_size: int) -> int:
-    """All weights: blocks, embedding and its taps, untied head, and what the options add."""
+    """All weights: blocks, embedding and its taps, untied head, and those of options."""
     embedding = (padded_vocabulary(vocab_size) + config.embedding_taps) * config.dim
     scalars = 2 * config.depth * config.residual_lambdas + (SMEAR_CHANNELS + 1) * config.smear + config.backout
     return scaling_parameters(config, vocab_size) + embedding + value_embedding_parameters(config, vocab_size) + scalars
@@ -54,8 +54,8 @@ def parameters(config: ModelConfig, vocab_size: int) -> int:
 def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
     """FLOPs of one training token, forward and backward, in rows of the full length.
 
-    Attention counts every position of a layer's window, as is usual, though a causal one can skip half of them. A
-    FLOP is one whatever its precision: rates with 8-bit products are equivalents of bfloat16.
+    As usual, attention counts every position of a layer's window, although causal attention can skip half of them.
+    FLOPs of all precisions count the same: rates with 8-bit products are bfloat16 equivalents.
     """
     smear = SMEAR_CHANNELS * config.smear
     return 6 * (scaling_parameters(config, vocab_size) + smear) + 12 * config.n_head * config.head_size * sum(
@@ -72,12 +72,12 @@ def training_bytes(
     keeps_attention: bool = False,
     keeps_logits: bool = False,
 ) -> int:
-    """About the bytes that training takes on one rank with micro-batches of `rows` rows.
+    """Estimated bytes for training on one rank with micro-batches of `rows` rows.
 
-    float32 masters and gradients, with several ranks flat copies to exchange them; the optimizer's moments (one for
-    matrices, two for the rest) shared by the ranks; what the backward pass needs of each block, in two bytes each:
-    20 widths a token and, where they are kept, the attention's probabilities, one for each pair of tokens and head, and
-    the logits with their gradient.
+    They consist of float32 master weights and gradients, with several ranks also flat copies for communication; the
+    optimizer's moments (one for matrices, two for other parameters), sharded over the ranks; and two-byte activations
+    saved for the backward pass: 20 widths per token and block and, if saved, the attention probabilities (one per pair
+    of tokens and head) and the logits with their gradient.
     """
     weights, matrices = parameters(config, vocab_size), matrix_parameters(config)
     moments = (matrices + 2 * (weights - matrices)) / ranks
@@ -89,12 +89,12 @@ def training_bytes(
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
-    """Bytes of keys and values that one token keeps in the cache."""
+    """Bytes of one token's keys and values in the KV cache."""
     return 2 * config.depth * config.kv_heads * config.head_size * bytes_per_value
 
 
 def describe(config: ModelConfig, vocab_size: int) -> dict[str, int | str]:
-    """The facts a person asks for, for tables."""
+    """Key facts about a model, for tables."""
     return {
         "depth": config.depth,
         "dim": config.dim,

@@ -1,13 +1,13 @@
-"""Causal attention to a window of tokens, by whichever kernel is fastest where it runs.
+"""Causal attention to a window of tokens, by the fastest kernel available.
 
-- `sdpa`: torch's `scaled_dot_product_attention`. Whole contexts take its flash kernel, windows a mask.
-- `flex`: FlexAttention (Dong et al. 2024, arXiv 2412.05496), for windows: the compiler makes a kernel that skips the
-  blocks of keys out of sight. Where sums must repeat it serves whole contexts too: torch's own kernel then gives up its
-  fastest backward pass, and takes half as long again. Outside of compiled code it is `sdpa`.
-- `fa3`: FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608), for Hopper; its package is not one of ours.
+- `sdpa`: torch's `scaled_dot_product_attention`. Whole contexts use its flash kernel, windows a mask.
+- `flex`: FlexAttention (Dong et al. 2024, arXiv 2412.05496), for windows: the compiler generates a kernel that skips
+  blocks of keys outside the window. In deterministic runs it computes whole contexts too: the backward pass of torch's
+  own kernel is then slower, and attention takes half as long again. Outside of compiled code `flex` means `sdpa`.
+- `fa3`: FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608), for Hopper; its package is not a dependency.
 
-On CPUs short rows take the function of `fused.py`, whatever is asked for. All give the same values but for rounding
-(tests compare them); `training.loss` chooses.
+On CPUs, short rows use the function of `fused.py` under any backend. All backends give the same values up to rounding
+(tests compare them); `training.loss` chooses one.
 
 Shapes as in `transformer.py`: B rows, T tokens, H query heads, K key/value heads, D head size.
 """
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquarat_core.model import fused
-from aquarat_core.model.accounting import ATTENTION_MAX
+from aquarat_core.model.accounting import MAX_SAVED_ATTENTION
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 Backend = Literal["sdpa", "flex", "fa3"]
 
 FA3_MODULES = ("flash_attn_interface", "flash_attn_3.flash_attn_interface")
-"""Where builds of FlashAttention-3 keep `flash_attn_func`; `flash_attn` is version 2."""
-FA3_HEAD_MAX, FA3_HEAD_MULTIPLE = 256, 8
+"""Modules in which builds of FlashAttention-3 have `flash_attn_func`; `flash_attn` is version 2."""
+FA3_MAX_HEAD_SIZE, FA3_HEAD_SIZE_MULTIPLE = 256, 8
 HOPPER = 9
 """Major compute capability."""
 
@@ -48,12 +48,12 @@ def attend(
     backend: Backend = "sdpa",
     blocks: BlockMask | None = None,
 ) -> Tensor:
-    """Causal attention of T queries to T keys, [B, H, T, D], each to the last `window` tokens, itself included.
+    """Causal attention [B, H, T, D] of T queries to T keys, each to the last `window` tokens, including its own.
 
-    `blocks` is the `block_mask` of T and `window`, which `flex` needs.
+    `flex` needs `blocks`, the `block_mask` of T and `window`.
     """
     T, groups = q_BHTD.size(2), q_BHTD.size(1) // k_BKTD.size(1)
-    if fused.applies(q_BHTD) and T <= ATTENTION_MAX:
+    if fused.applies(q_BHTD) and T <= MAX_SAVED_ATTENTION:
         return fused.causal_attention(q_BHTD, *_for_every_query_head(k_BKTD, v_BKTD, groups), window)
     if backend == "fa3" and q_BHTD.dtype == torch.bfloat16:
         return _flash_attention_3(q_BHTD, k_BKTD, v_BKTD, window)
@@ -61,13 +61,13 @@ def attend(
         return _flex_attention(q_BHTD, k_BKTD, v_BKTD, blocks)
     if window >= T:
         return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=groups > 1)
-    # With a mask, kernels that know of groups are only the slow ones.
+    # With a mask, only slow kernels support grouped heads.
     k_BHTD, v_BHTD = _for_every_query_head(k_BKTD, v_BKTD, groups)
     return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=_seen(T, window, q_BHTD.device))
 
 
 def unavailable(backend: Backend, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-    """Why `backend` cannot serve heads of this size and type on `device`; None where it can."""
+    """Why `backend` does not support heads of this size and type on `device`; None if it does."""
     if backend == "sdpa":
         return None
     if device.type != "cuda":
@@ -79,17 +79,17 @@ def unavailable(backend: Backend, device: torch.device, dtype: torch.dtype, head
         return f"it is made for Hopper (compute capability 9), and this GPU has {major}.{minor}"
     if dtype != torch.bfloat16:
         return f"it computes in bfloat16, not in {str(dtype).removeprefix('torch.')}"
-    if head_size > FA3_HEAD_MAX or head_size % FA3_HEAD_MULTIPLE:
-        return f"head_size {head_size} is not a multiple of {FA3_HEAD_MULTIPLE} up to {FA3_HEAD_MAX}"
+    if head_size > FA3_MAX_HEAD_SIZE or head_size % FA3_HEAD_SIZE_MULTIPLE:
+        return f"head_size {head_size} is not a multiple of {FA3_HEAD_SIZE_MULTIPLE} up to {FA3_MAX_HEAD_SIZE}"
     if find_flash_attention_3() is None:
         return f"none of its modules ({', '.join(FA3_MODULES)}) can be imported"
     return None
 
 
 def find_flash_attention_3() -> Callable[..., Tensor] | None:
-    """The package's `flash_attn_func`, or None where the package is not installed or does not load.
+    """The package's `flash_attn_func`, or None if the package is not installed or does not load.
 
-    What is found is what `attend` calls: compiled code cannot import.
+    The function is kept for `attend`: compiled code cannot import.
     """
     global _flash_attn_func
     for module in FA3_MODULES if _flash_attn_func is None else ():
@@ -103,7 +103,7 @@ def find_flash_attention_3() -> Callable[..., Tensor] | None:
 
 @functools.lru_cache(maxsize=16)
 def block_mask(T: int, window: int, device: torch.device) -> BlockMask:
-    """Which blocks of keys FlexAttention visits for each block of T queries that see `window` tokens each."""
+    """Which blocks of keys FlexAttention visits for each block of T queries that attend to `window` tokens each."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def seen(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -121,8 +121,8 @@ def _flex_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, blocks: Bloc
 
 
 def _flash_attention_3(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, window: int) -> Tensor:
-    """The package takes [B, T, H, D], and the tokens before each query, itself not counted; -1 is all of them."""
-    assert _flash_attn_func is not None, "`unavailable` is asked first"
+    """The package takes [B, T, H, D], and the number of tokens before each query without its own; -1 means all."""
+    assert _flash_attn_func is not None, "call `unavailable` first"
     q, k, v = (x.transpose(1, 2) for x in (q_BHTD, k_BKTD, v_BKTD))
     window_size = (window - 1, 0) if window < q_BHTD.size(2) else (-1, -1)
     return _flash_attn_func(q, k, v, causal=True, window_size=window_size).transpose(1, 2)
@@ -135,7 +135,7 @@ def _for_every_query_head(k_BKTD: Tensor, v_BKTD: Tensor, groups: int) -> tuple[
 
 
 def _seen(T: int, window: int, device: torch.device) -> Tensor:
-    """[queries, keys]: whether the query may look at the key."""
+    """[queries, keys]: whether the query may attend to the key."""
     at = torch.arange(T, device=device)
     distance = at[:, None] - at
     return (distance >= 0) & (distance < window)

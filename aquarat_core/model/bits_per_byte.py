@@ -16,10 +16,10 @@ from aquarat_core.runtime.distributed import World
 def score_rows(
     model: Transformer, rows: Rows, limit: int, micro_batch_rows: int, token_bytes: np.ndarray, world: World
 ) -> dict[str, float]:
-    """Mean loss in nats per token and bits per byte over the first `limit` rows, all ranks together.
+    """Mean loss in nats per token and bits per byte over the first `limit` rows, summed over all ranks.
 
-    Bits per byte is the sum of the targets' nats over ln 2 times the number of raw bytes they stand for. Special
-    tokens stand for none, so they count in neither sum: the figure does not depend on the vocabulary.
+    Bits per byte is the sum of the targets' nats divided by ln 2 times the number of bytes they represent. Special
+    tokens represent no bytes, so neither sum includes them: the metric does not depend on the vocabulary.
     """
     n_bytes = torch.from_numpy(token_bytes.astype(np.int64)).to(world.device)
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)

@@ -1,4 +1,4 @@
-"""A checkpoint folder: `model.safetensors` or its shards, `config.json` and the tokenizer of the training."""
+"""Checkpoint folders: `model.safetensors` or its shards, `config.json` and the tokenizer used in training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = "config.json"
 
 
 def save_checkpoint(directory: Path, model: Transformer, tokenizer_file: Path) -> None:
-    """Write float32 masters, model config and tokenizer: everything needed to run the model elsewhere."""
+    """Write float32 master weights, model config and tokenizer: everything needed to run the model elsewhere."""
     save_sharded(directory, model.state_dict())
     described = {"model": model.config.model_dump(), "vocab_size": model.vocab_size}
     (directory / CONFIG).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
@@ -26,7 +26,7 @@ def save_checkpoint(directory: Path, model: Transformer, tokenizer_file: Path) -
 
 
 def load_checkpoint(directory: Path, device: torch.device, compute_dtype: torch.dtype) -> tuple[Transformer, Tokenizer]:
-    """Model and tokenizer of a checkpoint folder. Raises `WeightsError` when they do not belong together."""
+    """Model and tokenizer of a checkpoint folder. Raises `WeightsError` if they do not match."""
     described = json.loads((directory / CONFIG).read_text())
     config = validate(ModelConfig, described["model"], f"{directory / CONFIG}")
     tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)

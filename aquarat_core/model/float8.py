@@ -1,15 +1,15 @@
-"""Matrix products in 8-bit floats, with one scale for each tensor, chosen anew each time (Micikevicius et al. 2022, FP8
+"""Matrix products in 8-bit floats with dynamic scaling, one scale for each tensor (Micikevicius et al. 2022, FP8
 formats for deep learning, arXiv 2209.05433).
 
-Activations and weights are e4m3, whose three bits of mantissa resolve more; gradients are e5m2, which reaches further
-down. A scale brings the largest magnitude of its tensor to the format's largest number. Tensor cores from compute
-capability 8.9 on multiply these at twice the rate of bfloat16; sums are float32.
+Activations and weights are e4m3, whose three bits of mantissa are more precise; gradients are e5m2, which has a wider
+range. A scale maps the largest magnitude of its tensor to the format's largest number. Tensor cores from compute
+capability 8.9 on multiply these types at twice the rate of bfloat16; sums are float32.
 
-Only the matrices of the blocks are multiplied so. The head's product stays in the compute type, since its gradient, of
-probabilities, lies mostly below what e5m2 can tell from zero beside the largest one, and its rounding goes into the
-loss itself; embeddings are looked up, not multiplied. Without gradients, in validation and sampling, all is computed
-as without this option. `torchao` has the same recipe behind some thousand lines bound to single releases of torch; the
-primitive, `torch._scaled_mm`, is torch's own.
+Only the matrices of the blocks use 8 bits. The head's product stays in the compute type: most of its gradient, being
+probabilities, would underflow in e5m2 next to the largest entry, and its rounding errors would enter the loss directly.
+Embeddings are looked up, not multiplied. Without gradients, in validation and sampling, this option changes nothing.
+`torchao` has the same recipe in some thousand lines tied to single releases of torch; the primitive,
+`torch._scaled_mm`, is part of torch.
 
 Shapes: N tokens, K inputs, M outputs.
 """
@@ -25,14 +25,14 @@ from torch.autograd import Function
 FORWARD, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16
 """Every side of a product must be a multiple of this."""
-SMALLEST_SIDE = 128
-"""A product with a shorter side takes longer to round than it saves."""
+MIN_SIDE = 128
+"""With a shorter side, rounding takes longer than the product saves."""
 CAPABILITY = (8, 9)
 TINY = 1e-12
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why `device` cannot multiply 8-bit floats; None where it can."""
+    """Why `device` cannot multiply 8-bit floats; None if it can."""
     if device.type != "cuda":
         return f"this is {device.type}"
     capability = torch.cuda.get_device_capability(device)
@@ -40,20 +40,20 @@ def unavailable(device: torch.device) -> str | None:
 
 
 def fits(weight: Tensor) -> bool:
-    """Whether a matrix [M, K] is worth it, and possible."""
-    return all(side % MULTIPLE == 0 and side >= SMALLEST_SIDE for side in weight.shape)
+    """Whether 8-bit products of a matrix [M, K] are possible and faster."""
+    return all(side % MULTIPLE == 0 and side >= MIN_SIDE for side in weight.shape)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x weight^T, [..., M], in the type of `x` [..., K], from a master [M, K] of any type.
+    """x weight^T, [..., M], in the type of `x` [..., K], from a master weight [M, K] of any type.
 
-    The tokens must be a multiple of `MULTIPLE` together.
+    The total number of tokens must be a multiple of `MULTIPLE`.
     """
     return _Product.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 
 
 class _Product(Function):
-    """y = x w^T; dx = dy w; dw = dy^T x. Keeps x and w as they were multiplied, one byte each."""
+    """y = x w^T; dx = dy w; dw = dy^T x. Saves the 8-bit x and w, one byte per value."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -75,17 +75,17 @@ class _Product(Function):
 
 
 def _rounded(x: Tensor, format_: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`x` as 8-bit floats, contiguous, and the float32 factor [] that brings them back."""
+    """`x` as 8-bit floats, contiguous, and the float32 factor [] that undoes the scaling."""
     largest = torch.finfo(format_).max
     scale = largest / x.abs().amax().float().clamp(min=TINY)
     return (x.float() * scale).clamp(-largest, largest).to(format_).contiguous(), scale.reciprocal()
 
 
 def _by_columns(x: Tensor) -> Tensor:
-    """The same matrix with its columns contiguous, as the second factor must lie."""
+    """The same matrix with contiguous columns, which the second factor must have."""
     return x.t().contiguous().t()
 
 
 def _fast(x: Tensor) -> bool:
-    """Sums of a forward product may skip promotions to float32, which costs less than e4m3's own rounding."""
+    """Sums of a forward product may skip promotion to float32: the error is smaller than that of e4m3 itself."""
     return x.device.type == "cuda"

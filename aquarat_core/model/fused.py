@@ -1,10 +1,10 @@
-"""Forward and backward passes written for CPUs: few passes over memory, each over what still lies in the cache.
+"""Forward and backward passes written for CPUs: few passes over memory, each over data that is still in the cache.
 
-torch's CPU kernels run one elementwise operation at a time, and autograd keeps and revisits every intermediate. These
-functions give the same values as the plain operations of `transformer.py` (tests compare them) from what the formulas
-need: an RMS norm keeps its output, attention skips the half that is masked, and the cross-entropy computes its gradient
-while a slice of the logits is at hand (as in Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989), so that no [B, T, V]
-is ever held. On GPUs `torch.compile` fuses the plain operations instead.
+torch's CPU kernels run one elementwise operation at a time, and autograd saves and revisits every intermediate. These
+functions give the same values as the eager operations of `transformer.py` (tests compare them) but save only what the
+formulas need: an RMS norm saves its output, attention skips the masked half, and the cross-entropy computes its
+gradient slice by slice along with the logits (as in Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989), so that no
+[B, T, V] is ever in memory. On GPUs `torch.compile` fuses the eager operations instead.
 
 Shapes as in `transformer.py`; N = B x T.
 """
@@ -21,30 +21,30 @@ from torch import Tensor
 from torch.autograd import Function
 
 ATTENTION_BLOCK = 128
-"""Queries at a time; keys after the block's end are not looked at."""
+"""Queries at a time; keys after the end of the block are skipped."""
 LOGIT_ROWS = 512
-"""Tokens whose logits are held at once."""
+"""Tokens whose logits are in memory at once."""
 CACHED_VALUES = 1 << 18
-"""float32 values that one elementwise pass goes over before the next one: a megabyte, which fits a cache. With less,
-the calls themselves are what takes time."""
+"""float32 values that one elementwise pass covers before the next one: a megabyte, which fits a cache. With fewer, call
+overhead dominates."""
 
 enabled = True
-"""Tests set this to False to compare with the plain operations."""
+"""Tests set this to False to compare with the eager operations."""
 NORM_EPS = torch.finfo(torch.float32).eps
-"""Added to the mean square; the plain operations use the same."""
+"""Added to the mean square, as in the eager operations."""
 
 
 def applies(x: Tensor) -> bool:
-    """Whether these functions are to be used for `x`; what is compiled is fused by the compiler."""
+    """Whether to use these functions for `x`; the compiler does its own fusion."""
     return enabled and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class _RMSNorm(Function):
-    """y = x s with s = sqrt(C) / |x|; dx = s (dy - y mean(dy y)). Keeps y and s, not x."""
+    """y = x s with s = sqrt(C) / |x|; dx = s (dy - y mean(dy y)). Saves y and s, not x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y, s = _normalised(x)
+        y, s = _normalized(x)
         ctx.save_for_backward(y, s.to(x.dtype))
         return y
 
@@ -55,7 +55,7 @@ class _RMSNorm(Function):
         return torch.addcmul(dy, y, mean, value=-1).mul_(s)
 
 
-def _normalised(x: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def _normalized(x: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """x s in the type of `x`, rounded once, and the float32 factors s = scale / rms(x) [..., 1]."""
     wide = x.float()
     squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
@@ -66,16 +66,16 @@ def _normalised(x: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """RMS normalisation over the last dimension."""
-    return _RMSNorm.apply(x) if torch.is_grad_enabled() else _normalised(x)[0]
+    """RMS normalization over the last dimension."""
+    return _RMSNorm.apply(x) if torch.is_grad_enabled() else _normalized(x)[0]
 
 
 class _RotaryNorm(Function):
-    """Rotation of feature pairs after normalisation; a rotation changes no norm, so the order is free."""
+    """Rotation of feature pairs after normalization; rotation preserves norms, so the order does not matter."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-        x, s = _normalised(x, scale)
+        x, s = _normalized(x, scale)
         y = _rotated(x, cos, sin)
         ctx.save_for_backward(y, s.to(x.dtype), cos, sin)
         ctx.scale = scale
@@ -99,12 +99,12 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     """scale x norm(rotate(x)), `cos` and `sin` broadcasting to [B, T, 1, D/2]."""
     if not torch.is_grad_enabled():
-        return _rotated(_normalised(x_BTHD, scale)[0], cos, sin)
+        return _rotated(_normalized(x_BTHD, scale)[0], cos, sin)
     return _RotaryNorm.apply(x_BTHD, cos, sin, scale)
 
 
 class _SquaredReLU(Function):
-    """down(relu(up(x))^2); keeps relu(up(x)) and its square: to square it again takes as long as a product."""
+    """down(relu(up(x))^2). Saves relu(up(x)) and its square: recomputing the square takes as long as a product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def squared_relu_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 class _CausalAttention(Function):
-    """softmax(q k^T / sqrt(D)) v by blocks of queries. Keeps the probabilities: meant for rows of up to 1,024."""
+    """softmax(q k^T / sqrt(D)) v by blocks of queries. Saves the probabilities, so it is for rows of up to 1,024."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -135,7 +135,7 @@ class _CausalAttention(Function):
         out, kept = torch.empty_like(q), []
         for start, end, first in _blocks(q.size(1), window):
             scores = torch.bmm(q[:, start:end], k[:, first:end].transpose(1, 2))
-            # Where no key is out of the window, those before the block are all seen.
+            # If no key is outside the window, all keys before the block are visible.
             masked = first if window < end else start
             scores[..., masked - first :].masked_fill_(_hidden_keys(start, end, masked, window), -math.inf)
             p = torch.softmax(scores, dim=-1)
@@ -164,20 +164,20 @@ def _add_bmm(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _blocks(T: int, window: int) -> list[tuple[int, int, int]]:
-    """Start and end of each block of queries, and the first key that any of them sees."""
+    """Start and end of each block of queries, and the first key that is visible to any of them."""
     starts = range(0, T, ATTENTION_BLOCK)
     return [(start, min(start + ATTENTION_BLOCK, T), max(0, start - window + 1)) for start in starts]
 
 
 @functools.lru_cache(maxsize=64)
 def _hidden_keys(start: int, end: int, first: int, window: int) -> Tensor:
-    """[queries, keys] of a block: True where the key is later than the query or out of its window."""
+    """[queries, keys] of a block: True if the key is after the query or outside its window."""
     distance = torch.arange(start, end)[:, None] - torch.arange(first, end)
     return (distance < 0) | (distance >= window)
 
 
 def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> Tensor:
-    """Causal attention [B, H, T, D] to the last `window` tokens, of as many key/value heads as query heads."""
+    """Causal attention [B, H, T, D] to the last `window` tokens, with as many key/value heads as query heads."""
     flat = (x.reshape(-1, *x.shape[2:]) for x in (q_BHTD, k_BHTD, v_BHTD))
     return _CausalAttention.apply(*flat, window).view(q_BHTD.shape)
 
@@ -185,7 +185,7 @@ def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int
 class _CrossEntropySum(Function):
     """Sum of the losses of soft-capped logits; its gradient is computed slice by slice in the forward pass.
 
-    Capped logits lie within the cap, so the sum of exponentials needs no maximum taken off.
+    The cap bounds the logits, so the sum of exponentials does not need the maximum subtracted.
     """
 
     @staticmethod
@@ -197,7 +197,7 @@ class _CrossEntropySum(Function):
         for part, raw, losses in _slices(hidden, head, targets, vocab_size, cap, with_grad=True):
             total += losses.sum()
             torch.mm(raw, head, out=d_hidden[part])
-            # A sum over two types at once would go through a copy made anew each time.
+            # Adding tensors of different types would allocate a copy each time.
             d_head += widened.copy_(torch.mm(raw.T, hidden[part], out=of_slice))
         ctx.save_for_backward(d_hidden, d_head)
         return total
@@ -211,9 +211,9 @@ class _CrossEntropySum(Function):
 def _slices(
     hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, cap: float, with_grad: bool
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Slices of the tokens, each with the gradient [n, V'] of its raw logits (if asked for) and its losses [n].
+    """Slices of the tokens, each with the gradient [n, V'] of its raw logits (if `with_grad`) and its losses [n].
 
-    The gradient lies in memory that the next slice overwrites.
+    The next slice overwrites the gradient.
     """
     on_cpu = hidden.device.type == "cpu"
     few = max(1, CACHED_VALUES // len(head)) if on_cpu else LOGIT_ROWS
@@ -235,9 +235,9 @@ def _slices(
 def _losses_of(
     raw: Tensor, at: Tensor, counts: Tensor, losses: Tensor, t: Tensor, e: Tensor, cap: float, with_grad: bool
 ) -> None:
-    """Fill in the `losses` [n, 1] of `raw` logits [n, V'], which become their gradient; `t` and `e` [n, V] are scratch.
+    """Write the `losses` [n, 1] of `raw` logits [n, V'], and replace the logits by their gradient.
 
-    `at` [n, 1] are the targets, and `counts` 1 where there is one, else 0.
+    `t` and `e` [n, V] are scratch buffers. `at` [n, 1] are the targets; `counts` is 1 for a target, 0 if it is ignored.
     """
     vocab_size = t.size(1)
     t.copy_(raw[:, :vocab_size]).mul_(1 / cap).tanh_()
@@ -246,19 +246,19 @@ def _losses_of(
     torch.sub(total.log(), t.gather(1, at).mul_(cap), out=losses).mul_(counts)
     if not with_grad:
         return
-    # Where a target is ignored, all of its gradient is zero.
+    # An ignored target has a gradient of zero.
     e.mul_(total.reciprocal_().mul_(counts)).scatter_add_(1, at, -counts)
     raw[:, :vocab_size] = e.addcmul_(e, t.square_(), value=-1)
     raw[:, vocab_size:] = 0.0
 
 
 def cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, cap: float) -> Tensor:
-    """Sum of losses in nats of hidden states [N, C] under softcap(hidden head^T); negative targets [N] have none."""
+    """Sum of losses in nats of hidden states [N, C] under softcap(hidden head^T); negative targets [N] are ignored."""
     return _CrossEntropySum.apply(hidden, head, targets, vocab_size, cap)
 
 
 @torch.no_grad()
 def cross_entropies(hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, cap: float) -> Tensor:
-    """Losses [N] in nats, without gradients; 0 where the target is negative."""
+    """Losses [N] in nats, without gradients; 0 for negative targets."""
     slices = _slices(hidden, head, targets, vocab_size, cap, with_grad=False)
     return torch.cat([losses for _, _, losses in slices])

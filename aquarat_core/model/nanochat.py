@@ -1,9 +1,9 @@
-"""Checkpoints of nanochat (github.com/karpathy/nanochat) as of October 2025, which is the classic form of our model.
+"""Loads checkpoints of nanochat (github.com/karpathy/nanochat) as of October 2025, the classic form of our model.
 
-All options are off there, and normalised queries and keys are not scaled. A checkpoint is `model_000650.pt`, a dict of
-tensors, and `meta_000650.json`, whose `model_config` describes it. The file is a pickle of torch's; it is read with
-`weights_only`, which makes tensors and nothing else of it. Its tokenizer is a pickle of code and is not read at all:
-bring the vocabulary as tiktoken ranks or Hugging Face JSON (`text.formats`).
+These have all options off and do not scale normalized queries and keys. A checkpoint is `model_000650.pt`, a dict of
+tensors, and `meta_000650.json`, whose `model_config` describes it. The `.pt` file is a torch pickle; it is read with
+`weights_only`, which creates nothing but tensors. nanochat's tokenizer is a pickle of code and is not read: import its
+vocabulary as tiktoken ranks or Hugging Face JSON (`text.formats`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.plain_text import first_line
 
 FIELDS = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len", "vocab_size")
-"""Of a `model_config`, all whole numbers."""
+"""Fields of a `model_config` that must be integers."""
 MAX_META_BYTES = 1 << 20
 _TABLES = {"embedding.weight": "transformer.wte.weight", "head.weight": "lm_head.weight"}
 _MATRICES = {
@@ -33,10 +33,10 @@ _MATRICES = {
 
 
 def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch.float32) -> Transformer:
-    """The model that nanochat saved in `directory` at `step`, with float32 masters on the CPU.
+    """The model that nanochat saved in `directory` at `step`, with float32 master weights on the CPU.
 
-    Raises `WeightsError` where a file is missing, holds more than tensors or is of another form, and where the two do
-    not belong together.
+    Raises `WeightsError` if a file is missing, contains more than tensors or has another format, and if the two files
+    do not match.
     """
     file, meta = directory / f"model_{step:06d}.pt", directory / f"meta_{step:06d}.json"
     for path in (file, meta):
@@ -45,9 +45,9 @@ def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:
-        # Whatever the file makes of torch's reader: of a damaged one it raises nearly every kind there is.
-        said = first_line(e)
-        raise WeightsError(f"{file} is no file of tensors, and nothing else is loaded from it ({said})") from None
+        # A damaged file makes torch's reader raise almost any exception.
+        reason = first_line(e)
+        raise WeightsError(f"{file} is no file of tensors, and nothing else is loaded from it ({reason})") from None
     try:
         described = dict(json.loads(meta.read_bytes()[:MAX_META_BYTES])["model_config"])
         missing = [field for field in FIELDS if type(described.get(field)) is not int]
@@ -59,7 +59,7 @@ def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """The steps of the checkpoints in `directory`, the first one first."""
+    """The steps of the checkpoints in `directory`, in ascending order."""
     found = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in directory.glob("model_*.pt"))
     return sorted(int(match[1]) for match in found if match)
 
@@ -67,7 +67,7 @@ def saved_steps(directory: Path) -> list[int]:
 def from_nanochat(
     weights: Mapping[str, Tensor], described: Mapping[str, Any], compute_dtype: torch.dtype = torch.float32
 ) -> Transformer:
-    """The model of a state dict and its `model_config`. Raises `WeightsError` naming what does not fit."""
+    """The model of a state dict and its `model_config`. Raises `WeightsError` if they do not match."""
     config = _config(described)
     given = {str(name).removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
     names = _TABLES | {
@@ -84,13 +84,13 @@ def from_nanochat(
         _check_tensor(name, tensor)
     tables = [described["vocab_size"], described["n_embd"]]
     for name in _TABLES.values():
-        # Before the model is built: how large that is follows from the description alone.
+        # Checked before the model is allocated: its size follows from the description alone.
         if [*given[name].shape] != tables:
             raise WeightsError(f"{name} is {[*given[name].shape]}, where model_config asks for {tables}")
     model = Transformer(config, described["vocab_size"], compute_dtype)
     ours = model.state_dict()
     for name, theirs in names.items():
-        # Our tables are padded, theirs are not.
+        # Our tables are padded; nanochat's are not.
         target = ours[name][: described["vocab_size"]] if name in _TABLES else ours[name]
         if target.shape != given[theirs].shape:
             raise WeightsError(f"{theirs} is {[*given[theirs].shape]}, where model_config asks for {[*target.shape]}")
@@ -100,7 +100,7 @@ def from_nanochat(
 
 
 def _check_tensor(name: str, tensor: Any) -> None:
-    """Raises `WeightsError` for what is no plain array of real numbers that lie in the file."""
+    """Raises `WeightsError` unless it is a dense tensor of real numbers that is stored completely in the file."""
     plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.is_floating_point()
     if not plain or tensor.is_meta or tensor.is_quantized:
         raise WeightsError(f"{name} is no array of real numbers")

@@ -1,20 +1,20 @@
 """A decoder-only transformer, readable top to bottom.
 
-Rotary positions (Su et al. 2021, arXiv 2104.09864) with normalised queries and keys (Henry et al. 2020, 2010.04245),
-pre-norm RMS normalisation without gains (Zhang & Sennrich 2019, 1910.07467), squared-ReLU MLP (So et al. 2021,
+Rotary positions (Su et al. 2021, arXiv 2104.09864) with normalized queries and keys (Henry et al. 2020, 2010.04245),
+pre-norm RMS normalization without gains (Zhang & Sennrich 2019, 1910.07467), squared-ReLU MLP (So et al. 2021,
 2109.08668), grouped-query attention (Ainslie et al. 2023, 2305.13245), untied embedding and head, no biases, logits
-capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity.
+soft-capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity.
 
-Options, each one field of the config, all off in the classic form (of which `nanochat.py` reads older checkpoints):
+Each option is one field of the config. All are off in the classic form, whose checkpoints `nanochat.py` reads:
 
 - `embedding_taps`: a short causal convolution over the embeddings (Allen-Zhu 2025, "Canon layers", 2512.17351) lets
-  small models bind neighbouring tokens, such as an option's letter and its number, before any attention;
-- `window_pattern`: layers that see a part of the context (Longformer, 2004.05150);
+  small models bind neighboring tokens, such as an option's letter and its number, before any attention;
+- `window_pattern`: layers that attend to a part of the context (Longformer, 2004.05150);
 - `value_embeddings`, `residual_lambdas`, `smear`, `backout`: found in the modded-nanogpt speedruns (Jordan et al.
   2024, github.com/KellerJordan/modded-nanogpt) and part of today's small recipes.
 
-Masters are float32; the matrix products run in the type of `compute_dtype`. On CPUs the parts between them run as the
-fused functions of `fused.py`; elsewhere they are plain operations, for `torch.compile`.
+Master weights are float32; matrix products run in `compute_dtype`. Between them, CPUs run the fused functions of
+`fused.py`; other devices run eager operations, which `torch.compile` fuses.
 
 Shapes: B rows, T tokens, C width, H query heads, K key/value heads, D head size, V vocabulary.
 """
@@ -32,22 +32,25 @@ from aquarat_core.config import ModelConfig
 from aquarat_core.model import float8, fused
 from aquarat_core.model.accounting import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, padded_vocabulary
 from aquarat_core.model.attention import Backend, attend, block_mask
-from aquarat_core.model.kv_cache import Cache
+from aquarat_core.model.kv_cache import CacheView
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 VALUE_GATE = 3.0
-"""Largest share of a value embedding; its gate starts at half of it."""
+"""Maximum weight of a value embedding; its gate starts at half of it."""
 
 
 def norm(x: Tensor) -> Tensor:
-    """RMS normalisation over the last dimension, without a gain."""
+    """RMS normalization over the last dimension, without a gain."""
     return fused.rms_norm(x) if fused.applies(x) else F.rms_norm(x, (x.size(-1),), eps=fused.NORM_EPS)
 
 
 class Linear(nn.Linear):
-    """A bias-free matrix product in the type of its input, from a float32 master; 8-bit in training if set so."""
+    """A bias-free linear layer with float32 master weights that computes in its input's type.
+
+    With `float8`, training multiplies in 8 bits.
+    """
 
     float8 = False
 
@@ -73,15 +76,15 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
 
 
-def place(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    """Queries or keys with their position in them: rotated, normalised, scaled."""
+def rope_and_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+    """Queries or keys after rotary embedding, RMS normalization and scaling."""
     if fused.applies(x_BTHD):
         return fused.rotary_norm(x_BTHD, cos, sin, scale)
     return scale * norm(rotate(x_BTHD, cos, sin))
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions, normalised queries and keys, and shared key/value heads."""
+    """Causal self-attention with rotary positions, normalized queries and keys, and shared key/value heads."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -97,17 +100,17 @@ class Attention(nn.Module):
         self.blocks: BlockMask | None = None
 
     @torch.no_grad()
-    def start_matching(self) -> None:
-        """Give each key head the weights of its group's first query head.
+    def init_mimetic(self) -> None:
+        """Copy the weights of each group's first query head to its key head.
 
-        A token then attends to its equals from the start, the better half of "mimetic initialization" (Trockman &
-        Kolter 2023, arXiv 2305.09828). Copying circuits of small models form in a fraction of the steps.
+        From the start, a token then attends to equal tokens. This is the more useful half of "mimetic initialization"
+        (Trockman & Kolter 2023, arXiv 2305.09828): copying circuits of small models form in a fraction of the steps.
         """
         grouped = self.q.weight.view(self.n_kv_head, -1, self.head_size, self.q.weight.size(1))
         self.k.weight.copy_(grouped[:, 0].reshape_as(self.k.weight))
 
     def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: Cache | None
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: CacheView | None
     ) -> Tensor:
         B, T, _ = x_BTC.shape
         q = self.q(x_BTC).view(B, T, self.n_head, self.head_size)
@@ -116,7 +119,7 @@ class Attention(nn.Module):
         if self.value_gate is not None and value_BTC is not None:
             gate_BTK = VALUE_GATE * torch.sigmoid(self.value_gate(x_BTC[..., :VALUE_GATE_CHANNELS]))
             v = v + gate_BTK[..., None] * value_BTC.to(v.dtype).view_as(v)
-        q, k = (place(x, *rotary, self.qk_scale) for x in (q, k))
+        q, k = (rope_and_norm(x, *rotary, self.qk_scale) for x in (q, k))
         q_BHTD, k_BKTD, v_BKTD = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             cache.write(self.layer, k_BKTD, v_BKTD)
@@ -125,12 +128,12 @@ class Attention(nn.Module):
         elif cache.is_prefill:
             y_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, self.window)
         else:
-            y_BHTD = cache.read(self.layer, q_BHTD, self.window)
+            y_BHTD = cache.attend(self.layer, q_BHTD, self.window)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, -1))
 
 
 class MLP(nn.Module):
-    """Two matrices with a squared ReLU between, four times as wide inside."""
+    """Two matrices with a squared ReLU between them; the hidden layer is four times as wide."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -140,14 +143,14 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if fused.applies(x) and torch.is_grad_enabled() and not self.up.float8:
             return fused.squared_relu_mlp(x, self.up.weight.to(x.dtype), self.down.weight.to(x.dtype))
-        if not torch.is_grad_enabled():  # nothing needs the values in between
+        if not torch.is_grad_enabled():  # intermediate values are not needed
             r = self.up(x).relu_()
             return self.down(r.mul_(r))
         return self.down(F.relu(self.up(x)).square())
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on the normalised residual stream and added back to it."""
+    """Attention and MLP, each applied to the normalized residual stream and added to it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -155,7 +158,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: Cache | None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], value_BTC: Tensor | None, cache: CacheView | None
     ) -> Tensor:
         x = x + self.attention(norm(x), rotary, value_BTC, cache)
         return x + self.mlp(norm(x))
@@ -190,8 +193,8 @@ class Transformer(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Fill the weights from `generator`: the same generator state gives the same model on any device."""
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Initialize the weights from `generator`: the same generator state gives the same model on any device."""
         config, bound = self.config, math.sqrt(3.0 / self.config.dim)
         self.embedding.weight.normal_(0.0, 1.0, generator=generator)
         self.taps.uniform_(-1.0, 1.0, generator=generator)
@@ -202,7 +205,7 @@ class Transformer(nn.Module):
             block.attention.out.weight.zero_()
             block.mlp.down.weight.zero_()
             if self.config.mimetic_init:
-                block.attention.start_matching()
+                block.attention.init_mimetic()
             if block.attention.value_gate is not None:
                 block.attention.value_gate.weight.zero_()
         for table in self.value_embeddings.values():
@@ -216,10 +219,10 @@ class Transformer(nn.Module):
         if config.backout:
             self.backout_lambda.fill_(0.2)
 
-    def use(self, backend: Backend, float8_products: bool = False, deterministic: bool = False) -> None:
-        """From now on compute attention by `backend`, where there is no cache, and the blocks' products in 8 bits.
+    def set_kernels(self, backend: Backend, float8_products: bool = False, deterministic: bool = False) -> None:
+        """Select the kernels: attention without a cache by `backend`, and with `float8_products` 8-bit block products.
 
-        With `deterministic`, `flex` serves whole contexts too.
+        With `deterministic`, `flex` computes layers without a window too.
         """
         T, device = self.config.sequence_len, self.embedding.weight.device
         for block in self.blocks:
@@ -229,8 +232,8 @@ class Transformer(nn.Module):
             for matrix in (attention.q, attention.k, attention.v, attention.out, block.mlp.up, block.mlp.down):
                 matrix.float8 = float8_products and float8.fits(matrix.weight)
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        """The normalised last residual stream [B, T, C]; with a cache, the tokens continue its rows."""
+    def hidden(self, ids_BT: Tensor, cache: CacheView | None = None) -> Tensor:
+        """The normalized last residual stream [B, T, C]; with a cache, the tokens continue its rows."""
         x = first = self._smear(norm(self._embed(ids_BT, cache).to(self.compute_dtype)), ids_BT, cache)
         rotary = self._rotary(ids_BT.size(1), cache)
         halfway = x
@@ -247,7 +250,7 @@ class Transformer(nn.Module):
             x = x - self.backout_lambda.to(x.dtype) * halfway
         return norm(x)
 
-    def _rotary(self, T: int, cache: Cache | None) -> tuple[Tensor, Tensor]:
+    def _rotary(self, T: int, cache: CacheView | None) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the tokens' positions, in the compute type."""
         if cache is not None:
             positions_BT = cache.positions(T)
@@ -258,8 +261,8 @@ class Transformer(nn.Module):
             cos, sin = self.cos[None, :T, None], self.sin[None, :T, None]
         return cos.to(self.compute_dtype), sin.to(self.compute_dtype)
 
-    def _embed(self, ids_BT: Tensor, cache: Cache | None) -> Tensor:
-        """Float32 embeddings [B, T, C]; with taps, those of the tokens just before are added, scaled per channel."""
+    def _embed(self, ids_BT: Tensor, cache: CacheView | None) -> Tensor:
+        """Float32 embeddings [B, T, C]; with taps, those of the preceding tokens are added, scaled per channel."""
         x_BTC = self.embedding(ids_BT)
         n, T = len(self.taps), ids_BT.size(1)
         if n == 0:
@@ -273,8 +276,8 @@ class Transformer(nn.Module):
             x_BTC = x_BTC + self.taps[back - 1] * padded[:, n - back : n - back + T]
         return x_BTC
 
-    def _smear(self, x_BTC: Tensor, ids_BT: Tensor, cache: Cache | None) -> Tensor:
-        """With `smear`, every position's normalised embedding plus a gated share of the one before it."""
+    def _smear(self, x_BTC: Tensor, ids_BT: Tensor, cache: CacheView | None) -> Tensor:
+        """With `smear`, every position's normalized embedding plus a gated share of the previous one."""
         if not self.config.smear:
             return x_BTC
         before_B1C = torch.zeros_like(x_BTC[:, :1])
@@ -286,22 +289,22 @@ class Transformer(nn.Module):
         return x_BTC + gate_BT1 * before_BTC
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits [..., V] of hidden states [..., C], soft-capped."""
-        return self.capped(self.head(hidden))
+        """Soft-capped float32 logits [..., V] of hidden states [..., C]."""
+        return self.softcap(self.head(hidden))
 
-    def capped(self, raw: Tensor) -> Tensor:
-        """Float32 logits [..., V] of the head's products [..., padded V], soft-capped."""
-        raw, softcap = raw[..., : self.vocab_size].float(), self.config.softcap
-        if not torch.is_grad_enabled():  # nothing needs the values in between
-            return raw.div_(softcap).tanh_().mul_(softcap)
-        return softcap * torch.tanh(raw / softcap)
+    def softcap(self, raw: Tensor) -> Tensor:
+        """Soft-capped float32 logits [..., V] from the head's outputs [..., padded V]."""
+        raw, cap = raw[..., : self.vocab_size].float(), self.config.softcap
+        if not torch.is_grad_enabled():  # intermediate values are not needed
+            return raw.div_(cap).tanh_().mul_(cap)
+        return cap * torch.tanh(raw / cap)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Float32 logits [B, T, V] of every position."""
         return self.logits(self.hidden(ids_BT))
 
     def token_losses(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Cross-entropy in nats of every target [B, T]; where the target is negative, 0."""
+        """Cross-entropy in nats of every target [B, T]; 0 for negative targets."""
         hidden, targets = self.hidden(ids_BT).flatten(0, 1), targets_BT.flatten()
         if torch.is_grad_enabled():
             losses = F.cross_entropy(self.logits(hidden), targets, ignore_index=-1, reduction="none")
@@ -311,6 +314,6 @@ class Transformer(nn.Module):
         return losses.view_as(targets_BT)
 
     def loss_sum(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Sum of `token_losses` as training takes it: the logits are never all in memory, nor their gradient."""
+        """Sum of `token_losses` for training: neither all logits nor their gradient are ever in memory at once."""
         hidden, head = self.hidden(ids_BT).flatten(0, 1), self.head.weight.to(self.compute_dtype)
         return fused.cross_entropy_sum(hidden, head, targets_BT.flatten(), self.vocab_size, self.config.softcap)

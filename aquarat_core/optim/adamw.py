@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over many tensors at a time."""
+"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over many tensors at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 def step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    firsts: Sequence[Tensor],
-    seconds: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
     *,
     count: int,
     lr: float,
@@ -20,12 +20,12 @@ def step(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """Step number `count`, from 1, in place; `firsts` and `seconds` are the running means of gradients and squares."""
+    """Apply step number `count` (1-based) in place; `exp_avgs` and `exp_avg_sqs` are the two moments."""
     if not params:
         return
-    # Filled on the device: a tensor made of a number is copied there, and the host waits.
+    # `torch.full` on the device: `torch.tensor` would copy from the host and wait.
     counts = [torch.full((), float(count), device=p.device) for p in params]
     torch._fused_adamw_(
-        list(params), list(grads), list(firsts), list(seconds), [], counts,
+        list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), [], counts,
         lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps, amsgrad=False, maximize=False,
     )  # fmt: skip

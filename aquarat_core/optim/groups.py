@@ -1,7 +1,7 @@
-"""Which parameter is updated how: Muon for the matrices inside the blocks, AdamW for the rest.
+"""Parameter groups: Muon for the matrices inside the blocks, AdamW for the rest.
 
-Embedding and head are lookups and classifiers rather than maps between hidden states, where Adam is the better choice;
-their rates shrink with the square root of the width.
+Adam is the better choice for the embedding, a lookup, and the head, a classifier, which do not map between hidden
+states; their rates shrink with the square root of the width.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from aquarat_core.config import OptimConfig
 from aquarat_core.model.transformer import Transformer
 
 REFERENCE_WIDTH = 768
-"""Width at which the AdamW rates are given."""
+"""Width for which the AdamW rates are specified."""
 ADAM_EPS = 1e-10
 LAMBDA_EPS = 1e-6
-"""Of the numbers that scale the residual stream. At the first step, when no block adds to it yet, the norm before the
-head undoes them: their gradient is rounding (1e-11 to 1e-8), which `ADAM_EPS` makes a whole step of, this way or that.
-From the second step on gradients are a thousandth and more."""
+"""Epsilon for the scalars that scale the residual stream. At the first step no block adds to the stream, so the norm
+before the head cancels them: their gradients are rounding errors (1e-11 to 1e-8), which `ADAM_EPS` would amplify to a
+full step in a random direction. From the second step on, gradients are at least about 1e-3."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that are updated alike; `peak_lr` is scaled by the schedule."""
+class ParamGroup:
+    """Parameters with the same hyperparameters; the schedule scales `peak_lr`."""
 
     name: str
     params: tuple[tuple[str, nn.Parameter], ...]
@@ -36,8 +36,8 @@ class Group:
     weight_decay: float = 0.0
 
 
-def parameter_groups(model: Transformer, config: OptimConfig) -> list[Group]:
-    """Groups that partition the parameters of `model`, with their peak rates."""
+def parameter_groups(model: Transformer, config: OptimConfig) -> list[ParamGroup]:
+    """Groups that partition the parameters of `model`, with their peak learning rates."""
     width = (model.config.dim / REFERENCE_WIDTH) ** -0.5
     embedding, head = config.embedding_lr * width, config.unembedding_lr * width
     rules: list[tuple[str, Callable[[str], bool], float, dict]] = [
@@ -59,7 +59,7 @@ def parameter_groups(model: Transformer, config: OptimConfig) -> list[Group]:
     for name, belongs, peak, settings in rules:
         members = tuple((n, p) for n, p in named if belongs(n))
         if members:
-            groups.append(Group(name, members, peak * config.lr_scale, **settings))
+            groups.append(ParamGroup(name, members, peak * config.lr_scale, **settings))
     owned = sorted(n for group in groups for n, _ in group.params)
     assert owned == sorted(n for n, _ in named), "the groups must partition the parameters"
     return groups

@@ -1,13 +1,13 @@
-"""Muon: the momentum of a matrix, orthogonalised (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+"""Muon: momentum, orthogonalized for each matrix (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-The variant, and why: Polar Express (Amsel et al. 2025, arXiv 2505.16932) in place of the quintic of the original, since
-five of its steps bring every singular value above a thousandth of the largest to 0.86-1.14, where the original leaves
-0.68-1.13 above three thousandths; NorMuon (Li et al. 2025, 2510.05491), which evens out the rows of the result by their
-mean square over time, at the cost of one number a row; cautious weight decay (Chen et al. 2025, 2510.12402), which
-shrinks a weight only where the update does not grow it. `torch.optim.Muon` has none of the three, and importing
-`torch.optim` costs every start of a stage two seconds.
+This variant differs from the original in three ways. Polar Express (Amsel et al. 2025, arXiv 2505.16932) replaces the
+quintic iteration: five steps bring every singular value above a thousandth of the largest to 0.86-1.14, compared with
+0.68-1.13 above three thousandths. NorMuon (Li et al. 2025, 2510.05491) normalizes the rows of the result by their mean
+square over time, at the cost of one number per row. Cautious weight decay (Chen et al. 2025, 2510.12402) shrinks a
+weight only if the update does not increase its magnitude. `torch.optim.Muon` has none of the three, and importing
+`torch.optim` adds two seconds to the start of every stage.
 
-Matrices are [M, N], M outputs; equal shapes are orthogonalised in one batch.
+Matrices are [M, N] with M outputs; matrices of equal shape are orthogonalized in one batch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-"""Coefficients of x, x^3 and x^5 of each step, from the paper's code, for five steps and a safety factor of 1.02."""
+"""Coefficients of x, x^3 and x^5 in each step, from the paper's code, for five steps and a safety factor of 1.02."""
 SAFETY = 1.02
 EPS = 1e-10
 
 
-def orthogonalise(x: Tensor) -> Tensor:
-    """The nearest matrices with orthonormal rows or columns, about, to a batch [..., M, N], in the type of `x`."""
+def orthogonalize(x: Tensor) -> Tensor:
+    """Approximations of the nearest matrices with orthonormal rows or columns to `x` [..., M, N], in its type."""
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * SAFETY + 1e-6)
@@ -41,14 +41,14 @@ def orthogonalise(x: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-def evened(update: Tensor, second: Tensor, beta2: float) -> Tensor:
-    """`update` [M, N] with its rows scaled by the inverse root of their mean squares' average `second` [M, 1].
+def normuon_normalize(update: Tensor, exp_avg_sq: Tensor, beta2: float) -> Tensor:
+    """`update` [M, N] with each row divided by the root of `exp_avg_sq` [M, 1], the running mean of its mean square.
 
-    The norm of the whole stays what it was. `second` is updated in place; like Adam's, but not corrected for its start,
-    which the rescaling cancels.
+    The result has the norm of `update`. `exp_avg_sq` is updated in place, as in Adam but without bias correction, which
+    the rescaling would cancel.
     """
-    second.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - beta2)
-    scaled = update * second.clamp_min(EPS).rsqrt()
+    exp_avg_sq.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - beta2)
+    scaled = update * exp_avg_sq.clamp_min(EPS).rsqrt()
     return scaled * (update.norm() / scaled.norm().clamp_min(EPS))
 
 
@@ -56,7 +56,7 @@ def step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     momenta: Sequence[Tensor],
-    seconds: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
     *,
     lr: float,
     momentum: float,
@@ -64,21 +64,22 @@ def step(
     weight_decay: float,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """One step, in place, orthogonalising in `dtype`: bfloat16 is enough where the hardware is fast in it.
+    """One step in place with Nesterov momentum, orthogonalizing in `dtype`: bfloat16 is precise enough.
 
-    Nesterov momentum; wide matrices move by `lr`, tall ones by `lr` sqrt(M / N) a direction."""
+    The singular values of an update are about `lr` for wide matrices and `lr` sqrt(M / N) for tall ones.
+    """
     torch._foreach_lerp_(list(momenta), list(grads), 1 - momentum)
     ahead = torch._foreach_lerp(list(grads), list(momenta), momentum)
     shapes: dict[torch.Size, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         shapes[p.shape].append(i)
     for shape, members in shapes.items():
-        batch = orthogonalise(torch.stack([ahead[i] for i in members]).to(dtype)).float()
+        batch = orthogonalize(torch.stack([ahead[i] for i in members]).to(dtype)).float()
         rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
         for i, update in zip(members, batch, strict=True):
             if beta2 is not None:
-                update = evened(update, seconds[i], beta2)
+                update = normuon_normalize(update, exp_avg_sqs[i], beta2)
             if weight_decay:
-                grows_not = (update * params[i] >= 0).to(update.dtype)
-                update = update + weight_decay * params[i] * grows_not
+                cautious_mask = (update * params[i] >= 0).to(update.dtype)
+                update = update + weight_decay * params[i] * cautious_mask
             params[i].sub_(update, alpha=rate)

@@ -1,8 +1,8 @@
-"""How data, batch, rates and decay follow from a model's size: rules measured at depth 12 and carried to others.
+"""Scaling rules: data, batch size, learning rates and weight decay as functions of model size, tuned at depth 12.
 
-N are the parameters of matrix products (`accounting.scaling_parameters`), D the tokens. The batch follows Bergsma et
-al. 2025 (arXiv 2505.13738), B ~ D^0.383; rates grow with the root of the batch; the weight decay keeps its time
-constant over the run (Wang & Aitchison 2024, 2405.13698).
+N is the number of parameters of matrix products (`accounting.scaling_parameters`), D the number of tokens. The batch
+follows Bergsma et al. 2025 (arXiv 2505.13738), B ~ D^0.383; rates grow with the square root of the batch; the weight
+decay keeps its time constant relative to the run (Wang & Aitchison 2024, 2405.13698).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from aquarat_core.config import BaseConfig
 from aquarat_core.model.accounting import flops_per_token, scaling_parameters
 
 REFERENCE_BATCH = 1 << 19
-"""Tokens of a step at which the rates are given."""
+"""Tokens per step for which the rates are specified."""
 REFERENCE_DECAY = 0.28
-"""Weight decay of the matrices at the reference's batch and tokens."""
+"""Weight decay of the matrices at the batch and tokens of the reference model."""
 TOKENS_PER_PARAMETER = 12.0
 BATCH_EXPONENT = 0.383
 
@@ -26,13 +26,13 @@ def training_tokens(parameters: int, ratio: float = TOKENS_PER_PARAMETER) -> int
 
 
 def batch_tokens(tokens: int, reference_tokens: int) -> int:
-    """Tokens of a step for a run of `tokens`, a power of two; `reference_tokens` is D of the reference model."""
+    """Tokens per step for a run of `tokens`, a power of two; `reference_tokens` is D of the reference model."""
     exact = math.log2(REFERENCE_BATCH * (tokens / reference_tokens) ** BATCH_EXPONENT)
     return 2 ** round(exact)
 
 
 def lr_scale(batch: int) -> float:
-    """What the rates are multiplied by at `batch` tokens a step."""
+    """Factor of the learning rates at `batch` tokens per step."""
     return math.sqrt(batch / REFERENCE_BATCH)
 
 
@@ -50,7 +50,7 @@ def horizon(
     target_flops: float | None = None,
     tokens_per_parameter: float | None = None,
 ) -> int:
-    """Steps of a run: for a budget of FLOPs, else for a ratio of tokens to parameters, else as given."""
+    """Steps of a run: by a FLOPs budget, else by a ratio of tokens to parameters, else `steps`."""
     if target_flops is not None:
         return max(1, round(target_flops / (flops * batch)))
     if tokens_per_parameter is not None:
@@ -59,7 +59,7 @@ def horizon(
 
 
 def horizon_of(config: BaseConfig, vocab_size: int) -> int:
-    """Steps of pretraining: those of the config, or what its budget comes to for a model of this vocabulary."""
+    """Steps of pretraining: those of the config, or as many as its budget allows with this vocabulary."""
     return horizon(
         config.batch_tokens,
         scaling_parameters(config.model, vocab_size),

@@ -8,10 +8,10 @@ from aquarat_core.config import OptimConfig
 
 
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
-    """Share of the peak learning rate at `step` (0-based) of `steps`: linear warm-up, constant, linear warm-down.
+    """Fraction of the peak learning rate at `step` (0-based) of `steps`: linear warm-up, constant, linear warm-down.
 
     The trapezoid of Hägele et al. 2024 (arXiv 2405.18392). The first step of a warm-up is above zero and the last step
-    of a warm-down above `final_lr`, so that no step is spent on nothing.
+    of a warm-down above `final_lr`, so that no step is wasted.
     """
     warmup, warmdown = round(config.warmup * steps), round(config.warmdown * steps)
     if step < warmup:
@@ -37,5 +37,5 @@ def momentum_at(step: int, steps: int, config: OptimConfig) -> float:
 
 
 def weight_decay_factor(step: int, steps: int) -> float:
-    """Share of the weight decay at `step`: a half cosine from 1 to 0."""
+    """Fraction of the weight decay at `step`: a half cosine from 1 to 0."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))

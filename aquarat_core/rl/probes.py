@@ -144,7 +144,7 @@ class _Watching:
     def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         self.k_BKTD, self.v_BKTD = k_BKTD, v_BKTD
 
-    def read(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
+    def attend(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
         B, H, T, D = q_BHTD.shape
         last_BHD = q_BHTD[torch.arange(B, device=q_BHTD.device), :, self.lengths_B - 1].float()
         k_BHTD = self.k_BKTD.float().repeat_interleave(H // self.k_BKTD.size(1), dim=1)

@@ -111,11 +111,11 @@ class RolloutCollector(Generic[A]):
         return groups, drawn
 
     def _graded(self, example: Example[A], ids: list[int], completions: list[Completion]) -> Group[A]:
-        texts = [self.tokenizer.decode(c.said) for c in completions]
+        texts = [self.tokenizer.decode(c.content) for c in completions]
         grades = [self.reward(example, text, c.ended) for text, c in zip(texts, completions, strict=True)]
         budget, buffer = self.config.max_new_tokens, self.config.reward.overlong_tokens
         rewards = [
-            grade.reward + overlong_penalty(c.n_chosen, budget, buffer)
+            grade.reward + overlong_penalty(c.n_sampled, budget, buffer)
             for grade, c in zip(grades, completions, strict=True)
         ]
         return Group(example, ids, completions, texts, grades, rewards)
@@ -156,7 +156,7 @@ def samples(groups: Sequence[Group[Any]], config: RLConfig) -> list[Sample]:
     """Every completion with its advantage."""
     estimate = group_std if config.objective.advantage == "group_std" else mean_baseline
     return [
-        Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.given)
+        Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.forced)
         for group in groups
         for completion, advantage in zip(
             group.completions, estimate(torch.tensor([group.rewards]))[0].tolist(), strict=True

@@ -23,8 +23,8 @@ class Sample:
     completion: Sequence[int]
     logprobs: Sequence[float]
     advantage: float
-    given: Sequence[int] = ()
-    """Places of completion tokens that a tool said."""
+    forced: Sequence[int] = ()
+    """Positions of completion tokens that came from a tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def collate(samples: Sequence[Sample], device: torch.device) -> SampleBatch:
     logp = pad([s.logprobs for s in samples], torch.float32)
     mask = pad([[1.0] * len(s.completion) for s in samples], torch.float32)
     for row, s in enumerate(samples):
-        mask[row, list(s.given)] = 0.0
+        mask[row, list(s.forced)] = 0.0
     advantages = torch.tensor([s.advantage for s in samples])
     return SampleBatch(*(t.to(device) for t in (ids, positions, completion, mask, logp, advantages)))
 

@@ -26,10 +26,10 @@ def count(groups: Iterable[Group[Any]]) -> dict[str, float]:
     sums: defaultdict[str, float] = defaultdict(float)
     for group in groups:
         right = [grade.correct for grade in group.grades]
-        lengths = [c.n_chosen for c in group.completions]
+        lengths = [c.n_sampled for c in group.completions]
         sums["completions"] += len(right)
         sums["tokens"] += sum(lengths)
-        sums["given"] += sum(len(c.given) for c in group.completions)
+        sums["given"] += sum(len(c.forced) for c in group.completions)
         sums["reward"] += sum(group.rewards)
         sums["reward_squared"] += sum(r * r for r in group.rewards)
         sums["right"] += sum(right)

@@ -156,7 +156,7 @@ class Trainer(Generic[A]):
             return self.questions[self._replacement(step, round_, places[i])]
 
         taught, extra = _unless_stopped(lambda: self.sampler.resample_zero_variance(groups, step, replacement), asked)
-        lengths = [c.n_chosen for group in taught for c in group.completions]
+        lengths = [c.n_sampled for group in taught for c in group.completions]
         learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
         n_tokens, refilled = world.sum(learned).tolist()
         sampled_at = time.monotonic()

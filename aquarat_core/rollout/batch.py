@@ -1,7 +1,7 @@
-"""The host's side of the rows being sampled: refilled as rows end, closed up when none wait.
+"""Continuous batching on the host: rows that end are replaced by waiting completions, then the batch is compacted.
 
-`step` touches the device only. `look` is where the host finds out which rows have ended; between two looks ended rows
-are computed along, and what they say is dropped.
+`step` touches only the device. In `harvest` the host learns which rows have ended. Between two harvests ended rows are
+still computed, and their tokens are dropped.
 
 Shapes: R rows, P prompts, T tokens of a prompt, C width.
 """
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 import torch
 
 from aquarat_core.data.rows import pad
-from aquarat_core.model.kv_cache import Extent, Prefill, last_ids
-from aquarat_core.rollout.replay import Replays
-from aquarat_core.rollout.rows import Step
+from aquarat_core.model.kv_cache import DecodeShape, Prefill, last_ids
+from aquarat_core.rollout.replay import GraphRunner
+from aquarat_core.rollout.rows import DecodeStep
 from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.tools import Calls, Tool
 
 PREFILL_TOKENS = 16_384
-"""Tokens, padding included, that are read in one forward pass."""
+"""Tokens of one prefill pass at most, including padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt and one completion to sample for each of its keys; completion i is number `first + i` of all."""
+    """A prompt and the keys of its completions; completion i has number `first + i` in the whole batch."""
 
     prompt: Sequence[int]
     keys: Sequence[int]
@@ -36,187 +36,194 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled continuation; the stop token, when it came, is the last of `tokens`."""
+    """One sampled continuation; the stop token, if it was sampled, is the last of `tokens`."""
 
     tokens: list[int]
     logprobs: list[float]
-    """Of each token, in the distribution that it was drawn from."""
+    """Log-probability of each token in the distribution that it was drawn from."""
     ended: bool
-    """True when the stop token was sampled, False when the row ran out of tokens."""
-    given: tuple[int, ...] = ()
-    """Places of tokens that a tool said; their log-probability is 0, and they are not the model's to learn."""
+    """True if the stop token was sampled, False if the token budget was used up."""
+    forced: tuple[int, ...] = ()
+    """Positions of tokens that came from a tool; their log-probability is 0, and they are not trained on."""
 
     @property
-    def said(self) -> list[int]:
+    def content(self) -> list[int]:
         """The tokens without the stop token."""
         return self.tokens[:-1] if self.ended else self.tokens
 
     @property
-    def n_chosen(self) -> int:
-        """How many of the tokens the model chose: all but the tool's."""
-        return len(self.tokens) - len(self.given)
+    def n_sampled(self) -> int:
+        """Number of tokens that the model sampled: all but the tool's."""
+        return len(self.tokens) - len(self.forced)
 
 
 @dataclass(slots=True)
 class _Row:
-    """The host's side of a row: the completion it samples, the slot of its prompt, its lane there, and the step it
-    began at."""
+    """The host's record of a row: its completion, its prompt's index in the KV cache, its slot of that prompt, and the
+    step at which it started."""
 
     item: int
+    prompt: int
     slot: int
-    lane: int
-    born: int
+    start_step: int
 
 
 class Batch:
-    """Samples every completion of `requests`, in the rows of `replays` and the prompt slots of their memory."""
+    """Samples every completion of `requests`, in the rows of `runner` and the prompts of their KV cache."""
 
     def __init__(
-        self, replays: Replays, requests: Sequence[Request], budget: int, sampling: Sampling, tool: Tool | None = None
+        self,
+        runner: GraphRunner,
+        requests: Sequence[Request],
+        budget: int,
+        sampling: Sampling,
+        tool: Tool | None = None,
     ) -> None:
-        self.replays, self.state, self.memory = replays, replays.rows, replays.rows.memory
+        self.runner, self.state, self.kv_cache = runner, runner.rows, runner.rows.kv_cache
         self.model = self.state.model
         self.budget, self.sampling = budget, sampling
         self.waiting = deque((request, n) for request in requests for n in range(len(request.keys)))
         self.rows: list[_Row] = []
-        self.slots: dict[int, int] = {}
-        """Slot of each prompt in memory, by its request's `first`."""
-        self.slot_lengths: list[int] = []
+        self.prompt_indices: dict[int, int] = {}
+        """Index of each prompt in the KV cache, by its request's `first`."""
+        self.prompt_lengths: list[int] = []
         self.steps = 0
-        self.found: dict[int, Completion] = {}
-        """Completions that have ended, by their numbers."""
-        self._in_lanes = False
-        P, _, self.n_rows, _ = self.memory.size
+        self.completions: dict[int, Completion] = {}
+        """Finished completions by number."""
+        self._in_slot_order = False
+        P, _, self.n_rows, _ = self.kv_cache.size
         hidden_RC = self.state.hidden_RC
         self.prompt_hidden_PC = torch.zeros((P, hidden_RC.size(1)), dtype=hidden_RC.dtype, device=hidden_RC.device)
         self.calls = Calls(tool) if tool else None
         self.state.clear(0)
 
     def step(self) -> None:
-        """Draw one token for every row and read it. Without a tool nothing of the host is waited for."""
+        """Sample one token for every row and run the model on it. Without a tool, the device never waits."""
         self.steps += 1
-        step = Step(self._extent(), self.sampling, self.budget)
+        step = DecodeStep(self._shape(), self.sampling, self.budget)
         if self.calls:
             self._with_tool(self.calls, step)
         elif self._is_last():
-            self.state.keep(step, *self.state.draw(step))
+            self.state.append(step, *self.state.sample(step))
         else:
-            self.replays.advance(step)
+            self.runner.advance(step)
 
     def _is_last(self) -> bool:
-        """Whether nobody will draw from what the newest tokens lead to."""
+        """True if no row samples again."""
         return self._left() <= 0 and not self.waiting
 
-    def _with_tool(self, calls: Calls, step: Step) -> None:
-        """With a tool the host looks at every token, so all rows are live. What the tool says has log-probability 0."""
-        token_R, logp_R = self.state.draw(step)
+    def _with_tool(self, calls: Calls, step: DecodeStep) -> None:
+        """With a tool, the host sees every token, so all rows are live. Tokens from the tool have log-probability 0."""
+        token_R, logp_R = self.state.sample(step)
         items = [row.item for row in self.rows]
-        due_R = torch.tensor(calls.due(items), device=token_R.device)
-        given_R = due_R >= 0
-        token_R = torch.where(given_R, due_R, token_R)
-        self.state.keep(step, token_R, logp_R.masked_fill(given_R, 0.0))
-        calls.said(items, token_R.tolist(), given_R.tolist())
+        pending_R = torch.tensor(calls.pending(items), device=token_R.device)
+        forced_R = pending_R >= 0
+        token_R = torch.where(forced_R, pending_R, token_R)
+        self.state.append(step, token_R, logp_R.masked_fill(forced_R, 0.0))
+        calls.observe(items, token_R.tolist(), forced_R.tolist())
         if not self._is_last():
-            self.state.read(step, token_R)
+            self.state.forward(step, token_R)
 
-    def _extent(self) -> Extent:
-        born = {row.born for row in self.rows}
-        return Extent(
+    def _shape(self) -> DecodeShape:
+        starts = {row.start_step for row in self.rows}
+        return DecodeShape(
             rows=len(self.rows),
-            prompts=len(self.slot_lengths),
-            prompt_len=max(self.slot_lengths),
-            n_own=min(self.steps - min(born), self.budget),
-            abreast=len(born) == 1,
-            in_lanes=self._in_lanes,
+            prompts=len(self.prompt_lengths),
+            prompt_len=max(self.prompt_lengths),
+            n_generated=min(self.steps - min(starts), self.budget),
+            same_age=len(starts) == 1,
+            in_slot_order=self._in_slot_order,
         )
 
-    def look(self) -> int:
-        """Take ended rows out and waiting completions in; returns the steps that some row has left at most."""
+    def harvest(self) -> int:
+        """Replace ended rows by waiting completions; returns the most steps that any row has left."""
         live = self.state.live_R[: len(self.rows)].tolist()
-        self._take([i for i, alive in enumerate(live) if not alive])
+        self._collect_ended([i for i, alive in enumerate(live) if not alive])
         self.rearrange(live)
         return self._left()
 
     def rearrange(self, live: Sequence[bool]) -> None:
-        """Close up the rows that are `live`, and start waiting completions in the others' places."""
-        self._close_rows(live)
-        self._close_slots()
+        """Compact the rows that are `live`, and start waiting completions in the free ones."""
+        self._compact_rows(live)
+        self._compact_prompts()
         self._admit()
-        G = self.memory.lanes
-        self._in_lanes = [row.slot * G + row.lane for row in self.rows] == list(range(len(self.slot_lengths) * G))
+        G = self.kv_cache.slots
+        self._in_slot_order = [row.prompt * G + row.slot for row in self.rows] == list(
+            range(len(self.prompt_lengths) * G)
+        )
 
     def _left(self) -> int:
-        return max((self.budget - (self.steps - row.born) for row in self.rows), default=0)
+        return max((self.budget - (self.steps - row.start_step) for row in self.rows), default=0)
 
-    def _take(self, rows: Sequence[int]) -> None:
-        """Keep what ended rows have said."""
+    def _collect_ended(self, rows: Sequence[int]) -> None:
+        """Store the completions of ended rows."""
         if not rows:
             return
         at = torch.tensor(rows, device=self.state.live_R.device)
-        columns = (self.state.tokens_RS, self.state.logp_RS, self.memory.ages_R, self.state.ended_R)
+        columns = (self.state.tokens_RS, self.state.logp_RS, self.kv_cache.n_generated_R, self.state.ended_R)
         for row, tokens, logp, n, ended in zip(rows, *(x[at].tolist() for x in columns), strict=True):
             item = self.rows[row].item
-            given = self.calls.given(item) if self.calls else ()
-            self.found[item] = Completion(tokens[:n], logp[:n], ended, given)
+            forced = self.calls.forced(item) if self.calls else ()
+            self.completions[item] = Completion(tokens[:n], logp[:n], ended, forced)
 
-    def _close_rows(self, live: Sequence[bool]) -> None:
-        """Move live rows from the end into the places of ended ones, so that all rows up to the last are live."""
+    def _compact_rows(self, live: Sequence[bool]) -> None:
+        """Move live rows from the end to replace ended ones, so that live rows are contiguous."""
         source, target = _moves(live)
         if source:
             rows = torch.tensor([source, target], device=self.state.live_R.device)
-            oldest = self.steps - min(row.born for row in self.rows)
-            self.state.move(rows[0], rows[1], min(oldest, self.budget))
+            oldest = self.steps - min(row.start_step for row in self.rows)
+            self.state.compact(rows[0], rows[1], min(oldest, self.budget))
             for old, new in zip(source, target, strict=True):
                 self.rows[new] = self.rows[old]
         if not all(live):
             del self.rows[sum(live) :]
             self.state.clear(len(self.rows))
 
-    def _close_slots(self) -> None:
-        """The same for prompts that no row continues and no waiting completion needs."""
-        needed = {row.slot for row in self.rows}
-        if self.waiting and self.waiting[0][0].first in self.slots:
-            needed.add(self.slots[self.waiting[0][0].first])
-        live = [slot in needed for slot in range(len(self.slot_lengths))]
+    def _compact_prompts(self) -> None:
+        """Do the same with prompts: those that no row continues and no waiting completion needs are dropped."""
+        needed = {row.prompt for row in self.rows}
+        if self.waiting and self.waiting[0][0].first in self.prompt_indices:
+            needed.add(self.prompt_indices[self.waiting[0][0].first])
+        live = [prompt in needed for prompt in range(len(self.prompt_lengths))]
         source, target = _moves(live)
         if source:
-            slots = torch.tensor([source, target], device=self.prompt_hidden_PC.device)
-            self.memory.move_prompts(slots[0], slots[1])
-            self.prompt_hidden_PC[slots[1]] = self.prompt_hidden_PC[slots[0]]
+            prompts = torch.tensor([source, target], device=self.prompt_hidden_PC.device)
+            self.kv_cache.move_prompts(prompts[0], prompts[1])
+            self.prompt_hidden_PC[prompts[1]] = self.prompt_hidden_PC[prompts[0]]
         moved = dict(zip(source, target, strict=True))
         for old, new in moved.items():
-            self.slot_lengths[new] = self.slot_lengths[old]
-        self.slots = {first: moved.get(s, s) for first, s in self.slots.items() if s in needed}
+            self.prompt_lengths[new] = self.prompt_lengths[old]
+        self.prompt_indices = {first: moved.get(s, s) for first, s in self.prompt_indices.items() if s in needed}
         for row in self.rows:
-            row.slot = moved.get(row.slot, row.slot)
-        del self.slot_lengths[sum(live) :]
+            row.prompt = moved.get(row.prompt, row.prompt)
+        del self.prompt_lengths[sum(live) :]
 
     def _admit(self) -> None:
-        """Start waiting completions in free rows, reading their prompts where that has not been done."""
+        """Start waiting completions in free rows, and prefill their prompts if necessary."""
         R, P = self.n_rows, self.prompt_hidden_PC.size(0)
         first_row, started, new = len(self.rows), [], []
         while self.waiting and len(self.rows) < R:
             request, n = self.waiting[0]
-            if request.first not in self.slots:
-                if len(self.slot_lengths) == P:
+            if request.first not in self.prompt_indices:
+                if len(self.prompt_lengths) == P:
                     break
-                self.slots[request.first] = len(self.slot_lengths)
-                self.slot_lengths.append(len(request.prompt))
+                self.prompt_indices[request.first] = len(self.prompt_lengths)
+                self.prompt_lengths.append(len(request.prompt))
                 new.append(request)
             self.waiting.popleft()
-            self.rows.append(_Row(request.first + n, self.slots[request.first], n, self.steps))
+            self.rows.append(_Row(request.first + n, self.prompt_indices[request.first], n, self.steps))
             started.append((request, n))
         if not started:
             return
         self._prefill(new)
         device = self.prompt_hidden_PC.device
         rows = torch.arange(first_row, len(self.rows), device=device)
-        slots = torch.tensor([row.slot for row in self.rows[first_row:]], device=device)
-        lanes = torch.tensor([n for _, n in started], device=device)
-        tails = last_ids([request.prompt for request, _ in started], self.memory.recent_RN.size(1))
-        self.memory.place_rows(rows, slots, lanes, tails.to(device))
+        prompts = torch.tensor([row.prompt for row in self.rows[first_row:]], device=device)
+        slots = torch.tensor([n for _, n in started], device=device)
+        tails = last_ids([request.prompt for request, _ in started], self.kv_cache.recent_RN.size(1))
+        self.kv_cache.start_rows(rows, prompts, slots, tails.to(device))
         keys = torch.tensor([request.keys[n] for request, n in started], device=device)
-        self.state.start(rows, self.prompt_hidden_PC[slots], keys)
+        self.state.start(rows, self.prompt_hidden_PC[prompts], keys)
 
     def _prefill(self, requests: Sequence[Request]) -> None:
         device = self.prompt_hidden_PC.device
@@ -226,13 +233,13 @@ class Batch:
             part = requests[start : start + at_once]
             padded = pad([request.prompt for request in part])
             lengths = torch.tensor([len(r.prompt) for r in part], device=device)
-            slots = torch.tensor([self.slots[r.first] for r in part], device=device)
-            hidden_PTC = self.model.hidden(padded.to(device), Prefill(self.memory, slots, lengths))
+            prompts = torch.tensor([self.prompt_indices[r.first] for r in part], device=device)
+            hidden_PTC = self.model.hidden(padded.to(device), Prefill(self.kv_cache, prompts, lengths))
             last_PC = hidden_PTC[torch.arange(len(part), device=device), lengths - 1]
-            self.prompt_hidden_PC[slots] = last_PC
+            self.prompt_hidden_PC[prompts] = last_PC
 
 
 def _moves(live: Sequence[bool]) -> tuple[list[int], list[int]]:
-    """Sources and targets that bring all live places to the front with as few moves as possible."""
+    """Sources and targets that move all live entries to the front with as few moves as possible."""
     n = sum(live)
     return [i for i in range(n, len(live)) if live[i]], [i for i in range(n) if not live[i]]

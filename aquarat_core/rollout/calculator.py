@@ -1,4 +1,4 @@
-"""A calculator for models: arithmetic by a grammar of its own, exact in fractions, bounded in every direction.
+"""A calculator for models: arithmetic with its own grammar, exact fractions, and limits on every size.
 
     sum     = product (("+" | "-") product)*
     product = factor (("*" | "/") factor)*
@@ -6,7 +6,7 @@
     power   = atom ("^" factor)?
     atom    = number | "(" sum ")"
 
-Nothing is evaluated but this: a text outside the grammar, a division by zero, or a number beyond the bounds gives None.
+Nothing else is evaluated: text outside the grammar, a division by zero, or a number out of bounds gives None.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import re
 from fractions import Fraction
 
 MAX_CHARS, MAX_DEPTH, MAX_EXPONENT, MAX_BITS = 200, 32, 64, 512
-"""Of an expression, of parentheses and signs within each other, of a power, and of a value's parts."""
+"""Limits of an expression's length, of nested parentheses and signs, of a power, and of numerators and denominators."""
 DECIMALS = 6
-"""Places after the point of a value that is no whole number."""
+"""Decimal places of a value that is not an integer."""
 
 _TOKEN = re.compile(r"\s*(?:(\d[\d,]*(?:\.\d+)?|\.\d+)|([-+*/^()]))")
 
 
 class _Wrong(ValueError):
-    """The text is no expression, or its value is out of bounds."""
+    """The text is not an expression, or its value is out of bounds."""
 
 
 def calculate(text: str) -> str | None:
-    """The value of an expression as text, whole or rounded to `DECIMALS` places; None if there is none."""
+    """The value of an expression as text, an integer or rounded to `DECIMALS` places; None if it has no value."""
     try:
         parser = _Parser(_tokens(text))
         value = parser.sum(0)
@@ -55,13 +55,13 @@ def _tokens(text: str) -> list[str]:
 
 
 class _Parser:
-    """Reads a list of tokens from its front."""
+    """A recursive descent parser that consumes a list of tokens."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.left = tokens[::-1]
 
     def take(self, *wanted: str) -> str | None:
-        """The next token if it is one of these."""
+        """Consume and return the next token if it is one of `wanted`."""
         return self.left.pop() if self.left and self.left[-1] in wanted else None
 
     def sum(self, depth: int) -> Fraction:

@@ -1,6 +1,6 @@
-"""Counter-based randomness: a draw depends on its key and position alone, never on the batch around it.
+"""Counter-based randomness: a draw depends on its key and position alone, never on the rest of the batch.
 
-The mixer is SplitMix64 (Steele, Lea & Flood 2014, doi 10.1145/2660193.2660195), on int64 tensors that wrap around.
+The mixer is SplitMix64 (Steele, Lea & Flood 2014, doi 10.1145/2660193.2660195) with wrapping int64 arithmetic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def row_key(*parts: int | str) -> int:
 
 
 def _wrapped(n: int) -> int:
-    """n modulo 2^64 as a signed integer: torch takes no Python integer beyond int64."""
+    """n modulo 2^64 as a signed integer: torch accepts no Python integer beyond int64."""
     return (n + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
@@ -33,7 +33,7 @@ def _shift_right(x: Tensor, n: int) -> Tensor:
 
 def uniform(keys_B: Tensor, position: Tensor | int) -> Tensor:
     """One float32 draw [B] in [0, 1) for each int64 key at this position of its row (one for all, or [B])."""
-    advance = (position + 1) * _GOLDEN  # products of int64 tensors wrap around by themselves
+    advance = (position + 1) * _GOLDEN  # products of int64 tensors wrap around on their own
     z = keys_B + (_wrapped(advance) if isinstance(advance, int) else advance)
     z = (z ^ _shift_right(z, 30)) * _MIX1
     z = (z ^ _shift_right(z, 27)) * _MIX2

@@ -1,10 +1,10 @@
-"""Steps that are recorded once and replayed: on a GPU a step is some hundred kernels, and launching them one by one
-takes longer than running them.
+"""Capture and replay of decoding steps: on a GPU a step is some hundred kernels, and launching them takes longer than
+running them.
 
-Recorded is what a step does to memory at fixed addresses, so shapes are rounded up to a few: what is read beyond the
-rows, prompts and tokens that are there is masked or means nothing. A kind of step is run eagerly the first time, on the
-side, and recorded the second. The first recording is proved: replayed, it must do what the same step did. Where
-recording fails, or proves nothing, all goes on eagerly, and the log says why, once.
+A captured graph works on fixed addresses and shapes, so shapes are rounded up to a few values; the excess rows, prompts
+and tokens are masked or their results ignored. The first step of each kind runs eagerly on a side stream, the second is
+captured. The first capture is verified: its replay must give the results of the eager step. If capture or verification
+fails, generation continues eagerly, and the log gives the reason once.
 """
 
 from __future__ import annotations
@@ -17,99 +17,99 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from aquarat_core.model.kv_cache import Extent
-from aquarat_core.rollout.rows import Rows, Step
+from aquarat_core.model.kv_cache import DecodeShape
+from aquarat_core.rollout.rows import DecodeStep, DeviceRows
 
-FEWEST_ROWS, PROMPT_TOKENS, OWN_TOKENS = 8, 64, 32
-"""Rows, at least so many, and prompts are rounded up to quarters of powers of two; tokens to multiples of these."""
+MIN_ROWS, PROMPT_TOKENS, GENERATED_TOKENS = 8, 64, 32
+"""Rows (at least `MIN_ROWS`) and prompts are rounded up to quarters of powers of two, tokens to multiples of these."""
 SAME_ROWS, SAME_HIDDEN = 0.99, 0.05
-"""Share of the rows that must draw the same token when a step is replayed, and come to the same hidden state but for
-this share of its norm: the last bits of a product may differ."""
+"""In a verified replay, this fraction of rows must sample the same token and reach the same hidden state within this
+fraction of its norm: the last bits of a product may differ."""
 
 Run = Callable[[], None]
 _log = logging.getLogger(__name__)
 
 
-class Recorder(Protocol):
-    """How a step is recorded."""
+class GraphCapture(Protocol):
+    """A way to capture a step and replay it."""
 
-    def warm(self, run: Run) -> None:
-        """Run it for good, so that whatever is made once is made before the recording."""
+    def warmup(self, run: Run) -> None:
+        """Run the step for real, so that one-time allocations happen before the capture."""
 
-    def record(self, run: Run) -> Run:
-        """Record it without running it; what is returned replays it. Raises `RuntimeError` where that cannot be."""
+    def capture(self, run: Run) -> Run:
+        """Capture the step without running it, and return its replay. Raises `RuntimeError` if that fails."""
 
 
 class CudaGraphs:
-    """CUDA graphs (docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs"), which share one pool of memory: what
-    a graph leaves there is of no use to the next."""
+    """CUDA graphs (docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs") with a common memory pool: no graph
+    needs what another one left there."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
         self._side = torch.cuda.Stream()
 
-    def warm(self, run: Run) -> None:
+    def warmup(self, run: Run) -> None:
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             run()
         torch.cuda.current_stream().wait_stream(self._side)
 
-    def record(self, run: Run) -> Run:
+    def capture(self, run: Run) -> Run:
         graph = torch.cuda.CUDAGraph()
-        # Other threads, such as one that saves a checkpoint, may use the device meanwhile.
+        # Other threads may use the device at the same time, such as one that saves a checkpoint.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
             run()
         return graph.replay
 
 
-class Replays:
-    """The steps of `rows`, recorded and replayed; with no recorder, run eagerly in their own shapes."""
+class GraphRunner:
+    """Captures and replays the steps of `rows`; without `graph_capture`, runs them eagerly in their exact shapes."""
 
-    def __init__(self, rows: Rows, recorder: Recorder | None) -> None:
-        self.rows, self.recorder = rows, recorder
+    def __init__(self, rows: DeviceRows, graph_capture: GraphCapture | None) -> None:
+        self.rows, self.graph_capture = rows, graph_capture
         self.failed = False
-        """Whether recording was given up."""
-        self._recorded: dict[Step, Run] = {}
-        self._seen: set[Step] = set()
-        self._proved = False
+        """Whether capture failed and steps run eagerly."""
+        self._captured: dict[DecodeStep, Run] = {}
+        self._seen: set[DecodeStep] = set()
+        self._verified = False
 
-    def advance(self, step: Step) -> None:
-        """Do one step."""
-        if self.recorder is None or self.failed:
+    def advance(self, step: DecodeStep) -> None:
+        """Run one step."""
+        if self.graph_capture is None or self.failed:
             self.rows.advance(step)
             return
-        step = replace(step, extent=rounded(step.extent, self.rows.memory.size))
+        step = replace(step, shape=rounded(step.shape, self.rows.kv_cache.size))
         if step not in self._seen:
             self._seen.add(step)
-            self.recorder.warm(lambda: self.rows.advance(step))
+            self.graph_capture.warmup(lambda: self.rows.advance(step))
             return
-        if step not in self._recorded:
+        if step not in self._captured:
             try:
-                self._recorded[step] = self._record(self.recorder, step)
+                self._captured[step] = self._capture(self.graph_capture, step)
             except RuntimeError as e:
                 _log.warning("generation goes on without recorded steps, which is slower: %s", e)
                 self.failed = True
-                self._recorded.clear()
+                self._captured.clear()
                 self.rows.advance(step)
                 return
-        self._recorded[step]()
+        self._captured[step]()
 
-    def _record(self, recorder: Recorder, step: Step) -> Run:
-        """The step's replay. Raises `RuntimeError`, with the rows as they were, when it is not to be trusted."""
-        replay = recorder.record(lambda: self.rows.advance(step))
+    def _capture(self, graph_capture: GraphCapture, step: DecodeStep) -> Run:
+        """The step's replay. Raises `RuntimeError`, leaving the rows unchanged, if capture or verification fails."""
+        replay = graph_capture.capture(lambda: self.rows.advance(step))
         live_R = self.rows.live_R.clone()
-        if not self._proved and live_R.any():
-            tokens_RS, hidden_RC = self._tried(lambda: self.rows.advance(step))
-            again_RS, again_RC = self._tried(replay)
+        if not self._verified and live_R.any():
+            tokens_RS, hidden_RC = self._dry_run(lambda: self.rows.advance(step))
+            again_RS, again_RC = self._dry_run(replay)
             near_R = (again_RC - hidden_RC).float().norm(dim=1) <= SAME_HIDDEN * hidden_RC.float().norm(dim=1)
             same = ((tokens_RS == again_RS).all(dim=1) & near_R)[live_R].float().mean().item()
             if same < SAME_ROWS:
                 raise RuntimeError(f"replayed, a step did something else than before in {1 - same:.1%} of the rows")
-            self._proved = True
+            self._verified = True
         return replay
 
-    def _tried(self, run: Run) -> tuple[Tensor, Tensor]:
-        """The rows' tokens and hidden states after `run`, which is then undone."""
+    def _dry_run(self, run: Run) -> tuple[Tensor, Tensor]:
+        """The rows' tokens and hidden states after `run`, whose effects are then undone."""
         before = [tensor.clone() for tensor in self.rows.state]
         run()
         after = self.rows.tokens_RS.clone(), self.rows.hidden_RC.clone()
@@ -118,21 +118,21 @@ class Replays:
         return after
 
 
-def rounded(extent: Extent, size: tuple[int, int, int, int]) -> Extent:
-    """`extent`, large enough for many steps, within a memory of that size."""
+def rounded(shape: DecodeShape, size: tuple[int, int, int, int]) -> DecodeShape:
+    """`shape` rounded up, so that many steps have the same one, within a KV cache of that size."""
     P, T, R, S = size
-    rows = min(max(FEWEST_ROWS, _quarters(extent.rows)), R)
-    prompts = min(_quarters(extent.prompts), P)
-    return Extent(
+    rows = min(max(MIN_ROWS, _quarters(shape.rows)), R)
+    prompts = min(_quarters(shape.prompts), P)
+    return DecodeShape(
         rows,
         prompts,
-        prompt_len=min(-(-extent.prompt_len // PROMPT_TOKENS) * PROMPT_TOKENS, T),
-        n_own=min(-(-extent.n_own // OWN_TOKENS) * OWN_TOKENS, S),
-        in_lanes=extent.in_lanes and (rows, prompts) == (extent.rows, extent.prompts),
+        prompt_len=min(-(-shape.prompt_len // PROMPT_TOKENS) * PROMPT_TOKENS, T),
+        n_generated=min(-(-shape.n_generated // GENERATED_TOKENS) * GENERATED_TOKENS, S),
+        in_slot_order=shape.in_slot_order and (rows, prompts) == (shape.rows, shape.prompts),
     )
 
 
 def _quarters(n: int) -> int:
-    """The next multiple of a quarter of the power of two below: at most a quarter is added."""
+    """`n` rounded up to a multiple of a quarter of the power of two below: adds at most a quarter."""
     quarter = max(1, (1 << (n - 1).bit_length()) // 8)
     return -(-n // quarter) * quarter

@@ -1,8 +1,8 @@
 """From logits to the next token: temperature sampling by inverse transform, or the most likely token.
 
-One uniform number decides a token, and it belongs to the row alone. Its place in the cumulative distribution is looked
-up in two levels, first among sums over blocks of the vocabulary and then inside one block: a full cumulative sum over
-the vocabulary costs more than the logits themselves.
+One uniform number per row determines its token. Its position in the cumulative distribution is found in two levels,
+first among sums over blocks of the vocabulary and then within one block: a full cumulative sum over the vocabulary
+costs more than the logits themselves.
 
 Shapes: B rows, V vocabulary, N blocks.
 """
@@ -22,20 +22,21 @@ from aquarat_core.rollout.random import uniform
 BLOCK = 64
 """Tokens in one block of the vocabulary."""
 MAX_EXPONENT = 60.0
-"""Logits up to here need no maximum taken off: exp of them, summed over any vocabulary, is a float32."""
+"""Up to this bound, logits do not need the maximum subtracted: the sum of their exp fits float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. RL uses the temperature alone: with a cut distribution, what was sampled from is not what
-    is trained, and the gradient is biased."""
+    """How tokens are drawn. RL uses only the temperature: with a truncated distribution, sampling and training would
+    differ, and the gradient would be biased."""
 
     temperature: float = 1.0
-    """0 takes the most likely token."""
+    """0 selects the most likely token."""
     top_k: int | None = None
-    """Only the k most likely tokens."""
+    """Sample only from the k most likely tokens."""
     top_p: float | None = None
-    """Only the most likely tokens that together reach this probability (Holtzman et al. 2019, arXiv 1904.09751)."""
+    """Sample only from the most likely tokens that together reach this probability (Holtzman et al. 2019, arXiv
+    1904.09751)."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -51,21 +52,21 @@ class Sampling:
 
     @property
     def cuts(self) -> bool:
-        """Whether tokens are left out."""
+        """Whether some tokens are excluded."""
         return self.top_k is not None or self.top_p is not None
 
     def is_bounded(self, bound: float) -> bool:
-        """Whether logits up to `bound` need no maximum taken off."""
+        """Whether logits up to `bound` can skip the subtraction of the maximum."""
         return bound / self.temperature <= MAX_EXPONENT
 
 
 def sample(
     logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | int, bound: float = torch.inf
 ) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probabilities [B] in the distribution that they were drawn from; greedy tokens
-    have theirs at temperature 1. `position` counts the draws of a row, one number for all or [B].
+    """Next tokens [B] and their log-probabilities [B] in the distribution that they were drawn from; those of greedy
+    tokens are at temperature 1. `position` counts the draws of a row, one number for all or [B].
 
-    No logit is above `bound`. Where it allows, they are not searched for the largest, and their memory is used up.
+    No logit may exceed `bound`. If it is low enough, the maximum is not computed, and the logits are overwritten.
     """
     if how.is_greedy:
         largest_B, tokens_B = logits_BV.max(dim=1)
@@ -90,19 +91,19 @@ def sample_head(
     bound: float,
     at_once: int,
 ) -> tuple[Tensor, Tensor]:
-    """The same as `sample` of `logits(raw_BV)`, with `at_once` rows between the head's products and their sums at a
-    time, which stay in a cache. `logits` is a function of each element, and drops all but `vocab_size` columns."""
+    """The same as `sample` of `logits(raw_BV)`, computed for `at_once` rows at a time, so that intermediate values
+    stay in the CPU's cache. `logits` works elementwise, and drops all but `vocab_size` columns."""
     if how.is_greedy or how.cuts or not how.is_bounded(bound):
         parts = zip(*(x.split(at_once) for x in (raw_BV, keys_B, position_B)), strict=True)
         drawn = [sample(logits(raw), how, keys, position, bound) for raw, keys, position in parts]
         return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logp for _, logp in drawn])
 
     def weights(raw: Tensor) -> Tensor:
-        own = raw.clone() if raw.dtype == torch.float32 else raw  # float32 logits are computed in place
+        own = raw.clone() if raw.dtype == torch.float32 else raw  # float32 logits are modified in place
         return _tempered(logits(own), how).exp_()
 
     def inside(block_B: Tensor) -> Tensor:
-        """The weights of one block are computed again: that is less than keeping those of all."""
+        """Recompute the weights of one block: that is cheaper than storing those of all."""
         columns_BK = block_B[:, None] * BLOCK + torch.arange(BLOCK, device=block_B.device)
         found_BK = weights(raw_BV.gather(1, columns_BK.clamp(max=raw_BV.size(1) - 1)))
         return _blocks(found_BK)[:, 0].masked_fill(columns_BK >= vocab_size, 0.0)
@@ -114,9 +115,9 @@ def sample_head(
 def _drawn(
     sums_BN: Tensor, inside: Callable[[Tensor], Tensor], keys_B: Tensor, position: Tensor | int
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [B] and log-probabilities [B] from the sums of all blocks and the weights [B, BLOCK] `inside` one each."""
+    """Tokens [B] and log-probabilities [B] from the block sums; `inside` returns one block of weights per row."""
     totals_B = sums_BN.sum(dim=1)
-    # Scaled by the row's own sum, which rounding leaves a little off that of the probabilities.
+    # Scaled by the row's actual sum: after rounding, probabilities would not sum to exactly 1.
     goal_B = uniform(keys_B, position) * totals_B
     block_B, before_B = _find(sums_BN, goal_B)
     inside_BK = inside(block_B)
@@ -130,7 +131,7 @@ def _tempered(logits_BV: Tensor, how: Sampling) -> Tensor:
 
 
 def _blocks(weights_BV: Tensor) -> Tensor:
-    """[B, N, BLOCK], filled up with zeros."""
+    """The weights as [B, N, BLOCK], padded with zeros."""
     missing = -weights_BV.size(1) % BLOCK
     padded = F.pad(weights_BV, (0, missing)) if missing else weights_BV
     return padded.view(len(padded), -1, BLOCK)
@@ -139,7 +140,7 @@ def _blocks(weights_BV: Tensor) -> Tensor:
 def _find(weights_BK: Tensor, goal_B: Tensor) -> tuple[Tensor, Tensor]:
     """Index [B] of the first weight whose cumulative sum exceeds the goal, and the sum [B] before it.
 
-    Rounding can put a goal at or beyond the last sum: then it is the last weight above zero.
+    Rounding can move a goal to or beyond the last sum; the result is then the last weight above zero.
     """
     cumulative_BK = weights_BK.cumsum(dim=1)
     goal_B = torch.minimum(goal_B, torch.nextafter(cumulative_BK[:, -1], goal_B.new_zeros(())))
@@ -149,14 +150,14 @@ def _find(weights_BK: Tensor, goal_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(scaled_BV: Tensor, how: Sampling) -> Tensor:
-    """Logits with -inf on the tokens that top-k and top-p leave out; ties with the last one kept stay."""
+    """Logits with -inf for the tokens that top-k and top-p exclude; ties with the last kept token are kept."""
     if how.top_k is not None and how.top_k < scaled_BV.size(1):
         smallest = scaled_BV.topk(how.top_k, dim=1).values[:, -1:]
         scaled_BV = scaled_BV.masked_fill(scaled_BV < smallest, -torch.inf)
     if how.top_p is not None and how.top_p < 1:
         ordered = scaled_BV.sort(dim=1, descending=True).values
         p = torch.softmax(ordered, dim=1)
-        # A token stays while those before it are short of top_p: the first one always does.
+        # A token is kept if those before it sum to less than top_p: the first one always is.
         kept = (p.cumsum(dim=1) - p < how.top_p).sum(dim=1, keepdim=True)
         scaled_BV = scaled_BV.masked_fill(scaled_BV < ordered.gather(1, kept - 1), -torch.inf)
     return scaled_BV

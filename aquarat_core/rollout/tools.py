@@ -1,9 +1,9 @@
-"""Tools that a model calls while it speaks: the tokens of a call, and those of the answer that it is given.
+"""Tools that a model calls while it generates: the tokens of a call, and the tokens of its output.
 
     <|python_start|> 12 * 7 <|python_end|>  then  <|output_start|> 84 <|output_end|>
 
-The second half is not sampled but put in the model's mouth, one token a step. The only tool is the calculator; a call
-that it cannot answer is answered by nothing between the two marks.
+The second half is not sampled: its tokens are forced, one per step. The only tool is the calculator; for a call that it
+cannot evaluate, the output is empty.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from aquarat_core.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """The special tokens around a call and its answer, and what answers it."""
+    """The special tokens around a call and its output, and the function that computes the output."""
 
     call_start: int
     call_end: int
     output_start: int
     output_end: int
     answer: Callable[[list[int]], list[int]]
-    """From the ids of a call to those of its output."""
+    """Maps the ids of a call to those of its output."""
 
 
 def calculator(tokenizer: Tokenizer) -> Tool:
@@ -35,35 +35,35 @@ def calculator(tokenizer: Tokenizer) -> Tool:
 
 
 class Calls:
-    """The calls of all completions of a batch, by their number."""
+    """Tracks the tool calls of all completions of a batch, by completion number."""
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
-        self._open: dict[int, list[int]] = {}
-        """What has been said of calls that have not ended."""
-        self._due: defaultdict[int, deque[int]] = defaultdict(deque)
+        self._open_calls: dict[int, list[int]] = {}
+        """Tokens so far of calls that have not ended."""
+        self._pending: defaultdict[int, deque[int]] = defaultdict(deque)
         self._lengths: defaultdict[int, int] = defaultdict(int)
-        self._given: defaultdict[int, list[int]] = defaultdict(list)
+        self._forced: defaultdict[int, list[int]] = defaultdict(list)
 
-    def given(self, item: int) -> tuple[int, ...]:
-        """Places of the tokens that the tool has said in a completion."""
-        return tuple(self._given[item])
+    def forced(self, item: int) -> tuple[int, ...]:
+        """Positions of the tool's tokens in a completion."""
+        return tuple(self._forced[item])
 
-    def due(self, items: Sequence[int]) -> list[int]:
-        """The token that each completion is given next; -1 where it may say one itself."""
-        return [self._due[i].popleft() if self._due[i] else -1 for i in items]
+    def pending(self, items: Sequence[int]) -> list[int]:
+        """The next forced token of each completion; -1 if the model may sample one."""
+        return [self._pending[i].popleft() if self._pending[i] else -1 for i in items]
 
-    def said(self, items: Sequence[int], tokens: Sequence[int], given: Sequence[bool]) -> None:
-        """Note the newest token of each completion."""
-        for i, token, was_given in zip(items, tokens, given, strict=True):
+    def observe(self, items: Sequence[int], tokens: Sequence[int], forced: Sequence[bool]) -> None:
+        """Record the newest token of each completion."""
+        for i, token, was_forced in zip(items, tokens, forced, strict=True):
             self._lengths[i] += 1
-            if was_given:
-                self._given[i].append(self._lengths[i] - 1)
+            if was_forced:
+                self._forced[i].append(self._lengths[i] - 1)
                 continue
             if token == self.tool.call_start:
-                self._open[i] = []
-            elif token == self.tool.call_end and i in self._open:
-                output = self.tool.answer(self._open.pop(i))
-                self._due[i].extend([self.tool.output_start, *output, self.tool.output_end])
-            elif i in self._open:
-                self._open[i].append(token)
+                self._open_calls[i] = []
+            elif token == self.tool.call_end and i in self._open_calls:
+                output = self.tool.answer(self._open_calls.pop(i))
+                self._pending[i].extend([self.tool.output_start, *output, self.tool.output_end])
+            elif i in self._open_calls:
+                self._open_calls[i].append(token)

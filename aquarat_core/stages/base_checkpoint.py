@@ -27,7 +27,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     with training_session(ctx, config) as session:
         world = session.world
         model = Transformer(config.model, tokenizer.vocab_size, world.compute_dtype)
-        model.initialise(torch.Generator().manual_seed(config.seed))
+        model.init_weights(torch.Generator().manual_seed(config.seed))
         model.to(world.device)
         prompts = text_prompts(config.samples.prompts, tokenizer)
         samples = Samples(config.samples, model, tokenizer, prompts, "<|bos|>", session.log, ctx)

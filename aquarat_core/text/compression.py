@@ -1,4 +1,4 @@
-"""How well a tokenizer compresses: UTF-8 bytes for each token, by source, beside known vocabularies where at hand."""
+"""Compression of a tokenizer in UTF-8 bytes per token by source, compared with known vocabularies if installed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CL100K_PATTERN = (
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
 RANK_FILES = {"cl100k": ("cl100k_base.tiktoken", CL100K_PATTERN), "gpt2": ("r50k_base.tiktoken", GPT2_PATTERN)}
-"""Known vocabularies: the file that tiktoken's plug-in packages ship, and the pattern that belongs to it."""
+"""Known vocabularies: the file in tiktoken's plug-in packages, and its split pattern."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """One source under one tokenizer."""
+    """Compression of one source by one tokenizer."""
 
     texts: int
     bytes: int
-    """UTF-8 bytes of the texts, as they are."""
+    """UTF-8 bytes of the texts."""
     tokens: int
 
     @property
@@ -38,28 +38,28 @@ class Compression:
 
 
 def compression(tokenizer: Tokenizer, texts: Sequence[str]) -> Compression:
-    """Measured on the texts; special tokens are not among the tokens."""
+    """Compression of the texts; no special tokens are counted."""
     ids, offsets = tokenizer.encode_batch_to_numpy(texts)
     return Compression(len(offsets) - 1, sum(len(text.encode()) for text in texts), len(ids))
 
 
 def known_tokenizers() -> dict[str, Tokenizer]:
-    """The known vocabularies whose ranks some installed package ships, by name."""
+    """The known vocabularies whose rank files are in an installed package, by name."""
     found = {name: next(_rank_files(file), None) for name, (file, _) in RANK_FILES.items()}
     return {name: load_tiktoken(path, RANK_FILES[name][1]) for name, path in found.items() if path}
 
 
 def _rank_files(name: str) -> Iterator[Path]:
-    # A namespace package: each distribution with vocabularies for tiktoken adds a folder to it.
+    # A namespace package, to which each distribution with tiktoken vocabularies adds a folder.
     spec = importlib.util.find_spec("tiktoken_ext")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         yield from Path(folder).glob(f"data/{name}")
 
 
 def report(tokenizer: Tokenizer, sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Compression of every source under this tokenizer and the known ones, and how long the tokens are.
+    """Compression of every source by this tokenizer and the known ones, and statistics of token lengths.
 
-    `token_lengths` counts the learned tokens by their bytes; `longest` are the ten longest, as Python spells bytes.
+    `token_lengths` counts learned tokens by their length in bytes; `longest` are the ten longest, as bytes literals.
     """
     tokenizers = {"own": tokenizer, **known_tokenizers()}
     learned = [tokenizer.token(id_) for id_ in range(N_BYTES, N_BYTES + len(tokenizer.merges))]

@@ -1,8 +1,9 @@
-"""The tokenizer in other programs' files: tiktoken's ranks and Hugging Face's `tokenizer.json`, both ways and exact.
+"""Exact import and export of other formats: tiktoken's rank files and Hugging Face's `tokenizer.json`.
 
-A rank file lists the tokens with their ids, one a line; the split pattern and the special tokens are not in it. Of a
-`tokenizer.json` only what this tokenizer can do the same way is read: byte-level BPE behind one split pattern, with
-merges in the order of their ids. Anything else is an error, since ids that differ on rare texts are found too late.
+A rank file lists tokens with their ids, one per line, without the split pattern and special tokens. Only those
+`tokenizer.json` files are accepted that this tokenizer can reproduce: byte-level BPE after one split pattern, with
+merges in the order of their ids. Anything else is an error, because ids that differ only on rare texts would be noticed
+too late.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import rustbpe_py
 from aquarat_core.text.tokenizer import N_BYTES, Tokenizer, TokenizerError, read_bounded
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""What `ByteLevel` with `use_regex` splits by."""
+"""The split pattern of `ByteLevel` with `use_regex`."""
 
 _POSSESSIVE_RANGE = re.compile(r"(\{\d+(?:,\d*)?\})\+")
 
@@ -28,9 +29,9 @@ _POSSESSIVE_RANGE = re.compile(r"(\{\d+(?:,\d*)?\})\+")
 def from_tokens(
     tokens: Sequence[bytes], pattern: str, special_tokens: Mapping[str, int] | Sequence[str] = ()
 ) -> Tokenizer:
-    """The tokenizer whose token with id i is `tokens[i]`. The first 256 are the bytes, each other one a merge of two.
+    """The tokenizer whose token with id i is `tokens[i]`. The first 256 must be the bytes, the others merges of two.
 
-    Raises `TokenizerError` for tokens of which that is not so.
+    Raises `TokenizerError` if they are not.
     """
     try:
         byte_order, merges = rustbpe_py.merges_of_ranks(list(tokens))
@@ -40,7 +41,7 @@ def from_tokens(
 
 
 def ordinary_tokens(tokenizer: Tokenizer) -> list[bytes]:
-    """The bytes of all ids but the special ones."""
+    """The bytes of all ids except special ones."""
     return [tokenizer.token(id_) for id_ in range(N_BYTES + len(tokenizer.merges))]
 
 
@@ -48,7 +49,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
-    """Writes the ranks as `tiktoken.load.load_tiktoken_bpe` reads them: base64 and rank, one token a line."""
+    """Writes the ranks in the format of `tiktoken.load.load_tiktoken_bpe`: base64 and rank, one token per line."""
     tokens = ordinary_tokens(tokenizer)
     if len(set(tokens)) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
@@ -58,7 +59,7 @@ def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
 
 
 def load_tiktoken(path: str | Path, pattern: str, special_tokens: Mapping[str, int] | Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer of a rank file and the pattern and special tokens that belong to it."""
+    """The tokenizer of a rank file with its pattern and special tokens."""
     ranks: dict[int, bytes] = {}
     for number, line in enumerate(_read(path).splitlines(), start=1):
         if not line.strip():
@@ -80,12 +81,13 @@ def load_tiktoken(path: str | Path, pattern: str, special_tokens: Mapping[str, i
 
 
 def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
-    r"""Writes a `tokenizer.json` that encodes ordinary text to the same ids. There, special tokens in text are found.
+    r"""Writes a `tokenizer.json` that encodes ordinary text to the same ids.
 
-    The split pattern is read by Oniguruma there, for which `\p{N}{1,3}+` is "one or more of": possessive ranges lose
-    their `+`, which changes nothing else in the patterns of the GPT-2 family. Raises `TokenizerError` for a pattern
-    with other possessive ranges than these, whose meaning would change, and for merges that Hugging Face's rule, by
-    pairs, would apply otherwise than ours, by tokens.
+    Hugging Face also recognizes special tokens in text, which this tokenizer does not by default. Hugging Face's regex
+    engine, Oniguruma, reads `\p{N}{1,3}+` as "one or more of" a range. Possessive ranges therefore lose their `+`,
+    which does not change what patterns of the GPT-2 family match. Raises `TokenizerError` for a pattern with other
+    possessive ranges, whose meaning would change, and for merges that Hugging Face, which merges by pairs, would apply
+    differently than this tokenizer, which merges by tokens.
     """
     if from_tokens(ordinary_tokens(tokenizer), tokenizer.pattern).merges != tokenizer.merges:
         raise TokenizerError("tokenizer.json cannot say it: not every token is reached by the merge that made it")
@@ -128,7 +130,7 @@ def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
 
 
 def load_hugging_face(path: str | Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, when it can be had exactly."""
+    """The tokenizer of a `tokenizer.json`. Raises `TokenizerError` if it cannot be reproduced exactly."""
     try:
         document = json.loads(_read(path))
         return _from_hugging_face(document)
@@ -182,7 +184,7 @@ def _for_oniguruma(pattern: str) -> str:
     family = pattern.replace(r"\p{N}{1,2}+|", r"\p{N}{1,2}|").replace(r"\p{N}{1,3}+|", r"\p{N}{1,3}|")
     if _POSSESSIVE_RANGE.search(family):
         raise TokenizerError("the split pattern has a possessive range ({n,m}+) that tokenizer.json cannot say")
-    # `$` is the end of a line there, and `\z` of the text; `\s++$` occurs in this family alone.
+    # In Oniguruma, `$` is the end of a line and `\z` the end of the text; `\s++$` occurs only in this family.
     return family.replace(r"\s++$|", r"\s++\z|")
 
 
@@ -196,7 +198,7 @@ def _read(path: str | Path) -> str:
 
 
 def _characters() -> dict[int, str]:
-    """GPT-2's printable character for each byte: itself where it is visible, else one from U+0100 on."""
+    """GPT-2's printable character for each byte: the byte itself if it is visible, otherwise one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(N_BYTES) if byte not in visible)
     return {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + i) for i, byte in enumerate(others)}

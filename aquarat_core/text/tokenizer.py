@@ -1,8 +1,8 @@
-"""The tokenizer: byte-level BPE with chat tokens that text cannot forge, kept as one JSON file.
+"""The tokenizer: byte-level BPE with chat tokens that text cannot forge, saved as one JSON file.
 
 Ids are the 256 byte values, the merges in the order they were learned, then the special tokens of `SPECIAL_TOKENS`.
-Special tokens enter a sequence by id (`special`); their spelling inside a text is text like any other unless a call
-allows them. The work is done by `rustbpe_py`; other programs' files are read and written by `text/formats.py`.
+Special tokens enter a sequence by id (`special`); their names in a text are ordinary text unless a call allows them.
+`rustbpe_py` does the work; `text/formats.py` reads and writes other programs' formats.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aquarat_core.errors import UserError
 
 FORMAT = 2
 TOKENIZER_FILE = "tokenizer.json"
-"""Its name in the artifacts that hold one."""
+"""Name of the tokenizer's file in artifacts."""
 SPECIAL_TOKENS = (
     "<|bos|>",
     "<|user_start|>",
@@ -41,35 +41,35 @@ N_BYTES = 256
 BYTES_IN_ORDER = bytes(range(N_BYTES))
 CHARS_PER_REPORT = 1_000_000
 FREQUENT_PER_ID = 2
-"""Pieces of the training text that a tokenizer remembers, beyond its tokens, for each of its ids."""
+"""Number of frequent pieces of the training text, besides its tokens, that a tokenizer stores per id."""
 FREQUENT_BYTES = range(2, 16)
-"""Lengths of the pieces that it can remember."""
+"""Lengths in bytes of the pieces that it can store."""
 TEXT_PER_WRITE = 16_000_000
-"""Characters encoded at once on the way to a file."""
+"""Characters encoded at once by `encode_to_file`."""
 
 MAX_FILE_BYTES = 24 << 20
-"""Of a tokenizer's file, in whatever format; 200,000 tokens take half of it."""
+"""Maximum size of a tokenizer file in any format; 200,000 tokens take half of it."""
 MAX_TOKEN_BYTES = 1 << 20
 MAX_VOCABULARY_BYTES = 64 << 20
-"""Of one token and of all: each merge may double the longest token, so that thirty lines could fill the memory."""
+"""Maximum size of one token and of all: each merge may double the longest token, so 30 merges could fill the RAM."""
 
 Text = str | bytes
 Ids = Iterable[int] | np.ndarray
 Allowed = Collection[str] | Literal["all"]
-"""The special tokens that a text may spell."""
+"""The special tokens that are recognized in a text."""
 Merges = Sequence[tuple[int, int]]
 Progress = Callable[[int, int, str], object]
-"""Called with what is done, the most there can be, and the unit: first "characters" read, then "merges" learned."""
+"""Called with the count so far, its maximum, and the unit: first "characters" read, then "merges" learned."""
 
 
 class TokenizerError(UserError):
-    """A tokenizer file, a corpus or a token that cannot be used; the message says why."""
+    """A tokenizer file, a corpus or a token that cannot be used, with the reason."""
 
 
 class Tokenizer:
     """Text to ids and back. Immutable; may be shared between threads, pickled, and used after a fork.
 
-    Bytes that are not UTF-8 are encoded as they are: no method but `decode` replaces anything.
+    Bytes that are not UTF-8 are encoded unchanged: only `decode` replaces anything.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Tokenizer:
         byte_order: bytes = BYTES_IN_ORDER,
         frequent_pieces: Sequence[str] = (),
     ) -> None:
-        """`special_tokens` without ids are numbered from behind the merges on; id i below 256 is `byte_order[i]`.
+        """`special_tokens` without ids are numbered after the merges; id i below 256 is the byte `byte_order[i]`.
 
-        `frequent_pieces` change nothing but the speed. Raises `ValueError` for a pattern that does not compile or for
-        merges or special tokens that make no vocabulary.
+        `frequent_pieces` only affect the speed. Raises `ValueError` for a pattern that does not compile or for merges
+        or special tokens that are not a valid vocabulary.
         """
         self.pattern = pattern
         self.merges = tuple((left, right) for left, right in merges)
@@ -107,12 +107,12 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids in all: bytes, merges and special tokens."""
+        """Number of ids: bytes, merges and special tokens."""
         return self._encoder.vocab_size
 
     @property
     def sha256(self) -> str:
-        """Hash of all that decides which ids a text gets."""
+        """Hash of everything that determines the ids of a text."""
         return hashlib.sha256(_json(self._identity()).encode()).hexdigest()
 
     def special(self, name: str) -> int:
@@ -126,7 +126,7 @@ class Tokenizer:
     # --- text to ids ------------------------------------------------------------------------------------------------
 
     def encode(self, text: Text, allowed_special: Allowed = ()) -> list[int]:
-        """Ids of the text, special ones only where `allowed_special` names them.
+        """Ids of the text; special tokens are recognized only if `allowed_special` contains them.
 
         Raises `ValueError` for text with lone surrogates.
         """
@@ -135,17 +135,17 @@ class Tokenizer:
     def encode_batch(
         self, texts: Iterable[Text], threads: int | None = None, allowed_special: Allowed = ()
     ) -> list[list[int]]:
-        """As `encode` for each text, on all cores."""
+        """Like `encode` for each text, on all cores."""
         return self._encoder.encode_batch(texts, threads, allowed_special=allowed_special or None)
 
     def encode_to_numpy(self, text: Text, allowed_special: Allowed = ()) -> np.ndarray:
-        """As `encode`, as uint16[n], or uint32[n] for a vocabulary of more than 65,536 ids."""
+        """Like `encode`, as uint16[n], or uint32[n] for a vocabulary of more than 65,536 ids."""
         return self._encoder.encode_to_numpy(text, allowed_special=allowed_special or None)
 
     def encode_into(self, text: Text, out: np.ndarray, allowed_special: Allowed = ()) -> int:
         """Writes the ids to the beginning of `out` (uint16 or uint32); returns how many.
 
-        Raises `ValueError` when they do not fit.
+        Raises `ValueError` if they do not fit.
         """
         return self._encoder.encode_into(text, out, allowed_special=allowed_special or None)
 
@@ -156,7 +156,7 @@ class Tokenizer:
         prepend: str | None = None,
         allowed_special: Allowed = (),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The fast way to encode much: all ids in one array, and the offsets of the texts in it.
+        """The fast way to encode many texts: all ids in one array, and the offset of each text.
 
         `texts` are texts, Arrow arrays of texts, or one such array. Text i has the ids
         `ids[offsets[i] : offsets[i + 1]]`: uint16 (uint32 for more than 65,536 ids) and int64[len(texts) + 1].
@@ -172,7 +172,7 @@ class Tokenizer:
     ) -> np.ndarray:
         """Writes the ids of all texts to a file that `np.memmap` reads, little-endian, in bounded memory.
 
-        Returns the offsets as `encode_batch_to_numpy` does. The file appears when it is whole.
+        Returns the offsets like `encode_batch_to_numpy`. The file appears when it is complete.
         """
         offsets = [np.zeros(1, dtype=np.int64)]
         with atomic_write(Path(path)) as file:
@@ -183,24 +183,24 @@ class Tokenizer:
         return np.concatenate(offsets)
 
     def count(self, text: Text, allowed_special: Allowed = ()) -> int:
-        """How many ids the text has."""
+        """Number of ids of the text."""
         return self._encoder.count(text, allowed_special=allowed_special or None)
 
     # --- ids to text ------------------------------------------------------------------------------------------------
 
     def decode(self, ids: Ids) -> str:
-        """The text of the ids, special tokens spelled out; bytes that are not UTF-8 become U+FFFD.
+        """The text of the ids, with the names of special tokens; bytes that are not UTF-8 become U+FFFD.
 
         Raises `ValueError` for an id outside the vocabulary.
         """
         return self._encoder.decode(ids)
 
     def decode_batch(self, batch: Iterable[Ids]) -> list[str]:
-        """As `decode` for each."""
+        """Like `decode` for each."""
         return self._encoder.decode_batch(batch)
 
     def decode_bytes(self, ids: Ids) -> bytes:
-        """As `decode`, but exactly the bytes that were encoded."""
+        """Like `decode`, but returns exactly the bytes that were encoded."""
         return self._encoder.decode_bytes(ids)
 
     def stream(self) -> rustbpe_py.StreamDecoder:
@@ -208,11 +208,11 @@ class Tokenizer:
         return self._encoder.stream()
 
     def offsets(self, ids: Ids) -> list[int]:
-        """Where each token starts in the text, in characters; one inside a character, where that starts."""
+        """The character at which each token starts; for a token that starts inside a character, that character."""
         return self._encoder.offsets(ids)
 
     def token(self, id: int) -> bytes:
-        """The bytes of one token; of a special token, its name."""
+        """The bytes of one token, or the name of a special token."""
         return self._encoder.token_bytes(id)
 
     def token_id(self, token: bytes) -> int | None:
@@ -220,7 +220,7 @@ class Tokenizer:
         return self._encoder.token_id(token)
 
     def token_bytes(self) -> np.ndarray:
-        """int32[vocab_size]: length in bytes of each token, 0 for special tokens, which stand for no text."""
+        """int32[vocab_size]: length in bytes of each token, 0 for special tokens, which represent no text."""
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
         n_ordinary = N_BYTES + len(self.merges)
         lengths[:N_BYTES] = 1
@@ -286,7 +286,7 @@ class Tokenizer:
 
 
 def read_bounded(path: str | Path) -> bytes:
-    """The content of a tokenizer's file. Raises `TokenizerError` for one that is too long, `OSError` for none."""
+    """The content of a tokenizer file. Raises `TokenizerError` if it is too long, `OSError` if it cannot be read."""
     with Path(path).open("rb") as f:
         data = f.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
@@ -295,12 +295,12 @@ def read_bounded(path: str | Path) -> bytes:
 
 
 def _check_sizes(merges: Merges) -> None:
-    """Raises `TokenizerError` for merges whose tokens would be longer than any text has use for."""
+    """Raises `TokenizerError` for merges whose tokens would be unreasonably long."""
     sizes = [1] * N_BYTES
     total = N_BYTES
     for number, (left, right) in enumerate(merges):
         if not (type(left) is type(right) is int and min(left, right) >= 0 and max(left, right) < len(sizes)):
-            return  # no merges at all, which the encoder says
+            return  # invalid merges, which the encoder reports
         sizes.append(size := sizes[left] + sizes[right])
         total += size
         if size > MAX_TOKEN_BYTES or total > MAX_VOCABULARY_BYTES:
@@ -313,13 +313,13 @@ def _check_sizes(merges: Merges) -> None:
 def train_tokenizer(
     texts: Iterable[str | pa.Array], config: TokenizerConfig, progress: Progress | None = None
 ) -> Tokenizer:
-    """Learns a tokenizer of `config.vocab_size` ids from the first `config.max_chars` characters of the texts.
+    """Trains a tokenizer of `config.vocab_size` ids on the first `config.max_chars` characters of the texts.
 
-    `texts` are texts or Arrow arrays of texts, which never become Python's. Of one text at most `config.doc_cap`
-    characters count; the names of special tokens in it are not learned. A corpus with too few distinct pieces gives a
-    smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not on their
-    order. Raises `TokenizerError` when there is no text, when the pattern does not compile, or when the vocabulary
-    asked for has no room for bytes and specials.
+    `texts` are strings or Arrow arrays of strings, which are not converted to Python strings. At most `config.doc_cap`
+    characters of a text are used; names of special tokens in it are not learned. A corpus with too few distinct pieces
+    gives a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not on
+    their order. Raises `TokenizerError` if there is no text, if the pattern does not compile, or if `config.vocab_size`
+    has no room for bytes and special tokens.
     """
     n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
     if n_ordinary < N_BYTES:
@@ -336,7 +336,7 @@ def train_tokenizer(
 
 @contextmanager
 def _named_errors() -> Iterator[None]:
-    """Turns the extension's `ValueError`, for a pattern or a corpus that cannot be used, into a `TokenizerError`."""
+    """Converts the extension's `ValueError`, for an unusable pattern or corpus, into a `TokenizerError`."""
     try:
         yield
     except ValueError as e:
@@ -344,7 +344,7 @@ def _named_errors() -> Iterator[None]:
 
 
 def _frequent_pieces(counter: rustbpe_py.PieceCounter, merges: Merges, vocab_size: int) -> list[str]:
-    """The commonest pieces that are not tokens, as far as they are whole characters."""
+    """The most frequent pieces that are not tokens and consist of whole characters."""
     tokens = [bytes([byte]) for byte in range(N_BYTES)]
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
@@ -367,7 +367,7 @@ def _within_budget(
 
 
 def _capped(texts: Iterable[str | pa.Array], config: TokenizerConfig) -> Iterator[tuple[str | pa.Array, int]]:
-    """What counts of the texts, and its characters; an array stays one unless the budget ends inside of it."""
+    """The used part of the texts, with its number of characters; an array is split if the budget ends within it."""
     left = config.max_chars
     for item in texts:
         alone: list[str] = []

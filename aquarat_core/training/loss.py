@@ -104,7 +104,7 @@ def loss_function(
 
 
 def _set(model: Transformer, choice: KernelChoice, launch: LaunchConfig) -> LossSum:
-    model.use(choice.attention, launch.float8, launch.deterministic)
+    model.set_kernels(choice.attention, launch.float8, launch.deterministic)
     return _compiled(model) if choice.compiled else model.loss_sum
 
 
@@ -137,7 +137,7 @@ class _Reference:
 
 def _reference_pass(model: Transformer, world: World) -> _Reference:
     """By eager operations, which run everywhere; with one row, since they may need more memory than the candidates."""
-    model.use("sdpa")
+    model.set_kernels("sdpa")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (1, model.config.sequence_len + 1), generator=generator).to(world.device)
     return _Reference(ids, *_loss_and_gradient(model.loss_sum, model, ids))

@@ -11,7 +11,7 @@ import torch
 
 from aquarat_core.config import ConfigError, TrainConfig
 from aquarat_core.model import fused
-from aquarat_core.model.accounting import ATTENTION_MAX, training_bytes
+from aquarat_core.model.accounting import MAX_SAVED_ATTENTION, training_bytes
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 
@@ -33,7 +33,7 @@ def check_run(model: Transformer, config: TrainConfig, world: World) -> None:
     on_cpu = world.device.type == "cpu"
     needed = training_bytes(
         model.config, model.vocab_size, per_rank, ranks=world.size,
-        keeps_attention=on_cpu and fused.enabled and T <= ATTENTION_MAX,
+        keeps_attention=on_cpu and fused.enabled and T <= MAX_SAVED_ATTENTION,
         keeps_logits=config.launch.compiles_on(world.device.type),
     )  # fmt: skip
     free = free_bytes(world.device)

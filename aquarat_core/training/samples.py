@@ -91,7 +91,7 @@ class Samples(Callback):
         keys = [[row_key("sample", step, i)] for i in range(len(fitting))]
         generated = engine.generate([p.ids for p in fitting], keys, budget, config.temperature)
         return [
-            dict(zip(COLUMNS, (step, p.text, self.tokenizer.decode(c.said), len(c.tokens), c.ended), strict=True))
+            dict(zip(COLUMNS, (step, p.text, self.tokenizer.decode(c.content), len(c.tokens), c.ended), strict=True))
             for p, (c,) in zip(fitting, generated, strict=True)
         ]
 

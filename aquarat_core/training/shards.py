@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aquarat_core.optim.groups import Group
+from aquarat_core.optim.groups import ParamGroup
 from aquarat_core.runtime.distributed import World
 
 
@@ -24,7 +24,7 @@ class ParamShard:
     """Rows `start` to `stop` of one parameter."""
 
     name: str
-    group: Group
+    group: ParamGroup
     param: Tensor
     start: int
     stop: int
@@ -38,7 +38,7 @@ class ParamShard:
         return whole[self.start : self.stop]
 
 
-def partition(groups: Sequence[Group], ranks: int) -> list[list[ParamShard]]:
+def partition(groups: Sequence[ParamGroup], ranks: int) -> list[list[ParamShard]]:
     """The shards of each rank, in the order of the groups; the largest are dealt first, each to the rank with least."""
     shards = []
     for group in groups:

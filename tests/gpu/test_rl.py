@@ -44,7 +44,7 @@ def test_a_guesser_learns_to_read_and_the_sampler_agrees_with_the_trainer(
     trainer, summary, rows = trained(tmp_path / "run", world, CONFIG.steps)
     assert summary["held_out_accuracy_before"] == 0.2 and summary["held_out_accuracy_after"] >= 0.95
     assert max(row["rl/sampler_logp_difference"] for row in rows if "rl/sampler_logp_difference" in row) < difference
-    assert trainer.engine._replays._recorded and not caplog.records
+    assert trainer.engine._runner._captured and not caplog.records
 
 
 def test_it_does_the_same_twice(tmp_path: Path) -> None:

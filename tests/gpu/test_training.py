@@ -81,7 +81,7 @@ def trained(
     torch.compiler.reset()
     with training_session(ctx, config) as session:
         model = Transformer(described, VOCABULARY, session.world.compute_dtype)
-        model.initialise(torch.Generator().manual_seed(0))
+        model.init_weights(torch.Generator().manual_seed(0))
         model.to(session.world.device)
         train(session, model, data, data, np.ones(VOCABULARY, np.int32), [cut])
     return cut.losses, {name: p.detach().cpu() for name, p in model.named_parameters()}, ctx.lines

@@ -129,12 +129,12 @@ def test_every_kernel_is_the_formula(
 
 def test_where_sums_must_repeat_flex_attention_serves_whole_contexts_too() -> None:
     model = random_model(window_pattern="SL", sequence_len=512)
-    model.use("flex")
+    model.set_kernels("flex")
     assert [block.attention.blocks is not None for block in model.blocks] == [True, False]
-    model.use("flex", deterministic=True)
+    model.set_kernels("flex", deterministic=True)
     whole = model.blocks[1].attention
     assert whole.blocks is block_mask(512, whole.window, CPU) and whole.window == 512
-    model.use("sdpa")
+    model.set_kernels("sdpa")
     assert not any(block.attention.blocks for block in model.blocks)
 
 

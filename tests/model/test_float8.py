@@ -64,7 +64,7 @@ def test_a_model_trains_with_it_near_the_loss_without(monkeypatch: pytest.Monkey
     model = random_model(depth=2, width_per_layer=64, head_size=32)
     ids = random_ids(2, 65)
     expected = float(model.loss_sum(ids[:, :-1], ids[:, 1:]).detach()) / 128
-    model.use("sdpa", float8_products=True)
+    model.set_kernels("sdpa", float8_products=True)
     used = [name for name, m in model.named_modules() if getattr(m, "float8", False)]
     names = ("attention.q", "attention.k", "attention.v", "attention.out", "mlp.up", "mlp.down")
     assert used == [f"blocks.{i}.{name}" for i in range(2) for name in names]
@@ -79,7 +79,7 @@ def test_a_model_trains_with_it_near_the_loss_without(monkeypatch: pytest.Monkey
     with torch.no_grad():  # nothing of it where no gradient is asked for
         assert float(model.token_losses(ids[:, :-1], ids[:, 1:]).mean()) == pytest.approx(expected, rel=1e-5)
     assert len(calls) == 12
-    model.use("sdpa")
+    model.set_kernels("sdpa")
     assert not any(getattr(m, "float8", False) for m in model.modules())
 
 
@@ -109,5 +109,5 @@ def test_on_a_cpu_the_fused_mlp_gives_way() -> None:
     model = random_model(depth=2, width_per_layer=64, head_size=32)
     x = torch.randn(1, 16, 128, generator=torch.Generator().manual_seed(2))
     plain = model.blocks[0].mlp(x)
-    model.use("sdpa", float8_products=True)
+    model.set_kernels("sdpa", float8_products=True)
     assert not torch.equal(model.blocks[0].mlp(x), plain)

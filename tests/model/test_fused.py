@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquarat_core.model import fused
-from aquarat_core.model.transformer import attend, norm, place, rotary_table
+from aquarat_core.model.transformer import attend, norm, rope_and_norm, rotary_table
 from tests.model.test_transformer import MODERN
 from tests.toys import random_ids, random_model
 
@@ -45,7 +45,7 @@ def test_norm_and_position(dtype: torch.dtype, atol: float, plain: Callable[[boo
     cos, sin = (table[None, :, None].to(dtype) for table in rotary_table(10, 16, 100.0))
 
     def both() -> list[list[Tensor]]:
-        return [gradients(norm, [x]), gradients(lambda x: place(x, cos, sin, 1.2), [x])]
+        return [gradients(norm, [x]), gradients(lambda x: rope_and_norm(x, cos, sin, 1.2), [x])]
 
     ours = both()
     plain(True)

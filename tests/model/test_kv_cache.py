@@ -1,16 +1,16 @@
-"""Decoding with the key and value memory against the full forward pass that needs none."""
+"""Decoding with the KV cache gives the results of the full forward pass without it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from aquarat_core.model.kv_cache import Decode, Extent, KVMemory, Prefill, last_ids
+from aquarat_core.model.kv_cache import Decode, DecodeShape, KVCache, Prefill, last_ids
 from aquarat_core.model.transformer import Transformer
 from tests.toys import CPU, random_ids, random_model
 
 LENGTHS = (3, 9, 1, 6)
-LANES = 3
+SLOTS = 3
 
 
 OPTIONS = {
@@ -40,30 +40,30 @@ def block(request: pytest.FixtureRequest) -> int | None:
     return request.param
 
 
-class Rows:
-    """A memory and, beside it, what each row and prompt of it stands for."""
+class CachedRows:
+    """A KV cache and the token sequence of each of its rows."""
 
     def __init__(self, model: Transformer, prompts: list[list[int]], rows: int = 12, block: int | None = None) -> None:
         self.model, self.prompts = model, prompts
-        size = (len(prompts), max(LENGTHS), LANES, rows, 10)
-        self.memory = KVMemory(model.config, *size, torch.float32, CPU, block)
-        for tensor in (self.memory.prompt_k_LPKDT, self.memory.prompt_v_LPKTD, self.memory.row_k_LNRKSD):
-            tensor.fill_(77.0)  # what is left of earlier tenants must not be seen
+        size = (len(prompts), max(LENGTHS), SLOTS, rows, 10)
+        self.kv_cache = KVCache(model.config, *size, torch.float32, CPU, block)
+        for tensor in (self.kv_cache.prompt_k_LPKDT, self.kv_cache.prompt_v_LPKTD, self.kv_cache.row_k_LNRKSD):
+            tensor.fill_(77.0)  # leftovers of earlier rows must be invisible
         padded = torch.tensor([p + [99] * (max(LENGTHS) - len(p)) for p in prompts])
         lengths = torch.tensor([len(p) for p in prompts])
-        model.hidden(padded, Prefill(self.memory, torch.arange(len(prompts)), lengths))
+        model.hidden(padded, Prefill(self.kv_cache, torch.arange(len(prompts)), lengths))
         self.sequences: list[list[int]] = []
 
-    def start(self, row: int, prompt: int, lane: int) -> None:
-        tails = last_ids([self.prompts[prompt]], self.memory.recent_RN.size(1))
-        self.memory.place_rows(torch.tensor([row]), torch.tensor([prompt]), torch.tensor([lane]), tails)
+    def start(self, row: int, prompt: int, slot: int) -> None:
+        tails = last_ids([self.prompts[prompt]], self.kv_cache.recent_RN.size(1))
+        self.kv_cache.start_rows(torch.tensor([row]), torch.tensor([prompt]), torch.tensor([slot]), tails)
         self.sequences[row:] = [list(self.prompts[prompt]), *self.sequences[row + 1 :]]
 
-    def decode(self, tokens: list[int], abreast: bool, in_lanes: bool) -> torch.Tensor:
+    def decode(self, tokens: list[int], same_age: bool, in_slot_order: bool) -> torch.Tensor:
         n = len(tokens)
-        self.memory.ages_R[:n] += 1
-        oldest = int(self.memory.ages_R[:n].max())
-        cache = Decode(self.memory, Extent(n, len(self.prompts), max(LENGTHS), oldest, abreast, in_lanes))
+        self.kv_cache.n_generated_R[:n] += 1
+        oldest = int(self.kv_cache.n_generated_R[:n].max())
+        cache = Decode(self.kv_cache, DecodeShape(n, len(self.prompts), max(LENGTHS), oldest, same_age, in_slot_order))
         ids = torch.tensor(tokens)[:, None]
         logits = self.model.logits(self.model.hidden(ids, cache)[:, 0])
         self.sequences = [[*s, t] for s, t in zip(self.sequences, tokens, strict=True)]
@@ -77,10 +77,10 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
-def full(model: Transformer, prompts: list[list[int]], block: int | None = None) -> Rows:
-    rows = Rows(model, prompts, block=block)
-    for i in range(len(prompts) * LANES):
-        rows.start(i, i // LANES, i % LANES)
+def full(model: Transformer, prompts: list[list[int]], block: int | None = None) -> CachedRows:
+    rows = CachedRows(model, prompts, block=block)
+    for i in range(len(prompts) * SLOTS):
+        rows.start(i, i // SLOTS, i % SLOTS)
     return rows
 
 
@@ -98,9 +98,9 @@ def test_rows_share_their_prompt_and_go_their_own_ways(
 def test_rows_of_any_age_in_any_lane_decode_as_if_alone(
     model: Transformer, prompts: list[list[int]], block: int | None
 ) -> None:
-    rows = Rows(model, prompts, block=block)
-    for row, (prompt, lane) in enumerate([(2, 1), (0, 0), (2, 0), (3, 2)]):
-        rows.start(row, prompt, lane)
+    rows = CachedRows(model, prompts, block=block)
+    for row, (prompt, slot) in enumerate([(2, 1), (0, 0), (2, 0), (3, 2)]):
+        rows.start(row, prompt, slot)
     for step in range(3):
         close(rows.decode([step, 2, 3 * step, 4], False, False), rows.uncached())
     rows.start(1, 1, 2)  # in the place of a row that has ended
@@ -117,10 +117,10 @@ def test_moved_rows_and_prompts_go_on_where_they_were(
     rows.decode(list(range(12)), True, True)
     rows.decode(list(range(12, 24)), True, True)
     # All rows of prompts 1 and 0 but one end; what is left moves to the front.
-    rows.memory.move_rows(torch.tensor([6, 7, 8, 9, 10, 11]), torch.tensor([0, 1, 2, 4, 5, 3]), n_own=2)
+    rows.kv_cache.move_rows(torch.tensor([6, 7, 8, 9, 10, 11]), torch.tensor([0, 1, 2, 4, 5, 3]), n_generated=2)
     s = rows.sequences
     rows.sequences = [s[6], s[7], s[8], s[11], s[9], s[10]]
-    rows.memory.move_prompts(torch.tensor([2, 3]), torch.tensor([0, 1]))
+    rows.kv_cache.move_prompts(torch.tensor([2, 3]), torch.tensor([0, 1]))
     rows.prompts = [prompts[2], prompts[3]]
     for step in range(4):
         close(rows.decode([step] * 6, True, False), rows.uncached())
@@ -128,9 +128,9 @@ def test_moved_rows_and_prompts_go_on_where_they_were(
 
 @torch.no_grad()
 def test_a_prefill_gives_the_logits_of_training(model: Transformer, prompts: list[list[int]]) -> None:
-    memory = KVMemory(model.config, 4, 9, 1, 1, 1, torch.float32, CPU)
+    kv_cache = KVCache(model.config, 4, 9, 1, 1, 1, torch.float32, CPU)
     ids = torch.tensor([prompts[1]])
-    logits = model.logits(model.hidden(ids, Prefill(memory, torch.tensor([2]), torch.tensor([9]))))
+    logits = model.logits(model.hidden(ids, Prefill(kv_cache, torch.tensor([2]), torch.tensor([9]))))
     close(logits, model(ids))
 
 

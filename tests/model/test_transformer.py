@@ -191,7 +191,7 @@ def test_padding_rows_of_the_head_are_no_tokens() -> None:
 @pytest.mark.parametrize("vocab_size", [100, 1000])
 def test_a_fresh_model_knows_nothing(vocab_size: int) -> None:
     model = Transformer(config(), vocab_size)
-    model.initialise(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     ids = random_ids(8, 65, vocab_size=vocab_size)
     losses = model.token_losses(ids[:, :-1], ids[:, 1:])
     assert float(losses.mean()) == pytest.approx(math.log(vocab_size), abs=1e-3)
@@ -205,7 +205,7 @@ def test_a_fresh_model_knows_nothing(vocab_size: int) -> None:
 def test_the_generator_decides_the_weights() -> None:
     def weights(seed: int) -> torch.Tensor:
         model = Transformer(config(), 100)
-        model.initialise(torch.Generator().manual_seed(seed))
+        model.init_weights(torch.Generator().manual_seed(seed))
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
@@ -242,7 +242,7 @@ def test_heads_must_fit() -> None:
 @pytest.mark.parametrize("n_kv_head", [None, 2])
 def test_mimetic_attention_begins_by_matching_equal_tokens(n_kv_head: int | None) -> None:
     model = Transformer(config(n_kv_head=n_kv_head, mimetic_init=True), 100)
-    model.initialise(torch.Generator().manual_seed(1))
+    model.init_weights(torch.Generator().manual_seed(1))
     attention = model.blocks[0].attention
     x_TC = F.rms_norm(model.embedding(torch.arange(60)), (model.config.dim,))
     q_THD = attention.q(x_TC).view(60, attention.n_head, -1)

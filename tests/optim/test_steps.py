@@ -15,24 +15,24 @@ def matrix(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 128, 32), (2, 32, 128)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = matrix(*shape)
     x[0] *= 1e-4
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
-    values = torch.linalg.svdvals(muon.orthogonalise(x.to(dtype)).float())
+    values = torch.linalg.svdvals(muon.orthogonalize(x.to(dtype)).float())
     # Below a thousandth of the norm, a direction may fall short: a square matrix has such.
     telling = s / s.norm(dim=-1, keepdim=True) > 2e-3
     assert telling.float().mean() > 0.97
     assert values[telling].min() > 0.8 and values.max() < 1.2
     # It keeps the singular vectors: the result is near u vh.
-    assert float((muon.orthogonalise(x.to(dtype)).float() * (u @ vh)).sum() / (u @ vh).square().sum()) > 0.9
+    assert float((muon.orthogonalize(x.to(dtype)).float() * (u @ vh)).sum() / (u @ vh).square().sum()) > 0.9
 
 
 def test_rows_are_evened_and_the_norm_is_kept() -> None:
     update = matrix(8, 16)
     update[0] *= 10
     second = torch.zeros(8, 1)
-    even = muon.evened(update, second, beta2=0.9)
+    even = muon.normuon_normalize(update, second, beta2=0.9)
     torch.testing.assert_close(second, 0.1 * update.square().mean(1, keepdim=True))
     assert float(even.norm()) == pytest.approx(float(update.norm()), rel=1e-5)
     rows = even.norm(dim=1)
@@ -78,8 +78,8 @@ def test_equal_shapes_in_a_batch_are_stepped_as_if_alone() -> None:
     params = [matrix(8, 8, seed=i) for i in range(2)] + [matrix(8, 4)]
     grads = [matrix(8, 8, seed=5 + i) for i in range(2)] + [matrix(8, 4, seed=8)]
     alone = [p + stepped(p, g)[0] for p, g in zip(params, grads, strict=True)]
-    firsts, seconds = [torch.zeros_like(p) for p in params], [torch.zeros(len(p), 1) for p in params]
-    muon.step(params, grads, firsts, seconds, lr=0.02, momentum=0.9, beta2=0.9, weight_decay=0.0)
+    momenta, exp_avg_sqs = [torch.zeros_like(p) for p in params], [torch.zeros(len(p), 1) for p in params]
+    muon.step(params, grads, momenta, exp_avg_sqs, lr=0.02, momentum=0.9, beta2=0.9, weight_decay=0.0)
     for mine, theirs in zip(params, alone, strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=0)
 

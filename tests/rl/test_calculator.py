@@ -105,9 +105,9 @@ def test_a_step_with_calls_counts_and_compares_what_the_policy_said() -> None:
     policy = copy.deepcopy(run.policy)
     figures, groups = run.step(0)
     every = [c for group in groups for c in group.completions]
-    chosen = sum(len(c.tokens) - len(c.given) for c in every)
-    given = sum(len(c.given) for c in every)
-    assert given > 20 and any(len(c.given) > 2 for c in every), "calls were answered, some with a number"
+    chosen = sum(len(c.tokens) - len(c.forced) for c in every)
+    given = sum(len(c.forced) for c in every)
+    assert given > 20 and any(len(c.forced) > 2 for c in every), "calls were answered, some with a number"
     assert figures["rl/trained_tokens"] == chosen == 16 * figures["rl/completion_length_mean"]
     assert figures["rl/given_tokens_mean"] == given / 16
     assert figures["rl/sampler_logp_difference"] < 1e-4
@@ -116,22 +116,22 @@ def test_a_step_with_calls_counts_and_compares_what_the_policy_said() -> None:
     batch = collate(telling, CPU)
     with torch.no_grad():
         logp, entropy = completion_logp(policy, batch, 1.0)
-    n = sum(len(s.completion) - len(s.given) for s in telling)
+    n = sum(len(s.completion) - len(s.forced) for s in telling)
     assert batch.mask_BN.sum() == n
     assert figures["rl/entropy_mean"] == pytest.approx(float((entropy * batch.mask_BN).sum() / n), rel=1e-4)
-    told = [(i, place) for i, s in enumerate(telling) for place in s.given]
+    told = [(i, place) for i, s in enumerate(telling) for place in s.forced]
     assert all(batch.sampler_logp_BN[at] == 0 for at in told)
     assert min(abs(float(logp[at])) for at in told) > 1e-3, "the trainer would have another opinion of them"
 
 
 def test_lengths_are_what_the_policy_chose() -> None:
-    said = Completion([1, 2, 3, 4, 5, 6], [0.0] * 6, True, given=(2, 3))
+    said = Completion([1, 2, 3, 4, 5, 6], [0.0] * 6, True, forced=(2, 3))
     example = examples()[0]
     grades = [Grade(1.0, True, example.reference), Grade(0.0, False, None)]
     group = Group(example, [1], [said] * 2, ["", "x"], grades, [1.0, 0.0])
     sums = count([group])
-    assert (said.n_chosen, sums["tokens"], sums["tokens_right"], sums["given"]) == (4, 8, 4, 4)
-    assert overlong_penalty(said.n_chosen, 6, 2) == 0.0 > overlong_penalty(len(said.tokens), 6, 2)
+    assert (said.n_sampled, sums["tokens"], sums["tokens_right"], sums["given"]) == (4, 8, 4, 4)
+    assert overlong_penalty(said.n_sampled, 6, 2) == 0.0 > overlong_penalty(len(said.tokens), 6, 2)
 
 
 def test_without_the_field_nobody_answers() -> None:

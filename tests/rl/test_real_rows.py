@@ -47,7 +47,7 @@ def guesser_of(rows: list[Question], tok: Tokenizer) -> Transformer:
     packed_rows = PackedRows(packed.ids, packed.mask.astype(bool))
     config = TrainConfig(steps=50, batch_tokens=ROOM * 4, micro_batch_rows=4, eval_every=1000, eval_tokens=ROOM)
     model = Transformer(ModelConfig(depth=2, width_per_layer=16, head_size=16, sequence_len=ROOM), tok.vocab_size)
-    model.initialise(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     train(session(config, context(Path())), model, packed_rows, packed_rows, tok.token_bytes())
     return model
 

@@ -73,16 +73,16 @@ class Capture(TorchDispatchMode):
 
 
 class Recording:
-    """A recorder for CPUs: a replay does the step again and raises unless it is the recorded one, number by number."""
+    """A graph capture for CPUs: a replay does the step again and raises unless it is exactly the recorded one."""
 
     def __init__(self) -> None:
         self.warmed, self.recorded, self.replayed = 0, 0, 0
 
-    def warm(self, run: Callable[[], None]) -> None:
+    def warmup(self, run: Callable[[], None]) -> None:
         self.warmed += 1
         run()
 
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         self.recorded += 1
         recorded: list[Any] = []
 

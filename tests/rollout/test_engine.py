@@ -84,7 +84,7 @@ def test_neighbours_and_chunks_change_nothing(model, prompts, groups) -> None:
 
 
 def test_groups_of_any_sizes_share_few_rows(model, prompts, groups) -> None:
-    """Rows are refilled while others of their prompt go on, in every mixture of prompts, ages and lanes."""
+    """Rows are refilled while others of their prompt go on, in every mixture of prompts, ages and slots."""
     sizes = (1, 4, 0, 6, 2)
     few = [row_keys[:n] for row_keys, n in zip(keys(5), sizes, strict=True)]
     engine = Engine(model, STOP)
@@ -98,9 +98,9 @@ def test_groups_of_any_sizes_share_few_rows(model, prompts, groups) -> None:
 def test_memory_is_kept_between_calls_and_holds_nothing_over(model, prompts, groups) -> None:
     engine = Engine(model, STOP)
     engine.generate([p[::-1] for p in prompts], keys(5), BUDGET, 1.0)
-    memory = engine._replays.rows.memory
+    kv_cache = engine._runner.rows.kv_cache
     assert engine.generate(prompts, keys(5), BUDGET, 1.0) == groups
-    assert engine._replays.rows.memory is memory
+    assert engine._runner.rows.kv_cache is kv_cache
 
 
 def test_top_k_of_one_is_greedy(model, prompts) -> None:

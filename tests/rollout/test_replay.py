@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch._subclasses import fake_tensor
 
-from aquarat_core.model.kv_cache import Extent, KVMemory
+from aquarat_core.model.kv_cache import DecodeShape, KVCache
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout import replay
 from aquarat_core.rollout.batch import Batch, Completion, Request
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.rollout.replay import Replays, rounded
-from aquarat_core.rollout.rows import Rows, Step
+from aquarat_core.rollout.replay import GraphRunner, rounded
+from aquarat_core.rollout.rows import DecodeStep, DeviceRows
 from aquarat_core.rollout.sampling import Sampling
 from tests.rollout.capture import Capture, Recording, Refused
 from tests.toys import random_ids, random_model
@@ -65,12 +65,12 @@ def same(a: list[Completion], b: list[Completion]) -> None:
 def test_replayed_steps_are_the_recorded_ones_and_draw_what_eager_ones_draw(
     config: dict, max_rows: int, how: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through refilling, closing up and lanes of other rows; every replay is compared with its recording."""
-    monkeypatch.setattr(replay, "OWN_TOKENS", 8)
+    """Through refilling, closing up and slots of other rows; every replay is compared with its recording."""
+    monkeypatch.setattr(replay, "GENERATED_TOKENS", 8)
     recording = Recording()
     replayed, eager = Engine(model(**config), STOP, recording), Engine(model(**config), STOP)
     same(said(replayed, max_rows, **how), said(eager, max_rows, **how))
-    assert not replayed._replays.failed and recording.replayed > recording.recorded > 2
+    assert not replayed._runner.failed and recording.replayed > recording.recorded > 2
 
 
 def test_new_weights_are_replayed_from_where_the_old_ones_were() -> None:
@@ -111,7 +111,7 @@ def test_a_step_with_a_number_or_an_address_of_its_own_is_no_replay() -> None:
 
     elsewhere = [torch.ones(3)]
     for run, change in ((number, lambda: None), (address, lambda: elsewhere.insert(0, torch.ones(3)))):
-        again = Recording().record(run)
+        again = Recording().capture(run)
         again()
         change()
         with pytest.raises(AssertionError, match="would not do what this step does"):
@@ -119,12 +119,12 @@ def test_a_step_with_a_number_or_an_address_of_its_own_is_no_replay() -> None:
 
 
 class Refusing(Recording):
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
 
 class Forgetful(Recording):
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
 
@@ -133,12 +133,12 @@ class Confused(Recording):
 
     engine: Engine
 
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
-        return lambda: (run(), self.engine._replays.rows.hidden_RC.mul_(-1))[0]
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (run(), self.engine._runner.rows.hidden_RC.mul_(-1))[0]
 
 
 @pytest.mark.parametrize(
-    ("recorder", "why"),
+    ("graph_capture", "why"),
     [
         (Refusing, "not permitted when stream"),
         (Forgetful, "something else than before in 100.0% of the rows"),
@@ -146,10 +146,10 @@ class Confused(Recording):
     ],
 )
 def test_what_cannot_be_recorded_goes_on_eagerly_and_says_why_once(
-    recorder: type[Recording], why: str, caplog: pytest.LogCaptureFixture
+    graph_capture: type[Recording], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = Engine(model(), STOP, recorder())
-    engine.recorder.engine = engine
+    engine = Engine(model(), STOP, graph_capture())
+    engine.graph_capture.engine = engine
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             same(said(engine, 13), said(Engine(model(), STOP), 13))
@@ -158,10 +158,10 @@ def test_what_cannot_be_recorded_goes_on_eagerly_and_says_why_once(
 
 def test_extents_are_rounded_up_to_a_few_within_the_memory() -> None:
     size = (100, 200, 1000, 90)
-    assert rounded(Extent(1, 1, 1, 1, True, True), size) == Extent(8, 1, 64, 32)
-    assert rounded(Extent(513, 65, 130, 33, True, True), size) == Extent(640, 80, 192, 64)
-    assert rounded(Extent(1000, 100, 200, 90, True, True), size) == Extent(1000, 100, 200, 90, False, True)
-    every = {rounded(Extent(n, 1, 1, 1), size).rows for n in range(1, 1001)}
+    assert rounded(DecodeShape(1, 1, 1, 1, True, True), size) == DecodeShape(8, 1, 64, 32)
+    assert rounded(DecodeShape(513, 65, 130, 33, True, True), size) == DecodeShape(640, 80, 192, 64)
+    assert rounded(DecodeShape(1000, 100, 200, 90, True, True), size) == DecodeShape(1000, 100, 200, 90, False, True)
+    every = {rounded(DecodeShape(n, 1, 1, 1), size).rows for n in range(1, 1001)}
     assert len(every) < 32 and all(min(r for r in every if r >= n) <= max(8, n * 5 / 4) for n in range(1, 1001))
 
 
@@ -179,13 +179,13 @@ def test_a_gpus_prefill_steps_and_refilling_need_nothing_of_the_host(
     with fake_tensor.FakeTensorMode(), torch.inference_mode():
         with torch.device("cuda"):
             net = Transformer(described, VOCABULARY, torch.bfloat16)
-        memory = KVMemory(net.config, 4, 17, 3, 7, BUDGET, torch.bfloat16, torch.device("cuda"))
-        rows = Rows(net, memory, STOP)
+        kv_cache = KVCache(net.config, 4, 17, 3, 7, BUDGET, torch.bfloat16, torch.device("cuda"))
+        rows = DeviceRows(net, kv_cache, STOP)
         requests = [Request(p, [1, 2, 3], 3 * i) for i, p in enumerate(asked)]
         watched = Watched(rows)
         batch = Batch(watched, requests, BUDGET, sampling)
         batch.rearrange([])
-        assert len(batch.rows) == 7 and len(batch.slot_lengths) == 3
+        assert len(batch.rows) == 7 and len(batch.prompt_lengths) == 3
         for live in ([True] * 7, [False] * 5 + [True] * 2, [True, False] * 3 + [True]):
             for _ in range(2):
                 batch.step()
@@ -194,23 +194,23 @@ def test_a_gpus_prefill_steps_and_refilling_need_nothing_of_the_host(
         assert {t.device.type for t in rows.state} == {"cuda"}
 
 
-class Watched(Replays):
+class Watched(GraphRunner):
     """Does each step under what a capture allows, on the device alone."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: DeviceRows) -> None:
         super().__init__(rows, None)
         self.steps = 0
 
-    def advance(self, step: Step) -> None:
+    def advance(self, step: DecodeStep) -> None:
         self.steps += 1
         with Capture("cuda"):
-            self.rows.advance(Step(rounded(step.extent, self.rows.memory.size), step.sampling, step.budget))
+            self.rows.advance(DecodeStep(rounded(step.shape, self.rows.kv_cache.size), step.sampling, step.budget))
 
 
 class Plain(Recording):
     """Steps in the same rounded shapes, run eagerly."""
 
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         return run
 
 
@@ -221,7 +221,7 @@ def test_cuda_graphs_draw_what_eager_steps_draw(dtype: torch.dtype, caplog: pyte
     graphs, eager = Engine(net, STOP), Engine(net, STOP, Plain())
     for max_rows in (5, 13, 1000):
         same(said(graphs, max_rows), said(eager, max_rows))
-    assert graphs._replays._recorded and not graphs._replays.failed and not caplog.records
+    assert graphs._runner._captured and not graphs._runner.failed and not caplog.records
     for engine in (graphs, eager):
         engine.refresh(other)
     same(said(graphs), said(eager))

@@ -23,7 +23,7 @@ class Script(Transformer):
         at = cache.positions(ids_BT.size(1)).expand_as(ids_BT)
         return torch.nn.functional.one_hot(self.script[at + 1], self.config.dim).to(hidden.dtype)
 
-    def capped(self, raw):
+    def softcap(self, raw):
         return 1000.0 * raw.float()
 
 
@@ -41,13 +41,13 @@ def test_calls_are_answered_once_they_end() -> None:
     encode = tokenizer().encode
     calls = Calls(calculator(tokenizer()))
     for token in [7, START, *encode("12*7")]:
-        assert calls.due([3]) == [-1]
-        calls.said([3], [token], [False])
-    assert calls.due([3, 4]) == [-1, -1]
-    calls.said([3, 4], [END, END], [False, False])  # row 4 ends a call that it has not begun
+        assert calls.pending([3]) == [-1]
+        calls.observe([3], [token], [False])
+    assert calls.pending([3, 4]) == [-1, -1]
+    calls.observe([3, 4], [END, END], [False, False])  # row 4 ends a call that it has not begun
     expected = [OUT, *encode("84"), DONE]
-    assert [calls.due([3, 4]) for _ in expected] == [[token, -1] for token in expected]
-    assert calls.due([3, 4]) == [-1, -1]
+    assert [calls.pending([3, 4]) for _ in expected] == [[token, -1] for token in expected]
+    assert calls.pending([3, 4]) == [-1, -1]
 
 
 def test_what_cannot_be_calculated_is_answered_by_nothing() -> None:
@@ -66,7 +66,7 @@ def test_the_output_is_put_in_the_models_mouth_and_marked() -> None:
         groups = engine.generate([prompt], [[1, 2]], 40, 0.0, max_rows=rows, tool=calculator(tokenizer()))
         for completion in groups[0]:
             assert completion.tokens == [*call, *output, 5, STOP] and completion.ended
-            assert completion.given == tuple(range(len(call), len(call) + len(output)))
-            assert all(completion.logprobs[i] == 0.0 for i in completion.given)
+            assert completion.forced == tuple(range(len(call), len(call) + len(output)))
+            assert all(completion.logprobs[i] == 0.0 for i in completion.forced)
     without = engine.generate([prompt], [[1]], 40, 0.0)[0][0]
-    assert without.tokens == [*call, *[1] * len(output), 5, STOP] and without.given == ()
+    assert without.tokens == [*call, *[1] * len(output), 5, STOP] and without.forced == ()

@@ -70,7 +70,7 @@ def test_a_step_never_has_the_host_wait_but_for_the_norm(
     options: str, float8: bool, unreal: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_on(DRIVERLESS, **OPTIONS[options])
-    model.use("sdpa", float8)
+    model.set_kernels("sdpa", float8)
     world = World(0, 1, DRIVERLESS, torch.bfloat16)
     optimizer = ShardedOptimizer(model, OptimConfig(weight_decay=0.1), 10, world)
     read: list[Tensor] = []

@@ -111,7 +111,7 @@ def test_the_first_step_of_the_lambdas_is_not_made_of_rounding() -> None:
     """As the model starts, blocks add nothing: what scales the stream has a gradient of rounding alone."""
     config = ModelConfig(depth=3, width_per_layer=32, head_size=16, residual_lambdas=True, backout=True)
     model = Transformer(config, 100)
-    model.initialise(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     optimizer, seen = ShardedOptimizer(model, OptimConfig(warmdown=0.0), 10, ONE), []
     for step in range(2):
         accumulate_loss(model.loss_sum, *rows().tensors(np.arange(8), CPU), 8, ONE)

@@ -102,8 +102,8 @@ def mid_step(world: World, folder: Path) -> list[Any]:
 
 
 def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict[str, Any]]]:
-    """Four RL steps, the last rank's third one stopped between two looks at its rollout; a hash of the weights, or what
-    was said, and the rows of rank 0."""
+    """Four RL steps, the last rank's third one stopped between two harvests of its rollout; a hash of the weights, or
+    what was said, and the rows of rank 0."""
     folder.mkdir(exist_ok=True)
     config = RLConfig(
         steps=4, prompts_per_step=4, group_size=4, max_new_tokens=32, micro_batch_rows=5, eval_every=2,
@@ -112,21 +112,21 @@ def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict
     )  # fmt: skip
     policy = random_model(tokenizer().vocab_size, sequence_len=256).to(world.device)
     trainer = Trainer(policy, tokenizer(), config, world, AQUA, examples()[:12], examples()[12:20], odd_lengths)
-    groups, look, looks = trainer.sampler.collect, Batch.look, [-1]
+    groups, harvest, harvests = trainer.sampler.collect, Batch.harvest, [-1]
 
     def counted_groups(asked: Any, step: int) -> Any:
         if signalled and step == 2 and world.rank + 1 == world.size:
-            looks[0] = max(looks[0], 0)
+            harvests[0] = max(harvests[0], 0)
         return groups(asked, step)
 
-    def counted_look(self: Batch) -> int:
-        if looks[0] >= 0:
-            looks[0] += 1
-            if looks[0] == 3:
+    def counted_harvest(self: Batch) -> int:
+        if harvests[0] >= 0:
+            harvests[0] += 1
+            if harvests[0] == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return look(self)
+        return harvest(self)
 
-    trainer.sampler.collect, Batch.look = counted_groups, counted_look
+    trainer.sampler.collect, Batch.harvest = counted_groups, counted_harvest
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     try:
         trainer.run(session(config, Interrupted(world, folder, None), log, world))
@@ -134,7 +134,7 @@ def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict
     except Preempted as e:
         end = str(e)
     finally:
-        Batch.look = look
+        Batch.harvest = harvest
         log.close()
     lines = (folder / "metrics.jsonl").read_text().splitlines() if world.rank == 0 else []
     return end, [without_times(json.loads(line)) for line in lines]
