@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -59,7 +59,7 @@ def is_here(worker: Worker) -> bool:
 
 
 @contextmanager
-def only_worker(home: Path, run_id: str, tag: str) -> Iterator[None]:
+def only_worker(home: Path, run_id: str, tag: str) -> Generator[None]:
     """Holds the run's lock, as the worker that `tag` describes. Raises `SecondWorkerError` if another process does."""
     path = _lock(home, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -32,7 +32,7 @@ def now() -> float:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Generator[None]:
     """One command at a time may look at this host's leases and change them; the kernel frees a dead one's lock."""
     with (root / "lock").open("w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)

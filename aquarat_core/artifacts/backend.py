@@ -43,15 +43,19 @@ class Backend(Protocol):
 
     def read(self, key: str) -> Versioned | None:
         """The object, or None where there is none."""
+        ...
 
     def size(self, key: str) -> int | None:
         """Size of the object in bytes, or None where there is none."""
+        ...
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Keys that start with `prefix`, sorted."""
+        ...
 
     def stats(self, prefix: str) -> Iterator[Stat]:
         """What `keys` gives, with sizes and times, in the same order."""
+        ...
 
     def delete(self, key: str, expected: Stat | None = None) -> bool:
         """Removes the object; False, and nothing removed, where there is none.
@@ -59,12 +63,15 @@ class Backend(Protocol):
         With `expected` also where it was written or touched since that was listed: `put_file` touches an object that
         it finds in place, so that what a publication relies on is not collected as garbage meanwhile.
         """
+        ...
 
     def create(self, key: str, data: bytes) -> bool:
         """Writes the object unless there is one; False where there is: of any number of writers one gets True."""
+        ...
 
     def swap(self, key: str, data: bytes, expected: str) -> bool:
         """Replaces the object if it still has the version `expected`; False, and nothing written, where it has not."""
+        ...
 
     def write(self, key: str, data: bytes) -> None:
         """Writes or replaces the object; the last writer wins."""
@@ -78,6 +85,7 @@ class Backend(Protocol):
 
     def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
         """As `put_file`, under the key that `key_of` gives to the digest of `source`, which is returned."""
+        ...
 
     def get_file(self, key: str, target: Path, have: int = 0, advance: OnBytes = no_progress) -> Digest | None:
         """Writes the object's bytes to `target` and returns their digest as read, or None where there is no object.
@@ -85,6 +93,8 @@ class Backend(Protocol):
         The first `have` bytes of `target`, left there by an attempt that was cut off, are taken as they are: if the
         digest then is not the expected one, try again without. An `OSError` of `target` is the caller's.
         """
+        ...
 
     def digest(self, key: str, advance: OnBytes = no_progress) -> Digest | None:
         """The digest of the object's bytes as read, or None where there is no object."""
+        ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
 
@@ -47,7 +47,7 @@ def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = 
         raise RecordError(what, f"it is not valid JSON ({e})", remedy) from None
     if kind == "object" and not isinstance(value, dict):
         raise RecordError(what, f"it is {_kind(value)}, not an object", remedy)
-    return value
+    return cast(Any, value)
 
 
 def parse_as(model: type[Model], data: bytes, what: str, remedy: str, limit: int = MAX_BYTES) -> Model:
@@ -94,5 +94,6 @@ def _is_deep(text: str) -> bool:
     return False
 
 
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+def _kind(value: object) -> str:
+    names: dict[type, str] = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -191,7 +191,7 @@ def _remove_empty(folder: Path, top: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+def _locked(path: Path, how: int = fcntl.LOCK_EX) -> Generator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as f:
         fcntl.flock(f, how)

@@ -11,7 +11,7 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aquarat_core.artifacts.errors import StoreError
 from aquarat_core.artifacts.files import atomic_write
@@ -59,6 +59,15 @@ def read_token(path: Path) -> tuple[str, datetime]:
     return token, expiry.astimezone(UTC).replace(tzinfo=None)
 
 
+class _Refreshed(Protocol):
+    """What is used of google-auth's credentials, whose own attributes have no types."""
+
+    token: str | None
+    expiry: datetime | None
+
+    def refresh(self, request: google.auth.transport.Request) -> None: ...
+
+
 class JobToken:
     """Mints tokens that open to one job what it needs of a store in a bucket, and nothing else.
 
@@ -87,16 +96,21 @@ class JobToken:
         bucket, _, prefix = rest.rstrip("/").partition("/")
         if scheme != "gs" or not bucket or not prefix:
             raise StoreError(f"{uri!r} is not a prefix of a bucket, gs://bucket/prefix: a token could not be limited")
-        source = source or google.auth.default(scopes=[_SCOPE])[0]
+        if source is None:
+            # google-auth leaves types out.
+            source = cast("google.auth.credentials.Credentials", google.auth.default(scopes=[_SCOPE])[0])  # pyright: ignore[reportUnknownMemberType]
         self._request = request or google.auth.transport.requests.Request()
-        self._credentials = downscoped.Credentials(source, _boundary(downscoped, bucket, prefix, folder, stage))
+        boundary = _boundary(downscoped, bucket, prefix, folder, stage)
+        self._credentials = cast(_Refreshed, downscoped.Credentials(source, boundary))
 
     def token(self, least: timedelta = REFRESH_BEFORE) -> tuple[str, datetime]:
         """A token that is good for at least `least`, and when it expires (UTC)."""
         expiry = self._credentials.expiry
         if expiry is None or expiry - datetime.now(UTC).replace(tzinfo=None) < least:
             self._credentials.refresh(self._request)
-        return self._credentials.token, self._credentials.expiry.replace(tzinfo=UTC)
+        # Both are there once it was refreshed.
+        expiry = cast(datetime, self._credentials.expiry)
+        return cast(str, self._credentials.token), expiry.replace(tzinfo=UTC)
 
     def write(self, path: Path) -> datetime:
         """Puts a good token into the file, readable by its owner alone, in one step; returns when it expires."""

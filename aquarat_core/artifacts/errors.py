@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from aquarat_core.errors import UserError
@@ -37,7 +37,7 @@ class RecordError(ArtifactError):
 
 
 @contextmanager
-def os_errors(where: str, remedy: str) -> Iterator[None]:
+def os_errors(where: str, remedy: str) -> Generator[None]:
     """Turns an `OSError` of the block into a `StoreError`: where, the reason, the path, and `remedy`."""
     try:
         yield

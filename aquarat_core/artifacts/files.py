@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, private: bool = False, durable: bool = False) -> Generator[BinaryIO]:
     """A new file that replaces `path` at the end of the block; if the block raises, `path` stays as it was.
 
     `private`: only the owner may read or write it, from the first byte on. `durable`: the bytes are on the disk before

@@ -8,33 +8,28 @@ Credentials are the environment's (`credentials.py`); with `STORAGE_EMULATOR_HOS
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import google.auth.exceptions
 import requests
 import urllib3
 from google.api_core import exceptions as api
-from google.cloud import storage
-from requests.adapters import HTTPAdapter
 
 from aquarat_core.artifacts.backend import Stat, Versioned
 from aquarat_core.artifacts.credentials import environment_credentials
 from aquarat_core.artifacts.errors import ArtifactError, StoreError
+from aquarat_core.artifacts.gcs_client import Blob, Bucket, open_bucket
 from aquarat_core.artifacts.gcs_errors import forbidden, refused, unanswered
 from aquarat_core.artifacts.gcs_media import TIMEOUT, Media
 from aquarat_core.artifacts.hashing import Digest, digest_file
 from aquarat_core.artifacts.retry import Retry
 from aquarat_core.artifacts.transfer import OnBytes, no_progress
-
-if TYPE_CHECKING:
-    from google.cloud.storage import Blob, Bucket
 
 T = TypeVar("T")
 
@@ -81,12 +76,15 @@ class GCSBackend:
             blob = self._blob_there(key)
             if blob is None or (expected is not None and self._stat(blob) != expected):
                 return False
-            condition = {
-                "if_generation_match": blob.generation,
-                "if_metageneration_match": blob.metageneration,
-            }
             try:
-                RETRY.call(lambda: blob.delete(**condition, retry=None, timeout=TIMEOUT))
+                RETRY.call(
+                    lambda: blob.delete(
+                        if_generation_match=blob.generation,
+                        if_metageneration_match=blob.metageneration,
+                        retry=None,
+                        timeout=TIMEOUT,
+                    )
+                )
             except (api.NotFound, api.PreconditionFailed):
                 return False
             return True
@@ -144,12 +142,7 @@ class GCSBackend:
 
     @cached_property
     def _bucket(self) -> Bucket:
-        # Else the client asks for the bucket's own metadata, to name its traces by, which takes another permission.
-        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-        client = storage.Client(project=None, credentials=environment_credentials())
-        client._http.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
-        client._http.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
-        return client.bucket(self._bucket_name)
+        return open_bucket(self._bucket_name, environment_credentials(), _CONNECTIONS)
 
     @cached_property
     def _media(self) -> Media:
@@ -173,8 +166,9 @@ class GCSBackend:
 
     def _page(self, prefix: str, token: str | None) -> tuple[list[Blob], str | None]:
         """One page of a listing and the token of the next, None after the last."""
-        options = {"fields": _LISTED, "retry": None, "timeout": TIMEOUT}
-        listing = self._bucket.list_blobs(prefix=self._prefix + prefix, page_token=token, **options)
+        listing = self._bucket.list_blobs(
+            prefix=self._prefix + prefix, page_token=token, fields=_LISTED, retry=None, timeout=TIMEOUT
+        )
         page = next(listing.pages, ())
         return list(page), listing.next_page_token
 
@@ -194,9 +188,13 @@ class GCSBackend:
             return False
         return True
 
-    def _send(self, blob: Blob, data: bytes, **condition: int) -> None:
-        options = {"content_type": "application/json", "retry": None, "timeout": TIMEOUT}
-        RETRY.call(lambda: blob.upload_from_string(data, **options, **condition))
+    def _send(self, blob: Blob, data: bytes, generation: int | None = None) -> None:
+        """With `generation` only where the object has it, 0 for none. Raises `PreconditionFailed` where it has not."""
+        RETRY.call(
+            lambda: blob.upload_from_string(
+                data, content_type="application/json", if_generation_match=generation, retry=None, timeout=TIMEOUT
+            )
+        )
 
     def _conditional_write(self, key: str, data: bytes, generation: int) -> bool:
         writer = uuid.uuid4().hex
@@ -204,7 +202,7 @@ class GCSBackend:
             blob = self._blob(key)
             blob.metadata = {"writer": writer}
             try:
-                self._send(blob, data, if_generation_match=generation)
+                self._send(blob, data, generation)
             except api.PreconditionFailed:
                 there = self._blob_there(key)
                 return there is not None and (there.metadata or {}).get("writer") == writer
@@ -218,7 +216,7 @@ class GCSBackend:
             self._bucket_is_there = True
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None]:
         try:
             yield
         except api.NotFound as e:

@@ -14,18 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from google.api_core import exceptions as api
 
+from aquarat_core.artifacts.gcs_client import session_of
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.retry import CorruptedInTransit, Retry
 from aquarat_core.artifacts.transfer import PIECE, HashedWriter, OnBytes, in_order, parallel_map
 
 if TYPE_CHECKING:
     import requests
-    from google.cloud.storage import Blob, Bucket
+
+    from aquarat_core.artifacts.gcs_client import Blob, Bucket
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
@@ -50,7 +52,7 @@ class Media:
     def __init__(self, bucket: Bucket, retry: Retry) -> None:
         self._bucket = bucket
         self._retry = retry
-        self._session: requests.Session = bucket.client._http
+        self._session = session_of(bucket.client)
         base = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
         self._download = f"{base}/download/storage/v1/b/{bucket.name}/o"
         self._upload = f"{base}/upload/storage/v1/b/{bucket.name}/o"
@@ -174,9 +176,7 @@ class Media:
         size = max(MIN_PART, -(-digest.size // MAX_PARTS))
         starts = range(0, digest.size, size)
         names = [f"{parts}{start:015d}" for start in starts]
-        there = {
-            b.name: b.size for b in self._retry.call(lambda: list(self._bucket.list_blobs(prefix=parts, retry=None)))
-        }
+        there = {b.name: b.size for b in self._below(parts)}
 
         def send(n: int) -> None:
             length = min(size, digest.size - starts[n])
@@ -287,4 +287,6 @@ def _until_intact(operation: Callable[[bool], Digest]) -> Digest:
 
 def _error(answer: requests.Response) -> api.GoogleAPICallError:
     with answer:
-        return api.from_http_response(answer)
+        # google-api-core leaves the parameter's type out.
+        error = api.from_http_response(answer)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return cast(api.GoogleAPICallError, error)

@@ -34,13 +34,21 @@ class Digest:
     crc32c: str
 
 
+class _Checksum(Protocol):
+    """What is used of google_crc32c's checksums, whose parameters have no types."""
+
+    def update(self, chunk: Bytes, /) -> object: ...
+
+    def digest(self) -> bytes: ...
+
+
 class Hasher:
     """Updates all digests piece by piece."""
 
     def __init__(self) -> None:
         self._size = 0
         self._sha256 = hashlib.sha256()
-        self._crc32c = google_crc32c.Checksum()
+        self._crc32c: _Checksum = google_crc32c.Checksum()
 
     def update(self, data: Bytes) -> None:
         self._size += len(data)

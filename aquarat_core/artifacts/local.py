@@ -15,7 +15,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -156,7 +156,7 @@ class LocalBackend:
         return os_errors(f"store {self.uri}", _REMEDY)
 
     @contextmanager
-    def _temporary(self, data: bytes | None = None) -> Iterator[Path]:
+    def _temporary(self, data: bytes | None = None) -> Generator[Path]:
         """The path of a temporary file, gone afterwards; with `data` it is there, durable and read-only."""
         folder = self._path("tmp")
         self._make_directories(folder)
@@ -218,7 +218,7 @@ class LocalBackend:
             folder = folder.parent
 
     @contextmanager
-    def _locked(self, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    def _locked(self, how: int = fcntl.LOCK_EX) -> Generator[None]:
         self._make_directories(self._root)
         path = self._root / "lock"
         if not path.exists():

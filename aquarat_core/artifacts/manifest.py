@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -68,9 +69,9 @@ def _finite_facts(facts: dict[str, Any]) -> dict[str, Any]:
     while left:
         where, value = left.pop()
         if isinstance(value, dict):
-            left += [(f"{where}.{key}", inner) for key, inner in value.items()]
+            left += [(f"{where}.{key}", inner) for key, inner in cast("dict[str, Any]", value).items()]
         elif isinstance(value, (list, tuple)):
-            left += [(f"{where}.{i}", inner) for i, inner in enumerate(value)]
+            left += [(f"{where}.{i}", inner) for i, inner in enumerate(cast("Sequence[Any]", value))]
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{where} is {value}, which no manifest can hold: give it a finite number, or None")
     return facts
@@ -171,12 +172,13 @@ class Manifest(_Frozen):
         a one would get another hash, and so another name, when it is copied.
         """
         raw = parse(data, what, _REMEDY)
-        version = raw.get("format") if isinstance(raw, dict) else None
+        facts = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
+        version = facts.get("format")
         if type(version) is not int or version != FORMAT:
             shown = printable(repr(version)[:20])
             newer = "" if type(version) is int and version > FORMAT else _REMEDY
             raise RecordError(what, f"it has format {shown}, but {FORMAT} is what can be read: update aquarat", newer)
-        manifest = validated(cls, raw, what, _REMEDY)
+        manifest = validated(cls, facts, what, _REMEDY)
         try:
             same = manifest.to_bytes() == data
         except ValueError as e:

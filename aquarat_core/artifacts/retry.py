@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,7 +62,8 @@ class Retry:
 def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return bool(error.retryable)
+        # google-auth leaves its type out.
+        return bool(error.retryable)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     if isinstance(error, api.GoogleAPICallError):
         return error.code in TRANSIENT_STATUS
     return isinstance(error, _TRANSIENT)
@@ -70,6 +71,6 @@ def is_transient(error: Exception) -> bool:
 
 def retry_after(error: Exception) -> float:
     """Seconds that the server asked to wait, 0 where it did not; a date in its place is not looked at."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", None) or {}
     asked = headers.get("Retry-After", "")
     return float(asked) if asked.isdigit() else 0.0

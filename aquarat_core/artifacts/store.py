@@ -203,10 +203,10 @@ class ArtifactStore:
                 return
         raise StoreError(f"{self.uri}/{key} is moved by others all the time: is a loop publishing {name}?")
 
-    def _has_all(self, entries: Iterable[FileEntry]) -> bool:
+    def has_all(self, entries: Iterable[FileEntry]) -> bool:
         return all(parallel_map(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
 
-    def _local_copy(
+    def local_copy(
         self, artifact: Artifact, name: str, what: Literal["files", "records"], advance: OnBytes = no_progress
     ) -> Path:
         entries: tuple[FileEntry, ...] = getattr(artifact.manifest, what)
@@ -272,21 +272,21 @@ class Artifact:
 
     def path(self, name: str) -> Path:
         """Local path of a content file. Raises `ArtifactError` if it is not one, missing or damaged."""
-        return self.store._local_copy(self, name, "files")
+        return self.store.local_copy(self, name, "files")
 
     def record(self, name: str) -> Path:
         """Local path of a record, like `metrics.jsonl`. Raises as `path` does."""
-        return self.store._local_copy(self, name, "records")
+        return self.store.local_copy(self, name, "records")
 
     def directory(self, advance: OnBytes = no_progress) -> Path:
         """Local directory with all content files under their paths. Raises as `path` does."""
         names = [entry.path for entry in self.manifest.files]
-        paths = parallel_map(lambda name: self.store._local_copy(self, name, "files", advance), names)
+        paths = parallel_map(lambda name: self.store.local_copy(self, name, "files", advance), names)
         return paths[0].parents[len(Path(names[0]).parts) - 1]
 
     def is_complete(self) -> bool:
         """Whether the store has every file at its size; the bytes are not read."""
-        return self.store._has_all((*self.manifest.files, *self.manifest.records))
+        return self.store.has_all((*self.manifest.files, *self.manifest.records))
 
 
 def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from aquarat_core.errors import WeightsError
 
@@ -23,6 +24,14 @@ MAX_INDEX_BYTES = 16 << 20
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
+class Tensors(Protocol):
+    """A file of tensors that is open."""
+
+    def keys(self) -> Iterable[str]: ...
+
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+
 def save_sharded(
     directory: Path, tensors: Mapping[str, torch.Tensor], stem: str = "model", max_bytes: int | None = None
 ) -> list[Path]:
@@ -30,7 +39,7 @@ def save_sharded(
 
     `max_bytes` are `SHARD_BYTES` if not given. A tensor that is larger has a shard to itself.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]  # a bare PathLike in it
 
     shards = _split(tensors, SHARD_BYTES if max_bytes is None else max_bytes)
     paths = [directory / _name(stem, n, len(shards)) for n in range(len(shards))]
@@ -47,12 +56,12 @@ def save_sharded(
 
 def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor]:
     """All tensors that `save_sharded` wrote there, on the CPU. Raises `WeightsError` where the index names others."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     found: dict[str, torch.Tensor] = {}
     for path, names in _shards(directory, stem):
         try:
-            with safe_open(path, framework="pt") as shard:
+            with open_tensors(path) as shard:
                 there = set(shard.keys())
                 if names is not None and there != names:
                     differing = ", ".join(sorted(there ^ names)[:3])
@@ -61,6 +70,13 @@ def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor
         except SafetensorError as e:
             raise WeightsError(f"{path} is damaged, or no file of tensors: {e}") from None
     return found
+
+
+def open_tensors(path: Path) -> AbstractContextManager[Tensors]:
+    """The file, whose tensors are read as they are asked for; what safetensors' own function gives has no type."""
+    from safetensors import safe_open
+
+    return cast("AbstractContextManager[Tensors]", safe_open(path, framework="pt"))
 
 
 def _shards(directory: Path, stem: str) -> Iterator[tuple[Path, set[str] | None]]:
@@ -79,8 +95,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     """Tensors' names and their shards'. Raises `WeightsError` for an index that is none."""
     try:
         where = json.loads(index.read_bytes()[:MAX_INDEX_BYTES])["weight_map"]
-        if isinstance(where, dict) and all(isinstance(file, str) for file in where.values()):
-            return where
+        if isinstance(where, dict):
+            names = cast("dict[str, object]", where)
+            if all(isinstance(file, str) for file in names.values()):
+                return cast("dict[str, str]", names)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise WeightsError(f"{index} does not say which shard holds which tensor: it is damaged")

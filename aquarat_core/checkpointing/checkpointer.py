@@ -140,7 +140,7 @@ class Checkpointer:
         minutes, steps = self.config.every_minutes, self.config.every_steps
         by_clock = self.world.rank == 0 and minutes is not None and now - self._saved_at >= 60 * minutes
         flags = torch.tensor([float(self._asked), float(by_clock)], device=self.world.device)
-        asked, due = (bool(flag) for flag in self.world.sum(flags).tolist())
+        asked, due = (bool(flag) for flag in self.world.totals(flags))
         if asked or due or (steps is not None and done % steps == 0):
             self.save(done)
         if asked:
@@ -216,7 +216,7 @@ class Checkpointer:
         self.blocked_seconds += self._saved_at - started
 
     def _load(self, manifest: CheckpointManifest, folder: Path) -> None:
-        states = []
+        states: list[Any] = []
         while (names := RankFiles.of(len(states))).state in manifest.files:
             tree = json.loads((folder / names.state).read_text())
             states.append(state.unflatten(load_sharded(folder, names.tensors), tree))

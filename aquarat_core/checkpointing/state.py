@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,8 +23,10 @@ def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]
             tensors[path] = value.detach()
             return _TENSOR + path
         if isinstance(value, Mapping):
-            assert all(isinstance(key, str) for key in value), f"keys of {path or 'the state'} must be strings"
-            return {key: walk(v, f"{path}/{key}" if path else key) for key, v in value.items()}
+            inner = cast("Mapping[str, Any]", value)
+            wrong = f"keys of {path or 'the state'} must be strings"
+            assert all(isinstance(key, str) for key in cast("Mapping[object, Any]", inner)), wrong
+            return {key: walk(v, f"{path}/{key}" if path else key) for key, v in inner.items()}
         assert not (isinstance(value, str) and value.startswith(_TENSOR)), f"{path} reads like the mark of a tensor"
         return value
 
@@ -36,14 +38,15 @@ def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     if isinstance(tree, str) and tree.startswith(_TENSOR):
         return tensors[tree.removeprefix(_TENSOR)]
     if isinstance(tree, Mapping):
-        return {key: unflatten(tensors, value) for key, value in tree.items()}
+        return {key: unflatten(tensors, value) for key, value in cast("Mapping[str, Any]", tree).items()}
     return tree
 
 
 def merge(a: Any, b: Any) -> Any:
     """Two ranks' states as one: mappings key by key; of two values of one key the second, which is the same."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return {key: merge(a[key], b[key]) if key in a and key in b else {**a, **b}[key] for key in {**a, **b}}
+        both = cast("dict[str, Any]", {**a, **b})
+        return {key: merge(a[key], b[key]) if key in a and key in b else both[key] for key in both}
     return b
 
 

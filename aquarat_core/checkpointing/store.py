@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aquarat_core.artifacts.backend import Backend
 from aquarat_core.artifacts.errors import RecordError
@@ -214,7 +214,8 @@ def checkpoint_store(
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
     """`field: value there, value here` for every leaf in which two nested JSON values differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in sorted(theirs.keys() | ours.keys()):
-            yield from differences(theirs.get(key), ours.get(key), f"{path}.{key}" if path else key)
+        left, right = cast("dict[str, Any]", theirs), cast("dict[str, Any]", ours)
+        for key in sorted(left.keys() | right.keys()):
+            yield from differences(left.get(key), right.get(key), f"{path}.{key}" if path else key)
     elif theirs != ours:
         yield f"{path}: {theirs!r} in the checkpoint, {ours!r} now"

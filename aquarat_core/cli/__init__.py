@@ -14,12 +14,18 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aquarat_core.cli import entry_points
 from aquarat_core.cli.answer import Finding
 from aquarat_core.errors import UserError
 from aquarat_core.plain_text import printable
+
+if TYPE_CHECKING:
+    # argparse has no public name for it, and only its stubs make it generic.
+    _SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+else:
+    _SubParsers = argparse._SubParsersAction
 
 COMMANDS = (
     "aquarat_core.cli.artifacts",
@@ -71,10 +77,11 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable("\n".join([message, *told])))
 
 
-class _Commands(argparse._SubParsersAction):
+class _Commands(_SubParsers):
     def add_parser(self, name: str, **kwargs: Any) -> argparse.ArgumentParser:
         what = kwargs.get("help", "")
-        return super().add_parser(name, **{"description": f"{what[:1].upper()}{what[1:]}.", **kwargs})
+        described: dict[str, Any] = {"description": f"{what[:1].upper()}{what[1:]}.", **kwargs}
+        return super().add_parser(name, **described)
 
 
 class _Version(argparse.Action):

@@ -9,18 +9,19 @@ from typing import Any
 from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
 from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, format_profile, lineage
 from aquarat_core.cli.answer import answer
+from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.table import table
 from aquarat_core.maintenance.diff import flat
 from aquarat_core.settings import store_uri
 from aquarat_core.tasks.origin import questions_of
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: Commands) -> None:
     add_lineage(commands)
     add_show(commands)
 
 
-def add_lineage(commands: argparse._SubParsersAction) -> None:
+def add_lineage(commands: Commands) -> None:
     """The command `lineage`, which also is one of `aquarat store`."""
     command = commands.add_parser("lineage", help="print the ancestry of an artifact, down to the data sets")
     add_artifact(command)
@@ -30,7 +31,7 @@ def add_lineage(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_lineage)
 
 
-def add_show(commands: argparse._SubParsersAction) -> None:
+def add_show(commands: Commands) -> None:
     """The command `show`, which also is one of `aquarat store`."""
     command = commands.add_parser("show", help="print everything that is known about an artifact")
     add_artifact(command)

@@ -9,11 +9,12 @@ from typing import Any
 from aquarat_core.artifacts import Artifact, ArtifactStore
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
+from aquarat_core.cli.commands import Commands
 from aquarat_core.errors import UsageError
 from aquarat_core.tasks.origin import questions_of
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: Commands) -> None:
     command = commands.add_parser("ask", help="print a checkpoint's answer to a message")
     add_artifact(command)
     command.add_argument("text", help="the message, or - to read it from standard input")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, digest_file, git_state
 from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_json, add_store
+from aquarat_core.cli.commands import Commands
 from aquarat_core.errors import UsageError
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 HUGGING_FACE, TIKTOKEN, OURS = "hugging-face", "tiktoken", "aquarat"
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: Commands) -> None:
     command = commands.add_parser("import", help="publish another program's checkpoint as an artifact")
     programs = command.add_subparsers(required=True, metavar="PROGRAM")
     nanochat = programs.add_parser(

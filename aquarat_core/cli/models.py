@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.table import table
 from aquarat_core.config import Profile, load_profile, profile_names
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: Commands) -> None:
     command = commands.add_parser("model", help="print the size and cost of the profiles' models")
     command.add_argument("--profile", help="name or YAML file of one profile (default: all built-in ones)")
     command.set_defaults(run=_model)

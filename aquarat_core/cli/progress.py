@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 
 @contextmanager
-def transfer_bar(what: str, total: int) -> Iterator[OnBytes]:
+def transfer_bar(what: str, total: int) -> Generator[OnBytes]:
     """A function that is told of bytes as they pass; the bar goes to stderr."""
     wanted = os.environ.get("AQUARAT_PROGRESS", "auto")
     if wanted == "plain" or (wanted != "bars" and not sys.stderr.isatty()):

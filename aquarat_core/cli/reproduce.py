@@ -8,11 +8,12 @@ from pathlib import Path
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
+from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.table import table
 from aquarat_core.runtime.scratch import scratch_folder
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: Commands) -> None:
     command = commands.add_parser("reproduce", help="run an artifact's stage again and compare the results")
     add_artifact(command)
     add_store(command)

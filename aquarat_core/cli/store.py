@@ -13,6 +13,7 @@ from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.cli import entry_points
 from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_show, add_store
+from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.progress import transfer_bar
 from aquarat_core.cli.table import table
 from aquarat_core.maintenance.collect import clock, find_garbage, remove
@@ -22,7 +23,7 @@ from aquarat_core.maintenance.survey import all_artifacts, pins, read_artifacts,
 from aquarat_core.maintenance.verify import verify
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: Commands) -> None:
     parser = commands.add_parser("store", help="list, fetch, verify and clean up the artifact store")
     group = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -57,7 +58,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _command(
-    group: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], str | Finding], what: str
+    group: Commands, name: str, run: Callable[[argparse.Namespace], str | Finding], what: str
 ) -> argparse.ArgumentParser:
     command = group.add_parser(name, help=what)
     command.set_defaults(run=run)

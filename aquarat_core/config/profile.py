@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import model_validator
 
@@ -148,16 +148,17 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
         raw = strict_yaml.load(path)
     except (OSError, strict_yaml.YamlError) as e:
         raise ConfigError(f"a profile cannot be read: {e}") from None
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in cast("dict[object, Any]", raw)):
         raise ConfigError(f"profile {path} must be a mapping of stages to fields")
-    parent = raw.pop("extends", None)
+    fields = cast("dict[str, Any]", raw)
+    parent: object = fields.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise ConfigError(f"profile {path}: extends is one profile's name or file, not {parent!r}")
     if len(seen) >= MAX_PARENTS:
         raise ConfigError(f"profile {path} extends more than {MAX_PARENTS} others")
     base = _read(parent, (*seen, path), path.parent) if parent else {}
     # A file of one's own does not go by its parent's name, under which other artifacts are known.
-    return _merge(base, {"name": path.stem} | raw if is_path and parent else raw)
+    return _merge(base, {"name": path.stem} | fields if is_path and parent else fields)
 
 
 def _is_file(path: Path) -> bool:
@@ -171,5 +172,5 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], cast("dict[str, Any]", value)) if both else value
     return merged

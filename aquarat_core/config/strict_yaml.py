@@ -6,7 +6,7 @@ nested ones make gigabytes of a few lines. More than a person writes: a parser m
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,9 @@ def load(path: Path) -> Any:
 
 def _check_events(path: Path, text: str) -> None:
     depth = 0
-    for count, event in enumerate(yaml.parse(text, _Base)):
+    # The stubs leave its types out.
+    events: Iterator[Any] = yaml.parse(text, _Base)  # pyright: ignore[reportUnknownMemberType]
+    for count, event in enumerate(events):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from aquarat_core.conversation import Conversation
-from aquarat_core.data.parquet import read_table
+from aquarat_core.data.parquet import read_table, write_table
 
 SCHEMA = pa.schema(
     [
@@ -21,7 +20,8 @@ SCHEMA = pa.schema(
 
 def write_conversations(path: str | Path, rows: Sequence[Conversation]) -> None:
     """Write `rows` as Parquet with the columns of `SCHEMA`."""
-    pq.write_table(pa.table([[c.id for c in rows], [c.messages for c in rows]], schema=SCHEMA), path)
+    columns = {"id": [c.id for c in rows], "messages": [c.messages for c in rows]}
+    write_table(path, pa.Table.from_pydict(columns, schema=SCHEMA))
 
 
 def read_conversations(path: str | Path) -> list[Conversation]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,15 +30,16 @@ def write_documents(path: Path, texts: Iterable[str]) -> None:
         for text in texts:
             group.append(text)
             if len(group) == DOCUMENTS_PER_GROUP:
-                writer.write_batch(pa.record_batch([group], schema=SCHEMA))
+                writer.write_batch(pa.RecordBatch.from_pydict({COLUMN: group}, schema=SCHEMA))
                 group = []
         if group:
-            writer.write_batch(pa.record_batch([group], schema=SCHEMA))
+            writer.write_batch(pa.RecordBatch.from_pydict({COLUMN: group}, schema=SCHEMA))
 
 
-def read_columns(path: Path) -> Iterator[pa.Array]:
+def read_columns(path: Path) -> Iterator[pa.Array[Any]]:
     """The documents of a Parquet file of ours as Arrow arrays of about a megabyte; nulls stay in them."""
-    return (batch.column(0) for batch in read_batches(path, [COLUMN]))
+    for batch in read_batches(path, [COLUMN]):
+        yield batch.column(0)
 
 
 def read_documents(path: Path) -> Iterator[str | bytes | None]:
@@ -45,7 +47,7 @@ def read_documents(path: Path) -> Iterator[str | bytes | None]:
     return texts_in(read_columns(path))
 
 
-def texts_in(columns: Iterable[pa.Array]) -> Iterator[str | bytes | None]:
+def texts_in(columns: Iterable[pa.Array[Any]]) -> Iterator[str | bytes | None]:
     """The texts one by one; the bytes of one that is not valid UTF-8."""
     for column in columns:
         try:

@@ -55,7 +55,7 @@ def read_foreign(path: str | Path, columns: Sequence[str], limit: int | None = N
             raise Unreadable(f"its values contradict each other: {first_line(e)}") from None
     types = pa.ipc.read_schema(pa.py_buffer(table.schema.metadata[TYPES]))
     # Unsafe means without a check for UTF-8; bytes and texts are the same in memory.
-    columns_ = [table.column(i).cast(options=pc.CastOptions.unsafe(field.type)) for i, field in enumerate(types)]
+    columns_ = [table.column(i).cast(options=pc.CastOptions.unsafe(kind)) for i, kind in enumerate(types.types)]
     return pa.table(columns_, schema=types)
 
 

@@ -27,7 +27,8 @@ TYPES = b"types"
 def read(source: Path, out: Path, columns: Sequence[str], limit: int | None) -> dict[str, Any]:
     """Write the columns; returns what is wrong with the file, or nothing."""
     try:
-        schema = pq.read_schema(source, memory_map=False)
+        # The stubs leave open of what their IO is.
+        schema = pq.read_schema(source, memory_map=False)  # pyright: ignore[reportUnknownMemberType]
         if missing := [column for column in columns if column not in schema.names]:
             return {"missing": missing, "there": schema.names}
         if twice := [column for column in columns if schema.names.count(column) > 1]:
@@ -39,14 +40,20 @@ def read(source: Path, out: Path, columns: Sequence[str], limit: int | None) -> 
 
 
 def _write(source: Path, schema: pa.Schema, out: Path, columns: Sequence[str], limit: int | None) -> None:
-    types = pa.schema([(name, _plain(schema.field(name).type)) for name in columns])
-    held = pa.schema([(f.name, _as_bytes(f.type)) for f in types], {TYPES: types.serialize().to_pybytes()})
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    plain = {name: _plain(kinds[name]) for name in columns}
+    held = {name: _as_bytes(kind) for name, kind in plain.items()}
+    types = pa.schema(list(plain.items())).serialize().to_pybytes()
+    as_bytes = pa.schema(list(held.items()), {TYPES: types})
     left = limit
-    with pa.OSFile(str(out), "wb") as file, pa.ipc.new_stream(file, held) as writer:
+    with pa.OSFile(str(out), "wb") as file, pa.ipc.new_stream(file, as_bytes) as writer:
         for batch in read_batches(source, columns):
             batch = batch if left is None else batch.slice(0, left)
-            plain = (batch.column(f.name).cast(f.type) for f in types)
-            writer.write_batch(pa.record_batch([c.cast(f.type) for c, f in zip(plain, held, strict=True)], held))
+            arrays = [batch.column(name).cast(kind).cast(held[name]) for name, kind in plain.items()]
+            # The stubs leave open what it returns.
+            writer.write_batch(  # pyright: ignore[reportUnknownMemberType]
+                pa.record_batch(arrays, schema=as_bytes)
+            )
             left = None if left is None else left - len(batch)
             if left == 0:
                 return
@@ -69,7 +76,8 @@ def _rebuilt(kind: pa.DataType, inner: Any, leaves: dict[pa.DataType, pa.DataTyp
         make = pa.list_ if pa.types.is_list(kind) else pa.large_list
         return make(kind.value_field.with_type(inner(kind.value_type)))
     if pa.types.is_struct(kind):
-        return pa.struct([kind.field(i).with_type(inner(kind.field(i).type)) for i in range(kind.num_fields)])
+        fields: list[pa.Field[Any]] = list(kind)
+        return pa.struct([field.with_type(inner(field.type)) for field in fields])
     return leaves.get(kind, kind)
 
 

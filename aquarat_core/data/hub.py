@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -70,14 +70,15 @@ class HubDataset:
                 raise
             log(f"{e}. It comes from the cache, at commit {cached}: what was changed on the Hub since is not in it")
             return cls(repo, cached, log, cached_only=True)
-        return cls(repo, info.sha, log)
+        # The Hub names the commit of every data set; only other kinds of answers leave it out.
+        return cls(repo, cast(str, info.sha), log)
 
     def split(self, subsets: Sequence[str], split: str, columns: Sequence[str]) -> pa.Table:
         """One split of `subsets`, one after the other, memory-mapped.
 
         Raises `DataError` if it is not there, not to be had or lacks one of `columns`.
         """
-        parts = []
+        parts: list[pa.Table] = []
         for subset in subsets:
             where = f"{self.repo}, subset {subset}, split {split}"
             for name in self._names(subset, split):
@@ -90,7 +91,7 @@ class HubDataset:
                 f"{_USE_ANOTHER}"
             ) from None
 
-    def texts(self, path: Path, filename: str, column: str, limit: int | None = None) -> pa.ChunkedArray:
+    def texts(self, path: Path, filename: str, column: str, limit: int | None = None) -> pa.ChunkedArray[Any]:
         """The first `limit` values (all by default) of a column of texts in a Parquet file that `file` gave."""
         where = f"{self.repo}, {filename}"
         found = self._table(path, filename, (column,), where, limit).column(column)
@@ -123,7 +124,7 @@ class HubDataset:
 
     def _fetch(self, filename: str, hint: str, force: bool) -> Path:
         """The clients' copy of a file, from the cache if it is there and not `force`."""
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]  # a bare dict in it
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         def download(only_cached: bool) -> Path:
@@ -160,7 +161,7 @@ class HubDataset:
         return found[split]
 
     def _find_names(self, subset: str, split: str) -> hub_cache.Splits:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingTypeStubs]  # it has none
         from huggingface_hub import try_to_load_from_cache
 
         # The client reads there which files make up a split.
@@ -170,13 +171,16 @@ class HubDataset:
         with tempfile.TemporaryDirectory() as nothing:
             # In a cache of its own: from the usual one it would take another commit where the Hub does not answer.
             builder = _with_retries(
-                lambda: datasets.load_dataset_builder(
+                lambda: datasets.load_dataset_builder(  # pyright: ignore[reportUnknownMemberType]  # no types of files
                     self.repo, subset, revision=self.revision, cache_dir=nothing
                 ),
                 self.repo, f"subset {subset}, split {split}", _CHECK_NAMES, self.log,
             )  # fmt: skip
-        prefix, found = f"hf://datasets/{self.repo}@{self.revision}/", {}
-        for name, files in (builder.config.data_files or {}).items():
+        prefix = f"hf://datasets/{self.repo}@{self.revision}/"
+        found: hub_cache.Splits = {}
+        # Its type also covers what the user gave, before the client has looked up the files.
+        data_files = cast("dict[object, list[str]]", builder.config.data_files or {})
+        for name, files in data_files.items():
             if wrong := [file for file in files if not (file.startswith(prefix) and file.endswith(".parquet"))]:
                 raise DataError(
                     f"{self.repo}, subset {subset}: {wrong[0].removeprefix(prefix)} is no Parquet file. Use a data set "
@@ -212,10 +216,11 @@ def rows(table: pa.Table, numbers: Iterable[int] | None = None) -> Iterator[dict
         try:
             yield row.to_pylist()[0]
         except UnicodeDecodeError:
-            yield {name: _value(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
+            columns = cast("Iterable[pa.Array[Any]]", map(row.column, range(row.num_columns)))
+            yield {name: _value(column) for name, column in zip(row.schema.names, columns, strict=True)}
 
 
-def _value(column: pa.Array) -> Any:
+def _value(column: pa.Array[Any]) -> Any:
     try:
         return column[0].as_py()
     except UnicodeDecodeError as e:
@@ -255,7 +260,7 @@ def _with_retries(
 
 def _final(error: BaseException | None) -> str | None:
     """Why trying again cannot help, or None if it may."""
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetNotFoundError  # pyright: ignore[reportMissingTypeStubs]  # it has none
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,

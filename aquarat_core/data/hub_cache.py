@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from aquarat_core.artifacts.files import atomic_write
@@ -25,7 +25,7 @@ Splits = dict[str, list[str]]
 def latest(repo: str) -> str | None:
     """The commit at which the data set was last fetched; None if it never was."""
     held = _read(_folder(repo) / "latest.json")
-    commit = held.get("commit") if isinstance(held, dict) else None
+    commit = cast("dict[str, object]", held).get("commit") if isinstance(held, dict) else None
     return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
 
 
@@ -38,10 +38,13 @@ def note_latest(repo: str, commit: str) -> None:
 def splits(repo: str, commit: str, subset: str) -> Splits | None:
     """The files of the subset's splits, as `note_splits` was told; None if it was not."""
     held = _read(_subset(repo, commit, subset))
-    fits = isinstance(held, dict) and all(
-        isinstance(files, list) and files and all(isinstance(file, str) for file in files) for files in held.values()
+    if not isinstance(held, dict):
+        return None
+    fits = all(
+        isinstance(files, list) and files != [] and all(isinstance(file, str) for file in cast("list[object]", files))
+        for files in cast("dict[str, object]", held).values()
     )
-    return held if fits else None
+    return cast(Splits, held) if fits else None
 
 
 def note_splits(repo: str, commit: str, subset: str, found: Splits) -> None:

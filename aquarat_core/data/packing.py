@@ -123,7 +123,9 @@ def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, 
     and fills no row is left out. Raises `DataError` if there is not one full row.
     """
     waiting = _Waiting(((piece,) for piece in _pieces(shards, T, bos)), buffer)
-    starts, lengths, first = [], [], [0]
+    starts: list[int] = []
+    lengths: list[int] = []
+    first = [0]
     while waiting.fill():
         row: list[range] = []
         free = T + 1
@@ -137,7 +139,7 @@ def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, 
             first.append(len(starts))
     if len(first) == 1:
         raise DataError(f"{waiting.tokens:,} tokens of text do not fill one row of {T + 1}: give more text")
-    return Plan(*(np.array(x, np.int64) for x in (starts, lengths, first)), waiting.tokens)
+    return Plan(np.array(starts, np.int64), np.array(lengths, np.int64), np.array(first, np.int64), waiting.tokens)
 
 
 def _pieces(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int) -> Iterator[range]:
@@ -177,7 +179,8 @@ def pack_conversations(
                 too_long += 1
 
     waiting = _Waiting(fitting(), buffer)
-    rows, kept = [], 0
+    rows: list[list[_Item]] = []
+    kept = 0
     while waiting.fill():
         row = [waiting.pop_oldest()]
         free = T + 1 - len(row[0][0])

@@ -15,13 +15,20 @@ PART_BYTES = 1 << 20
 """Bytes of values that are read at once, about; one row at least."""
 
 
+def write_table(path: str | Path, table: pa.Table) -> None:
+    """Writes the table as one Parquet file, as pyarrow does by default."""
+    # The stubs leave open of what their IO is.
+    pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
+
+
 def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
     """The columns of `schema`, in its types, of a file of ours.
 
     Raises `DataError` for a file that is damaged or no table of `what`.
     """
     try:
-        table = pq.read_table(path, memory_map=False, use_threads=False)
+        # The stubs leave open of what their IO is.
+        table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as e:
@@ -44,7 +51,10 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         size = sum(_bytes(group, columns) for group in groups)
         at_once = max(1, PART_BYTES * file.metadata.num_rows // max(1, size))
-        yield from file.iter_batches(at_once, columns=list(columns), use_threads=False)
+        # The stubs leave open of what their lists are.
+        yield from file.iter_batches(  # pyright: ignore[reportUnknownMemberType]
+            at_once, columns=list(columns), use_threads=False
+        )
 
 
 def _bytes(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aquarat_core.data.tokens import to_device
+from aquarat_core.data.tokens import from_numpy, to_device
 from aquarat_core.errors import DataError
 
 IGNORED = -1
@@ -24,6 +24,7 @@ class Rows(Protocol):
 
     def tensors(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """Inputs [B, T] and targets [B, T] of these rows; positions without loss have target -1."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,10 @@ class PackedRows:
 
     def tensors(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """Inputs [B, T] and targets [B, T] of these rows; positions without loss have target -1."""
-        ids = torch.from_numpy(self.ids[rows].astype(np.int64))
+        ids = from_numpy(self.ids[rows].astype(np.int64))
         targets = ids[:, 1:].clone()
         if self.mask is not None:
-            targets[~torch.from_numpy(self.mask[rows][:, 1:])] = IGNORED
+            targets[~from_numpy(self.mask[rows][:, 1:])] = IGNORED
         return to_device(ids, device)[:, :-1], to_device(targets, device)
 
 

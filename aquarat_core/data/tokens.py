@@ -61,12 +61,17 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
+def from_numpy(array: np.ndarray) -> Tensor:
+    """`torch.from_numpy`, whose parameter has no type there."""
+    return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]
+
+
 class TokenRows(PlannedRows):
     """Rows of T + 1 ids from memory-mapped shards, as inputs and targets."""
 
     def tensors(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """Inputs [B, T] and targets [B, T] of these rows."""
-        ids = to_device(torch.from_numpy(self.ids(rows)), device)
+        ids = to_device(from_numpy(self.ids(rows)), device)
         return ids[:, :-1], ids[:, 1:]
 
 

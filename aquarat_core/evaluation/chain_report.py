@@ -51,7 +51,7 @@ class ChainReport(TypedDict):
 
 def build(stages: Sequence[StageResult]) -> ChainReport:
     """The report on `stages`, first to last. Raises `DataError` when an evaluation is of another checkpoint."""
-    rows = []
+    rows: list[StageRow] = []
     for before, now in zip([None, *stages], stages, strict=False):
         _check_evaluation(now)
         comparison = reports.compare_with_parent(now.evaluated, before.evaluated) if before else None
@@ -169,7 +169,7 @@ def _stage_table(report: ChainReport) -> doc.Table:
         "Checkpoint", "Questions", "Accuracy", "95% CI", f"Constant {noun}", "Exact McNemar p against it",
         "Answers that parse", f"{noun.capitalize()} entropy, bits", "Mean tokens", "Bits per byte",
     )  # fmt: skip
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in report["stages"]:
         s, bpb = row["summary"], row["bits_per_byte"]
         rows.append(
@@ -190,7 +190,7 @@ def _stage_table(report: ChainReport) -> doc.Table:
 
 
 def _paired_table(report: ChainReport) -> doc.Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in report["stages"][1:]:
         c = row["comparison"]
         pair = f"{row['checkpoint']['asset']} against {c['parent']}"

@@ -11,19 +11,45 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aquarat_core.errors import DataError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from aquarat_core.artifacts import Artifact
+
+
+class _Axes(Protocol):
+    """What is used of matplotlib's axes, whose functions leave the types of their options open."""
+
+    def plot(self, *data: object, **options: object) -> object: ...
+
+    def axvline(self, x: float, **options: object) -> object: ...
+
+    def set_yticks(self, ticks: Sequence[int], labels: Sequence[str], **options: object) -> object: ...
+
+    def set_xlim(self, left: float, right: float) -> object: ...
+
+    def set_ylim(self, bottom: float, top: float) -> object: ...
+
+    def set_xlabel(self, xlabel: str) -> object: ...
+
+    def set_ylabel(self, ylabel: str) -> object: ...
+
+    def set_title(self, label: str, **options: object) -> object: ...
+
+    def set_axis_off(self) -> None: ...
+
+    def grid(self, **options: object) -> None: ...
+
+    def legend(self, **options: object) -> object: ...
+
 
 Row = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step` and the metrics logged at it."""
@@ -37,8 +63,12 @@ PANEL_WIDTH = 3.4
 
 INK, MUTED, GRID = "#20242c", "#69707d", "#d8dce3"
 SERIES = ("#2563eb", "#d97706", "#059669", "#9333ea")
-CSS_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"}
-CSS_VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES, 1)}
+CSS_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--line",
+    **{colour: f"--series-{i}" for i, colour in enumerate(SERIES, 1)},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +110,7 @@ _PANELS = (
 
 def read_metrics(path: str | Path) -> list[Row]:
     """The rows of a `metrics.jsonl`. Raises `DataError` for a line that is not a JSON object with a `step`."""
-    rows = []
+    rows: list[Row] = []
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
         try:
             row = json.loads(line)
@@ -88,7 +118,7 @@ def read_metrics(path: str | Path) -> list[Row]:
             raise DataError(f"{path} line {number} is not JSON ({e}): run the stage that wrote it again") from None
         if not isinstance(row, dict) or "step" not in row:
             raise DataError(f"{path} line {number} is no metrics row: it needs an object with a 'step'")
-        rows.append(row)
+        rows.append(cast(Row, row))
     return rows
 
 
@@ -101,7 +131,7 @@ def checkpoint_metrics(checkpoint: Artifact) -> list[Row]:
 def curve_panels(rows: Sequence[Row], stage: str = "") -> list[Panel]:
     """A panel for each group of known metrics that `rows` holds; values that are not finite are left out."""
     prefix = f"{stage}: " if stage else ""
-    panels = []
+    panels: list[Panel] = []
     for title, unit, names in _PANELS:
         series = tuple(s for name in names if (s := _series(rows, name)).values)
         if series:
@@ -117,7 +147,7 @@ def draw_curves(panels: Sequence[Panel], columns: int = 3) -> Figure:
     rows = math.ceil(len(panels) / columns)
     with _style():
         figure = Figure(figsize=(PANEL_WIDTH * columns, 2.4 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        axes = cast("Sequence[_Axes]", figure.subplots(rows, columns, squeeze=False).ravel())
         for ax, panel in zip(axes, panels, strict=False):
             _draw_panel(ax, panel)
         for ax in axes[len(panels) :]:
@@ -131,7 +161,7 @@ def draw_accuracies(points: Sequence[Accuracy], uniform: float, constant_letter:
 
     with _style():
         figure = Figure(figsize=(3 * PANEL_WIDTH, 0.9 + 0.36 * len(points)), layout="constrained")
-        ax = figure.subplots()
+        ax = cast(_Axes, figure.subplots())
         for y, point in enumerate(points):
             ax.plot([100 * point.lo, 100 * point.hi], [y, y], color=SERIES[0], linewidth=5, alpha=0.35)
             ax.plot([100 * point.value], [y], "o", color=SERIES[0], markersize=6)
@@ -142,7 +172,10 @@ def draw_accuracies(points: Sequence[Accuracy], uniform: float, constant_letter:
         ax.set_ylim(len(points) - 0.4, -0.6)
         ax.set_xlabel("accuracy, % (bar: 95% Wilson interval)")
         ax.grid(axis="y", visible=False)
-        figure.legend(loc="outside upper right", ncols=2, frameon=False)
+        # The types of its options are left open, as those of savefig.
+        figure.legend(  # pyright: ignore[reportUnknownMemberType]
+            loc="outside upper right", ncols=2, frameon=False
+        )
     return figure
 
 
@@ -150,7 +183,9 @@ def to_svg(figure: Figure, prefix: str) -> str:
     """The figure as an inline SVG element in CSS variables; `prefix` keeps its ids apart from other figures'."""
     buffer = io.StringIO()
     with _style():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(  # pyright: ignore[reportUnknownMemberType]
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     width = f'style="max-width: {96 * figure.get_figwidth():.0f}px"'  # CSS has 96 pixels an inch
@@ -170,7 +205,9 @@ def to_png_data_uri(figure: Figure, dpi: int = 72) -> str:
 
     raw, png = io.BytesIO(), io.BytesIO()
     with _style():
-        figure.savefig(raw, format="png", dpi=dpi, facecolor="white")
+        figure.savefig(  # pyright: ignore[reportUnknownMemberType]
+            raw, format="png", dpi=dpi, facecolor="white"
+        )
     Image.open(raw).convert("RGB").quantize(64).save(png, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
@@ -196,7 +233,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return [math.fsum(w) / len(w) for w in windows]
 
 
-def _draw_panel(ax: Axes, panel: Panel) -> None:
+def _draw_panel(ax: _Axes, panel: Panel) -> None:
     for colour, series in zip(SERIES, panel.series, strict=False):
         if len(series.values) > NOISY:
             ax.plot(series.steps, series.values, color=colour, alpha=0.3, linewidth=0.8)
@@ -213,8 +250,8 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    from matplotlib import rc_context
+def _style() -> Generator[None]:
+    from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]  # its settings can be anything
 
     with rc_context(
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +44,7 @@ class Evaluator:
         engine = Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
         mine = self.world.shard(list(examples))
         tool = calculator(self.tokenizer) if self.config.calculator else None
-        told = tell and (lambda done: tell(done * len(examples) // len(mine)))
+        told: Callable[[int], None] | None = tell and (lambda done: tell(done * len(examples) // len(mine)))
         budget, rows = self.config.max_new_tokens, self.config.batch_rows
         records = answer(engine, self.tokenizer, task, mine, budget, rows, tool, told)
         place = {e.id: i for i, e in enumerate(examples)}
@@ -71,7 +71,7 @@ class Evaluator:
 
 
 @contextmanager
-def evaluator(checkpoint: Path, config: EvalConfig) -> Iterator[Evaluator]:
+def evaluator(checkpoint: Path, config: EvalConfig) -> Generator[Evaluator]:
     """The checkpoint's evaluator on the processes torchrun started."""
     with distributed_world(config.launch) as world:
         yield Evaluator(checkpoint, config, world)
@@ -151,5 +151,5 @@ def accuracy(
     """Share of `examples` answered right, over all ranks."""
     records = answer(engine, tokenizer, task, world.shard(list(examples)), max_new_tokens, tool=tool)
     counts = torch.tensor([sum(r.correct for r in records), len(records)], dtype=torch.float64, device=world.device)
-    right, n = world.sum(counts).tolist()
+    right, n = world.totals(counts)
     return right / n

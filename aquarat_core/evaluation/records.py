@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from aquarat_core.data.parquet import read_table
+from aquarat_core.data.parquet import read_table, write_table
 
 SCHEMA = pa.schema(
     [
@@ -51,8 +50,8 @@ class Record:
 
 def write_records(path: str | Path, records: Sequence[Record]) -> None:
     """Write `records` as Parquet with the columns of `SCHEMA`."""
-    columns = list(zip(*map(astuple, records), strict=True)) or [()] * len(SCHEMA)
-    pq.write_table(pa.table([list(column) for column in columns], schema=SCHEMA), path)
+    columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
+    write_table(path, pa.Table.from_pydict(columns, schema=SCHEMA))
 
 
 def read_records(path: str | Path) -> list[Record]:

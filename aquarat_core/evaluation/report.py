@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -271,12 +271,12 @@ def curves_section(curves: dict[str, Sequence[plots.Row]]) -> list[doc.Block]:
     ]
 
 
-def questions_text(evaluation: dict[str, Any]) -> str:
+def questions_text(evaluation: Mapping[str, Any]) -> str:
     """What the questions are; reports from before it was written down do not say."""
     return evaluation.get("questions", origin.UNKNOWN)
 
 
-def origin_band(evaluation: dict[str, Any]) -> tuple[doc.Paragraph, ...]:
+def origin_band(evaluation: Mapping[str, Any]) -> tuple[doc.Paragraph, ...]:
     """What a reader must know first of scores on these questions, on top of every page."""
     warning = origin.warning_about(questions_text(evaluation))
     return (doc.Paragraph(warning, tone="warning"),) if warning else ()

@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 def with_ancestors(artifact: Artifact) -> list[Artifact]:
     """The artifact and all its ancestors, parents before children. Raises `ArtifactError` if one is missing."""
     known = ancestry(artifact.store, [artifact.sha256])
+    there = {sha256: e for sha256, e in known.items() if isinstance(e, Artifact)}
     if missing := [e for e in known.values() if not isinstance(e, Artifact)]:
         raise ArtifactError(f"the ancestry of {artifact.asset} is not complete: {missing[0]}")
     ordered: dict[str, Artifact] = {}
@@ -31,9 +32,9 @@ def with_ancestors(artifact: Artifact) -> list[Artifact]:
         if not generations:
             raise ArtifactError(too_deep(artifact.store, sha256))
         if sha256 not in ordered:
-            for parent in known[sha256].manifest.parents:
+            for parent in there[sha256].manifest.parents:
                 visit(parent.manifest_sha256, generations - 1)
-            ordered[sha256] = known[sha256]
+            ordered[sha256] = there[sha256]
 
     visit(artifact.sha256, MAX_GENERATIONS)
     return list(ordered.values())

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
+from aquarat_core.artifacts.weights import open_tensors
 from aquarat_core.config import validate
 from aquarat_core.errors import UserError
 from aquarat_core.maintenance.copying import push
@@ -148,7 +149,7 @@ def _same(left: dict[str, Any], right: dict[str, Any], names: tuple[str, ...]) -
 def _compare_files(original: Artifact, again: Artifact) -> list[FileComparison]:
     left = {f.path: f for f in original.manifest.files}
     right = {f.path: f for f in again.manifest.files}
-    found = []
+    found: list[FileComparison] = []
     for path in sorted({*left, *right}):
         if path not in left or path not in right:
             found.append(FileComparison(path, False, None, "only there again" if path in right else "not there again"))
@@ -167,9 +168,7 @@ def weights_distance(left: Path, right: Path) -> float:
 
     Infinite where names or shapes differ or something is not finite.
     """
-    from safetensors import safe_open
-
-    with safe_open(left, framework="pt") as a, safe_open(right, framework="pt") as b:
+    with open_tensors(left) as a, open_tensors(right) as b:
         if set(a.keys()) != set(b.keys()):
             return float("inf")
         worst = 0.0

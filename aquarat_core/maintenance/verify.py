@@ -140,6 +140,6 @@ def _key_of(sha256: str) -> str:
     return blob_key(Digest(0, sha256, ""))
 
 
-def _as_listed(stat: Stat | None, entry: FileEntry) -> Digest | None:
+def _as_listed(stat: Stat | None, entry: Digest) -> Digest | None:
     """The digest as far as a listing shows it, completed from `entry` where it shows nothing."""
     return None if stat is None else Digest(stat.size, entry.sha256, stat.crc32c or entry.crc32c)

@@ -50,7 +50,7 @@ def letter_logits(model: Transformer, contexts: Sequence[Sequence[int]], ids: Se
 @torch.no_grad()
 def logits_after(model: Transformer, contexts: Sequence[Sequence[int]], rows: int = 64) -> Tensor:
     """Logits [B, V] of the token after each context."""
-    found = []
+    found: list[Tensor] = []
     for start in range(0, len(contexts), rows):
         part = contexts[start : start + rows]
         lengths = torch.tensor([len(c) for c in part])

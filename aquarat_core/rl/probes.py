@@ -77,7 +77,7 @@ class Probes:
             )
             entropies = attention_entropies(policy, self.contexts)
             sums = torch.cat([per_question.double().sum(dim=1), entropies.double().sum(dim=1)])
-        n, kl, margin, from_uniform, right, *attention = self.world.sum(sums).tolist()
+        n, kl, margin, from_uniform, right, *attention = self.world.totals(sums)
         self.seconds += time.monotonic() - started
         if not n:
             return {}
@@ -114,7 +114,7 @@ def letter_margin(logits_BL: Tensor) -> Tensor:
 @torch.no_grad()
 def attention_entropies(model: Transformer, contexts: Sequence[Sequence[int]]) -> Tensor:
     """[layers, B]: entropy of the last token's attention, averaged over heads, as a share of ln t (0 for t = 1)."""
-    found = []
+    found: list[Tensor] = []
     for start in range(0, len(contexts), ROWS):
         part = contexts[start : start + ROWS]
         watching = _Watching(torch.tensor([len(c) for c in part], device=model.cos.device))
@@ -129,7 +129,8 @@ class _Watching:
     is_prefill = False
 
     def __init__(self, lengths_B: Tensor) -> None:
-        self.lengths_B, self.entropies = lengths_B, []
+        self.lengths_B = lengths_B
+        self.entropies: list[Tensor] = []
 
     def positions(self, n: int) -> Tensor:
         return torch.arange(n, device=self.lengths_B.device)[None]

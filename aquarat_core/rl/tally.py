@@ -57,7 +57,7 @@ def all_reduce(sums: Mapping[str, float], task: Task[Any], world: World) -> dict
     # Ranks see different answers: the vector has the same names in the same order on each of them.
     names = (*SUMS, *own)
     vector = torch.tensor([float(sums.get(name, 0)) for name in names], dtype=torch.float64, device=world.device)
-    return dict(zip(names, world.sum(vector).tolist(), strict=True))
+    return dict(zip(names, world.totals(vector), strict=True))
 
 
 def summarize(sums: Mapping[str, float]) -> dict[str, float]:

@@ -49,9 +49,11 @@ class Stopping(Protocol):
 
     def stop(self) -> bool:
         """Whether this rank was."""
+        ...
 
     def any_stops(self) -> bool:
         """Whether any rank was; a collective."""
+        ...
 
 
 class Trainer(Generic[A]):
@@ -158,7 +160,7 @@ class Trainer(Generic[A]):
         taught, extra = _unless_stopped(lambda: self.sampler.resample_zero_variance(groups, step, replacement), asked)
         lengths = [c.n_sampled for group in taught for c in group.completions]
         learned = torch.tensor([sum(lengths), extra], dtype=torch.float64, device=world.device)
-        n_tokens, refilled = world.sum(learned).tolist()
+        n_tokens, refilled = world.totals(learned)
         sampled_at = time.monotonic()
         with deterministic(config.launch.deterministic, world.device):
             metrics |= self.optimizer.update(step, samples(taught, config), n_tokens, self.sampler.stop)

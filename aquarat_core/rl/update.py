@@ -46,14 +46,14 @@ class PolicyOptimizer:
                     break
                 logp, entropy = completion_logp(self.policy, batch, self.config.temperature)
                 out = objective(self._inputs(batch, logp, n_tokens, old_logp, reference_logp), self.config.objective)
-                out.loss.backward()
+                out.loss.backward()  # pyright: ignore[reportUnknownMemberType]  # torch leaves its types out
                 # Without a KL term the reference costs a forward pass of its own, so KL is measured on one micro-batch
                 # of each step: on each in turn, since they are sorted by length.
                 measured = reference_logp
                 if measured is None and nth == 0 and n == step % len(batches):
                     measured = self._logp(self.reference, batch)
                 sums += _measure(batch, logp.detach(), entropy, measured, out)
-            found = dict(zip(_SUMS, self.world.sum(sums).tolist(), strict=True))
+            found = dict(zip(_SUMS, self.world.totals(sums), strict=True))
             index = step * self.config.objective.updates_per_batch + nth
             applied = {name.replace("train/", "rl/"): x for name, x in self.sharded.step(index, may_stop).items()}
             # 1 where no update of the step had a gradient.

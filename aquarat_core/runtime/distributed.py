@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -44,6 +44,11 @@ class World:
             dist.all_reduce(x)
         return x
 
+    def totals(self, x: Tensor) -> list[float]:
+        """The sums over all ranks of the numbers in a vector, on the host."""
+        # torch leaves the type of what it gives open.
+        return cast("list[float]", self.sum(x).tolist())  # pyright: ignore[reportUnknownMemberType]
+
     def gather_to_rank0(self, obj: list[Any]) -> list[Any]:
         """The ranks' lists one after another, on rank 0; an empty list elsewhere.
 
@@ -69,7 +74,7 @@ class World:
 
 
 @contextmanager
-def distributed_world(launch: LaunchConfig) -> Iterator[World]:
+def distributed_world(launch: LaunchConfig) -> Generator[World]:
     """Join the process group that torchrun describes in the environment; a lone process is a world of one."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = launch.device == "cuda" or (launch.device == "auto" and torch.cuda.is_available())
@@ -109,7 +114,7 @@ def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
         # On one host the ranks meet in a file; else, and under a torchrun started by hand, at the address it gives.
         store = ranks_store(size)
         place = os.environ[RANKS] if store else place
-        where = {} if store is None else {"store": store, "rank": rank, "world_size": size}
+        where: dict[str, Any] = {} if store is None else {"store": store, "rank": rank, "world_size": size}
         dist.init_process_group(backend, timeout=JOIN_TIMEOUT, device_id=bound, **where)
     except RuntimeError as e:
         raise StartError(

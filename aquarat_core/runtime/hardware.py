@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 @contextmanager
-def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
+def deterministic(wanted: bool, device: torch.device) -> Generator[None]:
     """With kernels that give the same bits each time, on a GPU. Raises `ConfigError` for an operation that has none.
 
     Sampling needs none of it: it adds nothing up in a changing order, and torch's other kernels for writing into its
@@ -32,7 +32,8 @@ def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     # Skip filling uninitialized memory: it is always written before it is read.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # A property of the module, which type checkers do not see.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     except RuntimeError as e:
@@ -45,7 +46,7 @@ def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def gc_disabled() -> Iterator[None]:
+def gc_disabled() -> Generator[None]:
     """Without Python's cyclic garbage collector, which walks every object: half a second in a large process."""
     was_enabled = gc.isenabled()
     gc.collect()

@@ -20,11 +20,18 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
-from torch.distributed import FileStore, HashStore, PrefixStore, Store, TCPStore
+# This is where torch documents them, though it does not list them for type checkers.
+from torch.distributed import (
+    FileStore,  # pyright: ignore[reportPrivateImportUsage]
+    HashStore,  # pyright: ignore[reportPrivateImportUsage]
+    PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+    Store,  # pyright: ignore[reportPrivateImportUsage]
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -140,7 +147,7 @@ def interface_of(address: str) -> str:
 
 def main(argv: list[str]) -> None:
     """Runs torchrun with this rendezvous; it ends the process itself."""
-    from torch.distributed.run import main as torchrun
+    from torch.distributed.run import main as torchrun  # pyright: ignore[reportUnknownVariableType]  # untyped
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--nnodes", type=int, default=1)
@@ -169,7 +176,7 @@ def main(argv: list[str]) -> None:
 
 
 @contextmanager
-def one_host() -> Iterator[None]:
+def one_host() -> Generator[None]:
     """The environment in which the ranks of a job on one host meet in a private file, with this backend registered."""
     rendezvous_handler_registry.register(BACKEND, Rendezvous)
     for variable in INTERFACES:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from aquarat_core.artifacts.errors import os_errors
 
 
 @contextmanager
-def scratch_folder(name: str) -> Iterator[Path]:
+def scratch_folder(name: str) -> Generator[Path]:
     """An empty folder below `settings.scratch_dir()`, removed afterwards; folders of the dead go first.
 
     Raises `StoreError` if the directory cannot be used.
@@ -44,7 +44,7 @@ def scratch_folder(name: str) -> Iterator[Path]:
 def _sweep(root: Path) -> None:
     """Removes the folders without an owner. They are locked meanwhile, so that each is removed by one process."""
     with ExitStack() as claimed:
-        dead = []
+        dead: list[Path] = []
         with _gate(root):
             for folder in filter(Path.is_dir, root.iterdir()):
                 with suppress(BlockingIOError, FileNotFoundError):
@@ -66,7 +66,7 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _gate(root: Path) -> Iterator[None]:
+def _gate(root: Path) -> Generator[None]:
     with (root / "gate").open("w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield

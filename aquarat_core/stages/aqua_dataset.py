@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
 from aquarat_core.config import AquaDatasetConfig
 from aquarat_core.data.hub import HubDataset, rows, sample
@@ -42,12 +43,12 @@ def _from_hub(
     ctx: StageContext, config: AquaDatasetConfig
 ) -> tuple[dict[str, list[Question]], dict[str, object], dict[str, Scalar]]:
     hub = HubDataset.open(config.repo, ctx.log)
-    raw = {}
+    raw: dict[str, list[dict[str, Any]]] = {}
     for i, split in enumerate(SPLITS):
         ctx.progress(i, len(SPLITS), unit="splits")
         raw[split] = list(rows(hub.split((config.subset,), split, COLUMNS)))
     cleaned = clean(raw, config.repo, config.on_bad_row, lambda done, total: ctx.progress(done, total, unit="rows"))
-    kept = {}
+    kept: dict[str, list[Question]] = {}
     for split in SPLITS:
         found = cleaned.splits[split]
         if not found:
@@ -56,7 +57,7 @@ def _from_hub(
     if cleaned.bad_rows:
         first, n = cleaned.bad_rows[0], sum(c.get("dropped_bad_row", 0) for c in cleaned.counts.values())
         ctx.log(f"{n:,} bad rows left out, named in cleaning.json; the first is {first.row}: {first.reason}")
-    report = {
+    report: dict[str, object] = {
         "source": config.repo,
         "counts": cleaned.counts,
         "near_held_out": [asdict(x) for x in cleaned.leaks],
@@ -111,4 +112,5 @@ def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bo
 def _shares(name: str, rows: Iterable[Question]) -> dict[str, Scalar]:
     rows = list(rows)
     letters = Counter(q.correct for q in rows)
-    return {f"rows_{name}": len(rows)} | {f"{name}_share_{x}": round(letters[x] / len(rows), 4) for x in LETTERS}
+    shares = {f"{name}_share_{x}": round(letters[x] / len(rows), 4) for x in LETTERS}
+    return {f"rows_{name}": len(rows), **shares}

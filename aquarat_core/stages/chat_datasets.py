@@ -68,7 +68,7 @@ def _from_hub(
 ) -> tuple[dict[str, list[Conversation]], dict[str, Scalar]]:
     described = SOURCES[source.name]
     hub = HubDataset.open(described.repo, ctx.log)
-    splits = {}
+    splits: dict[str, list[Conversation]] = {}
     for split, published, n in (
         ("train", described.train, source.n_train),
         ("test", described.test, source.n_test),
@@ -83,7 +83,7 @@ def _rows(hub: HubDataset, source: HubSource, split: str, n: int, seed: int, bad
     """The conversations of a seeded sample of n rows over all subsets."""
     table = hub.split(source.subsets, split, source.columns)
     chosen = sample(len(table), n, seed)
-    found = []
+    found: list[Conversation] = []
     for i, row in zip(chosen, rows(table, chosen), strict=True):
         try:
             messages = source.conversation(row)

@@ -11,7 +11,7 @@ from aquarat_core.stages.registry import CHAIN
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Writes `report.json`, and the pages as records."""
-    stages = []
+    stages: list[chain_report.StageResult] = []
     for done, name in enumerate(CHAIN, 1):
         checkpoint, evaluation = ctx.inputs[f"{name}_checkpoint"], ctx.inputs[f"{name}_eval_report"]
         curves = checkpoint_metrics(checkpoint)

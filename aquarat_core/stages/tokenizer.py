@@ -55,7 +55,7 @@ def _metrics(made: dict[str, Any]) -> dict[str, Scalar]:
     return metrics
 
 
-def _texts(ctx: StageContext) -> Iterator[str | pa.Array]:
+def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
     """Problems and conversations first: they are small, and the character budget may end the text early."""
     yield from _questions(ctx)
     for _, texts in _chats(ctx):

@@ -69,7 +69,7 @@ class Grade:
     correct: bool
     answer: str | None
     """As it was read; None if the completion has no answer in the form that was asked for."""
-    notes: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, float] = field(default_factory=dict[str, float])
     """What else was seen, by the names in `Task.notes`; their means become metrics."""
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class MetricLog:
 
 
 @contextmanager
-def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None) -> Iterator[MetricLog]:
+def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None) -> Generator[MetricLog]:
     """The log of a stage's run, in the artifact's records; `continued` is the id of the W&B run that it continues."""
     if ctx.rank:
         yield MetricLog(None, None)

@@ -142,7 +142,7 @@ class ShardedOptimizer:
 
 def read(numbers: Tensor) -> list[float]:
     """The numbers on the host, which waits for the device and copies them at once."""
-    return numbers.cpu().tolist()
+    return numbers.cpu().tolist()  # pyright: ignore[reportUnknownMemberType]  # torch leaves its type out
 
 
 def _fresh_moments(shard: ParamShard) -> dict[str, Tensor]:

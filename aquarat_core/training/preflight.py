@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 @contextmanager
-def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+def out_of_memory_explained(config: TrainConfig) -> Generator[None]:
     """Turn a failed allocation into a `ConfigError` that names the fields to lower."""
     try:
         yield

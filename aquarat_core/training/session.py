@@ -14,7 +14,7 @@ all ranks and before it has changed anything, ends the run with the state of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -100,7 +100,7 @@ class TrainingSession(Generic[C]):
         callbacks: Sequence[Callback],
         headlines: tuple[str, ...],
         report_all: bool = False,
-    ) -> Iterator[StepLoop]:
+    ) -> Generator[StepLoop]:
         """The loop over `config.steps` steps, with the state of the latest checkpoint loaded.
 
         `replicated` state is equal on all ranks, each rank owns a part of `sharded`; both, and callbacks with state,
@@ -120,7 +120,7 @@ class TrainingSession(Generic[C]):
 
 
 @contextmanager
-def training_session(ctx: RunContext, config: C) -> Iterator[TrainingSession[C]]:
+def training_session(ctx: RunContext, config: C) -> Generator[TrainingSession[C]]:
     """Join the stage's processes and open its log; a resumed run continues its W&B run."""
     previous = previous_wandb_id(ctx.work, config.checkpoint.resume)
     with distributed_world(config.launch) as world, metric_log(ctx, config.wandb, previous) as log:

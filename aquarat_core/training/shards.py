@@ -40,7 +40,7 @@ class ParamShard:
 
 def partition(groups: Sequence[ParamGroup], ranks: int) -> list[list[ParamShard]]:
     """The shards of each rank, in the order of the groups; the largest are dealt first, each to the rank with least."""
-    shards = []
+    shards: list[ParamShard] = []
     for group in groups:
         for name, param in group.params:
             cuts = 1 if group.muon else min(ranks, len(param))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ PAGE = 100
 
 
 @contextmanager
-def sole_publisher(home: Path, asset: str) -> Iterator[None]:
+def sole_publisher(home: Path, asset: str) -> Generator[None]:
     """Held while an asset's ref is moved and its materialization recorded: of two runs at once, one is last in both."""
     path = home / "aquarat" / "publishing" / f"{asset}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)

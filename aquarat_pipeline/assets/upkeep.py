@@ -33,7 +33,7 @@ class Difference:
 def differences(instance: dg.DagsterInstance, store: ArtifactStore) -> list[Difference]:
     """Assets whose latest artifact is not the same in both. Raises `StoreError` where the store cannot be read."""
     named = latest_manifests(instance)
-    found = []
+    found: list[Difference] = []
     others = sorted({*named, *(name for name in store.assets() if asset_of(name) in STAGES)} - STAGES.keys())
     for name in (*STAGES, *others):
         problem = ""
@@ -49,7 +49,7 @@ def differences(instance: dg.DagsterInstance, store: ArtifactStore) -> list[Diff
 
 def latest_manifests(instance: dg.DagsterInstance) -> dict[str, str]:
     """Manifest of each asset's latest materialization."""
-    found = {}
+    found: dict[str, str] = {}
     for key, event in latest_events(instance).items():
         value = event.asset_materialization and event.asset_materialization.metadata.get("manifest_sha256")
         if value:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_json, add_store
+from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.table import table
 
+if TYPE_CHECKING:
+    from aquarat_core.artifacts import Artifact, ArtifactStore
+    from aquarat_pipeline.experiments import Experiment
 
-def add_commands(commands: Any) -> None:
+
+def add_commands(commands: Commands) -> None:
     """Adds `experiments`, alone and with `add` and `remove`."""
     command = commands.add_parser("experiments", help="list the experiments of this DAGSTER_HOME side by side")
     add_store(command)
@@ -55,12 +60,13 @@ def _list(arguments: argparse.Namespace) -> str | Finding:
     return Finding(found) if problems else found
 
 
-def _facts(store: Any, experiment: Any, there: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """What one experiment is and has made of the assets that are `there`, and what of them cannot be read."""
     from aquarat_core.artifacts import ArtifactError
     from aquarat_core.stages.registry import STAGES
 
-    made, problems = {}, {}
+    made: dict[str, Artifact] = {}
+    problems: dict[str, str] = {}
     for asset in STAGES:
         if (name := experiment.ref(asset)) in there:
             try:

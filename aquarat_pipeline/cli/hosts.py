@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.agent.protocol import DoctorReply, DoctorRequest
+from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.table import table
 from aquarat_core.plain_text import printable
 from aquarat_core.settings import REPO_ROOT, store_uri
@@ -19,7 +20,7 @@ from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventor
 from aquarat_pipeline.hosts.transports import HostError
 
 
-def add_commands(commands: Any) -> None:
+def add_commands(commands: Commands) -> None:
     """Adds `hosts list`, `doctor`, `leases`, `release` and `prepare`."""
     hosts = commands.add_parser("hosts", help="list, check and prepare the training hosts; show their leases")
     actions = hosts.add_subparsers(required=True, metavar="ACTION")

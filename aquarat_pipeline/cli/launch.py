@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aquarat_core.cli.commands import Commands
 from aquarat_core.plain_text import printable
 
 HEARTBEAT_SECONDS = 120.0
 """Dagster's daemons write theirs every 30 s."""
 
 
-def add_commands(commands: Any) -> None:
+def add_commands(commands: Commands) -> None:
     """Adds `launch`, `tail` and `cancel`."""
     launch = commands.add_parser("launch", help="queue a run on the running Dagster instance")
     add_assets(launch)

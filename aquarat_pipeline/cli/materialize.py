@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import signal
-from typing import Any
 
 from aquarat_core.cli.answer import answer
+from aquarat_core.cli.commands import Commands
 from aquarat_pipeline.cli.launch import add_assets, open_instance, use_profile
 
 
-def add_commands(commands: Any) -> None:
+def add_commands(commands: Commands) -> None:
     """Adds `materialize`."""
     made = commands.add_parser("materialize", help="make assets in this terminal, except those that are up to date")
     add_assets(made)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from aquarat_core.cli.answer import Finding
+from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.table import table
 from aquarat_core.settings import store_uri
 
 PRUNE_DAYS = 90
 
 
-def add_commands(commands: Any) -> None:
+def add_commands(commands: Commands) -> None:
     """Adds `refs` and `prune`."""
     refs = commands.add_parser("refs", help="list assets whose latest artifact differs between Dagster and the store")
     refs.add_argument("--mend", action="store_true", help="move the store's refs to Dagster's latest")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -82,7 +82,7 @@ class _Reader(dg.PipesMessageReader):
         self._handler: dg.PipesMessageHandler | None = None
 
     @contextmanager
-    def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[dict[str, Any]]:
+    def read_messages(self, handler: dg.PipesMessageHandler) -> Generator[dict[str, Any]]:
         self._handler = handler
         handler.handle_message({"method": "opened", "params": {"extras": {}}})  # type: ignore[typeddict-item]
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
@@ -80,7 +80,7 @@ class Display:
 
 
 @contextmanager
-def display(name: str, ahead: Ahead | None = None) -> Iterator[Display]:
+def display(name: str, ahead: Ahead | None = None) -> Generator[Display]:
     """Shows `name`'s progress, and above it the run's, while the block runs."""
     if TERMINAL is None:
         yield Display()

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class WaitReporter:
 
 
 @contextmanager
-def ticket(home: Path, name: str, since: float) -> Iterator[Path]:
+def ticket(home: Path, name: str, since: float) -> Generator[Path]:
     """A place in line, by `since` (a run's creation time); it is worth nothing once its process is gone."""
     directory = home / "aquarat" / "queue"
     directory.mkdir(parents=True, exist_ok=True)

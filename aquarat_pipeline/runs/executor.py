@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: E
 
 
 @contextmanager
-def _said_without_a_trace() -> Iterator[None]:
+def _said_without_a_trace() -> Generator[None]:
     """A user's mistake ends the run with its sentence; Dagster would add pages of its own frames to any other error."""
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class Outcome:
 
 
 @contextmanager
-def terminal(name: str) -> Iterator[Terminal]:
+def terminal(name: str) -> Generator[Terminal]:
     """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME. Raises `HomeError`."""
     os.environ.setdefault("AQUARAT_PROGRESS", "bars")
     from aquarat_pipeline.jobs import progress  # noqa: F401  (keeps the terminal's stderr for the bars)

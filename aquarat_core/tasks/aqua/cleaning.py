@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from aquarat_core.data.bad_rows import BadRow, BadRows
 from aquarat_core.tasks.aqua.duplicates import HeldOut, normalized
@@ -75,7 +75,7 @@ def clean(
     bad = BadRows(repo, "aqua_dataset", on_bad_row, cleaned.bad_rows)
     for split in sorted(raw, key=lambda s: s == TRAIN):  # training last: it is compared with the others
         counts = Counter(rows=len(raw[split]))
-        questions = []
+        questions: list[Question] = []
         for i, row in enumerate(raw[split]):
             if question := _checked(row, split, i, bad, counts):
                 questions.append(question)
@@ -106,22 +106,24 @@ def _checked(row: RawRow, split: str, number: int, bad: BadRows, counts: Counter
     return question
 
 
-def _what_is_wrong(row: RawRow) -> str | None:
+def _what_is_wrong(row: object) -> str | None:
     if not isinstance(row, Mapping):
         return f"a {type(row).__name__} instead of a row"
-    options, correct, question = row.get("options"), row.get("correct"), row.get("question")
-    rationale = row.get("rationale")
+    fields = cast("Mapping[str, Any]", row)
+    options, correct, question = fields.get("options"), fields.get("correct"), fields.get("question")
+    rationale = fields.get("rationale")
     if question is None or (isinstance(question, str) and not question.strip()):
         return "the question is empty"
     if options is not None and not isinstance(options, (list, tuple)):
         return f"the options are a {type(options).__name__} instead of a list"
-    if options is None or len(options) != len(LETTERS):
-        return f"{0 if options is None else len(options)} options instead of five"
-    if any(option is None for option in options):
+    choices = cast("Sequence[object]", options or ())
+    if len(choices) != len(LETTERS):
+        return f"{len(choices)} options instead of five"
+    if any(option is None for option in choices):
         return "an option is missing"
     if not isinstance(correct, str) or len(correct) != 1 or correct not in LETTERS:
         return f"the letter {_shown(correct)} is not one of A-E"
-    texts = [("question", question), *(("option", option) for option in options)]
+    texts: list[tuple[str, object]] = [("question", question), *(("option", option) for option in choices)]
     texts += [] if rationale is None else [("rationale", rationale)]
     return next((wrong for what, text in texts if (wrong := _wrong_text(what, text))), None)
 
@@ -153,7 +155,8 @@ def _wrong_text(what: str, text: object) -> str | None:
 def _options(published: Sequence[str], counts: Counter[str]) -> tuple[list[str], bool]:
     """The texts of the options, and whether a letter before one is that of another place."""
     published = [option.translate(_FULL_WIDTH) for option in published]
-    options, found = [], prefixes(published)
+    options: list[str] = []
+    found = prefixes(published)
     for option, prefix in zip(published, found, strict=True):
         text = option[prefix.length :]
         options.append(" ".join(unicodedata.normalize("NFC", text).split()))
@@ -196,7 +199,9 @@ def _tidy(text: str) -> str:
 def _drop_near_held_out(cleaned: Cleaned) -> None:
     """Take from training what repeats itself and what is too close to a question of another split."""
     held_out = {q.id: q.question for split, rows in cleaned.splits.items() if split != TRAIN for q in rows}
-    index, counts, seen, kept = HeldOut(held_out), cleaned.counts[TRAIN], set(), []
+    index, counts = HeldOut(held_out), cleaned.counts[TRAIN]
+    seen: set[tuple[str, ...]] = set()
+    kept: list[Question] = []
     for q in cleaned.splits[TRAIN]:
         key = (normalized(q.question), *sorted(q.options))
         if found := index.find(q.question):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from aquarat_core.data.parquet import read_table
+from aquarat_core.data.parquet import read_table, write_table
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.question import LETTERS, Question
 
@@ -27,15 +27,16 @@ SCHEMA = pa.schema(
 
 def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
     """Write `rows` as Parquet with the columns of `SCHEMA`."""
-    columns = [[getattr(q, name) for q in rows] for name in SCHEMA.names]
-    pq.write_table(pa.table(columns, schema=SCHEMA), path)
+    columns = {name: [getattr(q, name) for q in rows] for name in SCHEMA.names}
+    write_table(path, pa.Table.from_pydict(columns, schema=SCHEMA))
 
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
-    rows = read_table(path, SCHEMA, "AQuA questions").to_pylist()
+    rows: list[dict[str, Any]] = read_table(path, SCHEMA, "AQuA questions").to_pylist()
     for number, row in enumerate(rows):
         options = row["options"] or ()
         if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
             raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
-    return [Question(**row | {"options": tuple(row["options"])}) for row in rows]
+        row["options"] = tuple(options)
+    return [Question(**row) for row in rows]

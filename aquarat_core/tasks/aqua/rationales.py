@@ -34,7 +34,8 @@ def strip_answer(rationale: str, options: Sequence[str], question: str | None = 
     With `question`, a capital that merely ends the text ("= 3 = C") is an answer too, unless the question or the rest
     of the rationale uses that letter as a name. The time grows with the length of the text alone.
     """
-    text, letters = rationale.strip(), []
+    text = rationale.strip()
+    letters: list[str] = []
     end = len(text)
     while True:
         start = max(0, end - WINDOW)
@@ -93,7 +94,8 @@ def _without_option_line(text: str, options: Sequence[str]) -> tuple[str, list[s
     found = {i: line for i in range(len(lines)) if (line := _option_line(lines[i], options))}
     if len({line.letter for line in found.values()}) != 1:
         return text, []
-    letters, last = [], len(lines) - 1
+    letters: list[str] = []
+    last = len(lines) - 1
     if first := found.get(0):
         letters.append(first.letter)
         lines[0] = "" if first.whole and last else lines[0][first.text :]

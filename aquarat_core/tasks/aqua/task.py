@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from aquarat_core.conversation import user_message
 from aquarat_core.tasks.aqua.question import (
@@ -55,8 +56,12 @@ class AquaTask(Task[Question]):
     def references(self, path: FilePath, split: str) -> Sequence[str]:
         import pyarrow.parquet as pq
 
-        letters: list[str] = pq.read_table(path(f"{split}.parquet"), columns=["correct"])["correct"].to_pylist()
-        return letters
+        # The stubs leave open of what their IO is.
+        table = pq.read_table(  # pyright: ignore[reportUnknownMemberType]
+            path(f"{split}.parquet"), columns=["correct"]
+        )
+        letters: list[str | None] = table["correct"].to_pylist()
+        return cast("list[str]", letters)
 
     def shown(self, example: Example[Question], seed: int) -> Example[Question]:
         """With its options in an order drawn from (seed, id); the correct letter moves along."""
