@@ -121,7 +121,7 @@ def test_profiles_lists_them_all() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("ask", "Print what a checkpoint says to a message."),
+        ("ask", "Print a checkpoint's answer to a message."),
         ("store gc", "List what nothing needs any more; remove it with --delete."),
         ("hosts leases", "Who uses which GPUs."),
     ],
