@@ -35,7 +35,7 @@ def test_a_result_is_a_line_with_its_figure_and_place(shell: Shell) -> None:
     assert out.returncode == 0, out.stderr
     (made,) = [line for line in lines(out.stderr) if "made" in line]
     assert BEFORE.match(out.stderr) and " - dagster - INFO" not in out.stderr
-    assert "aqua_dataset: made, 1,234 training questions, in 4.2 s, file://" in made and "/manifests/" in made
+    assert "aqua_dataset: made, 1,234 training questions, in 4 s, file://" in made and "/manifests/" in made
     assert "[pipes]" not in out.stderr
 
 
