@@ -1,5 +1,5 @@
-"""What `./run check` does: lint, format and types of the Python code, format and lint of the Rust code, and the
-documentation as a site, which it leaves in `site/`.
+"""Runs the checks of `./run check`: lint, format and types of the Python code, format and lint of the Rust code, and a
+strict build of the documentation into `site/`.
 
 All checks run at once and all to their end. The exit code is the highest of theirs: 0 if nothing was found, 1 for
 findings, 2 where a tool could not do its work.

@@ -22,4 +22,4 @@ class WeightsError(UserError):
 
 
 class StageError(UserError):
-    """A stage that cannot go on for a reason that the user can fix; the message says which and how."""
+    """A stage that cannot continue for a reason that the user can fix; the message says which and how."""

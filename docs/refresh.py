@@ -32,13 +32,14 @@ Schema = dict[str, Any]
 
 def main(arguments: list[str]) -> int:
     """Rewrites the pages, or with `--check` says which of them that would change (exit code 1)."""
-    behind = [page for page in PAGES if refreshed(text := (ROOT / page).read_text()) != text]
+    now = {page: (ROOT / page).read_text() for page in PAGES}
+    behind = {page: wanted for page, text in now.items() if (wanted := refreshed(text)) != text}
     if "--check" in arguments:
         for page in behind:
             print(f"{page} is behind the code: run python docs/refresh.py", file=sys.stderr)
         return int(bool(behind))
-    for page in behind:
-        (ROOT / page).write_text(refreshed((ROOT / page).read_text()))
+    for page, wanted in behind.items():
+        (ROOT / page).write_text(wanted)
     return 0
 
 

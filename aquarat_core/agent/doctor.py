@@ -50,7 +50,7 @@ def examine(root: Path, request: DoctorRequest) -> DoctorReply:
 
 
 def _meeting(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
-    """Whether a job on several hosts could meet here, at `request["meeting"]`, and out of strangers' reach."""
+    """Checks that a job on several hosts could meet here, at `request["meeting"]`, and that the address is private."""
     meeting = request.get("meeting")
     if not meeting:
         return

@@ -93,7 +93,7 @@ def renew(root: Path, request: RenewRequest) -> RenewReply:
 
 
 def status(root: Path, request: JobRequest) -> StatusReply:
-    """Whether the job's supervisor lives."""
+    """True while the job's supervisor is running."""
     who = _supervisor(root, request["id"])
     if who is None:
         return {"state": "unknown"}

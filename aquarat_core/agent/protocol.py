@@ -12,7 +12,7 @@ from typing import Any, Dict, Literal, TypedDict, Union, final  # noqa: UP035 (P
 
 
 class ProcessId(TypedDict):
-    """What tells a process from a later one with the same number."""
+    """Identifies a process, also from a later one with the same number."""
 
     boot: str
     """The kernel's id of this boot of the machine."""
@@ -22,7 +22,7 @@ class ProcessId(TypedDict):
 
 
 class Token(TypedDict):
-    """A bearer token for the store. It says for how long it is good, not until when: a host's date may be wrong."""
+    """A bearer token for the store, with its remaining lifetime instead of an end time: a host's clock may be wrong."""
 
     token: str
     seconds: float
@@ -35,12 +35,12 @@ class JobRequest(TypedDict):
     """One node's part of a job; alone, it is the request of `status` and `stop`."""
 
     id: str
-    """Names the job's directory and lease on the host; short, because the paths of sockets are."""
+    """Names the job's directory and lease on the host; short, because paths of sockets are limited."""
     job: str
     """URI of the job's folder in the store."""
     node: int
     mark: str
-    """What the job's processes carry in their environment."""
+    """The value in the environment by which the job's processes are found."""
 
 
 class LeaseRequest(JobRequest):
@@ -64,10 +64,10 @@ class _StartRequest(LeaseRequest):
     """The command; `{scratch}` in it stands for the job's scratch directory."""
     env: dict[str, str]
     inherit: bool
-    """Whether the job also gets the agent's own environment."""
+    """True if the job also gets the agent's own environment."""
     cwd: str | None
     ranks: bool
-    """Whether torchrun starts the job, and marks each line with its rank."""
+    """True if torchrun starts the job; it then marks each line with its rank."""
     token: Token | None
     heartbeat: float
     """Seconds between two heartbeats."""
@@ -80,7 +80,7 @@ class StartRequest(_StartRequest, total=False):
     """`start`."""
 
     log_bytes: int
-    """What each log may take of the disk; the agent's own limit where it is left out."""
+    """Most bytes of each log on disk; the agent's own limit if left out."""
 
 
 class RenewRequest(JobRequest):
@@ -117,7 +117,7 @@ class DoctorRequest(TypedDict):
     gpus: int
     store: str
     here: bool
-    """Whether the host is the machine that asks."""
+    """True if the host is the machine that asks."""
     min_free_bytes: int
     meeting: tuple[str, int] | None
     """Address and port at which the hosts of one job find the first, where that is set."""
@@ -128,10 +128,7 @@ class DoctorRequest(TypedDict):
 # --- leases -----------------------------------------------------------------------------------------------------------
 
 
-@final
-class Lease(TypedDict):
-    """A file `leases/<id>.json` on the host."""
-
+class _Lease(TypedDict):
     id: str
     mark: str
     job: str
@@ -139,12 +136,17 @@ class Lease(TypedDict):
     step: str
     gpus: list[int]
     unlimited: bool
-    """Whether it does not count against the host's `max_leases`."""
+    """True for a lease that does not count toward the host's `max_leases`."""
     processes: list[ProcessId]
-    """Those that hold it while they live."""
+    """The processes that hold it until they end."""
     boot: str
     expires: float
     """Seconds since boot, sleep included."""
+
+
+@final
+class Lease(_Lease):
+    """A file `leases/<id>.json` on the host."""
 
 
 @final
@@ -154,19 +156,9 @@ class Busy(TypedDict):
     busy: str
 
 
-class ListedLease(TypedDict):
+class ListedLease(_Lease):
     """A lease as `leases` shows it."""
 
-    id: str
-    mark: str
-    job: str
-    owner: str
-    step: str
-    gpus: list[int]
-    unlimited: bool
-    processes: list[ProcessId]
-    boot: str
-    expires: float
     seconds_left: float
 
 
@@ -307,11 +299,11 @@ class Chunk(TypedDict):
 
     lines: list[str]
     messages: list[dict[str, Any]]
-    """Of Dagster Pipes."""
+    """Messages of Dagster Pipes."""
 
 
 class NodeFacts(TypedDict):
-    """What each status of a node begins with."""
+    """Fields that every status of a node has."""
 
     node: int
     host: str

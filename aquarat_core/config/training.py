@@ -95,7 +95,7 @@ class WandbConfig(Strict):
 
 
 class CheckpointConfig(Strict):
-    """When a running stage saves its state, so that it can be killed and go on."""
+    """When a running stage saves its state, so that it can be killed and continued."""
 
     every_minutes: Positive | None = 5.0
     """Minutes between two saves; null saves by steps alone."""
@@ -106,7 +106,7 @@ class CheckpointConfig(Strict):
     keep_every_steps: AtLeastOne | None = None
     """Saves at multiples of this step stay until the stage has published its artifact."""
     resume: str = "auto"
-    """`auto` goes on from the state of a run with this config, these data and the same code in all that decides the
+    """`auto` continues from the state of a run with this config, these data and the same code in all that decides the
     result, `never` starts from the beginning; anything else names the state of another run in the store,
     `work/<stage>/<key>`, whose code alone may differ."""
 

@@ -1,4 +1,4 @@
-"""Checks before training: hours are not spent on a reward that says nothing.
+"""Checks before training, so that hours are not spent on an uninformative reward.
 
 Before the first update the reward is tried on answers whose worth is known, through the tokenizer that completions
 come from; then the first batch must lie within bounds. Each stop says which bound was broken and what is likely wrong.

@@ -53,7 +53,7 @@ class StageSources:
     def result_version(self, stage: Stage, config: BaseModel | None) -> str:
         """SHA-256 over the sources that decide what the stage computes: what is unfinished is found by it.
 
-        `RECORDING` is left out, with what only it imports, and of the rest what is only told: calls of `log`,
+        `RECORDING` is left out, with what only it imports, and of the rest the messages: calls of `log`,
         `progress` and `print` that stand alone, and the texts of errors. The config is not in it.
         """
         modules = self.deciding_modules(stage, config)

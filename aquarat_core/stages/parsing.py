@@ -37,7 +37,7 @@ class Parsed(NamedTuple):
     digest: str
     """SHA-256 of what the file does: comments, docstrings and layout change nothing."""
     quiet_digest: str
-    """Like `digest`, without what is only told: lines of the log, progress, and the texts of errors."""
+    """Like `digest`, without messages: lines of the log, progress, and the texts of errors."""
 
 
 def parse(text: str, package: str) -> Parsed:
@@ -112,7 +112,7 @@ class _Writer:
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._told: list[tuple[int, int]] = []
-        """Where in `_parts` stands what is only told."""
+        """Positions in `_parts` that hold messages only."""
 
     def digest(self) -> str:
         return hashlib.sha256("\n".join(self._parts).encode()).hexdigest()

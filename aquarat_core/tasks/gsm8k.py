@@ -22,7 +22,7 @@ _ANSWER_LINE = re.compile(r"#### (-?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:,[0-9]{3}
 _ANY_MARKER = re.compile(r"[#\uff03]{2,}")
 """Wider than the accepted form on purpose: a second answer, in whatever form, makes a text ambiguous."""
 MAX_DIGITS = 30
-"""Longer numbers are nobody's answer, and comparing them exactly takes time."""
+"""Longer numbers are never a real answer, and comparing them exactly takes time."""
 
 
 def conversation(row: Row) -> list[Message]:

@@ -9,13 +9,14 @@ Training, evaluation, mixtures and samples know a task only by this protocol. Wh
 - Examples are read from the files of an artifact, since that is what stages are given. A task is told how to find a
   file by its name; it knows neither stores nor assets.
 - What must earn nothing (`worthless`), what guessing earns (`chance`) and which answers are counted by name
-  (`categories`) belong to the task, so that whoever adds one says how it could be cheated.
+  (`categories`) belong to the task, so that the author of a task states how it could be cheated.
 
 A task is a class that inherits from `Task`: what has a body here is a default.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ FilePath = Callable[[str], Path]
 
 @dataclass(frozen=True, slots=True)
 class Example(Generic[A_co]):
-    """One question, or whatever else a task asks, ready to be shown to a model."""
+    """One question or other prompt of a task, ready to be shown to a model."""
 
     id: str
     """Unique in its split; random numbers of a completion are drawn by it."""
@@ -153,9 +154,7 @@ class Task(Protocol[A]):
 
 def most_common(references: Iterable[str]) -> str:
     """The answer that is right most often; of equals the first in alphabetical order. Raises `DataError` for none."""
-    counts: dict[str, int] = {}
-    for reference in references:
-        counts[reference] = counts.get(reference, 0) + 1
+    counts = Counter(references)
     if not counts:
         raise DataError("there are no examples, and so no most common answer: take a split that has some")
     return min(counts, key=lambda answer: (-counts[answer], answer))

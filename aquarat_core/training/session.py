@@ -7,7 +7,7 @@
                 step.metrics |= update(step.index, loop.stop)
 
 After the body of a step its callbacks run in their order, then the metrics are recorded, then a checkpoint is taken if
-one is due. SIGTERM is heard between steps, and wherever the body asks `loop.stop`: a body that raises `Abandoned`, on
+one is due. SIGTERM is noticed between steps, and wherever the body asks `loop.stop`: a body that raises `Abandoned`, on
 all ranks and before it has changed anything, ends the run with the state of the last completed step saved.
 """
 

@@ -1,7 +1,7 @@
 """One stage run to its end: attempts one after the other, each placed, started and followed to its outcome.
 
 The process that does this can die at any moment and be replaced: all it knows is in the job's folder (`attempts.py`),
-the job runs under a supervisor of its own on its host, and whoever takes over finds both.
+the job runs under its own supervisor on its host, and the process that takes over finds both.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class StageRunner:
         self._recently_failed: set[str] = set()
 
     def run(self) -> Succeeded:
-        """The result of the stage. No way out of here leaves a job that nobody follows.
+        """The result of the stage. However this returns, no job is left without a watcher.
 
         Raises `dg.Failure` with the stage's own message when it fails, and Dagster's interrupt when it is cancelled.
         """
