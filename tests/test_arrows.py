@@ -27,7 +27,7 @@ CORE_FLOORS = (
     ("tasks",),
     ("data",),
     ("checkpointing", "torchrun"),
-    ("runtime",),
+    ("filesystem", "runtime"),
     ("artifacts",),
     ("agent", "config", "plain_text", "settings"),
     ("conversation", "errors"),

@@ -35,7 +35,7 @@ def five(days: int) -> set[str]:
 
 def test_what_the_project_names_is_registered_and_there(root: Path) -> None:
     named = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert named.keys() == {entry_points.COMMANDS, entry_points.GARBAGE_ROOTS}
+    assert named.keys() == {entry_points.COMMANDS, entry_points.GARBAGE_ROOTS, "fsspec.specs"}
     for group, members in named.items():
         installed = {p.name: p for p in metadata.entry_points(group=group) if p.dist and p.dist.name == "aquarat"}
         assert {name: p.value for name, p in installed.items()} == members, "the environment is old: ./run setup"

@@ -24,6 +24,8 @@ from aquarat_core.artifacts.hashing import Digest
 
 FORMAT = 1
 Scalar = float | int | str | bool | None
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+"""What the names of assets and kinds look like."""
 MAX_PATH = 1024
 MAX_FILES = 100_000
 MAX_ENTRIES = 10_000
@@ -41,7 +43,7 @@ def _relative(path: str) -> str:
 
 
 def _name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name):
+    if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} is not a name: letters, digits, '_', '.' and '-' only, 200 at most")
     return name
 

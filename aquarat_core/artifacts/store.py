@@ -23,6 +23,7 @@ from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.job import JobDir, job_dir
 from aquarat_core.artifacts.manifest import (
     MAX_GENERATIONS,
+    NAME,
     CodeVersion,
     FileEntry,
     Manifest,
@@ -173,6 +174,16 @@ class ArtifactStore:
 
     def resolve(self, asset_or_manifest: str) -> Artifact:
         """The latest artifact of an asset, or the one of a manifest hash (six digits are enough if they are unique)."""
+        artifact = self.find(asset_or_manifest)
+        if artifact is None:
+            raise ArtifactError(self.describe_unknown(asset_or_manifest))
+        return artifact
+
+    def find(self, asset_or_manifest: str) -> Artifact | None:
+        """What `resolve` gives, or None where the store has nothing of that name.
+
+        Raises `ArtifactError` if several manifests start with these digits, or if what is found is damaged.
+        """
         wanted = asset_or_manifest.lower()
         if len(wanted) >= _MIN_HASH and set(wanted) <= set("0123456789abcdef"):
             found = [Path(key).stem for key in self.backend.keys(f"manifests/{wanted}")]
@@ -180,11 +191,14 @@ class ArtifactStore:
                 raise ArtifactError(f"{len(found)} manifests in {self.uri} start with {wanted}: give more digits")
             if found:
                 return self.get(found[0])
+        is_name = re.fullmatch(f"({NAME}/)?{NAME}", asset_or_manifest)
+        return self.latest(asset_or_manifest) if is_name else None
+
+    def describe_unknown(self, asset_or_manifest: str) -> str:
+        """What to say of a name for which `find` gives None."""
         assets = self.assets()
-        if asset_or_manifest in assets and (artifact := self.latest(asset_or_manifest)):
-            return artifact
         known = f"it has {', '.join(assets)}" if assets else "it is empty: materialize an asset first"
-        raise ArtifactError(f"{self.uri} has no asset or manifest {asset_or_manifest!r}; {known}")
+        return f"{self.uri} has no asset or manifest {asset_or_manifest!r}; {known}"
 
     def job(self, run_id: str, step_key: str, attempt: int) -> JobDir:
         """The folder of one attempt at one step."""
