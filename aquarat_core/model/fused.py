@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from aquarat_core.model.typed_torch import vector_norm
+
 ATTENTION_BLOCK = 128
 """Queries at a time; keys after the end of the block are skipped."""
 LOGIT_ROWS = 512
@@ -39,6 +41,7 @@ def applies(x: Tensor) -> bool:
     return enabled and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+# torch calls each `backward` with one gradient for each output; its stub has `*grad_outputs` there.
 class _RMSNorm(Function):
     """y = x s with s = sqrt(C) / |x|; dx = s (dy - y mean(dy y)). Saves y and s, not x."""
 
@@ -49,7 +52,7 @@ class _RMSNorm(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, s = ctx.saved_tensors
         mean = (dy * y).mean(dim=-1, keepdim=True)
         return torch.addcmul(dy, y, mean, value=-1).mul_(s)
@@ -58,7 +61,7 @@ class _RMSNorm(Function):
 def _normalized(x: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """x s in the type of `x`, rounded once, and the float32 factors s = scale / rms(x) [..., 1]."""
     wide = x.float()
-    squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+    squares = vector_norm(wide, dim=-1, keepdim=True).square_()
     s = squares.div_(x.size(-1)).add_(NORM_EPS).rsqrt_()
     if scale != 1.0:
         s.mul_(scale)
@@ -82,7 +85,7 @@ class _RotaryNorm(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, s, cos, sin = ctx.saved_tensors
         mean = (dy * y).mean(dim=-1, keepdim=True).div_(ctx.scale**2)
         return _rotated(torch.addcmul(dy, y, mean, value=-1).mul_(s), cos, -sin), None, None, None
@@ -114,7 +117,7 @@ class _SquaredReLU(Function):
         return torch.mm(square, down.T)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, r, square, up, down = ctx.saved_tensors
         d_down = torch.mm(dy.T, square)
         dr = torch.mm(dy, down).mul_(r)
@@ -132,7 +135,8 @@ class _CausalAttention(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         q = q * q.size(2) ** -0.5
-        out, kept = torch.empty_like(q), []
+        out = torch.empty_like(q)
+        kept: list[Tensor] = []
         for start, end, first in _blocks(q.size(1), window):
             scores = torch.bmm(q[:, start:end], k[:, first:end].transpose(1, 2))
             # If no key is outside the window, all keys before the block are visible.
@@ -146,7 +150,7 @@ class _CausalAttention(Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, *kept = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for (start, end, first), p in zip(_blocks(q.size(1), ctx.window), kept, strict=True):
@@ -203,7 +207,7 @@ class _CrossEntropySum(Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         d_hidden, d_head = ctx.saved_tensors
         return d_hidden * weight.to(d_hidden.dtype), (d_head * weight).to(d_hidden.dtype), None, None, None
 

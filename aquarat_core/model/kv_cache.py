@@ -37,19 +37,24 @@ class CacheView(Protocol):
 
     def positions(self, n: int) -> Tensor:
         """Positions [B, n] of the n new tokens."""
+        ...
 
     def ids_before(self, n: int) -> tuple[Tensor, Tensor]:
         """The n token ids [B, n] before the new ones, oldest first, and which of them exist."""
+        ...
 
     def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         """Store the new tokens' keys and values."""
+        ...
 
     def attend(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
         """Attention [B, H, T, D] of the new tokens, each to the last `window` tokens of its row. Not called if
         `is_prefill`."""
+        ...
 
     def advance(self, ids_BT: Tensor) -> None:
         """Called when every layer has written: count these tokens as read."""
+        ...
 
 
 class KVCache:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -55,7 +55,8 @@ def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch
         raise WeightsError(f"{meta} has no model_config: it is not what nanochat writes") from None
     if missing or not isinstance(weights, Mapping):
         raise WeightsError(f"{meta} does not say {', '.join(missing)}" if missing else f"{file} holds no state dict")
-    return from_nanochat(weights, described, compute_dtype)
+    # `from_nanochat` checks the names and that the values are tensors.
+    return from_nanochat(cast("Mapping[str, Tensor]", weights), described, compute_dtype)
 
 
 def saved_steps(directory: Path) -> list[int]:

@@ -22,7 +22,8 @@ Shapes: B rows, T tokens, C width, H query heads, K key/value heads, D head size
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,12 +56,13 @@ class Linear(nn.Linear):
     float8 = False
 
     def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__(n_in, n_out, bias=False)
+        # torch leaves out the types of `device` and `dtype`.
+        super().__init__(n_in, n_out, bias=False)  # pyright: ignore[reportUnknownMemberType]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.float8 and torch.is_grad_enabled():
-            return float8.linear(x, self.weight)
-        return F.linear(x, self.weight.to(x.dtype))
+            return float8.linear(input, self.weight)
+        return F.linear(input, self.weight.to(input.dtype))
 
 
 def rotary_table(length: int, head_size: int, base: float) -> tuple[Tensor, Tensor]:
@@ -167,19 +169,27 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The language model: token ids in, logits or losses out."""
 
+    # torch leaves open what its lists and dicts of modules contain and what a buffer is.
+    blocks: Sequence[Block]
+    value_embeddings: Mapping[str, nn.Embedding]
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: ModelConfig, vocab_size: int, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.vocab_size, self.compute_dtype = config, vocab_size, compute_dtype
         padded = padded_vocabulary(vocab_size)
         self.embedding = nn.Embedding(padded, config.dim)
         self.taps = nn.Parameter(torch.empty(config.embedding_taps, config.dim))
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.blocks = cast("Sequence[Block]", blocks)
         self.head = Linear(config.dim, padded)
-        self.value_embeddings = nn.ModuleDict(
-            (str(i), nn.Embedding(padded, config.kv_heads * config.head_size))
+        tables = {
+            str(i): nn.Embedding(padded, config.kv_heads * config.head_size)
             for i in range(config.depth)
             if config.has_value_embedding(i)
-        )
+        }
+        self.value_embeddings = cast("Mapping[str, nn.Embedding]", nn.ModuleDict(tables))
         if config.residual_lambdas:
             self.residual_lambdas = nn.Parameter(torch.empty(config.depth))
             self.embedding_lambdas = nn.Parameter(torch.empty(config.depth))

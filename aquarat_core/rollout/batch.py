@@ -16,6 +16,7 @@ import torch
 
 from aquarat_core.data.rows import pad
 from aquarat_core.model.kv_cache import DecodeShape, Prefill, last_ids
+from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rollout.replay import GraphRunner
 from aquarat_core.rollout.rows import DecodeStep
 from aquarat_core.rollout.sampling import Sampling
@@ -120,7 +121,7 @@ class Batch:
         forced_R = pending_R >= 0
         token_R = torch.where(forced_R, pending_R, token_R)
         self.state.append(step, token_R, logp_R.masked_fill(forced_R, 0.0))
-        calls.observe(items, token_R.tolist(), forced_R.tolist())
+        calls.observe(items, to_list(token_R), to_list(forced_R))
         if not self._is_last():
             self.state.forward(step, token_R)
 
@@ -137,7 +138,7 @@ class Batch:
 
     def harvest(self) -> int:
         """Replace ended rows by waiting completions; returns the most steps that any row has left."""
-        live = self.state.live_R[: len(self.rows)].tolist()
+        live: list[bool] = to_list(self.state.live_R[: len(self.rows)])
         self._collect_ended([i for i, alive in enumerate(live) if not alive])
         self.rearrange(live)
         return self._left()
@@ -161,10 +162,11 @@ class Batch:
             return
         at = torch.tensor(rows, device=self.state.live_R.device)
         columns = (self.state.tokens_RS, self.state.logp_RS, self.kv_cache.n_generated_R, self.state.ended_R)
-        for row, tokens, logp, n, ended in zip(rows, *(x[at].tolist() for x in columns), strict=True):
+        tokens, logprobs, lengths, ended = (to_list(x[at]) for x in columns)
+        for row, ids, logps, n, stopped in zip(rows, tokens, logprobs, lengths, ended, strict=True):
             item = self.rows[row].item
             forced = self.calls.forced(item) if self.calls else ()
-            self.completions[item] = Completion(tokens[:n], logp[:n], ended, forced)
+            self.completions[item] = Completion(ids[:n], logps[:n], stopped, forced)
 
     def _compact_rows(self, live: Sequence[bool]) -> None:
         """Move live rows from the end to replace ended ones, so that live rows are contiguous."""
@@ -201,7 +203,9 @@ class Batch:
     def _admit(self) -> None:
         """Start waiting completions in free rows, and prefill their prompts if necessary."""
         R, P = self.n_rows, self.prompt_hidden_PC.size(0)
-        first_row, started, new = len(self.rows), [], []
+        first_row = len(self.rows)
+        started: list[tuple[Request, int]] = []
+        new: list[Request] = []
         while self.waiting and len(self.rows) < R:
             request, n = self.waiting[0]
             if request.first not in self.prompt_indices:

@@ -42,7 +42,8 @@ def calculate(text: str) -> str | None:
 
 
 def _tokens(text: str) -> list[str]:
-    text, found, at = text.strip().replace("**", "^"), [], 0
+    text, at = text.strip().replace("**", "^"), 0
+    found: list[str] = []
     if len(text) > MAX_CHARS or not text.isascii():
         raise _Wrong
     while at < len(text):

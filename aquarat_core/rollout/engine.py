@@ -73,7 +73,8 @@ class Engine:
         budget do not fit the model's sequence length, and `Abandoned` once `stop` returns true.
         """
         self._check_lengths(prompts, max_new_tokens)
-        requests, n = [], 0
+        requests: list[Request] = []
+        n = 0
         for prompt, row_keys in zip(prompts, keys, strict=True):
             requests.append(Request(prompt, row_keys, n))
             n += len(row_keys)

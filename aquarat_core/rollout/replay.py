@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.model.kv_cache import DecodeShape
+from aquarat_core.model.typed_torch import vector_norm
 from aquarat_core.rollout.rows import DecodeStep, DeviceRows
 
 MIN_ROWS, PROMPT_TOKENS, GENERATED_TOKENS = 8, 64, 32
@@ -35,9 +36,11 @@ class GraphCapture(Protocol):
 
     def warmup(self, run: Run) -> None:
         """Run the step for real, so that one-time allocations happen before the capture."""
+        ...
 
     def capture(self, run: Run) -> Run:
         """Capture the step without running it, and return its replay. Raises `RuntimeError` if that fails."""
+        ...
 
 
 class CudaGraphs:
@@ -101,7 +104,8 @@ class GraphRunner:
         if not self._verified and live_R.any():
             tokens_RS, hidden_RC = self._dry_run(lambda: self.rows.advance(step))
             again_RS, again_RC = self._dry_run(replay)
-            near_R = (again_RC - hidden_RC).float().norm(dim=1) <= SAME_HIDDEN * hidden_RC.float().norm(dim=1)
+            distance_R = vector_norm((again_RC - hidden_RC).float(), dim=1)
+            near_R = distance_R <= SAME_HIDDEN * vector_norm(hidden_RC.float(), dim=1)
             same = ((tokens_RS == again_RS).all(dim=1) & near_R)[live_R].float().mean().item()
             if same < SAME_ROWS:
                 raise RuntimeError(f"replayed, a step did something else than before in {1 - same:.1%} of the rows")

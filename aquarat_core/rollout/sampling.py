@@ -94,7 +94,7 @@ def sample_head(
     """The same as `sample` of `logits(raw_BV)`, computed for `at_once` rows at a time, so that intermediate values
     stay in the CPU's cache. `logits` works elementwise, and drops all but `vocab_size` columns."""
     if how.is_greedy or how.cuts or not how.is_bounded(bound):
-        parts = zip(*(x.split(at_once) for x in (raw_BV, keys_B, position_B)), strict=True)
+        parts = zip(*(torch.split(x, at_once) for x in (raw_BV, keys_B, position_B)), strict=True)
         drawn = [sample(logits(raw), how, keys, position, bound) for raw, keys, position in parts]
         return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logp for _, logp in drawn])
 
@@ -108,7 +108,7 @@ def sample_head(
         found_BK = weights(raw_BV.gather(1, columns_BK.clamp(max=raw_BV.size(1) - 1)))
         return _blocks(found_BK)[:, 0].masked_fill(columns_BK >= vocab_size, 0.0)
 
-    sums_BN = torch.cat([_blocks(weights(raw)).sum(dim=2) for raw in raw_BV.split(at_once)])
+    sums_BN = torch.cat([_blocks(weights(raw)).sum(dim=2) for raw in torch.split(raw_BV, at_once)])
     return _drawn(sums_BN, inside, keys_B, position_B)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -260,9 +260,11 @@ class Tokenizer:
             raise TokenizerError(f"{path} is not a usable tokenizer: {e}") from None
 
     @classmethod
-    def _from_document(cls, document: object) -> Tokenizer:
-        if not isinstance(document, dict) or "format" not in document:
+    def _from_document(cls, content: object) -> Tokenizer:
+        if not isinstance(content, dict) or "format" not in content:
             raise TokenizerError("the JSON is not an object with a format")
+        # The constructor and the encoder check the fields' types.
+        document = cast("dict[str, Any]", content)
         fields = {"pattern", "merges", "special_tokens", "vocab_size"}
         if document["format"] == FORMAT:
             fields |= {"byte_order", "frequent_pieces", "sha256"}
@@ -311,7 +313,7 @@ def _check_sizes(merges: Merges) -> None:
 
 
 def train_tokenizer(
-    texts: Iterable[str | pa.Array], config: TokenizerConfig, progress: Progress | None = None
+    texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig, progress: Progress | None = None
 ) -> Tokenizer:
     """Trains a tokenizer of `config.vocab_size` ids on the first `config.max_chars` characters of the texts.
 
@@ -328,14 +330,16 @@ def train_tokenizer(
     with _named_errors():
         counter = rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
     counter.add(_within_budget(texts, config, progress))
-    report = None if progress is None else (lambda done, total: progress(done, total, "merges"))
+    report: Callable[[int, int], object] | None = (
+        None if progress is None else lambda done, total: progress(done, total, "merges")
+    )
     with _named_errors():
         merges = counter.train(n_ordinary, report)
     return Tokenizer(config.pattern, merges, frequent_pieces=_frequent_pieces(counter, merges, config.vocab_size))
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
+def _named_errors() -> Generator[None]:
     """Converts the extension's `ValueError`, for an unusable pattern or corpus, into a `TokenizerError`."""
     try:
         yield
@@ -355,8 +359,8 @@ def _frequent_pieces(counter: rustbpe_py.PieceCounter, merges: Merges, vocab_siz
 
 
 def _within_budget(
-    texts: Iterable[str | pa.Array], config: TokenizerConfig, progress: Progress | None
-) -> Iterator[str | pa.Array]:
+    texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig, progress: Progress | None
+) -> Iterator[str | pa.Array[Any]]:
     done = reported = 0
     for counted, chars in _capped(texts, config):
         done += chars
@@ -366,19 +370,20 @@ def _within_budget(
             reported = done
 
 
-def _capped(texts: Iterable[str | pa.Array], config: TokenizerConfig) -> Iterator[tuple[str | pa.Array, int]]:
+def _capped(texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig) -> Iterator[tuple[str | pa.Array[Any], int]]:
     """The used part of the texts, with its number of characters; an array is split if the budget ends within it."""
     left = config.max_chars
     for item in texts:
         alone: list[str] = []
         if isinstance(item, pa.Array):
-            column = pc.utf8_slice_codeunits(item.drop_null(), 0, config.doc_cap)
-            chars = pc.sum(pc.utf8_length(column), min_count=0).as_py()
+            # Arrays of other types of strings work too, but the stubs name only some of them.
+            column = pc.utf8_slice_codeunits(cast("pa.StringArray", item.drop_null()), 0, config.doc_cap)
+            chars: int = pc.sum(pc.utf8_length(column), min_count=0).as_py() or 0
             if chars < left:
                 left -= chars
                 yield column, chars
             else:
-                alone = column.to_pylist()
+                alone = cast("list[str]", column.to_pylist())  # without nulls
         else:
             alone = [item]
         for text in alone:
