@@ -7,9 +7,9 @@ capability 8.9 on multiply these types at twice the rate of bfloat16; sums are f
 
 Only the matrices of the blocks use 8 bits. The head's product stays in the compute type: most of its gradient, being
 probabilities, would underflow in e5m2 next to the largest entry, and its rounding errors would enter the loss directly.
-Embeddings are looked up, not multiplied. Without gradients, in validation and sampling, this option changes nothing.
-`torchao` has the same recipe in some thousand lines tied to single releases of torch; the primitive,
-`torch._scaled_mm`, is part of torch.
+Embeddings are looked up, not multiplied. Without gradients, that is in validation and sampling, this option changes
+nothing. `torchao` has the same recipe, but it is a large dependency that is tied to particular releases of torch; the
+primitive, `torch._scaled_mm`, is part of torch.
 
 Shapes: N tokens, K inputs, M outputs.
 """
@@ -26,7 +26,7 @@ FORWARD, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16
 """Every side of a product must be a multiple of this."""
 MIN_SIDE = 128
-"""With a shorter side, rounding takes longer than the product saves."""
+"""With a shorter side, rounding takes more time than the faster product saves."""
 CAPABILITY = (8, 9)
 TINY = 1e-12
 

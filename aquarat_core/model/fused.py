@@ -1,10 +1,10 @@
-"""Forward and backward passes written for CPUs: few passes over memory, each over data that is still in the cache.
+"""Forward and backward passes written for CPUs: they make few passes over memory, mostly over data in the cache.
 
-torch's CPU kernels run one elementwise operation at a time, and autograd saves and revisits every intermediate. These
-functions give the same values as the eager operations of `transformer.py` (tests compare them) but save only what the
-formulas need: an RMS norm saves its output, attention skips the masked half, and the cross-entropy computes its
+torch's CPU kernels run one elementwise operation at a time, and autograd saves and revisits every intermediate value.
+These functions give the same values as the eager operations of `transformer.py` (tests compare them) but save only what
+the formulas need: an RMS norm saves its output, attention skips the masked half, and the cross-entropy computes its
 gradient slice by slice along with the logits (as in Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989), so that no
-[B, T, V] is ever in memory. On GPUs `torch.compile` fuses the eager operations instead.
+[B, T, V] tensor is ever in memory. On GPUs `torch.compile` fuses the eager operations instead.
 
 Shapes as in `transformer.py`; N = B x T.
 """
@@ -27,8 +27,8 @@ ATTENTION_BLOCK = 128
 LOGIT_ROWS = 512
 """Tokens whose logits are in memory at once."""
 CACHED_VALUES = 1 << 18
-"""float32 values that one elementwise pass covers before the next one: a megabyte, which fits a cache. With fewer, call
-overhead dominates."""
+"""float32 values that one elementwise pass covers before the next one: a megabyte, which fits in a cache. With fewer,
+the overhead of calls dominates."""
 
 enabled = True
 """Tests set this to False to compare with the eager operations."""
@@ -107,7 +107,7 @@ def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tenso
 
 
 class _SquaredReLU(Function):
-    """down(relu(up(x))^2). Saves relu(up(x)) and its square: recomputing the square takes as long as a product."""
+    """down(relu(up(x))^2). Saves relu(up(x)) and its square, which would take as long as a product to recompute."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def squared_relu_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 class _CausalAttention(Function):
-    """softmax(q k^T / sqrt(D)) v by blocks of queries. Saves the probabilities, so it is for rows of up to 1,024."""
+    """softmax(q k^T / sqrt(D)) v by blocks of queries. Saves the probabilities, so `attend` limits the row length."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -189,7 +189,7 @@ def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int
 class _CrossEntropySum(Function):
     """Sum of the losses of soft-capped logits; its gradient is computed slice by slice in the forward pass.
 
-    The cap bounds the logits, so the sum of exponentials does not need the maximum subtracted.
+    The cap bounds the logits, so the exponentials cannot overflow and the maximum need not be subtracted.
     """
 
     @staticmethod

@@ -5,13 +5,13 @@ pre-norm RMS normalization without gains (Zhang & Sennrich 2019, 1910.07467), sq
 2109.08668), grouped-query attention (Ainslie et al. 2023, 2305.13245), untied embedding and head, no biases, logits
 soft-capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity.
 
-Each option is one field of the config. All are off in the classic form, whose checkpoints `nanochat.py` reads:
+Each option is one field of the config. All are off in the basic form, whose checkpoints `nanochat.py` reads:
 
 - `embedding_taps`: a short causal convolution over the embeddings (Allen-Zhu 2025, "Canon layers", 2512.17351) lets
   small models bind neighboring tokens, such as an option's letter and its number, before any attention;
 - `window_pattern`: layers that attend to a part of the context (Longformer, 2004.05150);
-- `value_embeddings`, `residual_lambdas`, `smear`, `backout`: found in the modded-nanogpt speedruns (Jordan et al.
-  2024, github.com/KellerJordan/modded-nanogpt) and part of today's small recipes.
+- `value_embeddings`, `residual_lambdas`, `smear`, `backout`: from the modded-nanogpt speedruns (Jordan et al. 2024,
+  github.com/KellerJordan/modded-nanogpt), and common in recipes for small models.
 
 Master weights are float32; matrix products run in `compute_dtype`. Between them, CPUs run the fused functions of
 `fused.py`; other devices run eager operations, which `torch.compile` fuses.
@@ -230,9 +230,10 @@ class Transformer(nn.Module):
             self.backout_lambda.fill_(0.2)
 
     def set_kernels(self, backend: Backend, float8_products: bool = False, deterministic: bool = False) -> None:
-        """Select the kernels: attention without a cache by `backend`, and with `float8_products` 8-bit block products.
+        """Select the kernels: attention by `backend`, and with `float8_products` 8-bit products in the blocks.
 
-        With `deterministic`, `flex` computes layers without a window too.
+        `backend` does not affect attention to a KV cache. With `deterministic`, `flex` also computes layers without a
+        window.
         """
         T, device = self.config.sequence_len, self.embedding.weight.device
         for block in self.blocks:
@@ -243,7 +244,7 @@ class Transformer(nn.Module):
                 matrix.float8 = float8_products and float8.fits(matrix.weight)
 
     def hidden(self, ids_BT: Tensor, cache: CacheView | None = None) -> Tensor:
-        """The normalized last residual stream [B, T, C]; with a cache, the tokens continue its rows."""
+        """The normalized residual stream [B, T, C] after the last block; with a cache, the tokens continue its rows."""
         x = first = self._smear(norm(self._embed(ids_BT, cache).to(self.compute_dtype)), ids_BT, cache)
         rotary = self._rotary(ids_BT.size(1), cache)
         halfway = x
@@ -287,7 +288,7 @@ class Transformer(nn.Module):
         return x_BTC
 
     def _smear(self, x_BTC: Tensor, ids_BT: Tensor, cache: CacheView | None) -> Tensor:
-        """With `smear`, every position's normalized embedding plus a gated share of the previous one."""
+        """The normalized embeddings [B, T, C]; with `smear`, each has a gated share of the previous one added."""
         if not self.config.smear:
             return x_BTC
         before_B1C = torch.zeros_like(x_BTC[:, :1])

@@ -1,7 +1,7 @@
 """Parameter groups: Muon for the matrices inside the blocks, AdamW for the rest.
 
 Adam is the better choice for the embedding, a lookup, and the head, a classifier, which do not map between hidden
-states; their rates shrink with the square root of the width.
+states. Their learning rates shrink with the square root of the width.
 """
 
 from __future__ import annotations

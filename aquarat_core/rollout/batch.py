@@ -1,4 +1,4 @@
-"""Continuous batching on the host: rows that end are replaced by waiting completions, then the batch is compacted.
+"""Continuous batching on the host: ended rows are removed, and waiting completions take their place.
 
 `step` touches only the device. In `harvest` the host learns which rows have ended. Between two harvests ended rows are
 still computed, and their tokens are dropped.
@@ -23,7 +23,7 @@ from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.tools import Calls, Tool
 
 PREFILL_TOKENS = 16_384
-"""Tokens of one prefill pass at most, including padding."""
+"""Maximum number of tokens in one prefill pass, including padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Completion:
 
     tokens: list[int]
     logprobs: list[float]
-    """Log-probability of each token in the distribution that it was drawn from."""
+    """Log-probability of each token under the distribution that it was drawn from."""
     ended: bool
     """True if the stop token was sampled, False if the token budget was used up."""
     forced: tuple[int, ...] = ()
@@ -54,7 +54,7 @@ class Completion:
 
     @property
     def n_sampled(self) -> int:
-        """Number of tokens that the model sampled: all but the tool's."""
+        """Number of tokens that the model sampled: all except the tool's."""
         return len(self.tokens) - len(self.forced)
 
 
@@ -137,7 +137,7 @@ class Batch:
         )
 
     def harvest(self) -> int:
-        """Replace ended rows by waiting completions; returns the most steps that any row has left."""
+        """Replace ended rows by waiting completions; returns the largest number of steps that a row has left."""
         live: list[bool] = to_list(self.state.live_R[: len(self.rows)])
         self._collect_ended([i for i, alive in enumerate(live) if not alive])
         self.rearrange(live)
@@ -182,7 +182,7 @@ class Batch:
             self.state.clear(len(self.rows))
 
     def _compact_prompts(self) -> None:
-        """Do the same with prompts: those that no row continues and no waiting completion needs are dropped."""
+        """Drop the prompts that no row continues and no waiting completion needs, and move the others together."""
         needed = {row.prompt for row in self.rows}
         if self.waiting and self.waiting[0][0].first in self.prompt_indices:
             needed.add(self.prompt_indices[self.waiting[0][0].first])

@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE with chat tokens that text cannot forge, saved as one JSON file.
+"""The tokenizer: byte-level BPE with special tokens that text cannot imitate, saved as one JSON file.
 
 Ids are the 256 byte values, the merges in the order they were learned, then the special tokens of `SPECIAL_TOKENS`.
 Special tokens enter a sequence by id (`special`); their names in a text are ordinary text unless a call allows them.
@@ -51,7 +51,7 @@ MAX_FILE_BYTES = 24 << 20
 """Maximum size of a tokenizer file in any format; 200,000 tokens take half of it."""
 MAX_TOKEN_BYTES = 1 << 20
 MAX_VOCABULARY_BYTES = 64 << 20
-"""Maximum size of one token and of all: each merge may double the longest token, so 30 merges could fill the RAM."""
+"""Maximum size of one token and of all: each merge can double the longest token, so 30 merges could fill the memory."""
 
 Text = str | bytes
 Ids = Iterable[int] | np.ndarray
@@ -121,7 +121,7 @@ class Tokenizer:
             return self.special_ids[name]
         except KeyError:
             known = " ".join(self.special_tokens)
-            raise TokenizerError(f"{name!r} is no special token of this tokenizer; it has {known}") from None
+            raise TokenizerError(f"{name!r} is not a special token of this tokenizer, which has {known}") from None
 
     # --- text to ids ------------------------------------------------------------------------------------------------
 
@@ -281,9 +281,9 @@ class Tokenizer:
         )
         if tokenizer.vocab_size != document["vocab_size"]:
             has = f"{N_BYTES} bytes, {len(tokenizer.merges)} merges and {len(tokenizer.special_tokens)} special tokens"
-            raise TokenizerError(f"it says vocab_size {document['vocab_size']} but holds {has}")
+            raise TokenizerError(f"its vocab_size is {document['vocab_size']}, but it has {has}")
         if "sha256" in fields and tokenizer.sha256 != document["sha256"]:
-            raise TokenizerError("its content does not have the sha256 it names: it was changed or damaged")
+            raise TokenizerError("its content does not match its sha256: it was changed or damaged")
         return tokenizer
 
 
@@ -292,7 +292,7 @@ def read_bounded(path: str | Path) -> bytes:
     with Path(path).open("rb") as f:
         data = f.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path} is longer than {MAX_FILE_BYTES >> 20} MiB, which no file of a tokenizer is")
+        raise TokenizerError(f"{path} is longer than {MAX_FILE_BYTES >> 20} MiB, the maximum for a tokenizer file")
     return data
 
 
@@ -308,7 +308,7 @@ def _check_sizes(merges: Merges) -> None:
         if size > MAX_TOKEN_BYTES or total > MAX_VOCABULARY_BYTES:
             raise TokenizerError(
                 f"with merge {number} the tokens are longer than {MAX_TOKEN_BYTES:,} bytes each or "
-                f"{MAX_VOCABULARY_BYTES:,} together: no text has use for them"
+                f"{MAX_VOCABULARY_BYTES:,} together: no text needs such tokens"
             )
 
 
@@ -319,14 +319,14 @@ def train_tokenizer(
 
     `texts` are strings or Arrow arrays of strings, which are not converted to Python strings. At most `config.doc_cap`
     characters of a text are used; names of special tokens in it are not learned. A corpus with too few distinct pieces
-    gives a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not on
-    their order. Raises `TokenizerError` if there is no text, if the pattern does not compile, or if `config.vocab_size`
-    has no room for bytes and special tokens.
+    results in a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not
+    on their order. Raises `TokenizerError` if there is no text, if the pattern does not compile, or if
+    `config.vocab_size` has no room for bytes and special tokens.
     """
     n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
     if n_ordinary < N_BYTES:
         least = N_BYTES + len(SPECIAL_TOKENS)
-        raise TokenizerError(f"vocab_size {config.vocab_size} is too small: bytes and special tokens alone are {least}")
+        raise TokenizerError(f"vocab_size {config.vocab_size} is too small: bytes and special tokens take {least} ids")
     with _named_errors():
         counter = rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
     counter.add(_within_budget(texts, config, progress))
