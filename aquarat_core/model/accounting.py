@@ -74,10 +74,10 @@ def training_bytes(
 ) -> int:
     """Estimated bytes for training on one rank with micro-batches of `rows` rows.
 
-    They consist of float32 master weights and gradients, with several ranks also flat copies for communication; the
-    optimizer's moments (one for matrices, two for other parameters), sharded over the ranks; and two-byte activations
-    saved for the backward pass: 20 widths per token and block and, if saved, the attention probabilities (one per pair
-    of tokens and head) and the logits with their gradient.
+    The sum of float32 master weights and gradients, and with several ranks their flat copies for communication; the
+    optimizer's moments (one for matrices, two for other parameters), sharded over the ranks; and the two-byte
+    activations saved for the backward pass: 20 times the width per token and block and, if saved, the attention
+    probabilities (one per pair of tokens and head) and the logits with their gradient.
     """
     weights, matrices = parameters(config, vocab_size), matrix_parameters(config)
     moments = (matrices + 2 * (weights - matrices)) / ranks

@@ -1,12 +1,12 @@
-"""Causal attention to a window of tokens, by the fastest kernel available.
+"""Causal attention, full or to a window of tokens, with the fastest kernel available.
 
-- `sdpa`: torch's `scaled_dot_product_attention`. Whole contexts use its flash kernel, windows a mask.
+- `sdpa`: torch's `scaled_dot_product_attention`. Full attention uses its flash kernel, windowed attention a mask.
 - `flex`: FlexAttention (Dong et al. 2024, arXiv 2412.05496), for windows: the compiler generates a kernel that skips
-  blocks of keys outside the window. In deterministic runs it computes whole contexts too: the backward pass of torch's
-  own kernel is then slower, and attention takes half as long again. Outside of compiled code `flex` means `sdpa`.
-- `fa3`: FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608), for Hopper; its package is not a dependency.
+  blocks of keys outside the window. In deterministic runs it also computes full attention: the backward pass of torch's
+  own kernel is then slower, and attention takes half as long again. Outside compiled code, `flex` falls back to `sdpa`.
+- `fa3`: FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608), for Hopper GPUs; its package is optional.
 
-On CPUs, short rows use the function of `fused.py` under any backend. All backends give the same values up to rounding
+On CPUs, short rows use the function in `fused.py` with every backend. All backends give the same values up to rounding
 (tests compare them); `training.loss` chooses one.
 
 Shapes as in `transformer.py`: B rows, T tokens, H query heads, K key/value heads, D head size.
@@ -121,7 +121,7 @@ def _flex_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, blocks: Bloc
 
 
 def _flash_attention_3(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, window: int) -> Tensor:
-    """The package takes [B, T, H, D], and the number of tokens before each query without its own; -1 means all."""
+    """The package takes [B, T, H, D], and the number of tokens before the query that it attends to; -1 means all."""
     assert _flash_attn_func is not None, "call `unavailable` first"
     q, k, v = (x.transpose(1, 2) for x in (q_BHTD, k_BKTD, v_BKTD))
     window_size = (window - 1, 0) if window < q_BHTD.size(2) else (-1, -1)

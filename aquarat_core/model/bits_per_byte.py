@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from aquarat_core.data.rows import Rows
+from aquarat_core.data.tokens import from_numpy
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 
@@ -21,7 +22,7 @@ def score_rows(
     Bits per byte is the sum of the targets' nats divided by ln 2 times the number of bytes they represent. Special
     tokens represent no bytes, so neither sum includes them: the metric does not depend on the vocabulary.
     """
-    n_bytes = torch.from_numpy(token_bytes.astype(np.int64)).to(world.device)
+    n_bytes = from_numpy(token_bytes.astype(np.int64)).to(world.device)
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)
     mine = np.arange(min(limit, len(rows)))[world.rank :: world.size]
     for start in range(0, len(mine), micro_batch_rows):
@@ -30,8 +31,7 @@ def score_rows(
         lengths = n_bytes[targets.clamp(min=0)] * (targets >= 0)
         counted = lengths > 0
         sums += torch.stack([losses.sum(), (targets >= 0).sum(), losses[counted].sum(), lengths.sum()])
-    world.sum(sums)
-    nats, tokens, byte_nats, total_bytes = sums.tolist()
+    nats, tokens, byte_nats, total_bytes = world.totals(sums)
     scores = {"val/loss": nats / max(tokens, 1)}
     if total_bytes:
         scores["val/bpb"] = byte_nats / (math.log(2) * total_bytes)

@@ -7,9 +7,9 @@ capability 8.9 on multiply these types at twice the rate of bfloat16; sums are f
 
 Only the matrices of the blocks use 8 bits. The head's product stays in the compute type: most of its gradient, being
 probabilities, would underflow in e5m2 next to the largest entry, and its rounding errors would enter the loss directly.
-Embeddings are looked up, not multiplied. Without gradients, in validation and sampling, this option changes nothing.
-`torchao` has the same recipe in some thousand lines tied to single releases of torch; the primitive,
-`torch._scaled_mm`, is part of torch.
+Embeddings are looked up, not multiplied. Without gradients, that is in validation and sampling, this option changes
+nothing. `torchao` has the same recipe, but it is a large dependency that is tied to particular releases of torch; the
+primitive, `torch._scaled_mm`, is part of torch.
 
 Shapes: N tokens, K inputs, M outputs.
 """
@@ -26,7 +26,7 @@ FORWARD, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16
 """Every side of a product must be a multiple of this."""
 MIN_SIDE = 128
-"""With a shorter side, rounding takes longer than the product saves."""
+"""With a shorter side, rounding takes more time than the faster product saves."""
 CAPABILITY = (8, 9)
 TINY = 1e-12
 
@@ -52,6 +52,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return _Product.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 
 
+# torch calls `backward` with one gradient for each output; its stub has `*grad_outputs` there.
 class _Product(Function):
     """y = x w^T; dx = dy w; dw = dy^T x. Saves the 8-bit x and w, one byte per value."""
 
@@ -60,18 +61,26 @@ class _Product(Function):
         (x8, x_scale), (w8, w_scale) = _rounded(x, FORWARD), _rounded(weight, FORWARD)
         ctx.save_for_backward(x8, x_scale, w8, w_scale)
         ctx.types = x.dtype, weight.dtype
-        return torch._scaled_mm(
-            x8, w8.t(), scale_a=x_scale, scale_b=w_scale, out_dtype=x.dtype, use_fast_accum=_fast(x)
-        )
+        return _multiplied(x8, x_scale, w8.t(), w_scale, x.dtype, fast=_fast(x))
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x8, x_scale, w8, w_scale = ctx.saved_tensors
         of_x, of_weight = ctx.types
         d8, d_scale = _rounded(dy, GRADIENT)
-        dx = torch._scaled_mm(d8, _by_columns(w8), scale_a=d_scale, scale_b=w_scale, out_dtype=of_x)
-        dw = torch._scaled_mm(d8.t().contiguous(), _by_columns(x8), scale_a=d_scale, scale_b=x_scale, out_dtype=of_x)
+        dx = _multiplied(d8, d_scale, _by_columns(w8), w_scale, of_x)
+        dw = _multiplied(d8.t().contiguous(), d_scale, _by_columns(x8), x_scale, of_x)
         return dx, dw.to(of_weight)
+
+
+def _multiplied(
+    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, dtype: torch.dtype, fast: bool = False
+) -> Tensor:
+    """The product of two scaled 8-bit matrices, of which the second has contiguous columns."""
+    # Private, but the primitive under all recipes for torch; the module's docstring says why none of them is used.
+    return torch._scaled_mm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        a, b, scale_a=a_scale, scale_b=b_scale, out_dtype=dtype, use_fast_accum=fast
+    )
 
 
 def _rounded(x: Tensor, format_: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
-"""Forward and backward passes written for CPUs: few passes over memory, each over data that is still in the cache.
+"""Forward and backward passes written for CPUs: they make few passes over memory, mostly over data in the cache.
 
-torch's CPU kernels run one elementwise operation at a time, and autograd saves and revisits every intermediate. These
-functions give the same values as the eager operations of `transformer.py` (tests compare them) but save only what the
-formulas need: an RMS norm saves its output, attention skips the masked half, and the cross-entropy computes its
+torch's CPU kernels run one elementwise operation at a time, and autograd saves and revisits every intermediate value.
+These functions give the same values as the eager operations of `transformer.py` (tests compare them) but save only what
+the formulas need: an RMS norm saves its output, attention skips the masked half, and the cross-entropy computes its
 gradient slice by slice along with the logits (as in Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989), so that no
-[B, T, V] is ever in memory. On GPUs `torch.compile` fuses the eager operations instead.
+[B, T, V] tensor is ever in memory. On GPUs `torch.compile` fuses the eager operations instead.
 
 Shapes as in `transformer.py`; N = B x T.
 """
@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from aquarat_core.model.typed_torch import vector_norm
+
 ATTENTION_BLOCK = 128
 """Queries at a time; keys after the end of the block are skipped."""
 LOGIT_ROWS = 512
 """Tokens whose logits are in memory at once."""
 CACHED_VALUES = 1 << 18
-"""float32 values that one elementwise pass covers before the next one: a megabyte, which fits a cache. With fewer, call
-overhead dominates."""
+"""float32 values that one elementwise pass covers before the next one: a megabyte, which fits in a cache. With fewer,
+the overhead of calls dominates."""
 
 enabled = True
 """Tests set this to False to compare with the eager operations."""
@@ -39,6 +41,7 @@ def applies(x: Tensor) -> bool:
     return enabled and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+# torch calls each `backward` with one gradient for each output; its stub has `*grad_outputs` there.
 class _RMSNorm(Function):
     """y = x s with s = sqrt(C) / |x|; dx = s (dy - y mean(dy y)). Saves y and s, not x."""
 
@@ -49,7 +52,7 @@ class _RMSNorm(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, s = ctx.saved_tensors
         mean = (dy * y).mean(dim=-1, keepdim=True)
         return torch.addcmul(dy, y, mean, value=-1).mul_(s)
@@ -58,7 +61,7 @@ class _RMSNorm(Function):
 def _normalized(x: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """x s in the type of `x`, rounded once, and the float32 factors s = scale / rms(x) [..., 1]."""
     wide = x.float()
-    squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+    squares = vector_norm(wide, dim=-1, keepdim=True).square_()
     s = squares.div_(x.size(-1)).add_(NORM_EPS).rsqrt_()
     if scale != 1.0:
         s.mul_(scale)
@@ -82,7 +85,7 @@ class _RotaryNorm(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, s, cos, sin = ctx.saved_tensors
         mean = (dy * y).mean(dim=-1, keepdim=True).div_(ctx.scale**2)
         return _rotated(torch.addcmul(dy, y, mean, value=-1).mul_(s), cos, -sin), None, None, None
@@ -104,7 +107,7 @@ def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tenso
 
 
 class _SquaredReLU(Function):
-    """down(relu(up(x))^2). Saves relu(up(x)) and its square: recomputing the square takes as long as a product."""
+    """down(relu(up(x))^2). Saves relu(up(x)) and its square, which would take as long as a product to recompute."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -114,7 +117,7 @@ class _SquaredReLU(Function):
         return torch.mm(square, down.T)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, r, square, up, down = ctx.saved_tensors
         d_down = torch.mm(dy.T, square)
         dr = torch.mm(dy, down).mul_(r)
@@ -127,12 +130,13 @@ def squared_relu_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 class _CausalAttention(Function):
-    """softmax(q k^T / sqrt(D)) v by blocks of queries. Saves the probabilities, so it is for rows of up to 1,024."""
+    """softmax(q k^T / sqrt(D)) v by blocks of queries. Saves the probabilities, so `attend` limits the row length."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         q = q * q.size(2) ** -0.5
-        out, kept = torch.empty_like(q), []
+        out = torch.empty_like(q)
+        kept: list[Tensor] = []
         for start, end, first in _blocks(q.size(1), window):
             scores = torch.bmm(q[:, start:end], k[:, first:end].transpose(1, 2))
             # If no key is outside the window, all keys before the block are visible.
@@ -146,7 +150,7 @@ class _CausalAttention(Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, *kept = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for (start, end, first), p in zip(_blocks(q.size(1), ctx.window), kept, strict=True):
@@ -185,7 +189,7 @@ def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int
 class _CrossEntropySum(Function):
     """Sum of the losses of soft-capped logits; its gradient is computed slice by slice in the forward pass.
 
-    The cap bounds the logits, so the sum of exponentials does not need the maximum subtracted.
+    The cap bounds the logits, so the exponentials cannot overflow and the maximum need not be subtracted.
     """
 
     @staticmethod
@@ -203,7 +207,7 @@ class _CrossEntropySum(Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         d_hidden, d_head = ctx.saved_tensors
         return d_hidden * weight.to(d_hidden.dtype), (d_head * weight).to(d_hidden.dtype), None, None, None
 

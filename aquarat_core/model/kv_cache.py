@@ -1,7 +1,7 @@
 """Static KV cache: the keys and values of a prompt are computed once and shared by all rows that continue it.
 
 A row is one completion being sampled. It attends to its prompt's keys, stored once for all samples of the prompt, and
-to the keys of its generated tokens, which grow by one a step. One product multiplies a prompt's keys with the queries
+to the keys of its generated tokens, one more at each step. One product multiplies a prompt's keys with the queries
 of all its rows, each row in its own slot, so memory traffic does not grow with the number of samples. Rows and prompts
 are replaced within the same tensors: decoding allocates nothing, and no shape depends on values that only the device
 knows.
@@ -26,7 +26,7 @@ from aquarat_core.config import ModelConfig
 from aquarat_core.runtime.memory import huge_zeros
 
 CPU_BLOCK = 32
-"""Generated tokens in one block in bfloat16 on a CPU; elsewhere a row has one block, of which a part is read."""
+"""Generated tokens in one block in bfloat16 on a CPU; elsewhere a row has one block, of which the used part is read."""
 
 
 class CacheView(Protocol):
@@ -37,26 +37,31 @@ class CacheView(Protocol):
 
     def positions(self, n: int) -> Tensor:
         """Positions [B, n] of the n new tokens."""
+        ...
 
     def ids_before(self, n: int) -> tuple[Tensor, Tensor]:
         """The n token ids [B, n] before the new ones, oldest first, and which of them exist."""
+        ...
 
     def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         """Store the new tokens' keys and values."""
+        ...
 
     def attend(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
         """Attention [B, H, T, D] of the new tokens, each to the last `window` tokens of its row. Not called if
         `is_prefill`."""
+        ...
 
     def advance(self, ids_BT: Tensor) -> None:
         """Called when every layer has written: count these tokens as read."""
+        ...
 
 
 class KVCache:
     """Keys and values of up to P prompts of T tokens, with G rows each, and of the generated tokens of up to R rows.
 
-    With `block`, generated tokens are stored in blocks of this size, which are read whole. The default is `CPU_BLOCK`
-    if that is faster.
+    With `block`, generated tokens are stored in blocks of this size, and blocks are read as a whole. The default is
+    `CPU_BLOCK` where that is faster.
     """
 
     def __init__(
@@ -166,11 +171,11 @@ class DecodeShape:
     rows: int
     """The first `rows` rows get a token."""
     prompts: int
-    """Their prompts are among the first `prompts` ones."""
+    """Their prompts are among the first `prompts` prompts."""
     prompt_len: int
-    """Length of the longest prompt at most."""
+    """No prompt is longer than this."""
     n_generated: int
-    """Generated tokens of any row at most, including the new one."""
+    """No row has more generated tokens than this, including the new one."""
     same_age: bool = False
     """All rows have exactly `n_generated` generated tokens: no mask is needed."""
     in_slot_order: bool = False

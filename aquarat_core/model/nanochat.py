@@ -1,9 +1,9 @@
-"""Loads checkpoints of nanochat (github.com/karpathy/nanochat) as of October 2025, the classic form of our model.
+"""Loads checkpoints of nanochat (github.com/karpathy/nanochat) as of October 2025, the basic form of our model.
 
-These have all options off and do not scale normalized queries and keys. A checkpoint is `model_000650.pt`, a dict of
-tensors, and `meta_000650.json`, whose `model_config` describes it. The `.pt` file is a torch pickle; it is read with
-`weights_only`, which creates nothing but tensors. nanochat's tokenizer is a pickle of code and is not read: import its
-vocabulary as tiktoken ranks or Hugging Face JSON (`text.formats`).
+Their models use none of our options and do not scale normalized queries and keys. A checkpoint is `model_000650.pt`, a
+dict of tensors, and `meta_000650.json`, whose `model_config` describes it. The `.pt` file is a torch pickle; it is read
+with `weights_only`, which creates nothing but tensors. nanochat's tokenizer is a pickle of code and is not read: import
+its vocabulary as tiktoken ranks or Hugging Face JSON (`text.formats`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -47,15 +47,16 @@ def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch
     except Exception as e:
         # A damaged file makes torch's reader raise almost any exception.
         reason = first_line(e)
-        raise WeightsError(f"{file} is no file of tensors, and nothing else is loaded from it ({reason})") from None
+        raise WeightsError(f"{file} is not a file of tensors only, and nothing else is loaded ({reason})") from None
     try:
         described = dict(json.loads(meta.read_bytes()[:MAX_META_BYTES])["model_config"])
         missing = [field for field in FIELDS if type(described.get(field)) is not int]
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise WeightsError(f"{meta} has no model_config: it is not what nanochat writes") from None
+        raise WeightsError(f"{meta} has no model_config: it was not written by nanochat") from None
     if missing or not isinstance(weights, Mapping):
-        raise WeightsError(f"{meta} does not say {', '.join(missing)}" if missing else f"{file} holds no state dict")
-    return from_nanochat(weights, described, compute_dtype)
+        raise WeightsError(f"{meta} lacks {', '.join(missing)}" if missing else f"{file} does not contain a state dict")
+    # `from_nanochat` checks the names and that the values are tensors.
+    return from_nanochat(cast("Mapping[str, Tensor]", weights), described, compute_dtype)
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -77,7 +78,7 @@ def from_nanochat(
     }
     if differing := sorted(given.keys() ^ set(names.values())):
         raise WeightsError(
-            f"these weights are not of nanochat's form of October 2025 with {config.depth} layers: "
+            f"these are not the weights of a nanochat model of October 2025 with {config.depth} layers: "
             f"{', '.join(differing[:3])} differ"
         )
     for name, tensor in given.items():
@@ -86,14 +87,14 @@ def from_nanochat(
     for name in _TABLES.values():
         # Checked before the model is allocated: its size follows from the description alone.
         if [*given[name].shape] != tables:
-            raise WeightsError(f"{name} is {[*given[name].shape]}, where model_config asks for {tables}")
+            raise WeightsError(f"{name} is {[*given[name].shape]}, but model_config implies {tables}")
     model = Transformer(config, described["vocab_size"], compute_dtype)
     ours = model.state_dict()
     for name, theirs in names.items():
         # Our tables are padded; nanochat's are not.
         target = ours[name][: described["vocab_size"]] if name in _TABLES else ours[name]
         if target.shape != given[theirs].shape:
-            raise WeightsError(f"{theirs} is {[*given[theirs].shape]}, where model_config asks for {[*target.shape]}")
+            raise WeightsError(f"{theirs} is {[*given[theirs].shape]}, but model_config implies {[*target.shape]}")
         ours[name].zero_()
         target.copy_(given[theirs])
     return model
@@ -103,9 +104,9 @@ def _check_tensor(name: str, tensor: Any) -> None:
     """Raises `WeightsError` unless it is a dense tensor of real numbers that is stored completely in the file."""
     plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.is_floating_point()
     if not plain or tensor.is_meta or tensor.is_quantized:
-        raise WeightsError(f"{name} is no array of real numbers")
+        raise WeightsError(f"{name} is not an array of real numbers")
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        raise WeightsError(f"{name} claims more numbers than the file holds")
+        raise WeightsError(f"{name} claims more numbers than the file contains")
 
 
 def _config(described: Mapping[str, Any]) -> ModelConfig:

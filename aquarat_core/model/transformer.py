@@ -5,13 +5,13 @@ pre-norm RMS normalization without gains (Zhang & Sennrich 2019, 1910.07467), sq
 2109.08668), grouped-query attention (Ainslie et al. 2023, 2305.13245), untied embedding and head, no biases, logits
 soft-capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity.
 
-Each option is one field of the config. All are off in the classic form, whose checkpoints `nanochat.py` reads:
+Each option is one field of the config. All are off in the basic form, whose checkpoints `nanochat.py` reads:
 
 - `embedding_taps`: a short causal convolution over the embeddings (Allen-Zhu 2025, "Canon layers", 2512.17351) lets
   small models bind neighboring tokens, such as an option's letter and its number, before any attention;
 - `window_pattern`: layers that attend to a part of the context (Longformer, 2004.05150);
-- `value_embeddings`, `residual_lambdas`, `smear`, `backout`: found in the modded-nanogpt speedruns (Jordan et al.
-  2024, github.com/KellerJordan/modded-nanogpt) and part of today's small recipes.
+- `value_embeddings`, `residual_lambdas`, `smear`, `backout`: from the modded-nanogpt speedruns (Jordan et al. 2024,
+  github.com/KellerJordan/modded-nanogpt), and common in recipes for small models.
 
 Master weights are float32; matrix products run in `compute_dtype`. Between them, CPUs run the fused functions of
 `fused.py`; other devices run eager operations, which `torch.compile` fuses.
@@ -22,7 +22,8 @@ Shapes: B rows, T tokens, C width, H query heads, K key/value heads, D head size
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,12 +56,13 @@ class Linear(nn.Linear):
     float8 = False
 
     def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__(n_in, n_out, bias=False)
+        # torch leaves out the types of `device` and `dtype`.
+        super().__init__(n_in, n_out, bias=False)  # pyright: ignore[reportUnknownMemberType]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.float8 and torch.is_grad_enabled():
-            return float8.linear(x, self.weight)
-        return F.linear(x, self.weight.to(x.dtype))
+            return float8.linear(input, self.weight)
+        return F.linear(input, self.weight.to(input.dtype))
 
 
 def rotary_table(length: int, head_size: int, base: float) -> tuple[Tensor, Tensor]:
@@ -167,19 +169,27 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The language model: token ids in, logits or losses out."""
 
+    # torch leaves open what its lists and dicts of modules contain and what a buffer is.
+    blocks: Sequence[Block]
+    value_embeddings: Mapping[str, nn.Embedding]
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: ModelConfig, vocab_size: int, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.vocab_size, self.compute_dtype = config, vocab_size, compute_dtype
         padded = padded_vocabulary(vocab_size)
         self.embedding = nn.Embedding(padded, config.dim)
         self.taps = nn.Parameter(torch.empty(config.embedding_taps, config.dim))
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.blocks = cast("Sequence[Block]", blocks)
         self.head = Linear(config.dim, padded)
-        self.value_embeddings = nn.ModuleDict(
-            (str(i), nn.Embedding(padded, config.kv_heads * config.head_size))
+        tables = {
+            str(i): nn.Embedding(padded, config.kv_heads * config.head_size)
             for i in range(config.depth)
             if config.has_value_embedding(i)
-        )
+        }
+        self.value_embeddings = cast("Mapping[str, nn.Embedding]", nn.ModuleDict(tables))
         if config.residual_lambdas:
             self.residual_lambdas = nn.Parameter(torch.empty(config.depth))
             self.embedding_lambdas = nn.Parameter(torch.empty(config.depth))
@@ -220,9 +230,10 @@ class Transformer(nn.Module):
             self.backout_lambda.fill_(0.2)
 
     def set_kernels(self, backend: Backend, float8_products: bool = False, deterministic: bool = False) -> None:
-        """Select the kernels: attention without a cache by `backend`, and with `float8_products` 8-bit block products.
+        """Select the kernels: attention by `backend`, and with `float8_products` 8-bit products in the blocks.
 
-        With `deterministic`, `flex` computes layers without a window too.
+        `backend` does not affect attention to a KV cache. With `deterministic`, `flex` also computes layers without a
+        window.
         """
         T, device = self.config.sequence_len, self.embedding.weight.device
         for block in self.blocks:
@@ -233,7 +244,7 @@ class Transformer(nn.Module):
                 matrix.float8 = float8_products and float8.fits(matrix.weight)
 
     def hidden(self, ids_BT: Tensor, cache: CacheView | None = None) -> Tensor:
-        """The normalized last residual stream [B, T, C]; with a cache, the tokens continue its rows."""
+        """The normalized residual stream [B, T, C] after the last block; with a cache, the tokens continue its rows."""
         x = first = self._smear(norm(self._embed(ids_BT, cache).to(self.compute_dtype)), ids_BT, cache)
         rotary = self._rotary(ids_BT.size(1), cache)
         halfway = x
@@ -277,7 +288,7 @@ class Transformer(nn.Module):
         return x_BTC
 
     def _smear(self, x_BTC: Tensor, ids_BT: Tensor, cache: CacheView | None) -> Tensor:
-        """With `smear`, every position's normalized embedding plus a gated share of the previous one."""
+        """The normalized embeddings [B, T, C]; with `smear`, each has a gated share of the previous one added."""
         if not self.config.smear:
             return x_BTC
         before_B1C = torch.zeros_like(x_BTC[:, :1])

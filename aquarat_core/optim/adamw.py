@@ -25,7 +25,8 @@ def step(
         return
     # `torch.full` on the device: `torch.tensor` would copy from the host and wait.
     counts = [torch.full((), float(count), device=p.device) for p in params]
-    torch._fused_adamw_(
+    # `torch.optim` calls the same function; importing it takes two seconds (`muon.py`).
+    torch._fused_adamw_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), [], counts,
         lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps, amsgrad=False, maximize=False,
     )  # fmt: skip

@@ -1,13 +1,14 @@
 """Parameter groups: Muon for the matrices inside the blocks, AdamW for the rest.
 
 Adam is the better choice for the embedding, a lookup, and the head, a classifier, which do not map between hidden
-states; their rates shrink with the square root of the width.
+states. Their learning rates shrink with the square root of the width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 from torch import nn
 
@@ -36,11 +37,20 @@ class ParamGroup:
     weight_decay: float = 0.0
 
 
+class _Settings(TypedDict, total=False):
+    """The fields of a group that differ from their defaults."""
+
+    muon: bool
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+
+
 def parameter_groups(model: Transformer, config: OptimConfig) -> list[ParamGroup]:
     """Groups that partition the parameters of `model`, with their peak learning rates."""
     width = (model.config.dim / REFERENCE_WIDTH) ** -0.5
     embedding, head = config.embedding_lr * width, config.unembedding_lr * width
-    rules: list[tuple[str, Callable[[str], bool], float, dict]] = [
+    rules: list[tuple[str, Callable[[str], bool], float, _Settings]] = [
         ("matrices", lambda n: n.startswith("blocks.") and "value_gate" not in n, config.matrix_lr,
          {"muon": True, "weight_decay": config.weight_decay}),
         ("embedding", lambda n: n == "embedding.weight", embedding, {"betas": config.embedding_betas}),
@@ -55,7 +65,7 @@ def parameter_groups(model: Transformer, config: OptimConfig) -> list[ParamGroup
         ("smear", lambda n: n == "smear_lambda", 0.2, {}),
     ]  # fmt: skip
     named = [(n, p) for n, p in model.named_parameters() if p.numel()]
-    groups = []
+    groups: list[ParamGroup] = []
     for name, belongs, peak, settings in rules:
         members = tuple((n, p) for n, p in named if belongs(n))
         if members:

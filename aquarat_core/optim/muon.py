@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aquarat_core.model.typed_torch import vector_norm
+
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -34,7 +36,7 @@ def orthogonalize(x: Tensor) -> Tensor:
     """Approximations of the nearest matrices with orthonormal rows or columns to `x` [..., M, N], in its type."""
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) * SAFETY + 1e-6)
+    x = x / (vector_norm(x, dim=(-2, -1), keepdim=True) * SAFETY + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
@@ -49,7 +51,7 @@ def normuon_normalize(update: Tensor, exp_avg_sq: Tensor, beta2: float) -> Tenso
     """
     exp_avg_sq.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - beta2)
     scaled = update * exp_avg_sq.clamp_min(EPS).rsqrt()
-    return scaled * (update.norm() / scaled.norm().clamp_min(EPS))
+    return scaled * (vector_norm(update) / vector_norm(scaled).clamp_min(EPS))
 
 
 def step(
@@ -68,8 +70,13 @@ def step(
 
     The singular values of an update are about `lr` for wide matrices and `lr` sqrt(M / N) for tall ones.
     """
-    torch._foreach_lerp_(list(momenta), list(grads), 1 - momentum)
-    ahead = torch._foreach_lerp(list(grads), list(momenta), momentum)
+    # One call for all tensors; torch has no public function for that.
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        list(momenta), list(grads), 1 - momentum
+    )
+    ahead = torch._foreach_lerp(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        list(grads), list(momenta), momentum
+    )
     shapes: dict[torch.Size, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         shapes[p.shape].append(i)

@@ -1,8 +1,8 @@
 """Scaling rules: data, batch size, learning rates and weight decay as functions of model size, tuned at depth 12.
 
 N is the number of parameters of matrix products (`accounting.scaling_parameters`), D the number of tokens. The batch
-follows Bergsma et al. 2025 (arXiv 2505.13738), B ~ D^0.383; rates grow with the square root of the batch; the weight
-decay keeps its time constant relative to the run (Wang & Aitchison 2024, 2405.13698).
+follows Bergsma et al. 2025 (arXiv 2505.13738), B ~ D^0.383; learning rates grow with the square root of the batch; the
+weight decay keeps its time constant a fixed fraction of the run (Wang & Aitchison 2024, 2405.13698).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aquarat_core.config import BaseConfig
 from aquarat_core.model.accounting import flops_per_token, scaling_parameters
 
 REFERENCE_BATCH = 1 << 19
-"""Tokens per step for which the rates are specified."""
+"""Tokens per step for which the learning rates are specified."""
 REFERENCE_DECAY = 0.28
 """Weight decay of the matrices at the batch and tokens of the reference model."""
 TOKENS_PER_PARAMETER = 12.0
@@ -32,7 +32,7 @@ def batch_tokens(tokens: int, reference_tokens: int) -> int:
 
 
 def lr_scale(batch: int) -> float:
-    """Factor of the learning rates at `batch` tokens per step."""
+    """Factor by which learning rates are multiplied at `batch` tokens per step."""
     return math.sqrt(batch / REFERENCE_BATCH)
 
 

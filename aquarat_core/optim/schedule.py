@@ -1,4 +1,4 @@
-"""Schedules as plain functions of the step."""
+"""Schedules of the learning rate, momentum and weight decay, as functions of the step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from aquarat_core.config import OptimConfig
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
     """Fraction of the peak learning rate at `step` (0-based) of `steps`: linear warm-up, constant, linear warm-down.
 
-    The trapezoid of Hägele et al. 2024 (arXiv 2405.18392). The first step of a warm-up is above zero and the last step
-    of a warm-down above `final_lr`, so that no step is wasted.
+    The trapezoid of Hägele et al. 2024 (arXiv 2405.18392). The first step of the warm-up is above zero and the last
+    step of the warm-down above `final_lr`, so that no step is wasted.
     """
     warmup, warmdown = round(config.warmup * steps), round(config.warmdown * steps)
     if step < warmup:

@@ -1,4 +1,4 @@
-"""Continuous batching on the host: rows that end are replaced by waiting completions, then the batch is compacted.
+"""Continuous batching on the host: ended rows are removed, and waiting completions take their place.
 
 `step` touches only the device. In `harvest` the host learns which rows have ended. Between two harvests ended rows are
 still computed, and their tokens are dropped.
@@ -16,13 +16,14 @@ import torch
 
 from aquarat_core.data.rows import pad
 from aquarat_core.model.kv_cache import DecodeShape, Prefill, last_ids
+from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rollout.replay import GraphRunner
 from aquarat_core.rollout.rows import DecodeStep
 from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.tools import Calls, Tool
 
 PREFILL_TOKENS = 16_384
-"""Tokens of one prefill pass at most, including padding."""
+"""Maximum number of tokens in one prefill pass, including padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Completion:
 
     tokens: list[int]
     logprobs: list[float]
-    """Log-probability of each token in the distribution that it was drawn from."""
+    """Log-probability of each token under the distribution that it was drawn from."""
     ended: bool
     """True if the stop token was sampled, False if the token budget was used up."""
     forced: tuple[int, ...] = ()
@@ -53,7 +54,7 @@ class Completion:
 
     @property
     def n_sampled(self) -> int:
-        """Number of tokens that the model sampled: all but the tool's."""
+        """Number of tokens that the model sampled: all except the tool's."""
         return len(self.tokens) - len(self.forced)
 
 
@@ -120,7 +121,7 @@ class Batch:
         forced_R = pending_R >= 0
         token_R = torch.where(forced_R, pending_R, token_R)
         self.state.append(step, token_R, logp_R.masked_fill(forced_R, 0.0))
-        calls.observe(items, token_R.tolist(), forced_R.tolist())
+        calls.observe(items, to_list(token_R), to_list(forced_R))
         if not self._is_last():
             self.state.forward(step, token_R)
 
@@ -136,8 +137,8 @@ class Batch:
         )
 
     def harvest(self) -> int:
-        """Replace ended rows by waiting completions; returns the most steps that any row has left."""
-        live = self.state.live_R[: len(self.rows)].tolist()
+        """Replace ended rows by waiting completions; returns the largest number of steps that a row has left."""
+        live: list[bool] = to_list(self.state.live_R[: len(self.rows)])
         self._collect_ended([i for i, alive in enumerate(live) if not alive])
         self.rearrange(live)
         return self._left()
@@ -161,10 +162,11 @@ class Batch:
             return
         at = torch.tensor(rows, device=self.state.live_R.device)
         columns = (self.state.tokens_RS, self.state.logp_RS, self.kv_cache.n_generated_R, self.state.ended_R)
-        for row, tokens, logp, n, ended in zip(rows, *(x[at].tolist() for x in columns), strict=True):
+        tokens, logprobs, lengths, ended = (to_list(x[at]) for x in columns)
+        for row, ids, logps, n, stopped in zip(rows, tokens, logprobs, lengths, ended, strict=True):
             item = self.rows[row].item
             forced = self.calls.forced(item) if self.calls else ()
-            self.completions[item] = Completion(tokens[:n], logp[:n], ended, forced)
+            self.completions[item] = Completion(ids[:n], logps[:n], stopped, forced)
 
     def _compact_rows(self, live: Sequence[bool]) -> None:
         """Move live rows from the end to replace ended ones, so that live rows are contiguous."""
@@ -180,7 +182,7 @@ class Batch:
             self.state.clear(len(self.rows))
 
     def _compact_prompts(self) -> None:
-        """Do the same with prompts: those that no row continues and no waiting completion needs are dropped."""
+        """Drop the prompts that no row continues and no waiting completion needs, and move the others together."""
         needed = {row.prompt for row in self.rows}
         if self.waiting and self.waiting[0][0].first in self.prompt_indices:
             needed.add(self.prompt_indices[self.waiting[0][0].first])
@@ -201,7 +203,9 @@ class Batch:
     def _admit(self) -> None:
         """Start waiting completions in free rows, and prefill their prompts if necessary."""
         R, P = self.n_rows, self.prompt_hidden_PC.size(0)
-        first_row, started, new = len(self.rows), [], []
+        first_row = len(self.rows)
+        started: list[tuple[Request, int]] = []
+        new: list[Request] = []
         while self.waiting and len(self.rows) < R:
             request, n = self.waiting[0]
             if request.first not in self.prompt_indices:

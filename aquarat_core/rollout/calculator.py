@@ -6,7 +6,7 @@
     power   = atom ("^" factor)?
     atom    = number | "(" sum ")"
 
-Nothing else is evaluated: text outside the grammar, a division by zero, or a number out of bounds gives None.
+Nothing else is evaluated: text outside the grammar, a division by zero and a number beyond the limits give None.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from fractions import Fraction
 
 MAX_CHARS, MAX_DEPTH, MAX_EXPONENT, MAX_BITS = 200, 32, 64, 512
-"""Limits of an expression's length, of nested parentheses and signs, of a power, and of numerators and denominators."""
+"""Limits on the length of an expression, nested parentheses and signs, exponents, and numerators and denominators."""
 DECIMALS = 6
 """Decimal places of a value that is not an integer."""
 
@@ -42,7 +42,8 @@ def calculate(text: str) -> str | None:
 
 
 def _tokens(text: str) -> list[str]:
-    text, found, at = text.strip().replace("**", "^"), [], 0
+    text, at = text.strip().replace("**", "^"), 0
+    found: list[str] = []
     if len(text) > MAX_CHARS or not text.isascii():
         raise _Wrong
     while at < len(text):

@@ -1,4 +1,4 @@
-"""The generation engine of RL, evaluation and chat: many prompts with many samples each in one batch.
+"""The generation engine of RL, evaluation and chat: many prompts with many samples each, in one batch.
 
 The engine has its own copy of the weights in the compute type, which is refreshed after each update, and reuses its KV
 cache between calls.
@@ -23,7 +23,7 @@ from aquarat_core.rollout.tools import Tool
 from aquarat_core.runtime.preemption import Abandoned, Stop, never
 
 SYNC_EVERY = 8
-"""Tokens between two times at which the host checks which rows have ended."""
+"""Steps between two checks by the host of which rows have ended."""
 MAX_FLOAT32_ROWS = 32
 """Up to this many rows, float32 keys and values are faster on a CPU: they avoid the overhead of oneDNN calls."""
 
@@ -73,7 +73,8 @@ class Engine:
         budget do not fit the model's sequence length, and `Abandoned` once `stop` returns true.
         """
         self._check_lengths(prompts, max_new_tokens)
-        requests, n = [], 0
+        requests: list[Request] = []
+        n = 0
         for prompt, row_keys in zip(prompts, keys, strict=True):
             requests.append(Request(prompt, row_keys, n))
             n += len(row_keys)

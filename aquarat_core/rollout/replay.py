@@ -1,5 +1,5 @@
-"""Capture and replay of decoding steps: on a GPU a step is some hundred kernels, and launching them takes longer than
-running them.
+"""Capture and replay of decoding steps: on a GPU a step consists of hundreds of kernels, and launching them takes
+longer than running them.
 
 A captured graph works on fixed addresses and shapes, so shapes are rounded up to a few values; the excess rows, prompts
 and tokens are masked or their results ignored. The first step of each kind runs eagerly on a side stream, the second is
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.model.kv_cache import DecodeShape
+from aquarat_core.model.typed_torch import vector_norm
 from aquarat_core.rollout.rows import DecodeStep, DeviceRows
 
 MIN_ROWS, PROMPT_TOKENS, GENERATED_TOKENS = 8, 64, 32
@@ -35,14 +36,16 @@ class GraphCapture(Protocol):
 
     def warmup(self, run: Run) -> None:
         """Run the step for real, so that one-time allocations happen before the capture."""
+        ...
 
     def capture(self, run: Run) -> Run:
         """Capture the step without running it, and return its replay. Raises `RuntimeError` if that fails."""
+        ...
 
 
 class CudaGraphs:
     """CUDA graphs (docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs") with a common memory pool: no graph
-    needs what another one left there."""
+    needs what another graph left there."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -87,7 +90,7 @@ class GraphRunner:
             try:
                 self._captured[step] = self._capture(self.graph_capture, step)
             except RuntimeError as e:
-                _log.warning("generation goes on without recorded steps, which is slower: %s", e)
+                _log.warning("generation continues without captured steps, which is slower: %s", e)
                 self.failed = True
                 self._captured.clear()
                 self.rows.advance(step)
@@ -101,10 +104,11 @@ class GraphRunner:
         if not self._verified and live_R.any():
             tokens_RS, hidden_RC = self._dry_run(lambda: self.rows.advance(step))
             again_RS, again_RC = self._dry_run(replay)
-            near_R = (again_RC - hidden_RC).float().norm(dim=1) <= SAME_HIDDEN * hidden_RC.float().norm(dim=1)
+            distance_R = vector_norm((again_RC - hidden_RC).float(), dim=1)
+            near_R = distance_R <= SAME_HIDDEN * vector_norm(hidden_RC.float(), dim=1)
             same = ((tokens_RS == again_RS).all(dim=1) & near_R)[live_R].float().mean().item()
             if same < SAME_ROWS:
-                raise RuntimeError(f"replayed, a step did something else than before in {1 - same:.1%} of the rows")
+                raise RuntimeError(f"the replay of a step gave other results in {1 - same:.1%} of the rows")
             self._verified = True
         return replay
 

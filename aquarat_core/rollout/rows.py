@@ -3,7 +3,7 @@
 A step touches only these tensors and the KV cache. Everything else that it depends on is in its `DecodeStep`, so the
 work of one `DecodeStep` can be captured once and replayed (`replay.py`).
 
-Shapes: R rows, C width, S tokens of a completion at most, V vocabulary.
+Shapes: R rows, C width, S the maximum number of tokens of a completion, V vocabulary.
 """
 
 from __future__ import annotations

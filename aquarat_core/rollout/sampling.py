@@ -1,6 +1,6 @@
 """From logits to the next token: temperature sampling by inverse transform, or the most likely token.
 
-One uniform number per row determines its token. Its position in the cumulative distribution is found in two levels,
+One uniform random number per row determines its token. It is located in the cumulative distribution in two levels,
 first among sums over blocks of the vocabulary and then within one block: a full cumulative sum over the vocabulary
 costs more than the logits themselves.
 
@@ -22,7 +22,7 @@ from aquarat_core.rollout.random import uniform
 BLOCK = 64
 """Tokens in one block of the vocabulary."""
 MAX_EXPONENT = 60.0
-"""Up to this bound, logits do not need the maximum subtracted: the sum of their exp fits float32."""
+"""Up to this bound, the maximum need not be subtracted from logits: the sum of their exponentials fits in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Sampling:
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top_k {self.top_k} leaves no token to draw: it must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p {self.top_p} is no probability above 0")
+            raise UsageError(f"top_p {self.top_p} must be above 0 and at most 1")
 
     @property
     def is_greedy(self) -> bool:
@@ -63,7 +63,7 @@ class Sampling:
 def sample(
     logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | int, bound: float = torch.inf
 ) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probabilities [B] in the distribution that they were drawn from; those of greedy
+    """Next tokens [B] and their log-probabilities [B] under the distribution that they were drawn from; those of greedy
     tokens are at temperature 1. `position` counts the draws of a row, one number for all or [B].
 
     No logit may exceed `bound`. If it is low enough, the maximum is not computed, and the logits are overwritten.
@@ -94,7 +94,7 @@ def sample_head(
     """The same as `sample` of `logits(raw_BV)`, computed for `at_once` rows at a time, so that intermediate values
     stay in the CPU's cache. `logits` works elementwise, and drops all but `vocab_size` columns."""
     if how.is_greedy or how.cuts or not how.is_bounded(bound):
-        parts = zip(*(x.split(at_once) for x in (raw_BV, keys_B, position_B)), strict=True)
+        parts = zip(*(torch.split(x, at_once) for x in (raw_BV, keys_B, position_B)), strict=True)
         drawn = [sample(logits(raw), how, keys, position, bound) for raw, keys, position in parts]
         return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logp for _, logp in drawn])
 
@@ -108,7 +108,7 @@ def sample_head(
         found_BK = weights(raw_BV.gather(1, columns_BK.clamp(max=raw_BV.size(1) - 1)))
         return _blocks(found_BK)[:, 0].masked_fill(columns_BK >= vocab_size, 0.0)
 
-    sums_BN = torch.cat([_blocks(weights(raw)).sum(dim=2) for raw in raw_BV.split(at_once)])
+    sums_BN = torch.cat([_blocks(weights(raw)).sum(dim=2) for raw in torch.split(raw_BV, at_once)])
     return _drawn(sums_BN, inside, keys_B, position_B)
 
 

@@ -1,9 +1,8 @@
 """Exact import and export of other formats: tiktoken's rank files and Hugging Face's `tokenizer.json`.
 
-A rank file lists tokens with their ids, one per line, without the split pattern and special tokens. Only those
-`tokenizer.json` files are accepted that this tokenizer can reproduce: byte-level BPE after one split pattern, with
-merges in the order of their ids. Anything else is an error, because ids that differ only on rare texts would be noticed
-too late.
+A rank file lists tokens with their ids, one per line, without the split pattern and special tokens. A `tokenizer.json`
+is accepted only if this tokenizer can reproduce it exactly: byte-level BPE after one split pattern, with merges in the
+order of their ids. Anything else is an error: ids that differ only for rare texts would be noticed too late.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def from_tokens(
         byte_order, merges = rustbpe_py.merges_of_ranks(list(tokens))
         return Tokenizer(pattern, merges, special_tokens, byte_order)
     except ValueError as e:
-        raise TokenizerError(f"these tokens make no tokenizer: {e}") from None
+        raise TokenizerError(f"no tokenizer can have these tokens: {e}") from None
 
 
 def ordinary_tokens(tokenizer: Tokenizer) -> list[bytes]:
@@ -53,7 +52,7 @@ def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
     tokens = ordinary_tokens(tokenizer)
     if len(set(tokens)) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
-        raise TokenizerError(f"ranks cannot say it: two ids of this tokenizer spell {twice!r}")
+        raise TokenizerError(f"a rank file cannot represent this tokenizer: two of its ids stand for {twice!r}")
     lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
     Path(path).write_text("".join(lines), encoding="ascii")
 
@@ -73,7 +72,7 @@ def load_tiktoken(path: str | Path, pattern: str, special_tokens: Mapping[str, i
             raise TokenizerError(f"{path}, line {number}: rank {rank} appears twice")
     missing = next((rank for rank in range(len(ranks)) if rank not in ranks), None)
     if missing is not None:
-        raise TokenizerError(f"{path} has a hole: rank {missing} is missing although there are {len(ranks)} ranks")
+        raise TokenizerError(f"{path} has {len(ranks)} ranks, but rank {missing} is missing: ranks must be consecutive")
     return from_tokens([ranks[rank] for rank in range(len(ranks))], pattern, special_tokens)
 
 
@@ -90,7 +89,10 @@ def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
     differently than this tokenizer, which merges by tokens.
     """
     if from_tokens(ordinary_tokens(tokenizer), tokenizer.pattern).merges != tokenizer.merges:
-        raise TokenizerError("tokenizer.json cannot say it: not every token is reached by the merge that made it")
+        raise TokenizerError(
+            "tokenizer.json cannot represent this tokenizer: some tokens result from other merges than those that "
+            "define them"
+        )
     tokens = [_visible(token) for token in ordinary_tokens(tokenizer)]
     split = {
         "type": "Split",
@@ -137,7 +139,7 @@ def load_hugging_face(path: str | Path) -> Tokenizer:
     except (KeyError, TypeError, AttributeError, RecursionError) as e:
         raise TokenizerError(f"{path} is not a tokenizer.json: {type(e).__name__} {e}") from None
     except ValueError as e:
-        raise TokenizerError(f"{path} cannot be read exactly: {e}") from None
+        raise TokenizerError(f"{path} cannot be imported exactly: {e}") from None
 
 
 def _from_hugging_face(document: Mapping[str, Any]) -> Tokenizer:
@@ -153,13 +155,13 @@ def _from_hugging_face(document: Mapping[str, Any]) -> Tokenizer:
     added = {token["content"]: token["id"] for token in document.get("added_tokens", ())}
     ids = {id_: _bytes_of(token) for token, id_ in model["vocab"].items() if token not in added}
     if sorted(ids) != list(range(len(ids))):
-        raise TokenizerError("the ids of its ordinary tokens are not 0, 1, 2, ... without holes")
+        raise TokenizerError("the ids of its ordinary tokens are not 0, 1, 2, ... without gaps")
     tokenizer = from_tokens([ids[i] for i in range(len(ids))], pattern, added)
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     merges = [tuple(_bytes_of(token) for token in pair) for pair in pairs]
     tokens = ordinary_tokens(tokenizer)
     if merges != [(tokens[left], tokens[right]) for left, right in tokenizer.merges]:
-        raise TokenizerError("its merges do not make its tokens in the order of their ids")
+        raise TokenizerError("its merges do not produce its tokens in the order of their ids")
     return tokenizer
 
 
@@ -167,7 +169,7 @@ def _split_pattern(pre_tokenizer: Mapping[str, Any]) -> str:
     parts = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     kinds = [part["type"] for part in parts]
     if any(part.get("add_prefix_space") for part in parts):
-        raise TokenizerError("it puts a space before the text")
+        raise TokenizerError("it adds a space before the text")
     if kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
         return GPT2_PATTERN
     if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
@@ -183,7 +185,7 @@ def _split_pattern(pre_tokenizer: Mapping[str, Any]) -> str:
 def _for_oniguruma(pattern: str) -> str:
     family = pattern.replace(r"\p{N}{1,2}+|", r"\p{N}{1,2}|").replace(r"\p{N}{1,3}+|", r"\p{N}{1,3}|")
     if _POSSESSIVE_RANGE.search(family):
-        raise TokenizerError("the split pattern has a possessive range ({n,m}+) that tokenizer.json cannot say")
+        raise TokenizerError("the split pattern has a possessive range ({n,m}+) that tokenizer.json cannot represent")
     # In Oniguruma, `$` is the end of a line and `\z` the end of the text; `\s++$` occurs only in this family.
     return family.replace(r"\s++$|", r"\s++\z|")
 
@@ -216,4 +218,4 @@ def _bytes_of(token: str) -> bytes:
     try:
         return bytes(_BYTE[character] for character in token)
     except KeyError:
-        raise TokenizerError(f"its token {token!r} is not spelled in GPT-2's characters for bytes") from None
+        raise TokenizerError(f"its token {token!r} is not written in GPT-2's characters for bytes") from None

@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE with chat tokens that text cannot forge, saved as one JSON file.
+"""The tokenizer: byte-level BPE with special tokens that text cannot imitate, saved as one JSON file.
 
 Ids are the 256 byte values, the merges in the order they were learned, then the special tokens of `SPECIAL_TOKENS`.
 Special tokens enter a sequence by id (`special`); their names in a text are ordinary text unless a call allows them.
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +51,7 @@ MAX_FILE_BYTES = 24 << 20
 """Maximum size of a tokenizer file in any format; 200,000 tokens take half of it."""
 MAX_TOKEN_BYTES = 1 << 20
 MAX_VOCABULARY_BYTES = 64 << 20
-"""Maximum size of one token and of all: each merge may double the longest token, so 30 merges could fill the RAM."""
+"""Maximum size of one token and of all: each merge can double the longest token, so 30 merges could fill the memory."""
 
 Text = str | bytes
 Ids = Iterable[int] | np.ndarray
@@ -121,7 +121,7 @@ class Tokenizer:
             return self.special_ids[name]
         except KeyError:
             known = " ".join(self.special_tokens)
-            raise TokenizerError(f"{name!r} is no special token of this tokenizer; it has {known}") from None
+            raise TokenizerError(f"{name!r} is not a special token of this tokenizer, which has {known}") from None
 
     # --- text to ids ------------------------------------------------------------------------------------------------
 
@@ -260,9 +260,11 @@ class Tokenizer:
             raise TokenizerError(f"{path} is not a usable tokenizer: {e}") from None
 
     @classmethod
-    def _from_document(cls, document: object) -> Tokenizer:
-        if not isinstance(document, dict) or "format" not in document:
+    def _from_document(cls, content: object) -> Tokenizer:
+        if not isinstance(content, dict) or "format" not in content:
             raise TokenizerError("the JSON is not an object with a format")
+        # The constructor and the encoder check the fields' types.
+        document = cast("dict[str, Any]", content)
         fields = {"pattern", "merges", "special_tokens", "vocab_size"}
         if document["format"] == FORMAT:
             fields |= {"byte_order", "frequent_pieces", "sha256"}
@@ -279,9 +281,9 @@ class Tokenizer:
         )
         if tokenizer.vocab_size != document["vocab_size"]:
             has = f"{N_BYTES} bytes, {len(tokenizer.merges)} merges and {len(tokenizer.special_tokens)} special tokens"
-            raise TokenizerError(f"it says vocab_size {document['vocab_size']} but holds {has}")
+            raise TokenizerError(f"its vocab_size is {document['vocab_size']}, but it has {has}")
         if "sha256" in fields and tokenizer.sha256 != document["sha256"]:
-            raise TokenizerError("its content does not have the sha256 it names: it was changed or damaged")
+            raise TokenizerError("its content does not match its sha256: it was changed or damaged")
         return tokenizer
 
 
@@ -290,7 +292,7 @@ def read_bounded(path: str | Path) -> bytes:
     with Path(path).open("rb") as f:
         data = f.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path} is longer than {MAX_FILE_BYTES >> 20} MiB, which no file of a tokenizer is")
+        raise TokenizerError(f"{path} is longer than {MAX_FILE_BYTES >> 20} MiB, the maximum for a tokenizer file")
     return data
 
 
@@ -306,36 +308,38 @@ def _check_sizes(merges: Merges) -> None:
         if size > MAX_TOKEN_BYTES or total > MAX_VOCABULARY_BYTES:
             raise TokenizerError(
                 f"with merge {number} the tokens are longer than {MAX_TOKEN_BYTES:,} bytes each or "
-                f"{MAX_VOCABULARY_BYTES:,} together: no text has use for them"
+                f"{MAX_VOCABULARY_BYTES:,} together: no text needs such tokens"
             )
 
 
 def train_tokenizer(
-    texts: Iterable[str | pa.Array], config: TokenizerConfig, progress: Progress | None = None
+    texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig, progress: Progress | None = None
 ) -> Tokenizer:
     """Trains a tokenizer of `config.vocab_size` ids on the first `config.max_chars` characters of the texts.
 
     `texts` are strings or Arrow arrays of strings, which are not converted to Python strings. At most `config.doc_cap`
     characters of a text are used; names of special tokens in it are not learned. A corpus with too few distinct pieces
-    gives a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not on
-    their order. Raises `TokenizerError` if there is no text, if the pattern does not compile, or if `config.vocab_size`
-    has no room for bytes and special tokens.
+    results in a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not
+    on their order. Raises `TokenizerError` if there is no text, if the pattern does not compile, or if
+    `config.vocab_size` has no room for bytes and special tokens.
     """
     n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
     if n_ordinary < N_BYTES:
         least = N_BYTES + len(SPECIAL_TOKENS)
-        raise TokenizerError(f"vocab_size {config.vocab_size} is too small: bytes and special tokens alone are {least}")
+        raise TokenizerError(f"vocab_size {config.vocab_size} is too small: bytes and special tokens take {least} ids")
     with _named_errors():
         counter = rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
     counter.add(_within_budget(texts, config, progress))
-    report = None if progress is None else (lambda done, total: progress(done, total, "merges"))
+    report: Callable[[int, int], object] | None = (
+        None if progress is None else lambda done, total: progress(done, total, "merges")
+    )
     with _named_errors():
         merges = counter.train(n_ordinary, report)
     return Tokenizer(config.pattern, merges, frequent_pieces=_frequent_pieces(counter, merges, config.vocab_size))
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
+def _named_errors() -> Generator[None]:
     """Converts the extension's `ValueError`, for an unusable pattern or corpus, into a `TokenizerError`."""
     try:
         yield
@@ -355,8 +359,8 @@ def _frequent_pieces(counter: rustbpe_py.PieceCounter, merges: Merges, vocab_siz
 
 
 def _within_budget(
-    texts: Iterable[str | pa.Array], config: TokenizerConfig, progress: Progress | None
-) -> Iterator[str | pa.Array]:
+    texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig, progress: Progress | None
+) -> Iterator[str | pa.Array[Any]]:
     done = reported = 0
     for counted, chars in _capped(texts, config):
         done += chars
@@ -366,19 +370,20 @@ def _within_budget(
             reported = done
 
 
-def _capped(texts: Iterable[str | pa.Array], config: TokenizerConfig) -> Iterator[tuple[str | pa.Array, int]]:
+def _capped(texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig) -> Iterator[tuple[str | pa.Array[Any], int]]:
     """The used part of the texts, with its number of characters; an array is split if the budget ends within it."""
     left = config.max_chars
     for item in texts:
         alone: list[str] = []
         if isinstance(item, pa.Array):
-            column = pc.utf8_slice_codeunits(item.drop_null(), 0, config.doc_cap)
-            chars = pc.sum(pc.utf8_length(column), min_count=0).as_py()
+            # Arrays of other types of strings work too, but the stubs name only some of them.
+            column = pc.utf8_slice_codeunits(cast("pa.StringArray", item.drop_null()), 0, config.doc_cap)
+            chars: int = pc.sum(pc.utf8_length(column), min_count=0).as_py() or 0
             if chars < left:
                 left -= chars
                 yield column, chars
             else:
-                alone = column.to_pylist()
+                alone = cast("list[str]", column.to_pylist())  # without nulls
         else:
             alone = [item]
         for text in alone:

@@ -96,7 +96,7 @@ def test_what_cannot_be_imported_is_said_and_leaves_nothing(folder: Path, run: R
     (folder / "meta_000700.json").write_text(json.dumps({"model_config": CONFIG | {"vocab_size": 390}}))
     assert "the model has 390 ids" in refused(run, folder)
     (folder / "meta_000700.json").write_text(json.dumps({"model_config": {"n_layer": 2}}))
-    assert "does not say n_head, n_kv_head, n_embd" in refused(run, folder)
+    assert "lacks n_head, n_kv_head, n_embd" in refused(run, folder)
     (folder / "meta_000700.json").write_text("{}")
     assert "has no model_config" in refused(run, folder)
     assert not (tmp_path / "store" / "manifests").exists()
@@ -122,5 +122,5 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
         file.write_bytes(pickle.dumps(state))
     else:
         torch.save(state, file)
-    assert "is no file of tensors, and nothing else is loaded from it" in refused(run, folder)
+    assert "is not a file of tensors only, and nothing else is loaded" in refused(run, folder)
     assert not sprung.exists()

@@ -79,9 +79,11 @@ def test_logits_are_those_of_its_definition(tmp_path: Path) -> None:
 
 def test_weights_of_another_form_are_named() -> None:
     later = weights() | {"transformer.resid_lambdas": torch.ones(2)}
-    with pytest.raises(ValueError, match=r"not of nanochat's form of October 2025 with 2 layers: transformer\.resid_l"):
+    with pytest.raises(
+        ValueError, match=r"not the weights of a nanochat model of October 2025 with 2 layers: transformer\.resid_l"
+    ):
         from_nanochat(later, CONFIG)
-    with pytest.raises(ValueError, match=r"wte\.weight is \[80, 64\], where model_config asks for \[70, 64\]"):
+    with pytest.raises(ValueError, match=r"wte\.weight is \[80, 64\], but model_config implies \[70, 64\]"):
         from_nanochat(weights(vocab_size=80), CONFIG)
     with pytest.raises(ValueError, match="n_embd 64 is not a multiple of n_layer 3"):
         from_nanochat(weights(), CONFIG | {"n_layer": 3})
@@ -99,20 +101,20 @@ def saved(folder: Path, state: object, config: object = CONFIG) -> Path:
 def test_a_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
     path = saved(tmp_path, weights()) / "model_000001.pt"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(ValueError, match=r"model_000001.pt is no file of tensors, and nothing else is loaded from it"):
+    with pytest.raises(ValueError, match=r"model_000001.pt is not a file of tensors only, and nothing else is loaded"):
         load_nanochat(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.zeros(70, 64, dtype=torch.complex64), "is no array of real numbers"),
-        (torch.zeros(70, 64, dtype=torch.int64), "is no array of real numbers"),
-        (torch.zeros(70, 64).to_sparse(), "is no array of real numbers"),
-        (torch.zeros(70, 64, device="meta"), "is no array of real numbers"),
-        ([1.0], "is no array of real numbers"),
-        (torch.zeros(1).expand(70, 64), "claims more numbers than the file holds"),
-        (torch.zeros(70, 63), r"is \[70, 63\], where model_config asks for \[70, 64\]"),
+        (torch.zeros(70, 64, dtype=torch.complex64), "is not an array of real numbers"),
+        (torch.zeros(70, 64, dtype=torch.int64), "is not an array of real numbers"),
+        (torch.zeros(70, 64).to_sparse(), "is not an array of real numbers"),
+        (torch.zeros(70, 64, device="meta"), "is not an array of real numbers"),
+        ([1.0], "is not an array of real numbers"),
+        (torch.zeros(1).expand(70, 64), "claims more numbers than the file contains"),
+        (torch.zeros(70, 63), r"is \[70, 63\], but model_config implies \[70, 64\]"),
     ],
 )
 def test_weights_that_are_none_are_refused(tmp_path: Path, tensor: object, message: str) -> None:
@@ -127,7 +129,7 @@ def test_weights_that_are_none_are_refused(tmp_path: Path, tensor: object, messa
     ids=str,
 )  # fmt: skip
 def test_a_description_that_fits_no_weights_is_refused_before_a_model_is_built(tmp_path: Path, change: dict) -> None:
-    with pytest.raises(ValueError, match=r"model_config|does not say n_layer"):
+    with pytest.raises(ValueError, match=r"model_config|lacks n_layer"):
         load_nanochat(saved(tmp_path, weights(), CONFIG | change), 1)
 
 

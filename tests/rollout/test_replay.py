@@ -141,8 +141,8 @@ class Confused(Recording):
     ("graph_capture", "why"),
     [
         (Refusing, "not permitted when stream"),
-        (Forgetful, "something else than before in 100.0% of the rows"),
-        (Confused, "something else than before in 100.0% of the rows"),
+        (Forgetful, "other results in 100.0% of the rows"),
+        (Confused, "other results in 100.0% of the rows"),
     ],
 )
 def test_what_cannot_be_recorded_goes_on_eagerly_and_says_why_once(

@@ -181,7 +181,7 @@ def test_what_cannot_be_trained_is_a_value_error(texts: list[str], vocab_size: i
 
 def test_a_vocabulary_without_room_for_the_special_tokens_is_refused() -> None:
     config = TokenizerConfig.model_construct(vocab_size=N_BYTES + len(SPECIAL_TOKENS) - 1)
-    with pytest.raises(TokenizerError, match=r"vocab_size 264 is too small.* are 265"):
+    with pytest.raises(TokenizerError, match=r"vocab_size 264 is too small.* take 265 ids"):
         train_tokenizer(["text"], config)
 
 
@@ -240,7 +240,7 @@ def test_text_never_forges_a_special_token(tokenizer: Tokenizer) -> None:
 def test_special_tokens_are_the_last_ids_in_their_order(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == 4_096 + 9
     assert [tokenizer.special(name) for name in SPECIAL_TOKENS] == list(range(4_096, 4_105))
-    with pytest.raises(TokenizerError, match=r"'<\|eos\|>' is no special token"):
+    with pytest.raises(TokenizerError, match=r"'<\|eos\|>' is not a special token"):
         tokenizer.special("<|eos|>")
 
 
@@ -298,13 +298,13 @@ def test_a_saved_tokenizer_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> 
         ({"frequent_pieces": [7]}, "not a usable tokenizer"),
         ({"byte_order": "00"}, "order of the bytes"),
         ({"byte_order": "xy"}, "not a usable tokenizer"),
-        ({"merges": [[97, 99]]}, "does not have the sha256 it names"),
+        ({"merges": [[97, 99]]}, "does not match its sha256"),
         ({"special_tokens": {"<|bos|>": 256}}, "from 257 on"),
         ({"merges": [[0, 0], *[[256 + i] * 2 for i in range(60)]]}, "tokens are longer than"),
         ({"pattern": "(["}, "not a valid regular expression"),
         ({"pattern": 7}, "not a usable tokenizer"),
         ({"special_tokens": ["<|bos|>", "<|bos|>"]}, "appears twice"),
-        ({"vocab_size": 999}, "says vocab_size 999 but holds 256 bytes, 1 merges and 9 special tokens"),
+        ({"vocab_size": 999}, "its vocab_size is 999, but it has 256 bytes, 1 merges and 9 special tokens"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -344,5 +344,5 @@ def test_a_file_that_is_too_long_for_a_tokenizer_is_not_read(tmp_path: Path, mon
     monkeypatch.setattr("aquarat_core.text.tokenizer.MAX_FILE_BYTES", 1000)
     (tmp_path / "t.json").write_text("[" * 2000)
     for load in (Tokenizer.load, load_hugging_face, lambda path: load_tiktoken(path, SPLIT_PATTERN)):
-        with pytest.raises(TokenizerError, match="is longer than 0 MiB, which no file of a tokenizer is"):
+        with pytest.raises(TokenizerError, match="is longer than 0 MiB, the maximum for a tokenizer file"):
             load(tmp_path / "t.json")
