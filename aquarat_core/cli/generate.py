@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore
-from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import answer
 from aquarat_core.errors import UsageError
 from aquarat_core.tasks.origin import questions_of
 

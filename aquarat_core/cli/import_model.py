@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, digest_file, git_state
-from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import answer
 from aquarat_core.errors import UsageError
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
