@@ -106,7 +106,8 @@ class CursorRecord(BaseModel):
     """`cursor.json`: how many chunks of each node's output were shown."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Count] = Field(init=False)
+    # How pydantic wants the type of extra fields to be written.
+    __pydantic_extra__: dict[str, Count] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class CommitRecord(_Record):

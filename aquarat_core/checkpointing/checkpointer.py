@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aquarat_core.artifacts.weights import load_sharded
 from aquarat_core.checkpointing import state
@@ -278,11 +279,13 @@ class _RngState:
         return self._kept or self._now()
 
     def _now(self) -> dict[str, Any]:
-        kind, keys, position, has_gauss, gauss = np.random.get_state()
+        # Another type is only given to callers who ask for it.
+        state_now = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state())
+        kind, keys, position, has_gauss, gauss = state_now
         mine = {
             "python": json.dumps(random.getstate()),
             "numpy": [str(kind), int(position), int(has_gauss), float(gauss)],
-            "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
+            "numpy_keys": torch.as_tensor(keys.astype(np.int64)),
             "torch": torch.get_rng_state(),
         }
         if self._world.device.type == "cuda":

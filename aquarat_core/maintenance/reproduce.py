@@ -8,12 +8,13 @@ and weights may differ by a stated tolerance.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -28,6 +29,9 @@ from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.command import STAGE, torchrun
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = ".safetensors"
 _DECIDING_LIBRARIES = ("python", "torch", "numpy")
@@ -170,16 +174,21 @@ def weights_distance(left: Path, right: Path) -> float:
     """
     with open_tensors(left) as a, open_tensors(right) as b:
         if set(a.keys()) != set(b.keys()):
-            return float("inf")
+            return math.inf
         worst = 0.0
         for name in a.keys():  # noqa: SIM118  (not a dictionary)
             x, y = a.get_tensor(name).double(), b.get_tensor(name).double()
             if x.shape != y.shape:
-                return float("inf")
-            size = x.norm().item()
-            distance = (x - y).norm().item() / size if size else (y.norm().item() and float("inf"))
-            worst = max(worst, distance) if distance == distance else float("inf")
+                return math.inf
+            size = _norm(x)
+            distance = _norm(x - y) / size if size else (math.inf if _norm(y) else 0.0)
+            worst = math.inf if math.isnan(distance) else max(worst, distance)
         return worst
+
+
+def _norm(x: Tensor) -> float:
+    # torch leaves the types out.
+    return float(x.norm())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 
 def _differing_metrics(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

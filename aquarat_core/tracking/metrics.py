@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from aquarat_core.config import WandbConfig
 from aquarat_core.plain_text import first_line
@@ -170,7 +170,8 @@ def _init_wandb(ctx: RunContext, config: WandbConfig, continued: str | None, mod
         resume="allow" if mode == "online" else None,
         group=spec.run_id,
         job_type=spec.stage,
-        mode=mode,
+        # The environment may name no mode at all, which W&B's client refuses.
+        mode=cast("Literal['online', 'offline']", mode),
         dir=ctx.recorddir.parent,
         config={
             "profile": spec.profile,
