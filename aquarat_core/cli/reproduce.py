@@ -1,4 +1,4 @@
-"""`aquarat reproduce`: does the same come out again?"""
+"""`aquarat reproduce`: whether a stage that is run again gives the same result."""
 
 from __future__ import annotations
 

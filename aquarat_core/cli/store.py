@@ -50,7 +50,7 @@ def add_commands(commands: Commands) -> None:
     command = _command(group, "gc", _gc, "list what nothing needs any more; remove it with --delete")
     command.add_argument("--delete", action="store_true", help="remove it instead of listing it")
     command.add_argument("--retention", type=int, default=90, metavar="DAYS",
-                         help="keep what Dagster materialized within so many days (default: %(default)s)")  # fmt: skip
+                         help="days to keep what Dagster materialized (default: %(default)s)")  # fmt: skip
     command.add_argument("--without-dagster", action="store_true", help="no Dagster run uses this store")
     for name, run, what in (("pin", _pin, "keep an artifact and its ancestors for good"),
                             ("unpin", _unpin, "take a pin away")):  # fmt: skip
@@ -199,7 +199,7 @@ def _gc(arguments: argparse.Namespace) -> str:
     rows = [(f"{kind}/", f"{n:,} objects", f"{size:,} bytes") for kind, (n, size) in garbage.by_kind().items()]
     did = "removed" if arguments.delete else "could be removed (nothing was: this is what --delete would do)"
     last = f"{len(gone):,} objects, {facts['bytes']:,} bytes {did}; {garbage.kept:,} artifacts are kept"
-    kept = [f"kept is all that this may refer to: {problem}" for problem in garbage.problems]
+    kept = [f"everything that this may refer to is kept: {problem}" for problem in garbage.problems]
     return answer(arguments, facts, "\n".join([*([table(rows)] if rows else []), *kept, last]))
 
 

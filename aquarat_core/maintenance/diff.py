@@ -12,7 +12,7 @@ from aquarat_core.artifacts.lineage import format_profile
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not the same; None where one side has no such thing."""
+    """One thing that is not the same; None if one side has no such thing."""
 
     section: str
     name: str

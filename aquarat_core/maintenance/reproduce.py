@@ -1,6 +1,6 @@
 """Running a stage again from its manifest, and comparing what comes out with what was published.
 
-Everything that decides the result stands in the manifest: stage, config with its seeds, inputs by hash, code version.
+Everything that decides the result is in the manifest: stage, config with its seeds, inputs by hash, code version.
 The stage runs in a store of its own, into which its inputs are copied: nothing changes where the artifact came from.
 On the same hardware with the same libraries every byte must be the same; elsewhere sums of floats round differently,
 and weights may differ by a stated tolerance.
@@ -39,7 +39,7 @@ _DECIDING_HARDWARE = ("cpu", "gpu", "gpus")
 
 
 class ReproductionError(UserError):
-    """A stage that cannot be run again, or did not end; the message says why."""
+    """A stage that cannot be run again, or failed when it was; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class FileComparison:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """What came of it. `bitwise` says what was demanded, `tolerance` what otherwise counts as the same."""
+    """The outcome. `bitwise`: every byte had to be the same. If not, weights may differ by `tolerance`."""
 
     original: Artifact
     again: Artifact
@@ -142,7 +142,7 @@ def _run(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path) -> A
     result = job.read_json("result.json")
     if code or not result or not result["ok"]:
         said = result["error"]["message"] if result and not result["ok"] else f"it ended with exit code {code}"
-        raise ReproductionError(f"{stage.name} did not run to its end again: {said}")
+        raise ReproductionError(f"{stage.name} did not complete when it was run again: {said}")
     return store.get(result["manifest_sha256"])
 
 

@@ -1,4 +1,4 @@
-"""What a run asks of the stage that it belongs to; `stages.base.StageContext` is one."""
+"""What a run needs from the stage that it belongs to; `stages.base.StageContext` provides it."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _keep_run(ctx: RunContext, folder: Path, offline: bool, unsent: bool) -> Non
     """Copy what `wandb sync` needs of a run, and say how to send what is `unsent`. W&B's own logs in its folder are
     links out of the artifact.
 
-    An online run is kept too: a client whose server refuses the rows ends without a word of it.
+    An online run is kept too: a client whose server refuses the rows ends without saying so.
     """
     kept = ctx.recorddir / "wandb" / folder.name
     kept.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,9 @@ def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) ->
         try:
             return _init_wandb(ctx, config, continued, tried)
         except Exception as e:  # the client raises its own errors, those of pydantic, and plain ones
-            then = "goes on offline, to be sent later" if tried != "offline" else f"goes on with {METRICS_FILE} alone"
+            then = (
+                "continues offline, to be sent later" if tried != "offline" else f"continues with {METRICS_FILE} alone"
+            )
             ctx.log(f"W&B does not start ({first_line(e)}): the stage {then}")
             _end_client(ctx)
     return None

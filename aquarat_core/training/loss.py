@@ -198,8 +198,8 @@ def accumulate_loss(
 ) -> Tensor:
     """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss [] over all ranks in nats.
 
-    It stays on the device: reading it would have the host wait before it has asked for the update. Once `stop` is
-    true, the remaining micro-batches are left out: `ShardedOptimizer.step`, given the same `stop`, gives the step up on
+    It stays on the device: reading it would make the host wait before it has launched the update. Once `stop` is
+    true, the remaining micro-batches are left out: `ShardedOptimizer.step`, given the same `stop`, gives up the step on
     all ranks.
     """
     n_targets = world.sum((targets >= 0).sum()).clamp(min=1)

@@ -50,9 +50,9 @@ class ShardedOptimizer:
         """Reduce, clip, step and clear the gradients; returns the global gradient norm and the rate's factor.
 
         A gradient of zero moves nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
-        `FloatingPointError`. Reading the norms is the one place where the host waits for a GPU in a step: whether the
-        update happens decides AdamW's count and what every rank does next, and a device that decided alone would pay
-        with passes over all moments.
+        `FloatingPointError`. Reading the norms is the one place where the host waits for a GPU in a step: AdamW's
+        count, and what every rank does next, depend on whether the update happens. To decide that on the device would
+        cost passes over all moments.
 
         Raises `Abandoned` on all ranks, with everything as it was, if `stop` is true on any: that is in what is read.
         """

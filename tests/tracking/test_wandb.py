@@ -140,7 +140,7 @@ def test_a_server_out_of_reach_leaves_the_stage_an_offline_run(
     (kept,) = ctx.recorddir.glob("wandb/offline-run-*/run-base_checkpoint-01234567.wandb")
     assert history(kept) == [{"_step": 1, "train/loss": 3.0}, {"_step": 2, "train/loss": 2.0}]
     said = capsys.readouterr().err
-    assert said.count("W&B does not start (") == 1 and "the stage goes on offline, to be sent later" in said
+    assert said.count("W&B does not start (") == 1 and "the stage continues offline, to be sent later" in said
     assert f"wandb sync wandb/{kept.parent.name}" in said
     assert len((ctx.recorddir / METRICS_FILE).read_text().splitlines()) == 2
 
