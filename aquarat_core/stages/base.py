@@ -52,8 +52,8 @@ class StageContext:
     inputs: dict[str, Artifact]
     outdir: Path
     """The artifact's content: what rank 0 leaves here is published and decides the data version."""
-    recorddir: Path
-    """Kept with the artifact, but different from run to run: metrics, logs, rendered pages."""
+    extras_dir: Path
+    """Published as the artifact's records, outside its data version: metrics, logs, rendered pages."""
     rank: int = 0
     world: int = 1
     wandb: dict[str, str | None] | None = None

@@ -116,7 +116,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: CheckpointStore | Non
             asset=spec.stage,
             kind=stage.kind,
             directory=ctx.outdir,
-            records=ctx.recorddir,
+            records=ctx.extras_dir,
             config=spec.config or {},
             profile=spec.profile,
             profile_sha256=spec.profile_sha256,
@@ -177,7 +177,7 @@ def stage_context(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: P
         config=_config(stage, spec),
         inputs={name: store.get(parent.manifest_sha256) for name, parent in spec.inputs.items()},
         outdir=out,
-        recorddir=records,
+        extras_dir=records,
         rank=rank,
         world=int(os.environ.get("WORLD_SIZE", "1")),
     )

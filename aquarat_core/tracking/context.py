@@ -39,7 +39,7 @@ class RunContext(Protocol):
     @property
     def rank(self) -> int: ...
     @property
-    def recorddir(self) -> Path:
+    def extras_dir(self) -> Path:
         """Where rank 0 leaves what is published beside the artifact."""
         ...
 
@@ -63,7 +63,7 @@ class DetachedContext:
 
     def __init__(self, folder: Path, work: CheckpointStore | None = None) -> None:
         """`folder` takes the records."""
-        self.recorddir, self.work = folder, work
+        self.extras_dir, self.work = folder, work
         self.rank = int(os.environ.get("RANK", "0"))
         self.wandb: dict[str, str | None] | None = None
 

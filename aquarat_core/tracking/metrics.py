@@ -100,7 +100,7 @@ def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None
         return
     run = _start_wandb(ctx, wandb, continued)
     offline = ctx.wandb is not None and ctx.wandb["mode"] == "offline"
-    log = MetricLog(ctx.recorddir / METRICS_FILE, run, replay=offline, warn=ctx.log)
+    log = MetricLog(ctx.extras_dir / METRICS_FILE, run, replay=offline, warn=ctx.log)
     try:
         yield log
     finally:
@@ -117,7 +117,7 @@ def _keep_run(ctx: RunContext, folder: Path, offline: bool, unsent: bool) -> Non
 
     An online run is kept too: a client whose server refuses the rows ends without saying so.
     """
-    kept = ctx.recorddir / "wandb" / folder.name
+    kept = ctx.extras_dir / "wandb" / folder.name
     kept.mkdir(parents=True, exist_ok=True)
     for run in folder.glob("run-*.wandb"):
         shutil.copy(run, kept)
@@ -174,7 +174,7 @@ def _init_wandb(ctx: RunContext, config: WandbConfig, continued: str | None, mod
         job_type=spec.stage,
         # The environment may name no mode at all, which W&B's client refuses.
         mode=cast("Literal['online', 'offline']", mode),
-        dir=ctx.recorddir.parent,
+        dir=ctx.extras_dir.parent,
         config={
             "profile": spec.profile,
             "stage": spec.config,
