@@ -1,4 +1,4 @@
-"""Where things are kept: the defaults behind the environment variables, in one place."""
+"""Where things are kept: environment variables and their defaults, in one place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cache_dir() -> Path:
 
 
 def scratch_dir() -> Path:
-    """Where stages work, and nobody else: below `AQUARAT_SCRATCH`, which a job's supervisor sets, else in the cache."""
+    """Working files of stages: below `AQUARAT_SCRATCH`, which a job's supervisor sets, else in the cache."""
     named = os.environ.get("AQUARAT_SCRATCH")
     return (Path(named).expanduser().absolute() if named else cache_dir()) / "aquarat-scratch"
 

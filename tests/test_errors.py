@@ -85,7 +85,7 @@ def test_the_command_ends_with_1_and_a_traceback_for_a_fault(root: Path) -> None
 
 
 def test_text_that_is_not_unicode_is_the_users_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aquarat_core.cli.asking import _text
+    from aquarat_core.cli.generate import _text
     from aquarat_core.errors import UsageError
 
     with pytest.raises(UsageError, match="not UTF-8"):

@@ -58,7 +58,7 @@ def random_ids(*shape: int, vocab_size: int = 100, seed: int = 1) -> torch.Tenso
 
 def context(folder: Path) -> StageContext:
     """A stage context for code that only reports its progress."""
-    return StageContext(spec=None, config=None, inputs={}, outdir=folder, recorddir=folder)
+    return StageContext(spec=None, config=None, inputs={}, outdir=folder, extras_dir=folder)
 
 
 def session(config: C, ctx: RunContext, log: MetricLog | None = None, world: World = ONE) -> TrainingSession[C]:

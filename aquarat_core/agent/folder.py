@@ -19,11 +19,11 @@ MAX_BYTES = 16 << 20
 
 
 class FolderError(OSError):
-    """The store could not be reached or refused; worth another try."""
+    """The store could not be reached or refused a request; worth another try."""
 
 
 class BrokenObject(FolderError):
-    """An object that is there and is no JSON, or too large to be one of ours."""
+    """An object that is not JSON, or too large to be one of ours."""
 
 
 def _parsed(where: str, data: bytes) -> Any:
@@ -36,7 +36,7 @@ def _parsed(where: str, data: bytes) -> Any:
 
 
 def open_folder(uri: str, token: Callable[[], str | None]) -> FileFolder | GcsFolder:
-    """The folder at `file:///path` or `gs://bucket/prefix`; `token` gives the bearer token of the moment."""
+    """The folder at `file:///path` or `gs://bucket/prefix`; `token` gives the current bearer token."""
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         return FileFolder(Path(rest))
@@ -53,7 +53,7 @@ class FileFolder:
         self._path = path
 
     def read(self, name: str) -> Any | None:
-        """The object, or None where there is none."""
+        """The object, or None if there is none."""
         try:
             with (self._path / name).open("rb") as f:
                 data = f.read(MAX_BYTES + 1)
@@ -111,7 +111,7 @@ class GcsFolder:
         self._token = token
 
     def read(self, name: str) -> Any | None:
-        """The object, or None where there is none."""
+        """The object, or None if there is none."""
         path = f"/storage/v1/b/{self._bucket}/o/{self._quoted(name)}?alt=media"
         found = self._call("GET", path, None, absent=404)
         return None if found is None else _parsed(f"{self._bucket}/{self._prefix}/{name}", found)

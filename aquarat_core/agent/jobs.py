@@ -1,4 +1,4 @@
-"""Starting a job's part on this host exactly once, asking after it, stopping it.
+"""Starts a job's part on this host exactly once, reports on it, and stops it.
 
 A job is named by its folder in the store. On the host it has a directory of its own, `jobs/<id>/`, with the
 supervisor's identity, the logs of all ranks and, while it runs, the token for the store.
@@ -84,7 +84,7 @@ def start(root: Path, request: StartRequest) -> StartReply:
 
 
 def renew(root: Path, request: RenewRequest) -> RenewReply:
-    """Puts a new token in the old one's place."""
+    """Replaces the job's token."""
     directory = root / "jobs" / request["id"]
     if (directory / "ended").exists() or not directory.exists():
         return {"state": "unknown"}
@@ -146,7 +146,7 @@ def _claim(request: StartRequest) -> bool:
 
 
 def _write_token(directory: Path, token: Token | None) -> None:
-    """The token with its end by this host's own clock, which is the one that its readers compare with."""
+    """The token with its expiry by this host's own clock, which its readers compare it with."""
     if token:
         ends = datetime.now(timezone.utc) + timedelta(seconds=token["seconds"])  # noqa: UP017 (Python 3.8)
         temporary = directory / "token.new"
@@ -189,7 +189,7 @@ def _supervisor(root: Path, job_id: str) -> SupervisorRecord | None:
 
 
 def _sweep(root: Path) -> None:
-    """Removes what jobs left whose supervisor and watchdog both died, as in a host's restart. Call it under the lock.
+    """Cleans up after jobs whose supervisor and watchdog both died, as when the host restarts. Call it under the lock.
 
     A job has a lease before it has a directory, and is marked as ended after it gave the lease back.
     """

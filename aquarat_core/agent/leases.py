@@ -1,7 +1,7 @@
-"""Leases: who may use this host's GPUs. Their truth lies here, on the host, one file each, created exclusively.
+"""Leases: who may use this host's GPUs. The host itself keeps them, one file each, created exclusively.
 
 A lease holds while a process of its job's supervision lives, and otherwise until it runs out. Times are of the clock
-that counts from boot: it cannot be set, so a host whose date is wrong keeps its leases right. What a dead job left
+that counts from boot, which cannot be set: leases are right even if the host's date is wrong. What a dead job left
 behind is killed before its lease is given to another.
 """
 
@@ -33,7 +33,7 @@ def now() -> float:
 
 @contextmanager
 def locked(root: Path) -> Generator[None]:
-    """One command at a time may look at this host's leases and change them; the kernel frees a dead one's lock."""
+    """Lets one command at a time read and change this host's leases; the kernel frees the lock of one that dies."""
     with (root / "lock").open("w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
@@ -103,7 +103,7 @@ def current(root: Path) -> list[Lease]:
 
 
 def exists(root: Path, lease_id: str) -> bool:
-    """Whether the job has a lease, good or not."""
+    """Whether the job has a lease, valid or not."""
     return _path(root, lease_id).exists()
 
 
@@ -115,7 +115,7 @@ def listing(root: Path, _: LeasesRequest) -> LeasesReply:
 
 
 def _read(root: Path, path: Path) -> Lease:
-    """The lease in that file; of one that cannot be read, as after a power cut, what its job's directory tells.
+    """The lease in that file; for one that cannot be read, as after a power cut, what its job's directory says.
 
     It then holds only while the job's supervisor lives, and `step` names the file.
     """
@@ -141,12 +141,12 @@ def _read(root: Path, path: Path) -> Lease:
 
 
 def _fields(value: object) -> dict[str, Any]:
-    """The fields of a JSON object; none of anything else."""
+    """The fields of a JSON object; no fields for anything else."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _is_typed(lease: dict[str, Any]) -> bool:
-    """Whether the fields that decide anything are of their types."""
+    """Whether the fields that matter have the right types."""
     texts = all(isinstance(lease[name], str) for name in ("id", "mark", "job", "owner", "step", "boot"))
     gpus: object = lease["gpus"]
     held: object = lease["processes"]
@@ -163,7 +163,7 @@ def _is_typed(lease: dict[str, Any]) -> bool:
 
 
 def read(root: Path, lease_id: str) -> Lease | None:
-    """The job's lease, good or not, or None."""
+    """The job's lease, valid or not, or None."""
     path = _path(root, lease_id)
     return _read(root, path) if path.exists() else None
 

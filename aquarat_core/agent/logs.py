@@ -1,7 +1,7 @@
 """The logs of a job's ranks, which torchrun writes as long as the job prints: kept from filling the disk.
 
-While the job runs, the middle of a large log is given back to the file system: whoever writes and reads it goes on at
-the same place. When the job has ended, a line says in the log how much is missing.
+While the job runs, the older part of a large log is given back to the file system without moving the rest, so that
+writers and readers are not disturbed. When the job has ended, a line in the log says how much is missing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _free(path: Path, size: int) -> None:
     try:
         args = (handle, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(size))
         if libc.fallocate(*args):
-            # This file system knows no holes: the writer goes on behind one that the truncation leaves.
+            # This file system cannot punch holes. The writer continues at its offset, after the hole that this leaves.
             os.truncate(path, 0)
     finally:
         os.close(handle)

@@ -39,7 +39,7 @@ COMMANDS: dict[str, Callable[[Path, Any], Mapping[str, object]]] = {
 def main(command: str, root: str) -> int:
     """Runs one command; a failure is an object with `error`, so that the other side can always read the answer.
 
-    What is no `OSError` is a fault of the program, and comes with its `traceback`.
+    An exception other than `OSError` is a fault of the program and is sent with its `traceback`.
     """
     os.umask(0o077)
     try:

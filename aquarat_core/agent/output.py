@@ -1,7 +1,8 @@
-"""What a job says, cut into chunks for the store: rank 0's lines, Pipes messages, and everyone's last lines.
+"""A job's output, cut into chunks for the store: rank 0's lines, Pipes messages, and every rank's last lines.
 
-Between the job and the store lies a bounded buffer. While the store answers, a full buffer holds the job's output back;
-while it does not, the oldest lines go, and the log says how many. Neither a loud job nor a lost network costs memory.
+Between the job and the store is a bounded buffer. While the store answers, a full buffer makes the job wait; while it
+does not, the oldest lines are dropped, and the log says how many. So memory stays bounded however much a job prints and
+however long the network is down.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Output:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.launcher_tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.signal: int | None = None
-        """The signal that torchrun says the first of its workers to die was killed by."""
+        """The signal that killed the first worker to die, as torchrun reports it."""
         self.cause_seen = False
         """Whether torchrun has named a worker that failed."""
         self._ranks = ranks
@@ -50,7 +51,7 @@ class Output:
         return self._bytes >= BUFFER_BYTES
 
     def feed(self, data: bytes) -> None:
-        """Takes what the job wrote; an unfinished line waits for its end, unless it is too long to be one."""
+        """Takes what the job wrote; an unfinished line waits for its end, unless it has become too long."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             lines.append(self._rest)
@@ -72,10 +73,10 @@ class Output:
             try:
                 self._put("messages", json.loads(line), len(line))
             except (ValueError, RecursionError):
-                self._put("lines", f"... a line of {self._messages} was dropped: it is no JSON", 80)
+                self._put("lines", f"... a line of {self._messages} was dropped: it is not JSON", 80)
 
     def finish(self) -> None:
-        """The job has ended: its last line may lack its end."""
+        """Called when the job has ended: its last line may lack a newline."""
         if self._rest:
             self.feed(b"\n")
         self.feed_messages()
@@ -92,7 +93,7 @@ class Output:
                 self._dropped += 1
 
     def take(self) -> Chunk | None:
-        """The next chunk, or None where there is nothing to upload."""
+        """The next chunk, or None if there is nothing to upload."""
         chunk: Chunk = {"lines": [], "messages": []}
         size = 0
         with self._lock:

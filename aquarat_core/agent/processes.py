@@ -32,7 +32,7 @@ def identity(pid: int) -> ProcessId:
 
 
 def is_alive(who: object) -> bool:
-    """Whether that very process of this machine still runs; a zombie does not, nor what is no `identity`."""
+    """Whether that very process of this machine still runs; False for a zombie and for what is not an `identity`."""
     if not isinstance(who, dict):
         return False
     found = cast("dict[str, Any]", who)
@@ -66,7 +66,7 @@ def processes_with_env(variable: str, value: str, *, prefix: bool = False) -> li
 
 
 def adopt_orphans() -> None:
-    """From now on processes below this one become its children when their parents die, and not init's."""
+    """From now on, descendants whose parent dies become children of this process instead of init's."""
     import ctypes
 
     with suppress(OSError, AttributeError):
@@ -74,7 +74,7 @@ def adopt_orphans() -> None:
 
 
 def reap(spared: Iterable[int]) -> None:
-    """Lets this process's adopted children go that have ended; `spared` are those that others wait for."""
+    """Reaps this process's adopted children that have ended, except `spared`, which others wait for."""
     for pid in descendants([os.getpid()], depth=1, zombies=True):
         if pid not in spared:
             with suppress(ChildProcessError):
@@ -99,9 +99,9 @@ def descendants(roots: Iterable[int], depth: int = 1000, *, zombies: bool = Fals
 
 
 def kill_job_processes(mark: str, seconds: float = 10.0, others: Callable[[], list[int]] = list) -> list[int]:
-    """SIGKILL to all processes of the job and to `others()`; returns what survived.
+    """Sends SIGKILL to all processes of the job and of `others()`; returns those that survive for `seconds`.
 
-    That is nothing unless the kernel holds it.
+    Only the kernel can keep one alive, as in a system call that does not end.
     """
     deadline = time.monotonic() + seconds
     left = [*job_processes(mark), *others()]
@@ -136,7 +136,7 @@ def _fields(pid: int) -> list[str]:
 
 
 def write_durably(path: Path, obj: object) -> None:
-    """Replaces a small JSON file that only this user may read; after a power cut the old or the new one is whole."""
+    """Replaces a small JSON file that only this user may read; a power cut leaves the old file or the whole new one."""
     temporary = path.with_suffix(".new")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
         json.dump(obj, f)

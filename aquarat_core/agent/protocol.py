@@ -1,7 +1,7 @@
 """The protocol between control host and GPU host: the agent's requests and replies, and the objects of a job's folder.
 
-The agent imports the types only to be checked, so they cost its calls nothing. A field keeps its name once in use: on a
-host there may be leases and jobs that another version's agent made.
+The agent imports these types for type checkers only, so they cost its calls nothing. A field that is in use keeps its
+name: a host may have leases and jobs that another version of the agent made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Dict, Literal, TypedDict, Union, final  # noqa: UP035 (P
 
 
 class ProcessId(TypedDict):
-    """Identifies a process, also from a later one with the same number."""
+    """Identifies a process, and tells it from a later one with the same number."""
 
     boot: str
     """The kernel's id of this boot of the machine."""
@@ -90,7 +90,7 @@ class RenewRequest(JobRequest):
 
 
 class TailRequest(JobRequest):
-    """`tail`: so many last lines of each log."""
+    """`tail`: the last lines of each log."""
 
     lines: int
 
@@ -100,17 +100,17 @@ class _ReleaseRequest(TypedDict):
 
 
 class ReleaseRequest(_ReleaseRequest, total=False):
-    """`release`: the lease of that id is ended, and waited for so many seconds."""
+    """`release`: ends the lease of that id, and waits at most `seconds` for its processes."""
 
     seconds: float
 
 
 class LeasesRequest(TypedDict):
-    """`leases` needs to know nothing."""
+    """`leases`: without fields."""
 
 
 class DoctorRequest(TypedDict):
-    """`doctor`: what the inventory says of the host, and how things are on the side that asks."""
+    """`doctor`: what the inventory says about the host, and facts about the side that asks."""
 
     name: str
     interpreter: str
@@ -209,7 +209,7 @@ class RenewReply(TypedDict):
 
 
 class StatusReply(TypedDict):
-    """`unknown`: never started here. `gone`: its supervisor is no more."""
+    """`unknown`: never started here. `gone`: its supervisor has died."""
 
     state: Literal["unknown", "running", "gone"]
 
@@ -221,7 +221,7 @@ class Stopping(TypedDict):
 
 
 class Stopped(TypedDict):
-    """The job has no supervisor; the processes of it that could not be killed."""
+    """The job has no supervisor; lists those of its processes that could not be killed."""
 
     state: Literal["stopped"]
     survivors: list[int]
@@ -324,13 +324,13 @@ class NodeEnd(TypedDict):
 
     state: Literal["ended"]
     code: int | None
-    """Exit code of its command; None where it has none."""
+    """Exit code of its command; None if it has none."""
     signal: int | None
     """The signal by which torchrun says that the first rank to fail was killed."""
     launcher_failed: bool
     """Whether torchrun failed though none of its ranks had."""
     reason: str | None
-    """Why its supervisor ended it; None where it ended by itself."""
+    """Why its supervisor ended it; None if it ended by itself."""
     complete: bool
     """Whether all of its output is in the folder."""
     tail: list[str]
@@ -355,7 +355,7 @@ class ResultError(TypedDict):
     type: str
     message: str
     user: bool
-    """Whether the user can mend it."""
+    """Whether the user can fix it."""
 
 
 class Succeeded(TypedDict):

@@ -1,4 +1,4 @@
-"""The supervisor of one job on one host: runs its command, keeps the lease, and is the one who stops it.
+"""The supervisor of one job on one host: runs the job's command, keeps its lease, and stops it.
 
 It stops the job when it is asked to (SIGTERM, or `cancel.json` in the job's folder), and by itself when no heartbeat
 has reached the store for as long as a lease lasts: by then the other side may start the job elsewhere, and two trainers
@@ -32,7 +32,7 @@ FINAL_SECONDS = 30.0
 SCRATCH = "scratch"
 """Where the job works, in its directory on this host."""
 WATCHDOG_SECONDS = 1.0
-"""How often the watchdog looks whether the supervisor still has contact with the store."""
+"""How often the watchdog checks whether the supervisor still has contact with the store."""
 LATE_SECONDS = 3.0
 """For how long a watchdog looks for processes of a job whose supervisor was killed."""
 
@@ -133,7 +133,7 @@ class _Supervisor:
         return child.returncode
 
     def _read(self, pipe: int, seconds: float) -> bool:
-        """Takes what there is to read, waiting for it at most so long; False where there was nothing."""
+        """Reads what there is, waiting for it at most `seconds`; False if there was nothing."""
         if self._output.is_full:
             if leases.now() - self._uploader.contact < 2 * self._request["heartbeat"] + 1:
                 time.sleep(0.02)
@@ -181,18 +181,18 @@ class _Supervisor:
         self._renewed = leases.now()
         processes.reap([*self._pids, self._child] if self._child else self._pids)
         logs.bound(self._scratch, self._log_bytes)
-        # On a full disk the lease goes on holding by its processes.
+        # On a full disk the lease continues to hold through its processes.
         with suppress(OSError):
             leases.hold(self._root, self._lease, self._pids, self._request["ttl"])
 
     def _end(self, write_fd: int, code: int | None, reason: str | None) -> int:
-        """Last output, then the lease, then the status: who reads `ended` may start the next job here."""
+        """Uploads the rest, returns the lease, then writes the status: a reader of `ended` may start the next job."""
         self._child = None
         self._uploader.stop()
         complete = self._uploader.upload_rest(FINAL_SECONDS)
         logs.close(self._scratch, self._log_bytes)
         clean_up(self._root, self._directory)
-        # With 2 torchrun refuses its arguments, which would be as wrong the next time.
+        # torchrun exits with 2 if it refuses its arguments: another attempt would end the same way.
         torchrun_failed = self._request["ranks"] and code not in (None, 0, 2)
         end: NodeEnd = {
             "state": "ended",
@@ -236,7 +236,7 @@ class _Supervisor:
             os._exit(0)
 
     def _fence_from_watchdog(self, seen: dict[int, ProcessId]) -> None:
-        """Ends the job of a supervisor that is frozen, and notes who is below it, for the day it is killed."""
+        """Ends the job of a supervisor that is frozen, and notes its descendants, in case it is killed."""
         supervisor = os.getppid()
         for pid in processes.descendants([supervisor]):
             if pid != os.getpid() and pid not in seen:
@@ -285,14 +285,14 @@ class _Supervisor:
         return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
     def _chunks_there(self, at_least: int) -> int:
-        """Chunks that were written since the last status that counted them are there too."""
+        """The number of chunks in the folder, with those written since the last status counted them."""
         with suppress(BrokenObject):
             while self._folder.read(f"output/node{self._request['node']}/{at_least + 1:06d}.json") is not None:
                 at_least += 1
         return at_least
 
     def _token(self) -> str | None:
-        """The token of the moment; once the file is removed, the last one, for the last status."""
+        """The current token; once the file is removed, the last one, which the last status needs."""
         with suppress(FileNotFoundError):
             self._last_token = json.loads((self._directory / "token").read_text())["token"]
         return self._last_token
@@ -310,7 +310,7 @@ def clean_up(root: Path, directory: Path) -> None:
 
 
 def remove_rest(directory: Path) -> None:
-    """Removes a dead job's token and what lies in its scratch space, logs excepted; others may do so meanwhile."""
+    """Removes a dead job's token and its scratch files other than logs; other processes may do so at the same time."""
     for path in [directory / "token", directory / "token.new"]:
         path.unlink(missing_ok=True)
     for folder, folders, names in os.walk(directory / SCRATCH, topdown=False):
@@ -326,7 +326,7 @@ def remove_rest(directory: Path) -> None:
 
 
 def _base_environment() -> dict[str, str]:
-    """What a job on a remote host gets of the login's environment: where things are, no secrets of others."""
+    """The variables that a job on a remote host gets from the login: paths and settings, no secrets."""
     kept = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", "LD_LIBRARY_PATH", "STORAGE_EMULATOR_HOST")
     return {name: os.environ[name] for name in kept if name in os.environ}
 

@@ -1,7 +1,7 @@
-"""The thread that keeps in touch with the store: heartbeats, chunks of output, and the question whether to stop.
+"""The thread that keeps in touch with the store: heartbeats, chunks of output, and requests to stop.
 
-It may hang on a dead network for as long as HTTP lets it; the supervisor's loop never does, and reads here only when
-the last heartbeat was.
+It may hang on a dead network for as long as HTTP lets it; the supervisor's loop never does: from here it only
+reads the time of the last heartbeat.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class StatusUploader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; it may be in a request that takes its time, so this waits no longer than one may."""
+        """Ends the thread. It may be in a slow request, so this waits no longer than a request may take."""
         self._stop.set()
         self._thread.join(20)
 
     def upload_rest(self, seconds: float) -> bool:
-        """Uploads what is left, for at most so long; False if something could not be."""
+        """Uploads what is left, for at most `seconds`; False if something could not be uploaded."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -120,7 +120,7 @@ class StatusUploader:
         return min(2.0, 0.2 + (now - self._started) / 60)
 
     def _upload(self) -> bool:
-        """Writes the next chunk; False where there was none. A chunk that failed is the next one's try again."""
+        """Writes the next chunk; False if there was none. A chunk that failed is tried again by the next call."""
         while True:
             self._pending = self._pending or self._output.take()
             if self._pending is None:

@@ -42,11 +42,11 @@ class Backend(Protocol):
     uri: str
 
     def read(self, key: str) -> Versioned | None:
-        """The object, or None where there is none."""
+        """The object, or None if there is none."""
         ...
 
     def size(self, key: str) -> int | None:
-        """Size of the object in bytes, or None where there is none."""
+        """Size of the object in bytes, or None if there is none."""
         ...
 
     def keys(self, prefix: str) -> Iterator[str]:
@@ -66,7 +66,7 @@ class Backend(Protocol):
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes the object unless there is one; False where there is: of any number of writers one gets True."""
+        """Writes the object unless there is one; False if there is: of any number of writers one gets True."""
         ...
 
     def swap(self, key: str, data: bytes, expected: str) -> bool:
@@ -88,7 +88,7 @@ class Backend(Protocol):
         ...
 
     def get_file(self, key: str, target: Path, have: int = 0, advance: OnBytes = no_progress) -> Digest | None:
-        """Writes the object's bytes to `target` and returns their digest as read, or None where there is no object.
+        """Writes the object's bytes to `target` and returns their digest as read, or None if there is no object.
 
         The first `have` bytes of `target`, left there by an attempt that was cut off, are taken as they are: if the
         digest then is not the expected one, try again without. An `OSError` of `target` is the caller's.
@@ -96,5 +96,5 @@ class Backend(Protocol):
         ...
 
     def digest(self, key: str, advance: OnBytes = no_progress) -> Digest | None:
-        """The digest of the object's bytes as read, or None where there is no object."""
+        """The digest of the object's bytes as read, or None if there is no object."""
         ...

@@ -1,12 +1,12 @@
 """Verified local copies of artifact files, shared by all processes of a host, within a limit.
 
 `blobs/ab/<sha256>` holds the bytes once; `trees/<tree>/<path>` are hard links to them under the names that readers
-expect; `partial/<sha256>` is what a fetch that was cut off has so far. A copy is checked against its digest when a
+expect; `partial/<sha256>` is what an interrupted fetch has so far. A copy is checked against its digest when a
 process first uses it; what is damaged is fetched again.
 
 Several processes that want the same bytes fetch them once: each fetch holds a lock that the kernel releases with its
-process. When the limit is passed, what was used least lately goes, but nothing that a living process was given: each
-process lists what it uses in a file under `users/`, on which it holds a lock for as long as it lives.
+process. When the limit is exceeded, the least recently used files are removed, but none that a living process uses:
+each process lists what it uses in a file under `users/`, on which it holds a lock for as long as it lives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aquarat_core.artifacts.hashing import digest_file
 from aquarat_core.artifacts.manifest import FileEntry
 
 _LEFT_OVER = 86_400.0
-"""Seconds after which what nobody goes on with is taken for a killed process's."""
+"""Age in seconds at which a partial file that nobody continues is taken for that of a killed process."""
 
 Fetch = Callable[[Path, int], None]
 """`fetch(path, have)` leaves exactly the bytes wanted at `path`, whose first `have` bytes are there, or raises."""
@@ -34,7 +34,7 @@ Fetch = Callable[[Path, int], None]
 
 class Cache:
     def __init__(self, root: Path, limit: int) -> None:
-        """`limit` in bytes; what living processes use stays also beyond it."""
+        """`limit` is in bytes; files that living processes use stay even if they exceed it."""
         self._root = root
         self._limit = limit
         self._verified: dict[Path, tuple[int, int, int]] = {}
@@ -94,7 +94,7 @@ class Cache:
     # --- room ---------------------------------------------------------------------------------------------------------
 
     def _use(self, sha256: str) -> None:
-        """Says that this process uses the blob, so that no other takes it away. Waits while one is clearing."""
+        """Registers that this process uses the blob, so that none removes it. Waits while the cache is cleared."""
         lock = self._root / "locks" / "users"
         with _USERS_LOCK:
             user = _USERS.get(self._root)
@@ -108,7 +108,7 @@ class Cache:
             user.add(sha256)
 
     def _make_room(self, size: int) -> None:
-        """Removes what was used least lately, until `size` more bytes fit or all that is left is in use."""
+        """Removes the least recently used blobs, until `size` more bytes fit or all that is left is in use."""
         blobs = {blob: blob.stat() for blob in (self._root / "blobs").glob("*/*")}
         excess = sum(stat.st_size for stat in blobs.values()) + size - self._limit
         if excess <= 0:
@@ -126,7 +126,7 @@ class Cache:
                     excess -= stat.st_size
 
     def _remove_left_over(self) -> None:
-        """Removes what killed processes left half-way and nobody took up within a day."""
+        """Removes partial files of killed processes that nobody has continued within a day."""
         for folder in ("tmp", "partial"):
             for path in (self._root / folder).glob("*"):
                 with contextlib.suppress(FileNotFoundError):
@@ -154,7 +154,7 @@ class _User:
 
 _USERS: dict[Path, _User] = {}
 _USERS_LOCK = threading.Lock()
-"""Of two lists of one process the first would be closed, and so free for removal, once the second replaces it."""
+"""So that a process has one list: a second would replace the first, which would be closed, and its blobs removable."""
 
 
 def _in_use(folder: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Whose name a bucket is asked in, and tokens for hosts that shall have no name of their own.
+"""The credentials for a bucket, and tokens for hosts that are not to have credentials of their own.
 
 Application default credentials or a service account's file, as Google's libraries find them; or, on a GPU host, a file
 with a short-lived token that can do nothing outside of one prefix of one bucket. The control host mints it and puts a
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TOKEN_FILE = "AQUARAT_STORE_TOKEN_FILE"
 REFRESH_BEFORE = timedelta(minutes=10)
-"""How long before its end a token is replaced. Google's libraries ask for another one 3:45 minutes before."""
+"""How long before it expires a token is replaced. Google's libraries ask for a new one 3:45 minutes before."""
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 
@@ -60,7 +60,7 @@ def read_token(path: Path) -> tuple[str, datetime]:
 
 
 class _Refreshed(Protocol):
-    """What is used of google-auth's credentials, whose own attributes have no types."""
+    """The part of google-auth's credentials that is used here; their own attributes have no types."""
 
     token: str | None
     expiry: datetime | None
@@ -69,7 +69,7 @@ class _Refreshed(Protocol):
 
 
 class JobToken:
-    """Mints tokens that open to one job what it needs of a store in a bucket, and nothing else.
+    """Mints tokens that give one job access to what it needs of a store in a bucket, and to nothing else.
 
     Its own folder, the unfinished state and the ref of its stage's asset, and `tmp/`: all rights. Blobs: all rights,
     for publishing marks those that are there as used; each is named by its hash, which its readers check. Manifests: to
@@ -104,16 +104,16 @@ class JobToken:
         self._credentials = cast(_Refreshed, downscoped.Credentials(source, boundary))
 
     def token(self, least: timedelta = REFRESH_BEFORE) -> tuple[str, datetime]:
-        """A token that is good for at least `least`, and when it expires (UTC)."""
+        """A token that is valid for at least `least`, and when it expires (UTC)."""
         expiry = self._credentials.expiry
         if expiry is None or expiry - datetime.now(UTC).replace(tzinfo=None) < least:
             self._credentials.refresh(self._request)
-        # Both are there once it was refreshed.
+        # Both are set once it has been refreshed.
         expiry = cast(datetime, self._credentials.expiry)
         return cast(str, self._credentials.token), expiry.replace(tzinfo=UTC)
 
     def write(self, path: Path) -> datetime:
-        """Puts a good token into the file, readable by its owner alone, in one step; returns when it expires."""
+        """Puts a valid token into the file, readable by its owner alone, in one step; returns when it expires."""
         token, expiry = self.token()
         with atomic_write(path, private=True) as file:
             file.write(json.dumps({"token": token, "expiry": expiry.isoformat()}).encode())
@@ -121,7 +121,7 @@ class JobToken:
 
 
 def _boundary(downscoped: Any, bucket: str, prefix: str, folder: str, stage: str) -> Any:
-    """Access to objects by the beginnings of their names, and to listings of them."""
+    """Access to objects by prefixes of their names, and to listings of them."""
     for part in (prefix, folder, stage):
         if "'" in part or "\\" in part:
             raise StoreError(f"{part!r} of bucket {bucket} cannot stand in an access rule: no quotes or backslashes")

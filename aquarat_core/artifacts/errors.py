@@ -22,11 +22,11 @@ _REASONS = {
 
 
 class StoreError(UserError):
-    """A store (or cache) that cannot be used; the message says what failed, where, and the way out."""
+    """A store (or cache) that cannot be used; the message says what failed, where, and what to do."""
 
 
 class ArtifactError(UserError):
-    """An artifact that is missing, damaged or cannot be published; the message says which, and the way out."""
+    """An artifact that is missing, damaged or cannot be published; the message says which, and what to do."""
 
 
 class RecordError(ArtifactError):

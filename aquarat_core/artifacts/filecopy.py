@@ -1,6 +1,6 @@
 """Copying a file inside the kernel, while a thread hashes the copy.
 
-The bytes never pass through the interpreter, and the digest is of what was written, not of what was to be. `sendfile`
+The bytes never pass through the interpreter, and the digest is that of the bytes in the copy. `sendfile`
 and not `copy_file_range`: kernels and file systems have returned too few bytes or wrong ones from the latter, and a
 store has to be right on all of them.
 """
@@ -37,7 +37,7 @@ def copy_hashed(
         hasher.read(written, have)
         while moved := _move(source, sink, at):
             if to_disk and hasattr(os, "posix_fadvise"):
-                # On Linux this starts to write what is dirty and drops from memory what is written: nothing, so early.
+                # On Linux this starts writing dirty pages, and drops clean ones from memory: so early there are none.
                 os.posix_fadvise(sink.fileno(), at, moved, os.POSIX_FADV_DONTNEED)
             if hashed is None and moved < STEP:
                 hasher.read(written, moved)
@@ -53,7 +53,7 @@ def copy_hashed(
 
 
 def _move(source: BinaryIO, sink: BinaryIO, at: int) -> int:
-    """Copies up to `STEP` bytes; 0 at the end, of which only a read is believed."""
+    """Copies up to `STEP` bytes and returns their number; 0 at the end of the file, which only a read confirms."""
     try:
         if moved := os.sendfile(sink.fileno(), source.fileno(), at, STEP):
             return moved

@@ -113,7 +113,7 @@ class GCSBackend:
                 try:
                     made = self._media.upload(self._prefix + key, source, digest, generation, parts, advance)
                 except (api.PreconditionFailed, api.NotFound):
-                    # Another writer was first, or took away the parts that both were composing.
+                    # Another writer was first, or removed the parts that both were composing.
                     self._require_bucket()
                     advance(-digest.size)
                     continue
@@ -124,7 +124,7 @@ class GCSBackend:
                 if digest_file(source) != digest:
                     raise ArtifactError(f"{source} changed while it was being published: write it fully first")
                 advance(-digest.size)
-            raise StoreError(f"{self.uri}/{key} is rewritten all the time: does another program use this prefix?")
+            raise StoreError(f"{self.uri}/{key} keeps being rewritten: does another program use this prefix?")
 
     def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
         # Hashed first: only the hash tells whether there is anything to send.
@@ -178,7 +178,7 @@ class GCSBackend:
         return Stat(key, blob.size, blob.updated.timestamp(), blob.crc32c, version)
 
     def _touch(self, blob: Blob) -> bool:
-        """Marks an object as in use, unless it was lately; False where it is gone meanwhile."""
+        """Marks an object as in use, unless that was done recently; False if it has been removed meanwhile."""
         if time.time() - blob.updated.timestamp() < _TOUCH_AFTER:
             return True
         blob.metadata = {**(blob.metadata or {}), "used": str(int(time.time()))}
@@ -189,7 +189,7 @@ class GCSBackend:
         return True
 
     def _send(self, blob: Blob, data: bytes, generation: int | None = None) -> None:
-        """With `generation` only where the object has it, 0 for none. Raises `PreconditionFailed` where it has not."""
+        """With `generation` (0: no object) only if the object has it. Raises `PreconditionFailed` if it has not."""
         RETRY.call(
             lambda: blob.upload_from_string(
                 data, content_type="application/json", if_generation_match=generation, retry=None, timeout=TIMEOUT
@@ -211,7 +211,7 @@ class GCSBackend:
     def _require_bucket(self) -> None:
         """A missing object and a missing bucket are both 404: tells them apart, raising `NotFound` for the bucket."""
         if not self._bucket_is_there:
-            # What every token of a job may list, and short.
+            # A prefix with few objects, which every job's token may list.
             RETRY.call(lambda: self._page("tmp/", None))
             self._bucket_is_there = True
 

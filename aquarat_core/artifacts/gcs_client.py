@@ -1,4 +1,4 @@
-"""What is used of google-cloud-storage, typed: its own functions have no annotations."""
+"""The part of google-cloud-storage that is used here, with types: its own functions have none."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Blob(Protocol):
 
 
 class Listing(Protocol):
-    """The objects of a listing, in pages that are fetched as they are wanted."""
+    """The objects of a listing, in pages that are fetched on demand."""
 
     pages: Iterator[Iterable[Blob]]
     next_page_token: str | None
@@ -87,8 +87,8 @@ class Client(Protocol):
 
 
 def open_bucket(name: str, credentials: Credentials | None, connections: int) -> Bucket:
-    """The bucket, over at most so many connections at a time; nothing is sent yet."""
-    # Else the client asks for the bucket's own metadata, to name its traces by, which takes another permission.
+    """The bucket, over at most `connections` at a time; nothing is sent yet."""
+    # Otherwise the client requests the bucket's metadata, for its traces, which needs another permission.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     client = cast(Client, storage.Client(project=None, credentials=credentials))
     session = session_of(client)

@@ -1,9 +1,9 @@
 """The bytes of large objects, straight over HTTP: google-cloud-storage spends most of its time copying them.
 
-Down: ranges of one generation, fetched in parallel, hashed and written in order as they come; a broken range goes on
-where it broke. Up: a small file in one request; a large one as parts beside each other under `tmp/parts/<sha256>/`,
-which the bucket then composes into the object. A part is named by the content of the whole file, so whoever sends the
-same file later, in whatever process, sends only the parts that are missing.
+Down: ranges of one generation, fetched in parallel, hashed and written in order as they come; an interrupted range
+continues where it stopped. Up: a small file in one request; a large one as parts, in parallel, under
+`tmp/parts/<sha256>/`, which the bucket then composes into the object. A part is named by the content of the whole file,
+so whoever sends the same file later, in whatever process, sends only the parts that are missing.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
 RANGE = 8 << 20
 ALONE = 2 * RANGE
-"""What is not larger comes in one stream, hashed and written while it comes."""
+"""Objects up to this size are read in one stream, hashed and written as they arrive."""
 RANGES_AT_ONCE = max(2, min(4, os.cpu_count() or 1))
-"""Of one file; with four files at once and the ranges that wait for their turn, below 200 MiB. With more than there are
-cores they only keep each other waiting."""
+"""Of one file. With four files at once, and the ranges that wait for their turn, less than 200 MiB are in memory. More
+ranges than cores only wait for each other."""
 PARTS_AT_ONCE = 4
 WHOLE = 64 << 20
 """Files up to this size are sent in one request."""
 MAX_PARTS = 32
-"""What one compose request takes."""
+"""The most parts that one compose request accepts."""
 MIN_PART = 32 << 20
-_TRIES_WHEN_SPOILED = 5
+_TRIES_WHEN_CORRUPTED = 5
 
 
 class Media:
@@ -85,7 +85,7 @@ class Media:
         return _until_intact(lambda again: once(0 if again else have))
 
     def digest(self, name: str, advance: OnBytes) -> Digest:
-        """The digest of the object's bytes, which are read and kept nowhere."""
+        """The digest of the object's bytes, which are read but not kept."""
 
         def once() -> Digest:
             with HashedWriter(None, advance) as writer:
@@ -132,7 +132,7 @@ class Media:
         first: requests.Response | None,
         take: Callable[[bytes], None],
     ) -> None:
-        """Gives the bytes of a range to `take`, in order; an answer that breaks off is followed by one for the rest."""
+        """Passes the bytes of a range to `take`, in order; if an answer breaks off, the rest is requested again."""
         at = start
         opened = [first] if first is not None else []
 
@@ -276,8 +276,8 @@ def _require_crc32c(source: _Source, crc32c: str) -> None:
 
 
 def _until_intact(operation: Callable[[bool], Digest]) -> Digest:
-    """`operation(again)`, repeated a few times if its bytes were spoiled on the way."""
-    for tries in range(_TRIES_WHEN_SPOILED - 1):
+    """`operation(again)`, repeated a few times if its bytes were corrupted in transit."""
+    for tries in range(_TRIES_WHEN_CORRUPTED - 1):
         try:
             return operation(tries > 0)
         except CorruptedInTransit:

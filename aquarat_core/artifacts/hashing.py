@@ -16,7 +16,7 @@ BLOCK = 256 << 10
 """Bytes read and hashed at a time: few enough to stay in the processor's cache in between."""
 
 Bytes: TypeAlias = "bytes | ctypes.Array[ctypes.c_char]"
-"""CRC-32C's C extension takes immutable bytes, and of all buffers that can be read into only these."""
+"""The C extension for CRC-32C accepts immutable bytes, and of the buffers that can be read into only these."""
 
 
 class Readable(Protocol):
@@ -35,7 +35,7 @@ class Digest:
 
 
 class _Checksum(Protocol):
-    """What is used of google_crc32c's checksums, whose parameters have no types."""
+    """The part of google_crc32c's checksums that is used here; their parameters have no types."""
 
     def update(self, chunk: Bytes, /) -> object: ...
 
@@ -56,7 +56,7 @@ class Hasher:
         self._crc32c.update(data)
 
     def read(self, source: Readable, length: int | None = None, passed: Callable[[int], None] | None = None) -> None:
-        """Takes `length` bytes, or all that there are, from `source`; `passed` is told of them as they pass."""
+        """Reads `length` bytes, or all there are, from `source`; `passed` is called with their number as they pass."""
         block = buffer(BLOCK)
         left = length
         while left != 0:
@@ -89,7 +89,7 @@ def digest_bytes(data: bytes) -> Digest:
 
 
 def digest_file(path: Path, passed: Callable[[int], None] | None = None) -> Digest:
-    """The digest of a file, read once; `passed` is told of its bytes as they pass."""
+    """The digest of a file, read once; `passed` is called with the number of bytes as they pass."""
     hasher = Hasher()
     with path.open("rb", buffering=0) as f:
         hasher.read(f, passed=passed)

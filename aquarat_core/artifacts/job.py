@@ -1,7 +1,7 @@
 """The folder of one attempt at one step, `jobs/<run>/<step>/<attempt>/`: small JSON objects, each written whole.
 
-It is the whole protocol between the control host and a GPU host: spec, claim, status, cancel and result. Both ends can
-die and pick it up again, since each object is there fully or not at all.
+It is the whole protocol between the control host and a GPU host: spec, claim, status, cancel and result. Either end
+can die and resume, since each object is there completely or not at all.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class JobDir:
         return self.backend.create(self._key(name), canonical(obj))
 
     def read_json(self, name: str) -> Any | None:
-        """The object, or None where there is none. Raises `RecordError` for one that is damaged."""
+        """The object, or None if there is none. Raises `RecordError` for one that is damaged."""
         found = self.backend.read(self._key(name))
         return None if found is None else read_job_record(found.data, f"{self.uri}/{name}", name)
 

@@ -10,16 +10,16 @@ from aquarat_core.artifacts.store import Artifact, ArtifactStore
 
 
 def too_deep(store: ArtifactStore, manifest_sha256: str) -> str:
-    """What is said of an ancestry that goes on beyond `MAX_GENERATIONS`."""
+    """The message about an ancestry that continues beyond `MAX_GENERATIONS`."""
     return (
         f"manifest {manifest_sha256} in {store.uri} is {MAX_GENERATIONS} generations away: the ancestry is not "
-        "followed any further. Look at that manifest for where it goes on"
+        "followed any further. Look at that manifest to see where it continues"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One artifact of an ancestry; `artifact` is None where its manifest is gone from the store."""
+    """One artifact of an ancestry; `artifact` is None if its manifest is gone from the store."""
 
     asset: str
     manifest_sha256: str
@@ -28,7 +28,7 @@ class Node:
 
 
 def lineage(store: ArtifactStore, manifest_sha256: str) -> Node:
-    """The ancestry of an artifact. An ancestor reached by several ways is one and the same `Node`.
+    """The ancestry of an artifact. An ancestor reached along several paths is one and the same `Node`.
 
     Raises `ArtifactError` if the store does not have this manifest, or has more generations than `MAX_GENERATIONS`.
     """

@@ -4,7 +4,7 @@ Every object is first a temporary file under `tmp/`, fsynced, and gets its name 
 the name exists) or `os.replace`; then the directory is fsynced. Readers never look into `tmp/`, so what a killed writer
 leaves there is never taken for anything. Compare-and-swap holds an flock, which the kernel releases with its process.
 
-Permissions follow the root's: who may read or write there may do so in all of the store, whatever umask a writer has.
+Permissions follow the root's: whoever may read or write there may do so in the whole store, whatever a writer's umask.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class LocalBackend:
             return True
 
     def write(self, key: str, data: bytes) -> None:
-        # Locked, so that `delete` does not remove this for the older object that it was asked to.
+        # Locked, so that a `delete` of the older object does not remove this one.
         with self._errors(), self._temporary(data) as temp, self._locked(fcntl.LOCK_SH):
             self._replace(temp, key)
 
@@ -104,7 +104,7 @@ class LocalBackend:
         return self._store(source, key_of, advance)
 
     def _store(self, source: Path, key_of: Callable[[Digest], str | None], advance: OnBytes) -> Digest:
-        """Copies `source`, hashing on the way, and names the copy by its digest; None: it is not what it should be."""
+        """Copies `source`, hashing it, and names the copy by its digest; `key_of` returns None to refuse it."""
         with self._errors(), source.open("rb", buffering=0) as f, self._temporary() as temp:
             with temp.open("xb", buffering=0) as sink:
                 self._share(sink.fileno(), 0o444)
@@ -114,7 +114,7 @@ class LocalBackend:
                     raise ArtifactError(f"{source} changed while it was being published: write it fully first")
                 if self._touch(key) and digest_file(self._path(key)) == copied:
                     return copied
-            # Whatever has the name now is damaged, or it came after the look at it and is the same.
+            # An object of that name is damaged, or was written after the check above and is the same.
             if not self._link(temp, key):
                 with self._locked(fcntl.LOCK_SH):
                     self._replace(temp, key)
@@ -139,7 +139,7 @@ class LocalBackend:
     def _touch(self, key: str) -> bool:
         """Marks an object as in use, so that `delete` no longer takes it for what was listed.
 
-        False without one, and for another user's: that is to be replaced by a copy of one's own, which has the same
+        False if there is none, and for another user's object: the caller's own copy replaces it, which has the same
         effect.
         """
         path = self._path(key)
@@ -157,7 +157,7 @@ class LocalBackend:
 
     @contextmanager
     def _temporary(self, data: bytes | None = None) -> Generator[Path]:
-        """The path of a temporary file, gone afterwards; with `data` it is there, durable and read-only."""
+        """The path of a temporary file, removed afterwards; with `data` it exists, durable and read-only."""
         folder = self._path("tmp")
         self._make_directories(folder)
         temp = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
@@ -228,7 +228,7 @@ class LocalBackend:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except PermissionError:
-            # Enough on a local disk, and all that a lock from before permissions followed the root's may allow.
+            # Sufficient on a local disk. A lock file from before permissions followed the root's may allow no more.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, how)
@@ -261,7 +261,7 @@ class LocalBackend:
         """Gives a new file or directory the group of the store's root and of `mode` what the root's mode allows."""
         root = self._root.stat()
         if root.st_mode & stat.S_IWGRP and os.fstat(fd).st_gid != root.st_gid:
-            # Without the setgid bit on the root; a user who is not in the group has it as others have.
+            # Needed if the root lacks the setgid bit. A user outside the group gets what others get.
             with suppress(PermissionError):
                 os.fchown(fd, -1, root.st_gid)
         os.fchmod(fd, mode & (root.st_mode & 0o2777))

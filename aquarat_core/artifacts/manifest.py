@@ -59,8 +59,8 @@ def _finite(metrics: dict[str, Scalar]) -> dict[str, Scalar]:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(
-                f"the metric {name} is {value}, so whatever measured it went wrong: look at where it left the finite "
-                "numbers in metrics.jsonl (a stage that has nothing to measure reports None)"
+                f"the metric {name} is {value}, so its computation went wrong: look in metrics.jsonl for where it "
+                "stopped being finite (a stage that has nothing to measure reports None)"
             )
     return metrics
 
@@ -131,7 +131,7 @@ class Manifest(_Frozen):
     config: Facts
     profile: Text
     profile_sha256: Sha256 | None = None
-    """Hash of all that the profile says; None in manifests of before it was recorded, which then do not spell it."""
+    """Hash of the whole profile; None in manifests from before it was recorded, whose JSON leaves the field out."""
     code: CodeVersion
     parents: Annotated[tuple[Parent, ...], Field(max_length=1000)]
     metrics: Annotated[dict[str, Scalar], Field(max_length=MAX_ENTRIES), AfterValidator(_finite)]
@@ -170,8 +170,8 @@ class Manifest(_Frozen):
     def from_bytes(cls, data: bytes, what: str = "the manifest") -> Manifest:
         """Parses a manifest; `what` names it in errors.
 
-        Raises `RecordError` for one that is damaged, of a newer format, or not spelled as `to_bytes` spells it: such
-        a one would get another hash, and so another name, when it is copied.
+        Raises `RecordError` for one that is damaged, of a newer format, or not written as `to_bytes` writes
+        it: a copy of that one would get another hash, and so another name.
         """
         raw = parse(data, what, _REMEDY)
         facts = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
@@ -190,9 +190,9 @@ class Manifest(_Frozen):
         return manifest
 
 
-_REMEDY = "Materialize its asset again; nothing can be made of this object."
+_REMEDY = "Materialize its asset again; this object cannot be repaired."
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with one spelling: sorted keys, no spaces, UTF-8. Raises `ValueError` for NaN and infinities."""
+    """JSON in one form: sorted keys, no spaces, UTF-8. Raises `ValueError` for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

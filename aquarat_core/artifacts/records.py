@@ -30,7 +30,7 @@ def _hash(text: str) -> str:
 
 
 class _Record(BaseModel):
-    """Fields that are not named here are the writer's own business; those that are have their type."""
+    """Fields that are not named here may hold anything; those that are named have their type."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -106,7 +106,8 @@ class CursorRecord(BaseModel):
     """`cursor.json`: how many chunks of each node's output were shown."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Count] = Field(init=False)
+    # How pydantic wants the type of extra fields to be written.
+    __pydantic_extra__: dict[str, Count] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class CommitRecord(_Record):
@@ -173,4 +174,4 @@ def read_checkpoint_json(data: bytes, uri: str) -> Any:
 
 
 _JOB = "Cancel the run, or remove the object, and start the step again."
-_CHECKPOINT = "Remove its folder; training then goes on from the checkpoint before it."
+_CHECKPOINT = "Remove its folder; training then continues from the checkpoint before it."

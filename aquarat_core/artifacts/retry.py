@@ -1,4 +1,4 @@
-"""Trying again what is worth it: with back-off and jitter, no sooner than the server asks, and not for ever."""
+"""Retries of what may succeed later: with back-off and jitter, no sooner than the server asks, and not forever."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Retry:
     first: float = 0.5
     longest: float = 30.0
     deadline: float = 120.0
-    """Seconds after the first try after which the last error stands. It starts anew when there was progress."""
+    """Seconds after the first try at which the last error is raised. Progress starts the time anew."""
 
     def call(self, operation: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
         """`operation()`, tried again after errors that may pass; `progress()` grows with what it has achieved."""
@@ -70,7 +70,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def retry_after(error: Exception) -> float:
-    """Seconds that the server asked to wait, 0 where it did not; a date in its place is not looked at."""
+    """Seconds that the server asked to wait, 0 if it did not; a date instead of a number is ignored."""
     headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", None) or {}
     asked = headers.get("Retry-After", "")
     return float(asked) if asked.isdigit() else 0.0

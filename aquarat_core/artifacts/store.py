@@ -40,7 +40,7 @@ _MIN_HASH = 6
 
 
 class ArtifactStore:
-    """Everything anyone does with artifacts. Open one with `ArtifactStore.open(uri)`."""
+    """Publishes artifacts and reads them. Open a store with `ArtifactStore.open(uri)`."""
 
     def __init__(self, backend: Backend, cache: Cache) -> None:
         self.uri = backend.uri
@@ -53,7 +53,7 @@ class ArtifactStore:
         return cls(open_backend(uri), Cache(cache_dir(), cache_limit()))
 
     def check_writable(self) -> None:
-        """Writes a small object the two ways that publishing needs. Raises `StoreError` where that fails."""
+        """Writes a small object in the two ways that publishing needs. Raises `StoreError` where that fails."""
         key = "checks/writable.json"
         current = self.backend.read(key)
         mark = canonical({"writable": True})
@@ -81,9 +81,9 @@ class ArtifactStore:
         latest: bool = True,
         advance: OnBytes = no_progress,
     ) -> Artifact:
-        """Makes the files under `directory` (and `records`) the asset's latest artifact; `advance` follows the bytes.
+        """Makes the files under `directory` (and `records`) the asset's latest artifact; `advance` counts bytes sent.
 
-        Without `latest` the artifact is there, and the asset's ref stays where it is: `make_latest` moves it.
+        Without `latest` the artifact is published, but the asset's ref stays where it is; `make_latest` moves it.
 
         Raises `ArtifactError` for files or fields that cannot be published and `StoreError` where the store fails; the
         asset's latest artifact is then still the one before.
@@ -118,10 +118,10 @@ class ArtifactStore:
         )
 
     def add_manifest(self, manifest: Manifest, *, latest: bool) -> Artifact:
-        """Writes the manifest of files that are there; with `latest` it becomes its asset's latest artifact."""
+        """Writes the manifest of files that the store has; with `latest` it becomes its asset's latest artifact."""
         sha256 = manifest.sha256
         if not self.backend.create(_manifest_key(sha256), manifest.to_bytes()):
-            # What has the name may be damaged, or old enough to be collected: writing mends and saves it.
+            # An existing object may be damaged, or old enough to be collected: writing it again prevents both.
             self.backend.write(_manifest_key(sha256), manifest.to_bytes())
         if latest:
             self._move_ref(manifest.asset, sha256, manifest.data_version)
@@ -132,7 +132,7 @@ class ArtifactStore:
         self._move_ref(name or artifact.asset, artifact.sha256, artifact.data_version)
 
     def manifest_uri(self, manifest_sha256: str) -> str:
-        """Where the manifest of that hash lies in this store."""
+        """URI of the manifest with that hash in this store."""
         return f"{self.uri}/{_manifest_key(manifest_sha256)}"
 
     def has(self, manifest_sha256: str) -> bool:
@@ -151,7 +151,7 @@ class ArtifactStore:
         return Artifact(self, Manifest.from_bytes(found.data, what), manifest_sha256)
 
     def latest(self, name: str) -> Artifact | None:
-        """The artifact of an asset that was published last, or None where there is none.
+        """The artifact of an asset that was published last, or None if there is none.
 
         `name` is the asset's, or for an asset of a named experiment `<experiment>/<asset>`.
         Raises `ArtifactError` if the ref is damaged or names something else than an artifact of this asset.
@@ -215,7 +215,7 @@ class ArtifactStore:
                 moved = current.data == ref or self.backend.swap(key, ref, current.version)
             if moved:
                 return
-        raise StoreError(f"{self.uri}/{key} is moved by others all the time: is a loop publishing {name}?")
+        raise StoreError(f"{self.uri}/{key} keeps being moved by other writers: is a loop publishing {name}?")
 
     def has_all(self, entries: Iterable[FileEntry]) -> bool:
         return all(parallel_map(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
@@ -248,7 +248,7 @@ class ArtifactStore:
             raise ArtifactError(self.describe_damage(artifact, entry, got))
 
     def describe_damage(self, artifact: Artifact, entry: FileEntry, got: Digest | None) -> str:
-        """What to say of a file whose blob is missing (`got` is None) or has another digest."""
+        """The message about a file whose blob is missing (`got` is None) or has another digest."""
         wrong = "is missing" if got is None else "is damaged, its bytes are not those that were published"
         origin = f"{artifact.asset} (manifest {artifact.sha256[:12]}, run {artifact.manifest.run_id})"
         advice = rebuild_advice(self, artifact.manifest)
@@ -360,7 +360,7 @@ def asset_of(name: str) -> str:
 
 
 def name_of_ref(key: str) -> str | None:
-    """The name that the ref in the object `key` is of, or None for an object that is no ref."""
+    """The name whose ref is the object `key`, or None for an object that is no ref."""
     match = re.fullmatch(r"refs/([^/]+(?:/[^/]+)?)/latest\.json", key)
     return match[1] if match else None
 

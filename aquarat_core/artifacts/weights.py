@@ -1,7 +1,7 @@
 """Weights as safetensors in shards of at most 1 GiB, with the index that the Hub's own loaders read.
 
 Few weights are one file, such as `model.safetensors`. Many are `model-00001-of-00003.safetensors` and so on, with
-`model.safetensors.index.json` naming each tensor's shard. Shards travel beside each other, and of a checkpoint in
+`model.safetensors.index.json` naming each tensor's shard. Shards are transferred in parallel, and of a checkpoint in
 which only some tensors changed, only their shards are sent.
 """
 
@@ -73,7 +73,7 @@ def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor
 
 
 def open_tensors(path: Path) -> AbstractContextManager[Tensors]:
-    """The file, whose tensors are read as they are asked for; what safetensors' own function gives has no type."""
+    """The open file, whose tensors are read on demand. What safetensors' own function returns has no type."""
     from safetensors import safe_open
 
     return cast("AbstractContextManager[Tensors]", safe_open(path, framework="pt"))
@@ -87,12 +87,12 @@ def _shards(directory: Path, stem: str) -> Iterator[tuple[Path, set[str] | None]
     where = _weight_map(index)
     for shard in sorted(set(where.values())):
         if "/" in shard or not _SHARD.search(shard):
-            raise WeightsError(f"{index} names the shard {shard!r}, which is none")
+            raise WeightsError(f"{index} names {shard!r}, which cannot be a shard")
         yield directory / shard, {name for name, file in where.items() if file == shard}
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Tensors' names and their shards'. Raises `WeightsError` for an index that is none."""
+    """The name of each tensor's shard. Raises `WeightsError` for a damaged index."""
     try:
         where = json.loads(index.read_bytes()[:MAX_INDEX_BYTES])["weight_map"]
         if isinstance(where, dict):

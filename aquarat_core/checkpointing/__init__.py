@@ -2,7 +2,7 @@
 
 A checkpoint is a set of named objects, each with `state_dict` and `load_state_dict` over tensors and JSON values. Every
 rank copies its tensors to host memory, a thread writes them while training continues, and `commit.json`, written last,
-names every file with its size and digest. What no commit names was never written, so a kill costs at most the steps
+names every file with its size and digest. Files that no commit names are ignored, so a kill costs at most the steps
 since the last commit. `training/session.py` uses it like this:
 
     replicated = {"model": model, "progress": progress}         # equal on all ranks: rank 0 writes them

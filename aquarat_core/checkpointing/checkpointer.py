@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aquarat_core.artifacts.weights import load_sharded
 from aquarat_core.checkpointing import state
@@ -149,13 +150,13 @@ class Checkpointer:
     def stop(self) -> bool:
         """Whether this rank was sent SIGTERM; a step asks between its parts, and is given up when it was.
 
-        Says once when two of these questions are further apart than the host's grace: SIGTERM comes too late then.
+        Warns, once, if two calls are further apart than the host's grace period: SIGTERM would be noticed too late.
         """
         now = time.monotonic()
         if self._looked_at is not None and now - self._looked_at > self._grace:
             self.log(
-                f"warning: SIGTERM is heard between the parts of a step, and one of them took "
-                f"{now - self._looked_at:.0f} s, but this host grants {self._grace:.0f} s to end in: a stop loses what "
+                f"warning: SIGTERM is noticed between the parts of a step, and one of them took "
+                f"{now - self._looked_at:.0f} s, but this host allows {self._grace:.0f} s to end: a stop loses what "
                 "was not saved; raise the host's grace_seconds, or lower micro_batch_rows or the size of evaluations"
             )
             self._grace = float("inf")
@@ -182,13 +183,13 @@ class Checkpointer:
         if self.store is None:
             kept = "nothing of it is kept"
         elif self._saved_step:
-            kept = "its state is saved: start it again to go on"
+            kept = "its state is saved: start it again to continue"
         else:
             kept = "there was nothing to save yet: start it again from the beginning"
         raise Preempted(f"stopped by SIGTERM after step {done}; {kept}")
 
     def save(self, done: int) -> None:
-        """Take a checkpoint: returns once it is copied, and it is written meanwhile."""
+        """Take a checkpoint: returns once the state is copied, which is then written in the background."""
         if self.store is None:
             return
         started = time.monotonic()
@@ -278,11 +279,13 @@ class _RngState:
         return self._kept or self._now()
 
     def _now(self) -> dict[str, Any]:
-        kind, keys, position, has_gauss, gauss = np.random.get_state()
+        # Another type is only given to callers who ask for it.
+        state_now = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state())
+        kind, keys, position, has_gauss, gauss = state_now
         mine = {
             "python": json.dumps(random.getstate()),
             "numpy": [str(kind), int(position), int(has_gauss), float(gauss)],
-            "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
+            "numpy_keys": torch.as_tensor(keys.astype(np.int64)),
             "torch": torch.get_rng_state(),
         }
         if self._world.device.type == "cuda":

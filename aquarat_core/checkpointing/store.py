@@ -6,9 +6,9 @@
                                         commit.json              written last: step, identity and every file
 
 The key is a hash of what decides the result (stage, config, inputs, and the sources that compute it), so the same
-command finds its state again, from any host, and another command does not. Where the ranks run, how often is saved and
-what is logged decide nothing. A commit also holds the whole code version, which may have changed since: a run that goes
-on all the same says so.
+command finds its state again, from any host, and another command does not. Where the ranks run, how often checkpoints
+are saved and what is logged do not count. A commit also holds the whole code version; a run that continues although
+that has changed says so in its log.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CheckpointStore:
     fence: Callable[[], None] = field(default=lambda: None, compare=False)
     """Called before a commit; raises where another process has taken the run over."""
     code_version: str | None = None
-    """Of this run: the hash of all its sources, those that only record or tell among them."""
+    """Of this run: the hash of all its sources, those that only record or report included."""
 
     def folder(self, step: int, attempt: str) -> str:
         return f"{self.prefix}/{step:08d}-{attempt}"
@@ -104,14 +104,14 @@ class CheckpointStore:
         self.backend.create(f"{manifest.folder}/{COMMIT}", canonical(obj))
 
     def fetch(self, manifest: CheckpointManifest, target: Path) -> bool:
-        """Copy the files of a checkpoint into `target`; False where one is missing or not what was written."""
+        """Copy the files of a checkpoint into `target`; False if one is missing or not what was written."""
         return all(
             self.backend.get_file(f"{manifest.folder}/{name}", target / name) == digest
             for name, digest in manifest.files.items()
         )
 
     def remove(self, folder: str) -> None:
-        """Delete a checkpoint, the commit first: what is left, should this be cut short, is not trusted."""
+        """Delete a checkpoint, the commit first: if this is interrupted, what is left counts as unfinished."""
         self.backend.delete(f"{folder}/{COMMIT}")
         for key in list(self.backend.keys(f"{folder}/")):
             self.backend.delete(key)
@@ -138,7 +138,7 @@ class CheckpointStore:
             )
 
     def other_code(self, manifest: CheckpointManifest) -> str | None:
-        """A line for the log where other code than this run's saved `manifest`; None where it was the same."""
+        """A line for the log if other code than this run's saved `manifest`; None if it was the same."""
         if manifest.identity.get("code") != self.identity["code"]:
             theirs, ours = str(manifest.identity.get("code")), str(self.identity["code"])
             return (

@@ -1,8 +1,9 @@
 """The command `aquarat`. Each module named in `COMMANDS` adds a group of subcommands, and so do other packages.
 
 A group is a function `add_commands(commands)`, which adds its parsers and sets `run` of each to a function of the
-parsed arguments that returns what is printed, a text or a `Finding`. Groups import what is heavy where they need it.
-Those of other packages are entry points (`entry_points.py`): the ones for the control host, which need Dagster, are.
+parsed arguments that returns what is printed, a text or a `CheckFailed`. Groups import heavy modules only where they
+need them. Groups of other packages, such as those for the control host, which need Dagster, are entry points
+(`entry_points.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aquarat_core.cli import entry_points
-from aquarat_core.cli.answer import Finding
+from aquarat_core.cli.output import CheckFailed
 from aquarat_core.errors import UserError
 from aquarat_core.plain_text import printable
 
@@ -32,8 +33,8 @@ COMMANDS = (
     "aquarat_core.cli.store",
     "aquarat_core.cli.reproduce",
     "aquarat_core.cli.models",
-    "aquarat_core.cli.asking",
-    "aquarat_core.cli.importing",
+    "aquarat_core.cli.generate",
+    "aquarat_core.cli.import_model",
 )
 NOT_SET_UP = (
     "The commands of other packages, such as those for runs, are missing. On a control host that means an environment "
@@ -54,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps({"error": str(e)}))
         return 2
     try:
-        print(printable(answer.text if isinstance(answer, Finding) else answer), flush=True)
+        print(printable(answer.text if isinstance(answer, CheckFailed) else answer), flush=True)
     except BrokenPipeError:
-        # Whoever read it has seen enough, as `head` does; the interpreter would try once more at its end.
+        # The reader has closed the pipe, as `head` does. Without this the interpreter would flush once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1 if isinstance(answer, Finding) else 0
+    return 1 if isinstance(answer, CheckFailed) else 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says above a command's options what the command does, as the list of commands does."""
+    """Begins the help of each command with the sentence that the list of commands has for it."""
 
     unusable: tuple[str, ...] = ()
     """Why commands of other packages are missing."""
@@ -72,7 +73,7 @@ class _Parser(argparse.ArgumentParser):
         self.register("action", "parsers", _Commands)
 
     def error(self, message: str) -> NoReturn:
-        # Only who misses a command is told: a GPU host has no Dagster and needs none.
+        # Said only about an unknown command: a GPU host has no Dagster and needs none.
         told = self.unusable if "invalid choice" in message else ()
         super().error(printable("\n".join([message, *told])))
 
@@ -85,7 +86,7 @@ class _Commands(_SubParsers):
 
 
 class _Version(argparse.Action):
-    """Prints the version and ends; git is asked only then."""
+    """Prints the version and exits. Git runs only if the option is given."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)

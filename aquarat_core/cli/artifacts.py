@@ -8,8 +8,8 @@ from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
 from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, format_profile, lineage
-from aquarat_core.cli.answer import answer
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import answer
 from aquarat_core.cli.table import table
 from aquarat_core.maintenance.diff import flat
 from aquarat_core.settings import store_uri

@@ -1,4 +1,4 @@
-"""What other packages add to the command line, by entry points of their `pyproject.toml`: this one knows none of them.
+"""What other packages add to the command line by entry points in their `pyproject.toml`; this one knows none of them.
 
 `aquarat.commands` are functions that add subcommands, as `add_commands` of the modules beside this one.
 `aquarat.garbage_roots` are functions of a number of days that return the hashes of manifests that garbage collection

@@ -1,4 +1,4 @@
-"""`aquarat reproduce`: does the same come out again?"""
+"""`aquarat reproduce`: whether a stage that is run again gives the same result."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.runtime.scratch import scratch_folder
 
@@ -26,7 +26,7 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(run=_reproduce)
 
 
-def _reproduce(arguments: argparse.Namespace) -> str | Finding:
+def _reproduce(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_core.maintenance.reproduce import reproduce
 
     artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
@@ -45,4 +45,4 @@ def _reproduce(arguments: argparse.Namespace) -> str | Finding:
         "manifest_sha256": [artifact.sha256, found.again.sha256],
     }
     report = answer(arguments, facts, f"{table(rows)}\n{verdict}")
-    return report if found.ok else Finding(report)
+    return report if found.ok else CheckFailed(report)

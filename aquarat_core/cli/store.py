@@ -11,9 +11,9 @@ from typing import Any
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.cli import entry_points
-from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_show, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.progress import transfer_bar
 from aquarat_core.cli.table import table
 from aquarat_core.maintenance.collect import clock, find_garbage, remove
@@ -50,7 +50,7 @@ def add_commands(commands: Commands) -> None:
     command = _command(group, "gc", _gc, "list what nothing needs any more; remove it with --delete")
     command.add_argument("--delete", action="store_true", help="remove it instead of listing it")
     command.add_argument("--retention", type=int, default=90, metavar="DAYS",
-                         help="keep what Dagster materialized within so many days (default: %(default)s)")  # fmt: skip
+                         help="days to keep what Dagster materialized (default: %(default)s)")  # fmt: skip
     command.add_argument("--without-dagster", action="store_true", help="no Dagster run uses this store")
     for name, run, what in (("pin", _pin, "keep an artifact and its ancestors for good"),
                             ("unpin", _unpin, "take a pin away")):  # fmt: skip
@@ -58,7 +58,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _command(
-    group: Commands, name: str, run: Callable[[argparse.Namespace], str | Finding], what: str
+    group: Commands, name: str, run: Callable[[argparse.Namespace], str | CheckFailed], what: str
 ) -> argparse.ArgumentParser:
     command = group.add_parser(name, help=what)
     command.set_defaults(run=run)
@@ -170,7 +170,7 @@ def _push(arguments: argparse.Namespace) -> str:
 # --- keeping --------------------------------------------------------------------------------------------------------
 
 
-def _verify(arguments: argparse.Namespace) -> str | Finding:
+def _verify(arguments: argparse.Namespace) -> str | CheckFailed:
     store = _open(arguments)
     hashes = [store.resolve(name).sha256 for name in arguments.artifact] or None
     total = sum(s.size for s in store.backend.stats("blobs/")) if hashes is None else size_of(map(store.get, hashes))
@@ -180,7 +180,7 @@ def _verify(arguments: argparse.Namespace) -> str | Finding:
     how = "sizes and checksums compared" if arguments.quick else "every byte read"
     if found.problems:
         report = f"{store.uri}: {len(found.problems)} problems in {what} ({how})"
-        return Finding(answer(arguments, dataclasses.asdict(found), "\n".join([report, *found.problems])))
+        return CheckFailed(answer(arguments, dataclasses.asdict(found), "\n".join([report, *found.problems])))
     return answer(arguments, dataclasses.asdict(found), f"{store.uri} is sound: {what} ({how})")
 
 
@@ -199,7 +199,7 @@ def _gc(arguments: argparse.Namespace) -> str:
     rows = [(f"{kind}/", f"{n:,} objects", f"{size:,} bytes") for kind, (n, size) in garbage.by_kind().items()]
     did = "removed" if arguments.delete else "could be removed (nothing was: this is what --delete would do)"
     last = f"{len(gone):,} objects, {facts['bytes']:,} bytes {did}; {garbage.kept:,} artifacts are kept"
-    kept = [f"kept is all that this may refer to: {problem}" for problem in garbage.problems]
+    kept = [f"everything that this may refer to is kept: {problem}" for problem in garbage.problems]
     return answer(arguments, facts, "\n".join([*([table(rows)] if rows else []), *kept, last]))
 
 

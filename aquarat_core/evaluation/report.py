@@ -173,18 +173,18 @@ def _protocol_difference(child: dict[str, Any], parent: dict[str, Any]) -> str |
 
 
 def write(
-    outdir: Path, recorddir: Path, report: EvalReport, records: Sequence[Record], curves: Sequence[plots.Row]
+    outdir: Path, extras_dir: Path, report: EvalReport, records: Sequence[Record], curves: Sequence[plots.Row]
 ) -> None:
-    """Write `report.json` under `outdir`, and `report.md` and `report.html` under `recorddir`."""
-    write_pages(outdir, recorddir, report, to_document(report, records, curves))
+    """Write `report.json` under `outdir`, and `report.md` and `report.html` under `extras_dir`."""
+    write_pages(outdir, extras_dir, report, to_document(report, records, curves))
 
 
-def write_pages(outdir: Path, recorddir: Path, report: Any, document: doc.Document) -> None:
+def write_pages(outdir: Path, extras_dir: Path, report: Any, document: doc.Document) -> None:
     """`report` as JSON with sorted keys (equal reports give equal bytes) and `document` in its two renderings."""
     text = json.dumps(report, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     (outdir / "report.json").write_text(text + "\n", encoding="utf-8")
-    (recorddir / "report.md").write_text(document.to_markdown(), encoding="utf-8")
-    (recorddir / "report.html").write_text(document.to_html(), encoding="utf-8")
+    (extras_dir / "report.md").write_text(document.to_markdown(), encoding="utf-8")
+    (extras_dir / "report.html").write_text(document.to_html(), encoding="utf-8")
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

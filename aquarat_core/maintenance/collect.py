@@ -22,7 +22,7 @@ from aquarat_core.maintenance.survey import READERS, ancestry, pins, read_artifa
 DAY = 86_400.0
 GRACE = DAY
 WORK_RETENTION = 7 * DAY
-"""In-training checkpoints of a job are kept for so long after the last one was written."""
+"""Unfinished training is kept for this long after its last checkpoint was written."""
 JOB_RETENTION = 30 * DAY
 _SHOWN = 20
 
@@ -57,7 +57,7 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
     An unreadable ref keeps every artifact of its asset, an unreadable pin the artifact of its name, and an unreadable
     `spec.json` of a job that wrote something lately keeps every artifact; `Garbage.problems` names them.
 
-    Raises `ArtifactError` if a manifest that must stay cannot be read: nobody knows which blobs it needs.
+    Raises `ArtifactError` if a manifest that must stay cannot be read: it is unknown which blobs it needs.
     """
     now = time.time() if now is None else now
     manifests = list(store.backend.stats("manifests/"))
@@ -70,8 +70,8 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
     if bad := [str(e) for sha256, e in kept.items() if not isinstance(e, Artifact) and sha256 in there]:
         more = f" And {len(bad) - _SHOWN} more." if len(bad) > _SHOWN else ""
         raise ArtifactError(
-            "nothing is removed while manifests are damaged, for nobody knows their files. Mend them, or remove the "
-            f"objects manifests/<hash>.json in {store.uri}. {' '.join(bad[:_SHOWN])}{more}"
+            "nothing is removed while manifests are damaged, since it is unknown which files they need. Repair them or "
+            f"remove the objects manifests/<hash>.json in {store.uri}. {' '.join(bad[:_SHOWN])}{more}"
         )
     needed = {
         blob_key(entry.digest)
@@ -154,7 +154,7 @@ def _named_by(key: str, data: bytes, uri: str) -> set[str]:
 
 
 def _long_unused(stats: Iterable[Stat], before: float, parts: int) -> list[Stat]:
-    """Objects of folders (the first `parts` parts of a key) of which nothing was written since `before`."""
+    """Objects of folders (the first `parts` parts of a key) in which nothing was written since `before`."""
     folders: dict[str, list[Stat]] = {}
     for stat in stats:
         folders.setdefault("/".join(stat.key.split("/")[:parts]), []).append(stat)

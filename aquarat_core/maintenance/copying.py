@@ -53,9 +53,9 @@ def folder_of(artifact: Artifact, target: Path) -> Path:
 def pull(artifact: Artifact, target: Path, advance: OnBytes = no_progress) -> Path:
     """Fetches files, `records/` and the manifest into a folder of their own, verified; the manifest comes last.
 
-    The files lie in `files/` where one of them has a name that the folder needs itself. What is there and right stays,
-    and what a pull that was cut off left is taken up. Raises `ArtifactError` where a link or anything else that is not
-    a plain folder is in the way: nothing outside the folder is written.
+    The files are in `files/` if one of them has a name that the folder needs itself. What is there and correct stays,
+    and an interrupted pull is continued. Raises `ArtifactError` if a link or anything else that is not a plain folder
+    is in the way: nothing outside the folder is written.
     """
     folder = folder_of(artifact, target)
     partial = target / f".{folder.name}.partial"

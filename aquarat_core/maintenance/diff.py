@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aquarat_core.artifacts import Manifest
 from aquarat_core.artifacts.lineage import format_profile
@@ -12,7 +12,7 @@ from aquarat_core.artifacts.lineage import format_profile
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not the same; None where one side has no such thing."""
+    """One thing that is not the same; None if one side has no such thing."""
 
     section: str
     name: str
@@ -36,7 +36,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in sorted(config.items()):
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{name}.")
+            found |= flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
         else:
             found[prefix + name] = value
     return found

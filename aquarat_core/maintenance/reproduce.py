@@ -1,6 +1,6 @@
 """Running a stage again from its manifest, and comparing what comes out with what was published.
 
-Everything that decides the result stands in the manifest: stage, config with its seeds, inputs by hash, code version.
+Everything that decides the result is in the manifest: stage, config with its seeds, inputs by hash, code version.
 The stage runs in a store of its own, into which its inputs are copied: nothing changes where the artifact came from.
 On the same hardware with the same libraries every byte must be the same; elsewhere sums of floats round differently,
 and weights may differ by a stated tolerance.
@@ -8,12 +8,13 @@ and weights may differ by a stated tolerance.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -29,13 +30,16 @@ from aquarat_core.stages.command import STAGE, torchrun
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 WEIGHTS = ".safetensors"
 _DECIDING_LIBRARIES = ("python", "torch", "numpy")
 _DECIDING_HARDWARE = ("cpu", "gpu", "gpus")
 
 
 class ReproductionError(UserError):
-    """A stage that cannot be run again, or did not end; the message says why."""
+    """A stage that cannot be run again, or failed when it was; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class FileComparison:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """What came of it. `bitwise` says what was demanded, `tolerance` what otherwise counts as the same."""
+    """The outcome. `bitwise`: every byte had to be the same. If not, weights may differ by `tolerance`."""
 
     original: Artifact
     again: Artifact
@@ -138,7 +142,7 @@ def _run(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: Path) -> A
     result = job.read_json("result.json")
     if code or not result or not result["ok"]:
         said = result["error"]["message"] if result and not result["ok"] else f"it ended with exit code {code}"
-        raise ReproductionError(f"{stage.name} did not run to its end again: {said}")
+        raise ReproductionError(f"{stage.name} did not complete when it was run again: {said}")
     return store.get(result["manifest_sha256"])
 
 
@@ -170,16 +174,21 @@ def weights_distance(left: Path, right: Path) -> float:
     """
     with open_tensors(left) as a, open_tensors(right) as b:
         if set(a.keys()) != set(b.keys()):
-            return float("inf")
+            return math.inf
         worst = 0.0
         for name in a.keys():  # noqa: SIM118  (not a dictionary)
             x, y = a.get_tensor(name).double(), b.get_tensor(name).double()
             if x.shape != y.shape:
-                return float("inf")
-            size = x.norm().item()
-            distance = (x - y).norm().item() / size if size else (y.norm().item() and float("inf"))
-            worst = max(worst, distance) if distance == distance else float("inf")
+                return math.inf
+            size = _norm(x)
+            distance = _norm(x - y) / size if size else (math.inf if _norm(y) else 0.0)
+            worst = math.inf if math.isnan(distance) else max(worst, distance)
         return worst
+
+
+def _norm(x: Tensor) -> float:
+    # torch leaves the types out.
+    return float(x.norm())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 
 def _differing_metrics(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

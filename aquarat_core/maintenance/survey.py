@@ -1,4 +1,4 @@
-"""Everything a store has, read in parallel: its manifests, and what its listings say of blobs."""
+"""Everything a store has, read in parallel: its manifests, and what its listings say about blobs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def verify(
     there = {stat.key: stat for stat in store.backend.stats("blobs/")}
 
     def check(claimed: dict[Digest, list[Claim]]) -> list[str]:
-        # The bytes are read once, however many manifests name them; what each says of them is compared.
+        # The bytes are read once, however many manifests name them; what each says about them is compared.
         key = blob_key(next(iter(claimed)))
         stat = there.get(key)
         got = store.backend.digest(key, advance) if read and stat else None
@@ -71,7 +71,7 @@ def verify(
 
 
 def _wrong_files(store: ArtifactStore, claims: list[Claim], got: Digest | None) -> Iterator[str]:
-    """What is wrong with a file of which all `claims` say the same: a blob once, what manifests say each time."""
+    """Problems of a blob, reported once, and of what each of the `claims` about it says."""
     artifact, entry = claims[0]
     if got is None or got.sha256 != entry.sha256:
         yield store.describe_damage(artifact, entry, got)
@@ -84,7 +84,7 @@ def _wrong_files(store: ArtifactStore, claims: list[Claim], got: Digest | None) 
 
 
 def _wrong_parents(artifact: Artifact, found: Found) -> Iterator[str]:
-    """What a manifest says of its parents that is not so."""
+    """Claims of a manifest about its parents that are not true."""
     origin = f"{artifact.asset} (manifest {artifact.sha256[:12]})"
     for said in artifact.manifest.parents:
         if said.manifest_sha256 not in found:
@@ -100,7 +100,7 @@ def _wrong_parents(artifact: Artifact, found: Found) -> Iterator[str]:
                 if getattr(said, name) != getattr(true, name)
             ]
             yield (
-                f"{origin} says of its parent, manifest {said.manifest_sha256[:12]}, what that does not say: "
+                f"{origin} says about its parent, manifest {said.manifest_sha256[:12]}, what is not true: "
                 f"{'; '.join(wrong)}. Its ancestry is not proved: materialize {artifact.asset} again"
             )
 

@@ -13,7 +13,7 @@ from aquarat_core.runtime.peaks import peak_of
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak in bfloat16; None where it is not known, as for CPUs."""
+    """The device's peak in bfloat16; None if it is not known, as for CPUs."""
     if device.type != "cuda":
         return None
     return peak_of(torch.cuda.get_device_name(device))
@@ -21,10 +21,10 @@ def peak_flops(device: torch.device) -> float | None:
 
 @contextmanager
 def deterministic(wanted: bool, device: torch.device) -> Generator[None]:
-    """With kernels that give the same bits each time, on a GPU. Raises `ConfigError` for an operation that has none.
+    """Use kernels that give the same bits each time, on a GPU. Raises `ConfigError` for an operation that has none.
 
-    Sampling needs none of it: it adds nothing up in a changing order, and torch's other kernels for writing into its
-    memory are slower.
+    Sampling does not need it: nothing there is summed in a changing order, and torch's deterministic kernels for
+    writing into memory are slower.
     """
     if not wanted or device.type != "cuda":
         yield

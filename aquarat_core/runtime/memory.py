@@ -1,4 +1,4 @@
-"""How a process on a CPU takes its memory: blocks that are kept for reuse, and pages of 2 MiB."""
+"""How a process on a CPU allocates memory: blocks that are kept for reuse, and pages of 2 MiB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GPUs could do at most, by their names. Imports no torch: the control host asks too."""
+"""Peak FLOP/s of GPUs, by their names. Imports no torch: the control host uses it too."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PEAK_BF16_FLOPS = {
     "RTX 4090": 165e12,
 }
 """Dense bfloat16 tensor FLOP/s from the makers' data sheets (without sparsity, summing in float32), by a part of the
-device's name; the first that fits. Training in 8-bit floats is measured by the same, so that its utilisation says how
-much faster than bfloat16 could ever be it is."""
+device's name; the first that fits. Training in 8-bit floats is measured by the same, so that a utilization above
+1 means faster than bfloat16 could ever be."""
 
 
 def peak_of(name: str) -> float | None:
-    """The peak in bfloat16 of one GPU of that name; None where it is not known."""
+    """The peak in bfloat16 of one GPU of that name; None if it is not known."""
     return next((flops for part, flops in PEAK_BF16_FLOPS.items() if part in name), None)

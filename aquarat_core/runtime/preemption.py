@@ -1,4 +1,4 @@
-"""How a stage ends that was asked to stop. Imports nothing heavy: the stage runner tells it from a failure."""
+"""How a stage ends when it is asked to stop. Imports nothing heavy, because the stage runner needs it."""
 
 from __future__ import annotations
 

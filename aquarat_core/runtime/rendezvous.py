@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
                 for variable in INTERFACES:
                     os.environ.setdefault(variable, name)
             if "rank=0" in own:
-                # Said before torchrun starts, whose traceback would hide it.
+                # Reported before torchrun starts, whose traceback would hide it.
                 _listen(*parse_rendezvous_endpoint(given.rdzv_endpoint, -1)).close()
         except RendezvousError as e:
             print(f"torchrun: {e}", file=sys.stderr, flush=True)
@@ -180,7 +180,7 @@ def one_host() -> Generator[None]:
     """The environment in which the ranks of a job on one host meet in a private file, with this backend registered."""
     rendezvous_handler_registry.register(BACKEND, Rendezvous)
     for variable in INTERFACES:
-        # Also where a cluster names another one for all its jobs: on one host nothing need leave it.
+        # Even if a cluster names another one for all its jobs: on one host no traffic needs to leave it.
         os.environ[variable] = "lo"
     with scratch_folder("ranks") as folder:
         os.environ[RANKS] = str(folder / "store")
@@ -188,6 +188,6 @@ def one_host() -> Generator[None]:
 
 
 def ranks_store(size: int) -> FileStore | None:
-    """The store in which the `size` ranks of a job on one host meet; None where torchrun's own has to do."""
+    """The store in which the `size` ranks of a job on one host meet; None if torchrun's own is to be used."""
     path = os.environ.get(RANKS)
     return FileStore(path, size) if path else None

@@ -22,7 +22,7 @@ from aquarat_core.artifacts.errors import os_errors
 
 @contextmanager
 def scratch_folder(name: str) -> Generator[Path]:
-    """An empty folder below `settings.scratch_dir()`, removed afterwards; folders of the dead go first.
+    """An empty folder below `settings.scratch_dir()`, removed afterwards; folders of dead processes are removed first.
 
     Raises `StoreError` if the directory cannot be used.
     """

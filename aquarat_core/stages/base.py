@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from aquarat_core.artifacts import Artifact, CodeVersion, Parent
+
+if TYPE_CHECKING:
+    from aquarat_core.checkpointing.store import CheckpointStore
 
 SPEC_SHA256 = "AQUARAT_SPEC_SHA256"
 """Variable with the hash of the spec that the control host decided: the folder lies where others may write."""
@@ -49,14 +52,14 @@ class StageContext:
     inputs: dict[str, Artifact]
     outdir: Path
     """The artifact's content: what rank 0 leaves here is published and decides the data version."""
-    recorddir: Path
-    """Kept with the artifact, but different from run to run: metrics, logs, rendered pages."""
+    extras_dir: Path
+    """Published as the artifact's records, outside its data version: metrics, logs, rendered pages."""
     rank: int = 0
     world: int = 1
     wandb: dict[str, str | None] | None = None
     """Where the W&B run is, when the stage opened one."""
-    work: Any = None
-    """Where a training stage keeps its unfinished state, a `checkpointing.CheckpointStore`; None keeps none."""
+    work: CheckpointStore | None = None
+    """Where a training stage keeps its unfinished state; None keeps none."""
     send: Callable[[dict[str, Any]], None] | None = None
     _last_sent: float = field(default=0.0)
 

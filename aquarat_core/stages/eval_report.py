@@ -52,7 +52,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         child = reports.Evaluated(report, records)
         report["comparison"] = reports.compare_with_parent(child, reports.Evaluated.read(parent))
     write_records(ctx.outdir / "questions.parquet", records)
-    reports.write(ctx.outdir, ctx.recorddir, report, records, checkpoint_metrics(checkpoint))
+    reports.write(ctx.outdir, ctx.extras_dir, report, records, checkpoint_metrics(checkpoint))
     if summary["too_long"]:
         ctx.log(
             f"{summary['too_long']} of {summary['n']} questions leave no room for eval_report.max_new_tokens "

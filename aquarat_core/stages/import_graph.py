@@ -9,6 +9,7 @@ config class does not depend on all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from aquarat_core.stages.memo import Memo
@@ -16,7 +17,8 @@ from aquarat_core.stages.parsing import Import, Parsed
 
 
 class ImportGraph:
-    """The modules of some packages in the folder `root`, by their dotted names. What was read is remembered.
+    """The modules of some packages in the folder `root`, by their dotted names. What was read is remembered; the file
+    `memo` keeps it for later processes.
 
     Without `texts`, only imports count.
     """
@@ -70,8 +72,16 @@ class ImportGraph:
         while waiting:
             found |= waiting
             waiting = {i for name in waiting for i in self.imports(name) if not leave_out(i)} - found
-        self._memo.save()
+        if self._memo.has_news:
+            self._save()
         return frozenset(found)
+
+    def _save(self) -> None:
+        """Writes the memo with all modules in it, so that no later closure of this process has anything to add."""
+        for name in self.all():
+            with suppress(SyntaxError, UnicodeDecodeError):  # of a module that nothing here may need
+                self[name]
+        self._memo.save()
 
     def _path(self, name: str) -> Path | None:
         if name not in self._paths:

@@ -33,9 +33,14 @@ class Memo:
             self._used[key] = self._known.get(key) or parsing.parse(source.decode(), package)
         return self._used[key]
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something was parsed that the file does not have yet."""
+        return self._path is not None and not self._used.keys() <= self._known.keys()
+
     def save(self) -> None:
-        """Writes the file, if something in it is new, with what this process has used."""
-        if self._path is None or self._used.keys() <= self._known.keys():
+        """Writes the file with what this process has used."""
+        if self._path is None:
             return
         content = json.dumps({"reader": _reader(), "files": self._used})
         self._known = dict(self._used)

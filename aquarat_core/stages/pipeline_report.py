@@ -19,7 +19,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         ctx.progress(done, len(CHAIN), "stages")
     report = chain_report.build(stages)
     document = chain_report.to_document(report, {s.checkpoint.asset: s.curves for s in stages})
-    write_pages(ctx.outdir, ctx.recorddir, report, document)
+    write_pages(ctx.outdir, ctx.extras_dir, report, document)
     for warning in report["warnings"]:
         ctx.log(warning)
     return metrics(report)

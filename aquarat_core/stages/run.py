@@ -11,10 +11,11 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -31,6 +32,9 @@ from aquarat_core.stages.base import SPEC_SHA256, SUPERSEDED, StageContext, Stag
 from aquarat_core.stages.code_version import result_version
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from aquarat_core.checkpointing.store import CheckpointStore
 
 
 class Superseded(RuntimeError):
@@ -82,6 +86,8 @@ def moves_ref() -> bool:
 def _spec(job: JobDir) -> StageSpec:
     """The spec, if it is the one that the control host decided; a stage started by hand believes what lies there."""
     held = job.read_json("spec.json")
+    if held is None:
+        raise StageError(f"there is no {job.uri}/spec.json: start the stage through Dagster, which writes it")
     decided = os.environ.get(SPEC_SHA256)
     if decided and digest_bytes(canonical(held)).sha256 != decided:
         raise StageError(
@@ -90,7 +96,7 @@ def _spec(job: JobDir) -> StageSpec:
     return validated(StageSpec, held, f"{job.uri}/spec.json", "Start the stage through Dagster, which writes it.")
 
 
-def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[str, Any]:
+def run(job: JobDir, spec: StageSpec, rank: int = 0, work: CheckpointStore | None = None) -> dict[str, Any]:
     """Run the stage function and, on rank 0, publish what it made. Returns the content of `result.json`."""
     stage = STAGES[spec.stage]
     store = ArtifactStore.open(spec.store)
@@ -110,7 +116,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[s
             asset=spec.stage,
             kind=stage.kind,
             directory=ctx.outdir,
-            records=ctx.recorddir,
+            records=ctx.extras_dir,
             config=spec.config or {},
             profile=spec.profile,
             profile_sha256=spec.profile_sha256,
@@ -132,7 +138,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: Any = None) -> dict[s
     }
 
 
-def _work_area(job: JobDir, spec: StageSpec) -> Any:
+def _work_area(job: JobDir, spec: StageSpec) -> CheckpointStore | None:
     """Where a training stage keeps its unfinished state; None for other stages, which have none."""
     stage = STAGES[spec.stage]
     if stage.kind != "checkpoint":
@@ -171,15 +177,19 @@ def stage_context(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: P
         config=_config(stage, spec),
         inputs={name: store.get(parent.manifest_sha256) for name, parent in spec.inputs.items()},
         outdir=out,
-        recorddir=records,
+        extras_dir=records,
         rank=rank,
         world=int(os.environ.get("WORLD_SIZE", "1")),
     )
 
 
-def _pipes_sender(stack: ExitStack) -> Any:
+def _pipes_sender(stack: ExitStack) -> Callable[[dict[str, Any]], None] | None:
     """A function that sends one message to the Dagster step that started this process, or None without one."""
-    from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
+    # One of the parameters of `open_dagster_pipes` has an open type.
+    from dagster_pipes import (
+        DAGSTER_PIPES_CONTEXT_ENV_VAR,
+        open_dagster_pipes,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     if DAGSTER_PIPES_CONTEXT_ENV_VAR not in os.environ:
         return None

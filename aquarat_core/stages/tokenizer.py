@@ -36,7 +36,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     sources |= {name: _first(texts) for name, texts in _chats(ctx)}
     sources["validation"] = _first(read_documents(ctx.inputs["pretrain_text"].path("validation.parquet")))
     made = report(tokenizer, sources)
-    (ctx.recorddir / REPORT_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    (ctx.extras_dir / REPORT_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return _metrics(made)
 
 

@@ -1,1 +1,1 @@
-"""The record of a run: metrics, tables of samples, and what they ask of the stage that they belong to."""
+"""The record of a run: metrics, tables of samples, and what they need from the stage that they belong to."""

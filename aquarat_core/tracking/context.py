@@ -1,4 +1,4 @@
-"""What a run asks of the stage that it belongs to; `stages.base.StageContext` is one."""
+"""What a run needs from the stage that it belongs to; `stages.base.StageContext` provides it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RunContext(Protocol):
     @property
     def rank(self) -> int: ...
     @property
-    def recorddir(self) -> Path:
+    def extras_dir(self) -> Path:
         """Where rank 0 leaves what is published beside the artifact."""
         ...
 
@@ -63,7 +63,7 @@ class DetachedContext:
 
     def __init__(self, folder: Path, work: CheckpointStore | None = None) -> None:
         """`folder` takes the records."""
-        self.recorddir, self.work = folder, work
+        self.extras_dir, self.work = folder, work
         self.rank = int(os.environ.get("RANK", "0"))
         self.wandb: dict[str, str | None] | None = None
 

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from aquarat_core.config import WandbConfig
 from aquarat_core.plain_text import first_line
@@ -100,7 +100,7 @@ def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None
         return
     run = _start_wandb(ctx, wandb, continued)
     offline = ctx.wandb is not None and ctx.wandb["mode"] == "offline"
-    log = MetricLog(ctx.recorddir / METRICS_FILE, run, replay=offline, warn=ctx.log)
+    log = MetricLog(ctx.extras_dir / METRICS_FILE, run, replay=offline, warn=ctx.log)
     try:
         yield log
     finally:
@@ -115,9 +115,9 @@ def _keep_run(ctx: RunContext, folder: Path, offline: bool, unsent: bool) -> Non
     """Copy what `wandb sync` needs of a run, and say how to send what is `unsent`. W&B's own logs in its folder are
     links out of the artifact.
 
-    An online run is kept too: a client whose server refuses the rows ends without a word of it.
+    An online run is kept too: a client whose server refuses the rows ends without saying so.
     """
-    kept = ctx.recorddir / "wandb" / folder.name
+    kept = ctx.extras_dir / "wandb" / folder.name
     kept.mkdir(parents=True, exist_ok=True)
     for run in folder.glob("run-*.wandb"):
         shutil.copy(run, kept)
@@ -153,7 +153,9 @@ def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) ->
         try:
             return _init_wandb(ctx, config, continued, tried)
         except Exception as e:  # the client raises its own errors, those of pydantic, and plain ones
-            then = "goes on offline, to be sent later" if tried != "offline" else f"goes on with {METRICS_FILE} alone"
+            then = (
+                "continues offline, to be sent later" if tried != "offline" else f"continues with {METRICS_FILE} alone"
+            )
             ctx.log(f"W&B does not start ({first_line(e)}): the stage {then}")
             _end_client(ctx)
     return None
@@ -170,8 +172,9 @@ def _init_wandb(ctx: RunContext, config: WandbConfig, continued: str | None, mod
         resume="allow" if mode == "online" else None,
         group=spec.run_id,
         job_type=spec.stage,
-        mode=mode,
-        dir=ctx.recorddir.parent,
+        # The environment may name no mode at all, which W&B's client refuses.
+        mode=cast("Literal['online', 'offline']", mode),
+        dir=ctx.extras_dir.parent,
         config={
             "profile": spec.profile,
             "stage": spec.config,

@@ -18,7 +18,7 @@ class SampleTable:
 
     def __init__(self, ctx: RunContext, log: MetricLog, name: str, columns: Sequence[str]) -> None:
         """`name` is the table's in W&B; every row has `columns`."""
-        self.path, self._rank, self._log = Path(ctx.recorddir, SAMPLES_FILE), ctx.rank, log
+        self.path, self._rank, self._log = Path(ctx.extras_dir, SAMPLES_FILE), ctx.rank, log
         self.name, self.columns = name, columns
         self.lines: list[str] = []
 

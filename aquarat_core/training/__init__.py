@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: processes, batches, updates, metrics, checkpoints."""
+"""The training loop and its parts: session, loss, sharded optimizer, callbacks, checks before the first step."""

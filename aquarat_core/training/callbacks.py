@@ -153,7 +153,7 @@ class MetricRecorder(Callback):
         self.log.row(step.done, **step.metrics)
         self._latest = self._latest | step.metrics if self.report_all else step.metrics
         first = {name: self._latest[name] for name in self.headlines if name in self._latest}
-        self.ctx.progress(step.done, step.total, **(first | self._latest if self.report_all else first))
+        self.ctx.progress(step.done, step.total, "steps", **(first | self._latest if self.report_all else first))
 
     def state_dict(self) -> dict[str, Any]:
         return self.log.state_dict()

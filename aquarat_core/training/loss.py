@@ -90,17 +90,17 @@ def loss_function(
     if len(possible) == 1:
         return _set(model, possible[0], launch)
     reference = _reference_pass(model, world)
-    for choice, following in zip(possible, [*possible[1:], None], strict=True):
+    while True:
+        choice = possible.pop(0)
         loss_sum = _set(model, choice, launch)
         failure = _failure(loss_sum, model, rows, reference, world)
         if failure is None:
-            break
-        if following is None:
+            return loss_sum
+        if not possible:
             raise failure
         reason = " ".join(str(failure).split())[:REASON]
-        log(f"{choice}: failed when it was tried ({type(failure).__name__}: {reason}); next: {following}")
+        log(f"{choice}: failed when it was tried ({type(failure).__name__}: {reason}); next: {possible[0]}")
         torch.compiler.reset()
-    return loss_sum
 
 
 def _set(model: Transformer, choice: KernelChoice, launch: LaunchConfig) -> LossSum:
@@ -146,10 +146,14 @@ def _reference_pass(model: Transformer, world: World) -> _Reference:
 def _loss_and_gradient(loss_sum: LossSum, model: Transformer, ids: Tensor) -> tuple[float, Tensor]:
     inputs, targets = ids[:, :-1], ids[:, 1:]
     loss = loss_sum(inputs, targets) / targets.numel()
-    loss.backward()
-    gradient = torch.cat([block.attention.out.weight.grad.flatten() for block in model.blocks])
+    loss.backward()  # pyright: ignore[reportUnknownMemberType]  # torch leaves the types out
+    gradients: list[Tensor] = []
+    for layer in range(model.config.depth):
+        gradient = model.get_parameter(f"blocks.{layer}.attention.out.weight").grad
+        assert gradient is not None, f"layer {layer} has no part in the loss"
+        gradients.append(gradient.flatten())
     _clear(model)
-    return float(loss.detach()), gradient
+    return float(loss.detach()), torch.cat(gradients)
 
 
 def _failure(loss_sum: LossSum, model: Transformer, rows: int, reference: _Reference, world: World) -> Exception | None:
@@ -166,7 +170,7 @@ def _failure(loss_sum: LossSum, model: Transformer, rows: int, reference: _Refer
         for found in (loss, held_out):
             if not abs(found - reference.loss) <= TOLERANCE * reference.loss:
                 failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {reference.loss:.4f}")
-        off = float((gradient - reference.gradient).norm() / reference.gradient.norm().clamp(min=TINY))
+        off = float(_norm(gradient - reference.gradient) / _norm(reference.gradient).clamp(min=TINY))
         if failure is None and not off <= GRADIENT_TOLERANCE:
             failure = ValueError(f"gradients that are off those of plain operations by {off:.0%}")
     except torch.OutOfMemoryError:
@@ -180,6 +184,10 @@ def _failure(loss_sum: LossSum, model: Transformer, rows: int, reference: _Refer
     return failure
 
 
+def _norm(x: Tensor) -> Tensor:
+    return x.norm()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # torch leaves the types out
+
+
 def _clear(model: Transformer) -> None:
     for parameter in model.parameters():
         parameter.grad = None
@@ -190,8 +198,8 @@ def accumulate_loss(
 ) -> Tensor:
     """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss [] over all ranks in nats.
 
-    It stays on the device: reading it would have the host wait before it has asked for the update. Once `stop` is
-    true, the remaining micro-batches are left out: `ShardedOptimizer.step`, given the same `stop`, gives the step up on
+    It stays on the device: reading it would make the host wait before it has launched the update. Once `stop` is
+    true, the remaining micro-batches are left out: `ShardedOptimizer.step`, given the same `stop`, gives up the step on
     all ranks.
     """
     n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
@@ -201,6 +209,6 @@ def accumulate_loss(
             break
         part = slice(start, start + micro_batch_rows)
         loss = loss_sum(inputs[part], targets[part]) / n_targets
-        loss.backward()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]  # torch leaves the types out
         total += loss.detach()
     return world.sum(total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -50,9 +50,9 @@ class ShardedOptimizer:
         """Reduce, clip, step and clear the gradients; returns the global gradient norm and the rate's factor.
 
         A gradient of zero moves nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
-        `FloatingPointError`. Reading the norms is the one place where the host waits for a GPU in a step: whether the
-        update happens decides AdamW's count and what every rank does next, and a device that decided alone would pay
-        with passes over all moments.
+        `FloatingPointError`. Reading the norms is the one place where the host waits for a GPU in a step: AdamW's
+        count, and what every rank does next, depend on whether the update happens. To decide that on the device would
+        cost passes over all moments.
 
         Raises `Abandoned` on all ranks, with everything as it was, if `stop` is true on any: that is in what is read.
         """
@@ -69,7 +69,9 @@ class ShardedOptimizer:
             self.silent += 1
         elif math.isfinite(norm):
             if self.config.grad_clip is not None and grads:
-                torch._foreach_mul_(grads, (self.config.grad_clip / (norm_there + 1e-6)).clamp(max=1.0))
+                scale = (self.config.grad_clip / (norm_there + 1e-6)).clamp(max=1.0)
+                # torch has no public name for it.
+                torch._foreach_mul_(grads, scale)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             self.applied += 1
             self._update(step, grads, factor, self._zero.moving(lengths))
             self._zero.all_gather_weights()
@@ -95,7 +97,9 @@ class ShardedOptimizer:
         if stopping:
             found[1] = 1.0
         if grads:
-            squares = torch.stack(torch._foreach_norm(grads)).square()
+            # torch has no public name for it.
+            norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            squares = torch.stack(norms).square()
             found[0] = squares.sum()
             found[2 + self._slots] = squares
         self.world.sum(found)
@@ -142,7 +146,8 @@ class ShardedOptimizer:
 
 def read(numbers: Tensor) -> list[float]:
     """The numbers on the host, which waits for the device and copies them at once."""
-    return numbers.cpu().tolist()  # pyright: ignore[reportUnknownMemberType]  # torch leaves its type out
+    # torch leaves the type of what it gives open.
+    return cast("list[float]", numbers.cpu().tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def _fresh_moments(shard: ParamShard) -> dict[str, Tensor]:

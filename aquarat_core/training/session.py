@@ -42,6 +42,7 @@ class SessionConfig(Protocol):
 
 
 C = TypeVar("C", bound=SessionConfig)
+C_co = TypeVar("C_co", bound=SessionConfig, covariant=True)
 
 
 class StepLoop:
@@ -84,11 +85,11 @@ class StepLoop:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSession(Generic[C]):
+class TrainingSession(Generic[C_co]):
     """A training stage on one rank: the stage around it, its config, its processes and its log."""
 
     ctx: RunContext
-    config: C
+    config: C_co
     world: World
     log: MetricLog
 

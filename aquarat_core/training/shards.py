@@ -33,6 +33,12 @@ class ParamShard:
     def numel(self) -> int:
         return self.param[self.start : self.stop].numel()
 
+    @property
+    def grad(self) -> Tensor:
+        """Its rows of the parameter's gradient, which must be there."""
+        assert self.param.grad is not None, f"{self.name} has no gradient"
+        return self.of(self.param.grad)
+
     def of(self, whole: Tensor) -> Tensor:
         """Its rows of a tensor that is shaped like the parameter."""
         return whole[self.start : self.stop]
@@ -94,8 +100,8 @@ class Zero2:
         Every parameter must have a `grad`, which may be dropped afterwards.
         """
         if self.world.size == 1:
-            return [shard.of(shard.param.grad) for shard in self.mine]
-        torch._foreach_copy_([view for _, view in self._all], [shard.of(shard.param.grad) for shard, _ in self._all])
+            return [shard.grad for shard in self.mine]
+        _copy([view for _, view in self._all], [shard.grad for shard, _ in self._all])
         if self.world.device.type == "cpu":  # gloo's reduce-scatter is slower than its all-reduce by half
             dist.all_reduce(self._flat)
             return self._summed_views
@@ -106,11 +112,18 @@ class Zero2:
         """Give every rank the weights of every owner."""
         if self.world.size == 1:
             return
-        torch._foreach_copy_(self._own_views, [shard.of(shard.param.data) for shard in self.mine])
+        _copy(self._own_views, [shard.of(shard.param.data) for shard in self.mine])
         dist.all_gather_into_tensor(self._flat, self._own)
-        torch._foreach_copy_([shard.of(shard.param.data) for shard, _ in self._all], [view for _, view in self._all])
+        _copy([shard.of(shard.param.data) for shard, _ in self._all], [view for _, view in self._all])
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copies each source into its target, all in one call."""
+    # torch has no public name for it.
+    torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
 def _views(share: list[ParamShard], flat: Tensor) -> list[tuple[ParamShard, Tensor]]:
-    parts = flat[: sum(shard.numel for shard in share)].split([shard.numel for shard in share])
+    sizes = [shard.numel for shard in share]
+    parts = torch.split(flat[: sum(sizes)], sizes)
     return [(shard, part.view_as(shard.of(shard.param))) for shard, part in zip(share, parts, strict=True)]

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aquarat_core.cli.answer import Finding, answer
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add_commands(commands: Commands) -> None:
     removed.set_defaults(run=_remove)
 
 
-def _list(arguments: argparse.Namespace) -> str | Finding:
+def _list(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.config import load_profile
     from aquarat_core.errors import UserError
@@ -57,7 +57,7 @@ def _list(arguments: argparse.Namespace) -> str | Finding:
     note = "The main experiment has no name; its profile is that of AQUARAT_PROFILE. Accuracies are of eval reports."
     text = "\n".join([table(rows), *broken, note])
     found = answer(arguments, {"experiments": facts, "problems": problems}, text)
-    return Finding(found) if problems else found
+    return CheckFailed(found) if problems else found
 
 
 def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 
-from aquarat_core.cli.answer import answer
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import answer
 from aquarat_pipeline.cli.launch import add_assets, open_instance, use_profile
 
 

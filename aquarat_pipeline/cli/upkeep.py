@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aquarat_core.cli.answer import Finding
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed
 from aquarat_core.cli.table import table
 from aquarat_core.settings import store_uri
 
@@ -24,7 +24,7 @@ def add_commands(commands: Commands) -> None:
     prune.set_defaults(run=_prune)
 
 
-def _refs(arguments: argparse.Namespace) -> str | Finding:
+def _refs(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_pipeline.assets.upkeep import differences
     from aquarat_pipeline.cli.launch import open_instance
@@ -37,7 +37,9 @@ def _refs(arguments: argparse.Namespace) -> str | Finding:
         rows = [(d.asset, (d.dagster or "none")[:12], (d.store or "none")[:12], d.problem) for d in found]
         text = table([("asset", "latest in Dagster", "latest in the store", ""), *rows])
         if not arguments.mend:
-            return Finding(f"{text}\nStages are fed from the first, commands read the second. `--mend` moves the refs.")
+            return CheckFailed(
+                f"{text}\nStages are fed from the first, commands read the second. `--mend` moves the refs."
+            )
         for difference in found:
             if difference.dagster:
                 store.make_latest(store.get(difference.dagster), difference.asset)

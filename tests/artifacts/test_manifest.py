@@ -97,7 +97,7 @@ def test_a_path_outside_the_artifact_is_refused(path: str) -> None:
     [
         (
             {"metrics": {"loss": float("nan")}},
-            "cannot publish tokenizer: metrics: the metric loss is nan, so whatever ",
+            "cannot publish tokenizer: metrics: the metric loss is nan, so its computation went wrong",
         ),
         (
             {"config": {"optim": {"betas": [0.8, float("inf")]}}},

@@ -33,7 +33,7 @@ stage, config, out = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
 out.mkdir(parents=True, exist_ok=True)
 config = Profile.model_fields[stage].annotation.model_validate(config)
 messages = []
-context = StageContext(spec=None, config=config, inputs={}, outdir=out, recorddir=out, send=messages.append)
+context = StageContext(spec=None, config=config, inputs={}, outdir=out, extras_dir=out, send=messages.append)
 try:
     result = {"metrics": importlib.import_module("aquarat_core.stages." + stage).run(context)}
 except ValueError as e:

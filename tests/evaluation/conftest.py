@@ -85,20 +85,21 @@ class Chain:
         config: dict | None = None,
     ) -> Artifact:  # fmt: skip
         """Publish `files` and `records` as `asset`, added to what lies in its folders already."""
-        outdir, recorddir = self.folders(asset)
-        for directory, contents in ((outdir, files), (recorddir, records or {})):
+        outdir, extras_dir = self.folders(asset)
+        for directory, contents in ((outdir, files), (extras_dir, records or {})):
             for name, content in contents.items():
                 (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return self.store.publish(
-            asset=asset, kind=kind, directory=outdir, records=recorddir, config=config or {}, profile="unit", code=CODE,
-            parents=tuple(p.as_parent() for p in parents), metrics=metrics or {}, seeds={"seed": 10}, run_id=run_id,
+            asset=asset, kind=kind, directory=outdir, records=extras_dir, config=config or {}, profile="unit",
+            code=CODE, parents=tuple(p.as_parent() for p in parents), metrics=metrics or {}, seeds={"seed": 10},
+            run_id=run_id,
         )  # fmt: skip
 
     def folders(self, asset: str) -> tuple[Path, Path]:
-        outdir, recorddir = self.scratch / f"{asset}-files", self.scratch / f"{asset}-records"
+        outdir, extras_dir = self.scratch / f"{asset}-files", self.scratch / f"{asset}-records"
         outdir.mkdir(parents=True, exist_ok=True)
-        recorddir.mkdir(parents=True, exist_ok=True)
-        return outdir, recorddir
+        extras_dir.mkdir(parents=True, exist_ok=True)
+        return outdir, extras_dir
 
     def republish(self, stage: str) -> Artifact:
         """The report of `stage` as its folder is now."""
@@ -124,10 +125,10 @@ class Chain:
             report["comparison"] = reports.compare_with_parent(
                 Evaluated(report, records), Evaluated.read(self.reports[parent])
             )
-        outdir, recorddir = self.folders(asset)
+        outdir, extras_dir = self.folders(asset)
         write_records(outdir / "questions.parquet", records)
         rows = [json.loads(line) for line in curve(stage).splitlines()]
-        reports.write(outdir, recorddir, report, records, rows)
+        reports.write(outdir, extras_dir, report, records, rows)
         inputs = (checkpoint, self.aqua, *([self.reports[parent]] if parent else []))
         self.reports[stage] = self.publish(asset, "report", {}, inputs)
         return report

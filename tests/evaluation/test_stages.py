@@ -37,12 +37,12 @@ def context(chain, tmp_path, stage: str, config: EvalConfig | None, inputs: dict
         stage=stage, store=chain.store.uri, profile="unit", config=config.model_dump() if config else None,
         inputs={name: a.as_parent() for name, a in inputs.items()}, code=chain.CODE, run_id="run-1", step_key=stage,
     )  # fmt: skip
-    return StageContext(spec=spec, config=config, inputs=inputs, outdir=out, recorddir=records)
+    return StageContext(spec=spec, config=config, inputs=inputs, outdir=out, extras_dir=records)
 
 
 def published(chain, ctx: StageContext, metrics: dict) -> Artifact:
     return chain.store.publish(
-        asset=ctx.spec.stage, kind="report", directory=ctx.outdir, records=ctx.recorddir, config={}, profile="unit",
+        asset=ctx.spec.stage, kind="report", directory=ctx.outdir, records=ctx.extras_dir, config={}, profile="unit",
         code=chain.CODE, parents=tuple(ctx.spec.inputs.values()), metrics=metrics, seeds={}, run_id="run-1",
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_the_stages_report_on_a_chain_that_cannot_answer(untrained, tmp_path) ->
     ctx = context(chain, tmp_path, "pipeline_report", None, inputs)
     metrics = pipeline_report.run(ctx)
     assert (metrics["sft_accuracy"], metrics["rl_accuracy"], metrics["rl_mcnemar_p"]) == (0.0, 0.0, 1.0)
-    assert {p.name for p in ctx.recorddir.iterdir()} == {"report.md", "report.html"}
+    assert {p.name for p in ctx.extras_dir.iterdir()} == {"report.md", "report.html"}
     assert len(json.loads((ctx.outdir / "report.json").read_text())["stages"]) == 4
 
 

@@ -65,4 +65,4 @@ def test_two_ranks_over_nccl_do_what_one_does_alone(tmp_path: Path, root: Path) 
         assert len({tuple(hashes) for hashes in measured["hashes"]}) == 1
         first, second, _ = measured["hashes"][0]
         assert first == second
-    assert two["stopped"] == ["stopped by SIGTERM after step 4; its state is saved: start it again to go on"] * 2
+    assert two["stopped"] == ["stopped by SIGTERM after step 4; its state is saved: start it again to continue"] * 2

@@ -426,7 +426,7 @@ def test_a_message_that_is_no_json_is_dropped_and_said(here: HostHere) -> None:
     assert status["code"] == 0
     chunk = here.folder(order).read("output/node0/000001.json")
     assert chunk["messages"] == [{"method": "log"}]
-    assert len(chunk["lines"]) == 2 and all("was dropped: it is no JSON" in line for line in chunk["lines"])
+    assert len(chunk["lines"]) == 2 and all("was dropped: it is not JSON" in line for line in chunk["lines"])
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, '{"id": 1'])

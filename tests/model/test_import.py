@@ -87,7 +87,7 @@ def refused(run: Run, folder: Path, *more: object, tokenizer_file: str = "tokeni
 
 
 def test_what_cannot_be_imported_is_said_and_leaves_nothing(folder: Path, run: Run, tmp_path: Path) -> None:
-    assert "rl_checkpoint is what a stage makes" in refused(run, folder, "--name", "rl_checkpoint")
+    assert "rl_checkpoint is the name of a stage" in refused(run, folder, "--name", "rl_checkpoint")
     assert "meta_000021.json" in refused(run, folder, "--step", 21)
     assert "there is no model_STEP.pt" in refused(run, tmp_path, tokenizer_file="d2/tokenizer.json")
     (folder / "tokenizer.pkl").write_bytes(b"")

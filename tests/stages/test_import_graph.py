@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aquarat_core.stages import memo as memos
 from aquarat_core.stages import parsing
 from aquarat_core.stages.import_graph import ImportGraph
 from aquarat_core.stages.parsing import parse
@@ -201,3 +202,29 @@ def test_a_process_parses_only_what_another_has_not(
     memo.parent.rmdir()
     memo.parent.write_text("no folder")
     assert len(digests()) == 2, "where nothing can be kept, it is read anew"
+
+
+def test_a_process_writes_what_it_has_parsed_once(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write({"p/a.py": "", "p/b.py": "", "p/c.py": "from p import a", "p/broken.py": "x =", "p/odd.py": ""})
+    (tmp_path / "p/odd.py").write_bytes(b"x = '\xff'")
+    memo = tmp_path / "sources.json"
+    writes: list[Path] = []
+    real = memos.atomic_write
+    monkeypatch.setattr(memos, "atomic_write", lambda path: writes.append(path) or real(path))
+
+    def closures() -> None:
+        graph = ImportGraph(tmp_path, ["p"], memo)
+        for name in ("p.a", "p.b", "p.c"):
+            graph.closure([name])
+
+    closures()
+    assert writes == [memo], "the first closure saves the modules of the others"
+    closures()
+    assert len(writes) == 1, "nothing is new"
+    (tmp_path / "p/c.py").write_text("from p import b")
+    closures()
+    assert len(writes) == 2
+    with pytest.raises(SyntaxError):
+        ImportGraph(tmp_path, ["p"], memo).closure(["p.broken"])

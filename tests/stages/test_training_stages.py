@@ -51,7 +51,7 @@ def tokenizer(bench: Bench, data: dict[str, Artifact]) -> Artifact:
     assert metrics["bytes_per_token"] == sum(len(t.encode()) for t in texts) / sum(len(made.encode(t)) for t in texts)
     assert metrics["bytes_per_token"] > 1.3 and metrics["bytes_per_token_questions"] > 1.3
     assert metrics["longest_token_bytes"] == made.token_bytes().max()
-    report = json.loads((ctx.recorddir / "report.json").read_text())
+    report = json.loads((ctx.extras_dir / "report.json").read_text())
     assert report["compression"]["validation"]["own"]["bytes_per_token"] == metrics["bytes_per_token"]
     assert sum(report["token_lengths"].values()) == len(made.merges)
     return bench.publish("tokenizer", ctx.outdir)
@@ -76,7 +76,7 @@ def base(bench: Bench, tokens: Artifact, tokenizer: Artifact) -> Artifact:
     inputs = {"tokenizer": tokenizer, "pretrain_tokens": tokens}
     ctx = bench.context("base_checkpoint", TRAIN | {"model": MODEL}, **inputs)
     metrics = base_checkpoint.run(ctx)
-    curve = losses(ctx.recorddir)
+    curve = losses(ctx.extras_dir)
     assert curve[0] == pytest.approx(math.log(400), abs=0.01) and curve[-1] < curve[0] - 1
     assert len(curve) == metrics["steps"] == 12 and metrics["train_loss"] == curve[-1]
     assert metrics["parameters"] == accounting.parameters(ctx.config.model, 400)
@@ -88,7 +88,7 @@ def base(bench: Bench, tokens: Artifact, tokenizer: Artifact) -> Artifact:
     base_checkpoint.run(again)
     for path in ctx.outdir.iterdir():
         assert (again.outdir / path.name).read_bytes() == path.read_bytes(), f"a second run gave another {path.name}"
-    return bench.publish("base_checkpoint", ctx.outdir, ctx.recorddir)
+    return bench.publish("base_checkpoint", ctx.outdir, ctx.extras_dir)
 
 
 def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artifact], base: Artifact) -> None:
@@ -97,7 +97,7 @@ def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artif
     mid = bench.context("mid_checkpoint", TRAIN | {"mixture": mixture}, base_checkpoint=base, **data)
     metrics = chat_training.run_mid(mid)
     assert (metrics["conversations"] + metrics["too_long"], metrics["ranks"]) == (200, 1)
-    curve = losses(mid.recorddir)
+    curve = losses(mid.extras_dir)
     assert curve[0] < math.log(400) - 0.5  # not from scratch
     parent = bench.publish("mid_checkpoint", mid.outdir)
 
@@ -175,7 +175,7 @@ def reading(bench: Bench) -> dict[str, Artifact]:
 def test_rl_trains_measures_and_saves(bench: Bench, reading: dict[str, Artifact]) -> None:
     ctx = bench.context("rl_checkpoint", RL, **reading)
     metrics = rl_checkpoint.run(ctx)
-    rows = [json.loads(line) for line in (ctx.recorddir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (ctx.extras_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 2, 3]
     assert metrics["held_out_accuracy_before"] == rows[0]["eval/accuracy"] == 0.2

@@ -63,7 +63,7 @@ def context(folder: Path, attempt: int) -> StageContext:
     )  # fmt: skip
     records = folder / f"attempt-{attempt}" / "records"
     records.mkdir(parents=True)
-    return StageContext(spec=spec, config=None, inputs={}, outdir=folder, recorddir=records)
+    return StageContext(spec=spec, config=None, inputs={}, outdir=folder, extras_dir=records)
 
 
 def test_a_run_that_was_killed_is_one_run_with_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,10 +79,10 @@ def test_a_run_that_was_killed_is_one_run_with_all_its_rows(tmp_path: Path, monk
         log.row(2, **{"train/loss": 2.0})
         log.row(3, **{"train/loss": 1.0})
     assert again.wandb == first.wandb == {"run_id": "base_checkpoint-01234567", "mode": "offline", "url": None}
-    (kept,) = again.recorddir.glob("wandb/offline-run-*/run-base_checkpoint-01234567.wandb")
+    (kept,) = again.extras_dir.glob("wandb/offline-run-*/run-base_checkpoint-01234567.wandb")
     expected = [{"_step": n, "train/loss": 4.0 - n} for n in (1, 2, 3)]
     assert history(kept) == expected
-    rows = [json.loads(line) for line in (again.recorddir / METRICS_FILE).read_text().splitlines()]
+    rows = [json.loads(line) for line in (again.extras_dir / METRICS_FILE).read_text().splitlines()]
     assert rows == [{"step": row["_step"], "train/loss": row["train/loss"]} for row in expected]
 
 
@@ -137,12 +137,12 @@ def test_a_server_out_of_reach_leaves_the_stage_an_offline_run(
         log.row(1, **{"train/loss": 3.0})
         log.row(2, **{"train/loss": 2.0})
     assert ctx.wandb == {"run_id": "base_checkpoint-01234567", "mode": "offline", "url": None}
-    (kept,) = ctx.recorddir.glob("wandb/offline-run-*/run-base_checkpoint-01234567.wandb")
+    (kept,) = ctx.extras_dir.glob("wandb/offline-run-*/run-base_checkpoint-01234567.wandb")
     assert history(kept) == [{"_step": 1, "train/loss": 3.0}, {"_step": 2, "train/loss": 2.0}]
     said = capsys.readouterr().err
-    assert said.count("W&B does not start (") == 1 and "the stage goes on offline, to be sent later" in said
+    assert said.count("W&B does not start (") == 1 and "the stage continues offline, to be sent later" in said
     assert f"wandb sync wandb/{kept.parent.name}" in said
-    assert len((ctx.recorddir / METRICS_FILE).read_text().splitlines()) == 2
+    assert len((ctx.extras_dir / METRICS_FILE).read_text().splitlines()) == 2
 
 
 class LostServer(ThreadingHTTPServer):
@@ -205,15 +205,15 @@ def test_a_server_lost_in_mid_run_leaves_what_can_be_sent_later(
         server.over.set()
         server.lost.clear()
         assert ctx.wandb is not None and ctx.wandb["mode"] == "online" and server.steps == []
-        (kept,) = ctx.recorddir.glob("wandb/run-*/run-base_checkpoint-01234567.wandb")
+        (kept,) = ctx.extras_dir.glob("wandb/run-*/run-base_checkpoint-01234567.wandb")
         assert history(kept) == [{"_step": 1, "train/loss": 3.0}, {"_step": 2, "train/loss": 2.0}]
-        assert len((ctx.recorddir / METRICS_FILE).read_text().splitlines()) == 2
+        assert len((ctx.extras_dir / METRICS_FILE).read_text().splitlines()) == 2
         command = f"sync --include-online wandb/{kept.parent.name}"
         if hangs:
             said = capsys.readouterr().err
             assert "the W&B run was not finished (" in said and f"records: wandb {command}" in said
         client = [sys.executable, "-m", "wandb", *command.split()]
-        subprocess.run(client, cwd=ctx.recorddir, check=True, capture_output=True, timeout=120)
+        subprocess.run(client, cwd=ctx.extras_dir, check=True, capture_output=True, timeout=120)
         assert server.steps == [1, 2]
 
 

@@ -87,7 +87,7 @@ def test_ranks_end_with_the_same_weights(two) -> None:
 
 def test_sigterm_in_the_middle_of_a_step_gives_it_up_on_all_ranks(one, two) -> None:
     """The state of the last completed step is saved, and the resumed run ends as the undisturbed one, bit for bit."""
-    kept = "its state is saved: start it again to go on"
+    kept = "its state is saved: start it again to continue"
     for measured, _ in (one, two):
         ranks = measured["mid_step"]
         assert ranks == [[f"stopped by SIGTERM after step 5; {kept}", measured["hashes"][0][0]]] * len(ranks)
@@ -96,7 +96,7 @@ def test_sigterm_in_the_middle_of_a_step_gives_it_up_on_all_ranks(one, two) -> N
 def test_sigterm_in_the_middle_of_a_rollout_gives_the_step_up_on_all_ranks(one, two) -> None:
     for measured, _ in (one, two):
         for plain, said, resumed in json.loads(json.dumps(measured["mid_rollout"])):
-            assert said == "stopped by SIGTERM after step 2; its state is saved: start it again to go on"
+            assert said == "stopped by SIGTERM after step 2; its state is saved: start it again to continue"
             assert resumed == plain, "weights and metrics as if nobody had disturbed it"
     assert [row["step"] for row in two[0]["mid_rollout"][0][0][1]] == [0, 1, 2, 3, 4]
 
@@ -105,7 +105,8 @@ def test_what_two_ranks_saved_one_goes_on_with_and_back(one, two, tmp_path: Path
     """SIGTERM to one of two ranks stops both after the same step; a lone process ends their run as its own."""
     alone, alone_weights = one
     together, _ = two
-    assert together["stopped"] == ["stopped by SIGTERM after step 4; its state is saved: start it again to go on"] * 2
+    said = "stopped by SIGTERM after step 4; its state is saved: start it again to continue"
+    assert together["stopped"] == [said] * 2
     folder = together["folder"]
     commits = Interrupted(ONE, folder, None).work.checkpoints()
     assert [c.step for c in commits] == [4] and len(commits[0].files) == 4

@@ -58,7 +58,7 @@ def pretrained(ctx: CutContext) -> torch.Tensor:
         steps=5, batch_tokens=128, micro_batch_rows=1, eval_every=2, eval_tokens=64, checkpoint=SAVING,
         samples=SamplesConfig(every=2, prompts=("The",), max_new_tokens=4),
     )  # fmt: skip
-    log = MetricLog(ctx.recorddir / "metrics.jsonl", None)
+    log = MetricLog(ctx.extras_dir / "metrics.jsonl", None)
     samples = Samples(config.samples, model, tok, text_prompts(config.samples.prompts, tok), "<|bos|>", log, ctx)
     train(session(config, ctx, log), model, rows, rows, tok.token_bytes(), (samples,))
     return flat(model)
@@ -66,7 +66,7 @@ def pretrained(ctx: CutContext) -> torch.Tensor:
 
 def reinforced(ctx: CutContext) -> torch.Tensor:
     run = made(steps=5, eval_every=2, curriculum={"enabled": True}, checkpoint=SAVING.model_dump())
-    run.run(session(run.config, ctx, MetricLog(ctx.recorddir / "metrics.jsonl", None)))
+    run.run(session(run.config, ctx, MetricLog(ctx.extras_dir / "metrics.jsonl", None)))
     return flat(run.policy)
 
 

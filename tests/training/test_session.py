@@ -82,7 +82,7 @@ class Run:
         return self.rows()
 
     def rows(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in (self.ctx.recorddir / "metrics.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (self.ctx.extras_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture

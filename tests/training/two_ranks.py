@@ -59,7 +59,7 @@ class Interrupted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def progress(self, done: int, total: int, **_: Any) -> None:
+    def progress(self, done: int, total: int, unit: str = "steps", **_: float) -> None:
         if self._last and done == self._at:
             os.kill(os.getpid(), signal.SIGTERM)
 

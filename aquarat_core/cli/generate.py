@@ -1,4 +1,4 @@
-"""`aquarat ask`: what a checkpoint says to a message, or how one of plain text goes on."""
+"""`aquarat ask`: a checkpoint's answer to a message, or its continuation of a text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore
-from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import answer
 from aquarat_core.errors import UsageError
 from aquarat_core.tasks.origin import questions_of
 
@@ -25,7 +25,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--top-p", type=float, help="sample from the most likely tokens whose probabilities add up to this"
     )
-    command.add_argument("--max-new-tokens", type=int, default=64, help="most tokens of an answer (64)")
+    command.add_argument("--max-new-tokens", type=int, default=64, help="maximum number of tokens of an answer (64)")
     command.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
     command.add_argument("--calculator", action="store_true", help="compute the calculator calls that the model makes")
     add_store(command)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, digest_file, git_state
-from aquarat_core.cli.answer import answer
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import answer
 from aquarat_core.errors import UsageError
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
@@ -49,7 +49,7 @@ def _nanochat(arguments: argparse.Namespace) -> str:
     from aquarat_core.text.tokenizer import TOKENIZER_FILE
 
     if arguments.name in STAGES:
-        raise UsageError(f"{arguments.name} is what a stage makes, and this was not: choose another --name")
+        raise UsageError(f"{arguments.name} is the name of a stage's artifacts: choose another --name")
     step = arguments.step
     if step is None:
         if not (steps := saved_steps(arguments.directory)):
@@ -86,13 +86,15 @@ def _nanochat(arguments: argparse.Namespace) -> str:
 
 
 def _tokenizer(path: Path, kind: str) -> Tokenizer:
-    """Raises `TokenizerError` for a file that is none, and for a vocabulary without the tokens of a chat."""
+    """Raises `TokenizerError` for a file that is no tokenizer, and for a vocabulary without the tokens of a chat."""
     from aquarat_core.config import SPLIT_PATTERN
     from aquarat_core.text.formats import load_hugging_face, load_tiktoken
     from aquarat_core.text.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerError
 
     if path.suffix == ".pkl":
-        raise TokenizerError(f"{path} is a pickle, which can run code when it is read: bring another form")
+        raise TokenizerError(
+            f"{path} is a pickle, which can run code when it is read: bring the vocabulary in another format"
+        )
     if kind == TIKTOKEN:  # ranks alone: nanochat's pattern and special tokens are known, and ours are the same
         return load_tiktoken(path, SPLIT_PATTERN, SPECIAL_TOKENS)
     tokenizer = load_hugging_face(path) if kind == HUGGING_FACE else Tokenizer.load(path)
