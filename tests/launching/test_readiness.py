@@ -25,7 +25,7 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import readiness
 from aquarat_pipeline.runs.executor import resuming_executor, skip_checks
 from aquarat_pipeline.runs.readiness import NotReadyError
-from tests.launching.rig import Rig
+from tests.launching.cluster_fixture import Cluster
 from tests.patience import limit
 
 pytestmark = pytest.mark.slow
@@ -308,14 +308,14 @@ def test_the_demo_refuses(started: Any) -> None:
     assert "Traceback" not in out.stderr
 
 
-def test_a_daemons_run_whose_host_is_gone_before_it_starts_fails_with_the_sentence(rig: Rig) -> None:
-    rig.order("aqua_dataset", steps=1)
-    run_id = rig.launch("aqua_dataset", tags={"aquarat/host": "one"})
-    rig.write_hosts([rig.local_host("two")])
-    rig.start_daemon()
-    assert rig.wait(run_id) == "FAILURE"
-    assert f"asks for the host one, and {rig.home}/hosts.yaml lists two (no GPU)" in rig.story(run_id)
-    assert rig.materializations("aqua_dataset") == []
+def test_a_daemons_run_whose_host_is_gone_before_it_starts_fails_with_the_sentence(cluster: Cluster) -> None:
+    cluster.order("aqua_dataset", steps=1)
+    run_id = cluster.launch("aqua_dataset", tags={"aquarat/host": "one"})
+    cluster.write_hosts([cluster.local_host("two")])
+    cluster.start_daemon()
+    assert cluster.wait(run_id) == "FAILURE"
+    assert f"asks for the host one, and {cluster.home}/hosts.yaml lists two (no GPU)" in cluster.story(run_id)
+    assert cluster.materializations("aqua_dataset") == []
 
 
 def test_a_run_that_its_own_process_has_checked_is_not_checked_again(

@@ -19,9 +19,9 @@ from aquarat_core.config import load_profile
 from aquarat_core.maintenance.collect import DAY, clock, find_garbage
 from aquarat_core.maintenance.verify import verify
 from aquarat_pipeline import experiments
+from aquarat_pipeline.assets.maintenance import differences
 from aquarat_pipeline.assets.provenance import ANY_INPUTS
 from aquarat_pipeline.assets.retention import latest_events
-from aquarat_pipeline.assets.upkeep import differences
 from aquarat_pipeline.experiments import Experiment, ExperimentError
 from aquarat_pipeline.runs import profiles
 from aquarat_pipeline.runs.in_process import Terminal, beside

@@ -1,4 +1,4 @@
-"""Upkeep of a Dagster instance: do it and the store agree on the latest artifacts, and which runs can be forgotten."""
+"""Maintenance of a Dagster instance: differences between its latest artifacts and the store's, and old runs."""
 
 from __future__ import annotations
 
