@@ -205,12 +205,14 @@ def _profile_in(path: Path) -> str:
     if not path.is_file():
         raise ExperimentError(f"{path} is no plain file: `aquarat experiments remove {path.stem}` takes it away")
     try:
-        held = strict_yaml.load(path)
+        held: Any = strict_yaml.load(path)
     except (OSError, strict_yaml.YamlError) as e:
         raise ExperimentError(f"an experiment cannot be read: {e}") from None
-    if not isinstance(held, dict) or len(held) != 1 or not isinstance(held.get("profile"), str) or not held["profile"]:
-        raise ExperimentError(f'{path} must say one thing, which profile the experiment follows: `profile: "NAME"`')
-    return held["profile"]
+    match held:
+        case {"profile": str(profile)} if profile and len(held) == 1:
+            return profile
+        case _:
+            raise ExperimentError(f'{path} must say one thing, which profile the experiment follows: `profile: "NAME"`')
 
 
 def _file(name: str) -> Path:

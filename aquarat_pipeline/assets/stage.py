@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import dagster as dg
 
@@ -24,6 +25,7 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.jobs.progress import Ahead
+from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.tags import RANKS_TAG
 
@@ -48,7 +50,8 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
     if source := getattr(section, "source", None):
         kind, note = _SOURCES[source]
         kinds, description = kinds | {kind}, f"{description} {note}"
-    ranks = {RANKS_TAG: str(section.launch.nproc)} if stage.distributed else {}
+    need = Requirement.of(stage, section.model_dump(mode="json") if section else None, tags={})
+    ranks = {RANKS_TAG: str(need.ranks)} if need.distributed else {}
 
     @dg.asset(
         key=experiment.key(name),
@@ -60,12 +63,12 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
         deps=[experiment.key(name) for name in stage.inputs],
         code_version=code_version(stage, section),
         config_schema=config_schema(section) if section else None,
-        dagster_type=dg.Nothing,
+        dagster_type=cast(dg.DagsterType, dg.Nothing),
         op_tags={**ranks, **experiment.tags},
     )
     def asset(
         context: dg.AssetExecutionContext, store: StoreResource, torchrun: dg.ResourceParam[TorchrunPipesClient]
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult[Any]]:
         try:
             require_lasting_instance(context.instance)
             opened = store.open()
@@ -136,7 +139,7 @@ def _materialize(
     store: ArtifactStore,
     torchrun: TorchrunPipesClient,
     place: Ahead | None,
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[dg.MaterializeResult[Any]]:
     spec = attempt.spec
     inputs = {name: Pinned(parent, attempt.events[name], experiment.key(name)) for name, parent in spec.inputs.items()}
     # Runs can then be filtered by the checkpoint they started from.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -63,8 +64,8 @@ class Outcome:
 def terminal(name: str) -> Generator[Terminal]:
     """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME. Raises `HomeError`."""
     os.environ.setdefault("AQUARAT_PROGRESS", "bars")
-    from aquarat_pipeline.jobs import progress  # noqa: F401  (keeps the terminal's stderr for the bars)
-
+    # When it loads it keeps a descriptor of the terminal, to which the bars go.
+    import_module("aquarat_pipeline.jobs.progress")
     logs = dagster_home() / "logs"
     logs.mkdir(exist_ok=True)
     path = logs / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
@@ -124,6 +125,7 @@ def materialize(
     from aquarat_core.settings import store_uri
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline import experiments
+    from aquarat_pipeline.assets.events import latest_materialization, manifest_of
     from aquarat_pipeline.assets.history import fresh
     from aquarat_pipeline.runs.executor import skip_checks
     from aquarat_pipeline.runs.submit import create_run
@@ -134,7 +136,7 @@ def materialize(
     kept = {} if again else fresh(instance, store, experiment, names)
     _say_fresh(user, kept)
     wanted = [name for name in names if name not in kept]
-    made: dict[str, Any] = {}
+    made: dict[str, Artifact] = {}
     seconds: dict[str, float] = {}
     if wanted:
         user.say("starting the run" if len(wanted) == 1 else f"starting the run of {len(wanted)} stages")
@@ -148,11 +150,14 @@ def materialize(
         skip_checks(run.run_id, checked)
         _execute(instance, run, len(kept), len(names))
         for name in wanted:
-            event = instance.get_latest_materialization_event(experiment.key(name))
-            made[name] = store.get(event.asset_materialization.metadata["manifest_sha256"].value)
+            event = latest_materialization(instance, experiment.key(name))
+            sha256 = manifest_of(event) if event else None
+            if sha256 is None:
+                raise RuntimeError(f"run {run.run_id} succeeded, and {experiment.ref(name)} names no manifest")
+            made[name] = store.get(sha256)
         steps = {experiment.step(name): name for name in wanted}
         stats = instance.get_run_step_stats(run.run_id, list(steps))
-        seconds = {steps[s.step_key]: s.end_time - s.start_time for s in stats}
+        seconds = {steps[s.step_key]: (s.end_time or 0.0) - (s.start_time or 0.0) for s in stats}
     found = {**{name: held.artifact for name, held in kept.items()}, **made}
     return Outcome(experiment, {name: found[name] for name in STAGES if name in found}, seconds, kept)
 
@@ -191,8 +196,8 @@ def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total:
         made = len(result.get_asset_materialization_events()) + kept
         raise RunInterruptedError(f"interrupted: {made} of {total} assets are made and kept. {_left(run)}")
     for failed in (e.step_failure_data for e in result.get_step_failure_events()):
-        user = failed.user_failure_data
-        raise RunFailedError((user and user.description) or failed.error.message.strip())
+        said = failed.user_failure_data and failed.user_failure_data.description
+        raise RunFailedError(said or (failed.error.message.strip() if failed.error else "a step failed"))
     for check in result.get_asset_check_evaluations():
         if not check.passed and check.severity.value == "ERROR":
             raise RunFailedError(f"asset check {check.check_name} of {check.asset_key.to_user_string()} failed")

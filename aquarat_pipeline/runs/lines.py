@@ -11,6 +11,7 @@ import dagster as dg
 
 from aquarat_core.plain_text import printable
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource
+from aquarat_pipeline.assets.events import text_of
 from aquarat_pipeline.assets.metadata import headline
 from aquarat_pipeline.durations import duration
 
@@ -18,7 +19,7 @@ _NOISE = ("[pipes] external process successfully opened", "Dependencies for step
 """How Dagster's own lines begin that tell nobody anything."""
 
 
-@dg.logger(description="One line for each result, warning and failure, on stderr.")
+@dg.logger(None, description="One line for each result, warning and failure, on stderr.")
 def terminal_logger(_: dg.InitLoggerContext) -> logging.Logger:
     """The logger `console` of our runs; Dagster's would write a trace for each mistake and nothing for a result."""
     logger = logging.Logger("aquarat", logging.DEBUG)
@@ -76,9 +77,9 @@ def failure(event: DagsterEvent) -> str | None:
 
 
 def _made(made: dg.AssetMaterialization) -> str:
-    facts = {name: value.value for name, value in made.metadata.items()}
+    facts: dict[str, Any] = {name: value.value for name, value in made.metadata.items()}
     took = f"in {duration(facts['seconds'])}" if "seconds" in facts else ""
-    return ", ".join(part for part in ("made", headline(facts), took, facts.get("dagster/uri")) if part)
+    return ", ".join(filter(None, ("made", headline(facts), took, text_of(made, "dagster/uri"))))
 
 
 def _check(check: dg.AssetCheckEvaluation) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, Manifest
 from aquarat_core.config import Profile, load_profile, profile_names
@@ -131,7 +132,7 @@ def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
         # What is damaged is the stages' matter, and says nothing here.
         with suppress(ArtifactError):
             latest, config = store.latest(plan.experiment.ref(stage.name)), plan.sections[stage.name]
-            same = config.model_dump(mode="json") if config else {}
+            same: dict[str, Any] = config.model_dump(mode="json") if config else {}
             if latest and latest.manifest.profile == plan.experiment.profile.name and latest.manifest.config == same:
                 found[stage.name] = latest.manifest
     return found
