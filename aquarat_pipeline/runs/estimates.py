@@ -18,6 +18,7 @@ from aquarat_core.runtime.peaks import peak_of
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.durations import duration
+from aquarat_pipeline.jobs.requirement import processes
 from aquarat_pipeline.runs.disk_space import Disk
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ def _hosts(stages: Sequence[Stage], places: Sequence[Place]) -> str:
     said = [f"{_count(local)} on this machine"] if local else []
     for place in places:
         each = place.need.ranks
-        kind = "GPU" if place.need.gpus_on(place.hosts[0]) else "rank"
-        where = ", ".join(host.name for host in place.hosts)
+        gpus = f"with {each} GPU{'s' if each > 1 else ''}"
+        how = gpus if place.need.gpus_on(place.hosts[0]) else f"in {processes(each)} each"
+        where = ", ".join(host.display_name for host in place.hosts)
         nodes = f" on each of {place.need.nodes} hosts of" if place.need.nodes > 1 else " on"
-        said.append(f"{_count(len(place.stages))} with {each} {kind}{'s' if each > 1 else ''}{nodes} {where}")
+        said.append(f"{_count(len(place.stages))} {how}{nodes} {where}")
     return "; ".join(said)
 
 

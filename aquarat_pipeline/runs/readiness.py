@@ -111,7 +111,7 @@ def _fits(profile: Profile, plan: Plan, hosts: list[Host]) -> bool:
 
 def _described(host: Host) -> str:
     gpus = f"{host.gpus} GPU{'s' if host.gpus != 1 else ''}" if host.gpus else "no GPU"
-    labels = f", labelled {' '.join(host.labels)}" if host.labels else ""
+    labels = f", labeled {' '.join(host.labels)}" if host.labels else ""
     return f"{host.name} ({gpus}{labels})"
 
 
