@@ -1,4 +1,4 @@
-"""`./run demo`: the whole chain in one process, progress on stderr, what came of it on stdout.
+"""`./run demo`: the whole chain in one process, progress on stderr, the results on stdout.
 
 On a terminal the last thing shown is the table and where to look next. Into a pipe, or with `--json`, the last line is
 a short JSON object, whatever happened; all figures are in the file that it names as `details`.
@@ -163,7 +163,7 @@ def show(out: TextIO, outcome: Outcome) -> None:
 
 
 def console(out: TextIO) -> Console:
-    """Where a person reads: as wide as the terminal, or as a page."""
+    """Output for people: as wide as the terminal, or 120 columns."""
     from rich.console import Console
 
     return Console(file=out, width=None if out.isatty() else 120)
@@ -174,7 +174,9 @@ def _show_next(out: TextIO, outcome: Outcome, report: str, details: str) -> None
 
     page, ref = console(out), outcome.experiment.ref
     if questions := questions_of(outcome.artifacts["rl_eval_report"]):
-        page.print(" ".join(filter(None, (f"Asked were {questions}.", warning_about(questions)))), highlight=False)
+        page.print(
+            " ".join(filter(None, (f"The questions were {questions}.", warning_about(questions)))), highlight=False
+        )
     page.print(
         "base has only seen plain text and does not know the form of an answer: its accuracy is 0 by design.",
         highlight=False,

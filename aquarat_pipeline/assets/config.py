@@ -28,7 +28,7 @@ def config_schema(section: BaseModel) -> dict[str, dg.Field]:
 
 
 def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None, ops: Mapping[str, Any]) -> Any:
-    """The section `stage` runs with: its config from the run, checked in the company of the run's other overrides.
+    """The section `stage` runs with: its config from the run, checked together with the run's other overrides.
 
     `own` is the complete config of the stage's op, `ops` the run config's `ops` (only what was overridden). Raises
     `ConfigError` for a value that cannot be used, in whichever stage of the run it stands.
@@ -78,8 +78,7 @@ def _type(annotation: Any) -> Any:
     if origin is dict:
         return dg.Map(_type(args[0]), _type(args[1]))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        nested: Any = dg.Shape(_fields(annotation))
-        return nested
+        return cast(Any, dg.Shape(_fields(annotation)))
     raise TypeError(f"no Dagster config type for {annotation}: add one here")
 
 

@@ -1,4 +1,4 @@
-"""What earlier runs tell about the stages of a new one: which results still stand, and how long each stage takes."""
+"""What earlier runs say about the stages of a new one: which results are still valid, and how long each stage takes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.progress import Ahead
 
 LOOKED_AT = 20
-"""So many of an asset's materializations are looked through for one of the same config."""
+"""How many of an asset's latest materializations are searched for one of the same config."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """An asset's latest result, which the same code, config and inputs would make again."""
+    """An asset's latest result, if today's code, config and inputs would make it again."""
 
     artifact: Artifact
     made: float
@@ -35,10 +35,10 @@ def fresh(
 ) -> dict[str, Fresh]:
     """Those of an experiment's assets that need not be made again, nor any of their inputs among `names`.
 
-    What a stage takes from elsewhere, as the Hub's newest revision of a data set, is not looked at.
+    Sources outside the store, such as a newer revision of a data set on the Hub, are not looked at.
     """
     wanted, found = set(names), dict[str, Fresh]()
-    # The stages stand in the table after their inputs.
+    # The table lists every stage after its inputs.
     for name in (name for name in STAGES if name in wanted):
         stage = STAGES[name]
         records = instance.fetch_materializations(experiment.key(name), limit=1).records

@@ -1,4 +1,4 @@
-"""The one factory behind the asset graph: a Dagster asset that runs one stage and records what came of it."""
+"""The one factory behind the asset graph: a Dagster asset that runs one stage and records the result."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -86,7 +86,7 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
 def _new_attempt(
     context: dg.AssetExecutionContext, stage: Stage, experiment: Experiment, store: ArtifactStore
 ) -> Attempt:
-    # What the run's first attempt took: a retry of the step starts from the same.
+    # The inputs of the run's first attempt: a retry of the step starts from the same ones.
     inputs = pin_inputs(context.instance, stage, context.run.run_id, experiment)
     others = [pinned.parent for pinned in inputs.values() if pinned.parent.run_id != context.run.run_id]
     check_inputs(store, experiment, stage.name, others, takes_any(context.run.tags), context.log.warning)
@@ -120,7 +120,8 @@ def _spec(
 
 
 def _differing(artifact: Artifact, stage: Stage, spec: StageSpec) -> str | None:
-    """What of the manifest is not as it was decided, if anything: the job's folder only says which manifest it is."""
+    """The field of the manifest that is not what this run decided, if there is one: every host can write to the job's
+    folder, which names the manifest."""
     held = artifact.manifest
     decided = {
         "asset": stage.name, "kind": stage.kind, "run_id": spec.run_id, "profile": spec.profile,
@@ -158,7 +159,7 @@ def _materialize(
     tags = {CODE_VERSION_TAG: spec.code.version}
     for pinned in inputs.values():
         tags.update(pinned.tags)
-    # What Dagster calls the latest, commands must find too: the lock is kept until Dagster has recorded the result.
+    # Dagster and the store's refs must agree on the latest: the lock is held until Dagster has recorded the result.
     with sole_publisher(Path(context.instance.root_directory), experiment.step(stage.name)):
         _refuse_if_overtaken(context, artifact, experiment.ref(stage.name))
         store.make_latest(artifact, experiment.ref(stage.name))

@@ -38,7 +38,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_assets(command: argparse.ArgumentParser) -> None:
-    """Arguments that say what is to be made, and under which profile; `use_profile` obeys the last."""
+    """Arguments that say what is to be made, and under which profile; `use_profile` applies the last."""
     command.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
     command.add_argument(
         "--with-parents", action="store_true", help="also make everything that the assets are made from"
@@ -100,7 +100,7 @@ def _cancel(arguments: argparse.Namespace) -> str:
 def use_profile(arguments: argparse.Namespace) -> None:
     """Makes this process use the profile of `--profile`, which named experiments have already.
 
-    Raises `ConfigError` for one that cannot be used, before Dagster does with more words, and `ExperimentError`.
+    Raises `ConfigError` for a profile that cannot be used, before Dagster does in a long trace, and `ExperimentError`.
     """
     from aquarat_core.config import load_profile
     from aquarat_pipeline.experiments import ExperimentError, experiment_of

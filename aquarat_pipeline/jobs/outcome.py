@@ -35,7 +35,7 @@ class Ending:
 
     @classmethod
     def of(cls, nodes: Sequence[tuple[Host, EndedStatus]]) -> Ending:
-        """The first node that explains a failure speaks for all; one that was told to end explains nothing."""
+        """From the first node that explains the failure; a node that was told to stop explains nothing."""
         blamed = next((n for n in nodes if n[1]["reason"] not in (None, "cancelled")), None)
         failing = [n for n in nodes if n[1]["code"] != 0]
         failed = next((n for n in failing if n[1]["reason"] is None), next(iter(failing), nodes[0]))
@@ -52,7 +52,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """What came of one attempt."""
+    """The outcome of one attempt."""
 
     kind: Kind
     ending: Ending
@@ -102,14 +102,14 @@ class JobOutcome:
 
 
 def saved_state(job: Job) -> str:
-    """What a stopped job leaves to go on from, in a sentence."""
+    """What there is to continue a stopped job from, as a sentence."""
     result = None
     with suppress(StoreError):
         result = job.result()
     error = _error(result)
     if error and error["type"] == "Stopped":
-        return f"The stage was {printable(error['message'])}: run it again to go on from there."
-    return "Run it again: it goes on from the last state that it saved, or from its start if there is none."
+        return f"The stage was {printable(error['message'])}: run it again to continue from there."
+    return "Run it again: it continues from the last state that it saved, or starts over if there is none."
 
 
 def _why_lost(ending: Ending, result: Result | None) -> str | None:

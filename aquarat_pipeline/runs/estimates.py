@@ -24,7 +24,7 @@ from aquarat_pipeline.runs.disk_space import Disk
 if TYPE_CHECKING:
     from aquarat_pipeline.runs.readiness import Place
 
-UTILISATION = 0.38
+UTILIZATION = 0.38
 """Share of the bfloat16 peak that training reached, of the one model and the one GPU that were measured."""
 BASIS = "at 38 % of the bf16 peak (d12 reached that on one H100; no other kind or number of GPUs was measured)"
 
@@ -37,7 +37,7 @@ def lines(
     made: Mapping[str, Manifest],
     disks: Iterable[Disk],
 ) -> list[str]:
-    """What is said of a run that can start."""
+    """The lines about a run that can start."""
     said = [f"hosts: {_hosts(stages, places)}", f"store: {store} can be written"]
     said += [
         f"disk of {disk.path}: at least about {decimal(disk.needs)} to write, {decimal(disk.free)} free"
@@ -99,7 +99,7 @@ def _on_gpus(place: Place, flops: float) -> str | None:
     peak = peak_of(host.gpu_kind) if host.gpu_kind else None
     if not gpus or peak is None:
         return None
-    seconds = flops / (UTILISATION * peak * gpus)
+    seconds = flops / (UTILIZATION * peak * gpus)
     cost = _dollars(seconds / 3600 * _price(place))
     return f"{duration(seconds)} on {gpus} x {host.gpu_kind}{cost}, {BASIS}"
 
@@ -123,7 +123,7 @@ def _work(names: Iterable[str], costs: Mapping[str, Cost]) -> str:
 
 
 def wandb_notice(modes: Iterable[str]) -> str | None:
-    """That runs which are to be online will not be, for want of a key."""
+    """A warning that online W&B runs will stay offline because there is no key; None where that is not so."""
     asked = {os.environ["WANDB_MODE"]} if os.environ.get("WANDB_MODE") else set(modes)
     if "online" not in asked or os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists():
         return None

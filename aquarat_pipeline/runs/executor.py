@@ -157,7 +157,7 @@ def _experiment_of(plan: ExecutionPlan) -> Experiment:
 
 
 def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: Experiment) -> None:
-    """Raises a `UserError` where the run's stages could not all be executed. A run that goes on is not asked: its
+    """Raises a `UserError` where the run's stages could not all be executed. A resumed run is not checked: its
     jobs may run on hosts that the inventory no longer has."""
 
     def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Materializing assets in this very process, as `./run demo` and `aquarat materialize` do.
+"""Materializing assets in this process, as `./run demo` and `aquarat materialize` do.
 
 The terminal shows bars alone; what Dagster and the stages print goes to a log file. Assets that are fresh are left as
 they are. The run stands under its job in the UI, and a daemon goes on with it if this process is killed.
@@ -119,7 +119,7 @@ def materialize(
 ) -> Outcome:
     """Makes the assets of one experiment, but for those that are fresh, unless `again`.
 
-    Raises `RunFailedError`, and `UserError` for what the user can mend before anything starts.
+    Raises `RunFailedError`, and `UserError` for what the user can fix before anything starts.
     """
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.settings import store_uri
@@ -163,7 +163,7 @@ def materialize(
 
 
 def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
-    """The assets' stages in the order of the chain. Raises `LaunchError` for one that there is not."""
+    """The assets' stages in the order of the chain. Raises `LaunchError` for an unknown asset."""
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline.runs.submit import LaunchError
@@ -214,7 +214,7 @@ def _left(run: dg.DagsterRun) -> str:
     with suppress(UserError):
         if job := job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None:
             return saved_state(job)
-    return "Run it again to go on from there."
+    return "Run it again to continue."
 
 
 def _message(error: Any) -> str:

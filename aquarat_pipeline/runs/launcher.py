@@ -1,6 +1,6 @@
-"""The run launcher: a detached worker for every run, resumed when it dies, and cancelled job first.
+"""The run launcher: a detached worker for every run; it resumes dead ones, and cancels the job before the worker.
 
-It keeps nothing in memory. All it knows of a run stands in the run's tags, written by the worker itself, so that the
+It keeps nothing in memory. All it knows of a run is in the run's tags, written by the worker itself, so that the
 daemon, the web server and the command line, each with a launcher of its own, say the same. It takes no hosts: Dagster
 calls `launch_run` in the daemon's loop, where one host that does not answer would hold up every other run, and what the
 run's earlier steps still need hours for would stand reserved. The step that trains takes its hosts, and waits for them.

@@ -1,4 +1,4 @@
-"""What a run's events say to a person, a line each: in the terminal that executes the run, and to who follows it."""
+"""A run's events as lines to read: in the terminal that executes the run, and for whoever follows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aquarat_pipeline.assets.metadata import headline
 from aquarat_pipeline.durations import duration
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
-"""How Dagster's own lines begin that tell nobody anything."""
+"""Beginnings of those of Dagster's own lines that carry no information."""
 
 
 @dg.logger(None, description="One line for each result, warning and failure, on stderr.")
@@ -50,7 +50,7 @@ def of_step(step: str | None, text: str) -> str:
 
 
 def line(event: DagsterEvent | None, message: str, level: int) -> str | None:
-    """What an event or a message is worth saying, without the step's name; None for what is not."""
+    """The line for an event or a message, without the step's name; None for one that is not worth a line."""
     if event is None:
         return None if level < logging.INFO or message.startswith(_NOISE) else message
     kind = event.event_type

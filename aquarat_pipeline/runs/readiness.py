@@ -1,4 +1,4 @@
-"""What can be known before the first stage: whether hosts, store and disk are there for all stages of a run.
+"""What is checked before the first stage: whether hosts, store and disk are there for all stages of a run.
 
 `aquarat launch` and `./run demo` ask before anything is queued or made, the executor at the start of every run, however
 it was started. A host that is busy or down is worth waiting for; one that the inventory does not have is not.
@@ -30,7 +30,7 @@ class NotReadyError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What some of a run's stages ask of the inventory, and the hosts that could give it."""
+    """What some of a run's stages require, and the hosts that have it."""
 
     need: Requirement
     stages: tuple[str, ...]
@@ -60,7 +60,7 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _places(home: Path, plan: Plan) -> list[Place]:
-    """Where the distributed stages could run. Raises `NotReadyError` if some could nowhere, `InventoryError`."""
+    """Where the distributed stages could run. Raises `NotReadyError` if some could run nowhere, `InventoryError`."""
     hosts = read_inventory(home).hosts
     where = home / FILE
     listed = f"{where} lists {', '.join(map(_described, hosts))}"
@@ -129,7 +129,7 @@ def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
     for stage in STAGES.values():
         if not found.keys() >= set(stage.inputs):
             continue
-        # What is damaged is the stages' matter, and says nothing here.
+        # A damaged artifact is reported by the stage that reads it.
         with suppress(ArtifactError):
             latest, config = store.latest(plan.experiment.ref(stage.name)), plan.sections[stage.name]
             same: dict[str, Any] = config.model_dump(mode="json") if config else {}

@@ -121,7 +121,7 @@ def run_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRun:
 def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
     """Cancels the run and waits until it has ended; returns its status then.
 
-    A run that has ended without its job (its workers died too often, say) has that ended.
+    If the run has ended and its job has not (its workers died too often, say), this ends the job.
     """
     if run.is_finished:
         if JOB_TAG in run.tags and cancel_job(run.tags[JOB_TAG], "its run has ended"):
@@ -138,7 +138,7 @@ def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunSta
 
 
 def watch(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
-    """The run's story line by line, from its start, until it has ended."""
+    """The run's log line by line, from its start, until it has ended."""
     cursor = None
     while True:
         # Read before the events: what a finished run logged last is there then.
