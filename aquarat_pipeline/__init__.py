@@ -1,1 +1,1 @@
-"""The Dagster floor: assets, checks, schedules and launching. Imports no torch; training runs in other processes."""
+"""The Dagster side: assets, checks, schedules and launching. Imports no torch; training runs in other processes."""

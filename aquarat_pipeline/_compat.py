@@ -24,6 +24,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan, execute_run
@@ -41,13 +42,16 @@ from dagster._core.launcher.base import (
     RunLauncher,
     WorkerStatus,
 )
+from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.storage.tags import CODE_LOCATION_TAG, REPOSITORY_LABEL_TAG
+from dagster._core.utils import coerce_valid_log_level
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
+from dagster_shared.ipc import open_ipc_subprocess
 
 READ_FROM = "1.13.27"
 
@@ -71,6 +75,7 @@ __all__ = [
     "ExecuteRunWithPlanIterable",
     "ExecutionPlan",
     "InProcessExecutor",
+    "JobPythonOrigin",
     "KnownExecutionState",
     "LaunchRunContext",
     "PlanExecutionContextManager",
@@ -84,7 +89,9 @@ __all__ = [
     "RunLauncher",
     "SerializableErrorInfo",
     "StepFailureData",
+    "UnresolvedAssetJobDefinition",
     "WorkerStatus",
+    "coerce_valid_log_level",
     "create_execution_plan",
     "dev",
     "execute_run",
@@ -102,8 +109,13 @@ def web_server(arguments: Sequence[str], guard: Callable[[Any], Any]) -> None:
     from dagster_webserver.webserver import DagsterWebserver
     from starlette.middleware import Middleware
 
-    inner = DagsterWebserver.build_middleware
-    DagsterWebserver.build_middleware = lambda self: [Middleware(guard), *inner(self)]  # type: ignore[method-assign]
+    server: Any = DagsterWebserver  # a generic class, whose method is typed without its arguments
+    inner = server.build_middleware
+
+    def build_middleware(self: Any) -> list[Middleware]:
+        return [Middleware(guard), *inner(self)]
+
+    server.build_middleware = build_middleware
     cli(list(arguments), auto_envvar_prefix="DAGSTER_WEBSERVER", prog_name="dagster-webserver")
 
 
@@ -111,13 +123,11 @@ def dev(arguments: Sequence[str], web_server: str) -> None:
     """Runs `dagster dev` with the module `web_server` in place of its own web server."""
     from dagster._cli import dev as module
 
-    start = module.open_ipc_subprocess
-
     def start_ours(parts: list[str], **kwargs: Any) -> Any:
         # What else it starts is the daemon and the code server; a web server by another name would have no guard.
         if not {"dagster_webserver", "dagster._daemon", "code-server", "api"} & set(parts):
             raise RuntimeError(f"dagster dev starts something that was not there in {READ_FROM}: {' '.join(parts[:4])}")
-        return start([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)
+        return open_ipc_subprocess([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)
 
-    module.open_ipc_subprocess = start_ours
+    module.open_ipc_subprocess = start_ours  # pyright: ignore[reportPrivateImportUsage]  # the name that the command uses
     module.dev_command(list(arguments), prog_name="dagster dev")

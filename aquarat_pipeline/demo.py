@@ -1,4 +1,4 @@
-"""`./run demo`: the whole chain in one process, progress on stderr, what came of it on stdout.
+"""`./run demo`: the whole chain in one process, progress on stderr, the results on stdout.
 
 On a terminal the last thing shown is the table and where to look next. Into a pipe, or with `--json`, the last line is
 a short JSON object, whatever happened; all figures are in the file that it names as `details`.
@@ -14,6 +14,9 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aquarat_core.artifacts import Artifact
     from aquarat_pipeline.runs.in_process import Outcome, Terminal
 
 
@@ -87,7 +90,7 @@ def _run(user: Terminal, again: bool) -> dict[str, Any]:
         experiment = beside(user, profile)
         assets = [experiment.ref(name) for name in STAGES]
         outcome = materialize(user, instance, assets, again=again, job=experiment.local("pipeline"))
-    details = {
+    details: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
         "store": store_uri(),
         "profile": profile.name,
@@ -123,7 +126,7 @@ def _assets(outcome: Outcome) -> dict[str, dict[str, Any]]:
     }
 
 
-def _evaluation(artifacts: dict[str, Any]) -> dict[str, Any]:
+def _evaluation(artifacts: dict[str, Artifact]) -> dict[str, Any]:
     from aquarat_core.stages.registry import CHAIN
     from aquarat_core.tasks.origin import questions_of
 
@@ -131,9 +134,10 @@ def _evaluation(artifacts: dict[str, Any]) -> dict[str, Any]:
     for phase in CHAIN:
         m = artifacts[f"{phase}_eval_report"].manifest.metrics
         found[phase] = {"accuracy": m["accuracy"], "ci": [m["accuracy_lo"], m["accuracy_hi"]], "n": m["n"]}
-    found["questions"] = questions_of(artifacts["rl_eval_report"])
-    found["constant_letter"] = m["constant_letter_accuracy"]
-    found["mcnemar_p"] = m.get("mcnemar_p")
+    last = artifacts["rl_eval_report"]
+    found["questions"] = questions_of(last)
+    found["constant_letter"] = last.manifest.metrics["constant_letter_accuracy"]
+    found["mcnemar_p"] = last.manifest.metrics.get("mcnemar_p")
     return found
 
 
@@ -158,8 +162,8 @@ def show(out: TextIO, outcome: Outcome) -> None:
         console(out).print(f"{what} were fresh and left as they are: --again makes them anew.", highlight=False)
 
 
-def console(out: TextIO) -> Any:
-    """Where a person reads: as wide as the terminal, or as a page."""
+def console(out: TextIO) -> Console:
+    """Output for people: as wide as the terminal, or 120 columns."""
     from rich.console import Console
 
     return Console(file=out, width=None if out.isatty() else 120)
@@ -170,7 +174,9 @@ def _show_next(out: TextIO, outcome: Outcome, report: str, details: str) -> None
 
     page, ref = console(out), outcome.experiment.ref
     if questions := questions_of(outcome.artifacts["rl_eval_report"]):
-        page.print(" ".join(filter(None, (f"Asked were {questions}.", warning_about(questions)))), highlight=False)
+        page.print(
+            " ".join(filter(None, (f"The questions were {questions}.", warning_about(questions)))), highlight=False
+        )
     page.print(
         "base has only seen plain text and does not know the form of an answer: its accuracy is 0 by design.",
         highlight=False,

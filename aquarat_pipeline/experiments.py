@@ -31,7 +31,7 @@ _PLACE = Path("aquarat", "experiments")
 
 
 class ExperimentError(UserError):
-    """An experiment that cannot be had; the message says why and what to do."""
+    """An experiment that cannot be added, found or used; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +54,27 @@ class Experiment:
         return self.key(asset).to_python_identifier()
 
     def local(self, name: str) -> str:
-        """`name` for what is one of a kind in every experiment: a group, a job, a schedule."""
+        """The full name of something that every experiment has one of: a group, a job, a schedule."""
         return f"{self.name}_{name}" if self.name else name
 
     def ops(self, run_config: Mapping[str, Any]) -> dict[str, Any]:
-        """What a run's config says of its stages' steps, by the stages' names."""
+        """The parts of a run's config that are about its stages, by the stages' names."""
         given = run_config.get("ops", {})
         return {name: given[step] for name in STAGES if (step := self.step(name)) in given}
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its runs and steps carry."""
+        """The tags of its runs and steps."""
         return {EXPERIMENT_TAG: self.name} if self.name else {}
 
 
 def experiment_of(asset: str) -> str:
-    """The experiment's name in an asset's, empty in a bare one."""
+    """The experiment in the name of an asset; empty for the main one."""
     return asset.rpartition("/")[0]
 
 
 def experiments() -> list[Experiment]:
-    """The main experiment and all named ones; one that cannot be used is left out, loudly."""
+    """The main experiment and all named ones; one that cannot be used is left out, with an error in the log."""
     found = [Experiment(current_profile())]
     for name, followed in sorted(_known().items()):
         try:
@@ -85,14 +85,14 @@ def experiments() -> list[Experiment]:
 
 
 def of_run(names: Iterable[str]) -> Experiment:
-    """The one experiment that a run is of, by the names that its assets give; the main one's is empty.
+    """The one experiment that a run belongs to, from the experiments of its assets; the main one's name is empty.
 
     Raises `ExperimentError` for an unknown one, and for more than one: a run has one profile.
     """
     wanted = sorted(set(names)) or [""]
     if len(wanted) > 1:
         said = ", ".join(name or "the main one" for name in wanted)
-        raise ExperimentError(f"one run makes assets of one experiment, and this one is asked for those of {said}")
+        raise ExperimentError(f"a run makes assets of one experiment only, and this one was asked for assets of {said}")
     name = wanted[0]
     if not name:
         return Experiment(load_profile())
@@ -159,14 +159,14 @@ def remove(name: str) -> None:
 
 
 def _known() -> dict[str, str | ExperimentError]:
-    """What the files say, but for a worker that the run launcher started: its run's experiment follows the profile that
-    the run began with."""
+    """What the files say. In a worker that the run launcher started, the run's experiment follows the profile that the
+    run started with instead."""
     own, _, kept = os.environ.get(RUN_PROFILE, "").partition("=")
     return _files() | ({own: kept} if _is_name(own) else {})
 
 
 def _loaded(name: str, followed: str | ExperimentError) -> Experiment:
-    """The experiment of a file. Raises what is wrong with that, or `ConfigError` for its profile."""
+    """The experiment of a file. Raises the error of a damaged file, or `ConfigError` for the profile."""
     if isinstance(followed, ExperimentError):
         raise followed
     return Experiment(load_profile(followed), name)
@@ -201,16 +201,18 @@ def _is_name(name: str) -> bool:
 
 def _profile_in(path: Path) -> str:
     if not _is_name(path.stem):
-        raise ExperimentError(f"{path}: its name cannot be an experiment's: rename or remove it")
+        raise ExperimentError(f"{path}: this cannot be the name of an experiment: rename or remove the file")
     if not path.is_file():
-        raise ExperimentError(f"{path} is no plain file: `aquarat experiments remove {path.stem}` takes it away")
+        raise ExperimentError(f"{path} is not a regular file: `aquarat experiments remove {path.stem}` removes it")
     try:
-        held = strict_yaml.load(path)
+        held: Any = strict_yaml.load(path)
     except (OSError, strict_yaml.YamlError) as e:
         raise ExperimentError(f"an experiment cannot be read: {e}") from None
-    if not isinstance(held, dict) or len(held) != 1 or not isinstance(held.get("profile"), str) or not held["profile"]:
-        raise ExperimentError(f'{path} must say one thing, which profile the experiment follows: `profile: "NAME"`')
-    return held["profile"]
+    match held:
+        case {"profile": str(profile)} if profile and len(held) == 1:
+            return profile
+        case _:
+            raise ExperimentError(f'{path} must say one thing, which profile the experiment follows: `profile: "NAME"`')
 
 
 def _file(name: str) -> Path:

@@ -1,33 +1,29 @@
-"""Jobs and when they run by themselves."""
+"""Jobs, and the schedule on which one of them runs."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import dagster as dg
 
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline._compat import UnresolvedAssetJobDefinition as Job
 from aquarat_pipeline.experiments import Experiment
 
 
-def pipeline(experiment: Experiment) -> Any:
+def pipeline(experiment: Experiment) -> Job:
     """The job that makes all assets of an experiment."""
-    return dg.define_asset_job(
-        experiment.local("pipeline"), _assets(experiment, STAGES), description="The whole chain, from data to report."
-    )
+    return _job(experiment, "pipeline", STAGES, "The whole chain, from data to report.")
 
 
-def reevaluation(experiment: Experiment) -> Any:
+def reevaluation(experiment: Experiment) -> Job:
     """The job that makes the reports of an experiment."""
-    return dg.define_asset_job(
-        experiment.local("reevaluation"),
-        _assets(experiment, (stage.name for stage in STAGES.values() if stage.kind == "report")),
-        description="Evaluates the latest checkpoints again; trains nothing.",
-    )
+    reports = (stage.name for stage in STAGES.values() if stage.kind == "report")
+    return _job(experiment, "reevaluation", reports, "Evaluates the latest checkpoints again; trains nothing.")
 
 
-def weekly(experiment: Experiment, reevaluation: Any) -> dg.ScheduleDefinition:
-    """When the job `reevaluation` runs by itself."""
+def weekly(experiment: Experiment, reevaluation: Job) -> dg.ScheduleDefinition:
+    """The schedule that starts the job `reevaluation`."""
     return dg.ScheduleDefinition(
         name=experiment.local("weekly_reevaluation"),
         job=reevaluation,
@@ -38,5 +34,9 @@ def weekly(experiment: Experiment, reevaluation: Any) -> dg.ScheduleDefinition:
     )
 
 
-def _assets(experiment: Experiment, names: Any) -> dg.AssetSelection:
-    return dg.AssetSelection.assets(*(experiment.key(name) for name in names))
+def _job(experiment: Experiment, name: str, assets: Iterable[str], description: str) -> Job:
+    selection = dg.AssetSelection.assets(*(experiment.key(asset) for asset in assets))
+    # One of its parameters is a generic class without its argument.
+    return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
+        experiment.local(name), selection, description=description
+    )

@@ -3,7 +3,7 @@
 The server runs whatever GraphQL it is sent, by GET too, and asks neither who sent it nor under which name it was
 reached. Any web page that its user has open in the same browser could launch runs with an image's address, and by a
 name of its own that leads to 127.0.0.1 also read the answers. The guard lets through what the UI itself sends, and
-programs that are no browsers, such as curl on this machine.
+programs that are not browsers, such as curl on this machine.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Guard:
             await send({"type": "http.response.body", "body": body})
 
     def _refusal(self, scope: Scope) -> str | None:
-        """Why the request is not let through, if it is not."""
+        """Why the request is refused; None if it is let through."""
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         host = headers.get("host", [])
         if len(host) != 1 or _name(host[0]) not in self._hosts:
-            return f"this server is not known under the name it was asked by: add it to {HOSTS} if it is yours"
+            return f"the name in the request is not one of this server's: if it is yours, add it to {HOSTS}"
         method = scope.get("method", "GET")
         # A link on another page may lead here; what a page does by itself may not.
         followed = headers.get("sec-fetch-mode") == ["navigate"] and headers.get("sec-fetch-dest") == ["document"]
@@ -70,7 +70,7 @@ class Guard:
         if scope["type"] == "http" and method in _READING and scope["path"].rstrip("/").endswith("/graphql"):
             asked = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
             if "query" in asked or "mutation" in asked:
-                return "GraphQL is asked by POST: an address must not do anything by being opened"
+                return "GraphQL is accepted by POST only: opening a link must not change anything"
         return None
 
 
@@ -81,7 +81,7 @@ def _name(host: str) -> str:
 
 
 def _place(origin: str) -> str | None:
-    """Name and port in an Origin header; None for one that is none."""
+    """Name and port in an Origin header; None for a header that is not a URL."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

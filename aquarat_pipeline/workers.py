@@ -38,7 +38,7 @@ class SecondWorkerError(RuntimeError):
     """Another living process executes this run already; `holder` is its tag."""
 
     def __init__(self, run_id: str, holder: str) -> None:
-        super().__init__(f"run {run_id} already has a worker: this one (pid {os.getpid()}) leaves")
+        super().__init__(f"run {run_id} already has a worker: this one (pid {os.getpid()}) exits")
         self.holder = holder
 
 
@@ -63,7 +63,7 @@ def only_worker(home: Path, run_id: str, tag: str) -> Generator[None]:
     """Holds the run's lock, as the worker that `tag` describes. Raises `SecondWorkerError` if another process does."""
     path = _lock(home, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never removed: who opened it just before would then lock a file that nobody else sees.
+    # Never removed: a process that opened it just before would lock a file that nobody else sees.
     with path.open("a+") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +76,7 @@ def only_worker(home: Path, run_id: str, tag: str) -> Generator[None]:
 
 
 def is_executing(home: Path, run_id: str) -> bool:
-    """Whether a worker has come as far as the run's steps: it then holds the run's lock."""
+    """Whether a worker has started to execute the run's steps: it then holds the run's lock."""
     try:
         with _lock(home, run_id).open() as f:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)

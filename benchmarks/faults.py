@@ -18,29 +18,29 @@ from unittest import mock
 
 from aquarat_core.runtime.scratch import scratch_folder
 from benchmarks.harness import Result, unmeasured
-from tests.launching import crowds, faults, host_faults
+from tests.launching import faults, host_faults, many_runs
+from tests.launching.cluster_fixture import ready_cluster
+from tests.launching.kill_scenarios import CANCELLED_WITHIN
 from tests.launching.network import Network, why_not
-from tests.launching.rig import ready_rig
-from tests.launching.survival import CANCELLED_WITHIN
 
 
 def run() -> list[Result]:
     """Runs all cases, or those that AQUARAT_FAULTS names, each as often as once."""
     wanted = os.environ.get("AQUARAT_FAULTS", "").split()
     results: list[Result] = []
-    local, cases = _chosen((*faults.CASES, *crowds.CASES), wanted), _chosen(host_faults.CASES, wanted)
+    local, cases = _chosen((*faults.CASES, *many_runs.CASES), wanted), _chosen(host_faults.CASES, wanted)
     print(f"{'case':<24}{'outcome':<40}{'seconds':>8}{'redone':>8}", flush=True)
-    with ready_rig() if local else nullcontext() as rig:
+    with ready_cluster() if local else nullcontext() as cluster:
         for case in local:
-            _one(case.__name__, lambda case=case: case(rig), results)
+            _one(case.__name__, lambda case=case: case(cluster), results)
     if why := why_not():
         results += [unmeasured(case.__name__, "s", why) for case in cases]
     elif cases:
         with _network() as network:
             hosts = [network.host(0), network.host(1)]
-            with ready_rig(hosts, store=network.store_uri, env=network.environment) as rig:
+            with ready_cluster(hosts, store=network.store_uri, env=network.environment) as cluster:
                 for case in cases:
-                    _one(case.__name__, lambda case=case: case(rig, network), results)
+                    _one(case.__name__, lambda case=case: case(cluster, network), results)
     failed = [result.name for result in results if (result.reason or "").startswith("FAILED")]
     return [*results, Result("failed", "cases", (float(len(failed)),), goal="≤ 0 cases")]
 

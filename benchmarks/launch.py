@@ -18,8 +18,8 @@ from pathlib import Path
 from aquarat_core.artifacts import JobDir
 from aquarat_core.settings import REPO_ROOT
 from benchmarks.harness import Against, Result, unmeasured
+from tests.launching.cluster_fixture import Cluster, ready_cluster
 from tests.launching.network import SSHD, loopback
-from tests.launching.rig import Rig, ready_rig
 
 ASSET = "sft_checkpoint"
 RUNS = 5
@@ -32,30 +32,30 @@ EVERY_HOUR = {"heartbeat_seconds": 5.0, "lease_seconds": 60.0}
 
 def run() -> list[Result]:
     """All of it; the part over SSH needs sshd and is said to be unmeasured without."""
-    with ready_rig(monitor_seconds=10) as rig:
-        rig.write_hosts([rig.local_host("here") | EVERY_HOUR])
-        results = [*_latency(rig, "local"), *_quiet(rig), _memory(rig)]
+    with ready_cluster(monitor_seconds=10) as cluster:
+        cluster.write_hosts([cluster.local_host("here") | EVERY_HOUR])
+        results = [*_latency(cluster, "local"), *_quiet(cluster), _memory(cluster)]
     if not shutil.which(SSHD):
         return [*results, unmeasured("ssh/first_line", "s", "there is no sshd: install openssh-server")]
     with tempfile.TemporaryDirectory(prefix="aquarat-sshd-") as directory, loopback(Path(directory)) as (config, host):
         host |= {**EVERY_HOUR, "env": {"PYTHONPATH": str(REPO_ROOT)}}
-        with ready_rig([host], env={"AQUARAT_SSH_CONFIG": str(config)}) as rig:
-            return [*results, *_latency(rig, "ssh")]
+        with ready_cluster([host], env={"AQUARAT_SSH_CONFIG": str(config)}) as cluster:
+            return [*results, *_latency(cluster, "ssh")]
 
 
-def _latency(rig: Rig, where: str) -> list[Result]:
+def _latency(cluster: Cluster, where: str) -> list[Result]:
     """Seconds to the first line, less those of `import torch`, and from the last line to the materialization."""
-    rig.order(ASSET, steps=1)
+    cluster.order(ASSET, steps=1)
     first, last, imports = [], [], []
     for _ in range(RUNS):
         began = time.monotonic()
         subprocess.run([sys.executable, "-c", "import torch"], check=True)
         imports.append(time.monotonic() - began)
         queued = time.time()
-        run_id = rig.launch(ASSET)
-        assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
-        first.append(rig.times(run_id, ASSET)["first"] - queued - imports[-1])
-        last.append(_after_last_line(rig, run_id))
+        run_id = cluster.launch(ASSET)
+        assert cluster.wait(run_id) == "SUCCESS", cluster.story(run_id)
+        first.append(cluster.times(run_id, ASSET)["first"] - queued - imports[-1])
+        last.append(_after_last_line(cluster, run_id))
     torch = Against("import torch", sorted(imports)[RUNS // 2])
     return [
         Result(f"{where}/first_line", "s", tuple(first), torch, goal="≤ 6 s"),
@@ -63,60 +63,60 @@ def _latency(rig: Rig, where: str) -> list[Result]:
     ]
 
 
-def _after_last_line(rig: Rig, run_id: str) -> float:
+def _after_last_line(cluster: Cluster, run_id: str) -> float:
     """Seconds from the trainer's last line to the materialization."""
-    made = next(record for record in rig.materializations(ASSET) if record.run_id == run_id)
-    return made.timestamp - rig.times(run_id, ASSET)["last"]
+    made = next(record for record in cluster.materializations(ASSET) if record.run_id == run_id)
+    return made.timestamp - cluster.times(run_id, ASSET)["last"]
 
 
-def _quiet(rig: Rig) -> list[Result]:
+def _quiet(cluster: Cluster) -> list[Result]:
     """What control host and store are troubled with while the trainer makes a step a second, and how such a run ends.
 
     The worker is what the run itself costs; daemon and code server wait for the next run whether one trains or not.
     """
-    rig.order(ASSET, steps=QUIET_SECONDS + 20, seconds=1)
-    run_id = rig.launch(ASSET)
-    rig.wait_for_step(run_id, ASSET, 10)
-    worker, standing = rig.worker(run_id), _standing(rig, run_id)
+    cluster.order(ASSET, steps=QUIET_SECONDS + 20, seconds=1)
+    run_id = cluster.launch(ASSET)
+    cluster.wait_for_step(run_id, ASSET, 10)
+    worker, standing = cluster.worker(run_id), _standing(cluster, run_id)
     before, began = (_cpu(worker), sum(map(_cpu, standing))), time.monotonic()
     time.sleep(QUIET_SECONDS)
     seconds = time.monotonic() - began
     used = (_cpu(worker) - before[0]) / seconds
     idle = (sum(map(_cpu, standing)) - before[1]) / seconds
-    assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
-    job = JobDir.at(rig.job_uri(run_id))
+    assert cluster.wait(run_id) == "SUCCESS", cluster.story(run_id)
+    job = JobDir.at(cluster.job_uri(run_id))
     size = sum(len(job.backend.read(key).data) for key in job.backend.keys(f"{job.prefix}/output/"))
     return [
         Result("quiet/worker_cpu", "%", (100 * used,), goal="≤ 1 %"),
         Result("quiet/worker_cpu_per_hour", "s", (3600 * used,)),
         Result("quiet/dagster_cpu", "%", (100 * idle,)),
         Result("quiet/messages_per_hour", "kB", (3600 * size / (QUIET_SECONDS + 20) / 1000,)),
-        Result("quiet/after_last_line", "s", (_after_last_line(rig, run_id),), goal="≤ 3 s"),
+        Result("quiet/after_last_line", "s", (_after_last_line(cluster, run_id),), goal="≤ 3 s"),
     ]
 
 
-def _standing(rig: Rig, run_id: str) -> list[int]:
+def _standing(cluster: Cluster, run_id: str) -> list[int]:
     """Dagster's own processes: daemon and code server."""
-    job = {rig.worker(run_id), *rig.members(run_id)}
-    job.update(process["pid"] for lease in rig.leases() for process in lease["processes"])
-    return [pid for pid in rig.started() if pid not in job]
+    job = {cluster.worker(run_id), *cluster.members(run_id)}
+    job.update(process["pid"] for lease in cluster.leases() for process in lease["processes"])
+    return [pid for pid in cluster.started() if pid not in job]
 
 
-def _memory(rig: Rig) -> Result:
+def _memory(cluster: Cluster) -> Result:
     """Peak memory of the worker that showed a million lines, against one that showed a thousand."""
-    peaks = {lines: _peak(rig, lines) for lines in (1_000, LINES)}
+    peaks = {lines: _peak(cluster, lines) for lines in (1_000, LINES)}
     against = Against("1,000 lines", peaks[1_000])
     return Result("worker_memory_of_1M_lines", "MB", (peaks[LINES],), against, peaks[LINES] / peaks[1_000], "≤ 1.1")
 
 
-def _peak(rig: Rig, lines: int) -> float:
-    rig.order(ASSET, steps=1, lines=lines)
-    run_id = rig.launch(ASSET)
+def _peak(cluster: Cluster, lines: int) -> float:
+    cluster.order(ASSET, steps=1, lines=lines)
+    run_id = cluster.launch(ASSET)
     peak = 0.0
-    while not rig.run(run_id).is_finished:
-        peak = max(peak, _high_water(rig.worker(run_id))) if "aquarat/worker" in rig.run(run_id).tags else peak
+    while not cluster.run(run_id).is_finished:
+        peak = max(peak, _high_water(cluster.worker(run_id))) if "aquarat/worker" in cluster.run(run_id).tags else peak
         time.sleep(0.1)
-    assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
+    assert cluster.wait(run_id) == "SUCCESS", cluster.story(run_id)
     return peak
 
 

@@ -42,10 +42,11 @@ class Cache:
     def file(self, tree: str, entry: FileEntry, fetch: Fetch) -> Path:
         """The path of `entry` in `tree`; the file stays there at least as long as this process.
 
-        Raises `StoreError` if the cache directory cannot be used.
+        Raises `StoreError` if the cache directory cannot be used, `HostDiskFullError` if its disk is full.
         """
         path = self._root / "trees" / tree / entry.path
-        with os_errors(f"cache {self._root}, fetching {entry.path},", "Set AQUARAT_CACHE to a directory with room."):
+        where, remedy = f"cache {self._root}, fetching {entry.path},", "Set AQUARAT_CACHE to a directory with room."
+        with os_errors(where, remedy, of_host=True):
             self._use(entry.sha256)
             if not self._is_good(path, entry):
                 self._link(self._blob(entry, fetch), path)

@@ -19,10 +19,15 @@ _REASONS = {
     errno.EISDIR: "there is a directory where a file should be",
     errno.ENAMETOOLONG: "the path is too long",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StoreError(UserError):
     """A store (or cache) that cannot be used; the message says what failed, where, and what to do."""
+
+
+class HostDiskFullError(StoreError):
+    """The cache or the scratch directory of this host is on a full disk; another host may have room."""
 
 
 class ArtifactError(UserError):
@@ -37,11 +42,15 @@ class RecordError(ArtifactError):
 
 
 @contextmanager
-def os_errors(where: str, remedy: str) -> Generator[None]:
-    """Turns an `OSError` of the block into a `StoreError`: where, the reason, the path, and `remedy`."""
+def os_errors(where: str, remedy: str, *, of_host: bool = False) -> Generator[None]:
+    """Turns an `OSError` of the block into a `StoreError`: where, the reason, the path, and `remedy`.
+
+    A full disk is a `HostDiskFullError` where the place is this host's own (`of_host`), such as its cache.
+    """
     try:
         yield
     except OSError as e:
         reason = _REASONS.get(e.errno or 0, e.strerror or str(e))
         path = f" ({e.filename})" if e.filename else ""
-        raise StoreError(f"{where} cannot be used: {reason}{path}. {remedy}") from e
+        error = HostDiskFullError if of_host and e.errno in _FULL else StoreError
+        raise error(f"{where} cannot be used: {reason}{path}. {remedy}") from e

@@ -24,11 +24,12 @@ from aquarat_core.artifacts.errors import os_errors
 def scratch_folder(name: str) -> Generator[Path]:
     """An empty folder below `settings.scratch_dir()`, removed afterwards; folders of dead processes are removed first.
 
-    Raises `StoreError` if the directory cannot be used.
+    Raises `StoreError` if the directory cannot be used, `HostDiskFullError` if its disk is full.
     """
     root = settings.scratch_dir()
     with ExitStack() as held:
-        with os_errors(f"scratch directory {root}", "Set AQUARAT_SCRATCH to a directory with room."):
+        remedy = "Set AQUARAT_SCRATCH to a directory with room."
+        with os_errors(f"scratch directory {root}", remedy, of_host=True):
             root.mkdir(parents=True, exist_ok=True)
             _sweep(root)
             with _gate(root):

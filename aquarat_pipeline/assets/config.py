@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import dagster as dg
 from pydantic import BaseModel
@@ -19,7 +19,7 @@ from aquarat_core.config import Profile, override
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 
-SCALARS = {bool: dg.Bool, int: dg.Int, float: dg.Float, str: dg.String}
+SCALARS: dict[type, Any] = {bool: dg.Bool, int: dg.Int, float: dg.Float, str: dg.String}
 
 
 def config_schema(section: BaseModel) -> dict[str, dg.Field]:
@@ -28,15 +28,18 @@ def config_schema(section: BaseModel) -> dict[str, dg.Field]:
 
 
 def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None, ops: Mapping[str, Any]) -> Any:
-    """The section `stage` runs with: its config from the run, checked in the company of the run's other overrides.
+    """The section `stage` runs with: its config from the run, checked together with the run's other overrides.
 
     `own` is the complete config of the stage's op, `ops` the run config's `ops` (only what was overridden). Raises
     `ConfigError` for a value that cannot be used, in whichever stage of the run it stands.
     """
-    given = {name: op.get("config") or {} for name, op in ops.items() if name in STAGES}
+    given: dict[str, Mapping[str, Any]] = {name: op.get("config") or {} for name, op in ops.items() if name in STAGES}
     given[stage.name] = own or {}
-    changes = {STAGES[name].section: config for name, config in given.items() if STAGES[name].section}
-    checked = {name: override(profile, {**changes, STAGES[name].section: given[name]}) for name in given if given[name]}
+    sections = {name: section for name in given if (section := STAGES[name].section)}
+    changes = {section: given[name] for name, section in sections.items()}
+    checked = {
+        name: override(profile, {**changes, section: given[name]}) for name, section in sections.items() if given[name]
+    }
     return stage.config(checked.get(stage.name, profile))
 
 
@@ -52,11 +55,11 @@ def _default(info: Any) -> Any:
 def _field(info: Any, value: Any) -> dg.Field:
     annotation = _plain(info.annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        nested = value if isinstance(value, Mapping) else None
+        nested = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else None
         return dg.Field(dg.Shape(_fields(annotation, nested)), description=info.description)
     if value is PydanticUndefined:
         return dg.Field(_type(annotation), description=info.description)
-    value = list(value) if isinstance(value, tuple) else value
+    value = list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
     return dg.Field(_type(annotation), default_value=value, is_required=False, description=info.description)
 
 
@@ -64,7 +67,8 @@ def _type(annotation: Any) -> Any:
     annotation = _plain(annotation)
     if annotation in SCALARS:
         return SCALARS[annotation]
-    origin, args = get_origin(annotation), get_args(annotation)
+    origin: Any = get_origin(annotation)
+    args = get_args(annotation)
     if origin is Literal:
         return _choice(args)
     if origin in (Union, types.UnionType) and len(args) == 2 and args[1] is type(None):
@@ -74,7 +78,7 @@ def _type(annotation: Any) -> Any:
     if origin is dict:
         return dg.Map(_type(args[0]), _type(args[1]))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return dg.Shape(_fields(annotation))
+        return cast(Any, dg.Shape(_fields(annotation)))
     raise TypeError(f"no Dagster config type for {annotation}: add one here")
 
 

@@ -1,4 +1,4 @@
-"""What earlier runs tell about the stages of a new one: which results still stand, and how long each stage takes."""
+"""What earlier runs say about the stages of a new one: which results are still valid, and how long each stage takes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
 from aquarat_pipeline.assets.config import run_config_of
+from aquarat_pipeline.assets.events import latest_materialization, manifest_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.progress import Ahead
 
 LOOKED_AT = 20
-"""So many of an asset's materializations are looked through for one of the same config."""
+"""How many of an asset's latest materializations are searched for one of the same config."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """An asset's latest result, which the same code, config and inputs would make again."""
+    """An asset's latest result, if today's code, config and inputs would make it again."""
 
     artifact: Artifact
     made: float
@@ -34,23 +35,23 @@ def fresh(
 ) -> dict[str, Fresh]:
     """Those of an experiment's assets that need not be made again, nor any of their inputs among `names`.
 
-    What a stage takes from elsewhere, as the Hub's newest revision of a data set, is not looked at.
+    Sources outside the store, such as a newer revision of a data set on the Hub, are not looked at.
     """
-    wanted, found = set(names), {}
-    # The stages stand in the table after their inputs.
+    wanted, found = set(names), dict[str, Fresh]()
+    # The table lists every stage after its inputs.
     for name in (name for name in STAGES if name in wanted):
         stage = STAGES[name]
         records = instance.fetch_materializations(experiment.key(name), limit=1).records
         if not records or any(parent in wanted and parent not in found for parent in stage.inputs):
             continue
         made = records[0].asset_materialization
-        tags = made.tags or {}
+        tags = (made.tags if made else None) or {}
         if tags.get(CODE_VERSION_TAG) != code_version(stage, stage.config(experiment.profile)):
             continue
         inputs = [experiment.key(parent) for parent in stage.inputs]
         if any(tags.get(get_input_data_version_tag(key)) != _version(instance, key) for key in inputs):
             continue
-        if artifact := _artifact(store, made):
+        if made and (artifact := _artifact(store, made)):
             found[name] = Fresh(artifact, records[0].timestamp)
     return found
 
@@ -67,20 +68,20 @@ def ahead(context: dg.AssetExecutionContext, name: str, experiment: Experiment) 
     later = [steps[key] for key in keys if key not in ended and steps[key] != name]
     ops = experiment.ops(run.run_config)
     known = {stage: _usual_seconds(instance, stage, experiment, ops) for stage in (name, *later)}
-    total = None if None in [known[stage] for stage in later] else sum(known[stage] for stage in later)
+    times = [seconds for stage in later if (seconds := known[stage]) is not None]
+    total = sum(times) if len(times) == len(later) else None
     return Ahead(len(keys) - len(later), len(keys), known[name], total)
 
 
 def _version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    event = instance.get_latest_materialization_event(key)
-    made = event.asset_materialization if event else None
+    made = latest_materialization(instance, key)
     return (made.tags or {}).get(DATA_VERSION_TAG) if made else None
 
 
 def _artifact(store: ArtifactStore, made: dg.AssetMaterialization) -> Artifact | None:
-    sha256 = made.metadata.get("manifest_sha256")
+    sha256 = manifest_of(made)
     try:
-        artifact = store.get(sha256.value) if sha256 else None
+        artifact = store.get(sha256) if sha256 else None
         return artifact if artifact and artifact.is_complete() else None
     except (ArtifactError, StoreError):
         return None  # it was collected, or lies in another store
@@ -90,10 +91,12 @@ def _usual_seconds(
     instance: dg.DagsterInstance, name: str, experiment: Experiment, ops: dict[str, Any]
 ) -> float | None:
     """How long the stage's step last took with the config that it will have in this run."""
-    section = run_config_of(STAGES[name], experiment.profile, (ops.get(name) or {}).get("config"), ops)
-    config = section.model_dump(mode="json") if section else {}
+    own: dict[str, Any] = ops.get(name) or {}
+    section = run_config_of(STAGES[name], experiment.profile, own.get("config"), ops)
+    config: dict[str, Any] = section.model_dump(mode="json") if section else {}
     for record in instance.fetch_materializations(experiment.key(name), limit=LOOKED_AT).records:
-        held = record.asset_materialization.metadata.get("config")
+        made = record.asset_materialization
+        held = made.metadata.get("config") if made else None
         if held is None or held.value != config:
             continue
         for step in instance.get_run_step_stats(record.run_id, [experiment.step(name)]):

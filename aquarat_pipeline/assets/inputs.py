@@ -13,6 +13,7 @@ from aquarat_core.artifacts import Parent
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
+from aquarat_pipeline.assets.events import manifest_of, text_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.tags import INPUTS_TAG
 
@@ -91,12 +92,11 @@ def latest_input(instance: dg.DagsterInstance, stage: Stage, name: str, experime
         )
     record = records[0]
     event = record.asset_materialization
-    sha256 = event.metadata.get("manifest_sha256")
-    if sha256 is None:
+    sha256, version = (manifest_of(event), text_of(event, "data_version")) if event else (None, None)
+    if sha256 is None or version is None:
         raise InputError(
             f"the latest materialization of {ref} names no manifest: it was reported by hand. Materialize it again: "
             f"dagster asset materialize --select {ref}"
         )
-    version = event.metadata["data_version"].value
-    parent = Parent(asset=name, manifest_sha256=sha256.value, data_version=version, run_id=record.run_id)
+    parent = Parent(asset=name, manifest_sha256=sha256, data_version=version, run_id=record.run_id)
     return Pinned(parent, record.storage_id, key)

@@ -95,7 +95,7 @@ def _report(artifact: Artifact) -> dict[str, Any]:
         if len(text) <= MAX_REPORT:
             found["report"] = dg.MetadataValue.md(text)
     if "report.html" in records:
-        found["report_html"] = dg.MetadataValue.path(str(artifact.record("report.html")))
+        found["report_html"] = dg.PathMetadataValue(str(artifact.record("report.html")))
     return found
 
 
@@ -121,7 +121,7 @@ def _links(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
 
 def _place(uri: str) -> dict[str, Any]:
     """Where an object lies: a URI to copy, and for one in a bucket a page to open."""
-    found: dict[str, Any] = {"uri": dg.MetadataValue.path(uri)}
+    found: dict[str, Any] = {"uri": dg.PathMetadataValue(uri)}
     if uri.startswith("gs://"):
         found["console"] = dg.MetadataValue.url(f"{CONSOLE}/{quote(uri.removeprefix('gs://'))}")
     return found

@@ -15,7 +15,7 @@ from aquarat_pipeline.experiments import Experiment
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The stages that a run is to execute, and what decides what they need."""
+    """The stages that a run will execute, and what their needs depend on."""
 
     experiment: Experiment
     stages: tuple[Stage, ...]

@@ -1,4 +1,4 @@
-"""Made under which profile? An input of another one is refused, or taken knowingly and said."""
+"""Checks which profile a stage's inputs were made under: another one is refused, or accepted on request."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def check_inputs(
         read = ancestry(store, [parent.manifest_sha256]).values()
         made = [a for a in read if isinstance(a, Artifact)]
         if lost := [str(a) for a in read if not isinstance(a, Artifact)]:
-            say(f"under which profile all of {parent.asset} was made cannot be told: {'; '.join(lost[:_SHOWN])}")
+            say(
+                f"not all ancestors of {parent.asset} can be read, so their profiles are not checked: "
+                f"{'; '.join(lost[:_SHOWN])}"
+            )
         found = [(a.manifest, list(_differing(a.manifest, profile))) for a in made]
         if not any(differing for _, differing in found):
             continue
@@ -77,13 +80,13 @@ def check_inputs(
 def say_what_is_replaced(
     context: dg.AssetExecutionContext, store: ArtifactStore, experiment: Experiment, asset: str
 ) -> None:
-    """Says in the run's log when the asset's latest artifact is of another profile, or of this one as it was before:
-    it stays, but commands leave it."""
+    """Warns in the run's log if the asset's latest artifact was made under another profile, or under this one before it
+    was changed: the artifact stays in the store, and is no longer the latest."""
     name = experiment.ref(asset)
     try:
         latest = store.latest(name)
     except ArtifactError:
-        return  # whoever asks for it is told; the run makes a new one
+        return  # a damaged ref is reported to commands that read it; this run makes a new artifact
     profile = experiment.profile
     if latest is None:
         return
@@ -92,7 +95,7 @@ def say_what_is_replaced(
         return
     made = format_profile(before.profile, before.profile_sha256)
     context.log.warning(
-        f"this run's {name} takes the place of the one that profile {made} made, manifest "
+        f"this run's {name} replaces the one that was made under profile {made}, manifest "
         f"{latest.sha256[:12]}. That one stays in the store until garbage collection; `aquarat store pin "
         f"{latest.sha256[:12]}` keeps it. To have both side by side: aquarat experiments add NAME --profile "
         f"{profile.name}"
@@ -100,7 +103,7 @@ def say_what_is_replaced(
 
 
 def _differing(manifest: Manifest, profile: Profile) -> Iterator[str]:
-    """Settings of an artifact that the profile has otherwise, as `sft_checkpoint.steps 20 (profile: 60)`.
+    """Settings in which an artifact differs from the profile, such as `sft_checkpoint.steps 20 (profile: 60)`.
 
     Where a stage runs (`launch`) is no difference in what it makes; nor is a setting that one of the two cannot have.
     """

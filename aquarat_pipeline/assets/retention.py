@@ -7,6 +7,7 @@ import time
 import dagster as dg
 
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.events import manifest_of
 from aquarat_pipeline.assets.inputs import require_home
 
 PAGE = 1000
@@ -53,5 +54,5 @@ def _keys(instance: dg.DagsterInstance) -> set[dg.AssetKey]:
 
 
 def _manifest(event: dg.AssetMaterialization) -> set[str]:
-    value = event.metadata.get("manifest_sha256")
-    return {str(value.value)} if value is not None else set()
+    sha256 = manifest_of(event)
+    return {sha256} if sha256 else set()

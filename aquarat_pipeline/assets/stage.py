@@ -1,7 +1,8 @@
-"""The one factory behind the asset graph: a Dagster asset that runs one stage and records what came of it."""
+"""The one factory behind the asset graph: a Dagster asset that runs one stage and records the result."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import dagster as dg
 
@@ -24,6 +25,7 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.jobs.progress import Ahead
+from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.tags import RANKS_TAG
 
@@ -48,7 +50,8 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
     if source := getattr(section, "source", None):
         kind, note = _SOURCES[source]
         kinds, description = kinds | {kind}, f"{description} {note}"
-    ranks = {RANKS_TAG: str(section.launch.nproc)} if stage.distributed else {}
+    need = Requirement.of(stage, section.model_dump(mode="json") if section else None, tags={})
+    ranks = {RANKS_TAG: str(need.ranks)} if need.distributed else {}
 
     @dg.asset(
         key=experiment.key(name),
@@ -60,12 +63,12 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
         deps=[experiment.key(name) for name in stage.inputs],
         code_version=code_version(stage, section),
         config_schema=config_schema(section) if section else None,
-        dagster_type=dg.Nothing,
+        dagster_type=cast(dg.DagsterType, dg.Nothing),
         op_tags={**ranks, **experiment.tags},
     )
     def asset(
         context: dg.AssetExecutionContext, store: StoreResource, torchrun: dg.ResourceParam[TorchrunPipesClient]
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult[Any]]:
         try:
             require_lasting_instance(context.instance)
             opened = store.open()
@@ -83,7 +86,7 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
 def _new_attempt(
     context: dg.AssetExecutionContext, stage: Stage, experiment: Experiment, store: ArtifactStore
 ) -> Attempt:
-    # What the run's first attempt took: a retry of the step starts from the same.
+    # The inputs of the run's first attempt: a retry of the step starts from the same ones.
     inputs = pin_inputs(context.instance, stage, context.run.run_id, experiment)
     others = [pinned.parent for pinned in inputs.values() if pinned.parent.run_id != context.run.run_id]
     check_inputs(store, experiment, stage.name, others, takes_any(context.run.tags), context.log.warning)
@@ -117,7 +120,8 @@ def _spec(
 
 
 def _differing(artifact: Artifact, stage: Stage, spec: StageSpec) -> str | None:
-    """What of the manifest is not as it was decided, if anything: the job's folder only says which manifest it is."""
+    """The field of the manifest that is not what this run decided, if there is one: every host can write to the job's
+    folder, which names the manifest."""
     held = artifact.manifest
     decided = {
         "asset": stage.name, "kind": stage.kind, "run_id": spec.run_id, "profile": spec.profile,
@@ -136,7 +140,7 @@ def _materialize(
     store: ArtifactStore,
     torchrun: TorchrunPipesClient,
     place: Ahead | None,
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[dg.MaterializeResult[Any]]:
     spec = attempt.spec
     inputs = {name: Pinned(parent, attempt.events[name], experiment.key(name)) for name, parent in spec.inputs.items()}
     # Runs can then be filtered by the checkpoint they started from.
@@ -155,7 +159,7 @@ def _materialize(
     tags = {CODE_VERSION_TAG: spec.code.version}
     for pinned in inputs.values():
         tags.update(pinned.tags)
-    # What Dagster calls the latest, commands must find too: the lock is kept until Dagster has recorded the result.
+    # Dagster and the store's refs must agree on the latest: the lock is held until Dagster has recorded the result.
     with sole_publisher(Path(context.instance.root_directory), experiment.step(stage.name)):
         _refuse_if_overtaken(context, artifact, experiment.ref(stage.name))
         store.make_latest(artifact, experiment.ref(stage.name))

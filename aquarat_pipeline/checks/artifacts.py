@@ -6,6 +6,7 @@ from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag
+from aquarat_pipeline.assets.events import latest_materialization, manifest_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.resources.store import StoreResource
 
@@ -20,11 +21,15 @@ def latest(
     instance: dg.DagsterInstance, store: StoreResource, key: dg.AssetKey
 ) -> tuple[Artifact, dg.AssetMaterialization]:
     """The artifact of the asset's latest materialization, and that event. Raises `ArtifactError` without one."""
-    event = instance.get_latest_materialization_event(key)
-    materialization = event.asset_materialization if event else None
+    materialization = latest_materialization(instance, key)
     if materialization is None:
         raise ArtifactError(f"{key.to_user_string()} has not been materialized yet")
-    sha256 = materialization.metadata["manifest_sha256"].value
+    sha256 = manifest_of(materialization)
+    if sha256 is None:
+        raise ArtifactError(
+            f"the latest materialization of {key.to_user_string()} was reported by hand and names no manifest: "
+            "materialize it again"
+        )
     return store.open().get(sha256), materialization
 
 

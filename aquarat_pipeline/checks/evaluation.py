@@ -22,12 +22,13 @@ def _beats_constant_letter(experiment: Experiment, report: str) -> dg.AssetCheck
     )
     def beats_constant_letter(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
         metrics = latest(context.instance, store, experiment.key(report))[0].manifest.metrics
+        low, constant = metrics["accuracy_lo"], metrics["constant_letter_accuracy"]
         return dg.AssetCheckResult(
-            passed=metrics["accuracy_lo"] > metrics["constant_letter_accuracy"],
+            passed=isinstance(low, float | int) and isinstance(constant, float | int) and low > constant,
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
                 "accuracy": accuracy_text(metrics),
-                "constant_letter_accuracy": metrics["constant_letter_accuracy"],
+                "constant_letter_accuracy": constant,
             },
         )
 

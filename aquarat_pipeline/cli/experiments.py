@@ -70,9 +70,12 @@ def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tup
     for asset in STAGES:
         if (name := experiment.ref(asset)) in there:
             try:
-                made[asset] = store.latest(name)
+                latest = store.latest(name)
             except ArtifactError as e:
                 problems[name] = str(e)
+                continue
+            if latest is not None:
+                made[asset] = latest
     names = ("accuracy", "accuracy_lo", "accuracy_hi", "n")
     return {
         "experiment": experiment.name,

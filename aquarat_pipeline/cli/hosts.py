@@ -129,7 +129,7 @@ def _report(answers: Iterable[tuple[str, bool]]) -> str:
     text = "\n".join(text for text, _ in answers)
     if not all(well for _, well in answers):
         print(printable(text))
-        raise InventoryError("not all hosts are well")
+        raise InventoryError("not all hosts are ready: see the problems above")
     return text
 
 

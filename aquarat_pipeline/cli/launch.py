@@ -6,10 +6,13 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aquarat_core.cli.commands import Commands
 from aquarat_core.plain_text import printable
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 HEARTBEAT_SECONDS = 120.0
 """Dagster's daemons write theirs every 30 s."""
@@ -35,7 +38,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_assets(command: argparse.ArgumentParser) -> None:
-    """Arguments that say what is to be made, and under which profile; `use_profile` obeys the last."""
+    """Arguments that say what is to be made, and under which profile; `use_profile` applies the last."""
     command.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
     command.add_argument(
         "--with-parents", action="store_true", help="also make everything that the assets are made from"
@@ -50,13 +53,17 @@ def _launch(arguments: argparse.Namespace) -> str:
 
     wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
     wanted[tags.ANY_INPUTS_TAG] = "true" if arguments.any_inputs else None
+
+    def say(line: str) -> None:
+        print(printable(line), file=sys.stderr, flush=True)
+
     with open_instance() as instance:
         run = submit.submit(
             instance,
             arguments.assets,
             with_parents=arguments.with_parents,
             tags={name: str(value) for name, value in wanted.items() if value is not None},
-            say=lambda line: print(printable(line), file=sys.stderr, flush=True),
+            say=say,
         )
         hint = "" if _daemon_is_alive(instance) else "\nNo Dagster daemon is running: it starts with `./run dev`."
         queued = f"run {run.run_id} is queued{hint}"
@@ -68,7 +75,7 @@ def _launch(arguments: argparse.Namespace) -> str:
                 print(printable(line), flush=True)
         except KeyboardInterrupt:
             return f"\nThe run goes on. To end it: aquarat cancel {run.run_id[:8]}"
-        status = instance.get_run_by_id(run.run_id).status.value
+        status = submit.run_of(instance, run.run_id).status.value
         if status != "SUCCESS":
             raise submit.LaunchError(f"run {run.run_id} ended: {status}")
         return f"run {run.run_id} ended: {status}"
@@ -93,7 +100,7 @@ def _cancel(arguments: argparse.Namespace) -> str:
 def use_profile(arguments: argparse.Namespace) -> None:
     """Makes this process use the profile of `--profile`, which named experiments have already.
 
-    Raises `ConfigError` for one that cannot be used, before Dagster does with more words, and `ExperimentError`.
+    Raises `ConfigError` for a profile that cannot be used, before Dagster does in a long trace, and `ExperimentError`.
     """
     from aquarat_core.config import load_profile
     from aquarat_pipeline.experiments import ExperimentError, experiment_of
@@ -109,7 +116,7 @@ def use_profile(arguments: argparse.Namespace) -> None:
     load_profile()
 
 
-def open_instance() -> Any:
+def open_instance() -> dg.DagsterInstance:
     """The Dagster instance that `DAGSTER_HOME` names. Raises `HomeError` where it names none."""
     import dagster as dg
 
@@ -119,6 +126,6 @@ def open_instance() -> Any:
     return dg.DagsterInstance.get()
 
 
-def _daemon_is_alive(instance: Any) -> bool:
+def _daemon_is_alive(instance: dg.DagsterInstance) -> bool:
     beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
     return beat is not None and time.time() - beat.timestamp < HEARTBEAT_SECONDS

@@ -24,7 +24,7 @@ class HostAgent:
         return cast(protocol.StartReply, self._call("start", request))
 
     def renew(self, request: protocol.RenewRequest) -> protocol.RenewReply:
-        """Puts a new token in the old one's place."""
+        """Replaces the job's token."""
         return cast(protocol.RenewReply, self._call("renew", request))
 
     def status(self, request: protocol.JobRequest, seconds: float = CALL_SECONDS) -> protocol.StatusReply:
@@ -32,7 +32,7 @@ class HostAgent:
         return cast(protocol.StatusReply, self._call("status", request, seconds))
 
     def stop(self, request: protocol.JobRequest, seconds: float = CALL_SECONDS) -> protocol.StopReply:
-        """Has the job's part ended."""
+        """Ends the job's part on the host."""
         return cast(protocol.StopReply, self._call("stop", request, seconds))
 
     def tail(self, request: protocol.TailRequest) -> protocol.TailReply:
@@ -40,7 +40,7 @@ class HostAgent:
         return cast(protocol.TailReply, self._call("tail", request))
 
     def leases(self) -> protocol.LeasesReply:
-        """The leases that hold."""
+        """The leases that are held now."""
         return cast(protocol.LeasesReply, self._call("leases", {}))
 
     def release(self, lease_id: str) -> protocol.ReleaseReply:
@@ -49,5 +49,5 @@ class HostAgent:
         return cast(protocol.ReleaseReply, self._call("release", request))
 
     def doctor(self, request: protocol.DoctorRequest, seconds: float) -> protocol.DoctorReply:
-        """What the host has and lacks for training."""
+        """What the host has for training, and what it lacks."""
         return cast(protocol.DoctorReply, self._call("doctor", request, seconds))

@@ -1,7 +1,7 @@
-"""The inventory: which hosts there are, what they have and how they are reached (`dagster_home/hosts.yaml`).
+"""The inventory: which hosts there are, what they have and how to reach them (`dagster_home/hosts.yaml`).
 
-Without the file there is one host, this machine. The file is read again whenever a host is looked for, so that a host
-added while a run waits is found. That one host has the GPUs that its driver shows.
+Without the file there is one host, this machine, with the GPUs that its driver reports. The file is read again for
+every search, so that a run that waits finds a host that was added meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aquarat_core.config import strict_yaml
 from aquarat_core.errors import UserError
 
 FILE = "hosts.yaml"
+LOCAL = "local"
 
 
 class InventoryError(UserError):
@@ -75,13 +76,17 @@ class Host(BaseModel):
             raise ValueError(f"host {self.name} is reached over ssh and has no address: add `address: user@host`")
         if self.address and self.address.startswith("-"):
             raise ValueError(f"host {self.name}: an address cannot start with a dash")
-
         if self.lease_seconds < 2 * self.heartbeat_seconds:
             raise ValueError(
                 f"host {self.name}: lease_seconds is {self.lease_seconds:g} and heartbeat_seconds "
-                f"{self.heartbeat_seconds:g}: every job would end for want of a heartbeat. Make lease_seconds at least "
-                "twice heartbeat_seconds"
+                f"{self.heartbeat_seconds:g}: every job would stop itself between two heartbeats. "
+                "Make lease_seconds at least twice heartbeat_seconds"
             )
+
+    @property
+    def display_name(self) -> str:
+        """Its name in a sentence. `local` is what this machine is called where there is no hosts.yaml."""
+        return "this machine" if self.name == LOCAL else self.name
 
     @property
     def interpreter(self) -> str:
@@ -112,7 +117,7 @@ class Inventory(BaseModel):
 
 def local_host(home: Path) -> Host:
     """This machine, for the stages that need no GPU host and for everything where there is no hosts.yaml."""
-    return Host(name="local", transport="local", root=str(home / "agent"), min_free_gb=0)
+    return Host(name=LOCAL, transport="local", root=str(home / "agent"), min_free_gb=0)
 
 
 def this_machine(home: Path) -> Host:
@@ -126,7 +131,7 @@ def this_machine(home: Path) -> Host:
 
 @functools.cache
 def _gpus_here(path: str) -> tuple[str, ...]:
-    """Names of the GPUs that the driver's tool, sought along `path`, shows; a driver that fails shows none."""
+    """Names of the GPUs that the driver's tool on `path` reports; none if it fails."""
     return tuple(row[0] for row in driver_gpus()[0])
 
 

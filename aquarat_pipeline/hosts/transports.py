@@ -166,11 +166,11 @@ def _socket_directory() -> str:
     directory = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"aquarat-ssh-{os.getuid()}"
     with suppress(FileExistsError):
         directory.mkdir(mode=0o700)
-    found = directory.lstat()  # Of a link its owner's choice of a target counts for nothing.
+    found = directory.lstat()  # lstat: a link that somebody else made is not followed.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise HostError(
             f"{directory} is not a directory that you own and only you can enter, as the sockets of ssh connections "
-            "need it: look who made it, and remove it"
+            "need it: find out who made it, and remove it"
         )
     return str(directory)
 

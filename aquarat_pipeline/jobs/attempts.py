@@ -25,7 +25,7 @@ from aquarat_core.stages.base import SUPERSEDED, StageSpec
 from aquarat_pipeline.tags import DECIDED_TAG
 
 MAX_PLANTED = 20
-"""Folders that others filled beforehand, after which a step gives up looking for one of its own."""
+"""How many folders that others filled beforehand a step skips before it gives up."""
 
 
 class ForgedJobError(UserError):
@@ -50,7 +50,7 @@ class _LaunchRecord(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The folder of one attempt, and what can be asked of it without believing it."""
+    """The folder of one attempt, and what can be read from it without trusting it."""
 
     folder: JobDir
 
@@ -76,7 +76,7 @@ class Job:
 
     @property
     def claims(self) -> list[Claim | None]:
-        """Those of all nodes of the hosts that were last asked."""
+        """The claims of all nodes, in order; None for a node that was never started."""
         return [self.claim(node) for node in range(len(self.nodes))]
 
     def status(self, node: int) -> Status | None:
@@ -126,7 +126,7 @@ class Attempt(Job):
             numbered = spec.model_copy(update={"attempt": number})
             record: _LaunchRecord = {"spec": numbered.model_dump(mode="json"), "retry": retry, "events": events}
             mine: _Decision = {"number": number, "sha256": digest_bytes(canonical(record)).sha256}
-            # Before the record itself: one that lies there without the tag is nobody's decision.
+            # Before the record itself: a record without a tag was not written by this control host.
             instance.add_run_tags(spec.run_id, {DECIDED_TAG + spec.step_key: json.dumps(mine)})
             folder = store.job(spec.run_id, spec.step_key, number)
             if folder.create_json("launch.json", record):

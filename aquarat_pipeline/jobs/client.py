@@ -21,7 +21,7 @@ class StageInvocation(dg.PipesClientCompletedInvocation):
     """A stage that has finished; `result` is the content of its `result.json`."""
 
     def __init__(self, session: dg.PipesSession, result: Succeeded) -> None:
-        super().__init__(session)
+        super().__init__(session)  # pyright: ignore[reportUnknownMemberType]  # of metadata, which we have none of
         self.result = result
 
 

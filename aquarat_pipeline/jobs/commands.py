@@ -1,4 +1,4 @@
-"""What a host's agent is asked: which job it is, what it leases, and the command with its environment."""
+"""The requests to a host's agent: which job it is, what it leases, and the command with its environment."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Launch:
 
 
 def job_request(job: Job, node: int) -> JobRequest:
-    """How the agent knows one node's part of the job; the id also names its directory and must stay short."""
+    """How the agent identifies one node's part of the job; the id also names its directory and must stay short."""
     uri = job.folder.uri
     return {"id": hashlib.sha256(uri.encode()).hexdigest()[:16], "job": uri, "node": node, "mark": f"{uri}#node{node}"}
 
 
 def tail_request(job: Job, node: int, lines: int) -> TailRequest:
-    """For so many last lines of that node's logs."""
+    """A request for the last `lines` lines of that node's logs."""
     return {**job_request(job, node), "lines": lines}
 
 
 def renew_request(job: Job, node: int, token: Token) -> RenewRequest:
-    """That gives the job on that node a new token."""
+    """A request that gives the job on that node a new token."""
     return {**job_request(job, node), "token": token}
 
 

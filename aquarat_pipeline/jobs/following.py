@@ -22,9 +22,9 @@ from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.outcome import Ending
 
 SLACK_SECONDS = 5.0
-"""What a stopped job's last writes may take to be seen."""
+"""How long it may take until a stopped job's last writes are seen."""
 PROBE_SECONDS = 8.0
-"""A silent host may take so long to answer: nothing is followed meanwhile, and silence alone decides in the end."""
+"""How long a silent host may take to answer; no output is shown meanwhile. In the end its silence alone decides."""
 
 
 class Output:
@@ -91,7 +91,7 @@ class HeartbeatMonitor:
             self.status, self._changed = status, time.monotonic()
 
     def reset(self) -> None:
-        """Silence does not count while this side could not listen."""
+        """Starts to count the silence anew, because the store could not be read until now."""
         self._changed = time.monotonic()
 
     def detect_loss(self) -> str | None:
@@ -106,7 +106,7 @@ class HeartbeatMonitor:
         return f"{host.name} no longer runs the job: was it restarted?" if self._end_if_gone() else None
 
     def _end_if_gone(self) -> bool:
-        """Has the host end what is left of a job without a supervisor; True once nothing of it is left."""
+        """Makes the host end what is left of a job without a supervisor; True once nothing is left."""
         request = commands.job_request(self._attempt, self._node)
         agent = HostAgent(self.host)
         try:

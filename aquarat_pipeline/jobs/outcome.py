@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,9 +13,11 @@ import dagster as dg
 
 from aquarat_core.agent.protocol import EndedStatus, Result, ResultError, Succeeded
 from aquarat_core.artifacts import StoreError
+from aquarat_core.artifacts.errors import HostDiskFullError
 from aquarat_core.plain_text import fenced, printable
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.jobs.attempts import Job
+from aquarat_pipeline.jobs.requirement import Requirement
 
 Kind = Literal["succeeded", "user_error", "fault", "host_lost", "interrupted"]
 """`fault` is one of ours; `interrupted` means that `cancel.json` ended the job."""
@@ -31,7 +35,7 @@ class Ending:
 
     @classmethod
     def of(cls, nodes: Sequence[tuple[Host, EndedStatus]]) -> Ending:
-        """The first node that explains a failure speaks for all; one that was told to end explains nothing."""
+        """From the first node that explains the failure; a node that was told to stop explains nothing."""
         blamed = next((n for n in nodes if n[1]["reason"] not in (None, "cancelled")), None)
         failing = [n for n in nodes if n[1]["code"] != 0]
         failed = next((n for n in failing if n[1]["reason"] is None), next(iter(failing), nodes[0]))
@@ -48,7 +52,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """What came of one attempt."""
+    """The outcome of one attempt."""
 
     kind: Kind
     ending: Ending
@@ -74,6 +78,10 @@ class JobOutcome:
         """Whether the attempt says nothing about the stage, and another host may do better."""
         return self.kind == "host_lost"
 
+    def deserves_another_attempt(self, need: Requirement) -> bool:
+        """Whether another attempt may succeed: not where the only machine that may run the stage has a full disk."""
+        return self.is_host_lost and (need.distributed or not _is_disk_full(self.result))
+
     def success(self, stage: str, attempts: int) -> Succeeded:
         """The stage's result. Raises `dg.Failure` where it has none, after so many attempts."""
         if self.kind == "succeeded" and self.result and self.result["ok"] is True:
@@ -85,7 +93,8 @@ class JobOutcome:
         metadata = {"last_lines": dg.MetadataValue.md(fenced(lines))}
         if error := _error(self.result):
             text = printable(error["message"] if error["user"] else f"{error['type']}: {error['message']}")
-            return dg.Failure(f"{stage}: {text}", metadata=metadata, allow_retries=not error["user"])
+            where = f" on {self.ending.host}" if self.is_host_lost and self.ending.host else ""
+            return dg.Failure(f"{stage}{where}: {text}", metadata=metadata, allow_retries=not error["user"])
         how = f"ended with exit code {self.ending.code} without saying why"
         if self.is_host_lost:
             how = f"was stopped {attempts} times, at last because {self.reason}"
@@ -93,25 +102,35 @@ class JobOutcome:
 
 
 def saved_state(job: Job) -> str:
-    """What a stopped job leaves to go on from, in a sentence."""
+    """What there is to continue a stopped job from, as a sentence."""
     result = None
     with suppress(StoreError):
         result = job.result()
     error = _error(result)
     if error and error["type"] == "Stopped":
-        return f"The stage was {printable(error['message'])}: run it again to go on from there."
-    return "Run it again: it goes on from the last state that it saved, or from its start if there is none."
+        return f"The stage was {printable(error['message'])}: run it again to continue from there."
+    return "Run it again: it continues from the last state that it saved, or starts over if there is none."
 
 
 def _why_lost(ending: Ending, result: Result | None) -> str | None:
     if error := _error(result):
-        if "No space left on device" in error["message"]:
+        if _is_disk_full(result):
             return f"{ending.host}: its disk is full"
         if error["user"]:
             return None
         if ending.lost is None and not ending.cancelled and error["type"] == "Stopped":
             return f"{ending.host}: the stage was sent SIGTERM, and saved its state"
     return ending.lost
+
+
+def _is_disk_full(result: Result | None) -> bool:
+    """Whether the stage failed because a disk of its host is full: what it used there, or the system's own error."""
+    error = _error(result)
+    if error is None:
+        return False
+    return error["type"] == HostDiskFullError.__name__ or (
+        not error["user"] and os.strerror(errno.ENOSPC) in error["message"]
+    )
 
 
 def _error(result: Result | None) -> ResultError | None:

@@ -16,6 +16,7 @@ from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.commands import Launch
+from aquarat_pipeline.jobs.requirement import processes
 
 
 class NoHostError(Exception):
@@ -74,8 +75,9 @@ class Placement:
 
     def __str__(self) -> str:
         need = self.launch.need
-        ranks = f"{need.ranks} {'rank' if need.ranks == 1 else 'ranks'} " if need.distributed else ""
-        return f"{ranks}on {', '.join(host.name for host in self.hosts)}"
+        each = " each" if len(self.hosts) > 1 else ""
+        count = f"{processes(need.ranks)}{each} " if need.distributed else ""
+        return f"{count}on {', '.join(host.display_name for host in self.hosts)}"
 
 
 def _why_not_reserved(launch: Launch, host: Host) -> str | None:

@@ -52,7 +52,7 @@ TERMINAL = _terminal()
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """A stage's place in its run, and how long what is left has taken before; None where a stage never ran so."""
+    """A stage's place in its run, and how long what is left took before; None if a stage never ran with its config."""
 
     number: int
     total: int
@@ -60,7 +60,7 @@ class Ahead:
     later: float | None = None
 
     def left(self, elapsed: float) -> str:
-        """`about 12 min left`, `elapsed` seconds into the stage; empty where nobody can know."""
+        """`about 12 min left`, `elapsed` seconds into the stage; empty where that is not known."""
         if self.this is None or self.later is None:
             return ""
         return f"about {duration(max(self.this - elapsed, 0.0) + self.later)} left"
@@ -97,7 +97,7 @@ def display(name: str, ahead: Ahead | None = None) -> Generator[Display]:
 
 
 class _Lines(Display):
-    """A line now and then, where there is no terminal."""
+    """A line every few seconds, where there is no terminal."""
 
     def __init__(self, console: Console, name: str, ahead: Ahead | None) -> None:
         self._console, self._name = console, name
@@ -136,7 +136,7 @@ class _Bars(Display):
     def __call__(self, message: Message) -> None:
         done, total = message["done"], message["total"]
         self._last = _figures(message, self._most)
-        # What follows the last step, as writing a report, takes a while too.
+        # What follows the last step, such as writing a report, takes time too.
         metrics = self._last if done < total else "finishing"
         self._progress.update(self._stage, completed=done, total=total, unit=message["unit"], metrics=metrics)
 
@@ -147,7 +147,7 @@ class _Bars(Display):
         """Leaves the stage's bar alone on the screen, full."""
         if self._run is not None:
             self._progress.remove_task(self._run)
-        # A stage that stops before its most, as a corpus that is shorter than its budget, is done all the same.
+        # A stage may end before its total, such as a corpus that is shorter than its budget.
         done = next(task.completed for task in self._progress.tasks if task.id == self._stage) or 1
         self._progress.update(self._stage, completed=done, total=done, metrics=self._last)
 
@@ -157,7 +157,7 @@ def _figures(message: Message, most: int) -> str:
 
 
 class _Last(ProgressColumn):
-    """What a row ends with: a text, or a function that gives it anew at every look."""
+    """The end of a row: a text, or a function that is called for it at every refresh."""
 
     def render(self, task: Task) -> Text:
         metrics: str | Callable[[], str] = task.fields["metrics"]

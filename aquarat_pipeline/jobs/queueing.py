@@ -1,8 +1,8 @@
 """Waiting for hosts: which of them could serve a job, and whose turn it is.
 
-A shortage never fails a run: it waits, and says for what. Whoever waits longest is served first: a waiting step leaves
-a ticket in DAGSTER_HOME, and a host is only tried by the oldest ticket that could use it. Tickets are a courtesy among
-the workers of one control host; what decides are the leases on the hosts.
+A shortage never fails a run: the run waits, and says for what. The run that has waited longest is served first: a
+waiting step leaves a ticket in DAGSTER_HOME, and a host is only tried by the oldest ticket that could use it. Tickets
+only keep the order among the workers of one control host; what decides are the leases on the hosts.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _wanted_by_older(mine: Path) -> set[str]:
                 found = json.loads(path.read_text())
                 process, hosts = found["process"], set(map(str, found["hosts"]))
             except (ValueError, RecursionError, TypeError, KeyError) as e:
-                # Tickets are written whole: what cannot be read is what a power cut left, and nobody waits behind it.
+                # Tickets are written atomically: only a power cut leaves a damaged one, and nobody waits behind it.
                 log.warning("the place in line %s cannot be read (%s): it is removed", path, e)
                 process, hosts = None, set[str]()
             if processes.is_alive(process):

@@ -1,4 +1,4 @@
-"""What one job asks of the inventory."""
+"""What one job requires of the hosts that it runs on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aquarat_pipeline.tags import HOST_TAG, NODES_TAG, POOL_TAG
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What one job asks of the inventory."""
+    """What one job requires of the hosts that it runs on."""
 
     distributed: bool
-    """False for what runs on the control host itself, at once and without a place of its own."""
+    """False for a stage that runs on the control host, at once and without a lease."""
     ranks: int = 1
     """Processes on each host."""
     nodes: int = 1
@@ -24,7 +24,7 @@ class Requirement:
     pool: str | None = None
     """A label that the hosts must carry."""
     host: str | None = None
-    """The one host that will do."""
+    """The only host that is allowed."""
 
     @classmethod
     def of(cls, stage: Stage, config: Mapping[str, Any] | None, tags: Mapping[str, str]) -> Requirement:
@@ -51,7 +51,15 @@ class Requirement:
         return self.gpus_on(host) <= host.gpus
 
     def __str__(self) -> str:
-        each = f"{self.ranks} {'ranks' if self.device == 'cpu' else 'GPUs'}"
-        count = "a host" if self.nodes == 1 else f"{self.nodes} hosts"
-        pool = f" labelled {self.pool}" if self.pool else ""
-        return f"{count}{f' {self.host}' if self.host else ''}{pool} with {each}"
+        hosts = "a host" if self.nodes == 1 else f"{self.nodes} hosts"
+        if self.host:
+            hosts = f"{'the host' if self.nodes == 1 else f'{self.nodes} hosts named'} {self.host}"
+        pool = f" labeled {self.pool}" if self.pool else ""
+        if self.device == "cpu":
+            return f"{hosts}{pool} for {processes(self.ranks)}{' each' if self.nodes > 1 else ''}"
+        return f"{hosts}{pool} with {self.ranks} GPU{'s' if self.ranks > 1 else ''}"
+
+
+def processes(count: int) -> str:
+    """`1 process`, `2 processes`."""
+    return f"{count} process{'es' if count > 1 else ''}"

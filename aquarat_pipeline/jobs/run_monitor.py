@@ -1,4 +1,4 @@
-"""Whether a run still wants its job, which anybody may change at any time: the UI, the daemon, another terminal."""
+"""Whether a run still needs its job: the UI, the daemon or another terminal may cancel it at any time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RunMonitor:
     def check(self, *, now: bool = False) -> None:
         """Notes that this worker lives, and raises Dagster's interrupt if the run was cancelled or failed meanwhile.
 
-        It looks every few seconds at most, unless it is to look `now`.
+        It reads the database every few seconds at most; with `now` it always does.
         """
         if not now and time.monotonic() - self._checked < CHECK_RUN_SECONDS:
             return

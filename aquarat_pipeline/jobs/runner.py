@@ -91,7 +91,7 @@ class StageRunner:
         need = Requirement.of(self._stage, self._attempt.spec.config, self._run.tags)
         outcome = self._run_attempt(need)
         for restart in range(1, MAX_RESTARTS + 1):
-            if not outcome.is_host_lost:
+            if not outcome.deserves_another_attempt(need):
                 break
             self._log.warning(f"{outcome.reason}. Starting again from what is saved ({restart}/{MAX_RESTARTS})")
             self._recently_failed.update({outcome.ending.host} if outcome.ending.host else ())

@@ -10,7 +10,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.settings import store_uri
 
 
-class StoreResource(dg.ConfigurableResource):
+class StoreResource(dg.ConfigurableResource["StoreResource"]):
     """Where artifacts are kept; `open()` raises `StoreError` with a way out when it cannot be used."""
 
     uri: str

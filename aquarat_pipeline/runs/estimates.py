@@ -18,12 +18,13 @@ from aquarat_core.runtime.peaks import peak_of
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.durations import duration
+from aquarat_pipeline.jobs.requirement import processes
 from aquarat_pipeline.runs.disk_space import Disk
 
 if TYPE_CHECKING:
     from aquarat_pipeline.runs.readiness import Place
 
-UTILISATION = 0.38
+UTILIZATION = 0.38
 """Share of the bfloat16 peak that training reached, of the one model and the one GPU that were measured."""
 BASIS = "at 38 % of the bf16 peak (d12 reached that on one H100; no other kind or number of GPUs was measured)"
 
@@ -36,7 +37,7 @@ def lines(
     made: Mapping[str, Manifest],
     disks: Iterable[Disk],
 ) -> list[str]:
-    """What is said of a run that can start."""
+    """The lines about a run that can start."""
     said = [f"hosts: {_hosts(stages, places)}", f"store: {store} can be written"]
     said += [
         f"disk of {disk.path}: at least about {decimal(disk.needs)} to write, {decimal(disk.free)} free"
@@ -52,10 +53,11 @@ def _hosts(stages: Sequence[Stage], places: Sequence[Place]) -> str:
     said = [f"{_count(local)} on this machine"] if local else []
     for place in places:
         each = place.need.ranks
-        kind = "GPU" if place.need.gpus_on(place.hosts[0]) else "rank"
-        where = ", ".join(host.name for host in place.hosts)
+        gpus = f"with {each} GPU{'s' if each > 1 else ''}"
+        how = gpus if place.need.gpus_on(place.hosts[0]) else f"in {processes(each)} each"
+        where = ", ".join(host.display_name for host in place.hosts)
         nodes = f" on each of {place.need.nodes} hosts of" if place.need.nodes > 1 else " on"
-        said.append(f"{_count(len(place.stages))} with {each} {kind}{'s' if each > 1 else ''}{nodes} {where}")
+        said.append(f"{_count(len(place.stages))} {how}{nodes} {where}")
     return "; ".join(said)
 
 
@@ -97,7 +99,7 @@ def _on_gpus(place: Place, flops: float) -> str | None:
     peak = peak_of(host.gpu_kind) if host.gpu_kind else None
     if not gpus or peak is None:
         return None
-    seconds = flops / (UTILISATION * peak * gpus)
+    seconds = flops / (UTILIZATION * peak * gpus)
     cost = _dollars(seconds / 3600 * _price(place))
     return f"{duration(seconds)} on {gpus} x {host.gpu_kind}{cost}, {BASIS}"
 
@@ -121,7 +123,7 @@ def _work(names: Iterable[str], costs: Mapping[str, Cost]) -> str:
 
 
 def wandb_notice(modes: Iterable[str]) -> str | None:
-    """That runs which are to be online will not be, for want of a key."""
+    """A warning that online W&B runs will stay offline because there is no key; None where that is not so."""
     asked = {os.environ["WANDB_MODE"]} if os.environ.get("WANDB_MODE") else set(modes)
     if "online" not in asked or os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists():
         return None

@@ -74,30 +74,24 @@ class ResumingExecutor(InProcessExecutor):
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         instance, run_id = plan_context.instance, plan_context.run_id
         with ExitStack() as stack:
+            experiment = None
             if not instance.is_ephemeral:
-                kind = "launcher" if os.environ.pop(LAUNCHED, None) == run_id else "shell"
-                me = describe(os.getpid(), kind)
-                try:
-                    stack.enter_context(only_worker(Path(instance.root_directory), run_id, me))
-                except SecondWorkerError as e:
-                    instance.add_run_tags(run_id, {WORKER_TAG: e.holder})
-                    instance.report_engine_event(str(e), plan_context.dagster_run)
-                    # Any way of leaving that Dagster sees would fail the run, which is in good hands.
-                    os._exit(0)
+                me = stack.enter_context(_sole_execution(plan_context))
                 with _said_without_a_trace():
                     experiment = _experiment_of(execution_plan)
                     tags = _profile_tags(instance, plan_context.dagster_run, experiment)
                 instance.add_run_tags(run_id, {WORKER_TAG: me, **tags})
                 add_origin(instance, plan_context.dagster_run)
+            plan: ExecutionPlan | None = execution_plan
             if plan_context.resume_from_failure:
-                execution_plan, failures = remaining(plan_context, execution_plan)
+                plan, failures = remaining(plan_context, execution_plan)
                 yield from failures
-                if execution_plan is None:
+                if plan is None:
                     return
-            elif not instance.is_ephemeral:
+            elif experiment is not None:
                 with _said_without_a_trace():
-                    _check(plan_context, execution_plan, experiment)
-            yield from _shortened(plan_context, self._execute(plan_context, execution_plan))
+                    _check(plan_context, plan, experiment)
+            yield from _shortened(plan_context, self._execute(plan_context, plan))
 
     def _execute(self, context: PlanOrchestrationContext, plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         pid = os.getpid()
@@ -116,6 +110,22 @@ class ResumingExecutor(InProcessExecutor):
             step_dependency_config=self.step_dependency_config,
         )
         yield from iter(ExecuteRunWithPlanIterable(plan, inprocess_execution_iterator, manager))
+
+
+@contextmanager
+def _sole_execution(context: PlanOrchestrationContext) -> Generator[str]:
+    """Holds the run's lock, and gives the tag that describes this process. Ends the process if another holds it."""
+    instance, run_id = context.instance, context.run_id
+    me = describe(os.getpid(), "launcher" if os.environ.pop(LAUNCHED, None) == run_id else "shell")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_worker(Path(instance.root_directory), run_id, me))
+        except SecondWorkerError as e:
+            instance.add_run_tags(run_id, {WORKER_TAG: e.holder})
+            instance.report_engine_event(str(e), context.dagster_run)
+            # Whichever way this process returned or raised, Dagster would fail the run, which the other one executes.
+            os._exit(0)
+        yield me
 
 
 def _shortened(context: PlanOrchestrationContext, events: Iterator[DagsterEvent]) -> Iterator[DagsterEvent]:
@@ -147,7 +157,7 @@ def _experiment_of(plan: ExecutionPlan) -> Experiment:
 
 
 def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: Experiment) -> None:
-    """Raises a `UserError` where the run's stages could not all be executed. A run that goes on is not asked: its
+    """Raises a `UserError` where the run's stages could not all be executed. A resumed run is not checked: its
     jobs may run on hosts that the inventory no longer has."""
 
     def say(text: str) -> None:
@@ -193,8 +203,8 @@ def remaining(
         for entry in context.instance.all_logs(context.run_id, of_type=_EVENTS)
         if entry.dagster_event is not None
     ]
-    retries = Counter(event.step_key for event in events if event.is_step_up_for_retry)
-    last = {event.step_key: event for event in events if not event.is_successful_output}
+    retries = Counter(event.step_key for event in events if event.is_step_up_for_retry and event.step_key)
+    last = {event.step_key: event for event in events if event.step_key and not event.is_successful_output}
     done = {key for key, event in last.items() if event.is_step_success}
     failures = {
         key: event

@@ -1,4 +1,4 @@
-"""Materializing assets in this very process, as `./run demo` and `aquarat materialize` do.
+"""Materializing assets in this process, as `./run demo` and `aquarat materialize` do.
 
 The terminal shows bars alone; what Dagster and the stages print goes to a log file. Assets that are fresh are left as
 they are. The run stands under its job in the UI, and a daemon goes on with it if this process is killed.
@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -63,8 +64,8 @@ class Outcome:
 def terminal(name: str) -> Generator[Terminal]:
     """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME. Raises `HomeError`."""
     os.environ.setdefault("AQUARAT_PROGRESS", "bars")
-    from aquarat_pipeline.jobs import progress  # noqa: F401  (keeps the terminal's stderr for the bars)
-
+    # When it loads it keeps a descriptor of the terminal, to which the bars go.
+    import_module("aquarat_pipeline.jobs.progress")
     logs = dagster_home() / "logs"
     logs.mkdir(exist_ok=True)
     path = logs / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
@@ -118,12 +119,13 @@ def materialize(
 ) -> Outcome:
     """Makes the assets of one experiment, but for those that are fresh, unless `again`.
 
-    Raises `RunFailedError`, and `UserError` for what the user can mend before anything starts.
+    Raises `RunFailedError`, and `UserError` for what the user can fix before anything starts.
     """
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.settings import store_uri
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline import experiments
+    from aquarat_pipeline.assets.events import latest_materialization, manifest_of
     from aquarat_pipeline.assets.history import fresh
     from aquarat_pipeline.runs.executor import skip_checks
     from aquarat_pipeline.runs.submit import create_run
@@ -134,7 +136,7 @@ def materialize(
     kept = {} if again else fresh(instance, store, experiment, names)
     _say_fresh(user, kept)
     wanted = [name for name in names if name not in kept]
-    made: dict[str, Any] = {}
+    made: dict[str, Artifact] = {}
     seconds: dict[str, float] = {}
     if wanted:
         user.say("starting the run" if len(wanted) == 1 else f"starting the run of {len(wanted)} stages")
@@ -148,17 +150,20 @@ def materialize(
         skip_checks(run.run_id, checked)
         _execute(instance, run, len(kept), len(names))
         for name in wanted:
-            event = instance.get_latest_materialization_event(experiment.key(name))
-            made[name] = store.get(event.asset_materialization.metadata["manifest_sha256"].value)
+            event = latest_materialization(instance, experiment.key(name))
+            sha256 = manifest_of(event) if event else None
+            if sha256 is None:
+                raise RuntimeError(f"run {run.run_id} succeeded, and {experiment.ref(name)} names no manifest")
+            made[name] = store.get(sha256)
         steps = {experiment.step(name): name for name in wanted}
         stats = instance.get_run_step_stats(run.run_id, list(steps))
-        seconds = {steps[s.step_key]: s.end_time - s.start_time for s in stats}
+        seconds = {steps[s.step_key]: (s.end_time or 0.0) - (s.start_time or 0.0) for s in stats}
     found = {**{name: held.artifact for name, held in kept.items()}, **made}
     return Outcome(experiment, {name: found[name] for name in STAGES if name in found}, seconds, kept)
 
 
 def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
-    """The assets' stages in the order of the chain. Raises `LaunchError` for one that there is not."""
+    """The assets' stages in the order of the chain. Raises `LaunchError` for an unknown asset."""
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline.runs.submit import LaunchError
@@ -191,8 +196,8 @@ def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total:
         made = len(result.get_asset_materialization_events()) + kept
         raise RunInterruptedError(f"interrupted: {made} of {total} assets are made and kept. {_left(run)}")
     for failed in (e.step_failure_data for e in result.get_step_failure_events()):
-        user = failed.user_failure_data
-        raise RunFailedError((user and user.description) or failed.error.message.strip())
+        said = failed.user_failure_data and failed.user_failure_data.description
+        raise RunFailedError(said or (failed.error.message.strip() if failed.error else "a step failed"))
     for check in result.get_asset_check_evaluations():
         if not check.passed and check.severity.value == "ERROR":
             raise RunFailedError(f"asset check {check.check_name} of {check.asset_key.to_user_string()} failed")
@@ -209,7 +214,7 @@ def _left(run: dg.DagsterRun) -> str:
     with suppress(UserError):
         if job := job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None:
             return saved_state(job)
-    return "Run it again to go on from there."
+    return "Run it again to continue."
 
 
 def _message(error: Any) -> str:

@@ -1,6 +1,6 @@
-"""The run launcher: a detached worker for every run, resumed when it dies, and cancelled job first.
+"""The run launcher: a detached worker for every run; it resumes dead ones, and cancels the job before the worker.
 
-It keeps nothing in memory. All it knows of a run stands in the run's tags, written by the worker itself, so that the
+It keeps nothing in memory. All it knows of a run is in the run's tags, written by the worker itself, so that the
 daemon, the web server and the command line, each with a launcher of its own, say the same. It takes no hosts: Dagster
 calls `launch_run` in the daemon's loop, where one host that does not answer would hold up every other run, and what the
 run's earlier steps still need hours for would stand reserved. The step that trains takes its hosts, and waits for them.
@@ -28,6 +28,7 @@ from aquarat_pipeline._compat import (
     ConfigurableClass,
     ConfigurableClassData,
     ExecuteRunArgs,
+    JobPythonOrigin,
     LaunchRunContext,
     ResumeRunArgs,
     ResumeRunContext,
@@ -68,7 +69,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
     def launch_run(self, context: LaunchRunContext) -> None:
         run = context.dagster_run
         args = ExecuteRunArgs(
-            job_origin=run.job_code_origin,
+            job_origin=_origin(run),
             run_id=run.run_id,
             instance_ref=self._instance.get_ref(),
             set_exit_code_on_failure=True,
@@ -83,12 +84,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
     def resume_run(self, context: ResumeRunContext) -> None:
         run = context.dagster_run
-        if run.job_code_origin is None:
-            raise dg.DagsterInvariantViolationError(
-                f"run {run.run_id} was started from Python code and cannot be resumed: run it again"
-            )
         args = ResumeRunArgs(
-            job_origin=run.job_code_origin,
+            job_origin=_origin(run),
             run_id=run.run_id,
             instance_ref=self._instance.get_ref(),
             set_exit_code_on_failure=True,
@@ -180,7 +177,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         if run.execution_plan_snapshot_id is None:
             return None
         plan = self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
-        wanted = [int(step.tags[RANKS_TAG]) for step in plan.steps if RANKS_TAG in (step.tags or {})]
+        wanted = [int(ranks) for step in plan.steps if (ranks := (step.tags or {}).get(RANKS_TAG))]
         return f"{max(wanted)} ranks for {len(wanted)} of {len(plan.steps)} steps" if wanted else None
 
     def _finish(self, run_id: str, worker: Worker) -> None:
@@ -203,6 +200,15 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
     def _log(self, run_id: str) -> Path:
         return Path(self._instance.root_directory) / "aquarat" / "workers" / f"{run_id}.log"
+
+
+def _origin(run: dg.DagsterRun) -> JobPythonOrigin:
+    """The code that a worker loads. Raises Dagster's error for a run whose job exists in one process only."""
+    if run.job_code_origin is None:
+        raise dg.DagsterInvariantViolationError(
+            f"run {run.run_id} was started from Python code, which no worker can load: run it again from there"
+        )
+    return run.job_code_origin
 
 
 def _cancel_job(run: dg.DagsterRun) -> None:

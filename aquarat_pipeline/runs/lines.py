@@ -1,4 +1,4 @@
-"""What a run's events say to a person, a line each: in the terminal that executes the run, and to who follows it."""
+"""A run's events as lines to read: in the terminal that executes the run, and for whoever follows it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import dagster as dg
 
 from aquarat_core.plain_text import printable
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource
+from aquarat_pipeline.assets.events import text_of
 from aquarat_pipeline.assets.metadata import headline
 from aquarat_pipeline.durations import duration
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
-"""How Dagster's own lines begin that tell nobody anything."""
+"""Beginnings of those of Dagster's own lines that carry no information."""
 
 
-@dg.logger(description="One line for each result, warning and failure, on stderr.")
+@dg.logger(None, description="One line for each result, warning and failure, on stderr.")
 def terminal_logger(_: dg.InitLoggerContext) -> logging.Logger:
     """The logger `console` of our runs; Dagster's would write a trace for each mistake and nothing for a result."""
     logger = logging.Logger("aquarat", logging.DEBUG)
@@ -49,7 +50,7 @@ def of_step(step: str | None, text: str) -> str:
 
 
 def line(event: DagsterEvent | None, message: str, level: int) -> str | None:
-    """What an event or a message is worth saying, without the step's name; None for what is not."""
+    """The line for an event or a message, without the step's name; None for one that is not worth a line."""
     if event is None:
         return None if level < logging.INFO or message.startswith(_NOISE) else message
     kind = event.event_type
@@ -76,9 +77,9 @@ def failure(event: DagsterEvent) -> str | None:
 
 
 def _made(made: dg.AssetMaterialization) -> str:
-    facts = {name: value.value for name, value in made.metadata.items()}
+    facts: dict[str, Any] = {name: value.value for name, value in made.metadata.items()}
     took = f"in {duration(facts['seconds'])}" if "seconds" in facts else ""
-    return ", ".join(part for part in ("made", headline(facts), took, facts.get("dagster/uri")) if part)
+    return ", ".join(filter(None, ("made", headline(facts), took, text_of(made, "dagster/uri"))))
 
 
 def _check(check: dg.AssetCheckEvaluation) -> str | None:

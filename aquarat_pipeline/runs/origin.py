@@ -49,4 +49,4 @@ def add_origin(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
         REPOSITORY_LABEL_TAG: repository.get_label(),
     }
     instance.add_run_tags(run.run_id, tags)
-    instance.run_storage.replace_job_origin(instance.get_run_by_id(run.run_id), origin)
+    instance.run_storage.replace_job_origin(instance.get_run_by_id(run.run_id) or run, origin)

@@ -1,4 +1,4 @@
-"""What can be known before the first stage: whether hosts, store and disk are there for all stages of a run.
+"""What is checked before the first stage: whether hosts, store and disk are there for all stages of a run.
 
 `aquarat launch` and `./run demo` ask before anything is queued or made, the executor at the start of every run, however
 it was started. A host that is busy or down is worth waiting for; one that the inventory does not have is not.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, Manifest
 from aquarat_core.config import Profile, load_profile, profile_names
@@ -29,7 +30,7 @@ class NotReadyError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What some of a run's stages ask of the inventory, and the hosts that could give it."""
+    """What some of a run's stages require, and the hosts that have it."""
 
     need: Requirement
     stages: tuple[str, ...]
@@ -59,7 +60,7 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _places(home: Path, plan: Plan) -> list[Place]:
-    """Where the distributed stages could run. Raises `NotReadyError` if some could nowhere, `InventoryError`."""
+    """Where the distributed stages could run. Raises `NotReadyError` if some could run nowhere, `InventoryError`."""
     hosts = read_inventory(home).hosts
     where = home / FILE
     listed = f"{where} lists {', '.join(map(_described, hosts))}"
@@ -110,7 +111,7 @@ def _fits(profile: Profile, plan: Plan, hosts: list[Host]) -> bool:
 
 def _described(host: Host) -> str:
     gpus = f"{host.gpus} GPU{'s' if host.gpus != 1 else ''}" if host.gpus else "no GPU"
-    labels = f", labelled {' '.join(host.labels)}" if host.labels else ""
+    labels = f", labeled {' '.join(host.labels)}" if host.labels else ""
     return f"{host.name} ({gpus}{labels})"
 
 
@@ -128,10 +129,10 @@ def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
     for stage in STAGES.values():
         if not found.keys() >= set(stage.inputs):
             continue
-        # What is damaged is the stages' matter, and says nothing here.
+        # A damaged artifact is reported by the stage that reads it.
         with suppress(ArtifactError):
             latest, config = store.latest(plan.experiment.ref(stage.name)), plan.sections[stage.name]
-            same = config.model_dump(mode="json") if config else {}
+            same: dict[str, Any] = config.model_dump(mode="json") if config else {}
             if latest and latest.manifest.profile == plan.experiment.profile.name and latest.manifest.config == same:
                 found[stage.name] = latest.manifest
     return found

@@ -1,8 +1,8 @@
-"""Whether a run whose worker died is taken up again: not after a day, and not where a newer run has taken its place.
+"""Whether a run whose worker died is resumed: not after a day, and not where a newer run has taken its place.
 
 The newest run that was asked for wins: otherwise the first daemon after some killed commands would bring all of them
-back at once, and the oldest could come last. A run whose death is noticed at once simply goes on beside newer runs, as
-it would have done alive; only what a newer run has finished stops it.
+back at once, and the oldest could come last. A run whose death is noticed at once continues beside newer runs, as if
+its worker had lived; only what a newer run has finished stops it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOTICED_WITHIN_SECONDS = 600.0
 
 
 def why_not(instance: dg.DagsterInstance, run: dg.DagsterRun, within_hours: float) -> str | None:
-    """Why the run stays dead, as a sentence that says how to run it again; None if it is taken up."""
+    """Why the run stays dead, as a sentence that says how to run it again; None if it is resumed."""
     silent = time.time() - _last_sign(instance, run)
     left = _left(instance, run)
     again = f"To make it now, run it again: aquarat launch {' '.join(sorted(left)) or 'ASSET'}"

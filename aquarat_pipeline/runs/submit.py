@@ -17,7 +17,7 @@ import dagster as dg
 from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline import experiments
-from aquarat_pipeline._compat import ReconstructableRepository
+from aquarat_pipeline._compat import ReconstructableRepository, coerce_valid_log_level
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.jobs.attempts import cancel_job
@@ -27,7 +27,7 @@ from aquarat_pipeline.runs.profiles import remember
 from aquarat_pipeline.tags import JOB_TAG
 
 FINISH_SECONDS = 40.0
-_TOLD = {
+SHOWN_EVENTS = {
     dg.DagsterEventType.RUN_START,
     dg.DagsterEventType.RUN_SUCCESS,
     dg.DagsterEventType.RUN_FAILURE,
@@ -39,6 +39,7 @@ _TOLD = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_OBSERVATION,
 }
+"""What `watch` shows, besides what is said of workers."""
 
 
 class LaunchError(UserError):
@@ -48,7 +49,8 @@ class LaunchError(UserError):
 def submit(instance: dg.DagsterInstance, assets: list[str], **how: Any) -> dg.DagsterRun:
     """Queues one run as `create_run` makes it. Raises `LaunchError`."""
     run = create_run(instance, assets, **how)
-    return instance.submit_run(run.run_id, workspace=None)
+    # The run queue needs no workspace: the daemon launches the run with its own.
+    return instance.submit_run(run.run_id, workspace=None)  # pyright: ignore[reportArgumentType]
 
 
 def create_run(
@@ -74,7 +76,8 @@ def create_run(
     if unknown := [name for name in assets if name not in known]:
         raise LaunchError(f"there is no asset {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     selection = dg.AssetSelection.assets(*(known[name] for name in assets))
-    keys = (selection.upstream() if with_parents else selection).resolve(graph)
+    chosen = selection.upstream() if with_parents else selection
+    keys = chosen.resolve(graph)  # pyright: ignore[reportUnknownMemberType]  # a generic class without its argument
     whole = definition.get_job(job) if job else definition.get_implicit_job_def_for_assets(keys)
     assert whole is not None, "no two assets of this project have different partitions"
     asked = Plan.of((key.to_python_identifier() for key in keys), experiment, tags or {})
@@ -107,10 +110,18 @@ def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:
     return found[0]
 
 
+def run_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRun:
+    """The run as Dagster has it now. Raises `LaunchError` for one that was deleted."""
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        raise LaunchError(f"run {run_id} is no longer in {instance.root_directory}: somebody deleted it")
+    return run
+
+
 def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
     """Cancels the run and waits until it has ended; returns its status then.
 
-    A run that has ended without its job (its workers died too often, say) has that ended.
+    If the run has ended and its job has not (its workers died too often, say), this ends the job.
     """
     if run.is_finished:
         if JOB_TAG in run.tags and cancel_job(run.tags[JOB_TAG], "its run has ended"):
@@ -121,17 +132,17 @@ def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunSta
     deadline = time.monotonic() + FINISH_SECONDS
     while not run.is_finished and time.monotonic() < deadline:
         time.sleep(0.2)
-        run = instance.get_run_by_id(run.run_id)
+        run = run_of(instance, run.run_id)
     instance.run_launcher.join()
-    return instance.get_run_by_id(run.run_id).status
+    return run_of(instance, run.run_id).status
 
 
 def watch(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
-    """The run's story line by line, from its start, until it has ended."""
+    """The run's log line by line, from its start, until it has ended."""
     cursor = None
     while True:
         # Read before the events: what a finished run logged last is there then.
-        finished = instance.get_run_by_id(run_id).is_finished
+        finished = run_of(instance, run_id).is_finished
         page = instance.get_records_for_run(run_id, cursor=cursor)
         cursor = page.cursor
         for record in page.records:
@@ -146,11 +157,11 @@ def watch(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
 def _line(entry: dg.EventLogEntry) -> str | None:
     clock = time.strftime("%H:%M:%S", time.localtime(entry.timestamp))
     step = f"{entry.step_key}: " if entry.step_key else ""
-    event = entry.dagster_event
+    event, level = entry.dagster_event, coerce_valid_log_level(entry.level)
     if event is None:
-        text = lines.line(None, entry.user_message, entry.level)
+        text = lines.line(None, entry.user_message, level)
         return text and f"{clock} {lines.of_step(entry.step_key, text)}"
-    if event.event_type not in _TOLD and not (event.is_engine_event and "worker" in (event.message or "")):
+    if event.event_type not in SHOWN_EVENTS and not (event.is_engine_event and "worker" in (event.message or "")):
         return None
     if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
         observed = event.asset_observation_data.asset_observation
@@ -158,6 +169,6 @@ def _line(entry: dg.EventLogEntry) -> str | None:
         shown = list(numbers.items())[:3]
         return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown)
     if event.event_type in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.STEP_FAILURE):
-        text = lines.line(event, event.message or "", entry.level)
+        text = lines.line(event, event.message or "", level)
         return text and f"{clock} {lines.of_step(entry.step_key, text)}"
     return f"{clock} {step}{event.message}"

@@ -10,6 +10,7 @@ import pytest
 
 from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.artifacts.backends import open_backend
+from aquarat_core.artifacts.errors import HostDiskFullError
 from aquarat_core.cli import main
 from aquarat_core.maintenance.copying import pull
 from aquarat_core.maintenance.verify import verify
@@ -45,8 +46,9 @@ def test_a_store_on_a_full_disk_stays_what_it_was(disk: Path, publish: Publish) 
     store = ArtifactStore.open(f"file://{disk}/store")
     before = publish(store, "x", {"a": b"1"})
     keys = list(store.backend.keys(""))
-    with pytest.raises(StoreError, match=r"the disk is full.*Set AQUARAT_STORE .* or free the space"):
+    with pytest.raises(StoreError, match=r"the disk is full.*Set AQUARAT_STORE .* or free the space") as full:
         publish(store, "x", BIG)
+    assert not isinstance(full.value, HostDiskFullError), "another host would find the store as full"
     kept = {key for key in store.backend.keys("") if not key.startswith("blobs/")}
     assert kept == {key for key in keys if not key.startswith("blobs/")}, "a manifest, a ref or something in tmp/"
     assert store.latest("x").sha256 == before.sha256 and verify(store).problems == ()
@@ -92,7 +94,7 @@ def test_what_is_fetched_onto_a_full_disk_is_not_taken_for_whole(
 
     monkeypatch.setenv("AQUARAT_CACHE", str(disk / "cache"))
     fresh = ArtifactStore.open(uri).latest("x")
-    with pytest.raises(StoreError, match=rf"cache {disk}/cache, .* the disk is full.*Set AQUARAT_CACHE"):
+    with pytest.raises(HostDiskFullError, match=rf"cache {disk}/cache, .* the disk is full.*Set AQUARAT_CACHE"):
         fresh.path("model.safetensors")
     assert list((disk / "cache" / "blobs").rglob("*.*")) == []
     mount(disk, "remount", "size=20m")

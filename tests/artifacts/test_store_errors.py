@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, StoreError
+from aquarat_core.artifacts.cache import Cache
+from aquarat_core.artifacts.errors import HostDiskFullError
+from aquarat_core.artifacts.manifest import FileEntry
+from aquarat_core.runtime.scratch import scratch_folder
 
 from .conftest import Publish
 from .fault_proxy import FaultProxy
@@ -133,3 +138,29 @@ def test_a_publication_survives_lost_answers(proxy: FaultProxy, gs_uri: str, pub
     assert len(lost) == 1
     assert store.latest("x").sha256 == art.sha256
     assert art.path("a").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, HostDiskFullError), (errno.EDQUOT, HostDiskFullError), (errno.EROFS, StoreError)],
+)
+def test_a_full_disk_of_the_host_is_told_from_other_trouble_with_its_cache(
+    tmp_path: Path, number: int, kind: type[StoreError]
+) -> None:
+    def fetch(path: Path, have: int) -> None:
+        raise OSError(number, "as the system calls it", str(path))
+
+    entry = FileEntry(path="model", size=1, sha256="0" * 64, crc32c="AAAAAA==")
+    with pytest.raises(StoreError, match=r"cache .*, fetching model, cannot be used: .*Set AQUARAT_CACHE") as error:
+        Cache(tmp_path, 1000).file("tree", entry, fetch)
+    assert type(error.value) is kind
+
+
+def test_a_full_scratch_disk_is_the_hosts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "as the system calls it")
+
+    monkeypatch.setenv("AQUARAT_SCRATCH", str(tmp_path))
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(HostDiskFullError, match=r"the disk is full\. Set AQUARAT_SCRATCH"), scratch_folder("stage"):
+        pass

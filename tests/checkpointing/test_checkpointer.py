@@ -22,7 +22,7 @@ from aquarat_core.checkpointing import Checkpointer, CheckpointStore, Preempted,
 from aquarat_core.checkpointing.state import HostBuffers, flatten, merge, unflatten
 from aquarat_core.config import CheckpointConfig, ConfigError
 from aquarat_core.stages.run import Superseded, refuse_if_superseded
-from tests.toys import ONE
+from tests.factories import ONE
 
 CONFIG = {"steps": 10, "optim": {"lr": 0.1}, "launch": {"nproc": 1}, "checkpoint": {}, "wandb": {}}
 

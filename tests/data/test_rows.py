@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aquarat_core.data.rows import EpochShuffle, PackedRows, pad
-from tests.toys import CPU
+from tests.factories import CPU
 
 
 def test_targets_are_the_inputs_shifted_by_one() -> None:

@@ -16,7 +16,7 @@ from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.tasks.aqua.question import Question, prompt
 from aquarat_core.tasks.aqua.task import to_example
-from tests.toys import AQUA, ONE, guesser, reading_examples, reading_tokenizer
+from tests.factories import AQUA, ONE, guesser, reading_examples, reading_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.tasks.task import most_common
 from aquarat_core.text.tokenizer import train_tokenizer
-from tests.toys import AQUA
+from tests.factories import AQUA
 
 pytestmark = pytest.mark.slow
 

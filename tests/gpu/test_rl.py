@@ -12,9 +12,9 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.runtime.distributed import World
 from aquarat_core.tracking.metrics import MetricLog
+from tests.factories import AQUA, context, guesser, reading_examples, reading_tokenizer, session
 from tests.gpu.conftest import GPU, NEEDS_GPU
 from tests.rl.test_learning import CONFIG, HELD_OUT
-from tests.toys import AQUA, context, guesser, reading_examples, reading_tokenizer, session
 
 pytestmark = [NEEDS_GPU, pytest.mark.timeout(300)]
 SINGLE = World(0, 1, GPU.device, torch.float32)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.launching.rig import Rig
+from tests.launching.cluster_fixture import Cluster
 
 
 @pytest.fixture
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A control host with one local host, and no daemon yet."""
-    made = Rig(tmp_path_factory.mktemp("rig"))
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
     yield made
     made.close()

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import requests
 
 from aquarat_core.settings import REPO_ROOT
-from tests.launching.rig import FAST
+from tests.launching.cluster_fixture import FAST
 from tests.patience import limit, wait_until
 from tests.serving import free_port
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.launching import crowds, faults
-from tests.launching.rig import MODULE, Rig, assert_nothing_left
-from tests.launching.survival import ASSET
+from tests.launching import faults, many_runs
+from tests.launching.cluster_fixture import MODULE, Cluster, assert_nothing_left
+from tests.launching.kill_scenarios import ASSET
 
 ON_THIS_MACHINE = (
     faults.run_worker,
@@ -31,19 +31,19 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One control host for all cases, as it is in life; its only host is this machine."""
-    made = Rig(tmp_path_factory.mktemp("rig"))
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
     yield made.ready()
     made.close()
 
 
 @pytest.mark.parametrize("case", ON_THIS_MACHINE, ids=lambda case: case.__name__)
-def test_survives(busy: Rig, case: Callable[[Rig], dict]) -> None:
+def test_survives(busy: Cluster, case: Callable[[Cluster], dict]) -> None:
     case(busy)
 
 
-def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
+def test_the_command_line_launches_detaches_and_cancels(busy: Cluster) -> None:
     busy.order(ASSET, steps=8, seconds=0.5, hold=7)
     aquarat = [sys.executable, "-u", "-m", "aquarat_core.cli"]
     env = {**os.environ, **busy.environment, "DAGSTER_MODULE_NAME": MODULE}
@@ -76,11 +76,11 @@ def test_the_command_line_launches_detaches_and_cancels(busy: Rig) -> None:
     assert_nothing_left(busy, run_id)
 
 
-@pytest.mark.parametrize("case", crowds.CASES[1:], ids=lambda case: case.__name__)
-def test_kills_leave_nothing(busy: Rig, case: Callable[..., dict]) -> None:
+@pytest.mark.parametrize("case", many_runs.CASES[1:], ids=lambda case: case.__name__)
+def test_kills_leave_nothing(busy: Cluster, case: Callable[..., dict]) -> None:
     case(busy, rounds=3)
 
 
 def test_all_cases_are_in_the_bench() -> None:
     assert {*ON_THIS_MACHINE} <= {*faults.CASES}
-    assert os.environ.get("AQUARAT_RIG") is None
+    assert os.environ.get("AQUARAT_TEST_CLUSTER") is None

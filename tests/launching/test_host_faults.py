@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.launching import host_faults
+from tests.launching.cluster_fixture import Cluster
 from tests.launching.network import Network, why_not
-from tests.launching.rig import Rig
 
 ON_HOSTS = (
     host_faults.control_host,
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Network]]:
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Network]]:
     """A control host with two hosts behind a network, and the store in a bucket."""
     if why := why_not():
         pytest.skip(why)
@@ -29,7 +29,9 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Network
         for name, value in network.environment.items():
             patch.setenv(name, value)
         hosts = [network.host(0), network.host(1)]
-        made = Rig(tmp_path_factory.mktemp("rig"), hosts=hosts, store=network.store_uri, env=network.environment)
+        made = Cluster(
+            tmp_path_factory.mktemp("cluster"), hosts=hosts, store=network.store_uri, env=network.environment
+        )
         try:
             yield made.ready(), network
         finally:
@@ -38,11 +40,11 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Network
 
 
 @pytest.mark.parametrize("case", ON_HOSTS, ids=lambda case: case.__name__)
-def test_survives_on_hosts(far: tuple[Rig, Network], case: Callable[[Rig, Network], dict]) -> None:
+def test_survives_on_hosts(far: tuple[Cluster, Network], case: Callable[[Cluster, Network], dict]) -> None:
     case(*far)
 
 
-def test_survives_a_lost_connection(far: tuple[Rig, Network]) -> None:
+def test_survives_a_lost_connection(far: tuple[Cluster, Network]) -> None:
     host_faults.connection_lost(*far, seconds=3.0)
 
 

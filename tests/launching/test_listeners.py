@@ -17,10 +17,10 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.requirement import Requirement
+from tests.launching.cluster_fixture import Cluster
+from tests.launching.kill_scenarios import ASSET
 from tests.launching.listeners import attack, children, listening
 from tests.launching.network import Network, why_not
-from tests.launching.rig import Rig
-from tests.launching.survival import ASSET
 from tests.patience import wait_until
 from tests.serving import free_port
 
@@ -98,24 +98,24 @@ def test_a_job_on_two_hosts_listens_on_their_network_alone_and_unpickles_nothing
         monkeypatch.setenv(name, value)
     port = free_port()
     hosts = [network.host(k, rendezvous_port=port, network_interface=None) for k in (0, 1)]
-    rig = Rig(tmp_path / "rig", hosts=hosts, store=network.store_uri, env=network.environment)
+    cluster = Cluster(tmp_path / "cluster", hosts=hosts, store=network.store_uri, env=network.environment)
     try:
-        rig.ready()
-        rig.order(ASSET, steps=400, seconds=0.1, gloo=True)
-        run_id = rig.launch(ASSET, tags={"aquarat/nodes": "2"})
-        rig.wait_for_step(run_id, ASSET)
-        seen = {k: listening(set(rig.members(run_id)) & set(network.pids(k))) for k in (0, 1)}
+        cluster.ready()
+        cluster.order(ASSET, steps=400, seconds=0.1, gloo=True)
+        run_id = cluster.launch(ASSET, tags={"aquarat/nodes": "2"})
+        cluster.wait_for_step(run_id, ASSET)
+        seen = {k: listening(set(cluster.members(run_id)) & set(network.pids(k))) for k in (0, 1)}
         for k, found in seen.items():
             assert {address for address, _ in found} <= {network.address(k), "127.0.0.1"}, found
         assert (network.address(0), port) in seen[0], "the hosts meet where the control host decided"
-        step = rig.state(run_id, ASSET)
+        step = cluster.state(run_id, ASSET)
         assert attack(network.address(0), port, tmp_path / "PWNED"), "the network is private, not the port"
-        rig.wait_for_step(run_id, ASSET, step + 5)
+        cluster.wait_for_step(run_id, ASSET, step + 5)
         assert not (tmp_path / "PWNED").exists()
         for k in (0, 1):
             for _, other in sorted(seen[k] - {(network.address(0), port)})[:1]:
                 assert not attack(network.address(k), other, tmp_path / "PWNED")
         assert not (tmp_path / "PWNED").exists()
     finally:
-        rig.kill_everything()
-        rig.close()
+        cluster.kill_everything()
+        cluster.close()

@@ -8,8 +8,11 @@ import dagster as dg
 import pytest
 
 from aquarat_core.agent.protocol import EndedStatus, Result
+from aquarat_core.artifacts import StoreError
+from aquarat_core.artifacts.errors import HostDiskFullError
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.jobs.outcome import Ending, JobOutcome
+from aquarat_pipeline.jobs.requirement import Requirement
 
 A, B = Host(name="a", address="a"), Host(name="b", address="b")
 MADE: Result = {"ok": True, "manifest_sha256": "0" * 64}
@@ -41,6 +44,8 @@ def failed(message: str = "it broke", kind: str = "RuntimeError", user: bool = F
         (ended(1, launcher_failed=True), None, "host_lost", "a: torchrun ended with exit code 1 though none of its"),
         (ended(None, "its supervisor was killed"), None, "host_lost", "a: its supervisor was killed"),
         (ended(1), failed("[Errno 28] No space left on device"), "host_lost", "a: its disk is full"),
+        (ended(2), failed("the disk is full", "HostDiskFullError", user=True), "host_lost", "a: its disk is full"),
+        (ended(2), failed("the disk is full", "StoreError", user=True), "user_error", ""),
         (ended(75), failed("stopped", "Stopped"), "host_lost", "a: the stage was sent SIGTERM, and saved its state"),
         (ended(75, "cancelled"), failed("stopped", "Stopped"), "interrupted", ""),
     ],
@@ -60,10 +65,29 @@ def test_the_node_that_explains_the_end_speaks_for_all() -> None:
 
 
 @pytest.mark.parametrize(
+    ("result", "elsewhere", "here"),
+    [
+        (failed("the disk is full", HostDiskFullError.__name__, user=True), True, False),
+        (failed("[Errno 28] No space left on device"), True, False),
+        (failed("stopped", "Stopped"), True, True),
+        (failed("the disk is full", StoreError.__name__, user=True), False, False),
+        (failed(), False, False),
+    ],
+)
+def test_a_full_disk_is_worth_another_attempt_only_where_another_host_can_make_it(
+    result: Result, elsewhere: bool, here: bool
+) -> None:
+    outcome = JobOutcome.of(Ending.of([(A, ended(1))]), result)
+    assert outcome.deserves_another_attempt(Requirement(distributed=True)) is elsewhere
+    assert outcome.deserves_another_attempt(Requirement(distributed=False)) is here
+
+
+@pytest.mark.parametrize(
     ("ending", "result", "text", "retries"),
     [
         (Ending(2), failed("row 7 has four options", user=True), "sft: row 7 has four options", False),
         (Ending(1), failed("nan"), "sft: RuntimeError: nan", True),
+        (Ending(2, host="a"), failed("it is full", "HostDiskFullError", user=True), "sft on a: it is full", False),
         (Ending(7, ("dying",)), None, "sft ended with exit code 7 without saying why. Its last lines:\ndying\n", True),
         (Ending(lost="a is gone"), None, "sft was stopped 4 times, at last because a is gone. Its last lines:\n", True),
     ],

@@ -85,13 +85,13 @@ def test_too_few_leases_are_given_back(attempt: Attempt, monkeypatch: pytest.Mon
     reserved, stopped = {"state": "reserved"}, {"state": "stopped", "survivors": []}
     busy = {"state": "busy", "reason": "in use by another"}
     agents = ask(monkeypatch, attempt, reserve=reserved, reserve_b=busy, reserve_c=HostError("away"), stop=stopped)
-    with pytest.raises(NoHostError, match=r"^2 hosts with 1 ranks: b: in use by another; c: away$"):
+    with pytest.raises(NoHostError, match=r"^2 hosts for 1 process each: b: in use by another; c: away$"):
         Placement.on_several(launch(attempt, TWO), hosts("c", "b", "a"))
     assert agents.asked == ["reserve a", "reserve b", "reserve c", "stop a"]
 
     found = Placement.on_several(launch(attempt, TWO), hosts("d", "c", "a"))
     assert [host.name for host in found.hosts] == ["a", "d"]
-    assert str(found) == "1 rank on a, d"
+    assert str(found) == "1 process each on a, d"
 
 
 def test_a_host_whose_reply_was_lost_has_started_the_job_if_it_claimed_it(
@@ -133,7 +133,7 @@ def test_an_attempt_that_some_hosts_never_started_gives_way_to_the_next(
     following = Attempt.find(instance, store, attempt.spec.run_id, STAGE.name, 0)
     assert following is not None and following.spec.attempt == attempt.spec.attempt + 1
     assert instance.get_run_by_id(attempt.spec.run_id).tags[JOB_TAG] == following.folder.uri
-    assert said == ["starting on local"]
+    assert said == ["starting on this machine"]
 
 
 def test_a_request_is_json_and_a_lease_has_the_fields_of_the_protocol(attempt: Attempt, tmp_path: Path) -> None:

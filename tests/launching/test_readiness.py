@@ -25,7 +25,7 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import readiness
 from aquarat_pipeline.runs.executor import resuming_executor, skip_checks
 from aquarat_pipeline.runs.readiness import NotReadyError
-from tests.launching.rig import Rig
+from tests.launching.cluster_fixture import Cluster
 from tests.patience import limit
 
 pytestmark = pytest.mark.slow
@@ -47,8 +47,8 @@ def home(tmp_path: Path, store_uri: str) -> Path:
 def ask(home: Path, profile: str, *names: str, run_config: Any = None, **tags: str) -> list[str]:
     """What is said of a run over the named stages, or all."""
     said: list[str] = []
-    labelled = {f"aquarat/{name}": value for name, value in tags.items()}
-    plan = Plan.of(names or STAGES, Experiment(load_profile(profile)), labelled, run_config)
+    labeled = {f"aquarat/{name}": value for name, value in tags.items()}
+    plan = Plan.of(names or STAGES, Experiment(load_profile(profile)), labeled, run_config)
     readiness.check(home, plan, said.append)
     return said
 
@@ -70,10 +70,10 @@ def test_what_no_host_could_give_is_refused_with_what_there_is(home: Path) -> No
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        ({"host": "nope"}, r"asks for the host nope, and .*/hosts.yaml lists a \(4 GPUs, labelled big\), b \(1 GPU\)"),
-        ({"pool": "tpu"}, r"a host labelled tpu with 2 ranks\): .* ask for another host or label"),
-        ({"nodes": "3"}, r"3 hosts with 2 ranks\): .* lists a \(4 GPUs, labelled big\), b"),
-        ({"host": "b", "pool": "big"}, "a host b labelled big with 2 ranks"),
+        ({"host": "nope"}, r"asks for the host nope, and .*/hosts.yaml lists a \(4 GPUs, labeled big\), b \(1 GPU\)"),
+        ({"pool": "tpu"}, r"a host labeled tpu for 2 processes\): .* ask for another host or label"),
+        ({"nodes": "3"}, r"3 hosts for 2 processes each\): .* lists a \(4 GPUs, labeled big\), b"),
+        ({"host": "b", "pool": "big"}, "the host b labeled big for 2 processes"),
     ],
 )
 def test_a_request_that_no_host_meets_is_refused(home: Path, tags: dict[str, str], message: str) -> None:
@@ -104,7 +104,7 @@ def test_without_an_inventory_this_machine_has_the_gpus_that_its_driver_shows(
     (tools / "nvidia-smi").chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    assert "8 stages with 8 GPUs on local" in ask(home, "d12")[0]
+    assert "8 stages with 8 GPUs on this machine" in ask(home, "d12")[0]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     with pytest.raises(NotReadyError, match=r"without .*hosts.yaml there is this machine alone: local \(2 GPUs\)"):
         ask(home, "d12")
@@ -308,14 +308,14 @@ def test_the_demo_refuses(started: Any) -> None:
     assert "Traceback" not in out.stderr
 
 
-def test_a_daemons_run_whose_host_is_gone_before_it_starts_fails_with_the_sentence(rig: Rig) -> None:
-    rig.order("aqua_dataset", steps=1)
-    run_id = rig.launch("aqua_dataset", tags={"aquarat/host": "one"})
-    rig.write_hosts([rig.local_host("two")])
-    rig.start_daemon()
-    assert rig.wait(run_id) == "FAILURE"
-    assert f"asks for the host one, and {rig.home}/hosts.yaml lists two (no GPU)" in rig.story(run_id)
-    assert rig.materializations("aqua_dataset") == []
+def test_a_daemons_run_whose_host_is_gone_before_it_starts_fails_with_the_sentence(cluster: Cluster) -> None:
+    cluster.order("aqua_dataset", steps=1)
+    run_id = cluster.launch("aqua_dataset", tags={"aquarat/host": "one"})
+    cluster.write_hosts([cluster.local_host("two")])
+    cluster.start_daemon()
+    assert cluster.wait(run_id) == "FAILURE"
+    assert f"asks for the host one, and {cluster.home}/hosts.yaml lists two (no GPU)" in cluster.story(run_id)
+    assert cluster.materializations("aqua_dataset") == []
 
 
 def test_a_run_that_its_own_process_has_checked_is_not_checked_again(

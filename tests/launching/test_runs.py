@@ -260,7 +260,7 @@ def requirement(tags: dict[str, str], device: str = "auto") -> Requirement:
 
 def test_what_a_run_needs_comes_from_its_config_and_tags() -> None:
     need = requirement({"aquarat/pool": "a100", "aquarat/nodes": "2"}, device="cuda")
-    assert str(need) == "2 hosts labelled a100 with 4 GPUs"
+    assert str(need) == "2 hosts labeled a100 with 4 GPUs"
     assert need.fits(Host(name="h", address="h", gpus=4, labels=("a100",)))
     assert not need.fits(Host(name="h", address="h", gpus=2, labels=("a100",)))
     assert not need.fits(Host(name="h", address="h", gpus=8, labels=("h100",)))
@@ -281,7 +281,7 @@ def test_the_cheapest_fitting_host_comes_first_and_a_failed_one_last(tmp_path: P
         assert [host.name for host in candidates(tmp_path, need, mine, {"cheap"})[0]] == ["dear"]
         assert [host.name for host in candidates(tmp_path, need, mine, {"cheap", "dear"})[0]] == ["cheap", "dear"]
         none, why = candidates(tmp_path, requirement({"aquarat/pool": "tpu"}), mine, set())
-        assert none == [] and why.startswith("a host labelled tpu with 4 GPUs: hosts.yaml has 0 such")
+        assert none == [] and why.startswith("a host labeled tpu with 4 GPUs: hosts.yaml has 0 such")
 
 
 def test_the_oldest_living_ticket_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ from aquarat_pipeline.hosts.transports import HostError, SshTransport
 from aquarat_pipeline.jobs import running
 from aquarat_pipeline.jobs.attempts import Attempt
 from tests.artifacts.emulator import BUCKET, emulator
+from tests.launching.cluster_fixture import Cluster
 from tests.launching.guarded_bucket import GuardedBucket, guarded
 from tests.launching.network import SSHD, loopback
-from tests.launching.rig import Rig
 from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
@@ -116,7 +116,7 @@ def test_a_file_arrives_whole_or_not_at_all(host: Host, monkeypatch: pytest.Monk
     assert path.read_bytes() == b"content"
 
 
-def in_a_thread(rig: Rig, asset: str) -> tuple[Thread, list[dg.ExecuteInProcessResult]]:
+def in_a_thread(cluster: Cluster, asset: str) -> tuple[Thread, list[dg.ExecuteInProcessResult]]:
     from tests.launching.definitions import defs
 
     found: list[dg.ExecuteInProcessResult] = []
@@ -124,7 +124,9 @@ def in_a_thread(rig: Rig, asset: str) -> tuple[Thread, list[dg.ExecuteInProcessR
 
     def run() -> None:
         found.append(
-            job.execute_in_process(instance=rig.instance, asset_selection=[dg.AssetKey(asset)], raise_on_error=False)
+            job.execute_in_process(
+                instance=cluster.instance, asset_selection=[dg.AssetKey(asset)], raise_on_error=False
+            )
         )
 
     thread = Thread(target=run)
@@ -159,26 +161,26 @@ def test_no_secret_is_seen_anywhere(bucket: GuardedBucket, tmp_path: Path, monke
     with loopback(tmp_path, reach) as (config, fields):
         fields |= {"forward": ["WANDB_API_KEY"], "env": {"PYTHONPATH": os.getcwd()}}
         monkeypatch.setenv("AQUARAT_SSH_CONFIG", str(config))
-        rig = Rig(tmp_path / "rig", hosts=[fields], store=f"gs://{BUCKET}/team/store", env=reach)
-        for name, value in (rig.environment | {"WANDB_API_KEY": SECRET}).items():
+        cluster = Cluster(tmp_path / "cluster", hosts=[fields], store=f"gs://{BUCKET}/team/store", env=reach)
+        for name, value in (cluster.environment | {"WANDB_API_KEY": SECRET}).items():
             monkeypatch.setenv(name, value)
-        rig.order("aqua_dataset", steps=1)
-        rig.order("sft_checkpoint", steps=8, seconds=1, hold=7)
-        first, _ = in_a_thread(rig, "aqua_dataset")
+        cluster.order("aqua_dataset", steps=1)
+        cluster.order("sft_checkpoint", steps=8, seconds=1, hold=7)
+        first, _ = in_a_thread(cluster, "aqua_dataset")
         first.join()
-        thread, found = in_a_thread(rig, "sft_checkpoint")
+        thread, found = in_a_thread(cluster, "sft_checkpoint")
         # The last step is made once a third token is in use.
-        release = lambda: len(bucket.used) >= 3 and rig.release("sft_checkpoint")  # noqa: E731
+        release = lambda: len(bucket.used) >= 3 and cluster.release("sft_checkpoint")  # noqa: E731
         private, lines, environments = _watch(thread, tmp_path, release)
-        assert found[0].success, rig.story(found[0].run_id)
+        assert found[0].success, cluster.story(found[0].run_id)
         assert lines == set()
         assert environments, "the job did not get what is forwarded to it"
         assert private and all(p.startswith(f"{fields['root']}/jobs/") and p.endswith("/token 600") for p in private)
         assert _files_with(tmp_path, *PLANTED) == set()
-        assert not any(planted in repr(list(rig.instance.all_logs(found[0].run_id))) for planted in PLANTED)
+        assert not any(planted in repr(list(cluster.instance.all_logs(found[0].run_id))) for planted in PLANTED)
         assert len(bucket.used) >= 3, "the host went on with the tokens of its start"
         assert not [refusal for refusal in bucket.refused if not refusal.startswith(TOKEN)]
-        rig.close()
+        cluster.close()
 
 
 def test_a_hosts_token_opens_what_its_job_needs_and_no_more(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aquarat_core.model import attention, fused
 from aquarat_core.model.attention import attend, block_mask, unavailable
-from tests.toys import CPU, random_model
+from tests.factories import CPU, random_model
 
 CASES = {  # query heads, key/value heads, tokens, window
     "whole": (4, 4, 160, 160),

@@ -10,7 +10,7 @@ import torch
 
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.bits_per_byte import score_rows
-from tests.toys import ONE, random_ids, random_model
+from tests.factories import ONE, random_ids, random_model
 
 TOKEN_BYTES = np.array([0, 1, 2, 3] + [1] * 96, dtype=np.int32)
 

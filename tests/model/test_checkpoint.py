@@ -12,7 +12,7 @@ from aquarat_core.artifacts import weights
 from aquarat_core.config import ConfigError, TokenizerConfig
 from aquarat_core.model.checkpoint import CONFIG, load_checkpoint, save_checkpoint
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
-from tests.toys import CPU, random_ids, random_model, tokenizer
+from tests.factories import CPU, random_ids, random_model, tokenizer
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.model import float8, fused
 from aquarat_core.runtime.distributed import World
 from aquarat_core.training.loss import candidates
-from tests.toys import CPU, random_ids, random_model
+from tests.factories import CPU, random_ids, random_model
 
 E4M3, E5M2 = 2.0**-4, 2.0**-3
 """Largest relative error of rounding: half of the last bit of 3 and of 2 bits of mantissa."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aquarat_core.model import fused
 from aquarat_core.model.transformer import attend, norm, rope_and_norm, rotary_table
+from tests.factories import random_ids, random_model
 from tests.model.test_transformer import MODERN
-from tests.toys import random_ids, random_model
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from aquarat_core.cli import main
 from aquarat_core.model.checkpoint import load_checkpoint
 from aquarat_core.model.nanochat import load_nanochat
 from aquarat_core.text.formats import save_hugging_face, save_tiktoken
+from tests.factories import CPU, tokenizer
 from tests.model.test_nanochat import CONFIG, weights
-from tests.toys import CPU, tokenizer
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -7,7 +7,7 @@ import torch
 
 from aquarat_core.model.kv_cache import Decode, DecodeShape, KVCache, Prefill, last_ids
 from aquarat_core.model.transformer import Transformer
-from tests.toys import CPU, random_ids, random_model
+from tests.factories import CPU, random_ids, random_model
 
 LENGTHS = (3, 9, 1, 6)
 SLOTS = 3

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aquarat_core.config import ModelConfig
 from aquarat_core.model import accounting, fused
 from aquarat_core.model.transformer import Transformer, attend, rotary_table, rotate
-from tests.toys import random_ids, random_model
+from tests.factories import random_ids, random_model
 
 MODERN = {
     "head_size": 16, "value_embeddings": True, "residual_lambdas": True, "smear": True, "backout": True,

@@ -7,8 +7,8 @@ import torch
 
 from aquarat_core.config import OptimConfig
 from aquarat_core.optim.groups import parameter_groups
+from tests.factories import random_model
 from tests.model.test_transformer import MODERN
-from tests.toys import random_model
 
 
 def test_every_parameter_has_one_owner_and_its_rate() -> None:

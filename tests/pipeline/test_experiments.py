@@ -19,9 +19,9 @@ from aquarat_core.config import load_profile
 from aquarat_core.maintenance.collect import DAY, clock, find_garbage
 from aquarat_core.maintenance.verify import verify
 from aquarat_pipeline import experiments
+from aquarat_pipeline.assets.maintenance import differences
 from aquarat_pipeline.assets.provenance import ANY_INPUTS
 from aquarat_pipeline.assets.retention import latest_events
-from aquarat_pipeline.assets.upkeep import differences
 from aquarat_pipeline.experiments import Experiment, ExperimentError
 from aquarat_pipeline.runs import profiles
 from aquarat_pipeline.runs.in_process import Terminal, beside
@@ -115,7 +115,7 @@ def test_an_input_of_another_profile_is_refused_or_taken_knowingly(
     assert result.success
     taken, replaced = warnings_of(d12, result.run_id)[-2:]
     assert "which is not what profile d12 says: made under profile demo" in taken
-    assert replaced.startswith("this run's base_checkpoint takes the place of the one that profile demo (")
+    assert replaced.startswith("this run's base_checkpoint replaces the one that was made under profile demo (")
     monkeypatch.setenv(ANY_INPUTS, "1")
     assert d12.materialize("mid_checkpoint").success
 
@@ -187,7 +187,9 @@ def test_a_file_that_is_no_experiment_harms_no_other_and_can_be_removed(
         experiments.of_run(["one"])
     assert main(["experiments", "--store", store_uri]) == 1
     said = capsys.readouterr().out
-    assert "three.yaml is no plain file" in said and "Foo-Bar.yaml: its name cannot be an experiment's" in said
+    assert (
+        "three.yaml is not a regular file" in said and "Foo-Bar.yaml: this cannot be the name of an experiment" in said
+    )
     for name in ("one", "two", "three"):
         assert main(["experiments", "remove", name]) == 0
     (folder / "Foo-Bar.yaml").unlink()
@@ -217,7 +219,7 @@ def test_an_input_whose_ancestry_cannot_be_read_is_said(chain: Chain, store_uri:
     store.backend.delete(f"manifests/{store.latest('pretrain_text').sha256}.json")
     result = chain.materialize("mid_checkpoint")
     assert result.success
-    assert "under which profile all of base_checkpoint was made cannot be told" in " ".join(
+    assert "not all ancestors of base_checkpoint can be read, so their profiles are not checked" in " ".join(
         warnings_of(chain, result.run_id)
     )
 
@@ -261,7 +263,9 @@ def test_a_launched_run_keeps_its_experiment_and_its_profile(
     monkeypatch.setenv(RUN_PROFILE, variables[RUN_PROFILE])
     assert {e.name: e.profile.name for e in experiments.experiments()} == {"": "demo", "wide": "mine"}
     assert experiments.of_run(["wide"]).profile.sha256 == began
-    with pytest.raises(ExperimentError, match="one experiment, and this one is asked for those of the main one, wide"):
+    with pytest.raises(
+        ExperimentError, match="one experiment only, and this one was asked for assets of the main one, wide"
+    ):
         submit(instance, ["wide/aqua_dataset", "aqua_dataset"])
     with pytest.raises(ExperimentError, match="there is no experiment 'nope'; there are wide"):
         submit(instance, ["nope/aqua_dataset"])
@@ -286,7 +290,7 @@ def test_the_real_command_line_makes_an_assets_of_an_experiment(home: Path, stor
         assert [key.to_user_string() for key in latest_events(instance)] == ["few/aqua_dataset"]
     mixed = subprocess.run([*command, "few/aqua_dataset,aqua_dataset"], env=env, capture_output=True, text=True)
     assert mixed.returncode != 0
-    assert "one run makes assets of one experiment" in mixed.stdout + mixed.stderr
+    assert "a run makes assets of one experiment only" in mixed.stdout + mixed.stderr
     assert store.assets() == ["few/aqua_dataset"]
 
 

@@ -21,7 +21,7 @@ from aquarat_core.cli import main
 from aquarat_core.config import load_profile
 from aquarat_core.maintenance.collect import DAY, clock, find_garbage
 from aquarat_core.stages.base import SPEC_SHA256, StageSpec
-from aquarat_pipeline.assets import upkeep
+from aquarat_pipeline.assets import maintenance
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.runs import profiles
 from tests.pipeline.toy_chain import Chain
@@ -126,7 +126,7 @@ def test_prune_forgets_old_runs_but_not_what_made_the_latest(
     profiles.remember(home, load_profile("d12"))
     chain.instance.add_run_tags(latest.run_id, known)
     later = time.time() + 91 * 86_400
-    monkeypatch.setattr(upkeep.time, "time", lambda: later)
+    monkeypatch.setattr(maintenance.time, "time", lambda: later)
     assert main(["prune"]) == 0 and "1 runs of " in capsys.readouterr().out
     assert chain.instance.get_run_by_id(old.run_id) is not None
     assert main(["prune", "--delete"]) == 0 and "1 runs of " in capsys.readouterr().out

@@ -60,7 +60,7 @@ def test_a_mistake_is_a_sentence_without_a_trace(shell: Shell, asset: str, env: 
 def test_ctrl_c_says_what_is_kept_and_nothing_else(shell: Shell) -> None:
     out = shell.interrupted("aqua_dataset", *DAGSTER, "aqua_dataset")
     assert out.returncode == 1
-    assert "aqua_dataset: stopped. Run it again: it goes on from" in out.stderr
+    assert "aqua_dataset: stopped. Run it again: it continues from" in out.stderr
     assert "Stack Trace" not in out.stderr and "Traceback" not in out.stderr and "[pipes]" not in out.stderr
     assert len(lines(out.stderr)) <= 4, out.stderr
     assert [run.status.value for run in shell.runs()] == ["CANCELED"]

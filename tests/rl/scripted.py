@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
-from tests.toys import tokenizer
+from tests.factories import tokenizer
 
 
 class Scripted(Engine):

@@ -11,8 +11,8 @@ from aquarat_core.rl import trainer
 from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.tracking.metrics import MetricLog
+from tests.factories import context, random_model, session
 from tests.rl.test_trainer import any_start, flat, made  # noqa: F401
-from tests.toys import context, random_model, session
 
 
 @pytest.mark.parametrize(

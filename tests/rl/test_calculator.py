@@ -21,8 +21,8 @@ from aquarat_core.rollout.tools import calculator
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.task import Grade
 from aquarat_core.text.chat import render_prompt
+from tests.factories import AQUA, CPU, ONE, calling_model, examples, odd_lengths, random_model, tokenizer
 from tests.rollout.test_tools import DONE, END, OUT, START, says
-from tests.toys import AQUA, CPU, ONE, calling_model, examples, odd_lengths, random_model, tokenizer
 
 CONFIG = RLConfig(
     steps=4, prompts_per_step=4, group_size=4, max_new_tokens=16, micro_batch_rows=5, calculator=True,

@@ -9,7 +9,7 @@ import torch
 
 from aquarat_core.config import CurriculumConfig
 from aquarat_core.rl.curriculum import Curriculum
-from tests.toys import ONE
+from tests.factories import ONE
 
 ON = CurriculumConfig(enabled=True)
 

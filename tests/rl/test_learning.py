@@ -20,7 +20,7 @@ from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.task import Example, Grade, Reward
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SAMPLES_FILE
-from tests.toys import AQUA, ONE, context, guesser, reading_examples, reading_tokenizer, session
+from tests.factories import AQUA, ONE, context, guesser, reading_examples, reading_tokenizer, session
 
 CONFIG = RLConfig(
     steps=70, prompts_per_step=16, group_size=8, max_new_tokens=8, micro_batch_rows=128, eval_every=35,

@@ -16,7 +16,7 @@ from aquarat_core.rl.objective.clipping import ppo_clip
 from aquarat_core.rl.objective.importance import truncated_weights
 from aquarat_core.rl.objective.ratios import sequence_ratios, token_ratios
 from aquarat_core.rl.scoring import Sample, collate, completion_logp
-from tests.toys import CPU, random_model
+from tests.factories import CPU, random_model
 
 LN2 = math.log(2)
 

@@ -19,9 +19,9 @@ from aquarat_core.tasks.gsm8k import Gsm8kTask, to_example
 from aquarat_core.tasks.mixture import mix
 from aquarat_core.tasks.task import Example, Grade
 from aquarat_core.training.callbacks import TrainingStep
+from tests.factories import ONE, random_model, tokenizer
 from tests.rl.scripted import Scripted
 from tests.rl.test_trainer import CONFIG, FIGURES
-from tests.toys import ONE, random_model, tokenizer
 
 TASK = Gsm8kTask()
 EXAMPLES = [

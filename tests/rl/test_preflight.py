@@ -16,8 +16,8 @@ from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.aqua.synthetic import generate_questions
 from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.tasks.task import Example, Grade
+from tests.factories import AQUA, examples, tokenizer
 from tests.rl.mutants import MUTANTS
-from tests.toys import AQUA, examples, tokenizer
 
 QUESTIONS = generate_questions(300, seed=4, max_level=2)
 ASKED = [to_example(q) for q in QUESTIONS]

@@ -15,7 +15,7 @@ from aquarat_core.rl.probes import Probes, attention_entropies, letter_kl, lette
 from aquarat_core.tasks.aqua.question import conversation
 from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.text.chat import render
-from tests.toys import AQUA, ONE, examples, questions, random_ids, random_model, tokenizer
+from tests.factories import AQUA, ONE, examples, questions, random_ids, random_model, tokenizer
 
 SIZE = {"vocab_size": tokenizer().vocab_size, "sequence_len": 256}
 

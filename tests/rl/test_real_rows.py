@@ -24,8 +24,8 @@ from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
+from tests.factories import AQUA, ONE, context, session
 from tests.rl.test_trainer import FIGURES
-from tests.toys import AQUA, ONE, context, session
 
 ROOM = 320
 SHORT = 400

@@ -21,8 +21,8 @@ from aquarat_core.tasks.aqua.synthetic import generate_questions
 from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.tasks.task import Example, Grade, Reward
 from aquarat_core.text.chat import render_prompt
+from tests.factories import AQUA, ONE, examples, questions, random_model, tokenizer
 from tests.rl.scripted import Scripted
-from tests.toys import AQUA, ONE, examples, questions, random_model, tokenizer
 
 CONFIG = RLConfig(group_size=4, max_new_tokens=12, temperature=1.0, seed=3)
 FIXED = to_example(replace(questions()[0], options=("1", "2", "3", "4", "none of the above"), correct="B"))

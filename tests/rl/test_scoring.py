@@ -8,7 +8,7 @@ import torch
 from aquarat_core.rl.scoring import Sample, collate, completion_logp
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
-from tests.toys import CPU, random_ids, random_model
+from tests.factories import CPU, random_ids, random_model
 
 STOP = 7
 

@@ -20,7 +20,7 @@ from aquarat_core.stages.base import StageContext
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.task import Grade, Reward
 from aquarat_core.training.callbacks import TrainingStep
-from tests.toys import AQUA, CPU, ONE, examples, odd_lengths, random_model, session, tokenizer
+from tests.factories import AQUA, CPU, ONE, examples, odd_lengths, random_model, session, tokenizer
 
 CONFIG = RLConfig(
     steps=4, prompts_per_step=4, group_size=4, max_new_tokens=8, micro_batch_rows=5, temperature=0.8,

@@ -13,7 +13,7 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.cli import main
 from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.tasks.aqua.question import parse_answer, prompt
-from tests.toys import guesser, reading_questions, reading_tokenizer
+from tests.factories import guesser, reading_questions, reading_tokenizer
 
 Ask = Callable[..., tuple[int, str, str]]
 QUESTION = prompt(reading_questions(1)[0])

@@ -12,7 +12,7 @@ from aquarat_core.rollout.random import row_key
 from aquarat_core.rollout.sampling import Sampling, sample
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.text.chat import render_prompt
-from tests.toys import questions, random_ids, random_model, tokenizer
+from tests.factories import questions, random_ids, random_model, tokenizer
 
 STOP = 7
 BUDGET = 30

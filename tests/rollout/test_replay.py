@@ -18,8 +18,8 @@ from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.replay import GraphRunner, rounded
 from aquarat_core.rollout.rows import DecodeStep, DeviceRows
 from aquarat_core.rollout.sampling import Sampling
+from tests.factories import random_ids, random_model
 from tests.rollout.capture import Capture, Recording, Refused
-from tests.toys import random_ids, random_model
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import torch
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.tools import Calls, calculator
-from tests.toys import random_model, tokenizer
+from tests.factories import random_model, tokenizer
 
 START, END, OUT, DONE = (
     tokenizer().special(f"<|{x}|>") for x in ("python_start", "python_end", "output_start", "output_end")

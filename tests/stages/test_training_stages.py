@@ -21,8 +21,8 @@ from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.text.tokenizer import Tokenizer
+from tests.factories import CPU, guesser, random_model, reading_questions, reading_tokenizer
 from tests.stages.conftest import ALONE, Bench
-from tests.toys import CPU, guesser, random_model, reading_questions, reading_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from aquarat_core.rl.preflight import check_reward
 from aquarat_core.tasks.gsm8k import Gsm8kTask, conversation, number_text, parse_number, to_example
 from aquarat_core.tasks.registry import load_task
 from aquarat_core.tasks.task import Example, Grade
-from tests.toys import tokenizer
+from tests.factories import tokenizer
 
 TASK = Gsm8kTask()
 SOLUTION = "She sold 48/2 = 24 clips in May.\nIn all she sold 48+24 = 72.\n#### 72"

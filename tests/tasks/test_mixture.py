@@ -11,7 +11,7 @@ from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.question import Question, conversation
 from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.tasks.mixture import mix
-from tests.toys import AQUA
+from tests.factories import AQUA
 
 
 def talk(name: str, n: int) -> list[Conversation]:

@@ -9,7 +9,7 @@ import pytest
 
 from aquarat_core.config import WandbConfig
 from aquarat_core.tracking.metrics import MetricLog, metric_log, wandb_mode
-from tests.toys import context
+from tests.factories import context
 
 
 def test_rows_are_json_lines_without_what_json_cannot_say(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from aquarat_core.runtime.hardware import deterministic, gc_disabled, peak_flops
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training import callbacks
 from aquarat_core.training.callbacks import MetricRecorder, Throughput, TrainingStep, Validation
-from tests.toys import CPU, context
+from tests.factories import CPU, context
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from aquarat_core.model import attention, fused
 from aquarat_core.runtime.distributed import World
 from aquarat_core.training import loss
 from aquarat_core.training.loss import KernelChoice, accumulate_loss, candidates, loss_function
+from tests.factories import ONE, random_ids, random_model
 from tests.model.test_transformer import MODERN
-from tests.toys import ONE, random_ids, random_model
 
 pytestmark = pytest.mark.slow
 

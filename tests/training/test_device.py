@@ -25,8 +25,8 @@ from aquarat_core.training import optimizer as optimizer_module
 from aquarat_core.training.loop import train
 from aquarat_core.training.loss import accumulate_loss
 from aquarat_core.training.optimizer import ShardedOptimizer
+from tests.factories import context, random_ids, random_model, session
 from tests.model.test_transformer import MODERN
-from tests.toys import context, random_ids, random_model, session
 
 pytestmark = pytest.mark.slow
 

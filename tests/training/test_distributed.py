@@ -18,9 +18,9 @@ import torch
 from aquarat_core.config import ConfigError, LaunchConfig
 from aquarat_core.runtime import distributed
 from aquarat_core.runtime.distributed import StartError, compute_dtype, distributed_world
+from tests.factories import CPU, ONE
 from tests.patience import limit
 from tests.serving import free_port
-from tests.toys import CPU, ONE
 from tests.training.two_ranks import Interrupted, measure, training
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,8 @@ from aquarat_core.tracking.context import DetachedContext
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import Samples, text_prompts
+from tests.factories import random_ids, random_model, session, tokenizer
 from tests.rl.test_trainer import any_start, flat, made  # noqa: F401
-from tests.toys import random_ids, random_model, session, tokenizer
 from tests.training.test_session import rename_saved, saved_names
 
 PRETRAINING = {"model", "latest", "throughput", "validation", "samples", "record"}

@@ -11,7 +11,7 @@ from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.training.loss import accumulate_loss
 from aquarat_core.training.optimizer import MAX_SKIPPED, ShardedOptimizer
-from tests.toys import CPU, ONE, random_ids, random_model
+from tests.factories import CPU, ONE, random_ids, random_model
 
 
 def rows() -> PackedRows:

@@ -18,7 +18,7 @@ from aquarat_core.tracking.sample_table import SAMPLES_FILE
 from aquarat_core.training.callbacks import TrainingStep
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import COLUMNS, Samples, chat_prompts, text_prompts
-from tests.toys import context, examples, questions, random_model, session, tokenizer
+from tests.factories import context, examples, questions, random_model, session, tokenizer
 
 CONFIG = SamplesConfig(every=3, prompts=("12 + 7 =", "The"), max_new_tokens=6)
 

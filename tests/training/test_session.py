@@ -21,7 +21,7 @@ from aquarat_core.tracking.context import DetachedContext
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.callbacks import Callback, TrainingStep
 from aquarat_core.training.session import StepLoop
-from tests.toys import session
+from tests.factories import session
 
 
 class Counter:

@@ -26,7 +26,7 @@ from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from aquarat_core.training.optimizer import ShardedOptimizer
-from tests.toys import (
+from tests.factories import (
     AQUA,
     calling_model,
     context,

@@ -1,7 +1,7 @@
-"""A control host in a directory of its own: Dagster's real daemon and run workers, an inventory, orders for the toys.
+"""A control host in a directory of its own: Dagster's daemon and run workers, an inventory, orders for the toy stages.
 
-The tests and `benchmarks/faults.py` drive it alike. Everything it starts carries `AQUARAT_RIG`, so that what is left at
-the end can be counted, and ended.
+The tests and `benchmarks/faults.py` drive it alike. Everything it starts carries `AQUARAT_TEST_CLUSTER`, so that what
+is left at the end can be counted, and ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODULE = "tests.launching.definitions"
 FAST = {"heartbeat_seconds": 0.5, "lease_seconds": 6.0, "grace_seconds": 2.0, "min_free_gb": 0}
 
 
-class Rig:
+class Cluster:
     """One DAGSTER_HOME, one store, the hosts given, and the processes that a user would start."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Rig:
             "DAGSTER_HOME": str(self.home),
             "AQUARAT_STORE": self.store_uri,
             "AQUARAT_CACHE": str(directory / "cache"),
-            "AQUARAT_RIG": self.mark,
+            "AQUARAT_TEST_CLUSTER": self.mark,
             "AQUARAT_PROFILE": str(Path(__file__).with_name("profile.yaml")),
             "DAGSTER_DISABLE_TELEMETRY": "1",
             "PYTHONPATH": str(REPO_ROOT),
@@ -123,7 +123,7 @@ class Rig:
                 [sys.executable, *command], env=env, cwd=REPO_ROOT, stdout=out, stderr=out, start_new_session=True
             )
 
-    def ready(self) -> Rig:
+    def ready(self) -> Cluster:
         """With its daemon running, and the asset there that the trained one is made from."""
         self.start_daemon()
         self.order("aqua_dataset", steps=1)
@@ -227,8 +227,8 @@ class Rig:
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def started(self) -> list[int]:
-        """Living processes that descend from this rig's."""
-        return processes.processes_with_env("AQUARAT_RIG", self.mark)
+        """Living processes that descend from this cluster's."""
+        return processes.processes_with_env("AQUARAT_TEST_CLUSTER", self.mark)
 
     def kill_everything(self) -> None:
         """The control host loses its power, and with it every process that runs here, but for jobs on other hosts."""
@@ -279,35 +279,35 @@ class WebServer:
 
 
 @contextmanager
-def ready_rig(hosts: list[dict[str, Any]] | None = None, **rest: Any) -> Iterator[Rig]:
-    """A ready control host in a temporary directory, which goes with it; `rest` is for the `Rig`."""
-    with scratch_folder("rig") as directory:
-        rig = Rig(directory / "rig", hosts=hosts, **rest)
+def ready_cluster(hosts: list[dict[str, Any]] | None = None, **rest: Any) -> Iterator[Cluster]:
+    """A ready control host in a temporary directory, which goes with it; `rest` is for the `Cluster`."""
+    with scratch_folder("cluster") as directory:
+        cluster = Cluster(directory / "cluster", hosts=hosts, **rest)
         try:
-            yield rig.ready()
+            yield cluster.ready()
         finally:
-            rig.close()
+            cluster.close()
 
 
-def assert_survived(rig: Rig, run_id: str, asset: str, steps: int) -> dict[str, int]:
+def assert_survived(cluster: Cluster, run_id: str, asset: str, steps: int) -> dict[str, int]:
     """One materialization by this run, every step made, one writer at a time, nothing left; what was done twice."""
-    assert rig.wait(run_id) == "SUCCESS", rig.story(run_id)
-    made = [r for r in rig.materializations(asset) if r.run_id == run_id]
+    assert cluster.wait(run_id) == "SUCCESS", cluster.story(run_id)
+    made = [r for r in cluster.materializations(asset) if r.run_id == run_id]
     assert len(made) == 1, f"{asset} was materialized {len(made)} times"
-    trace = rig.trace(run_id, asset)
+    trace = cluster.trace(run_id, asset)
     assert sorted({mark["step"] for mark in trace}) == list(range(1, steps + 1))
     writers = [mark["pid"] for mark in trace]
     turns = [pid for i, pid in enumerate(writers) if i == 0 or writers[i - 1] != pid]
     assert len(turns) == len(set(turns)), f"two trainers wrote in turns: {turns}"
-    store = ArtifactStore.open(rig.store_uri)
+    store = ArtifactStore.open(cluster.store_uri)
     assert store.latest(asset).sha256 == made[0].asset_materialization.metadata["manifest_sha256"].value
-    assert_nothing_left(rig, run_id)
+    assert_nothing_left(cluster, run_id)
     return {"redone": len(trace) - steps, "trainers": len(turns)}
 
 
-def assert_nothing_left(rig: Rig, run_id: str) -> None:
+def assert_nothing_left(cluster: Cluster, run_id: str) -> None:
     """No lease, and no process of the run's job or its worker."""
-    assert rig.leases() == []
-    wait_until(lambda: not rig.members(run_id), 10, "the job's processes end")
-    worker = worker_of(rig.run(run_id).tags)
+    assert cluster.leases() == []
+    wait_until(lambda: not cluster.members(run_id), 10, "the job's processes end")
+    worker = worker_of(cluster.run(run_id).tags)
     wait_until(lambda: worker is None or not processes.is_alive(worker), 20, "the worker ends")

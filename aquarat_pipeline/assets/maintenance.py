@@ -1,4 +1,4 @@
-"""Upkeep of a Dagster instance: do it and the store agree on the latest artifacts, and which runs can be forgotten."""
+"""Maintenance of a Dagster instance: differences between its latest artifacts and the store's, and old runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import dagster as dg
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.artifacts.store import asset_of
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.assets.events import manifest_of
 from aquarat_pipeline.assets.retention import latest_events
 from aquarat_pipeline.tags import PROFILE_HASH_TAG
 
@@ -51,9 +52,8 @@ def latest_manifests(instance: dg.DagsterInstance) -> dict[str, str]:
     """Manifest of each asset's latest materialization."""
     found: dict[str, str] = {}
     for key, event in latest_events(instance).items():
-        value = event.asset_materialization and event.asset_materialization.metadata.get("manifest_sha256")
-        if value:
-            found[key.to_user_string()] = str(value.value)
+        if event.asset_materialization and (sha256 := manifest_of(event.asset_materialization)):
+            found[key.to_user_string()] = sha256
     return found
 
 

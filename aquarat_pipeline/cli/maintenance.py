@@ -1,4 +1,4 @@
-"""`aquarat refs` and `aquarat prune`: what Dagster and the store call the latest, and runs that can be forgotten."""
+"""`aquarat refs` and `aquarat prune`: do Dagster and the store agree on the latest artifacts; deleting old runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_commands(commands: Commands) -> None:
 
 def _refs(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_core.artifacts import ArtifactStore
-    from aquarat_pipeline.assets.upkeep import differences
+    from aquarat_pipeline.assets.maintenance import differences
     from aquarat_pipeline.cli.launch import open_instance
 
     store = ArtifactStore.open(store_uri())
@@ -47,20 +47,20 @@ def _refs(arguments: argparse.Namespace) -> str | CheckFailed:
 
 
 def _prune(arguments: argparse.Namespace) -> str:
-    from aquarat_pipeline.assets import upkeep
+    from aquarat_pipeline.assets import maintenance
     from aquarat_pipeline.cli.launch import open_instance
     from aquarat_pipeline.runs.submit import LaunchError
 
     if arguments.days < 1:
         raise LaunchError("--days must be at least 1")
     with open_instance() as instance:
-        runs = upkeep.forgettable(instance, arguments.days)
+        runs = maintenance.forgettable(instance, arguments.days)
         where = Path(instance.root_directory)
         if not arguments.delete:
             return f"{len(runs)} runs of {where} ended more than {arguments.days} days ago; `--delete` removes them"
         for run in runs:
-            upkeep.forget(instance, run)
-        profiles = upkeep.unneeded_profiles(instance)
+            maintenance.forget(instance, run)
+        profiles = maintenance.unneeded_profiles(instance)
         for path in profiles:
             path.unlink()
         return f"{len(runs)} runs of {where} are removed, and {len(profiles)} profiles that only such runs began with"
