@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from aquarat_core.config import Profile, override
+from aquarat_core.config.locations import HubRows
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 
@@ -62,6 +63,8 @@ def _field(info: Any, value: Any) -> dg.Field:
 
 def _type(annotation: Any) -> Any:
     annotation = _plain(annotation)
+    if _is_location(annotation):
+        return dg.Any  # A text or a mapping, for which Dagster has no type; pydantic checks it.
     if annotation in SCALARS:
         return SCALARS[annotation]
     origin, args = get_origin(annotation), get_args(annotation)
@@ -76,6 +79,12 @@ def _type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return dg.Shape(_fields(annotation))
     raise TypeError(f"no Dagster config type for {annotation}: add one here")
+
+
+def _is_location(annotation: Any) -> bool:
+    """Whether values are locations, or null."""
+    parts = [_plain(part) for part in get_args(annotation)]
+    return HubRows in parts or any(HubRows in map(_plain, get_args(part)) for part in parts)
 
 
 def _plain(annotation: Any) -> Any:
