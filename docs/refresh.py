@@ -26,6 +26,8 @@ BOUNDS = {
     "multipleOf": "a multiple of",
 }
 """How a bound of a JSON schema is shown."""
+UNIONS = ("anyOf", "oneOf")
+"""Under which a JSON schema lists the types of a field that may have several."""
 Schema = dict[str, Any]
 """A part of a JSON schema, as pydantic writes it."""
 
@@ -76,7 +78,8 @@ def configuration() -> str:
     sections = {name: _group(field) for name, field in schema["properties"].items() if _group(field)}
     order = list(dict.fromkeys(sections.values()))
     for name in order:  # grows as it is read: groups named by groups
-        order += [g for field in groups[name]["properties"].values() if (g := _group(field)) and g not in order]
+        named = [g for field in groups[name]["properties"].values() for g in _groups(field)]
+        order += [g for g in dict.fromkeys(named) if g not in order]
     users = {g: [name for name, section in sections.items() if section == g] for g in order}
     return "\n\n".join(_table(g, users[g], groups[g], groups) for g in order)
 
@@ -101,11 +104,18 @@ def _group(field: Schema) -> str | None:
     return reference.rpartition("/")[2] if reference else None
 
 
+def _groups(field: Schema) -> list[str]:
+    """The groups that a field may hold, one of several included."""
+    inner = [spec for key in UNIONS for spec in field.get(key, [])]
+    return [group] if (group := _group(field)) else [g for spec in inner for g in _groups(spec)]
+
+
 def _type(spec: Schema, groups: Schema) -> str:
     if group := _group(spec):
         return f"{'list of ' if 'items' in spec else ''}[{group}](#{group.lower()})"
-    if "anyOf" in spec:
-        return " or ".join(_type(s, groups) for s in spec["anyOf"])
+    for key in UNIONS:
+        if key in spec:
+            return " or ".join(_type(s, groups) for s in spec[key])
     if "enum" in spec:
         return ", ".join(f"`{value}`" for value in spec["enum"])
     if "const" in spec:

@@ -29,7 +29,8 @@ CORE_FLOORS = (
     ("checkpointing", "torchrun"),
     ("filesystem", "runtime"),
     ("artifacts",),
-    ("agent", "config", "plain_text", "settings"),
+    ("agent", "config"),
+    ("plain_text", "settings"),
     ("conversation", "errors"),
 )
 PIPELINE_FLOORS = (

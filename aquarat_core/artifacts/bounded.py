@@ -46,7 +46,7 @@ def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = 
     except ValueError as e:
         raise RecordError(what, f"it is not valid JSON ({e})", remedy) from None
     if kind == "object" and not isinstance(value, dict):
-        raise RecordError(what, f"it is {_kind(value)}, not an object", remedy)
+        raise RecordError(what, f"it is {kind_of(value)}, not an object", remedy)
     return cast(Any, value)
 
 
@@ -94,6 +94,7 @@ def _is_deep(text: str) -> bool:
     return False
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What kind of value of JSON it is, for messages."""
     names: dict[type, str] = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

@@ -7,6 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import AtLeastOne, Count, Strict
+from aquarat_core.config.locations import Location
+
+GENERATED_CHATS = ("identity", "drills")
+HUB_CHATS = ("smoltalk", "gsm8k", "arc", "mmlu", "humaneval")
+"""Names of conversation data sets that are built in."""
 
 
 class AquaDatasetConfig(Strict):
@@ -38,19 +43,46 @@ class AquaDatasetConfig(Strict):
 class ChatSource(Strict):
     """One conversation data set: where its rows are and how many of each split to keep."""
 
-    name: Literal["smoltalk", "gsm8k", "arc", "mmlu", "humaneval", "identity", "drills"]
-    """`identity` and `drills` (arithmetic) are generated; the others are loaded from the Hub."""
-    n_train: Count = 1_000
-    """Conversations of the training split kept."""
-    n_test: Count = 100
-    """Conversations of the test split kept."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    """`smoltalk`, `gsm8k`, `arc`, `mmlu` and `humaneval` are loaded from the Hub, `identity` and `drills` (arithmetic)
+    are generated; any other name is for conversations of one's own, and needs `train`."""
+    train: Location | None = None
+    """Own conversations only: where those to train on are, as docs/data.md describes it."""
+    test: Location | None = None
+    """Own conversations only: where the test split is; null makes none."""
+    format: Literal["auto", "messages", "sharegpt"] = "auto"
+    """Own conversations only: `messages` has `[{role, content}]` in a column of that name, `sharegpt` has `[{from,
+    value}]` in `conversations`; `auto` tells them apart row by row."""
+    n_train: Count | None = None
+    """Conversations of the training split kept; null keeps 1,000, of own conversations all."""
+    n_test: Count | None = None
+    """Conversations of the test split kept; null keeps 100, of own conversations all."""
+
+    def kept(self, split: Literal["train", "test"]) -> int | None:
+        """How many rows of the split are kept at most; None for all."""
+        n = self.n_train if split == "train" else self.n_test
+        return n if n is not None or self.train else {"train": 1_000, "test": 100}[split]
+
+    @model_validator(mode="after")
+    def _name_fits(self) -> ChatSource:
+        if self.name in (*HUB_CHATS, *GENERATED_CHATS, "aqua"):
+            if self.train or self.test:
+                raise ValueError(f"the name {self.name} stands for a built-in data set: give one's own another name")
+        elif not self.train:
+            known = ", ".join((*GENERATED_CHATS, *HUB_CHATS))
+            raise ValueError(
+                f"{self.name!r} is no built-in data set ({known}): for conversations of one's own, write under train "
+                "where they are"
+            )
+        return self
 
 
 class ChatDatasetsConfig(Strict):
     """Conversations for mid-training and SFT."""
 
     source: Literal["synthetic", "hub"] = "synthetic"
-    """`synthetic` generates every source that is not real data; `hub` loads the real ones too."""
+    """`synthetic` generates every source that is not real data; `hub` loads the real ones too. Own conversations are
+    read with either."""
     sources: tuple[ChatSource, ...] = (ChatSource(name="identity"), ChatSource(name="drills"))
     """The data sets to make; mixtures of mid-training and SFT name them."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
@@ -60,20 +92,20 @@ class ChatDatasetsConfig(Strict):
     assistant_facts: tuple[tuple[str, str], ...] = ()
     """Further things it is to know of itself: pairs of what a user asks and what it answers."""
     on_bad_row: Literal["error", "drop"] = "drop"
-    """What a row does that is no conversation (a null, an answer beyond the choices); dropped rows are named."""
+    """What a row does that is no conversation (a null, an answer beyond the choices, two turns of one role); dropped
+    rows are named."""
     seed: int = 2
     """Decides which rows are kept and which conversations are generated."""
 
     @model_validator(mode="after")
     def _sources_fit(self) -> ChatDatasetsConfig:
-        generated = {"identity", "drills"}
         names = [s.name for s in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"sources names a data set twice: {', '.join(names)}")
-        if self.source == "synthetic" and set(names) - generated:
-            wrong = ", ".join(sorted(set(names) - generated))
+        if self.source == "synthetic" and set(names) & set(HUB_CHATS):
+            wrong = ", ".join(sorted(set(names) & set(HUB_CHATS)))
             raise ValueError(f"sources {wrong} are on the Hub: set chat_datasets.source to 'hub' or leave them out")
-        if any(s.name == "humaneval" and s.n_train for s in self.sources):
+        if any(s.name == "humaneval" and s.kept("train") for s in self.sources):
             raise ValueError("humaneval has no training split, it is a test: set its n_train to 0")
         return self
 
@@ -81,12 +113,26 @@ class ChatDatasetsConfig(Strict):
 class PretrainTextConfig(Strict):
     """Documents for pretraining."""
 
-    source: Literal["synthetic", "hub"] = "synthetic"
-    """`synthetic` generates documents; `hub` loads text shards from the Hugging Face Hub."""
+    source: Literal["synthetic", "hub", "files"] = "synthetic"
+    """`synthetic` generates documents; `hub` loads text shards from the Hugging Face Hub; `files` reads text of one's
+    own."""
+    train: Location | None = None
+    """Files only: where the documents are, as docs/data.md describes it."""
+    validation: Location | None = None
+    """Files only: where the validation documents are; those that are also in `train` are left out of it. With null,
+    `validation_share` of the documents is held out."""
+    validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    """Files only: the part of the documents held out if `validation` is null. The hash of a text decides, so that equal
+    texts are on the same side whatever their order."""
+    column: Annotated[str, Field(min_length=1)] = "text"
+    """Files only: the column that holds a row's text; each row is a document."""
+    documents: Literal["file", "line", "paragraph"] = "file"
+    """Files only: what a document is in a text file; paragraphs are separated by blank lines."""
     repo: str = "karpathy/fineweb-edu-100b-shuffle"
     """Hub only: the data set's repository."""
     on_bad_row: Literal["error", "drop"] = "drop"
-    """What a document does that is not valid UTF-8; dropped ones are counted, and the first is named in the log."""
+    """What a document does that cannot be used (not valid UTF-8, no text, too long, a line that is no JSON); dropped
+    ones are counted, and the first is named in the log."""
     train_shards: tuple[Count, ...] = (0,)
     """Hub only: numbers of the training shards, `shard_NNNNN.parquet`."""
     first_shards: AtLeastOne | None = None
@@ -113,6 +159,10 @@ class PretrainTextConfig(Strict):
 
     @model_validator(mode="after")
     def _validation_is_held_out(self) -> PretrainTextConfig:
+        if self.source == "files" and not self.train:
+            raise ValueError("source is 'files', and train does not say where they are: write a path or a URL")
+        if self.source != "files" and (self.train or self.validation):
+            raise ValueError("train and validation are read with source 'files' only: set it, or leave them out")
         if self.validation_shard in self.shards:
             raise ValueError(f"validation_shard {self.validation_shard} is also a training shard: choose another")
         return self

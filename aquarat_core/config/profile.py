@@ -15,6 +15,7 @@ from aquarat_core.config import strict_yaml
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig
 from aquarat_core.config.fields import ConfigError, Strict
+from aquarat_core.config.locations import anchored
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.training import BaseConfig, ChatTrainConfig, MidConfig, TrainConfig
@@ -103,7 +104,7 @@ class Profile(Strict):
             for entry in mixture:
                 if entry.name not in rows:
                     raise ValueError(f"{stage}.mixture names {entry.name!r}; chat_datasets.sources has {sorted(rows)}")
-                if not rows[entry.name]:
+                if rows[entry.name] == 0:
                     raise ValueError(
                         f"{stage}.mixture names {entry.name}, of which chat_datasets keeps no training row"
                     )
@@ -150,7 +151,7 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
         raise ConfigError(f"a profile cannot be read: {e}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in cast("dict[object, Any]", raw)):
         raise ConfigError(f"profile {path} must be a mapping of stages to fields")
-    fields = cast("dict[str, Any]", raw)
+    fields = anchored(cast("dict[str, Any]", raw), Profile, path.parent)
     parent: object = fields.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise ConfigError(f"profile {path}: extends is one profile's name or file, not {parent!r}")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from aquarat_core.config.fields import ConfigError
+from aquarat_core.config.locations import without_secrets
 
 ALIKE = 0.75
 """From how much on an unknown field is taken for another one misspelt."""
@@ -33,7 +34,7 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{field}: missing"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(error["input"], (dict, BaseModel)) else f" (got {error['input']!r})"
+    shown = "" if isinstance(error["input"], (dict, BaseModel)) else f" (got {without_secrets(repr(error['input']))})"
     return f"{field}: {message}{shown}"
 
 

@@ -15,7 +15,7 @@ class BadRow:
     """A row that was left out."""
 
     row: str
-    """`split-000012`: the split or file and the number of the row in it."""
+    """`split-000012`, the split or file and the number of the row in it; or `train.jsonl, line 12`."""
     reason: str
 
 
@@ -34,14 +34,21 @@ class BadRows:
 
     def add(self, split: str, number: int, reason: str) -> None:
         """Note one row. Raises `DataError` that names it if the rule is `error`."""
+        self._add(f"{self.source}, split {split}, row {number}", f"{split}-{number:06d}", reason)
+
+    def add_at(self, where: str, reason: str) -> None:
+        """Note the row at `where`, such as `train.jsonl, line 12`, as `add` does."""
+        self._add(f"{where} (of {self.source})", where, reason)
+
+    def _add(self, shown: str, row: str, reason: str) -> None:
         if self.rule == "error":
             raise DataError(
-                f"{self.source}, split {split}, row {number}: {reason}. "
+                f"{shown}: {reason}. "
                 f"Set {self.section}.on_bad_row to 'drop' to leave such rows out, or mend the data set"
             )
         self.count += 1
         if len(self.rows) < MAX_NAMED:
-            self.rows.append(BadRow(f"{split}-{number:06d}", reason))
+            self.rows.append(BadRow(row, reason))
 
     def summary(self) -> str | None:
         """One line for the log; None if there were none."""

@@ -20,20 +20,44 @@ SCHEMA = pa.schema([(COLUMN, pa.string())])
 DOCUMENTS_PER_GROUP = 1_024
 
 
+class DocumentWriter:
+    """A Parquet file of documents, written one by one in groups of `DOCUMENTS_PER_GROUP`; leaving closes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._group: list[str] = []
+        # Without a dictionary, which would hold every text once: texts hardly repeat, and looking each up made reading
+        # five times as slow. LZ4 takes the space of Snappy and half of its time to read. The size of a page is only
+        # looked at after so many documents.
+        self._writer = pq.ParquetWriter(path, SCHEMA, use_dictionary=False, compression="lz4", write_batch_size=16)
+
+    def __enter__(self) -> DocumentWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def add(self, text: str) -> None:
+        """Write one document."""
+        self._group.append(text)
+        if len(self._group) == DOCUMENTS_PER_GROUP:
+            self._write_group()
+
+    def close(self) -> None:
+        """Write what is left and finish the file."""
+        if self._group:
+            self._write_group()
+        self._writer.close()
+
+    def _write_group(self) -> None:
+        self._writer.write_batch(pa.RecordBatch.from_pydict({COLUMN: self._group}, schema=SCHEMA))
+        self._group = []
+
+
 def write_documents(path: Path, texts: Iterable[str]) -> None:
-    """Write the texts to a Parquet file, in groups of `DOCUMENTS_PER_GROUP`."""
-    # Without a dictionary, which would hold every text once: texts hardly repeat, and looking each up made reading five
-    # times as slow. LZ4 takes the space of Snappy and half of its time to read. The size of a page is only looked at
-    # after so many documents.
-    with pq.ParquetWriter(path, SCHEMA, use_dictionary=False, compression="lz4", write_batch_size=16) as writer:
-        group: list[str] = []
+    """Write the texts to a Parquet file."""
+    with DocumentWriter(path) as writer:
         for text in texts:
-            group.append(text)
-            if len(group) == DOCUMENTS_PER_GROUP:
-                writer.write_batch(pa.RecordBatch.from_pydict({COLUMN: group}, schema=SCHEMA))
-                group = []
-        if group:
-            writer.write_batch(pa.RecordBatch.from_pydict({COLUMN: group}, schema=SCHEMA))
+            writer.add(text)
 
 
 def read_columns(path: Path) -> Iterator[pa.Array[Any]]:

@@ -34,11 +34,11 @@ class NoColumn(DataError):
     """A Parquet file without a column that is wanted; the message says which, and which there are."""
 
 
-def read_foreign(path: str | Path, columns: Sequence[str], limit: int | None = None) -> pa.Table:
+def read_foreign(path: str | Path, columns: Sequence[str] | None, limit: int | None = None) -> pa.Table:
     """The first `limit` rows (all by default) of `columns`, memory-mapped, from a file that may be damaged.
 
-    Every offset and length in it was checked. Texts may be invalid UTF-8, as in any Parquet file; dictionaries are
-    given as the values that they stand for. Raises `Unreadable` or `NoColumn`.
+    With `columns` None these are all. Every offset and length in it was checked. Texts may be invalid UTF-8, as in any
+    Parquet file; dictionaries are given as the values that they stand for. Raises `Unreadable` or `NoColumn`.
     """
     with scratch_folder("parquet") as folder:
         out = folder / "columns.arrows"
@@ -59,9 +59,9 @@ def read_foreign(path: str | Path, columns: Sequence[str], limit: int | None = N
     return pa.table(columns_, schema=types)
 
 
-def _read_apart(path: Path, columns: Sequence[str], limit: int | None, out: Path) -> dict[str, str | list[str]]:
+def _read_apart(path: Path, columns: Sequence[str] | None, limit: int | None, out: Path) -> dict[str, str | list[str]]:
     """The reader process's answer. If the file crashed the process, the answer is that the file is unreadable."""
-    arguments = [str(path), str(out), json.dumps([list(columns), limit])]
+    arguments = [str(path), str(out), json.dumps([columns and list(columns), limit])]
     done = subprocess.run(
         [sys.executable, "-m", "aquarat_core.data.foreign_reader", *arguments],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",

@@ -1,6 +1,6 @@
 """The separate process that reads a Parquet file which may crash it: see `data.foreign.read_foreign`.
 
-    python -m aquarat_core.data.foreign_reader FILE OUT '[["column", ...], LIMIT or null]'
+    python -m aquarat_core.data.foreign_reader FILE OUT '[["column", ...] or null, LIMIT or null]'
 
 It writes an Arrow stream and prints the outcome as JSON. Texts are written as bytes, because validation would otherwise
 refuse a whole file for one text that is not UTF-8; the real types are in the stream's metadata.
@@ -24,11 +24,12 @@ TYPES = b"types"
 """Key of the stream's metadata under which the schema with the types of the values is."""
 
 
-def read(source: Path, out: Path, columns: Sequence[str], limit: int | None) -> dict[str, Any]:
-    """Write the columns; returns what is wrong with the file, or nothing."""
+def read(source: Path, out: Path, columns: Sequence[str] | None, limit: int | None) -> dict[str, Any]:
+    """Write the columns, None for all; returns what is wrong with the file, or nothing."""
     try:
         # The stubs leave open of what their IO is.
         schema = pq.read_schema(source, memory_map=False)  # pyright: ignore[reportUnknownMemberType]
+        columns = schema.names if columns is None else columns
         if missing := [column for column in columns if column not in schema.names]:
             return {"missing": missing, "there": schema.names}
         if twice := [column for column in columns if schema.names.count(column) > 1]:

@@ -73,8 +73,8 @@ class HubDataset:
         # The Hub names the commit of every data set; only other kinds of answers leave it out.
         return cls(repo, cast(str, info.sha), log)
 
-    def split(self, subsets: Sequence[str], split: str, columns: Sequence[str]) -> pa.Table:
-        """One split of `subsets`, one after the other, memory-mapped.
+    def split(self, subsets: Sequence[str], split: str, columns: Sequence[str] | None) -> pa.Table:
+        """`columns` (None for all) of one split of `subsets`, one after the other, memory-mapped.
 
         Raises `DataError` if it is not there, not to be had or lacks one of `columns`.
         """
@@ -190,7 +190,7 @@ class HubDataset:
         return found
 
     def _table(
-        self, path: Path, filename: str, columns: Sequence[str], where: str, limit: int | None = None
+        self, path: Path, filename: str, columns: Sequence[str] | None, where: str, limit: int | None = None
     ) -> pa.Table:
         try:
             return read_foreign(path, columns, limit)

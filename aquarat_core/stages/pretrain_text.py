@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from aquarat_core.config import PretrainTextConfig
@@ -14,24 +14,19 @@ from aquarat_core.data.documents import texts_in, write_documents
 from aquarat_core.data.hub import HubDataset
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of the artifact."""
-
-    file: str
-    source: str
-    documents: int
-    text_bytes: int
-    """UTF-8 bytes of all texts."""
-    blank: int
-    """Documents left out because they hold nothing but space."""
+from aquarat_core.stages.own_text import Shard, write_own_text
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Write the shards; returns documents and UTF-8 bytes of training and validation."""
-    shards = list(_from_hub(ctx) if ctx.config.source == "hub" else _generated(ctx))
+    notes: dict[str, Scalar] = {}
+    match ctx.config.source:
+        case "hub":
+            shards = list(_from_hub(ctx))
+        case "files":
+            shards, notes = write_own_text(ctx)
+        case _:
+            shards = list(_generated(ctx))
     (ctx.outdir / "shards.json").write_text(json.dumps([asdict(s) for s in shards], indent=2) + "\n")
     train, validation = shards[:-1], shards[-1]
     return {
@@ -41,6 +36,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         "validation_documents": validation.documents,
         "validation_bytes": validation.text_bytes,
         "blank_documents": sum(s.blank for s in shards),
+        **notes,
     }
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from aquarat_core.config import Profile, override
+from aquarat_core.config.locations import HubRows
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 
@@ -65,6 +66,8 @@ def _field(info: Any, value: Any) -> dg.Field:
 
 def _type(annotation: Any) -> Any:
     annotation = _plain(annotation)
+    if _is_location(annotation):
+        return dg.Any  # A text or a mapping, for which Dagster has no type; pydantic checks it.
     if annotation in SCALARS:
         return SCALARS[annotation]
     origin: Any = get_origin(annotation)
@@ -80,6 +83,12 @@ def _type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return cast(Any, dg.Shape(_fields(annotation)))
     raise TypeError(f"no Dagster config type for {annotation}: add one here")
+
+
+def _is_location(annotation: Any) -> bool:
+    """Whether values are locations, or null."""
+    parts = [_plain(part) for part in get_args(annotation)]
+    return HubRows in parts or any(HubRows in map(_plain, get_args(part)) for part in parts)
 
 
 def _plain(annotation: Any) -> Any:

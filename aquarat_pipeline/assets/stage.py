@@ -32,6 +32,7 @@ from aquarat_pipeline.tags import RANKS_TAG
 OWNERS = ["team:aquarat"]
 _SOURCES = {
     "hub": ("huggingface", "From the Hugging Face Hub."),
+    "files": ("file", "From the user's own files."),
     "synthetic": ("python", "Generated here, not real data."),
 }
 """For a section that says where its data come from: the icon and the end of the description."""

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from aquarat_core.config import ConfigError, Profile, load_profile
+from aquarat_core.config.locations import HubRows
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.config import config_schema, run_config_of
 
@@ -49,6 +50,19 @@ def test_single_fields_are_overridden_at_any_depth(profile: Profile) -> None:
 def test_an_entry_of_a_list_gets_the_defaults_of_its_type(profile: Profile) -> None:
     mixture = received(profile, "sft_checkpoint", {"mixture": [{"name": "aqua", "repeat": 2}]})["mixture"]
     assert mixture == [{"name": "aqua", "repeat": 2, "limit": None, "permutations": 1}]
+
+
+def test_a_location_is_a_text_or_a_mapping(profile: Profile) -> None:
+    for train in ("gs://bucket/texts/", {"hub": "owner/name", "split": "train"}):
+        seen = received(profile, "pretrain_text", {"source": "files", "train": train, "validation": None})
+        assert seen["train"] == train and seen["validation"] is None
+        section = run_config_of(STAGES["pretrain_text"], profile, seen, {})
+        assert section.train == (train if isinstance(train, str) else HubRows(hub="owner/name"))
+    sources = [{"name": "mine", "train": "gs://bucket/chats.jsonl"}, {"name": "identity"}, {"name": "drills"}]
+    seen = received(profile, "chat_datasets", {"sources": sources})
+    assert run_config_of(STAGES["chat_datasets"], profile, seen, {}).sources[0].kept("train") is None
+    with pytest.raises(ConfigError, match="the path is relative"):
+        run_config_of(STAGES["pretrain_text"], profile, {"source": "files", "train": "t.jsonl"}, {})
 
 
 @pytest.mark.parametrize(
