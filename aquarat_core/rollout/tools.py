@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aquarat_core.rollout.calculator import calculate
+from aquarat_core.tasks.calculator import calculate
 from aquarat_core.text.tokenizer import Tokenizer
 
 
