@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
 
 PartType = Literal["text", "call", "output"]
-MARKS: Mapping[str, tuple[str, str]] = {
+MARKS: Mapping[PartType, tuple[str, str]] = {
+    "text": ("", ""),
     "call": ("<|python_start|>", "<|python_end|>"),
     "output": ("<|output_start|>", "<|output_end|>"),
 }
-"""Names of the special tokens before and after a part; text has none."""
+"""Names of the special tokens before and after a part; empty for text, which has none."""
 
 
 class Part(TypedDict):
@@ -70,7 +71,7 @@ def with_text(parts: Sequence[Part], text: str) -> list[Part]:
 def parts_text(parts: Iterable[Part]) -> str:
     """The parts as a reader and a grader see them: exactly what `Tokenizer.decode` gives for their tokens, the names of
     the special tokens around calls and outputs included."""
-    return "".join(part["text"].join(MARKS.get(part["type"], ("", ""))) for part in parts)
+    return "".join(part["text"].join(MARKS[part["type"]]) for part in parts)
 
 
 def message_texts(message: Message) -> list[str]:

@@ -42,8 +42,9 @@ def render(
         mask.append(given)
         for part in turn.get("parts") or [text_part(turn["content"])]:
             body = tokenizer.encode(part["text"])
-            if marks := MARKS.get(part["type"]):
-                body = [tokenizer.special(marks[0]), *body, tokenizer.special(marks[1])]
+            if part["type"] != "text":
+                before, after = map(tokenizer.special, MARKS[part["type"]])
+                body = [before, *body, after]
             ids += body
             mask += [0 if part["type"] == "output" else learned] * len(body)
         ids.append(tokenizer.special(f"<|{role}_end|>"))
