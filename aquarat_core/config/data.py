@@ -28,6 +28,9 @@ class AquaDatasetConfig(Strict):
     """Synthetic only: problem families to draw from; empty means all."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Synthetic only: the hardest difficulty drawn."""
+    calculator_calls: bool = False
+    """Synthetic only: rationales calculate by calls of the calculator. A model that learns from them needs
+    `calculator: true` in RL and evaluation."""
     on_bad_row: Literal["error", "drop"] = "error"
     """What a row does that has other than five options, a letter outside A-E, or a value of another type or size;
     dropped rows are counted and named."""
@@ -38,8 +41,8 @@ class AquaDatasetConfig(Strict):
 class ChatSource(Strict):
     """One conversation data set: where its rows are and how many of each split to keep."""
 
-    name: Literal["smoltalk", "gsm8k", "arc", "mmlu", "humaneval", "identity", "drills"]
-    """`identity` and `drills` (arithmetic) are generated; the others are loaded from the Hub."""
+    name: Literal["smoltalk", "gsm8k", "arc", "mmlu", "humaneval", "identity", "drills", "spelling"]
+    """`identity`, `drills` (arithmetic) and `spelling` are generated; the others are loaded from the Hub."""
     n_train: Count = 1_000
     """Conversations of the training split kept."""
     n_test: Count = 100
@@ -55,6 +58,9 @@ class ChatDatasetsConfig(Strict):
     """The data sets to make; mixtures of mid-training and SFT name them."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Drills only: the hardest difficulty drawn."""
+    calculator_calls: bool = False
+    """Drills and spelling only: solutions calculate and count by calls of the calculator; those of gsm8k always do. A
+    model that learns from them needs `calculator: true` in RL and evaluation."""
     assistant_name: str = "aquarat"
     """Name the generated identity conversations give the model."""
     assistant_facts: tuple[tuple[str, str], ...] = ()
@@ -66,7 +72,7 @@ class ChatDatasetsConfig(Strict):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> ChatDatasetsConfig:
-        generated = {"identity", "drills"}
+        generated = {"identity", "drills", "spelling"}
         names = [s.name for s in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"sources names a data set twice: {', '.join(names)}")
