@@ -83,8 +83,8 @@ def test_a_model_taught_to_call_answers_better_than_without() -> None:
     with_tool, without = said(taught, tok, held_out, tool=True), said(taught, tok, held_out, tool=False)
     plain = said(trained(tok, learned, calls=False), tok, held_out, tool=False)
 
-    right = sum(r.completion == e.target for r, e in zip(with_tool, held_out, strict=True))
-    assert right == sum(r.correct for r in with_tool), "who is right has called the calculator as it was taught"
+    as_taught = sum(r.completion == e.target for r, e in zip(with_tool, held_out, strict=True))
+    assert as_taught > 0.8 * HELD_OUT, "the sum was calculated by a call, and its output copied"
     assert accuracy(with_tool) > 0.8
     assert accuracy(with_tool) > accuracy(plain) + 0.3, "a model of the same size that calculates by itself"
     assert accuracy(with_tool) > accuracy(without) + 0.3, "the same weights, and nobody answers their calls"
