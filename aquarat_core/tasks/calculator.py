@@ -10,7 +10,7 @@
 
 `//` rounds down, as in Python. A text is in single or double quotes and holds printable ASCII characters but quotes and
 backslashes; what is counted is at least one character, in places that do not overlap. Nothing else is evaluated: text
-outside the grammar, a division by zero, or a number out of bounds gives None.
+outside the grammar, a division by zero and a number beyond the limits give None.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 from fractions import Fraction
 
 MAX_CHARS, MAX_DEPTH, MAX_EXPONENT, MAX_BITS = 200, 32, 64, 512
-"""Limits of an expression's length, of nested parentheses and signs, of a power, and of numerators and denominators."""
+"""Limits on the length of an expression, nested parentheses and signs, exponents, and numerators and denominators."""
 DECIMALS = 6
 """Decimal places of a value that is not an integer."""
 
