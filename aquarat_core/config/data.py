@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from aquarat_core.config.fields import AtLeastOne, Count, Strict
 from aquarat_core.config.locations import Location
 
-GENERATED_CHATS = ("identity", "drills")
+GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "mmlu", "humaneval")
 """Names of conversation data sets that are built in."""
 
@@ -33,6 +33,9 @@ class AquaDatasetConfig(Strict):
     """Synthetic only: problem families to draw from; empty means all."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Synthetic only: the hardest difficulty drawn."""
+    calculator_calls: bool = False
+    """Synthetic only: rationales calculate by calls of the calculator. A model that learns from them needs
+    `calculator: true` in RL and evaluation."""
     on_bad_row: Literal["error", "drop"] = "error"
     """What a row does that has other than five options, a letter outside A-E, or a value of another type or size;
     dropped rows are counted and named."""
@@ -44,8 +47,8 @@ class ChatSource(Strict):
     """One conversation data set: where its rows are and how many of each split to keep."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    """`smoltalk`, `gsm8k`, `arc`, `mmlu` and `humaneval` are loaded from the Hub, `identity` and `drills` (arithmetic)
-    are generated; any other name is for conversations of one's own, and needs `train`."""
+    """`smoltalk`, `gsm8k`, `arc`, `mmlu` and `humaneval` are loaded from the Hub, `identity`, `drills` (arithmetic) and
+    `spelling` are generated; any other name is for conversations of one's own, and needs `train`."""
     train: Location | None = None
     """Own conversations only: where those to train on are, as docs/data.md describes it."""
     test: Location | None = None
@@ -87,6 +90,9 @@ class ChatDatasetsConfig(Strict):
     """The data sets to make; mixtures of mid-training and SFT name them."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Drills only: the hardest difficulty drawn."""
+    calculator_calls: bool = False
+    """Drills and spelling only: solutions calculate and count by calls of the calculator; those of gsm8k always do. A
+    model that learns from them needs `calculator: true` in RL and evaluation."""
     assistant_name: str = "aquarat"
     """Name the generated identity conversations give the model."""
     assistant_facts: tuple[tuple[str, str], ...] = ()

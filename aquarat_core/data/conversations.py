@@ -4,26 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from aquarat_core.conversation import Conversation
+from aquarat_core.conversation import Conversation, Message, Part
 from aquarat_core.data.parquet import read_table, write_table
+from aquarat_core.errors import DataError
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-    ]
-)
+_COLUMNS = [
+    ("id", pa.string()),
+    ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+]
+PARTS = pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))
+SCHEMA = pa.schema(_COLUMNS)
+WITH_PARTS = pa.schema([*_COLUMNS, ("parts", pa.list_(PARTS))])
+"""For each message its parts, none for a message of text alone; only where some message of the file has any."""
 
 
 def write_conversations(path: str | Path, rows: Sequence[Conversation]) -> None:
-    """Write `rows` as Parquet with the columns of `SCHEMA`."""
-    columns = {"id": [c.id for c in rows], "messages": [c.messages for c in rows]}
-    write_table(path, pa.Table.from_pydict(columns, schema=SCHEMA))
+    """Write `rows` as Parquet with the columns of `SCHEMA`, or of `WITH_PARTS` if a message has parts."""
+    messages = [[{"role": m["role"], "content": m["content"]} for m in c.messages] for c in rows]
+    columns: dict[str, Any] = {"id": [c.id for c in rows], "messages": messages}
+    schema = SCHEMA
+    if any("parts" in m for c in rows for m in c.messages):
+        columns["parts"] = [[m.get("parts", ()) for m in c.messages] for c in rows]
+        schema = WITH_PARTS
+    write_table(path, pa.Table.from_pydict(columns, schema=schema))
 
 
 def read_conversations(path: str | Path) -> list[Conversation]:
     """Read what `write_conversations` wrote. Raises `DataError` if the columns are not those."""
-    return [Conversation(**row) for row in read_table(path, SCHEMA, "conversations").to_pylist()]
+    table = read_table(path, WITH_PARTS, "conversations", optional=("parts",))
+    return [Conversation(row["id"], _messages(path, row)) for row in table.to_pylist()]
+
+
+def _messages(path: str | Path, row: dict[str, Any]) -> list[Message]:
+    messages: list[Message] = row["messages"]
+    parts: list[list[Part]] = row.get("parts") or []
+    if parts:
+        if len(parts) != len(messages):
+            raise DataError(f"{path}: {row['id']} has {len(messages)} messages and parts of {len(parts)}")
+        for message, its in zip(messages, parts, strict=True):
+            if its:
+                message["parts"] = its
+    return messages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,8 +21,8 @@ def write_table(path: str | Path, table: pa.Table) -> None:
     pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
 
 
-def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
-    """The columns of `schema`, in its types, of a file of ours.
+def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collection[str] = ()) -> pa.Table:
+    """The columns of `schema`, in its types, of a file of ours; those named in `optional` only if it has them.
 
     Raises `DataError` for a file that is damaged or no table of `what`.
     """
@@ -34,8 +34,11 @@ def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as e:
         said = first_line(e)
         raise DataError(f"{path} is damaged, or no Parquet file ({said}): materialize its asset again") from None
-    if missing := set(schema.names) - set(table.schema.names):
-        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of {what}")
+    missing = set(schema.names) - set(table.schema.names)
+    if needed := missing - set(optional):
+        raise DataError(f"{path} has no column {', '.join(sorted(needed))}: it is not a table of {what}")
+    for name in missing:
+        schema = schema.remove(schema.get_field_index(name))
     try:
         cast = table.select(schema.names).cast(schema)
         cast.validate(full=True)

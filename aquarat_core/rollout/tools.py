@@ -12,7 +12,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aquarat_core.rollout.calculator import calculate
+from aquarat_core.conversation import MARKS
+from aquarat_core.tasks.calculator import calculate
 from aquarat_core.text.tokenizer import Tokenizer
 
 
@@ -30,7 +31,7 @@ class Tool:
 
 def calculator(tokenizer: Tokenizer) -> Tool:
     """The calculator for models of this tokenizer."""
-    marks = (tokenizer.special(f"<|{name}|>") for name in ("python_start", "python_end", "output_start", "output_end"))
+    marks = map(tokenizer.special, (*MARKS["call"], *MARKS["output"]))
     return Tool(*marks, answer=lambda ids: tokenizer.encode(calculate(tokenizer.decode(ids)) or ""))
 
 

@@ -94,7 +94,9 @@ def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bo
 
     asked = n
     while asked <= MAX_DRAWS * n:
-        drawn = generate_questions(asked, config.seed, config.families, config.max_level, held_out)
+        drawn = generate_questions(
+            asked, config.seed, config.families, config.max_level, held_out, config.calculator_calls
+        )
         found: dict[str, Question] = {}
         for q in drawn:
             found.setdefault(q.question, q)

@@ -60,14 +60,20 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def _generated(source: ChatSource, config: ChatDatasetsConfig) -> dict[str, list[Conversation]]:
+    from aquarat_core.tasks.spelling import generate_spelling
     from aquarat_core.tasks.word_problems import generate_drills
 
     n_train, n_test = source.kept("train") or 0, source.kept("test") or 0
     n = n_train + n_test
+    if source.name == "spelling":
+        return {
+            "train": generate_spelling(n_train, config.seed, config.calculator_calls),
+            "test": generate_spelling(n_test, config.seed, config.calculator_calls, held_out=True),
+        }
     if source.name == "identity":
         made = generate_identity(n, config.seed, config.assistant_name, config.assistant_facts)
     else:
-        made = generate_drills(n, config.seed, config.max_level)
+        made = generate_drills(n, config.seed, config.max_level, config.calculator_calls)
     rows = [Conversation(f"{source.name}-{i:06d}", messages) for i, messages in enumerate(made)]
     return {"train": rows[:n_train], "test": rows[n_train:]}
 

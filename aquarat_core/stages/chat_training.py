@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ChatTrainConfig
 from aquarat_core.conversation import Conversation
@@ -82,9 +80,6 @@ def _left_out(what: str, packed: PackedConversations, T: int) -> str | None:
 def _pack(
     conversations: Iterable[Conversation], tokenizer: Tokenizer, T: int, config: ChatTrainConfig
 ) -> PackedConversations:
-    rendered = (render(tokenizer, c.messages) for c in conversations)
-    if config.loss_on == "all":
-        # Everything but the padding is learned; the packer zeroes the mask there.
-        rendered = ((ids, np.ones(len(ids), np.uint8)) for ids, _ in rendered)
+    rendered = (render(tokenizer, c.messages, config.loss_on) for c in conversations)
     bos = tokenizer.special("<|bos|>")
     return pack_conversations(rendered, T, bos, tokenizer.vocab_size)

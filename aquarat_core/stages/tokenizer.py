@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from aquarat_core.config import TokenizerConfig
+from aquarat_core.conversation import message_texts
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.documents import read_columns, read_documents
 from aquarat_core.stages.base import Scalar, StageContext
@@ -67,15 +68,15 @@ def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
 
 def _questions(ctx: StageContext) -> Iterator[str]:
     for example in load_task("aqua").examples(ctx.inputs["aqua_dataset"].path, "train"):
-        yield "\n".join(message["content"] for message in example.conversation())
+        yield "\n".join(text for message in example.conversation() for text in message_texts(message))
 
 
 def _chats(ctx: StageContext) -> Iterator[tuple[str, Iterator[str]]]:
-    """Every source of conversations with what its messages say."""
+    """Every source of conversations with what its messages say, without the names of special tokens around calls."""
     chats, ending = ctx.inputs["chat_datasets"], ".train.parquet"
     for file in sorted(f.path for f in chats.manifest.files if f.path.endswith(ending)):
         conversations = read_conversations(chats.path(file))
-        yield file.removesuffix(ending), (m["content"] for c in conversations for m in c.messages)
+        yield file.removesuffix(ending), (text for c in conversations for m in c.messages for text in message_texts(m))
 
 
 def _first(texts: Iterator[str]) -> list[str]:

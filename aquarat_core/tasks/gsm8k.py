@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
-from aquarat_core.conversation import Conversation, Message
+from aquarat_core.conversation import Conversation, Message, user_message
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.errors import DataError
+from aquarat_core.tasks.calls import annotated_message
 from aquarat_core.tasks.source import HubSource, Row, text_of
 from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Origin, Task
 
 MARKER = "#### "
-_CALCULATION = re.compile(r"<<[^<>]*>>")
 _ANSWER_LINE = re.compile(r"#### (-?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?)")
 _ANY_MARKER = re.compile(r"[#\uff03]{2,}")
 """Wider than the accepted form on purpose: a second answer, in whatever form, makes a text ambiguous."""
@@ -26,11 +26,8 @@ MAX_DIGITS = 30
 
 
 def conversation(row: Row) -> list[Message]:
-    """The solution keeps its last line `#### 18` and loses the calculator's annotations `<<48/2=24>>`."""
-    return [
-        {"role": "user", "content": text_of(row, "question").strip()},
-        {"role": "assistant", "content": _CALCULATION.sub("", text_of(row, "answer")).strip()},
-    ]
+    """The solution keeps its last line `#### 18`, and its annotations `<<48/2=24>>` become calls of the calculator."""
+    return [user_message(text_of(row, "question").strip()), annotated_message(text_of(row, "answer").strip())]
 
 
 SOURCE = HubSource("openai/gsm8k", ("main",), "train", "test", ("question", "answer"), conversation)
@@ -67,7 +64,14 @@ def to_example(row: Conversation) -> Example[Decimal]:
     answer = parse_number(reply["content"])
     if reply["role"] != "assistant" or not messages or answer is None:
         raise DataError(f"{row.id} is no GSM8K problem: its solution does not end in a line {MARKER!r} and a number")
-    return Example(row.id, tuple(messages), reply["content"], answer, number_text(answer))
+    return Example(
+        id=row.id,
+        messages=tuple(messages),
+        target=reply["content"],
+        answer=answer,
+        reference=number_text(answer),
+        target_parts=tuple(reply.get("parts", ())),
+    )
 
 
 class Gsm8kTask(Task[Decimal]):
@@ -80,8 +84,8 @@ class Gsm8kTask(Task[Decimal]):
     origins: Mapping[str, Origin] = {"hub": Origin("GSM8K")}
 
     def examples(self, path: FilePath, split: str) -> list[Example[Decimal]]:
-        """Of the file that `chat_datasets` writes of the published rows; its splits are train and test."""
-        return [to_example(row) for row in read_conversations(path(f"gsm8k.{split}.parquet"))]
+        """Of the file that `chat_datasets` writes under the task's name; its splits are train and test."""
+        return [to_example(row) for row in read_conversations(path(f"{self.name}.{split}.parquet"))]
 
     def grade(self, example: Example[Decimal], completion: str, ended: bool) -> Grade:
         """1 for a number equal to the right one, said once, at the end, with the stop token; otherwise 0."""

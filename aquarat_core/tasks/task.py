@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from aquarat_core.conversation import Message, assistant_message, transcript
+from aquarat_core.conversation import Message, Part, assistant_message, transcript
 from aquarat_core.errors import DataError
 
 A = TypeVar("A")
@@ -48,6 +48,8 @@ class Example(Generic[A_co]):
     """The right answer as a reader is shown it, in the form of `Grade.answer`."""
     choices: tuple[str, ...] = ()
     """The texts to choose from, in the order that is shown; empty where the answer is open."""
+    target_parts: tuple[Part, ...] = ()
+    """Where the target calls tools, its parts; `target` is then `parts_text(target_parts)`."""
 
     @property
     def prompt(self) -> str:
@@ -58,7 +60,7 @@ class Example(Generic[A_co]):
         """The messages and the target after them. Raises `DataError` for an example without a target."""
         if self.target is None:
             raise DataError(f"example {self.id} has no target: its task can be scored, and not trained on")
-        return [*self.messages, assistant_message(self.target)]
+        return [*self.messages, assistant_message(self.target, self.target_parts)]
 
 
 @dataclass(frozen=True, slots=True)

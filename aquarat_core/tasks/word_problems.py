@@ -17,6 +17,7 @@ from math import gcd
 from string import ascii_uppercase
 
 from aquarat_core.conversation import Message, assistant_message, user_message
+from aquarat_core.tasks.calls import annotated, annotated_message
 from aquarat_core.tasks.choice import MARKER, option_line, option_lines
 
 OPTIONS = 5
@@ -179,16 +180,19 @@ def _fact(rng: random.Random, top: int) -> str:
             return f"{a * b} / {b} = {a}."
 
 
-def generate_drills(n: int, seed: int, max_level: int = 3) -> list[list[Message]]:
-    """n conversations that practise half of the task each: a problem without options, or reading off a letter."""
-    return [_drill(random.Random(f"drill/{seed}/{row}"), max_level) for row in range(n)]
+def generate_drills(n: int, seed: int, max_level: int = 3, calculator_calls: bool = False) -> list[list[Message]]:
+    """n conversations that practise half of the task each: a problem without options, or reading off a letter.
+
+    With `calculator_calls` the equations of the same problems are calculated by calls.
+    """
+    return [_drill(random.Random(f"drill/{seed}/{row}"), max_level, calculator_calls) for row in range(n)]
 
 
-def _drill(rng: random.Random, max_level: int) -> list[Message]:
+def _drill(rng: random.Random, max_level: int, calculator_calls: bool) -> list[Message]:
     if rng.random() < 0.5:
         _, _, problem = draw(rng, tuple(FAMILIES), max_level)
-        asked, answer = problem.question, f"{problem.rationale}\nIt is {problem.answer}."
-    else:
-        options, (answer,) = _option_sheet(rng, MAX_NUMBER[max_level], look_ups=1)
-        asked = f"Which option is {answer.partition(' = ')[0]}?\n{options}"
+        rationale = annotated(problem.rationale) if calculator_calls else problem.rationale
+        return [user_message(problem.question), annotated_message(f"{rationale}\nIt is {problem.answer}.")]
+    options, (answer,) = _option_sheet(rng, MAX_NUMBER[max_level], look_ups=1)
+    asked = f"Which option is {answer.partition(' = ')[0]}?\n{options}"
     return [user_message(asked), assistant_message(answer)]

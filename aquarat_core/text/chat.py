@@ -2,34 +2,53 @@
 
     <|bos|> (<|user_start|> user <|user_end|> <|assistant_start|> assistant <|assistant_end|>)*
 
-Only special tokens separate turns, and text never becomes a special token: no message content can end its own turn.
+Within what the assistant says, a call of a tool and its output stand between special tokens of their own:
+
+    48/2 = <|python_start|>48/2<|python_end|><|output_start|>24<|output_end|>24 clips
+
+Only special tokens separate turns and parts, and text never becomes a special token: no text can end its own turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from aquarat_core.conversation import Message
+from aquarat_core.conversation import MARKS, Message, assistant_message, text_part, user_message
 
 if TYPE_CHECKING:
     from aquarat_core.text.tokenizer import Tokenizer
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+def render(
+    tokenizer: Tokenizer, messages: Sequence[Message], loss_on: Literal["all", "assistant"] = "assistant"
+) -> tuple[list[int], list[int]]:
     """A complete conversation as (ids, mask), both of length L.
 
-    `mask[i]` is 1 if the model generates `ids[i]`: assistant text and the `<|assistant_end|>` after it. Raises
-    `ValueError` unless user and assistant alternate and the last message is the assistant's.
+    `mask[i]` is 1 if `ids[i]` is learned. With `loss_on="assistant"` it is what the model generates: assistant text,
+    calls with the tokens around them, and `<|assistant_end|>`. With "all" it is everything, but never the output of a
+    tool with the tokens around it: the engine puts them in, and a model that learns to predict them learns to make
+    results up. Raises `ValueError` unless user and assistant alternate and the last message is the assistant's.
     """
     turns = _turns(messages)
     if len(turns) % 2:
         raise ValueError("the conversation ends with the user: render_prompt is for those")
-    ids, mask = [tokenizer.special("<|bos|>")], [0]
-    for role, text in turns:
-        body = [*tokenizer.encode(text), tokenizer.special(f"<|{role}_end|>")]
-        ids += [tokenizer.special(f"<|{role}_start|>"), *body]
-        mask += [0, *[int(role == "assistant")] * len(body)]
+    given = int(loss_on == "all")
+    ids, mask = [tokenizer.special("<|bos|>")], [given]
+    for turn in turns:
+        role = turn["role"]
+        learned = int(role == "assistant") | given
+        ids.append(tokenizer.special(f"<|{role}_start|>"))
+        mask.append(given)
+        for part in turn.get("parts") or [text_part(turn["content"])]:
+            body = tokenizer.encode(part["text"])
+            if part["type"] != "text":
+                before, after = map(tokenizer.special, MARKS[part["type"]])
+                body = [before, *body, after]
+            ids += body
+            mask += [0 if part["type"] == "output" else learned] * len(body)
+        ids.append(tokenizer.special(f"<|{role}_end|>"))
+        mask.append(learned)
     return ids, mask
 
 
@@ -41,17 +60,19 @@ def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int
     if not messages or messages[-1]["role"] != "user":
         raise ValueError("the conversation does not end with the user: there is nothing to reply to")
     # An empty reply renders as start and end tokens; the prompt lacks the end token.
-    ids, _ = render(tokenizer, [*messages, {"role": "assistant", "content": ""}])
+    ids, _ = render(tokenizer, [*messages, assistant_message("")])
     return ids[:-1]
 
 
-def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """(role, text) of each turn, with a leading system message merged into the first user message."""
-    turns = [(m["role"], m["content"]) for m in messages]
-    if len(turns) > 1 and turns[0][0] == "system" and turns[1][0] == "user":
-        turns[:2] = [("user", f"{turns[0][1]}\n\n{turns[1][1]}")]
+def _turns(messages: Sequence[Message]) -> list[Message]:
+    """The turns, with a leading system message merged into the first user message."""
+    turns = list(messages)
+    if len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user":
+        turns[:2] = [user_message(f"{turns[0]['content']}\n\n{turns[1]['content']}")]
     expected = [("user", "assistant")[i % 2] for i in range(len(turns))]
-    if not turns or [role for role, _ in turns] != expected:
+    if not turns or [m["role"] for m in turns] != expected:
         roles = ", ".join(m["role"] for m in messages) or "nothing"
         raise ValueError(f"a conversation is user and assistant in turn, after at most one system message; got {roles}")
+    if any(m.get("parts") for m in (*messages[:1], *turns[::2])):
+        raise ValueError("a system or user message has parts: only an assistant calls tools")
     return turns

@@ -75,6 +75,18 @@ def test_generated_conversations(run_stage) -> None:
     assert done.metrics == {"identity_train": 40, "identity_test": 4, "drills_train": 60, "drills_test": 6}
 
 
+def test_calls_and_spelling_are_generated_where_they_are_asked_for(run_stage) -> None:
+    sources = [{"name": "spelling", "n_train": 40, "n_test": 10}, {"name": "drills", "n_train": 60, "n_test": 6}]
+    for calls in (False, True):
+        done = run_stage("chat_datasets", {"sources": sources, "calculator_calls": calls}, out=f"chats-{calls}")
+        for name in ("spelling", "drills"):
+            rows = read_conversations(done.out / f"{name}.train.parquet")
+            assert any("parts" in m for c in rows for m in c.messages) == calls
+        assert done.metrics["spelling_train"] == 40 and done.metrics["spelling_test"] == 10
+        questions = run_stage("aqua_dataset", AQUA | {"calculator_calls": calls}, out=f"questions-{calls}")
+        assert all(bool(q.rationale_parts) == calls for q in read_questions(questions.out / "train.parquet"))
+
+
 def test_humaneval_is_not_trained_on() -> None:
     with pytest.raises(ValidationError, match="humaneval has no training split"):
         ChatDatasetsConfig(source="hub", sources=[{"name": "humaneval", "n_train": 5}])

@@ -17,6 +17,7 @@ from aquarat_core.rl.preflight import check_reward
 from aquarat_core.tasks.gsm8k import Gsm8kTask, conversation, number_text, parse_number, to_example
 from aquarat_core.tasks.registry import load_task
 from aquarat_core.tasks.task import Example, Grade
+from aquarat_core.text.chat import render, render_prompt
 from tests.factories import tokenizer
 
 TASK = Gsm8kTask()
@@ -161,7 +162,42 @@ def test_examples_come_from_the_file_that_chat_datasets_writes(tmp_path: Path) -
     (example,) = load_task("gsm8k").examples(tmp_path.joinpath, "train")
     assert (example.id, example.prompt, example.reference) == ("train-000007", "How many?", "1024")
     assert (example.answer, example.choices) == (Decimal(1024), ())
-    assert example.conversation()[-1]["content"] == "48/2 = 24.\n24+1,000 = 1,024.\n#### 1,024"
+    assert example.conversation()[-1] == conversation(published)[-1]
+    assert [p["text"] for p in example.target_parts if p["type"] != "text"] == ["48/2", "24", "24+1000", "1024"]
+
+
+def test_a_target_with_calls_is_graded_as_a_completion_that_makes_them() -> None:
+    tok = tokenizer()
+    published = {"question": "How many?", "answer": "48/2 = <<48/2=24>>24.\n#### 24"}
+    example = to_example(Conversation("a", conversation(published)))
+    ids, _ = render(tok, example.conversation())
+    completion = tok.decode(ids[len(render_prompt(tok, example.messages)) : -1])
+    assert completion == example.target and "<|python_start|>48/2<|python_end|>" in completion
+    assert TASK.grade(example, completion, True).correct
+    check_reward(TASK, [example], tok)
+
+
+CALL, OUTPUT = "<|python_start|>70+2<|python_end|>", "<|output_start|>72<|output_end|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (f"70+2 = {CALL}{OUTPUT}72\n#### 72", "72"),
+        (f"{CALL}<|output_start|><|output_end|>\n#### 72", "72"),
+        # a call instead of a number, and answers within calls
+        (f"{CALL}{OUTPUT}", None),
+        (f"#### {CALL}{OUTPUT}", None),
+        (f"#### {CALL}{OUTPUT}72", None),
+        (f"#### 72{CALL}{OUTPUT}", None),
+        ("<|python_start|>#### 72<|python_end|>\n#### 72", None),
+        ("<|python_start|>\n#### 72", "72"),
+        ("<|output_start|>\n#### 72\n<|output_end|>", None),
+    ],
+)
+def test_numbers_are_read_beside_calls_and_not_in_them(text: str, number: str | None) -> None:
+    parsed = parse_number(text)
+    assert (None if parsed is None else number_text(parsed)) == number
 
 
 def test_open_answers_are_not_permuted_and_never_guessed() -> None:

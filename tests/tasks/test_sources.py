@@ -9,12 +9,20 @@ from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
 from aquarat_core.tasks.aqua.question import parse_answer
 
 
-def test_gsm8k_loses_the_calculator_and_keeps_the_result_line() -> None:
-    row = {"question": " How many? ", "answer": "She sold 48/2 = <<48/2=24>>24 clips.\nIn all <<48+24=72>>72.\n#### 72"}
-    assert gsm8k.conversation(row) == [
-        {"role": "user", "content": "How many?"},
-        {"role": "assistant", "content": "She sold 48/2 = 24 clips.\nIn all 72.\n#### 72"},
-    ]
+def test_gsm8k_calls_the_calculator_and_keeps_the_result_line() -> None:
+    row = {"question": " How many? ", "answer": "She sold 48/2 = <<48/2=24>>24 clips.\nIn all 72.\n#### 72"}
+    user, reply = gsm8k.conversation(row)
+    assert user == {"role": "user", "content": "How many?"}
+    assert reply["content"] == (
+        "She sold 48/2 = <|python_start|>48/2<|python_end|><|output_start|>24<|output_end|>24 clips.\n"
+        "In all 72.\n#### 72"
+    )
+    assert [part["type"] for part in reply["parts"]] == ["text", "call", "output", "text"]
+
+
+def test_gsm8k_keeps_the_text_where_the_calculator_disagrees() -> None:
+    row = {"question": "How many?", "answer": "That is 7/2 = <<7/2=3>>3.\n#### 3"}
+    assert gsm8k.conversation(row)[1] == {"role": "assistant", "content": "That is 7/2 = 3.\n#### 3"}
 
 
 def test_arc_letters_numbered_choices_by_place() -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from aquarat_core.tasks.aqua.question import LETTERS, Question, letter_free, option_lines
+from aquarat_core.conversation import Part, parts_text
+from aquarat_core.tasks.aqua.files import read_questions, write_questions
+from aquarat_core.tasks.aqua.question import LETTERS, Question, letter_free, option_lines, target
 from aquarat_core.tasks.aqua.synthetic import generate_questions
+from aquarat_core.tasks.aqua.task import AquaTask, to_example
 from aquarat_core.tasks.word_problems import FAMILIES, generate_drills, generate_text, is_held_out
 
 EQUATION = re.compile(r"(\d+)(?: ([-+*/]) |% of )(\d+) = (\d+)\.")
@@ -174,6 +181,44 @@ def test_drills_are_a_plain_answer_or_a_letter_read_off() -> None:
             assert number(answer) == solved(Question("", asked, (), "", "A")) and "Answer:" not in said
     assert 400 < letters.total() < 600
     assert len(letters) == 5 and chi_square(letters, letters.total(), 5) < 25.0
+
+
+def without_calls(parts: Sequence[Part]) -> str:
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def test_calls_are_an_option_and_change_nothing_else() -> None:
+    plain, calling = (generate_drills(300, seed=6, calculator_calls=calls) for calls in (False, True))
+    n_calling = 0
+    for (asked, said), (asked_too, calls) in zip(plain, calling, strict=True):
+        assert asked == asked_too and "parts" not in said
+        if "parts" not in calls:
+            assert calls == said
+            continue
+        n_calling += 1
+        assert without_calls(calls["parts"]) == said["content"] and parts_text(calls["parts"]) == calls["content"]
+    assert n_calling == sum("It is" in said["content"] for _, said in plain) > 100
+
+
+def test_questions_with_calls_are_the_same_questions(tmp_path: Path) -> None:
+    plain, calling = (generate_questions(200, seed=4, calculator_calls=calls) for calls in (False, True))
+    for q, calls in zip(plain, calling, strict=True):
+        example = to_example(calls)
+        assert replace(calls, rationale=q.rationale, rationale_parts=()) == q
+        assert example.target == parts_text(example.target_parts) == target(calls)
+        assert without_calls(example.target_parts) == target(q) and to_example(q).target_parts == ()
+        equations = EQUATION.findall(q.rationale)
+        outputs = [part["text"] for part in example.target_parts if part["type"] == "output"]
+        assert outputs == [result for *_, result in equations]
+        assert AquaTask().grade(example, example.target, True).correct
+        assert AquaTask().is_permutable(example)
+        shown = AquaTask().shown(example, 3)
+        assert shown.target == parts_text(shown.target_parts)
+    for rows in (plain, calling):
+        write_questions(tmp_path / "questions.parquet", rows)
+        assert read_questions(tmp_path / "questions.parquet") == rows
+        columns = pq.read_schema(tmp_path / "questions.parquet").names
+        assert ("rationale_parts" in columns) == (rows is calling)
 
 
 @pytest.mark.parametrize("make", [generate_questions, generate_text, generate_drills])

@@ -8,35 +8,41 @@ from typing import Any
 
 import pyarrow as pa
 
+from aquarat_core.data.conversations import PARTS
 from aquarat_core.data.parquet import read_table, write_table
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.question import LETTERS, Question
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("question", pa.string()),
-        ("options", pa.list_(pa.string())),
-        ("rationale", pa.string()),
-        ("correct", pa.string()),
-        ("family", pa.string()),
-        ("level", pa.int32()),
-    ]
-)
+_COLUMNS = [
+    ("id", pa.string()),
+    ("question", pa.string()),
+    ("options", pa.list_(pa.string())),
+    ("rationale", pa.string()),
+    ("correct", pa.string()),
+    ("family", pa.string()),
+    ("level", pa.int32()),
+]
+SCHEMA = pa.schema(_COLUMNS)
+WITH_PARTS = pa.schema([*_COLUMNS, ("rationale_parts", PARTS)])
+"""Where some rationale of the file calls the calculator."""
 
 
 def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
-    """Write `rows` as Parquet with the columns of `SCHEMA`."""
-    columns = {name: [getattr(q, name) for q in rows] for name in SCHEMA.names}
-    write_table(path, pa.Table.from_pydict(columns, schema=SCHEMA))
+    """Write `rows` as Parquet with the columns of `SCHEMA`, or of `WITH_PARTS` if a rationale has parts."""
+    schema = WITH_PARTS if any(q.rationale_parts for q in rows) else SCHEMA
+    columns = {name: [getattr(q, name) for q in rows] for name in schema.names}
+    write_table(path, pa.Table.from_pydict(columns, schema=schema))
 
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
-    rows: list[dict[str, Any]] = read_table(path, SCHEMA, "AQuA questions").to_pylist()
+    rows: list[dict[str, Any]] = read_table(
+        path, WITH_PARTS, "AQuA questions", optional=("rationale_parts",)
+    ).to_pylist()
     for number, row in enumerate(rows):
         options = row["options"] or ()
         if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
             raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
         row["options"] = tuple(options)
+        row["rationale_parts"] = tuple(row.get("rationale_parts", ()))
     return [Question(**row) for row in rows]

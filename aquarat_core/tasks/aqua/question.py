@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from aquarat_core.conversation import Message, assistant_message, user_message
+from aquarat_core.conversation import Message, Part, assistant_message, user_message, with_text
 from aquarat_core.tasks.choice import MARKER, option_line, option_lines, parse_letter
 
 LETTERS = "ABCDE"
@@ -58,6 +58,8 @@ class Question:
     """`A` to `E`."""
     family: str = "aqua"
     level: int = 0
+    rationale_parts: tuple[Part, ...] = ()
+    """Where the rationale calls the calculator, its parts; `rationale` is then `parts_text(rationale_parts)`."""
 
     @property
     def gold(self) -> int:
@@ -76,9 +78,16 @@ def target(q: Question) -> str:
     return f"{q.rationale}\n{option_line(q.options[q.gold], q.correct)}\n{answer}" if q.rationale else answer
 
 
+def target_parts(q: Question) -> tuple[Part, ...]:
+    """The parts of the target; none if the rationale calls nothing."""
+    if not q.rationale_parts:
+        return ()
+    return tuple(with_text(q.rationale_parts, target(q).removeprefix(q.rationale)))
+
+
 def conversation(q: Question) -> list[Message]:
     """Prompt and target as two messages."""
-    return [user_message(prompt(q)), assistant_message(target(q))]
+    return [user_message(prompt(q)), assistant_message(target(q), target_parts(q))]
 
 
 def parse_answer(text: str) -> str | None:

@@ -5,38 +5,52 @@ from __future__ import annotations
 import hashlib
 import random
 
+from aquarat_core.conversation import parts_text
 from aquarat_core.errors import UsageError
 from aquarat_core.tasks.aqua.question import LETTERS, Question
+from aquarat_core.tasks.calls import annotated, annotated_parts
 from aquarat_core.tasks.word_problems import FAMILIES, Problem, draw
 
 
 def generate_questions(
-    n: int, seed: int, families: tuple[str, ...] = (), max_level: int = 3, held_out: bool = False
+    n: int,
+    seed: int,
+    families: tuple[str, ...] = (),
+    max_level: int = 3,
+    held_out: bool = False,
+    calculator_calls: bool = False,
 ) -> list[Question]:
-    """n questions; the right letter is uniform over A-E. Raises `UsageError` for a family there is not."""
+    """n questions; the right letter is uniform over A-E. Raises `UsageError` for a family there is not.
+
+    With `calculator_calls` the rationales of the same questions calculate their equations by calls.
+    """
     names = families or tuple(FAMILIES)
     unknown = sorted(set(names) - set(FAMILIES))
     if unknown:
         raise UsageError(f"unknown problem families {', '.join(unknown)}: choose from {', '.join(FAMILIES)}")
     rngs = (random.Random(f"question/{held_out}/{seed}/{row}") for row in range(n))
-    return [_question(rng, names, max_level, held_out) for rng in rngs]
+    return [_question(rng, names, max_level, held_out, calculator_calls) for rng in rngs]
 
 
-def _question(rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool) -> Question:
+def _question(
+    rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool, calculator_calls: bool
+) -> Question:
     family, level, problem = draw(rng, names, max_level, held_out)
     correct = rng.randrange(len(LETTERS))
     values = _wrong_options(rng, problem)
     values.insert(correct, problem.answer)
     options = tuple(map(str, values))
+    parts = annotated_parts(annotated(problem.rationale)) if calculator_calls else []
     key = "\n".join((problem.question, *options))
     return Question(
         id=hashlib.sha256(key.encode()).hexdigest()[:16],
         question=problem.question,
         options=options,
-        rationale=problem.rationale,
+        rationale=parts_text(parts) if parts else problem.rationale,
         correct=LETTERS[correct],
         family=family,
         level=level,
+        rationale_parts=tuple(parts),
     )
 
 

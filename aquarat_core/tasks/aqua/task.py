@@ -14,6 +14,7 @@ from aquarat_core.tasks.aqua.question import (
     permute,
     prompt,
     target,
+    target_parts,
 )
 from aquarat_core.tasks.choice import MARKER, count_markers
 from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Origin, Task
@@ -28,6 +29,7 @@ def to_example(q: Question) -> Example[Question]:
         answer=q,
         reference=q.correct,
         choices=q.options,
+        target_parts=target_parts(q),
     )
 
 

@@ -1,12 +1,16 @@
 """A calculator for models: arithmetic with its own grammar, exact fractions, and limits on every size.
 
-    sum     = product (("+" | "-") product)*
-    product = factor (("*" | "/") factor)*
-    factor  = ("+" | "-") factor | power
-    power   = atom ("^" factor)?
-    atom    = number | "(" sum ")"
+    expression = sum | count
+    sum        = product (("+" | "-") product)*
+    product    = factor (("*" | "/" | "//") factor)*
+    factor     = ("+" | "-") factor | power
+    power      = atom (("^" | "**") factor)?
+    atom       = number | "(" sum ")"
+    count      = text ".count(" text ")"
 
-Nothing else is evaluated: text outside the grammar, a division by zero and a number beyond the limits give None.
+`//` rounds down, as in Python. A text is in single or double quotes and holds printable ASCII characters but quotes and
+backslashes; what is counted is at least one character, in places that do not overlap. Nothing else is evaluated: text
+outside the grammar, a division by zero and a number beyond the limits give None.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ MAX_CHARS, MAX_DEPTH, MAX_EXPONENT, MAX_BITS = 200, 32, 64, 512
 DECIMALS = 6
 """Decimal places of a value that is not an integer."""
 
-_TOKEN = re.compile(r"\s*(?:(\d[\d,]*(?:\.\d+)?|\.\d+)|([-+*/^()]))")
+_TOKEN = re.compile(r"\s*(?:(\d[\d,]*(?:\.\d*)?|\.\d+)|(//|[-+*/^()]))")
+_OPERATORS = {*"-+*/^()", "//"}
+_TEXT = r"""(?:'([ !#-&(-\[\]-~]*)'|"([ !#-&(-\[\]-~]*)")"""
+_COUNT = re.compile(rf"{_TEXT}\.count\({_TEXT}\)")
 
 
 class _Wrong(ValueError):
@@ -28,6 +35,11 @@ class _Wrong(ValueError):
 
 def calculate(text: str) -> str | None:
     """The value of an expression as text, an integer or rounded to `DECIMALS` places; None if it has no value."""
+    text = text.strip()
+    if len(text) > MAX_CHARS or not text.isascii():
+        return None
+    if match := _COUNT.fullmatch(text):
+        return _count(match)
     try:
         parser = _Parser(_tokens(text))
         value = parser.sum(0)
@@ -41,11 +53,14 @@ def calculate(text: str) -> str | None:
     return "0" if rounded == "-0" else rounded
 
 
+def _count(match: re.Match[str]) -> str | None:
+    within, counted = match[1] or match[2] or "", match[3] or match[4]
+    return str(within.count(counted)) if counted else None
+
+
 def _tokens(text: str) -> list[str]:
-    text, at = text.strip().replace("**", "^"), 0
     found: list[str] = []
-    if len(text) > MAX_CHARS or not text.isascii():
-        raise _Wrong
+    text, at = text.replace("**", "^"), 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
@@ -74,11 +89,17 @@ class _Parser:
 
     def product(self, depth: int) -> Fraction:
         value = self.factor(depth)
-        while operator := self.take("*", "/"):
+        while operator := self.take("*", "/", "//"):
             other = self.factor(depth)
-            if operator == "/" and other == 0:
+            if operator != "*" and other == 0:
                 raise _Wrong
-            value = _bounded(value * other if operator == "*" else value / other)
+            match operator:
+                case "*":
+                    value = _bounded(value * other)
+                case "/":
+                    value = _bounded(value / other)
+                case _:
+                    value = Fraction(value // other)
         return value
 
     def factor(self, depth: int) -> Fraction:
@@ -101,7 +122,7 @@ class _Parser:
             if not self.take(")"):
                 raise _Wrong
             return value
-        if not self.left or self.left[-1] in "-+*/^()":
+        if not self.left or self.left[-1] in _OPERATORS:
             raise _Wrong
         return _bounded(Fraction(self.left.pop().replace(",", "")))
 

@@ -1,0 +1,61 @@
+"""Worked solutions whose calculations are calls of the calculator.
+
+The form is GSM8K's: `48/2 = <<48/2=24>>24 clips`, where the brackets hold what is calculated and its result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from aquarat_core.conversation import Message, Part, assistant_message, call_parts, parts_text, text_part
+from aquarat_core.tasks.calculator import calculate
+
+_ANNOTATION = re.compile(r"<<([^<>]*)>>")
+_EQUATION = re.compile(r"(?P<left>\d+(?:% of| [-+*/]) \d+) = (?P<result>\d+)")
+
+
+def annotated_parts(text: str) -> list[Part]:
+    """An annotated text as parts: each annotation is a call and its output, and the text around it stays.
+
+    The output is what the calculator answers, so that it is the very tokens that generation puts in. An annotation
+    whose result is another number, or that is no calculation, is left out: a call must not be taught that is answered
+    in another way.
+    """
+    return list(_joined(text))
+
+
+def annotated_message(text: str) -> Message:
+    """What an assistant says in an annotated text; a plain message if it calls nothing."""
+    parts = annotated_parts(text)
+    content = parts_text(parts)
+    return assistant_message(content, parts if any(part["type"] == "call" for part in parts) else ())
+
+
+def annotated(solution: str) -> str:
+    """A generated solution with its equations annotated: `12 + 7 = 19` becomes `12 + 7 = <<12+7=19>>19`."""
+
+    def with_call(match: re.Match[str]) -> str:
+        result = match["result"]
+        expression = match["left"].replace("% of ", "/100*").replace(" ", "")
+        return f"{match['left']} = <<{expression}={result}>>{result}"
+
+    return _EQUATION.sub(with_call, solution)
+
+
+def _joined(text: str) -> Iterator[Part]:
+    """Calls, outputs, and the text between them in one piece each."""
+    said, at = "", 0
+    for match in _ANNOTATION.finditer(text):
+        said += text[at : match.start()]
+        at = match.end()
+        call, _, result = match[1].rpartition("=")
+        output = calculate(call)
+        if output is None or output != calculate(result):
+            continue
+        if said:
+            yield text_part(said)
+        said = ""
+        yield from call_parts(call, output)
+    if said := said + text[at:]:
+        yield text_part(said)
