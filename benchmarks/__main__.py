@@ -22,7 +22,16 @@ from rich.table import Table
 import benchmarks
 from benchmarks.harness import BenchError, Result, report
 
-NOT_BENCHES = ("__init__", "__main__", "corpus", "harness", "store_worker", "tokenizer_worker", "rl_stage")
+NOT_BENCHES = (
+    "__init__",
+    "__main__",
+    "corpus",
+    "data_worker",
+    "harness",
+    "store_worker",
+    "tokenizer_worker",
+    "rl_stage",
+)
 
 
 def main(arguments: Sequence[str], package: ModuleType = benchmarks) -> int:

@@ -183,6 +183,9 @@ class ChatTrainConfig(TrainConfig):
     """The data sets to learn from."""
     loss_on: Literal["all", "assistant"] = "assistant"
     """Mid-training learns every token, SFT the assistant's alone."""
+    too_long: Literal["leave_out", "trim"] = "leave_out"
+    """A conversation that does not fit `sequence_len` + 1 tokens is left out, or loses its last pairs of user and
+    assistant until it fits; one whose first pair does not fit is always left out."""
 
 
 class MidConfig(ChatTrainConfig):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from aquarat_core.conversation import Conversation, Message, Part
-from aquarat_core.data.parquet import read_table, write_table
+from aquarat_core.data.parquet import read_batches, read_table, write_table
 from aquarat_core.errors import DataError
 
 _COLUMNS = [
@@ -36,10 +37,24 @@ def write_conversations(path: str | Path, rows: Sequence[Conversation]) -> None:
 def read_conversations(path: str | Path) -> list[Conversation]:
     """Read what `write_conversations` wrote. Raises `DataError` if the columns are not those."""
     table = read_table(path, WITH_PARTS, "conversations", optional=("parts",))
-    return [Conversation(row["id"], _messages(path, row)) for row in table.to_pylist()]
+    return [Conversation(row["id"], messages_of(path, row)) for row in table.to_pylist()]
 
 
-def _messages(path: str | Path, row: dict[str, Any]) -> list[Message]:
+def iterate_conversations(path: Path) -> Iterator[Conversation]:
+    """The same part by part."""
+    for batch in read_batches(path, columns_of(path)):
+        yield from (Conversation(row["id"], messages_of(path, row)) for row in batch.to_pylist())
+
+
+def columns_of(path: Path) -> list[str]:
+    """The columns of such a file, with `parts` if it has them."""
+    # The stubs leave open of what the schema is.
+    names = set(pq.read_schema(path).names)  # pyright: ignore[reportUnknownMemberType]
+    return [name for name in WITH_PARTS.names if name in names]
+
+
+def messages_of(path: str | Path, row: dict[str, Any]) -> list[Message]:
+    """The messages of a row, with their parts."""
     messages: list[Message] = row["messages"]
     parts: list[list[Part]] = row.get("parts") or []
     if parts:

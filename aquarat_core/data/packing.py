@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ import numpy.typing as npt
 from aquarat_core.errors import DataError
 
 BUFFER = 1_000
+MANY_LEFT_OUT = 0.05
+"""Share of conversations that are too long from which on whoever trains on the others is warned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,34 @@ class PackedText:
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationPlan:
+    """Which conversations make up each row; what is left of a row is padding."""
+
+    order: npt.NDArray[np.int64]
+    """[K] the conversations that are in a row, by their number, row after row."""
+    first: npt.NDArray[np.int64]
+    """[N + 1] where in `order` each row begins."""
+    too_long: int
+    """Conversations left out because they are longer than a row."""
+    tokens: int
+    """Ids of the conversations that are in a row."""
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def row(self, i: int) -> list[int]:
+        """The conversations of a row, in their order."""
+        # The stubs of numpy leave open what `tolist` gives.
+        return self.order[self.first[i] : self.first[i + 1]].tolist()
+
+    def padding(self, T: int) -> float:
+        """Share of the ids of the rows that are padding."""
+        return 1 - self.tokens / (len(self) * (T + 1))
+
+
+@dataclass(frozen=True, slots=True)
 class PackedConversations:
-    """Rows of whole conversations."""
+    """Rows of whole conversations, in memory."""
 
     ids: npt.NDArray[np.integer]
     """[N, T + 1], uint16 or int32, padded at the end."""
@@ -122,7 +150,7 @@ def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, 
     Where nothing that waits fits into what is left of a row, the shortest is cropped to it. What remains at the end
     and fills no row is left out. Raises `DataError` if there is not one full row.
     """
-    waiting = _Waiting(((piece,) for piece in _pieces(shards, T, bos)), buffer)
+    waiting = _Waiting(((len(piece), piece) for piece in _pieces(shards, T, bos)), buffer)
     starts: list[int] = []
     lengths: list[int] = []
     first = [0]
@@ -130,7 +158,7 @@ def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, 
         row: list[range] = []
         free = T + 1
         while free and waiting.fill():
-            (piece,) = waiting.pop_largest(free) or waiting.pop_shortest()
+            piece = waiting.pop_largest(free) or waiting.pop_shortest()
             row.append(piece[:free])
             free -= len(row[-1])
         if not free:
@@ -156,6 +184,30 @@ def _pieces(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int) -> Iter
         base += len(shard)
 
 
+def plan_conversations(lengths: npt.NDArray[np.int64], T: int, buffer: int = BUFFER) -> ConversationPlan:
+    """Rows of T + 1 ids of whole conversations of these `lengths`, in this order.
+
+    A row starts with the conversation that waits longest, so rows keep about the order of what is given. A
+    conversation longer than a row is left out and counted. Raises `DataError` if nothing is left.
+    """
+    fitting = np.flatnonzero(lengths <= T + 1)
+    too_long = len(lengths) - len(fitting)
+    waiting = _Waiting(zip(lengths[fitting].tolist(), fitting.tolist(), strict=True), buffer)
+    order: list[int] = []
+    first = [0]
+    while waiting.fill():
+        oldest = waiting.pop_oldest()
+        order.append(oldest)
+        free = T + 1 - int(lengths[oldest])
+        while waiting.fill() and (item := waiting.pop_largest(free)) is not None:
+            order.append(item)
+            free -= int(lengths[item])
+        first.append(len(order))
+    if not order:
+        raise DataError(f"none of {too_long} conversations fits a row of {T + 1} tokens: raise model.sequence_len")
+    return ConversationPlan(np.array(order, np.int64), np.array(first, np.int64), too_long, waiting.tokens)
+
+
 def pack_conversations(
     conversations: Iterable[tuple[Sequence[int], Sequence[int]]],
     T: int,
@@ -163,64 +215,43 @@ def pack_conversations(
     vocab_size: int,
     buffer: int = BUFFER,
 ) -> PackedConversations:
-    """Fill rows of T + 1 ids with whole `conversations`, each (ids, mask) as `text.chat.render` gives them.
+    """`plan_conversations` of `conversations`, each (ids, mask) as `text.chat.render` gives them, and its rows.
 
-    A row starts with the conversation that waits longest, so rows keep about the order of what is given. A
-    conversation longer than a row is left out and counted. Raises `DataError` if nothing is left.
+    Everything is in memory; `data.packed_files` has the same rows in files.
     """
-    too_long = 0
-
-    def fitting() -> Iterator[_Item]:
-        nonlocal too_long
-        for ids, mask in conversations:
-            if len(ids) <= T + 1:
-                yield np.asarray(ids, np.int64), np.asarray(mask, np.uint8)
-            else:
-                too_long += 1
-
-    waiting = _Waiting(fitting(), buffer)
-    rows: list[list[_Item]] = []
-    kept = 0
-    while waiting.fill():
-        row = [waiting.pop_oldest()]
-        free = T + 1 - len(row[0][0])
-        while waiting.fill() and (item := waiting.pop_largest(free)):
-            row.append(item)
-            free -= len(item[0])
-        kept += len(row)
-        rows.append(row)
-    if not rows:
-        raise DataError(f"none of {too_long} conversations fits a row of {T + 1} tokens: raise model.sequence_len")
-    ids = np.full((len(rows), T + 1), pad, id_dtype(vocab_size))
-    mask = np.zeros((len(rows), T + 1), np.uint8)
-    for i, row in enumerate(rows):
-        flat = np.concatenate([item[0] for item in row])
-        ids[i, : len(flat)] = flat
-        mask[i, : len(flat)] = np.concatenate([item[1] for item in row])
-    return PackedConversations(ids, mask, kept, too_long, padding=1 - waiting.tokens / ids.size)
+    given = [(np.asarray(ids), np.asarray(mask, np.uint8)) for ids, mask in conversations]
+    plan = plan_conversations(np.array([len(ids) for ids, _ in given], np.int64), T, buffer)
+    packed = np.full((len(plan), T + 1), pad, id_dtype(vocab_size))
+    learned = np.zeros((len(plan), T + 1), np.uint8)
+    for i in range(len(plan)):
+        row = [given[number] for number in plan.row(i)]
+        flat = np.concatenate([ids for ids, _ in row])
+        packed[i, : len(flat)] = flat
+        learned[i, : len(flat)] = np.concatenate([mask for _, mask in row])
+    return PackedConversations(packed, learned, len(plan.order), plan.too_long, plan.padding(T))
 
 
-_Item = tuple[Any, ...]
+_Item = TypeVar("_Item")
 
 
-class _Waiting:
-    """A bounded buffer of items, found by length and by age; an item's length is that of its first array."""
+class _Waiting(Generic[_Item]):
+    """A bounded buffer of items that come with their lengths, found by length and by age."""
 
-    def __init__(self, source: Iterable[_Item], capacity: int) -> None:
+    def __init__(self, source: Iterable[tuple[int, _Item]], capacity: int) -> None:
         self._source = iter(source)
         self._capacity = capacity
-        self._items: dict[int, _Item] = {}  # by number of arrival, oldest first
+        self._items: dict[int, tuple[int, _Item]] = {}  # by number of arrival, oldest first
         self._by_length: list[tuple[int, int]] = []  # (length, -number): of equals the oldest is last
         self._arrived = 0
         self.tokens = 0
 
     def fill(self) -> bool:
         """Take from the source until the buffer is full; False when nothing is left anywhere."""
-        while len(self._items) < self._capacity and (item := next(self._source, None)) is not None:
-            self._items[self._arrived] = item
-            insort(self._by_length, (len(item[0]), -self._arrived))
+        while len(self._items) < self._capacity and (arrived := next(self._source, None)) is not None:
+            self._items[self._arrived] = arrived
+            insort(self._by_length, (arrived[0], -self._arrived))
             self._arrived += 1
-            self.tokens += len(item[0])
+            self.tokens += arrived[0]
         return bool(self._items)
 
     def pop_largest(self, space: int) -> _Item | None:
@@ -232,8 +263,8 @@ class _Waiting:
         return self._pop(0)
 
     def pop_oldest(self) -> _Item:
-        number, item = next(iter(self._items.items()))
-        return self._pop(bisect_left(self._by_length, (len(item[0]), -number)))
+        number, (length, _) = next(iter(self._items.items()))
+        return self._pop(bisect_left(self._by_length, (length, -number)))
 
     def _pop(self, i: int) -> _Item:
-        return self._items.pop(-self._by_length.pop(i)[1])
+        return self._items.pop(-self._by_length.pop(i)[1])[1]

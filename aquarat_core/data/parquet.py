@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,14 +27,9 @@ def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collect
 
     Raises `DataError` for a file that is damaged or no table of `what`.
     """
-    try:
+    with damage_named(path):
         # The stubs leave open of what their IO is.
         table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as e:
-        said = first_line(e)
-        raise DataError(f"{path} is damaged, or no Parquet file ({said}): materialize its asset again") from None
     missing = set(schema.names) - set(table.schema.names)
     if needed := missing - set(optional):
         raise DataError(f"{path} has no column {', '.join(sorted(needed))}: it is not a table of {what}")
@@ -45,6 +41,18 @@ def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collect
     except (pa.ArrowException, ValueError) as e:
         raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
     return cast
+
+
+@contextmanager
+def damage_named(path: str | Path) -> Generator[None]:
+    """Around code that reads `path`: raises `DataError` where it is damaged, and lets our own errors pass."""
+    try:
+        yield
+    except (FileNotFoundError, DataError):
+        raise
+    except (pa.ArrowException, OSError, ValueError) as e:
+        said = first_line(e)
+        raise DataError(f"{path} is damaged, or no Parquet file ({said}): materialize its asset again") from None
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

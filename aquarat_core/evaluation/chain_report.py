@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.data.packing import MANY_LEFT_OUT
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
@@ -72,7 +73,7 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
         data=list(data.values()),
         lineage=lineage,
         profiles=sorted({s.evaluated.report["checkpoint"]["profile"] for s in stages}),
-        warnings=inconsistencies(lineage),
+        warnings=[*inconsistencies(lineage), *left_out(s.checkpoint for s in stages)],
     )
 
 
@@ -95,6 +96,17 @@ def inconsistencies(lineage: Sequence[Identity]) -> list[str]:
         f"{asset} took part in {len(found)} versions ({', '.join(sorted(found))}): materialize what depends on it again"
         for asset, found in versions.items()
         if len(found) > 1
+    ]
+
+
+def left_out(checkpoints: Iterable[Artifact]) -> list[str]:
+    """Checkpoints that never saw a good part of their conversations, because those are longer than a row."""
+    shares = {c.asset: c.manifest.metrics.get("too_long_share") for c in checkpoints}
+    return [
+        f"{asset} was trained without {share:.0%} of its conversations, which are longer than its context: to keep "
+        f"their first turns set {asset}.too_long: trim"
+        for asset, share in shares.items()
+        if isinstance(share, float) and share > MANY_LEFT_OUT
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aquarat_core.config import ConfigError, LaunchConfig
+from aquarat_core.errors import UserError
 from aquarat_core.runtime.memory import keep_freed_memory
 from aquarat_core.runtime.rendezvous import RANKS, ranks_store
 from aquarat_core.settings import cache_dir
@@ -29,6 +30,10 @@ class StartError(RuntimeError):
     """Processes of a stage that did not find each other: a fault of a host or of the network, or of another rank."""
 
 
+class OtherRankFailed(RuntimeError):
+    """What a rank waited for could not be made by another one; the message is that rank's."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """This process among the stage's processes."""
@@ -37,6 +42,8 @@ class World:
     size: int
     device: torch.device
     compute_dtype: torch.dtype
+    local_rank: int = 0
+    """Which of the processes on its host; their ranks follow one another."""
 
     def sum(self, x: Tensor) -> Tensor:
         """`x` summed over all ranks, in place."""
@@ -49,8 +56,8 @@ class World:
         # torch leaves the type of what it gives open.
         return cast("list[float]", self.sum(x).tolist())  # pyright: ignore[reportUnknownMemberType]
 
-    def gather_to_rank0(self, obj: list[Any]) -> list[Any]:
-        """The ranks' lists one after another, on rank 0; an empty list elsewhere.
+    def gather(self, obj: list[Any]) -> list[Any]:
+        """The ranks' lists one after another, on every rank.
 
         Objects are sent as JSON text, so they must be JSON values.
         """
@@ -63,10 +70,38 @@ class World:
         padded[: data.numel()] = data
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
-        if self.rank:
-            return []
         texts = [bytes(part[: int(size)].cpu().numpy()).decode() for part, size in zip(parts, sizes, strict=True)]
         return [item for text in texts for item in json.loads(text)]
+
+    def gather_to_rank0(self, obj: list[Any]) -> list[Any]:
+        """Like `gather` on rank 0; an empty list elsewhere."""
+        gathered = self.gather(obj)
+        return [] if self.rank else gathered
+
+    def once_per_host(self, make: Callable[[], T]) -> T:
+        """What `make`, called by the first rank of each host, returned on this host: a JSON value.
+
+        The other ranks wait, `JOIN_TIMEOUT` at most. If it fails on any host all ranks end: the one where it failed
+        raises its error, the others a `UserError` with the same message, or `OtherRankFailed` if it was another kind.
+        """
+        if self.size == 1:
+            return make()
+        made: dict[str, Any] = {}
+        failure: Exception | None = None
+        if self.local_rank == 0:
+            try:
+                made = {"value": make()}
+            except Exception as e:
+                failure = e
+                said = str(e) if isinstance(e, UserError) else f"rank {self.rank} failed: {type(e).__name__}: {e}"
+                made = {"failure": said, "user": isinstance(e, UserError)}
+        everywhere: list[dict[str, Any]] = self.gather([made])
+        if failure is not None:
+            raise failure
+        for other in everywhere:
+            if "failure" in other:
+                raise (UserError if other["user"] else OtherRankFailed)(other["failure"])
+        return everywhere[self.rank - self.local_rank]["value"]
 
     def shard(self, items: list[T]) -> list[T]:
         """This rank's part of `items`: every size-th one, starting at its rank."""
@@ -99,7 +134,7 @@ def distributed_world(launch: LaunchConfig) -> Generator[World]:
     if size > 1:
         _join("nccl" if cuda else "gloo", rank, size, device)
     try:
-        yield World(rank, size, device, compute_dtype(launch, device))
+        yield World(rank, size, device, compute_dtype(launch, device), local_rank)
     finally:
         if size > 1:
             dist.destroy_process_group()

@@ -5,23 +5,25 @@ Both are the same run on another mixture: mid-training learns every token, SFT w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ChatTrainConfig
-from aquarat_core.conversation import Conversation
-from aquarat_core.data.conversations import read_conversations
-from aquarat_core.data.packing import PackedConversations, pack_conversations
-from aquarat_core.data.rows import PackedRows
+from aquarat_core.data.packed_files import open_rows
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
+from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.mixture import mix
+from aquarat_core.stages.chat_rows import Packed, pack, too_long_said
+from aquarat_core.tasks.mixture import Source, StoredConversations, TaskExamples, mix, whole
 from aquarat_core.tasks.registry import load_task
-from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import Samples, chat_prompts
 from aquarat_core.training.session import training_session
+
+TRAINING, VALIDATION = "training", "validation"
 
 
 def run_mid(ctx: StageContext) -> dict[str, Scalar]:
@@ -36,50 +38,38 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
-    task, dataset, chats = load_task("aqua"), ctx.inputs["aqua_dataset"], ctx.inputs["chat_datasets"]
-    with training_session(ctx, config) as session:
+    held_out = TaskExamples(load_task("aqua"), ctx.inputs["aqua_dataset"].path, "validation")
+    with training_session(ctx, config) as session, scratch_folder("packed") as folder:
         world = session.world
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
         T = model.config.sequence_len
-        names = [e.name for e in config.mixture if e.name != task.name]
-        sources = {name: read_conversations(chats.path(f"{name}.train.parquet")) for name in names}
-        mixed = mix(config.mixture, task, task.examples(dataset.path, "train"), sources, config.seed)
-        packed = _pack(mixed, tokenizer, T, config)
-        questions = task.examples(dataset.path, "validation")
-        validation = _pack((Conversation(e.id, e.conversation()) for e in questions), tokenizer, T, config)
-        if ctx.rank == 0:
-            for said in filter(None, (_left_out("training", packed, T), _left_out("validation", validation, T))):
-                ctx.log(said)
-        rows = PackedRows(packed.ids, packed.mask.astype(bool))
-        held_out = PackedRows(validation.ids, validation.mask.astype(bool))
-        prompts = chat_prompts(config.samples.prompts, questions, tokenizer)
+        made = world.once_per_host(lambda: _prepare(ctx, held_out, tokenizer, T, folder))
+        packed = {split: Packed(**made[split]) for split in (TRAINING, VALIDATION)}
+        for split, what in packed.items():
+            for line in too_long_said(split, what, T):
+                ctx.log(line)
+        rows, validation = (open_rows(Path(made["folder"]), split, T, tokenizer.vocab_size) for split in packed)
+        prompts = chat_prompts(config.samples.prompts, held_out.examples, tokenizer)
         samples = Samples(config.samples, model, tokenizer, prompts, "<|assistant_end|>", session.log, ctx)
-        summary = train(session, model, rows, held_out, tokenizer.token_bytes(), (samples,))
+        summary = train(session, model, rows, validation, tokenizer.token_bytes(), (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, parent.path(TOKENIZER_FILE))
+    return {**summary, **packed[TRAINING].metrics(), "rows": len(rows), "ranks": world.size}
+
+
+def _prepare(ctx: StageContext, held_out: Source, tokenizer: Tokenizer, T: int, folder: Path) -> dict[str, Any]:
+    """Write the packed rows of both splits into `folder`; returns it and what `pack` says of each."""
+    config: ChatTrainConfig = ctx.config
+    mixed = {TRAINING: mix(config.mixture, _sources(ctx), config.seed), VALIDATION: whole(held_out)}
+    made = {split: pack(mixture, tokenizer, T, config, folder, split) for split, mixture in mixed.items()}
+    return {"folder": str(folder), **{split: packed.to_json() for split, packed in made.items()}}
+
+
+def _sources(ctx: StageContext) -> Mapping[str, Source]:
+    """What a mixture can name: the task of the questions, and every data set of `chat_datasets`."""
+    task, chats, ending = load_task("aqua"), ctx.inputs["chat_datasets"], ".train.parquet"
+    files = [f.path for f in chats.manifest.files if f.path.endswith(ending)]
     return {
-        **summary,
-        "conversations": packed.kept,
-        "too_long": packed.too_long,
-        "padding_share": packed.padding,
-        "rows": len(rows),
-        "ranks": world.size,
+        **{file.removesuffix(ending): StoredConversations(chats.path(file)) for file in files},
+        task.name: TaskExamples(task, ctx.inputs["aqua_dataset"].path, "train"),
     }
-
-
-def _left_out(what: str, packed: PackedConversations, T: int) -> str | None:
-    """The line that says how many conversations are not used, and why; None if all are."""
-    if not packed.too_long:
-        return None
-    return (
-        f"{packed.too_long:,} of {packed.kept + packed.too_long:,} {what} conversations are left out: they are longer "
-        f"than a row of {T + 1:,} tokens (model.sequence_len + 1)"
-    )
-
-
-def _pack(
-    conversations: Iterable[Conversation], tokenizer: Tokenizer, T: int, config: ChatTrainConfig
-) -> PackedConversations:
-    rendered = (render(tokenizer, c.messages, config.loss_on) for c in conversations)
-    bos = tokenizer.special("<|bos|>")
-    return pack_conversations(rendered, T, bos, tokenizer.vocab_size)

@@ -102,7 +102,7 @@ def write_own_text(ctx: StageContext) -> tuple[list[Shard], dict[str, Scalar]]:
         if said := reader.bad.summary():
             ctx.log(said)
     read = {split: reader.described() for split, reader in readers.items()}
-    (ctx.recorddir / "sources.json").write_text(json.dumps(read, indent=2) + "\n")
+    (ctx.extras_dir / "sources.json").write_text(json.dumps(read, indent=2) + "\n")
     notes: dict[str, Scalar] = {
         "dropped_documents": sum(reader.bad.count for reader in readers.values()),
         "duplicate_documents": duplicates,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from aquarat_core.data.documents import read_columns
+from aquarat_core.data.parallel import mapped
 from aquarat_core.data.tokens import write_index, write_shard
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -36,17 +35,6 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def encoded(path: Path, tokenizer: Tokenizer, threads: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The documents of a Parquet file in parts: ids with a BOS before each document, and where each begins.
-
-    Every thread (default: one a core) encodes a part of its own, while this one reads the next and the caller does with
-    the last what it likes: none waits until all are done with the same part.
-    """
-    threads = threads or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(threads) as pool:
-        parts: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-        for column in read_columns(path):
-            parts.append(pool.submit(tokenizer.encode_batch_to_numpy, column, threads=1, prepend="<|bos|>"))
-            if len(parts) > 2 * threads:
-                yield parts.popleft().result()
-        while parts:
-            yield parts.popleft().result()
+    """The documents of a Parquet file in parts: ids with a BOS before each document, and where each begins."""
+    encode = partial(tokenizer.encode_batch_to_numpy, threads=1, prepend="<|bos|>")
+    return mapped(encode, read_columns(path), threads)

@@ -1,56 +1,187 @@
 """Deterministic mixtures of conversations for mid-training and SFT.
 
 The place of a row follows from (seed, source, row, copy) alone, by sorting on a hash of them: no generator is carried
-along, and adding a source does not reorder the others among themselves.
+along, and adding a source does not reorder the others among themselves. What is mixed are places, not conversations:
+those are read from their source when they become tokens, in the source's own order.
 """
 
+from __future__ import annotations
+
+import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from aquarat_core.config import MixtureEntry
-from aquarat_core.conversation import Conversation, Message
+from aquarat_core.conversation import Message
+from aquarat_core.data.turns import ConversationFile, Turns
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.task import A, Example, Task
+from aquarat_core.tasks.task import Example, FilePath, Task
+
+PART_ROWS = 500
+"""Conversations that are given at once where they come one by one."""
 
 
-def mix(
-    entries: Sequence[MixtureEntry],
-    task: Task[A],
-    examples: Sequence[Example[A]],
-    conversations: Mapping[str, Sequence[Conversation]],
-    seed: int,
-) -> list[Conversation]:
-    """The rows of all `entries` in one shuffled order; ids become `source/row/copy`.
+class Source(Protocol):
+    """Conversations by their row. A source is a class that inherits from this: what has a body here is a default."""
 
-    The entry with the task's name takes `examples`, every other its name in `conversations`. Raises `DataError` for a
-    name that is in neither.
+    def __len__(self) -> int: ...
+
+    def id(self, row: int) -> str:
+        """Unique in the source."""
+        ...
+
+    def copies(self, row: int, permutations: int) -> int:
+        """In how many ways the row is shown where `permutations` are asked for: one, unless it can be permuted."""
+        ...
+
+    def conversation(self, row: int, copy_seed: int | None) -> list[Message]:
+        """The row as it is published, or, with a seed, as it is shown under that."""
+        ...
+
+    def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
+        """The conversations of `rows`, which ascend, under these seeds, in parts."""
+        for start in range(0, len(rows), PART_ROWS):
+            part = slice(start, start + PART_ROWS)
+            asked = zip(rows[part].tolist(), copy_seeds[part], strict=True)
+            yield Turns.of([self.conversation(row, seed) for row, seed in asked])
+
+
+class StoredConversations(Source):
+    """A file of conversations, of which there is one copy each."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = ConversationFile(path)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def id(self, row: int) -> str:
+        return self._file.id(row)
+
+    def copies(self, row: int, permutations: int) -> int:
+        del row, permutations
+        return 1
+
+    def conversation(self, row: int, copy_seed: int | None) -> list[Message]:
+        del copy_seed
+        return self._file.messages(row)
+
+    def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
+        del copy_seeds
+        return self._file.turns(rows)
+
+
+class TaskExamples(Source):
+    """The examples of a task; copies are shown in other ways, where the target allows that."""
+
+    def __init__(self, task: Task[Any], path: FilePath, split: str) -> None:
+        """`path` finds the files of the task's artifact; nothing is read before it is asked for."""
+        self._task, self._path, self._split = task, path, split
+
+    @cached_property
+    def examples(self) -> Sequence[Example[Any]]:
+        """All of the split."""
+        return self._task.examples(self._path, self._split)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def id(self, row: int) -> str:
+        return self.examples[row].id
+
+    def copies(self, row: int, permutations: int) -> int:
+        return permutations if permutations > 1 and self._task.is_permutable(self.examples[row]) else 1
+
+    def conversation(self, row: int, copy_seed: int | None) -> list[Message]:
+        example = self.examples[row]
+        return (example if copy_seed is None else self._task.shown(example, copy_seed)).conversation()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The different conversations that an entry of a mixture takes from its source."""
+
+    source: Source
+    rows: npt.NDArray[np.int64]
+    """[V] rows of the source, ascending; a row is there once for each way in which it is shown."""
+    copy_seeds: Sequence[int | None]
+    """[V] the seeds under which they are shown; None as published."""
+
+    def turns(self) -> Iterator[Turns]:
+        """All of them, in this order."""
+        return self.source.turns(self.rows, self.copy_seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What is mixed, and in which order."""
+
+    parts: Sequence[Part]
+    """One for each entry."""
+    order: npt.NDArray[np.int64]
+    """[N] which conversation is at each place, counted through all parts; one that is repeated is there several
+    times."""
+
+    def turns(self) -> Iterator[Turns]:
+        """The conversations of all parts, one part after the other."""
+        for part in self.parts:
+            yield from part.turns()
+
+
+def whole(source: Source) -> Mixture:
+    """All rows of a source as published, in their order."""
+    rows = np.arange(len(source))
+    return Mixture([Part(source, rows, [None] * len(rows))], rows)
+
+
+def mix(entries: Sequence[MixtureEntry], sources: Mapping[str, Source], seed: int) -> Mixture:
+    """The rows of all `entries` in one shuffled order.
+
+    Copy 0 of a row is as published; the others are shown in another way, where the source can do that. Raises
+    `DataError` for a name that is not in `sources`.
     """
-    rows: list[Conversation] = []
+    parts: list[Part] = []
+    order, keys, n = array("q"), bytearray(), 0
     for entry in entries:
-        if entry.name == task.name:
-            rows += _task_rows(entry, task, examples, seed)
-        elif entry.name in conversations:
-            taken = conversations[entry.name][: entry.limit]
-            rows += [_named(entry, c.id, i, c.messages) for c in taken for i in range(entry.repeat)]
-        else:
-            known = ", ".join([task.name, *sorted(conversations)])
-            raise DataError(f"the mixture names {entry.name!r}; there are {known}")
-    return sorted(rows, key=lambda c: hashlib.blake2b(f"{seed}\0{c.id}".encode(), digest_size=16).digest())
+        source = _named(entry.name, sources)
+        rows, seeds = array("q"), list[int | None]()
+        for row in range(min(len(source), entry.limit or len(source))):
+            copies, name, published = source.copies(row, entry.permutations), source.id(row), len(rows)
+            rows.append(row)
+            seeds.append(None)
+            for copy in range(copies * entry.repeat):
+                keys += hashlib.blake2b(f"{seed}\0{entry.name}/{name}/{copy}".encode(), digest_size=16).digest()
+                if copy % copies:
+                    order.append(n + len(rows))
+                    rows.append(row)
+                    seeds.append(_derived(seed, copy))
+                else:
+                    order.append(n + published)
+        parts.append(Part(source, np.array(rows, np.int64), seeds))
+        n += len(rows)
+    return Mixture(parts, np.array(order, np.int64)[_sorted(keys)])
 
 
-def _task_rows(entry: MixtureEntry, task: Task[A], examples: Sequence[Example[A]], seed: int) -> list[Conversation]:
-    """Copy 0 of an example is as published; the others are shown in another way, where the target allows that."""
-    rows: list[Conversation] = []
-    for example in examples[: entry.limit]:
-        copies = entry.permutations if task.is_permutable(example) else 1
-        for copy in range(copies * entry.repeat):
-            shown = example if copy % copies == 0 else task.shown(example, _derived(seed, copy))
-            rows.append(_named(entry, example.id, copy, shown.conversation()))
-    return rows
+def _named(name: str, sources: Mapping[str, Source]) -> Source:
+    if name in sources:
+        return sources[name]
+    near = difflib.get_close_matches(name, sources, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DataError(f"the mixture names {name!r}: {hint}there are {', '.join(sorted(sources))}")
 
 
-def _named(entry: MixtureEntry, row: str, copy: int, messages: list[Message]) -> Conversation:
-    return Conversation(f"{entry.name}/{row}/{copy}", messages)
+def _sorted(keys: bytearray) -> npt.NDArray[np.int64]:
+    """The order in which keys of 16 bytes ascend; of equals the first comes first."""
+    halves = np.frombuffer(keys, ">u8").reshape(-1, 2).astype(np.uint64)
+    return np.lexsort((halves[:, 1], halves[:, 0]))
 
 
 def _derived(seed: int, what: int) -> int:

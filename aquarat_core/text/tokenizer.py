@@ -151,7 +151,7 @@ class Tokenizer:
 
     def encode_batch_to_numpy(
         self,
-        texts: Iterable[Text],
+        texts: Iterable[Text | pa.StringArray],
         threads: int | None = None,
         prepend: str | None = None,
         allowed_special: Allowed = (),

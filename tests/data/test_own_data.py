@@ -32,7 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             folder.mkdir(exist_ok=True)
             for old in folder.iterdir():
                 old.unlink()
-        context = StageContext(spec=None, config=config, inputs={}, outdir=out, recorddir=records)  # type: ignore[arg-type]
+        context = StageContext(spec=None, config=config, inputs={}, outdir=out, extras_dir=records)  # type: ignore[arg-type]
         return (pretrain_text if isinstance(config, PretrainTextConfig) else chat_datasets).run(context)
 
     return stage

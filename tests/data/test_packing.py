@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from aquarat_core.data.packing import id_dtype, pack_conversations, pack_documents
+from aquarat_core.data.packing import BUFFER, id_dtype, pack_conversations, pack_documents, plan_conversations
 from aquarat_core.errors import DataError
 
 BOS = 0
@@ -103,6 +103,36 @@ def test_every_conversation_that_fits_is_in_exactly_one_row() -> None:
         assert packed.mask[at].sum() == sum(mask)
     assert packed.mask.sum() == sum(sum(mask) for _, mask in fitting)
     assert packed.padding == pytest.approx(1 - sum(len(ids) for ids, _ in fitting) / packed.ids.size)
+
+
+def best_fit(lengths: list[int], room: int, buffer: int) -> list[list[int]]:
+    """The rule in its plainest form: rows of numbers of conversations, by looking at all that wait."""
+    coming = [i for i, length in enumerate(lengths) if length <= room]
+    waiting, rows = coming[:buffer], []
+    del coming[:buffer]
+    while waiting:
+        row, pick = [], waiting[0]
+        while True:
+            waiting.remove(pick)
+            row.append(pick)
+            waiting += coming[:1]
+            del coming[:1]
+            free = room - sum(lengths[i] for i in row)
+            fitting = [i for i in waiting if lengths[i] <= free]
+            if not fitting:
+                break
+            pick = max(fitting, key=lambda i: (lengths[i], -i))
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("buffer", [1, 7, 50, BUFFER])
+def test_rows_are_those_of_the_rule_in_its_plainest_form(buffer: int) -> None:
+    lengths = np.random.default_rng(5).integers(1, 80, size=1_500)
+    plan = plan_conversations(lengths, T=63, buffer=buffer)
+    assert [plan.row(i) for i in range(len(plan))] == best_fit(lengths.tolist(), 64, buffer)
+    assert plan.too_long == (lengths > 64).sum() > 0
+    assert plan.tokens == lengths[lengths <= 64].sum()
 
 
 def test_little_is_padded_when_conversations_are_short() -> None:

@@ -238,6 +238,17 @@ def test_a_chain_made_in_pieces_is_said_to_be(whole) -> None:
     assert warning in report["warnings"]
 
 
+def test_a_checkpoint_that_left_many_conversations_out_is_named(whole) -> None:
+    found = [
+        whole.publish(f"{stage}_checkpoint", "checkpoint", {}, metrics=metrics)
+        for stage, metrics in (("base", {}), ("mid", {"too_long_share": 0.05}), ("sft", {"too_long_share": 0.6}))
+    ]
+    assert chain_report.left_out(found) == [
+        "sft_checkpoint was trained without 60% of its conversations, which are longer than its context: to keep their "
+        "first turns set sft_checkpoint.too_long: trim"
+    ]
+
+
 def test_an_evaluation_of_another_checkpoint_is_refused(whole) -> None:
     whole.train("rl", "sft", weights="newer")
     with pytest.raises(DataError, match=r"rl_eval_report is about rl_checkpoint .* materialize rl_eval_report again"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from aquarat_core.rl.tally import all_reduce, count
 from aquarat_core.rl.tally import summarize as step_metrics
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.tasks.gsm8k import Gsm8kTask, to_example
-from aquarat_core.tasks.mixture import mix
+from aquarat_core.tasks.mixture import TaskExamples, mix
 from aquarat_core.tasks.task import Example, Grade
 from aquarat_core.training.callbacks import TrainingStep
 from tests.factories import ONE, random_model, tokenizer
@@ -78,7 +79,10 @@ def test_an_evaluation_has_baselines_without_chance() -> None:
     assert fitting(EXAMPLES, tokenizer(), 250, 256) == []
 
 
-def test_a_mixture_takes_its_examples_as_they_are() -> None:
-    rows = mix([MixtureEntry(name="gsm8k", permutations=3, repeat=2)], TASK, EXAMPLES, {}, seed=1)
-    assert sorted(c.id for c in rows) == sorted(f"gsm8k/{e.id}/{copy}" for e in EXAMPLES for copy in range(2))
-    assert {c.messages[-1]["content"] for c in rows} == {e.target for e in EXAMPLES}
+def test_a_mixture_takes_its_examples_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(TASK), "examples", lambda self, path, split: EXAMPLES)
+    source = TaskExamples(TASK, Path, "train")
+    mixture = mix([MixtureEntry(name="gsm8k", permutations=3, repeat=2)], {"gsm8k": source}, seed=1)
+    assert sorted(mixture.order.tolist()) == sorted(2 * list(range(len(EXAMPLES))))
+    said = [part.messages(i)[-1]["content"] for part in mixture.turns() for i in range(len(part))]
+    assert said == [e.target for e in EXAMPLES]

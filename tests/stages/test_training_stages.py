@@ -13,13 +13,18 @@ import torch
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ConfigError
+from aquarat_core.data.conversations import read_conversations
+from aquarat_core.data.packed_files import open_rows
 from aquarat_core.errors import DataError, StageError
 from aquarat_core.model import accounting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
+from aquarat_core.stages.chat_rows import pack
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.mixture import StoredConversations, whole
+from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer
 from tests.factories import CPU, guesser, random_model, reading_questions, reading_tokenizer
 from tests.stages.conftest import ALONE, Bench
@@ -97,6 +102,7 @@ def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artif
     mid = bench.context("mid_checkpoint", TRAIN | {"mixture": mixture}, base_checkpoint=base, **data)
     metrics = chat_training.run_mid(mid)
     assert (metrics["conversations"] + metrics["too_long"], metrics["ranks"]) == (200, 1)
+    assert metrics["too_long_share"] == metrics["too_long"] / 200 and metrics["trimmed"] == 0
     curve = losses(mid.extras_dir)
     assert curve[0] < math.log(400) - 0.5  # not from scratch
     parent = bench.publish("mid_checkpoint", mid.outdir)
@@ -112,21 +118,22 @@ def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artif
 
 
 def test_sft_learns_what_the_assistant_says_and_mid_training_all(
-    bench: Bench, data: dict[str, Artifact], base: Artifact
+    bench: Bench, data: dict[str, Artifact], base: Artifact, tmp_path: Path
 ) -> None:
-    from aquarat_core.data.conversations import read_conversations
-    from aquarat_core.text.chat import render
-
     tok = Tokenizer.load(base.path("tokenizer.json"))
-    chats = read_conversations(data["chat_datasets"].path("drills.train.parquet"))[:20]
+    file = data["chat_datasets"].path("drills.train.parquet")
     configs = {
         loss_on: bench.context("sft_checkpoint", {"loss_on": loss_on}).config for loss_on in ("all", "assistant")
     }
-    packed = {loss_on: chat_training._pack(chats, tok, 128, config) for loss_on, config in configs.items()}
-    rendered = [render(tok, c.messages) for c in chats]
-    assert packed["assistant"].mask.sum() == sum(sum(mask) for _, mask in rendered)
-    assert packed["all"].mask.sum() == sum(len(ids) for ids, _ in rendered)
-    assert packed["all"].ids.tolist() == packed["assistant"].ids.tolist()
+    rows = {}
+    for loss_on, config in configs.items():
+        made = pack(whole(StoredConversations(file)), tok, 128, config, tmp_path, loss_on)
+        rows[loss_on] = open_rows(tmp_path, loss_on, 128, tok.vocab_size)
+        assert (made.kept, made.too_long, made.trimmed) == (100, 0, 0)
+    rendered = [render(tok, c.messages) for c in read_conversations(file)]
+    assert rows["assistant"].mask.sum() == sum(sum(mask) for _, mask in rendered)
+    assert rows["all"].mask.sum() == sum(len(ids) for ids, _ in rendered)
+    assert rows["all"].ids.tolist() == rows["assistant"].ids.tolist()
 
 
 def test_conversations_longer_than_the_model_reads_are_the_users_to_mend(
@@ -145,6 +152,16 @@ def test_conversations_longer_than_the_model_reads_are_the_users_to_mend(
         DataError, match=r"none of 200 conversations fits a row of 17 tokens: raise model\.sequence_len"
     ):
         chat_training.run_sft(ctx)
+
+
+def test_a_mixture_of_what_is_not_there_is_refused_with_the_nearest_name(
+    bench: Bench, data: dict[str, Artifact], base: Artifact
+) -> None:
+    inputs = {name: data[name] for name in ("chat_datasets", "aqua_dataset")}
+    ctx = bench.context("mid_checkpoint", TRAIN | {"mixture": [{"name": "dril"}]}, base_checkpoint=base, **inputs)
+    with pytest.raises(DataError, match=r"names 'dril': did you mean 'drills'\? there are aqua, drills"):
+        chat_training.run_mid(ctx)
+    assert list(ctx.outdir.iterdir()) == []
 
 
 # --- reinforcement learning -----------------------------------------------------------------------------------------

@@ -1,0 +1,123 @@
+"""Conversations as token ids in files: first one behind another, then in packed rows, which ranks map into memory.
+
+Neither file is ever in memory as a whole while it is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aquarat_core.data.packing import ConversationPlan, id_dtype
+from aquarat_core.data.rows import PackedRows
+
+CHUNK_IDS = 2_000_000
+"""Ids of the rows that are put together at once, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """N conversations as tokens, those that fit one behind another."""
+
+    ids: npt.NDArray[np.integer]
+    mask: npt.NDArray[np.uint8]
+    """Like `ids`; 1 where the id is learned."""
+    lengths: npt.NDArray[np.int64]
+    """[N] ids of each conversation; more than there is room for where it is left out, and then it is not in `ids`."""
+    fits: npt.NDArray[np.bool_]
+    """[N]"""
+    trimmed: npt.NDArray[np.bool_]
+    """[N] fits because its last turns were cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFiles:
+    """V conversations as tokens in two flat files; those that did not fit are in neither."""
+
+    ids: Path
+    mask: Path
+    starts: npt.NDArray[np.int64]
+    """[V] where a conversation begins, in ids."""
+    lengths: npt.NDArray[np.int64]
+    """[V] as in `Rendered`."""
+    trimmed: npt.NDArray[np.bool_]
+    """[V] as in `Rendered`."""
+
+    def remove(self) -> None:
+        """The files, when they are no longer needed."""
+        self.ids.unlink()
+        self.mask.unlink()
+
+
+def write_rendered(folder: Path, parts: Iterable[Rendered], vocab_size: int) -> RenderedFiles:
+    """Write `parts` behind one another, to `rendered.ids` and `rendered.mask`."""
+    dtype = id_dtype(vocab_size)
+    # Empty ones first: `concatenate` needs one array at least.
+    lengths, trimmed = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
+    written = [np.empty(0, np.int64)]
+    ids_path, mask_path = folder / "rendered.ids", folder / "rendered.mask"
+    with ids_path.open("wb") as ids, mask_path.open("wb") as mask:
+        for part in parts:
+            part.ids.astype(dtype, copy=False).tofile(ids)
+            part.mask.tofile(mask)
+            lengths.append(part.lengths)
+            written.append(np.where(part.fits, part.lengths, 0))
+            trimmed.append(part.trimmed)
+    sizes = np.concatenate(written)
+    return RenderedFiles(
+        ids_path, mask_path, np.cumsum(sizes) - sizes, np.concatenate(lengths), np.concatenate(trimmed)
+    )
+
+
+def write_rows(
+    folder: Path,
+    name: str,
+    rendered: RenderedFiles,
+    order: npt.NDArray[np.int64],
+    plan: ConversationPlan,
+    T: int,
+    pad: int,
+    vocab_size: int,
+) -> None:
+    """Write the rows of `plan` as `<name>.ids` and `<name>.mask`; its conversation i is `order[i]` of `rendered`."""
+    n = max(1, CHUNK_IDS // (T + 1))
+    with ExitStack() as files:
+        ids_in, mask_in = (files.enter_context(path.open("rb")) for path in (rendered.ids, rendered.mask))
+        ids_out, mask_out = (files.enter_context(path.open("wb")) for path in _row_files(folder, name))
+        for start in range(0, len(plan), n):
+            rows = range(start, min(start + n, len(plan)))
+            ids = np.full((len(rows), T + 1), pad, id_dtype(vocab_size))
+            mask = np.zeros((len(rows), T + 1), np.uint8)
+            for i, row in enumerate(rows):
+                at = 0
+                for number in order[plan.row(row)].tolist():
+                    begin, length = int(rendered.starts[number]), int(rendered.lengths[number])
+                    _read(ids_in.fileno(), ids[i, at : at + length], begin)
+                    _read(mask_in.fileno(), mask[i, at : at + length], begin)
+                    at += length
+            ids.tofile(ids_out)
+            mask.tofile(mask_out)
+
+
+def open_rows(folder: Path, name: str, T: int, vocab_size: int) -> PackedRows:
+    """The rows that `write_rows` wrote, mapped: all processes of a host share their pages."""
+    ids, mask = _row_files(folder, name)
+    mapped = np.memmap(ids, id_dtype(vocab_size), mode="r").reshape(-1, T + 1)
+    return PackedRows(np.asarray(mapped), np.asarray(np.memmap(mask, np.bool_, mode="r").reshape(-1, T + 1)))
+
+
+def _row_files(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.ids", folder / f"{name}.mask"
+
+
+def _read(file: int, out: npt.NDArray[np.integer], begin: int) -> None:
+    """Fill `out` with what lies at item `begin` of an open file; mapping the file would fill memory with its pages."""
+    read = os.preadv(file, [out.view(np.uint8).data], begin * out.itemsize)
+    if read != out.nbytes:
+        raise OSError(f"only {read:,} of {out.nbytes:,} bytes could be read from a scratch file at {begin:,}")

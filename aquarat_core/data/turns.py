@@ -1,0 +1,166 @@
+"""Many conversations at once, as columns of Arrow, and files of conversations read part by part.
+
+A Python object for each message of half a million conversations takes gigabytes and half a minute; columns take
+neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aquarat_core.conversation import Message
+from aquarat_core.data.conversations import SCHEMA, columns_of, messages_of
+from aquarat_core.data.parquet import damage_named, read_batches
+from aquarat_core.errors import DataError
+from aquarat_core.plain_text import first_line
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """N conversations of M messages together."""
+
+    first: Ints
+    """[N + 1] the first message of each conversation, and M."""
+    roles: pa.StringArray
+    """[M] without nulls."""
+    texts: pa.StringArray
+    """[M] without nulls."""
+    apart: dict[int, list[Message]] = field(default_factory=dict[int, list[Message]])
+    """Conversations with messages that are more than a role and a text, by their number; they have none of the M."""
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    @classmethod
+    def of(cls, conversations: Sequence[list[Message]]) -> Turns:
+        """The same as columns."""
+        apart = {i: messages for i, messages in enumerate(conversations) if any("parts" in m for m in messages)}
+        columns = [() if i in apart else messages for i, messages in enumerate(conversations)]
+        return cls(
+            edges(np.array([len(messages) for messages in columns], np.int64)),
+            pa.array([m["role"] for messages in columns for m in messages], pa.string()),
+            pa.array([m["content"] for messages in columns for m in messages], pa.string()),
+            apart,
+        )
+
+    def take(self, numbers: Ints) -> Turns:
+        """The conversations of these numbers, which ascend."""
+        if len(numbers) == len(self):
+            return self
+        counts = np.diff(self.first)
+        wanted = np.zeros(len(self), np.bool_)
+        wanted[numbers] = True
+        messages = np.flatnonzero(np.repeat(wanted, counts))
+        apart = {i: self.apart[n] for i, n in enumerate(numbers.tolist()) if n in self.apart}
+        return Turns(edges(counts[wanted]), self.roles.take(messages), self.texts.take(messages), apart)
+
+    def messages(self, i: int) -> list[Message]:
+        """Conversation i."""
+        if i in self.apart:
+            return self.apart[i]
+        part = slice(int(self.first[i]), int(self.first[i + 1]))
+        columns = zip(self.roles[part].to_pylist(), self.texts[part].to_pylist(), strict=True)
+        return [{"role": cast("str", role), "content": cast("str", text)} for role, text in columns]
+
+
+def edges(counts: npt.NDArray[np.integer | np.bool_]) -> Ints:
+    """[n + 1] where each of `counts` [n] things that lie one behind another begins, and where the last ends."""
+    found = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=found[1:])
+    return found
+
+
+class ConversationFile:
+    """The conversations of a file that `write_conversations` wrote, by their row.
+
+    The ids are held in memory, of the rest about a megabyte. Rows are cheap in ascending order; going back starts at
+    the beginning of the file. Methods raise `DataError` if the file is damaged or does not hold conversations.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Nothing is read before it is asked for."""
+        self._path = Path(path)
+        self._at, self._part = 0, Turns.of([])
+        self._rest: Iterator[Turns] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def id(self, row: int) -> str:
+        return self._ids[row]
+
+    def messages(self, row: int) -> list[Message]:
+        """The messages of one row. Raises `IndexError` if there is none of that number."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self._path} has {len(self)} rows, there is no row {row}")
+        if self._rest is None or row < self._at:
+            self._at, self._part, self._rest = 0, Turns.of([]), self._parts()
+        while row >= self._at + len(self._part):
+            self._at += len(self._part)
+            self._part = next(self._rest)
+        return self._part.messages(row - self._at)
+
+    def turns(self, rows: Ints) -> Iterator[Turns]:
+        """The conversations of `rows`, which ascend, in parts of about a megabyte."""
+        base = 0
+        for part in self._parts():
+            low, high = np.searchsorted(rows, (base, base + len(part)))
+            if high > low:
+                yield part.take(rows[low:high] - base)
+            if high == len(rows):
+                return
+            base += len(part)
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        with damage_named(self._path):
+            # The stubs leave open of what their IO is.
+            schema = pq.read_schema(self._path)  # pyright: ignore[reportUnknownMemberType]
+            if missing := set(SCHEMA.names) - set(schema.names):
+                raise self._no_table(f"it has no column {', '.join(sorted(missing))}")
+            table = pq.read_table(  # pyright: ignore[reportUnknownMemberType]
+                self._path, columns=["id"], memory_map=False, use_threads=False
+            )
+        ids = table["id"]
+        if ids.null_count or ids.type != pa.string():
+            raise self._no_table("its ids are no texts")
+        return cast("list[str]", ids.to_pylist())
+
+    def _parts(self) -> Iterator[Turns]:
+        """All rows, in parts of about a megabyte."""
+        with damage_named(self._path):
+            for part in read_batches(self._path, columns_of(self._path)):
+                if "parts" in part.schema.names:
+                    yield Turns.of([messages_of(self._path, row) for row in part.to_pylist()])
+                else:
+                    yield self._turns(part)
+
+    def _turns(self, part: pa.RecordBatch) -> Turns:
+        """The conversations of a part. Raises `DataError` where it does not have the columns of `SCHEMA`."""
+        try:
+            part = part.select(SCHEMA.names).cast(SCHEMA)
+            part.validate(full=True)
+        except (pa.ArrowException, ValueError, KeyError) as e:
+            raise self._no_table(first_line(e)) from None
+        # The stubs leave open what is in lists and structs.
+        messages = cast("Any", part["messages"])
+        turns: Any = messages.flatten()
+        roles, texts = turns.flatten()
+        if messages.null_count or roles.null_count or texts.null_count:
+            raise self._no_table("a role or a text is missing")
+        first = messages.offsets.to_numpy().astype(np.int64)
+        return Turns(first - first[0], roles, texts)
+
+    def _no_table(self, why: str) -> DataError:
+        return DataError(f"{self._path} does not hold a table of conversations ({why})")
