@@ -30,14 +30,36 @@ def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
     with damage_named(path):
         # The stubs leave open of what their IO is.
         table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
-    if missing := set(schema.names) - set(table.schema.names):
-        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of {what}")
+    _check_names(path, table.schema, schema, what)
     try:
         cast = table.select(schema.names).cast(schema)
         cast.validate(full=True)
     except (pa.ArrowException, ValueError) as e:
         raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
     return cast
+
+
+def read_parts(
+    path: Path, schema: pa.Schema, what: str, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Like `read_table`, in parts of about `PART_BYTES`; no more is in memory at once. `columns` are those to read."""
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    with damage_named(path):
+        # The stubs leave open of what their IO is.
+        found = pq.read_schema(path)  # pyright: ignore[reportUnknownMemberType]
+        _check_names(path, found, schema, what)
+        for part in read_batches(path, wanted.names):
+            try:
+                cast = part.select(wanted.names).cast(wanted)
+                cast.validate(full=True)
+            except (pa.ArrowException, ValueError) as e:
+                raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
+            yield cast
+
+
+def _check_names(path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str) -> None:
+    if missing := set(wanted.names) - set(found.names):
+        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of {what}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from aquarat_core.data.parquet import read_table, write_table
+from aquarat_core.data.parquet import read_parts, write_table
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.question import LETTERS, Question
 
@@ -33,10 +33,15 @@ def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
-    rows: list[dict[str, Any]] = read_table(path, SCHEMA, "AQuA questions").to_pylist()
-    for number, row in enumerate(rows):
-        options = row["options"] or ()
-        if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
-            raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
-        row["options"] = tuple(options)
-    return [Question(**row) for row in rows]
+    questions: list[Question] = []
+    for part in read_parts(Path(path), SCHEMA, "AQuA questions"):
+        rows: list[dict[str, Any]] = part.to_pylist()
+        for row in rows:
+            options = row["options"] or ()
+            if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
+                raise DataError(
+                    f"{path}, row {len(questions)} is no AQuA question: the file was not written by aqua_dataset"
+                )
+            row["options"] = tuple(options)
+            questions.append(Question(**row))
+    return questions
