@@ -37,6 +37,8 @@ def run() -> list[Result]:
         folder = Path(name)
         results = _before_and_now(folder / "tenth", share * BEFORE_SHARE)
         _make(folder / "all", share)
+        idle = _measured("nothing", folder / "all", SEQUENCE_LENGTHS[0])["memory"]
+        results.append(Result("memory of ranks that do nothing", "GB", (idle,)))
         for T in SEQUENCE_LENGTHS:
             results += _now(folder / "all", T, goals=share == 1)
     return results
@@ -64,7 +66,7 @@ def _now(folder: Path, T: int, goals: bool) -> list[Result]:
 def _before_and_now(folder: Path, share: float) -> list[Result]:
     _make(folder, share)
     T = SEQUENCE_LENGTHS[0]
-    before, now = (_measured(way, folder, T) for way in ("objects", "files"))
+    before, now = (_measured(way, folder, T, compared=True) for way in ("objects", "files"))
     if before["rows"] != now["rows"]:
         raise BenchError("the packed rows are not those that one object for every message gives")
     name = f"{now['conversations'] + now['too_long']:,} conversations, {T} tokens"
@@ -74,9 +76,9 @@ def _before_and_now(folder: Path, share: float) -> list[Result]:
     ]
 
 
-def _measured(way: str, folder: Path, T: int) -> dict[str, Any]:
+def _measured(way: str, folder: Path, T: int, compared: bool = False) -> dict[str, Any]:
     """What `way` reports on `RANKS` ranks, with the `memory` of all its processes in GB."""
-    work = {"do": way, "folder": str(folder), "sequence_len": T, "ranks": RANKS}
+    work = {"do": way, "folder": str(folder), "sequence_len": T, "ranks": RANKS, "compared": compared}
     # Of a store that no job is in: only what is started here is counted.
     with PeakMemory(str(folder)) as peak:
         measured = run_apart(WORKER, work, folder, RANKS, {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"})

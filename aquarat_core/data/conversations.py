@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from aquarat_core.conversation import Conversation, Message, Part
-from aquarat_core.data.parquet import read_batches, read_table, write_table
+from aquarat_core.data.parquet import read_parts, read_table, write_table
 from aquarat_core.errors import DataError
 
 _COLUMNS = [
@@ -42,15 +41,8 @@ def read_conversations(path: str | Path) -> list[Conversation]:
 
 def iterate_conversations(path: Path) -> Iterator[Conversation]:
     """The same part by part."""
-    for batch in read_batches(path, columns_of(path)):
-        yield from (Conversation(row["id"], messages_of(path, row)) for row in batch.to_pylist())
-
-
-def columns_of(path: Path) -> list[str]:
-    """The columns of such a file, with `parts` if it has them."""
-    # The stubs leave open of what the schema is.
-    names = set(pq.read_schema(path).names)  # pyright: ignore[reportUnknownMemberType]
-    return [name for name in WITH_PARTS.names if name in names]
+    for part in read_parts(path, WITH_PARTS, "conversations", optional=("parts",)):
+        yield from (Conversation(row["id"], messages_of(path, row)) for row in part.to_pylist())
 
 
 def messages_of(path: str | Path, row: dict[str, Any]) -> list[Message]:

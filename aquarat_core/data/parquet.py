@@ -30,17 +30,39 @@ def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collect
     with damage_named(path):
         # The stubs leave open of what their IO is.
         table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
-    missing = set(schema.names) - set(table.schema.names)
-    if needed := missing - set(optional):
-        raise DataError(f"{path} has no column {', '.join(sorted(needed))}: it is not a table of {what}")
-    for name in missing:
-        schema = schema.remove(schema.get_field_index(name))
+    schema = _present(path, table.schema, schema, what, optional)
     try:
         cast = table.select(schema.names).cast(schema)
         cast.validate(full=True)
     except (pa.ArrowException, ValueError) as e:
         raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
     return cast
+
+
+def read_parts(
+    path: Path, schema: pa.Schema, what: str, columns: Sequence[str] | None = None, optional: Collection[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Like `read_table`, in parts of about `PART_BYTES`; no more is in memory at once. `columns` are those to read."""
+    with damage_named(path):
+        # The stubs leave open of what their IO is.
+        found = pq.read_schema(path)  # pyright: ignore[reportUnknownMemberType]
+        present = _present(path, found, schema, what, optional)
+        wanted = present if columns is None else pa.schema([present.field(name) for name in columns])
+        for part in read_batches(path, wanted.names):
+            try:
+                cast = part.select(wanted.names).cast(wanted)
+                cast.validate(full=True)
+            except (pa.ArrowException, ValueError) as e:
+                raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
+            yield cast
+
+
+def _present(path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str, optional: Collection[str]) -> pa.Schema:
+    """The fields of `wanted` that the file has. Raises `DataError` where one is missing that is not `optional`."""
+    missing = set(wanted.names) - set(found.names)
+    if needed := missing - set(optional):
+        raise DataError(f"{path} has no column {', '.join(sorted(needed))}: it is not a table of {what}")
+    return pa.schema([field for field in wanted if field.name not in missing])
 
 
 @contextmanager

@@ -15,14 +15,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from aquarat_core.conversation import Message
-from aquarat_core.data.conversations import SCHEMA, columns_of, messages_of
-from aquarat_core.data.parquet import damage_named, read_batches
+from aquarat_core.data.conversations import SCHEMA, WITH_PARTS, messages_of
+from aquarat_core.data.parquet import read_parts
 from aquarat_core.errors import DataError
-from aquarat_core.plain_text import first_line
 
+WHAT = "conversations"
 Ints = npt.NDArray[np.int64]
 
 
@@ -124,43 +123,27 @@ class ConversationFile:
 
     @cached_property
     def _ids(self) -> list[str]:
-        with damage_named(self._path):
-            # The stubs leave open of what their IO is.
-            schema = pq.read_schema(self._path)  # pyright: ignore[reportUnknownMemberType]
-            if missing := set(SCHEMA.names) - set(schema.names):
-                raise self._no_table(f"it has no column {', '.join(sorted(missing))}")
-            table = pq.read_table(  # pyright: ignore[reportUnknownMemberType]
-                self._path, columns=["id"], memory_map=False, use_threads=False
-            )
-        ids = table["id"]
-        if ids.null_count or ids.type != pa.string():
-            raise self._no_table("its ids are no texts")
-        return cast("list[str]", ids.to_pylist())
+        ids: list[str | None] = []
+        for part in read_parts(self._path, SCHEMA, WHAT, ["id"]):
+            ids += cast("pa.StringArray", part["id"]).to_pylist()
+        if None in ids:
+            raise self._lacks("an id")
+        return cast("list[str]", ids)
 
     def _parts(self) -> Iterator[Turns]:
         """All rows, in parts of about a megabyte."""
-        with damage_named(self._path):
-            for part in read_batches(self._path, columns_of(self._path)):
-                if "parts" in part.schema.names:
-                    yield Turns.of([messages_of(self._path, row) for row in part.to_pylist()])
-                else:
-                    yield self._turns(part)
+        for part in read_parts(self._path, WITH_PARTS, WHAT, optional=("parts",)):
+            if "parts" in part.schema.names:
+                yield Turns.of([messages_of(self._path, row) for row in part.to_pylist()])
+                continue
+            # The stubs leave open what is in lists and structs.
+            messages = cast("Any", part["messages"])
+            turns: Any = messages.flatten()
+            roles, texts = turns.flatten()
+            if messages.null_count or roles.null_count or texts.null_count:
+                raise self._lacks("a role or a text")
+            first = messages.offsets.to_numpy().astype(np.int64)
+            yield Turns(first - first[0], roles, texts)
 
-    def _turns(self, part: pa.RecordBatch) -> Turns:
-        """The conversations of a part. Raises `DataError` where it does not have the columns of `SCHEMA`."""
-        try:
-            part = part.select(SCHEMA.names).cast(SCHEMA)
-            part.validate(full=True)
-        except (pa.ArrowException, ValueError, KeyError) as e:
-            raise self._no_table(first_line(e)) from None
-        # The stubs leave open what is in lists and structs.
-        messages = cast("Any", part["messages"])
-        turns: Any = messages.flatten()
-        roles, texts = turns.flatten()
-        if messages.null_count or roles.null_count or texts.null_count:
-            raise self._no_table("a role or a text is missing")
-        first = messages.offsets.to_numpy().astype(np.int64)
-        return Turns(first - first[0], roles, texts)
-
-    def _no_table(self, why: str) -> DataError:
-        return DataError(f"{self._path} does not hold a table of conversations ({why})")
+    def _lacks(self, what: str) -> DataError:
+        return DataError(f"{self._path} does not hold a table of {WHAT} ({what} is missing)")

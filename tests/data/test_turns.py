@@ -59,7 +59,7 @@ def test_what_is_no_file_of_conversations_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.parquet is damaged, or no Parquet file"):
         len(ConversationFile(path))
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), path)
-    with pytest.raises(DataError, match=r"x\.parquet does not hold a table of conversations \(it has no column messag"):
+    with pytest.raises(DataError, match=r"x\.parquet has no column messages: it is not a table of conversations"):
         len(ConversationFile(path))
     pq.write_table(pa.table({"id": ["a"], "messages": [[{"role": "user", "content": None}]]}), path)
     with pytest.raises(DataError, match=r"does not hold a table of conversations \(a role or a text is missing"):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from aquarat_core.data.conversations import PARTS
-from aquarat_core.data.parquet import read_table, write_table
+from aquarat_core.data.parquet import read_parts, write_table
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.question import LETTERS, Question
 
@@ -36,13 +36,19 @@ def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
-    rows: list[dict[str, Any]] = read_table(
-        path, WITH_PARTS, "AQuA questions", optional=("rationale_parts",)
-    ).to_pylist()
-    for number, row in enumerate(rows):
-        options = row["options"] or ()
-        if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
-            raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
-        row["options"] = tuple(options)
-        row["rationale_parts"] = tuple(row.get("rationale_parts", ()))
-    return [Question(**row) for row in rows]
+    return list(iterate_questions(Path(path)))
+
+
+def iterate_questions(path: Path) -> Iterator[Question]:
+    """The same part by part."""
+    number = 0
+    for part in read_parts(path, WITH_PARTS, "AQuA questions", optional=("rationale_parts",)):
+        rows: list[dict[str, Any]] = part.to_pylist()
+        for row in rows:
+            options = row["options"] or ()
+            if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
+                raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
+            row["options"] = tuple(options)
+            row["rationale_parts"] = tuple(row.get("rationale_parts", ()))
+            yield Question(**row)
+            number += 1
