@@ -12,6 +12,7 @@ from aquarat_core.tasks.task import Task
 TASKS = {
     "aqua": "aquarat_core.tasks.aqua.task:AquaTask",
     "gsm8k": "aquarat_core.tasks.gsm8k:Gsm8kTask",
+    "humaneval": "aquarat_core.tasks.humaneval:HumanEvalTask",
 }
 """`module:class` of every built-in task."""
 DATASETS = {"aqua_dataset": "aqua"}
