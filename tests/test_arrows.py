@@ -29,6 +29,7 @@ CORE_FLOORS = (
     ("checkpointing", "torchrun"),
     ("filesystem", "runtime"),
     ("artifacts",),
+    ("sandbox",),
     ("agent", "config"),
     ("plain_text", "settings"),
     ("conversation", "errors"),

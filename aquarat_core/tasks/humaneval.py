@@ -1,7 +1,13 @@
 """HumanEval: Python functions to complete (Chen et al. 2021, arXiv 2107.03374). It has no training split."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 from aquarat_core.conversation import Message
+from aquarat_core.tasks.code import CodeProblem, CodeTask
 from aquarat_core.tasks.source import HubSource, Row, text_of
+from aquarat_core.tasks.task import Example, Origin
 
 
 def conversation(row: Row) -> list[Message]:
@@ -16,3 +22,22 @@ def conversation(row: Row) -> list[Message]:
 SOURCE = HubSource(
     "openai/openai_humaneval", ("openai_humaneval",), None, "test", ("prompt", "canonical_solution"), conversation
 )
+
+
+def example_of(row: Row, name: str) -> Example[CodeProblem]:
+    """A published row, with `entry_point` and `test`, as an example of that id. Raises `DataError` for a bad one."""
+    question, reply = conversation(row)
+    problem: CodeProblem = {
+        "prompt": text_of(row, "prompt"),
+        "entry_point": text_of(row, "entry_point"),
+        "test": text_of(row, "test"),
+    }
+    solution = problem["prompt"] + text_of(row, "canonical_solution").rstrip()
+    return Example(name, (question,), reply["content"], problem, solution)
+
+
+class HumanEvalTask(CodeTask):
+    """A function that passes its hidden tests. `form` is "continuation" for models that go on from the prompt."""
+
+    name = "humaneval"
+    origins: Mapping[str, Origin] = {"hub": Origin("HumanEval")}

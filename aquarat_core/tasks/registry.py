@@ -13,6 +13,7 @@ TASKS = {
     "aqua": "aquarat_core.tasks.aqua.task:AquaTask",
     "gsm8k": "aquarat_core.tasks.gsm8k:Gsm8kTask",
     "spelling": "aquarat_core.tasks.spelling:SpellingTask",
+    "humaneval": "aquarat_core.tasks.humaneval:HumanEvalTask",
 }
 """`module:class` of every built-in task."""
 DATASETS = {"aqua_dataset": "aqua"}

@@ -121,6 +121,10 @@ class Task(Protocol[A]):
         """Grade a completion, given without its stop token; one that was cut off (not `ended`) is not correct."""
         ...
 
+    def grade_many(self, attempts: Sequence[tuple[Example[A], str, bool]]) -> list[Grade]:
+        """The grades of several (example, completion, ended); a task for which that takes long may do it at once."""
+        return [self.grade(*attempt) for attempt in attempts]
+
     def answer_text(self, answer: str) -> str:
         """The shortest completion that gives `answer`, right or wrong, in the form that was asked for."""
         ...
