@@ -81,14 +81,13 @@ def _run(user: Terminal, again: bool) -> dict[str, Any]:
     import dagster as dg
 
     from aquarat_core.settings import store_uri
-    from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline.memory import PeakMemory
     from aquarat_pipeline.runs.in_process import beside, materialize
 
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance, PeakMemory(store_uri()) as memory:
         experiment = beside(user, profile)
-        assets = [experiment.ref(name) for name in STAGES]
+        assets = [experiment.ref(name) for name in experiment.stages]
         outcome = materialize(user, instance, assets, again=again, job=experiment.local("pipeline"))
     details: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
@@ -174,9 +173,7 @@ def _show_next(out: TextIO, outcome: Outcome, report: str, details: str) -> None
 
     page, ref = console(out), outcome.experiment.ref
     if questions := questions_of(outcome.artifacts["rl_eval_report"]):
-        page.print(
-            " ".join(filter(None, (f"The questions were {questions}.", warning_about(questions)))), highlight=False
-        )
+        page.print(" ".join(filter(None, (f"Questions: {questions}.", warning_about(questions)))), highlight=False)
     page.print(
         "base has only seen plain text and does not know the form of an answer: its accuracy is 0 by design.",
         highlight=False,

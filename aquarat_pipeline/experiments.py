@@ -20,7 +20,7 @@ import yaml
 
 from aquarat_core.config import DEFAULT_PROFILE, Profile, load_profile, strict_yaml
 from aquarat_core.errors import UserError
-from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.resources.profile import current_profile
 from aquarat_pipeline.tags import EXPERIMENT_TAG
@@ -40,6 +40,16 @@ class Experiment:
 
     profile: Profile
     name: str = ""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of its profile's chain, in the order of the table."""
+        return used_stages(self.profile)
+
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """What stage `name` is made from under its profile."""
+        stage = STAGES[name]
+        return stage.needs(stage.config(self.profile))
 
     def key(self, asset: str) -> dg.AssetKey:
         """Dagster's key of one of its assets."""

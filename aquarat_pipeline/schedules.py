@@ -13,7 +13,7 @@ from aquarat_pipeline.experiments import Experiment
 
 def pipeline(experiment: Experiment) -> Job:
     """The job that makes all assets of an experiment."""
-    return _job(experiment, "pipeline", STAGES, "The whole chain, from data to report.")
+    return _job(experiment, "pipeline", experiment.stages, "The whole chain, from data to report.")
 
 
 def reevaluation(experiment: Experiment) -> Job:

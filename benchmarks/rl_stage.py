@@ -37,7 +37,7 @@ def inputs() -> dict[str, Artifact]:
 
 def train(folder: Path, **changes: Any) -> dict[str, Any]:
     """The summary of the profile's RL stage with `changes` to its config; its checkpoint is in `folder`/content."""
-    config = load_profile(None, {"rl_checkpoint": changes}).rl_checkpoint
+    config = load_profile(None, {"rl_checkpoint": changes}).section("rl_checkpoint")
     folder.mkdir(parents=True)
     parents = {name: artifact.as_parent().model_dump(mode="json") for name, artifact in inputs().items()}
     order = {"store": store_uri(), "config": config.model_dump(mode="json"), "inputs": parents}

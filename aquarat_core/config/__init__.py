@@ -17,7 +17,9 @@ from aquarat_core.config.profile import (
     override,
     profile_names,
 )
-from aquarat_core.config.rl import CurriculumConfig, ObjectiveConfig, RewardConfig, RLConfig, RLOptimConfig
+from aquarat_core.config.rl import CurriculumConfig, ObjectiveConfig, RewardConfig, RLConfig, RLOptimConfig, RLTask
+from aquarat_core.config.task_use import standing_alone
+from aquarat_core.config.tasks import TaskConfig, TaskDefinition
 from aquarat_core.config.training import (
     BaseConfig,
     ChatTrainConfig,
@@ -59,14 +61,18 @@ __all__ = [
     "Profile",
     "RLConfig",
     "RLOptimConfig",
+    "RLTask",
     "RewardConfig",
     "SamplesConfig",
     "Strict",
+    "TaskConfig",
+    "TaskDefinition",
     "TokenizerConfig",
     "TrainConfig",
     "WandbConfig",
     "load_profile",
     "override",
     "profile_names",
+    "standing_alone",
     "validate",
 ]

@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import AtLeastOne, Count, Strict
 from aquarat_core.config.locations import Location
+from aquarat_core.config.tasks import TaskConfig
 
 GENERATED_CHATS = ("identity", "drills", "spelling")
-HUB_CHATS = ("smoltalk", "gsm8k", "arc", "mmlu", "humaneval")
+HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
 """Names of conversation data sets that are built in."""
 
 
@@ -47,8 +48,9 @@ class ChatSource(Strict):
     """One conversation data set: where its rows are and how many of each split to keep."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    """`smoltalk`, `gsm8k`, `arc`, `mmlu` and `humaneval` are loaded from the Hub, `identity`, `drills` (arithmetic) and
-    `spelling` are generated; any other name is for conversations of one's own, and needs `train`."""
+    """`smoltalk`, `gsm8k`, `arc` (or `arc_easy`, `arc_challenge`), `mmlu` and `humaneval` are loaded from the Hub,
+    `identity`, `drills` (arithmetic) and `spelling` are generated; any other name is for conversations of one's own,
+    and needs `train`."""
     train: Location | None = None
     """Own conversations only: where those to train on are, as docs/data.md describes it."""
     test: Location | None = None
@@ -58,11 +60,15 @@ class ChatSource(Strict):
     value}]` in `conversations`; `auto` tells them apart row by row."""
     n_train: Count | None = None
     """Conversations of the training split kept; null keeps 1,000, of own conversations all."""
+    n_validation: Count = 0
+    """Tasks only: questions of the validation split kept; where none is published, they are held out of training."""
     n_test: Count | None = None
     """Conversations of the test split kept; null keeps 100, of own conversations all."""
 
-    def kept(self, split: Literal["train", "test"]) -> int | None:
+    def kept(self, split: Literal["train", "validation", "test"]) -> int | None:
         """How many rows of the split are kept at most; None for all."""
+        if split == "validation":
+            return self.n_validation
         n = self.n_train if split == "train" else self.n_test
         return n if n is not None or self.train else {"train": 1_000, "test": 100}[split]
 
@@ -81,13 +87,15 @@ class ChatSource(Strict):
 
 
 class ChatDatasetsConfig(Strict):
-    """Conversations for mid-training and SFT."""
+    """Conversations for mid-training and SFT, and the questions of tasks other than AQuA-RAT."""
 
     source: Literal["synthetic", "hub"] = "synthetic"
     """`synthetic` generates every source that is not real data; `hub` loads the real ones too. Own conversations are
     read with either."""
     sources: tuple[ChatSource, ...] = (ChatSource(name="identity"), ChatSource(name="drills"))
     """The data sets to make; mixtures of mid-training and SFT name them."""
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict[str, TaskConfig])
+    """Tasks of one's own to read the rows of; filled in from the profile's `tasks`."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Drills only: the hardest difficulty drawn."""
     calculator_calls: bool = False

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from aquarat_core.config.fields import AtLeastOne, Strict
+from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import LaunchConfig
 
 
@@ -12,6 +15,10 @@ class EvalConfig(Strict):
     """How the four checkpoints are evaluated."""
 
     launch: LaunchConfig = LaunchConfig()
+    task: str = MAIN_TASK
+    """The task whose questions are asked; `task` is the profile's own."""
+    definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
+    """What that task is; filled in from the profile's `tasks`."""
     split: Literal["validation", "test"] = "test"
     """Split of the questions that are asked."""
     limit: AtLeastOne | None = None

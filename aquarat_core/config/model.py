@@ -24,6 +24,8 @@ class TokenizerConfig(Strict):
     """Characters of training text that are counted at most."""
     doc_cap: AtLeastOne = 10_000
     """Characters of one document that are counted at most."""
+    tasks: tuple[str, ...] = ()
+    """The tasks whose training questions it learns from; filled in from what the profile's stages use."""
 
 
 class ModelConfig(Strict):

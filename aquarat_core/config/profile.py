@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from aquarat_core.config import strict_yaml
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
@@ -18,6 +18,9 @@ from aquarat_core.config.fields import ConfigError, Strict
 from aquarat_core.config.locations import anchored
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.rl import RLConfig
+from aquarat_core.config.task_code import with_code
+from aquarat_core.config.task_use import TaskNames
+from aquarat_core.config.tasks import AQUA, TaskConfig, TaskName, named_tasks
 from aquarat_core.config.training import BaseConfig, ChatTrainConfig, MidConfig, TrainConfig
 from aquarat_core.config.validation import validate
 
@@ -32,6 +35,10 @@ class Profile(Strict):
 
     name: str
     description: str
+    task: str = AQUA
+    """What the chain is about: the name of a built-in task or of one under `tasks`, or a task defined in place."""
+    tasks: dict[TaskName, TaskConfig] = Field(default_factory=dict[str, TaskConfig])
+    """Tasks of one's own, by name."""
     aqua_dataset: AquaDatasetConfig = AquaDatasetConfig()
     chat_datasets: ChatDatasetsConfig = ChatDatasetsConfig()
     pretrain_text: PretrainTextConfig = PretrainTextConfig()
@@ -51,6 +58,23 @@ class Profile(Strict):
         """SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
+    @property
+    def names(self) -> TaskNames:
+        """The profile's tasks and data sets by name. Raises `ValueError` for two of one name."""
+        rows = {split: getattr(self.aqua_dataset, f"n_{split}") for split in ("train", "validation", "test")}
+        return TaskNames(self.task, self.tasks, self.chat_datasets, rows)
+
+    def section(self, field: str) -> BaseModel:
+        """A stage's section, with the tasks that it uses filled in."""
+        names = self.names
+        used = {name for _, section in self if isinstance(section, Strict) for name in names.of(section)}
+        return names.filled(getattr(self, field), used)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _task_in_place(cls, raw: Any) -> Any:
+        return named_tasks(raw)
+
     @model_validator(mode="after")
     def _stages_fit_each_other(self) -> Profile:
         T = self.base_checkpoint.model.sequence_len
@@ -66,8 +90,8 @@ class Profile(Strict):
                 f"rl_checkpoint.prompts_per_step {self.rl_checkpoint.prompts_per_step} is not a multiple of "
                 f"launch.nproc {self.rl_checkpoint.launch.nproc}"
             )
+        self._tasks_fit()
         self._answers_fit(T)
-        self._mixtures_fit()
         return self
 
     def _sections(self, kind: type[S]) -> Iterator[tuple[str, S]]:
@@ -87,29 +111,38 @@ class Profile(Strict):
                     f"{stage}.max_new_tokens {budget} leaves no room for a question in base_checkpoint.model."
                     f"sequence_len {sequence_len}: lower the one or raise the other"
                 )
-        rl = self.rl_checkpoint
-        questions = min(rl.limit or self.aqua_dataset.n_train, self.aqua_dataset.n_train)
-        if questions < rl.prompts_per_step:
+        rl, names = self.rl_checkpoint, self.names
+        kept = [names.rows[names.own(task.name)]["train"] for task in rl.tasks]
+        there = [n if rl.limit is None else min(n, rl.limit) for n in kept if n is not None]
+        if len(there) == len(kept) and sum(there) < rl.prompts_per_step:
             raise ValueError(
-                f"rl_checkpoint.prompts_per_step {rl.prompts_per_step} is more than the {questions} training questions "
-                "there are (aqua_dataset.n_train, rl_checkpoint.limit)"
+                f"rl_checkpoint.prompts_per_step {rl.prompts_per_step} is more than the {sum(there)} training "
+                "questions there are (n_train of the tasks, rl_checkpoint.limit)"
             )
 
-    def _mixtures_fit(self) -> None:
-        rows = {"aqua": self.aqua_dataset.n_train, **{s.name: s.n_train for s in self.chat_datasets.sources}}
+    def _tasks_fit(self) -> None:
+        names, rl, evaluation = self.names, self.rl_checkpoint, self.eval_report
         for stage, train in self._sections(ChatTrainConfig):
-            mixture = train.mixture
-            if not mixture:
+            if not train.mixture:
                 raise ValueError(f"{stage}.mixture is empty: it needs a data set")
-            for entry in mixture:
-                if entry.name not in rows:
-                    raise ValueError(f"{stage}.mixture names {entry.name!r}; chat_datasets.sources has {sorted(rows)}")
-                if rows[entry.name] == 0:
+            for entry in train.mixture:
+                names.check(entry.name, f"{stage}.mixture", names.rows)
+                names.check_split(entry.name, "train", f"{stage}.mixture")
+                if entry.permutations > 1 and not names.has_options(entry.name):
                     raise ValueError(
-                        f"{stage}.mixture names {entry.name}, of which chat_datasets keeps no training row"
+                        f"{stage}.mixture: permutations of {names.own(entry.name)} make no sense, only those of a task "
+                        "with options"
                     )
-                if entry.permutations > 1 and entry.name != "aqua":
-                    raise ValueError(f"{stage}.mixture: permutations of {entry.name} make no sense, only those of aqua")
+            names.check(train.validation_task, f"{stage}.validation_task", names.graded)
+            names.check_split(train.validation_task, "validation", f"{stage}.validation_task")
+        for task in rl.tasks:
+            names.check(task.name, "rl_checkpoint.tasks", names.graded)
+            for split in ("train", "validation"):
+                names.check_split(task.name, split, "rl_checkpoint.tasks")
+        if len({names.own(task.name) for task in rl.tasks}) < len(rl.tasks):
+            raise ValueError("rl_checkpoint.tasks names a task twice")
+        names.check(evaluation.task, "eval_report.task", names.graded)
+        names.check_split(evaluation.task, evaluation.split, "eval_report.task")
 
 
 def profile_names() -> list[str]:
@@ -151,7 +184,7 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
         raise ConfigError(f"a profile cannot be read: {e}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in cast("dict[object, Any]", raw)):
         raise ConfigError(f"profile {path} must be a mapping of stages to fields")
-    fields = anchored(cast("dict[str, Any]", raw), Profile, path.parent)
+    fields = with_code(anchored(cast("dict[str, Any]", raw), Profile, path.parent), path)
     parent: object = fields.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise ConfigError(f"profile {path}: extends is one profile's name or file, not {parent!r}")

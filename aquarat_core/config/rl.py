@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Steps, Strict
+from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import CheckpointConfig, LaunchConfig, OptimConfig, WandbConfig
 
 
@@ -85,8 +86,22 @@ class CurriculumConfig(Strict):
         return self
 
 
+class RLTask(Strict):
+    """One task of a mixture that RL trains on."""
+
+    name: str
+    """`task` for the profile's own, or another task's name."""
+    weight: Positive = 1.0
+    """Its part of the questions of each step is its part of the weights, rounded to whole questions, one at least."""
+
+
 class RLConfig(Strict):
     """Reinforcement learning on the training questions."""
+
+    tasks: tuple[RLTask, ...] = (RLTask(name=MAIN_TASK),)
+    """The tasks to learn from, one or several at once."""
+    definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
+    """What those tasks are; filled in from the profile's `tasks`."""
 
     optim: RLOptimConfig = RLOptimConfig()
     launch: LaunchConfig = LaunchConfig()
@@ -115,11 +130,11 @@ class RLConfig(Strict):
     rollout_rows: AtLeastOne = 1024
     """Completions that one rank samples at a time."""
     limit: AtLeastOne | None = None
-    """Training questions used; null uses all."""
+    """Training questions used of each task; null uses all."""
     eval_every: AtLeastOne = 25
     """Steps between two evaluations on held-out questions."""
     eval_questions: AtLeastOne = 256
-    """Held-out questions of an evaluation."""
+    """Held-out questions of an evaluation, of each task."""
     probe_questions: AtLeastOne = 32
     """Held-out questions with rationale on which letters and attention are probed at each evaluation."""
     min_parse_rate: Fraction = 0.5
@@ -143,6 +158,13 @@ class RLConfig(Strict):
                 f"min_first_reward {self.min_first_reward} is above max_first_reward {self.max_first_reward}: no first "
                 "batch could pass"
             )
+        names = [task.name for task in self.tasks]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(
+                f"tasks must name one task or several different ones, and names {', '.join(names) or 'none'}"
+            )
+        if len(names) > self.prompts_per_step:
+            raise ValueError(f"prompts_per_step {self.prompts_per_step} is less than one question for each task")
         if self.reward.overlong_tokens > self.max_new_tokens:
             raise ValueError(
                 f"reward.overlong_tokens {self.reward.overlong_tokens} is more than max_new_tokens "

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Steps, Strict
 from aquarat_core.config.model import ModelConfig
+from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
 
 
 class OptimConfig(Strict):
@@ -166,21 +167,25 @@ class MixtureEntry(Strict):
     """One data set of a chat mixture."""
 
     name: str
-    """`aqua`, or a source of chat_datasets."""
+    """`task` for the profile's task, another task's name, or a source of chat_datasets."""
     repeat: Annotated[int, Field(ge=1, le=100)] = 1
     """How often each row is in the mixture."""
     limit: AtLeastOne | None = None
     """Rows taken; null takes all."""
     permutations: AtLeastOne = 1
-    """AQuA only: copies of each row, each with its options in another order."""
+    """Of tasks with options: copies of each row, each with its options in another order."""
 
 
 class ChatTrainConfig(TrainConfig):
     """SFT and, with other defaults, mid-training: conversations, packed whole, with a loss mask."""
 
     samples: SamplesConfig = SamplesConfig(prompts=("Who are you?", "What is 12 + 7?"))
-    mixture: tuple[MixtureEntry, ...] = (MixtureEntry(name="aqua"),)
+    mixture: tuple[MixtureEntry, ...] = (MixtureEntry(name=MAIN_TASK),)
     """The data sets to learn from."""
+    validation_task: str = MAIN_TASK
+    """The task whose validation split the validation loss is of."""
+    definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
+    """What the tasks of the mixture are; filled in from the profile's `tasks`."""
     loss_on: Literal["all", "assistant"] = "assistant"
     """Mid-training learns every token, SFT the assistant's alone."""
     too_long: Literal["leave_out", "trim"] = "leave_out"

@@ -103,14 +103,16 @@ def answer(
         if asked
         else ()
     )
+    completions = [None if len(ids) > room else next(found)[0] for ids in prompts]
+    texts = ["" if c is None else tokenizer.decode(c.content) for c in completions]
+    said = zip(examples, texts, completions, strict=True)
+    grades = iter(task.grade_many([(e, text, c.ended) for e, text, c in said if c is not None]))
     records: list[Record] = []
-    for example, ids in zip(examples, prompts, strict=True):
-        if len(ids) > room:
+    for example, text, completion in zip(examples, texts, completions, strict=True):
+        if completion is None:
             records.append(Record(example.id, example.prompt, example.reference, "", None, False, 0, False, "too_long"))
             continue
-        (completion,) = next(found)
-        text = tokenizer.decode(completion.content)
-        grade = task.grade(example, text, completion.ended)
+        grade = next(grades)
         records.append(
             Record(
                 id=example.id,

@@ -7,8 +7,6 @@ of the checkpoint's own training.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import json
 import math
 import random
@@ -92,8 +90,7 @@ def identity(artifact: Artifact) -> Identity:
 def grader_version(task: Task[Any]) -> str:
     """What decides on the task's answers, and a hash of its source: accuracies under different parsers are different
     quantities."""
-    source = inspect.getsource(importlib.import_module(task.grading_module))
-    return f"{task.grading_module}@{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    return f"{task.grading_module}@{hashlib.sha256(task.grading_source().encode()).hexdigest()[:12]}"
 
 
 def build(
@@ -110,7 +107,7 @@ def build(
 ) -> EvalReport:
     """The report without its comparison; `compare_with_parent` fills that in."""
     manifest = checkpoint.manifest
-    settings = config.model_dump(include={"split", "limit", "permute_options", "max_new_tokens", "seed"})
+    settings = config.model_dump(include={"task", "split", "limit", "permute_options", "max_new_tokens", "seed"})
     return EvalReport(
         format=FORMAT,
         asset=asset,
@@ -126,7 +123,7 @@ def build(
             "profile": profile,
             "code": code.model_dump(),
             "decoding": "greedy",
-            "questions": next((q for q in map(origin.questions_of, data) if q), origin.UNKNOWN),
+            "questions": origin.asked(config.task, data),
             "parser": grader,
             "questions_sha256": questions_sha256(records),
             **settings,

@@ -23,10 +23,13 @@ SMOOTHING = 0.8
 
 
 class Monitors:
-    """Watches the metrics of a run's steps; `categories` are the answers that the task counts by name."""
+    """Watches the metrics of a run's steps.
 
-    def __init__(self, categories: Sequence[str]) -> None:
-        self._categories = tuple(categories)
+    `categories` are the answers that each task counts by name, by the end of its metrics' names: "" for an only task.
+    """
+
+    def __init__(self, categories: Mapping[str, Sequence[str]]) -> None:
+        self._categories = {suffix: tuple(answers) for suffix, answers in categories.items() if answers}
         self._means: dict[str, float] = {}
         self._best_parse = 0.0
         self._first: tuple[float, float] | None = None
@@ -36,7 +39,8 @@ class Monitors:
 
     def watch(self, figures: Mapping[str, float]) -> tuple[int, list[str]]:
         """How many alarms hold after a step with these figures, and a sentence for each that has just begun."""
-        watched = ("rl/parse_rate", "rl/acc", "rl/silent", *(f"rl/letter_{answer}" for answer in self._categories))
+        letters = (f"rl/letter_{answer}{suffix}" for suffix, answers in self._categories.items() for answer in answers)
+        watched = ("rl/parse_rate", "rl/acc", "rl/silent", *letters)
         for name in watched:
             if name in figures:
                 self._means[name] = SMOOTHING * self._means.get(name, figures[name]) + (1 - SMOOTHING) * figures[name]
@@ -52,8 +56,9 @@ class Monitors:
 
     def _found(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        if text := self._favored_answer():
-            found["letter"] = text
+        for suffix, answers in self._categories.items():
+            if text := self._favored_answer(suffix, answers):
+                found[f"letter{suffix}"] = text
         if (now := self._means["rl/parse_rate"]) < self._best_parse - MAX_PARSE_DROP:
             found["parse_rate"] = (
                 f"alarm: {now:.0%} of the completions answer in form, after {self._best_parse:.0%}: the policy is "
@@ -73,15 +78,14 @@ class Monitors:
             )
         return found
 
-    def _favored_answer(self) -> str | None:
-        if not self._categories:
-            return None
-        answer = max(self._categories, key=lambda x: self._means[f"rl/letter_{x}"])
-        share, bound = self._means[f"rl/letter_{answer}"], 1 / len(self._categories) + MAX_EXCESS
+    def _favored_answer(self, suffix: str, answers: Sequence[str]) -> str | None:
+        answer = max(answers, key=lambda x: self._means[f"rl/letter_{x}{suffix}"])
+        share, bound = self._means[f"rl/letter_{answer}{suffix}"], 1 / len(answers) + MAX_EXCESS
         if share <= bound:
             return None
+        of = f" to {suffix.removeprefix('/')}" if suffix else ""
         return (
-            f"alarm: {share:.0%} of the answers are {answer} (bound {bound:.0%}): the policy is collapsing onto a "
+            f"alarm: {share:.0%} of the answers{of} are {answer} (bound {bound:.0%}): the policy is collapsing onto a "
             "letter; lower optim.lr_scale, or check that the options are permuted"
         )
 

@@ -83,3 +83,53 @@ class Curriculum:
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> None:
         self.pass_rates_N = state_dict["pass_rates"].clone()
+
+
+class CurriculumMixture:
+    """The curricula of several tasks: each gives the same number of questions at every step.
+
+    Questions have their numbers in the whole run; those of a task follow those of the task before it.
+    """
+
+    def __init__(self, curricula: Mapping[str, Curriculum], per_step: Sequence[int]) -> None:
+        """`curricula` by the end of their metrics' names; `per_step` is how many questions each gives."""
+        self.curricula, self.per_step = dict(curricula), list(per_step)
+        sizes = [len(c.pass_rates_N) for c in curricula.values()]
+        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
+
+    def draw(self, step: int, count: int) -> list[int]:
+        """Indices of the questions of `step`, task by task."""
+        assert count == sum(self.per_step), "the number of questions of a step is fixed with the tasks' shares"
+        parts = zip(self.curricula.values(), self.starts, self.per_step, strict=True)
+        return [start + i for curriculum, start, n in parts for i in curriculum.draw(step, n)]
+
+    def replacement(self, step: int, rounds: int, round_: int, count: int, place: int) -> int:
+        """Index of a question of the same task that takes a place of `step`'s in a round of refilling."""
+        del count
+        for curriculum, start, n in zip(self.curricula.values(), self.starts, self.per_step, strict=True):
+            if place < n:
+                return start + curriculum.replacement(step, rounds, round_, n, place)
+            place -= n
+        raise IndexError("there is no such place in a step")
+
+    def update(self, solved: Mapping[int, float]) -> None:
+        """Count the shares solved of the questions this rank has asked; every rank calls this once a step."""
+        for curriculum, start in zip(self.curricula.values(), self.starts, strict=True):
+            n = len(curriculum.pass_rates_N)
+            curriculum.update({i - start: share for i, share in solved.items() if start <= i < start + n})
+
+    def metrics(self) -> dict[str, float]:
+        """Those of each task's curriculum, under its name."""
+        return {
+            f"{name}{suffix}": value
+            for suffix, curriculum in self.curricula.items()
+            for name, value in curriculum.metrics().items()
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"pass_rates": torch.cat([c.pass_rates_N for c in self.curricula.values()])}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> None:
+        sizes = [len(c.pass_rates_N) for c in self.curricula.values()]
+        for curriculum, rates_N in zip(self.curricula.values(), state_dict["pass_rates"].split(sizes), strict=True):
+            curriculum.load_state_dict({"pass_rates": rates_N})

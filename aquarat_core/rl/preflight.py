@@ -72,10 +72,21 @@ def _check_constant_answers(
             )
 
 
-def check_first_batch(figures: Mapping[str, float], config: RLConfig) -> None:
-    """Raises `StageError` when the figures of the first batch are outside the bounds of `config`."""
-    parsed, reward, silent = (figures[f"rl/{x}"] for x in ("parse_rate", "mean_reward", "zero_variance_groups"))
-    cut_off = figures["rl/truncated_rate"]
+def check_first_batch(figures: Mapping[str, float], config: RLConfig, tasks: Sequence[str] = ()) -> None:
+    """Raises `StageError` when the figures of the first batch are outside the bounds of `config`; of several `tasks`,
+    those of any."""
+    if not tasks:
+        _check_first_batch(figures, config, "")
+    for name in tasks:
+        try:
+            _check_first_batch(figures, config, f"/{name}")
+        except StageError as e:
+            raise StageError(f"task {name}: {e}") from None
+
+
+def _check_first_batch(figures: Mapping[str, float], config: RLConfig, suffix: str) -> None:
+    names = ("parse_rate", "mean_reward", "zero_variance_groups", "truncated_rate")
+    parsed, reward, silent, cut_off = (figures[f"rl/{x}{suffix}"] for x in names)
     if parsed < config.min_parse_rate:
         raise StageError(
             f"only {parsed:.0%} of the first completions end in a well-formed answer (rl_checkpoint.min_parse_rate is "

@@ -14,6 +14,7 @@ from aquarat_core.rl.advantage import group_std, mean_baseline
 from aquarat_core.rl.letters import answer_position, letter_ids, logits_after
 from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
 from aquarat_core.rl.scoring import Sample
+from aquarat_core.rl.task_mixture import part_of, parts_of
 from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key, uniform
@@ -57,9 +58,11 @@ class RolloutCollector(Generic[A]):
     ) -> None:
         self.engine, self.tokenizer, self.config, self.task = engine, tokenizer, config, task
         self.reward = with_format_bonus(reward or task.grade, config.reward.format_bonus)
-        if not task.categories and (config.reward.kind == "probability" or config.reward.control != "none"):
+        self.parts = parts_of(task)
+        by_letter = config.reward.kind == "probability" or config.reward.control != "none"
+        if by_letter and (others := [part.task.name for part in self.parts if not part.task.categories]):
             raise ConfigError(
-                f"the answers of the task {task.name!r} are open, and rl_checkpoint.reward.kind 'probability' and "
+                f"the answers of the task {others[0]!r} are open, and rl_checkpoint.reward.kind 'probability' and "
                 "reward.control need a choice among letters: leave both at their defaults"
             )
         self.tool = calculator(tokenizer) if config.calculator else None
@@ -124,7 +127,8 @@ class RolloutCollector(Generic[A]):
         """A control: what the group earns from a reward that does not know the right answer."""
         rewards: list[float]
         if self.config.reward.control == "constant":
-            rewards = [float(grade.answer == self.task.categories[0]) for grade in group.grades]
+            constant = part_of(self.parts, group.example).task.categories[0]
+            rewards = [float(grade.answer == constant) for grade in group.grades]
         else:
             chance = self.task.chance(group.example)
             rewards = (uniform(torch.tensor(keys), _CONTROL_DRAW) < chance).float().tolist()
@@ -133,10 +137,14 @@ class RolloutCollector(Generic[A]):
     def _with_probabilities(self, groups: list[Group[A]]) -> list[Group[A]]:
         """Pays each well-formed answer the probability of the right letter in its place, after the same rationale: the
         expectation over the last draw instead of its outcome."""
-        ids = dict(zip(self.task.categories, letter_ids(self.tokenizer, self.task), strict=True))
+        ids_of = {
+            part.name: dict(zip(part.task.categories, letter_ids(self.tokenizer, part.task), strict=True))
+            for part in self.parts
+        }
         contexts: list[list[int]] = []
         places: list[tuple[int, int]] = []
         for g, group in enumerate(groups):
+            ids = ids_of[part_of(self.parts, group.example).name]
             for n, (grade, completion) in enumerate(zip(group.grades, group.completions, strict=True)):
                 position = None if grade.answer is None else answer_position(completion.tokens, ids[grade.answer])
                 if position is not None:
@@ -148,6 +156,7 @@ class RolloutCollector(Generic[A]):
             p_BV = torch.softmax(logits / self.config.temperature, dim=1)
             for (g, n), p_V in zip(places, p_BV, strict=True):
                 group = groups[g]
+                ids = ids_of[part_of(self.parts, group.example).name]
                 rewards[g][n] += float(p_V[ids[group.example.reference]]) - float(group.grades[n].correct)
         return [replace(group, rewards=earned) for group, earned in zip(groups, rewards, strict=True)]
 

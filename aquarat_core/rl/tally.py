@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from aquarat_core.rl.rollouts import Group
+from aquarat_core.rl.task_mixture import part_of, parts_of
 from aquarat_core.runtime.distributed import World
 from aquarat_core.tasks.task import Task
 
@@ -19,6 +20,8 @@ SUMS = (
     "given", "groups", "solved_none", "solved_some", "solved_all", "zero_variance",
 )  # fmt: skip
 """What is summed for every task."""
+LETTER = "rl/letter_"
+"""Before the name of an answer: its share of all answers in form."""
 
 
 def count(groups: Iterable[Group[Any]]) -> dict[str, float]:
@@ -60,6 +63,22 @@ def all_reduce(sums: Mapping[str, float], task: Task[Any], world: World) -> dict
     return dict(zip(names, world.totals(vector), strict=True))
 
 
+PER_TASK = ("rl/acc", "rl/mean_reward", "rl/parse_rate", "rl/truncated_rate", "rl/zero_variance_groups", LETTER)
+"""What is also measured of each task where there are several; names that begin so."""
+
+
+def step_metrics(groups: Sequence[Group[Any]], task: Task[Any], world: World) -> dict[str, float]:
+    """A step's metrics over all ranks, from this rank's groups; of a mixture of tasks also those of each, under its
+    name."""
+    metrics = summarize(all_reduce(count(groups), task, world))
+    parts = parts_of(task)
+    for part in parts if len(parts) > 1 else ():
+        mine = [group for group in groups if part_of(parts, group.example) == part]
+        own = summarize(all_reduce(count(mine), part.task, world))
+        metrics |= {f"{name}{part.suffix}": value for name, value in own.items() if name.startswith(PER_TASK)}
+    return metrics
+
+
 def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     """The step's metrics from the sums over all ranks. Lengths are in tokens that the policy chose, the stop token
     included."""
@@ -82,7 +101,7 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
         "rl/solved_some": sums["solved_some"] / groups,
         "rl/solved_all": sums["solved_all"] / groups,
         "rl/zero_variance_groups": sums["zero_variance"] / groups,
-        **{f"rl/letter_{answer}": value / max(sums["parsed"], 1) for answer, value in answers.items()},
+        **{f"{LETTER}{answer}": value / max(sums["parsed"], 1) for answer, value in answers.items()},
     }
     if right:
         metrics["rl/length_right_mean"] = sums["tokens_right"] / right

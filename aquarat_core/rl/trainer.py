@@ -21,12 +21,13 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.alarms import Monitors
 from aquarat_core.rl.best import BestPolicy
 from aquarat_core.rl.callbacks import PHASES, AlarmReport, Measurement, RunTotals, SampledAnswers
-from aquarat_core.rl.curriculum import Curriculum
+from aquarat_core.rl.curriculum import Curriculum, CurriculumMixture
 from aquarat_core.rl.preflight import check_first_batch
 from aquarat_core.rl.probes import Probes
 from aquarat_core.rl.rollouts import Group, RolloutCollector, samples
 from aquarat_core.rl.samples import COLUMNS
-from aquarat_core.rl.tally import all_reduce, count, summarize
+from aquarat_core.rl.tally import step_metrics
+from aquarat_core.rl.task_mixture import Part, parts_of, shares
 from aquarat_core.rl.update import PolicyOptimizer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import World
@@ -76,17 +77,23 @@ class Trainer(Generic[A]):
         self.engine = Engine(policy, tokenizer.special("<|assistant_end|>"))
         self.sampler = RolloutCollector(self.engine, tokenizer, config, task, reward)
         self.optimizer = PolicyOptimizer(policy, self.reference, config, world)
-        self.curriculum = Curriculum([task.chance(e) for e in questions], config.seed, config.curriculum, world)
-        self.alarms = Monitors(task.categories)
+        self.parts = parts_of(task)
+        self.curriculum = _curriculum(self.parts, questions, config, world)
+        self.alarms = Monitors({part.suffix: part.task.categories for part in self.parts})
         self.best = BestPolicy(policy, len(held_out))
-        self.probes = Probes(task, held_out[: config.probe_questions], tokenizer, self.reference, world)
+        self.probes = {
+            part.suffix: Probes(
+                part.task, part.select(held_out)[: config.probe_questions], tokenizer, self.reference, world
+            )
+            for part in self.parts
+        }
         self.totals = RunTotals()
         self.groups: list[Group[A]] = []
         """This rank's groups of the latest step."""
         self.measurements: tuple[Callback, ...] = (
-            Measurement("held_out", config.eval_every, lambda: {"eval/accuracy": self._accuracy()}, "eval"),
+            Measurement("held_out", config.eval_every, self._accuracies, "eval"),
             self.best,
-            Measurement("probes", config.eval_every, lambda: self.probes.metrics(self.policy), "probe"),
+            Measurement("probes", config.eval_every, self._probed, "probe"),
         )
         """Of the policy on the held-out questions."""
 
@@ -150,9 +157,9 @@ class Trainer(Generic[A]):
         places = world.shard(list(range(len(drawn))))
         self.sampler.stop = asked.stop if asked else never
         groups = _unless_stopped(lambda: self.sampler.collect([self.questions[drawn[p]] for p in places], step), asked)
-        metrics = summarize(all_reduce(count(groups), self.task, world))
+        metrics = step_metrics(groups, self.task, world)
         if step == 0:
-            check_first_batch(metrics, config)
+            check_first_batch(metrics, config, [part.name for part in self.parts if part.name])
 
         def replacement(round_: int, i: int) -> Example[A]:
             return self.questions[self._replacement(step, round_, places[i])]
@@ -184,9 +191,40 @@ class Trainer(Generic[A]):
         rounds, count_ = self.config.refill_rounds, self.config.prompts_per_step
         return self.curriculum.replacement(step, rounds, round_, count_, place)
 
-    def _accuracy(self) -> float:
-        config, tool = self.config, self.sampler.tool
-        return accuracy(self.engine, self.tokenizer, self.task, self.held_out, config.max_new_tokens, self.world, tool)
+    def _accuracies(self) -> dict[str, float]:
+        """The share of the held-out questions answered right, of all and, where there are several, of each task."""
+        budget, tool = self.config.max_new_tokens, self.sampler.tool
+        found: dict[str, float] = {}
+        right = 0.0
+        for part in self.parts:
+            asked = part.select(self.held_out)
+            share = accuracy(self.engine, self.tokenizer, part.task, asked, budget, self.world, tool)
+            found[f"eval/accuracy{part.suffix}"] = share
+            right += share * len(asked)
+        return {"eval/accuracy": right / len(self.held_out)} | found
+
+    def _probed(self) -> dict[str, float]:
+        return {
+            f"{name}{suffix}": value
+            for suffix, probes in self.probes.items()
+            for name, value in probes.metrics(self.policy).items()
+        }
+
+
+def _curriculum(
+    parts: Sequence[Part], questions: Sequence[Example[Any]], config: RLConfig, world: World
+) -> Curriculum | CurriculumMixture:
+    """That of the one task, or those of several, whose questions come one task after the other."""
+    made = {
+        part.suffix: Curriculum(
+            [part.task.chance(e) for e in part.select(questions)], config.seed, config.curriculum, world
+        )
+        for part in parts
+    }
+    if len(parts) == 1:
+        return made[parts[0].suffix]
+    weights = {task.name: task.weight for task in config.tasks}
+    return CurriculumMixture(made, shares([weights[part.name] for part in parts], config.prompts_per_step))
 
 
 def _unless_stopped(sample: Callable[[], T], asked: Stopping | None) -> T:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
 
-from aquarat_core.config import ChatDatasetsConfig, ChatSource
+import pyarrow as pa
+
+from aquarat_core.config import ChatDatasetsConfig, ChatSource, TaskConfig
 from aquarat_core.config.locations import shown
 from aquarat_core.conversation import Conversation
 from aquarat_core.data.bad_rows import BadRows
@@ -18,12 +23,18 @@ from aquarat_core.data.identity import generate_identity
 from aquarat_core.data.locations import RowReader
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.stages.task_inputs import SOURCES_FILE
+from aquarat_core.stages.task_rows import read_task
 from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
+from aquarat_core.tasks.example_files import write_examples
 from aquarat_core.tasks.own_chats import COLUMNS, own_conversation
 from aquarat_core.tasks.source import HubSource
+from aquarat_core.tasks.task import Example
 
 SOURCES: dict[str, HubSource] = {
     "arc": arc.SOURCE,
+    "arc_challenge": arc.CHALLENGE,
+    "arc_easy": arc.EASY,
     "gsm8k": gsm8k.SOURCE,
     "humaneval": humaneval.SOURCE,
     "mmlu": mmlu.SOURCE,
@@ -31,45 +42,69 @@ SOURCES: dict[str, HubSource] = {
 }
 
 
+Rows = list[Conversation] | list[Example[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of one source: its splits, its metrics, and what `sources.json` says of it."""
+
+    splits: Mapping[str, Rows]
+    summary: dict[str, Scalar]
+    described: dict[str, Any]
+
+
 def run(ctx: StageContext) -> dict[str, Scalar]:
-    """Write every source of the config; returns rows of each split, dropped rows and commits."""
+    """Write every source and every task of the config; returns rows of each split, dropped rows and commits."""
     config: ChatDatasetsConfig = ctx.config
     summary: dict[str, Scalar] = {}
     described: dict[str, dict[str, Any]] = {}
-    for done, source in enumerate(config.sources):
-        ctx.progress(done, len(config.sources), unit="sources")
-        if source.name in SOURCES:
-            repo = SOURCES[source.name].repo
-            bad = BadRows(repo, "chat_datasets", config.on_bad_row)
-            splits, notes = _from_hub(ctx, source, config.seed, bad)
-            described[source.name] = {"repo": repo, "bad_rows": [asdict(row) for row in bad.rows]}
-        elif source.train:
-            splits, notes, described[source.name] = _own(ctx, source, config)
-        else:
-            splits, notes = _generated(source, config), {}
-            described[source.name] = {"repo": None}
-        summary |= notes
-        for split, found in splits.items():
-            path = ctx.outdir / f"{source.name}.{split}.parquet"
-            write_conversations(path, found)
-            described[source.name] |= {f"rows_{split}": len(found), f"bytes_{split}": path.stat().st_size}
-            summary[f"{source.name}_{split}"] = len(found)
-    (ctx.outdir / "sources.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
-    ctx.progress(len(config.sources), len(config.sources), unit="sources")
+    total = len(config.sources) + len(config.tasks)
+    sources = ((source.name, _source(ctx, source, config)) for source in config.sources)
+    tasks = ((name, _task(ctx, task)) for name, task in config.tasks.items())
+    for done, (name, made) in enumerate(chain(sources, tasks), 1):
+        summary |= made.summary
+        described[name] = dict(made.described)
+        for split, found in made.splits.items():
+            path = ctx.outdir / f"{name}.{split}.parquet"
+            _write(path, found)
+            described[name] |= {f"rows_{split}": len(found), f"bytes_{split}": path.stat().st_size}
+            summary[f"{name}_{split}"] = len(found)
+        ctx.progress(done, total, unit="sources")
+    (ctx.outdir / SOURCES_FILE).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
     return summary
+
+
+def _write(path: Path, rows: Rows) -> None:
+    """Write the rows of one split, which are all conversations or all examples."""
+    if rows and isinstance(rows[0], Example):
+        write_examples(path, cast("list[Example[Any]]", rows))
+    else:
+        write_conversations(path, cast("list[Conversation]", rows))
+
+
+def _source(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> Made:
+    if source.name in SOURCES:
+        return _from_hub(ctx, source, config)
+    return _own(ctx, source, config) if source.train else Made(_generated(source, config), {}, {"repo": None})
+
+
+def _task(ctx: StageContext, task: TaskConfig) -> Made:
+    found = read_task(task, ctx.log)
+    return Made(found.splits, {f"{task.name}_dropped": found.dropped}, found.described)
 
 
 def _generated(source: ChatSource, config: ChatDatasetsConfig) -> dict[str, list[Conversation]]:
     from aquarat_core.tasks.spelling import generate_spelling
     from aquarat_core.tasks.word_problems import generate_drills
 
-    n_train, n_test = source.kept("train") or 0, source.kept("test") or 0
+    n_train, n_validation, n_test = (source.kept(split) or 0 for split in ("train", "validation", "test"))
     n = n_train + n_test
     if source.name == "spelling":
-        return {
-            "train": generate_spelling(n_train, config.seed, config.calculator_calls),
-            "test": generate_spelling(n_test, config.seed, config.calculator_calls, held_out=True),
-        }
+        calls = config.calculator_calls
+        held_out = generate_spelling(n_test + n_validation, config.seed, calls, held_out=True)
+        found = {"train": generate_spelling(n_train, config.seed, calls), "test": held_out[:n_test]}
+        return found | ({"validation": held_out[n_test:]} if n_validation else {})
     if source.name == "identity":
         made = generate_identity(n, config.seed, config.assistant_name, config.assistant_facts)
     else:
@@ -78,43 +113,64 @@ def _generated(source: ChatSource, config: ChatDatasetsConfig) -> dict[str, list
     return {"train": rows[:n_train], "test": rows[n_train:]}
 
 
-def _from_hub(
-    ctx: StageContext, source: ChatSource, seed: int, bad: BadRows
-) -> tuple[dict[str, list[Conversation]], dict[str, Scalar]]:
+def _from_hub(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> Made:
     described = SOURCES[source.name]
+    bad = BadRows(described.repo, "chat_datasets", config.on_bad_row)
     hub = HubDataset.open(described.repo, ctx.log)
-    splits: dict[str, list[Conversation]] = {}
-    for split, published, n in (
-        ("train", described.train, source.kept("train")),
-        ("test", described.test, source.kept("test")),
-    ):
-        splits[split] = _rows(hub, described, published, n, seed, bad) if published and n else []
+    read = _Published(hub, described, config.seed, bad)
+    n_train, n_validation, n_test = (source.kept(split) or 0 for split in ("train", "validation", "test"))
+    splits: dict[str, Rows] = {}
+    if n_validation and described.validation is None:
+        # None is published: those that are held out come first, so that they do not depend on how many are trained on.
+        splits["validation"], splits["train"] = read.divided(described.train, n_validation, n_train)
+    else:
+        splits["train"] = read.sampled(described.train, n_train)
+        if n_validation:
+            splits["validation"] = read.sampled(described.validation, n_validation)
+    splits["test"] = read.sampled(described.test, n_test)
     if said := bad.summary():
         ctx.log(said)
-    return splits, {f"{source.name}_revision": hub.revision, f"{source.name}_dropped": bad.count}
+    summary: dict[str, Scalar] = {f"{source.name}_revision": hub.revision, f"{source.name}_dropped": bad.count}
+    return Made(splits, summary, {"repo": described.repo, "bad_rows": [asdict(row) for row in bad.rows]})
 
 
-def _rows(hub: HubDataset, source: HubSource, split: str, n: int, seed: int, bad: BadRows) -> list[Conversation]:
-    """The conversations of a seeded sample of n rows over all subsets."""
-    table = hub.split(source.subsets, split, source.columns)
-    chosen = sample(len(table), n, seed)
-    found: list[Conversation] = []
-    for i, row in zip(chosen, rows(table, chosen), strict=True):
-        try:
-            messages = source.conversation(row)
-        except DataError as e:
-            bad.add(split, i, str(e))
-            continue
-        if messages:
-            found.append(Conversation(f"{split}-{i:06d}", messages))
-        else:
-            bad.add(split, i, "no key among the choices, or no conversation in which the two take turns")
-    return found
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """Reads the rows of a data set on the Hub, all of its subsets one after the other."""
+
+    hub: HubDataset
+    source: HubSource
+    seed: int
+    bad: BadRows
+
+    def sampled(self, split: str | None, n: int) -> Rows:
+        """A seeded sample of n rows of a split."""
+        return self.divided(split, n, 0)[0]
+
+    def divided(self, split: str | None, first: int, second: int) -> tuple[Rows, Rows]:
+        """Two seeded samples without a row in common."""
+        if split is None or not first + second:
+            return [], []
+        table = self.hub.split(self.source.subsets, split, self.source.columns)
+        chosen = sample(len(table), first + second, self.seed)
+        return self._read(table, split, chosen[:first]), self._read(table, split, chosen[first:])
+
+    def _read(self, table: pa.Table, split: str, numbers: Sequence[int]) -> Rows:
+        found: list[Any] = []
+        for i, row in zip(numbers, rows(table, numbers), strict=True):
+            try:
+                one = self.source.read(row, f"{split}-{i:06d}")
+            except DataError as e:
+                self.bad.add(split, i, str(e))
+                continue
+            if one is None:
+                self.bad.add(split, i, "no conversation in which the two take turns")
+            else:
+                found.append(one)
+        return found
 
 
-def _own(
-    ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig
-) -> tuple[dict[str, list[Conversation]], dict[str, Scalar], dict[str, Any]]:
+def _own(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> Made:
     """A user's conversations: the splits, their metrics, and what was read."""
     splits: dict[str, list[Conversation]] = {"train": [], "test": []}
     summary: dict[str, Scalar] = {f"{source.name}_dropped": 0}
@@ -137,7 +193,7 @@ def _own(
         described[split] = reader.described()
         described["bad_rows"] += [{"split": split} | asdict(row) for row in bad.rows]
         summary[f"{source.name}_{split}_sha256"] = reader.sha256
-    return splits, summary | {f"{source.name}_dropped": dropped}, described
+    return Made(splits, summary | {f"{source.name}_dropped": dropped}, described)
 
 
 def _own_rows(reader: RowReader, source: ChatSource, split: str, n: int | None, seed: int) -> list[Conversation]:

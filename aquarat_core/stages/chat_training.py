@@ -6,6 +6,7 @@ Both are the same run on another mixture: mid-training learns every token, SFT w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.chat_rows import Packed, pack, too_long_said
-from aquarat_core.tasks.mixture import Source, StoredConversations, TaskExamples, mix, whole
-from aquarat_core.tasks.registry import load_task
+from aquarat_core.stages.task_inputs import task_input
+from aquarat_core.tasks.mixture import Source, StoredConversations, mix, whole
+from aquarat_core.tasks.registry import OTHER_DATASET, TASKS
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.loop import train
-from aquarat_core.training.samples import Samples, chat_prompts
+from aquarat_core.training.samples import QUESTIONS, Samples, chat_prompts
 from aquarat_core.training.session import training_session
 
 TRAINING, VALIDATION = "training", "validation"
@@ -38,7 +40,7 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
-    held_out = TaskExamples(load_task("aqua"), ctx.inputs["aqua_dataset"].path, "validation")
+    held_out = task_input(ctx, config.validation_task).source("validation")
     with training_session(ctx, config) as session, scratch_folder("packed") as folder:
         world = session.world
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
@@ -49,7 +51,7 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
             for line in too_long_said(split, what, T):
                 ctx.log(line)
         rows, validation = (open_rows(Path(made["folder"]), split, T, tokenizer.vocab_size) for split in packed)
-        prompts = chat_prompts(config.samples.prompts, held_out.examples, tokenizer)
+        prompts = chat_prompts(config.samples.prompts, list(islice(held_out, QUESTIONS)), tokenizer)
         samples = Samples(config.samples, model, tokenizer, prompts, "<|assistant_end|>", session.log, ctx)
         summary = train(session, model, rows, validation, tokenizer.token_bytes(), (samples,))
         if ctx.rank == 0:
@@ -66,10 +68,12 @@ def _prepare(ctx: StageContext, held_out: Source, tokenizer: Tokenizer, T: int, 
 
 
 def _sources(ctx: StageContext) -> Mapping[str, Source]:
-    """What a mixture can name: the task of the questions, and every data set of `chat_datasets`."""
-    task, chats, ending = load_task("aqua"), ctx.inputs["chat_datasets"], ".train.parquet"
-    files = [f.path for f in chats.manifest.files if f.path.endswith(ending)]
+    """What the mixture can name: every source of `chat_datasets`, and the examples of the tasks that it names."""
+    config: ChatTrainConfig = ctx.config
+    chats, ending = ctx.inputs.get(OTHER_DATASET), ".train.parquet"
+    files = [f.path for f in chats.manifest.files if f.path.endswith(ending)] if chats else []
+    tasks = {e.name for e in config.mixture} & {*TASKS, *config.definitions}
     return {
-        **{file.removesuffix(ending): StoredConversations(chats.path(file)) for file in files},
-        task.name: TaskExamples(task, ctx.inputs["aqua_dataset"].path, "train"),
+        **{file.removesuffix(ending): StoredConversations(chats.path(file)) for file in files if chats},
+        **{name: task_input(ctx, name).source("train") for name in sorted(tasks)},
     }

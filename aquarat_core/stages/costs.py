@@ -13,6 +13,7 @@ from aquarat_core.config import BaseConfig, ConfigError, PretrainTextConfig
 from aquarat_core.config.fields import MAX_STEPS
 from aquarat_core.model.accounting import flops_per_token, matrix_parameters, parameters
 from aquarat_core.optim.scaling import horizon_of
+from aquarat_core.tasks.registry import DATASETS, dataset_of
 
 KNOWN_REPO = PretrainTextConfig().repo
 SHARD_BYTES = 90_000_000
@@ -51,9 +52,19 @@ def cost_of(name: str, sections: Sections) -> Cost:
         return _checkpoint(name, sections)
     if name.endswith("_eval_report"):
         config = sections[name]
-        questions = getattr(sections["aqua_dataset"], f"n_{config.split}")
-        return Cost(sampled=min(config.limit or questions, questions) * config.max_new_tokens)
+        questions = _rows_kept(config.task, config.split, sections)
+        asked = min(filter(None, (config.limit, questions)), default=0)
+        return Cost(sampled=asked * config.max_new_tokens)
     return Cost()
+
+
+def _rows_kept(task: str, split: str, sections: Sections) -> int | None:
+    """Rows of a task's split that its data set keeps at most; None where all are kept."""
+    if (asset := dataset_of(task)) in DATASETS:
+        return getattr(sections[asset], f"n_{split}")
+    chats = sections[asset]
+    found = chats.tasks.get(task) or next((s for s in chats.sources if s.name == task), None)
+    return getattr(found, f"n_{split}", None)
 
 
 def pretraining_steps(config: BaseConfig, vocab_size: int) -> int:

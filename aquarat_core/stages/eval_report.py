@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from statistics import mean
+from typing import Any
 
-from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.documents import read_documents
-from aquarat_core.errors import StageError
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.summary import summarize
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.registry import load_task
-from aquarat_core.tasks.task import A, Example, Task, most_common
+from aquarat_core.stages.task_inputs import TaskInput, task_input
+from aquarat_core.tasks.task import Example, most_common
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -24,8 +23,10 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     config: EvalConfig = ctx.config
     checkpoint, text = ctx.input("_checkpoint"), ctx.inputs.get("pretrain_text")
     assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
-    task, dataset = load_task("aqua"), ctx.inputs["aqua_dataset"]
-    questions = questions_to_ask(task, dataset, config)
+    found = task_input(ctx, config.task)
+    task = found.task
+    task.check_ready()
+    questions = questions_to_ask(found, config)
     with evaluator(checkpoint.directory(), config) as model:
         records = model.greedy_answers(task, questions, lambda done: ctx.progress(done, len(questions), "questions"))
         ctx.progress(len(questions), len(questions), "questions")
@@ -33,9 +34,9 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     if ctx.rank:
         return {}
 
-    majority = most_common(task.references(dataset.path, "train"))
+    majority = most_common(found.references(majority_split(found)))
     summary = summarize(records, majority, mean(task.chance(e) for e in questions), task.categories)
-    data = [dataset, *([text] if text else [])]
+    data = [found.dataset, *([text] if text else [])]
     report = reports.build(
         ctx.spec.stage,
         checkpoint,
@@ -83,12 +84,12 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
     return found
 
 
-def questions_to_ask(task: Task[A], dataset: Artifact, config: EvalConfig) -> list[Example[A]]:
+def questions_to_ask(found: TaskInput, config: EvalConfig) -> list[Example[Any]]:
     """The first `config.limit` questions of the split, with choices in the order the model will read."""
-    questions = task.examples(dataset.path, config.split)[: config.limit]
-    if not questions:
-        raise StageError(
-            f"{dataset.asset} has no {config.split} questions: set {dataset.asset}.n_{config.split} above 0 or "
-            "evaluate another split (eval_report.split)"
-        )
-    return [task.shown(e, config.seed) for e in questions] if config.permute_options else questions
+    questions = found.examples(config.split)[: config.limit]
+    return [found.task.shown(e, config.seed) for e in questions] if config.permute_options else questions
+
+
+def majority_split(found: TaskInput) -> str:
+    """The split whose most common answer is a baseline: that of training, where the task has one."""
+    return "train" if found.has("train") else "test"

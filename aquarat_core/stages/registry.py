@@ -10,14 +10,45 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from aquarat_core.stages.stage import Stage
-from aquarat_core.tasks.registry import DATASETS, TASKS
+from aquarat_core.config import ChatTrainConfig, EvalConfig, Profile, RLConfig, TokenizerConfig
+from aquarat_core.stages.stage import OPTIONAL_INPUTS, Stage
+from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of, entry_of
 
 
-def _task_of_the_questions(config: Any) -> Iterable[str]:
-    """The task whose examples `aqua_dataset` holds."""
-    del config
-    return (TASKS[DATASETS["aqua_dataset"]],)
+def _names(config: Any) -> set[str]:
+    """The data sets that the config of a stage names: tasks, and for a mixture other conversations too."""
+    match config:
+        case TokenizerConfig():
+            return set(config.tasks)
+        case ChatTrainConfig():
+            return {entry.name for entry in config.mixture} | {config.validation_task}
+        case RLConfig():
+            return {task.name for task in config.tasks}
+        case EvalConfig():
+            return {config.task}
+        case _:
+            return set()
+
+
+def _tasks(config: Any) -> Iterable[str]:
+    """The entries of the tasks that the config names."""
+    definitions = getattr(config, "definitions", {})
+    return sorted({entry_of(name, definitions) for name in _names(config) if name in definitions or name in TASKS})
+
+
+def _tasks_of_report(config: Any) -> Iterable[str]:
+    """Those, and the tasks whose data sets a report may have to warn of."""
+    return sorted({*_tasks(config), *(TASKS[name] for name in DATASETS.values())})
+
+
+def _datasets(config: Any) -> Iterable[str]:
+    """The assets with what the config names."""
+    return map(dataset_of, _names(config))
+
+
+def _datasets_of_tokenizer(config: Any) -> Iterable[str]:
+    """All conversations, and the questions of tasks that have an asset of their own."""
+    return (OTHER_DATASET, *_datasets(config))
 
 
 _UP_TO_RL = (
@@ -34,7 +65,7 @@ _UP_TO_RL = (
     Stage(
         name="chat_datasets",
         kind="dataset",
-        description="Conversations for mid-training and SFT, one file per source and split.",
+        description="Conversations for mid-training and SFT, and questions of tasks; one file per source and split.",
         inputs=(),
         section="chat_datasets",
         entry="aquarat_core.stages.chat_datasets:run",
@@ -60,7 +91,8 @@ _UP_TO_RL = (
         entry="aquarat_core.stages.tokenizer:run",
         group="tokenizer",
         kinds=("rust",),
-        tasks=_task_of_the_questions,
+        tasks=_tasks,
+        datasets=_datasets_of_tokenizer,
     ),
     Stage(
         name="pretrain_tokens",
@@ -92,7 +124,8 @@ _UP_TO_RL = (
         entry="aquarat_core.stages.chat_training:run_mid",
         group="training",
         kinds=("torch", "wandb"),
-        tasks=_task_of_the_questions,
+        tasks=_tasks,
+        datasets=_datasets,
         distributed=True,
     ),
     Stage(
@@ -104,19 +137,21 @@ _UP_TO_RL = (
         entry="aquarat_core.stages.chat_training:run_sft",
         group="training",
         kinds=("torch", "wandb"),
-        tasks=_task_of_the_questions,
+        tasks=_tasks,
+        datasets=_datasets,
         distributed=True,
     ),
     Stage(
         name="rl_checkpoint",
         kind="checkpoint",
         description="The SFT model after on-policy GRPO against the verified answer.",
-        inputs=("sft_checkpoint", "aqua_dataset"),
+        inputs=("sft_checkpoint", "aqua_dataset", "chat_datasets"),
         section="rl_checkpoint",
         entry="aquarat_core.stages.rl_checkpoint:run",
         group="training",
         kinds=("torch", "wandb"),
-        tasks=_task_of_the_questions,
+        tasks=_tasks,
+        datasets=_datasets,
         distributed=True,
     ),
 )
@@ -136,13 +171,14 @@ def _eval_report(before: str | None, phase: str) -> Stage:
     return Stage(
         name=f"{phase}_eval_report",
         kind="report",
-        description=f"Accuracy of the {phase} checkpoint on aqua_dataset's questions, interval, baselines, records.",
-        inputs=(f"{phase}_checkpoint", "aqua_dataset", *text, *compared),
+        description=f"Accuracy of the {phase} checkpoint on its task's questions, interval, baselines, records.",
+        inputs=(f"{phase}_checkpoint", "aqua_dataset", "chat_datasets", *text, *compared),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
         group="evaluation",
         kinds=("torch", "markdown"),
-        tasks=_task_of_the_questions,
+        tasks=_tasks_of_report,
+        datasets=_datasets,
         distributed=True,
     )
 
@@ -158,9 +194,15 @@ _REPORTS = (
         entry="aquarat_core.stages.pipeline_report:run",
         group="evaluation",
         kinds=("markdown", "html"),
-        tasks=_task_of_the_questions,
+        tasks=_tasks_of_report,
     ),
 )
 
 STAGES: dict[str, Stage] = {row.name: row for row in (*_UP_TO_RL, *_REPORTS)}
 """Every stage by its name, after all of its inputs."""
+
+
+def used_stages(profile: Profile) -> tuple[str, ...]:
+    """The stages of the chain under a profile: all but the data set of a task that no other stage reads."""
+    read = {name for stage in STAGES.values() for name in stage.needs(stage.config(profile))}
+    return tuple(name for name in STAGES if name in read or name not in OPTIONAL_INPUTS)

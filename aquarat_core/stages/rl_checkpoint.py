@@ -1,57 +1,114 @@
-"""RL: the SFT policy learns from the verified answers to the training questions."""
+"""RL: the SFT policy learns from the verified answers to the training questions of one task or several."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
 
 from aquarat_core.config import RLConfig
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.rl.preflight import check_reward
+from aquarat_core.rl.task_mixture import TaskMixture
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.registry import load_task
-from aquarat_core.text.tokenizer import TOKENIZER_FILE
+from aquarat_core.stages.task_inputs import TaskInput, task_input
+from aquarat_core.tasks.task import Example, Task
+from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.session import training_session
 
 REWARD_CHECKED_ON = 1000
-"""Training questions that the reward is tried on before the first step."""
+"""Training questions of each task that the reward is tried on before the first step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The questions of one task that leave room for an answer, and how many do not."""
+
+    task: Task[Any]
+    train: list[Example[Any]]
+    held_out: list[Example[Any]]
+    """As they are shown."""
+    left_out: tuple[int, int]
+    """Training and held-out questions without room."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
-    """Train the policy of `sft_checkpoint` on the training questions of `aqua_dataset`."""
+    """Train the policy of `sft_checkpoint` on the training questions of the config's tasks."""
     config: RLConfig = ctx.config
-    sft, dataset = ctx.inputs["sft_checkpoint"], ctx.inputs["aqua_dataset"]
-    task = load_task("aqua")
-    questions = task.examples(dataset.path, "train")[: config.limit]
-    held_out = [task.shown(e, config.seed) for e in task.examples(dataset.path, "validation")]
+    sft = ctx.inputs["sft_checkpoint"]
     with training_session(ctx, config) as session:
         world = session.world
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)
-        there = len(questions)
-        questions, asked = (
-            fitting(some, tokenizer, config.max_new_tokens, policy.config.sequence_len)
-            for some in (questions, held_out)
-        )
-        left_out = {
-            "questions_left_out": there - len(questions),
-            "held_out_questions_left_out": len(held_out) - len(asked),
-        }
-        if any(left_out.values()):
-            ctx.log(
-                f"{left_out['questions_left_out']} of {there} training questions and "
-                f"{left_out['held_out_questions_left_out']} of {len(held_out)} held-out ones leave no room for "
-                f"rl_checkpoint.max_new_tokens {config.max_new_tokens} "
-                "in the policy's context: they are left out"
-            )
-        if len(questions) < config.prompts_per_step or not asked:
-            raise StageError(
-                f"only {len(questions)} training and {len(asked)} held-out questions leave room for "
-                f"rl_checkpoint.max_new_tokens {config.max_new_tokens}, and a step needs {config.prompts_per_step}: "
-                "lower max_new_tokens, or train with a longer base_checkpoint.model.sequence_len"
-            )
-        check_reward(task, questions[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
-        trainer = Trainer(policy, tokenizer, config, world, task, questions, asked[: config.eval_questions])
-        summary = trainer.run(session)
+        room = policy.config.sequence_len
+        found = {task.name: _questions(ctx, task_input(ctx, task.name), tokenizer, room) for task in config.tasks}
+        _check_enough(list(found.values()), config)
+        for name, questions in found.items():
+            _check_reward(name, questions, tokenizer, config)
+        task, train, held_out = _together(found)
+        summary = Trainer(policy, tokenizer, config, world, task, train, held_out).run(session)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, policy, sft.path(TOKENIZER_FILE))
-    return {**summary, "questions": len(questions), **left_out, "ranks": world.size}
+    return {
+        **summary,
+        "questions": len(train),
+        "questions_left_out": sum(q.left_out[0] for q in found.values()),
+        "held_out_questions_left_out": sum(q.left_out[1] for q in found.values()),
+        **{f"chance_{name}": mean(q.task.chance(e) for e in q.held_out) for name, q in found.items()},
+        "ranks": world.size,
+    }
+
+
+def _questions(ctx: StageContext, found: TaskInput, tokenizer: Tokenizer, sequence_len: int) -> Questions:
+    config: RLConfig = ctx.config
+    task = found.task
+    task.check_ready()
+    train = found.examples("train")[: config.limit]
+    held_out = [task.shown(e, config.seed) for e in found.examples("validation")]
+    asked, asked_held_out = (
+        fitting(some, tokenizer, config.max_new_tokens, sequence_len) for some in (train, held_out)
+    )
+    left_out = len(train) - len(asked), len(held_out) - len(asked_held_out)
+    if any(left_out):
+        ctx.log(
+            f"{left_out[0]} of {len(train)} training questions and {left_out[1]} of {len(held_out)} held-out ones of "
+            f"{task.name} leave no room for rl_checkpoint.max_new_tokens {config.max_new_tokens} in the policy's "
+            "context: they are left out"
+        )
+    return Questions(task, asked, asked_held_out[: config.eval_questions], left_out)
+
+
+def _check_enough(found: Sequence[Questions], config: RLConfig) -> None:
+    """Raises `StageError` where too few questions are left for a step or for an evaluation."""
+    there = sum(len(q.train) for q in found)
+    if there >= config.prompts_per_step and all(q.train and q.held_out for q in found):
+        return
+    counts = "; ".join(f"{q.task.name}: {len(q.train)} training and {len(q.held_out)} held-out" for q in found)
+    raise StageError(
+        f"too few questions leave room for rl_checkpoint.max_new_tokens {config.max_new_tokens} ({counts}), and a "
+        f"step needs {config.prompts_per_step}: lower max_new_tokens, or train with a longer "
+        "base_checkpoint.model.sequence_len"
+    )
+
+
+def _check_reward(name: str, questions: Questions, tokenizer: Tokenizer, config: RLConfig) -> None:
+    try:
+        check_reward(questions.task, questions.train[:REWARD_CHECKED_ON], tokenizer, seed=config.seed)
+    except StageError as e:
+        raise StageError(f"task {name}: {e}" if len(config.tasks) > 1 else str(e)) from None
+
+
+def _together(found: dict[str, Questions]) -> tuple[Task[Any], list[Example[Any]], list[Example[Any]]]:
+    """The one task with its questions, or a mixture with those of all."""
+    if len(found) == 1:
+        (only,) = found.values()
+        return only.task, only.train, only.held_out
+    mixture = TaskMixture({name: q.task for name, q in found.items()})
+    train, held_out = (
+        [mixture.member(name, e) for name, q in found.items() for e in getattr(q, split)]
+        for split in ("train", "held_out")
+    )
+    return mixture, train, held_out

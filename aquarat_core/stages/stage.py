@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import BaseModel
 
 from aquarat_core.config import Profile
+from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET
 
 if TYPE_CHECKING:
     from aquarat_core.stages.base import Scalar, StageContext
 
 Kind = Literal["dataset", "tokenizer", "checkpoint", "report"]
+
+
+OPTIONAL_INPUTS = frozenset({*DATASETS, OTHER_DATASET})
+"""Inputs that a stage only needs if its config names a task or another data set in them."""
+
+
+def all_datasets(config: Any) -> Iterable[str]:
+    """What a stage reads that is not configured by tasks."""
+    return OPTIONAL_INPUTS
 
 
 def no_tasks(config: Any) -> Iterable[str]:
@@ -46,6 +56,9 @@ class Stage:
     """Entries `module:name` of the tasks that the stage uses with a config and takes from a table instead of importing
     them; its code version covers them."""
 
+    datasets: Callable[[Any], Iterable[str]] = all_datasets
+    """Which of `OPTIONAL_INPUTS` the stage reads with a config."""
+
     def load(self) -> Callable[[StageContext], dict[str, Scalar]]:
         """The stage function, `run(ctx) -> summary metrics`."""
         module, function = self.entry.split(":")
@@ -53,7 +66,12 @@ class Stage:
 
     def config(self, profile: Profile) -> BaseModel | None:
         """This stage's section of `profile`."""
-        return getattr(profile, self.section) if self.section else None
+        return profile.section(self.section) if self.section else None
+
+    def needs(self, config: BaseModel | None) -> tuple[str, ...]:
+        """The inputs that are read under this config: the data sets of its tasks, and all that holds no task."""
+        read = set(self.datasets(config))
+        return tuple(name for name in self.inputs if name in read or name not in OPTIONAL_INPUTS)
 
     def config_type(self) -> type[BaseModel] | None:
         """The pydantic type of its section."""

@@ -14,7 +14,8 @@ from aquarat_core.conversation import message_texts
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.documents import read_columns, read_documents
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.registry import load_task
+from aquarat_core.stages.task_inputs import task_input
+from aquarat_core.tasks.registry import DATASETS, dataset_of
 from aquarat_core.text.compression import report
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
 
@@ -33,7 +34,8 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     config: TokenizerConfig = ctx.config
     tokenizer = train_tokenizer(_texts(ctx), config, lambda done, total, unit: ctx.progress(done, total, unit))
     tokenizer.save(ctx.outdir / TOKENIZER_FILE)
-    sources = {"questions": _first(_questions(ctx))}
+    questions = _first(_questions(ctx))
+    sources = {"questions": questions} if questions else {}
     sources |= {name: _first(texts) for name, texts in _chats(ctx)}
     sources["validation"] = _first(read_documents(ctx.inputs["pretrain_text"].path("validation.parquet")))
     made = report(tokenizer, sources)
@@ -67,8 +69,11 @@ def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
 
 
 def _questions(ctx: StageContext) -> Iterator[str]:
-    for example in load_task("aqua").examples(ctx.inputs["aqua_dataset"].path, "train"):
-        yield "\n".join(text for message in example.conversation() for text in message_texts(message))
+    """Of the tasks that have a data set of their own; those of others are among the conversations."""
+    for name in ctx.config.tasks:
+        if dataset_of(name) in DATASETS:
+            for example in task_input(ctx, name).examples("train"):
+                yield "\n".join(text for message in example.conversation() for text in message_texts(message))
 
 
 def _chats(ctx: StageContext) -> Iterator[tuple[str, Iterator[str]]]:

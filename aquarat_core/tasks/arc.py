@@ -1,24 +1,48 @@
 """ARC: grade-school science questions, three to five choices (Clark et al. 2018, arXiv 1803.05457)."""
 
-from aquarat_core.conversation import Message
-from aquarat_core.tasks.multiple_choice import choice_conversation
+from aquarat_core.errors import DataError
+from aquarat_core.tasks.multiple_choice import Choice, MultipleChoiceTask, choice_example
 from aquarat_core.tasks.source import HubSource, Row, mapping_of, text_of, texts_of
+from aquarat_core.tasks.task import Example, Origin
+
+MAX_CHOICES = 5
 
 
-def conversation(row: Row) -> list[Message] | None:
-    """Some rows name their choices 1-4: all are lettered by place. None where the key names no choice."""
+def example(row: Row, name: str) -> Example[Choice]:
+    """Some rows name their choices 1-4: all are lettered by place."""
     choices, key = mapping_of(row, "choices"), text_of(row, "answerKey")
     labels, texts = texts_of(choices, "label"), texts_of(choices, "text")
     if key not in labels:
-        return None
-    return choice_conversation(text_of(row, "question"), texts, labels.index(key))
+        raise DataError(f"answerKey is {key}, which is none of {', '.join(labels)}")
+    choice: Choice = {
+        "question": text_of(row, "question"),
+        "options": texts,
+        "correct": labels.index(key),
+        "rationale": None,
+    }
+    return choice_example(name, choice)
 
 
-SOURCE = HubSource(
-    "allenai/ai2_arc",
-    ("ARC-Easy", "ARC-Challenge"),
-    "train",
-    "test",
-    ("question", "choices", "answerKey"),
-    conversation,
-)
+def source(*subsets: str) -> HubSource:
+    """The published rows of those subsets, one after the other."""
+    columns = ("question", "choices", "answerKey")
+    return HubSource("allenai/ai2_arc", subsets, "train", "test", columns, example=example, validation="validation")
+
+
+SOURCE = source("ARC-Easy", "ARC-Challenge")
+EASY, CHALLENGE = source("ARC-Easy"), source("ARC-Challenge")
+
+
+class ArcTask(MultipleChoiceTask):
+    """Both difficulties, or one of them."""
+
+    def __init__(self, name: str = "arc", title: str = "ARC (Easy and Challenge)") -> None:
+        super().__init__(name, MAX_CHOICES, {"hub": Origin(title)})
+
+
+def arc_easy() -> ArcTask:
+    return ArcTask("arc_easy", "ARC-Easy")
+
+
+def arc_challenge() -> ArcTask:
+    return ArcTask("arc_challenge", "ARC-Challenge")

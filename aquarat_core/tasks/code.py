@@ -12,7 +12,7 @@ from typing import Literal, TypedDict
 
 from aquarat_core.sandbox.checks import Checks, Verdict, run_checks
 from aquarat_core.sandbox.limits import Limits, Wanted
-from aquarat_core.sandbox.run import DEFAULT_LIMITS, in_parallel
+from aquarat_core.sandbox.run import DEFAULT_LIMITS, choose, in_parallel
 from aquarat_core.tasks.example_files import StoredTask
 from aquarat_core.tasks.task import Attempt, Example, Grade
 
@@ -71,6 +71,10 @@ class CodeTask(StoredTask[CodeProblem]):
         self.form: Form = form
         self.sandbox: Wanted = sandbox
         self.limits = limits
+
+    def check_ready(self) -> None:
+        """Raises `UsageError` where no sandbox works."""
+        choose(self.sandbox)
 
     def grade(self, example: Example[CodeProblem], completion: str, ended: bool) -> Grade:
         """1 for a program that passes all tests, otherwise 0; `stopped` is 1 for one that had to be killed.

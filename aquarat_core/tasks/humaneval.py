@@ -19,11 +19,6 @@ def conversation(row: Row) -> list[Message]:
     ]
 
 
-SOURCE = HubSource(
-    "openai/openai_humaneval", ("openai_humaneval",), None, "test", ("prompt", "canonical_solution"), conversation
-)
-
-
 def example_of(row: Row, name: str) -> Example[CodeProblem]:
     """A published row, with `entry_point` and `test`, as an example of that id. Raises `DataError` for a bad one."""
     question, reply = conversation(row)
@@ -34,6 +29,16 @@ def example_of(row: Row, name: str) -> Example[CodeProblem]:
     }
     solution = problem["prompt"] + text_of(row, "canonical_solution").rstrip()
     return Example(name, (question,), reply["content"], problem, solution)
+
+
+SOURCE = HubSource(
+    "openai/openai_humaneval",
+    ("openai_humaneval",),
+    None,
+    "test",
+    ("prompt", "canonical_solution", "entry_point", "test"),
+    example=example_of,
+)
 
 
 class HumanEvalTask(CodeTask):

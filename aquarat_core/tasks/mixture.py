@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,28 +81,56 @@ class StoredConversations(Source):
 
 
 class TaskExamples(Source):
-    """The examples of a task; copies are shown in other ways, where the target allows that."""
+    """The examples of a task; copies are shown in other ways, where the target allows that.
+
+    They are read again each time they are gone through: as objects they take more memory than all else together.
+    """
 
     def __init__(self, task: Task[Any], path: FilePath, split: str) -> None:
         """`path` finds the files of the task's artifact; nothing is read before it is asked for."""
         self._task, self._path, self._split = task, path, split
 
-    @cached_property
-    def examples(self) -> Sequence[Example[Any]]:
-        """All of the split."""
-        return self._task.examples(self._path, self._split)
+    def __iter__(self) -> Iterator[Example[Any]]:
+        return iter(self._task.iterate(self._path, self._split))
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self._ids)
 
     def id(self, row: int) -> str:
-        return self.examples[row].id
+        return self._ids[row]
 
     def copies(self, row: int, permutations: int) -> int:
-        return permutations if permutations > 1 and self._task.is_permutable(self.examples[row]) else 1
+        return permutations if permutations > 1 and self._permutable[row] else 1
 
     def conversation(self, row: int, copy_seed: int | None) -> list[Message]:
-        example = self.examples[row]
+        return self._shown(next(islice(self, row, None)), copy_seed)
+
+    def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
+        """The conversations of `rows`, which ascend, in one pass over the examples."""
+        asked = zip(rows.tolist(), copy_seeds, strict=True)
+        row, example = -1, None
+        examples = enumerate(self)
+        part: list[list[Message]] = []
+        for wanted, seed in asked:
+            while row < wanted:
+                row, example = next(examples)
+            assert example is not None, "rows are counted from 0"
+            part.append(self._shown(example, seed))
+            if len(part) == PART_ROWS:
+                yield Turns.of(part)
+                part = []
+        if part:
+            yield Turns.of(part)
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        return [example.id for example in self]
+
+    @cached_property
+    def _permutable(self) -> npt.NDArray[np.bool_]:
+        return np.fromiter((self._task.is_permutable(example) for example in self), np.bool_)
+
+    def _shown(self, example: Example[Any], copy_seed: int | None) -> list[Message]:
         return (example if copy_seed is None else self._task.shown(example, copy_seed)).conversation()
 
 

@@ -1,13 +1,31 @@
 """MMLU: multiple-choice questions of 57 subjects (Hendrycks et al. 2021, arXiv 2009.03300)."""
 
-from aquarat_core.conversation import Message
-from aquarat_core.tasks.multiple_choice import choice_conversation
+from aquarat_core.tasks.multiple_choice import Choice, MultipleChoiceTask, choice_example
 from aquarat_core.tasks.source import HubSource, Row, number_of, text_of, texts_of
+from aquarat_core.tasks.task import Example, Origin
+
+CHOICES = 4
 
 
-def conversation(row: Row) -> list[Message]:
+def example(row: Row, name: str) -> Example[Choice]:
     """`answer` counts the choices from 0."""
-    return choice_conversation(text_of(row, "question"), texts_of(row, "choices"), number_of(row, "answer"))
+    choice: Choice = {
+        "question": text_of(row, "question"),
+        "options": texts_of(row, "choices"),
+        "correct": number_of(row, "answer"),
+        "rationale": None,
+    }
+    return choice_example(name, choice)
 
 
-SOURCE = HubSource("cais/mmlu", ("all",), "auxiliary_train", "test", ("question", "choices", "answer"), conversation)
+SOURCE = HubSource(
+    "cais/mmlu", ("all",), "auxiliary_train", "test", ("question", "choices", "answer"), example=example,
+    validation="validation",
+)  # fmt: skip
+
+
+class MmluTask(MultipleChoiceTask):
+    """Four choices; the training split is of other exams."""
+
+    def __init__(self) -> None:
+        super().__init__("mmlu", CHOICES, {"hub": Origin("MMLU")})

@@ -1,24 +1,117 @@
-"""Multiple-choice questions without a rationale, asked and answered by letter."""
+"""Questions with 2 to 26 lettered options, answered by letter: the task behind ARC, MMLU and a user's own questions.
 
-import string
-from collections.abc import Sequence
+The options' letters come after their texts, the answer line is `Answer: C`, and a solution, if there is one, comes
+before the right option and its letter.
+"""
 
-from aquarat_core.conversation import Message
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+from typing import TypedDict
+
+from aquarat_core.conversation import user_message
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.choice import MARKER, option_lines
+from aquarat_core.tasks.choice import MARKER, count_markers, option_line, option_lines, parse_letter
+from aquarat_core.tasks.example_files import StoredTask
+from aquarat_core.tasks.option_order import drawn_order, keeps_order, letter_free
+from aquarat_core.tasks.task import Attempt, Example, Grade, Origin
 
+MAX_OPTIONS = len(ascii_uppercase)
 INSTRUCTION = 'Reply with "Answer: " and one letter.'
+REASONING_INSTRUCTION = 'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'
 
 
-def choice_conversation(question: str, choices: Sequence[str], correct: int) -> list[Message]:
-    """Question, lettered choices and instruction; the reply is the answer line. `correct` counts from 0.
+class Choice(TypedDict):
+    """The answer of an example: the question before its options are lettered."""
 
-    Raises `DataError` if that is none of the choices, or if there are more choices than letters.
+    question: str
+    options: list[str]
+    correct: int
+    """Index of the right option."""
+    rationale: str | None
+    """The worked solution; empty where this row has none, None where the data set has none."""
+
+
+def choice_example(name: str, choice: Choice) -> Example[Choice]:
+    """The question with its options in their order.
+
+    Raises `DataError` for other than 2 to 26 options, or an answer that is none of them.
     """
-    if not 0 <= correct < len(choices) <= len(string.ascii_uppercase):
-        raise DataError(f"the answer is choice {correct}, counted from 0, of {len(choices)}")
-    user = "\n".join([question.strip(), option_lines(choices), INSTRUCTION])
-    return [
-        {"role": "user", "content": user},
-        {"role": "assistant", "content": f"{MARKER}{string.ascii_uppercase[correct]}"},
-    ]
+    options, correct = choice["options"], choice["correct"]
+    if not 2 <= len(options) <= MAX_OPTIONS:
+        raise DataError(f"{len(options)} options: a question has 2 to {MAX_OPTIONS}")
+    if not 0 <= correct < len(options):
+        raise DataError(f"the answer is option {correct}, counted from 0, of {len(options)}")
+    letter, rationale = ascii_uppercase[correct], choice["rationale"]
+    instruction = INSTRUCTION if rationale is None else REASONING_INSTRUCTION
+    target = f"{MARKER}{letter}"
+    if rationale:
+        target = f"{rationale}\n{option_line(options[correct], letter)}\n{target}"
+    prompt = "\n".join([choice["question"].strip(), option_lines(options), instruction])
+    return Example(name, (user_message(prompt),), target, choice, letter, tuple(options))
+
+
+class MultipleChoiceTask(StoredTask[Choice]):
+    """Lettered options in any order, and the strict parser of an answer's letter."""
+
+    answer_form = f"{MARKER!r} and a letter as the last line"
+    grading_module = "aquarat_core.tasks.choice"
+    notes = ("ambiguous",)
+
+    def __init__(self, name: str, letters: int, origins: Mapping[str, Origin]) -> None:
+        self.name, self.origins = name, origins
+        self.categories = tuple(ascii_uppercase[:letters])
+
+    def shown(self, example: Example[Choice], seed: int) -> Example[Choice]:
+        """With its options in an order drawn from (seed, id); options that refer to others keep their order."""
+        choice = example.answer
+        options = choice["options"]
+        if keeps_order(options):
+            return example
+        order = drawn_order(seed, example.id, len(options))
+        moved: Choice = {
+            **choice,
+            "options": [options[i] for i in order],
+            "correct": order.index(choice["correct"]),
+        }
+        return choice_example(example.id, moved)
+
+    def is_permutable(self, example: Example[Choice]) -> bool:
+        """Whether the solution names no option by its letter or place."""
+        return letter_free(example.answer["rationale"] or "", len(example.choices))
+
+    def grade(self, example: Example[Choice], completion: str, ended: bool) -> Grade:
+        """1 for the right letter said once, at the end, with the stop token; otherwise 0."""
+        letters = ascii_uppercase[: len(example.choices)]
+        letter = parse_letter(completion, letters) if ended else None
+        correct = letter == example.reference
+        return Grade(float(correct), correct, letter, {"ambiguous": float(count_markers(completion) > 1)})
+
+    def answer_text(self, answer: str) -> str:
+        return f"{MARKER}{answer}"
+
+    def worthless(self, example: Example[Choice]) -> Mapping[str, Attempt]:
+        choice, letter = example.answer, example.reference
+        letters = ascii_uppercase[: len(example.choices)]
+        right, wrong = f"{MARKER}{letter}", f"{MARKER}{letters[(choice['correct'] + 1) % len(letters)]}"
+        return {
+            "the prompts alone": Attempt(example.prompt),
+            "the solutions without an answer": Attempt((example.target or "").replace(MARKER, "")),
+            "the bare right letters": Attempt(letter),
+            "wrong answers": Attempt(wrong),
+            "the right answers cut off before the stop token": Attempt(right, ended=False),
+            "the right answers in lower case": Attempt(f"{MARKER}{letter.lower()}"),
+            "the right answers in small print": Attempt(right.lower()),
+            "the right answers followed by wrong ones": Attempt(f"{right}\n{wrong}"),
+            "wrong answers followed by the right ones": Attempt(f"{wrong}\n{right}"),
+            "lists of all answers": Attempt("\n".join(f"{MARKER}{x}" for x in letters)),
+            "the right answers with text after them": Attempt(f"{right} because"),
+            "the right options' texts": Attempt(f"#### {choice['options'][choice['correct']]}"),
+        }
+
+
+def without_answers(rationale: str) -> str:
+    """A solution without the lines that announce an answer: the target states it, once, at its end."""
+    kept: Sequence[str] = [line for line in rationale.strip().split("\n") if not count_markers(line)]
+    return "\n".join(kept).strip()

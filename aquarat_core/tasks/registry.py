@@ -4,27 +4,63 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.task import Task
 
+if TYPE_CHECKING:
+    from aquarat_core.config import TaskDefinition
+
 TASKS = {
     "aqua": "aquarat_core.tasks.aqua.task:AquaTask",
+    "arc": "aquarat_core.tasks.arc:ArcTask",
+    "arc_challenge": "aquarat_core.tasks.arc:arc_challenge",
+    "arc_easy": "aquarat_core.tasks.arc:arc_easy",
     "gsm8k": "aquarat_core.tasks.gsm8k:Gsm8kTask",
-    "spelling": "aquarat_core.tasks.spelling:SpellingTask",
     "humaneval": "aquarat_core.tasks.humaneval:HumanEvalTask",
+    "mmlu": "aquarat_core.tasks.mmlu:MmluTask",
+    "spelling": "aquarat_core.tasks.spelling:SpellingTask",
 }
-"""`module:class` of every built-in task."""
+"""`module:maker` of every built-in task."""
+KINDS = {
+    "module": "aquarat_core.tasks.own_code:own_task",
+    "multiple_choice": "aquarat_core.tasks.defined:multiple_choice",
+    "numeric": "aquarat_core.tasks.defined:numeric",
+    "short_text": "aquarat_core.tasks.defined:short_text",
+}
+"""`module:maker` of the tasks that profiles define, by kind."""
 DATASETS = {"aqua_dataset": "aqua"}
 """Assets that hold the examples of one task."""
+OTHER_DATASET = "chat_datasets"
+"""The asset that holds the examples of all other tasks, in files with their names."""
 
 
 def load_task(name: str) -> Task[Any]:
-    """The task of that name. Raises `DataError` if there is none."""
+    """The built-in task of that name. Raises `DataError` if there is none."""
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise DataError(f"there is no task {name!r}: {hint}the tasks are {', '.join(sorted(TASKS))}")
-    module, cls = TASKS[name].split(":")
-    return getattr(importlib.import_module(module), cls)()
+    return _maker(TASKS[name])()
+
+
+def defined_task(name: str, definition: TaskDefinition, facts: Mapping[str, Any]) -> Task[Any]:
+    """A task that a profile defines; `facts` is what `chat_datasets` found out about its rows."""
+    return _maker(KINDS[definition.kind])(name, definition, facts)
+
+
+def entry_of(name: str, definitions: Mapping[str, TaskDefinition]) -> str:
+    """The entry `module:maker` of a task."""
+    return KINDS[definitions[name].kind] if name in definitions else TASKS[name]
+
+
+def dataset_of(name: str) -> str:
+    """The asset with the examples of a task."""
+    return next((asset for asset, task in DATASETS.items() if task == name), OTHER_DATASET)
+
+
+def _maker(entry: str) -> Callable[..., Task[Any]]:
+    module, name = entry.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,18 +1,19 @@
-"""What the description of a conversation data set on the Hub holds, and how a value of a row is checked."""
+"""What the description of a data set on the Hub holds, and how a value of a row is checked."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aquarat_core.conversation import Message
+from aquarat_core.conversation import Conversation, Message
 from aquarat_core.errors import DataError
+from aquarat_core.tasks.task import Example
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """Where a data set's rows are and how one becomes a conversation."""
+    """Where a data set's rows are, and how one becomes a conversation or, for a task, an example."""
 
     repo: str
     subsets: tuple[str, ...]
@@ -21,8 +22,20 @@ class HubSource:
     """Name of the split to train on; None if the data set has none."""
     test: str
     columns: tuple[str, ...]
-    conversation: Callable[[Row], list[Message] | None]
+    conversation: Callable[[Row], list[Message] | None] | None = None
     """A row as messages, or None for a row that cannot be used. Raises `DataError` for a value that cannot be."""
+    example: Callable[[Row, str], Example[Any]] | None = None
+    """For a task: a row and its id as an example, whose answer is a JSON value. Raises `DataError` likewise."""
+    validation: str | None = None
+    """Name of the published validation split; where there is none, rows of the training split are held out."""
+
+    def read(self, row: Row, name: str) -> Conversation | Example[Any] | None:
+        """A row under the id `name`; None for one that cannot be used. Raises `DataError` that says why."""
+        if self.example is not None:
+            return self.example(row, name)
+        assert self.conversation is not None, "a data set has conversations or examples"
+        messages = self.conversation(row)
+        return Conversation(name, messages) if messages else None
 
 
 def text_of(row: Row, name: str) -> str:

@@ -16,8 +16,10 @@ A task is a class that inherits from `Task`: what has a body here is a default.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -113,9 +115,20 @@ class Task(Protocol[A]):
     origins: Mapping[str, Origin] = {}
     """What the examples are, by the field `source` in the config of the data set."""
 
+    def check_ready(self) -> None:
+        """Raises `UserError` where answers cannot be graded on this machine."""
+
+    def grading_source(self) -> str:
+        """The source of `grading_module`."""
+        return inspect.getsource(importlib.import_module(self.grading_module))
+
     def examples(self, path: FilePath, split: str) -> list[Example[A]]:
         """The examples of `split`, in the order of the file. Raises `DataError` for a file that does not hold any."""
         ...
+
+    def iterate(self, path: FilePath, split: str) -> Iterator[Example[A]]:
+        """The same one by one; a task may read them part by part."""
+        yield from self.examples(path, split)
 
     def grade(self, example: Example[A], completion: str, ended: bool) -> Grade:
         """Grade a completion, given without its stop token; one that was cut off (not `ended`) is not correct."""

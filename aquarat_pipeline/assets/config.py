@@ -76,6 +76,8 @@ def _type(annotation: Any) -> Any:
         return _choice(args)
     if origin in (Union, types.UnionType) and len(args) == 2 and args[1] is type(None):
         return dg.Noneable(_type(args[0]))
+    if origin in (Union, types.UnionType):
+        return dg.Any  # Dagster has no unions of more: pydantic checks it, before the first stage of a run
     if origin in (tuple, list):
         return dg.Array(_type(args[0]))
     if origin is dict:

@@ -42,13 +42,13 @@ def fresh(
     for name in (name for name in STAGES if name in wanted):
         stage = STAGES[name]
         records = instance.fetch_materializations(experiment.key(name), limit=1).records
-        if not records or any(parent in wanted and parent not in found for parent in stage.inputs):
+        if not records or any(parent in wanted and parent not in found for parent in experiment.inputs(name)):
             continue
         made = records[0].asset_materialization
         tags = (made.tags if made else None) or {}
         if tags.get(CODE_VERSION_TAG) != code_version(stage, stage.config(experiment.profile)):
             continue
-        inputs = [experiment.key(parent) for parent in stage.inputs]
+        inputs = [experiment.key(parent) for parent in experiment.inputs(name)]
         if any(tags.get(get_input_data_version_tag(key)) != _version(instance, key) for key in inputs):
             continue
         if made and (artifact := _artifact(store, made)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +65,11 @@ def require_home() -> None:
         raise InputError(_NO_HOME)
 
 
-def pin_inputs(instance: dg.DagsterInstance, stage: Stage, run_id: str, experiment: Experiment) -> dict[str, Pinned]:
-    """What feeds `stage`: the latest materialization of each input in its experiment, when the step first started.
+def pin_inputs(
+    instance: dg.DagsterInstance, stage: Stage, names: Iterable[str], run_id: str, experiment: Experiment
+) -> dict[str, Pinned]:
+    """What feeds `stage`, of the assets of those names: the latest materialization of each in its experiment, when the
+    step first started.
 
     The choice is written into a tag of the run before anything starts. A later attempt, and a process that takes the
     step over, finds it there, whatever has been materialized since. Raises `InputError` where an input has never been
@@ -74,7 +78,7 @@ def pin_inputs(instance: dg.DagsterInstance, stage: Stage, run_id: str, experime
     run = instance.get_run_by_id(run_id)
     if run and (chosen := run.tags.get(INPUTS_TAG + stage.name)):
         return {name: Pinned.from_json(held, experiment.key(name)) for name, held in json.loads(chosen).items()}
-    latest = {name: latest_input(instance, stage, name, experiment) for name in stage.inputs}
+    latest = {name: latest_input(instance, stage, name, experiment) for name in names}
     text = json.dumps({name: pinned.to_json() for name, pinned in latest.items()})
     instance.add_run_tags(run_id, {INPUTS_TAG + stage.name: text})
     return latest

@@ -34,7 +34,8 @@ def check_given(instance: dg.DagsterInstance, plan: Plan, job: dg.JobDefinition,
     store = ArtifactStore.open(plan.store)
     for stage in plan.stages:
         parents = job.asset_layer.asset_graph.get(plan.experiment.key(stage.name)).parent_keys
-        given = [name for name in stage.inputs if plan.experiment.key(name) in parents - made]
+        needed = stage.needs(plan.sections[stage.name])
+        given = [name for name in needed if plan.experiment.key(name) in parents - made]
         pinned = [latest_input(instance, stage, name, plan.experiment).parent for name in given]
         check_inputs(store, plan.experiment, stage.name, pinned, takes_any(plan.tags), say)
 

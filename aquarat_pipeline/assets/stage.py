@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
+from pydantic import BaseModel
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
 from aquarat_core.artifacts.lineage import format_profile
@@ -38,9 +39,9 @@ _SOURCES = {
 """For a section that says where its data come from: the icon and the end of the description."""
 
 
-def stage_assets(experiment: Experiment, names: Iterable[str] = tuple(STAGES)) -> list[dg.AssetsDefinition]:
-    """The assets of an experiment, of all stages or of `names`."""
-    return [stage_asset(experiment, name) for name in names]
+def stage_assets(experiment: Experiment, names: Iterable[str] | None = None) -> list[dg.AssetsDefinition]:
+    """The assets of an experiment, of all stages that its profile uses or of `names`."""
+    return [stage_asset(experiment, name) for name in (experiment.stages if names is None else names)]
 
 
 def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
@@ -61,7 +62,7 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
         metadata={"profile": format_profile(profile.name, profile.sha256)},
         kinds=kinds,
         owners=OWNERS,
-        deps=[experiment.key(name) for name in stage.inputs],
+        deps=[experiment.key(name) for name in stage.needs(section)],
         code_version=code_version(stage, section),
         config_schema=config_schema(section) if section else None,
         dagster_type=cast(dg.DagsterType, dg.Nothing),
@@ -87,25 +88,30 @@ def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
 def _new_attempt(
     context: dg.AssetExecutionContext, stage: Stage, experiment: Experiment, store: ArtifactStore
 ) -> Attempt:
+    section = _section(context, stage, experiment)
     # The inputs of the run's first attempt: a retry of the step starts from the same ones.
-    inputs = pin_inputs(context.instance, stage, context.run.run_id, experiment)
+    inputs = pin_inputs(context.instance, stage, stage.needs(section), context.run.run_id, experiment)
     others = [pinned.parent for pinned in inputs.values() if pinned.parent.run_id != context.run.run_id]
     check_inputs(store, experiment, stage.name, others, takes_any(context.run.tags), context.log.warning)
     say_what_is_replaced(context, store, experiment, stage.name)
-    spec = _spec(context, stage, experiment, store, inputs)
+    spec = _spec(context, stage, section, experiment, store, inputs)
     events = {name: pinned.storage_id for name, pinned in inputs.items()}
     return Attempt.create(context.instance, store, spec, context.retry_number, events)
+
+
+def _section(context: dg.AssetExecutionContext, stage: Stage, experiment: Experiment) -> BaseModel | None:
+    ops = experiment.ops(context.run.run_config)
+    return run_config_of(stage, experiment.profile, context.op_execution_context.op_config, ops)
 
 
 def _spec(
     context: dg.AssetExecutionContext,
     stage: Stage,
+    section: BaseModel | None,
     experiment: Experiment,
     store: ArtifactStore,
     inputs: dict[str, Pinned],
 ) -> StageSpec:
-    ops = experiment.ops(context.run.run_config)
-    section = run_config_of(stage, experiment.profile, context.op_execution_context.op_config, ops)
     commit, dirty = git_state(REPO_ROOT)
     return StageSpec(
         stage=stage.name,

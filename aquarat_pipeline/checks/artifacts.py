@@ -13,8 +13,9 @@ from aquarat_pipeline.resources.store import StoreResource
 
 def artifact_checks(experiment: Experiment) -> list[dg.AssetChecksDefinition]:
     """`artifact_complete` for every asset of an experiment, `lineage_agrees` for every asset with inputs."""
-    complete = [_artifact_complete(experiment, stage) for stage in STAGES.values()]
-    return [*complete, *(_lineage_agrees(experiment, stage) for stage in STAGES.values() if stage.inputs)]
+    stages = [STAGES[name] for name in experiment.stages]
+    complete = [_artifact_complete(experiment, stage) for stage in stages]
+    return [*complete, *(_lineage_agrees(experiment, stage) for stage in stages if stage.inputs)]
 
 
 def latest(
@@ -69,7 +70,8 @@ def _lineage_agrees(experiment: Experiment, stage: Stage) -> dg.AssetChecksDefin
         artifact, event = latest(context.instance, store, experiment.key(stage.name))
         in_manifest = {p.asset: p.data_version for p in artifact.manifest.parents}
         tags = event.tags or {}
-        in_dagster = {name: tags.get(get_input_data_version_tag(experiment.key(name))) for name in stage.inputs}
+        recorded = {name: tags.get(get_input_data_version_tag(experiment.key(name))) for name in stage.inputs}
+        in_dagster = {name: version for name, version in recorded.items() if version is not None}
         return dg.AssetCheckResult(
             passed=in_manifest == in_dagster, metadata={"manifest": in_manifest, "dagster": in_dagster}
         )

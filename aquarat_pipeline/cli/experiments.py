@@ -63,11 +63,10 @@ def _list(arguments: argparse.Namespace) -> str | CheckFailed:
 def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """What one experiment is and has made of the assets that are `there`, and what of them cannot be read."""
     from aquarat_core.artifacts import ArtifactError
-    from aquarat_core.stages.registry import STAGES
 
     made: dict[str, Artifact] = {}
     problems: dict[str, str] = {}
-    for asset in STAGES:
+    for asset in experiment.stages:
         if (name := experiment.ref(asset)) in there:
             try:
                 latest = store.latest(name)
@@ -81,7 +80,7 @@ def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tup
         "experiment": experiment.name,
         "profile": experiment.profile.name,
         "profile_sha256": experiment.profile.sha256,
-        "stages": len(STAGES),
+        "stages": len(experiment.stages),
         "made": {asset: artifact.sha256 for asset, artifact in made.items()},
         "other_profiles": sorted({a.manifest.profile for a in made.values()} - {experiment.profile.name}),
         "reports": {

@@ -59,7 +59,7 @@ def needed(
         writes.append((root, "artifacts", sum(cost.published for cost in new.values())))
         # Training stages follow one another, and each clears its state in the end.
         writes.append((root, "the state of unfinished training", max((c.state for c in new.values()), default=0)))
-    inputs = {name for stage in here for name in STAGES[stage].inputs if name not in made}
+    inputs = {name for stage in here for name in STAGES[stage].needs(sections[stage]) if name not in made}
     copies = sum(cost_of(name, sections).published for name in inputs)
     writes.append((cache_dir(), "local copies of inputs", min(copies, cache_limit())))
     scratch = Path(os.environ.get("AQUARAT_SCRATCH") or home)

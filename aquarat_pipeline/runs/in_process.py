@@ -131,7 +131,7 @@ def materialize(
     from aquarat_pipeline.runs.submit import create_run
 
     experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
-    names = _named(assets, with_parents)
+    names = _named(assets, with_parents, experiment)
     store = ArtifactStore.open(store_uri())
     kept = {} if again else fresh(instance, store, experiment, names)
     _say_fresh(user, kept)
@@ -162,7 +162,7 @@ def materialize(
     return Outcome(experiment, {name: found[name] for name in STAGES if name in found}, seconds, kept)
 
 
-def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
+def _named(assets: Sequence[str], with_parents: bool, experiment: Experiment) -> list[str]:
     """The assets' stages in the order of the chain. Raises `LaunchError` for an unknown asset."""
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.stages.registry import STAGES
@@ -174,7 +174,7 @@ def _named(assets: Sequence[str], with_parents: bool) -> list[str]:
     wanted = set(map(asset_of, assets))
     for name in reversed(STAGES) if with_parents else ():
         if name in wanted:
-            wanted.update(STAGES[name].inputs)
+            wanted.update(experiment.inputs(name))
     return [name for name in STAGES if name in wanted]
 
 

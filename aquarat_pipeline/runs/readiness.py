@@ -127,7 +127,7 @@ def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
     """Manifests of the assets that the store has as this run would make them: of the same config from data to there."""
     found: dict[str, Manifest] = {}
     for stage in STAGES.values():
-        if not found.keys() >= set(stage.inputs):
+        if not found.keys() >= set(stage.needs(plan.sections[stage.name])):
             continue
         # A damaged artifact is reported by the stage that reads it.
         with suppress(ArtifactError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
+from aquarat_core.config import standing_alone
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import CHECKPOINTS, STAGES
@@ -135,11 +136,12 @@ class Chain:
     def spec(self, stage: str, config: dict[str, Any] | None = None) -> str:
         """URI of a new job's spec for `stage`, on the artifacts made so far."""
         self._jobs += 1
-        inputs = {name: self.made[name].as_parent() for name in STAGES[stage].inputs}
         section = STAGES[stage].config_type()
-        typed = section.model_validate(config or CONFIGS[stage]).model_dump(mode="json") if section else None
+        checked = standing_alone(section.model_validate(config or CONFIGS[stage])) if section else None
+        inputs = {name: self.made[name].as_parent() for name in STAGES[stage].needs(checked)}
         spec = StageSpec(
-            stage=stage, store=self.store.uri, profile="kill", config=typed, inputs=inputs,
+            stage=stage, store=self.store.uri, profile="kill", inputs=inputs,
+            config=checked and checked.model_dump(mode="json"),
             code=CODE, run_id=f"run-{self._jobs}", step_key=stage,
         )  # fmt: skip
         job = self.store.job(spec.run_id, stage, 1)

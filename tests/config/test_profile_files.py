@@ -135,7 +135,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, field: str, valu
         ({"sft_checkpoint": {"mixture": []}}, "sft_checkpoint.mixture is empty"),
         ({"mid_checkpoint": {"mixture": [{"name": "drills", "permutations": 2}]}}, "permutations of drills make no"),
         ({"chat_datasets": {"sources": [{"name": "identity"}, {"name": "drills", "n_train": 0}]}},
-         "names drills, of which chat_datasets keeps no training row"),
+         "mixture needs train rows of drills, and none are kept: set n_train of the source drills"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_before_anything_starts(changes: dict[str, Any], message: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
+from aquarat_core.tasks.example_files import read_examples
 
 pytestmark = pytest.mark.slow
 
@@ -174,17 +175,17 @@ def test_chat_sources_become_conversations(hub, run_stage) -> None:
     hub.add("openai/gsm8k", files, {"main": ["train", "test"]})
     sources = [{"name": "arc", "n_train": 8, "n_test": 0}, {"name": "gsm8k", "n_train": 4, "n_test": 2}]
     done = run_stage("chat_datasets", {"source": "hub", "sources": sources}, hub.endpoint)
-    rows = read_conversations(done.out / "arc.train.parquet")
-    assert sorted(c.messages[1]["content"] for c in rows) == sorted(["Answer: B", "Answer: C", "Answer: A"] * 2)
+    examples = list(read_examples(done.out / "arc.train.parquet"))
+    assert sorted(e.target for e in examples) == sorted(["Answer: B", "Answer: C", "Answer: A"] * 2)
+    assert {e.choices for e in examples} == {("ice", "sun", "dust")}
     assert done.metrics["arc_train"] == 6 and done.metrics["arc_dropped"] == 2 and done.metrics["arc_test"] == 0
     rows = read_conversations(done.out / "gsm8k.train.parquet")
     assert len({c.id for c in rows}) == done.metrics["gsm8k_train"] == 4
     for c in rows:
         i = int(c.id.rpartition("-")[2])
-        assert c.messages == [
-            {"role": "user", "content": f"{i} + 1?"},
-            {"role": "assistant", "content": f"It is {i + 1}.\n#### {i + 1}"},
-        ]
+        user, reply = c.messages
+        assert user == {"role": "user", "content": f"{i} + 1?"}
+        assert [part["text"] for part in reply["parts"]] == ["It is ", f"{i}+1", f"{i + 1}", f"{i + 1}.\n#### {i + 1}"]
     described = json.loads((done.out / "sources.json").read_text())
     assert described["gsm8k"]["repo"] == "openai/gsm8k" and described["gsm8k"]["rows_test"] == 2
 

@@ -64,7 +64,9 @@ def test_the_picture_is_the_asset_graph(root: Path) -> None:
     groups = {g.get("id"): g for g in picture.iter(f"{SVG}g")}
     assert {text.text for text in groups["assets"].iter(f"{SVG}text")} == set(STAGES)
     drawn = [tuple(path.attrib["data-edge"].split()) for path in groups["edges"].iter(f"{SVG}path")]
-    assert sorted(drawn) == sorted((parent, name) for name, stage in STAGES.items() for parent in stage.inputs)
+    demo = load_profile("demo")
+    needed = {name: stage.needs(stage.config(demo)) for name, stage in STAGES.items()}
+    assert sorted(drawn) == sorted((parent, name) for name, parents in needed.items() for parent in parents)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

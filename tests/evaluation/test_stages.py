@@ -16,6 +16,7 @@ from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.stages import eval_report, pipeline_report
 from aquarat_core.stages.base import StageContext, StageSpec
+from aquarat_core.stages.task_inputs import TaskInput
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.tasks.task import most_common
@@ -25,7 +26,12 @@ from tests.factories import AQUA
 pytestmark = pytest.mark.slow
 
 CONFIG = EvalConfig(
-    limit=12, max_new_tokens=8, bpb_tokens=512, seed=30, launch={"nproc": 1, "device": "cpu", "dtype": "float32"}
+    task="aqua",
+    limit=12,
+    max_new_tokens=8,
+    bpb_tokens=512,
+    seed=30,
+    launch={"nproc": 1, "device": "cpu", "dtype": "float32"},
 )
 
 
@@ -136,14 +142,14 @@ def test_majority_letter_is_of_the_training_split_and_the_earlier_on_a_tie(untra
 
 
 def test_an_empty_split_says_what_to_set(untrained) -> None:
-    with pytest.raises(StageError, match=r"no validation questions: set aqua_dataset\.n_validation above 0"):
-        eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(split="validation"))
+    with pytest.raises(StageError, match=r"no validation questions of aqua: set aqua_dataset\.n_validation above 0"):
+        eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(split="validation"))
 
 
 def test_options_are_permuted_by_seed_or_left_alone(untrained) -> None:
-    given = eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(permute_options=False))
-    first = eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(seed=1))
-    assert first == eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(seed=1))
-    assert first != eval_report.questions_to_ask(AQUA, untrained.aqua, EvalConfig(seed=2)) != given
+    given = eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(permute_options=False))
+    first = eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=1))
+    assert first == eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=1))
+    assert first != eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=2)) != given
     assert [sorted(e.choices) for e in first] == [sorted(e.choices) for e in given]
     assert [e.choices[e.answer.gold] for e in first] == [e.choices[e.answer.gold] for e in given]

@@ -41,7 +41,7 @@ def test_without_overrides_a_stage_gets_the_profile(profile: Profile, name: str)
 
 def test_single_fields_are_overridden_at_any_depth(profile: Profile) -> None:
     given = {"steps": 7, "optim": {"grad_clip": None}, "launch": {"device": "cpu"}}
-    expected = profile.sft_checkpoint.model_dump(mode="json")
+    expected = complete(profile, "sft_checkpoint")
     expected |= {"steps": 7, "optim": expected["optim"] | {"grad_clip": None}}
     expected["launch"] = expected["launch"] | {"device": "cpu"}
     assert received(profile, "sft_checkpoint", given) == expected
@@ -88,7 +88,7 @@ def complete(profile: Profile, name: str, **changes: Any) -> dict[str, Any]:
 def test_the_checked_section_is_the_stages_own(profile: Profile) -> None:
     own = complete(profile, "rl_checkpoint", steps=3)
     section = run_config_of(STAGES["rl_checkpoint"], profile, own, {"rl_checkpoint": {"config": {"steps": 3}}})
-    assert section == profile.rl_checkpoint.model_copy(update={"steps": 3})
+    assert section == profile.section("rl_checkpoint").model_copy(update={"steps": 3})
     assert run_config_of(STAGES["pipeline_report"], profile, None, {}) is None
 
 

@@ -14,13 +14,13 @@ def lean(share: float) -> dict[str, float]:
 
 
 def test_a_calm_run_rings_nothing() -> None:
-    alarms = Monitors("ABCDE")
+    alarms = Monitors({"": "ABCDE"})
     for step in range(50):
         assert alarms.watch(CALM | {"rl/acc": 0.3 + 0.01 * step, "eval/accuracy": 0.3 + 0.01 * step}) == (0, [])
 
 
 def test_a_letter_that_takes_over_rings_once_and_counts_while_it_lasts() -> None:
-    alarms = Monitors("ABCDE")
+    alarms = Monitors({"": "ABCDE"})
     alarms.watch(CALM)
     seen = [alarms.watch(CALM | lean(0.9)) for _ in range(5)]
     # Smoothed by 0.8: 0.34, 0.45, 0.54, ...
@@ -33,13 +33,13 @@ def test_a_letter_that_takes_over_rings_once_and_counts_while_it_lasts() -> None
 
 
 def test_one_odd_step_is_no_alarm() -> None:
-    alarms = Monitors("ABCDE")
+    alarms = Monitors({"": "ABCDE"})
     alarms.watch(CALM)
     assert alarms.watch(CALM | lean(1.0))[0] == 0
 
 
 def test_a_policy_that_loses_the_form_rings() -> None:
-    alarms = Monitors("ABCDE")
+    alarms = Monitors({"": "ABCDE"})
     alarms.watch(CALM)
     seen = [alarms.watch(CALM | {"rl/parse_rate": 0.1}) for _ in range(3)]
     assert [n for n, _ in seen] == [0, 1, 1]
@@ -47,7 +47,7 @@ def test_a_policy_that_loses_the_form_rings() -> None:
 
 
 def test_reward_and_held_out_accuracy_that_part_ways_ring() -> None:
-    alarms = Monitors("ABCDE")
+    alarms = Monitors({"": "ABCDE"})
     alarms.watch(CALM | {"eval/accuracy": 0.3})
     for _ in range(20):
         alarms.watch(CALM | {"rl/acc": 0.6})
@@ -56,7 +56,7 @@ def test_reward_and_held_out_accuracy_that_part_ways_ring() -> None:
 
 
 def test_steps_that_teach_nothing_ring() -> None:
-    alarms = Monitors("ABCDE")
+    alarms = Monitors({"": "ABCDE"})
     alarms.watch(CALM | {"rl/silent": 0.0})
     seen = [alarms.watch(CALM | {"rl/silent": 1.0}) for _ in range(6)]
     # Smoothed by 0.8: 0.20, 0.36, 0.49, 0.59, ...
@@ -66,7 +66,7 @@ def test_steps_that_teach_nothing_ring() -> None:
 
 
 def test_a_restored_watch_goes_on_as_the_first_would() -> None:
-    first, second = Monitors("ABCDE"), Monitors("ABCDE")
+    first, second = Monitors({"": "ABCDE"}), Monitors({"": "ABCDE"})
     first.watch(CALM | {"eval/accuracy": 0.3})
     first.watch(CALM | lean(0.9))
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
@@ -75,7 +75,7 @@ def test_a_restored_watch_goes_on_as_the_first_would() -> None:
 
 
 def test_open_answers_are_watched_without_letters() -> None:
-    monitors = Monitors(())
+    monitors = Monitors({})
     calm = {"rl/parse_rate": 0.9, "rl/acc": 0.3}
     assert [monitors.watch(calm) for _ in range(3)] == [(0, [])] * 3
     assert [monitors.watch(calm | {"rl/parse_rate": 0.1})[0] for _ in range(3)] == [0, 1, 1]

@@ -58,11 +58,11 @@ def test_the_run_leaves_the_policy_that_the_config_asks_for(
 ) -> None:
     accuracies, seen = iter((0.1, 0.9, 0.3)), []
 
-    def accuracy(run: Trainer) -> float:
+    def measured(run: Trainer) -> dict[str, float]:
         seen.append(flat(run.policy))
-        return next(accuracies)
+        return {"eval/accuracy": next(accuracies)}
 
-    monkeypatch.setattr(trainer.Trainer, "_accuracy", accuracy)
+    monkeypatch.setattr(trainer.Trainer, "_accuracies", measured)
     run, log = made(eval_every=2, publish=publish), MetricLog(tmp_path / "metrics.jsonl", None)
     summary = run.run(session(run.config, context(tmp_path), log))
     log.close()

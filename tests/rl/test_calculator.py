@@ -153,5 +153,5 @@ def test_held_out_questions_are_answered_with_the_calculator_too() -> None:
     asked = []
     generate = run.engine.generate
     run.engine.generate = lambda *args, tool=None, **more: (asked.append(tool), generate(*args, tool=tool, **more))[1]
-    run._accuracy()
+    run._accuracies()
     assert asked == [run.sampler.tool] and asked[0] is not None

@@ -46,7 +46,7 @@ FIGURES = {
 
 @pytest.fixture
 def any_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "check_first_batch", lambda figures, config: None)
+    monkeypatch.setattr(trainer, "check_first_batch", lambda figures, config, tasks: None)
 
 
 def made(paid: Reward[Question] | None = odd_lengths, **changes: Any) -> Trainer[Question]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
+from aquarat_core.config import standing_alone
 from aquarat_core.conversation import Conversation
 from aquarat_core.data.conversations import write_conversations
 from aquarat_core.stages.base import StageContext, StageSpec
@@ -42,7 +43,7 @@ class Bench:
         out.mkdir(parents=True)
         records.mkdir()
         section = STAGES[stage].config_type()
-        typed = section.model_validate(config) if section else None
+        typed = standing_alone(section.model_validate(config)) if section else None
         spec = self.spec(stage, typed and typed.model_dump(), **inputs)
         return StageContext(spec, typed, inputs, out, records)
 

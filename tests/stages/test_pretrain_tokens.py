@@ -30,5 +30,5 @@ def test_parts_come_in_order_whatever_the_threads(
 
 def test_what_goes_wrong_while_encoding_is_told(tmp_path: Path) -> None:
     write_documents(tmp_path / "d.parquet", ["text"])
-    with pytest.raises(ValueError, match="no special token"):
+    with pytest.raises(ValueError, match="not a special token"):
         list(encoded(tmp_path / "d.parquet", Tokenizer(r"\w+|\s+", [], []), 2))

@@ -55,7 +55,7 @@ def test_success_publishes_and_says_what(bench: Bench, root: Path) -> None:
     ("config", "attempt", "message"),
     [
         ({"families": ["algebra"]}, 3, "unknown problem families algebra: choose from arithmetic"),
-        ({"n_rows": 5}, 4, "n_rows: unknown field; known here: families"),
+        ({"n_rows": 5}, 4, "n_rows: unknown field; known here: calculator_calls, families"),
         ({"max_level": 9}, 5, "max_level: Input should be less than or equal to 3 (got 9)"),
     ],
 )

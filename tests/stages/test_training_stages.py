@@ -159,7 +159,7 @@ def test_a_mixture_of_what_is_not_there_is_refused_with_the_nearest_name(
 ) -> None:
     inputs = {name: data[name] for name in ("chat_datasets", "aqua_dataset")}
     ctx = bench.context("mid_checkpoint", TRAIN | {"mixture": [{"name": "dril"}]}, base_checkpoint=base, **inputs)
-    with pytest.raises(DataError, match=r"names 'dril': did you mean 'drills'\? there are aqua, drills"):
+    with pytest.raises(DataError, match=r"names 'dril': did you mean 'drills'\? there are drills"):
         chat_training.run_mid(ctx)
     assert list(ctx.outdir.iterdir()) == []
 
@@ -226,7 +226,8 @@ def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
 def test_rl_says_what_to_lower_when_prompts_do_not_fit(bench: Bench, reading: dict[str, Artifact]) -> None:
     ctx = bench.context("rl_checkpoint", RL | {"max_new_tokens": 64}, **reading)
     with pytest.raises(
-        StageError, match=r"only 0 training and 0 held-out questions leave room .*max_new_tokens 64, .*: lower max_new"
+        StageError,
+        match=r"too few questions leave room .* 64 \(aqua: 0 training and 0 held-out\), .*: lower max_new",
     ):
         rl_checkpoint.run(ctx)
 
@@ -256,7 +257,7 @@ def test_one_long_question_neither_stops_rl_nor_counts_in_it(
     found = [runs["with"][0][name] for name in ("questions", "questions_left_out", "held_out_questions_left_out")]
     assert found == [40, 1, 1]
     said = capsys.readouterr().err
-    assert "1 of 41 training questions and 1 of 11 held-out ones leave no room" in said
+    assert "1 of 41 training questions and 1 of 11 held-out ones of aqua leave no room" in said
 
 
 def test_an_unknown_field_is_refused_with_the_fields_there_are(bench: Bench) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.toys import tokenizer
 
 from aquarat_core.errors import DataError, UsageError
 from aquarat_core.rl.preflight import check_reward
@@ -17,6 +16,7 @@ from aquarat_core.tasks.example_files import write_examples
 from aquarat_core.tasks.humaneval import HumanEvalTask, example_of
 from aquarat_core.tasks.registry import load_task
 from aquarat_core.tasks.task import Example
+from tests.factories import tokenizer
 from tests.patience import limit
 
 PROMPT = (

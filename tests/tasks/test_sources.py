@@ -27,7 +27,8 @@ def test_gsm8k_keeps_the_text_where_the_calculator_disagrees() -> None:
 
 def test_arc_letters_numbered_choices_by_place() -> None:
     choices = {"text": ["rock", "water", "air", "fire"], "label": ["1", "2", "3", "4"]}
-    user, reply = arc.conversation({"question": "What is wet?", "choices": choices, "answerKey": "2"})
+    e = arc.example({"question": "What is wet?", "choices": choices, "answerKey": "2"}, "row")
+    user, reply = e.conversation()
     assert user["content"] == (
         'What is wet?\nrock = A\nwater = B\nair = C\nfire = D\nReply with "Answer: " and one letter.'
     )
@@ -37,12 +38,13 @@ def test_arc_letters_numbered_choices_by_place() -> None:
 
 def test_arc_without_a_valid_key_is_not_used() -> None:
     choices = {"text": ["rock", "water", "air"], "label": ["A", "B", "C"]}
-    assert arc.conversation({"question": "?", "choices": choices, "answerKey": "D"}) is None
+    with pytest.raises(DataError, match="answerKey is D, which is none of A, B, C"):
+        arc.example({"question": "?", "choices": choices, "answerKey": "D"}, "row")
 
 
 def test_mmlu_counts_from_zero() -> None:
     row = {"question": "Order?", "subject": "algebra", "choices": ["4", "8", "12", "6"], "answer": 3}
-    user, reply = mmlu.conversation(row)
+    user, reply = mmlu.example(row, "row").conversation()
     assert user["content"].startswith("Order?\n4 = A\n8 = B\n12 = C\n6 = D\n")
     assert reply["content"] == "Answer: D"
 
@@ -79,8 +81,8 @@ BAD_ROWS = [
     (gsm8k, {"question": "2+2?", "answer": None}, "answer is null"),
     (arc, {"question": None, "choices": {"label": ["A"], "text": ["x"]}, "answerKey": "A"}, "question is null"),
     (arc, {"question": "q", "choices": None, "answerKey": "A"}, "choices is null"),
-    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": -1}, "the answer is choice -1, counted from 0, of 2"),
-    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": 2}, "the answer is choice 2, counted from 0, of 2"),
+    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": -1}, "the answer is option -1, counted from 0, of 2"),
+    (mmlu, {"question": "q", "choices": ["w", "x"], "answer": 2}, "the answer is option 2, counted from 0, of 2"),
     (mmlu, {"question": "q", "choices": ["w", "x"], "answer": None}, "answer is null"),
     (mmlu, {"question": "q", "choices": ["w", "x"], "answer": "1"}, "answer is a str instead of a whole number"),
     (mmlu, {"question": "q", "choices": [], "answer": 0}, "choices is empty"),
@@ -91,4 +93,4 @@ BAD_ROWS = [
 @pytest.mark.parametrize(("task", "row", "said"), BAD_ROWS)
 def test_a_row_that_is_no_conversation_says_why(task: ModuleType, row: dict, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        task.SOURCE.conversation(row)
+        task.SOURCE.read(row, "row")

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aquarat_core.data.bad_rows import BadRow, BadRows
-from aquarat_core.tasks.aqua.duplicates import HeldOut, normalized
 from aquarat_core.tasks.aqua.letters import letter_left, named, prefixes
-from aquarat_core.tasks.aqua.question import LETTERS, Question, keeps_order
+from aquarat_core.tasks.aqua.question import LETTERS, Question
 from aquarat_core.tasks.aqua.rationales import strip_answer
+from aquarat_core.tasks.duplicates import HeldOut, normalized
+from aquarat_core.tasks.option_order import keeps_order
 
 RawRow = Mapping[str, Any]
 """`question`, `options` (as "A)53 km"), `rationale`, `correct`: a row as the Hub publishes it."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from aquarat_core.conversation import user_message
 from aquarat_core.tasks.aqua.question import (
     LETTERS,
     Question,
-    letter_free,
     parse_answer,
     permute,
     prompt,
@@ -17,6 +16,7 @@ from aquarat_core.tasks.aqua.question import (
     target_parts,
 )
 from aquarat_core.tasks.choice import MARKER, count_markers
+from aquarat_core.tasks.option_order import letter_free
 from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Origin, Task
 
 
@@ -55,6 +55,11 @@ class AquaTask(Task[Question]):
 
         return [to_example(q) for q in read_questions(path(f"{split}.parquet"))]
 
+    def iterate(self, path: FilePath, split: str) -> Iterator[Example[Question]]:
+        from aquarat_core.tasks.aqua.files import iterate_questions
+
+        return map(to_example, iterate_questions(path(f"{split}.parquet")))
+
     def references(self, path: FilePath, split: str) -> Sequence[str]:
         import pyarrow.parquet as pq
 
@@ -72,7 +77,7 @@ class AquaTask(Task[Question]):
 
     def is_permutable(self, example: Example[Question]) -> bool:
         """Whether the rationale names no option by its letter or place."""
-        return letter_free(example.answer.rationale)
+        return letter_free(example.answer.rationale, len(LETTERS))
 
     def grade(self, example: Example[Question], completion: str, ended: bool) -> Grade:
         """1 for the right letter said once, at the end, with the stop token; otherwise 0."""

@@ -2,7 +2,7 @@
 
 import random
 
-from aquarat_core.tasks.aqua.duplicates import HeldOut, normalized
+from aquarat_core.tasks.duplicates import HeldOut, normalized
 
 TRAINS = "A train 120 m long crosses a bridge 380 m long in 25 seconds. What is its speed in km per hour?"
 

@@ -9,8 +9,8 @@ import pytest
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.aqua.cleaning import clean
 from aquarat_core.tasks.aqua.letters import letter_left, named
-from aquarat_core.tasks.aqua.question import letter_free
 from aquarat_core.tasks.aqua.rationales import strip_answer
+from aquarat_core.tasks.option_order import letter_free
 
 BASE = {
     "question": "How far is it?",
@@ -157,7 +157,7 @@ def test_a_letter_that_no_rule_takes_away_keeps_the_row_out_of_training() -> Non
 
 @pytest.mark.parametrize("rationale", ["answer is a", "the ans: (b) fits, as 2 + 2 = 4"])
 def test_a_small_letter_after_answer_holds_the_order(rationale: str) -> None:
-    assert not letter_free(rationale)
+    assert not letter_free(rationale, 5)
 
 
 @pytest.mark.parametrize("form", ["{} ) 0.6", "{}. 0.6", "({}) 0.6", "[{}] 0.6", "{}: 0.6", "{})0.6"])

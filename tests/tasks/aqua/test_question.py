@@ -13,12 +13,11 @@ from aquarat_core.tasks.aqua.question import (
     LETTERS,
     Question,
     conversation,
-    keeps_order,
-    letter_free,
     permute,
     prompt,
     target,
 )
+from aquarat_core.tasks.option_order import keeps_order, letter_free
 
 DISTANCES = ("25 km", "50 km", "75 km", "100 km", "52 km")
 TRAIN = Question("t1", "How far in 2 hours at 50 km/h?", DISTANCES, "2 * 50 = 100.", "D")
@@ -129,7 +128,7 @@ def test_the_order_of_the_longest_options_is_settled_in_linear_time(part: str) -
     ],
 )
 def test_letter_free(rationale: str, free: bool) -> None:
-    assert letter_free(rationale) is free
+    assert letter_free(rationale, 5) is free
 
 
 def test_questions_survive_parquet(tmp_path) -> None:

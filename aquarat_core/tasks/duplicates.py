@@ -1,6 +1,6 @@
 """Near duplicates of held-out questions, found exactly.
 
-AQuA-RAT was made by rewriting seed problems, so copies with other numbers or other names are expected between its
+Where a data set was made by rewriting seed problems, copies with other numbers or other names are expected between its
 splits. The held-out side is small: an inverted index of its word 5-grams gives the true Jaccard similarity of every
 pair that shares one, without hashing tricks.
 """

@@ -1,0 +1,54 @@
+"""The Python files that a profile's tasks name: read with the profile, so that what runs is what was read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from aquarat_core.config.fields import ConfigError
+from aquarat_core.config.locations import anchored
+from aquarat_core.config.tasks import TaskConfig
+
+MAX_BYTES = 64 << 10
+"""The text is part of every config and manifest that the task decides."""
+
+
+def with_code(fields: dict[str, Any], profile: Path) -> dict[str, Any]:
+    """The fields of a profile's file with the text of each task's module, which is sought beside the file.
+
+    Raises `ConfigError` for a module that cannot be read, is too long or is no Python.
+    """
+    filled = dict(fields)
+    if isinstance(fields.get("task"), dict):
+        filled["task"] = _filled(fields["task"], "task", profile)
+    if isinstance(tasks := fields.get("tasks"), dict):
+        named = cast("dict[str, Any]", tasks)
+        filled["tasks"] = {
+            name: _filled(task, f"tasks.{name}", profile) if isinstance(task, dict) else task
+            for name, task in named.items()
+        }
+    return filled
+
+
+def _filled(task: dict[str, Any], field: str, profile: Path) -> dict[str, Any]:
+    task = anchored(task, TaskConfig, profile.parent)
+    module = task.get("module")
+    if not isinstance(module, str) or task.get("code") is not None:
+        return task
+    path = profile.parent / module
+    where = f"{profile}, {field}.module: {path}"
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ConfigError(f"{where} cannot be read: {e.strerror or e}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{where} has {len(data):,} bytes, and a task's module has {MAX_BYTES:,} at most")
+    try:
+        code = data.decode()
+        compile(code, str(path), "exec", dont_inherit=True)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where} is not UTF-8 text") from None
+    except (SyntaxError, ValueError) as e:
+        line = f", line {e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
+        raise ConfigError(f"{where}{line} is no Python: {e.args[0]}") from None
+    return {**task, "code": code}

@@ -1,0 +1,126 @@
+"""Which tasks the stages of a profile use: names checked against what there is, and filled in where a stage needs them.
+
+A stage is given its own section alone. So the section of a stage names tasks by their own names, not as "the profile's
+task", and has the definitions of those that the profile defines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel
+
+from aquarat_core.config.data import ChatDatasetsConfig
+from aquarat_core.config.evaluation import EvalConfig
+from aquarat_core.config.model import TokenizerConfig
+from aquarat_core.config.rl import RLConfig
+from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskConfig
+from aquarat_core.config.training import ChatTrainConfig
+
+S = TypeVar("S", bound=BaseModel)
+TASK_SOURCES = frozenset({"arc", "arc_challenge", "arc_easy", "gsm8k", "humaneval", "mmlu", "spelling"})
+"""The sources of chat_datasets that are tasks: their answers can be graded."""
+WITH_OPTIONS = frozenset({AQUA, "arc", "arc_challenge", "arc_easy", "mmlu"})
+"""The built-in tasks whose options can be put in another order."""
+
+
+class TaskNames:
+    """The tasks and data sets of a profile, by name, with their training rows (None where that is not known)."""
+
+    def __init__(
+        self, main: str, tasks: Mapping[str, TaskConfig], chats: ChatDatasetsConfig, aqua_rows: Mapping[str, int]
+    ) -> None:
+        self.tasks = tasks
+        self.rows: dict[str, Mapping[str, int | None]] = {AQUA: aqua_rows}
+        for source in chats.sources:
+            if source.name in tasks:
+                raise ValueError(
+                    f"{source.name!r} is a source of chat_datasets and a task of the profile: rename the task"
+                )
+            self.rows[source.name] = {
+                "train": source.n_train, "validation": source.n_validation, "test": source.n_test
+            }  # fmt: skip
+        for name, task in tasks.items():
+            self.rows[name] = {"train": task.n_train, "validation": task.n_validation, "test": task.n_test}
+        self.graded = {AQUA, *tasks, *(TASK_SOURCES & self.rows.keys())}
+        self.main = main
+        self.check(main, "task", self.graded)
+
+    def own(self, name: str) -> str:
+        """The task's own name."""
+        return self.main if name == MAIN_TASK else name
+
+    def check(self, name: str, field: str, known: Iterable[str]) -> None:
+        """Raises `ValueError` that proposes the nearest name for one that is not `known`."""
+        if self.own(name) in known:
+            return
+        if name in TASK_SOURCES:
+            raise ValueError(f"{field} names the task {name!r}: add {{name: {name}}} to chat_datasets.sources")
+        near = get_close_matches(name, [*known, MAIN_TASK], 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"{field} names {name!r}: {hint}there are {', '.join(sorted(known))}")
+
+    def check_split(self, name: str, split: str, field: str) -> None:
+        """Raises `ValueError` for a split of which the profile keeps no row."""
+        name = self.own(name)
+        if self.rows[name][split] == 0:
+            where = f"tasks.{name}" if name in self.tasks else f"the source {name} in chat_datasets.sources"
+            raise ValueError(f"{field} needs {split} rows of {name}, and none are kept: set n_{split} of {where}")
+
+    def has_options(self, name: str) -> bool:
+        """Whether copies of the task's rows can differ in the order of their options."""
+        name = self.own(name)
+        return name in WITH_OPTIONS or (name in self.tasks and self.tasks[name].kind in ("multiple_choice", "module"))
+
+    def of(self, section: BaseModel) -> set[str]:
+        """The data sets, by their own names, that the stage of this section reads."""
+        match section:
+            case ChatTrainConfig():
+                names = {entry.name for entry in section.mixture} | {section.validation_task}
+            case RLConfig():
+                names = {task.name for task in section.tasks}
+            case EvalConfig():
+                names = {section.task}
+            case _:
+                names = set[str]()
+        return set(map(self.own, names))
+
+    def filled(self, section: BaseModel, used: Iterable[str]) -> BaseModel:
+        """The section with tasks by their own names and their definitions; `used` are those of the whole profile."""
+        changes: dict[str, Any] = {}
+        match section:
+            case ChatDatasetsConfig():
+                changes = {"tasks": dict(self.tasks)}
+            case TokenizerConfig():
+                changes = {"tasks": tuple(sorted(self.graded.intersection(used)))}
+            case ChatTrainConfig():
+                mixture = tuple(e.model_copy(update={"name": self.own(e.name)}) for e in section.mixture)
+                changes = {"mixture": mixture, "validation_task": self.own(section.validation_task)}
+            case RLConfig():
+                changes = {"tasks": tuple(t.model_copy(update={"name": self.own(t.name)}) for t in section.tasks)}
+            case EvalConfig():
+                changes = {"task": self.own(section.task)}
+            case _:
+                pass
+        if "definitions" in type(section).model_fields:
+            changes["definitions"] = self._definitions(section)
+        return section.model_copy(update=changes) if changes else section
+
+    def _definitions(self, section: BaseModel) -> dict[str, Any]:
+        """Of the profile's tasks that the stage uses. What only trains on examples as they are stored runs no module:
+        an edit of it does not concern that stage."""
+        found = {name: self.tasks[name].definition for name in sorted(self.of(section)) if name in self.tasks}
+        if not isinstance(section, ChatTrainConfig):
+            return found
+        shown_anew = {self.own(entry.name) for entry in section.mixture if entry.permutations > 1}
+        return {
+            name: task if name in shown_anew else task.model_copy(update={"code": None}) for name, task in found.items()
+        }
+
+
+def standing_alone(section: S) -> S:
+    """A section without a profile around it, whose task is AQuA-RAT."""
+    rows = {"train": 1, "validation": 1, "test": 1}
+    return cast("S", TaskNames(AQUA, {}, ChatDatasetsConfig(), rows).filled(section, {AQUA}))

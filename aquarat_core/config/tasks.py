@@ -1,0 +1,115 @@
+"""Tasks that a profile defines: a data set of one's own, with or without code of one's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, model_validator
+
+from aquarat_core.config.fields import AtLeastOne, Count, Strict
+from aquarat_core.config.locations import Location
+
+MAIN_TASK = "task"
+"""The name by which stages mean the profile's own task, `Profile.task`."""
+AQUA = "aqua"
+TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Kind = Literal["multiple_choice", "numeric", "short_text", "code", "module"]
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "multiple_choice": ("id", "question", "options", "answer", "rationale"),
+    "numeric": ("id", "question", "answer", "rationale"),
+    "short_text": ("id", "question", "answer", "rationale"),
+    "code": ("id", "prompt", "test", "entry_point", "solution"),
+    "module": (),
+}
+"""What the columns of a kind of task are for; `id`, `rationale` and `solution` may be missing."""
+OPTIONAL_COLUMNS = frozenset({"id", "rationale", "solution"})
+
+
+class TaskDefinition(Strict):
+    """What decides how the examples of a task are shown and graded, wherever its rows are."""
+
+    kind: Kind = "module"
+    """A choice among 2 to 26 options, a number, a short text, code with tests, or a module of one's own."""
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Numbers only: how far an answer may be from the right one, as a share of it; 0 wants them equal."""
+    module: str | None = None
+    """A Python file with one class of the task protocol (docs/new_dataset.md), beside the profile that names it."""
+    code: str | None = None
+    """The text of `module`, taken from the file when the profile is read: it travels with the job and is kept."""
+
+    @model_validator(mode="after")
+    def _module_fits(self) -> TaskDefinition:
+        if (self.kind == "module") != (self.module is not None):
+            raise ValueError(
+                "a task needs a kind (multiple_choice, numeric, short_text or code) or a module, and not both"
+            )
+        if self.tolerance and self.kind != "numeric":
+            raise ValueError(f"tolerance belongs to kind 'numeric', and this one is {self.kind!r}: leave it out")
+        return self
+
+
+class TaskConfig(TaskDefinition):
+    """A task and its rows, which may be anywhere."""
+
+    name: TaskName = "own"
+    """Its name in files, mixtures and metrics; where it stands under `tasks`, the key it stands at."""
+    train: Location
+    """Rows to train on: a path, a URL, or a split on the Hub."""
+    validation: Location | None = None
+    """Rows to validate on; null holds `n_validation` rows of `train` out, by the hash of their question."""
+    test: Location | None = None
+    """Rows for the final evaluation; null holds `n_test` rows of `train` out in the same way."""
+    columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict[str, str | tuple[str, ...]])
+    """Where the columns have other names: ours and theirs, e.g. {question: stem}. Several columns are a list."""
+    first_option: Annotated[int, Field(ge=0, le=1)] = 0
+    """Where an answer is a number that counts the options: the number of the first one."""
+    n_train: AtLeastOne | None = None
+    """Rows kept of the training split; null keeps all."""
+    n_validation: Count = 500
+    """Rows kept of the validation split."""
+    n_test: Count = 1_000
+    """Rows kept of the test split."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """What a row does that cannot be used; dropped rows are counted and named."""
+    seed: int = 4
+    """Decides which rows are kept."""
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> TaskConfig:
+        known = COLUMNS[self.kind]
+        if self.kind != "module" and (wrong := sorted(set(self.columns) - set(known))):
+            raise ValueError(f"columns: {', '.join(wrong)} is unknown for kind {self.kind!r}, which has {known}")
+        if self.name in (MAIN_TASK, AQUA):
+            raise ValueError(f"a task of one's own cannot be called {self.name!r}: choose another name")
+        return self
+
+    @property
+    def definition(self) -> TaskDefinition:
+        """Without its rows."""
+        return TaskDefinition(**{name: getattr(self, name) for name in TaskDefinition.model_fields})
+
+
+def named_tasks(raw: Any) -> Any:
+    """The raw fields of a profile with a `task` that is defined in place moved to `tasks`, under its name."""
+    if not isinstance(raw, dict):
+        return cast("object", raw)
+    fields = cast("dict[str, Any]", raw)
+    given: object = fields.get("tasks") or {}
+    if not isinstance(given, dict):
+        return fields
+    tasks = dict(cast("dict[str, Any]", given))
+    for name, task in tasks.items():
+        if isinstance(task, dict):
+            tasks[name] = {"name": name, **cast("dict[str, Any]", task)}
+            if tasks[name]["name"] != name:
+                raise ValueError(
+                    f"tasks.{name} has the name {tasks[name]['name']!r}: leave it out, the key is its name"
+                )
+    own: object = fields.get("task")
+    if not isinstance(own, dict):
+        return {**fields, "tasks": tasks}
+    task = cast("dict[str, Any]", own)
+    name = str(task.get("name", TaskConfig.model_fields["name"].default))
+    if name in tasks:
+        raise ValueError(f"there are two tasks called {name!r}, `task` and `tasks.{name}`: rename one of them")
+    return {**fields, "task": name, "tasks": {**tasks, name: task}}

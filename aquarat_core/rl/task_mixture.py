@@ -1,0 +1,120 @@
+"""Several tasks as one: RL samples, grades and learns from their questions alike, and measures each task apart.
+
+A question of a mixture keeps the example of its own task as its answer, and everything about it is asked of that task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aquarat_core.tasks.task import Attempt, Example, Grade, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The answer of a mixture's example: which task it is of, and the example there."""
+
+    task: str
+    example: Example[Any]
+
+
+class TaskMixture(Task[Member]):
+    """The tasks of a mixture by name, in the order in which their questions come."""
+
+    answer_form = "the form of its task"
+
+    def __init__(self, tasks: Mapping[str, Task[Any]]) -> None:
+        self.tasks = dict(tasks)
+        self.name = " + ".join(tasks)
+        self.grading_module = ", ".join(task.grading_module for task in tasks.values())
+        self.notes = tuple(dict.fromkeys(note for task in tasks.values() for note in task.notes))
+
+    def member(self, task: str, example: Example[Any]) -> Example[Member]:
+        """An example of one of the tasks as one of the mixture, in which its id names its task."""
+        return Example(
+            id=f"{task}/{example.id}",
+            messages=example.messages,
+            target=example.target,
+            answer=Member(task, example),
+            reference=example.reference,
+            choices=example.choices,
+        )
+
+    def check_ready(self) -> None:
+        for task in self.tasks.values():
+            task.check_ready()
+
+    def grade(self, example: Example[Member], completion: str, ended: bool) -> Grade:
+        grade = self._task(example).grade(example.answer.example, completion, ended)
+        return replace(grade, notes={note: grade.notes.get(note, 0.0) for note in self.notes})
+
+    def shown(self, example: Example[Member], seed: int) -> Example[Member]:
+        return self.member(example.answer.task, self._task(example).shown(example.answer.example, seed))
+
+    def is_permutable(self, example: Example[Member]) -> bool:
+        return self._task(example).is_permutable(example.answer.example)
+
+    def chance(self, example: Example[Member]) -> float:
+        return self._task(example).chance(example.answer.example)
+
+    def worthless(self, example: Example[Member]) -> Mapping[str, Attempt]:
+        return self._task(example).worthless(example.answer.example)
+
+    def _task(self, example: Example[Member]) -> Task[Any]:
+        return self.tasks[example.answer.task]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One task of a run; `name` is empty, and so is the end of its metrics' names, where it is the only one."""
+
+    name: str
+    task: Task[Any]
+
+    @property
+    def suffix(self) -> str:
+        """The end of the names of the task's own metrics, as in `rl/acc/gsm8k`."""
+        return f"/{self.name}" if self.name else ""
+
+    def own(self, example: Example[Any]) -> Example[Any]:
+        """An example of the run as one of the task."""
+        return example.answer.example if self.name else example
+
+    def select(self, examples: Iterable[Example[Any]]) -> list[Example[Any]]:
+        """The task's examples among those of the run, as its own."""
+        return [self.own(e) for e in examples if not self.name or e.answer.task == self.name]
+
+
+def parts_of(task: Task[Any]) -> list[Part]:
+    """The tasks of a mixture, or the one task that it is."""
+    if isinstance(task, TaskMixture):
+        return [Part(name, inner) for name, inner in task.tasks.items()]
+    return [Part("", task)]
+
+
+def part_of(parts: Sequence[Part], example: Example[Any]) -> Part:
+    """The part that an example of the run is of."""
+    return parts[0] if len(parts) == 1 and not parts[0].name else _by_name(parts, example.answer.task)
+
+
+def _by_name(parts: Sequence[Part], name: str) -> Part:
+    return next(part for part in parts if part.name == name)
+
+
+def shares(weights: Sequence[float], count: int) -> list[int]:
+    """How many of `count` questions each task gives: in proportion to the weights, rounded by the largest remainder,
+    and one at least.
+
+    `count` is at least the number of tasks.
+    """
+    exact = [count * weight / sum(weights) for weight in weights]
+    given = [max(1, int(x)) for x in exact]
+    while sum(given) < count:
+        largest = max(range(len(exact)), key=lambda i: exact[i] - given[i])
+        given[largest] += 1
+    while sum(given) > count:
+        most = max((i for i in range(len(exact)) if given[i] > 1), key=lambda i: given[i] - exact[i])
+        given[most] -= 1
+    return given

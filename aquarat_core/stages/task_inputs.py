@@ -1,0 +1,61 @@
+"""The tasks that a stage's config names, each with the artifact that holds its examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.config import TaskDefinition
+from aquarat_core.errors import StageError
+from aquarat_core.stages.base import StageContext
+from aquarat_core.tasks.mixture import TaskExamples
+from aquarat_core.tasks.registry import DATASETS, dataset_of, defined_task, load_task
+from aquarat_core.tasks.task import Example, Task
+
+SOURCES_FILE = "sources.json"
+"""What `chat_datasets` says of each of its sources; of a task that the profile defines, facts about its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInput:
+    """A task and the artifact with its examples."""
+
+    task: Task[Any]
+    dataset: Artifact
+
+    def has(self, split: str) -> bool:
+        """Whether there is a file of the split."""
+        file = f"{split}.parquet" if self.dataset.asset in DATASETS else f"{self.task.name}.{split}.parquet"
+        return any(f.path == file for f in self.dataset.manifest.files)
+
+    def examples(self, split: str) -> list[Example[Any]]:
+        """The examples of a split. Raises `StageError` if there are none."""
+        if self.has(split) and (found := self.task.examples(self.dataset.path, split)):
+            return found
+        own = self.dataset.asset in DATASETS
+        where = f"{self.dataset.asset}.n_{split}" if own else f"n_{split} of the task {self.task.name}"
+        raise StageError(
+            f"{self.dataset.asset} has no {split} questions of {self.task.name}: set {where} above 0, or take another "
+            "split (eval_report.split)"
+        )
+
+    def source(self, split: str) -> TaskExamples:
+        """The examples of a split for a mixture; nothing is read before it is asked for."""
+        return TaskExamples(self.task, self.dataset.path, split)
+
+    def references(self, split: str) -> Sequence[str]:
+        """The right answers of a split."""
+        return self.task.references(self.dataset.path, split)
+
+
+def task_input(ctx: StageContext, name: str) -> TaskInput:
+    """The task of that name, as the stage's config defines it or built in."""
+    definitions: dict[str, TaskDefinition] = getattr(ctx.config, "definitions", {})
+    dataset = ctx.inputs[dataset_of(name)]
+    if name not in definitions:
+        return TaskInput(load_task(name), dataset)
+    facts = json.loads(dataset.path(SOURCES_FILE).read_text(encoding="utf-8"))[name]
+    return TaskInput(defined_task(name, definitions[name], facts), dataset)

@@ -1,0 +1,200 @@
+"""Tasks that a profile defines without code, and how a row of theirs becomes an example."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any, cast
+
+from aquarat_core.config import TaskConfig, TaskDefinition
+from aquarat_core.config.tasks import OPTIONAL_COLUMNS
+from aquarat_core.errors import DataError
+from aquarat_core.tasks.multiple_choice import MultipleChoiceTask, choice_example, without_answers
+from aquarat_core.tasks.numeric import NumericTask, numeric_example
+from aquarat_core.tasks.short_text import ShortTextTask, text_example
+from aquarat_core.tasks.source import Row, text_of
+from aquarat_core.tasks.task import Example, Origin
+
+Facts = Mapping[str, Any]
+"""What `chat_datasets` found out about a task's rows: `letters`, the most options of a question."""
+_LETTER = re.compile(r"[(\[]?([A-Za-z])[)\].:]?")
+_PREFIX = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+(?=\S)")
+
+
+def multiple_choice(name: str, definition: TaskDefinition, facts: Facts) -> MultipleChoiceTask:
+    del definition
+    return MultipleChoiceTask(name, int(facts["letters"]), origins(name))
+
+
+def numeric(name: str, definition: TaskDefinition, facts: Facts) -> NumericTask:
+    del facts
+    return NumericTask(name, definition.tolerance, origins(name))
+
+
+def short_text(name: str, definition: TaskDefinition, facts: Facts) -> ShortTextTask:
+    del definition, facts
+    return ShortTextTask(name, origins(name))
+
+
+def origins(name: str) -> dict[str, Origin]:
+    """What reports call the examples of a task that a profile defines."""
+    return {"hub": Origin(f"the task {name}")}
+
+
+def has_solutions(row: Row, config: TaskConfig) -> bool:
+    """Whether the rows of a data set, of which this is the first, come with worked solutions."""
+    return "rationale" in config.columns or "rationale" in row
+
+
+def example_of(row: Row, name: str, config: TaskConfig, solutions: bool) -> Example[Any]:
+    """The example of a row, under the id `name`, or `id` of the row.
+
+    The instruction is the same for all rows of a data set: it asks for a solution if they come with one (`solutions`).
+    Raises `DataError` that says what is wrong with the row.
+    """
+    values = _renamed(row, config)
+    if (own := values.get("id")) is not None:
+        name = str(own)
+    rationale = _text_or_empty(values, "rationale") if solutions else None
+    return _READERS[config.kind](values, name, config, rationale)
+
+
+def _choice(row: Row, name: str, config: TaskConfig, rationale: str | None) -> Example[Any]:
+    options, labels = _options(row.get("options"))
+    if len(set(options)) < len(options):
+        raise DataError("two options are the same")
+    correct = _correct(row.get("answer"), options, labels, config.first_option)
+    kept = None if rationale is None else without_answers(rationale)
+    return choice_example(
+        name, {"question": text_of(row, "question"), "options": options, "correct": correct, "rationale": kept}
+    )
+
+
+def _number(row: Row, name: str, config: TaskConfig, rationale: str | None) -> Example[Any]:
+    del config
+    answer = row.get("answer")
+    if isinstance(answer, float):
+        if not math.isfinite(answer):
+            raise DataError(f"the answer is {answer}")
+        answer = f"{answer:.15g}" if "e" not in f"{answer:.15g}" else format(answer, "f")
+    elif isinstance(answer, int) and not isinstance(answer, bool):
+        answer = str(answer)
+    elif not isinstance(answer, str):
+        raise DataError(f"the answer is {'missing' if answer is None else answer!r}, and should be a number")
+    return numeric_example(name, text_of(row, "question"), answer, rationale)
+
+
+def _short_text(row: Row, name: str, config: TaskConfig, rationale: str | None) -> Example[Any]:
+    del config
+    answer: Any = _parsed(row.get("answer"))
+    answers = cast("list[Any]", answer if isinstance(answer, list) else [answer])
+    if not all(isinstance(a, (str, int, float)) and not isinstance(a, bool) for a in answers):
+        raise DataError(f"the answer is {_short(answer)}, and should be a text or a list of texts")
+    return text_example(name, text_of(row, "question"), [str(a) for a in answers], rationale or "")
+
+
+_READERS: dict[str, Callable[[Row, str, TaskConfig, str | None], Example[Any]]] = {
+    "multiple_choice": _choice,
+    "numeric": _number,
+    "short_text": _short_text,
+}
+
+
+def _renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
+    """The row by our names of its columns. Raises `DataError` for a column of the config that it does not have."""
+    values = dict(row)
+    for ours, theirs in config.columns.items():
+        names = (theirs,) if isinstance(theirs, str) else theirs
+        missing = [name for name in names if name not in row]
+        if missing and ours in OPTIONAL_COLUMNS:
+            continue
+        if missing:
+            raise DataError(f"there is no column {missing[0]!r} (columns.{ours}); there are {', '.join(map(str, row))}")
+        values[ours] = row[names[0]] if isinstance(theirs, str) else [row[name] for name in names]
+    return values
+
+
+def _options(value: Any) -> tuple[list[str], list[str]]:
+    """The options' texts, without letters before them, and the labels that the data set gives them, if any.
+
+    They may be a list, a mapping of labels to texts, `{label: [...], text: [...]}`, or one of these as JSON.
+    """
+    value = _parsed(value)
+    labels: list[str] = []
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        if set(fields) == {"label", "text"}:
+            labels, value = [str(x) for x in fields["label"]], fields["text"]
+        else:
+            labels, value = [str(x) for x in fields], list(fields.values())
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(f"the options are {_short(value)}, and should be a list of texts")
+    texts: list[str] = []
+    for option in cast("Sequence[Any]", value):
+        if isinstance(option, bool) or not isinstance(option, (str, int, float)) or not str(option).strip():
+            raise DataError(f"an option is {option!r}, and should be a text")
+        texts.append(str(option).strip())
+    return _without_letters(texts), labels
+
+
+def _without_letters(options: list[str]) -> list[str]:
+    """The options without "a) ", "(B) " or "C. " before them, where each has its own letter."""
+    found = [_PREFIX.match(option) for option in options]
+    letters = [(m[1] or m[2]).upper() for m in found if m]
+    if letters != list(ascii_uppercase[: len(options)]):
+        return options
+    return [option[m.end() :] for option, m in zip(options, found, strict=True) if m]
+
+
+def _correct(answer: Any, options: Sequence[str], labels: Sequence[str], first: int) -> int:
+    """The index of the right option: by its label, its text, its letter or its number, tried in this order.
+
+    Raises `DataError` for what is none of them.
+    """
+    known = f"one of {len(options)} options, as its text, its letter or its number from {first}"
+    if isinstance(answer, bool) or not isinstance(answer, (str, int)):
+        raise DataError(f"the answer is {'missing' if answer is None else repr(answer)}, and should be {known}")
+    if isinstance(answer, int) and labels and str(answer) in labels:
+        return labels.index(str(answer))
+    if isinstance(answer, str):
+        text = answer.strip()
+        for names in (labels, options):
+            if list(names).count(text) == 1:
+                return list(names).index(text)
+        stripped = _PREFIX.sub("", text, count=1)
+        if list(options).count(stripped) == 1:
+            return list(options).index(stripped)
+        if match := _LETTER.fullmatch(text):
+            index = ascii_uppercase.index(match[1].upper())
+            if index < len(options):
+                return index
+        answer = int(text) if re.fullmatch(r"[0-9]{1,2}", text) else text
+    if isinstance(answer, int) and 0 <= answer - first < len(options):
+        return answer - first
+    raise DataError(f"the answer {str(answer)[:80]!r} is none of the options: it should be {known}")
+
+
+def _text_or_empty(row: Row, name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{name} is a {type(value).__name__} instead of a text")
+    return value
+
+
+def _short(value: object) -> str:
+    return repr(str(value)[:80])
+
+
+def _parsed(value: Any) -> Any:
+    """A value that a CSV file gives as JSON text."""
+    if isinstance(value, str) and value[:1] in "[{":
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,138 @@
+"""Questions whose answer is a number: the strict parser, and the task behind a user's own such questions.
+
+A completion answers in GSM8K's form, `#### 72` as its last line. First-match and last-match parsers pay for texts that
+list numbers; what each hostile form earns is decided in docs/tasks.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+
+from aquarat_core.conversation import user_message
+from aquarat_core.errors import DataError
+from aquarat_core.tasks.calls import annotated_message
+from aquarat_core.tasks.example_files import StoredTask
+from aquarat_core.tasks.task import Attempt, Example, Grade, Origin
+
+MARKER = "#### "
+_NUMBER = r"-?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?"
+_ANSWER_LINE = re.compile(rf"#### ({_NUMBER})")
+_ANY_MARKER = re.compile(r"[#\uff03]{2,}")
+"""Wider than the accepted form on purpose: a second answer, in whatever form, makes a text ambiguous."""
+MAX_DIGITS = 30
+"""Longer numbers are never a real answer, and comparing them exactly takes time."""
+INSTRUCTION = 'Reply with "#### " and the number.'
+REASONING_INSTRUCTION = 'Reason step by step, then end with "#### " and the number.'
+
+
+def count_markers(text: str) -> int:
+    """How often `text` announces an answer: every run of two or more number signs."""
+    return len(_ANY_MARKER.findall(text))
+
+
+def number_of(text: str) -> Decimal | None:
+    """The number that `text` is, as a whole; None if it is none.
+
+    ASCII digits, commas at every third place or nowhere, no sign but a minus, no unit, no percent, no fraction.
+    """
+    return Decimal(text.replace(",", "")) if re.fullmatch(_NUMBER, text) and len(text) <= MAX_DIGITS else None
+
+
+def parse_number(text: str) -> Decimal | None:
+    """The number that `text` answers, or None.
+
+    Exactly one marker must be in the text, and `#### 1,234.5` must be the whole of the last line that is not empty.
+    """
+    last_line = text.rstrip(" \t\r\n").rpartition("\n")[2]
+    match = _ANSWER_LINE.fullmatch(last_line)
+    return number_of(match[1]) if match and count_markers(text) == 1 else None
+
+
+def number_text(number: Decimal) -> str:
+    """The one way in which a number is shown: no commas, no zeros after the last digit of a fraction."""
+    text = f"{number:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def numeric_example(name: str, question: str, answer: str, rationale: str | None) -> Example[str]:
+    """A question with its number and its solution, which is None where the data set has none.
+
+    Annotations as GSM8K has them, `<<48/2=24>>`, become calls of the calculator.
+
+    Raises `DataError` unless the answer is a number.
+    """
+    if (number := number_of(answer.strip())) is None:
+        raise DataError(f"the answer {answer!r} is no number (digits, a minus, commas at every third place, a point)")
+    text = number_text(number)
+    lines = (rationale or "").strip().split("\n")
+    kept = "\n".join(line for line in lines if not count_markers(line)).strip()
+    instruction = INSTRUCTION if rationale is None else REASONING_INSTRUCTION
+    target = f"{kept}\n{MARKER}{text}" if kept else f"{MARKER}{text}"
+    reply = annotated_message(target)
+    return Example(
+        id=name,
+        messages=(user_message(f"{question.strip()}\n{instruction}"),),
+        target=reply["content"],
+        answer=text,
+        reference=text,
+        target_parts=tuple(reply.get("parts", ())),
+    )
+
+
+class NumericTask(StoredTask[str]):
+    """A solution and a number, compared by value; the answer of an example is the number's text.
+
+    A number x answers r if |x - r| <= tolerance * |r|: with a tolerance of 0 they must be equal.
+    """
+
+    answer_form = f"{MARKER!r} and a number as the last line"
+    grading_module = "aquarat_core.tasks.numeric"
+    notes = ("ambiguous",)
+
+    def __init__(self, name: str, tolerance: float, origins: Mapping[str, Origin]) -> None:
+        self.name, self.origins = name, origins
+        self.tolerance = Decimal(str(tolerance))
+
+    def grade(self, example: Example[str], completion: str, ended: bool) -> Grade:
+        """1 for a right number, said once, at the end, with the stop token; otherwise 0."""
+        number, right = parse_number(completion) if ended else None, Decimal(example.answer)
+        correct = number is not None and abs(number - right) <= self.tolerance * abs(right)
+        answer = None if number is None else number_text(number)
+        return Grade(float(correct), correct, answer, {"ambiguous": float(count_markers(completion) > 1)})
+
+    def answer_text(self, answer: str) -> str:
+        return f"{MARKER}{answer}"
+
+    def worthless(self, example: Example[str]) -> Mapping[str, Attempt]:
+        return worthless_numbers(example, self._other(Decimal(example.answer)))
+
+    def _other(self, right: Decimal) -> str:
+        """A wrong number, beyond the tolerance."""
+        return number_text(right + 2 * self.tolerance * abs(right) + 1)
+
+
+def worthless_numbers(example: Example[object], other: str) -> dict[str, Attempt]:
+    """`Task.worthless` of a task with numbers; `other` is a wrong one."""
+    solution = (example.target or "").rpartition("\n")[0]
+    number = example.reference
+    right, wrong = f"{MARKER}{number}", f"{MARKER}{other}"
+    return {
+        "the prompts alone": Attempt(example.prompt),
+        "the solutions without an answer": Attempt(solution),
+        "the bare right numbers": Attempt(number),
+        "wrong answers": Attempt(wrong),
+        "the right answers cut off before the stop token": Attempt(right, ended=False),
+        "the right answers without a space": Attempt(right.replace(" ", "")),
+        "the right answers under another marker": Attempt(f"Answer: {number}"),
+        "the right answers with a unit": Attempt(f"{right} dollars"),
+        "the right answers with a currency sign": Attempt(f"{MARKER}${number}"),
+        "the right answers in percent": Attempt(f"{right}%"),
+        "the right answers as unfinished sums": Attempt(f"{right}+0"),
+        "the right answers followed by wrong ones": Attempt(f"{right}\n{wrong}"),
+        "wrong answers followed by the right ones": Attempt(f"{wrong}\n{right}"),
+        "the right answers twice": Attempt(f"{right}\n{right}"),
+        "the right answers with text after them": Attempt(f"{right}\nThat is all."),
+    }

@@ -1,0 +1,185 @@
+"""A task in a Python file of the user's: run from its text, and checked at each call.
+
+The text comes with the config that the control host decided, never from a bucket. Whatever the code does wrong is said
+with the task, the example and the line of the file, before it can spoil a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import linecache
+import math
+import sys
+import traceback
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, cast
+
+from aquarat_core.config import TaskDefinition
+from aquarat_core.errors import UserError
+from aquarat_core.tasks.defined import Facts, origins
+from aquarat_core.tasks.example_files import StoredTask
+from aquarat_core.tasks.source import Row
+from aquarat_core.tasks.task import Attempt, Example, Grade, Origin, Task
+
+MAX_REWARD = 1.0
+NEEDED = ("example", "grade", "answer_text", "worthless")
+
+
+class TaskCodeError(UserError):
+    """A task's module that cannot be used; the message says what it does wrong and where."""
+
+
+def own_task(name: str, definition: TaskDefinition, facts: Facts) -> OwnTask:
+    """The task of a module. Raises `TaskCodeError`."""
+    del facts
+    file, code = str(definition.module), definition.code
+    return OwnTask(name, file, None) if code is None else OwnTask(name, file, _made(name, file, code), code)
+
+
+class OwnTask(StoredTask[Any]):
+    """The task that a module defines, under the profile's name for it, with every result checked.
+
+    Without its code (`inner` None) it only reads the examples that `chat_datasets` stored.
+    """
+
+    def __init__(self, name: str, file: str, inner: Task[Any] | None, code: str = "") -> None:
+        self.name, self._file, self._inner, self._code = name, file, inner, code
+        self.grading_module = file
+        self.origins: Mapping[str, Origin] = origins(name)
+        self.answer_form = str(getattr(inner, "answer_form", "an answer"))
+        self.categories = tuple(map(str, getattr(inner, "categories", ())))
+        self.notes = tuple(map(str, getattr(inner, "notes", ())))
+
+    def check_ready(self) -> None:
+        if self._inner is not None:
+            self._call("check_ready")
+
+    def grading_source(self) -> str:
+        return self._code
+
+    def example(self, row: Row, name: str) -> Example[Any]:
+        """The example of a row, whose answer is a JSON value. `DataError`s of the module pass: they are about the
+        row."""
+        found = self._call("example", row, name)
+        if not isinstance(found, Example):
+            raise self._wrong("example", f"returned {_shown(found)} for row {name}, and should return an Example")
+        made = cast("Example[Any]", found)
+        try:
+            json.dumps(made.answer, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise self._wrong("example", f"gave {name} an answer that is no JSON value ({e})") from None
+        return made
+
+    def grade(self, example: Example[Any], completion: str, ended: bool) -> Grade:
+        found = self._call("grade", example, completion, ended)
+        if isinstance(found, bool) or not isinstance(found, (int, float, Grade)):
+            raise self._wrong(
+                "grade", f"returned {_shown(found)} for {example.id}, and should return a Grade or a number"
+            )
+        grade = found if isinstance(found, Grade) else Grade(float(found), found >= MAX_REWARD, None)
+        reward: Any = grade.reward
+        if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
+            raise self._wrong("grade", f"gave {example.id} the reward {_shown(reward)}, which is no finite number")
+        if abs(reward) > MAX_REWARD:
+            raise self._wrong("grade", f"gave {example.id} the reward {reward}: rewards are from -1 to 1")
+        unknown = set(grade.notes) - set(self.notes)
+        if unknown or not (grade.answer is None or isinstance(cast("object", grade.answer), str)):
+            what = f"notes {', '.join(sorted(unknown))} that `notes` does not name" if unknown else "an answer, no text"
+            raise self._wrong("grade", f"gave {example.id} {what}")
+        return grade
+
+    def answer_text(self, answer: str) -> str:
+        return self._text("answer_text", answer)
+
+    def worthless(self, example: Example[Any]) -> Mapping[str, Attempt]:
+        found = self._call("worthless", example)
+        if not isinstance(found, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, (str, Attempt))
+            for key, value in cast("Mapping[object, object]", found).items()
+        ):
+            raise self._wrong(
+                "worthless", f"returned {_shown(cast(object, found))}, and should return texts or Attempts by name"
+            )
+        attempts = cast("Mapping[str, str | Attempt]", found)
+        return {key: value if isinstance(value, Attempt) else Attempt(value) for key, value in attempts.items()}
+
+    def shown(self, example: Example[Any], seed: int) -> Example[Any]:
+        found = self._call("shown", example, seed)
+        if not isinstance(found, Example):
+            raise self._wrong("shown", f"returned {_shown(found)} for {example.id}, and should return an Example")
+        return cast("Example[Any]", found)
+
+    def is_permutable(self, example: Example[Any]) -> bool:
+        return bool(self._call("is_permutable", example))
+
+    def chance(self, example: Example[Any]) -> float:
+        found = self._call("chance", example)
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < 1:
+            raise self._wrong("chance", f"returned {_shown(found)} for {example.id}, and should be from 0 to below 1")
+        return float(found)
+
+    def _text(self, method: str, *arguments: Any) -> str:
+        found = self._call(method, *arguments)
+        if not isinstance(found, str):
+            raise self._wrong(method, f"returned {_shown(found)}, and should return a text")
+        return found
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        assert self._inner is not None, f"{self.name} was loaded without its code, to read examples alone"
+        try:
+            return getattr(self._inner, method)(*arguments)
+        except UserError:
+            raise
+        except Exception as e:
+            which = next((f" for {a.id}" for a in arguments if isinstance(a, Example)), "")
+            raise self._wrong(method, f"failed{which}: {_place(e, self._file)}") from e
+
+    def _wrong(self, method: str, what: str) -> TaskCodeError:
+        return TaskCodeError(f"task {self.name}, {self._file}: {method} {what}")
+
+
+def _made(name: str, file: str, code: str) -> Task[Any]:
+    """The module's one class of the protocol, made without arguments."""
+    digest = hashlib.sha256(code.encode()).hexdigest()
+    path = f"<{file} {digest[:12]}>"
+    module = ModuleType(f"aquarat_own_{name}_{digest[:12]}")
+    # So that tracebacks show the lines, and dataclasses and the like find their module.
+    linecache.cache[path] = (len(code), None, code.splitlines(keepends=True), path)
+    sys.modules[module.__name__] = module
+    where = f"task {name}, {file}"
+    try:
+        # Code of the user's own, which the profile asks for.
+        exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
+    except ImportError as e:
+        raise TaskCodeError(
+            f"{where} does not import: {_place(e, path)}. A task's module is one file, which may import what is "
+            "installed"
+        ) from e
+    except Exception as e:
+        raise TaskCodeError(f"{where} does not import: {_place(e, path)}") from e
+    made_here = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    found = [cls for cls in made_here if Task in cls.__mro__]
+    if len(found) != 1:
+        named = f" ({', '.join(c.__name__ for c in found)})" if found else ""
+        raise TaskCodeError(f"{where} defines {len(found)} classes that inherit from Task{named}, and must define one")
+    cls: type[Any] = found[0]
+    if missing := [m for m in NEEDED if getattr(cls, m, None) in (None, getattr(Task, m, None))]:
+        raise TaskCodeError(f"{where}: class {cls.__name__} has no method {', '.join(missing)} (docs/new_dataset.md)")
+    try:
+        return cls()
+    except Exception as e:
+        raise TaskCodeError(f"{where}: {cls.__name__}() failed: {_place(e, path)}") from e
+
+
+def _place(error: Exception, path: str) -> str:
+    """The error with the line of the user's file that it came from."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith((path, f"<{path} "))]
+    at = f"line {lines[-1]}: " if lines else ""
+    return f"{at}{type(error).__name__}: {error}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

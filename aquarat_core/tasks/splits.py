@@ -1,0 +1,91 @@
+"""Splits of a task's examples: rows held out where no split is published, and a check that no question leaks.
+
+A question that is asked in a held-out split is left out of training if it has the same words. Questions that are only
+similar are counted and named, since templates with other numbers may be what a data set is about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from aquarat_core.tasks.duplicates import HeldOut
+from aquarat_core.tasks.task import Example
+
+HELD_OUT = ("validation", "test")
+MAX_NAMED = 100
+"""Near questions that are named; more are counted."""
+
+
+@dataclass(slots=True)
+class Leaks:
+    """What the training split shared with the held-out ones."""
+
+    same: int = 0
+    """Training questions that were left out, since a held-out one has the same words."""
+    near: int = 0
+    """Training questions that are kept and are similar to a held-out one."""
+    named: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+
+
+def question_of(example: Example[Any]) -> str:
+    """What an example asks, without its options and instruction where its task knows them apart."""
+    answer: object = example.answer
+    asked = cast("Mapping[str, Any]", answer).get("question") if isinstance(answer, Mapping) else None
+    return asked if isinstance(asked, str) else example.prompt
+
+
+def hold_out(examples: Sequence[Example[Any]], sizes: Mapping[str, int], seed: int) -> dict[str, list[Example[Any]]]:
+    """`examples` divided: the splits of `sizes` get about as many, "train" the rest, each in the order given.
+
+    The hash of a question decides, so that equal questions are always in the same split and a row's split depends
+    on no other row's place.
+    """
+    keys = {question_of(e) for e in examples}
+    order = sorted(keys, key=lambda key: hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest())
+    counts: dict[str, int] = dict.fromkeys(keys, 0)
+    for e in examples:
+        counts[question_of(e)] += 1
+    split_of: dict[str, str] = {}
+    wanted = [(split, n) for split, n in sizes.items() if n]
+    given = 0
+    for key in order:
+        while wanted and given >= wanted[0][1]:
+            wanted.pop(0)
+            given = 0
+        split_of[key] = wanted[0][0] if wanted else "train"
+        given += counts[key]
+    found: dict[str, list[Example[Any]]] = {split: [] for split in ("train", *sizes)}
+    for e in examples:
+        found[split_of[question_of(e)]].append(e)
+    return found
+
+
+def without_leaks(splits: dict[str, list[Example[Any]]]) -> tuple[dict[str, list[Example[Any]]], Leaks]:
+    """The splits without the training questions that a held-out split has word for word, and what was found."""
+    leaks = Leaks()
+    held = {f"{split}/{e.id}": question_of(e) for split in HELD_OUT for e in splits.get(split, ())}
+    if not held:
+        return splits, leaks
+    held_out = HeldOut(held)
+    kept: list[Example[Any]] = []
+    for e in splits["train"]:
+        found = held_out.find(question_of(e))
+        if found is not None:
+            leaks.same += found[1] == "same_text"
+            leaks.near += found[1] != "same_text"
+            if len(leaks.named) < MAX_NAMED:
+                leaks.named.append({"train": e.id, "held_out": found[0], "rule": found[1]})
+        if found is None or found[1] != "same_text":
+            kept.append(e)
+    return {**splits, "train": kept}, leaks
+
+
+def sampled(examples: Sequence[Example[Any]], n: int | None, seed: int) -> list[Example[Any]]:
+    """`n` examples in a seeded order; all, in the order given, where there are no more or n is None."""
+    if n is None or n >= len(examples):
+        return list(examples)
+    return random.Random(seed).sample(list(examples), n)

@@ -1,0 +1,96 @@
+"""What a profile says of tasks: names that must be there, and what the stages are given of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aquarat_core.config import ConfigError, Profile, load_profile, override
+from aquarat_core.config.task_use import TASK_SOURCES, WITH_OPTIONS
+from aquarat_core.stages.registry import STAGES, used_stages
+from aquarat_core.tasks.registry import DATASETS, KINDS, TASKS
+
+OWN: dict[str, Any] = {"kind": "multiple_choice", "train": "rows.jsonl"}
+HUB = {"source": "hub", "sources": [{"name": "gsm8k", "n_validation": 100}, {"name": "identity"}, {"name": "drills"}]}
+
+
+def load(folder: Path, **fields: Any) -> Profile:
+    (folder / "rows.jsonl").write_text("{}\n")
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"extends": "demo", **fields}))
+    return load_profile(str(folder / "mine.yaml"))
+
+
+def test_the_tables_of_tasks_agree() -> None:
+    assert {*TASK_SOURCES, *DATASETS.values()} == TASKS.keys()
+    assert TASKS.keys() >= WITH_OPTIONS
+    assert {"module", "multiple_choice", "numeric", "short_text"} <= KINDS.keys()
+
+
+def test_a_task_defined_in_place_is_the_task_of_all_stages(tmp_path: Path) -> None:
+    profile = load(tmp_path, task={"name": "birds", **OWN})
+    assert profile.task == "birds"
+    assert [e.name for e in profile.section("sft_checkpoint").mixture] == ["birds"]
+    assert [t.name for t in profile.section("rl_checkpoint").tasks] == ["birds"]
+    assert profile.section("eval_report").task == profile.section("sft_checkpoint").validation_task == "birds"
+    assert profile.section("rl_checkpoint").definitions["birds"].kind == "multiple_choice"
+    assert profile.section("chat_datasets").tasks["birds"].train.partition("#")[0] == str(tmp_path / "rows.jsonl")
+    assert profile.section("tokenizer").tasks == ("birds",)
+
+
+def test_what_no_stage_reads_is_not_made(tmp_path: Path) -> None:
+    assert used_stages(load_profile("demo")) == tuple(STAGES)
+    profile = load(tmp_path, task=OWN)
+    assert used_stages(profile) == tuple(name for name in STAGES if name != "aqua_dataset")
+    rl = STAGES["rl_checkpoint"]
+    assert rl.needs(rl.config(profile)) == ("sft_checkpoint", "chat_datasets")
+    assert rl.needs(rl.config(load_profile("demo"))) == ("sft_checkpoint", "aqua_dataset")
+
+
+def test_a_mixture_of_tasks_reads_the_data_sets_of_both(tmp_path: Path) -> None:
+    profile = load(tmp_path, chat_datasets=HUB, rl_checkpoint={"tasks": [{"name": "task"}, {"name": "gsm8k"}]})
+    rl = STAGES["rl_checkpoint"]
+    assert [t.name for t in rl.config(profile).tasks] == ["aqua", "gsm8k"]
+    assert rl.needs(rl.config(profile)) == rl.inputs
+    assert set(rl.tasks(rl.config(profile))) == {TASKS["aqua"], TASKS["gsm8k"]}
+
+
+def test_a_profile_is_the_same_read_again(tmp_path: Path) -> None:
+    profile = load(tmp_path, task={"name": "birds", **OWN}, tasks={"sums": {"kind": "numeric", "train": "rows.jsonl"}})
+    assert Profile.model_validate_json(profile.to_json()) == profile
+    assert override(profile, {"rl_checkpoint": {"steps": 3}}).section("rl_checkpoint").definitions.keys() == {"birds"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"task": "gsm8k"}, "names the task 'gsm8k': add {name: gsm8k} to chat_datasets.sources"),
+        ({"task": "aqau"}, "task names 'aqau': did you mean 'aqua'?"),
+        ({"rl_checkpoint": {"tasks": [{"name": "brids"}]}, "tasks": {"birds": OWN}}, "did you mean 'birds'?"),
+        ({"sft_checkpoint": {"mixture": [{"name": "identitty"}]}}, "sft_checkpoint.mixture names 'identitty': did you"),
+        ({"eval_report": {"task": "identity"}}, "eval_report.task names 'identity'"),
+        ({"rl_checkpoint": {"tasks": [{"name": "gsm8k"}]}, "chat_datasets": {**HUB, "sources": [
+            {"name": "gsm8k"}, {"name": "identity"}, {"name": "drills"}]}}, "needs validation rows of gsm8k"),
+        ({"rl_checkpoint": {"tasks": [{"name": "task"}, {"name": "aqua"}]}}, "rl_checkpoint.tasks names a task twice"),
+        ({"rl_checkpoint": {"tasks": []}}, "tasks must name one task or several different ones"),
+        ({"task": {"name": "birds", **OWN}, "tasks": {"birds": OWN}}, "there are two tasks called 'birds'"),
+        ({"tasks": {"birds": {"name": "fish", **OWN}}}, "tasks.birds has the name 'fish'"),
+        ({"tasks": {"aqua": OWN}}, "cannot be called 'aqua'"),
+        ({"tasks": {"task": OWN}}, "cannot be called 'task'"),
+        ({"tasks": {"identity": OWN}}, "'identity' is a source of chat_datasets and a task of the profile"),
+        ({"tasks": {"Birds!": OWN}}, "should match pattern"),
+        ({"task": {**OWN, "columns": {"stem": "question"}}}, "columns: stem is unknown for kind 'multiple_choice'"),
+        ({"task": {**OWN, "tolerance": 0.1}}, "tolerance belongs to kind 'numeric'"),
+        ({"task": {"train": "rows.jsonl"}}, "a task needs a kind"),
+        ({"task": {"kind": "multiple_choice"}}, "train: missing"),
+        ({"task": {**OWN, "n_validation": 0}}, "needs validation rows of own, and none are kept"),
+        ({"task": {**OWN, "kind": "numeric"}, "sft_checkpoint": {"mixture": [{"name": "task", "permutations": 2}]}},
+         "permutations of own make no sense"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_the_way_out(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, **fields)
+    assert said in str(caught.value)
