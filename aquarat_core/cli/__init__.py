@@ -35,6 +35,7 @@ COMMANDS = (
     "aquarat_core.cli.models",
     "aquarat_core.cli.generate",
     "aquarat_core.cli.import_model",
+    "aquarat_core.cli.export",
 )
 NOT_SET_UP = (
     "The commands of other packages, such as those for runs, are missing. On a control host that means an environment "
