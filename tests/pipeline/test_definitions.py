@@ -46,7 +46,7 @@ def test_every_stage_is_an_asset_with_its_inputs(repository: dg.RepositoryDefini
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(STAGES)
     for name, stage in STAGES.items():
         parents = {key.to_user_string() for key in graph.get(dg.AssetKey(name)).parent_keys}
-        assert parents == set(stage.inputs), name
+        assert parents == set(stage.needs(stage.config(load_profile("demo")))), name
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -224,15 +224,15 @@ def test_a_step_taken_up_again_names_the_sft_it_started_from(chain: Chain, sft: 
     another = chain.instance.create_run_for_job(chain.defs.resolve_implicit_global_asset_job_def())
 
     def start_twice(
-        instance: dg.DagsterInstance, stage: Stage, run_id: str, experiment: Experiment
+        instance: dg.DagsterInstance, stage: Stage, names: Iterable[str], run_id: str, experiment: Experiment
     ) -> dict[str, Pinned]:
-        chosen = pin_inputs(instance, stage, run_id, experiment)
+        chosen = pin_inputs(instance, stage, names, run_id, experiment)
         if stage.name == "rl_checkpoint":
             # The step has chosen its inputs and is lost; somebody makes another SFT; the step is taken up again.
             between.append(sft("weights meanwhile"))
-            again = pin_inputs(instance, stage, run_id, experiment)
+            again = pin_inputs(instance, stage, names, run_id, experiment)
             assert again == chosen
-            fresh = pin_inputs(instance, stage, another.run_id, experiment)
+            fresh = pin_inputs(instance, stage, names, another.run_id, experiment)
             assert fresh["sft_checkpoint"].storage_id > again["sft_checkpoint"].storage_id
             return again
         return chosen

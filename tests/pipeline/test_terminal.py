@@ -103,5 +103,5 @@ def test_aquarat_materialize_answers_mistakes_in_one_line(shell: Shell) -> None:
 def test_ctrl_c_in_aquarat_materialize(shell: Shell) -> None:
     out = shell.interrupted("chat_datasets", *OURS, "aqua_dataset", "chat_datasets")
     assert out.returncode == 130
-    assert lines(out.stderr)[-1].startswith("interrupted: 1 of 2 assets are made and kept. Run it again: it goes on")
+    assert lines(out.stderr)[-1].startswith("interrupted: 1 of 2 assets are made and kept. Run it again: it continues")
     assert "Traceback" not in out.stderr
