@@ -33,6 +33,8 @@ class StageRow(TypedDict):
 
     checkpoint: Identity
     evaluation: Identity
+    questions: str
+    """What the checkpoint was asked, as its own report says it."""
     summary: Summary
     bits_per_byte: float | None
     comparison: ComparisonWithParent
@@ -60,6 +62,7 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
             StageRow(
                 checkpoint=reports.identity(now.checkpoint),
                 evaluation=reports.identity(now.evaluation),
+                questions=reports.questions_text(now.evaluated.report["evaluation"]),
                 summary=now.evaluated.report["summary"],
                 bits_per_byte=now.evaluated.report["bits_per_byte"],
                 comparison=comparison or now.evaluated.report["comparison"],
@@ -113,15 +116,14 @@ def left_out(checkpoints: Iterable[Artifact]) -> list[str]:
 def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> doc.Document:
     """The page of the whole chain."""
     names = [row["checkpoint"]["asset"] for row in report["stages"]]
-    evaluations = [row["evaluation"] for row in report["stages"]]
-    kinds = {reports.questions_text(evaluation) for evaluation in evaluations}
+    kinds = {row["questions"] for row in report["stages"]}
     asked = " or ".join(f"{n:,}" for n in sorted({row["summary"]["n"] for row in report["stages"]}))
     return doc.Document(
         title=f"From base to RL on {' and '.join(sorted(kinds))}: the whole chain",
         subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), greedy rationales, "
         f"strict parser. Profile {' and '.join(report['profiles'])}.",
         blocks=(
-            *next(filter(None, map(reports.origin_band, evaluations)), ()),
+            *next(filter(None, map(reports.origin_band, sorted(kinds))), ()),
             *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),
             _tiles(report),
             *(doc.Paragraph(text, tone="finding") for text in _findings(report)),

@@ -198,7 +198,7 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
             f"an answer counts only as the last line, and none counts as wrong. Profile {checkpoint['profile']}."
         ),
         blocks=(
-            *origin_band(evaluation),
+            *origin_band(questions_text(evaluation)),
             doc.Tiles(_tiles(report)),
             *_too_long(s),
             doc.Paragraph(baseline_sentence(checkpoint["asset"], s), tone="finding"),
@@ -273,9 +273,9 @@ def questions_text(evaluation: Mapping[str, Any]) -> str:
     return evaluation.get("questions", origin.UNKNOWN)
 
 
-def origin_band(evaluation: Mapping[str, Any]) -> tuple[doc.Paragraph, ...]:
+def origin_band(questions: str) -> tuple[doc.Paragraph, ...]:
     """What a reader must know first of scores on these questions, on top of every page."""
-    warning = origin.warning_about(questions_text(evaluation))
+    warning = origin.warning_about(questions)
     return (doc.Paragraph(warning, tone="warning"),) if warning else ()
 
 
