@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -221,8 +222,11 @@ def test_the_chain_report_holds_every_stage_its_test_and_its_ancestry(whole) -> 
     for row in report["stages"]:
         assert f"{100 * row['summary']['accuracy']:.1f}%" in html
         assert row["checkpoint"]["manifest_sha256"][:12] in html
-    assert "From base to RL on generated word problems: the whole chain" in html
-    assert html.index("A score on them says nothing about AQuA-RAT") < html.index("95% CI")
+    assert "From base to RL on AQuA-RAT: the whole chain" in html
+    generated: Any = {**report, "stages": [{**row, "questions": "generated word problems"} for row in report["stages"]]}
+    html_of_generated = chain_report.to_document(generated, {}).to_html()
+    assert "From base to RL on generated word problems" in html_of_generated
+    assert html_of_generated.index("says nothing about AQuA-RAT") < html_of_generated.index("95% CI")
     assert "rl: Reward and accuracy" in html and "base: Loss" in html
     assert markdown.count("data:image/png;base64,") == 2
     assert len(markdown) < 100_000
