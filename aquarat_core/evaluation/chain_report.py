@@ -169,7 +169,9 @@ def _accuracy_figure(report: ChainReport) -> doc.Figure:
     rows = [(row["checkpoint"]["asset"], row["summary"]) for row in report["stages"]]
     points = [plots.Accuracy(name, s["accuracy"], s["accuracy_lo"], s["accuracy_hi"]) for name, s in rows]
     last = rows[-1][1]
-    figure = plots.draw_accuracies(points, last["uniform"], last["constant_letter"]["accuracy"])
+    figure = plots.draw_accuracies(
+        points, last["uniform"], last["constant_letter"]["accuracy"], reports.answer_noun(last)
+    )
     caption = (
         "Accuracies with 95% Wilson intervals. Whether two stages differ is for the paired tests below, "
         "not for the overlap of the bars."

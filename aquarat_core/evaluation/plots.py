@@ -155,8 +155,9 @@ def draw_curves(panels: Sequence[Panel], columns: int = 3) -> Figure:
     return figure
 
 
-def draw_accuracies(points: Sequence[Accuracy], uniform: float, constant_letter: float) -> Figure:
-    """Accuracies with their intervals, one a line, against guessing and the best constant letter."""
+def draw_accuracies(points: Sequence[Accuracy], guessing: float, constant: float, noun: str) -> Figure:
+    """Accuracies with their intervals, one a line, against the best constant answer and, where it can be right at all,
+    guessing. `noun` is what an answer is called: "letter" or "answer"."""
     from matplotlib.figure import Figure
 
     with _style():
@@ -165,8 +166,9 @@ def draw_accuracies(points: Sequence[Accuracy], uniform: float, constant_letter:
         for y, point in enumerate(points):
             ax.plot([100 * point.lo, 100 * point.hi], [y, y], color=SERIES[0], linewidth=5, alpha=0.35)
             ax.plot([100 * point.value], [y], "o", color=SERIES[0], markersize=6)
-        ax.axvline(100 * uniform, color=MUTED, linestyle=":", label="one of five at random")
-        ax.axvline(100 * constant_letter, color=SERIES[1], linestyle="--", label="best constant letter")
+        if guessing:
+            ax.axvline(100 * guessing, color=MUTED, linestyle=":", label="guessing")
+        ax.axvline(100 * constant, color=SERIES[1], linestyle="--", label=f"best constant {noun}")
         ax.set_yticks(range(len(points)), [p.label for p in points], color=INK)
         ax.set_xlim(0, max(40.0, *(105 * p.hi for p in points)))
         ax.set_ylim(len(points) - 0.4, -0.6)

@@ -318,7 +318,7 @@ def _accuracy_figure(report: EvalReport) -> doc.Figure:
     if result := comparison["result"]:
         correct = result["both_right"] + result["only_parent"]
         points.insert(0, plots.Accuracy(str(comparison["parent"]), correct / s["n"], *wilson_interval(correct, s["n"])))
-    figure = plots.draw_accuracies(points, s["uniform"], s["constant_letter"]["accuracy"])
+    figure = plots.draw_accuracies(points, s["uniform"], s["constant_letter"]["accuracy"], answer_noun(s))
     caption = f"Accuracy with its 95% Wilson interval, against guessing and the best constant {answer_noun(s)}."
     return doc.Figure(plots.to_svg(figure, "accuracy"), plots.to_png_data_uri(figure), caption)
 

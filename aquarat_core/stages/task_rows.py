@@ -12,7 +12,7 @@ from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.locations import RowReader
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.defined import example_of, has_solutions
-from aquarat_core.tasks.own_code import OwnTask
+from aquarat_core.tasks.own_code import OwnTask, TaskCodeError
 from aquarat_core.tasks.registry import defined_task
 from aquarat_core.tasks.splits import HELD_OUT, hold_out, sampled, without_leaks
 from aquarat_core.tasks.task import Example
@@ -99,6 +99,8 @@ class _Reader:
             except DataError as e:
                 self.bad.add_at(row.where, str(e))
                 continue
+            except TaskCodeError as e:
+                raise TaskCodeError(f"{row.where}: {e}") from e
             seen.add(example.id)
             yield example
         self.described[split] = reader.described()

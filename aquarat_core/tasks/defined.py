@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import Any, cast
 
 from aquarat_core.config import TaskConfig, TaskDefinition
-from aquarat_core.config.tasks import OPTIONAL_COLUMNS
+from aquarat_core.config.tasks import COLUMNS, OPTIONAL_COLUMNS
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.multiple_choice import MultipleChoiceTask, choice_example, without_answers
 from aquarat_core.tasks.numeric import NumericTask, numeric_example
@@ -104,7 +104,8 @@ _READERS: dict[str, Callable[[Row, str, TaskConfig, str | None], Example[Any]]] 
 
 
 def _renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
-    """The row by our names of its columns. Raises `DataError` for a column of the config that it does not have."""
+    """The row by our names of its columns. Raises `DataError` for a column that the config names or the kind of task
+    needs, and that the row does not have."""
     values = dict(row)
     for ours, theirs in config.columns.items():
         names = (theirs,) if isinstance(theirs, str) else theirs
@@ -114,6 +115,12 @@ def _renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
         if missing:
             raise DataError(f"there is no column {missing[0]!r} (columns.{ours}); there are {', '.join(map(str, row))}")
         values[ours] = row[names[0]] if isinstance(theirs, str) else [row[name] for name in names]
+    for ours in COLUMNS[config.kind]:
+        if ours not in values and ours not in OPTIONAL_COLUMNS:
+            raise DataError(
+                f"there is no column {ours!r}; there are {', '.join(map(str, row))}. If one of these is it, name it in "
+                f"tasks.{config.name}.columns, as in {{{ours}: NAME}}"
+            )
     return values
 
 

@@ -166,7 +166,7 @@ def _made(name: str, file: str, code: str) -> Task[Any]:
         raise TaskCodeError(f"{where} defines {len(found)} classes that inherit from Task{named}, and must define one")
     cls: type[Any] = found[0]
     if missing := [m for m in NEEDED if getattr(cls, m, None) in (None, getattr(Task, m, None))]:
-        raise TaskCodeError(f"{where}: class {cls.__name__} has no method {', '.join(missing)} (docs/new_dataset.md)")
+        raise TaskCodeError(f"{where}: class {cls.__name__} lacks {' and '.join(missing)} (docs/new_dataset.md)")
     try:
         return cls()
     except Exception as e:

@@ -65,6 +65,7 @@ class StageRunner:
         self._monitor = RunMonitor(context.instance, context.run.run_id)
         self._job: RunningJob | None = None
         self._recently_failed: set[str] = set()
+        self._waited = False
 
     def run(self) -> Succeeded:
         """The result of the stage. However this returns, no job is left without a watcher.
@@ -142,6 +143,7 @@ class StageRunner:
         record = self._instance.get_run_record_by_id(self._run.run_id)
         since = record.create_timestamp.timestamp() if record else time.time()
         report_wait = WaitReporter(self._log.info)
+        self._waited = False
         with ticket(self._home, f"{self._run.run_id}-{self._stage.name}", since) as mine:
             while True:
                 self._monitor.check()
@@ -151,6 +153,7 @@ class StageRunner:
                         return self._start_on_first(launch, hosts)
                     except NoHostError as e:
                         why = str(e)
+                self._waited = True
                 self._say(f"waiting for {why}")
                 report_wait(why)
                 time.sleep(POLL_SECONDS)
@@ -169,8 +172,12 @@ class StageRunner:
 
     def _start_on(self, placement: Placement) -> None:
         self._monitor.check(now=True)
-        self._say(f"starting {placement}")
+        # Whoever waits is refused every few seconds: a line before each try would drown the reason.
+        if not self._waited:
+            self._say(f"starting {placement}")
         placement.start()
+        if self._waited:
+            self._say(f"starting {placement}")
 
     def _on_interrupt(self) -> None:
         """Cancelled means that the job ends; a worker that is merely stopped leaves it to the next."""

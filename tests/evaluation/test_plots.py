@@ -56,9 +56,16 @@ def test_png_of_noisy_panels_fits_into_an_event() -> None:
 
 def test_accuracy_figure_names_every_stage_and_both_baselines() -> None:
     points = [plots.Accuracy("sft_checkpoint", 0.31, 0.28, 0.34), plots.Accuracy("rl_checkpoint", 0.6, 0.57, 0.63)]
-    svg = plots.to_svg(plots.draw_accuracies(points, 0.2, 0.23), "accuracy")
-    for text in ("sft_checkpoint", "rl_checkpoint", "one of five at random", "best constant letter"):
+    svg = plots.to_svg(plots.draw_accuracies(points, 0.25, 0.28, "letter"), "accuracy")
+    for text in ("sft_checkpoint", "rl_checkpoint", "guessing", "best constant letter"):
         assert f">{text}</text>" in svg
+
+
+def test_accuracy_figure_of_open_answers_leaves_guessing_out() -> None:
+    points = [plots.Accuracy("rl_checkpoint", 0.6, 0.57, 0.63)]
+    svg = plots.to_svg(plots.draw_accuracies(points, 0.0, 0.04, "answer"), "accuracy")
+    assert ">best constant answer</text>" in svg
+    assert ">guessing</text>" not in svg
 
 
 def test_damaged_metrics_are_refused_by_line(tmp_path) -> None:

@@ -15,7 +15,7 @@ from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.hosts.transports import HostError
-from aquarat_pipeline.jobs import placement, running
+from aquarat_pipeline.jobs import placement, runner, running
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.commands import Launch
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
@@ -122,18 +122,45 @@ def test_an_attempt_that_some_hosts_never_started_gives_way_to_the_next(
     )
     said: list[str] = []
     store = ArtifactStore.open(store_uri)
-    runner = StageRunner(
+    jobs = StageRunner(
         context, STAGE, attempt, store, program=(), pipes_env={}, grace_seconds=1, handle=print, say=said.append
     )
     refused = {"state": "full", "reason": "no room"}
     ask(monkeypatch, attempt, start=refused)
     with pytest.raises(dg.Failure, match="sft_checkpoint cannot be started here: no room"):
-        runner._run_attempt(Requirement(False))
+        jobs._run_attempt(Requirement(False))
     assert attempt.folder.read_json("cancel.json") == {"reason": "it was started on some of its hosts only"}
     following = Attempt.find(instance, store, attempt.spec.run_id, STAGE.name, 0)
     assert following is not None and following.spec.attempt == attempt.spec.attempt + 1
     assert instance.get_run_by_id(attempt.spec.run_id).tags[JOB_TAG] == following.folder.uri
     assert said == ["starting on this machine"]
+
+
+def test_a_job_in_line_says_once_that_it_waits_and_once_that_it_starts(
+    instance: dg.DagsterInstance, store_uri: str, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(
+        instance=instance, run=instance.get_run_by_id(attempt.spec.run_id), log=SimpleNamespace(info=print)
+    )
+    said: list[str] = []
+    store = ArtifactStore.open(store_uri)
+    jobs = StageRunner(
+        context, STAGE, attempt, store, program=(), pipes_env={}, grace_seconds=1, handle=print, say=said.append
+    )
+    refusals = iter([NoHostError("in use by another"), NoHostError("in use by another")])
+
+    def start(placed: Placement) -> None:
+        if refusal := next(refusals, None):
+            raise refusal
+
+    monkeypatch.setattr(Placement, "start", start)
+    monkeypatch.setattr(runner, "candidates", lambda *_: (hosts("a"), ""))
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+    jobs._acquire_hosts(launch(attempt, Requirement(True)))
+    assert [text.split()[0] for text in said] == ["starting", "waiting", "waiting", "starting"]
+    said.clear()
+    jobs._acquire_hosts(launch(attempt, Requirement(True)))
+    assert [text.split()[0] for text in said] == ["starting"]
 
 
 def test_a_request_is_json_and_a_lease_has_the_fields_of_the_protocol(attempt: Attempt, tmp_path: Path) -> None:

@@ -106,8 +106,9 @@ def test_a_solution_states_no_answer_of_its_own() -> None:
         (row("A", ("3 km", "3 km")), "two options are the same"),
         (row("A", ("3 km", None)), "an option is None"),
         (row("A", "3 km"), "the options are '3 km', and should be a list"),
-        ({"question": "?", "answer": "A"}, "the options are 'None'"),
-        ({"options": ["1", "2"], "answer": "A"}, "question is null"),
+        ({"question": "?", "answer": "A", "options": None}, "the options are 'None'"),
+        ({"question": None, "options": ["1", "2"], "answer": "A"}, "question is null"),
+        ({"question": "?", "answer": "A"}, "there is no column 'options'; there are question, answer."),
         (row("C", rationale=5), "rationale is a int instead of a text"),
     ],
 )
@@ -120,6 +121,10 @@ def test_a_row_that_cannot_be_used_says_why(bad: dict[str, Any], said: str) -> N
 def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(DataError, match=r"no column 'stem' \(columns.question\); there are question, options, answer"):
         read(row("C"), columns={"question": "stem"})
+    with pytest.raises(
+        DataError, match=r"no column 'answer'; there are question, gold\. .* in tasks\.\w+\.columns, as in"
+    ):
+        read({"question": "?", "gold": "Rome"}, kind="short_text")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aquarat_core.config import ConfigError, TaskDefinition, load_profile
+from aquarat_core.config import ConfigError, TaskConfig, TaskDefinition, load_profile
+from aquarat_core.stages.task_rows import read_task
 from aquarat_core.tasks.own_code import OwnTask, TaskCodeError, own_task
 from aquarat_core.tasks.task import Grade
 
@@ -78,7 +80,7 @@ def test_a_module_is_a_task_under_the_profiles_name() -> None:
         ("closest: float = 0.5", "closest: float = 1 / 0", "does not import: line 11: ZeroDivisionError"),
         ("class Estimate(Task)", "class Estimate", "defines 0 classes that inherit from Task"),
         ("class Limits:", "class Limits(Task):", "defines 2 classes that inherit from Task (Limits, Estimate)"),
-        ("def grade(", "def judge(", "class Estimate has no method grade"),
+        ("def grade(", "def judge(", "class Estimate lacks grade"),
         (
             "    answer_form = ",
             "    def __init__(self, size):\n        pass\n\n    answer_form = ",
@@ -165,3 +167,12 @@ def test_a_module_that_cannot_be_read_is_refused_with_the_profile(tmp_path: Any,
         load_profile(str(tmp_path / "mine.yaml"))
     assert "mine.yaml, task.module" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_rows_that_the_code_fails_on_are_named_by_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "2 + 2?", "a": 4}\n{"q": "3 + 3?"}\n')
+    config = TaskConfig.model_validate(
+        {"name": "mine", "module": "mine.py", "code": GOOD, "train": str(tmp_path / "rows.jsonl")}
+    )
+    with pytest.raises(TaskCodeError, match=r"rows\.jsonl, line 2: task mine, .* line 23: KeyError: 'a'"):
+        read_task(config, print)
