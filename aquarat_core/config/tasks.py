@@ -77,7 +77,11 @@ class TaskConfig(TaskDefinition):
     @model_validator(mode="after")
     def _columns_fit(self) -> TaskConfig:
         known = COLUMNS[self.kind]
-        if self.kind != "module" and (wrong := sorted(set(self.columns) - set(known))):
+        if self.kind == "module" and self.columns:
+            raise ValueError("columns belong to tasks without code: a module reads the columns of its rows itself")
+        if self.first_option and self.kind != "multiple_choice":
+            raise ValueError(f"first_option belongs to kind 'multiple_choice', and this one is {self.kind!r}")
+        if wrong := sorted(set(self.columns) - set(known)):
             raise ValueError(f"columns: {', '.join(wrong)} is unknown for kind {self.kind!r}, which has {known}")
         if self.name in (MAIN_TASK, AQUA):
             raise ValueError(f"a task of one's own cannot be called {self.name!r}: choose another name")

@@ -65,7 +65,9 @@ def numeric_example(name: str, question: str, answer: str, rationale: str | None
     Raises `DataError` unless the answer is a number.
     """
     if (number := number_of(answer.strip())) is None:
-        raise DataError(f"the answer {answer!r} is no number (digits, a minus, commas at every third place, a point)")
+        raise DataError(
+            f"the answer {answer[:80]!r} is no number (digits, a minus, commas at every third place, a point)"
+        )
     text = number_text(number)
     lines = (rationale or "").strip().split("\n")
     kept = "\n".join(line for line in lines if not count_markers(line)).strip()

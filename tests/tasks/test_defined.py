@@ -106,7 +106,7 @@ def test_a_solution_states_no_answer_of_its_own() -> None:
         (row("A", ("3 km", "3 km")), "two options are the same"),
         (row("A", ("3 km", None)), "an option is None"),
         (row("A", "3 km"), "the options are '3 km', and should be a list"),
-        ({"question": "?", "answer": "A"}, "the options are 'None'"),
+        ({"question": "?", "answer": "A"}, "the options are None"),
         ({"options": ["1", "2"], "answer": "A"}, "question is null"),
         (row("C", rationale=5), "rationale is a int instead of a text"),
     ],

@@ -118,7 +118,7 @@ def test_a_grade_that_is_none_says_for_which_example(grade: str, said: str) -> N
     ("returned", "said"),
     [
         ("None", "returned None for row row-7, and should return an Example"),
-        ("Example(name, (), None, {1, 2}, '')", "gave row-7 an answer that is no JSON value"),
+        ("Example(name, (user_message('?'),), None, {1, 2}, '')", "gave row-7 an answer that is no JSON value"),
         ("row['z']", "failed: line 21: KeyError: 'z'"),
     ],
 )
