@@ -98,10 +98,10 @@ def named_tasks(raw: Any) -> Any:
     if not isinstance(raw, dict):
         return cast("object", raw)
     fields = cast("dict[str, Any]", raw)
-    given: object = fields.get("tasks") or {}
-    if not isinstance(given, dict):
+    given: object = fields.get("tasks")
+    if given is not None and not isinstance(given, dict):
         return fields
-    tasks = dict(cast("dict[str, Any]", given))
+    tasks = dict(cast("dict[str, Any]", given or {}))
     for name, task in tasks.items():
         if isinstance(task, dict):
             tasks[name] = {"name": name, **cast("dict[str, Any]", task)}
