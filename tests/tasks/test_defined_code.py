@@ -10,12 +10,14 @@ from aquarat_core.config import TaskDefinition
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.defined_code import code, program_example
 from aquarat_core.tasks.registry import defined_task
+from tests.tasks.test_humaneval import needs_sandbox
 
 PROMPT = 'def double(x):\n    """Twice x."""\n'
 ROW = {"prompt": PROMPT, "entry_point": "double", "test": "def check(f):\n    assert f(3) == 6\n",
        "solution": "    return 2 * x\n"}  # fmt: skip
 
 
+@needs_sandbox
 @pytest.mark.parametrize("solution", ["    return 2 * x\n", "def double(x):\n    return x + x\n"])
 def test_a_solution_goes_on_from_the_prompt_or_is_the_whole_function(solution: str) -> None:
     example = program_example(ROW | {"solution": solution}, "row")
@@ -25,6 +27,7 @@ def test_a_solution_goes_on_from_the_prompt_or_is_the_whole_function(solution: s
     assert not task.grade(example, example.target.replace("2 * x", "x").replace("x + x", "x"), True).correct
 
 
+@needs_sandbox
 def test_a_row_without_a_solution_can_be_graded() -> None:
     example = program_example({name: value for name, value in ROW.items() if name != "solution"}, "row")
     assert example.target is None
