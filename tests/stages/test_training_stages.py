@@ -14,12 +14,15 @@ import torch
 import yaml
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.artifacts.backends import open_backend
+from aquarat_core.checkpointing import checkpoint_store
 from aquarat_core.config import ConfigError, load_profile, override
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.packed_files import open_rows
 from aquarat_core.errors import DataError, StageError, UserError
 from aquarat_core.model import accounting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
+from aquarat_core.rl.trainer import Stopping, Trainer
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.stages.base import StageContext
@@ -285,9 +288,7 @@ def both(bench: Bench, reading: dict[str, Artifact], folder: Path, **config: Any
     (folder / "rows.jsonl").write_text("")
     task = {"kind": "numeric", "train": str(folder / "rows.jsonl")}
     (folder / "both.yaml").write_text(yaml.safe_dump({"extends": "demo", "tasks": {"sums": task}}))
-    section = override(load_profile(str(folder / "both.yaml")), {"rl_checkpoint": BOTH | config}).section(
-        "rl_checkpoint"
-    )
+    profile = override(load_profile(str(folder / "both.yaml")), {"rl_checkpoint": BOTH | config})
     ctx = bench.context("rl_checkpoint", RL, **reading)
     ctx.config = profile.section("rl_checkpoint")
     return ctx
@@ -336,6 +337,43 @@ def test_a_tiny_weight_still_gives_a_question_of_each_step(
     rl_checkpoint.run(ctx)
     rows = [json.loads(line) for line in (ctx.extras_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["rl/curriculum_seen/sums"] for row in rows[1:]] == [1, 2, 3]
+
+
+def test_a_mixture_with_curricula_goes_on_after_a_crash_with_the_same_bytes(
+    bench: Bench, reading: dict[str, Artifact], sums: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"steps": 6, "curriculum": {"enabled": True}, "checkpoint": {"every_steps": 2}}
+    inputs = reading | {"chat_datasets": sums}
+    undisturbed = both(bench, inputs, tmp_path, **changes)
+    expected = rl_checkpoint.run(undisturbed)
+    work = checkpoint_store(open_backend(f"file://{tmp_path}/work"), "rl_checkpoint", {}, {}, "code")
+    whole, crash_at = Trainer.step, list[int]()
+
+    def crash(self: Trainer[Any], step: int, asked: Stopping | None = None) -> Any:
+        if step in crash_at:
+            raise RuntimeError("a crash")
+        return whole(self, step, asked)
+
+    monkeypatch.setattr(Trainer, "step", crash)
+    for at in (3, 5):
+        crash_at[:] = [at]
+        stopped = both(bench, inputs, tmp_path, **changes)
+        stopped.work = work
+        with pytest.raises(RuntimeError, match="a crash"):
+            rl_checkpoint.run(stopped)
+    crash_at.clear()
+    resumed = both(bench, inputs, tmp_path, **changes)
+    resumed.work = work
+    found = rl_checkpoint.run(resumed)
+    weights = "model.safetensors"
+    assert (resumed.outdir / weights).read_bytes() == (undisturbed.outdir / weights).read_bytes()
+    timed = {name for name in expected if name.endswith(("_share", "_per_second"))}
+    assert {k: v for k, v in found.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+    seen = [
+        [row.get("rl/curriculum_seen/sums") for row in map(json.loads, (ctx.extras_dir / "metrics.jsonl").open())]
+        for ctx in (undisturbed, resumed)
+    ]
+    assert seen[0] == seen[1] and len(seen[0]) == 7
 
 
 def test_a_task_with_fewer_questions_than_its_part_of_a_step_is_refused_at_once(
