@@ -43,6 +43,8 @@ class TaskDefinition(Strict):
             raise ValueError(
                 "a task needs a kind (multiple_choice, numeric, short_text or code) or a module, and not both"
             )
+        if self.code is not None and self.module is None:
+            raise ValueError("code is the text of a module, filled in from its file: name the file under module")
         if self.tolerance and self.kind != "numeric":
             raise ValueError(f"tolerance belongs to kind 'numeric', and this one is {self.kind!r}: leave it out")
         return self

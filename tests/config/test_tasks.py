@@ -125,6 +125,7 @@ def test_what_is_filled_in_cannot_be_said_otherwise(tmp_path: Path) -> None:
         {"task": {**OWN, "kind": "choice"}}, {"task": {**OWN, "first_option": 2}},
         {"task": {**OWN, "kind": "numeric", "first_option": 1}}, {"task": {**OWN, "kind": "numeric", "tolerance": 1}},
         {"task": {**OWN, "module": "mine.py"}}, {"task": {"module": "", "train": "rows.jsonl"}},
+        {"task": {"module": "a\0b", "train": "rows.jsonl"}}, {"task": {**OWN, "code": "x = 1"}},
         {"task": {"module": ".", "train": "rows.jsonl"}}, {"task": {"module": ["x"], "train": "rows.jsonl"}},
         {"task": {"module": "rows.jsonl", "train": "rows.jsonl", "columns": {"question": "q"}}},
         {"rl_checkpoint": {"tasks": [{"name": "task", "weight": 0}]}},

@@ -154,6 +154,8 @@ def test_a_profile_carries_the_text_of_the_module(tmp_path: Any) -> None:
         (None, "cannot be read: No such file"),
         ("def f(:\n", "line 1 is no Python"),
         ("x = 1\n" * 20_000, "65,536 at most"),
+        ("\0", "is no Python"),
+        ("x = " + "-" * 60_000 + "1", "nested too deep"),
     ],
 )
 def test_a_module_that_cannot_be_read_is_refused_with_the_profile(tmp_path: Any, code: str | None, said: str) -> None:
