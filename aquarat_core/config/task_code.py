@@ -19,8 +19,8 @@ def with_code(fields: dict[str, Any], profile: Path) -> dict[str, Any]:
     Raises `ConfigError` for a module that cannot be read, is too long or is no Python.
     """
     filled = dict(fields)
-    if isinstance(fields.get("task"), dict):
-        filled["task"] = _filled(fields["task"], "task", profile)
+    if isinstance(task := fields.get("task"), dict):
+        filled["task"] = _filled(cast("dict[str, Any]", task), "task", profile)
     if isinstance(tasks := fields.get("tasks"), dict):
         named = cast("dict[str, Any]", tasks)
         filled["tasks"] = {
