@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore
@@ -26,8 +26,9 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "export",
         help="write the questions or conversations of a data set as JSONL",
-        description="A line is one JSON object: `id` and `messages` ([{role, content}]); of questions with options also"
-        " `letters` and `answer_letter`, of other questions `answer`.",
+        description="A line is one JSON object: `id` and `messages` ([{role, content}], and `parts` where the "
+        "assistant calls the calculator); of questions with options also `letters` and `answer_letter`, of other "
+        "questions `answer`. The files get their names when all of them are whole.",
     )
     add_artifact(command)
     command.add_argument("--format", choices=("jsonl",), default="jsonl", help="of the files (%(default)s)")
@@ -40,36 +41,55 @@ def add_commands(commands: Commands) -> None:
 
 def _export(arguments: argparse.Namespace) -> str:
     artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
-    files = [f.path for f in artifact.manifest.files if f.path.endswith(ENDING)]
-    if arguments.only:
-        files = [name for name in files if name.startswith(f"{arguments.only}.")]
-    if artifact.manifest.kind != "dataset" or not files:
-        what = f" of {arguments.only}" if arguments.only else ""
-        raise UsageError(
-            f"{artifact.asset} has no questions or conversations{what}: aqua_dataset and chat_datasets have some"
-        )
+    files = _files(artifact, arguments.only)
     folder = arguments.out or Path(artifact.asset)
-    folder.mkdir(parents=True, exist_ok=True)
-    written: dict[str, int] = {}
-    for name in files:
-        target = folder / f"{name.removesuffix(ENDING)}.jsonl"
-        written[str(target)] = _write(target, _rows(artifact, name))
+    try:
+        written = _export_files(artifact, files, folder)
+    except OSError as e:
+        # What is read was verified before: the folder that is written to is at fault.
+        raise UsageError(
+            f"{folder} cannot be written: {e.strerror or e}. No file was changed there: take another folder with --out"
+        ) from None
     text = "\n".join(f"{path}: {n:,} rows" for path, n in written.items())
     return answer(arguments, {"manifest_sha256": artifact.sha256, "files": written}, text)
 
 
+def _files(artifact: Artifact, only: str | None) -> list[str]:
+    """The files to export. Raises `UsageError` if there are none."""
+    from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET
+
+    known = (*DATASETS, OTHER_DATASET)
+    if artifact.asset not in known:
+        raise UsageError(f"{artifact.asset} has no questions or conversations: {' and '.join(known)} have some")
+    files = [f.path for f in artifact.manifest.files if f.path.endswith(ENDING)]
+    found = files if only is None else [name for name in files if name.startswith(f"{only}.")]
+    if not found:
+        sources = sorted({name.partition(".")[0] for name in files})
+        raise UsageError(f"{artifact.asset} has nothing of {only!r}: it has {', '.join(sources)}")
+    return found
+
+
+def _export_files(artifact: Artifact, files: Sequence[str], folder: Path) -> dict[str, int]:
+    """Writes the files, and gives them their names when all are whole. Returns the rows of each."""
+    paths = {name: artifact.path(name) for name in files}
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, int] = {}
+    with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
+        names = [f"{Path(name).stem}.jsonl" for name in paths]
+        counts = [_write(Path(unfinished, n), _rows(artifact, file)) for n, file in zip(names, paths, strict=True)]
+        for name, count in zip(names, counts, strict=True):
+            Path(unfinished, name).replace(folder / name)
+            written[str(folder / name)] = count
+    return written
+
+
 def _write(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Writes one row after the other, and gives the file its name when it is whole. Returns the number of rows."""
+    """Writes one row after the other. Returns their number."""
     n = 0
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                n += 1
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            n += 1
     return n
 
 

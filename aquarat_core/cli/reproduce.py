@@ -19,6 +19,11 @@ def add_commands(commands: Commands) -> None:
     add_store(command)
     add_json(command)
     command.add_argument("--anyway", action="store_true", help="run even if the code has changed since")
+    command.add_argument(
+        "--run-code",
+        action="store_true",
+        help="run the code of a task of one's own that the artifact's manifest holds: read it first",
+    )
     command.add_argument("--tolerance", type=float, default=0.01,
                          help="relative difference of weights that counts as the same on other hardware "
                          "(default: %(default)s)")  # fmt: skip
@@ -31,7 +36,13 @@ def _reproduce(arguments: argparse.Namespace) -> str | CheckFailed:
 
     artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
     with scratch_folder("reproduce") as scratch:
-        found = reproduce(artifact, arguments.keep or scratch, anyway=arguments.anyway, tolerance=arguments.tolerance)
+        found = reproduce(
+            artifact,
+            arguments.keep or scratch,
+            anyway=arguments.anyway,
+            run_code=arguments.run_code,
+            tolerance=arguments.tolerance,
+        )
     demanded = "bit for bit (same hardware, libraries and code)" if found.bitwise else f"within {found.tolerance:g}"
     verdict = f"{artifact.asset} {artifact.sha256[:12]} was {'' if found.ok else 'NOT '}reproduced, {demanded}"
     rows = [("file", f.path, f.note) for f in found.files]

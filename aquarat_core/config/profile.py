@@ -122,6 +122,9 @@ class Profile(Strict):
 
     def _tasks_fit(self) -> None:
         names, rl, evaluation = self.names, self.rl_checkpoint, self.eval_report
+        for stage, section in self:
+            if isinstance(section, Strict):
+                names.check_filled_in(section, stage)
         for stage, train in self._sections(ChatTrainConfig):
             if not train.mixture:
                 raise ValueError(f"{stage}.mixture is empty: it needs a data set")

@@ -19,8 +19,8 @@ def with_code(fields: dict[str, Any], profile: Path) -> dict[str, Any]:
     Raises `ConfigError` for a module that cannot be read, is too long or is no Python.
     """
     filled = dict(fields)
-    if isinstance(fields.get("task"), dict):
-        filled["task"] = _filled(fields["task"], "task", profile)
+    if isinstance(task := fields.get("task"), dict):
+        filled["task"] = _filled(cast("dict[str, Any]", task), "task", profile)
     if isinstance(tasks := fields.get("tasks"), dict):
         named = cast("dict[str, Any]", tasks)
         filled["tasks"] = {
@@ -39,8 +39,9 @@ def _filled(task: dict[str, Any], field: str, profile: Path) -> dict[str, Any]:
     where = f"{profile}, {field}.module: {path}"
     try:
         data = path.read_bytes()
-    except OSError as e:
-        raise ConfigError(f"{where} cannot be read: {e.strerror or e}") from None
+    except (OSError, ValueError) as e:  # a ValueError for a path that can be none
+        said = e.strerror if isinstance(e, OSError) else None
+        raise ConfigError(f"{where} cannot be read: {said or e}") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{where} has {len(data):,} bytes, and a task's module has {MAX_BYTES:,} at most")
     try:
@@ -51,4 +52,6 @@ def _filled(task: dict[str, Any], field: str, profile: Path) -> dict[str, Any]:
     except (SyntaxError, ValueError) as e:
         line = f", line {e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
         raise ConfigError(f"{where}{line} is no Python: {e.args[0]}") from None
+    except (RecursionError, MemoryError):  # what the compiler raises for an expression that is nested too deep
+        raise ConfigError(f"{where} is no Python that can be compiled: something in it is nested too deep") from None
     return {**task, "code": code}

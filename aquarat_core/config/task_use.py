@@ -69,6 +69,21 @@ class TaskNames:
             where = f"tasks.{name}" if name in self.tasks else f"the source {name} in chat_datasets.sources"
             raise ValueError(f"{field} needs {split} rows of {name}, and none are kept: set n_{split} of {where}")
 
+    def check_filled_in(self, section: BaseModel, stage: str) -> None:
+        """Raises `ValueError` where a section says of a task what the profile's `tasks` do not: it would be ignored."""
+        if isinstance(section, ChatDatasetsConfig):
+            field, given, known = "tasks", section.tasks, self.tasks
+        else:
+            field, given = "definitions", getattr(section, "definitions", {})
+            known = {name: task.definition for name, task in self.tasks.items()}
+        for name, task in given.items():
+            without_code = known[name].model_copy(update={"code": None}) if name in known else None
+            if task not in (known.get(name), without_code):
+                raise ValueError(
+                    f"{stage}.{field}.{name} is not what `tasks.{name}` of the profile says, from which it is filled "
+                    "in: change it there, and leave it out here"
+                )
+
     def has_options(self, name: str) -> bool:
         """Whether copies of the task's rows can differ in the order of their options."""
         name = self.own(name)

@@ -43,6 +43,8 @@ class TaskDefinition(Strict):
             raise ValueError(
                 "a task needs a kind (multiple_choice, numeric, short_text or code) or a module, and not both"
             )
+        if self.code is not None and self.module is None:
+            raise ValueError("code is the text of a module, filled in from its file: name the file under module")
         if self.tolerance and self.kind != "numeric":
             raise ValueError(f"tolerance belongs to kind 'numeric', and this one is {self.kind!r}: leave it out")
         return self
@@ -77,7 +79,11 @@ class TaskConfig(TaskDefinition):
     @model_validator(mode="after")
     def _columns_fit(self) -> TaskConfig:
         known = COLUMNS[self.kind]
-        if self.kind != "module" and (wrong := sorted(set(self.columns) - set(known))):
+        if self.kind == "module" and self.columns:
+            raise ValueError("columns belong to tasks without code: a module reads the columns of its rows itself")
+        if self.first_option and self.kind != "multiple_choice":
+            raise ValueError(f"first_option belongs to kind 'multiple_choice', and this one is {self.kind!r}")
+        if wrong := sorted(set(self.columns) - set(known)):
             raise ValueError(f"columns: {', '.join(wrong)} is unknown for kind {self.kind!r}, which has {known}")
         if self.name in (MAIN_TASK, AQUA):
             raise ValueError(f"a task of one's own cannot be called {self.name!r}: choose another name")
@@ -94,10 +100,10 @@ def named_tasks(raw: Any) -> Any:
     if not isinstance(raw, dict):
         return cast("object", raw)
     fields = cast("dict[str, Any]", raw)
-    given: object = fields.get("tasks") or {}
-    if not isinstance(given, dict):
+    given: object = fields.get("tasks")
+    if given is not None and not isinstance(given, dict):
         return fields
-    tasks = dict(cast("dict[str, Any]", given))
+    tasks = dict(cast("dict[str, Any]", given or {}))
     for name, task in tasks.items():
         if isinstance(task, dict):
             tasks[name] = {"name": name, **cast("dict[str, Any]", task)}

@@ -8,6 +8,7 @@ and weights may differ by a stated tolerance.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import subprocess
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
 from aquarat_core.artifacts.weights import open_tensors
-from aquarat_core.config import validate
+from aquarat_core.config import ChatDatasetsConfig, TaskDefinition, validate
 from aquarat_core.errors import UserError
 from aquarat_core.maintenance.copying import push
 from aquarat_core.settings import REPO_ROOT
@@ -71,10 +72,13 @@ class Reproduction:
         return all(f.identical or (f.distance is not None and f.distance <= self.tolerance) for f in self.files)
 
 
-def reproduce(artifact: Artifact, folder: Path, *, anyway: bool = False, tolerance: float = 0.01) -> Reproduction:
+def reproduce(
+    artifact: Artifact, folder: Path, *, anyway: bool = False, run_code: bool = False, tolerance: float = 0.01
+) -> Reproduction:
     """Runs the artifact's stage again, in a store under `folder`. Its output goes to stderr.
 
-    Raises `ReproductionError` where the code is not that of the manifest, unless `anyway`, or where the stage fails.
+    Raises `ReproductionError` where the code is not that of the manifest, unless `anyway`, where the manifest holds
+    code of its own, unless `run_code`, or where the stage fails.
     """
     manifest = artifact.manifest
     stage = STAGES.get(artifact.asset)
@@ -82,6 +86,8 @@ def reproduce(artifact: Artifact, folder: Path, *, anyway: bool = False, toleran
         raise ReproductionError(f"{artifact.asset} is no stage of this version; it has {', '.join(STAGES)}")
     config_type = stage.config_type()
     section = validate(config_type, manifest.config, artifact.asset) if config_type else None
+    if section is not None and not run_code:
+        _refuse_code_of_manifest(artifact, section)
     code = _require_code(artifact, stage, section, anyway)
     store = ArtifactStore.open(f"file://{folder.absolute()}/store")
     for parent in manifest.parents:
@@ -109,6 +115,24 @@ def reproduce(artifact: Artifact, folder: Path, *, anyway: bool = False, toleran
         files=tuple(_compare_files(artifact, again)),
         metrics=_differing_metrics(manifest.metrics, again.manifest.metrics),
     )
+
+
+def _refuse_code_of_manifest(artifact: Artifact, section: BaseModel) -> None:
+    """Raises `ReproductionError` for a manifest with the code of tasks: who may write to its store wrote that."""
+    held: dict[str, TaskDefinition] = {**getattr(section, "definitions", {})}
+    if isinstance(section, ChatDatasetsConfig):
+        held |= section.tasks
+    modules = [
+        f"{name} ({task.module}, SHA-256 {hashlib.sha256(task.code.encode()).hexdigest()[:12]})"
+        for name, task in held.items()
+        if task.code is not None
+    ]
+    if modules:
+        raise ReproductionError(
+            f"{artifact.asset} ({artifact.uri}) was made with Python code that its manifest holds, of the task "
+            f"{', '.join(modules)}. It would run here with your rights: read it with `aquarat show "
+            f"{artifact.sha256[:12]} --json`, and say --run-code if you trust it"
+        )
 
 
 def _require_code(artifact: Artifact, stage: Stage, section: BaseModel | None, anyway: bool) -> CodeVersion:

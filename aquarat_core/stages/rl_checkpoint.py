@@ -12,7 +12,7 @@ from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.rl.preflight import check_reward
-from aquarat_core.rl.task_mixture import TaskMixture
+from aquarat_core.rl.task_mixture import TaskMixture, shares
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.task_inputs import TaskInput, task_input
@@ -85,6 +85,8 @@ def _check_enough(found: Sequence[Questions], config: RLConfig) -> None:
     """Raises `StageError` where too few questions are left for a step or for an evaluation."""
     there = sum(len(q.train) for q in found)
     if there >= config.prompts_per_step and all(q.train and q.held_out for q in found):
+        if config.curriculum.enabled:
+            _check_parts(found, config)
         return
     counts = "; ".join(f"{q.task.name}: {len(q.train)} training and {len(q.held_out)} held-out" for q in found)
     raise StageError(
@@ -92,6 +94,16 @@ def _check_enough(found: Sequence[Questions], config: RLConfig) -> None:
         f"step needs {config.prompts_per_step}: lower max_new_tokens, or train with a longer "
         "base_checkpoint.model.sequence_len"
     )
+
+
+def _check_parts(found: Sequence[Questions], config: RLConfig) -> None:
+    """Raises `StageError` where a task has fewer questions than its part of a step: a curriculum draws none twice."""
+    for questions, n in zip(found, shares([t.weight for t in config.tasks], config.prompts_per_step), strict=True):
+        if n > len(questions.train):
+            raise StageError(
+                f"a step asks {n} questions of {questions.task.name}, and there are {len(questions.train)}: lower its "
+                "weight in rl_checkpoint.tasks, or rl_checkpoint.prompts_per_step"
+            )
 
 
 def _check_reward(name: str, questions: Questions, tokenizer: Tokenizer, config: RLConfig) -> None:

@@ -52,10 +52,18 @@ class TaskInput:
 
 
 def task_input(ctx: StageContext, name: str) -> TaskInput:
-    """The task of that name, as the stage's config defines it or built in."""
+    """The task of that name, as the stage's config defines it or built in.
+
+    Raises `StageError` for a task that the data set was made without.
+    """
     definitions: dict[str, TaskDefinition] = getattr(ctx.config, "definitions", {})
     dataset = ctx.inputs[dataset_of(name)]
     if name not in definitions:
         return TaskInput(load_task(name), dataset)
-    facts = json.loads(dataset.path(SOURCES_FILE).read_text(encoding="utf-8"))[name]
-    return TaskInput(defined_task(name, definitions[name], facts), dataset)
+    described = json.loads(dataset.path(SOURCES_FILE).read_text(encoding="utf-8"))
+    if name not in described:
+        raise StageError(
+            f"{dataset.asset} ({dataset.sha256[:12]}) has no task {name}: it was made before the profile had it. "
+            f"Make {dataset.asset} again, and what comes after it"
+        )
+    return TaskInput(defined_task(name, definitions[name], described[name]), dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,13 +11,16 @@ from aquarat_core.config.locations import HubRows
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.locations import RowReader
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.defined import example_of, has_solutions
+from aquarat_core.tasks.defined import example_of, has_solutions, id_of, renamed
+from aquarat_core.tasks.defined_code import program_example
 from aquarat_core.tasks.own_code import OwnTask, TaskCodeError
 from aquarat_core.tasks.registry import defined_task
 from aquarat_core.tasks.splits import HELD_OUT, hold_out, sampled, without_leaks
 from aquarat_core.tasks.task import Example
 
 Log = Callable[[str], None]
+TRIED = 1_000
+"""Rows of a split on which all of a module is tried; grading is on every row."""
 WARN_NEAR = 0.01
 """From this share of training questions that are similar to held-out ones on, a warning says so."""
 
@@ -35,7 +38,8 @@ class TaskRows:
 def read_task(config: TaskConfig, log: Log) -> TaskRows:
     """Read the rows of all splits.
 
-    Raises `DataError` for a bad row where the config says so, and where no training row is left.
+    Raises `DataError` for a bad row where the config says so and where a split has no row left, and `TaskCodeError` for
+    a module that fails on a row: the stages that train and grade come much later.
     """
     reader = _Reader(config, log)
     given = {"train": config.train, "validation": config.validation, "test": config.test}
@@ -52,14 +56,12 @@ def read_task(config: TaskConfig, log: Log) -> TaskRows:
             "ones (sources.json names some): scores on those may come from memory"
         )
     kept = {split: sampled(found, getattr(config, f"n_{split}"), config.seed) for split, found in splits.items()}
-    if not kept["train"]:
-        held = " and ".join(f"n_{split} {n:,}" for split, n in wanted.items()) or "the held-out splits"
-        raise DataError(
-            f"{where}: of {reader.read:,} rows, {reader.bad.count:,} of them bad, {held} leave none to train on: lower "
-            "them, or give more rows"
-        )
     if said := reader.bad.summary():
         log(said)
+    for split, found in kept.items():
+        if not found and getattr(config, f"n_{split}") != 0:
+            raise DataError(f"{where}: {reader.why_none(split, wanted, leaks.same)}")
+    reader.warn_of_unpaid()
     options = [len(e.choices) for found in kept.values() for e in found]
     described = {
         "kind": config.kind,
@@ -78,24 +80,25 @@ class _Reader:
         self.config, self.log = config, log
         self.bad = BadRows(f"task {config.name}", f"tasks.{config.name}", config.on_bad_row)
         self.described: dict[str, Any] = {}
-        self.read = 0
-        self._own = None
-        if config.kind == "module":
-            task = defined_task(config.name, config.definition, {})
-            assert isinstance(task, OwnTask), "a module makes a task of its own code"
-            self._own = task
+        self._task = defined_task(config.name, config.definition, {"letters": 0})
         self._solutions: bool | None = None
+        self._good: dict[str, int] = {}
+        """Rows that became examples, by split."""
+        self._unpaid = 0
+        """Examples of a module whose target earns less than 1."""
 
     def examples(self, split: str, location: str | HubRows) -> Iterator[Example[Any]]:
         """The examples of a location, each with an id of its own."""
         reader = RowReader(location, self.bad, self.log)
         seen: set[str] = set()
+        columns: set[str] = set()
         for number, row in enumerate(reader.rows()):
-            self.read += 1
+            columns |= row.values.keys()
             try:
                 example = self._example(row.values, f"{split}-{number:06d}")
                 if example.id in seen:
-                    raise DataError(f"the id {example.id!r} is there already")
+                    raise DataError(f"the id {example.id[:80]!r} is there already")
+                self._try(example, whole=len(seen) < TRIED)
             except DataError as e:
                 self.bad.add_at(row.where, str(e))
                 continue
@@ -103,11 +106,75 @@ class _Reader:
                 raise TaskCodeError(f"{row.where}: {e}") from e
             seen.add(example.id)
             yield example
+        self._check_columns(reader.where, columns)
+        self._good[split] = len(seen)
         self.described[split] = reader.described()
 
+    def why_none(self, split: str, wanted: Mapping[str, int], leaked: int) -> str:
+        """What to do about a split without a row; `wanted` are the rows to hold out of training."""
+        good, first = self._good.get(split, self._good["train"]), ""
+        if self.bad.rows:
+            first = f" (the first bad one is {self.bad.rows[0].row}: {self.bad.rows[0].reason})"
+        if not good:
+            return f"no row of {split} can be used{first}. Mend the data set, or name another"
+        if split == "train" and leaked:
+            return (
+                f"all {good:,} training questions that are not held out are asked in a held-out split too, and none is "
+                "left to train on. Name different rows under train, validation and test"
+            )
+        held = " and ".join(f"n_{name} {n:,}" for name, n in wanted.items())
+        return f"of {good:,} good rows, {held} leave none to train on{first}: lower them, or give more rows"
+
+    def warn_of_unpaid(self) -> None:
+        """Says how many targets a module does not pay in full: RL refuses to start on more than a few."""
+        if self._unpaid:
+            self.log(
+                f"warning: tasks.{self.config.name}: grade gives {self._unpaid:,} of {sum(self._good.values()):,} "
+                "targets a reward below 1, and RL does not start where that is more than one of a hundred"
+            )
+
+    def _check_columns(self, where: str, there: set[str]) -> None:
+        """Raises `DataError` for a column of the config that no row has: a row may lack those that are optional."""
+        for ours, theirs in self.config.columns.items():
+            missing = sorted({theirs} - there) if isinstance(theirs, str) else sorted({*theirs} - there)
+            if there and missing:
+                raise DataError(
+                    f"{where}: no row has the column {missing[0]!r} (tasks.{self.config.name}.columns.{ours}); there "
+                    f"are {', '.join(sorted(there))[:400]}"
+                )
+
     def _example(self, values: dict[str, Any], name: str) -> Example[Any]:
-        if self._own is not None:
-            return self._own.example(values, name)
+        if isinstance(self._task, OwnTask):
+            return self._task.example(values, name)
+        if self.config.kind == "code":
+            found = renamed(values, self.config)
+            return program_example(found, id_of(found, name))
         if self._solutions is None:
             self._solutions = has_solutions(values, self.config)
         return example_of(values, name, self.config, self._solutions)
+
+    def _try(self, example: Example[Any], whole: bool) -> None:
+        """Grade the example's target, and ask a module for all else that later stages ask (`whole`).
+
+        Raises `DataError` for a target that is graded as wrong, and `TaskCodeError`.
+        """
+        if self.config.kind == "code":
+            return  # Its grade runs programs, in a sandbox that the host of this stage may not have.
+        task, said = self._task, example.target
+        grade = task.grade(example, task.answer_text(example.reference) if said is None else said, True)
+        if not isinstance(task, OwnTask):
+            if not grade.correct:
+                raise DataError(
+                    f"its solution is not graded as right, since it ends in other than {task.answer_form} or announces "
+                    "more than one answer"
+                )
+            return
+        self._unpaid += grade.reward < 1.0
+        if whole:
+            shown = task.shown(example, self.config.seed)
+            task.chance(shown)
+            task.is_permutable(example)
+            for attempt in task.worthless(shown).values():
+                task.grade(shown, attempt.text, attempt.ended)
+            for answer in (shown.reference, *task.categories):
+                task.answer_text(answer)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from string import ascii_uppercase
 from typing import Any, cast
 
@@ -50,16 +51,24 @@ def has_solutions(row: Row, config: TaskConfig) -> bool:
 
 
 def example_of(row: Row, name: str, config: TaskConfig, solutions: bool) -> Example[Any]:
-    """The example of a row, under the id `name`, or `id` of the row.
+    """The example of a row of any kind but code and modules, under the id `name`, or `id` of the row.
 
     The instruction is the same for all rows of a data set: it asks for a solution if they come with one (`solutions`).
     Raises `DataError` that says what is wrong with the row.
     """
-    values = _renamed(row, config)
-    if (own := values.get("id")) is not None:
-        name = str(own)
+    values = renamed(row, config)
     rationale = _text_or_empty(values, "rationale") if solutions else None
-    return _READERS[config.kind](values, name, config, rationale)
+    return _READERS[config.kind](values, id_of(values, name), config, rationale)
+
+
+def id_of(values: Row, name: str) -> str:
+    """The id that a row gives itself, else `name`. Raises `DataError` for one that is none."""
+    own = values.get("id")
+    if own is None:
+        return name
+    if not _is_text(own) or not str(own).strip():
+        raise DataError(f"the id is {_short(own)}, and should be a text or a number")
+    return str(own)
 
 
 def _choice(row: Row, name: str, config: TaskConfig, rationale: str | None) -> Example[Any]:
@@ -79,11 +88,11 @@ def _number(row: Row, name: str, config: TaskConfig, rationale: str | None) -> E
     if isinstance(answer, float):
         if not math.isfinite(answer):
             raise DataError(f"the answer is {answer}")
-        answer = f"{answer:.15g}" if "e" not in f"{answer:.15g}" else format(answer, "f")
+        answer = f"{Decimal(f'{answer:.15g}'):f}"
     elif isinstance(answer, int) and not isinstance(answer, bool):
         answer = str(answer)
     elif not isinstance(answer, str):
-        raise DataError(f"the answer is {'missing' if answer is None else answer!r}, and should be a number")
+        raise DataError(f"the answer is {'missing' if answer is None else _short(answer)}, and should be a number")
     return numeric_example(name, text_of(row, "question"), answer, rationale)
 
 
@@ -91,8 +100,8 @@ def _short_text(row: Row, name: str, config: TaskConfig, rationale: str | None) 
     del config
     answer: Any = _parsed(row.get("answer"))
     answers = cast("list[Any]", answer if isinstance(answer, list) else [answer])
-    if not all(isinstance(a, (str, int, float)) and not isinstance(a, bool) for a in answers):
-        raise DataError(f"the answer is {_short(answer)}, and should be a text or a list of texts")
+    if not all(map(_is_text, answers)):
+        raise DataError(f"the answer is {_short(cast('object', answer))}, and should be a text or a list of texts")
     return text_example(name, text_of(row, "question"), [str(a) for a in answers], rationale or "")
 
 
@@ -103,7 +112,7 @@ _READERS: dict[str, Callable[[Row, str, TaskConfig, str | None], Example[Any]]] 
 }
 
 
-def _renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
+def renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
     """The row by our names of its columns. Raises `DataError` for a column that the config names or the kind of task
     needs, and that the row does not have."""
     values = dict(row)
@@ -113,7 +122,9 @@ def _renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
         if missing and ours in OPTIONAL_COLUMNS:
             continue
         if missing:
-            raise DataError(f"there is no column {missing[0]!r} (columns.{ours}); there are {', '.join(map(str, row))}")
+            raise DataError(
+                f"there is no column {missing[0]!r} (columns.{ours}); there are {', '.join(map(str, row))[:400]}"
+            )
         values[ours] = row[names[0]] if isinstance(theirs, str) else [row[name] for name in names]
     for ours in COLUMNS[config.kind]:
         if ours not in values and ours not in OPTIONAL_COLUMNS:
@@ -134,15 +145,22 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
         if set(fields) == {"label", "text"}:
-            labels, value = [str(x) for x in fields["label"]], fields["text"]
+            given, value = fields["label"], fields["text"]
+            if (
+                not isinstance(given, list)
+                or not isinstance(value, list)
+                or len(cast("list[Any]", given)) != len(cast("list[Any]", value))
+            ):
+                raise DataError("label and text of the options should be lists of the same length")
+            labels = [str(x) for x in cast("list[Any]", given)]
         else:
             labels, value = [str(x) for x in fields], list(fields.values())
     if not isinstance(value, (list, tuple)) or not value:
-        raise DataError(f"the options are {_short(value)}, and should be a list of texts")
+        raise DataError(f"the options are {_short(cast('object', value))}, and should be a list of texts")
     texts: list[str] = []
     for option in cast("Sequence[Any]", value):
-        if isinstance(option, bool) or not isinstance(option, (str, int, float)) or not str(option).strip():
-            raise DataError(f"an option is {option!r}, and should be a text")
+        if not _is_text(option) or not str(option).strip():
+            raise DataError(f"an option is {_short(option)}, and should be a text")
         texts.append(str(option).strip())
     return _without_letters(texts), labels
 
@@ -163,7 +181,7 @@ def _correct(answer: Any, options: Sequence[str], labels: Sequence[str], first: 
     """
     known = f"one of {len(options)} options, as its text, its letter or its number from {first}"
     if isinstance(answer, bool) or not isinstance(answer, (str, int)):
-        raise DataError(f"the answer is {'missing' if answer is None else repr(answer)}, and should be {known}")
+        raise DataError(f"the answer is {'missing' if answer is None else _short(answer)}, and should be {known}")
     if isinstance(answer, int) and labels and str(answer) in labels:
         return labels.index(str(answer))
     if isinstance(answer, str):
@@ -193,8 +211,15 @@ def _text_or_empty(row: Row, name: str) -> str:
     return value
 
 
+def _is_text(value: object) -> bool:
+    """Whether a value of a row is a text, or a number that stands for one."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+
 def _short(value: object) -> str:
-    return repr(str(value)[:80])
+    return repr(value[:80]) if isinstance(value, str) else str(value)[:80]
 
 
 def _parsed(value: Any) -> Any:

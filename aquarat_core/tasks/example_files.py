@@ -7,13 +7,14 @@ which only the task looks into, is JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aquarat_core.conversation import parts_text
 from aquarat_core.data.conversations import PARTS
 from aquarat_core.data.parquet import read_parts, write_table
 from aquarat_core.errors import DataError
@@ -52,6 +53,47 @@ def write_examples(path: str | Path, examples: Sequence[Example[Any]]) -> None:
         "answer": [json.dumps(e.answer, ensure_ascii=False) for e in examples],
     }
     write_table(path, pa.Table.from_pydict(columns, schema=schema))
+
+
+def stored_fault(example: Example[Any]) -> str | None:
+    """Why an example that other code made cannot be stored and shown; None if it can."""
+    texts: dict[str, Any] = {"id": example.id, "reference": example.reference, "target": example.target or ""}
+    messages, choices = cast("tuple[Any, Any]", (example.messages, example.choices))
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            return f"{name} {str(value)[:80]!r}, which is no text"
+    if not example.id.strip():
+        return "a blank id"
+    if not isinstance(choices, (tuple, list)) or not all(isinstance(c, str) for c in cast("Sequence[Any]", choices)):
+        return "choices that are no tuple of texts"
+    if not isinstance(messages, (tuple, list)) or not all(map(_is_message, cast("Sequence[Any]", messages))):
+        return "messages that are not all made by user_message and the like: {role, content}, with texts"
+    if example.target_parts and parts_text(example.target_parts) != example.target:
+        return "a target that is not parts_text of its target_parts"
+    if not messages or example.messages[-1]["role"] != "user":
+        return "messages of which the last is not the user's"
+    try:
+        held = json.dumps(example.answer, allow_nan=False, ensure_ascii=False)
+        said = [message["content"] for message in example.messages]
+        "".join([held, *texts.values(), *cast("Sequence[str]", choices), *said]).encode()
+    except UnicodeEncodeError:
+        return "text that is not Unicode"
+    except (TypeError, ValueError, RecursionError) as e:
+        return f"an answer that is no JSON value ({e})"
+    if json.loads(held) != example.answer:
+        return "an answer that JSON changes: keys must be texts, and lists no tuples"
+    return None
+
+
+def _is_message(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    fields = cast("Mapping[object, object]", value)
+    return (
+        fields.get("role") in ("system", "user", "assistant")
+        and isinstance(fields.get("content"), str)
+        and set(fields) <= {"role", "content"}
+    )
 
 
 def holds_examples(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aquarat_core.conversation import Message
+from aquarat_core.conversation import Message, assistant_message, user_message
 from aquarat_core.tasks.code import CodeProblem, CodeTask
 from aquarat_core.tasks.source import HubSource, Row, text_of
 from aquarat_core.tasks.task import Example, Origin
@@ -13,10 +13,17 @@ from aquarat_core.tasks.task import Example, Origin
 def conversation(row: Row) -> list[Message]:
     """The reply is the whole function, so that it can be run as it stands."""
     prompt, solution = text_of(row, "prompt"), text_of(row, "canonical_solution")
-    return [
-        {"role": "user", "content": f"Complete this Python function.\n```python\n{prompt.strip()}\n```"},
-        {"role": "assistant", "content": f"```python\n{prompt}{solution.rstrip()}\n```"},
-    ]
+    return [asked(prompt), assistant_message(fenced(prompt + solution.rstrip()))]
+
+
+def asked(prompt: str) -> Message:
+    """The message that asks for a function by its start."""
+    return user_message(f"Complete this Python function.\n{fenced(prompt.strip())}")
+
+
+def fenced(program: str) -> str:
+    """A program as chat models write it."""
+    return f"```python\n{program}\n```"
 
 
 def example_of(row: Row, name: str) -> Example[CodeProblem]:

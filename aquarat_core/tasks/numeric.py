@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 from aquarat_core.conversation import user_message
 from aquarat_core.errors import DataError
@@ -65,7 +65,9 @@ def numeric_example(name: str, question: str, answer: str, rationale: str | None
     Raises `DataError` unless the answer is a number.
     """
     if (number := number_of(answer.strip())) is None:
-        raise DataError(f"the answer {answer!r} is no number (digits, a minus, commas at every third place, a point)")
+        raise DataError(
+            f"the answer {answer[:80]!r} is no number (digits, a minus, commas at every third place, a point)"
+        )
     text = number_text(number)
     lines = (rationale or "").strip().split("\n")
     kept = "\n".join(line for line in lines if not count_markers(line)).strip()
@@ -111,7 +113,9 @@ class NumericTask(StoredTask[str]):
 
     def _other(self, right: Decimal) -> str:
         """A wrong number, beyond the tolerance."""
-        return number_text(right + 2 * self.tolerance * abs(right) + 1)
+        # The usual 28 digits would round the 1 away from a number of MAX_DIGITS.
+        with localcontext(prec=2 * MAX_DIGITS):
+            return number_text(right + 2 * self.tolerance * abs(right) + 1)
 
 
 def worthless_numbers(example: Example[object], other: str) -> dict[str, Attempt]:

@@ -6,8 +6,8 @@ with the task, the example and the line of the file, before it can spoil a run.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 import linecache
 import math
 import sys
@@ -19,11 +19,13 @@ from typing import Any, cast
 from aquarat_core.config import TaskDefinition
 from aquarat_core.errors import UserError
 from aquarat_core.tasks.defined import Facts, origins
-from aquarat_core.tasks.example_files import StoredTask
+from aquarat_core.tasks.example_files import StoredTask, stored_fault
 from aquarat_core.tasks.source import Row
 from aquarat_core.tasks.task import Attempt, Example, Grade, Origin, Task
 
 MAX_REWARD = 1.0
+ASKED_TWICE = 100
+"""The first so many grades are asked for twice: training that is resumed must see the rewards that it saw before."""
 NEEDED = ("example", "grade", "answer_text", "worthless")
 
 
@@ -48,9 +50,12 @@ class OwnTask(StoredTask[Any]):
         self.name, self._file, self._inner, self._code = name, file, inner, code
         self.grading_module = file
         self.origins: Mapping[str, Origin] = origins(name)
-        self.answer_form = str(getattr(inner, "answer_form", "an answer"))
-        self.categories = tuple(map(str, getattr(inner, "categories", ())))
-        self.notes = tuple(map(str, getattr(inner, "notes", ())))
+        form: object = getattr(inner, "answer_form", "an answer")
+        if not isinstance(form, str):
+            raise self._wrong("answer_form", f"is {_shown(form)}, and should be a text")
+        self.answer_form = form
+        self.categories, self.notes = self._names("categories"), self._names("notes")
+        self._twice = ASKED_TWICE
 
     def check_ready(self) -> None:
         if self._inner is not None:
@@ -66,29 +71,50 @@ class OwnTask(StoredTask[Any]):
         if not isinstance(found, Example):
             raise self._wrong("example", f"returned {_shown(found)} for row {name}, and should return an Example")
         made = cast("Example[Any]", found)
-        try:
-            json.dumps(made.answer, allow_nan=False)
-        except (TypeError, ValueError) as e:
-            raise self._wrong("example", f"gave {name} an answer that is no JSON value ({e})") from None
+        if fault := stored_fault(made) or self._reference_fault(made):
+            raise self._wrong("example", f"gave {name} {fault}")
         return made
 
     def grade(self, example: Example[Any], completion: str, ended: bool) -> Grade:
+        grade = self._graded(example, completion, ended)
+        if self._twice:
+            self._twice -= 1
+            if (again := self._graded(example, completion, ended)) != grade:
+                raise self._wrong(
+                    "grade", f"gave {example.id} {_shown(grade)} and then {_shown(again)} for the same completion"
+                )
+        return grade
+
+    def _graded(self, example: Example[Any], completion: str, ended: bool) -> Grade:
         found = self._call("grade", example, completion, ended)
         if isinstance(found, bool) or not isinstance(found, (int, float, Grade)):
             raise self._wrong(
                 "grade", f"returned {_shown(found)} for {example.id}, and should return a Grade or a number"
             )
-        grade = found if isinstance(found, Grade) else Grade(float(found), found >= MAX_REWARD, None)
+        grade = found if isinstance(found, Grade) else Grade(float(found), bool(found >= MAX_REWARD), None)
         reward: Any = grade.reward
         if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
             raise self._wrong("grade", f"gave {example.id} the reward {_shown(reward)}, which is no finite number")
         if abs(reward) > MAX_REWARD:
             raise self._wrong("grade", f"gave {example.id} the reward {reward}: rewards are from -1 to 1")
-        unknown = set(grade.notes) - set(self.notes)
-        if unknown or not (grade.answer is None or isinstance(cast("object", grade.answer), str)):
-            what = f"notes {', '.join(sorted(unknown))} that `notes` does not name" if unknown else "an answer, no text"
-            raise self._wrong("grade", f"gave {example.id} {what}")
+        if fault := self._grade_fault(grade):
+            raise self._wrong("grade", f"gave {example.id} {fault}")
         return grade
+
+    def _grade_fault(self, grade: Grade) -> str | None:
+        """What is wrong with a grade besides its reward."""
+        correct, answer, notes = cast("tuple[object, ...]", (grade.correct, grade.answer, grade.notes))
+        if not isinstance(correct, bool):
+            return f"{_shown(correct)} as correct, and should give True or False"
+        if answer is not None and not isinstance(answer, str):
+            return "an answer, no text"
+        if not isinstance(notes, Mapping):
+            return f"{_shown(notes)} as notes, and should give numbers by name"
+        given = cast("Mapping[str, object]", notes)
+        if unknown := sorted(map(str, set(given) - set(self.notes))):
+            return f"notes {', '.join(unknown)} that `notes` does not name"
+        wrong = next((n for n, value in given.items() if not _is_finite(value)), None)
+        return None if wrong is None else f"the note {wrong} {_shown(given[wrong])}, which is no finite number"
 
     def answer_text(self, answer: str) -> str:
         return self._text("answer_text", answer)
@@ -109,7 +135,10 @@ class OwnTask(StoredTask[Any]):
         found = self._call("shown", example, seed)
         if not isinstance(found, Example):
             raise self._wrong("shown", f"returned {_shown(found)} for {example.id}, and should return an Example")
-        return cast("Example[Any]", found)
+        made = cast("Example[Any]", found)
+        if fault := stored_fault(made) or self._reference_fault(made):
+            raise self._wrong("shown", f"gave {example.id} {fault}")
+        return made
 
     def is_permutable(self, example: Example[Any]) -> bool:
         return bool(self._call("is_permutable", example))
@@ -128,13 +157,30 @@ class OwnTask(StoredTask[Any]):
 
     def _call(self, method: str, *arguments: Any) -> Any:
         assert self._inner is not None, f"{self.name} was loaded without its code, to read examples alone"
+        # Copies: what the code changes in an example must not be there the next time.
+        given: list[Any] = [copy.deepcopy(a) for a in arguments]
         try:
-            return getattr(self._inner, method)(*arguments)
+            return getattr(self._inner, method)(*given)
         except UserError:
             raise
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             which = next((f" for {a.id}" for a in arguments if isinstance(a, Example)), "")
             raise self._wrong(method, f"failed{which}: {_place(e, self._file)}") from e
+
+    def _names(self, attribute: str) -> tuple[str, ...]:
+        """The texts in an attribute of the class."""
+        found: object = getattr(self._inner, attribute, ())
+        names = tuple(cast("list[object]", found)) if isinstance(found, (list, tuple)) else (None,)
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+            raise self._wrong(
+                attribute, f"is {_shown(cast('object', found))}, and should be a tuple of different texts"
+            )
+        return cast("tuple[str, ...]", names)
+
+    def _reference_fault(self, example: Example[Any]) -> str | None:
+        if not self.categories or example.reference in self.categories:
+            return None
+        return f"the reference {_shown(example.reference)}, which `categories` does not name"
 
     def _wrong(self, method: str, what: str) -> TaskCodeError:
         return TaskCodeError(f"task {self.name}, {self._file}: {method} {what}")
@@ -157,7 +203,7 @@ def _made(name: str, file: str, code: str) -> Task[Any]:
             f"{where} does not import: {_place(e, path)}. A task's module is one file, which may import what is "
             "installed"
         ) from e
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise TaskCodeError(f"{where} does not import: {_place(e, path)}") from e
     made_here = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     found = [cls for cls in made_here if Task in cls.__mro__]
@@ -169,15 +215,19 @@ def _made(name: str, file: str, code: str) -> Task[Any]:
         raise TaskCodeError(f"{where}: class {cls.__name__} lacks {' and '.join(missing)} (docs/new_dataset.md)")
     try:
         return cls()
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise TaskCodeError(f"{where}: {cls.__name__}() failed: {_place(e, path)}") from e
 
 
-def _place(error: Exception, path: str) -> str:
+def _place(error: BaseException, path: str) -> str:
     """The error with the line of the user's file that it came from."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith((path, f"<{path} "))]
     at = f"line {lines[-1]}: " if lines else ""
     return f"{at}{type(error).__name__}: {error}"
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shown(value: object) -> str:

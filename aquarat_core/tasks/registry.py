@@ -25,6 +25,7 @@ TASKS = {
 }
 """`module:maker` of every built-in task."""
 KINDS = {
+    "code": "aquarat_core.tasks.defined_code:code",
     "module": "aquarat_core.tasks.own_code:own_task",
     "multiple_choice": "aquarat_core.tasks.defined:multiple_choice",
     "numeric": "aquarat_core.tasks.defined:numeric",

@@ -15,9 +15,9 @@ import dagster as dg
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from aquarat_core.config import Profile, override
+from aquarat_core.config import ConfigError, Profile, override
 from aquarat_core.config.locations import HubRows
-from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_core.stages.stage import Stage
 
 SCALARS: dict[type, Any] = {bool: dg.Bool, int: dg.Int, float: dg.Float, str: dg.String}
@@ -41,7 +41,21 @@ def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None,
     checked = {
         name: override(profile, {**changes, section: given[name]}) for name, section in sections.items() if given[name]
     }
+    for name, with_overrides in checked.items():
+        _check_inputs(STAGES[name], profile, with_overrides)
     return stage.config(checked.get(stage.name, profile))
+
+
+def _check_inputs(stage: Stage, profile: Profile, overridden: Profile) -> None:
+    """Raises `ConfigError` where the run's overrides let a stage read an asset that the profile's chain does not have:
+    the stage would find out only when everything before it is made."""
+    lacking = sorted(set(stage.needs(stage.config(overridden))) - set(used_stages(profile)))
+    if lacking:
+        raise ConfigError(
+            f"{stage.name}: the run's overrides name a task whose questions are in {', '.join(lacking)}, which is not "
+            f"made under profile {profile.name}, since no stage of it reads that. Name the task in the profile, not in "
+            "the run"
+        )
 
 
 def _fields(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> dict[str, dg.Field]:

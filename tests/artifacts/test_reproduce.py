@@ -16,6 +16,7 @@ from aquarat_core.config import load_profile
 from aquarat_core.maintenance.reproduce import reproduce, weights_distance
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
+from tests.tasks.test_own_code import GOOD
 
 from .conftest import Publish
 
@@ -90,6 +91,36 @@ def test_other_code_is_refused_unless_wanted(
     assert "had uncommitted changes, or say --anyway" in said
     assert main(["reproduce", "aqua_dataset", "--store", store.uri, "--anyway"]) == 0
     assert "was reproduced, within 0.01" in capsys.readouterr().out
+
+
+def test_code_that_a_manifest_holds_runs_only_when_it_was_asked_for(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever may write to a store could otherwise run code wherever somebody reproduces an artifact."""
+    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
+    ran = tmp_path / "ran"
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"q": "{i}?", "a": {i}}}\n' for i in range(9)))
+    (tmp_path / "near.py").write_text(f"open({str(ran)!r}, 'w').close()\n{GOOD}")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: demo\ntask: {name: near, module: near.py, train: rows.jsonl, n_validation: 2, n_test: 2}\n"
+        "chat_datasets: {sources: [{name: identity, n_train: 5, n_test: 5}, {name: drills, n_train: 5, n_test: 5}]}\n"
+    )
+    profile = load_profile(str(tmp_path / "mine.yaml"))
+    store = ArtifactStore.open(f"file://{tmp_path}/store")
+    for name in ("chat_datasets", "rl_checkpoint"):
+        section = profile.section(name)
+        code = CodeVersion(version=code_version(STAGES[name], section))
+        publish(store, name, {"nothing": b""}, config=section.model_dump(mode="json"), code=code)
+        assert main(["reproduce", name, "--store", store.uri, "--anyway"]) == 2
+        said = capsys.readouterr().err
+        assert "Python code that its manifest holds, of the task near (near.py, SHA-256 " in said
+        assert "say --run-code if you trust it" in said
+    assert not ran.exists()
+    command = ["reproduce", "chat_datasets", "--store", store.uri, "--run-code", "--keep", str(tmp_path / "kept")]
+    assert main(command) == 1, "the files are not those of the recipe"
+    assert ran.exists()
+    again = ArtifactStore.open(f"file://{tmp_path}/kept/store").latest("chat_datasets")
+    assert again is not None and again.path("near.train.parquet").is_file()
 
 
 def test_the_distance_of_weights(tmp_path: Path) -> None:

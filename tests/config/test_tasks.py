@@ -94,3 +94,49 @@ def test_what_cannot_be_is_refused_with_the_way_out(tmp_path: Path, fields: dict
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, **fields)
     assert said in str(caught.value)
+
+
+def test_what_is_filled_in_cannot_be_said_otherwise(tmp_path: Path) -> None:
+    """A run's override of a filled-in task would be ignored without a word."""
+    profile = load(tmp_path, task={"name": "birds", **OWN})
+    for stage in ("chat_datasets", "sft_checkpoint", "rl_checkpoint", "eval_report"):
+        section = profile.section(stage).model_dump(mode="json")
+        assert override(profile, {stage: section}).section(stage) == profile.section(stage)
+        field = "tasks" if stage == "chat_datasets" else "definitions"
+        for changed in (
+            {"birds": {**section[field]["birds"], "kind": "short_text"}},
+            {"gulls": section[field]["birds"]},
+        ):
+            with pytest.raises(
+                ConfigError, match=rf"{stage}\.{field}\.\w+ is not what `tasks\.\w+` of the profile says"
+            ):
+                override(profile, {stage: {**section, field: changed}})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task": None}, {"task": []}, {"task": 5}, {"task": ""}, {"task": {}}, {"tasks": []}, {"tasks": "birds"},
+        {"tasks": {"birds": None}}, {"tasks": {5: OWN}}, {"tasks": {"birds": []}}, {"task": {**OWN, "name": None}},
+        {"task": {**OWN, "name": ["a"]}}, {"task": {**OWN, "name": "x" * 41}}, {"task": {**OWN, "train": None}},
+        {"task": {**OWN, "train": "none.jsonl"}}, {"task": {**OWN, "train": {"hub": "x"}}},
+        {"task": {**OWN, "columns": ["question"]}}, {"task": {**OWN, "columns": {"question": None}}},
+        {"task": {**OWN, "n_train": 0}}, {"task": {**OWN, "n_validation": -1}}, {"task": {**OWN, "n_test": 0}},
+        {"task": {**OWN, "kind": "choice"}}, {"task": {**OWN, "first_option": 2}},
+        {"task": {**OWN, "kind": "numeric", "first_option": 1}}, {"task": {**OWN, "kind": "numeric", "tolerance": 1}},
+        {"task": {**OWN, "module": "mine.py"}}, {"task": {"module": "", "train": "rows.jsonl"}},
+        {"task": {"module": "a\0b", "train": "rows.jsonl"}}, {"task": {**OWN, "code": "x = 1"}},
+        {"task": {"module": ".", "train": "rows.jsonl"}}, {"task": {"module": ["x"], "train": "rows.jsonl"}},
+        {"task": {"module": "rows.jsonl", "train": "rows.jsonl", "columns": {"question": "q"}}},
+        {"rl_checkpoint": {"tasks": [{"name": "task", "weight": 0}]}},
+        {"rl_checkpoint": {"tasks": [{"name": "task", "weight": float("inf")}]}},
+        {"rl_checkpoint": {"tasks": "task"}}, {"rl_checkpoint": {"tasks": [{"weight": 1}]}},
+        {"tasks": {"birds": OWN},
+         "rl_checkpoint": {"tasks": [{"name": "task"}, {"name": "birds"}], "prompts_per_step": 1}},
+        {"sft_checkpoint": {"mixture": []}}, {"sft_checkpoint": {"validation_task": "none"}},
+    ],
+)  # fmt: skip
+def test_a_wrong_profile_is_the_users_to_mend(tmp_path: Path, fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, **fields)
+    assert "mine.yaml" in str(caught.value)

@@ -1,5 +1,6 @@
 """Dagster config generated from the stages' pydantic sections."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -127,3 +128,23 @@ def test_eval_reports_share_a_section_but_not_its_overrides(profile: Profile) ->
     ops["sft_eval_report"]["config"]["limit"] = -5
     with pytest.raises(ConfigError, match=r"eval_report\.limit"):
         run_config_of(STAGES["rl_eval_report"], profile, complete(profile, "rl_eval_report"), ops)
+
+
+def test_an_override_to_a_task_that_the_chain_does_not_make_is_refused_at_once(tmp_path: Path) -> None:
+    """The main task of the chain is another one, so that no asset has AQuA's questions."""
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    task = "{name: birds, kind: multiple_choice, train: rows.jsonl}"
+    (tmp_path / "mine.yaml").write_text(f"extends: demo\ntask: {task}\n")
+    mine = load_profile(str(tmp_path / "mine.yaml"))
+    ops = {"rl_checkpoint": {"config": {"tasks": [{"name": "aqua"}]}}}
+    for first in ("chat_datasets", "rl_checkpoint"):
+        with pytest.raises(ConfigError, match=r"rl_checkpoint: the run's overrides name a task .* in aqua_dataset"):
+            run_config_of(STAGES[first], mine, ops.get(first, {}).get("config"), ops)
+    both = {"rl_checkpoint": {"config": {"tasks": [{"name": "birds"}], "steps": 3}}}
+    assert run_config_of(STAGES["rl_checkpoint"], mine, both["rl_checkpoint"]["config"], both).steps == 3
+
+
+def test_an_override_to_a_task_without_rows_is_refused_at_once(profile: Profile) -> None:
+    ops = {"rl_checkpoint": {"config": {"tasks": [{"name": "gsm8k"}]}}}
+    with pytest.raises(ConfigError, match=r"names the task 'gsm8k': add \{name: gsm8k\} to chat_datasets.sources"):
+        run_config_of(STAGES["aqua_dataset"], profile, None, ops)

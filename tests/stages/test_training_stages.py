@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from aquarat_core.artifacts import Artifact
-from aquarat_core.config import ConfigError
+from aquarat_core.artifacts.backends import open_backend
+from aquarat_core.checkpointing import checkpoint_store
+from aquarat_core.config import ConfigError, load_profile, override
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.packed_files import open_rows
-from aquarat_core.errors import DataError, StageError
+from aquarat_core.errors import DataError, StageError, UserError
 from aquarat_core.model import accounting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
+from aquarat_core.rl.trainer import Stopping, Trainer
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint
 from aquarat_core.stages import tokenizer as tokenizer_stage
+from aquarat_core.stages.base import StageContext
 from aquarat_core.stages.chat_rows import pack
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import Question
+from aquarat_core.tasks.example_files import write_examples
 from aquarat_core.tasks.mixture import StoredConversations, whole
+from aquarat_core.tasks.numeric import numeric_example
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer
 from tests.factories import CPU, guesser, random_model, reading_questions, reading_tokenizer
@@ -265,3 +273,128 @@ def test_an_unknown_field_is_refused_with_the_fields_there_are(bench: Bench) -> 
 
     with pytest.raises(ConfigError, match=r"optim\.lr: unknown field; known here: .*lr_scale"):
         validate(RLConfig, {"optim": {"lr": 1.0}}, "rl_checkpoint")
+
+
+# --- reinforcement learning on two tasks, one of them with numbers --------------------------------------------------
+
+BOTH = RL | {
+    "tasks": [{"name": "aqua", "weight": 3}, {"name": "sums", "weight": 1}],
+    "max_first_reward": 1.0, "min_first_reward": 0.0, "min_parse_rate": 0.0, "max_zero_variance": 1.0,
+}  # fmt: skip
+
+
+def both(bench: Bench, reading: dict[str, Artifact], folder: Path, **config: Any) -> StageContext:
+    """RL on AQuA and on a task of numbers that a profile defines."""
+    (folder / "rows.jsonl").write_text("")
+    task = {"kind": "numeric", "train": str(folder / "rows.jsonl")}
+    (folder / "both.yaml").write_text(yaml.safe_dump({"extends": "demo", "tasks": {"sums": task}}))
+    profile = override(load_profile(str(folder / "both.yaml")), {"rl_checkpoint": BOTH | config})
+    ctx = bench.context("rl_checkpoint", RL, **reading)
+    ctx.config = profile.section("rl_checkpoint")
+    return ctx
+
+
+@pytest.fixture(scope="module")
+def sums(bench: Bench) -> Artifact:
+    def chats(folder: Path) -> None:
+        for split, first, n in (("train", 0, 12), ("validation", 100, 6)):
+            rows = [numeric_example(f"s{i}", f"{i} + 1?", str(i + 1), None) for i in range(first, first + n)]
+            write_examples(folder / f"sums.{split}.parquet", rows)
+        (folder / "sources.json").write_text('{"sums": {"kind": "numeric", "letters": 0}}')
+
+    bench.scratch = bench.scratch / "sums"
+    return bench.make("chat_datasets", chats)
+
+
+def test_rl_on_letters_and_numbers_measures_each_by_its_own_rules(
+    bench: Bench, reading: dict[str, Artifact], sums: Artifact, tmp_path: Path
+) -> None:
+    inputs = reading | {"chat_datasets": sums}
+    ctx = both(bench, inputs, tmp_path)
+    metrics = rl_checkpoint.run(ctx)
+    rows = [json.loads(line) for line in (ctx.extras_dir / "metrics.jsonl").read_text().splitlines()]
+    assert (metrics["questions"], metrics["chance_aqua"], metrics["chance_sums"]) == (52, pytest.approx(0.2), 0.0)
+    first = rows[0]
+    weighted = (first["eval/accuracy/aqua"] * 10 + first["eval/accuracy/sums"] * 6) / 16
+    assert first["eval/accuracy"] == pytest.approx(weighted)
+    assert first["eval/accuracy/sums"] == 0.0, "a policy of letters answers no number"
+    for row in rows[1:]:
+        assert row["rl/mean_reward"] == pytest.approx(
+            row["rl/mean_reward/aqua"] * 6 / 8 + row["rl/mean_reward/sums"] / 4
+        )
+    letters = {name.rpartition("/")[2] for row in rows for name in row if "letter" in name}
+    assert "sums" not in letters, "there are no letters to probe or to watch among numbers"
+    again = both(bench, inputs, tmp_path)
+    rl_checkpoint.run(again)
+    assert (again.outdir / "model.safetensors").read_bytes() == (ctx.outdir / "model.safetensors").read_bytes()
+
+
+def test_a_tiny_weight_still_gives_a_question_of_each_step(
+    bench: Bench, reading: dict[str, Artifact], sums: Artifact, tmp_path: Path
+) -> None:
+    tasks = [{"name": "aqua", "weight": 1}, {"name": "sums", "weight": 0.0001}]
+    ctx = both(bench, reading | {"chat_datasets": sums}, tmp_path, tasks=tasks, curriculum={"enabled": True})
+    rl_checkpoint.run(ctx)
+    rows = [json.loads(line) for line in (ctx.extras_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["rl/curriculum_seen/sums"] for row in rows[1:]] == [1, 2, 3]
+
+
+def test_a_mixture_with_curricula_goes_on_after_a_crash_with_the_same_bytes(
+    bench: Bench, reading: dict[str, Artifact], sums: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"steps": 6, "curriculum": {"enabled": True}, "checkpoint": {"every_steps": 2}}
+    inputs = reading | {"chat_datasets": sums}
+    undisturbed = both(bench, inputs, tmp_path, **changes)
+    expected = rl_checkpoint.run(undisturbed)
+    work = checkpoint_store(open_backend(f"file://{tmp_path}/work"), "rl_checkpoint", {}, {}, "code")
+    whole, crash_at = Trainer.step, list[int]()
+
+    def crash(self: Trainer[Any], step: int, asked: Stopping | None = None) -> Any:
+        if step in crash_at:
+            raise RuntimeError("a crash")
+        return whole(self, step, asked)
+
+    monkeypatch.setattr(Trainer, "step", crash)
+    for at in (3, 5):
+        crash_at[:] = [at]
+        stopped = both(bench, inputs, tmp_path, **changes)
+        stopped.work = work
+        with pytest.raises(RuntimeError, match="a crash"):
+            rl_checkpoint.run(stopped)
+    crash_at.clear()
+    resumed = both(bench, inputs, tmp_path, **changes)
+    resumed.work = work
+    found = rl_checkpoint.run(resumed)
+    weights = "model.safetensors"
+    assert (resumed.outdir / weights).read_bytes() == (undisturbed.outdir / weights).read_bytes()
+    timed = {name for name in expected if name.endswith(("_share", "_per_second"))}
+    assert {k: v for k, v in found.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+    seen = [
+        [row.get("rl/curriculum_seen/sums") for row in map(json.loads, (ctx.extras_dir / "metrics.jsonl").open())]
+        for ctx in (undisturbed, resumed)
+    ]
+    assert seen[0] == seen[1] and len(seen[0]) == 7
+
+
+def test_a_task_with_fewer_questions_than_its_part_of_a_step_is_refused_at_once(
+    bench: Bench, reading: dict[str, Artifact], sums: Artifact, tmp_path: Path
+) -> None:
+    tasks = [{"name": "aqua", "weight": 1}, {"name": "sums", "weight": 15}]
+    ctx = both(
+        bench,
+        reading | {"chat_datasets": sums},
+        tmp_path,
+        tasks=tasks,
+        prompts_per_step=16,
+        curriculum={"enabled": True},
+    )
+    with pytest.raises(StageError, match="a step asks 15 questions of sums, and there are 12"):
+        rl_checkpoint.run(ctx)
+
+
+def test_settings_of_letters_are_refused_for_numbers(
+    bench: Bench, reading: dict[str, Artifact], sums: Artifact, tmp_path: Path
+) -> None:
+    ctx = both(bench, reading | {"chat_datasets": sums}, tmp_path, reward={"kind": "probability"})
+    with pytest.raises(UserError, match="sums"):
+        rl_checkpoint.run(ctx)

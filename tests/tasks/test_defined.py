@@ -105,8 +105,11 @@ def test_a_solution_states_no_answer_of_its_own() -> None:
         (row("A", tuple(map(str, range(27)))), "27 options"),
         (row("A", ("3 km", "3 km")), "two options are the same"),
         (row("A", ("3 km", None)), "an option is None"),
+        (row("A", ("3 km", float("nan"))), "an option is nan"),
+        (row("A", {"label": None, "text": ["3 km", "4 km"]}), "label and text of the options should be lists"),
+        (row("A", {"label": ["A"], "text": ["3 km", "4 km"]}), "label and text of the options should be lists"),
         (row("A", "3 km"), "the options are '3 km', and should be a list"),
-        ({"question": "?", "answer": "A", "options": None}, "the options are 'None'"),
+        ({"question": "?", "answer": "A", "options": None}, "the options are None"),
         ({"question": None, "options": ["1", "2"], "answer": "A"}, "question is null"),
         ({"question": "?", "answer": "A"}, "there is no column 'options'; there are question, answer."),
         (row("C", rationale=5), "rationale is a int instead of a text"),
@@ -137,6 +140,7 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
         (0.5, "0.5"),
         (72.0, "72"),
         ("3.50", "3.5"),
+        (1e-7, "0.0000001"),
         (1e21, None),
     ],
 )
@@ -160,6 +164,14 @@ def test_what_is_no_number_is_a_bad_row(answer: Any) -> None:
 def test_a_tolerance_is_a_share_of_the_right_number(tolerance: float, text: str, correct: bool) -> None:
     task = numeric("n", TaskDefinition(kind="numeric", tolerance=tolerance), {})
     assert task.grade(read({"question": "?", "answer": 100}, "numeric"), text, True).correct is correct
+
+
+@pytest.mark.parametrize("answer", ["1" + 29 * "0", "9" * 30, "-" + "9" * 29, "0"])
+def test_a_wrong_number_is_wrong_however_long_the_right_one_is(answer: str) -> None:
+    task = numeric("n", TaskDefinition(kind="numeric"), {})
+    example = read({"question": "?", "answer": answer}, "numeric")
+    assert task.grade(example, f"#### {answer}", True).correct
+    assert not task.grade(example, task.worthless(example)["wrong answers"].text, True).correct
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_grade_that_is_none_says_for_which_example(grade: str, said: str) -> N
     ("returned", "said"),
     [
         ("None", "returned None for row row-7, and should return an Example"),
-        ("Example(name, (), None, {1, 2}, '')", "gave row-7 an answer that is no JSON value"),
+        ("Example(name, (user_message('?'),), None, {1, 2}, '')", "gave row-7 an answer that is no JSON value"),
         ("row['z']", "failed: line 21: KeyError: 'z'"),
     ],
 )
@@ -156,6 +156,8 @@ def test_a_profile_carries_the_text_of_the_module(tmp_path: Any) -> None:
         (None, "cannot be read: No such file"),
         ("def f(:\n", "line 1 is no Python"),
         ("x = 1\n" * 20_000, "65,536 at most"),
+        ("\0", "is no Python"),
+        ("x = " + "-" * 60_000 + "1", "nested too deep"),
     ],
 )
 def test_a_module_that_cannot_be_read_is_refused_with_the_profile(tmp_path: Any, code: str | None, said: str) -> None:
