@@ -19,13 +19,13 @@ def with_code(fields: dict[str, Any], profile: Path) -> dict[str, Any]:
     Raises `ConfigError` for a module that cannot be read, is too long or is no Python.
     """
     filled = dict(fields)
-    if isinstance(fields.get("task"), dict):
-        filled["task"] = _filled(fields["task"], "task", profile)
+    if isinstance(task := fields.get("task"), dict):
+        filled["task"] = _filled(cast("dict[str, Any]", task), "task", profile)
     if isinstance(tasks := fields.get("tasks"), dict):
         named = cast("dict[str, Any]", tasks)
         filled["tasks"] = {
-            name: _filled(task, f"tasks.{name}", profile) if isinstance(task, dict) else task
-            for name, task in named.items()
+            name: _filled(cast("dict[str, Any]", one), f"tasks.{name}", profile) if isinstance(one, dict) else one
+            for name, one in named.items()
         }
     return filled
 

@@ -121,7 +121,7 @@ def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> 
         subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), greedy rationales, "
         f"strict parser. Profile {' and '.join(report['profiles'])}.",
         blocks=(
-            *next(filter(None, map(reports.origin_band, evaluations)), ()),
+            *next((band for band in map(reports.origin_band, evaluations) if band), ()),
             *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),
             _tiles(report),
             *(doc.Paragraph(text, tone="finding") for text in _findings(report)),

@@ -15,6 +15,7 @@ from torch import Tensor
 from aquarat_core.config import CurriculumConfig
 from aquarat_core.data.rows import EpochShuffle
 from aquarat_core.errors import StageError
+from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.runtime.distributed import World
 
@@ -42,7 +43,7 @@ class Curriculum:
             raise StageError(f"a step asks {count} questions, and there are {n}: lower rl_checkpoint.prompts_per_step")
         # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis & Spirakis 2006).
         u = uniform(torch.arange(n) + row_key(self.seed, "curriculum", step) // 2, 0).double()
-        return (u.clamp(min=1e-12).log() / self.weights()).topk(count).indices.tolist()
+        return to_list((u.clamp(min=1e-12).log() / self.weights()).topk(count).indices)
 
     def replacement(self, step: int, rounds: int, round_: int, count: int, place: int) -> int:
         """Index of the question that takes a place of `step`'s in a round of refilling, on whichever rank it is."""
@@ -130,6 +131,7 @@ class CurriculumMixture:
         return {"pass_rates": torch.cat([c.pass_rates_N for c in self.curricula.values()])}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> None:
-        sizes = [len(c.pass_rates_N) for c in self.curricula.values()]
-        for curriculum, rates_N in zip(self.curricula.values(), state_dict["pass_rates"].split(sizes), strict=True):
-            curriculum.load_state_dict({"pass_rates": rates_N})
+        rates_N = state_dict["pass_rates"]
+        for curriculum, start in zip(self.curricula.values(), self.starts, strict=True):
+            end = start + len(curriculum.pass_rates_N)
+            curriculum.load_state_dict({"pass_rates": rates_N[start:end]})

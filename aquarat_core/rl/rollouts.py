@@ -10,6 +10,7 @@ from typing import Any, Generic
 import torch
 
 from aquarat_core.config import ConfigError, RLConfig
+from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rl.advantage import group_std, mean_baseline
 from aquarat_core.rl.letters import answer_position, letter_ids, logits_after
 from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
@@ -131,7 +132,7 @@ class RolloutCollector(Generic[A]):
             rewards = [float(grade.answer == constant) for grade in group.grades]
         else:
             chance = self.task.chance(group.example)
-            rewards = (uniform(torch.tensor(keys), _CONTROL_DRAW) < chance).float().tolist()
+            rewards = to_list((uniform(torch.tensor(keys), _CONTROL_DRAW) < chance).float())
         return replace(group, rewards=rewards)
 
     def _with_probabilities(self, groups: list[Group[A]]) -> list[Group[A]]:
@@ -168,6 +169,6 @@ def samples(groups: Sequence[Group[Any]], config: RLConfig) -> list[Sample]:
         Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.forced)
         for group in groups
         for completion, advantage in zip(
-            group.completions, estimate(torch.tensor([group.rewards]))[0].tolist(), strict=True
+            group.completions, to_list(estimate(torch.tensor([group.rewards]))[0]), strict=True
         )
     ]

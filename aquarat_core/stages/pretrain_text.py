@@ -58,7 +58,7 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
                 file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
                 texts = hub.texts(path, name, "text", config.max_documents_per_shard)
                 bad = BadRows(f"{config.repo}/{name}", "pretrain_text", config.on_bad_row)
-                yield _write(ctx.outdir / file, texts_in(texts.iterchunks()), bad.source, bad)
+                yield _write(ctx.outdir / file, texts_in(texts.chunks), bad.source, bad)
                 if said := bad.summary():
                     ctx.log(said)
         finally:

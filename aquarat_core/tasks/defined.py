@@ -89,10 +89,10 @@ def _number(row: Row, name: str, config: TaskConfig, rationale: str | None) -> E
 
 def _short_text(row: Row, name: str, config: TaskConfig, rationale: str | None) -> Example[Any]:
     del config
-    answer: Any = _parsed(row.get("answer"))
-    answers = cast("list[Any]", answer if isinstance(answer, list) else [answer])
+    answer = _parsed(row.get("answer"))
+    answers = cast("list[Any]", answer) if isinstance(answer, list) else [answer]
     if not all(isinstance(a, (str, int, float)) and not isinstance(a, bool) for a in answers):
-        raise DataError(f"the answer is {_short(answer)}, and should be a text or a list of texts")
+        raise DataError(f"the answer is {_short(cast('object', answer))}, and should be a text or a list of texts")
     return text_example(name, text_of(row, "question"), [str(a) for a in answers], rationale or "")
 
 
@@ -117,23 +117,24 @@ def _renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
     return values
 
 
-def _options(value: Any) -> tuple[list[str], list[str]]:
+def _options(given: Any) -> tuple[list[str], list[str]]:
     """The options' texts, without letters before them, and the labels that the data set gives them, if any.
 
     They may be a list, a mapping of labels to texts, `{label: [...], text: [...]}`, or one of these as JSON.
     """
-    value = _parsed(value)
+    value = _parsed(given)
     labels: list[str] = []
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
         if set(fields) == {"label", "text"}:
-            labels, value = [str(x) for x in fields["label"]], fields["text"]
+            labels, value = [str(x) for x in fields["label"]], cast("object", fields["text"])
         else:
             labels, value = [str(x) for x in fields], list(fields.values())
-    if not isinstance(value, (list, tuple)) or not value:
-        raise DataError(f"the options are {_short(value)}, and should be a list of texts")
+    options = cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else ()
+    if not options:
+        raise DataError(f"the options are {_short(cast('object', value))}, and should be a list of texts")
     texts: list[str] = []
-    for option in cast("Sequence[Any]", value):
+    for option in options:
         if isinstance(option, bool) or not isinstance(option, (str, int, float)) or not str(option).strip():
             raise DataError(f"an option is {option!r}, and should be a text")
         texts.append(str(option).strip())
@@ -190,7 +191,7 @@ def _short(value: object) -> str:
     return repr(str(value)[:80])
 
 
-def _parsed(value: Any) -> Any:
+def _parsed(value: object) -> object:
     """A value that a CSV file gives as JSON text."""
     if isinstance(value, str) and value[:1] in "[{":
         try:
