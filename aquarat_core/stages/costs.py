@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aquarat_core.config import BaseConfig, ConfigError, PretrainTextConfig
+from aquarat_core.config import ConfigError, PretrainConfig, PretrainTextConfig
 from aquarat_core.config.fields import MAX_STEPS
 from aquarat_core.model.accounting import flops_per_token, matrix_parameters, parameters
 from aquarat_core.optim.scaling import horizon_of
@@ -67,7 +67,7 @@ def _rows_kept(task: str, split: str, sections: Sections) -> int | None:
     return getattr(found, f"n_{split}", None)
 
 
-def pretraining_steps(config: BaseConfig, vocab_size: int) -> int:
+def pretraining_steps(config: PretrainConfig, vocab_size: int) -> int:
     """Steps of the base stage. Raises `ConfigError` where its budget comes to more than anybody can mean."""
     try:
         steps: float = horizon_of(config, vocab_size)
