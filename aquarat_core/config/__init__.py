@@ -7,7 +7,16 @@ Unknown fields, values out of range and fields that contradict each other raise 
 
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, ChatSource, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig
-from aquarat_core.config.fields import ConfigError, NonNegativeInt, Positive, PositiveInt, StrictModel, UnitInterval
+from aquarat_core.config.fields import (
+    ConfigError,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    StrictModel,
+    UnitInterval,
+    same_config,
+    with_current_names,
+)
 from aquarat_core.config.model import SPLIT_PATTERN, ModelConfig, TokenizerConfig
 from aquarat_core.config.profile import (
     DEFAULT_PROFILE,
@@ -73,6 +82,8 @@ __all__ = [
     "load_profile",
     "override",
     "profile_names",
+    "same_config",
     "standing_alone",
     "validate",
+    "with_current_names",
 ]

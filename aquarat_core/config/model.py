@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -16,13 +17,15 @@ SPLIT_PATTERN = (
 class TokenizerConfig(StrictModel):
     """The byte-pair encoding that is learned."""
 
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {"doc_cap": "max_chars_per_document"}
+
     vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1_024
     """Ids in all: 256 bytes, the merges and the special tokens."""
     pattern: str = SPLIT_PATTERN
     """Regular expression whose matches are encoded one by one; merges never cross from one to the next."""
     max_chars: PositiveInt = 20_000_000
     """Characters of training text that are counted at most."""
-    doc_cap: PositiveInt = 10_000
+    max_chars_per_document: PositiveInt = 10_000
     """Characters of one document that are counted at most."""
     tasks: tuple[str, ...] = ()
     """The tasks whose training questions it learns from; filled in from what the profile's stages use."""

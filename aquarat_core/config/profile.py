@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 from aquarat_core.config import strict_yaml
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig
-from aquarat_core.config.fields import ConfigError, StrictModel
+from aquarat_core.config.fields import ConfigError, StrictModel, with_current_names
 from aquarat_core.config.locations import anchored
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.rl import RLConfig
@@ -156,12 +156,13 @@ def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | No
     Without a name, `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
     """
     asked = name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
-    raw = _merge(_read(asked, seen=()), overrides or {})
+    raw = _merge(_read(asked, seen=()), with_current_names(Profile, overrides or {}))
     return validate(Profile, raw, f"profile {asked}")
 
 
 def override(profile: Profile, changes: dict[str, Any]) -> Profile:
     """`profile` with nested `changes` applied and everything checked again. Raises `ConfigError`."""
+    changes = with_current_names(Profile, changes)
     return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
 
 
@@ -184,7 +185,8 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
         raise ConfigError(f"a profile cannot be read: {e}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in cast("dict[object, Any]", raw)):
         raise ConfigError(f"profile {path} must be a mapping of stages to fields")
-    fields = with_code(anchored(cast("dict[str, Any]", raw), Profile, path.parent), path)
+    named = with_current_names(Profile, cast("dict[str, Any]", raw))
+    fields = with_code(anchored(named, Profile, path.parent), path)
     parent: object = fields.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise ConfigError(f"profile {path}: extends is one profile's name or file, not {parent!r}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -98,6 +99,8 @@ class RLTask(StrictModel):
 class RLConfig(StrictModel):
     """Reinforcement learning on the training questions."""
 
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {"refill_rounds": "dynamic_sampling_rounds"}
+
     tasks: tuple[RLTask, ...] = (RLTask(name=MAIN_TASK),)
     """The tasks to learn from, one or several at once."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
@@ -116,7 +119,7 @@ class RLConfig(StrictModel):
     """Questions of one step over all ranks."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 16
     """Completions sampled of each question."""
-    refill_rounds: Annotated[int, Field(ge=0, le=8)] = 0
+    dynamic_sampling_rounds: Annotated[int, Field(ge=0, le=8)] = 0
     """How often groups that all earned the same are replaced by other questions' (dynamic sampling)."""
     max_new_tokens: PositiveInt = 64
     """Of a completion, those that the calculator says included: they take room like any other."""

@@ -68,7 +68,7 @@ class Monitors:
             found["silent"] = (
                 f"alarm: {share:.0%} of the last steps taught nothing, since every group's samples earned the same: "
                 "raise group_size, prompts_per_step or temperature, or take questions that are neither too easy nor "
-                "too hard (curriculum, refill_rounds)"
+                "too hard (curriculum, dynamic_sampling_rounds)"
             )
         risen, held_out = self._gains
         if risen - held_out > MAX_GENERALIZATION_GAP:

@@ -100,13 +100,14 @@ class RolloutCollector(Generic[A]):
     def resample_zero_variance(
         self, groups: list[Group[A]], step: int, replacement: Callable[[int, int], Example[A]]
     ) -> tuple[list[Group[A]], int]:
-        """`groups` with those without a signal replaced by other examples', up to `refill_rounds` times, and how many
-        were sampled for it (dynamic sampling, DAPO, Yu et al. 2025, arXiv 2503.14476).
+        """`groups`, those without a signal replaced by other examples', and how many examples were asked for that.
+
+        This is the dynamic sampling of DAPO (Yu et al. 2025, arXiv 2503.14476), up to `dynamic_sampling_rounds` times.
 
         `replacement(round, i)` names the example that takes the place of group i.
         """
         groups, drawn = list(groups), 0
-        for round_ in range(self.config.refill_rounds):
+        for round_ in range(self.config.dynamic_sampling_rounds):
             zero_variance = [i for i, group in enumerate(groups) if not group.has_signal]
             asked = [replacement(round_, i) for i in zero_variance]
             drawn += len(asked)

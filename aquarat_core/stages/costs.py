@@ -98,7 +98,7 @@ def _checkpoint(name: str, sections: Sections) -> Cost:
     # Weights and the optimizer's moments: one for matrices, two for the rest.
     state = FLOAT * (weights + matrices + 2 * (weights - matrices)) * config.checkpoint.keep_last
     if name == "rl_checkpoint":
-        samples = config.steps * config.prompts_per_step * config.group_size * (1 + config.refill_rounds)
+        samples = config.steps * config.prompts_per_step * config.group_size * (1 + config.dynamic_sampling_rounds)
         return Cost(published=FLOAT * weights, state=state, sampled=samples * config.max_new_tokens)
     steps = pretraining_steps(config, vocab_size) if name == "base_checkpoint" else config.steps
     flops = float(steps) * config.batch_tokens * flops_per_token(model, vocab_size)
