@@ -32,11 +32,9 @@ def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collect
         # The stubs leave open of what their IO is.
         table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
     schema = _present(path, table.schema, schema, what, optional)
-    try:
+    with _types_named(path, what):
         converted = table.select(schema.names).cast(schema)
         converted.validate(full=True)
-    except (pa.ArrowException, ValueError) as e:
-        raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
     return converted
 
 
@@ -50,12 +48,19 @@ def read_parts(
         present = _present(path, found, schema, what, optional)
         wanted = present if columns is None else _columns(present, columns)
         for part in read_batches(path, wanted.names):
-            try:
+            with _types_named(path, what):
                 converted = part.select(wanted.names).cast(wanted)
                 converted.validate(full=True)
-            except (pa.ArrowException, ValueError) as e:
-                raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
             yield converted
+
+
+@contextmanager
+def _types_named(path: str | Path, what: str) -> Generator[None]:
+    """Around a conversion of columns: raises `DataError` where their types or values are not those of `what`."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError) as e:
+        raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
 
 
 def _present(path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str, optional: Collection[str]) -> pa.Schema:

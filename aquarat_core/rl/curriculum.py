@@ -1,7 +1,7 @@
 """Which questions a step asks: in a shuffled order, or more often those that the policy solves sometimes.
 
-A question that is always or never solved gives no gradient, and a guesser is right as often as chance has it: the pass
-rate counts from there on. A step's draw depends on (seed, step) and the pass rates so far alone, which are
+A question that is always or never solved gives no gradient. Guessing alone reaches the pass rate of chance, so pass
+rates are measured from there. A step's draw depends on (seed, step) and the pass rates so far alone, which are
 the same on every rank.
 """
 
@@ -51,7 +51,7 @@ class Curriculum:
         return int(self.replacement_order.rows(row, 1)[0])
 
     def weights(self) -> Tensor:
-        """Of each question in the next draw."""
+        """The weight of each question in the next draw."""
         skill_N = (self.pass_rates_N - self.chances_N) / (1 - self.chances_N)
         useful_N = (skill_N > self.config.hard) & (skill_N < self.config.easy)
         weights_N = torch.full_like(skill_N, self.config.weight)
@@ -72,7 +72,7 @@ class Curriculum:
         self.pass_rates_N = torch.where(visits_N > 0, updated_N, self.pass_rates_N)
 
     def metrics(self) -> dict[str, float]:
-        """How many questions have been seen, and what share of them is worth asking."""
+        """How many questions have been seen, and which share of them is solved sometimes."""
         known_N = self.pass_rates_N >= 0
         if not self.config.enabled or not known_N.any():
             return {}
@@ -120,7 +120,7 @@ class CurriculumMixture:
             curriculum.update({i - start: share for i, share in solved.items() if start <= i < start + n})
 
     def metrics(self) -> dict[str, float]:
-        """Those of each task's curriculum, under its name."""
+        """The metrics of each task's curriculum, under the name of the task."""
         return {
             f"{name}{suffix}": value
             for suffix, curriculum in self.curricula.items()

@@ -3,7 +3,7 @@
 Everything is read at one position, the last before the letter, found on token ids. A probe is a pass of its own without
 gradients: it neither slows the training pass down nor depends on how that is computed.
 
-They are of answers by letter alone: a task without `categories` is not probed.
+Only answers by letter are probed, so a task without `categories` has no probes.
 
 Shapes: B examples, L letters, H query heads, K key/value heads, T tokens, D head size.
 """

@@ -26,7 +26,7 @@ from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 
 _CONTROL_DRAW = 1 << 40
-"""A position that no token is drawn at."""
+"""A position at which no token is ever drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Group(Generic[A_co]):
     """The completions of one example as they were graded."""
 
     example: Example[A_co]
-    """As it was shown, choices in the order of this step."""
+    """The example as it was shown, with its choices in the order of this step."""
     prompt: list[int]
     completions: list[Completion]
     texts: list[str]
@@ -68,7 +68,7 @@ class RolloutCollector(Generic[A]):
             )
         self.tool = calculator(tokenizer) if config.calculator else None
         self.stop: Stop = never
-        """Gives sampling up, with `Abandoned`, once it is true."""
+        """Once it is true, sampling raises `Abandoned`."""
         self.seconds_rollout, self.seconds_scoring = 0.0, 0.0
 
     def collect(self, examples: Sequence[Example[A]], step: int) -> list[Group[A]]:
