@@ -88,9 +88,9 @@ def _generated(ctx: StageContext) -> Iterator[Shard]:
 
 
 def _write(path: Path, texts: Iterable[str | bytes | None], source: str, bad: BadRows | None = None) -> Shard:
-    """Write the texts that are not blank; bytes, which are no UTF-8, go to `bad`. Returns the shard's description.
+    """Write the texts that are not blank; bytes, which are not valid UTF-8, go to `bad`.
 
-    Raises `DataError` if nothing is left.
+    Returns the shard's description. Raises `DataError` if nothing is left.
     """
     documents = text_bytes = blank = 0
     bad = bad or BadRows(source, "pretrain_text", "error")
