@@ -4,10 +4,10 @@ strict build of the documentation into `site/`.
 All checks run at once and all to their end. The exit code is the highest of theirs: 0 if nothing was found, 1 for
 findings, 2 where a tool could not do its work.
 
-Types are checked in strict mode. Files that had errors when the check was introduced are listed with their number of
-errors in `.ci/types.json`; any other file may have none. A number that has gone up is an error, and so is one that has
-gone down and is not recorded yet, so that it cannot go up again: `./run check --lower` records it. After a move of
-files `--lower` records where the errors are now, as long as there are no more of them in all.
+Types are checked in strict mode. A file whose errors cannot be fixed yet is listed with their number in
+`.ci/types.json`; any other file may have none, and at present no file is listed. A number that has gone up is an error,
+and so is one that has gone down and is not recorded yet, so that it cannot go up again: `./run check --lower` records
+it. After a move of files `--lower` records where the errors are now, as long as there are no more of them in all.
 """
 
 from __future__ import annotations

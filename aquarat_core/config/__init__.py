@@ -7,7 +7,16 @@ Unknown fields, values out of range and fields that contradict each other raise 
 
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, ChatSource, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig
-from aquarat_core.config.fields import AtLeastOne, ConfigError, Count, Fraction, Positive, Strict
+from aquarat_core.config.fields import (
+    ConfigError,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    StrictModel,
+    UnitInterval,
+    same_config,
+    with_current_names,
+)
 from aquarat_core.config.model import SPLIT_PATTERN, ModelConfig, TokenizerConfig
 from aquarat_core.config.profile import (
     DEFAULT_PROFILE,
@@ -21,13 +30,13 @@ from aquarat_core.config.rl import CurriculumConfig, ObjectiveConfig, RewardConf
 from aquarat_core.config.task_use import standing_alone
 from aquarat_core.config.tasks import TaskConfig, TaskDefinition
 from aquarat_core.config.training import (
-    BaseConfig,
     ChatTrainConfig,
     CheckpointConfig,
     LaunchConfig,
     MidConfig,
     MixtureEntry,
     OptimConfig,
+    PretrainConfig,
     SamplesConfig,
     TrainConfig,
     WandbConfig,
@@ -39,24 +48,23 @@ __all__ = [
     "PROFILES_DIR",
     "SPLIT_PATTERN",
     "AquaDatasetConfig",
-    "AtLeastOne",
-    "BaseConfig",
     "ChatDatasetsConfig",
     "ChatSource",
     "ChatTrainConfig",
     "CheckpointConfig",
     "ConfigError",
-    "Count",
     "CurriculumConfig",
     "EvalConfig",
-    "Fraction",
     "LaunchConfig",
     "MidConfig",
     "MixtureEntry",
     "ModelConfig",
+    "NonNegativeInt",
     "ObjectiveConfig",
     "OptimConfig",
     "Positive",
+    "PositiveInt",
+    "PretrainConfig",
     "PretrainTextConfig",
     "Profile",
     "RLConfig",
@@ -64,15 +72,18 @@ __all__ = [
     "RLTask",
     "RewardConfig",
     "SamplesConfig",
-    "Strict",
+    "StrictModel",
     "TaskConfig",
     "TaskDefinition",
     "TokenizerConfig",
     "TrainConfig",
+    "UnitInterval",
     "WandbConfig",
     "load_profile",
     "override",
     "profile_names",
+    "same_config",
     "standing_alone",
     "validate",
+    "with_current_names",
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import AtLeastOne, Count, Strict
+from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
 from aquarat_core.config.locations import Location
 from aquarat_core.config.tasks import TaskConfig
 
@@ -15,7 +15,7 @@ HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "h
 """Names of conversation data sets that are built in."""
 
 
-class AquaDatasetConfig(Strict):
+class AquaDatasetConfig(StrictModel):
     """Questions in AQuA-RAT's form."""
 
     source: Literal["synthetic", "hub"] = "synthetic"
@@ -24,11 +24,11 @@ class AquaDatasetConfig(Strict):
     """Hub only: the data set's repository."""
     subset: str = "raw"
     """Hub only: the data set's configuration, `raw` or `tokenized`."""
-    n_train: AtLeastOne = 20_000
+    n_train: PositiveInt = 20_000
     """Rows of the training split kept (the whole split has 97,467)."""
-    n_validation: AtLeastOne = 1_000
+    n_validation: PositiveInt = 1_000
     """Rows of the validation split kept (the whole split has 254)."""
-    n_test: AtLeastOne = 2_000
+    n_test: PositiveInt = 2_000
     """Rows of the test split kept (the whole split has 254)."""
     families: tuple[str, ...] = ()
     """Synthetic only: problem families to draw from; empty means all."""
@@ -44,7 +44,7 @@ class AquaDatasetConfig(Strict):
     """Decides which rows are kept and which problems are generated."""
 
 
-class ChatSource(Strict):
+class ChatSource(StrictModel):
     """One conversation data set: where its rows are and how many of each split to keep."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -58,11 +58,11 @@ class ChatSource(Strict):
     format: Literal["auto", "messages", "sharegpt"] = "auto"
     """Own conversations only: `messages` has `[{role, content}]` in a column of that name, `sharegpt` has `[{from,
     value}]` in `conversations`; `auto` tells them apart row by row."""
-    n_train: Count | None = None
+    n_train: NonNegativeInt | None = None
     """Conversations of the training split kept; null keeps 1,000, of own conversations all."""
-    n_validation: Count = 0
+    n_validation: NonNegativeInt = 0
     """Tasks only: questions of the validation split kept; where none is published, they are held out of training."""
-    n_test: Count | None = None
+    n_test: NonNegativeInt | None = None
     """Conversations of the test split kept; null keeps 100, of own conversations all."""
 
     def kept(self, split: Literal["train", "validation", "test"]) -> int | None:
@@ -86,7 +86,7 @@ class ChatSource(Strict):
         return self
 
 
-class ChatDatasetsConfig(Strict):
+class ChatDatasetsConfig(StrictModel):
     """Conversations for mid-training and SFT, and the questions of tasks other than AQuA-RAT."""
 
     source: Literal["synthetic", "hub"] = "synthetic"
@@ -124,7 +124,7 @@ class ChatDatasetsConfig(Strict):
         return self
 
 
-class PretrainTextConfig(Strict):
+class PretrainTextConfig(StrictModel):
     """Documents for pretraining."""
 
     source: Literal["synthetic", "hub", "files"] = "synthetic"
@@ -147,21 +147,21 @@ class PretrainTextConfig(Strict):
     on_bad_row: Literal["error", "drop"] = "drop"
     """What a document does that cannot be used (not valid UTF-8, no text, too long, a line that is no JSON); dropped
     ones are counted, and the first is named in the log."""
-    train_shards: tuple[Count, ...] = (0,)
+    train_shards: tuple[NonNegativeInt, ...] = (0,)
     """Hub only: numbers of the training shards, `shard_NNNNN.parquet`."""
-    first_shards: AtLeastOne | None = None
+    first_shards: PositiveInt | None = None
     """Hub only: take this many shards from the first on, instead of `train_shards`."""
     parallel_downloads: Annotated[int, Field(ge=1, le=32)] = 4
     """Hub only: shards fetched at a time."""
-    validation_shard: Count = 1822
+    validation_shard: NonNegativeInt = 1822
     """Hub only: the pinned validation shard; must not be a training shard."""
-    n_documents: AtLeastOne = 20_000
+    n_documents: PositiveInt = 20_000
     """Synthetic only: documents generated for training."""
-    n_validation_documents: AtLeastOne = 500
+    n_validation_documents: PositiveInt = 500
     """Synthetic only: documents generated for validation."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Synthetic only: the hardest difficulty drawn."""
-    max_documents_per_shard: AtLeastOne | None = None
+    max_documents_per_shard: PositiveInt | None = None
     """Hub only: rows kept of each shard; null keeps all."""
     seed: int = 3
     """Decides which documents are generated."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aquarat_core.errors import UserError
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 MAX_COUNT = 10**12
 """No count of rows, tokens or bytes that a profile gives can be meant to be larger."""
 MAX_STEPS = 10_000_000
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-AtLeastOne = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 """Optimizer steps of a stage."""
 
@@ -23,7 +25,51 @@ class ConfigError(UserError):
     """A profile or an override that cannot be used; the message says which field, which value and the way out."""
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Base of every config: immutable; a field it does not know is an error, and so is a number that is not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {}
+    """New names of fields by their old ones, which are read for one release, with a warning."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, raw: Any) -> Any:
+        return with_current_names(cls, cast("dict[str, Any]", raw)) if isinstance(raw, dict) else raw
+
+
+def old_names(model: type[BaseModel]) -> Mapping[str, str]:
+    """New names of a model's fields by those that they had in the release before."""
+    none: dict[str, str] = {}
+    return model.OLD_NAMES if issubclass(model, StrictModel) else none
+
+
+def with_current_names(
+    model: type[BaseModel], fields: Mapping[str, Any], *, complete: bool = False, warn: bool = True
+) -> dict[str, Any]:
+    """The fields of a `model`, and of the models in it, under the names that they have now.
+
+    Fields that are merged need them before: under two names they would be two fields. A field that is given under both
+    of its names keeps both, and validation refuses the old one; in `complete` fields, which have every default, the old
+    name is what was given, and its value is taken.
+    """
+    found = dict(fields)
+    for old, new in old_names(model).items():
+        if old in found and (complete or new not in found):
+            found[new] = found.pop(old)
+            if warn:
+                # Not a DeprecationWarning, which Python shows to nobody who only runs commands.
+                warnings.warn(f"the field {old} is now called {new}: use the new name", FutureWarning, stacklevel=2)
+    for name, value in found.items():
+        kind = model.model_fields[name].annotation if name in model.model_fields else None
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            found[name] = with_current_names(kind, cast("dict[str, Any]", value), complete=complete, warn=warn)
+    return found
+
+
+def same_config(section: BaseModel | None, recorded: object) -> bool:
+    """Whether the config that was recorded with an artifact, perhaps under old names, is that of `section`."""
+    if section is None or not isinstance(recorded, dict):
+        return not section and recorded == {}
+    made_with = with_current_names(type(section), cast("dict[str, Any]", recorded), warn=False)
+    return made_with == section.model_dump(mode="json")

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 
-from aquarat_core.config.fields import Strict
+from aquarat_core.config.fields import StrictModel
 from aquarat_core.config.local_files import check_format, pin_of
 
 SCHEMES = ("file", "gs", "hf", "http", "https", "memory", "s3")
@@ -29,7 +29,7 @@ _USER = re.compile(r"(?<=://)[^/@\s]*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"#]*")
 
 
-class HubRows(Strict):
+class HubRows(StrictModel):
     """A split of a data set on the Hub that is published as Parquet."""
 
     hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]

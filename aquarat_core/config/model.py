@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import AtLeastOne, Positive, Strict
+from aquarat_core.config.fields import Positive, PositiveInt, StrictModel
 
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
 
-class TokenizerConfig(Strict):
+class TokenizerConfig(StrictModel):
     """The byte-pair encoding that is learned."""
+
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {"doc_cap": "max_chars_per_document"}
 
     vocab_size: Annotated[int, Field(ge=300, le=65_536)] = 1_024
     """Ids in all: 256 bytes, the merges and the special tokens."""
     pattern: str = SPLIT_PATTERN
     """Regular expression whose matches are encoded one by one; merges never cross from one to the next."""
-    max_chars: AtLeastOne = 20_000_000
+    max_chars: PositiveInt = 20_000_000
     """Characters of training text that are counted at most."""
-    doc_cap: AtLeastOne = 10_000
+    max_chars_per_document: PositiveInt = 10_000
     """Characters of one document that are counted at most."""
     tasks: tuple[str, ...] = ()
     """The tasks whose training questions it learns from; filled in from what the profile's stages use."""
 
 
-class ModelConfig(Strict):
+class ModelConfig(StrictModel):
     """Size and options of the transformer."""
 
     depth: Annotated[int, Field(ge=1, le=64)] = 4
@@ -37,7 +40,7 @@ class ModelConfig(Strict):
     """Model width is depth x this; 64 is the field's recipe."""
     head_size: Annotated[int, Field(ge=8, le=256, multiple_of=2)] = 64
     """Width of an attention head; the model width is a multiple of it."""
-    n_kv_head: AtLeastOne | None = None
+    n_kv_head: PositiveInt | None = None
     """Key/value heads; null means as many as query heads (no grouped-query attention)."""
     sequence_len: Annotated[int, Field(ge=16, le=65_536)] = 512
     """Context: tokens of a training row, and of a prompt with its completion."""

@@ -14,23 +14,23 @@ from pydantic import BaseModel, Field, model_validator
 from aquarat_core.config import strict_yaml
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig
-from aquarat_core.config.fields import ConfigError, Strict
+from aquarat_core.config.fields import ConfigError, StrictModel, with_current_names
 from aquarat_core.config.locations import anchored
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.task_code import with_code
 from aquarat_core.config.task_use import TaskNames
 from aquarat_core.config.tasks import AQUA, TaskConfig, TaskName, named_tasks
-from aquarat_core.config.training import BaseConfig, ChatTrainConfig, MidConfig, TrainConfig
+from aquarat_core.config.training import ChatTrainConfig, MidConfig, PretrainConfig, TrainConfig
 from aquarat_core.config.validation import validate
 
 PROFILES_DIR = Path(__file__).parents[1] / "profiles"
 DEFAULT_PROFILE = "demo"
 MAX_PARENTS = 20
-S = TypeVar("S", bound=Strict)
+S = TypeVar("S", bound=StrictModel)
 
 
-class Profile(Strict):
+class Profile(StrictModel):
     """All stages of the chain, each under the name of its asset."""
 
     name: str
@@ -43,7 +43,7 @@ class Profile(Strict):
     chat_datasets: ChatDatasetsConfig = ChatDatasetsConfig()
     pretrain_text: PretrainTextConfig = PretrainTextConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
-    base_checkpoint: BaseConfig = BaseConfig()
+    base_checkpoint: PretrainConfig = PretrainConfig()
     mid_checkpoint: MidConfig = MidConfig()
     sft_checkpoint: ChatTrainConfig = ChatTrainConfig()
     rl_checkpoint: RLConfig = RLConfig()
@@ -67,7 +67,7 @@ class Profile(Strict):
     def section(self, field: str) -> BaseModel:
         """A stage's section, with the tasks that it uses filled in."""
         names = self.names
-        used = {name for _, section in self if isinstance(section, Strict) for name in names.of(section)}
+        used = {name for _, section in self if isinstance(section, StrictModel) for name in names.of(section)}
         return names.filled(getattr(self, field), used)
 
     @model_validator(mode="before")
@@ -159,12 +159,13 @@ def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | No
     Without a name, `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
     """
     asked = name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
-    raw = _merge(_read(asked, seen=()), overrides or {})
+    raw = _merge(_read(asked, seen=()), with_current_names(Profile, overrides or {}))
     return validate(Profile, raw, f"profile {asked}")
 
 
 def override(profile: Profile, changes: dict[str, Any]) -> Profile:
     """`profile` with nested `changes` applied and everything checked again. Raises `ConfigError`."""
+    changes = with_current_names(Profile, changes)
     return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
 
 
@@ -187,7 +188,8 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
         raise ConfigError(f"a profile cannot be read: {e}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in cast("dict[object, Any]", raw)):
         raise ConfigError(f"profile {path} must be a mapping of stages to fields")
-    fields = with_code(anchored(cast("dict[str, Any]", raw), Profile, path.parent), path)
+    named = with_current_names(Profile, cast("dict[str, Any]", raw))
+    fields = with_code(anchored(named, Profile, path.parent), path)
     parent: object = fields.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise ConfigError(f"profile {path}: extends is one profile's name or file, not {parent!r}")

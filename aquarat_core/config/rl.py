@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Steps, Strict
+from aquarat_core.config.fields import NonNegativeInt, Positive, PositiveInt, Steps, StrictModel, UnitInterval
 from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import CheckpointConfig, LaunchConfig, OptimConfig, WandbConfig
 
@@ -16,11 +17,11 @@ class RLOptimConfig(OptimConfig):
 
     lr_scale: Positive = 0.05
     """Multiplies all rates of the optimizer; RL takes far smaller steps than pretraining."""
-    warmdown: Fraction = 1.0
+    warmdown: UnitInterval = 1.0
     """Share of the steps at the end that fall linearly to `final_lr`."""
 
 
-class ObjectiveConfig(Strict):
+class ObjectiveConfig(StrictModel):
     """What an RL update maximises. The defaults are strictly on-policy GRPO without the group's deviation."""
 
     advantage: Literal["centred", "group_std"] = "centred"
@@ -51,7 +52,7 @@ class ObjectiveConfig(Strict):
         return self
 
 
-class RewardConfig(Strict):
+class RewardConfig(StrictModel):
     """What a completion earns."""
 
     kind: Literal["answer", "probability"] = "answer"
@@ -61,22 +62,22 @@ class RewardConfig(Strict):
     """Paid for any well-formed answer; a policy that cannot solve the questions learns form alone from it."""
     control: Literal["none", "random", "constant"] = "none"
     """Rewards that know nothing of the answer, to show what they teach: a fifth at random, or for the letter A."""
-    overlong_tokens: Count = 0
+    overlong_tokens: NonNegativeInt = 0
     """The last tokens of the budget in which the reward falls by up to 1; 0 does not punish length."""
 
 
-class CurriculumConfig(Strict):
+class CurriculumConfig(StrictModel):
     """Which questions are drawn more often, by their pass rate beyond chance."""
 
     enabled: bool = False
     """Off, questions are drawn in a shuffled order."""
-    easy: Fraction = 0.9
+    easy: UnitInterval = 0.9
     """Share of the way from chance to 1 from which a pass rate counts as easy."""
-    hard: Fraction = 0.05
+    hard: UnitInterval = 0.05
     """Share of the way from chance to 1 up to which a pass rate counts as hard."""
     weight: Annotated[float, Field(gt=0, le=1)] = 0.2
     """How often an easy or a hard question is drawn for each draw of another."""
-    memory: Fraction = 0.5
+    memory: UnitInterval = 0.5
     """Share of the old pass rate that is kept when a question is seen again."""
 
     @model_validator(mode="after")
@@ -86,7 +87,7 @@ class CurriculumConfig(Strict):
         return self
 
 
-class RLTask(Strict):
+class RLTask(StrictModel):
     """One task of a mixture that RL trains on."""
 
     name: str
@@ -95,8 +96,10 @@ class RLTask(Strict):
     """Its part of the questions of each step is its part of the weights, rounded to whole questions, one at least."""
 
 
-class RLConfig(Strict):
+class RLConfig(StrictModel):
     """Reinforcement learning on the training questions."""
+
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {"refill_rounds": "dynamic_sampling_rounds"}
 
     tasks: tuple[RLTask, ...] = (RLTask(name=MAIN_TASK),)
     """The tasks to learn from, one or several at once."""
@@ -112,38 +115,38 @@ class RLConfig(Strict):
     checkpoint: CheckpointConfig = CheckpointConfig()
     steps: Steps = 100
     """Batches that are sampled and learned from."""
-    prompts_per_step: AtLeastOne = 16
+    prompts_per_step: PositiveInt = 16
     """Questions of one step over all ranks."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 16
     """Completions sampled of each question."""
-    refill_rounds: Annotated[int, Field(ge=0, le=8)] = 0
+    dynamic_sampling_rounds: Annotated[int, Field(ge=0, le=8)] = 0
     """How often groups that all earned the same are replaced by other questions' (dynamic sampling)."""
-    max_new_tokens: AtLeastOne = 64
+    max_new_tokens: PositiveInt = 64
     """Of a completion, those that the calculator says included: they take room like any other."""
     calculator: bool = False
     """Answer the calls that the policy makes of the calculator, in training and on held-out questions. What it says is
     read and not learned: it counts in no loss, KL, entropy or length."""
     temperature: Positive = 1.0
     """Of sampling; log-probabilities of the update are taken at the same temperature."""
-    micro_batch_rows: AtLeastOne = 64
+    micro_batch_rows: PositiveInt = 64
     """Completions that one rank holds in one forward pass of the update."""
-    rollout_rows: AtLeastOne = 1024
+    rollout_rows: PositiveInt = 1024
     """Completions that one rank samples at a time."""
-    limit: AtLeastOne | None = None
+    limit: PositiveInt | None = None
     """Training questions used of each task; null uses all."""
-    eval_every: AtLeastOne = 25
+    eval_every: PositiveInt = 25
     """Steps between two evaluations on held-out questions."""
-    eval_questions: AtLeastOne = 256
+    eval_questions: PositiveInt = 256
     """Held-out questions of an evaluation, of each task."""
-    probe_questions: AtLeastOne = 32
+    probe_questions: PositiveInt = 32
     """Held-out questions with rationale on which letters and attention are probed at each evaluation."""
-    min_parse_rate: Fraction = 0.5
+    min_parse_rate: UnitInterval = 0.5
     """The first batch's share of completions with a well-formed answer below which the stage stops."""
-    min_first_reward: Fraction = 0.02
+    min_first_reward: UnitInterval = 0.02
     """Mean reward of the first batch below which the stage stops: there is nothing to learn from."""
-    max_first_reward: Fraction = 0.98
+    max_first_reward: UnitInterval = 0.98
     """Mean reward of the first batch above which the stage stops: there is nothing left to learn."""
-    max_zero_variance: Fraction = 0.95
+    max_zero_variance: UnitInterval = 0.95
     """Share of the first batch's groups that may have earned the same throughout."""
     publish: Literal["best", "last"] = "best"
     """The best policy by held-out accuracy, that of SFT included, or the last one. The latest within one standard error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -72,7 +72,7 @@ def load(path: Path) -> Any:
 def _check_events(path: Path, text: str) -> None:
     depth = 0
     # The stubs leave its types out.
-    events: Iterator[Any] = yaml.parse(text, _Base)  # pyright: ignore[reportUnknownMemberType]
+    events = cast("Iterator[Any]", yaml.parse(text, _Base))  # pyright: ignore[reportUnknownMemberType]
     for count, event in enumerate(events):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         line = event.start_mark.line + 1

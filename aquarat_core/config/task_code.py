@@ -24,8 +24,8 @@ def with_code(fields: dict[str, Any], profile: Path) -> dict[str, Any]:
     if isinstance(tasks := fields.get("tasks"), dict):
         named = cast("dict[str, Any]", tasks)
         filled["tasks"] = {
-            name: _filled(task, f"tasks.{name}", profile) if isinstance(task, dict) else task
-            for name, task in named.items()
+            name: _filled(cast("dict[str, Any]", one), f"tasks.{name}", profile) if isinstance(one, dict) else one
+            for name, one in named.items()
         }
     return filled
 

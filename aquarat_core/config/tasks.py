@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import AtLeastOne, Count, Strict
+from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
 from aquarat_core.config.locations import Location
 
 MAIN_TASK = "task"
@@ -25,7 +25,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 OPTIONAL_COLUMNS = frozenset({"id", "rationale", "solution"})
 
 
-class TaskDefinition(Strict):
+class TaskDefinition(StrictModel):
     """What decides how the examples of a task are shown and graded, wherever its rows are."""
 
     kind: Kind = "module"
@@ -65,11 +65,11 @@ class TaskConfig(TaskDefinition):
     """Where the columns have other names: ours and theirs, e.g. {question: stem}. Several columns are a list."""
     first_option: Annotated[int, Field(ge=0, le=1)] = 0
     """Where an answer is a number that counts the options: the number of the first one."""
-    n_train: AtLeastOne | None = None
+    n_train: PositiveInt | None = None
     """Rows kept of the training split; null keeps all."""
-    n_validation: Count = 500
+    n_validation: NonNegativeInt = 500
     """Rows kept of the validation split."""
-    n_test: Count = 1_000
+    n_test: NonNegativeInt = 1_000
     """Rows kept of the test split."""
     on_bad_row: Literal["error", "drop"] = "error"
     """What a row does that cannot be used; dropped rows are counted and named."""

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import AtLeastOne, Count, Fraction, Positive, Steps, Strict
+from aquarat_core.config.fields import NonNegativeInt, Positive, PositiveInt, Steps, StrictModel, UnitInterval
 from aquarat_core.config.model import ModelConfig
 from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
 
 
-class OptimConfig(Strict):
+class OptimConfig(StrictModel):
     """Learning rates, schedules and clipping."""
 
     matrix_lr: Positive = 0.02
@@ -26,25 +26,25 @@ class OptimConfig(Strict):
     """Multiplies all rates; fine-tuning stages lower this one number."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Muon's matrices, falling to zero over the run."""
-    momentum_first: Fraction = 0.95
+    momentum_first: UnitInterval = 0.95
     """Muon's momentum at the first step; it moves to `momentum` over `momentum_steps`."""
-    momentum: Fraction = 0.95
+    momentum: UnitInterval = 0.95
     """Muon's momentum after the first `momentum_steps`."""
-    momentum_steps: Count = 0
+    momentum_steps: NonNegativeInt = 0
     """Steps over which Muon's momentum rises."""
-    momentum_last: Fraction | None = None
+    momentum_last: UnitInterval | None = None
     """Where Muon's momentum goes during the warm-down; null keeps it."""
-    muon_beta2: Fraction | None = 0.9
+    muon_beta2: UnitInterval | None = 0.9
     """Of the mean squares that even out the rows of Muon's updates (NorMuon); null leaves the rows as they are."""
-    embedding_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
+    embedding_betas: tuple[UnitInterval, UnitInterval] = (0.8, 0.95)
     """AdamW's decay rates of both moments for the embeddings."""
-    head_betas: tuple[Fraction, Fraction] = (0.8, 0.95)
+    head_betas: tuple[UnitInterval, UnitInterval] = (0.8, 0.95)
     """The same for the output head."""
-    warmup: Fraction = 0.0
+    warmup: UnitInterval = 0.0
     """Share of the steps that warm up linearly from zero."""
-    warmdown: Fraction = 0.2
+    warmdown: UnitInterval = 0.2
     """Share of the steps at the end that fall linearly to `final_lr`."""
-    final_lr: Fraction = 0.0
+    final_lr: UnitInterval = 0.0
     """Share of the full rates at the last step."""
     grad_clip: Positive | None = 1.0
     """Largest global gradient norm, over all ranks; null does not clip."""
@@ -56,12 +56,12 @@ class OptimConfig(Strict):
         return self
 
 
-class LaunchConfig(Strict):
+class LaunchConfig(StrictModel):
     """How torchrun starts a training stage."""
 
-    nproc: AtLeastOne = 2
+    nproc: PositiveInt = 2
     """Processes on this host: one per GPU, or CPU ranks with gloo."""
-    threads: AtLeastOne = 1
+    threads: PositiveInt = 1
     """CPU threads of each process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPUs that torch sees, and the CPU without any."""
@@ -86,7 +86,7 @@ class LaunchConfig(Strict):
         return self.compile == "always" or (self.compile == "auto" and device_type == "cuda")
 
 
-class WandbConfig(Strict):
+class WandbConfig(StrictModel):
     """Where metrics are sent besides `metrics.jsonl`."""
 
     project: str = "aquarat"
@@ -95,16 +95,16 @@ class WandbConfig(Strict):
     """`auto` is online with a key in the environment and offline without."""
 
 
-class CheckpointConfig(Strict):
+class CheckpointConfig(StrictModel):
     """When a running stage saves its state, so that it can be killed and continued."""
 
     every_minutes: Positive | None = 5.0
     """Minutes between two saves; null saves by steps alone."""
-    every_steps: AtLeastOne | None = None
+    every_steps: PositiveInt | None = None
     """Steps between two saves, beside those by the clock; null saves by the clock alone."""
-    keep_last: AtLeastOne = 2
+    keep_last: PositiveInt = 2
     """How many of the latest saves are kept."""
-    keep_every_steps: AtLeastOne | None = None
+    keep_every_steps: PositiveInt | None = None
     """Saves at multiples of this step stay until the stage has published its artifact."""
     resume: str = "auto"
     """`auto` continues from the state of a run with this config, these data and the same code in all that decides the
@@ -112,20 +112,20 @@ class CheckpointConfig(Strict):
     `work/<stage>/<key>`, whose code alone may differ."""
 
 
-class SamplesConfig(Strict):
+class SamplesConfig(StrictModel):
     """What a model is asked while it trains, so that people can read what it says."""
 
-    every: AtLeastOne | None = 250
+    every: PositiveInt | None = 250
     """Steps between two rounds, beside the one after the last step; null never asks."""
     prompts: tuple[str, ...] = ("The", "12 + 7 =", "A train goes 60 km in 2 hours. What is its speed?")
     """Beginnings of text; in chat stages messages of the user, before two validation questions."""
-    max_new_tokens: AtLeastOne = 48
+    max_new_tokens: PositiveInt = 48
     """Tokens of an answer at most."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
     """0 takes the most likely token."""
 
 
-class TrainConfig(Strict):
+class TrainConfig(StrictModel):
     """What base, mid and SFT training share."""
 
     optim: OptimConfig = OptimConfig()
@@ -135,19 +135,19 @@ class TrainConfig(Strict):
     samples: SamplesConfig = SamplesConfig()
     steps: Steps = 100
     """Updates of the optimizer."""
-    batch_tokens: AtLeastOne = 8_192
+    batch_tokens: PositiveInt = 8_192
     """Tokens of one optimizer step over all ranks."""
-    micro_batch_rows: AtLeastOne = 8
+    micro_batch_rows: PositiveInt = 8
     """Rows of `sequence_len` tokens that one rank holds in one forward pass."""
-    eval_every: AtLeastOne = 50
+    eval_every: PositiveInt = 50
     """Steps between two measurements of the validation loss."""
-    eval_tokens: AtLeastOne = 65_536
+    eval_tokens: PositiveInt = 65_536
     """Validation tokens that one measurement reads, at most."""
     seed: int = 10
     """Decides the order of the rows."""
 
 
-class BaseConfig(TrainConfig):
+class PretrainConfig(TrainConfig):
     """Pretraining on plain text."""
 
     model: ModelConfig = ModelConfig()
@@ -157,22 +157,22 @@ class BaseConfig(TrainConfig):
     """Train on this many tokens for each weight of a matrix product instead of `steps`."""
 
     @model_validator(mode="after")
-    def _one_horizon(self) -> BaseConfig:
+    def _one_horizon(self) -> PretrainConfig:
         if self.target_flops is not None and self.tokens_per_parameter is not None:
             raise ValueError("target_flops and tokens_per_parameter both set the number of steps: set one of them")
         return self
 
 
-class MixtureEntry(Strict):
+class MixtureEntry(StrictModel):
     """One data set of a chat mixture."""
 
     name: str
     """`task` for the profile's task, another task's name, or a source of chat_datasets."""
     repeat: Annotated[int, Field(ge=1, le=100)] = 1
     """How often each row is in the mixture."""
-    limit: AtLeastOne | None = None
+    limit: PositiveInt | None = None
     """Rows taken; null takes all."""
-    permutations: AtLeastOne = 1
+    permutations: PositiveInt = 1
     """Of tasks with options: copies of each row, each with its options in another order."""
 
 

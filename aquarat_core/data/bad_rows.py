@@ -1,4 +1,4 @@
-"""One rule for rows that cannot be used, whatever data set they come from: refused, or left out, counted and named."""
+"""One rule for unusable rows of any data set: they are refused, or left out, counted and named."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aquarat_core.data.parquet import read_batches
+from aquarat_core.errors import DataError
 
 COLUMN = "text"
 SCHEMA = pa.schema([(COLUMN, pa.string())])
@@ -66,13 +67,17 @@ def read_columns(path: Path) -> Iterator[pa.Array[Any]]:
         yield batch.column(0)
 
 
-def read_documents(path: Path) -> Iterator[str | bytes | None]:
-    """As `read_columns`, text by text."""
-    return texts_in(read_columns(path))
+def read_documents(path: Path) -> Iterator[str]:
+    """As `read_columns`, text by text. Raises `DataError` for a null or for bytes that are not valid UTF-8."""
+    for i, text in enumerate(texts_in(read_columns(path))):
+        if not isinstance(text, str):
+            what = "a null" if text is None else "not valid UTF-8"
+            raise DataError(f"{path}, document {i} is {what}: materialize its asset again")
+        yield text
 
 
 def texts_in(columns: Iterable[pa.Array[Any]]) -> Iterator[str | bytes | None]:
-    """The texts one by one; the bytes of one that is not valid UTF-8."""
+    """The texts one by one: None for a null, and the bytes of one that is not valid UTF-8."""
     for column in columns:
         try:
             texts = column.to_pylist()

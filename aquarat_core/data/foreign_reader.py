@@ -25,7 +25,7 @@ TYPES = b"types"
 
 
 def read(source: Path, out: Path, columns: Sequence[str] | None, limit: int | None) -> dict[str, Any]:
-    """Write the columns, None for all; returns what is wrong with the file, or nothing."""
+    """Write the columns, or all of them for None; returns what is wrong with the file, or nothing."""
     try:
         # The stubs leave open of what their IO is.
         schema = pq.read_schema(source, memory_map=False)  # pyright: ignore[reportUnknownMemberType]

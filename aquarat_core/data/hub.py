@@ -298,7 +298,7 @@ def _timeout() -> float:
 
 
 def _absence() -> str:
-    """Why the Hub is not asked."""
+    """The reason why the Hub is not contacted."""
     from huggingface_hub import constants
 
     return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{_endpoint()} does not answer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,12 +32,10 @@ def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collect
         # The stubs leave open of what their IO is.
         table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
     schema = _present(path, table.schema, schema, what, optional)
-    try:
-        cast = table.select(schema.names).cast(schema)
-        cast.validate(full=True)
-    except (pa.ArrowException, ValueError) as e:
-        raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
-    return cast
+    with _types_named(path, what):
+        converted = table.select(schema.names).cast(schema)
+        converted.validate(full=True)
+    return converted
 
 
 def read_parts(
@@ -47,14 +46,21 @@ def read_parts(
         # The stubs leave open of what their IO is.
         found = pq.read_schema(path)  # pyright: ignore[reportUnknownMemberType]
         present = _present(path, found, schema, what, optional)
-        wanted = present if columns is None else pa.schema([present.field(name) for name in columns])
+        wanted = present if columns is None else _columns(present, columns)
         for part in read_batches(path, wanted.names):
-            try:
-                cast = part.select(wanted.names).cast(wanted)
-                cast.validate(full=True)
-            except (pa.ArrowException, ValueError) as e:
-                raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
-            yield cast
+            with _types_named(path, what):
+                converted = part.select(wanted.names).cast(wanted)
+                converted.validate(full=True)
+            yield converted
+
+
+@contextmanager
+def _types_named(path: str | Path, what: str) -> Generator[None]:
+    """Around a conversion of columns: raises `DataError` where their types or values are not those of `what`."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError) as e:
+        raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
 
 
 def _present(path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str, optional: Collection[str]) -> pa.Schema:
@@ -62,7 +68,13 @@ def _present(path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str, o
     missing = set(wanted.names) - set(found.names)
     if needed := missing - set(optional):
         raise DataError(f"{path} has no column {', '.join(sorted(needed))}: it is not a table of {what}")
-    return pa.schema([field for field in wanted if field.name not in missing])
+    return _columns(wanted, [name for name in wanted.names if name not in missing])
+
+
+def _columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    # The stubs leave open what a field holds.
+    fields = [cast("pa.Field[Any]", schema.field(name)) for name in names]  # pyright: ignore[reportUnknownMemberType]
+    return pa.schema(fields)
 
 
 @contextmanager

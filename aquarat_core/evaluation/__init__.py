@@ -1,1 +1,1 @@
-"""How good a checkpoint is, and how sure one may be of it: statistics, records, summaries, plots and reports."""
+"""How good a checkpoint is, and how certain that result is: statistics, records, summaries, plots and reports."""

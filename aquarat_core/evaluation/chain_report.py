@@ -91,7 +91,7 @@ def ancestry(artifacts: Iterable[Artifact]) -> list[Identity]:
 
 
 def inconsistencies(lineage: Sequence[Identity]) -> list[str]:
-    """Assets that took part with more than one content: the chain was not made in one piece."""
+    """Assets of which the chain used more than one version, so that its stages do not belong together."""
     versions: dict[str, set[str]] = {}
     for entry in lineage:
         versions.setdefault(entry["asset"], set()).add(entry["data_version"][:12])
@@ -103,7 +103,7 @@ def inconsistencies(lineage: Sequence[Identity]) -> list[str]:
 
 
 def left_out(checkpoints: Iterable[Artifact]) -> list[str]:
-    """Checkpoints that never saw a good part of their conversations, because those are longer than a row."""
+    """Warnings about checkpoints that were trained without many of their conversations, which are longer than a row."""
     shares = {c.asset: c.manifest.metrics.get("too_long_share") for c in checkpoints}
     return [
         f"{asset} was trained without {share:.0%} of its conversations, which are longer than its context: to keep "
@@ -123,7 +123,7 @@ def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> 
         subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), greedy rationales, "
         f"strict parser. Profile {' and '.join(report['profiles'])}.",
         blocks=(
-            *next(filter(None, map(reports.origin_band, sorted(kinds))), ()),
+            *next((band for band in map(reports.origin_band, sorted(kinds)) if band), ()),
             *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),
             _tiles(report),
             *(doc.Paragraph(text, tone="finding") for text in _findings(report)),

@@ -1,4 +1,4 @@
-"""How a checkpoint is asked: greedy completions graded by their task, and bits per byte of text."""
+"""How a checkpoint is evaluated: greedy completions graded by their task, and bits per byte of text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Evaluator:
     ) -> list[Record]:
         """The model's most likely answer to each example, in the order given, on rank 0; nothing elsewhere.
 
-        `tell` is told how many of them have one, as far as this rank can know.
+        `tell` is called with the number of answers so far, as far as this rank knows it.
         """
         engine = Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
         mine = self.world.shard(list(examples))
@@ -132,7 +132,7 @@ def answer(
 def fitting(
     examples: Sequence[Example[A]], tokenizer: Tokenizer, max_new_tokens: int, sequence_len: int
 ) -> list[Example[A]]:
-    """Those of the examples that leave room for `max_new_tokens`, in any order of their choices."""
+    """The examples that leave room for `max_new_tokens`, in any order of their choices."""
 
     def fits(example: Example[A]) -> bool:
         room = sequence_len - max_new_tokens - (ORDER_TOKENS if example.choices else 0)

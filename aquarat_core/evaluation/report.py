@@ -32,7 +32,7 @@ N_SAMPLES = 8
 
 
 class Identity(TypedDict):
-    """Which publication of an asset."""
+    """Identifies one publication of an asset."""
 
     asset: str
     manifest_sha256: str
@@ -88,8 +88,10 @@ def identity(artifact: Artifact) -> Identity:
 
 
 def grader_version(task: Task[Any]) -> str:
-    """What decides on the task's answers, and a hash of its source: accuracies under different parsers are different
-    quantities."""
+    """The module that grades the task's answers, and a hash of its source.
+
+    Accuracies under different graders are different quantities.
+    """
     return f"{task.grading_module}@{hashlib.sha256(task.grading_source().encode()).hexdigest()[:12]}"
 
 
@@ -269,12 +271,12 @@ def curves_section(curves: dict[str, Sequence[plots.Row]]) -> list[doc.Block]:
 
 
 def questions_text(evaluation: Mapping[str, Any]) -> str:
-    """What the questions are; reports from before it was written down do not say."""
+    """What the questions are; older reports do not record it."""
     return evaluation.get("questions", origin.UNKNOWN)
 
 
 def origin_band(questions: str) -> tuple[doc.Paragraph, ...]:
-    """What a reader must know first of scores on these questions, on top of every page."""
+    """The warning about scores on these questions that stands at the top of every page, if there is one."""
     warning = origin.warning_about(questions)
     return (doc.Paragraph(warning, tone="warning"),) if warning else ()
 

@@ -14,6 +14,11 @@ def vector_norm(x: Tensor, dim: int | tuple[int, int] | None = None, keepdim: bo
     return cast("Tensor", norm)
 
 
+def entropy_terms(p: Tensor) -> Tensor:
+    """-p ln p of each probability, in nats; 0 where p is 0."""
+    return cast("Tensor", torch.special.entr(p))  # pyright: ignore[reportUnknownMemberType]
+
+
 def to_list(x: Tensor) -> list[Any]:
     """`x` as numbers on the host, nested in as many lists as it has dimensions, at least one."""
     return cast("list[Any]", x.tolist())  # pyright: ignore[reportUnknownMemberType]

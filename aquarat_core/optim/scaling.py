@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from aquarat_core.config import BaseConfig
+from aquarat_core.config import PretrainConfig
 from aquarat_core.model.accounting import flops_per_token, scaling_parameters
 
 REFERENCE_BATCH = 1 << 19
@@ -58,7 +58,7 @@ def horizon(
     return steps
 
 
-def horizon_of(config: BaseConfig, vocab_size: int) -> int:
+def horizon_of(config: PretrainConfig, vocab_size: int) -> int:
     """Steps of pretraining: those of the config, or as many as its budget allows with this vocabulary."""
     return horizon(
         config.batch_tokens,

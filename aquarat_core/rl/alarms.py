@@ -1,6 +1,6 @@
 """Alarms during a run: a policy that collapses onto one answer, loses the form, or is paid for something but skill.
 
-An alarm is said once in the log when it starts, and counted in `rl/alarms` as long as it lasts. It stops nothing: a
+An alarm is logged once, when it starts, and counted in `rl/alarms` as long as it lasts. It stops nothing: a
 figure outside its bound is a reason to look.
 """
 
@@ -13,13 +13,13 @@ MAX_EXCESS = 0.25
 """By how much the share of one answer may exceed an even share of the answers counted by name: those are letters of
 choices, and choices are permuted."""
 MAX_PARSE_DROP = 0.2
-"""By how much the parse rate may be below the highest so far."""
+"""How far the parse rate may fall below its highest value so far."""
 MAX_GENERALIZATION_GAP = 0.1
 """By how much the reward may have risen beyond what held-out accuracy rose by since the start."""
 MAX_ZERO_VARIANCE_SHARE = 0.5
-"""Share of the recent steps that may have had no gradient at all."""
+"""Largest share of recent steps without any gradient."""
 SMOOTHING = 0.8
-"""Share of the past in the running means: one step's letters are few."""
+"""Weight of the past in the running means, because one step has few answers."""
 
 
 class Monitors:
@@ -68,7 +68,7 @@ class Monitors:
             found["silent"] = (
                 f"alarm: {share:.0%} of the last steps taught nothing, since every group's samples earned the same: "
                 "raise group_size, prompts_per_step or temperature, or take questions that are neither too easy nor "
-                "too hard (curriculum, refill_rounds)"
+                "too hard (curriculum, dynamic_sampling_rounds)"
             )
         risen, held_out = self._gains
         if risen - held_out > MAX_GENERALIZATION_GAP:
@@ -100,7 +100,7 @@ class Monitors:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Go on from what `state_dict` gave."""
+        """Continue from the result of `state_dict`."""
         self._means, self._best_parse = dict(state_dict["means"]), state_dict["best_parse"]
         self._first = state_dict["first"] and tuple(state_dict["first"])
         self._gains = tuple(state_dict["parting"])

@@ -30,13 +30,13 @@ class BestPolicy(Callback):
         self.step: int | None = None
         """Steps done when the best policy was evaluated; None before the first evaluation."""
         self.accuracy = 0.0
-        """The best policy's."""
+        """Held-out accuracy of the best policy."""
         self.highest = 0.0
         self._weights: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def watch(self, step: int, accuracy: float) -> None:
-        """The policy as it is now has this held-out accuracy."""
+        """Keep the policy as it is now if this held-out accuracy makes it the best."""
         self.highest = max(self.highest, accuracy)
         error = math.sqrt(self.highest * (1 - self.highest) / self.n)
         if self.step is None or accuracy >= self.highest - error:

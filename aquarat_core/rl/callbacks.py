@@ -14,7 +14,7 @@ from aquarat_core.tracking.sample_table import SampleTable
 from aquarat_core.training.callbacks import Callback, TrainingStep
 
 PHASES = ("rollout", "scoring", "update", "eval", "probe")
-"""What the time of a run is divided into; the rest is bookkeeping."""
+"""The phases into which the time of a run is divided; the rest is bookkeeping."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Measurement(Callback):
     every: int
     measure: Callable[[], dict[str, float]]
     phase: str
-    """Which of `PHASES` its time belongs to."""
+    """The entry of `PHASES` to which its time is added."""
 
     def before_training(self, step: TrainingStep) -> None:
         self.take(step)
@@ -35,7 +35,7 @@ class Measurement(Callback):
             self.take(step)
 
     def take(self, step: TrainingStep) -> None:
-        """Measure now; every rank does."""
+        """Measure now. Every rank must call this."""
         started = time.monotonic()
         step.metrics |= self.measure()
         step.metrics[f"time/{self.phase}"] = time.monotonic() - started

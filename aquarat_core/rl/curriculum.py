@@ -1,7 +1,7 @@
 """Which questions a step asks: in a shuffled order, or more often those that the policy solves sometimes.
 
-A question that is always or never solved gives no gradient, and a guesser is right as often as chance has it: the pass
-rate counts from there on. A step's draw depends on (seed, step) and the pass rates so far alone, which are
+A question that is always or never solved gives no gradient. Guessing alone reaches the pass rate of chance, so pass
+rates are measured from there. A step's draw depends on (seed, step) and the pass rates so far alone, which are
 the same on every rank.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from aquarat_core.config import CurriculumConfig
 from aquarat_core.data.rows import EpochShuffle
 from aquarat_core.errors import StageError
+from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.runtime.distributed import World
 
@@ -42,7 +43,7 @@ class Curriculum:
             raise StageError(f"a step asks {count} questions, and there are {n}: lower rl_checkpoint.prompts_per_step")
         # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis & Spirakis 2006).
         u = uniform(torch.arange(n) + row_key(self.seed, "curriculum", step) // 2, 0).double()
-        return (u.clamp(min=1e-12).log() / self.weights()).topk(count).indices.tolist()
+        return to_list((u.clamp(min=1e-12).log() / self.weights()).topk(count).indices)
 
     def replacement(self, step: int, rounds: int, round_: int, count: int, place: int) -> int:
         """Index of the question that takes a place of `step`'s in a round of refilling, on whichever rank it is."""
@@ -50,7 +51,7 @@ class Curriculum:
         return int(self.replacement_order.rows(row, 1)[0])
 
     def weights(self) -> Tensor:
-        """Of each question in the next draw."""
+        """The weight of each question in the next draw."""
         skill_N = (self.pass_rates_N - self.chances_N) / (1 - self.chances_N)
         useful_N = (skill_N > self.config.hard) & (skill_N < self.config.easy)
         weights_N = torch.full_like(skill_N, self.config.weight)
@@ -71,7 +72,7 @@ class Curriculum:
         self.pass_rates_N = torch.where(visits_N > 0, updated_N, self.pass_rates_N)
 
     def metrics(self) -> dict[str, float]:
-        """How many questions have been seen, and what share of them is worth asking."""
+        """How many questions have been seen, and which share of them is solved sometimes."""
         known_N = self.pass_rates_N >= 0
         if not self.config.enabled or not known_N.any():
             return {}
@@ -119,7 +120,7 @@ class CurriculumMixture:
             curriculum.update({i - start: share for i, share in solved.items() if start <= i < start + n})
 
     def metrics(self) -> dict[str, float]:
-        """Those of each task's curriculum, under its name."""
+        """The metrics of each task's curriculum, under the name of the task."""
         return {
             f"{name}{suffix}": value
             for suffix, curriculum in self.curricula.items()
@@ -130,6 +131,7 @@ class CurriculumMixture:
         return {"pass_rates": torch.cat([c.pass_rates_N for c in self.curricula.values()])}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> None:
-        sizes = [len(c.pass_rates_N) for c in self.curricula.values()]
-        for curriculum, rates_N in zip(self.curricula.values(), state_dict["pass_rates"].split(sizes), strict=True):
-            curriculum.load_state_dict({"pass_rates": rates_N})
+        rates_N = state_dict["pass_rates"]
+        for curriculum, start in zip(self.curricula.values(), self.starts, strict=True):
+            end = start + len(curriculum.pass_rates_N)
+            curriculum.load_state_dict({"pass_rates": rates_N[start:end]})

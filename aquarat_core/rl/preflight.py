@@ -1,7 +1,7 @@
 """Checks before training, so that hours are not spent on an uninformative reward.
 
 Before the first update the reward is tried on answers whose worth is known, through the tokenizer that completions
-come from; then the first batch must lie within bounds. Each stop says which bound was broken and what is likely wrong.
+come from; then the first batch must lie within bounds. Each error says which bound was broken and what is likely wrong.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def check_reward(
 def _check_constant_answers(
     task: Task[A], shown: Sequence[Example[A]], paid: Callable[[Example[A], Attempt], bool]
 ) -> None:
-    """A constant answer is right as often as chance has it, give or take five standard deviations."""
+    """A constant answer should be right as often as chance predicts, within five standard deviations."""
     if len(shown) < MIN_EXAMPLES:
         return
     chance = mean(task.chance(e) for e in shown)

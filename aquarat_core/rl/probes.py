@@ -3,7 +3,7 @@
 Everything is read at one position, the last before the letter, found on token ids. A probe is a pass of its own without
 gradients: it neither slows the training pass down nor depends on how that is computed.
 
-They are of answers by letter alone: a task without `categories` is not probed.
+Only answers by letter are probed, so a task without `categories` has no probes.
 
 Shapes: B examples, L letters, H query heads, K key/value heads, T tokens, D head size.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aquarat_core.data.rows import pad
 from aquarat_core.model.transformer import Transformer, attend
+from aquarat_core.model.typed_torch import entropy_terms
 from aquarat_core.rl.letters import letter_ids, letter_logits
 from aquarat_core.runtime.distributed import World
 from aquarat_core.tasks.task import A, Example, Task
@@ -153,6 +154,6 @@ class _Watching:
         before_BT = self.lengths_B[:, None] - 1 - torch.arange(T, device=q_BHTD.device)
         unseen_BT = (before_BT < 0) | (before_BT >= window)
         a_BHT = torch.softmax(scores_BHT.masked_fill(unseen_BT[:, None], -torch.inf), dim=2)
-        entropy_B = torch.special.entr(a_BHT).sum(dim=2).mean(dim=1)
+        entropy_B = entropy_terms(a_BHT).sum(dim=2).mean(dim=1)
         self.entropies.append(entropy_B / self.lengths_B.clamp(min=2, max=window).float().log())
         return attend(q_BHTD, self.k_BKTD, self.v_BKTD, window)

@@ -10,6 +10,7 @@ from typing import Any, Generic
 import torch
 
 from aquarat_core.config import ConfigError, RLConfig
+from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rl.advantage import group_std, mean_baseline
 from aquarat_core.rl.letters import answer_position, letter_ids, logits_after
 from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
@@ -25,7 +26,7 @@ from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 
 _CONTROL_DRAW = 1 << 40
-"""A position that no token is drawn at."""
+"""A position at which no token is ever drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Group(Generic[A_co]):
     """The completions of one example as they were graded."""
 
     example: Example[A_co]
-    """As it was shown, choices in the order of this step."""
+    """The example as it was shown, with its choices in the order of this step."""
     prompt: list[int]
     completions: list[Completion]
     texts: list[str]
@@ -67,7 +68,7 @@ class RolloutCollector(Generic[A]):
             )
         self.tool = calculator(tokenizer) if config.calculator else None
         self.stop: Stop = never
-        """Gives sampling up, with `Abandoned`, once it is true."""
+        """Once it is true, sampling raises `Abandoned`."""
         self.seconds_rollout, self.seconds_scoring = 0.0, 0.0
 
     def collect(self, examples: Sequence[Example[A]], step: int) -> list[Group[A]]:
@@ -99,13 +100,14 @@ class RolloutCollector(Generic[A]):
     def resample_zero_variance(
         self, groups: list[Group[A]], step: int, replacement: Callable[[int, int], Example[A]]
     ) -> tuple[list[Group[A]], int]:
-        """`groups` with those without a signal replaced by other examples', up to `refill_rounds` times, and how many
-        were sampled for it (dynamic sampling, DAPO, Yu et al. 2025, arXiv 2503.14476).
+        """`groups`, those without a signal replaced by other examples', and how many examples were asked for that.
+
+        This is the dynamic sampling of DAPO (Yu et al. 2025, arXiv 2503.14476), up to `dynamic_sampling_rounds` times.
 
         `replacement(round, i)` names the example that takes the place of group i.
         """
         groups, drawn = list(groups), 0
-        for round_ in range(self.config.refill_rounds):
+        for round_ in range(self.config.dynamic_sampling_rounds):
             zero_variance = [i for i, group in enumerate(groups) if not group.has_signal]
             asked = [replacement(round_, i) for i in zero_variance]
             drawn += len(asked)
@@ -131,7 +133,7 @@ class RolloutCollector(Generic[A]):
             rewards = [float(grade.answer == constant) for grade in group.grades]
         else:
             chance = self.task.chance(group.example)
-            rewards = (uniform(torch.tensor(keys), _CONTROL_DRAW) < chance).float().tolist()
+            rewards = to_list((uniform(torch.tensor(keys), _CONTROL_DRAW) < chance).float())
         return replace(group, rewards=rewards)
 
     def _with_probabilities(self, groups: list[Group[A]]) -> list[Group[A]]:
@@ -168,6 +170,6 @@ def samples(groups: Sequence[Group[Any]], config: RLConfig) -> list[Sample]:
         Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.forced)
         for group in groups
         for completion, advantage in zip(
-            group.completions, estimate(torch.tensor([group.rewards]))[0].tolist(), strict=True
+            group.completions, to_list(estimate(torch.tensor([group.rewards]))[0]), strict=True
         )
     ]

@@ -17,7 +17,7 @@ from aquarat_core.model.transformer import Transformer
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion with its prompt and what the sampler and the judge said of it."""
+    """One completion with its prompt and what the sampler and the grader recorded for it."""
 
     prompt: Sequence[int]
     completion: Sequence[int]

@@ -64,7 +64,7 @@ def all_reduce(sums: Mapping[str, float], task: Task[Any], world: World) -> dict
 
 
 PER_TASK = ("rl/acc", "rl/mean_reward", "rl/parse_rate", "rl/truncated_rate", "rl/zero_variance_groups", LETTER)
-"""What is also measured of each task where there are several; names that begin so."""
+"""Prefixes of the metrics that are also measured for each task where there are several."""
 
 
 def step_metrics(groups: Sequence[Group[Any]], task: Task[Any], world: World) -> dict[str, float]:

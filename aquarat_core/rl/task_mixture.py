@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aquarat_core.tasks.task import Attempt, Example, Grade, Task
+from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,12 @@ class TaskMixture(Task[Member]):
             reference=example.reference,
             choices=example.choices,
         )
+
+    def examples(self, path: FilePath, split: str) -> list[Example[Member]]:
+        raise NotImplementedError("a mixture has no files: its examples are members made from those of its tasks")
+
+    def answer_text(self, answer: str) -> str:
+        raise NotImplementedError("an answer alone does not say which task of the mixture it is of: ask that task")
 
     def check_ready(self) -> None:
         for task in self.tasks.values():

@@ -188,7 +188,7 @@ class Trainer(Generic[A]):
         }, taught
 
     def _replacement(self, step: int, round_: int, place: int) -> int:
-        rounds, count_ = self.config.refill_rounds, self.config.prompts_per_step
+        rounds, count_ = self.config.dynamic_sampling_rounds, self.config.prompts_per_step
         return self.curriculum.replacement(step, rounds, round_, count_, place)
 
     def _accuracies(self) -> dict[str, float]:

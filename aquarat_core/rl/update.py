@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,24 @@ from aquarat_core.rl.scoring import Sample, SampleBatch, collate, completion_log
 from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.preemption import Stop, never
 from aquarat_core.training.optimizer import ShardedOptimizer
+
+N = TypeVar("N", Tensor, float)
+
+
+class _TokenSums(NamedTuple, Generic[N]):
+    """Sums over the tokens that the policy chose: of one micro-batch as tensors, of a step on all ranks as floats."""
+
+    tokens: N
+    difference: N
+    """Between the log-probabilities of trainer and sampler, without its sign."""
+    entropy: N
+    kl_k3: N
+    kl_k1: N
+    kl_tokens: N
+    """The tokens whose KL was measured."""
+    clipped_low: N
+    clipped_high: N
+    truncated: N
 
 
 class PolicyOptimizer:
@@ -38,7 +57,7 @@ class PolicyOptimizer:
         reference = [self._logp(self.reference, b) if needs_reference else None for b in batches]
         figures: dict[str, float] = {}
         for nth in range(self.config.objective.updates_per_batch):
-            sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self.world.device)
+            sums = torch.zeros(len(_TokenSums._fields), dtype=torch.float64, device=self.world.device)
             # Once the first update is made, there is no way back to before the step.
             may_stop = stop if nth == 0 else never
             for n, (batch, old_logp, reference_logp) in enumerate(zip(batches, old, reference, strict=True)):
@@ -52,8 +71,8 @@ class PolicyOptimizer:
                 measured = reference_logp
                 if measured is None and nth == 0 and n == step % len(batches):
                     measured = self._logp(self.reference, batch)
-                sums += _measure(batch, logp.detach(), entropy, measured, out)
-            found = dict(zip(_SUMS, self.world.totals(sums), strict=True))
+                sums += torch.stack(_measure(batch, logp.detach(), entropy, measured, out)).double()
+            found = _TokenSums(*self.world.totals(sums))
             index = step * self.config.objective.updates_per_batch + nth
             applied = {name.replace("train/", "rl/"): x for name, x in self.sharded.step(index, may_stop).items()}
             # 1 where no update of the step had a gradient.
@@ -90,37 +109,40 @@ class PolicyOptimizer:
         )
 
 
-_SUMS = ("tokens", "difference", "entropy", "kl", "kl_k1", "kl_tokens", "clipped_low", "clipped_high", "truncated")
-
-
 @torch.no_grad()
-def _measure(batch: SampleBatch, logp: Tensor, entropy: Tensor, reference: Tensor | None, out: LossOutputs) -> Tensor:
-    """Sums over the tokens that the policy chose, in the order of `_SUMS`."""
+def _measure(
+    batch: SampleBatch, logp: Tensor, entropy: Tensor, reference: Tensor | None, out: LossOutputs
+) -> _TokenSums[Tensor]:
     mask, none = batch.mask_BN, torch.zeros((), device=logp.device)
     n = mask.sum()
-    difference = ((logp - batch.sampler_logp_BN).abs() * mask).sum()
-    k3, k1, kl_tokens = none, none, none
-    if reference is not None:
-        k3, k1, kl_tokens = (kl_k3(logp, reference) * mask).sum(), (kl_k1(logp, reference) * mask).sum(), n
-    sums = (n, difference, (entropy * mask).sum(), k3, k1, kl_tokens)
-    return torch.stack([*sums, out.clipped_low, out.clipped_high, out.truncated]).double()
+    measured = reference is not None
+    return _TokenSums(
+        tokens=n,
+        difference=((logp - batch.sampler_logp_BN).abs() * mask).sum(),
+        entropy=(entropy * mask).sum(),
+        kl_k3=(kl_k3(logp, reference) * mask).sum() if measured else none,
+        kl_k1=(kl_k1(logp, reference) * mask).sum() if measured else none,
+        kl_tokens=n if measured else none,
+        clipped_low=out.clipped_low,
+        clipped_high=out.clipped_high,
+        truncated=out.truncated,
+    )
 
 
-def _sampling_figures(sums: dict[str, float]) -> dict[str, float]:
-    tokens, kl_tokens = max(sums["tokens"], 1), max(sums["kl_tokens"], 1)
+def _sampling_figures(sums: _TokenSums[float]) -> dict[str, float]:
+    tokens, kl_tokens = max(sums.tokens, 1), max(sums.kl_tokens, 1)
     return {
-        "rl/sampler_logp_difference": sums["difference"] / tokens,
-        "rl/entropy_mean": sums["entropy"] / tokens,
-        "rl/kl_sequence_mean": sums["kl"] / kl_tokens,
-        "rl/kl_sequence_k1": sums["kl_k1"] / kl_tokens,
+        "rl/sampler_logp_difference": sums.difference / tokens,
+        "rl/entropy_mean": sums.entropy / tokens,
+        "rl/kl_sequence_mean": sums.kl_k3 / kl_tokens,
+        "rl/kl_sequence_k1": sums.kl_k1 / kl_tokens,
     }
 
 
-def _clip_figures(sums: dict[str, float]) -> dict[str, float]:
-    tokens = max(sums["tokens"], 1)
-    names = {
-        "rl/clip_low_rate": "clipped_low",
-        "rl/clip_high_rate": "clipped_high",
-        "rl/truncated_weights": "truncated",
+def _clip_figures(sums: _TokenSums[float]) -> dict[str, float]:
+    tokens = max(sums.tokens, 1)
+    return {
+        "rl/clip_low_rate": sums.clipped_low / tokens,
+        "rl/clip_high_rate": sums.clipped_high / tokens,
+        "rl/truncated_weights": sums.truncated / tokens,
     }
-    return {name: sums[key] / tokens for name, key in names.items()}

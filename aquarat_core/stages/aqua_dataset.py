@@ -93,11 +93,12 @@ def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bo
     from aquarat_core.tasks.aqua.synthetic import generate_questions
 
     asked = n
+    found: dict[str, Question] = {}
     while asked <= MAX_DRAWS * n:
         drawn = generate_questions(
             asked, config.seed, config.families, config.max_level, held_out, config.calculator_calls
         )
-        found: dict[str, Question] = {}
+        found.clear()
         for q in drawn:
             found.setdefault(q.question, q)
         ctx.progress(min(len(found), n), n, unit="questions")

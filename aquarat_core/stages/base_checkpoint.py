@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aquarat_core.config import BaseConfig
+from aquarat_core.config import PretrainConfig
 from aquarat_core.data.tokens import open_rows
 from aquarat_core.model.accounting import parameters
 from aquarat_core.model.checkpoint import save_checkpoint
@@ -44,6 +44,6 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     }
 
 
-def with_horizon(config: BaseConfig, vocab_size: int) -> BaseConfig:
+def with_horizon(config: PretrainConfig, vocab_size: int) -> PretrainConfig:
     """`config` with the steps that its horizon comes to for a model of this vocabulary."""
     return config.model_copy(update={"steps": horizon_of(config, vocab_size)})

@@ -47,7 +47,7 @@ Rows = list[Conversation] | list[Example[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What came of one source: its splits, its metrics, and what `sources.json` says of it."""
+    """The result for one source: its splits, its metrics, and its entry in `sources.json`."""
 
     splits: Mapping[str, Rows]
     summary: dict[str, Scalar]

@@ -1,4 +1,4 @@
-"""A mixture of conversations as packed rows in files, and what is said of those that are too long.
+"""A mixture of conversations as packed rows in files, and the messages about those that are too long.
 
 One process of a host makes the files; all of them map the rows.
 """
@@ -38,7 +38,7 @@ class Packed:
         return asdict(self)
 
     def metrics(self) -> dict[str, Scalar]:
-        """As they stand among an artifact's metrics."""
+        """The metrics of the artifact that describe the packing."""
         return {
             "conversations": self.kept,
             "trimmed": self.trimmed,

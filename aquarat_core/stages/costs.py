@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aquarat_core.config import BaseConfig, ConfigError, PretrainTextConfig
+from aquarat_core.config import ConfigError, PretrainConfig, PretrainTextConfig
 from aquarat_core.config.fields import MAX_STEPS
 from aquarat_core.model.accounting import flops_per_token, matrix_parameters, parameters
 from aquarat_core.optim.scaling import horizon_of
@@ -67,7 +67,7 @@ def _rows_kept(task: str, split: str, sections: Sections) -> int | None:
     return getattr(found, f"n_{split}", None)
 
 
-def pretraining_steps(config: BaseConfig, vocab_size: int) -> int:
+def pretraining_steps(config: PretrainConfig, vocab_size: int) -> int:
     """Steps of the base stage. Raises `ConfigError` where its budget comes to more than anybody can mean."""
     try:
         steps: float = horizon_of(config, vocab_size)
@@ -98,7 +98,7 @@ def _checkpoint(name: str, sections: Sections) -> Cost:
     # Weights and the optimizer's moments: one for matrices, two for the rest.
     state = FLOAT * (weights + matrices + 2 * (weights - matrices)) * config.checkpoint.keep_last
     if name == "rl_checkpoint":
-        samples = config.steps * config.prompts_per_step * config.group_size * (1 + config.refill_rounds)
+        samples = config.steps * config.prompts_per_step * config.group_size * (1 + config.dynamic_sampling_rounds)
         return Cost(published=FLOAT * weights, state=state, sampled=samples * config.max_new_tokens)
     steps = pretraining_steps(config, vocab_size) if name == "base_checkpoint" else config.steps
     flops = float(steps) * config.batch_tokens * flops_per_token(model, vocab_size)

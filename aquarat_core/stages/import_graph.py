@@ -1,4 +1,4 @@
-"""Which of our modules a module imports, read from the sources: nothing is imported to find out.
+"""Which of our modules a module imports, read from the sources without importing anything.
 
 Imports inside functions count, those for type checkers alone do not. A text that is the dotted name of a module counts
 as well, for `python -m`; an entry of a table, `module:name`, does not: its users say which entries they take. A name
@@ -31,7 +31,7 @@ class ImportGraph:
         self._edges: dict[str, frozenset[str]] = {}
 
     def all(self) -> list[str]:
-        """The names of all modules, sorted."""
+        """All module names, sorted."""
         paths = (path for package in self.packages for path in (self.root / package).rglob("*.py"))
         parts = (path.relative_to(self.root).with_suffix("").parts for path in paths)
         return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)

@@ -58,7 +58,7 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
                 file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
                 texts = hub.texts(path, name, "text", config.max_documents_per_shard)
                 bad = BadRows(f"{config.repo}/{name}", "pretrain_text", config.on_bad_row)
-                yield _write(ctx.outdir / file, texts_in(texts.iterchunks()), bad.source, bad)
+                yield _write(ctx.outdir / file, texts_in(texts.chunks), bad.source, bad)
                 if said := bad.summary():
                     ctx.log(said)
         finally:
@@ -88,9 +88,9 @@ def _generated(ctx: StageContext) -> Iterator[Shard]:
 
 
 def _write(path: Path, texts: Iterable[str | bytes | None], source: str, bad: BadRows | None = None) -> Shard:
-    """Write the texts that are not blank; bytes, which are no UTF-8, go to `bad`. Returns the shard's description.
+    """Write the texts that are not blank; bytes, which are not valid UTF-8, go to `bad`.
 
-    Raises `DataError` if nothing is left.
+    Returns the shard's description. Raises `DataError` if nothing is left.
     """
     documents = text_bytes = blank = 0
     bad = bad or BadRows(source, "pretrain_text", "error")

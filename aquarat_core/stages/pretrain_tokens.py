@@ -10,7 +10,7 @@ import numpy as np
 
 from aquarat_core.data.documents import read_columns
 from aquarat_core.data.parallel import mapped
-from aquarat_core.data.tokens import write_index, write_shard
+from aquarat_core.data.tokens import TokenShard, write_index, write_shard
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -20,7 +20,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     text, tokenizer = ctx.inputs["pretrain_text"], Tokenizer.load(ctx.inputs["tokenizer"].path(TOKENIZER_FILE))
     bos, size = tokenizer.special("<|bos|>"), tokenizer.vocab_size
     names = sorted(f.path for f in text.manifest.files if f.path.endswith(".parquet"))
-    shards = {}
+    shards: dict[str, TokenShard] = {}
     for i, name in enumerate(names):
         ctx.progress(i, len(names), unit="shards")
         shards[name] = write_shard(ctx.outdir / f"{Path(name).stem}.bin", encoded(text.path(name), tokenizer), size)

@@ -23,7 +23,7 @@ OPTIONAL_INPUTS = frozenset({*DATASETS, OTHER_DATASET})
 
 
 def all_datasets(config: Any) -> Iterable[str]:
-    """What a stage reads that is not configured by tasks."""
+    """The data sets of a stage that does not choose them by its tasks."""
     return OPTIONAL_INPUTS
 
 

@@ -27,7 +27,7 @@ WARN_NEAR = 0.01
 
 @dataclass(frozen=True, slots=True)
 class TaskRows:
-    """The examples of a task by split, and what `sources.json` says of them."""
+    """The examples of a task by split, and their entry in `sources.json`."""
 
     splits: dict[str, list[Example[Any]]]
     described: dict[str, Any]

@@ -69,7 +69,7 @@ def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
 
 
 def _questions(ctx: StageContext) -> Iterator[str]:
-    """Of the tasks that have a data set of their own; those of others are among the conversations."""
+    """Questions of the tasks that have a data set of their own; questions of other tasks are in the conversations."""
     for name in ctx.config.tasks:
         if dataset_of(name) in DATASETS:
             for example in task_input(ctx, name).examples("train"):
@@ -77,7 +77,7 @@ def _questions(ctx: StageContext) -> Iterator[str]:
 
 
 def _chats(ctx: StageContext) -> Iterator[tuple[str, Iterator[str]]]:
-    """Every source of conversations with what its messages say, without the names of special tokens around calls."""
+    """Every source of conversations with the texts of its messages, without the special tokens around calls."""
     chats, ending = ctx.inputs["chat_datasets"], ".train.parquet"
     for file in sorted(f.path for f in chats.manifest.files if f.path.endswith(ending)):
         conversations = read_conversations(chats.path(file))

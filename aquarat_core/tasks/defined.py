@@ -135,12 +135,12 @@ def renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
     return values
 
 
-def _options(value: Any) -> tuple[list[str], list[str]]:
+def _options(given: Any) -> tuple[list[str], list[str]]:
     """The options' texts, without letters before them, and the labels that the data set gives them, if any.
 
     They may be a list, a mapping of labels to texts, `{label: [...], text: [...]}`, or one of these as JSON.
     """
-    value = _parsed(value)
+    value = _parsed(given)
     labels: list[str] = []
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
@@ -222,7 +222,7 @@ def _short(value: object) -> str:
     return repr(value[:80]) if isinstance(value, str) else str(value)[:80]
 
 
-def _parsed(value: Any) -> Any:
+def _parsed(value: object) -> object:
     """A value that a CSV file gives as JSON text."""
     if isinstance(value, str) and value[:1] in "[{":
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aquarat_core.tasks.registry import DATASETS, TASKS, load_task
 
@@ -45,7 +45,9 @@ def _named(config: Mapping[str, Any]) -> list[str]:
     if isinstance(task := config.get("task"), str):
         return [task]
     tasks = config.get("tasks")
-    return [str(task["name"]) for task in tasks] if isinstance(tasks, list) and "steps" in config else []
+    if not isinstance(tasks, list) or "steps" not in config:
+        return []
+    return [str(task["name"]) for task in cast("list[Mapping[str, Any]]", tasks)]
 
 
 def _text(name: str) -> str:

@@ -317,11 +317,11 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Trains a tokenizer of `config.vocab_size` ids on the first `config.max_chars` characters of the texts.
 
-    `texts` are strings or Arrow arrays of strings, which are not converted to Python strings. At most `config.doc_cap`
-    characters of a text are used; names of special tokens in it are not learned. A corpus with too few distinct pieces
-    results in a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends on the multiset of texts read, not
-    on their order. Raises `TokenizerError` if there is no text, if the pattern does not compile, or if
-    `config.vocab_size` has no room for bytes and special tokens.
+    `texts` are strings or Arrow arrays of strings, which are not converted to Python strings. At most
+    `config.max_chars_per_document` characters of a text are used; names of special tokens in it are not learned. A
+    corpus with too few distinct pieces results in a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends
+    on the multiset of texts read, not on their order. Raises `TokenizerError` if there is no text, if the pattern does
+    not compile, or if `config.vocab_size` has no room for bytes and special tokens.
     """
     n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
     if n_ordinary < N_BYTES:
@@ -377,7 +377,7 @@ def _capped(texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig) -> It
         alone: list[str] = []
         if isinstance(item, pa.Array):
             # Arrays of other types of strings work too, but the stubs name only some of them.
-            column = pc.utf8_slice_codeunits(cast("pa.StringArray", item.drop_null()), 0, config.doc_cap)
+            column = pc.utf8_slice_codeunits(cast("pa.StringArray", item.drop_null()), 0, config.max_chars_per_document)
             chars: int = pc.sum(pc.utf8_length(column), min_count=0).as_py() or 0
             if chars < left:
                 left -= chars
@@ -387,7 +387,7 @@ def _capped(texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig) -> It
         else:
             alone = [item]
         for text in alone:
-            counted = text[: min(config.doc_cap, left)]
+            counted = text[: min(config.max_chars_per_document, left)]
             left -= len(counted)
             yield counted, len(counted)
             if left == 0:

@@ -15,7 +15,8 @@ import dagster as dg
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from aquarat_core.config import ConfigError, Profile, override
+from aquarat_core.config import ConfigError, Profile, override, with_current_names
+from aquarat_core.config.fields import old_names
 from aquarat_core.config.locations import HubRows
 from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_core.stages.stage import Stage
@@ -34,9 +35,14 @@ def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None,
     `own` is the complete config of the stage's op, `ops` the run config's `ops` (only what was overridden). Raises
     `ConfigError` for a value that cannot be used, in whichever stage of the run it stands.
     """
-    given: dict[str, Mapping[str, Any]] = {name: op.get("config") or {} for name, op in ops.items() if name in STAGES}
-    given[stage.name] = own or {}
-    sections = {name: section for name in given if (section := STAGES[name].section)}
+    configs: dict[str, Mapping[str, Any]] = {name: op.get("config") or {} for name, op in ops.items() if name in STAGES}
+    configs[stage.name] = own or {}
+    sections = {name: section for name in configs if (section := STAGES[name].section)}
+    given = {
+        name: with_current_names(kind, configs[name], complete=True)
+        for name in sections
+        if (kind := STAGES[name].config_type())
+    }
     changes = {section: given[name] for name, section in sections.items()}
     checked = {
         name: override(profile, {**changes, section: given[name]}) for name, section in sections.items() if given[name]
@@ -59,7 +65,16 @@ def _check_inputs(stage: Stage, profile: Profile, overridden: Profile) -> None:
 
 
 def _fields(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> dict[str, dg.Field]:
-    return {name: _field(info, (values or {}).get(name, _default(info))) for name, info in model.model_fields.items()}
+    fields = {name: _field(info, (values or {}).get(name, _default(info))) for name, info in model.model_fields.items()}
+    return fields | _old_names(model)
+
+
+def _old_names(model: type[BaseModel]) -> dict[str, dg.Field]:
+    """Fields without a default, so that they are in a config only where a run gives them."""
+    return {
+        old: dg.Field(_type(model.model_fields[new].annotation), is_required=False, description=f"Old name of {new}.")
+        for old, new in old_names(model).items()
+    }
 
 
 def _default(info: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
+from aquarat_core.config import same_config
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
@@ -93,11 +94,10 @@ def _usual_seconds(
     """How long the stage's step last took with the config that it will have in this run."""
     own: dict[str, Any] = ops.get(name) or {}
     section = run_config_of(STAGES[name], experiment.profile, own.get("config"), ops)
-    config: dict[str, Any] = section.model_dump(mode="json") if section else {}
     for record in instance.fetch_materializations(experiment.key(name), limit=LOOKED_AT).records:
         made = record.asset_materialization
         held = made.metadata.get("config") if made else None
-        if held is None or held.value != config:
+        if held is None or not same_config(section, held.value):
             continue
         for step in instance.get_run_step_stats(record.run_id, [experiment.step(name)]):
             if step.start_time is not None and step.end_time is not None:

@@ -9,7 +9,7 @@ import dagster as dg
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Manifest, Parent
 from aquarat_core.artifacts.lineage import format_profile
-from aquarat_core.config import Profile
+from aquarat_core.config import Profile, with_current_names
 from aquarat_core.maintenance.diff import flat
 from aquarat_core.maintenance.survey import ancestry
 from aquarat_core.stages.registry import STAGES
@@ -112,7 +112,8 @@ def _differing(manifest: Manifest, profile: Profile) -> Iterator[str]:
     section = stage.config(profile) if stage else None
     if section is None:
         return
-    ours, theirs = flat(section.model_dump(mode="json")), flat(manifest.config)
+    made_with = with_current_names(type(section), manifest.config, warn=False)
+    ours, theirs = flat(section.model_dump(mode="json")), flat(made_with)
     for name in sorted(ours.keys() & theirs.keys()):
         if ours[name] != theirs[name] and not name.startswith("launch."):
             yield f"{manifest.asset}.{name} {theirs[name]} (profile: {ours[name]})"

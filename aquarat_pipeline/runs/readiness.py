@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, Manifest
-from aquarat_core.config import Profile, load_profile, profile_names
+from aquarat_core.config import Profile, load_profile, profile_names, same_config
 from aquarat_core.errors import UserError
 from aquarat_core.stages.costs import Sections, cost_of
 from aquarat_core.stages.registry import STAGES, Stage
@@ -132,7 +131,8 @@ def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
         # A damaged artifact is reported by the stage that reads it.
         with suppress(ArtifactError):
             latest, config = store.latest(plan.experiment.ref(stage.name)), plan.sections[stage.name]
-            same: dict[str, Any] = config.model_dump(mode="json") if config else {}
-            if latest and latest.manifest.profile == plan.experiment.profile.name and latest.manifest.config == same:
+            if not latest or latest.manifest.profile != plan.experiment.profile.name:
+                continue
+            if same_config(config, latest.manifest.config):
                 found[stage.name] = latest.manifest
     return found

@@ -48,6 +48,14 @@ def test_single_fields_are_overridden_at_any_depth(profile: Profile) -> None:
     assert received(profile, "sft_checkpoint", given) == expected
 
 
+def test_an_old_name_in_a_runs_config_wins_over_the_default_of_the_new_one(profile: Profile) -> None:
+    seen = received(profile, "rl_checkpoint", {"refill_rounds": 3})
+    assert seen == complete(profile, "rl_checkpoint", refill_rounds=3)
+    with pytest.warns(FutureWarning, match="refill_rounds is now called dynamic_sampling_rounds"):
+        section = run_config_of(STAGES["rl_checkpoint"], profile, seen, {})
+    assert section.dynamic_sampling_rounds == 3
+
+
 def test_an_entry_of_a_list_gets_the_defaults_of_its_type(profile: Profile) -> None:
     mixture = received(profile, "sft_checkpoint", {"mixture": [{"name": "aqua", "repeat": 2}]})["mixture"]
     assert mixture == [{"name": "aqua", "repeat": 2, "limit": None, "permutations": 1}]

@@ -210,7 +210,7 @@ def test_groups_without_a_signal_are_replaced_a_bounded_number_of_times() -> Non
         (3, [[same, same], [same, differing], [same]], 5),
     ]:
         engine = Scripted([])
-        config = CONFIG.model_copy(update={"refill_rounds": rounds})
+        config = CONFIG.model_copy(update={"dynamic_sampling_rounds": rounds})
         rollouts = collector(engine, config)
         first = scripted([same, differing, same], [FIXED] * 3)
         asked: list[tuple[int, int]] = []

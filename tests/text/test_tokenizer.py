@@ -57,7 +57,7 @@ def tokenizer(corpus: list[str]) -> Tokenizer:
 
 def train(texts: list[str], n_ordinary: int, pattern: str = SPLIT_PATTERN) -> Tokenizer:
     config = TokenizerConfig(
-        vocab_size=n_ordinary + len(SPECIAL_TOKENS), pattern=pattern, max_chars=10**9, doc_cap=10**9
+        vocab_size=n_ordinary + len(SPECIAL_TOKENS), pattern=pattern, max_chars=10**9, max_chars_per_document=10**9
     )
     return train_tokenizer(texts, config)
 
@@ -110,7 +110,7 @@ def test_merges_do_not_depend_on_the_order_of_the_texts(corpus: list[str]) -> No
 
 def test_budget_counts_the_first_characters_of_each_text_and_of_all() -> None:
     texts = ["aaaa bbbb zzzz", "cccc dddd", "eeee ffff"]
-    config = TokenizerConfig(vocab_size=400, doc_cap=9, max_chars=14)
+    config = TokenizerConfig(vocab_size=400, max_chars_per_document=9, max_chars=14)
     assert train_tokenizer(texts, config).merges == train(["aaaa bbbb", "cccc "], 391).merges
 
 
@@ -118,7 +118,7 @@ def test_budget_counts_the_first_characters_of_each_text_and_of_all() -> None:
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
 def test_arrow_arrays_count_as_their_texts_do(max_chars: int, kind: pa.DataType) -> None:
     texts = ["aaaa bbbb zzzz", None, "ééééééééé dddd", "eeee ffff", ""]
-    config = TokenizerConfig(vocab_size=400, doc_cap=9, max_chars=max_chars)
+    config = TokenizerConfig(vocab_size=400, max_chars_per_document=9, max_chars=max_chars)
     arrays = [pa.array(texts[:2], kind), pa.array(texts, kind)[2:4], pa.array(texts, kind)[4:], pa.array([], kind)]
     mixed = train_tokenizer([*arrays, "gggg hhhh"], config)
     alone = train_tokenizer([text for text in texts if text is not None] + ["gggg hhhh"], config)
@@ -137,7 +137,7 @@ def test_progress_reports_characters_then_merges() -> None:
     calls: list[tuple[int, int, str]] = []
     words = random.Random(5)
     text = " ".join("".join(words.choices("abcdef", k=6)) for _ in range(200_000))
-    config = TokenizerConfig(vocab_size=400, max_chars=1_300_000, doc_cap=10**9)
+    config = TokenizerConfig(vocab_size=400, max_chars=1_300_000, max_chars_per_document=10**9)
     train_tokenizer([text], config, lambda *call: calls.append(call))
     n_merges = 400 - N_BYTES - len(SPECIAL_TOKENS)
     assert calls == [

@@ -107,8 +107,8 @@ def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict
     folder.mkdir(exist_ok=True)
     config = RLConfig(
         steps=4, prompts_per_step=4, group_size=4, max_new_tokens=32, micro_batch_rows=5, eval_every=2,
-        refill_rounds=1, curriculum={"enabled": True}, min_parse_rate=0.0, min_first_reward=0.0, max_first_reward=1.0,
-        max_zero_variance=1.0, publish="last", checkpoint={"every_minutes": None},
+        dynamic_sampling_rounds=1, curriculum={"enabled": True}, min_parse_rate=0.0, min_first_reward=0.0,
+        max_first_reward=1.0, max_zero_variance=1.0, publish="last", checkpoint={"every_minutes": None},
     )  # fmt: skip
     policy = random_model(tokenizer().vocab_size, sequence_len=256).to(world.device)
     trainer = Trainer(policy, tokenizer(), config, world, AQUA, examples()[:12], examples()[12:20], odd_lengths)
@@ -175,7 +175,7 @@ def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
     characters."""
     config = RLConfig(
         steps=3, prompts_per_step=4, group_size=4, max_new_tokens=10, calculator=True, micro_batch_rows=5,
-        optim={"grad_clip": None}, refill_rounds=1, curriculum={"enabled": True},
+        optim={"grad_clip": None}, dynamic_sampling_rounds=1, curriculum={"enabled": True},
         objective={"updates_per_batch": 2, "kl": "k3"},
     )  # fmt: skip
     policy = calling_model().to(world.device)
