@@ -123,7 +123,7 @@ class Profile(StrictModel):
     def _tasks_fit(self) -> None:
         names, rl, evaluation = self.names, self.rl_checkpoint, self.eval_report
         for stage, section in self:
-            if isinstance(section, Strict):
+            if isinstance(section, StrictModel):
                 names.check_filled_in(section, stage)
         for stage, train in self._sections(ChatTrainConfig):
             if not train.mixture:

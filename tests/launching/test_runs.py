@@ -58,7 +58,7 @@ def test_health_is_told_from_tags_alone(launcher: GpuRunLauncher) -> None:
 
 
 def test_a_run_without_an_origin_cannot_be_resumed(launcher: GpuRunLauncher) -> None:
-    with pytest.raises(dg.DagsterInvariantViolationError, match="cannot be resumed: run it again"):
+    with pytest.raises(dg.DagsterInvariantViolationError, match="no worker can load: run it again"):
         launcher.resume_run(ResumeRunContext(run_with(None), None, 1))
 
 
