@@ -16,7 +16,7 @@ MAX_FRAME = 4 << 20
 _SMALL = 1 << 53
 
 
-class Unsendable(ValueError):
+class Unsendable(Exception):
     """A value that is no plain data."""
 
 
