@@ -93,7 +93,7 @@ class Trainer(Generic[A]):
         self.measurements: tuple[Callback, ...] = (
             Measurement("held_out", config.eval_every, self._accuracies, "eval"),
             self.best,
-            Measurement("probes", config.eval_every, self._probed, "probe"),
+            Measurement("probes", config.eval_every, self.probe_metrics, "probe"),
         )
         """Of the policy on the held-out questions."""
 
@@ -203,7 +203,8 @@ class Trainer(Generic[A]):
             right += share * len(asked)
         return {"eval/accuracy": right / len(self.held_out)} | found
 
-    def _probed(self) -> dict[str, float]:
+    def probe_metrics(self) -> dict[str, float]:
+        """What the probes of each task with letters see in the policy now; a collective."""
         return {
             f"{name}{suffix}": value
             for suffix, probes in self.probes.items()

@@ -88,9 +88,9 @@ def test_messages_with_parts_are_rendered_one_by_one_in_their_place(monkeypatch:
         given[i][-1] = with_parts
     seen: list[list[Message]] = []
 
-    def counted(tok: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
+    def counted(tok: Any, messages: list[Message], loss_on: Any) -> tuple[list[int], list[int]]:
         seen.append(messages)
-        return render(tok, messages)
+        return render(tok, messages, loss_on)
 
     monkeypatch.setattr(batch_chat, "render", counted)
     rendered = ChatRenderer(tokenizer(), EVERYTHING).render(Turns.of(given))

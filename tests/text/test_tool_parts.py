@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from aquarat_core.config import ChatTrainConfig, MidConfig
 from aquarat_core.conversation import (
@@ -17,8 +20,12 @@ from aquarat_core.conversation import (
     user_message,
     with_text,
 )
+from aquarat_core.data.conversations import write_conversations
+from aquarat_core.data.packed_files import open_rows
+from aquarat_core.data.rows import IGNORED
 from aquarat_core.rollout.tools import calculator
-from aquarat_core.stages.chat_training import _pack
+from aquarat_core.stages.chat_rows import pack
+from aquarat_core.tasks.mixture import StoredConversations, whole
 from aquarat_core.text.chat import render, render_prompt
 from aquarat_core.text.tokenizer import SPECIAL_TOKENS
 from tests.factories import tokenizer
@@ -71,13 +78,17 @@ def test_the_output_is_not_learned_where_all_else_is() -> None:
 
 
 @pytest.mark.parametrize("config", [ChatTrainConfig(), MidConfig()])
-def test_training_rows_have_no_loss_on_outputs(config: ChatTrainConfig) -> None:
-    tok = tokenizer()
-    packed = _pack([Conversation("a", CALLING)], tok, 127, config)
+def test_training_rows_have_no_loss_on_outputs(config: ChatTrainConfig, tmp_path: Path) -> None:
+    """From a file of conversations to the rows that a model is trained on."""
+    tok, T = tokenizer(), 127
+    write_conversations(tmp_path / "chats.parquet", [Conversation("a", CALLING)])
+    pack(whole(StoredConversations(tmp_path / "chats.parquet")), tok, T, config, tmp_path, "training")
+    rows = open_rows(tmp_path, "training", T, tok.vocab_size)
+    inputs, targets = (x[0].tolist() for x in rows.tensors(np.array([0]), torch.device("cpu")))
     ids, mask = render(tok, CALLING, config.loss_on)
-    assert packed.ids[0, : len(ids)].tolist() == ids
-    assert packed.mask[0].tolist() == [*mask, *[0] * (128 - len(ids))]
-    assert packed.mask.dtype == np.uint8
+    assert inputs[: len(ids)] == ids
+    learned = [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
+    assert targets == [*learned[1:], *[IGNORED] * (T - len(ids) + 1)]
 
 
 def test_text_that_names_special_tokens_calls_nothing() -> None:

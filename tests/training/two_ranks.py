@@ -180,7 +180,7 @@ def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
     )  # fmt: skip
     policy = calling_model().to(world.device)
     trainer = Trainer(policy, tokenizer(), config, world, AQUA, examples()[:12], examples()[12:20], odd_lengths)
-    steps = [without_times(trainer.step(n)[0] | trainer.probes.metrics(trainer.policy)) for n in range(3)]
+    steps = [without_times(trainer.step(n)[0] | trainer.probe_metrics()) for n in range(3)]
     return steps, flat(trainer.policy)
 
 
