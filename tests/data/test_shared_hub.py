@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from aquarat_core.conversation import Message
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, permute, prompt, target
+from aquarat_core.tasks.example_files import holds_examples, read_examples
 from tests.patience import limit
 
 SERVER = (Path(__file__).parents[3] / "shared/tools/hub_server.py").resolve()
@@ -63,15 +65,22 @@ def test_a_constant_letter_earns_a_fifth_once_options_are_permuted(endpoint, run
         assert letters[letter] / letters.total() == pytest.approx(0.2, abs=0.02)
 
 
+def messages(path: Path) -> list[list[Message]]:
+    """The conversations of a file, of examples with their targets."""
+    if holds_examples(path):
+        return [example.conversation() for example in read_examples(path)]
+    return [c.messages for c in read_conversations(path)]
+
+
 def test_every_real_chat_source(endpoint, run_stage) -> None:
     names = ("smoltalk", "gsm8k", "arc", "mmlu", "humaneval")
     sources = [{"name": n, "n_train": 0 if n == "humaneval" else 200, "n_test": 50} for n in names]
     done = run_stage("chat_datasets", {"source": "hub", "sources": sources}, endpoint)
     for name in names:
-        train = read_conversations(done.out / f"{name}.train.parquet")
-        test = read_conversations(done.out / f"{name}.test.parquet")
+        train, test = (messages(done.out / f"{name}.{split}.parquet") for split in ("train", "test"))
         assert len(train) == (0 if name == "humaneval" else 200) and len(test) == 50
-        assert all(c.messages[-1]["role"] == "assistant" and c.messages[-1]["content"].strip() for c in train + test)
+        assert all(m[-1]["role"] == "assistant" and m[-1]["content"].strip() for m in train + test)
+        assert holds_examples(done.out / f"{name}.test.parquet") == (name in ("arc", "mmlu", "humaneval"))
     worked = read_conversations(done.out / "gsm8k.train.parquet")
     assert not any("<<" in m["content"] for c in worked for m in c.messages)
 
