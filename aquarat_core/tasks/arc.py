@@ -37,7 +37,8 @@ class ArcTask(MultipleChoiceTask):
     """Both difficulties, or one of them."""
 
     def __init__(self, name: str = "arc", title: str = "ARC (Easy and Challenge)") -> None:
-        super().__init__(name, MAX_CHOICES, {"hub": Origin(title)})
+        super().__init__(name, MAX_CHOICES)
+        self.origins = {"hub": Origin(title)}
 
 
 def arc_easy() -> ArcTask:

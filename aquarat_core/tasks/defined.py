@@ -13,11 +13,12 @@ from typing import Any, cast
 from aquarat_core.config import TaskConfig, TaskDefinition
 from aquarat_core.config.tasks import COLUMNS, OPTIONAL_COLUMNS
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.multiple_choice import MultipleChoiceTask, choice_example, without_answers
+from aquarat_core.tasks.choice import count_markers
+from aquarat_core.tasks.multiple_choice import MultipleChoiceTask, choice_example
 from aquarat_core.tasks.numeric import NumericTask, numeric_example
 from aquarat_core.tasks.short_text import ShortTextTask, text_example
-from aquarat_core.tasks.source import Row, text_of
-from aquarat_core.tasks.task import Example, Origin
+from aquarat_core.tasks.source import Row, text_of, without_answers
+from aquarat_core.tasks.task import Example
 
 Facts = Mapping[str, Any]
 """What `chat_datasets` found out about a task's rows: `letters`, the most options of a question."""
@@ -27,22 +28,17 @@ _PREFIX = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+(?=\S)")
 
 def multiple_choice(name: str, definition: TaskDefinition, facts: Facts) -> MultipleChoiceTask:
     del definition
-    return MultipleChoiceTask(name, int(facts["letters"]), origins(name))
+    return MultipleChoiceTask(name, int(facts["letters"]))
 
 
 def numeric(name: str, definition: TaskDefinition, facts: Facts) -> NumericTask:
     del facts
-    return NumericTask(name, definition.tolerance, origins(name))
+    return NumericTask(name, definition.tolerance)
 
 
 def short_text(name: str, definition: TaskDefinition, facts: Facts) -> ShortTextTask:
     del definition, facts
-    return ShortTextTask(name, origins(name))
-
-
-def origins(name: str) -> dict[str, Origin]:
-    """What reports call the examples of a task that a profile defines."""
-    return {"hub": Origin(f"the task {name}")}
+    return ShortTextTask(name)
 
 
 def has_solutions(row: Row, config: TaskConfig) -> bool:
@@ -76,7 +72,7 @@ def _choice(row: Row, name: str, config: TaskConfig, rationale: str | None) -> E
     if len(set(options)) < len(options):
         raise DataError("two options are the same")
     correct = _correct(row.get("answer"), options, labels, config.first_option)
-    kept = None if rationale is None else without_answers(rationale)
+    kept = None if rationale is None else without_answers(rationale, count_markers)
     return choice_example(
         name, {"question": text_of(row, "question"), "options": options, "correct": correct, "rationale": kept}
     )

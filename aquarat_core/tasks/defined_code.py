@@ -7,7 +7,7 @@ import ast
 from aquarat_core.config import TaskDefinition
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.code import CodeProblem, CodeTask
-from aquarat_core.tasks.defined import Facts, origins
+from aquarat_core.tasks.defined import Facts
 from aquarat_core.tasks.humaneval import asked, fenced
 from aquarat_core.tasks.source import Row, text_of
 from aquarat_core.tasks.task import Example
@@ -18,7 +18,7 @@ class DefinedCodeTask(CodeTask):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name, self.origins = name, origins(name)
+        self.name = name
 
 
 def code(name: str, definition: TaskDefinition, facts: Facts) -> DefinedCodeTask:

@@ -6,16 +6,16 @@ decided here: no answer, a second one, a unit, text after it or a number anywher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 from aquarat_core.conversation import Conversation, Message, user_message
-from aquarat_core.data.conversations import read_conversations
+from aquarat_core.data.conversations import iterate_conversations
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.calls import annotated_message
-from aquarat_core.tasks.numeric import MARKER, count_markers, number_text, parse_number, worthless_numbers
+from aquarat_core.tasks.numeric import MARKER, NumberTask, number_text, parse_number
 from aquarat_core.tasks.source import HubSource, Row, text_of
-from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Origin, Task
+from aquarat_core.tasks.task import Example, FilePath, Origin
 
 
 def conversation(row: Row) -> list[Message]:
@@ -42,28 +42,15 @@ def to_example(row: Conversation) -> Example[Decimal]:
     )
 
 
-class Gsm8kTask(Task[Decimal]):
-    """A worked solution and a number, compared by value."""
+class Gsm8kTask(NumberTask[Decimal]):
+    """A worked solution and a number."""
 
     name = "gsm8k"
-    answer_form = f"{MARKER!r} and a number as the last line"
-    grading_module = "aquarat_core.tasks.numeric"
-    notes = ("ambiguous",)
     origins: Mapping[str, Origin] = {"hub": Origin("GSM8K")}
 
     def examples(self, path: FilePath, split: str) -> list[Example[Decimal]]:
-        """Of the file that `chat_datasets` writes under the task's name; its splits are train and test."""
-        return [to_example(row) for row in read_conversations(path(f"{self.name}.{split}.parquet"))]
+        return list(self.iterate(path, split))
 
-    def grade(self, example: Example[Decimal], completion: str, ended: bool) -> Grade:
-        """1 for a number equal to the right one, said once, at the end, with the stop token; otherwise 0."""
-        number = parse_number(completion) if ended else None
-        correct = number is not None and number == example.answer
-        answer = None if number is None else number_text(number)
-        return Grade(float(correct), correct, answer, {"ambiguous": float(count_markers(completion) > 1)})
-
-    def answer_text(self, answer: str) -> str:
-        return f"{MARKER}{answer}"
-
-    def worthless(self, example: Example[Decimal]) -> Mapping[str, Attempt]:
-        return worthless_numbers(example, number_text(example.answer + 1))
+    def iterate(self, path: FilePath, split: str) -> Iterator[Example[Decimal]]:
+        """Of the file of conversations that `chat_datasets` writes under the task's name."""
+        return map(to_example, iterate_conversations(path(f"{self.name}.{split}.parquet")))

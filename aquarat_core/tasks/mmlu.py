@@ -1,5 +1,7 @@
 """MMLU: multiple-choice questions of 57 subjects (Hendrycks et al. 2021, arXiv 2009.03300)."""
 
+from collections.abc import Mapping
+
 from aquarat_core.tasks.multiple_choice import Choice, MultipleChoiceTask, choice_example
 from aquarat_core.tasks.source import HubSource, Row, number_of, text_of, texts_of
 from aquarat_core.tasks.task import Example, Origin
@@ -27,5 +29,7 @@ SOURCE = HubSource(
 class MmluTask(MultipleChoiceTask):
     """Four choices; the training split is of other exams."""
 
+    origins: Mapping[str, Origin] = {"hub": Origin("MMLU")}
+
     def __init__(self) -> None:
-        super().__init__("mmlu", CHOICES, {"hub": Origin("MMLU")})
+        super().__init__("mmlu", CHOICES)

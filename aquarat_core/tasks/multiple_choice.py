@@ -6,16 +6,17 @@ before the right option and its letter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import TypedDict
 
 from aquarat_core.conversation import user_message
 from aquarat_core.errors import DataError
-from aquarat_core.tasks.choice import MARKER, count_markers, option_line, option_lines, parse_letter
+from aquarat_core.tasks.choice import MARKER, option_line, option_lines
 from aquarat_core.tasks.example_files import StoredTask
+from aquarat_core.tasks.lettered import LetteredTask, worthless_letters
 from aquarat_core.tasks.option_order import drawn_order, keeps_order, letter_free
-from aquarat_core.tasks.task import Attempt, Example, Grade, Origin
+from aquarat_core.tasks.task import Attempt, Example
 
 MAX_OPTIONS = len(ascii_uppercase)
 INSTRUCTION = 'Reply with "Answer: " and one letter.'
@@ -52,15 +53,11 @@ def choice_example(name: str, choice: Choice) -> Example[Choice]:
     return Example(name, (user_message(prompt),), target, choice, letter, tuple(options))
 
 
-class MultipleChoiceTask(StoredTask[Choice]):
+class MultipleChoiceTask(LetteredTask[Choice], StoredTask[Choice]):
     """Lettered options in any order, and the strict parser of an answer's letter."""
 
-    answer_form = f"{MARKER!r} and a letter as the last line"
-    grading_module = "aquarat_core.tasks.choice"
-    notes = ("ambiguous",)
-
-    def __init__(self, name: str, letters: int, origins: Mapping[str, Origin]) -> None:
-        self.name, self.origins = name, origins
+    def __init__(self, name: str, letters: int) -> None:
+        self.name = name
         self.categories = tuple(ascii_uppercase[:letters])
 
     def shown(self, example: Example[Choice], seed: int) -> Example[Choice]:
@@ -81,37 +78,5 @@ class MultipleChoiceTask(StoredTask[Choice]):
         """Whether the solution names no option by its letter or place."""
         return letter_free(example.answer["rationale"] or "", len(example.choices))
 
-    def grade(self, example: Example[Choice], completion: str, ended: bool) -> Grade:
-        """1 for the right letter said once, at the end, with the stop token; otherwise 0."""
-        letters = ascii_uppercase[: len(example.choices)]
-        letter = parse_letter(completion, letters) if ended else None
-        correct = letter == example.reference
-        return Grade(float(correct), correct, letter, {"ambiguous": float(count_markers(completion) > 1)})
-
-    def answer_text(self, answer: str) -> str:
-        return f"{MARKER}{answer}"
-
     def worthless(self, example: Example[Choice]) -> Mapping[str, Attempt]:
-        choice, letter = example.answer, example.reference
-        letters = ascii_uppercase[: len(example.choices)]
-        right, wrong = f"{MARKER}{letter}", f"{MARKER}{letters[(choice['correct'] + 1) % len(letters)]}"
-        return {
-            "the prompts alone": Attempt(example.prompt),
-            "the solutions without an answer": Attempt((example.target or "").replace(MARKER, "")),
-            "the bare right letters": Attempt(letter),
-            "wrong answers": Attempt(wrong),
-            "the right answers cut off before the stop token": Attempt(right, ended=False),
-            "the right answers in lower case": Attempt(f"{MARKER}{letter.lower()}"),
-            "the right answers in small print": Attempt(right.lower()),
-            "the right answers followed by wrong ones": Attempt(f"{right}\n{wrong}"),
-            "wrong answers followed by the right ones": Attempt(f"{wrong}\n{right}"),
-            "lists of all answers": Attempt("\n".join(f"{MARKER}{x}" for x in letters)),
-            "the right answers with text after them": Attempt(f"{right} because"),
-            "the right options' texts": Attempt(f"#### {choice['options'][choice['correct']]}"),
-        }
-
-
-def without_answers(rationale: str) -> str:
-    """A solution without the lines that announce an answer: the target states it, once, at its end."""
-    kept: Sequence[str] = [line for line in rationale.strip().split("\n") if not count_markers(line)]
-    return "\n".join(kept).strip()
+        return worthless_letters(example, "the solutions without an answer", example.target or "", "all answers")

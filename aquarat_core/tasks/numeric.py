@@ -14,7 +14,8 @@ from aquarat_core.conversation import user_message
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.calls import annotated_message
 from aquarat_core.tasks.example_files import StoredTask
-from aquarat_core.tasks.task import Attempt, Example, Grade, Origin
+from aquarat_core.tasks.source import without_answers
+from aquarat_core.tasks.task import A, Attempt, Example, Grade, Task
 
 MARKER = "#### "
 _NUMBER = r"-?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?"
@@ -69,8 +70,7 @@ def numeric_example(name: str, question: str, answer: str, rationale: str | None
             f"the answer {answer[:80]!r} is no number (digits, a minus, commas at every third place, a point)"
         )
     text = number_text(number)
-    lines = (rationale or "").strip().split("\n")
-    kept = "\n".join(line for line in lines if not count_markers(line)).strip()
+    kept = without_answers(rationale or "", count_markers)
     instruction = INSTRUCTION if rationale is None else REASONING_INSTRUCTION
     target = f"{kept}\n{MARKER}{text}" if kept else f"{MARKER}{text}"
     reply = annotated_message(target)
@@ -84,8 +84,8 @@ def numeric_example(name: str, question: str, answer: str, rationale: str | None
     )
 
 
-class NumericTask(StoredTask[str]):
-    """A solution and a number, compared by value; the answer of an example is the number's text.
+class NumberTask(Task[A]):
+    """Answers that are numbers, compared by value: `reference` of an example is the right one.
 
     A number x answers r if |x - r| <= tolerance * |r|: with a tolerance of 0 they must be equal.
     """
@@ -93,14 +93,11 @@ class NumericTask(StoredTask[str]):
     answer_form = f"{MARKER!r} and a number as the last line"
     grading_module = "aquarat_core.tasks.numeric"
     notes = ("ambiguous",)
+    tolerance = Decimal(0)
 
-    def __init__(self, name: str, tolerance: float, origins: Mapping[str, Origin]) -> None:
-        self.name, self.origins = name, origins
-        self.tolerance = Decimal(str(tolerance))
-
-    def grade(self, example: Example[str], completion: str, ended: bool) -> Grade:
+    def grade(self, example: Example[A], completion: str, ended: bool) -> Grade:
         """1 for a right number, said once, at the end, with the stop token; otherwise 0."""
-        number, right = parse_number(completion) if ended else None, Decimal(example.answer)
+        number, right = parse_number(completion) if ended else None, Decimal(example.reference)
         correct = number is not None and abs(number - right) <= self.tolerance * abs(right)
         answer = None if number is None else number_text(number)
         return Grade(float(correct), correct, answer, {"ambiguous": float(count_markers(completion) > 1)})
@@ -108,8 +105,26 @@ class NumericTask(StoredTask[str]):
     def answer_text(self, answer: str) -> str:
         return f"{MARKER}{answer}"
 
-    def worthless(self, example: Example[str]) -> Mapping[str, Attempt]:
-        return worthless_numbers(example, self._other(Decimal(example.answer)))
+    def worthless(self, example: Example[A]) -> Mapping[str, Attempt]:
+        number, solution = example.reference, (example.target or "").rpartition("\n")[0]
+        right, wrong = f"{MARKER}{number}", f"{MARKER}{self._other(Decimal(number))}"
+        return {
+            "the prompts alone": Attempt(example.prompt),
+            "the solutions without an answer": Attempt(solution),
+            "the bare right numbers": Attempt(number),
+            "wrong answers": Attempt(wrong),
+            "the right answers cut off before the stop token": Attempt(right, ended=False),
+            "the right answers without a space": Attempt(right.replace(" ", "")),
+            "the right answers under another marker": Attempt(f"Answer: {number}"),
+            "the right answers with a unit": Attempt(f"{right} dollars"),
+            "the right answers with a currency sign": Attempt(f"{MARKER}${number}"),
+            "the right answers in percent": Attempt(f"{right}%"),
+            "the right answers as unfinished sums": Attempt(f"{right}+0"),
+            "the right answers followed by wrong ones": Attempt(f"{right}\n{wrong}"),
+            "wrong answers followed by the right ones": Attempt(f"{wrong}\n{right}"),
+            "the right answers twice": Attempt(f"{right}\n{right}"),
+            "the right answers with text after them": Attempt(f"{right}\nThat is all."),
+        }
 
     def _other(self, right: Decimal) -> str:
         """A wrong number, beyond the tolerance."""
@@ -118,25 +133,8 @@ class NumericTask(StoredTask[str]):
             return number_text(right + 2 * self.tolerance * abs(right) + 1)
 
 
-def worthless_numbers(example: Example[object], other: str) -> dict[str, Attempt]:
-    """`Task.worthless` of a task with numbers; `other` is a wrong one."""
-    solution = (example.target or "").rpartition("\n")[0]
-    number = example.reference
-    right, wrong = f"{MARKER}{number}", f"{MARKER}{other}"
-    return {
-        "the prompts alone": Attempt(example.prompt),
-        "the solutions without an answer": Attempt(solution),
-        "the bare right numbers": Attempt(number),
-        "wrong answers": Attempt(wrong),
-        "the right answers cut off before the stop token": Attempt(right, ended=False),
-        "the right answers without a space": Attempt(right.replace(" ", "")),
-        "the right answers under another marker": Attempt(f"Answer: {number}"),
-        "the right answers with a unit": Attempt(f"{right} dollars"),
-        "the right answers with a currency sign": Attempt(f"{MARKER}${number}"),
-        "the right answers in percent": Attempt(f"{right}%"),
-        "the right answers as unfinished sums": Attempt(f"{right}+0"),
-        "the right answers followed by wrong ones": Attempt(f"{right}\n{wrong}"),
-        "wrong answers followed by the right ones": Attempt(f"{wrong}\n{right}"),
-        "the right answers twice": Attempt(f"{right}\n{right}"),
-        "the right answers with text after them": Attempt(f"{right}\nThat is all."),
-    }
+class NumericTask(NumberTask[str], StoredTask[str]):
+    """A profile's own questions with numbers; the answer of an example is the number's text."""
+
+    def __init__(self, name: str, tolerance: float) -> None:
+        self.name, self.tolerance = name, Decimal(str(tolerance))

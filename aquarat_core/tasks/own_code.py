@@ -18,10 +18,10 @@ from typing import Any, cast
 
 from aquarat_core.config import TaskDefinition
 from aquarat_core.errors import UserError
-from aquarat_core.tasks.defined import Facts, origins
+from aquarat_core.tasks.defined import Facts
 from aquarat_core.tasks.example_files import StoredTask, stored_fault
 from aquarat_core.tasks.source import Row
-from aquarat_core.tasks.task import Attempt, Example, Grade, Origin, Task
+from aquarat_core.tasks.task import Attempt, Example, Grade, Task
 
 MAX_REWARD = 1.0
 ASKED_TWICE = 100
@@ -49,7 +49,6 @@ class OwnTask(StoredTask[Any]):
     def __init__(self, name: str, file: str, inner: Task[Any] | None, code: str = "") -> None:
         self.name, self._file, self._inner, self._code = name, file, inner, code
         self.grading_module = file
-        self.origins: Mapping[str, Origin] = origins(name)
         form: object = getattr(inner, "answer_form", "an answer")
         if not isinstance(form, str):
             raise self._wrong("answer_form", f"is {_shown(form)}, and should be a text")

@@ -9,8 +9,8 @@ from aquarat_core.conversation import user_message
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.choice import MARKER, count_markers
 from aquarat_core.tasks.example_files import StoredTask
-from aquarat_core.tasks.multiple_choice import without_answers
-from aquarat_core.tasks.task import Attempt, Example, Grade, Origin
+from aquarat_core.tasks.source import without_answers
+from aquarat_core.tasks.task import Attempt, Example, Grade
 
 MAX_CHARS = 200
 """A longer text is no short answer: it could list every answer there is."""
@@ -31,7 +31,7 @@ def text_example(name: str, question: str, answers: Sequence[str], rationale: st
             raise DataError(
                 f"the answer {answer[:80]!r} is not one line of 1 to {MAX_CHARS} characters without {MARKER!r}"
             )
-    shown, kept = answers[0].strip(), without_answers(rationale)
+    shown, kept = answers[0].strip(), without_answers(rationale, count_markers)
     target = f"{kept}\n{MARKER}{shown}" if kept else f"{MARKER}{shown}"
     return Example(name, (user_message(f"{question.strip()}\n{INSTRUCTION}"),), target, list(answers), shown)
 
@@ -51,8 +51,8 @@ class ShortTextTask(StoredTask[list[str]]):
     grading_module = "aquarat_core.tasks.short_text"
     notes = ("ambiguous",)
 
-    def __init__(self, name: str, origins: Mapping[str, Origin]) -> None:
-        self.name, self.origins = name, origins
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def grade(self, example: Example[list[str]], completion: str, ended: bool) -> Grade:
         """1 for an accepted text, said once, at the end, with the stop token; otherwise 0."""

@@ -82,3 +82,9 @@ def _of_type(row: Row, name: str, kind: type, what: str) -> Any:
     if not isinstance(value, kind):
         raise DataError(f"{name} is a {type(value).__name__} instead of {what}")
     return value
+
+
+def without_answers(solution: str, announcements: Callable[[str], int]) -> str:
+    """A solution without the lines that announce an answer, as `announcements` counts them: the target states it once,
+    at its end."""
+    return "\n".join(line for line in solution.strip().split("\n") if not announcements(line)).strip()

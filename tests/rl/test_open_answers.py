@@ -80,7 +80,7 @@ def test_an_evaluation_has_baselines_without_chance() -> None:
 
 
 def test_a_mixture_takes_its_examples_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(TASK), "examples", lambda self, path, split: EXAMPLES)
+    monkeypatch.setattr(type(TASK), "iterate", lambda self, path, split: iter(EXAMPLES))
     source = TaskExamples(TASK, Path, "train")
     mixture = mix([MixtureEntry(name="gsm8k", permutations=3, repeat=2)], {"gsm8k": source}, seed=1)
     assert sorted(mixture.order.tolist()) == sorted(2 * list(range(len(EXAMPLES))))

@@ -9,15 +9,14 @@ from aquarat_core.conversation import user_message
 from aquarat_core.tasks.aqua.question import (
     LETTERS,
     Question,
-    parse_answer,
     permute,
     prompt,
     target,
     target_parts,
 )
-from aquarat_core.tasks.choice import MARKER, count_markers
+from aquarat_core.tasks.lettered import LetteredTask, worthless_letters
 from aquarat_core.tasks.option_order import letter_free
-from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Origin, Task
+from aquarat_core.tasks.task import Attempt, Example, FilePath, Origin
 
 
 def to_example(q: Question) -> Example[Question]:
@@ -33,14 +32,11 @@ def to_example(q: Question) -> Example[Question]:
     )
 
 
-class AquaTask(Task[Question]):
+class AquaTask(LetteredTask[Question]):
     """Five options, one right letter, permuted options, and the strict parser."""
 
     name = "aqua"
-    answer_form = f"{MARKER!r} and a letter as the last line"
-    grading_module = "aquarat_core.tasks.choice"
     categories = tuple(LETTERS)
-    notes = ("ambiguous",)
     origins: Mapping[str, Origin] = {
         "hub": Origin("AQuA-RAT"),
         "synthetic": Origin(
@@ -79,29 +75,6 @@ class AquaTask(Task[Question]):
         """Whether the rationale names no option by its letter or place."""
         return letter_free(example.answer.rationale, len(LETTERS))
 
-    def grade(self, example: Example[Question], completion: str, ended: bool) -> Grade:
-        """1 for the right letter said once, at the end, with the stop token; otherwise 0."""
-        letter = parse_answer(completion) if ended else None
-        correct = letter == example.reference
-        return Grade(float(correct), correct, letter, {"ambiguous": float(count_markers(completion) > 1)})
-
-    def answer_text(self, answer: str) -> str:
-        return f"{MARKER}{answer}"
-
     def worthless(self, example: Example[Question]) -> Mapping[str, Attempt]:
-        q = example.answer
-        right, wrong = f"{MARKER}{q.correct}", f"{MARKER}{LETTERS[(q.gold + 1) % len(LETTERS)]}"
-        return {
-            "the prompts alone": Attempt(prompt(q)),
-            "the rationales without an answer": Attempt(q.rationale.replace(MARKER, "")),
-            "the bare right letters": Attempt(q.correct),
-            "wrong answers": Attempt(wrong),
-            "the right answers cut off before the stop token": Attempt(right, ended=False),
-            "the right answers in lower case": Attempt(f"{MARKER}{q.correct.lower()}"),
-            "the right answers in small print": Attempt(right.lower()),
-            "the right answers followed by wrong ones": Attempt(f"{right}\n{wrong}"),
-            "wrong answers followed by the right ones": Attempt(f"{wrong}\n{right}"),
-            "lists of all five answers": Attempt("\n".join(f"{MARKER}{x}" for x in LETTERS)),
-            "the right answers with text after them": Attempt(f"{right} because"),
-            "the right options' texts": Attempt(f"#### {q.options[q.gold]}"),
-        }
+        rationale = example.answer.rationale
+        return worthless_letters(example, "the rationales without an answer", rationale, "all five answers")
