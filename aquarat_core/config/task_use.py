@@ -26,6 +26,19 @@ WITH_OPTIONS = frozenset({AQUA, "arc", "arc_challenge", "arc_easy", "mmlu"})
 """The built-in tasks whose options can be put in another order."""
 
 
+def names_in(section: BaseModel | None) -> set[str]:
+    """The data sets that a section names: tasks, and for a mixture other conversations too."""
+    match section:
+        case ChatTrainConfig():
+            return {entry.name for entry in section.mixture} | {section.validation_task}
+        case RLConfig():
+            return {task.name for task in section.tasks}
+        case EvalConfig():
+            return {section.task}
+        case _:
+            return set()
+
+
 class TaskNames:
     """The tasks and data sets of a profile, by name, with their training rows (None where that is not known)."""
 
@@ -91,16 +104,7 @@ class TaskNames:
 
     def of(self, section: BaseModel) -> set[str]:
         """The data sets, by their own names, that the stage of this section reads."""
-        match section:
-            case ChatTrainConfig():
-                names = {entry.name for entry in section.mixture} | {section.validation_task}
-            case RLConfig():
-                names = {task.name for task in section.tasks}
-            case EvalConfig():
-                names = {section.task}
-            case _:
-                names = set[str]()
-        return set(map(self.own, names))
+        return set(map(self.own, names_in(section)))
 
     def filled(self, section: BaseModel, used: Iterable[str]) -> BaseModel:
         """The section with tasks by their own names and their definitions; `used` are those of the whole profile."""

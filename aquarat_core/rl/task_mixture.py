@@ -102,11 +102,7 @@ def parts_of(task: Task[Any]) -> list[Part]:
 
 def part_of(parts: Sequence[Part], example: Example[Any]) -> Part:
     """The part that an example of the run is of."""
-    return parts[0] if len(parts) == 1 and not parts[0].name else _by_name(parts, example.answer.task)
-
-
-def _by_name(parts: Sequence[Part], name: str) -> Part:
-    return next(part for part in parts if part.name == name)
+    return next(part for part in parts if not part.name or part.name == example.answer.task)
 
 
 def shares(weights: Sequence[float], count: int) -> list[int]:

@@ -10,24 +10,15 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from aquarat_core.config import ChatTrainConfig, EvalConfig, Profile, RLConfig, TokenizerConfig
+from aquarat_core.config import Profile, TokenizerConfig
+from aquarat_core.config.task_use import names_in
 from aquarat_core.stages.stage import OPTIONAL_INPUTS, Stage
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of, entry_of
 
 
 def _names(config: Any) -> set[str]:
-    """The data sets that the config of a stage names: tasks, and for a mixture other conversations too."""
-    match config:
-        case TokenizerConfig():
-            return set(config.tasks)
-        case ChatTrainConfig():
-            return {entry.name for entry in config.mixture} | {config.validation_task}
-        case RLConfig():
-            return {task.name for task in config.tasks}
-        case EvalConfig():
-            return {config.task}
-        case _:
-            return set()
+    """The data sets that the filled-in config of a stage names."""
+    return set(config.tasks) if isinstance(config, TokenizerConfig) else names_in(config)
 
 
 def _tasks(config: Any) -> Iterable[str]:
