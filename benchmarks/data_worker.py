@@ -26,7 +26,6 @@ from aquarat_core.config import ChatTrainConfig, LaunchConfig, MixtureEntry, Tok
 from aquarat_core.conversation import Conversation, Message, assistant_message, user_message
 from aquarat_core.data.conversations import read_conversations, write_conversations
 from aquarat_core.data.packed_files import open_rows
-from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.runtime.distributed import World, distributed_world
 from aquarat_core.stages.chat_rows import Packed, pack
@@ -34,6 +33,7 @@ from aquarat_core.tasks.mixture import StoredConversations, TaskExamples, mix
 from aquarat_core.tasks.registry import load_task
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
+from benchmarks.in_memory import pack_conversations
 
 CHATS, QUESTIONS = "smoltalk", "aqua"
 SEED = 10

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from aquarat_core.config import ModelConfig, TokenizerConfig, TrainConfig
-from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
@@ -25,6 +24,7 @@ from aquarat_core.tracking.context import RunContext
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from aquarat_core.training.session import SessionConfig, TrainingSession
+from benchmarks.in_memory import pack_conversations
 
 C = TypeVar("C", bound=SessionConfig)
 

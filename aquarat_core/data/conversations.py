@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from aquarat_core.conversation import Conversation, Message, Part
-from aquarat_core.data.parquet import read_parts, read_table, write_table
+from aquarat_core.data.parquet import read_parts, write_table
 from aquarat_core.errors import DataError
 
 _COLUMNS = [
@@ -35,8 +35,7 @@ def write_conversations(path: str | Path, rows: Sequence[Conversation]) -> None:
 
 def read_conversations(path: str | Path) -> list[Conversation]:
     """Read what `write_conversations` wrote. Raises `DataError` if the columns are not those."""
-    table = read_table(path, WITH_PARTS, "conversations", optional=("parts",))
-    return [Conversation(row["id"], messages_of(path, row)) for row in table.to_pylist()]
+    return list(iterate_conversations(Path(path)))
 
 
 def iterate_conversations(path: Path) -> Iterator[Conversation]:

@@ -23,15 +23,15 @@ def write_table(path: str | Path, table: pa.Table) -> None:
     pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
 
 
-def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collection[str] = ()) -> pa.Table:
-    """The columns of `schema`, in its types, of a file of ours; those named in `optional` only if it has them.
+def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
+    """The columns of `schema`, in its types, of a file of ours.
 
     Raises `DataError` for a file that is damaged or no table of `what`.
     """
     with damage_named(path):
         # The stubs leave open of what their IO is.
         table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
-    schema = _present(path, table.schema, schema, what, optional)
+    schema = _present(path, table.schema, schema, what)
     with _types_named(path, what):
         converted = table.select(schema.names).cast(schema)
         converted.validate(full=True)
@@ -41,7 +41,10 @@ def read_table(path: str | Path, schema: pa.Schema, what: str, optional: Collect
 def read_parts(
     path: Path, schema: pa.Schema, what: str, columns: Sequence[str] | None = None, optional: Collection[str] = ()
 ) -> Iterator[pa.RecordBatch]:
-    """Like `read_table`, in parts of about `PART_BYTES`; no more is in memory at once. `columns` are those to read."""
+    """Like `read_table`, in parts of about `PART_BYTES`; no more is in memory at once.
+
+    `columns` are those to read; those named in `optional` are there only if the file has them.
+    """
     with damage_named(path):
         # The stubs leave open of what their IO is.
         found = pq.read_schema(path)  # pyright: ignore[reportUnknownMemberType]
@@ -63,7 +66,9 @@ def _types_named(path: str | Path, what: str) -> Generator[None]:
         raise DataError(f"{path} does not hold a table of {what} ({first_line(e)})") from None
 
 
-def _present(path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str, optional: Collection[str]) -> pa.Schema:
+def _present(
+    path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str, optional: Collection[str] = ()
+) -> pa.Schema:
     """The fields of `wanted` that the file has. Raises `DataError` where one is missing that is not `optional`."""
     missing = set(wanted.names) - set(found.names)
     if needed := missing - set(optional):

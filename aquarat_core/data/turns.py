@@ -83,32 +83,19 @@ def edges(counts: npt.NDArray[np.integer | np.bool_]) -> Ints:
 class ConversationFile:
     """The conversations of a file that `write_conversations` wrote, by their row.
 
-    The ids are held in memory, of the rest about a megabyte. Rows are cheap in ascending order; going back starts at
-    the beginning of the file. Methods raise `DataError` if the file is damaged or does not hold conversations.
+    The ids are held in memory, of the rest about a megabyte. Methods raise `DataError` if the file is damaged or
+    does not hold conversations.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Nothing is read before it is asked for."""
         self._path = Path(path)
-        self._at, self._part = 0, Turns.of([])
-        self._rest: Iterator[Turns] | None = None
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def id(self, row: int) -> str:
         return self._ids[row]
-
-    def messages(self, row: int) -> list[Message]:
-        """The messages of one row. Raises `IndexError` if there is none of that number."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"{self._path} has {len(self)} rows, there is no row {row}")
-        if self._rest is None or row < self._at:
-            self._at, self._part, self._rest = 0, Turns.of([]), self._parts()
-        while row >= self._at + len(self._part):
-            self._at += len(self._part)
-            self._part = next(self._rest)
-        return self._part.messages(row - self._at)
 
     def turns(self, rows: Ints) -> Iterator[Turns]:
         """The conversations of `rows`, which ascend, in parts of about a megabyte."""

@@ -13,7 +13,6 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +30,7 @@ PART_ROWS = 500
 
 
 class Source(Protocol):
-    """Conversations by their row. A source is a class that inherits from this: what has a body here is a default."""
+    """Conversations by their row."""
 
     def __len__(self) -> int: ...
 
@@ -43,16 +42,9 @@ class Source(Protocol):
         """In how many ways the row is shown where `permutations` are asked for: one, unless it can be permuted."""
         ...
 
-    def conversation(self, row: int, copy_seed: int | None) -> list[Message]:
-        """The row as it is published, or, with a seed, as it is shown under that."""
-        ...
-
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
-        """The conversations of `rows`, which ascend, under these seeds, in parts."""
-        for start in range(0, len(rows), PART_ROWS):
-            part = slice(start, start + PART_ROWS)
-            asked = zip(rows[part].tolist(), copy_seeds[part], strict=True)
-            yield Turns.of([self.conversation(row, seed) for row, seed in asked])
+        """The conversations of `rows`, which ascend, in parts: as published, or as they are shown under a seed."""
+        ...
 
 
 class StoredConversations(Source):
@@ -70,10 +62,6 @@ class StoredConversations(Source):
     def copies(self, row: int, permutations: int) -> int:
         del row, permutations
         return 1
-
-    def conversation(self, row: int, copy_seed: int | None) -> list[Message]:
-        del copy_seed
-        return self._file.messages(row)
 
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
         del copy_seeds
@@ -101,9 +89,6 @@ class TaskExamples(Source):
 
     def copies(self, row: int, permutations: int) -> int:
         return permutations if permutations > 1 and self._permutable[row] else 1
-
-    def conversation(self, row: int, copy_seed: int | None) -> list[Message]:
-        return self._shown(next(islice(self, row, None)), copy_seed)
 
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
         """The conversations of `rows`, which ascend, in one pass over the examples."""

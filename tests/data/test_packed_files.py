@@ -10,7 +10,8 @@ import torch
 
 from aquarat_core.data import packed_files
 from aquarat_core.data.packed_files import Rendered, open_rows, write_rendered, write_rows
-from aquarat_core.data.packing import pack_conversations, plan_conversations
+from aquarat_core.data.packing import plan_conversations
+from benchmarks.in_memory import pack_conversations
 
 PAD, T = 7, 31
 

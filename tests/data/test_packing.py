@@ -5,8 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from aquarat_core.data.packing import BUFFER, id_dtype, pack_conversations, pack_documents, plan_conversations
+from aquarat_core.data.packing import BUFFER, id_dtype, pack_documents, plan_conversations
 from aquarat_core.errors import DataError
+from benchmarks.in_memory import pack_conversations
 
 BOS = 0
 PAD = 0

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from aquarat_core.config import ModelConfig, RLConfig, TokenizerConfig, TrainConfig
-from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.preflight import check_reward
@@ -24,6 +23,7 @@ from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
+from benchmarks.in_memory import pack_conversations
 from tests.factories import AQUA, ONE, context, session
 from tests.rl.test_trainer import FIGURES
 

@@ -12,7 +12,6 @@ import torch
 
 from aquarat_core.config import ModelConfig, TokenizerConfig, TrainConfig
 from aquarat_core.conversation import Conversation, assistant_message, message_texts
-from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.evaluation.protocols import answer
 from aquarat_core.evaluation.records import Record
@@ -24,6 +23,7 @@ from aquarat_core.tasks.task import Example
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.training.loop import train
+from benchmarks.in_memory import pack_conversations
 from tests.factories import context, session
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from aquarat_core.config import SamplesConfig, TrainConfig
-from aquarat_core.data.packing import pack_conversations
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.tasks.aqua.question import conversation
 from aquarat_core.text.chat import render
@@ -18,6 +17,7 @@ from aquarat_core.tracking.sample_table import SAMPLES_FILE
 from aquarat_core.training.callbacks import TrainingStep
 from aquarat_core.training.loop import train
 from aquarat_core.training.samples import COLUMNS, Samples, chat_prompts, text_prompts
+from benchmarks.in_memory import pack_conversations
 from tests.factories import context, examples, questions, random_model, session, tokenizer
 
 CONFIG = SamplesConfig(every=3, prompts=("12 + 7 =", "The"), max_new_tokens=6)
