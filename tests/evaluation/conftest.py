@@ -109,7 +109,8 @@ class Chain:
         parents = (self.checkpoints[parent],) if parent else ()
         self.checkpoints[stage] = self.publish(
             f"{stage}_checkpoint", "checkpoint", {"model.safetensors": f"{stage} {weights}"},
-            (*parents, self.aqua), {"parameters": 1_234_567}, {"metrics.jsonl": curve(stage)}, run_id,
+            (*parents, self.aqua), {"parameters": 1_234_567, "steps": 120, "tokens": 245_760},
+            {"metrics.jsonl": curve(stage)}, run_id,
         )  # fmt: skip
         return self.checkpoints[stage]
 
