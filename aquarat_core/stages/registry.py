@@ -92,7 +92,7 @@ _UP_TO_RL = (
         inputs=("pretrain_text", "tokenizer"),
         section=None,
         entry="aquarat_core.stages.pretrain_tokens:run",
-        group="data",
+        group="tokenizer",
         kinds=("numpy",),
     ),
     Stage(

@@ -18,6 +18,7 @@ from aquarat_pipeline.assets.stage import stage_assets
 from aquarat_pipeline.experiments import Experiment
 
 HEAVY = ("torch", "wandb", "datasets", "gcsfs", "google.cloud.storage", "pyarrow", "matplotlib", "pandas")
+GROUPS = ("data", "tokenizer", "training", "evaluation")
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,20 @@ def test_every_stage_is_an_asset_with_its_inputs(repository: dg.RepositoryDefini
         assert parents == set(stage.needs(stage.config(load_profile("demo")))), name
 
 
+def test_folded_groups_make_a_graph_that_goes_one_way(repository: dg.RepositoryDefinition) -> None:
+    """The UI shows groups folded at first, with an arrow wherever an asset of one feeds an asset of another."""
+    graph = repository.asset_graph
+    for key in graph.get_all_asset_keys():
+        group = GROUPS.index(graph.get(key).group_name)
+        assert all(GROUPS.index(graph.get(parent).group_name) <= group for parent in graph.get(key).parent_keys), key
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition, profile: Profile, name: str) -> None:
     node = repository.asset_graph.get(dg.AssetKey(name))
     stage = STAGES[name]
     assert node.description.startswith(stage.description)
-    assert node.group_name in ("data", "tokenizer", "training", "evaluation")
+    assert node.group_name in GROUPS
     assert node.kinds
     assert node.owners == ["team:aquarat"]
     assert node.code_version == code_version(stage, stage.config(profile))
