@@ -29,17 +29,20 @@ HEADLINES = (
 
 
 def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
-    """Metadata of the materialization that produced `artifact` from `inputs`. Metrics keep their own names."""
+    """Metadata of the materialization that produced `artifact` from `inputs`, what people look for first.
+
+    Metrics keep their own names.
+    """
     manifest = artifact.manifest
     code = manifest.code
     commit = (
         f"{code.commit}{' with uncommitted changes' if code.dirty else ''}" if code.commit else "not a git checkout"
     )
     return {
-        **{name: value for name, value in manifest.metrics.items() if value is not None},
         **_accuracy(manifest.metrics),
         **_questions(artifact),
         **_report(artifact),
+        **{name: value for name, value in manifest.metrics.items() if value is not None},
         **_wandb(manifest.wandb),
         **_links(artifact, inputs),
         **_place(artifact.uri),
@@ -79,7 +82,7 @@ def accuracy_text(metrics: Mapping[str, Any]) -> str | None:
 
 def _questions(artifact: Artifact) -> dict[str, Any]:
     found = questions_of(artifact)
-    return {"questions": found} if found else {}
+    return {"kind_of_questions": found} if found else {}  # RL's metric `questions` is their number
 
 
 def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:

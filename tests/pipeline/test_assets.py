@@ -73,8 +73,8 @@ def test_a_store_that_cannot_be_written_is_named(
 
 
 def test_a_materialization_records_what_a_person_wants_to_know(chain: Chain, order: Callable[..., None]) -> None:
-    order("tokenizer", content="abc", metrics={"train_loss": 0.5, "accuracy": 0.25, "accuracy_lo": 0.2,
-                                               "accuracy_hi": 0.3, "n": 2000, "nothing": None})  # fmt: skip
+    accuracy = {"accuracy": 0.25, "accuracy_lo": 0.2, "accuracy_hi": 0.3, "n": 2000}
+    order("tokenizer", content="abc", metrics={"train_loss": 0.5, **accuracy, "questions": 8000, "nothing": None})
     first = chain.materialize(*DATA)
     result = chain.materialize("tokenizer")
     assert first.success and result.success
@@ -82,6 +82,8 @@ def test_a_materialization_records_what_a_person_wants_to_know(chain: Chain, ord
     metadata = {name: value.value for name, value in event.metadata.items()}
     assert metadata["train_loss"] == 0.5
     assert metadata["accuracy_with_interval"] == "25.0% [20.0%, 30.0%] of 2,000"
+    assert next(iter(metadata)) == "accuracy_with_interval", "before the metrics"
+    assert (metadata["questions"], metadata["kind_of_questions"]) == (8000, "generated word problems")
     assert "nothing" not in metadata
     assert (metadata["files"], metadata["bytes"], metadata["profile"]) == (1, 3, "demo")
     assert metadata["report"] == "# Toy report\n"
