@@ -1,7 +1,7 @@
-"""The code location under the one name that everything of Dagster's knows it by.
+"""The code location, under the name that all parts of Dagster use for it.
 
-Dagster's command line names a location after its module, so `aquarat` is a module too: runs of a terminal, of
-`workspace.yaml` and of the UI then stand under the same jobs.
+Dagster's command line names a location after its module, so `aquarat` must be a module: runs started from a terminal,
+from `workspace.yaml` and from the UI then appear under the same jobs.
 """
 
 from aquarat_pipeline.definitions import defs

@@ -1,4 +1,4 @@
-"""All that runs on a GPU host: data, tokenizer, model, training, RL, evaluation, artifacts. Never imports dagster."""
+"""All code that runs on a GPU host: data, tokenizer, model, training, RL, evaluation, artifacts. No Dagster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> str:
-        """`__version__`, looked up when it is asked for: the package is imported more often than that."""
+        """`__version__`, looked up on demand, because most imports of the package do not need it."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""Conversations: what a chat model reads and writes, before it becomes tokens."""
+"""Conversations: the input and output of a chat model, before they become tokens."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MARKS: Mapping[PartType, tuple[str, str]] = {
     "call": ("<|python_start|>", "<|python_end|>"),
     "output": ("<|output_start|>", "<|output_end|>"),
 }
-"""Names of the special tokens before and after a part; empty for text, which has none."""
+"""Names of the special tokens before and after a part; empty for text."""
 
 
 class Part(TypedDict):
-    """A stretch of what an assistant says: text, a call of a tool, or the tool's output, which the model only reads."""
+    """A part of an assistant message: text, a call of a tool, or the tool's output, which the model only reads."""
 
     type: PartType
     text: str
@@ -25,8 +25,8 @@ class Part(TypedDict):
 class Message(TypedDict):
     """One turn of a conversation; `role` is system, user or assistant.
 
-    Where an assistant calls tools, `parts` says which stretches are calls and outputs, and `content` is
-    `parts_text(parts)`. A name of a special token in `content` alone is text like any other.
+    If an assistant calls tools, `parts` says which parts are calls and outputs, and `content` is `parts_text(parts)`.
+    Names of special tokens in `content` itself are ordinary text.
     """
 
     role: str
@@ -47,7 +47,7 @@ def user_message(text: str) -> Message:
 
 
 def assistant_message(text: str, parts: Sequence[Part] = ()) -> Message:
-    """What the assistant says; `text` is `parts_text(parts)` if there are parts."""
+    """An assistant message; with parts, `text` must be `parts_text(parts)`."""
     if parts:
         return {"role": "assistant", "content": text, "parts": list(parts)}
     return {"role": "assistant", "content": text}
@@ -58,28 +58,29 @@ def text_part(text: str) -> Part:
 
 
 def call_parts(call: str, output: str) -> list[Part]:
-    """A call of a tool and what the tool answers."""
+    """A call of a tool and the tool's output."""
     return [{"type": "call", "text": call}, {"type": "output", "text": output}]
 
 
 def with_text(parts: Sequence[Part], text: str) -> list[Part]:
-    """The parts and `text` after them, in one piece with the last part if that is text."""
+    """The parts followed by `text`, which is merged with the last part if that is text."""
     *before, last = parts
     return [*before, text_part(last["text"] + text)] if last["type"] == "text" else [*parts, text_part(text)]
 
 
 def parts_text(parts: Iterable[Part]) -> str:
-    """The parts as a reader and a grader see them: exactly what `Tokenizer.decode` gives for their tokens, the names of
-    the special tokens around calls and outputs included."""
+    """The parts as readers and graders see them: exactly what `Tokenizer.decode` returns for their tokens, including
+    the
+    names of the special tokens around calls and outputs."""
     return "".join(part["text"].join(MARKS[part["type"]]) for part in parts)
 
 
 def message_texts(message: Message) -> list[str]:
-    """The stretches of a message that become ordinary tokens, each encoded by itself."""
+    """The texts in a message that become ordinary tokens, each encoded separately."""
     parts = message.get("parts")
     return [part["text"] for part in parts] if parts else [message["content"]]
 
 
 def transcript(messages: Sequence[Message]) -> str:
-    """The messages' texts as a reader is shown them; of a single message its text alone."""
+    """The messages' texts as shown to readers; for a single message only its text."""
     return "\n\n".join(m["content"] for m in messages)

@@ -1,16 +1,16 @@
-"""`UserError`, the one kind of error that is the user's, and those of its children that several packages raise."""
+"""`UserError`, for errors that the user can fix, and those of its subclasses that several packages raise."""
 
 
 class UserError(ValueError):
     """The user can fix it. The message says what, where and how; it is shown without a traceback.
 
-    It is a `ValueError` for callers who use the packages as libraries. Any other exception is a fault of the program
+    It is a `ValueError` for callers that use the packages as libraries. Any other exception is a fault of the program
     or of the machine, and is shown with its traceback.
     """
 
 
 class UsageError(UserError):
-    """An argument, an environment variable or a setting that cannot be used, alone or with the others given."""
+    """An argument, an environment variable or a setting that is invalid, by itself or in combination with others."""
 
 
 class DataError(UserError):

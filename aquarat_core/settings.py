@@ -1,4 +1,4 @@
-"""Where things are kept: environment variables and their defaults, in one place."""
+"""Locations and limits from environment variables, with their defaults."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def cache_dir() -> Path:
 
 
 def scratch_dir() -> Path:
-    """Working files of stages: below `AQUARAT_SCRATCH`, which a job's supervisor sets, else in the cache."""
+    """Directory for working files of stages: below `AQUARAT_SCRATCH`, which a job's supervisor sets, else in the
+    cache."""
     named = os.environ.get("AQUARAT_SCRATCH")
     return (Path(named).expanduser().absolute() if named else cache_dir()) / "aquarat-scratch"
 
 
 def cache_limit() -> int:
-    """How many bytes the cache may hold: `AQUARAT_CACHE_LIMIT`, like `200GB` or `512MB`; else 100 GB."""
+    """Size limit of the cache in bytes: `AQUARAT_CACHE_LIMIT`, like `200GB` or `512MB`; else 100 GB."""
     said = os.environ.get("AQUARAT_CACHE_LIMIT") or "100GB"
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B", said)
     if match is None:

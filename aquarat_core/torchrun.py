@@ -1,6 +1,6 @@
 """torchrun without open ports: `python -m aquarat_core.torchrun [torchrun's arguments] -m MODULE ...`.
 
-`runtime/rendezvous.py` says how the ranks meet.
+See `runtime/rendezvous.py` for how the ranks meet.
 """
 
 import sys

@@ -110,4 +110,4 @@ sys.exit(main(sys.argv[1:]))
     assert (listed.returncode, listed.stderr) == (0, "")
     refused = subprocess.run([*command, "store", "gc", "--store", f"file://{tmp_path}"], capture_output=True, text=True)
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "say --without-dagster (dagster of aquarat cannot be used: No module named 'dagster')" in refused.stderr
+    assert "add --without-dagster (dagster of aquarat cannot be used: No module named 'dagster')" in refused.stderr

@@ -2,7 +2,7 @@
 
 A store holds `blobs/sha256/ab/<sha256>` (create-only), `manifests/<sha256>.json` (create-only, written last),
 `refs/<asset>/latest.json` (the one movable thing, by compare-and-swap) and `jobs/<run>/<step>/<attempt>/` (the protocol
-between the control host and a GPU host). Readers trust manifests alone and verify every byte they read.
+between the control host and a GPU host). Readers trust only manifests and verify every byte they read.
 """
 
 from aquarat_core.artifacts.environment import git_state, hardware, libraries

@@ -1,7 +1,7 @@
-"""What a place must be able to do to hold a store: a few small operations.
+"""The interface of a storage backend: the few small operations that a store needs.
 
-Keys are relative posix paths. Small objects (manifests, refs, job files) pass as bytes; blobs of any size as files,
-hashed while they stream. Every write is atomic: a reader sees the whole object or none.
+Keys are relative POSIX paths. Small objects (manifests, refs, job files) are passed as bytes. Blobs of any size are
+passed as files and hashed while they stream. Every write is atomic: a reader sees the whole object or nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
-    """A small object and the version that a compare-and-swap must name."""
+    """A small object and its version, which a compare-and-swap must name."""
 
     data: bytes
     version: str
@@ -25,19 +25,19 @@ class Versioned:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """An object as a listing shows it. `modified` is in seconds since 1970, by the clock of the place itself."""
+    """An object in a listing. `modified` is in seconds since 1970, by the clock of the storage itself."""
 
     key: str
     size: int
     modified: float
     crc32c: str | None
-    """CRC-32C in base64 where the place keeps one; None where only reading the bytes can tell."""
+    """CRC-32C in base64 if the storage keeps one; None if it can only be computed by reading the bytes."""
     version: str
     """Changes whenever the object is written or touched."""
 
 
 class Backend(Protocol):
-    """Raises `StoreError` wherever the place itself fails; a missing object is a None or False, not an error."""
+    """Every method raises `StoreError` if the storage fails. A missing object is reported as None or False instead."""
 
     uri: str
 
@@ -54,23 +54,23 @@ class Backend(Protocol):
         ...
 
     def stats(self, prefix: str) -> Iterator[Stat]:
-        """What `keys` gives, with sizes and times, in the same order."""
+        """The objects that `keys` lists, with sizes and times, in the same order."""
         ...
 
     def delete(self, key: str, expected: Stat | None = None) -> bool:
-        """Removes the object; False, and nothing removed, where there is none.
+        """Removes the object; returns False and removes nothing if it does not exist.
 
-        With `expected` also where it was written or touched since that was listed: `put_file` touches an object that
-        it finds in place, so that what a publication relies on is not collected as garbage meanwhile.
+        With `expected`, also returns False if the object was written or touched after it was listed. `put_file` touches
+        an object that it finds in place, so garbage collection cannot remove what a publication relies on.
         """
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes the object unless there is one; False if there is: of any number of writers one gets True."""
+        """Creates the object; returns False if it already exists. Of any number of writers, exactly one gets True."""
         ...
 
     def swap(self, key: str, data: bytes, expected: str) -> bool:
-        """Replaces the object if it still has the version `expected`; False, and nothing written, where it has not."""
+        """Replaces the object if it still has version `expected`; otherwise writes nothing and returns False."""
         ...
 
     def write(self, key: str, data: bytes) -> None:
@@ -79,19 +79,19 @@ class Backend(Protocol):
     def put_file(self, key: str, source: Path, digest: Digest, advance: OnBytes = no_progress) -> None:
         """Makes sure that `key` holds the bytes of `source`, whose digest is `digest`.
 
-        An object that is there already and right is touched and not sent again; one that is damaged is replaced.
+        An object that is already there and correct is touched and not sent again; a damaged one is replaced.
         Raises `ArtifactError` if `source` no longer has that digest.
         """
 
     def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
-        """As `put_file`, under the key that `key_of` gives to the digest of `source`, which is returned."""
+        """Like `put_file`, under the key that `key_of` computes from the digest of `source`. Returns the digest."""
         ...
 
     def get_file(self, key: str, target: Path, have: int = 0, advance: OnBytes = no_progress) -> Digest | None:
         """Writes the object's bytes to `target` and returns their digest as read, or None if there is no object.
 
-        The first `have` bytes of `target`, left there by an attempt that was cut off, are taken as they are: if the
-        digest then is not the expected one, try again without. An `OSError` of `target` is the caller's.
+        The first `have` bytes of `target`, left there by an interrupted attempt, are kept without checking. If the
+        resulting digest is wrong, try again with `have=0`. An `OSError` from `target` is passed on to the caller.
         """
         ...
 

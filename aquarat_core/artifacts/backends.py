@@ -1,4 +1,4 @@
-"""Opening a backend by the URI of a store."""
+"""Opens the backend for a store's URI."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""JSON that somebody else wrote, read within bounds: whatever the bytes are, the result is a value or one named error.
+"""Parses JSON from untrusted sources within bounds: whatever the bytes are, the result is a value or one named error.
 
-Size and depth are checked before anything is built, so a hostile object costs no more than reading it.
+Size and depth are checked before anything is built, so a hostile object costs no more than reading its bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aquarat_core.artifacts.errors import RecordError
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
 MAX_TEXT = 300
-"""Characters of an error that come from the object itself."""
+"""Limit for the characters of an error message that come from the object itself."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 Model = TypeVar("Model", bound=BaseModel)
@@ -27,20 +27,21 @@ def parse(data: bytes, what: str, remedy: str, kind: Literal["object"], limit: i
 @overload
 def parse(data: bytes, what: str, remedy: str, kind: Literal["any"] = "any", limit: int = MAX_BYTES) -> Any: ...
 def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = "any", limit: int = MAX_BYTES) -> Any:
-    """The JSON value in `data`. Raises `RecordError`: `what` it is, what is wrong with it, and `remedy`.
+    """The JSON value in `data`. Raises `RecordError`, which says what the object is, what is wrong and the `remedy`.
 
-    At most `limit` bytes of UTF-8, nested at most `MAX_DEPTH` deep; with `kind` "object" it has to be one.
+    Accepts at most `limit` bytes of UTF-8, nested at most `MAX_DEPTH` deep. With `kind` "object", the value must be a
+    JSON object.
     """
     if not data:
         raise RecordError(what, "it is empty", remedy)
     if len(data) > limit:
-        raise RecordError(what, f"it has {len(data):,} bytes, and {limit:,} is the most", remedy)
+        raise RecordError(what, f"it has {len(data):,} bytes, more than the limit of {limit:,}", remedy)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise RecordError(what, "it is not UTF-8 text", remedy) from None
     if _is_deep(text):
-        raise RecordError(what, f"it is nested more than {MAX_DEPTH} deep", remedy)
+        raise RecordError(what, f"it is nested more than {MAX_DEPTH} levels deep", remedy)
     try:
         value = json.loads(text)
     except ValueError as e:
@@ -51,12 +52,12 @@ def parse(data: bytes, what: str, remedy: str, kind: Literal["object", "any"] = 
 
 
 def parse_as(model: type[Model], data: bytes, what: str, remedy: str, limit: int = MAX_BYTES) -> Model:
-    """The object in `data` as `model`. Raises `RecordError` as `parse` does, also for a field that is wrong."""
+    """Parses the object in `data` as `model`. Raises `RecordError` as `parse` does, also for invalid fields."""
     return validated(model, parse(data, what, remedy, "object", limit), what, remedy)
 
 
 def validated(model: type[Model], value: dict[str, Any], what: str, remedy: str) -> Model:
-    """`value` as `model`. Raises `RecordError` with the first field that is wrong."""
+    """Validates `value` as `model`. Raises `RecordError` that names the first invalid field."""
     try:
         return model.model_validate(value)
     except ValidationError as e:
@@ -64,7 +65,7 @@ def validated(model: type[Model], value: dict[str, Any], what: str, remedy: str)
 
 
 def first_error(error: ValueError) -> str:
-    """What a model says of the first field that is wrong, in printable characters."""
+    """The model's message about the first invalid field, in printable characters."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         message = first["msg"].removeprefix("Value error, ")
@@ -74,7 +75,7 @@ def first_error(error: ValueError) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` cut to a line, with escapes for what a terminal might obey or cannot show."""
+    """`text` as a single shortened line, with characters escaped that a terminal might interpret or cannot show."""
     cut = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
@@ -95,6 +96,6 @@ def _is_deep(text: str) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """What kind of value of JSON it is, for messages."""
+    """The JSON type of a value, for messages."""
     names: dict[type, str] = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

@@ -1,12 +1,12 @@
-"""Verified local copies of artifact files, shared by all processes of a host, within a limit.
+"""Verified local copies of artifact files, shared by all processes of a host, up to a size limit.
 
 `blobs/ab/<sha256>` holds the bytes once; `trees/<tree>/<path>` are hard links to them under the names that readers
-expect; `partial/<sha256>` is what an interrupted fetch has so far. A copy is checked against its digest when a
-process first uses it; what is damaged is fetched again.
+expect; `partial/<sha256>` is the part of an interrupted fetch that has arrived. A process checks a copy against its
+digest when it first uses it; a damaged copy is fetched again.
 
-Several processes that want the same bytes fetch them once: each fetch holds a lock that the kernel releases with its
-process. When the limit is exceeded, the least recently used files are removed, but none that a living process uses:
-each process lists what it uses in a file under `users/`, on which it holds a lock for as long as it lives.
+Several processes that want the same bytes fetch them once: each fetch holds a lock that the kernel releases when the
+process ends. When the limit is exceeded, the least recently used files are removed, except those that a living process
+uses. Each process lists the files it uses in a file under `users/` and holds a lock on that file while it lives.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from aquarat_core.artifacts.hashing import digest_file
 from aquarat_core.artifacts.manifest import FileEntry
 
 _LEFT_OVER = 86_400.0
-"""Age in seconds at which a partial file that nobody continues is taken for that of a killed process."""
+"""A partial file that has not been written to for this many seconds is considered abandoned by a killed process."""
 
 Fetch = Callable[[Path, int], None]
-"""`fetch(path, have)` leaves exactly the bytes wanted at `path`, whose first `have` bytes are there, or raises."""
+"""`fetch(path, have)` completes the file at `path`, whose first `have` bytes are already there, or raises."""
 
 
 class Cache:
     def __init__(self, root: Path, limit: int) -> None:
-        """`limit` is in bytes; files that living processes use stay even if they exceed it."""
+        """`limit` is in bytes. Files that living processes use are kept even if they exceed it."""
         self._root = root
         self._limit = limit
         self._verified: dict[Path, tuple[int, int, int]] = {}
@@ -81,7 +81,7 @@ class Cache:
 
     def _link(self, blob: Path, path: Path) -> None:
         temp = self._root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
-        # Under the lock: whoever clears the cache removes folders that are empty.
+        # Under the lock, because clearing the cache removes empty folders.
         with _locked(self._root / "locks" / "users", fcntl.LOCK_SH):
             temp.parent.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,18 +89,20 @@ class Cache:
                 os.link(blob, temp)
                 os.replace(temp, path)
             finally:
-                # Also after success: renaming one hard link of a file onto another of the same file keeps both.
+                # Needed even after success: renaming one hard link of a file onto another of the same file keeps both.
                 temp.unlink(missing_ok=True)
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
     def _use(self, sha256: str) -> None:
-        """Registers that this process uses the blob, so that none removes it. Waits while the cache is cleared."""
+        """Registers that this process uses the blob, so that no other removes it. Waits while the cache is being
+        cleared."""
         lock = self._root / "locks" / "users"
         with _USERS_LOCK:
             user = _USERS.get(self._root)
             if user is None:
-                # Under the lock: to whoever clears the cache, a list that is not locked yet is a dead process's.
+                # Under the lock: when the cache is cleared, a list that is not locked yet counts as that of a dead
+                # process.
                 with _locked(lock):
                     _in_use(self._root / "users")
                     self._remove_left_over()
@@ -109,7 +111,7 @@ class Cache:
             user.add(sha256)
 
     def _make_room(self, size: int) -> None:
-        """Removes the least recently used blobs, until `size` more bytes fit or all that is left is in use."""
+        """Removes the least recently used blobs until `size` more bytes fit or all remaining blobs are in use."""
         blobs = {blob: blob.stat() for blob in (self._root / "blobs").glob("*/*")}
         excess = sum(stat.st_size for stat in blobs.values()) + size - self._limit
         if excess <= 0:
@@ -127,7 +129,7 @@ class Cache:
                     excess -= stat.st_size
 
     def _remove_left_over(self) -> None:
-        """Removes partial files of killed processes that nobody has continued within a day."""
+        """Removes partial files of killed processes that have not been continued for a day."""
         for folder in ("tmp", "partial"):
             for path in (self._root / folder).glob("*"):
                 with contextlib.suppress(FileNotFoundError):
@@ -155,7 +157,7 @@ class _User:
 
 _USERS: dict[Path, _User] = {}
 _USERS_LOCK = threading.Lock()
-"""So that a process has one list: a second would replace the first, which would be closed, and its blobs removable."""
+"""Ensures one list per process: a second would replace and close the first, and its blobs could be removed."""
 
 
 def _in_use(folder: Path) -> set[str]:
@@ -173,7 +175,7 @@ def _in_use(folder: Path) -> set[str]:
 
 
 def _links(trees: Path) -> dict[int, list[Path]]:
-    """Paths below `trees` by the number of their inode."""
+    """Paths below `trees`, by inode number."""
     found: dict[int, list[Path]] = {}
     for path in trees.rglob("*"):
         if path.is_file():
@@ -182,7 +184,7 @@ def _links(trees: Path) -> dict[int, list[Path]]:
 
 
 def _remove_empty(folder: Path, top: Path) -> None:
-    """Removes `folder` and those above it, as long as they are empty and below `top`."""
+    """Removes `folder` and its parents as long as they are empty and below `top`."""
     while folder.is_relative_to(top) and folder != top:
         try:
             folder.rmdir()
@@ -200,7 +202,7 @@ def _locked(path: Path, how: int = fcntl.LOCK_EX) -> Generator[None]:
 
 
 def _mark_used(path: Path) -> None:
-    """Sets the access time: many file systems are mounted so that reading does not."""
+    """Sets the access time, because many file systems are mounted so that reading does not."""
     stat = path.stat()
     with contextlib.suppress(PermissionError):
         os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))

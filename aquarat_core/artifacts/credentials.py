@@ -1,8 +1,8 @@
-"""The credentials for a bucket, and tokens for hosts that are not to have credentials of their own.
+"""The credentials for a bucket, and tokens for hosts that should not have credentials of their own.
 
-Application default credentials or a service account's file, as Google's libraries find them; or, on a GPU host, a file
-with a short-lived token that can do nothing outside of one prefix of one bucket. The control host mints it and puts a
-new one in its place before it expires; nothing longer-lived than an hour ever reaches the host.
+Credentials are Google's application default credentials or a service account file. A GPU host instead gets a file with
+a short-lived token that only works for one prefix of one bucket. The control host mints the token and replaces it
+before it expires; nothing that lives longer than an hour ever reaches the host.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 TOKEN_FILE = "AQUARAT_STORE_TOKEN_FILE"
 REFRESH_BEFORE = timedelta(minutes=10)
-"""How long before it expires a token is replaced. Google's libraries ask for a new one 3:45 minutes before."""
+"""A token is replaced this long before it expires. Google's libraries ask for a new one 3:45 minutes before."""
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 
 def environment_credentials() -> google.auth.credentials.Credentials | None:
-    """Credentials from the file that `AQUARAT_STORE_TOKEN_FILE` names, or None: Google's libraries find theirs."""
+    """Credentials from the file named by `AQUARAT_STORE_TOKEN_FILE`; None leaves the search to Google's libraries."""
     named = os.environ.get(TOKEN_FILE)
     if not named:
         return None
@@ -43,7 +43,7 @@ def environment_credentials() -> google.auth.credentials.Credentials | None:
 
 
 def read_token(path: Path) -> tuple[str, datetime]:
-    """Token and expiry (UTC, without a zone, as Google's libraries want it). Raises `StoreError` for a stale file."""
+    """Token and expiry (UTC without a time zone, as Google's libraries expect). Raises `StoreError` if it expired."""
     try:
         held = json.loads(path.read_text())
         token, expiry = held["token"], datetime.fromisoformat(held["expiry"])
@@ -60,7 +60,7 @@ def read_token(path: Path) -> tuple[str, datetime]:
 
 
 class _Refreshed(Protocol):
-    """The part of google-auth's credentials that is used here; their own attributes have no types."""
+    """The part of google-auth's credentials that is used here, because its own attributes have no types."""
 
     token: str | None
     expiry: datetime | None
@@ -69,11 +69,11 @@ class _Refreshed(Protocol):
 
 
 class JobToken:
-    """Mints tokens that give one job access to what it needs of a store in a bucket, and to nothing else.
+    """Mints tokens that give one job access to what it needs in a bucket's store, and to nothing else.
 
-    Its own folder, the unfinished state and the ref of its stage's asset, and `tmp/`: all rights. Blobs: all rights,
-    for publishing marks those that are there as used; each is named by its hash, which its readers check. Manifests: to
-    read and to add to. No other job's folder, ref, pin or unfinished state, and nothing outside the store's prefix.
+    All rights: the job's own folder, the unfinished state and ref of its stage's asset, `tmp/`, and blobs (publishing
+    marks existing blobs as in use; a blob is named by its hash, which readers check). Read and create: manifests. No
+    access to other jobs' folders, refs, pins or unfinished state, nor to anything outside the store's prefix.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class JobToken:
         source: google.auth.credentials.Credentials | None = None,
         request: google.auth.transport.Request | None = None,
     ) -> None:
-        """`uri` is `gs://bucket/prefix`, `folder` the job's in it, `stage` the asset that it makes.
+        """`uri` is `gs://bucket/prefix`, `folder` the job's folder in it, `stage` the asset that the job makes.
 
-        `source` may do all that the token may (default: the environment's).
+        `source` must have all rights that the token gets (default: the environment's credentials).
         """
         import google.auth
         import google.auth.transport.requests
@@ -104,16 +104,16 @@ class JobToken:
         self._credentials = cast(_Refreshed, downscoped.Credentials(source, boundary))
 
     def token(self, least: timedelta = REFRESH_BEFORE) -> tuple[str, datetime]:
-        """A token that is valid for at least `least`, and when it expires (UTC)."""
+        """A token that stays valid for at least `least`, and its expiry (UTC)."""
         expiry = self._credentials.expiry
         if expiry is None or expiry - datetime.now(UTC).replace(tzinfo=None) < least:
             self._credentials.refresh(self._request)
-        # Both are set once it has been refreshed.
+        # Both are set after a refresh.
         expiry = cast(datetime, self._credentials.expiry)
         return cast(str, self._credentials.token), expiry.replace(tzinfo=UTC)
 
     def write(self, path: Path) -> datetime:
-        """Puts a valid token into the file, readable by its owner alone, in one step; returns when it expires."""
+        """Atomically writes a valid token to the file, readable only by its owner; returns its expiry."""
         token, expiry = self.token()
         with atomic_write(path, private=True) as file:
             file.write(json.dumps({"token": token, "expiry": expiry.isoformat()}).encode())
@@ -121,10 +121,10 @@ class JobToken:
 
 
 def _boundary(downscoped: Any, bucket: str, prefix: str, folder: str, stage: str) -> Any:
-    """Access to objects by prefixes of their names, and to listings of them."""
+    """Access to objects, and to listings of them, by prefixes of their names."""
     for part in (prefix, folder, stage):
         if "'" in part or "\\" in part:
-            raise StoreError(f"{part!r} of bucket {bucket} cannot stand in an access rule: no quotes or backslashes")
+            raise StoreError(f"{part!r} of bucket {bucket} cannot be used in an access rule: no quotes or backslashes")
     own = (f"{folder}/", f"work/{stage}/", "tmp/", "blobs/")
     full = ["inRole:roles/storage.objectUser"]
     adding = ["inRole:roles/storage.objectViewer", "inRole:roles/storage.objectCreator"]

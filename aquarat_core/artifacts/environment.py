@@ -36,7 +36,7 @@ def libraries() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str | int]:
-    """CPU model, usable cores, memory in bytes; GPU name and count where this process has imported torch."""
+    """CPU model, usable cores, memory in bytes; GPU name and count if this process has imported torch."""
     facts: dict[str, str | int] = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -50,7 +50,7 @@ def hardware() -> dict[str, str | int]:
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:
-    """The commit checked out at `root` and whether anything differs from it; (None, None) where that is no checkout."""
+    """The commit checked out at `root` and whether anything differs from it; (None, None) if it is not a checkout."""
     try:
         top = _git(root, "rev-parse", "--show-toplevel")
         if Path(top).resolve() != root.resolve():

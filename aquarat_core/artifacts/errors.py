@@ -1,4 +1,4 @@
-"""The two things that can be wrong: the store itself, or an artifact in it."""
+"""The two kinds of problems: with the store itself, or with an artifact in it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class RecordError(ArtifactError):
 
 @contextmanager
 def os_errors(where: str, remedy: str, *, of_host: bool = False) -> Generator[None]:
-    """Turns an `OSError` of the block into a `StoreError`: where, the reason, the path, and `remedy`.
+    """Turns an `OSError` in the block into a `StoreError` with the place, the reason, the path and the `remedy`.
 
-    A full disk is a `HostDiskFullError` where the place is this host's own (`of_host`), such as its cache.
+    A full disk raises `HostDiskFullError` if the place belongs to this host (`of_host`), such as its cache.
     """
     try:
         yield

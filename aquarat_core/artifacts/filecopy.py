@@ -1,7 +1,7 @@
-"""Copying a file inside the kernel, while a thread hashes the copy.
+"""Copies a file inside the kernel while a thread hashes the copy.
 
-The bytes never pass through the interpreter, and the digest is that of the bytes in the copy. `sendfile`
-and not `copy_file_range`: kernels and file systems have returned too few bytes or wrong ones from the latter, and a
+The bytes never pass through the interpreter, and the digest is that of the copied bytes. This uses `sendfile` instead
+of `copy_file_range`, because on some kernels and file systems the latter has returned too few or wrong bytes, and a
 store has to be right on all of them.
 """
 
@@ -17,17 +17,17 @@ from aquarat_core.artifacts.hashing import Digest, Hasher
 from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 STEP = 4 << 20
-"""Bytes copied before they are given to the hash, and to the disk."""
+"""Bytes copied before they are passed to the hash and to the disk."""
 _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP)
 
 
 def copy_hashed(
     source: BinaryIO, sink: BinaryIO, advance: OnBytes = no_progress, *, have: int = 0, to_disk: bool = False
 ) -> Digest:
-    """Copies `source` from the byte `have` on to the same place in `sink`; the digest of all that `sink` then holds.
+    """Copies `source` from byte `have` on to the same position in `sink`; returns the digest of all that `sink` holds.
 
-    Both are unbuffered, and `sink` is new or has `have` bytes. With `to_disk` the kernel begins to write while more is
-    copied, so that an fsync afterwards has little left to wait for.
+    Both are unbuffered, and `sink` is new or has `have` bytes. With `to_disk`, the kernel starts to write while copying
+    continues, so that little is left to wait for in an fsync afterwards.
     """
     hasher = Hasher()
     hashed: Future[None] | None = None
@@ -37,7 +37,7 @@ def copy_hashed(
         hasher.read(written, have)
         while moved := _move(source, sink, at):
             if to_disk and hasattr(os, "posix_fadvise"):
-                # On Linux this starts writing dirty pages, and drops clean ones from memory: so early there are none.
+                # On Linux this starts writing dirty pages and drops clean ones from memory; this early, none are clean.
                 os.posix_fadvise(sink.fileno(), at, moved, os.POSIX_FADV_DONTNEED)
             if hashed is None and moved < STEP:
                 hasher.read(written, moved)
@@ -53,7 +53,7 @@ def copy_hashed(
 
 
 def _move(source: BinaryIO, sink: BinaryIO, at: int) -> int:
-    """Copies up to `STEP` bytes and returns their number; 0 at the end of the file, which only a read confirms."""
+    """Copies up to `STEP` bytes and returns their number; 0 at the end of the file, which only a read can confirm."""
     try:
         if moved := os.sendfile(sink.fileno(), source.fileno(), at, STEP):
             return moved

@@ -1,4 +1,4 @@
-"""Writing a local file in one step: a reader sees the old file or the whole new one."""
+"""Writes a local file in one step: a reader sees the old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def atomic_write(path: Path, *, private: bool = False, durable: bool = False) ->
     """A new file that replaces `path` at the end of the block; if the block raises, `path` stays as it was.
 
     `private`: only the owner may read or write it, from the first byte on. `durable`: the bytes are on the disk before
-    the file has its name. A process that is killed leaves a hidden file beside `path`. Raises `OSError`.
+    the file gets its name. A killed process leaves a hidden file beside `path`. Raises `OSError`.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)

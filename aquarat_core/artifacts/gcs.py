@@ -1,9 +1,9 @@
 """A store in a Google Cloud Storage bucket.
 
 Objects there are immutable and appear whole; `ifGenerationMatch` makes creating (generation 0) and swapping (the
-generation last read) atomic. Each small write carries a random writer id: a retry that finds its own earlier write, the
-answer to which was lost on the way, knows that it has won and not lost.
-Credentials are the environment's (`credentials.py`); with `STORAGE_EMULATOR_HOST` none but a token file's.
+generation last read) atomic. Each small write carries a random writer id, so that a retry recognizes its own earlier
+write if only the response was lost.
+Credentials come from the environment (`credentials.py`); with `STORAGE_EMULATOR_HOST`, only from a token file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RETRY = Retry()
 _CONNECTIONS = 64
 _PUT_TRIES = 5
 _TOUCH_AFTER = 3600.0
-"""Seconds; well below the day for which garbage collection spares everything new."""
+"""Seconds; well below the day during which garbage collection keeps everything new."""
 _LISTED = "items(name,size,updated,crc32c,generation,metageneration),nextPageToken"
 
 
@@ -127,7 +127,7 @@ class GCSBackend:
             raise StoreError(f"{self.uri}/{key} keeps being rewritten: does another program use this prefix?")
 
     def add_file(self, source: Path, key_of: Callable[[Digest], str], advance: OnBytes = no_progress) -> Digest:
-        # Hashed first: only the hash tells whether there is anything to send.
+        # Hashed first, because only the hash tells whether anything has to be sent.
         digest = digest_file(source)
         self.put_file(key_of(digest), source, digest, advance)
         return digest
@@ -165,7 +165,7 @@ class GCSBackend:
             return None
 
     def _page(self, prefix: str, token: str | None) -> tuple[list[Blob], str | None]:
-        """One page of a listing and the token of the next, None after the last."""
+        """One page of a listing and the token of the next page, None after the last."""
         listing = self._bucket.list_blobs(
             prefix=self._prefix + prefix, page_token=token, fields=_LISTED, retry=None, timeout=TIMEOUT
         )
@@ -189,7 +189,8 @@ class GCSBackend:
         return True
 
     def _send(self, blob: Blob, data: bytes, generation: int | None = None) -> None:
-        """With `generation` (0: no object) only if the object has it. Raises `PreconditionFailed` if it has not."""
+        """With `generation` (0: no object), writes only if the object still has it; else raises
+        `PreconditionFailed`."""
         RETRY.call(
             lambda: blob.upload_from_string(
                 data, content_type="application/json", if_generation_match=generation, retry=None, timeout=TIMEOUT
@@ -209,7 +210,7 @@ class GCSBackend:
             return True
 
     def _require_bucket(self) -> None:
-        """A missing object and a missing bucket are both 404: tells them apart, raising `NotFound` for the bucket."""
+        """Raises `NotFound` if the bucket is missing: a missing object and a missing bucket both answer 404."""
         if not self._bucket_is_there:
             # A prefix with few objects, which every job's token may list.
             RETRY.call(lambda: self._page("tmp/", None))

@@ -1,4 +1,4 @@
-"""The part of google-cloud-storage that is used here, with types: its own functions have none."""
+"""The part of google-cloud-storage that is used here, with types, because its own functions have none."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from google.cloud import storage  # pyright: ignore[reportMissingTypeStubs]  # i
 from requests.adapters import HTTPAdapter
 
 Timeout = float | tuple[float, float]
-"""Seconds to connect and between two pieces of an answer, or one number for both."""
+"""Seconds to connect and between two pieces of a response, or one number for both."""
 
 
 class Blob(Protocol):
-    """An object of a bucket, or its name and what is to be written there."""
+    """An object in a bucket, or its name and the data to be written there."""
 
     name: str
     metadata: dict[str, str] | None
@@ -87,8 +87,8 @@ class Client(Protocol):
 
 
 def open_bucket(name: str, credentials: Credentials | None, connections: int) -> Bucket:
-    """The bucket, over at most `connections` at a time; nothing is sent yet."""
-    # Otherwise the client requests the bucket's metadata, for its traces, which needs another permission.
+    """The bucket, with at most `connections` at a time; sends nothing yet."""
+    # Otherwise the client requests the bucket's metadata for its traces, which needs another permission.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     client = cast(Client, storage.Client(project=None, credentials=credentials))
     session = session_of(client)
@@ -98,5 +98,5 @@ def open_bucket(name: str, credentials: Credentials | None, connections: int) ->
 
 
 def session_of(client: Client) -> requests.Session:
-    """The session through which the client sends its requests, with its credentials; there is no public way to it."""
+    """The session in which the client sends its requests, with its credentials. There is no public access to it."""
     return client._http  # pyright: ignore[reportPrivateUsage]

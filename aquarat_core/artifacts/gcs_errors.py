@@ -1,4 +1,4 @@
-"""What a bucket's refusals mean, in words that say what to do."""
+"""Error messages for a bucket's refusals that say what to do."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _NEEDED = {
     "storage.objects.get": "roles/storage.objectViewer",
     "storage.objects.list": "roles/storage.objectViewer",
 }
-"""The smallest role that reading needs; everything else needs `roles/storage.objectUser`."""
+"""The smallest role that allows reading; everything else needs `roles/storage.objectUser`."""
 
 
 def refused(uri: str, error: Exception) -> str:
-    """Credentials that are missing, expired or not believed."""
+    """The message about credentials that are missing, expired or rejected."""
     said = first_line(error)
     if any(mark in str(error).lower() for mark in _CLOCK):
         return (
-            f"store {uri} does not believe the time in this host's token: {said}. The host's clock is wrong: "
+            f"store {uri} rejects the time in this host's token: {said}. The host's clock is wrong: "
             "set it (`timedatectl set-ntp true`), then run the same command again."
         )
     return f"store {uri} refuses the credentials: {said}. {_LOGIN}"
 
 
 def forbidden(uri: str, error: Exception) -> str:
-    """An account that may not do this; names the permission where the answer does."""
+    """The message about an account without access; names the permission if the response does."""
     found = _PERMISSION.search(str(error))
     missing = f" The permission {found[0]} is missing." if found else ""
     role = _NEEDED.get(found[0], "roles/storage.objectUser") if found else "roles/storage.objectUser"
@@ -34,7 +34,7 @@ def forbidden(uri: str, error: Exception) -> str:
 
 
 def unanswered(uri: str, error: Exception) -> str:
-    """A server that cannot be reached or answers nonsense, after all tries."""
+    """The message about a server that cannot be reached or sends invalid responses, after all retries."""
     return (
         f"store {uri} does not answer as it should: {first_line(error)}. Check the network, "
         "and STORAGE_EMULATOR_HOST if an emulator is meant; then run the same command again."
@@ -42,6 +42,6 @@ def unanswered(uri: str, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What the error says, without the pages that some append."""
+    """The first line of the error, without the pages that some errors append."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".")[:300] if text else type(error).__name__

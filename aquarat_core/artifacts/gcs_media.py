@@ -1,9 +1,9 @@
-"""The bytes of large objects, straight over HTTP: google-cloud-storage spends most of its time copying them.
+"""Transfers large objects directly over HTTP, because google-cloud-storage spends most of its time copying their bytes.
 
-Down: ranges of one generation, fetched in parallel, hashed and written in order as they come; an interrupted range
-continues where it stopped. Up: a small file in one request; a large one as parts, in parallel, under
-`tmp/parts/<sha256>/`, which the bucket then composes into the object. A part is named by the content of the whole file,
-so whoever sends the same file later, in whatever process, sends only the parts that are missing.
+Download: ranges of one generation are fetched in parallel, then hashed and written in order as they arrive; an
+interrupted range continues where it stopped. Upload: a small file is one request; a large one is sent as parallel parts
+under `tmp/parts/<sha256>/`, which the bucket then composes into the object. The parts' folder is named by the content
+of the whole file, so any process that sends the same file later only sends the missing parts.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from aquarat_core.artifacts.gcs_client import Blob, Bucket
 
 TIMEOUT = (10.0, 60.0)
-"""Seconds to connect, and between two pieces of an answer."""
+"""Seconds to connect, and between two pieces of a response."""
 RANGE = 8 << 20
 ALONE = 2 * RANGE
 """Objects up to this size are read in one stream, hashed and written as they arrive."""
 RANGES_AT_ONCE = max(2, min(4, os.cpu_count() or 1))
-"""Of one file. With four files at once, and the ranges that wait for their turn, less than 200 MiB are in memory. More
-ranges than cores only wait for each other."""
+"""Parallel ranges per file. With four files at once, the ranges in flight and in the queue take less than 200 MiB of
+memory. More ranges than cores only wait for each other."""
 PARTS_AT_ONCE = 4
 WHOLE = 64 << 20
 """Files up to this size are sent in one request."""
 MAX_PARTS = 32
-"""The most parts that one compose request accepts."""
+"""The maximum number of parts in one compose request."""
 MIN_PART = 32 << 20
 _TRIES_WHEN_CORRUPTED = 5
 
@@ -70,7 +70,8 @@ class Media:
         return self._retry.call(once)
 
     def download(self, name: str, target: Path, have: int, advance: OnBytes) -> Digest:
-        """Writes the object to `target`, whose first `have` bytes are there already; the digest of all of it."""
+        """Writes the object to `target`, whose first `have` bytes are already there; returns the digest of all of
+        it."""
 
         def once(have: int) -> Digest:
             source = self._retry.call(lambda: self._source(name))
@@ -100,7 +101,8 @@ class Media:
         return _Source(name, answer.headers.get("x-goog-generation", ""), size, hashes.get("crc32c"), answer)
 
     def _pass(self, source: _Source, start: int, writer: HashedWriter) -> Digest:
-        """Sends the bytes from `start` on through `writer`; the first range is read from the answer already open."""
+        """Sends the bytes from `start` on to `writer`; the first range is read from the response that is already
+        open."""
         if start:
             source.answer.close()
         if source.size - start <= ALONE:
@@ -132,7 +134,7 @@ class Media:
         first: requests.Response | None,
         take: Callable[[bytes], None],
     ) -> None:
-        """Passes the bytes of a range to `take`, in order; if an answer breaks off, the rest is requested again."""
+        """Passes the bytes of a range to `take`, in order; if a response breaks off, the rest is requested again."""
         at = start
         opened = [first] if first is not None else []
 
@@ -166,10 +168,10 @@ class Media:
     def upload(
         self, name: str, source: Path, digest: Digest, generation: int, parts: str, advance: OnBytes
     ) -> tuple[int, str]:
-        """Makes the object from the file if its generation still is `generation` (0: there is none).
+        """Makes the object from the file if its generation is still `generation` (0: it does not exist).
 
-        Parts go under the prefix `parts`. Returns size and CRC-32C of what the bucket then has; raises
-        `PreconditionFailed` where another writer was first.
+        Parts go under the prefix `parts`. Returns size and CRC-32C of the object in the bucket; raises
+        `PreconditionFailed` if another writer was first.
         """
         if digest.size <= WHOLE:
             return self._send(name, _Body(source, 0, digest.size, advance), generation)
@@ -227,7 +229,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An object to read: one generation of it, and the open answer that begins with its first byte."""
+    """An object to read: one generation of it, and the open response that begins with its first byte."""
 
     name: str
     generation: str
@@ -237,7 +239,7 @@ class _Source:
 
 
 class _Body:
-    """A range of a file as the body of a request; each time it is iterated it begins anew."""
+    """A range of a file as the body of a request; each iteration starts from its beginning."""
 
     def __init__(self, path: Path, start: int, length: int, advance: OnBytes) -> None:
         self.length = length
@@ -261,11 +263,11 @@ class _Body:
 
 
 def _body(answer: requests.Response, length: int) -> Iterator[bytes]:
-    """Exactly `length` bytes of an answer. Raises `ConnectionError` where it ends before."""
+    """Exactly `length` bytes of a response. Raises `ConnectionError` if it ends early."""
     while length:
         piece = answer.raw.read(min(PIECE, length))
         if not piece:
-            raise ConnectionError(f"the answer ended {length} bytes early")
+            raise ConnectionError(f"the response ended {length} bytes early")
         length -= len(piece)
         yield piece
 
@@ -276,7 +278,7 @@ def _require_crc32c(source: _Source, crc32c: str) -> None:
 
 
 def _until_intact(operation: Callable[[bool], Digest]) -> Digest:
-    """`operation(again)`, repeated a few times if its bytes were corrupted in transit."""
+    """Returns `operation(again)`, repeated a few times if its bytes were corrupted in transit."""
     for tries in range(_TRIES_WHEN_CORRUPTED - 1):
         try:
             return operation(tries > 0)

@@ -1,4 +1,4 @@
-"""Digests computed while the bytes stream by: SHA-256 names the content, CRC-32C is what a bucket reports."""
+"""Digests computed while the bytes stream by: SHA-256 names the content, CRC-32C is the checksum of buckets."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import Protocol, TypeAlias
 import google_crc32c
 
 BLOCK = 256 << 10
-"""Bytes read and hashed at a time: few enough to stay in the processor's cache in between."""
+"""Bytes read and hashed at a time: few enough to stay in the processor's cache between the two."""
 
 Bytes: TypeAlias = "bytes | ctypes.Array[ctypes.c_char]"
-"""The C extension for CRC-32C accepts immutable bytes, and of the buffers that can be read into only these."""
+"""The C extension for CRC-32C accepts immutable bytes; this array is the only buffer it accepts that can be read
+into."""
 
 
 class Readable(Protocol):
-    """A file opened for reading, without a buffer of its own."""
+    """A file opened for reading, unbuffered."""
 
     def readinto(self, buffer: Bytes, /) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What identifies a file's bytes: the size, SHA-256 in hex, CRC-32C in base64 as Google Cloud Storage gives it."""
+    """Identifies a file's bytes: size, SHA-256 in hex, CRC-32C in base64 as Google Cloud Storage gives it."""
 
     size: int
     sha256: str
@@ -35,7 +36,7 @@ class Digest:
 
 
 class _Checksum(Protocol):
-    """The part of google_crc32c's checksums that is used here; their parameters have no types."""
+    """The part of google_crc32c's checksums that is used here, because their parameters have no types."""
 
     def update(self, chunk: Bytes, /) -> object: ...
 
@@ -43,7 +44,7 @@ class _Checksum(Protocol):
 
 
 class Hasher:
-    """Updates all digests piece by piece."""
+    """Updates all digests incrementally."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -56,7 +57,8 @@ class Hasher:
         self._crc32c.update(data)
 
     def read(self, source: Readable, length: int | None = None, passed: Callable[[int], None] | None = None) -> None:
-        """Reads `length` bytes, or all there are, from `source`; `passed` is called with their number as they pass."""
+        """Reads `length` bytes (default: all) from `source`; calls `passed` with the number of bytes as they are
+        read."""
         block = buffer(BLOCK)
         left = length
         while left != 0:
@@ -73,12 +75,12 @@ class Hasher:
 
 
 def buffer(size: int) -> ctypes.Array[ctypes.c_char]:
-    """Bytes to read into."""
+    """A buffer to read bytes into."""
     return ctypes.create_string_buffer(size)
 
 
 def filled(block: ctypes.Array[ctypes.c_char], length: int) -> ctypes.Array[ctypes.c_char]:
-    """The first `length` bytes of the buffer itself, not of a copy."""
+    """The first `length` bytes of the buffer, without a copy."""
     return block if length == len(block) else (ctypes.c_char * length).from_buffer(block)
 
 
@@ -89,7 +91,7 @@ def digest_bytes(data: bytes) -> Digest:
 
 
 def digest_file(path: Path, passed: Callable[[int], None] | None = None) -> Digest:
-    """The digest of a file, read once; `passed` is called with the number of bytes as they pass."""
+    """The digest of a file, which is read once; calls `passed` with the number of bytes as they are read."""
     hasher = Hasher()
     with path.open("rb", buffering=0) as f:
         hasher.read(f, passed=passed)

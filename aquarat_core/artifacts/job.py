@@ -1,7 +1,7 @@
-"""The folder of one attempt at one step, `jobs/<run>/<step>/<attempt>/`: small JSON objects, each written whole.
+"""The folder of one attempt at one step, `jobs/<run>/<step>/<attempt>/`: small JSON objects, each written atomically.
 
-It is the whole protocol between the control host and a GPU host: spec, claim, status, cancel and result. Either end
-can die and resume, since each object is there completely or not at all.
+These objects are the whole protocol between the control host and a GPU host: spec, claim, status, cancel and result.
+Either side can die and resume, because each object is there completely or not at all.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_\[\]-][A-Za-z0-9_.\[\]-]*")
 
 @dataclass(frozen=True, slots=True)
 class JobDir:
-    """Names are relative to the folder, like `spec.json` or `status/node0.json`; objects are what JSON can hold."""
+    """Names are relative to the folder, like `spec.json` or `status/node0.json`; objects are JSON values."""
 
     backend: Backend
     prefix: str
 
     @classmethod
     def at(cls, uri: str) -> JobDir:
-        """The folder of that URI, `<store>/jobs/<run>/<step>/<attempt>`. Raises `StoreError` for any other."""
+        """The folder with that URI, `<store>/jobs/<run>/<step>/<attempt>`. Raises `StoreError` for any other URI."""
         match = re.fullmatch(r"(.+)/(jobs/[^/]+/[^/]+/\d+)", uri)
         if match is None:
             raise StoreError(f"{uri!r} is not the URI of a job: <store>/jobs/<run>/<step>/<attempt>")
@@ -43,11 +43,11 @@ class JobDir:
         self.backend.write(self._key(name), canonical(obj))
 
     def create_json(self, name: str, obj: Any) -> bool:
-        """Writes the object unless there is one; of any number of writers exactly one gets True."""
+        """Creates the object unless it exists; of any number of writers, exactly one gets True."""
         return self.backend.create(self._key(name), canonical(obj))
 
     def read_json(self, name: str) -> Any | None:
-        """The object, or None if there is none. Raises `RecordError` for one that is damaged."""
+        """The object, or None if it does not exist. Raises `RecordError` if it is damaged."""
         found = self.backend.read(self._key(name))
         return None if found is None else read_job_record(found.data, f"{self.uri}/{name}", name)
 

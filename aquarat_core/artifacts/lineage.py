@@ -10,16 +10,16 @@ from aquarat_core.artifacts.store import Artifact, ArtifactStore
 
 
 def too_deep(store: ArtifactStore, manifest_sha256: str) -> str:
-    """The message about an ancestry that continues beyond `MAX_GENERATIONS`."""
+    """The message about an ancestry with more than `MAX_GENERATIONS` generations."""
     return (
         f"manifest {manifest_sha256} in {store.uri} is {MAX_GENERATIONS} generations away: the ancestry is not "
-        "followed any further. Look at that manifest to see where it continues"
+        "followed any further. Look at that manifest to see how it continues"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One artifact of an ancestry; `artifact` is None if its manifest is gone from the store."""
+    """One artifact in an ancestry; `artifact` is None if its manifest is no longer in the store."""
 
     asset: str
     manifest_sha256: str
@@ -28,9 +28,9 @@ class Node:
 
 
 def lineage(store: ArtifactStore, manifest_sha256: str) -> Node:
-    """The ancestry of an artifact. An ancestor reached along several paths is one and the same `Node`.
+    """The ancestry of an artifact. An ancestor that is reached along several paths is the same `Node` each time.
 
-    Raises `ArtifactError` if the store does not have this manifest, or has more generations than `MAX_GENERATIONS`.
+    Raises `ArtifactError` if the store lacks this manifest, or if there are more generations than `MAX_GENERATIONS`.
     """
     artifact = store.get(manifest_sha256)
     return _node(store, artifact.asset, manifest_sha256, {}, MAX_GENERATIONS)
@@ -50,7 +50,7 @@ def _node(store: ArtifactStore, asset: str, sha256: str, known: dict[str, Node],
 def format_lineage(tree: Node) -> str:
     """The ancestry as an indented tree: asset, data version, manifest, run, time and code of each artifact.
 
-    An ancestor that several artifacts share is expanded once, and afterwards marked "(above)".
+    An ancestor that several artifacts share is expanded once and marked "(above)" after that.
     """
     rows: list[tuple[str, Node, bool]] = []
     _rows(tree, "", "", rows, set())
@@ -59,7 +59,7 @@ def format_lineage(tree: Node) -> str:
 
 
 def dot(tree: Node) -> str:
-    """The ancestry as a graph for Graphviz, an edge from each artifact to what was made from it."""
+    """The ancestry as a Graphviz graph, with an edge from each artifact to those made from it."""
     nodes: dict[str, Node] = {}
 
     def visit(node: Node) -> None:
@@ -101,12 +101,12 @@ def _facts(node: Node) -> str:
 
 
 def format_code(code: CodeVersion) -> str:
-    """The commit with "(dirty)" where it had changes; the hash of the stage's sources where there was no checkout."""
+    """The commit, with "(dirty)" if it had changes; without a checkout, the hash of the stage's sources."""
     if code.commit is None:
         return f"{code.version[:12]} (no commit)"
     return code.commit[:12] + (" (dirty)" if code.dirty else "")
 
 
 def format_profile(name: str, sha256: str | None) -> str:
-    """A profile's name, and the beginning of its hash where that was recorded."""
+    """A profile's name, and the beginning of its hash if that was recorded."""
     return f"{name} ({sha256[:12]})" if sha256 else name

@@ -1,10 +1,12 @@
 """A store in a directory of a POSIX file system, durable and atomic.
 
-Every object is first a temporary file under `tmp/`, fsynced, and gets its name by `os.link` (create-only: fails where
-the name exists) or `os.replace`; then the directory is fsynced. Readers never look into `tmp/`, so what a killed writer
-leaves there is never taken for anything. Compare-and-swap holds an flock, which the kernel releases with its process.
+Every object is first written and fsynced as a temporary file under `tmp/`. It gets its name by `os.link` (create-only:
+fails if the name exists) or `os.replace`, then the directory is fsynced. Readers never look into `tmp/`, so nothing
+that a killed writer leaves there is mistaken for an object. Compare-and-swap holds an flock, which the kernel releases
+when the process ends.
 
-Permissions follow the root's: whoever may read or write there may do so in the whole store, whatever a writer's umask.
+All files and folders get the permissions of the root directory: a user who can read or write the root can do so in the
+whole store, regardless of the umask of the process that wrote them.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _REMEDY = "Set AQUARAT_STORE to a directory that this user can write, or free th
 
 
 _TRANSIENT = ("jobs/", "work/")
-"""Folders that come and go with runs: one that is left empty is removed."""
+"""Folders that come and go with runs; they are removed when they become empty."""
 _TRIES = 100
 _PERMISSION_TRIES = 10
 
@@ -104,7 +106,7 @@ class LocalBackend:
         return self._store(source, key_of, advance)
 
     def _store(self, source: Path, key_of: Callable[[Digest], str | None], advance: OnBytes) -> Digest:
-        """Copies `source`, hashing it, and names the copy by its digest; `key_of` returns None to refuse it."""
+        """Copies and hashes `source`, and names the copy by its digest; `key_of` returns None to reject the digest."""
         with self._errors(), source.open("rb", buffering=0) as f, self._temporary() as temp:
             with temp.open("xb", buffering=0) as sink:
                 self._share(sink.fileno(), 0o444)
@@ -114,7 +116,7 @@ class LocalBackend:
                     raise ArtifactError(f"{source} changed while it was being published: write it fully first")
                 if self._touch(key) and digest_file(self._path(key)) == copied:
                     return copied
-            # An object of that name is damaged, or was written after the check above and is the same.
+            # The existing object is damaged, or identical and written after the check above.
             if not self._link(temp, key):
                 with self._locked(fcntl.LOCK_SH):
                     self._replace(temp, key)
@@ -137,10 +139,10 @@ class LocalBackend:
                 return None
 
     def _touch(self, key: str) -> bool:
-        """Marks an object as in use, so that `delete` no longer takes it for what was listed.
+        """Marks an object as in use, so that a `delete` with an older listing no longer removes it.
 
-        False if there is none, and for another user's object: the caller's own copy replaces it, which has the same
-        effect.
+        Returns False if there is none or it belongs to another user: the caller's own copy then replaces it, which has
+        the same effect.
         """
         path = self._path(key)
         if not path.exists():
@@ -157,7 +159,7 @@ class LocalBackend:
 
     @contextmanager
     def _temporary(self, data: bytes | None = None) -> Generator[Path]:
-        """The path of a temporary file, removed afterwards; with `data` it exists, durable and read-only."""
+        """The path of a temporary file, which is removed afterwards. With `data`, it exists, durable and read-only."""
         folder = self._path("tmp")
         self._make_directories(folder)
         temp = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
@@ -188,7 +190,8 @@ class LocalBackend:
         self._place(os.replace, temp, key)
 
     def _place(self, how: Callable[[Path, Path], None], temp: Path, key: str) -> None:
-        """Gives `temp` the name of the object, durably; `delete` may be removing its folders, which are empty."""
+        """Durably gives `temp` the name of the object. Meanwhile, `delete` may be removing the object's empty
+        folders."""
         target = self._path(key)
         for again in reversed(range(_TRIES)):
             try:
@@ -198,18 +201,18 @@ class LocalBackend:
                 if not again or not temp.exists():
                     raise
             except PermissionError:
-                # Another user may have made the folder just now and be about to share it.
+                # Another user may have just made the folder and not set its permissions yet.
                 if again < _TRIES - _PERMISSION_TRIES:
                     raise
                 time.sleep(0.005)
             else:
                 break
-        # The object may be gone again, and its folder with it.
+        # The object and its folder may already be gone again.
         with suppress(FileNotFoundError):
             _fsync_directory(target.parent)
 
     def _remove_empty(self, folder: Path) -> None:
-        """Removes `folder` and those above it as long as they are empty; the store's own top folders stay."""
+        """Removes `folder` and its parents as long as they are empty; the store's own top folders stay."""
         while len(folder.relative_to(self._root).parts) > 1:
             try:
                 folder.rmdir()
@@ -228,7 +231,8 @@ class LocalBackend:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except PermissionError:
-            # Sufficient on a local disk. A lock file from before permissions followed the root's may allow no more.
+            # Sufficient on a local disk. An old lock file, made before files got the root's permissions, may allow no
+            # more.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, how)
@@ -237,9 +241,9 @@ class LocalBackend:
             os.close(fd)
 
     def _make_directories(self, folder: Path) -> None:
-        """Creates `folder` with its parents, each durable: its name is fsynced into the directory above it.
+        """Creates `folder` with its parents, each durable: its name is fsynced into its parent directory.
 
-        Below the store's root each gets the permissions of the root, whatever the umask of this process.
+        Below the store's root, each gets the permissions of the root, regardless of the umask of this process.
         """
         if folder.is_dir():
             return
@@ -258,10 +262,12 @@ class LocalBackend:
             os.close(fd)
 
     def _share(self, fd: int, mode: int) -> None:
-        """Gives a new file or directory the group of the store's root and of `mode` what the root's mode allows."""
+        """Gives a new file or directory the group of the store's root, and the part of `mode` that the root's mode
+        allows."""
         root = self._root.stat()
         if root.st_mode & stat.S_IWGRP and os.fstat(fd).st_gid != root.st_gid:
-            # Needed if the root lacks the setgid bit. A user outside the group gets what others get.
+            # Needed if the root lacks the setgid bit. If this user is not in the group, it gets the permissions of
+            # others.
             with suppress(PermissionError):
                 os.fchown(fd, -1, root.st_gid)
         os.fchmod(fd, mode & (root.st_mode & 0o2777))
@@ -272,7 +278,7 @@ def _stat(key: str, found: os.stat_result) -> Stat:
 
 
 def _walk(folder: Path, key: str) -> Iterator[Stat]:
-    """Every file below `folder`, whose own key is `key`; what vanishes meanwhile is left out."""
+    """Every file below `folder`, whose own key is `key`; files that disappear meanwhile are left out."""
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:

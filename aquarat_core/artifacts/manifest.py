@@ -1,4 +1,4 @@
-"""The manifest: everything there is to know about one artifact, as canonical JSON named by its own SHA-256.
+"""The manifest: a complete description of one artifact, as canonical JSON named by its own SHA-256.
 
 Two hashes with two meanings. `Manifest.sha256` names this publication: it covers run id, time, metrics and hardware, so
 it is unique to the run. `Manifest.data_version` names the content alone (kind and files), so a bit-identical re-run has
@@ -25,12 +25,12 @@ from aquarat_core.artifacts.hashing import Digest
 FORMAT = 1
 Scalar = float | int | str | bool | None
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
-"""What the names of assets and kinds look like."""
+"""The pattern of valid names of assets and kinds."""
 MAX_PATH = 1024
 MAX_FILES = 100_000
 MAX_ENTRIES = 10_000
 MAX_GENERATIONS = 100
-"""How far an ancestry is followed: an artifact of a pipeline has about five generations before it."""
+"""Limit on the depth of an ancestry; an artifact of a pipeline has about five generations before it."""
 
 
 def _relative(path: str) -> str:
@@ -66,7 +66,7 @@ def _finite(metrics: dict[str, Scalar]) -> dict[str, Scalar]:
 
 
 def _finite_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    """Names the number that JSON cannot hold, wherever it stands."""
+    """Raises an error that names the fact with a number that JSON cannot represent, at any depth."""
     left: list[tuple[str, Any]] = list(facts.items())
     while left:
         where, value = left.pop()
@@ -86,12 +86,12 @@ Facts = Annotated[dict[str, Any], AfterValidator(_finite_facts)]
 
 
 class _Frozen(BaseModel):
-    # Without "constants" pydantic would quietly write NaN and infinities as null.
+    # Without "constants", pydantic would silently write NaN and infinities as null.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class FileEntry(_Frozen):
-    """One file of an artifact: its path in it (posix, relative) and the digests of its bytes."""
+    """One file of an artifact: its path (POSIX, relative to the artifact) and the digests of its bytes."""
 
     path: Annotated[str, AfterValidator(_relative)]
     size: Annotated[int, Field(ge=0)]
@@ -104,7 +104,7 @@ class FileEntry(_Frozen):
 
 
 class Parent(_Frozen):
-    """An input artifact: which publication it was, what it held, and the run that made it."""
+    """An input artifact: its publication, its content, and the run that made it."""
 
     asset: Name
     manifest_sha256: Sha256
@@ -121,7 +121,7 @@ class CodeVersion(_Frozen):
 
 
 class Manifest(_Frozen):
-    """One artifact. `files` are its content; `records` (logs, metrics) go with it, outside its data version."""
+    """One artifact. `files` are its content; `records` (logs, metrics) belong to it but not to its data version."""
 
     format: int = FORMAT
     asset: Name
@@ -131,7 +131,7 @@ class Manifest(_Frozen):
     config: Facts
     profile: Text
     profile_sha256: Sha256 | None = None
-    """Hash of the whole profile; None in manifests from before it was recorded, whose JSON leaves the field out."""
+    """Hash of the whole profile; None in manifests older than this field, whose JSON leaves it out."""
     code: CodeVersion
     parents: Annotated[tuple[Parent, ...], Field(max_length=1000)]
     metrics: Annotated[dict[str, Scalar], Field(max_length=MAX_ENTRIES), AfterValidator(_finite)]
@@ -159,7 +159,8 @@ class Manifest(_Frozen):
 
     @classmethod
     def create(cls, **fields: Any) -> Manifest:
-        """A new manifest exactly as a later reader will see it. Raises `ArtifactError` for fields it cannot hold."""
+        """A new manifest exactly as later readers will see it. Raises `ArtifactError` for fields that it cannot
+        hold."""
         try:
             draft = cls(created=datetime.now(UTC).isoformat(timespec="microseconds"), **fields)
             return cls.from_bytes(draft.to_bytes())
@@ -170,8 +171,8 @@ class Manifest(_Frozen):
     def from_bytes(cls, data: bytes, what: str = "the manifest") -> Manifest:
         """Parses a manifest; `what` names it in errors.
 
-        Raises `RecordError` for one that is damaged, of a newer format, or not written as `to_bytes` writes
-        it: a copy of that one would get another hash, and so another name.
+        Raises `RecordError` if it is damaged, has a newer format, or is not written as `to_bytes` writes it: a copy
+        of that one would get another hash, and so another name.
         """
         raw = parse(data, what, _REMEDY)
         facts = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
@@ -179,7 +180,8 @@ class Manifest(_Frozen):
         if type(version) is not int or version != FORMAT:
             shown = printable(repr(version)[:20])
             newer = "" if type(version) is int and version > FORMAT else _REMEDY
-            raise RecordError(what, f"it has format {shown}, but {FORMAT} is what can be read: update aquarat", newer)
+            wrong = f"it has format {shown}, but this version reads format {FORMAT}: update aquarat"
+            raise RecordError(what, wrong, newer)
         manifest = validated(cls, facts, what, _REMEDY)
         try:
             same = manifest.to_bytes() == data

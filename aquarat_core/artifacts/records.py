@@ -1,7 +1,7 @@
-"""The small objects of a store beside manifests, each with its model: refs, pins, job records, checkpoint records.
+"""Models of the small objects in a store other than manifests: refs, pins, job records, checkpoint records.
 
-Whoever may write a store may write anything there. So nothing is read without `read_ref`, `read_pin`, `read_job_record`
-or one of the models; the error names the object, what is wrong with it and what to do.
+Anyone with write access to a store can write any bytes there, so nothing is read without `read_ref`, `read_pin`,
+`read_job_record` or one of the models. Their errors name the object, what is wrong with it and what to do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aquarat_core.artifacts.bounded import Model, parse, parse_as, validated
 from aquarat_core.artifacts.manifest import Name, Parent, Sha256
 
 MAX_SMALL = 64 << 10
-"""Bytes of a ref or a pin: far more than one has."""
+"""Size limit of a ref or a pin in bytes, far above what any of them needs."""
 MAX_COUNT = 10_000
 
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
@@ -25,18 +25,18 @@ Line = Annotated[str, Field(max_length=1 << 20)]
 
 def _hash(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise ValueError(f"{text[:80]!r} is not a SHA-256, and what leads outside the store is not followed")
+        raise ValueError(f"{text[:80]!r} is not a SHA-256: names that could lead outside the store are not followed")
     return text
 
 
 class _Record(BaseModel):
-    """Fields that are not named here may hold anything; those that are named have their type."""
+    """Fields that are not declared here may hold anything; declared fields are validated."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Ref(_Record):
-    """`refs/[<experiment>/]<asset>/latest.json`: the artifact of the asset that was published last."""
+    """`refs/[<experiment>/]<asset>/latest.json`: the latest published artifact of the asset."""
 
     manifest_sha256: Annotated[str, AfterValidator(_hash)]
     asset: Name
@@ -44,14 +44,14 @@ class Ref(_Record):
 
 
 class Pin(_Record):
-    """`pins/<manifest_sha256>.json`: an artifact that garbage collection keeps for good."""
+    """`pins/<manifest_sha256>.json`: an artifact that garbage collection keeps permanently."""
 
     asset: Name
     manifest_sha256: Sha256
 
 
 class SpecRecord(_Record):
-    """`spec.json`: what garbage collection needs of it; whoever runs it validates all of it."""
+    """`spec.json`, as far as garbage collection needs it; the host that runs the job validates all of it."""
 
     inputs: Annotated[dict[str, Parent], Field(max_length=1000)] = {}
 
@@ -103,15 +103,15 @@ class ChunkRecord(_Record):
 
 
 class CursorRecord(BaseModel):
-    """`cursor.json`: how many chunks of each node's output were shown."""
+    """`cursor.json`: how many chunks of each node's output have been shown."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    # How pydantic wants the type of extra fields to be written.
+    # This is how pydantic expects the type of extra fields to be declared.
     __pydantic_extra__: dict[str, Count] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class CommitRecord(_Record):
-    """`work/.../commit.json`: a complete checkpoint and the size, SHA-256 and CRC-32C of its files."""
+    """`work/.../commit.json`: a complete checkpoint, with size, SHA-256 and CRC-32C of its files."""
 
     step: Count
     identity: dict[str, Any]
@@ -134,19 +134,19 @@ _JOB_RECORDS: tuple[tuple[str, type[BaseModel]], ...] = (
 
 
 def read_ref(data: bytes, uri: str) -> Ref:
-    """The ref in the object at `uri`. Raises `RecordError`."""
+    """Parses the ref at `uri`. Raises `RecordError`."""
     remedy = "Publish its asset again, or remove the object; what `aquarat store ls --all` lists stays."
     return parse_as(Ref, data, f"ref {uri}", remedy, MAX_SMALL)
 
 
 def read_pin(data: bytes, uri: str) -> Pin:
-    """The pin in the object at `uri`. Raises `RecordError`."""
+    """Parses the pin at `uri`. Raises `RecordError`."""
     remedy = "Remove the object and pin the artifact again with `aquarat store pin`."
     return parse_as(Pin, data, f"pin {uri}", remedy, MAX_SMALL)
 
 
 def read_job_record(data: bytes, uri: str, name: str) -> Any:
-    """The JSON in the object `name` of a job's folder; those that the protocol knows must have its fields.
+    """Parses the object `name` in a job's folder. Objects that are part of the protocol must have its fields.
 
     Raises `RecordError`.
     """
@@ -159,17 +159,17 @@ def read_job_record(data: bytes, uri: str, name: str) -> Any:
 
 
 def parse_job_record(model: type[Model], data: bytes, uri: str) -> Model:
-    """The job record in the object at `uri` as its model. Raises `RecordError`."""
+    """Parses the job record at `uri` as `model`. Raises `RecordError`."""
     return parse_as(model, data, f"job record {uri}", _JOB)
 
 
 def read_commit(data: bytes, uri: str) -> CommitRecord:
-    """The commit of a checkpoint in the object at `uri`. Raises `RecordError`."""
+    """Parses a checkpoint's commit at `uri`. Raises `RecordError`."""
     return parse_as(CommitRecord, data, f"checkpoint record {uri}", _CHECKPOINT)
 
 
 def read_checkpoint_json(data: bytes, uri: str) -> Any:
-    """Another record of a checkpoint. Raises `RecordError`."""
+    """Parses another record of a checkpoint. Raises `RecordError`."""
     return parse(data, f"checkpoint record {uri}", _CHECKPOINT)
 
 

@@ -1,4 +1,4 @@
-"""Retries of what may succeed later: with back-off and jitter, no sooner than the server asks, and not forever."""
+"""Retries of operations that may succeed later, with back-off and jitter, respecting `Retry-After` and a time limit."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ _TRANSIENT = (
 
 
 class CorruptedInTransit(ConnectionError):
-    """Bytes that arrived are not those that the bucket says it holds."""
+    """The received bytes do not match the checksum that the bucket reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Waits between 0 and `first` seconds before the second try, up to twice as long before each next one.
+    """Waits up to `first` seconds before the second try, and up to twice as long before each further one.
 
-    ("Full jitter": many clients that failed together do not come back together.) `Retry-After` is a lower bound.
+    The waits are random ("full jitter"), so that clients that failed together do not return together. `Retry-After`
+    is a lower bound.
     """
 
     first: float = 0.5
     longest: float = 30.0
     deadline: float = 120.0
-    """Seconds after the first try at which the last error is raised. Progress starts the time anew."""
+    """Seconds after the first try at which the last error is raised. Progress restarts this time."""
 
     def call(self, operation: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
-        """`operation()`, tried again after errors that may pass; `progress()` grows with what it has achieved."""
+        """Calls `operation`, again after errors that may pass; `progress()` returns a number that grows with its
+        progress."""
         tries, reached, give_up = 0, progress(), time.monotonic() + self.deadline
         while True:
             try:
@@ -70,7 +72,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def retry_after(error: Exception) -> float:
-    """Seconds that the server asked to wait, 0 if it did not; a date instead of a number is ignored."""
+    """Seconds that the server asked to wait, 0 if it did not ask; a date instead of a number is ignored."""
     headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", None) or {}
     asked = headers.get("Retry-After", "")
     return float(asked) if asked.isdigit() else 0.0

@@ -1,7 +1,8 @@
 """Publishing artifacts and reading them back, on any backend.
 
-Publishing writes blobs, then the manifest, then moves the ref: a writer killed anywhere leaves at most blobs that no
-manifest names, and the same publication run again finds and keeps them.
+Publishing writes blobs, then the manifest, then moves the ref. A writer killed at any point leaves at most blobs that
+no
+manifest names, and running the same publication again finds and uses them.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ class ArtifactStore:
 
     @classmethod
     def open(cls, uri: str) -> ArtifactStore:
-        """The store at `file:///absolute/path`, `gs://bucket/prefix` or `memory://name`; touches nothing yet."""
+        """The store at `file:///absolute/path`, `gs://bucket/prefix` or `memory://name`; does not access it yet."""
         return cls(open_backend(uri), Cache(cache_dir(), cache_limit()))
 
     def check_writable(self) -> None:
-        """Writes a small object in the two ways that publishing needs. Raises `StoreError` where that fails."""
+        """Writes a small object in the two ways that publishing needs. Raises `StoreError` if that fails."""
         key = "checks/writable.json"
         current = self.backend.read(key)
         mark = canonical({"writable": True})
@@ -81,12 +82,13 @@ class ArtifactStore:
         latest: bool = True,
         advance: OnBytes = no_progress,
     ) -> Artifact:
-        """Makes the files under `directory` (and `records`) the asset's latest artifact; `advance` counts bytes sent.
+        """Publishes the files under `directory` (and `records`) as the asset's latest artifact.
 
-        Without `latest` the artifact is published, but the asset's ref stays where it is; `make_latest` moves it.
+        `advance` counts the bytes sent. Without `latest`, the artifact is published but the asset's ref does not move;
+        `make_latest` moves it.
 
-        Raises `ArtifactError` for files or fields that cannot be published and `StoreError` where the store fails; the
-        asset's latest artifact is then still the one before.
+        Raises `ArtifactError` for files or fields that cannot be published and `StoreError` if the store fails; the
+        asset's latest artifact is then unchanged.
         """
         content, extra = _files(directory), _files(records) if records else {}
         if not content:
@@ -107,7 +109,7 @@ class ArtifactStore:
             run_id=run_id,
             wandb=dict(wandb) if wandb else None,
         )
-        # Fields that no manifest can hold are found before anything is sent.
+        # Raises for fields that no manifest can hold before anything is sent.
         manifest(files=_unhashed(content), records=_unhashed(extra))
         paths = [*content.values(), *extra.values()]
         digests = dict(
@@ -118,7 +120,7 @@ class ArtifactStore:
         )
 
     def add_manifest(self, manifest: Manifest, *, latest: bool) -> Artifact:
-        """Writes the manifest of files that the store has; with `latest` it becomes its asset's latest artifact."""
+        """Writes the manifest of files that are in the store; with `latest`, makes it its asset's latest artifact."""
         sha256 = manifest.sha256
         if not self.backend.create(_manifest_key(sha256), manifest.to_bytes()):
             # An existing object may be damaged, or old enough to be collected: writing it again prevents both.
@@ -128,7 +130,7 @@ class ArtifactStore:
         return Artifact(self, manifest, sha256)
 
     def make_latest(self, artifact: Artifact, name: str | None = None) -> None:
-        """Moves the asset's ref, or the one of that `name` as `latest` takes it, to an artifact that is there."""
+        """Moves the asset's ref, or the ref called `name` (as in `latest`), to an artifact that is in the store."""
         self._move_ref(name or artifact.asset, artifact.sha256, artifact.data_version)
 
     def manifest_uri(self, manifest_sha256: str) -> str:
@@ -153,8 +155,8 @@ class ArtifactStore:
     def latest(self, name: str) -> Artifact | None:
         """The artifact of an asset that was published last, or None if there is none.
 
-        `name` is the asset's, or for an asset of a named experiment `<experiment>/<asset>`.
-        Raises `ArtifactError` if the ref is damaged or names something else than an artifact of this asset.
+        `name` is the asset's name, or `<experiment>/<asset>` for an asset of a named experiment.
+        Raises `ArtifactError` if the ref is damaged or names something other than an artifact of this asset.
         """
         key = _ref_key(name)
         found = self.backend.read(key)
@@ -169,20 +171,20 @@ class ArtifactStore:
         return artifact
 
     def assets(self) -> list[str]:
-        """Names of all assets with a latest artifact, those of named experiments as `<experiment>/<asset>`."""
+        """Names of all assets with a latest artifact; those of named experiments are `<experiment>/<asset>`."""
         return [name for key in self.backend.keys("refs/") if (name := name_of_ref(key))]
 
     def resolve(self, asset_or_manifest: str) -> Artifact:
-        """The latest artifact of an asset, or the one of a manifest hash (six digits are enough if they are unique)."""
+        """The latest artifact of an asset, or the artifact with a manifest hash (six digits are enough if unique)."""
         artifact = self.find(asset_or_manifest)
         if artifact is None:
             raise ArtifactError(self.describe_unknown(asset_or_manifest))
         return artifact
 
     def find(self, asset_or_manifest: str) -> Artifact | None:
-        """What `resolve` gives, or None where the store has nothing of that name.
+        """Like `resolve`, but returns None if the store has no such asset or manifest.
 
-        Raises `ArtifactError` if several manifests start with these digits, or if what is found is damaged.
+        Raises `ArtifactError` if several manifests start with these digits, or if the artifact is damaged.
         """
         wanted = asset_or_manifest.lower()
         if len(wanted) >= _MIN_HASH and set(wanted) <= set("0123456789abcdef"):
@@ -195,7 +197,7 @@ class ArtifactStore:
         return self.latest(asset_or_manifest) if is_name else None
 
     def describe_unknown(self, asset_or_manifest: str) -> str:
-        """What to say of a name for which `find` gives None."""
+        """The error message for a name that `find` does not find."""
         assets = self.assets()
         known = f"it has {', '.join(assets)}" if assets else "it is empty: materialize an asset first"
         return f"{self.uri} has no asset or manifest {asset_or_manifest!r}; {known}"
@@ -235,9 +237,9 @@ class ArtifactStore:
     def fetch(
         self, artifact: Artifact, entry: FileEntry, target: Path, have: int = 0, advance: OnBytes = no_progress
     ) -> None:
-        """Writes one file of an artifact to `target`, whose first `have` bytes an earlier attempt left there.
+        """Writes one file of an artifact to `target`, whose first `have` bytes are left over from an earlier attempt.
 
-        Raises `ArtifactError`, and leaves nothing there, if the file is missing or damaged.
+        Raises `ArtifactError` and removes `target` if the file is missing or damaged.
         """
         key = blob_key(entry.digest)
         got = self.backend.get_file(key, target, have, advance)
@@ -257,7 +259,7 @@ class ArtifactStore:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A published artifact. `sha256` is its manifest's; files come as verified local copies, to be read only."""
+    """A published artifact. `sha256` is that of its manifest; its files are verified, read-only local copies."""
 
     store: ArtifactStore
     manifest: Manifest
@@ -276,7 +278,7 @@ class Artifact:
         return self.store.manifest_uri(self.sha256)
 
     def as_parent(self) -> Parent:
-        """How the manifest of an artifact made from this one names it."""
+        """This artifact as the manifest of an artifact made from it names it."""
         return Parent(
             asset=self.asset,
             manifest_sha256=self.sha256,
@@ -285,7 +287,7 @@ class Artifact:
         )
 
     def path(self, name: str) -> Path:
-        """Local path of a content file. Raises `ArtifactError` if it is not one, missing or damaged."""
+        """Local path of a content file. Raises `ArtifactError` if there is none, or it is missing or damaged."""
         return self.store.local_copy(self, name, "files")
 
     def record(self, name: str) -> Path:
@@ -304,8 +306,8 @@ class Artifact:
 
 
 def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
-    """Which ancestors can rebuild a damaged artifact, and the command that does."""
-    # What a manifest says comes from another machine, and the reader pastes it into a shell.
+    """Says which ancestors can rebuild a damaged artifact, and with which command."""
+    # The manifest comes from another machine, and the reader pastes this command into a shell.
     select = f"AQUARAT_PROFILE={shlex.quote(manifest.profile)} dagster asset materialize --select"
     asset = shlex.quote(manifest.asset)
     if not manifest.parents:
@@ -324,7 +326,7 @@ def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
 def _incomplete(
     store: ArtifactStore, manifest: Manifest, checked: dict[str, bool], generations: int = MAX_GENERATIONS
 ) -> list[str]:
-    """Assets of the ancestors to rebuild before `manifest` can be, parents before children."""
+    """Names of the ancestors to rebuild before `manifest` can be rebuilt, parents before children."""
     found: list[str] = []
     for parent in manifest.parents:
         if parent.manifest_sha256 in checked:
@@ -346,7 +348,7 @@ def _readable(store: ArtifactStore, sha256: str) -> Artifact | None:
 
 
 def blob_key(digest: Digest) -> str:
-    """Where the store keeps the bytes with that digest."""
+    """The key of the blob with that digest."""
     return f"blobs/sha256/{digest.sha256[:2]}/{digest.sha256}"
 
 
@@ -355,12 +357,12 @@ def _manifest_key(sha256: str) -> str:
 
 
 def asset_of(name: str) -> str:
-    """The asset of a ref's name, `<asset>` or `<experiment>/<asset>`."""
+    """The asset in a ref's name, `<asset>` or `<experiment>/<asset>`."""
     return name.rpartition("/")[2]
 
 
 def name_of_ref(key: str) -> str | None:
-    """The name whose ref is the object `key`, or None for an object that is no ref."""
+    """The name of the ref stored as object `key`, or None if the object is not a ref."""
     match = re.fullmatch(r"refs/([^/]+(?:/[^/]+)?)/latest\.json", key)
     return match[1] if match else None
 

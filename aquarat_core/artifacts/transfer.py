@@ -1,4 +1,4 @@
-"""Transferring bytes in bounded memory: hashed once, while they are copied; fetched in parallel and put in order."""
+"""Transfers bytes in bounded memory: hashed once, while they are copied, and fetched in parallel but used in order."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 OnBytes = Callable[[int], None]
-"""Called with the number of bytes transferred since the last call; negative for bytes that have to be sent again."""
+"""Called with the number of bytes transferred since the last call; negative if bytes have to be sent again."""
 
 PIECE = 256 << 10
 """Bytes taken from the network, hashed and written at a time."""
 FILES_AT_ONCE = 4
 _HASH_BACKLOG = 16 << 20
-"""Bytes that may wait to be hashed."""
+"""Limit on the bytes that wait to be hashed."""
 
 
 def no_progress(_: int) -> None:
@@ -28,7 +28,7 @@ def no_progress(_: int) -> None:
 
 
 class HashedWriter:
-    """Writes pieces to `sink`, in order, while its own thread hashes them; both release the interpreter."""
+    """Writes pieces to `sink` in order while a thread of its own hashes them; both release the interpreter lock."""
 
     def __init__(self, sink: BinaryIO | None, advance: OnBytes = no_progress) -> None:
         self._sink = sink
@@ -76,7 +76,7 @@ class HashedWriter:
 
 
 def in_order(pool: Executor, tasks: Iterable[Callable[[], T]], window: int) -> Iterator[T]:
-    """Results of the tasks in their order; at most `window` run or wait to be taken at a time."""
+    """Results of the tasks in order; at most `window` tasks run, or wait for their result to be taken, at a time."""
     running: deque[Future[T]] = deque()
     try:
         for task in tasks:
@@ -91,7 +91,7 @@ def in_order(pool: Executor, tasks: Iterable[Callable[[], T]], window: int) -> I
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T], at_once: int = FILES_AT_ONCE) -> list[R]:
-    """`function` of every item, at most `at_once` at a time, results in order. Raises the first error."""
+    """Applies `function` to every item, at most `at_once` at a time; results in order. Raises the first error."""
     items = list(items)
     if len(items) < 2:
         return [function(item) for item in items]

@@ -1,8 +1,8 @@
-"""Weights as safetensors in shards of at most 1 GiB, with the index that the Hub's own loaders read.
+"""Weights as safetensors in shards of at most 1 GiB, with the index file that the Hub's own loaders read.
 
-Few weights are one file, such as `model.safetensors`. Many are `model-00001-of-00003.safetensors` and so on, with
-`model.safetensors.index.json` naming each tensor's shard. Shards are transferred in parallel, and of a checkpoint in
-which only some tensors changed, only their shards are sent.
+A small model is one file, such as `model.safetensors`. A large one is `model-00001-of-00003.safetensors` and so on, and
+`model.safetensors.index.json` names each tensor's shard. Shards are transferred in parallel, and if only some tensors
+of a checkpoint change, only their shards are sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
 class Tensors(Protocol):
-    """A file of tensors that is open."""
+    """An open file of tensors."""
 
     def keys(self) -> Iterable[str]: ...
 
@@ -35,9 +35,9 @@ class Tensors(Protocol):
 def save_sharded(
     directory: Path, tensors: Mapping[str, torch.Tensor], stem: str = "model", max_bytes: int | None = None
 ) -> list[Path]:
-    """Writes the tensors, in their order, into as many shards as they need; the same tensors give the same bytes.
+    """Writes the tensors, in order, into as many shards as they need; the same tensors give the same bytes.
 
-    `max_bytes` are `SHARD_BYTES` if not given. A tensor that is larger has a shard to itself.
+    `max_bytes` defaults to `SHARD_BYTES`. A larger tensor gets a shard of its own.
     """
     from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]  # a bare PathLike in it
 
@@ -55,7 +55,7 @@ def save_sharded(
 
 
 def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor]:
-    """All tensors that `save_sharded` wrote there, on the CPU. Raises `WeightsError` where the index names others."""
+    """All tensors that `save_sharded` wrote there, on the CPU. Raises `WeightsError` if they do not match the index."""
     from safetensors import SafetensorError
 
     found: dict[str, torch.Tensor] = {}
@@ -68,12 +68,12 @@ def load_sharded(directory: Path, stem: str = "model") -> dict[str, torch.Tensor
                     raise WeightsError(f"{path} does not hold the tensors that the index names ({differing} differ)")
                 found |= {name: shard.get_tensor(name) for name in sorted(there)}
         except SafetensorError as e:
-            raise WeightsError(f"{path} is damaged, or no file of tensors: {e}") from None
+            raise WeightsError(f"{path} is damaged or not a safetensors file: {e}") from None
     return found
 
 
 def open_tensors(path: Path) -> AbstractContextManager[Tensors]:
-    """The open file, whose tensors are read on demand. What safetensors' own function returns has no type."""
+    """The open file, which reads its tensors on demand. The return value of safetensors' own function has no type."""
     from safetensors import safe_open
 
     return cast("AbstractContextManager[Tensors]", safe_open(path, framework="pt"))
@@ -87,7 +87,7 @@ def _shards(directory: Path, stem: str) -> Iterator[tuple[Path, set[str] | None]
     where = _weight_map(index)
     for shard in sorted(set(where.values())):
         if "/" in shard or not _SHARD.search(shard):
-            raise WeightsError(f"{index} names {shard!r}, which cannot be a shard")
+            raise WeightsError(f"{index} names {shard!r}, which is not the name of a shard")
         yield directory / shard, {name for name, file in where.items() if file == shard}
 
 

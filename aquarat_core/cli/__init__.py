@@ -1,8 +1,8 @@
-"""The command `aquarat`. Each module named in `COMMANDS` adds a group of subcommands, and so do other packages.
+"""The command `aquarat`. Each module in `COMMANDS` adds a group of subcommands, and so do other packages.
 
-A group is a function `add_commands(commands)`, which adds its parsers and sets `run` of each to a function of the
-parsed arguments that returns what is printed, a text or a `CheckFailed`. Groups import heavy modules only where they
-need them. Groups of other packages, such as those for the control host, which need Dagster, are entry points
+A group is a function `add_commands(commands)`. It adds parsers and sets `run` of each to a function that takes the
+parsed arguments and returns the output, a text or a `CheckFailed`. Groups import heavy modules only where they need
+them. Groups from other packages, such as those for the control host, which need Dagster, are entry points
 (`entry_points.py`).
 """
 
@@ -23,7 +23,7 @@ from aquarat_core.errors import UserError
 from aquarat_core.plain_text import printable
 
 if TYPE_CHECKING:
-    # argparse has no public name for it, and only its stubs make it generic.
+    # argparse has no public name for it, and it is generic only in the stubs.
     _SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 else:
     _SubParsers = argparse._SubParsersAction
@@ -44,7 +44,8 @@ NOT_SET_UP = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand. A `UserError` is one message on stderr, with `--json` also on stdout, and exit code 2."""
+    """Runs one subcommand. A `UserError` is printed as a message on stderr, with `--json` also on stdout; exit code
+    2."""
     arguments = _parser().parse_args(argv)
     try:
         answer = arguments.run(arguments)
@@ -58,23 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(printable(answer.text if isinstance(answer, CheckFailed) else answer), flush=True)
     except BrokenPipeError:
-        # The reader has closed the pipe, as `head` does. Without this the interpreter would flush once more at exit.
+        # The reader has closed the pipe, as `head` does. This prevents another flush, and another error, at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if isinstance(answer, CheckFailed) else 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """Begins the help of each command with the sentence that the list of commands has for it."""
+    """Begins the help of each command with the sentence from the list of commands."""
 
     unusable: tuple[str, ...] = ()
-    """Why commands of other packages are missing."""
+    """The reason why commands of other packages are missing."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.register("action", "parsers", _Commands)
 
     def error(self, message: str) -> NoReturn:
-        # Said only about an unknown command: a GPU host has no Dagster and needs none.
+        # Only shown for an unknown command, because a GPU host has no Dagster and needs none.
         told = self.unusable if "invalid choice" in message else ()
         super().error(printable("\n".join([message, *told])))
 
@@ -87,7 +88,7 @@ class _Commands(_SubParsers):
 
 
 class _Version(argparse.Action):
-    """Prints the version and exits. Git runs only if the option is given."""
+    """Prints the version and exits. Runs git only if the option is given."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)

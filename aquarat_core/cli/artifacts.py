@@ -1,4 +1,4 @@
-"""`aquarat lineage` and `aquarat show`: what an artifact is and where it came from."""
+"""`aquarat lineage` and `aquarat show`: an artifact's ancestry and its description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_lineage(commands: Commands) -> None:
-    """The command `lineage`, which also is one of `aquarat store`."""
+    """The command `lineage`, also available as `aquarat store lineage`."""
     command = commands.add_parser("lineage", help="print the ancestry of an artifact, down to the data sets")
     add_artifact(command)
     add_store(command)
@@ -32,7 +32,7 @@ def add_lineage(commands: Commands) -> None:
 
 
 def add_show(commands: Commands) -> None:
-    """The command `show`, which also is one of `aquarat store`."""
+    """The command `show`, also available as `aquarat store show`."""
     command = commands.add_parser("show", help="print everything that is known about an artifact")
     add_artifact(command)
     add_store(command)
@@ -41,12 +41,12 @@ def add_show(commands: Commands) -> None:
 
 
 def add_artifact(command: argparse.ArgumentParser, name: str = "artifact") -> None:
-    """An argument that names an artifact."""
+    """Adds an argument that names an artifact."""
     command.add_argument(
         name,
         metavar="ASSET_OR_MANIFEST",
-        help="an asset's name (EXPERIMENT/ASSET in a named experiment), for its latest artifact, or (the beginning "
-        "of) a manifest's hash",
+        help="an asset's name (EXPERIMENT/ASSET in a named experiment) for its latest artifact, or (the beginning "
+        "of) a manifest hash",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a group of subcommands adds its parsers to."""
+"""The type of the object to which a group of subcommands adds its parsers."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import argparse
 from typing import TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # pyright: ignore[reportPrivateUsage]
-"""What `ArgumentParser.add_subparsers` returns; argparse has no public name for it."""
+"""The return type of `ArgumentParser.add_subparsers`, for which argparse has no public name."""

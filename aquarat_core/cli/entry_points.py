@@ -1,8 +1,8 @@
-"""What other packages add to the command line by entry points in their `pyproject.toml`; this one knows none of them.
+"""Loads the entry points with which other packages extend the command line; no package is known here by name.
 
-`aquarat.commands` are functions that add subcommands, as `add_commands` of the modules beside this one.
-`aquarat.garbage_roots` are functions of a number of days that return the hashes of manifests that garbage collection
-must keep, beyond what the store itself says. Installing a package registers its entry points.
+Other packages register them in their `pyproject.toml`. `aquarat.commands` are functions that add subcommands, like
+`add_commands` in the modules of this package. `aquarat.garbage_roots` are functions that take a number of days and
+return the hashes of further manifests that garbage collection must keep.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GARBAGE_ROOTS = "aquarat.garbage_roots"
 
 
 def load(group: str, said: Callable[[str], None]) -> Iterator[Callable[..., Any]]:
-    """The functions of a group, by their names. One that cannot be imported is left out, and `said` why."""
+    """The functions of a group, by name. Leaves out those that cannot be imported, and passes the reason to `said`."""
     for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
         try:
             yield point.load()

@@ -26,14 +26,14 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "export",
         help="write the questions or conversations of a data set as JSONL",
-        description="A line is one JSON object: `id` and `messages` ([{role, content}], and `parts` where the "
-        "assistant calls the calculator); of questions with options also `letters` and `answer_letter`, of other "
-        "questions `answer`. The files get their names when all of them are whole.",
+        description="Each line is a JSON object with `id` and `messages` ([{role, content}], plus `parts` if the "
+        "assistant calls the calculator). Questions with options also have `letters` and `answer_letter`, other "
+        "questions have `answer`. The files get their names when all of them are complete.",
     )
     add_artifact(command)
-    command.add_argument("--format", choices=("jsonl",), default="jsonl", help="of the files (%(default)s)")
+    command.add_argument("--format", choices=("jsonl",), default="jsonl", help="format of the files (%(default)s)")
     command.add_argument("--out", type=Path, help="folder for the files (default: one with the asset's name)")
-    command.add_argument("--only", metavar="NAME", help="of chat_datasets: this source alone")
+    command.add_argument("--only", metavar="NAME", help="for chat_datasets: only this source")
     add_store(command)
     add_json(command)
     command.set_defaults(run=_export)
@@ -46,9 +46,9 @@ def _export(arguments: argparse.Namespace) -> str:
     try:
         written = _export_files(artifact, files, folder)
     except OSError as e:
-        # What is read was verified before: the folder that is written to is at fault.
+        # The input was verified before, so the error must come from the output folder.
         raise UsageError(
-            f"{folder} cannot be written: {e.strerror or e}. No file was changed there: take another folder with --out"
+            f"{folder} cannot be written: {e.strerror or e}. No file there was changed: choose another with --out"
         ) from None
     text = "\n".join(f"{path}: {n:,} rows" for path, n in written.items())
     return answer(arguments, {"manifest_sha256": artifact.sha256, "files": written}, text)
@@ -70,7 +70,7 @@ def _files(artifact: Artifact, only: str | None) -> list[str]:
 
 
 def _export_files(artifact: Artifact, files: Sequence[str], folder: Path) -> dict[str, int]:
-    """Writes the files, and gives them their names when all are whole. Returns the rows of each."""
+    """Writes the files, and gives them their names when all are complete. Returns the number of rows of each."""
     paths = {name: artifact.path(name) for name in files}
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, int] = {}
@@ -84,7 +84,7 @@ def _export_files(artifact: Artifact, files: Sequence[str], folder: Path) -> dic
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]]) -> int:
-    """Writes one row after the other. Returns their number."""
+    """Writes the rows one by one. Returns their number."""
     n = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:

@@ -21,7 +21,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--plain", action="store_true", help="continue the text itself, as a base checkpoint does")
     command.add_argument("--samples", type=int, default=1, help="answers to sample (1)")
     command.add_argument("--temperature", type=float, help="0 takes the most likely tokens (0 for one answer, else 1)")
-    command.add_argument("--top-k", type=int, help="sample from the k most likely tokens only")
+    command.add_argument("--top-k", type=int, help="sample only from the k most likely tokens")
     command.add_argument(
         "--top-p", type=float, help="sample from the most likely tokens whose probabilities add up to this"
     )
@@ -53,7 +53,7 @@ def _ask(arguments: argparse.Namespace) -> str:
 
 
 def _text(given: str) -> str:
-    """The message, read from standard input for -. Raises `UsageError` for one that is not Unicode text."""
+    """The message, read from standard input for -. Raises `UsageError` if it is not Unicode text."""
     try:
         text = sys.stdin.read() if given == "-" else given
         text.encode()
@@ -63,7 +63,7 @@ def _text(given: str) -> str:
 
 
 def _said(artifact: Artifact, text: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Text, number of tokens and whether it ended, of each answer."""
+    """Text, number of tokens, and whether it ended, for each answer."""
     from aquarat_core.config import LaunchConfig
     from aquarat_core.model.checkpoint import load_checkpoint
     from aquarat_core.rollout.engine import Engine

@@ -1,4 +1,4 @@
-"""`aquarat import`: checkpoints of other programs, published as artifacts of this one's store."""
+"""`aquarat import`: publishes checkpoints of other programs as artifacts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def add_commands(commands: Commands) -> None:
     programs = command.add_subparsers(required=True, metavar="PROGRAM")
     nanochat = programs.add_parser(
         "nanochat",
-        help="a checkpoint of nanochat of October 2025",
-        description="Reads model_STEP.pt (tensors alone: a file that holds more is refused) and meta_STEP.json."
-        " nanochat's own tokenizer.pkl is a pickle, which can run code, and is never read: bring the vocabulary as"
+        help="a nanochat checkpoint as of October 2025",
+        description="Reads model_STEP.pt (only tensors: a file with anything else is rejected) and meta_STEP.json."
+        " nanochat's own tokenizer.pkl is a pickle, which can run code, and is never read: provide the vocabulary as"
         " tiktoken ranks, a Hugging Face tokenizer.json or a tokenizer of aquarat.",
     )
     nanochat.add_argument("directory", type=Path, help="folder of the checkpoint")
@@ -59,7 +59,7 @@ def _nanochat(arguments: argparse.Namespace) -> str:
     model = load_nanochat(arguments.directory, step)
     if tokenizer.vocab_size != model.vocab_size:
         raise UsageError(
-            f"the model has {model.vocab_size:,} ids, and {arguments.tokenizer} has {tokenizer.vocab_size:,}: it "
+            f"the model has {model.vocab_size:,} ids, but {arguments.tokenizer} has {tokenizer.vocab_size:,}: it "
             "is not the vocabulary that the model was trained with"
         )
     with scratch_folder("import") as scratch:
@@ -86,16 +86,16 @@ def _nanochat(arguments: argparse.Namespace) -> str:
 
 
 def _tokenizer(path: Path, kind: str) -> Tokenizer:
-    """Raises `TokenizerError` for a file that is no tokenizer, and for a vocabulary without the tokens of a chat."""
+    """Raises `TokenizerError` for a file that is not a tokenizer, or a vocabulary without the chat tokens."""
     from aquarat_core.config import SPLIT_PATTERN
     from aquarat_core.text.formats import load_hugging_face, load_tiktoken
     from aquarat_core.text.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerError
 
     if path.suffix == ".pkl":
         raise TokenizerError(
-            f"{path} is a pickle, which can run code when it is read: bring the vocabulary in another format"
+            f"{path} is a pickle, which can run code when it is read: provide the vocabulary in another format"
         )
-    if kind == TIKTOKEN:  # ranks alone: nanochat's pattern and special tokens are known, and ours are the same
+    if kind == TIKTOKEN:  # only ranks: nanochat's pattern and special tokens are the same as ours
         return load_tiktoken(path, SPLIT_PATTERN, SPECIAL_TOKENS)
     tokenizer = load_hugging_face(path) if kind == HUGGING_FACE else Tokenizer.load(path)
     if missing := [name for name in SPECIAL_TOKENS if name not in tokenizer.special_ids]:

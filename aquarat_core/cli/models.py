@@ -1,4 +1,4 @@
-"""`aquarat model` and `aquarat profiles`: what the profiles ask for and what their models cost."""
+"""`aquarat model` and `aquarat profiles`: the built-in profiles, and the size and cost of their models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A progress bar with a rate for large transfers: on a terminal, or where `AQUARAT_PROGRESS` asks for it."""
+"""A progress bar with a rate for large transfers, on a terminal or if `AQUARAT_PROGRESS` requests it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
 @contextmanager
 def transfer_bar(what: str, total: int) -> Generator[OnBytes]:
-    """A function to call with the number of bytes as they pass; the bar goes to stderr."""
+    """A function to call with the number of bytes as they are transferred; the bar goes to stderr."""
     wanted = os.environ.get("AQUARAT_PROGRESS", "auto")
     if wanted == "plain" or (wanted != "bars" and not sys.stderr.isatty()):
         yield no_progress

@@ -1,4 +1,4 @@
-"""`aquarat reproduce`: whether a stage that is run again gives the same result."""
+"""`aquarat reproduce`: runs a stage again and checks whether the result is the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--run-code",
         action="store_true",
-        help="run the code of a task of one's own that the artifact's manifest holds: read it first",
+        help="run the task code that the artifact's manifest contains: read it first",
     )
     command.add_argument("--tolerance", type=float, default=0.01,
                          help="relative difference of weights that counts as the same on other hardware "

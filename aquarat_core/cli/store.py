@@ -1,4 +1,4 @@
-"""`aquarat store`: look at a store, fetch from it and copy into it, check it, clear it."""
+"""`aquarat store`: list, fetch, copy, check and clean up a store."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--all", action="store_true", help="every artifact, the newest first")
     add_show(group)
     add_lineage(group)
-    command = _command(group, "diff", _diff, "say what differs between two artifacts")
+    command = _command(group, "diff", _diff, "show the differences between two artifacts")
     add_artifact(command, "left")
     add_artifact(command, "right")
 
-    command = _command(group, "pull", _pull, "fetch an artifact's files into a folder, verified")
+    command = _command(group, "pull", _pull, "fetch and verify an artifact's files into a folder")
     add_artifact(command)
     command.add_argument("--to", type=Path, default=Path("."), metavar="FOLDER", help="default: the current one")
     command.add_argument("--with-parents", action="store_true", help="include all ancestors")
@@ -47,13 +47,13 @@ def add_commands(commands: Commands) -> None:
     command = _command(group, "verify", _verify, "check everything in the store, or an artifact and its ancestors")
     command.add_argument("artifact", nargs="*", metavar="ASSET_OR_MANIFEST")
     command.add_argument("--quick", action="store_true", help="compare sizes and checksums without reading files")
-    command = _command(group, "gc", _gc, "list what nothing needs any more; remove it with --delete")
+    command = _command(group, "gc", _gc, "list what nothing needs anymore; remove it with --delete")
     command.add_argument("--delete", action="store_true", help="remove it instead of listing it")
     command.add_argument("--retention", type=int, default=90, metavar="DAYS",
                          help="days to keep what Dagster materialized (default: %(default)s)")  # fmt: skip
     command.add_argument("--without-dagster", action="store_true", help="no Dagster run uses this store")
     for name, run, what in (("pin", _pin, "keep an artifact and its ancestors for good"),
-                            ("unpin", _unpin, "take a pin away")):  # fmt: skip
+                            ("unpin", _unpin, "remove a pin")):  # fmt: skip
         add_artifact(_command(group, name, run, what))
 
 
@@ -68,7 +68,7 @@ def _command(
 
 
 def _open(arguments: argparse.Namespace) -> ArtifactStore:
-    """The store to work on. Raises `StoreError` for a folder that does not exist, as a misspelled path would."""
+    """The store to work on. Raises `StoreError` for a folder that does not exist, for example because of a typo."""
     store = ArtifactStore.open(arguments.store)
     if store.uri.startswith("file://") and not Path(store.uri.removeprefix("file://")).is_dir():
         raise StoreError(f"{store.uri}: there is no such folder. Check the path, or materialize an asset to create it")
@@ -102,7 +102,7 @@ def _ls(arguments: argparse.Namespace) -> str:
 
 
 def _fact(artifact: Artifact, names: list[str], pinned: bool) -> dict[str, Any]:
-    """`names` are those whose latest artifact it is."""
+    """`names` are those for which it is the latest artifact."""
     m = artifact.manifest
     return {
         "asset": m.asset,
@@ -134,7 +134,7 @@ def _diff(arguments: argparse.Namespace) -> str:
     found = differences(left.manifest, right.manifest)
     names = tuple(f"{a.asset} {a.sha256[:12]}" for a in (left, right))
     rows = [("", "", *names), *((d.section, d.name, _text(d.left), _text(d.right)) for d in found)]
-    human = table(rows) if found else f"{names[0]} and {names[1]} differ in their runs and times only"
+    human = table(rows) if found else f"{names[0]} and {names[1]} differ only in their runs and times"
     return answer(arguments, [dataclasses.asdict(d) for d in found], human)
 
 
@@ -209,7 +209,7 @@ def _needed_by_dagster(days: int) -> Iterable[str]:
     if problems or not roots:
         raise StoreError(
             "gc must know which artifacts Dagster's runs need: run it on the control host, inside `./run shell`, "
-            f"or say --without-dagster{''.join(f' ({problem})' for problem in problems)}"
+            f"or add --without-dagster{''.join(f' ({problem})' for problem in problems)}"
         )
     return {manifest for needed in roots for manifest in needed(days)}
 

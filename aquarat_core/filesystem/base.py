@@ -1,4 +1,4 @@
-"""The base class of fsspec's file systems, with types for what is used of it: its own functions have hardly any."""
+"""The base class of fsspec's file systems, with types for the part that is used, because fsspec has hardly any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that are a `UserError` to us and an `OSError` to libraries, which look for that in a file system."""
+"""Errors that are a `UserError` for our code and an `OSError` for libraries, which expect one from a file system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aquarat_core.errors import UserError
 
 
 class NoSuchPathError(UserError, FileNotFoundError):
-    """A path that leads to nothing; the message says what the store or the artifact has instead."""
+    """A path that does not exist; the message lists what the store or the artifact has instead."""
 
 
 class FolderError(UserError, IsADirectoryError):
@@ -22,12 +22,12 @@ class ReadOnlyError(UserError, OSError):
 
 
 class UnreadableError(UserError, OSError):
-    """A store that cannot be used, or an artifact that is damaged; the message says which, and the way out."""
+    """A store that cannot be used, or a damaged artifact; the message says which, and what to do."""
 
 
 @contextmanager
 def as_os_errors() -> Generator[None]:
-    """Turns what the store raises in the block into an `UnreadableError` with the same message."""
+    """Turns errors of the store in the block into an `UnreadableError` with the same message."""
     try:
         yield
     except (ArtifactError, StoreError) as e:

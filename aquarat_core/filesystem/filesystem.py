@@ -1,7 +1,7 @@
 """The file system that fsspec loads for `aquarat://`.
 
-A file is opened as a verified local copy in the cache: its bytes are hashed while they are fetched and never held in
-memory, and what is read, or mapped, is a plain file of the operating system.
+Opening a file gives a verified local copy in the cache: its bytes are hashed while they are fetched and never held in
+memory, and reads or memory maps use an ordinary file of the operating system.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from aquarat_core.settings import cache_dir, cache_limit, store_uri
 class AquaratFileSystem(AbstractFileSystem):
     """The artifacts of one store, read-only.
 
-    What a path without a manifest's hash leads to is looked up anew each time, so that a new latest artifact is seen
-    at once; a file that is open stays the one that was opened.
+    A path without a manifest hash is resolved anew at each access, so a new latest artifact is visible at once; an open
+    file does not change.
 
-    Raises `NoSuchPathError` (a `FileNotFoundError`), `FolderError` (an `IsADirectoryError`), and for a damaged artifact
-    or a store that cannot be used `UnreadableError` (an `OSError`); for every method that writes `ReadOnlyError`.
+    Raises `NoSuchPathError` (a `FileNotFoundError`), `FolderError` (an `IsADirectoryError`), and `UnreadableError` (an
+    `OSError`) for a damaged artifact or a store that cannot be used. Methods that write raise `ReadOnlyError`.
     """
 
     protocol = "aquarat"
     cachable = False
-    """fsspec would keep the instance made first, and with it a store that `AQUARAT_STORE` no longer names."""
+    """Otherwise fsspec would reuse the first instance, and with it a store that `AQUARAT_STORE` no longer names."""
 
     def __init__(self, store: str | None = None, **options: Any) -> None:
-        """`store` is a URI as `ArtifactStore.open` takes it; without it what `AQUARAT_STORE` names."""
+        """`store` is a URI for `ArtifactStore.open`; the default is the store that `AQUARAT_STORE` names."""
         super().__init__(**options)
         self.store_uri = store or store_uri()
-        # `fsspec.open_local` looks for this here: the name of an open file is a path on this machine. `datasets` looks
-        # for it in the class, and would take the URL itself for a local path.
+        # `fsspec.open_local` looks for this attribute on the instance: the name of an open file is a local path.
+        # `datasets`
+        # looks for it on the class, where it would make the URL itself look like a local path.
         self.local_file = True
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,7 +71,7 @@ class AquaratFileSystem(AbstractFileSystem):
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """Infos, or only names, of what is in a folder, sorted by name."""
+        """The infos (or only the names) of a folder's entries, sorted by name."""
         path = self._strip_protocol(path)
         with as_os_errors():
             store = self._open_store()
@@ -79,8 +80,8 @@ class AquaratFileSystem(AbstractFileSystem):
         return found if detail else [info["name"] for info in found]
 
     def info(self, path: str, **_: Any) -> Info:
-        """`name`, `size` in bytes, `type` ("file" or "directory"); in an artifact `manifest_sha256` and `created` (ISO
-        8601); for a file `sha256`, also as `ETag`."""
+        """`name`, `size` in bytes and `type` ("file" or "directory"); within an artifact also `manifest_sha256` and
+        `created` (ISO 8601); for a file also its `sha256`, repeated as `ETag`."""
         path = self._strip_protocol(path)
         with as_os_errors():
             place = place_of(self._open_store(), path)
@@ -89,11 +90,11 @@ class AquaratFileSystem(AbstractFileSystem):
     def walk(
         self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = "omit", **kwargs: Any
     ) -> Iterator[tuple[str, Any, Any]]:
-        """As fsspec's; with `on_error` "omit" only what is missing is left out. `find` and `glob` rest on this."""
+        """As in fsspec, but `on_error` "omit" leaves out only missing paths. `find` and `glob` are built on this."""
         omit = _raise_unless_missing if on_error == "omit" else on_error
         return super().walk(path, maxdepth=maxdepth, topdown=topdown, on_error=omit, **kwargs)
 
-    # fsspec's own answer "no" also where a store cannot be reached.
+    # fsspec's own method answers "no" even if the store cannot be reached.
 
     def exists(self, path: str, **_: Any) -> bool:
         return self._type(path) is not None
@@ -111,9 +112,9 @@ class AquaratFileSystem(AbstractFileSystem):
             return None
 
     def pinned(self, path: str) -> str:
-        """The URL that means the same bytes for good: that of the manifest which the path leads to now.
+        """The URL that always means the same bytes, with the hash of the manifest that the path leads to now.
 
-        For readers that keep what they have read by its URL, and for many reads that must be of one artifact.
+        For readers that cache by URL, and for several reads that must all see the same artifact.
         """
         with as_os_errors():
             place = place_of(self._open_store(), self._strip_protocol(path))
@@ -123,22 +124,23 @@ class AquaratFileSystem(AbstractFileSystem):
         return self.unstrip_protocol(place.pinned)
 
     def ukey(self, path: str) -> str:
-        """The SHA-256 of a file; for a folder in an artifact a hash that changes with the artifact."""
+        """The SHA-256 of a file; for a folder in an artifact, a hash that changes with the artifact."""
         return self.info(path).get("sha256") or super().ukey(path)
 
     def checksum(self, path: str) -> int:
         return int(self.ukey(path), 16)
 
     def created(self, path: str) -> datetime:
-        """When the artifact that the path leads into was published."""
+        """When the artifact at this path was published."""
         info = self.info(path)
         if "created" not in info:
-            raise FolderError(f"{self.unstrip_protocol(info['name'])} has no time: only what is in an artifact has one")
+            url = self.unstrip_protocol(info["name"])
+            raise FolderError(f"{url} has no creation time: only artifacts and their files have one")
         try:
             return datetime.fromisoformat(info["created"])
         except ValueError:
             which = f"manifest {info['manifest_sha256']} in {self.store_uri}"
-            wrong = f"says that it was created at {info['created']!r}, which is no time"
+            wrong = f"says that it was created at {info['created']!r}, which is not a valid time"
             raise UnreadableError(f"{which} {wrong}: materialize its asset again") from None
 
     def modified(self, path: str) -> datetime:
@@ -158,7 +160,7 @@ class AquaratFileSystem(AbstractFileSystem):
             return ArtifactFile(self, place)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
-        """The bytes from `start` to `end`, as a slice takes them."""
+        """The bytes from `start` to `end`, with the meaning that they have in a slice."""
         with self._open(path) as file:
             return file.read_range(start, end)
 
@@ -171,7 +173,7 @@ class AquaratFileSystem(AbstractFileSystem):
         on_error: str = "return",
         **_: Any,
     ) -> list[Any]:
-        """The bytes of each range, all those of one path from one artifact; `max_gap` has no use here."""
+        """The bytes of each range. All ranges of one path come from the same artifact; `max_gap` is ignored."""
         firsts = starts if isinstance(starts, list) else [starts] * len(paths)
         lasts = ends if isinstance(ends, list) else [ends] * len(paths)
         wanted: dict[str, list[int]] = {}
@@ -204,7 +206,7 @@ class AquaratFileSystem(AbstractFileSystem):
 
 
 class ArtifactFile(io.BufferedReader):
-    """A file of an artifact, open for reading. `name` is its local copy; `size` in bytes; `details` is its info."""
+    """A file of an artifact, open for reading. `name` is its local copy; `size` is in bytes; `details` is its info."""
 
     def __init__(self, fs: AquaratFileSystem, place: Place) -> None:
         """Fetches the file if it is not in the cache. Raises as `Artifact.path` does."""
@@ -215,13 +217,13 @@ class ArtifactFile(io.BufferedReader):
         self._pinned = place.pinned
 
     def read_range(self, start: int | None, end: int | None) -> bytes:
-        """The bytes that a slice from `start` to `end` would take."""
+        """The bytes that a slice from `start` to `end` would return."""
         first, last, _ = slice(start, end).indices(self.size)
         self.seek(first)
         return self.read(max(0, last - first))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process opens the file of the same artifact at the same position."""
+        """Lets another process open the same artifact's file at the same position."""
         return _reopen, (self.fs, self._pinned, self.tell())
 
 
@@ -233,10 +235,10 @@ def _reopen(fs: AquaratFileSystem, path: str, position: int) -> ArtifactFile:
 
 @lru_cache(maxsize=16)
 def _store(uri: str, cache: str, limit: int, process: int) -> ArtifactStore:
-    """One store for all file systems of a process, so that a cached file is verified once.
+    """One store for all file systems of a process, so that a cached file is verified only once.
 
-    A forked process opens its own: connections cannot be shared. `cache` and `limit` are what `open` takes from the
-    environment.
+    A forked process opens its own store, because connections cannot be shared. `cache` and `limit` are the settings
+    that `open` reads from the environment; they are parameters so that a change opens a new store.
     """
     return ArtifactStore.open(uri)
 

@@ -1,8 +1,8 @@
-"""What the paths of `aquarat://` lead to, and how fsspec is told of it.
+"""Resolves the paths of `aquarat://` and describes them to fsspec.
 
-A path is `<name>/<path in the artifact>`. The name is what `ArtifactStore.find` takes: an asset, `<experiment>/<asset>`
-or the beginning of a manifest's hash. Paths are only ever compared with names in the store and paths in a manifest, so
-that `..` leads nowhere.
+A path is `<name>/<path in the artifact>`. The name is an asset, `<experiment>/<asset>` or the beginning of a manifest
+hash, as for `ArtifactStore.find`. Paths are only compared with names in the store and paths in a manifest, so `..`
+leads nowhere.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry
 from aquarat_core.filesystem.errors import NoSuchPathError
 
 RECORDS = ".records"
-"""Folder of an artifact's records. The dot hides it from readers of whole folders, such as `pyarrow.dataset`."""
+"""The folder of an artifact's records. The dot hides it from readers of whole folders, such as `pyarrow.dataset`."""
 _MANY = 10
 
 Info: TypeAlias = dict[str, Any]
-"""What fsspec calls the info of a path. It always has `name`, `size` (bytes; 0 for folders) and `type`."""
+"""fsspec's info about a path. It always has `name`, `size` (bytes; 0 for folders) and `type`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in an artifact: `inner` is the path in it, "" for the artifact itself; `name` is how it was addressed."""
+    """A location in an artifact: `inner` is the path in it, "" for the artifact itself; `name` is how it was
+    addressed."""
 
     name: str
     artifact: Artifact
@@ -33,12 +34,12 @@ class Place:
 
     @property
     def entry(self) -> FileEntry | None:
-        """The file at this place, or None where there is a folder or nothing."""
+        """The file at this place, or None for a folder or a missing path."""
         return _entries(self.artifact).get(self.inner)
 
     @property
     def pinned(self) -> str:
-        """The path that leads here also when the name has come to mean another artifact."""
+        """The path that still leads here after the name has come to mean another artifact."""
         return f"{self.artifact.sha256}/{self.inner}".rstrip("/")
 
     def local_copy(self) -> Path:
@@ -49,7 +50,7 @@ class Place:
         return self.artifact.path(self.inner)
 
     def info(self) -> Info:
-        """Raises `NoSuchPathError` where there is nothing."""
+        """Raises `NoSuchPathError` if nothing is at this path."""
         if self.entry is not None:
             return self._file(self.inner, self.entry)
         if self.inner and next(self._below(), None) is None:
@@ -57,7 +58,7 @@ class Place:
         return self._folder(self.inner)
 
     def listing(self) -> list[Info]:
-        """The infos of what is in the folder, by name; of the file itself where it is one."""
+        """The infos of the folder's entries, by name; for a file, its own info."""
         if self.entry is not None or (self.inner and next(self._below(), None) is None):
             return [self.info()]
         found: dict[str, Info] = {}
@@ -73,7 +74,7 @@ class Place:
         return ((path, entry) for path, entry in _entries(self.artifact).items() if path.startswith(start))
 
     def _file(self, inner: str, entry: FileEntry) -> Info:
-        # `ETag` is where `datasets` looks for what tells a new version from the one in its cache.
+        # `datasets` compares `ETag` to tell a new version from the one in its cache.
         content = {"sha256": entry.sha256, "ETag": entry.sha256}
         return {"name": f"{self.name}/{inner}", "size": entry.size, "type": "file", **content, **self._origin()}
 
@@ -90,9 +91,9 @@ class Place:
 
 
 def place_of(store: ArtifactStore, path: str) -> Place | None:
-    """The place in an artifact that a path without protocol leads to; None for the root and for an experiment.
+    """The place in an artifact for a path without protocol; None for the root and for an experiment.
 
-    Raises `NoSuchPathError` where the store has no such artifact.
+    Raises `NoSuchPathError` if the store has no such artifact.
     """
     parts = path.split("/")
     for length in (1, 2):
@@ -106,7 +107,7 @@ def place_of(store: ArtifactStore, path: str) -> Place | None:
 
 
 def contents(store: ArtifactStore, path: str) -> list[Info]:
-    """What the root (for "") or an experiment lists: assets and experiments, as folders."""
+    """The entries of the root (for "") or of an experiment: assets and experiments, as folders."""
     start = f"{path}/" if path else ""
     names = {start + n.removeprefix(start).partition("/")[0] for n in store.assets() if n.startswith(start)}
     return [folder(name) for name in sorted(names)]
@@ -117,6 +118,6 @@ def folder(name: str) -> Info:
 
 
 def _entries(artifact: Artifact) -> dict[str, FileEntry]:
-    """Files and records by their paths; a file is found before a record of the same path."""
+    """Files and records by path; if a file and a record share a path, the file wins."""
     records = {f"{RECORDS}/{entry.path}": entry for entry in artifact.manifest.records}
     return records | {entry.path: entry for entry in artifact.manifest.files}

@@ -1,4 +1,4 @@
-"""Operations on whole stores: list, verify, copy, collect garbage, compare artifacts, run stages again.
+"""Operations on whole stores: list, verify, copy, collect garbage, compare artifacts, reproduce stages.
 
-Nothing here decides what bytes a stage makes; the store itself is `aquarat_core.artifacts`.
+Nothing here affects the bytes that a stage produces; the store itself is `aquarat_core.artifacts`.
 """

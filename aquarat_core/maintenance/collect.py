@@ -1,8 +1,9 @@
-"""Garbage collection: removing what nothing needs, and never what somebody may still be writing.
+"""Garbage collection: removes objects that nothing needs, but none that a process may still be writing.
 
-Kept is what can be reached, with all ancestors, from refs, pins, the hashes a caller names (Dagster's materializations)
-and the inputs of jobs that wrote something lately; and whatever is younger than a day, reachable or not. A publication
-that finds a blob in place touches it, and an object that was touched or written since it was listed is not deleted.
+It keeps everything that can be reached, with all ancestors, from refs, pins, the hashes that a caller names (Dagster's
+materializations) and the inputs of recently active jobs; and everything younger than a day, reachable or not. A
+publication that finds a blob in place touches it, and an object that was touched or written after it was listed is not
+deleted.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from aquarat_core.maintenance.survey import READERS, ancestry, pins, read_artifa
 DAY = 86_400.0
 GRACE = DAY
 WORK_RETENTION = 7 * DAY
-"""Unfinished training is kept for this long after its last checkpoint was written."""
+"""Unfinished training is kept for this long after its last checkpoint."""
 JOB_RETENTION = 30 * DAY
 _SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What can go, in the order in which it has to: manifests before the blobs that they name."""
+    """Objects that can be removed, in the necessary order: manifests before the blobs that they name."""
 
     objects: tuple[Stat, ...]
     kept: int
-    """Manifests that stay."""
+    """Manifests that are kept."""
     problems: tuple[str, ...] = ()
-    """Objects that cannot be read, for which all that they may refer to is kept."""
+    """Objects that cannot be read; everything that they may refer to is kept."""
 
     @property
     def bytes(self) -> int:
         return sum(stat.size for stat in self.objects)
 
     def by_kind(self) -> dict[str, tuple[int, int]]:
-        """Number and bytes of the objects below each top-level folder."""
+        """Number and bytes of the objects in each top-level folder."""
         found: dict[str, tuple[int, int]] = {}
         for stat in self.objects:
             kind = stat.key.split("/")[0]
@@ -52,12 +53,12 @@ class Garbage:
 
 
 def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float | None = None) -> Garbage:
-    """What nothing needs; `keep` are hashes of manifests to keep besides, `now` is in seconds since 1970.
+    """Objects that nothing needs. `keep` are hashes of further manifests to keep; `now` is in seconds since 1970.
 
-    An unreadable ref keeps every artifact of its asset, an unreadable pin the artifact of its name, and an unreadable
-    `spec.json` of a job that wrote something lately keeps every artifact; `Garbage.problems` names them.
+    An unreadable ref keeps every artifact of its asset, an unreadable pin the artifact that its name refers to, and an
+    unreadable `spec.json` of a recently active job keeps every artifact; `Garbage.problems` names them.
 
-    Raises `ArtifactError` if a manifest that must stay cannot be read: it is unknown which blobs it needs.
+    Raises `ArtifactError` if a manifest that must be kept cannot be read, because its blobs are then unknown.
     """
     now = time.time() if now is None else now
     manifests = list(store.backend.stats("manifests/"))
@@ -70,8 +71,8 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
     if bad := [str(e) for sha256, e in kept.items() if not isinstance(e, Artifact) and sha256 in there]:
         more = f" And {len(bad) - _SHOWN} more." if len(bad) > _SHOWN else ""
         raise ArtifactError(
-            "nothing is removed while manifests are damaged, since it is unknown which files they need. Repair them or "
-            f"remove the objects manifests/<hash>.json in {store.uri}. {' '.join(bad[:_SHOWN])}{more}"
+            "nothing is removed while manifests are damaged, because the files that they need are unknown. Repair them "
+            f"or remove the objects manifests/<hash>.json in {store.uri}. {' '.join(bad[:_SHOWN])}{more}"
         )
     needed = {
         blob_key(entry.digest)
@@ -87,7 +88,7 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
 
 
 def remove(store: ArtifactStore, garbage: Garbage) -> tuple[Stat, ...]:
-    """Deletes the objects, manifests first, and returns those that went; what was touched meanwhile stays."""
+    """Deletes the objects, manifests first, and returns the deleted ones; objects touched meanwhile are kept."""
     gone: list[Stat] = []
     for first in (True, False):
         batch = [s for s in garbage.objects if s.key.startswith("manifests/") is first]
@@ -97,7 +98,7 @@ def remove(store: ArtifactStore, garbage: Garbage) -> tuple[Stat, ...]:
 
 
 def clock(store: ArtifactStore) -> float:
-    """The time by the clock that dates the store's objects: this host's may be wrong by more than a day."""
+    """The time by the clock that dates the store's objects, because this host's may be wrong by more than a day."""
     store.backend.write("checks/clock.json", canonical({"at": time.time()}))
     return next(s.modified for s in store.backend.stats("checks/clock.json"))
 
@@ -107,7 +108,8 @@ def _hash(stat: Stat) -> str:
 
 
 def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) -> tuple[set[str], tuple[str, ...]]:
-    """Manifests that refs, pins and living jobs name or, where one cannot be read, may name; and what was not read."""
+    """Manifests that refs, pins and living jobs name, or may name if they cannot be read; and the unreadable
+    objects."""
     named, pinned = refs(store), pins(store)
     inputs, unread = _needs_of_jobs(store, jobs, now)
     read = [r for r in (*named.values(), *pinned.values()) if not isinstance(r, ArtifactError)]
@@ -118,7 +120,7 @@ def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) 
         roots |= there
     elif bad_refs:
         assets = {asset_of(name) for name in bad_refs}
-        # An unreadable manifest may be of that asset too.
+        # An unreadable manifest may also belong to that asset.
         roots |= {
             h for h, a in read_artifacts(store, there).items() if isinstance(a, ArtifactError) or a.asset in assets
         }
@@ -126,10 +128,10 @@ def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) 
 
 
 def _needs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> tuple[set[str], list[ArtifactError]]:
-    """Manifests of living jobs' inputs and of finished jobs' results, and what is wrong with the records of those.
+    """Manifests of living jobs' inputs and of finished jobs' results, and problems with those jobs' records.
 
-    A job lives while it writes something at least once a day. A result is no asset's latest artifact before its run's
-    worker collects it, which a resumed run may do days later: it is kept as long as unfinished work.
+    A job is alive while it writes something at least once a day. A result only becomes its asset's latest artifact when
+    its run's worker collects it, which a resumed run may do days later, so it is kept as long as unfinished training.
     """
     active = {"/".join(s.key.split("/")[:4]) for s in jobs if now - s.modified < GRACE}
     keys = [s.key for s in jobs if s.key.removesuffix("/spec.json") in active]
@@ -154,7 +156,7 @@ def _named_by(key: str, data: bytes, uri: str) -> set[str]:
 
 
 def _long_unused(stats: Iterable[Stat], before: float, parts: int) -> list[Stat]:
-    """Objects of folders (the first `parts` parts of a key) in which nothing was written since `before`."""
+    """Objects in folders (the first `parts` parts of a key) in which nothing was written since `before`."""
     folders: dict[str, list[Stat]] = {}
     for stat in stats:
         folders.setdefault("/".join(stat.key.split("/")[:parts]), []).append(stat)

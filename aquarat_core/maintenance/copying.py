@@ -1,4 +1,4 @@
-"""Artifacts out of a store: as plain files into a folder, or as artifacts into another store."""
+"""Copies artifacts out of a store: as plain files to a folder, or as artifacts to another store."""
 
 from __future__ import annotations
 
@@ -41,21 +41,23 @@ def with_ancestors(artifact: Artifact) -> list[Artifact]:
 
 
 def size_of(artifacts: Iterable[Artifact]) -> int:
-    """Bytes of the artifacts' files and records."""
+    """Total bytes of the artifacts' files and records."""
     return sum(e.size for a in artifacts for e in (*a.manifest.files, *a.manifest.records))
 
 
 def folder_of(artifact: Artifact, target: Path) -> Path:
-    """Where `pull` puts an artifact below `target`."""
+    """The folder below `target` in which `pull` puts an artifact."""
     return target / f"{artifact.asset}-{artifact.sha256[:12]}"
 
 
 def pull(artifact: Artifact, target: Path, advance: OnBytes = no_progress) -> Path:
-    """Fetches files, `records/` and the manifest into a folder of their own, verified; the manifest comes last.
+    """Fetches files, `records/` and the manifest, verified, to a folder of their own; the manifest comes last.
 
-    The files are in `files/` if one of them has a name that the folder needs itself. What is there and correct stays,
-    and an interrupted pull is continued. Raises `ArtifactError` if a link or anything else that is not a plain folder
-    is in the way: nothing outside the folder is written.
+    The files are in `files/` if one of them has a name that the folder needs itself. Correct files that are already
+    there
+    stay, and an interrupted pull is continued. Raises `ArtifactError` if a link or anything else that is not an
+    ordinary
+    folder is in the way: nothing outside the folder is ever written.
     """
     folder = folder_of(artifact, target)
     partial = target / f".{folder.name}.partial"
@@ -90,12 +92,12 @@ def pull(artifact: Artifact, target: Path, advance: OnBytes = no_progress) -> Pa
 
 
 def _needs_own_folder(artifact: Artifact) -> bool:
-    """Whether a file would lie where the folder has its manifest or its records, on any file system."""
+    """Whether a file has the name of the folder's manifest or records, on any file system."""
     return any(e.path.split("/")[0].casefold() in (MANIFEST, "records", "files") for e in artifact.manifest.files)
 
 
 def _make_folder(folder: Path, top: Path) -> None:
-    """Creates `folder` below `top`. Raises `ArtifactError` if a part of the way is a link or a file."""
+    """Creates `folder` below `top`. Raises `ArtifactError` if a part of the path is a link or a file."""
     path = top
     for part in folder.relative_to(top).parts:
         path /= part
@@ -103,12 +105,12 @@ def _make_folder(folder: Path, top: Path) -> None:
             path.mkdir()
         if not stat.S_ISDIR(path.lstat().st_mode):
             raise ArtifactError(
-                f"{path} is a link or a file, where a folder should be: remove it, or name another folder"
+                f"{path} is a link or a file where a folder should be: remove it, or name another folder"
             )
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether there is a file of this name alone: what is written into it changes no other."""
+    """Whether the file has only this name, so that writing to it changes no other file."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -117,7 +119,7 @@ def _is_plain(path: Path) -> bool:
 
 
 def push(artifact: Artifact, target: ArtifactStore, advance: OnBytes = no_progress, *, latest: bool = True) -> Artifact:
-    """Copies the artifact into another store, under the same hashes; with `latest` its ref there moves to it."""
+    """Copies the artifact to another store under the same hashes; with `latest`, moves its ref there to it."""
     entries = [(e, "files") for e in artifact.manifest.files] + [(e, "records") for e in artifact.manifest.records]
 
     def send(wanted: tuple[FileEntry, str]) -> None:

@@ -1,4 +1,4 @@
-"""What differs between two artifacts: config, code, data, parents, metrics, and what they were made with."""
+"""The differences between two artifacts: config, code, data, parents, metrics and environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aquarat_core.artifacts.lineage import format_profile
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not the same; None if one side has no such thing."""
+    """One difference; a value is None if that side has none."""
 
     section: str
     name: str
@@ -21,7 +21,7 @@ class Difference:
 
 
 def differences(left: Manifest, right: Manifest) -> list[Difference]:
-    """Everything that differs, section by section, sorted by name; run ids and times always do and are left out."""
+    """All differences, section by section, sorted by name; run ids and times always differ and are left out."""
     sections = zip(_sections(left).items(), _sections(right).values(), strict=True)
     return [
         Difference(section, name, a.get(name), b.get(name))
@@ -32,7 +32,7 @@ def differences(left: Manifest, right: Manifest) -> list[Difference]:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
+    """Flattens nested settings to dotted names."""
     found: dict[str, Any] = {}
     for name, value in sorted(config.items()):
         if isinstance(value, Mapping) and value:

@@ -1,9 +1,9 @@
-"""Running a stage again from its manifest, and comparing what comes out with what was published.
+"""Runs a stage again from its manifest, and compares the result with the published artifact.
 
-Everything that decides the result is in the manifest: stage, config with its seeds, inputs by hash, code version.
-The stage runs in a store of its own, into which its inputs are copied: nothing changes where the artifact came from.
-On the same hardware with the same libraries every byte must be the same; elsewhere sums of floats round differently,
-and weights may differ by a stated tolerance.
+Everything that decides the result is in the manifest: stage, config with seeds, inputs by hash, code version. The stage
+runs in a separate store, to which its inputs are copied, so the original store does not change. On the same hardware
+with the same libraries, every byte must be the same; elsewhere, sums of floats round differently, and weights may
+differ by a stated tolerance.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _DECIDING_HARDWARE = ("cpu", "gpu", "gpus")
 
 
 class ReproductionError(UserError):
-    """A stage that cannot be run again, or failed when it was; the message says why."""
+    """A stage that cannot be run again or that failed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileComparison:
-    """One file of the artifact; `distance` is the largest of its tensors' relative differences, where it has any."""
+    """One file of the artifact; `distance` is the largest relative difference of its tensors, if it has any."""
 
     path: str
     identical: bool
@@ -55,7 +55,7 @@ class FileComparison:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """The outcome. `bitwise`: every byte had to be the same. If not, weights may differ by `tolerance`."""
+    """The outcome. `bitwise` requires every byte to be the same; otherwise, weights may differ by `tolerance`."""
 
     original: Artifact
     again: Artifact
@@ -63,7 +63,7 @@ class Reproduction:
     tolerance: float
     files: tuple[FileComparison, ...]
     metrics: dict[str, tuple[Any, Any]]
-    """Metrics that differ, times left out."""
+    """Metrics that differ, except times."""
 
     @property
     def ok(self) -> bool:
@@ -77,13 +77,13 @@ def reproduce(
 ) -> Reproduction:
     """Runs the artifact's stage again, in a store under `folder`. Its output goes to stderr.
 
-    Raises `ReproductionError` where the code is not that of the manifest, unless `anyway`, where the manifest holds
-    code of its own, unless `run_code`, or where the stage fails.
+    Raises `ReproductionError` if the code differs from that of the manifest (unless `anyway`), if the manifest contains
+    code (unless `run_code`), or if the stage fails.
     """
     manifest = artifact.manifest
     stage = STAGES.get(artifact.asset)
     if stage is None:
-        raise ReproductionError(f"{artifact.asset} is no stage of this version; it has {', '.join(STAGES)}")
+        raise ReproductionError(f"{artifact.asset} is not a stage of this version, which has {', '.join(STAGES)}")
     config_type = stage.config_type()
     section = validate(config_type, manifest.config, artifact.asset) if config_type else None
     if section is not None and not run_code:
@@ -118,7 +118,8 @@ def reproduce(
 
 
 def _refuse_code_of_manifest(artifact: Artifact, section: BaseModel) -> None:
-    """Raises `ReproductionError` for a manifest with the code of tasks: who may write to its store wrote that."""
+    """Raises `ReproductionError` for a manifest with tasks' code, which anyone with write access to its store can
+    forge."""
     held: dict[str, TaskDefinition] = {**getattr(section, "definitions", {})}
     if isinstance(section, ChatDatasetsConfig):
         held |= section.tasks
@@ -129,9 +130,9 @@ def _refuse_code_of_manifest(artifact: Artifact, section: BaseModel) -> None:
     ]
     if modules:
         raise ReproductionError(
-            f"{artifact.asset} ({artifact.uri}) was made with Python code that its manifest holds, of the task "
+            f"{artifact.asset} ({artifact.uri}) was made with Python code that its manifest contains, for the task "
             f"{', '.join(modules)}. It would run here with your rights: read it with `aquarat show "
-            f"{artifact.sha256[:12]} --json`, and say --run-code if you trust it"
+            f"{artifact.sha256[:12]} --json`, and add --run-code if you trust it"
         )
 
 
@@ -142,8 +143,8 @@ def _require_code(artifact: Artifact, stage: Stage, section: BaseModel | None, a
         commit = f"check out {made_by.commit}" if made_by.commit else "use the sources it was made with"
         dirty = ", which then had uncommitted changes" if made_by.dirty else ""
         raise ReproductionError(
-            f"{artifact.asset} ({artifact.uri}) was made by code version {made_by.version[:12]}, here is {here[:12]}: "
-            f"{commit}{dirty}, or say --anyway to run what is here"
+            f"{artifact.asset} ({artifact.uri}) was made by code version {made_by.version[:12]}, but here it is "
+            f"{here[:12]}: {commit}{dirty}, or add --anyway to run the current code"
         )
     commit, dirty = git_state(REPO_ROOT)
     return CodeVersion(version=here, commit=commit, dirty=dirty)
@@ -194,7 +195,7 @@ def _compare_files(original: Artifact, again: Artifact) -> list[FileComparison]:
 def weights_distance(left: Path, right: Path) -> float:
     """The largest relative difference |a - b| / |a| (Frobenius norms) over the tensors of two files.
 
-    Infinite where names or shapes differ or something is not finite.
+    Infinite if names or shapes differ or a value is not finite.
     """
     with open_tensors(left) as a, open_tensors(right) as b:
         if set(a.keys()) != set(b.keys()):
@@ -211,7 +212,7 @@ def weights_distance(left: Path, right: Path) -> float:
 
 
 def _norm(x: Tensor) -> float:
-    # torch leaves the types out.
+    # torch does not declare the types.
     return float(x.norm())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 

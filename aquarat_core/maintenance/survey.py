@@ -1,4 +1,4 @@
-"""Everything a store has, read in parallel: its manifests, and what its listings say about blobs."""
+"""Reads the contents of a store in parallel: its manifests, refs and pins."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from aquarat_core.artifacts.transfer import parallel_map
 Record = TypeVar("Record", Ref, Pin)
 
 READERS = 32
-"""Small objects read at once: on a bucket each costs a round trip and hardly any bytes."""
+"""Small objects that are read in parallel: on a bucket, each costs a round trip but hardly any bytes."""
 
 
 def all_artifacts(store: ArtifactStore) -> dict[str, Artifact | ArtifactError]:
-    """Every manifest in the store by its hash, or what is wrong with it."""
+    """All manifests in the store by hash; an error for those that cannot be read."""
     return read_artifacts(store, (Path(key).stem for key in store.backend.keys("manifests/")))
 
 
 def read_artifacts(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Artifact | ArtifactError]:
-    """The manifests of those hashes, or what is wrong with them."""
+    """The manifests with those hashes; an error for those that cannot be read."""
 
     def read(sha256: str) -> Artifact | ArtifactError:
         try:
@@ -36,13 +36,14 @@ def read_artifacts(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Art
 
 
 def refs(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
-    """The ref of every asset by its name (`<experiment>/<asset>` in a named one), or what is wrong with it."""
+    """All refs by asset name (`<experiment>/<asset>` for a named experiment); an error for those that cannot be
+    read."""
     names = {key: name for key in store.backend.keys("refs/") if (name := name_of_ref(key))}
     return {names[key]: ref for key, ref in _small(store, list(names), read_ref)}
 
 
 def pins(store: ArtifactStore) -> dict[str, Pin | ArtifactError]:
-    """Every pin by the name of its object, which is the hash that it pins, or what is wrong with it."""
+    """All pins by the name of their object, which is the pinned hash; an error for those that cannot be read."""
     keys = [key for key in store.backend.keys("pins/") if key.endswith(".json")]
     return {key.removeprefix("pins/").removesuffix(".json"): pin for key, pin in _small(store, keys, read_pin)}
 
@@ -59,7 +60,7 @@ def _small(
 
 
 def ancestry(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Artifact | ArtifactError]:
-    """The manifests of those hashes and of all their ancestors, a generation at a time."""
+    """The manifests with those hashes and of all their ancestors, read one generation at a time."""
     known: dict[str, Artifact | ArtifactError] = {}
     wanted = set(hashes)
     while wanted:

@@ -1,6 +1,6 @@
 """Checks a store: every claim of a manifest, ref or pin that the store itself can confirm or refute.
 
-docs/store.md lists what is proved by that, and what cannot be.
+docs/store.md lists what this proves, and what it cannot prove.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Verification:
 def verify(
     store: ArtifactStore, hashes: Iterable[str] | None = None, *, read: bool = True, advance: OnBytes = no_progress
 ) -> Verification:
-    """Checks those artifacts with their ancestors, or all that there are and all refs and pins.
+    """Checks those artifacts with their ancestors; by default all artifacts, refs and pins.
 
-    With `read` every byte is read and hashed; without, sizes are compared, and CRC-32C where the store keeps it.
+    With `read`, every byte is read and hashed; without, sizes are compared, and CRC-32C if the store keeps it.
     """
     if hashes is None:
         named, pinned = refs(store), pins(store)
@@ -57,7 +57,7 @@ def verify(
     there = {stat.key: stat for stat in store.backend.stats("blobs/")}
 
     def check(claimed: dict[Digest, list[Claim]]) -> list[str]:
-        # The bytes are read once, however many manifests name them; what each says about them is compared.
+        # The bytes are read once, however many manifests name them, and compared with the claims of each.
         key = blob_key(next(iter(claimed)))
         stat = there.get(key)
         got = store.backend.digest(key, advance) if read and stat else None
@@ -71,7 +71,7 @@ def verify(
 
 
 def _wrong_files(store: ArtifactStore, claims: list[Claim], got: Digest | None) -> Iterator[str]:
-    """Problems of a blob, reported once, and of what each of the `claims` about it says."""
+    """Problems with a blob, reported once, and with each of the `claims` about it."""
     artifact, entry = claims[0]
     if got is None or got.sha256 != entry.sha256:
         yield store.describe_damage(artifact, entry, got)
@@ -84,7 +84,7 @@ def _wrong_files(store: ArtifactStore, claims: list[Claim], got: Digest | None) 
 
 
 def _wrong_parents(artifact: Artifact, found: Found) -> Iterator[str]:
-    """Claims of a manifest about its parents that are not true."""
+    """A manifest's false claims about its parents."""
     origin = f"{artifact.asset} (manifest {artifact.sha256[:12]})"
     for said in artifact.manifest.parents:
         if said.manifest_sha256 not in found:
@@ -95,18 +95,18 @@ def _wrong_parents(artifact: Artifact, found: Found) -> Iterator[str]:
         elif isinstance(parent := found[said.manifest_sha256], Artifact) and said != parent.as_parent():
             true = parent.as_parent()
             wrong = [
-                f"{name} {printable(getattr(said, name))}, and it is {printable(getattr(true, name))}"
+                f"{name} {printable(getattr(said, name))}, but it is {printable(getattr(true, name))}"
                 for name in ("asset", "data_version", "run_id")
                 if getattr(said, name) != getattr(true, name)
             ]
             yield (
-                f"{origin} says about its parent, manifest {said.manifest_sha256[:12]}, what is not true: "
+                f"{origin} makes false claims about its parent, manifest {said.manifest_sha256[:12]}: "
                 f"{'; '.join(wrong)}. Its ancestry is not proved: materialize {artifact.asset} again"
             )
 
 
 def _wrong_refs(store: ArtifactStore, named: dict[str, Ref | ArtifactError], found: Found) -> Iterator[str]:
-    """Refs that cannot be read, or say what the manifest that they name does not."""
+    """Refs that cannot be read, or contradict the manifest that they name."""
     for name, ref in named.items():
         asset = asset_of(name)
         if isinstance(ref, ArtifactError):
@@ -116,14 +116,14 @@ def _wrong_refs(store: ArtifactStore, named: dict[str, Ref | ArtifactError], fou
                 other = artifact.asset if artifact.asset != asset else ref.asset
                 wrong = f"names {other} (manifest {artifact.sha256[:12]}), which is not {asset}"
             elif ref.data_version != artifact.data_version:
-                wrong = f"gives its artifact the data version {ref.data_version}, and it is {artifact.data_version}"
+                wrong = f"gives its artifact the data version {ref.data_version}, but it is {artifact.data_version}"
             else:
                 continue
             yield f"ref {store.uri}/refs/{name}/latest.json {wrong}: materialize {name} again, or remove the object"
 
 
 def _wrong_pins(store: ArtifactStore, pinned: dict[str, Pin | ArtifactError], found: Found) -> Iterator[str]:
-    """Pins that cannot be read, or do not pin what their name says."""
+    """Pins that cannot be read, or do not pin the artifact in their name."""
     for name, pin in pinned.items():
         if isinstance(pin, ArtifactError):
             yield str(pin)
@@ -132,7 +132,7 @@ def _wrong_pins(store: ArtifactStore, pinned: dict[str, Pin | ArtifactError], fo
         if pin.manifest_sha256 != name or (isinstance(artifact, Artifact) and artifact.asset != pin.asset):
             yield (
                 f"pin {store.uri}/pins/{printable(name)}.json pins {pin.asset} (manifest {pin.manifest_sha256[:12]}), "
-                "which is not what its name or that manifest says: remove the object and pin the artifact again"
+                "which contradicts its name or that manifest: remove the object and pin the artifact again"
             )
 
 
@@ -141,5 +141,5 @@ def _key_of(sha256: str) -> str:
 
 
 def _as_listed(stat: Stat | None, entry: Digest) -> Digest | None:
-    """The digest as far as a listing shows it, completed from `entry` where it shows nothing."""
+    """The digest as far as the listing shows it, completed with values from `entry`."""
     return None if stat is None else Digest(stat.size, entry.sha256, stat.crc32c or entry.crc32c)

@@ -113,7 +113,7 @@ def test_pull_refuses_a_folder_that_is_a_link(uri: str, publish: Publish, tmp_pa
     link = folder_of(artifact, tmp_path / "out") / name
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere)
-    with pytest.raises(ArtifactError, match="is a link or a file, where a folder should be"):
+    with pytest.raises(ArtifactError, match="is a link or a file where a folder should be"):
         pull(artifact, tmp_path / "out")
     assert list(elsewhere.iterdir()) == []
 

@@ -122,8 +122,8 @@ def test_profiles_lists_them_all() -> None:
     ("command", "said"),
     [
         ("ask", "Print a checkpoint's answer to a message."),
-        ("store gc", "List what nothing needs any more; remove it with --delete."),
-        ("hosts leases", "Who uses which GPUs."),
+        ("store gc", "List what nothing needs anymore; remove it with --delete."),
+        ("hosts leases", "Which jobs use which GPUs."),
     ],
 )
 def test_the_help_of_a_command_says_what_it_does(command: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

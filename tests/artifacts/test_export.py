@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_what_was_there(
     monkeypatch.setattr(export, "_rows", full)
     capsys.readouterr()
     assert main(["export", "aqua_dataset", "--store", store, "--out", str(out)]) == 2
-    assert f"{out} cannot be written: No space left on device. No file was changed" in capsys.readouterr().err
+    assert f"{out} cannot be written: No space left on device. No file there was changed" in capsys.readouterr().err
     assert bytes_of(out) == before
 
 

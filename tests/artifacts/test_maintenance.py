@@ -123,7 +123,7 @@ def test_diff_names_what_differs_and_nothing_else(uri: str, publish: Publish, aq
         (1.5, 1.25),
     ]
     assert "metrics  loss          1.5" in aquarat("diff", left.sha256, right.sha256)
-    assert aquarat("diff", right.sha256, again.sha256).endswith("differ in their runs and times only")
+    assert aquarat("diff", right.sha256, again.sha256).endswith("differ only in their runs and times")
 
 
 def test_pull_fetches_a_run_and_all_before_it(
@@ -294,7 +294,7 @@ def test_a_manifest_of_a_newer_format_is_named(uri: str, publish: Publish, aquar
     data = json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()
     sha256 = hashlib.sha256(data).hexdigest()
     open_backend(uri).create(f"manifests/{sha256}.json", data)
-    assert "format 2, but 1 is what can be read: update aquarat" in aquarat("show", sha256, fails=True)
+    assert "format 2, but this version reads format 1: update aquarat" in aquarat("show", sha256, fails=True)
     assert json.loads(aquarat("show", sha256, "--json", fails=True)).keys() == {"error"}
     assert "format 2" in aquarat("verify", finds=True)
     listed = json.loads(aquarat("ls", "--all", "--json"))

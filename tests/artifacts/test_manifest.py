@@ -122,7 +122,7 @@ def test_fields_it_cannot_hold_are_named(change: dict, message: str) -> None:
     [
         (b"{", "not valid JSON"),
         (b"[]", "format None"),
-        (b'{"format": 2}', "format 2, but 1 is what can be read: update aquarat"),
+        (b'{"format": 2}', "format 2, but this version reads format 1: update aquarat"),
         (b'{"format": 1, "asset": "x"}', "kind: Field required"),
     ],
 )

@@ -87,8 +87,8 @@ def test_other_code_is_refused_unless_wanted(
     assert main(["reproduce", "aqua_dataset", "--store", store.uri]) == 2
     said = capsys.readouterr().err
     here = code_version(STAGE, CONFIG)[:12]
-    assert f"was made by code version ffffffffffff, here is {here}: check out {commit}" in said
-    assert "had uncommitted changes, or say --anyway" in said
+    assert f"was made by code version ffffffffffff, but here it is {here}: check out {commit}" in said
+    assert "had uncommitted changes, or add --anyway" in said
     assert main(["reproduce", "aqua_dataset", "--store", store.uri, "--anyway"]) == 0
     assert "was reproduced, within 0.01" in capsys.readouterr().out
 
@@ -113,8 +113,8 @@ def test_code_that_a_manifest_holds_runs_only_when_it_was_asked_for(
         publish(store, name, {"nothing": b""}, config=section.model_dump(mode="json"), code=code)
         assert main(["reproduce", name, "--store", store.uri, "--anyway"]) == 2
         said = capsys.readouterr().err
-        assert "Python code that its manifest holds, of the task near (near.py, SHA-256 " in said
-        assert "say --run-code if you trust it" in said
+        assert "Python code that its manifest contains, for the task near (near.py, SHA-256 " in said
+        assert "add --run-code if you trust it" in said
     assert not ran.exists()
     command = ["reproduce", "chat_datasets", "--store", store.uri, "--run-code", "--keep", str(tmp_path / "kept")]
     assert main(command) == 1, "the files are not those of the recipe"

@@ -65,7 +65,7 @@ def test_what_does_not_belong_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 8, b"\x10\0\0\0\0\0\0\0{}", b"not tensors at all, but text"])
 def test_a_damaged_file_of_tensors_is_named(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(damage)
-    with pytest.raises(ValueError, match=r"model.safetensors is damaged, or no file of tensors"):
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged or not a safetensors file"):
         load_sharded(tmp_path)
 
 

@@ -91,7 +91,7 @@ def test_the_info_of_a_file_says_which_bytes_it_has_and_where_from(fs: Any, art:
     assert fs.info("aqua_dataset/empty")["size"] == 0
     assert fs.info("aqua_dataset")["manifest_sha256"] == art.sha256
     assert abs((datetime.now(UTC) - fs.modified("aqua_dataset/empty")).total_seconds()) < 86_400
-    with pytest.raises(FolderError, match=r"aquarat://wide has no time"):
+    with pytest.raises(FolderError, match=r"aquarat://wide has no creation time"):
         fs.modified("wide")
 
 
@@ -274,7 +274,7 @@ def test_a_damaged_manifest_is_not_taken_for_a_missing_path(store: ArtifactStore
 
 def test_a_time_that_is_none_is_told_and_stops_nothing_else(store: ArtifactStore, fs: Any, art: Artifact) -> None:
     store.add_manifest(art.manifest.model_copy(update={"created": "yesterday"}), latest=True)
-    with pytest.raises(UnreadableError, match="says that it was created at 'yesterday', which is no time"):
+    with pytest.raises(UnreadableError, match="says that it was created at 'yesterday', which is not a valid time"):
         fs.modified("aqua_dataset/train.parquet")
     assert fs.cat("aqua_dataset/train.parquet") == FILES["train.parquet"]
 
