@@ -1,4 +1,4 @@
-"""What a host has and lacks for training: facts for a table, and problems as sentences."""
+"""Examines whether a host is ready for training: facts for a table, and problems as sentences."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def examine(root: Path, request: DoctorRequest) -> DoctorReply:
     """Facts about GPUs, driver, torch, NCCL, disk, clock and network, and what is wrong with them."""
     facts: dict[str, Fact] = {"host": socket.gethostname(), "python": sys.version.split()[0]}
     problems: list[str] = []
-    # First: the other side's time was taken just before it asked.
+    # First, because the other side read its clock just before it sent this request.
     _clock(facts, problems, request)
     _gpus(facts, problems, request)
     _torch(facts, problems, request)
@@ -50,7 +50,7 @@ def examine(root: Path, request: DoctorRequest) -> DoctorReply:
 
 
 def _meeting(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
-    """Checks that a job on several hosts could meet here, at `request["meeting"]`, and that the address is private."""
+    """Checks that hosts of one job could meet here, at `request["meeting"]`, and that the address is private."""
     meeting = request.get("meeting")
     if not meeting:
         return
@@ -66,7 +66,7 @@ def _meeting(facts: dict[str, Fact], problems: list[str], request: DoctorRequest
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind(where)
     except OSError as e:
-        # A job on several hosts that trains now has the port.
+        # The port is in use by a job on several hosts that is training now.
         if e.errno != errno.EADDRINUSE:
             problems.append(f"network_address {address} is not an address of this host ({e}): write one that it has")
     found = ipaddress.ip_address(where[0])
@@ -78,7 +78,7 @@ def _meeting(facts: dict[str, Fact], problems: list[str], request: DoctorRequest
 
 
 def driver_gpus() -> tuple[list[list[str]], str | None]:
-    """Name, driver and memory of each GPU that the driver shows, and what is wrong with the driver if anything is."""
+    """Name, driver and memory of each GPU that the driver lists, and what is wrong with the driver, if anything."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         out = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)

@@ -1,6 +1,6 @@
-"""A job's folder in the store, from the host's side and without libraries: `file://` by rename, `gs://` over HTTP.
+"""The host's access to a job's folder in the store, without libraries: `file://` by rename, `gs://` over HTTP.
 
-The other side is `aquarat_core.artifacts.JobDir`; both write the same small JSON objects, each whole or not at all.
+The control host uses `aquarat_core.artifacts.JobDir`. Both write the same small JSON objects atomically.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 HTTP_SECONDS = 15.0
 MAX_BYTES = 16 << 20
-"""Bytes of an object that are read; a chunk of output, the largest, has less than two million."""
+"""Size limit for reading an object; a chunk of output, the largest kind, has less than two million bytes."""
 
 
 class FolderError(OSError):
-    """The store could not be reached or refused a request; worth another try."""
+    """The store could not be reached or refused a request; trying again may help."""
 
 
 class BrokenObject(FolderError):
-    """An object that is not JSON, or too large to be one of ours."""
+    """An object that is not JSON, or too large to be written by aquarat."""
 
 
 def _parsed(where: str, data: bytes) -> Any:
@@ -47,7 +47,7 @@ def open_folder(uri: str, token: Callable[[], str | None]) -> FileFolder | GcsFo
 
 
 class FileFolder:
-    """A folder that this host has mounted."""
+    """A folder in a file system that is mounted on this host."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,7 +66,7 @@ class FileFolder:
         self._put(name, obj, os.replace)
 
     def create(self, name: str, obj: Any) -> bool:
-        """Writes the object unless there is one; of any number of writers one gets True."""
+        """Creates the object unless it exists; of any number of writers, exactly one gets True."""
         try:
             self._put(name, obj, os.link)
         except FileExistsError:
@@ -88,7 +88,7 @@ class FileFolder:
 
 
 def _make_directories(folder: Path) -> None:
-    """Creates `folder` with its parents, with the permissions of the one above them: the store's, not the umask's."""
+    """Creates `folder` with its parents, each with its parent's permissions, regardless of the umask."""
     if folder.is_dir():
         return
     _make_directories(folder.parent)
@@ -101,7 +101,7 @@ class GcsFolder:
     """A prefix of a bucket, over the JSON API."""
 
     def __init__(self, bucket: str, prefix: str, token: Callable[[], str | None]) -> None:
-        # Imported where they are needed: HTTP would double the time that every call of the agent takes.
+        # Imported only where needed, because HTTP would double the time of every call to the agent.
         import urllib.parse
 
         self._quote = urllib.parse.quote
@@ -121,7 +121,7 @@ class GcsFolder:
         self._upload(name, obj, "")
 
     def create(self, name: str, obj: Any) -> bool:
-        """Writes the object unless there is one; of any number of writers one gets True."""
+        """Creates the object unless it exists; of any number of writers, exactly one gets True."""
         return self._upload(name, obj, "&ifGenerationMatch=0") is not None
 
     def _upload(self, name: str, obj: Any, condition: str) -> bytes | None:

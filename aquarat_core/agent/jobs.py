@@ -1,6 +1,6 @@
 """Starts a job's part on this host exactly once, reports on it, and stops it.
 
-A job is named by its folder in the store. On the host it has a directory of its own, `jobs/<id>/`, with the
+A job is identified by its folder in the store. On the host it has its own directory, `jobs/<id>/`, with the
 supervisor's identity, the logs of all ranks and, while it runs, the token for the store.
 """
 
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     )
 
 KEPT_JOBS = 20
-"""Directories of ended jobs that stay for `tail`; older ones are removed when another job starts."""
+"""Number of ended jobs whose directories stay for `tail`; older ones are removed when another job starts."""
 
 
 def reserve(root: Path, request: LeaseRequest) -> LeaseReply:
-    """Takes the lease that `start` will use, for a job on several hosts."""
+    """Takes a lease ahead of `start`, for a job on several hosts."""
     with leases.locked(root):
         lease = leases.acquire(root, request)
     return {"state": "busy", "reason": lease["busy"]} if "busy" in lease else {"state": "reserved"}
 
 
 def start(root: Path, request: StartRequest) -> StartReply:
-    """Takes lease and claim and leaves a supervisor behind, unless this job was started before.
+    """Takes the lease and the claim and leaves a supervisor behind, unless this job was started before.
 
-    `already-started` means here, `claimed` elsewhere.
+    Answers `already-started` if this host started it, `claimed` if another host did.
     """
     directory = root / "jobs" / request["id"]
     with leases.locked(root):
@@ -93,7 +93,7 @@ def renew(root: Path, request: RenewRequest) -> RenewReply:
 
 
 def status(root: Path, request: JobRequest) -> StatusReply:
-    """True while the job's supervisor is running."""
+    """Reports whether the job's supervisor is running."""
     who = _supervisor(root, request["id"])
     if who is None:
         return {"state": "unknown"}
@@ -101,7 +101,7 @@ def status(root: Path, request: JobRequest) -> StatusReply:
 
 
 def stop(root: Path, request: JobRequest) -> StopReply:
-    """Asks the supervisor to end the job; one that is dead cannot, so its job's processes are killed here."""
+    """Asks the supervisor to end the job; if the supervisor is dead, kills the job's processes here."""
     return _stop(root, request["id"], request["mark"])
 
 
@@ -119,13 +119,13 @@ def _stop(root: Path, job_id: str, mark: str) -> StopReply:
 
 
 def tail(root: Path, request: TailRequest) -> TailReply:
-    """The last lines of every log of the job on this host."""
+    """The last lines of each of the job's logs on this host."""
     logs = sorted((root / "jobs" / request["id"]).rglob("*.log"))
     return {"logs": {str(path.relative_to(root)): _last_lines(path, request.get("lines", 40)) for path in logs}}
 
 
 def release(root: Path, request: ReleaseRequest) -> ReleaseReply:
-    """Ends whatever holds the lease `id` and gives it back."""
+    """Ends the holder of the lease `id` and releases the lease."""
     with leases.locked(root):
         path = root / "leases" / f"{request['id']}.json"
         lease = leases.read(root, request["id"])
@@ -146,7 +146,7 @@ def _claim(request: StartRequest) -> bool:
 
 
 def _write_token(directory: Path, token: Token | None) -> None:
-    """The token with its expiry by this host's own clock, which its readers compare it with."""
+    """Writes the token with its expiry by this host's own clock, which is the clock that its readers use."""
     if token:
         ends = datetime.now(timezone.utc) + timedelta(seconds=token["seconds"])  # noqa: UP017 (Python 3.8)
         temporary = directory / "token.new"
@@ -189,9 +189,9 @@ def _supervisor(root: Path, job_id: str) -> SupervisorRecord | None:
 
 
 def _sweep(root: Path) -> None:
-    """Cleans up after jobs whose supervisor and watchdog both died, as when the host restarts. Call it under the lock.
+    """Cleans up after jobs whose supervisor and watchdog both died, as after a reboot. Call it under the lock.
 
-    A job has a lease before it has a directory, and is marked as ended after it gave the lease back.
+    A job has a lease before it has a directory, and is marked as ended after it has released the lease.
     """
     leases.current(root)
     for directory in (root / "jobs").glob("*"):

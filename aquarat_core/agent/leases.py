@@ -1,8 +1,8 @@
-"""Leases: who may use this host's GPUs. The host itself keeps them, one file each, created exclusively.
+"""Leases decide which job may use this host's GPUs. The host keeps them itself, one exclusively created file each.
 
-A lease holds while a process of its job's supervision lives, and otherwise until it runs out. Times are of the clock
-that counts from boot, which cannot be set: leases are right even if the host's date is wrong. What a dead job left
-behind is killed before its lease is given to another.
+A lease is valid while a process that supervises its job lives, and otherwise until it expires. Times come from the
+clock that counts from boot and cannot be set, so leases are right even if the host's date is wrong. Leftover processes
+of a dead job are killed before its lease goes to another job.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from .protocol import Busy, Lease, LeaseRequest, LeasesReply, LeasesRequest, ProcessId
 
 MAX_BYTES = 1 << 20
-"""Bytes of a lease that are read."""
+"""Size limit for reading a lease file, in bytes."""
 FIELDS = {"id", "mark", "job", "owner", "step", "gpus", "unlimited", "processes", "boot", "expires"}
-"""Those of a `Lease`."""
+"""The fields of a `Lease`."""
 
 
 def now() -> float:
-    """Seconds since boot, sleep included."""
+    """Seconds since boot, including sleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @contextmanager
 def locked(root: Path) -> Generator[None]:
-    """Lets one command at a time read and change this host's leases; the kernel frees the lock of one that dies."""
+    """Lets one command at a time read and change this host's leases; the kernel frees the lock if the command dies."""
     with (root / "lock").open("w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 
 def acquire(root: Path, request: LeaseRequest) -> Lease | Busy:
-    """A lease for the job, which may already hold one, or why there is none. Call it under the lock.
+    """A lease for the job, which may already hold one, or the reason why there is none. Call it under the lock.
 
-    `gpus` are needed out of `host_gpus`; no more than `max_leases` at a time (None: any number).
+    The job needs `gpus` of the host's `host_gpus`; at most `max_leases` are valid at a time (None: any number).
     """
     held = current(root)
     mine = next((lease for lease in held if lease["id"] == request["id"]), None)
@@ -73,12 +73,12 @@ def acquire(root: Path, request: LeaseRequest) -> Lease | Busy:
 
 
 def hold(root: Path, lease: Lease, pids: list[int], ttl: float) -> None:
-    """Renews the lease for `ttl` seconds, held by the processes `pids`."""
+    """Renews the lease for `ttl` seconds; the processes `pids` hold it."""
     _write(root, {**lease, "processes": [processes.identity(pid) for pid in pids], "expires": now() + ttl})
 
 
 def drop(root: Path, lease_id: str) -> bool:
-    """Gives the lease back; False if there was none."""
+    """Releases the lease; returns False if there was none."""
     try:
         _path(root, lease_id).unlink()
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def drop(root: Path, lease_id: str) -> bool:
 
 
 def current(root: Path) -> list[Lease]:
-    """The leases that hold; those that do not are removed, with the processes of their jobs. Call it under the lock."""
+    """The valid leases. Removes the others and kills their jobs' processes. Call it under the lock."""
     held: list[Lease] = []
     for path in sorted((root / "leases").glob("*.json")):
         lease = _read(root, path)
@@ -103,21 +103,21 @@ def current(root: Path) -> list[Lease]:
 
 
 def exists(root: Path, lease_id: str) -> bool:
-    """Whether the job has a lease, valid or not."""
+    """Whether the job has a lease, even an invalid one."""
     return _path(root, lease_id).exists()
 
 
 def listing(root: Path, _: LeasesRequest) -> LeasesReply:
-    """All leases that hold, with the seconds each still has without renewal."""
+    """All valid leases, each with the seconds until it expires without renewal."""
     with locked(root):
         held = current(root)
     return {"leases": [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]}
 
 
 def _read(root: Path, path: Path) -> Lease:
-    """The lease in that file; for one that cannot be read, as after a power cut, what its job's directory says.
+    """Reads a lease file. If it is unreadable, as after a power cut, rebuilds the lease from the job's directory.
 
-    It then holds only while the job's supervisor lives, and `step` names the file.
+    A rebuilt lease is valid only while the job's supervisor lives, and its `step` names the file.
     """
     with suppress(FileNotFoundError, ValueError, RecursionError):
         lease = _fields(json.loads(path.read_bytes()[:MAX_BYTES]))
@@ -141,12 +141,12 @@ def _read(root: Path, path: Path) -> Lease:
 
 
 def _fields(value: object) -> dict[str, Any]:
-    """The fields of a JSON object; no fields for anything else."""
+    """The fields of a JSON object, or an empty dictionary for any other value."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _is_typed(lease: dict[str, Any]) -> bool:
-    """Whether the fields that matter have the right types."""
+    """Whether the required fields have the right types."""
     texts = all(isinstance(lease[name], str) for name in ("id", "mark", "job", "owner", "step", "boot"))
     gpus: object = lease["gpus"]
     held: object = lease["processes"]
@@ -163,7 +163,7 @@ def _is_typed(lease: dict[str, Any]) -> bool:
 
 
 def read(root: Path, lease_id: str) -> Lease | None:
-    """The job's lease, valid or not, or None."""
+    """The job's lease, even if invalid, or None."""
     path = _path(root, lease_id)
     return _read(root, path) if path.exists() else None
 

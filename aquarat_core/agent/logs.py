@@ -1,7 +1,7 @@
-"""The logs of a job's ranks, which torchrun writes as long as the job prints: kept from filling the disk.
+"""Keeps the logs of a job's ranks, which torchrun writes as long as the job prints, from filling the disk.
 
-While the job runs, the older part of a large log is given back to the file system without moving the rest, so that
-writers and readers are not disturbed. When the job has ended, a line in the log says how much is missing.
+While the job runs, the older part of a large log is released to the file system without moving the rest, so writers and
+readers are not disturbed. When the job has ended, a line in the log says how much is missing.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 LOG_BYTES = 64 << 20
-"""What each log may take of the disk; half of it, the latest, stays when it has grown so far."""
+"""Limit on each log's disk space in bytes; a log that reaches it is cut to its latest half."""
 _KEEP_SIZE_PUNCH_HOLE = 3
 
 
 def bound(folder: Path, limit: int) -> None:
-    """Frees all but the last half of `limit` bytes of every log in `folder` that takes more than `limit`."""
+    """Frees all but the last `limit` / 2 bytes of every log in `folder` that takes more than `limit`."""
     for path in folder.rglob("*.log"):
         with suppress(OSError):
             found = path.stat()
@@ -25,7 +25,7 @@ def bound(folder: Path, limit: int) -> None:
 
 
 def close(folder: Path, limit: int) -> None:
-    """Puts a line in place of what `bound` took out of the logs; call it when nobody writes them any more."""
+    """Replaces what `bound` removed from the logs by a line that says so; call it when their writers have ended."""
     for path in folder.rglob("*.log"):
         with suppress(OSError):
             size = path.stat().st_size
@@ -42,7 +42,7 @@ def close(folder: Path, limit: int) -> None:
 
 
 def _free(path: Path, size: int) -> None:
-    """Gives the first `size` bytes back to the file system, which reads them as zeros."""
+    """Releases the first `size` bytes to the file system; they then read as zeros."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +50,8 @@ def _free(path: Path, size: int) -> None:
     try:
         args = (handle, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(size))
         if libc.fallocate(*args):
-            # This file system cannot punch holes. The writer continues at its offset, after the hole that this leaves.
+            # This file system cannot punch holes. Truncating also works: the writer continues at its offset, after a
+            # hole.
             os.truncate(path, 0)
     finally:
         os.close(handle)

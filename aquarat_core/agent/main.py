@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def _doctor(root: Path, request: DoctorRequest) -> DoctorReply:
-    from . import doctor  # imports HTTP, which the other commands do without
+    from . import doctor  # imports HTTP, which the other commands do not need
 
     return doctor.examine(root, request)
 
 
-# Each takes the host's root and its own request of `protocol`, and returns its reply.
+# Each takes the host's root and its request type from `protocol`, and returns its reply.
 COMMANDS: dict[str, Callable[[Path, Any], Mapping[str, object]]] = {
     "start": jobs.start,
     "reserve": jobs.reserve,
@@ -37,9 +37,9 @@ COMMANDS: dict[str, Callable[[Path, Any], Mapping[str, object]]] = {
 
 
 def main(command: str, root: str) -> int:
-    """Runs one command; a failure is an object with `error`, so that the other side can always read the answer.
+    """Runs one command. A failure is an object with `error`, so that the other side can always parse the reply.
 
-    An exception other than `OSError` is a fault of the program and is sent with its `traceback`.
+    Exceptions other than `OSError` are program faults and are sent with their `traceback`.
     """
     os.umask(0o077)
     try:

@@ -1,8 +1,8 @@
 """A job's output, cut into chunks for the store: rank 0's lines, Pipes messages, and every rank's last lines.
 
-Between the job and the store is a bounded buffer. While the store answers, a full buffer makes the job wait; while it
-does not, the oldest lines are dropped, and the log says how many. So memory stays bounded however much a job prints and
-however long the network is down.
+A bounded buffer sits between the job and the store. While the store is reachable, a full buffer makes the job wait.
+While it is not, the oldest lines are dropped, and the log says how many. Memory therefore stays bounded however much a
+job prints and however long the network is down.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 
 
 class Output:
-    """Fed by the supervisor's loop, emptied by its uploader. `ranks`: torchrun marks each line with its rank."""
+    """Filled by the supervisor's loop, emptied by its uploader. `ranks`: torchrun prefixes each line with its rank."""
 
     def __init__(self, ranks: bool, messages: Path) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -51,7 +51,7 @@ class Output:
         return self._bytes >= BUFFER_BYTES
 
     def feed(self, data: bytes) -> None:
-        """Takes what the job wrote; an unfinished line waits for its end, unless it has become too long."""
+        """Adds output of the job. An unfinished line waits for its end unless it has become too long."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             lines.append(self._rest)
@@ -60,7 +60,7 @@ class Output:
             self._line(line.decode(errors="replace"))
 
     def feed_messages(self) -> None:
-        """Takes the Pipes messages that the job has appended to its file; each line is one."""
+        """Adds the Pipes messages that the job has appended to its file, one per line."""
         try:
             with self._messages.open("rb") as f:
                 f.seek(self._messages_read)
@@ -76,13 +76,13 @@ class Output:
                 self._put("lines", f"... a line of {self._messages} was dropped: it is not JSON", 80)
 
     def finish(self) -> None:
-        """Called when the job has ended: its last line may lack a newline."""
+        """Called when the job has ended, because its last line may lack a newline."""
         if self._rest:
             self.feed(b"\n")
         self.feed_messages()
 
     def make_room(self) -> None:
-        """Drops the oldest lines of a full buffer; messages stay."""
+        """Drops the oldest lines of a full buffer but keeps messages."""
         with self._lock:
             while self._bytes >= BUFFER_BYTES // 2:
                 oldest = next((entry for entry in self._waiting if entry[0] == "lines"), None)
@@ -114,7 +114,7 @@ class Output:
         if self._ranks and not mark:
             self.launcher_tail.append(line)
             found = _EXIT_CODE.search(line)
-            # Only the first is the cause: torchrun then ends the other ranks by signals, and may list those too.
+            # Only the first one is the cause: torchrun then ends the other ranks by signals, and may list those too.
             if found and not self.cause_seen:
                 self.cause_seen = True
                 self.signal = -int(found[1]) if int(found[1]) < 0 else None

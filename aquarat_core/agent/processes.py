@@ -1,9 +1,9 @@
-"""A job's processes: found by a tag in their environment, and ended all together.
+"""A job's processes, which are found by a tag in their environment and ended all together.
 
-torchrun puts each of its workers in a session of its own, and kills them itself only while it lives. So the process
-group is not enough: every descendant inherits `AQUARAT_JOB`, and whatever still has it at the end is killed. A child
-that was started with an empty environment does not have it; so that such children are found too, the supervisor
-adopts every orphan below it.
+torchrun puts each of its workers in a session of its own, and kills them only while it is alive itself. The process
+group is therefore not enough: every descendant inherits `AQUARAT_JOB`, and all that still have it at the end are
+killed. A child that was started with an empty environment does not have it. To find such children too, the supervisor
+adopts every orphaned descendant.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 ENV_TAG = "AQUARAT_JOB"
-"""Variable that every process of a job has in its environment; its value is the `mark` of the job's request."""
+"""Environment variable of every process of a job; its value is the `mark` in the job's request."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def identity(pid: int) -> ProcessId:
-    """What tells a process from a later one with the same number: boot, pid and the tick at which it started."""
+    """Identifies a process even if its number is reused later: boot, pid and the tick at which it started."""
     return {"boot": boot_id(), "pid": pid, "started": _stat(pid)[1]}
 
 
 def is_alive(who: object) -> bool:
-    """Whether that very process of this machine still runs; False for a zombie and for what is not an `identity`."""
+    """Whether the process with this `identity` is still running; False for a zombie or a malformed identity."""
     if not isinstance(who, dict):
         return False
     found = cast("dict[str, Any]", who)
@@ -47,14 +47,14 @@ def boot_id() -> str:
 
 
 def job_processes(mark: str) -> list[int]:
-    """Process ids of the living processes with that tag in their environment: a job's part on this host."""
+    """Ids of the living processes with that tag in their environment: a job's processes on this host."""
     return processes_with_env(ENV_TAG, mark)
 
 
 def processes_with_env(variable: str, value: str, *, prefix: bool = False) -> list[int]:
-    """Process ids of the other living processes that were started with `variable` as `value` in their environment.
+    """Ids of the other living processes that were started with `variable` set to `value` in their environment.
 
-    With `prefix`, also of those where it only begins with `value`.
+    With `prefix`, a variable that starts with `value` also counts.
     """
     entry = f"{variable}={value}".encode()
     pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
@@ -66,7 +66,7 @@ def processes_with_env(variable: str, value: str, *, prefix: bool = False) -> li
 
 
 def adopt_orphans() -> None:
-    """From now on, descendants whose parent dies become children of this process instead of init's."""
+    """From now on, descendants whose parent dies become children of this process instead of init."""
     import ctypes
 
     with suppress(OSError, AttributeError):
@@ -74,7 +74,7 @@ def adopt_orphans() -> None:
 
 
 def reap(spared: Iterable[int]) -> None:
-    """Reaps this process's adopted children that have ended, except `spared`, which others wait for."""
+    """Reaps adopted children of this process that have ended, except `spared`, which other code waits for."""
     for pid in descendants([os.getpid()], depth=1, zombies=True):
         if pid not in spared:
             with suppress(ChildProcessError):
@@ -82,7 +82,7 @@ def reap(spared: Iterable[int]) -> None:
 
 
 def descendants(roots: Iterable[int], depth: int = 1000, *, zombies: bool = False) -> list[int]:
-    """Living processes below `roots`, at most `depth` generations down."""
+    """Ids of living processes below `roots`, at most `depth` generations down."""
     below: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -99,9 +99,9 @@ def descendants(roots: Iterable[int], depth: int = 1000, *, zombies: bool = Fals
 
 
 def kill_job_processes(mark: str, seconds: float = 10.0, others: Callable[[], list[int]] = list) -> list[int]:
-    """Sends SIGKILL to all processes of the job and of `others()`; returns those that survive for `seconds`.
+    """Sends SIGKILL to all processes of the job and of `others()`; returns those still alive after `seconds`.
 
-    Only the kernel can keep one alive, as in a system call that does not end.
+    Only the kernel can keep one alive, for example in a system call that does not return.
     """
     deadline = time.monotonic() + seconds
     left = [*job_processes(mark), *others()]
@@ -128,7 +128,7 @@ def _stat(pid: int) -> tuple[str, int]:
 
 
 def _fields(pid: int) -> list[str]:
-    """State, parent and so on; the command name, in parentheses, may itself hold spaces and parentheses."""
+    """State, parent and so on. The command name, in parentheses, may itself contain spaces and parentheses."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -136,7 +136,7 @@ def _fields(pid: int) -> list[str]:
 
 
 def write_durably(path: Path, obj: object) -> None:
-    """Replaces a small JSON file that only this user may read; a power cut leaves the old file or the whole new one."""
+    """Replaces a small JSON file, readable only by this user; a power cut leaves the old file or the whole new one."""
     temporary = path.with_suffix(".new")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
         json.dump(obj, f)

@@ -1,7 +1,7 @@
-"""The protocol between control host and GPU host: the agent's requests and replies, and the objects of a job's folder.
+"""The protocol between control host and GPU host: the agent's requests and replies, and the objects in a job's folder.
 
-The agent imports these types for type checkers only, so they cost its calls nothing. A field that is in use keeps its
-name: a host may have leases and jobs that another version of the agent made.
+The agent imports these types only for type checking, so they do not slow its calls. Never rename a field that is in
+use: a host may have leases and jobs made by another version of the agent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Dict, Literal, TypedDict, Union, final  # noqa: UP035 (P
 
 
 class ProcessId(TypedDict):
-    """Identifies a process, and tells it from a later one with the same number."""
+    """Identifies a process, even if its number is reused later."""
 
     boot: str
     """The kernel's id of this boot of the machine."""
@@ -32,15 +32,15 @@ class Token(TypedDict):
 
 
 class JobRequest(TypedDict):
-    """One node's part of a job; alone, it is the request of `status` and `stop`."""
+    """One node's part of a job. By itself, it is the request of `status` and `stop`."""
 
     id: str
-    """Names the job's directory and lease on the host; short, because paths of sockets are limited."""
+    """Names the job's directory and lease on the host; short, because socket paths have a length limit."""
     job: str
     """URI of the job's folder in the store."""
     node: int
     mark: str
-    """The value in the environment by which the job's processes are found."""
+    """Value of the environment variable that identifies the job's processes."""
 
 
 class LeaseRequest(JobRequest):
@@ -54,9 +54,9 @@ class LeaseRequest(JobRequest):
     gpus: int
     host_gpus: int
     max_leases: int | None
-    """None for a job that waits for no other."""
+    """None for a job that does not wait for others."""
     ttl: float
-    """Seconds that the lease holds without being renewed."""
+    """Seconds for which the lease is valid without renewal."""
 
 
 class _StartRequest(LeaseRequest):
@@ -64,10 +64,10 @@ class _StartRequest(LeaseRequest):
     """The command; `{scratch}` in it stands for the job's scratch directory."""
     env: dict[str, str]
     inherit: bool
-    """True if the job also gets the agent's own environment."""
+    """True if the job inherits the agent's own environment."""
     cwd: str | None
     ranks: bool
-    """True if torchrun starts the job; it then marks each line with its rank."""
+    """True if torchrun starts the job; torchrun then prefixes each line with its rank."""
     token: Token | None
     heartbeat: float
     """Seconds between two heartbeats."""
@@ -80,11 +80,11 @@ class StartRequest(_StartRequest, total=False):
     """`start`."""
 
     log_bytes: int
-    """Most bytes of each log on disk; the agent's own limit if left out."""
+    """Maximum bytes of each log on disk; the default is the agent's own limit."""
 
 
 class RenewRequest(JobRequest):
-    """`renew`: the token in place of the old one."""
+    """`renew`: replaces the old token."""
 
     token: Token | None
 
@@ -100,17 +100,17 @@ class _ReleaseRequest(TypedDict):
 
 
 class ReleaseRequest(_ReleaseRequest, total=False):
-    """`release`: ends the lease of that id, and waits at most `seconds` for its processes."""
+    """`release`: ends the lease with that id, and waits at most `seconds` for its processes."""
 
     seconds: float
 
 
 class LeasesRequest(TypedDict):
-    """`leases`: without fields."""
+    """`leases`: has no fields."""
 
 
 class DoctorRequest(TypedDict):
-    """`doctor`: what the inventory says about the host, and facts about the side that asks."""
+    """`doctor`: the host's entry in the inventory, and facts about the machine that asks."""
 
     name: str
     interpreter: str
@@ -120,7 +120,7 @@ class DoctorRequest(TypedDict):
     """True if the host is the machine that asks."""
     min_free_bytes: int
     meeting: tuple[str, int] | None
-    """Address and port at which the hosts of one job find the first, where that is set."""
+    """Address and port where the hosts of one job meet, if set."""
     time: float
     """Seconds since 1970."""
 
@@ -136,12 +136,12 @@ class _Lease(TypedDict):
     step: str
     gpus: list[int]
     unlimited: bool
-    """True for a lease that does not count toward the host's `max_leases`."""
+    """True if the lease does not count toward the host's `max_leases`."""
     processes: list[ProcessId]
     """The processes that hold it until they end."""
     boot: str
     expires: float
-    """Seconds since boot, sleep included."""
+    """Seconds since boot, including sleep."""
 
 
 @final
@@ -151,7 +151,7 @@ class Lease(_Lease):
 
 @final
 class Busy(TypedDict):
-    """In place of a lease: why there is none."""
+    """The reason why there is no lease."""
 
     busy: str
 
@@ -173,14 +173,14 @@ class SupervisorRecord(ProcessId):
 
 
 class Started(TypedDict):
-    """The job runs now."""
+    """The job is now running."""
 
     state: Literal["started"]
     gpus: list[int]
 
 
 class StartedBefore(TypedDict):
-    """The job was started before, on this host or on another one."""
+    """The job was started before, on this or another host."""
 
     state: Literal["already-started", "claimed"]
 
@@ -193,7 +193,7 @@ class Refused(TypedDict):
 
 
 class Reserved(TypedDict):
-    """The lease is taken, for the start that follows."""
+    """The lease is taken for the `start` that follows."""
 
     state: Literal["reserved"]
 
@@ -203,7 +203,7 @@ LeaseReply = Union[Reserved, Refused]  # noqa: UP007
 
 
 class RenewReply(TypedDict):
-    """`unknown`: the job does not run here."""
+    """`unknown`: the job is not running here."""
 
     state: Literal["renewed", "unknown"]
 
@@ -221,7 +221,7 @@ class Stopping(TypedDict):
 
 
 class Stopped(TypedDict):
-    """The job has no supervisor; lists those of its processes that could not be killed."""
+    """The job has no supervisor; lists its processes that could not be killed."""
 
     state: Literal["stopped"]
     survivors: list[int]
@@ -231,13 +231,13 @@ StopReply = Union[Stopping, Stopped]  # noqa: UP007
 
 
 class TailReply(TypedDict):
-    """The last lines by log, relative to the host's root."""
+    """The last lines by log path, relative to the host's root."""
 
     logs: dict[str, list[str]]
 
 
 class LeasesReply(TypedDict):
-    """The leases that hold."""
+    """The valid leases."""
 
     leases: list[ListedLease]
 
@@ -247,7 +247,7 @@ class _ReleaseReply(TypedDict):
 
 
 class ReleaseReply(_ReleaseReply, total=False):
-    """`unknown`: there is no such lease. `held`: it is still there. `stop` is what the stop of its job answered."""
+    """`unknown`: there is no such lease. `held`: it still exists. `stop` is the reply to stopping its job."""
 
     stop: Literal["stopping", "stopped"]
 
@@ -267,7 +267,7 @@ class _ErrorReply(TypedDict):
 
 
 class ErrorReply(_ErrorReply, total=False):
-    """Any command that failed; a fault of the program comes with its traceback."""
+    """Reply of any command that failed; a program fault has its traceback."""
 
     traceback: str
 
@@ -276,13 +276,13 @@ class ErrorReply(_ErrorReply, total=False):
 
 
 class Hosts(TypedDict):
-    """`hosts.json`: names of the hosts that were last asked, the rendezvous first."""
+    """`hosts.json`: names of the hosts that were last tried, the rendezvous host first."""
 
     hosts: list[str]
 
 
 class Claim(TypedDict):
-    """`claim/node<n>.json`: the host that started that node's part."""
+    """`claim/node<n>.json`: the host that started this node's part."""
 
     host: str
     boot: str
@@ -299,11 +299,11 @@ class Chunk(TypedDict):
 
     lines: list[str]
     messages: list[dict[str, Any]]
-    """Messages of Dagster Pipes."""
+    """Dagster Pipes messages."""
 
 
 class NodeFacts(TypedDict):
-    """Fields that every status of a node has."""
+    """Fields of every node status."""
 
     node: int
     host: str
@@ -311,12 +311,12 @@ class NodeFacts(TypedDict):
 
 
 class RunningStatus(NodeFacts):
-    """`status/node<n>.json` while the node's part runs."""
+    """`status/node<n>.json` while the node's part is running."""
 
     state: Literal["running"]
     sequence: int
     chunks: int
-    """Chunks of output that are in the folder."""
+    """Number of output chunks in the folder."""
 
 
 class NodeEnd(TypedDict):
@@ -324,11 +324,11 @@ class NodeEnd(TypedDict):
 
     state: Literal["ended"]
     code: int | None
-    """Exit code of its command; None if it has none."""
+    """Exit code of its command, or None if it has none."""
     signal: int | None
-    """The signal by which torchrun says that the first rank to fail was killed."""
+    """The signal that killed the first failed rank, according to torchrun."""
     launcher_failed: bool
-    """Whether torchrun failed though none of its ranks had."""
+    """Whether torchrun failed although none of its ranks did."""
     reason: str | None
     """Why its supervisor ended it; None if it ended by itself."""
     complete: bool
@@ -337,12 +337,12 @@ class NodeEnd(TypedDict):
 
 
 class EndedStatus(NodeEnd):
-    """`status/node<n>.json` at the end."""
+    """`status/node<n>.json` after the end."""
 
     node: int
     host: str
     sequence: int
-    """-1 where the watchdog wrote it, because the supervisor was killed."""
+    """-1 if the watchdog wrote it because the supervisor was killed."""
     chunks: int
 
 
@@ -359,7 +359,7 @@ class ResultError(TypedDict):
 
 
 class Succeeded(TypedDict):
-    """`result.json` of a stage that has published its artifact; the rest of it is for people."""
+    """`result.json` of a stage that has published its artifact; the other fields are for human readers."""
 
     ok: Literal[True]
     manifest_sha256: str
@@ -374,4 +374,4 @@ class Failed(TypedDict):
 
 Result = Union[Succeeded, Failed]  # noqa: UP007
 Cursor = Dict[str, int]  # noqa: UP006
-"""`cursor.json`: how many chunks of each node were shown."""
+"""`cursor.json`: how many chunks of each node have been shown."""

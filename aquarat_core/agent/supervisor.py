@@ -1,8 +1,8 @@
 """The supervisor of one job on one host: runs the job's command, keeps its lease, and stops it.
 
-It stops the job when it is asked to (SIGTERM, or `cancel.json` in the job's folder), and by itself when no heartbeat
-has reached the store for as long as a lease lasts: by then the other side may start the job elsewhere, and two trainers
-must never write. A watchdog process does the killing should the supervisor itself be killed, or frozen.
+It stops the job on request (SIGTERM, or `cancel.json` in the job's folder), and by itself if no heartbeat has reached
+the store for as long as a lease is valid. By then the control host may start the job elsewhere, and two trainers must
+never write. A watchdog process kills the job if the supervisor itself is killed or frozen.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from .protocol import EndedStatus, Lease, NodeEnd, NodeFacts, ProcessId, StartRequest, SupervisorRecord
 
 FINAL_SECONDS = 30.0
-"""How long the last output and the last status may take to reach the store."""
+"""How long uploading the last output and the last status may take."""
 SCRATCH = "scratch"
-"""Where the job works, in its directory on this host."""
+"""The job's working directory, within its directory on this host."""
 WATCHDOG_SECONDS = 1.0
 """How often the watchdog checks whether the supervisor still has contact with the store."""
 LATE_SECONDS = 3.0
-"""For how long a watchdog looks for processes of a job whose supervisor was killed."""
+"""How long a watchdog looks for processes of a job whose supervisor was killed."""
 
 
 def supervise(root: Path, directory: Path, request: StartRequest, lease: Lease) -> int:
-    """Runs the job to its end and gives the lease back; returns the supervisor's exit code."""
+    """Runs the job to its end and releases the lease; returns the supervisor's exit code."""
     return _Supervisor(root, directory, request, lease).run()
 
 
@@ -113,7 +113,7 @@ class _Supervisor:
         )
 
     def _watch(self, child: subprocess.Popen[bytes]) -> int:
-        """Reads the job's output until it has ended or been ended; returns its exit code."""
+        """Reads the job's output until it has ended or was stopped; returns its exit code."""
         assert child.stdout is not None
         pipe = child.stdout.fileno()
         os.set_blocking(pipe, False)
@@ -133,7 +133,7 @@ class _Supervisor:
         return child.returncode
 
     def _read(self, pipe: int, seconds: float) -> bool:
-        """Reads what there is, waiting for it at most `seconds`; False if there was nothing."""
+        """Reads available output, waiting for it at most `seconds`; returns False if there was none."""
         if self._output.is_full:
             if leases.now() - self._uploader.contact < 2 * self._request["heartbeat"] + 1:
                 time.sleep(0.02)
@@ -145,7 +145,7 @@ class _Supervisor:
             return False
         data = os.read(pipe, 1 << 16)
         if not data:
-            # All ends of the pipe are closed while the leader still runs.
+            # All ends of the pipe are closed although the leader is still running.
             time.sleep(seconds)
             return False
         self._output.feed(data)
@@ -160,7 +160,8 @@ class _Supervisor:
             self._kill_job()
 
     def _kill_job(self) -> None:
-        """Everything below this process but the watchdog, and whatever else has the job's tag in its environment."""
+        """Kills all descendants except the watchdog, and all other processes with the job's tag in their
+        environment."""
 
         def below() -> list[int]:
             return [pid for pid in processes.descendants([os.getpid()]) if pid not in self._pids]
@@ -181,18 +182,18 @@ class _Supervisor:
         self._renewed = leases.now()
         processes.reap([*self._pids, self._child] if self._child else self._pids)
         logs.bound(self._scratch, self._log_bytes)
-        # On a full disk the lease continues to hold through its processes.
+        # On a full disk the lease stays valid through its processes.
         with suppress(OSError):
             leases.hold(self._root, self._lease, self._pids, self._request["ttl"])
 
     def _end(self, write_fd: int, code: int | None, reason: str | None) -> int:
-        """Uploads the rest, returns the lease, then writes the status: a reader of `ended` may start the next job."""
+        """Uploads the rest, releases the lease, then writes the status: a reader of `ended` may start the next job."""
         self._child = None
         self._uploader.stop()
         complete = self._uploader.upload_rest(FINAL_SECONDS)
         logs.close(self._scratch, self._log_bytes)
         clean_up(self._root, self._directory)
-        # torchrun exits with 2 if it refuses its arguments: another attempt would end the same way.
+        # torchrun exits with 2 if it rejects its arguments: another attempt would end the same way.
         torchrun_failed = self._request["ranks"] and code not in (None, 0, 2)
         end: NodeEnd = {
             "state": "ended",
@@ -217,7 +218,7 @@ class _Supervisor:
         return 0
 
     def _start_watchdog(self) -> tuple[int, int]:
-        """A process that waits on a pipe for this one's end, and cleans up if it comes unannounced."""
+        """Starts a process that waits on a pipe for the end of this one, and cleans up if it was unexpected."""
         read_fd, write_fd = os.pipe()
         pid = os.fork()
         if pid:
@@ -236,7 +237,7 @@ class _Supervisor:
             os._exit(0)
 
     def _fence_from_watchdog(self, seen: dict[int, ProcessId]) -> None:
-        """Ends the job of a supervisor that is frozen, and notes its descendants, in case it is killed."""
+        """Ends the job if its supervisor is frozen. Records its descendants, in case the supervisor is killed."""
         supervisor = os.getppid()
         for pid in processes.descendants([supervisor]):
             if pid != os.getpid() and pid not in seen:
@@ -247,7 +248,7 @@ class _Supervisor:
             processes.kill_job_processes(self._request["mark"], others=lambda: _alive(seen))
 
     def _clean_up_after_death(self, seen: dict[int, ProcessId]) -> None:
-        # A child that was forked and has not yet become the job's command does not have the tag: look again.
+        # A forked child that has not yet executed the job's command does not have the tag, so look again.
         deadline = time.monotonic() + LATE_SECONDS
         while time.monotonic() < deadline:
             processes.kill_job_processes(self._request["mark"], others=lambda: _alive(seen))
@@ -285,14 +286,14 @@ class _Supervisor:
         return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
     def _chunks_there(self, at_least: int) -> int:
-        """The number of chunks in the folder, with those written since the last status counted them."""
+        """The number of chunks in the folder, including those written after the last status."""
         with suppress(BrokenObject):
             while self._folder.read(f"output/node{self._request['node']}/{at_least + 1:06d}.json") is not None:
                 at_least += 1
         return at_least
 
     def _token(self) -> str | None:
-        """The current token; once the file is removed, the last one, which the last status needs."""
+        """The current token. Once the file is removed, the previous one, which the last status needs."""
         with suppress(FileNotFoundError):
             self._last_token = json.loads((self._directory / "token").read_text())["token"]
         return self._last_token
@@ -303,14 +304,14 @@ def _alive(seen: dict[int, ProcessId]) -> list[int]:
 
 
 def clean_up(root: Path, directory: Path) -> None:
-    """Gives the lease of the job in `directory` back and removes what it left there, but for its logs."""
+    """Releases the lease of the job in `directory` and removes the job's leftovers, except its logs."""
     with leases.locked(root):
         leases.drop(root, directory.name)
     remove_rest(directory)
 
 
 def remove_rest(directory: Path) -> None:
-    """Removes a dead job's token and its scratch files other than logs; other processes may do so at the same time."""
+    """Removes a dead job's token and its scratch files except logs; other processes may do so at the same time."""
     for path in [directory / "token", directory / "token.new"]:
         path.unlink(missing_ok=True)
     for folder, folders, names in os.walk(directory / SCRATCH, topdown=False):
@@ -320,18 +321,18 @@ def remove_rest(directory: Path) -> None:
                 with suppress(OSError):
                     os.unlink(Path(folder, name))
         with suppress(OSError):
-            os.rmdir(folder)  # unless a log is in it
+            os.rmdir(folder)  # fails if a log is in it
     with suppress(OSError):
         (directory / "ended").touch()
 
 
 def _base_environment() -> dict[str, str]:
-    """The variables that a job on a remote host gets from the login: paths and settings, no secrets."""
+    """The login's variables that a job on a remote host inherits: paths and settings, no secrets."""
     kept = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", "LD_LIBRARY_PATH", "STORAGE_EMULATOR_HOST")
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 
 def _visible(gpus: list[int], given: str) -> str:
-    """CUDA_VISIBLE_DEVICES of a job with these of the host's GPUs, which may themselves be those that `given` names."""
+    """CUDA_VISIBLE_DEVICES for a job with these GPUs of the host, whose own devices may be limited by `given`."""
     names = given.split(",") if given else []
     return ",".join(names[gpu] if max(gpus) < len(names) else str(gpu) for gpu in gpus)

@@ -1,7 +1,7 @@
-"""The thread that keeps in touch with the store: heartbeats, chunks of output, and requests to stop.
+"""The thread that communicates with the store: heartbeats, chunks of output, and requests to stop.
 
-It may hang on a dead network for as long as HTTP lets it; the supervisor's loop never does: from here it only
-reads the time of the last heartbeat.
+It may hang on a dead network for as long as HTTP allows. The supervisor's loop never hangs, because it only reads the
+time of the last heartbeat from here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RETRY_SECONDS = 1.0
 
 
 class StatusUploader:
-    """`contact` is the time (`leases.now`) at which the last heartbeat that arrived was begun."""
+    """`contact` is the time (`leases.now`) at which the last successful heartbeat was started."""
 
     def __init__(self, folder: FileFolder | GcsFolder, output: Output, facts: NodeFacts, heartbeat: float) -> None:
         # Shared with the watchdog, which is forked later.
@@ -59,7 +59,7 @@ class StatusUploader:
         self._thread.join(20)
 
     def upload_rest(self, seconds: float) -> bool:
-        """Uploads what is left, for at most `seconds`; False if something could not be uploaded."""
+        """Uploads the rest, for at most `seconds`; returns False if something could not be uploaded."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -70,7 +70,7 @@ class StatusUploader:
         return False
 
     def report_running(self) -> None:
-        """Writes a heartbeat; raises OSError where it cannot."""
+        """Writes a heartbeat; raises OSError if that fails."""
         self._sequence += 1
         status: RunningStatus = {
             **self._facts,
@@ -81,7 +81,7 @@ class StatusUploader:
         self._folder.write(f"status/node{self._node}.json", status)
 
     def report_ended(self, end: NodeEnd) -> None:
-        """Writes this node's last status; raises OSError where it cannot."""
+        """Writes this node's last status; raises OSError if that fails."""
         self._sequence += 1
         self._folder.write(
             f"status/node{self._node}.json",
@@ -108,7 +108,7 @@ class StatusUploader:
             self._stop.wait(0.1)
 
     def _is_cancelled(self) -> bool:
-        """Whoever can write `cancel.json` wants the job to end, whatever is in it."""
+        """Whether `cancel.json` exists. Its content does not matter: any object there asks to end the job."""
         try:
             return self._folder.read("cancel.json") is not None
         except BrokenObject as e:
@@ -116,16 +116,16 @@ class StatusUploader:
             return True
 
     def _flush_seconds(self, now: float) -> float:
-        """Short at first, when someone is watching the start, then two seconds: quiet hours cost little."""
+        """Short at first, when someone is watching the start, then two seconds, so that long runs cost little."""
         return min(2.0, 0.2 + (now - self._started) / 60)
 
     def _upload(self) -> bool:
-        """Writes the next chunk; False if there was none. A chunk that failed is tried again by the next call."""
+        """Writes the next chunk; returns False if there was none. A failed chunk is tried again by the next call."""
         while True:
             self._pending = self._pending or self._output.take()
             if self._pending is None:
                 return False
-            # It may be there already, from a write whose answer was lost: it is the same one then.
+            # The chunk may already exist from a write whose response was lost; it is then identical.
             self._folder.create(f"output/node{self._node}/{self.chunks + 1:06d}.json", self._pending)
             self.chunks += 1
             full = sum(map(len, self._pending["lines"])) >= CHUNK_BYTES // 2

@@ -1,4 +1,4 @@
-"""Unfinished training, saved so that a stage can be killed anywhere and continue: its state in the store's `work/`.
+"""Saves unfinished training in the store's `work/`, so that a killed stage can continue.
 
 A checkpoint is a set of named objects, each with `state_dict` and `load_state_dict` over tensors and JSON values. Every
 rank copies its tensors to host memory, a thread writes them while training continues, and `commit.json`, written last,
@@ -13,9 +13,9 @@ since the last commit. `training/session.py` uses it like this:
             ...                                                 # all randomness is a function of (seed, step)
             checkpointer.after_step(step + 1)                   # saves when due; on SIGTERM raises `Preempted`
 
-Names are part of the format: renaming one makes older checkpoints unreadable, unless the object lists the old one in
+Names are part of the format: renaming one makes older checkpoints unreadable, unless the object lists the old name in
 `former_names`. The number of ranks is not part of the state: one rank can read what two wrote. `CheckpointStore.clear`
-removes all, once the result is published.
+removes all checkpoints once the result is published.
 """
 
 from aquarat_core.checkpointing.checkpointer import Checkpointer, Stateful, previous_wandb_id

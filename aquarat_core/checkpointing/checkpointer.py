@@ -1,4 +1,4 @@
-"""Decides when a checkpoint is taken, takes it, and restores the latest one."""
+"""Decides when to take a checkpoint, takes it, and restores the latest one."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.runtime.scratch import scratch_folder
 
 PARTS, SHARDS = "parts", "shards"
-"""Keys of replicated and of sharded state in a rank's file."""
+"""Keys of replicated and sharded state in a rank's file."""
 GRACE_VARIABLE = "AQUARAT_GRACE_SECONDS"
-"""Environment variable in which the launcher says how long after SIGTERM the stage is killed."""
+"""Environment variable in which the launcher states how long after SIGTERM the stage is killed."""
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Something whose state a checkpoint holds: nested mappings of tensors and JSON values.
+    """An object whose state a checkpoint holds: nested mappings of tensors and JSON values.
 
-    An attribute `former_names` lists names under which older checkpoints hold it.
+    The attribute `former_names` lists the names that it has in older checkpoints.
     """
 
     def state_dict(self) -> Mapping[str, Any]: ...
@@ -53,9 +53,9 @@ class Stateful(Protocol):
 
 
 class Checkpointer:
-    """The checkpoints of one run on this rank; without a store nothing is saved, and SIGTERM still ends the loop.
+    """The checkpoints of one run on this rank. Without a store nothing is saved, but SIGTERM still ends the loop.
 
-    `replicated` objects are equal on all ranks and written by rank 0, each rank writes its part of the `sharded` ones.
+    `replicated` objects are equal on all ranks and written by rank 0; each rank writes its part of `sharded` objects.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Checkpointer:
         self._rng = _RngState(world)
         self.replicated, self.sharded = dict(replicated), {**sharded, "rng": self._rng}
         self.blocked_seconds = 0.0
-        """Seconds that training stood still for checkpoints."""
+        """Seconds that training paused for checkpoints."""
         self.saved = 0
         self._writer, self._buffers = BackgroundWriter(), state.HostBuffers()
         self._attempt = _agreed_name(world)
         self._asked = False
         self._saved_step = 0
-        """Steps done in the latest state that was saved or restored."""
+        """Steps done in the latest saved or restored state."""
         self._grace = float(os.environ.get(GRACE_VARIABLE) or "inf")
         self._looked_at: float | None = None
         self._saved_at = time.monotonic()
@@ -101,14 +101,14 @@ class Checkpointer:
     def restore(self) -> int:
         """Load the latest complete checkpoint and return the steps it had done; 0 if there is none.
 
-        A damaged checkpoint is skipped for the one before. Raises `ConfigError` if `resume` names a run that
-        trained on something else, or if the ranks do not find the same one.
+        A damaged checkpoint is skipped in favor of the previous one. Raises `ConfigError` if `resume` names a run that
+        trained on something else, or if the ranks do not find the same checkpoint.
         """
         done = self._saved_step = self._restore_latest()
         if int(self.world.sum(torch.tensor(done, device=self.world.device))) != done * self.world.size:
             raise ConfigError(
-                f"rank {self.world.rank} found the state after step {done}, another rank that of another step: "
-                "is an earlier attempt at this run still going? End it, then start this one again"
+                f"rank {self.world.rank} found the state after step {done}, but another rank found a different step: "
+                "is an earlier attempt at this run still running? End it, then start this one again"
             )
         self._rng.update()
         return done
@@ -132,9 +132,9 @@ class Checkpointer:
         return 0
 
     def after_step(self, done: int) -> None:
-        """Call after every step with the number of steps done. Saves when due; all ranks decide alike.
+        """Call after every step with the number of steps done. Saves when due; all ranks decide the same.
 
-        Raises `Preempted`, with everything saved, if any rank was sent SIGTERM.
+        Raises `Preempted`, with everything saved, if any rank received SIGTERM.
         """
         self._rng.update()
         now = time.monotonic()
@@ -148,31 +148,31 @@ class Checkpointer:
             self._end(done)
 
     def stop(self) -> bool:
-        """Whether this rank was sent SIGTERM; a step asks between its parts, and is given up when it was.
+        """Whether this rank received SIGTERM. A step calls this between its parts and is abandoned if so.
 
-        Warns, once, if two calls are further apart than the host's grace period: SIGTERM would be noticed too late.
+        Warns once if two calls are further apart than the host's grace period: SIGTERM would be noticed too late.
         """
         now = time.monotonic()
         if self._looked_at is not None and now - self._looked_at > self._grace:
             self.log(
-                f"warning: SIGTERM is noticed between the parts of a step, and one of them took "
-                f"{now - self._looked_at:.0f} s, but this host allows {self._grace:.0f} s to end: a stop loses what "
-                "was not saved; raise the host's grace_seconds, or lower micro_batch_rows or the size of evaluations"
+                f"warning: SIGTERM is noticed between the parts of a step, and one part took "
+                f"{now - self._looked_at:.0f} s, but this host only allows {self._grace:.0f} s: a stop loses what was "
+                "not saved; raise the host's grace_seconds, or lower micro_batch_rows or the size of evaluations"
             )
             self._grace = float("inf")
         self._looked_at = now
         return self._asked
 
     def any_stops(self) -> bool:
-        """Whether any rank was sent SIGTERM; every rank calls this at the same place, and all get the same answer."""
+        """Whether any rank received SIGTERM. All ranks call this at the same point and get the same answer."""
         flag = torch.tensor(float(self.stop()), device=self.world.device)
         return bool(self.world.sum(flag))
 
     def end_preempted(self, done: int) -> NoReturn:
-        """End a run whose next step was given up, which all ranks do alike: save the state after `done` steps unless it
-        is saved, and raise `Preempted`.
+        """End a run whose next step all ranks have abandoned: save the state after `done` steps if it is not saved yet,
+        and raise `Preempted`.
 
-        What the checkpoint holds must not have changed since those steps.
+        The checkpointed objects must not have changed since those steps.
         """
         if done > self._saved_step:
             self.save(done)
@@ -181,7 +181,7 @@ class Checkpointer:
     def _end(self, done: int) -> NoReturn:
         self._writer.wait()
         if self.store is None:
-            kept = "nothing of it is kept"
+            kept = "none of it is kept"
         elif self._saved_step:
             kept = "its state is saved: start it again to continue"
         else:
@@ -189,7 +189,7 @@ class Checkpointer:
         raise Preempted(f"stopped by SIGTERM after step {done}; {kept}")
 
     def save(self, done: int) -> None:
-        """Take a checkpoint: returns once the state is copied, which is then written in the background."""
+        """Take a checkpoint: returns once the state is copied; the copy is then written in the background."""
         if self.store is None:
             return
         started = time.monotonic()
@@ -237,15 +237,15 @@ class Checkpointer:
 
 
 def _saved_as(name: str, part: Stateful, saved: Mapping[str, Any]) -> str | None:
-    """The key under which the state of `part` was saved; None if it was not."""
+    """The key under which the state of `part` was saved, or None if it was not."""
     names: tuple[str, ...] = (name, *getattr(part, "former_names", ()))
     return next((key for key in names if key in saved), None)
 
 
 def resumable(store: CheckpointStore, resume: str) -> list[CheckpointManifest]:
-    """Checkpoints that a run with this `checkpoint.resume` may continue from, the latest first.
+    """Checkpoints from which a run with this `checkpoint.resume` may continue, the latest first.
 
-    Raises `ConfigError` if it names a run with no checkpoint, or one that trained on something else.
+    Raises `ConfigError` if it names a run without a checkpoint, or one that trained on something else.
     """
     if resume == "never":
         return []
@@ -272,14 +272,14 @@ class _RngState:
         self._kept: dict[str, Any] | None = None
 
     def update(self) -> None:
-        """Keep the states as they are: those of the last completed step, also where the next one is given up."""
+        """Record the current states. They stay those of the last completed step, even if the next one is abandoned."""
         self._kept = self._now()
 
     def state_dict(self) -> dict[str, Any]:
         return self._kept or self._now()
 
     def _now(self) -> dict[str, Any]:
-        # Another type is only given to callers who ask for it.
+        # The other return type is only for callers that ask for it.
         state_now = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state())
         kind, keys, position, has_gauss, gauss = state_now
         mine = {
@@ -306,6 +306,6 @@ class _RngState:
 
 
 def _agreed_name(world: World) -> str:
-    """Eight hex digits of this start of the run, the same on all ranks."""
+    """Eight hex digits that identify this start of the run, the same on all ranks."""
     drawn = uuid.uuid4().int >> 96 if world.rank == 0 else 0
     return f"{int(world.sum(torch.tensor(drawn, dtype=torch.long, device=world.device))):08x}"

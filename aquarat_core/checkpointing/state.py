@@ -1,4 +1,4 @@
-"""Nested state as named tensors and JSON, and back: what a checkpoint's files hold. There is no pickle."""
+"""Converts nested state to named tensors and JSON, which a checkpoint's files hold, and back. Does not use pickle."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TENSOR = "tensor://"
 
 
 def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a nested `state` by their path, and `state` with each tensor replaced by a mark of its path.
+    """The tensors of a nested `state` by path, and `state` with each tensor replaced by a marker with its path.
 
-    Keys must be strings; what is neither a mapping nor a tensor must be a JSON value.
+    Keys must be strings; values must be mappings, tensors or JSON values.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -34,7 +34,7 @@ def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
-    """The nested state that `flatten` took apart."""
+    """Rebuilds the nested state from the output of `flatten`."""
     if isinstance(tree, str) and tree.startswith(_TENSOR):
         return tensors[tree.removeprefix(_TENSOR)]
     if isinstance(tree, Mapping):
@@ -43,7 +43,7 @@ def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
 
 
 def merge(a: Any, b: Any) -> Any:
-    """Two ranks' states as one: mappings key by key; of two values of one key the second, which is the same."""
+    """Merges two ranks' states: mappings key by key; for other values of one key, which are equal, the second one."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         both = cast("dict[str, Any]", {**a, **b})
         return {key: merge(a[key], b[key]) if key in a and key in b else both[key] for key in both}
@@ -51,13 +51,13 @@ def merge(a: Any, b: Any) -> Any:
 
 
 class HostBuffers:
-    """Host memory for the tensors of a checkpoint, kept from one to the next; pinned for those that are on a GPU."""
+    """Host memory for the tensors of a checkpoint, reused for the next one; pinned for tensors on a GPU."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors as they are now; valid until the next call."""
+        """Copies of the tensors; valid until the next call."""
         on_gpu = False
         for name, tensor in tensors.items():
             buffer = self._buffers.get(name)

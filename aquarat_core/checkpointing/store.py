@@ -1,14 +1,14 @@
-"""Where the unfinished state of one training run is in the store, and which runs may continue from it.
+"""Where the store keeps the unfinished state of a training run, and which runs may continue from it.
 
     work/<stage>/<key>/<step>-<attempt>/rank-00000.safetensors   the tensors a rank wrote, or shards and their index
                                         rank-00000.json          the rest of its state
                                         rank-00000.done.json     both files' digests: this rank has written all
                                         commit.json              written last: step, identity and every file
 
-The key is a hash of what decides the result (stage, config, inputs, and the sources that compute it), so the same
-command finds its state again, from any host, and another command does not. Where the ranks run, how often checkpoints
-are saved and what is logged do not count. A commit also holds the whole code version; a run that continues although
-that has changed says so in its log.
+The key is a hash of what decides the result (stage, config, inputs, and the sources that compute it). The same command
+therefore finds its state again from any host, and a different command does not. Where the ranks run, how often
+checkpoints are saved and what is logged do not count. A commit also holds the complete code version; a run that
+continues after that has changed says so in its log.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from aquarat_core.config import ConfigError
 
 COMMIT = "commit.json"
 PLACEMENT = ("launch", "wandb", "checkpoint", "samples")
-"""Config fields that say where and how a run is watched, not what its result is; of `launch` only the types of
-matrix products count."""
+"""Config fields that control where a run happens and how it is watched, but not its result. In `launch`, only the
+types of matrix products affect the result."""
 SHOWN = 5
 
 
@@ -44,20 +44,20 @@ class CheckpointManifest:
     wandb_id: str | None
     files: dict[str, Digest]
     code_version: str | None = None
-    """Of the run that saved it, as manifests have it; None in checkpoints from before it was written."""
+    """W&B id of the run that saved it, as in manifests; None in checkpoints older than this field."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
-    """The checkpoints of one run; `identity` is what decides its result, as nested JSON."""
+    """The checkpoints of one run; `identity` is everything that decides its result, as nested JSON."""
 
     backend: Backend
     prefix: str
     identity: dict[str, Any]
     fence: Callable[[], None] = field(default=lambda: None, compare=False)
-    """Called before a commit; raises where another process has taken the run over."""
+    """Called before a commit; raises if another process has taken over the run."""
     code_version: str | None = None
-    """Of this run: the hash of all its sources, those that only record or report included."""
+    """Hash of all of this run's sources, including those that only record or report."""
 
     def folder(self, step: int, attempt: str) -> str:
         return f"{self.prefix}/{step:08d}-{attempt}"
@@ -73,7 +73,7 @@ class CheckpointStore:
         return sorted(found, key=lambda manifest: -manifest.step)
 
     def folders(self) -> Iterator[str]:
-        """Keys of all folders of checkpoints, complete or not."""
+        """Keys of all checkpoint folders, complete or not."""
         yield from dict.fromkeys(key.rpartition("/")[0] for key in self.backend.keys(f"{self.prefix}/"))
 
     def put(self, folder: str, path: Path) -> Digest:
@@ -92,7 +92,7 @@ class CheckpointStore:
         return None if found is None else read_checkpoint_json(found.data, f"{self.backend.uri}/{folder}/{name}")
 
     def commit(self, manifest: CheckpointManifest) -> None:
-        """Make a checkpoint valid, after everything it names was written. Raises what `fence` raises."""
+        """Make a checkpoint valid after all of its files have been written. Raises whatever `fence` raises."""
         self.fence()
         obj = {
             "step": manifest.step,
@@ -104,14 +104,14 @@ class CheckpointStore:
         self.backend.create(f"{manifest.folder}/{COMMIT}", canonical(obj))
 
     def fetch(self, manifest: CheckpointManifest, target: Path) -> bool:
-        """Copy the files of a checkpoint into `target`; False if one is missing or not what was written."""
+        """Copy the files of a checkpoint into `target`; returns False if one is missing or damaged."""
         return all(
             self.backend.get_file(f"{manifest.folder}/{name}", target / name) == digest
             for name, digest in manifest.files.items()
         )
 
     def remove(self, folder: str) -> None:
-        """Delete a checkpoint, the commit first: if this is interrupted, what is left counts as unfinished."""
+        """Delete a checkpoint, the commit first: if this is interrupted, the rest counts as unfinished."""
         self.backend.delete(f"{folder}/{COMMIT}")
         for key in list(self.backend.keys(f"{folder}/")):
             self.backend.delete(key)
@@ -122,11 +122,11 @@ class CheckpointStore:
             self.remove(folder)
 
     def at(self, place: str) -> CheckpointStore:
-        """The store of another run of the same stage, named by its key or `work/<stage>/<key>`."""
+        """The checkpoint store of another run of the same stage, given its key or `work/<stage>/<key>`."""
         return replace(self, prefix=f"{self.prefix.rpartition('/')[0]}/{place.rpartition('/')[2]}")
 
     def refuse_another_run(self, manifest: CheckpointManifest) -> None:
-        """Raise `ConfigError`, naming both values, if `manifest` was made by other settings or other data."""
+        """Raise `ConfigError` with both values if `manifest` was made with other settings or other data."""
         differing = list(differences(manifest.identity, self.identity))
         decisive = [line for line in differing if not line.startswith("code:")]
         if decisive:
@@ -138,11 +138,11 @@ class CheckpointStore:
             )
 
     def other_code(self, manifest: CheckpointManifest) -> str | None:
-        """A line for the log if other code than this run's saved `manifest`; None if it was the same."""
+        """A line for the log if other code than this run's saved `manifest`, otherwise None."""
         if manifest.identity.get("code") != self.identity["code"]:
             theirs, ours = str(manifest.identity.get("code")), str(self.identity["code"])
             return (
-                f"{manifest.folder} was made by other code that decides the result ({theirs[:12]}, now {ours[:12]}); "
+                f"{manifest.folder} was made by other code that affects the result ({theirs[:12]}, now {ours[:12]}); "
                 "the run continues from it because checkpoint.resume names it"
             )
         if manifest.code_version is None or self.code_version is None or manifest.code_version == self.code_version:
@@ -153,7 +153,8 @@ class CheckpointStore:
         )
 
     def left_by_other_code(self) -> list[str]:
-        """A line for each area of this stage, config and inputs whose state other code left, which is not taken."""
+        """A line for each unfinished state of this stage, config and inputs that other code left and this run
+        ignores."""
         there, _, mine = self.prefix.rpartition("/")
         latest: dict[str, str] = {}
         for key in sorted(key for key in self.backend.keys(f"{there}/") if key.endswith(f"/{COMMIT}")):
@@ -173,9 +174,9 @@ class CheckpointStore:
     def _not_taken(self, manifest: CheckpointManifest) -> str:
         place = manifest.folder.rpartition("/")[0]
         return (
-            f"{place} has the state after step {manifest.step} of the same config and inputs, but other code decided "
-            f"it ({str(manifest.identity.get('code'))[:12]}, now {str(self.identity['code'])[:12]}): this run does not "
-            f"take it. To continue from it, set checkpoint.resume to {place.rpartition('/')[2]!r}"
+            f"{place} has the state after step {manifest.step} with the same config and inputs, but from other code "
+            f"({str(manifest.identity.get('code'))[:12]}, now {str(self.identity['code'])[:12]}): this run does not "
+            f"use it. To continue from it, set checkpoint.resume to {place.rpartition('/')[2]!r}"
         )
 
     def _read(self, key: str) -> CheckpointManifest | None:
@@ -195,24 +196,24 @@ def checkpoint_store(
     code: str,
     code_version: str | None = None,
 ) -> CheckpointStore:
-    """The checkpoints of a run of `stage`: `inputs` are data versions by name, `code` the hash of the sources that
-    decide.
+    """The checkpoints of a run of `stage`. `inputs` are data versions by name; `code` is the hash of the sources that
+    decide the result.
 
-    `code_version` is that of all sources, which the checkpoints hold and which decides nothing.
+    `code_version` is the hash of all sources; checkpoints record it, but it does not decide anything.
     """
     decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
     launch = (config or {}).get("launch", {})
     decisive["launch"] = {"dtype": launch.get("dtype")}
-    if launch.get("float8"):  # absent from the key of checkpoints older than this field
+    if launch.get("float8"):  # older checkpoints do not have this field in their key
         decisive["launch"]["float8"] = True
-    # Through JSON, so that it compares equal with what is read back.
+    # Through JSON, so that it compares equal with a value that was read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
     prefix = f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}"
     return CheckpointStore(backend, prefix, identity, code_version=code_version)
 
 
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
-    """`field: value there, value here` for every leaf in which two nested JSON values differ."""
+    """`field: value there, value here` for every leaf where two nested JSON values differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         left, right = cast("dict[str, Any]", theirs), cast("dict[str, Any]", ours)
         for key in sorted(left.keys() | right.keys()):

@@ -1,7 +1,7 @@
 """Writes one checkpoint at a time in a thread, while training continues.
 
-Ranks do not communicate here, since a collective in a thread could meet one of the training loop: each leaves
-`rank-N.done.json`, and rank 0 commits when it has read all of them.
+Ranks do not communicate here, because a collective operation in this thread could mix with one of the training loop.
+Instead, each rank leaves `rank-N.done.json`, and rank 0 commits when it has read all of them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from aquarat_core.checkpointing.store import CheckpointManifest, CheckpointStore
 from aquarat_core.runtime.scratch import scratch_folder
 
 RANKS_TIMEOUT = 600.0
-"""Seconds that rank 0 waits for the files of the others."""
+"""Seconds for which rank 0 waits for the files of the other ranks."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankFiles:
-    """Names of what one rank writes."""
+    """Names of the files that one rank writes."""
 
     tensors: str
-    """Stem of its shards of tensors."""
+    """Stem of its tensor shards."""
     state: str
     """The rest of its state."""
     done: str
-    """Its mark of having written all, with the digests."""
+    """Marks that it has written everything, with the digests."""
 
     @classmethod
     def of(cls, rank: int) -> RankFiles:
@@ -43,14 +43,14 @@ class RankFiles:
 
 
 class BackgroundWriter:
-    """At most one checkpoint in flight; an error in the thread is raised by the next `wait`."""
+    """At most one checkpoint in flight; the next `wait` raises an error that occurred in the thread."""
 
     def __init__(self) -> None:
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run `work` in the thread; the one before must have been waited for."""
+        """Run `work` in the thread. Call `wait` for the previous one first."""
         assert self._thread is None, "a checkpoint is still being written"
 
         def run() -> None:
@@ -67,7 +67,7 @@ class BackgroundWriter:
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self) -> None:
-        """Block until nothing is in flight. Raises what the thread raised."""
+        """Block until nothing is in flight. Raises the thread's error, if any."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -77,7 +77,7 @@ class BackgroundWriter:
 
 
 def write_rank(store: CheckpointStore, folder: str, rank: int, tensors: Mapping[str, Tensor], tree: Any) -> None:
-    """One rank's share of a checkpoint: its files, then its mark."""
+    """Write one rank's part of a checkpoint: its files, then its mark."""
     names = RankFiles.of(rank)
     with scratch_folder("checkpoint") as scratch:
         state_file = scratch / names.state
@@ -104,9 +104,9 @@ def commit_when_done(store: CheckpointStore, folder: str, ranks: int, step: int,
 
 
 def prune(store: CheckpointStore, keep_last: int, keep_every: int | None) -> None:
-    """Delete all but the `keep_last` latest checkpoints and the milestones, and what killed writers left.
+    """Delete all checkpoints except the `keep_last` latest ones and the milestones, and leftovers of killed writers.
 
-    Folders of later steps stay: another rank may already be writing the next checkpoint.
+    Folders of later steps stay, because another rank may already be writing the next checkpoint.
     """
     complete = store.checkpoints()
     kept = {c.folder for c in complete[:keep_last]}

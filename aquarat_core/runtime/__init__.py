@@ -1,1 +1,1 @@
-"""The processes of a stage: who they are, what hardware they have, how they stop, and where they may leave files."""
+"""The processes of a stage: their ranks, their hardware, how they stop, and where they may leave files."""

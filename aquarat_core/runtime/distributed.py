@@ -1,4 +1,4 @@
-"""The processes of one stage: who we are, which device we compute on, and sums over all of them."""
+"""The processes of one stage: this process's rank, its device, and sums over all ranks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ JOIN_TIMEOUT = timedelta(minutes=10)
 
 
 class StartError(RuntimeError):
-    """Processes of a stage that did not find each other: a fault of a host or of the network, or of another rank."""
+    """The processes of a stage did not find each other, because of a host, the network or another rank."""
 
 
 class OtherRankFailed(RuntimeError):
-    """What a rank waited for could not be made by another one; the message is that rank's."""
+    """Another rank failed to produce a result that this rank waited for; the message is that rank's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class World:
     device: torch.device
     compute_dtype: torch.dtype
     local_rank: int = 0
-    """Which of the processes on its host; their ranks follow one another."""
+    """Index among the processes on its host, whose ranks are consecutive."""
 
     def sum(self, x: Tensor) -> Tensor:
         """`x` summed over all ranks, in place."""
@@ -52,14 +52,14 @@ class World:
         return x
 
     def totals(self, x: Tensor) -> list[float]:
-        """The sums over all ranks of the numbers in a vector, on the host."""
-        # torch leaves the type of what it gives open.
+        """The sums over all ranks of the numbers in a vector, as Python floats."""
+        # torch does not declare the return type.
         return cast("list[float]", self.sum(x).tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def gather(self, obj: list[Any]) -> list[Any]:
-        """The ranks' lists one after another, on every rank.
+        """The concatenated lists of all ranks, on every rank.
 
-        Objects are sent as JSON text, so they must be JSON values.
+        The lists are sent as JSON text, so they must hold JSON values.
         """
         if self.size == 1:
             return obj
@@ -79,10 +79,12 @@ class World:
         return [] if self.rank else gathered
 
     def once_per_host(self, make: Callable[[], T]) -> T:
-        """What `make`, called by the first rank of each host, returned on this host: a JSON value.
+        """The value, a JSON value, that `make` returns on the first rank of this host; each host calls it once.
 
-        The other ranks wait, `JOIN_TIMEOUT` at most. If it fails on any host all ranks end: the one where it failed
-        raises its error, the others a `UserError` with the same message, or `OtherRankFailed` if it was another kind.
+        The other ranks wait, at most `JOIN_TIMEOUT`. If it fails on any host, all ranks end: the failing rank raises
+        its
+        error, the others raise a `UserError` with the same message, or `OtherRankFailed` if it was another kind of
+        error.
         """
         if self.size == 1:
             return make()
@@ -104,13 +106,13 @@ class World:
         return everywhere[self.rank - self.local_rank]["value"]
 
     def shard(self, items: list[T]) -> list[T]:
-        """This rank's part of `items`: every size-th one, starting at its rank."""
+        """This rank's part of `items`: every size-th item, starting at index `rank`."""
         return items[self.rank :: self.size]
 
 
 @contextmanager
 def distributed_world(launch: LaunchConfig) -> Generator[World]:
-    """Join the process group that torchrun describes in the environment; a lone process is a world of one."""
+    """Join the process group that torchrun describes in the environment; a single process is a world of size one."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = launch.device == "cuda" or (launch.device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
@@ -122,14 +124,14 @@ def distributed_world(launch: LaunchConfig) -> Generator[World]:
             f"({torch.cuda.device_count()}): lower launch.nproc, or set launch.device to 'cpu'"
         )
     torch.set_num_threads(launch.threads)
-    # Read when torch's compiler is imported, which happens where something is compiled.
+    # Read when torch's compiler is imported, which happens at the first compilation.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
     if not cuda:
         keep_freed_memory()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-        # Read by the first matrix product: without it cuBLAS may choose by what else runs.
+        # Read by the first matrix product; without it, cuBLAS may choose its algorithm by what else is running.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if size > 1:
         _join("nccl" if cuda else "gloo", rank, size, device)
@@ -141,12 +143,13 @@ def distributed_world(launch: LaunchConfig) -> Generator[World]:
 
 
 def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
-    """Wait for all ranks. Raises `StartError`, one line on each rank, where they do not find each other."""
+    """Wait for all ranks. Raises `StartError`, one line on each rank, if they do not find each other."""
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     try:
-        # Bound to its GPU, NCCL connects here, and not in the first exchange, and no rank guesses another's device.
+        # Bound to its GPU, NCCL connects here instead of in the first exchange, and no rank guesses another's device.
         bound = device if device.type == "cuda" else None
-        # On one host the ranks meet in a file; else, and under a torchrun started by hand, at the address it gives.
+        # On a single host the ranks meet in a file. On several, or under a manually started torchrun, they meet at its
+        # address.
         store = ranks_store(size)
         place = os.environ[RANKS] if store else place
         where: dict[str, Any] = {} if store is None else {"store": store, "rank": rank, "world_size": size}
@@ -159,7 +162,7 @@ def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
 
 
 def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:
-    """The type of matrix products: as configured, or bfloat16 where the hardware multiplies it natively."""
+    """The type of matrix products: as configured; "auto" is bfloat16 with native support, else float32."""
     if launch.dtype != "auto":
         return getattr(torch, launch.dtype)
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()

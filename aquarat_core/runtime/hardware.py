@@ -1,4 +1,4 @@
-"""The hardware's peak, for model FLOPs utilization; sums in the same order each time; garbage collection paused."""
+"""The device's peak FLOP/s for model FLOPs utilization, deterministic sums, and pausing garbage collection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aquarat_core.runtime.peaks import peak_of
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak in bfloat16; None if it is not known, as for CPUs."""
+    """The device's peak FLOP/s in bfloat16; None if unknown, as for CPUs."""
     if device.type != "cuda":
         return None
     return peak_of(torch.cuda.get_device_name(device))
@@ -21,10 +21,10 @@ def peak_flops(device: torch.device) -> float | None:
 
 @contextmanager
 def deterministic(wanted: bool, device: torch.device) -> Generator[None]:
-    """Use kernels that give the same bits each time, on a GPU. Raises `ConfigError` for an operation that has none.
+    """Use GPU kernels that give the same bits each time. Raises `ConfigError` for an operation that has none.
 
-    Sampling does not need it: nothing there is summed in a changing order, and torch's deterministic kernels for
-    writing into memory are slower.
+    Sampling does not need this: its sums have a fixed order, and torch's deterministic kernels for indexed writes are
+    slower.
     """
     if not wanted or device.type != "cuda":
         yield
@@ -32,7 +32,7 @@ def deterministic(wanted: bool, device: torch.device) -> Generator[None]:
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     # Skip filling uninitialized memory: it is always written before it is read.
-    # A property of the module, which type checkers do not see.
+    # A property of the module that type checkers do not see.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
@@ -47,7 +47,7 @@ def deterministic(wanted: bool, device: torch.device) -> Generator[None]:
 
 @contextmanager
 def gc_disabled() -> Generator[None]:
-    """Without Python's cyclic garbage collector, which walks every object: half a second in a large process."""
+    """Disable Python's cyclic garbage collector, which walks every object: half a second in a large process."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.freeze()

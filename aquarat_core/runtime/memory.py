@@ -1,4 +1,4 @@
-"""How a process on a CPU allocates memory: blocks that are kept for reuse, and pages of 2 MiB."""
+"""How a process on a CPU allocates memory: freed blocks are kept for reuse, and pages have 2 MiB."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HUGE_PAGE = 2 << 20
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc's malloc reuse large blocks, and torch put them into huge pages: with pages of 4 KiB, each faulted in
-    anew, a training step of one thread takes a tenth longer.
+    """Make glibc's malloc reuse large blocks, and torch put them into huge pages. With newly faulted 4 KiB pages, a
+    training step with one thread takes a tenth longer.
 
-    Call it before the first tensor is made: torch reads its variable then. With another C library or system it does
-    nothing.
+    Call it before the first tensor is made, because torch reads its variable then. With another C library or system
+    it does nothing.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
@@ -33,9 +33,9 @@ def keep_freed_memory() -> None:
 
 
 def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros in pages of 2 MiB where Linux grants them, so that reading them once a step misses the TLB less often.
+    """Zeros in 2 MiB pages if Linux grants them, so that reading them once per step causes fewer TLB misses.
 
-    On other systems and devices, plain zeros.
+    On other systems and devices, ordinary zeros.
     """
     x = torch.empty(shape, dtype=dtype, device=device)
     start = -(-x.data_ptr() // HUGE_PAGE) * HUGE_PAGE

@@ -20,11 +20,11 @@ PEAK_BF16_FLOPS = {
     "A10G": 70e12,
     "RTX 4090": 165e12,
 }
-"""Dense bfloat16 tensor FLOP/s from the makers' data sheets (without sparsity, summing in float32), by a part of the
-device's name; the first that fits. Training in 8-bit floats is measured by the same, so that a utilization above
-1 means faster than bfloat16 could ever be."""
+"""Dense bfloat16 tensor FLOP/s from the makers' data sheets (without sparsity, accumulating in float32). The keys are
+parts of device names; the first match counts. Training in 8-bit floats is measured against the same peak, so a
+utilization above 1 means faster than bfloat16 could ever be."""
 
 
 def peak_of(name: str) -> float | None:
-    """The peak in bfloat16 of one GPU of that name; None if it is not known."""
+    """The peak in bfloat16 of one GPU with that name; None if unknown."""
     return next((flops for part, flops in PEAK_BF16_FLOPS.items() if part in name), None)

@@ -1,21 +1,21 @@
-"""How a stage ends when it is asked to stop. Imports nothing heavy, because the stage runner needs it."""
+"""How a stage stops on request. Imports nothing heavy, because the stage runner needs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Stop = Callable[[], bool]
-"""Whether this process was asked to stop; once true, always true."""
+"""Returns whether this process was asked to stop; never goes back to False."""
 
 
 def never() -> bool:
-    """The `Stop` of a process that cannot be asked."""
+    """A `Stop` for processes that cannot be asked to stop."""
     return False
 
 
 class Preempted(RuntimeError):
-    """The stage was asked to stop and did; started again, it continues from where it was."""
+    """The stage stopped on request; started again, it continues from that point."""
 
 
 class Abandoned(RuntimeError):
-    """A step was given up before it changed anything, because the stage was asked to stop."""
+    """A step was abandoned before it changed anything, because the stage was asked to stop."""

@@ -1,12 +1,12 @@
 """How the ranks of a stage meet under torchrun, without open ports; `python -m aquarat_core.torchrun` starts it.
 
 torchrun's own rendezvous, and the store through which the ranks then find each other, listen on every network
-interface, ask for no password, and (with `c10d`) unpickle what others write there. The rendezvous here
+interface, ask for no password, and (with `c10d`) unpickle data that others write there. The rendezvous here
 
 - on one host needs no port: torchrun keeps its state in memory, and the ranks meet in a file of a folder that only
   this user can enter (`AQUARAT_RANKS`);
 - on several hosts (`--nnodes N --rdzv-endpoint ADDRESS:PORT --rdzv-conf rank=K --local-addr ADDRESS`) listens on that
-  one address of the first host. Nothing that it receives is unpickled. There is no password, so the network must be
+  one address of the first host. Nothing it receives is unpickled. There is no password, so the network must be
   private.
 
 Gloo and NCCL connect the ranks over the loopback interface, or over the interface that carries this host's address.
@@ -24,7 +24,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
-# This is where torch documents them, though it does not list them for type checkers.
+# torch documents these names in this module, but does not export them for type checkers.
 from torch.distributed import (
     FileStore,  # pyright: ignore[reportPrivateImportUsage]
     HashStore,  # pyright: ignore[reportPrivateImportUsage]
@@ -46,7 +46,7 @@ from aquarat_core.runtime.scratch import scratch_folder
 
 BACKEND = "aquarat"
 RANKS = "AQUARAT_RANKS"
-"""Names the file in which the ranks of a job on one host meet."""
+"""Names the file in which the ranks of a single-host job meet."""
 JOIN_SECONDS = 600
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _SIOCGIFADDR = 0x8915
@@ -57,7 +57,8 @@ class RendezvousError(UserError):
 
 
 class Rendezvous(RendezvousHandler):
-    """The agents of a fixed number of hosts, whose ranks and meeting point the control host has decided."""
+    """Connects the torchrun agents of a fixed set of hosts; the control host has chosen their ranks and meeting
+    point."""
 
     def __init__(self, params: RendezvousParameters) -> None:
         self._params = params
@@ -70,12 +71,12 @@ class Rendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """Whether the ranks use the store of the first host's torchrun instead of opening one."""
+        """Whether the ranks use the store of the first host's torchrun instead of opening their own."""
         return self._nodes > 1
 
     def next_rendezvous(self) -> RendezvousInfo:
         if self._nodes == 1:
-            # Nobody listens at this address; the ranks meet in the file that RANKS names.
+            # No process listens at this address; the ranks meet in the file named by RANKS.
             self._store, address, port = HashStore(), "127.0.0.1", 0
         else:
             address, port = parse_rendezvous_endpoint(self._params.endpoint.strip(), -1)
@@ -101,7 +102,7 @@ class Rendezvous(RendezvousHandler):
 
 
 def _tcp_store(address: str, port: int, is_first: bool) -> TCPStore:
-    """The store at `address`:`port`, which the first host serves on that address alone."""
+    """The store at `address`:`port`; the first host serves it on that address only."""
     listener = _listen(address, port).detach() if is_first else None
     return TCPStore(
         address,
@@ -129,7 +130,7 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 def interface_of(address: str) -> str:
-    """The network interface that carries `address`, a name or an IPv4 address. Raises `RendezvousError`."""
+    """The name of the network interface that has `address`, a host name or IPv4 address. Raises `RendezvousError`."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         wanted = socket.gethostbyname(address)
         for _, name in socket.if_nameindex():
@@ -146,7 +147,7 @@ def interface_of(address: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Runs torchrun with this rendezvous; it ends the process itself."""
+    """Runs torchrun with this rendezvous; torchrun itself ends the process if a rank fails."""
     from torch.distributed.run import main as torchrun  # pyright: ignore[reportUnknownVariableType]  # untyped
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -164,7 +165,7 @@ def main(argv: list[str]) -> None:
                 for variable in INTERFACES:
                     os.environ.setdefault(variable, name)
             if "rank=0" in own:
-                # Reported before torchrun starts, whose traceback would hide it.
+                # Reported before torchrun starts, because its traceback would hide it.
                 _listen(*parse_rendezvous_endpoint(given.rdzv_endpoint, -1)).close()
         except RendezvousError as e:
             print(f"torchrun: {e}", file=sys.stderr, flush=True)
@@ -177,10 +178,11 @@ def main(argv: list[str]) -> None:
 
 @contextmanager
 def one_host() -> Generator[None]:
-    """The environment in which the ranks of a job on one host meet in a private file, with this backend registered."""
+    """An environment in which the ranks of a single-host job meet in a private file, with this rendezvous
+    registered."""
     rendezvous_handler_registry.register(BACKEND, Rendezvous)
     for variable in INTERFACES:
-        # Even if a cluster names another one for all its jobs: on one host no traffic needs to leave it.
+        # Overrides a network interface that a cluster sets for all its jobs: on one host no traffic needs to leave it.
         os.environ[variable] = "lo"
     with scratch_folder("ranks") as folder:
         os.environ[RANKS] = str(folder / "store")
@@ -188,6 +190,6 @@ def one_host() -> Generator[None]:
 
 
 def ranks_store(size: int) -> FileStore | None:
-    """The store in which the `size` ranks of a job on one host meet; None if torchrun's own is to be used."""
+    """The store in which the `size` ranks of a single-host job meet; None if torchrun's own store should be used."""
     path = os.environ.get(RANKS)
     return FileStore(path, size) if path else None

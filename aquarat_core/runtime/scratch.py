@@ -1,10 +1,10 @@
-"""Folders to work in that do not outlive their process for long, however it ends.
+"""Scratch folders that do not outlive their process for long, however it ends.
 
-A killed process removes nothing. So every folder has an owner: a lock that the kernel frees with the process that
-holds it. Making a folder first removes those that have no owner any more.
+A killed process removes nothing. Therefore every folder has an owner: a lock that the kernel frees when the process
+that holds it ends. Before a folder is made, those without an owner are removed.
 
-`<scratch>/<name>-XXXX/` holds `owner`, which is locked, and `files/`, which is what a caller works in; `<scratch>/gate`
-is held while a folder is being made, so that it is not taken for one without an owner.
+`<scratch>/<name>-XXXX/` holds `owner`, which is locked, and `files/`, the caller's working directory. `<scratch>/gate`
+is locked while a folder is being made, so that the new folder does not look like one without an owner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aquarat_core.artifacts.errors import os_errors
 
 @contextmanager
 def scratch_folder(name: str) -> Generator[Path]:
-    """An empty folder below `settings.scratch_dir()`, removed afterwards; folders of dead processes are removed first.
+    """An empty folder below `settings.scratch_dir()`, removed afterwards; first removes folders of dead processes.
 
     Raises `StoreError` if the directory cannot be used, `HostDiskFullError` if its disk is full.
     """
@@ -43,7 +43,7 @@ def scratch_folder(name: str) -> Generator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Removes the folders without an owner. They are locked meanwhile, so that each is removed by one process."""
+    """Removes folders without an owner. Each is locked meanwhile, so only one process removes it."""
     with ExitStack() as claimed:
         dead: list[Path] = []
         with _gate(root):
@@ -59,7 +59,7 @@ def _sweep(root: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The owner last: what has none is empty, or not ours."""
+    """Removes a folder, `owner` last: a folder without that file is then empty, or was not made here."""
     shutil.rmtree(folder / "files", ignore_errors=True)
     with suppress(OSError):
         (folder / "owner").unlink()

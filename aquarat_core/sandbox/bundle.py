@@ -1,4 +1,4 @@
-"""Code for the inside of the sandbox as one text, which `python -c` runs: the sandbox sees no checkout."""
+"""Bundles code for the inside of the sandbox, where the checkout is not visible, into one text for `python -c`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ module.main()
 
 
 def bundle(*modules: ModuleType) -> str:
-    """A program that makes these modules of the room, each after those that it imports, and calls the last's `main`."""
+    """A program that defines these modules of `sandbox`, dependencies first, and calls `main` of the last one."""
     return _START.format(modules=[(m.__name__.rpartition(".")[2], _text(str(m.__file__))) for m in modules])
 
 

@@ -1,4 +1,4 @@
-"""Whether a program passes tests, decided out of its reach (`judge.py`)."""
+"""Tests a program, with a verdict that is decided out of its reach (`judge.py`)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Checks:
     names: tuple[str, ...]
     """The functions of the program that the tests call."""
     tests: str
-    """A program; the tests hold if it ends without an exception."""
+    """A program that raises an exception if a test fails."""
     context: str = ""
-    """What runs before the tests and may define what they use; `names` replace what it defines under them."""
+    """Code that runs before the tests and may define names for them; the program's `names` replace its definitions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether all tests held."""
+    """Whether all tests passed."""
 
     passed: bool
     outcome: Outcome | None
@@ -38,8 +38,8 @@ class Verdict:
 def run_checks(program: str, checks: Checks, limits: Limits = DEFAULT_LIMITS, sandbox: Wanted = "auto") -> Verdict:
     """Run the tests on the program's functions; arguments and results are plain data (`wire.py`).
 
-    Passing is one thing only: the judge prints a number that was drawn for this run, after the last test. Raises
-    `UsageError` where there is no sandbox, and `DataError` for tests that are too long.
+    The program only passes if the judge prints, after the last test, a number that was drawn for this run. Raises
+    `UsageError` if there is no sandbox, and `DataError` for tests that are too long.
     """
     nonce = secrets.token_hex(16)
     order = {"nonce": nonce, "context": checks.context, "names": list(checks.names), "tests": checks.tests}

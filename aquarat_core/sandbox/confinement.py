@@ -1,4 +1,4 @@
-"""The commands that start the inside of each sandbox."""
+"""The commands that start each sandbox."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORK = "/work"
 
 
 class NoSandbox(StageError):
-    """The sandbox did not start; the message says why. Nothing of the program has run."""
+    """The sandbox did not start; the message says why. None of the program has run."""
 
 
 def run_confined(sandbox: SandboxName, command: Sequence[str], stdin: bytes, limits: Limits) -> Outcome:
@@ -62,7 +62,7 @@ def _plan(sandbox: SandboxName, command: Sequence[str], limits: Limits, folder: 
         "executable": executable,
         "command": list(command),
         "environment": {"PATH": "/usr/bin:/bin", "HOME": ".", "LANG": "C.UTF-8"},
-        # An ordinary user's bubblewrap makes a user namespace of its own.
+        # Run by an ordinary user, bubblewrap makes a user namespace of its own.
         "own_count": sandbox == "landlock" or os.geteuid() == 0,
         "confined": sandbox != "none",
         "readable": [*_readable(), "/dev/random", "/dev/urandom"] if sandbox == "landlock" else None,
@@ -73,7 +73,7 @@ def _plan(sandbox: SandboxName, command: Sequence[str], limits: Limits, folder: 
             "RLIMIT_FSIZE": limits.file_bytes,
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_CORE": 0,
-            # Without a namespace the limit counts all that the user runs.
+            # Without a namespace, the limit counts all of the user's processes.
             **({"RLIMIT_NPROC": limits.processes} if sandbox != "none" else {}),
         },
     }
@@ -87,15 +87,15 @@ def _start(plan: Plan) -> list[str]:
 def _bubblewrap(limits: Limits) -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
-        raise NoSandbox("there is no program bwrap")
-    # bubblewrap itself makes the folders above with mode 0700, which nobody could not enter.
+        raise NoSandbox("the program bwrap is not installed")
+    # bubblewrap itself would make the parent folders with mode 0700, and the user `nobody` could not enter them.
     readable = _readable()
     above = dict.fromkeys(str(p) for path in (*readable, *_DEVICES) for p in reversed(Path(path).parents))
     mounts = [argument for path in above if path != "/" for argument in ("--perms", "0755", "--dir", path)]
     mounts += [argument for path in readable for argument in ("--ro-bind", path, path)]
     mounts += [argument for path in _DEVICES for argument in ("--dev-bind", path, path)]
     if os.geteuid() == 0:
-        # The inside becomes nobody by itself, in a user namespace of its own, whose files are in /proc.
+        # The program inside becomes `nobody` by itself, in its own user namespace, whose files are in /proc.
         mounts += ["--proc", "/proc", "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     return [
         program, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
@@ -105,7 +105,7 @@ def _bubblewrap(limits: Limits) -> list[str]:
 
 
 def _interpreter() -> tuple[Path, str]:
-    """The folder of the Python installation, and its program below that: a virtual environment only points to it."""
+    """The folder of the Python installation, and its program in it; a virtual environment only points to them."""
     prefix = Path(sys.base_prefix).resolve()
     name = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
     found = (prefix / name).resolve()
@@ -113,7 +113,7 @@ def _interpreter() -> tuple[Path, str]:
 
 
 def _readable() -> list[str]:
-    """What an interpreter reads: itself and its library, and the system's libraries."""
+    """Paths that an interpreter reads: itself and its library, and the system's libraries."""
     prefix, executable = _interpreter()
     own = (prefix / executable, prefix / "lib", prefix / "lib64")
     return list(dict.fromkeys(path for path in (*_LIBRARIES, *map(str, own)) if Path(path).exists()))
@@ -121,14 +121,15 @@ def _readable() -> list[str]:
 
 @contextmanager
 def _folder(sandbox: SandboxName) -> Generator[Path]:
-    """An empty folder that the program may write to; under bubblewrap it has a tmpfs instead, and this stays empty."""
+    """An empty folder that the program may write to; under bubblewrap it stays empty, because the program has a
+    tmpfs."""
     folder = Path(tempfile.mkdtemp(prefix="aquarat-sandbox-"))
     try:
         if sandbox == "landlock" and os.geteuid() == 0:
             os.chown(folder, NOBODY, NOBODY)
         yield folder
     finally:
-        # Not `shutil.rmtree`: it recurses, and a program may have nested folders deeply.
+        # Not `shutil.rmtree`, because it recurses, and a program may have made deeply nested folders.
         if subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL).returncode:
             subprocess.run(["chmod", "-R", "u+rwX", folder], stderr=subprocess.DEVNULL)
             subprocess.run(["rm", "-rf", folder], check=True)

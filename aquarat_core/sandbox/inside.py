@@ -1,6 +1,6 @@
-"""The first program in the sandbox: takes every right from itself, then becomes the interpreter of the program.
+"""The first program in the sandbox: gives up all of its rights, then becomes the interpreter of the program.
 
-It runs as root or as the user, under bubblewrap or not, and knows nothing that the program may not know.
+It runs as root or as the user, under bubblewrap or not, and holds no secrets that the program must not know.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _SIGKILL = 9
 
 
 class Plan(TypedDict):
-    """What the process outside asks for, as JSON."""
+    """The request of the process outside, as JSON."""
 
     report: int
-    """File descriptor for `READY`, or for why there is no sandbox."""
+    """File descriptor for `READY`, or for the reason why there is no sandbox."""
     folder: str
-    """To work in."""
+    """The working directory."""
     prefix: str
     """The interpreter's folder."""
     executable: str
-    """The interpreter, below it."""
+    """The interpreter, relative to that folder."""
     command: list[str]
     """The interpreter's arguments."""
     environment: dict[str, str]
     own_count: bool
-    """Whether processes have to be counted apart from those of other runs and of the user."""
+    """Whether processes must be counted separately from those of other runs and of the user."""
     confined: bool
-    """False for no sandbox at all: limits only."""
+    """False for no sandbox at all, only limits."""
     readable: list[str] | None
     """Paths for Landlock; None without it."""
     writable: list[str]
@@ -47,7 +47,7 @@ class Plan(TypedDict):
 
 
 def main() -> None:
-    """Never returns: the interpreter takes its place, or the report says why not and the exit code is 1."""
+    """Never returns: the interpreter replaces this process, or it reports the reason and exits with code 1."""
     plan: Plan = json.loads(sys.argv[1])
     try:
         _enter(plan)
@@ -63,7 +63,8 @@ def _enter(plan: Plan) -> None:
     if plan["readable"] is not None:
         rules = landlock.ruleset(plan["readable"], plan["writable"])
         if os.getuid() == 0:
-            # Nobody may not be able to reach the interpreter by its path, but by a folder that is open already.
+            # The user `nobody` may be unable to reach the interpreter by path, but can through a folder that is already
+            # open.
             opened = os.open(plan["prefix"], os.O_PATH)
             os.set_inheritable(opened, True)
             interpreter = f"/proc/self/fd/{opened}/{plan['executable']}"
@@ -71,11 +72,11 @@ def _enter(plan: Plan) -> None:
     if plan["confined"]:
         _drop_user()
         if plan["own_count"]:
-            with suppress(OSError):  # Forbidden on some machines: then runs share the limit, and it stays one.
+            with suppress(OSError):  # Forbidden on some machines: runs then share the limit, which still holds.
                 _own_user_namespace()
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL))
-    # Whose parent has ended stays below this process, where its memory is counted.
+    # Orphaned descendants become children of this process, so that their memory is counted.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
     for name, limit in plan["rlimits"].items():
         resource.setrlimit(getattr(resource, name), (limit, limit))
@@ -91,7 +92,7 @@ def _enter(plan: Plan) -> None:
 
 
 def _drop_user() -> None:
-    """Root becomes nobody: the limit of processes does not hold for root."""
+    """Root becomes the user `nobody`, because the limit on processes does not apply to root."""
     if os.getuid() == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -99,7 +100,7 @@ def _drop_user() -> None:
 
 
 def _no_new_privileges() -> None:
-    """No program that is started from here on gains rights by its set-uid bit."""
+    """From here on, no started program gains rights through its set-uid bit."""
     if ctypes.CDLL(None).prctl(
         _PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)
     ):
@@ -107,10 +108,10 @@ def _no_new_privileges() -> None:
 
 
 def _own_user_namespace() -> None:
-    """Linux 5.14 and newer count a user's processes for each namespace. The rights in it go with `execve`."""
+    """Linux 5.14 and newer count a user's processes per namespace. The rights in it are lost at `execve`."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
-    libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(1))  # After setuid the files below would be root's.
+    libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(1))  # Otherwise the files below would belong to root after setuid.
     if libc.unshare(_CLONE_NEWUSER):
         raise OSError(ctypes.get_errno(), "no user namespace")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):

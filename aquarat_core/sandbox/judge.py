@@ -1,8 +1,8 @@
 """Runs a program's functions against tests: the program in one process, the tests in another; runs inside the sandbox.
 
-The program's process is forked before tests and nonce are read, and gets its calls and answers as plain data. So it
-holds neither, runs no code in the process that decides, and whatever it does to itself, ends or prints changes nothing
-there.
+The program's process is forked before tests and nonce are read, and exchanges calls and results as plain data. So it
+holds neither, and runs no code in the process that decides. Nothing that it does to itself, its exit or its output
+changes the verdict.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _PR_SET_DUMPABLE = 4
 
 
 class ProgramEnded(BaseException):
-    """The program's process is no longer there to be called. No `except Exception` of a test catches it."""
+    """The program's process has ended and cannot be called. Not caught by `except Exception` in a test."""
 
 
 class Program:
-    """The program's process, as the tests see it."""
+    """The program's process, as seen by the tests."""
 
     def __init__(self, child: int, calls: int, answers: int) -> None:
         self.child, self.calls, self.answers = child, calls, answers
         self.has_ended = False
 
     def function(self, name: str) -> Callable[..., Any]:
-        """What calls the program's function of that name. Raises what it raises, or `ProgramEnded`."""
+        """A callable for the program's function with that name. Raises the function's exception, or `ProgramEnded`."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             request = {"name": name, "args": encode(list(args), strict=True), "kwargs": encode(kwargs, strict=True)}
@@ -51,14 +51,14 @@ class Program:
         return call
 
     def exit_code(self) -> int:
-        """Of the process that has ended; 128 and the number of the signal if one ended it."""
+        """Exit code of the ended process; 128 plus the signal's number if a signal ended it."""
         code = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
         return code if code >= 0 else 128 - code
 
 
 def main() -> None:
-    """Reads the program, then (nonce, context, names, tests), from standard input; prints the nonce if all hold."""
-    # The program's process is the same user: it may not read this one's memory or pipes under /proc.
+    """Reads the program, then (nonce, context, names, tests), from standard input; prints the nonce if all pass."""
+    # The program's process has the same user, so it must be kept from reading this one's memory or pipes under /proc.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
     source = receive(0)["program"]
     calls_out, calls = os.pipe()
@@ -72,7 +72,7 @@ def main() -> None:
     os.close(answers_in)
     program = Program(child, calls, answers)
     order = receive(0)
-    sys.stdout = io.StringIO()  # What the tests print is not the verdict.
+    sys.stdout = io.StringIO()  # Output of the tests must not look like the verdict.
     try:
         _judge(order, program)
     except ProgramEnded:
@@ -88,29 +88,29 @@ def main() -> None:
 
 
 def _judge(order: Any, program: Program) -> None:
-    """The context, which may define what tests use, then the tests, with the program's functions under their names."""
+    """Runs the context, which may define names for tests, then the tests, with the program's functions by name."""
     space: dict[str, Any] = {"__name__": "tests"}
     exec(compile(order["context"], "context", "exec"), space)
     for name in order["names"]:
         space[name] = program.function(name)
     exec(compile(order["tests"], "tests", "exec"), space)
-    if program.has_ended:  # A bare `except` of a test may have hidden it.
+    if program.has_ended:  # A bare `except` in a test may have hidden it.
         raise ProgramEnded
 
 
 def _exception(name: str, message: str) -> Exception:
-    """The exception that a function raised, as one of Python's own of that name, if there is such a one."""
+    """The exception that a function raised, as the built-in exception of that name if there is one."""
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
             return kind(message)
-        except TypeError:  # UnicodeDecodeError and the like take more than a message
+        except TypeError:  # UnicodeDecodeError and others need more than a message
             pass
     return RuntimeError(f"{name}: {message}")
 
 
 def _serve(source: str, calls: int, answers: int) -> None:
-    """In the program's process: run it, then answer calls of what it defined, until there are no more."""
+    """In the program's process: runs the program, then answers calls of its functions until there are no more."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nowhere, standard)
@@ -124,7 +124,7 @@ def _serve(source: str, calls: int, answers: int) -> None:
 
 
 def _answer(space: dict[str, Any], request: Any) -> Any:
-    """A function that is not there ends the process: its absence must not look like an error that a test expects."""
+    """Answers one call. A missing function ends the process, so it cannot look like an error that a test expects."""
     function = space[request["name"]]
     args, kwargs = decode(request["args"]), decode(request["kwargs"])
     try:

@@ -1,7 +1,7 @@
 """Landlock by its three system calls; runs inside the sandbox.
 
-Landlock takes from a process the access to all files but those under given paths, without any privilege. Source:
-Documentation/userspace-api/landlock.rst of Linux. Older kernels know fewer rights; `seccomp` refuses what they miss.
+Landlock removes a process's access to all files except those under given paths, and needs no privileges. Source:
+Documentation/userspace-api/landlock.rst of Linux. Older kernels know fewer rights; `seccomp` covers what they lack.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 
 def version() -> int:
-    """The version of Landlock's interface. Raises `OSError` where the kernel has none, or it is switched off."""
+    """The version of Landlock's interface. Raises `OSError` if the kernel lacks it or it is switched off."""
     return _call(_CREATE_RULESET, None, 0, _VERSION)
 
 
 def ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
-    """Rules by which files can be read and run under `readable` only, and read and written under `writable`."""
+    """Rules that allow reading and running files under `readable`, and reading and writing files under `writable`."""
     found = version()
     rights = _FIRST_VERSION
     for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV)):
@@ -44,7 +44,7 @@ def ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
 
 
 def enforce(rules: int) -> None:
-    """The rules hold from now on; the process must have given up new privileges before."""
+    """Applies the rules from now on; the process must already have set "no new privileges"."""
     _call(_RESTRICT_SELF, rules, 0)
     os.close(rules)
 

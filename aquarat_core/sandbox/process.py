@@ -1,4 +1,4 @@
-"""One process group with bounds on time, output, memory and the size of its folder, killed as a whole in the end."""
+"""Runs a process group with limits on time, output, memory and the size of its folder, and kills it at the end."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import IO
 from aquarat_core.sandbox.limits import Limits, Stopped
 
 _TICK = 0.05
-"""Seconds between two looks at the folder, at memory, and at whether the process has ended."""
+"""Seconds between two checks of the folder, of memory, and of whether the process has ended."""
 _KILLED_WITHIN = 10.0
 
 
 @dataclass(slots=True)
 class Ended:
-    """What came of a process group."""
+    """The result of a process group."""
 
     status: int = 0
-    """Negative for the number of a signal."""
+    """Negative if a signal ended it: minus the signal's number."""
     stopped: Stopped | None = None
     report: bytes = b""
-    """What it wrote to the extra pipe."""
+    """Data that it wrote to the extra pipe."""
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
     seconds: float = 0.0
@@ -36,10 +36,10 @@ class Ended:
 
 
 def run_group(command: Callable[[int], Sequence[str]], stdin: bytes, limits: Limits, folder: Path) -> Ended:
-    """Run a command with no environment, as the leader of a session of its own, and kill all of its group in the end.
+    """Runs a command without environment variables, as the leader of its own session, and kills its group at the end.
 
-    `command` is given the file descriptor to which the process may write a report. The files in `folder` are counted
-    while it runs, and not opened.
+    `command` gets the file descriptor to which the process may write a report. While it runs, the files in `folder` are
+    counted but not opened.
     """
     began = time.monotonic()
     reading, writing = os.pipe()
@@ -67,7 +67,7 @@ def run_group(command: Callable[[int], Sequence[str]], stdin: bytes, limits: Lim
 def _attend(
     process: subprocess.Popen[bytes], stdin: bytes, limits: Limits, folder: Path, deadline: float, ended: Ended
 ) -> Stopped | None:
-    """Feed and read the process until it has ended, or has reached a limit, which is returned."""
+    """Feeds and reads the process until it has ended or reached a limit, which is returned."""
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     waiting = memoryview(stdin)
     with selectors.DefaultSelector() as selector:
@@ -111,7 +111,7 @@ def _feed(selector: selectors.BaseSelector, pipe: IO[bytes], waiting: memoryview
 
 
 def _read(selector: selectors.BaseSelector, pipe: IO[bytes], kept: bytearray, limit: int) -> bool:
-    """Whether there was more than the limit."""
+    """Reads available output; returns whether it exceeds the limit."""
     part = os.read(pipe.fileno(), 1 << 16)
     if not part:
         selector.unregister(pipe)
@@ -121,7 +121,7 @@ def _read(selector: selectors.BaseSelector, pipe: IO[bytes], kept: bytearray, li
 
 
 def _rest(pipe: IO[bytes], limit: int) -> bytes:
-    """What the ended process left in the pipe, up to `limit` bytes."""
+    """Output that the ended process left in the pipe, up to `limit` bytes."""
     try:
         return os.read(pipe.fileno(), limit) if limit > 0 else b""
     except BlockingIOError:
@@ -129,12 +129,13 @@ def _rest(pipe: IO[bytes], limit: int) -> bytes:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Looks without reaping, so that the group's number stays taken until the group is killed."""
+    """Checks without reaping, so that the group's number stays in use until the group is killed."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _kill_all(process: subprocess.Popen[bytes], ended: Ended) -> None:
-    """SIGKILL to the group, and return when none of it is left. The filter of system calls lets no process leave it."""
+    """Sends SIGKILL to the group and waits until none of it is left. The system call filter lets no process leave
+    it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     if process.stdin is not None and not process.stdin.closed:
@@ -143,14 +144,14 @@ def _kill_all(process: subprocess.Popen[bytes], ended: Ended) -> None:
     deadline = time.monotonic() + _KILLED_WITHIN
     while _is_alive(process.pid):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"processes of the group {process.pid} live on after SIGKILL")
+            raise RuntimeError(f"processes of the group {process.pid} are still alive after SIGKILL")
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         time.sleep(_TICK / 10)
 
 
 def _is_alive(group: int) -> bool:
-    """Whether a process of the group still runs. One that has ended counts as there until init reaps it."""
+    """Whether a process of the group exists. One that has ended still counts until init reaps it."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -158,7 +159,7 @@ def _is_alive(group: int) -> bool:
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with suppress(OSError):
-                # After the name, which is in parentheses and may hold any: state, parent, group.
+                # After the name, which is in parentheses and may contain parentheses itself: state, parent, group.
                 state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
                 if int(its_group) == group and state not in "ZX":
                     return True
@@ -166,7 +167,7 @@ def _is_alive(group: int) -> bool:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory of a process and all below it. The kernel's own peak would count what we had when we forked."""
+    """Bytes of memory of a process and its descendants. The kernel's own peak would include our memory at the fork."""
     pages = 0
     waiting = [str(pid)]
     while waiting:
@@ -179,7 +180,7 @@ def _resident(pid: int) -> int:
 
 
 def _is_overfull(folder: Path, limits: Limits) -> bool:
-    """Whether files in the folder are too many or too big together; stops counting as soon as that is clear."""
+    """Whether the folder has too many files, or they are too big together; stops counting as soon as that is clear."""
     count = size = 0
     folders = [str(folder)]
     while folders:
@@ -195,6 +196,6 @@ def _is_overfull(folder: Path, limits: Limits) -> bool:
                         return True
         except (FileNotFoundError, NotADirectoryError):  # removed meanwhile
             continue
-        except OSError:  # made unreadable, or nested so deeply that it has no path: what cannot be counted is too much
+        except OSError:  # made unreadable, or nested too deeply to have a path; uncountable means too much
             return True
     return False

@@ -1,4 +1,4 @@
-"""Running a program in a sandbox that was tried before it is trusted."""
+"""Runs a program in a sandbox that is tested before it is trusted."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ DEFAULT_LIMITS = Limits()
 
 
 def run_python(program: str, limits: Limits = DEFAULT_LIMITS, sandbox: Wanted = "auto") -> Outcome:
-    """Run `program` with Python's standard library only, in an empty folder, without network, files or environment.
+    """Run `program` with only Python's standard library, in an empty folder, without network, files or environment.
 
-    Returns when it has ended or was killed, with all processes it started. Its standard input is empty. Raises
-    `UsageError` where the machine has no such sandbox.
+    Returns when it has ended or was killed, together with all processes it started. Its standard input is empty. Raises
+    `UsageError` if the machine does not support this sandbox.
     """
     return run_confined(choose(sandbox), ["-I", "-B", "-c", _RUN], program.encode(errors="replace"), limits)
 
 
 def choose(wanted: Wanted) -> SandboxName:
-    """The sandbox to use, tried once in this process. Raises `UsageError`, with what to install, if none works."""
+    """The sandbox to use, tested once per process. Raises `UsageError`, with what to install, if none works."""
     if wanted == "none":
         return "none"
     names = _CONFINED if wanted == "auto" else (wanted,)
@@ -55,8 +55,8 @@ def choose(wanted: Wanted) -> SandboxName:
         faults.append(f"{name}: {fault}")
     raise UsageError(
         f"no sandbox for generated code works here ({'; '.join(faults)}). Install bubblewrap (apt-get install "
-        "bubblewrap) and allow user namespaces, or use a kernel with Landlock. To run such code with all that you may "
-        "do, say so: sandbox none."
+        "bubblewrap) and allow user namespaces, or use a kernel with Landlock. To run such code with all of your own "
+        "rights, choose sandbox none."
     )
 
 
@@ -73,11 +73,11 @@ def fault_of(name: SandboxName) -> str | None:
             return one_line(str(e))
     if outcome.stdout == "confined\n" and outcome.status == 0:
         return None
-    return one_line(outcome.stderr.strip()[-300:] or f"a program that was to end well ended with {outcome.status}")
+    return one_line(outcome.stderr.strip()[-300:] or f"a program that should succeed ended with {outcome.status}")
 
 
 def in_parallel(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> list[R]:
-    """`function` of each item, in their order; several runs at a time, by default one for each processor, 8 at most."""
+    """`function` of each item, in order; runs several at a time, by default one per processor but at most 8."""
     workers = workers or min(8, len(os.sched_getaffinity(0)))
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))

@@ -1,9 +1,9 @@
 """The filter of system calls in the sandbox; runs inside it.
 
-The namespaces of bubblewrap and the rules of Landlock each leave something open: new user namespaces (a tmpfs in one
-has no limit), UDP and local sockets, signals by processes of the same user, the modes and times of files, leaving the
-process group. One filter closes all of that, the same in both sandboxes. It names what is refused: Python needs too
-many calls for a list of what is allowed to hold from one version to the next.
+The namespaces of bubblewrap and the rules of Landlock each leave gaps: new user namespaces (a tmpfs in one has no
+limit), UDP and local sockets, signals from processes of the same user, modes and times of files, leaving the process
+group. One filter closes all of them in both sandboxes. It lists the forbidden calls, because Python needs so many calls
+that a list of allowed ones would break from one version to the next.
 
 Numbers: arch/x86/entry/syscalls/syscall_64.tbl of Linux; filters: Documentation/userspace-api/seccomp_filter.rst.
 """
@@ -23,7 +23,7 @@ REFUSED = {
     "pidfd_send_signal": 424, "pidfd_open": 434, "pidfd_getfd": 438, "process_madvise": 440, "setpriority": 141,
     "sched_setparam": 142, "sched_setscheduler": 144, "sched_setaffinity": 203, "sched_setattr": 314,
     "ioprio_set": 251, "migrate_pages": 256, "move_pages": 279,
-    # leaving the process group, by which a run is killed
+    # leaving the process group, which is how a run is killed
     "setpgid": 109, "setsid": 112,
     # namespaces and mounts
     "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161, "open_tree": 428,
@@ -32,14 +32,14 @@ REFUSED = {
     # memory that no limit counts, or that outlives the run
     "memfd_create": 319, "memfd_secret": 447, "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240, "add_key": 248,
     "request_key": 249, "keyctl": 250,
-    # files that Landlock does not guard against this
+    # changes to files that Landlock does not prevent
     "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "chown": 92, "fchown": 93, "lchown": 94,
     "fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261, "utimensat": 280, "setxattr": 188,
     "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199,
     "setxattrat": 463, "removexattrat": 466, "file_setattr": 469, "truncate": 76, "mknod": 133, "mknodat": 259,
     "inotify_init": 253, "inotify_init1": 294, "fanotify_init": 300, "name_to_handle_at": 303,
     "open_by_handle_at": 304,
-    # parts of the kernel that no such program needs
+    # parts of the kernel that such a program does not need
     "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "personality": 135, "syslog": 103, "acct": 163,
     "quotactl": 179, "quotactl_fd": 443, "swapon": 167, "swapoff": 168, "reboot": 169, "init_module": 175,
     "delete_module": 176, "finit_module": 313, "kexec_load": 246, "kexec_file_load": 320,
@@ -49,9 +49,9 @@ _FIRST_ARGUMENT_IS_A_PROCESS = {"kill": 62, "rt_sigqueueinfo": 129, "tgkill": 23
                                 "prlimit64": 302}  # fmt: skip
 _NEW_NAMESPACES = 0x7E020000
 _CLONE_PARENT = 0x8000
-"""Would make the new process our child, which nobody waits for."""
+"""Would make the new process a child of our own parent, which does not wait for it."""
 _FCNTL_SIGNALS = (8, 10, 15)
-"""F_SETOWN, F_SETSIG, F_SETOWN_EX: a file descriptor that sends signals to any process of the user."""
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX: make a file descriptor send signals to any process of the user."""
 _IOCTL_SIGNALS = (0x8901, 0x8902)
 """FIOSETOWN, SIOCSPGRP: the same for sockets."""
 
@@ -64,7 +64,7 @@ _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 
 def filter_program(pid: int) -> bytes:
-    """The filter as BPF instructions, 8 bytes each. Signals and limits may be set for `pid` and the caller alone."""
+    """The filter as BPF instructions, 8 bytes each. Signals and limits may only be set for `pid` and the caller."""
     refuse = _step(_RETURN, _ERROR | errno.EPERM)
     allow = _step(_RETURN, _ALLOW)
     steps = [
@@ -77,7 +77,7 @@ def filter_program(pid: int) -> bytes:
     ]
     for number in REFUSED.values():
         steps += [_step(_EQUAL, number, 0, 1), refuse]
-    # Its flags are behind a pointer. C libraries take `clone` where it is not there.
+    # Its flags are behind a pointer. C libraries use `clone` if it is not available.
     steps += [_step(_EQUAL, _CLONE3, 0, 1), _step(_RETURN, _ERROR | errno.ENOSYS)]
     steps += _where(_CLONE, [_argument(0), _step(_ANY_BIT, _NEW_NAMESPACES | _CLONE_PARENT, 0, 1), refuse, allow])
     for number, commands in ((_FCNTL, _FCNTL_SIGNALS), (_IOCTL, _IOCTL_SIGNALS)):
@@ -91,19 +91,19 @@ def filter_program(pid: int) -> bytes:
 
 
 def install() -> None:
-    """Refuse these calls to this process and all it starts, from now on; it must have given up new privileges before.
+    """From now on, deny these calls to this process and all that it starts. Requires "no new privileges".
 
-    Raises `OSError` where the kernel cannot.
+    Raises `OSError` if the kernel does not support it.
     """
     if os.uname().machine != "x86_64":
-        raise OSError(f"its filter of system calls is for x86_64, and this is {os.uname().machine}")
+        raise OSError(f"its filter of system calls is for x86_64, but this is {os.uname().machine}")
     program = filter_program(os.getpid())
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
     libc = ctypes.CDLL(None, use_errno=True)
     unused = ctypes.c_ulong(0)
     if libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header), unused, unused):
-        raise OSError(f"the kernel takes no filter of system calls: {os.strerror(ctypes.get_errno())}")
+        raise OSError(f"the kernel does not accept the filter of system calls: {os.strerror(ctypes.get_errno())}")
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -111,7 +111,7 @@ def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
 
 
 def _argument(index: int) -> bytes:
-    """The low half of an argument: the kernel reads no more of an int."""
+    """The low half of an argument, because the kernel only reads an int."""
     return _step(_LOAD, _ARGUMENTS_AT + 8 * index)
 
 

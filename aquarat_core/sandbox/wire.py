@@ -1,6 +1,6 @@
 """Values between the judge and the program: plain data as JSON, in frames; runs inside the sandbox.
 
-What comes from the program is only ever data: an object of a class of its own arrives as one that equals nothing.
+The program can only send data: an object of one of its own classes arrives as a value that equals nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _SMALL = 1 << 53
 
 
 class Unsendable(Exception):
-    """A value that is no plain data."""
+    """A value that is not plain data."""
 
 
 class Foreign:
-    """Stands for a value that is no plain data; equals nothing, itself apart."""
+    """Stands for a value that is not plain data; equals nothing but itself."""
 
     def __init__(self, type_name: str) -> None:
         self.type_name = type_name
@@ -31,7 +31,7 @@ class Foreign:
 
 
 def encode(value: Any, strict: bool = False) -> Any:
-    """`value` as JSON can hold it. With `strict` a value that is no plain data raises `Unsendable`."""
+    """`value` in a form that JSON can represent. With `strict`, raises `Unsendable` for other than plain data."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -66,7 +66,7 @@ def _all(values: Iterable[Any], strict: bool) -> list[Any]:
 
 
 def decode(value: Any) -> Any:
-    """The value that `encode` was given. Raises some exception for what it did not write."""
+    """The value that was passed to `encode`. Raises some exception for any other input."""
     if isinstance(value, list):
         return [decode(x) for x in cast("list[Any]", value)]
     if not isinstance(value, dict):
@@ -95,22 +95,22 @@ _OF_HEX: dict[str, Any] = {"bytes": bytes, "bytearray": bytearray}
 
 
 def frame(message: Any) -> bytes:
-    """A message with its length before it. Raises `Unsendable` if it is too long."""
+    """A message preceded by its length. Raises `Unsendable` if it is too long."""
     data = json.dumps(message).encode()
     if len(data) > MAX_FRAME:
-        raise Unsendable(f"a message of {len(data)} bytes, and {MAX_FRAME} are the most")
+        raise Unsendable(f"a message of {len(data)} bytes, above the limit of {MAX_FRAME}")
     return len(data).to_bytes(4, "big") + data
 
 
 def send(file: int, message: Any) -> None:
-    """Write one frame. Raises `Unsendable`, or `OSError` if the other side has gone."""
+    """Write one frame. Raises `Unsendable`, or `OSError` if the other side has ended."""
     data = memoryview(frame(message))
     while data:
         data = data[os.write(file, data) :]
 
 
 def receive(file: int) -> Any:
-    """One frame, and not a byte more. Raises `EOFError` at the end, `ValueError` for what is no frame."""
+    """Read exactly one frame. Raises `EOFError` at the end, `ValueError` for an invalid frame."""
     length = int.from_bytes(_exactly(file, 4), "big")
     if length > MAX_FRAME:
         raise ValueError(f"a message of {length} bytes")

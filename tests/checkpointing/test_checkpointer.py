@@ -290,8 +290,8 @@ def test_what_other_code_has_saved_is_said() -> None:
     done, lines = restored(other)
     key = one.prefix.rpartition("/")[2]
     assert done == 0 and lines[0].endswith(
-        f"(c1, now c2): this run does not take it. To continue from it, set checkpoint.resume to '{key}'"
+        f"(c1, now c2): this run does not use it. To continue from it, set checkpoint.resume to '{key}'"
     )
     assert restored(other, resume="never") == (0, [])
     done, lines = restored(other, resume=key)
-    assert done == 4 and "by other code that decides the result (c1, now c2)" in lines[1]
+    assert done == 4 and "by other code that affects the result (c1, now c2)" in lines[1]
