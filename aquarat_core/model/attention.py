@@ -71,12 +71,12 @@ def unavailable(backend: Backend, device: torch.device, dtype: torch.dtype, head
     if backend == "sdpa":
         return None
     if device.type != "cuda":
-        return f"it needs a GPU, and this is {device.type}"
+        return f"it needs a GPU, but this is {device.type}"
     if backend == "flex":
         return None
     major, minor = torch.cuda.get_device_capability(device)
     if major != HOPPER:
-        return f"it is made for Hopper (compute capability 9), and this GPU has {major}.{minor}"
+        return f"it is made for Hopper (compute capability 9), but this GPU has {major}.{minor}"
     if dtype != torch.bfloat16:
         return f"it computes in bfloat16, not in {str(dtype).removeprefix('torch.')}"
     if head_size > FA3_MAX_HEAD_SIZE or head_size % FA3_HEAD_SIZE_MULTIPLE:

@@ -169,7 +169,7 @@ class DecodeShape:
     """What the host knows about one decoding step: how much of the KV cache it reads."""
 
     rows: int
-    """The first `rows` rows get a token."""
+    """Only the first `rows` rows get a token."""
     prompts: int
     """Their prompts are among the first `prompts` prompts."""
     prompt_len: int

@@ -47,7 +47,7 @@ def load_nanochat(directory: Path, step: int, compute_dtype: torch.dtype = torch
     except Exception as e:
         # A damaged file makes torch's reader raise almost any exception.
         reason = first_line(e)
-        raise WeightsError(f"{file} is not a file of tensors only, and nothing else is loaded ({reason})") from None
+        raise WeightsError(f"{file} does not contain only tensors, so it is not loaded ({reason})") from None
     try:
         described = dict(json.loads(meta.read_bytes()[:MAX_META_BYTES])["model_config"])
         missing = [field for field in FIELDS if type(described.get(field)) is not int]

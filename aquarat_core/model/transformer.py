@@ -169,7 +169,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The language model: token ids in, logits or losses out."""
 
-    # torch leaves open what its lists and dicts of modules contain and what a buffer is.
+    # torch does not declare the types in its lists and dicts of modules, nor the type of a buffer.
     blocks: Sequence[Block]
     value_embeddings: Mapping[str, nn.Embedding]
     cos: Tensor

@@ -1,4 +1,4 @@
-"""Functions of torch whose types its stubs leave out, with their types."""
+"""Typed versions of torch functions whose stubs lack types."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def entropy_terms(p: Tensor) -> Tensor:
 
 
 def to_list(x: Tensor) -> list[Any]:
-    """`x` as numbers on the host, nested in as many lists as it has dimensions, at least one."""
+    """`x` as numbers on the host, nested in as many lists as it has dimensions, but at least one."""
     return cast("list[Any]", x.tolist())  # pyright: ignore[reportUnknownMemberType]

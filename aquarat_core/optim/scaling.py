@@ -50,7 +50,7 @@ def horizon(
     target_flops: float | None = None,
     tokens_per_parameter: float | None = None,
 ) -> int:
-    """Steps of a run: by a FLOPs budget, else by a ratio of tokens to parameters, else `steps`."""
+    """Number of steps of a run: from a FLOPs budget, else from a ratio of tokens to parameters, else `steps`."""
     if target_flops is not None:
         return max(1, round(target_flops / (flops * batch)))
     if tokens_per_parameter is not None:
@@ -59,7 +59,7 @@ def horizon(
 
 
 def horizon_of(config: PretrainConfig, vocab_size: int) -> int:
-    """Steps of pretraining: those of the config, or as many as its budget allows with this vocabulary."""
+    """Number of steps of pretraining: that of the config, or as many as its budget allows with this vocabulary."""
     return horizon(
         config.batch_tokens,
         scaling_parameters(config.model, vocab_size),

@@ -1,7 +1,7 @@
-"""Alarms during a run: a policy that collapses onto one answer, loses the form, or is paid for something but skill.
+"""Alarms during a run: a policy that collapses onto one answer, stops producing the answer format, or hacks the reward.
 
-An alarm is logged once, when it starts, and counted in `rl/alarms` as long as it lasts. It stops nothing: a
-figure outside its bound is a reason to look.
+An alarm is logged once, when it starts, and counted in `rl/alarms` as long as it lasts. It stops nothing: a metric
+outside its bound is a reason to investigate.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_EXCESS = 0.25
-"""By how much the share of one answer may exceed an even share of the answers counted by name: those are letters of
-choices, and choices are permuted."""
+"""How much larger than an even share the share of one answer may be. Only answers that are counted by name are
+monitored: letters of choices, which are permuted."""
 MAX_PARSE_DROP = 0.2
-"""How far the parse rate may fall below its highest value so far."""
+"""How far the parse rate may fall below its maximum so far."""
 MAX_GENERALIZATION_GAP = 0.1
-"""By how much the reward may have risen beyond what held-out accuracy rose by since the start."""
+"""How much more the training reward may have risen since the start than the held-out accuracy."""
 MAX_ZERO_VARIANCE_SHARE = 0.5
-"""Largest share of recent steps without any gradient."""
+"""Maximum share of recent steps without any gradient."""
 SMOOTHING = 0.8
-"""Weight of the past in the running means, because one step has few answers."""
+"""Weight of the past in the running means, which are needed because one step has few answers."""
 
 
 class Monitors:
-    """Watches the metrics of a run's steps.
+    """Monitors the metrics of a run's steps.
 
-    `categories` are the answers that each task counts by name, by the end of its metrics' names: "" for an only task.
+    `categories` are the answers that each task counts by name. Its keys are suffixes of metric names, "" for a single
+    task.
     """
 
     def __init__(self, categories: Mapping[str, Sequence[str]]) -> None:
@@ -34,11 +35,12 @@ class Monitors:
         self._best_parse = 0.0
         self._first: tuple[float, float] | None = None
         self._gains = (0.0, 0.0)
-        """By how much training and held-out accuracy had risen at the last evaluation."""
+        """Increase of training and held-out accuracy at the last evaluation."""
         self._active: set[str] = set()
 
     def watch(self, figures: Mapping[str, float]) -> tuple[int, list[str]]:
-        """How many alarms hold after a step with these figures, and a sentence for each that has just begun."""
+        """The number of active alarms after a step with these metrics, and a sentence for each that has just
+        started."""
         letters = (f"rl/letter_{answer}{suffix}" for suffix, answers in self._categories.items() for answer in answers)
         watched = ("rl/parse_rate", "rl/acc", "rl/silent", *letters)
         for name in watched:
@@ -61,20 +63,20 @@ class Monitors:
                 found[f"letter{suffix}"] = text
         if (now := self._means["rl/parse_rate"]) < self._best_parse - MAX_PARSE_DROP:
             found["parse_rate"] = (
-                f"alarm: {now:.0%} of the completions answer in form, after {self._best_parse:.0%}: the policy is "
-                "losing the form; lower optim.lr_scale, or add a KL term (objective.kl)"
+                f"alarm: {now:.0%} of the completions have the answer format, down from {self._best_parse:.0%}: the "
+                "policy is losing the format; lower optim.lr_scale, or add a KL term (objective.kl)"
             )
         if (share := self._means.get("rl/silent", 0.0)) > MAX_ZERO_VARIANCE_SHARE:
             found["silent"] = (
-                f"alarm: {share:.0%} of the last steps taught nothing, since every group's samples earned the same: "
-                "raise group_size, prompts_per_step or temperature, or take questions that are neither too easy nor "
-                "too hard (curriculum, dynamic_sampling_rounds)"
+                f"alarm: {share:.0%} of the last steps taught nothing, because all samples of each group had equal "
+                "rewards: raise group_size, prompts_per_step or temperature, or choose questions that are neither too "
+                "easy nor too hard (curriculum, dynamic_sampling_rounds)"
             )
         risen, held_out = self._gains
         if risen - held_out > MAX_GENERALIZATION_GAP:
             found["parting"] = (
-                f"alarm: accuracy in training rose by {risen:+.3f}, held-out accuracy by {held_out:+.3f}: what is "
-                "rewarded is not what is wanted, or the training questions are being learned by heart"
+                f"alarm: accuracy in training rose by {risen:+.3f}, held-out accuracy by {held_out:+.3f}: the policy "
+                "is hacking the reward, or memorizing the training questions"
             )
         return found
 
@@ -90,7 +92,7 @@ class Monitors:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later alarms depend on, as JSON values."""
+        """The state that later alarms depend on, as JSON values."""
         return {
             "means": dict(self._means),
             "best_parse": self._best_parse,

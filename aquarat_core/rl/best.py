@@ -1,8 +1,8 @@
-"""The best policy of a run by its held-out accuracy, wherever training went from there.
+"""Keeps the best policy of a run by held-out accuracy, even if training gets worse after it.
 
-A few hundred questions tell policies apart to a few points only, and of several evaluations the highest is often a
-lucky one. So the latest policy within one standard error of the highest accuracy counts as the best (the rule of one
-standard error, Breiman et al. 1984, "Classification and Regression Trees").
+With a few hundred questions, accuracy is only precise to a few points, and the highest of several evaluations is biased
+upward by selection. So the latest policy within one standard error of the highest accuracy counts as the best (the
+one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees").
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from aquarat_core.training.callbacks import Callback, TrainingStep
 
 
 class BestPolicy(Callback):
-    """Keeps the best policy's weights in the host's memory; accuracies are of `n` questions.
+    """Keeps the best policy's weights in host memory; accuracies are measured on `n` questions.
 
-    They are part of every checkpoint of the run, so a restart forgets nothing, and old checkpoints may go.
+    They are part of every checkpoint, so a restart loses nothing, and old checkpoints can be removed.
     """
 
     name = "best"
@@ -36,7 +36,7 @@ class BestPolicy(Callback):
 
     @torch.no_grad()
     def watch(self, step: int, accuracy: float) -> None:
-        """Keep the policy as it is now if this held-out accuracy makes it the best."""
+        """Keep the current policy if this held-out accuracy makes it the best."""
         self.highest = max(self.highest, accuracy)
         error = math.sqrt(self.highest * (1 - self.highest) / self.n)
         if self.step is None or accuracy >= self.highest - error:
@@ -47,12 +47,12 @@ class BestPolicy(Callback):
         self.after_step(step)
 
     def after_step(self, step: TrainingStep) -> None:
-        """Look at the step's held-out accuracy, if it was evaluated."""
+        """Check the step's held-out accuracy, if it was evaluated."""
         if "eval/accuracy" in step.metrics:
             self.watch(step.done, step.metrics["eval/accuracy"])
 
     def restore(self) -> None:
-        """Give the policy the weights that were kept. Raises `KeyError` before the first evaluation."""
+        """Load the kept weights into the policy. Raises `KeyError` before the first evaluation."""
         with torch.no_grad():
             for name, p in self.policy.named_parameters():
                 p.copy_(self._weights[name])

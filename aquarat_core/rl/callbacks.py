@@ -1,4 +1,4 @@
-"""What happens besides the updates of an RL run: measurements, samples for people to read, alarms and totals."""
+"""The parts of an RL run other than updates: measurements, samples for people to read, alarms and totals."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from aquarat_core.tracking.sample_table import SampleTable
 from aquarat_core.training.callbacks import Callback, TrainingStep
 
 PHASES = ("rollout", "scoring", "update", "eval", "probe")
-"""The phases into which the time of a run is divided; the rest is bookkeeping."""
+"""The phases into which a run's time is divided; the rest is bookkeeping."""
 
 
 @dataclass
 class Measurement(Callback):
-    """Metrics of the policy before the first step, every `every` steps and after the last."""
+    """Measures the policy before the first step, every `every` steps and after the last step."""
 
     name: str
     every: int
     measure: Callable[[], dict[str, float]]
     phase: str
-    """The entry of `PHASES` to which its time is added."""
+    """The entry of `PHASES` that its time is added to."""
 
     def before_training(self, step: TrainingStep) -> None:
         self.take(step)
@@ -43,13 +43,13 @@ class Measurement(Callback):
 
 @dataclass
 class SampledAnswers(Callback):
-    """Writes answers of a step to the table, when evaluations are due."""
+    """Writes sampled answers of a step to the table when evaluations are due."""
 
     name = "samples"
     every: int
     table: SampleTable
     groups: Callable[[], Sequence[Group[Any]]]
-    """This rank's groups of the step that was just taken."""
+    """This rank's groups of the latest step."""
     rank: int
 
     def after_step(self, step: TrainingStep) -> None:
@@ -65,7 +65,7 @@ class SampledAnswers(Callback):
 
 @dataclass
 class AlarmReport(Callback):
-    """Counts the alarms of a step in `rl/alarms`, and logs those that have just begun."""
+    """Counts the active alarms in `rl/alarms`, and logs those that have just started."""
 
     name = "alarms"
     alarms: Monitors
@@ -85,15 +85,15 @@ class AlarmReport(Callback):
 
 @dataclass
 class RunTotals(Callback):
-    """What the summary needs of the steps before a restart: first and last metrics, tokens, and time by phase."""
+    """Data for the summary that must survive restarts: first and last metrics, tokens, and time by phase."""
 
     name = "progress"
     first: dict[str, float] = field(default_factory=dict)
-    """Of the evaluation before the first step, and the first step's mean reward."""
+    """From the evaluation before the first step, and the first step's mean reward."""
     last: dict[str, float] = field(default_factory=dict)
     tokens: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "all"), 0.0))
-    """By phase; `all` is that of all steps."""
+    """Time by phase; `all` is the time of all steps."""
 
     def before_training(self, step: TrainingStep) -> None:
         self.first = dict(step.metrics)

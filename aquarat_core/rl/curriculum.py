@@ -1,8 +1,7 @@
-"""Which questions a step asks: in a shuffled order, or more often those that the policy solves sometimes.
+"""Draws the questions of a step: in shuffled order, or more often those that the policy solves sometimes.
 
-A question that is always or never solved gives no gradient. Guessing alone reaches the pass rate of chance, so pass
-rates are measured from there. A step's draw depends on (seed, step) and the pass rates so far alone, which are
-the same on every rank.
+A question that is always or never solved gives no gradient. Guessing alone reaches a pass rate of chance, so pass rates
+are measured from there. A draw depends only on (seed, step) and the pass rates so far, which are equal on all ranks.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from aquarat_core.runtime.distributed import World
 
 
 class Curriculum:
-    """Draws the questions of each step out of `n` and remembers how often they were solved.
+    """Draws the questions of each step from `n` and tracks how often they were solved.
 
-    `chances` are the pass rates of a guesser, one for each question.
+    `chances` are the pass rates of random guessing, one for each question.
     """
 
     def __init__(self, chances: Sequence[float], seed: int, config: CurriculumConfig, world: World) -> None:
@@ -32,7 +31,7 @@ class Curriculum:
         self.seed, self.config, self.world = seed, config, world
         self.order, self.replacement_order = EpochShuffle(n, seed), EpochShuffle(n, row_key(seed, "spare") & 0x7FFFFFFF)
         self.pass_rates_N = torch.full((n,), -1.0, dtype=torch.float64)
-        """Share solved, an exponential mean over visits; -1 before the first."""
+        """Share of solved samples, an exponential mean over visits; -1 before the first visit."""
 
     def draw(self, step: int, count: int) -> list[int]:
         """Indices of the questions of `step`."""
@@ -40,13 +39,13 @@ class Curriculum:
         if not self.config.enabled:
             return self.order.rows(step, count).tolist()
         if count > n:
-            raise StageError(f"a step asks {count} questions, and there are {n}: lower rl_checkpoint.prompts_per_step")
-        # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis & Spirakis 2006).
+            raise StageError(f"a step asks {count} questions, but there are {n}: lower rl_checkpoint.prompts_per_step")
+        # The largest u^(1/w) are a weighted draw without replacement (Efraimidis & Spirakis 2006).
         u = uniform(torch.arange(n) + row_key(self.seed, "curriculum", step) // 2, 0).double()
         return to_list((u.clamp(min=1e-12).log() / self.weights()).topk(count).indices)
 
     def replacement(self, step: int, rounds: int, round_: int, count: int, place: int) -> int:
-        """Index of the question that takes a place of `step`'s in a round of refilling, on whichever rank it is."""
+        """Index of the question that replaces the one at `place` of `step` in a round of resampling, on any rank."""
         row = ((step * rounds + round_) * count) + place
         return int(self.replacement_order.rows(row, 1)[0])
 
@@ -58,7 +57,7 @@ class Curriculum:
         return weights_N.masked_fill(useful_N | (self.pass_rates_N < 0), 1.0)
 
     def update(self, solved: Mapping[int, float]) -> None:
-        """Count the shares solved of the questions this rank has asked; every rank calls this once a step."""
+        """Record the shares solved of this rank's questions; every rank calls this once per step."""
         if not self.config.enabled:
             return
         seen_2N = torch.zeros((2, len(self.pass_rates_N)), dtype=torch.float64, device=self.world.device)
@@ -72,7 +71,7 @@ class Curriculum:
         self.pass_rates_N = torch.where(visits_N > 0, updated_N, self.pass_rates_N)
 
     def metrics(self) -> dict[str, float]:
-        """How many questions have been seen, and which share of them is solved sometimes."""
+        """The number of questions seen so far, and the share of them that is solved sometimes."""
         known_N = self.pass_rates_N >= 0
         if not self.config.enabled or not known_N.any():
             return {}
@@ -87,25 +86,26 @@ class Curriculum:
 
 
 class CurriculumMixture:
-    """The curricula of several tasks: each gives the same number of questions at every step.
+    """The curricula of several tasks, each of which gives a fixed number of questions per step.
 
-    Questions have their numbers in the whole run; those of a task follow those of the task before it.
+    Question indices count through the whole run: those of a task follow those of the previous task.
     """
 
     def __init__(self, curricula: Mapping[str, Curriculum], per_step: Sequence[int]) -> None:
-        """`curricula` by the end of their metrics' names; `per_step` is how many questions each gives."""
+        """`curricula` are keyed by the suffix of their metric names; `per_step` is the number of questions from
+        each."""
         self.curricula, self.per_step = dict(curricula), list(per_step)
         sizes = [len(c.pass_rates_N) for c in curricula.values()]
         self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
 
     def draw(self, step: int, count: int) -> list[int]:
         """Indices of the questions of `step`, task by task."""
-        assert count == sum(self.per_step), "the number of questions of a step is fixed with the tasks' shares"
+        assert count == sum(self.per_step), "the tasks' shares determine the number of questions in a step"
         parts = zip(self.curricula.values(), self.starts, self.per_step, strict=True)
         return [start + i for curriculum, start, n in parts for i in curriculum.draw(step, n)]
 
     def replacement(self, step: int, rounds: int, round_: int, count: int, place: int) -> int:
-        """Index of a question of the same task that takes a place of `step`'s in a round of refilling."""
+        """Index of a question of the same task that replaces the one at `place` of `step` in a round of resampling."""
         del count
         for curriculum, start, n in zip(self.curricula.values(), self.starts, self.per_step, strict=True):
             if place < n:
@@ -114,13 +114,13 @@ class CurriculumMixture:
         raise IndexError("there is no such place in a step")
 
     def update(self, solved: Mapping[int, float]) -> None:
-        """Count the shares solved of the questions this rank has asked; every rank calls this once a step."""
+        """Record the shares solved of this rank's questions; every rank calls this once per step."""
         for curriculum, start in zip(self.curricula.values(), self.starts, strict=True):
             n = len(curriculum.pass_rates_N)
             curriculum.update({i - start: share for i, share in solved.items() if start <= i < start + n})
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of each task's curriculum, under the name of the task."""
+        """The metrics of each task's curriculum, under the task's name."""
         return {
             f"{name}{suffix}": value
             for suffix, curriculum in self.curricula.items()

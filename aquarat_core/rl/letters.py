@@ -1,7 +1,7 @@
-"""The token at which an answer by letter is decided: which ids the letters have there, and how probable each is.
+"""The token at which a letter answer is decided: the letters' ids there, and their probabilities.
 
-It works for every task whose answers are single letters, one for each choice. After "Answer:" a letter comes with the
-space before it, so its id is another one than that of the bare letter. The ids are therefore read off encoded answers,
+Works for every task whose answers are single letters, one for each choice. After "Answer:", a letter's token includes
+the space before it, so its id differs from that of the bare letter. The ids are therefore read off encoded answers,
 never looked up by the letter alone.
 
 Shapes: B contexts, L letters, V tokens of the vocabulary.
@@ -22,9 +22,9 @@ from aquarat_core.text.tokenizer import Tokenizer, TokenizerError
 
 
 def letter_ids(tokenizer: Tokenizer, task: Task[Any]) -> list[int]:
-    """Ids of the task's letters in the place where an answer says them.
+    """Ids of the task's letters at their position in an answer.
 
-    Raises `TokenizerError` when the tokenizer gives an answer's letter no token of its own.
+    Raises `TokenizerError` if the letter in an answer is not a token of its own.
     """
     answers = [tokenizer.encode(f"so.\n{task.answer_text(letter)}") for letter in task.categories]
     stems, ids = {tuple(answer[:-1]) for answer in answers}, [answer[-1] for answer in answers]

@@ -1,7 +1,8 @@
 """Checks before training, so that hours are not spent on an uninformative reward.
 
-Before the first update the reward is tried on answers whose worth is known, through the tokenizer that completions
-come from; then the first batch must lie within bounds. Each error says which bound was broken and what is likely wrong.
+Before the first update, the reward is tested on answers of known worth that were encoded and decoded by the tokenizer,
+like completions; then the metrics of the first batch must be within bounds. Each error names the bound and the likely
+cause.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from aquarat_core.tasks.task import A, Attempt, Example, Reward, Task
 from aquarat_core.text.tokenizer import Tokenizer
 
 MIN_GOLD = 0.99
-"""Share of the gold answers that must be rewarded: a rationale may announce an answer of its own."""
+"""Minimum share of gold answers that are rewarded; below 1 because a rationale may announce an answer of its own."""
 MIN_EXAMPLES = 100
-"""Examples that it takes to tell whether a constant answer is right too often."""
+"""Number of examples needed to tell whether a constant answer is right too often."""
 
 
 def check_reward(
@@ -27,21 +28,20 @@ def check_reward(
     reward: Reward[A] | None = None,
     seed: int = 0,
 ) -> None:
-    """Raises `StageError` unless `reward`, by default the task's own, pays the targets of `examples` and nothing that
-    does not answer. The latter is tried on the examples as they are shown under `seed`."""
+    """Raises `StageError` unless `reward` (default: the task's own) pays the targets of `examples` and pays nothing for
+    completions without an answer. The latter are tested on the examples as shown under `seed`."""
     graded = reward or task.grade
 
     def paid(example: Example[A], attempt: Attempt) -> bool:
         completion = tokenizer.decode(tokenizer.encode(attempt.text))
         return graded(example, completion, attempt.ended).reward >= 1.0
 
-    # A target may name choices in the order it was written for: it is graded in that order.
+    # A target may name choices by their original order, so it is graded in that order.
     gold = [paid(e, Attempt(task.answer_text(e.reference) if e.target is None else e.target)) for e in examples]
     if (share := sum(gold) / len(gold)) < MIN_GOLD:
         raise StageError(
-            f"the reward pays {share:.1%} of {len(gold)} gold answers, and must pay {MIN_GOLD:.0%}: the parser does "
-            f"not read the form that the targets have ({task.answer_form}), or the tokenizer does not give back what "
-            "it encodes"
+            f"the reward pays {share:.1%} of {len(gold)} gold answers but must pay {MIN_GOLD:.0%}: the parser does not "
+            f"accept the form of the targets ({task.answer_form}), or the tokenizer does not decode what it encoded"
         )
     shown = [task.shown(e, seed) for e in examples]
     attempts = [task.worthless(e) for e in shown]
@@ -49,8 +49,8 @@ def check_reward(
         earned = [paid(e, attempt[what]) for e, attempt in zip(shown, attempts, strict=True)]
         if share := sum(earned) / len(earned):
             raise StageError(
-                f"the reward pays {share:.1%} of {what}, and must pay none: the parser finds answers where none "
-                "is given, and RL would learn to be paid for them"
+                f"the reward pays {share:.1%} of {what} but must pay none: the parser finds answers where there are "
+                "none, and RL would learn to be paid for them"
             )
     _check_constant_answers(task, shown, paid)
 
@@ -58,7 +58,7 @@ def check_reward(
 def _check_constant_answers(
     task: Task[A], shown: Sequence[Example[A]], paid: Callable[[Example[A], Attempt], bool]
 ) -> None:
-    """A constant answer should be right as often as chance predicts, within five standard deviations."""
+    """Checks that no constant answer is right more often than chance predicts, within five standard deviations."""
     if len(shown) < MIN_EXAMPLES:
         return
     chance = mean(task.chance(e) for e in shown)
@@ -67,14 +67,14 @@ def _check_constant_answers(
         share = sum(paid(e, Attempt(task.answer_text(answer))) for e in shown) / len(shown)
         if share > allowed:
             raise StageError(
-                f"always answering {answer} earns {share:.1%} of {len(shown)} questions, where {chance:.0%} is chance: "
-                "the choices of these questions are not permuted, or one answer is right far too often"
+                f"always answering {answer} is right for {share:.1%} of {len(shown)} questions, but chance is "
+                f"{chance:.0%}: the choices of these questions are not permuted, or one answer is right far too often"
             )
 
 
 def check_first_batch(figures: Mapping[str, float], config: RLConfig, tasks: Sequence[str] = ()) -> None:
-    """Raises `StageError` when the figures of the first batch are outside the bounds of `config`; of several `tasks`,
-    those of any."""
+    """Raises `StageError` if the metrics of the first batch are outside the bounds of `config`; with several `tasks`,
+    if those of any task are."""
     if not tasks:
         _check_first_batch(figures, config, "")
     for name in tasks:
@@ -95,21 +95,21 @@ def _check_first_batch(figures: Mapping[str, float], config: RLConfig, suffix: s
         )
     if reward < config.min_first_reward:
         raise StageError(
-            f"the first completions earned {reward:.3f} in the mean (rl_checkpoint.min_first_reward is "
-            f"{config.min_first_reward}), although {parsed:.0%} of them answer in form: either the answers are "
-            "never right (look at the histogram of the SFT checkpoint's answers) or the right answers of these "
-            "questions are wrong"
+            f"the mean reward of the first completions is {reward:.3f} (rl_checkpoint.min_first_reward is "
+            f"{config.min_first_reward}), although {parsed:.0%} of them have the answer format: either the answers are "
+            "never right (see the histogram of the SFT checkpoint's answers) or the right answers of these questions "
+            "are wrong"
         )
     if reward > config.max_first_reward:
         raise StageError(
-            f"the first completions earned {reward:.3f} in the mean (rl_checkpoint.max_first_reward is "
-            f"{config.max_first_reward}): there is nothing left to learn from these questions; take harder ones, or "
-            "look whether the prompt gives the answer away"
+            f"the mean reward of the first completions is {reward:.3f} (rl_checkpoint.max_first_reward is "
+            f"{config.max_first_reward}): there is nothing left to learn from these questions; choose harder ones, or "
+            "check whether the prompt gives the answer away"
         )
     if silent > config.max_zero_variance:
         raise StageError(
-            f"in {silent:.0%} of the first groups all completions earned the same (rl_checkpoint.max_zero_variance is "
-            f"{config.max_zero_variance:.0%}), so there is no gradient: raise rl_checkpoint.group_size "
-            f"({config.group_size}) or temperature ({config.temperature}), or take questions nearer to the policy's "
-            "level"
+            f"in {silent:.0%} of the first groups all completions have the same reward (rl_checkpoint."
+            f"max_zero_variance is {config.max_zero_variance:.0%}), so there is no gradient: raise "
+            f"rl_checkpoint.group_size ({config.group_size}) or temperature ({config.temperature}), or choose "
+            "questions closer to the policy's level"
         )

@@ -1,9 +1,9 @@
-"""What the model does at the place of the answer, on a fixed batch of held-out questions with their gold rationale.
+"""Probes what the model does at the answer's position, on a fixed batch of held-out questions with gold rationales.
 
-Everything is read at one position, the last before the letter, found on token ids. A probe is a pass of its own without
-gradients: it neither slows the training pass down nor depends on how that is computed.
+Everything is measured at one position, the last before the letter, which is found on token ids. Probes run their own
+forward pass without gradients, so they neither slow the training pass nor depend on how it is computed.
 
-Only answers by letter are probed, so a task without `categories` has no probes.
+Only letter answers are probed, so a task without `categories` has no probes.
 
 Shapes: B examples, L letters, H query heads, K key/value heads, T tokens, D head size.
 """
@@ -31,7 +31,7 @@ ROWS = 32
 
 
 class Probes:
-    """A fixed batch of examples, each cut before its letter, and the reference's letters there."""
+    """A fixed batch of examples, each cut off before its letter, and the reference's letter logits there."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class Probes:
         """Means over the probed examples of all ranks:
 
         - `rl/kl_letter_mean`: KL(policy || start) in nats over the letters;
-        - `rl/letter_margin_mean`: the policy's largest letter logit less its second largest;
-        - `rl/letter_entropy_mean`: nats, ln L for a policy that knows nothing;
-        - `rl/letter_acc`: share whose largest letter is right;
-        - `attn/entropy_layer_N` and their mean: entropy of the attention from that position over the tokens before,
-          averaged over heads, as a share of its largest possible value ln t.
+        - `rl/letter_margin_mean`: the policy's largest letter logit minus its second largest;
+        - `rl/letter_entropy_mean`: in nats, ln L for a policy that knows nothing;
+        - `rl/letter_acc`: share of examples whose most probable letter is right;
+        - `attn/entropy_layer_N` and their mean: entropy of the attention from that position to the tokens before it,
+          averaged over heads, as a share of its maximum ln t.
         """
         started = time.monotonic()
         sums = torch.zeros(5 + policy.config.depth, dtype=torch.float64, device=self.world.device)
@@ -96,7 +96,7 @@ class Probes:
 def _before_letter(example: Example[object], tokenizer: Tokenizer, letter_id: int) -> tuple[list[int], bool]:
     """The conversation's ids up to the one before the letter, and whether the letter is where it is expected."""
     whole, _ = render(tokenizer, example.conversation())
-    *context, letter, _ = whole  # the end token is last
+    *context, letter, _ = whole  # the last one is the end token
     return context, letter == letter_id
 
 
@@ -107,7 +107,7 @@ def letter_kl(logits_BL: Tensor, reference_BL: Tensor) -> Tensor:
 
 
 def letter_margin(logits_BL: Tensor) -> Tensor:
-    """The largest logit [B] less the second largest."""
+    """The largest logit [B] minus the second largest."""
     top = logits_BL.topk(2, dim=1).values
     return top[:, 0] - top[:, 1]
 
@@ -125,7 +125,7 @@ def attention_entropies(model: Transformer, contexts: Sequence[Sequence[int]]) -
 
 
 class _Watching:
-    """Causal attention as in training, as a cache that is told the queries too and looks at each row's last one."""
+    """A cache that computes causal attention as in training and records the attention of each row's last query."""
 
     is_prefill = False
 

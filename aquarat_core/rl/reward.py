@@ -1,6 +1,6 @@
-"""What a completion earns beside its grade; both extras are off by default.
+"""Additions to a completion's grade, off by default: a bonus for the answer format and a length penalty.
 
-The grade is the task's own: reward and evaluation read answers in the same way.
+The grade itself comes from the task, so that reward and evaluation parse answers in the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from aquarat_core.tasks.task import A, Example, Grade, Reward
 
 
 def with_format_bonus(reward: Reward[A], bonus: float) -> Reward[A]:
-    """`reward` that also pays `bonus` for an answer in the form that was asked for, right or wrong."""
+    """`reward` plus `bonus` for an answer in the requested form, right or wrong."""
     if not bonus:
         return reward
 
@@ -23,6 +23,6 @@ def with_format_bonus(reward: Reward[A], bonus: float) -> Reward[A]:
 
 
 def overlong_penalty(n_tokens: int, budget: int, buffer: int) -> float:
-    """From 0 for completions that leave `buffer` tokens of the budget to -1 for those that use it up (soft overlong
-    punishment, DAPO, Yu et al. 2025, arXiv 2503.14476)."""
+    """From 0 for completions that leave at least `buffer` tokens of the budget to -1 for those that use it up (soft
+    overlong punishment, DAPO, Yu et al. 2025, arXiv 2503.14476)."""
     return min(0.0, (budget - buffer - n_tokens) / buffer) if buffer else 0.0

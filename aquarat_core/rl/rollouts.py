@@ -26,32 +26,32 @@ from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
 
 _CONTROL_DRAW = 1 << 40
-"""A position at which no token is ever drawn."""
+"""A position where no token is ever sampled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group(Generic[A_co]):
-    """The completions of one example as they were graded."""
+    """The graded completions of one example."""
 
     example: Example[A_co]
-    """The example as it was shown, with its choices in the order of this step."""
+    """The example as shown, with its choices in the order of this step."""
     prompt: list[int]
     completions: list[Completion]
     texts: list[str]
     grades: list[Grade]
     rewards: list[float]
-    """What is trained on: the grades' rewards, with what the config adds."""
+    """The rewards for training: those of the grades, plus additions from the config."""
 
     @property
     def has_signal(self) -> bool:
-        """Whether the rewards differ: otherwise there is no gradient in the group."""
+        """Whether the rewards differ; if not, the group has no gradient."""
         return len(set(self.rewards)) > 1
 
 
 class RolloutCollector(Generic[A]):
-    """Samples groups with the policy of `engine` and grades them with `reward`, the task's own unless another is given.
+    """Samples groups with the policy of `engine` and grades them with `reward` (default: the task's own).
 
-    Raises `ConfigError` for a reward that only answers by letter can have, where the task's are not.
+    Raises `ConfigError` if the configured reward needs letter answers and the task has none.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class RolloutCollector(Generic[A]):
             )
         self.tool = calculator(tokenizer) if config.calculator else None
         self.stop: Stop = never
-        """Once it is true, sampling raises `Abandoned`."""
+        """Once it returns true, sampling raises `Abandoned`."""
         self.seconds_rollout, self.seconds_scoring = 0.0, 0.0
 
     def collect(self, examples: Sequence[Example[A]], step: int) -> list[Group[A]]:
-        """`group_size` completions of each example, shown anew for this step (choices in another order, say).
+        """`group_size` completions of each example, shown anew for this step (for example with choices in another
+        order).
 
-        A completion depends on (seed, step, example, number in its group) alone: neither the ranks nor the batch
-        change it.
+        A completion depends only on (seed, step, example, index in its group), not on the ranks or the batch.
         """
         if not examples:
             return []
@@ -100,11 +100,12 @@ class RolloutCollector(Generic[A]):
     def resample_zero_variance(
         self, groups: list[Group[A]], step: int, replacement: Callable[[int, int], Example[A]]
     ) -> tuple[list[Group[A]], int]:
-        """`groups`, those without a signal replaced by other examples', and how many examples were asked for that.
+        """`groups`, with those without a signal replaced by groups of other examples, and the number of extra examples.
 
-        This is the dynamic sampling of DAPO (Yu et al. 2025, arXiv 2503.14476), up to `dynamic_sampling_rounds` times.
+        This is the dynamic sampling of DAPO (Yu et al. 2025, arXiv 2503.14476), in up to `dynamic_sampling_rounds`
+        rounds.
 
-        `replacement(round, i)` names the example that takes the place of group i.
+        `replacement(round, i)` returns the example that replaces that of group i.
         """
         groups, drawn = list(groups), 0
         for round_ in range(self.config.dynamic_sampling_rounds):
@@ -126,7 +127,7 @@ class RolloutCollector(Generic[A]):
         return Group(example, ids, completions, texts, grades, rewards)
 
     def _uninformed(self, group: Group[A], keys: Sequence[int]) -> Group[A]:
-        """A control: what the group earns from a reward that does not know the right answer."""
+        """A control: the group with rewards that ignore the right answer."""
         rewards: list[float]
         if self.config.reward.control == "constant":
             constant = part_of(self.parts, group.example).task.categories[0]
@@ -137,8 +138,8 @@ class RolloutCollector(Generic[A]):
         return replace(group, rewards=rewards)
 
     def _with_probabilities(self, groups: list[Group[A]]) -> list[Group[A]]:
-        """Pays each well-formed answer the probability of the right letter in its place, after the same rationale: the
-        expectation over the last draw instead of its outcome."""
+        """Rewards each well-formed answer with the probability of the right letter at its position, after the same
+        rationale: the expectation over the last draw instead of its outcome."""
         ids_of = {
             part.name: dict(zip(part.task.categories, letter_ids(self.tokenizer, part.task), strict=True))
             for part in self.parts
@@ -164,7 +165,7 @@ class RolloutCollector(Generic[A]):
 
 
 def samples(groups: Sequence[Group[Any]], config: RLConfig) -> list[Sample]:
-    """Every completion with its advantage."""
+    """All completions with their advantages."""
     estimate = group_std if config.objective.advantage == "group_std" else mean_baseline
     return [
         Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.forced)

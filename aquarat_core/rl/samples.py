@@ -1,4 +1,4 @@
-"""Tables of samples for people to read: what was asked, what was said, how it was read and what it earned."""
+"""Tables of samples for people to read: prompt, completion, parsed answer and reward."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from aquarat_core.rl.rollouts import Group
 
 PER_STEP = 8
-"""Completions written down of a step: two of each of its first groups, the best and the worst paid."""
+"""Number of completions recorded per step: the best and the worst rewarded of each of its first groups."""
 COLUMNS = ("step", "prompt", "completion", "parsed", "gold", "reward", "tokens", "ended")
 
 
 def sample_rows(step: int, groups: Sequence[Group[Any]]) -> list[dict[str, Any]]:
-    """Rows with `COLUMNS` of the first groups of a step."""
+    """Rows with `COLUMNS` for the first groups of a step."""
     rows: list[dict[str, Any]] = []
     for group in groups[: PER_STEP // 2]:
         order = sorted(range(len(group.rewards)), key=lambda i: -group.rewards[i])

@@ -17,7 +17,7 @@ from aquarat_core.model.transformer import Transformer
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion with its prompt and what the sampler and the grader recorded for it."""
+    """One completion with its prompt and the records of the sampler and the grader."""
 
     prompt: Sequence[int]
     completion: Sequence[int]
@@ -29,14 +29,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SampleBatch:
-    """Samples as padded tensors. Completions are left-aligned in [B, N] whatever their prompts' lengths."""
+    """Samples as padded tensors. Completions are left-aligned in [B, N] regardless of their prompts' lengths."""
 
     ids_BT: Tensor
     positions_BN: Tensor
-    """Where in `ids_BT` the token before each completion token is."""
+    """Index in `ids_BT` of the token before each completion token."""
     completion_BN: Tensor
     mask_BN: Tensor
-    """float32; 1 on the completion tokens that the policy chose, 0 on what a tool said and on padding."""
+    """float32; 1 at the completion tokens that the policy sampled, 0 at a tool's tokens and padding."""
     sampler_logp_BN: Tensor
     advantages_B: Tensor
 
@@ -56,7 +56,7 @@ def collate(samples: Sequence[Sample], device: torch.device) -> SampleBatch:
 
 def completion_logp(model: Transformer, batch: SampleBatch, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability [B, N] of each completion token at the sampling temperature, and the entropy [B, N] in nats
-    of the distribution it was drawn from. Logits are computed at completion positions only."""
+    of the distribution it was drawn from. Logits are only computed at completion positions."""
     hidden_BTC = model.hidden(batch.ids_BT[:, :-1])
     rows = torch.arange(len(hidden_BTC), device=hidden_BTC.device)[:, None]
     logits_BNV = model.logits(hidden_BTC[rows, batch.positions_BN])

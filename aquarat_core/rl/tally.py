@@ -1,4 +1,4 @@
-"""A step's metrics from its graded completions: sums that ranks add up, then shares and means."""
+"""Computes a step's metrics from its graded completions: sums that ranks add up, then shares and means."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from aquarat_core.runtime.distributed import World
 from aquarat_core.tasks.task import Task
 
 ANSWER, NOTE = "answer/", "note/"
-"""Before the names of the task's own sums: how often an answer was given, and the notes of its grades."""
+"""Prefixes of the task's own sums: how often each answer was given, and the notes of its grades."""
 SUMS = (
     "completions", "tokens", "reward", "reward_squared", "right", "tokens_right", "parsed", "truncated", "repeated",
     "given", "groups", "solved_none", "solved_some", "solved_all", "zero_variance",
 )  # fmt: skip
-"""What is summed for every task."""
+"""The sums that every task has."""
 LETTER = "rl/letter_"
-"""Before the name of an answer: its share of all answers in form."""
+"""Prefix of an answer's name: its share of all well-formed answers."""
 
 
 def count(groups: Iterable[Group[Any]]) -> dict[str, float]:
@@ -55,20 +55,20 @@ def count(groups: Iterable[Group[Any]]) -> dict[str, float]:
 
 
 def all_reduce(sums: Mapping[str, float], task: Task[Any], world: World) -> dict[str, float]:
-    """`sums` added up over all ranks: those of every task, and those that `task` names."""
+    """`sums` added up over all ranks: those that every task has, and those that `task` names."""
     own = (*(f"{NOTE}{note}" for note in task.notes), *(f"{ANSWER}{answer}" for answer in task.categories))
-    # Ranks see different answers: the vector has the same names in the same order on each of them.
+    # Ranks see different answers, so the vector must have the same names in the same order on each of them.
     names = (*SUMS, *own)
     vector = torch.tensor([float(sums.get(name, 0)) for name in names], dtype=torch.float64, device=world.device)
     return dict(zip(names, world.totals(vector), strict=True))
 
 
 PER_TASK = ("rl/acc", "rl/mean_reward", "rl/parse_rate", "rl/truncated_rate", "rl/zero_variance_groups", LETTER)
-"""Prefixes of the metrics that are also measured for each task where there are several."""
+"""Prefixes of the metrics that are also measured for each of several tasks."""
 
 
 def step_metrics(groups: Sequence[Group[Any]], task: Task[Any], world: World) -> dict[str, float]:
-    """A step's metrics over all ranks, from this rank's groups; of a mixture of tasks also those of each, under its
+    """A step's metrics over all ranks, from this rank's groups; for a mixture also those of each task, under its
     name."""
     metrics = summarize(all_reduce(count(groups), task, world))
     parts = parts_of(task)
@@ -80,8 +80,8 @@ def step_metrics(groups: Sequence[Group[Any]], task: Task[Any], world: World) ->
 
 
 def summarize(sums: Mapping[str, float]) -> dict[str, float]:
-    """The step's metrics from the sums over all ranks. Lengths are in tokens that the policy chose, the stop token
-    included."""
+    """The step's metrics from the sums over all ranks. Lengths count tokens that the policy sampled, including the
+    stop token."""
     n, groups, right = sums["completions"], sums["groups"], sums["right"]
     mean = sums["reward"] / n
     notes = {name.removeprefix(NOTE): value for name, value in sums.items() if name.startswith(NOTE)}

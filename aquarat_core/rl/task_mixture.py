@@ -1,6 +1,6 @@
-"""Several tasks as one: RL samples, grades and learns from their questions alike, and measures each task apart.
+"""Several tasks as one: RL samples, grades and trains on their questions alike, but measures each task separately.
 
-A question of a mixture keeps the example of its own task as its answer, and everything about it is asked of that task.
+An example of a mixture holds the example of its own task as its answer, and passes all questions about it to that task.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from aquarat_core.tasks.task import Attempt, Example, FilePath, Grade, Task
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The answer of a mixture's example: which task it is of, and the example there."""
+    """The answer of a mixture's example: its task, and its example there."""
 
     task: str
     example: Example[Any]
 
 
 class TaskMixture(Task[Member]):
-    """The tasks of a mixture by name, in the order in which their questions come."""
+    """The tasks of a mixture by name, in the order of their questions."""
 
     answer_form = "the form of its task"
 
@@ -32,7 +32,7 @@ class TaskMixture(Task[Member]):
         self.notes = tuple(dict.fromkeys(note for task in tasks.values() for note in task.notes))
 
     def member(self, task: str, example: Example[Any]) -> Example[Member]:
-        """An example of one of the tasks as one of the mixture, in which its id names its task."""
+        """Converts an example of one of the tasks to one of the mixture, whose id names its task."""
         return Example(
             id=f"{task}/{example.id}",
             messages=example.messages,
@@ -46,7 +46,7 @@ class TaskMixture(Task[Member]):
         raise NotImplementedError("a mixture has no files: its examples are members made from those of its tasks")
 
     def answer_text(self, answer: str) -> str:
-        raise NotImplementedError("an answer alone does not say which task of the mixture it is of: ask that task")
+        raise NotImplementedError("an answer alone does not say which task of the mixture it belongs to: ask that task")
 
     def check_ready(self) -> None:
         for task in self.tasks.values():
@@ -74,42 +74,42 @@ class TaskMixture(Task[Member]):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One task of a run; `name` is empty, and so is the end of its metrics' names, where it is the only one."""
+    """One task of a run. For a single task, `name` and the suffix of its metrics are empty."""
 
     name: str
     task: Task[Any]
 
     @property
     def suffix(self) -> str:
-        """The end of the names of the task's own metrics, as in `rl/acc/gsm8k`."""
+        """The suffix of the task's own metrics, as in `rl/acc/gsm8k`."""
         return f"/{self.name}" if self.name else ""
 
     def own(self, example: Example[Any]) -> Example[Any]:
-        """An example of the run as one of the task."""
+        """Converts an example of the run to one of the task."""
         return example.answer.example if self.name else example
 
     def select(self, examples: Iterable[Example[Any]]) -> list[Example[Any]]:
-        """The task's examples among those of the run, as its own."""
+        """The task's examples among those of the run, as examples of the task."""
         return [self.own(e) for e in examples if not self.name or e.answer.task == self.name]
 
 
 def parts_of(task: Task[Any]) -> list[Part]:
-    """The tasks of a mixture, or the one task that it is."""
+    """The tasks of a mixture, or the single task itself."""
     if isinstance(task, TaskMixture):
         return [Part(name, inner) for name, inner in task.tasks.items()]
     return [Part("", task)]
 
 
 def part_of(parts: Sequence[Part], example: Example[Any]) -> Part:
-    """The part that an example of the run is of."""
+    """The part that an example of the run belongs to."""
     return next(part for part in parts if not part.name or part.name == example.answer.task)
 
 
 def shares(weights: Sequence[float], count: int) -> list[int]:
-    """How many of `count` questions each task gives: in proportion to the weights, rounded by the largest remainder,
-    and one at least.
+    """How many of `count` questions each task gives: proportional to the weights, rounded by largest remainders, and
+    at least one.
 
-    `count` is at least the number of tasks.
+    `count` must be at least the number of tasks.
     """
     exact = [count * weight / sum(weights) for weight in weights]
     given = [max(1, int(x)) for x in exact]

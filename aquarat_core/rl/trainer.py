@@ -1,7 +1,7 @@
 """RL: in each step, sample answers with the current policy, grade them and update the policy.
 
 By default this is REINFORCE on fresh samples, with the mean reward of a question's group as baseline: GRPO without the
-division by the group's standard deviation, without a KL term, and with all tokens of a step weighted alike;
+division by the group's standard deviation, without a KL term, and with equal weights for all tokens of a step;
 `objective/` has the alternatives. Everything else, from held-out accuracy to alarms, is a callback of the loop.
 """
 
@@ -46,14 +46,14 @@ T = TypeVar("T")
 
 
 class Stopping(Protocol):
-    """Tells whether the run was asked to stop."""
+    """Reports whether the run was asked to stop."""
 
     def stop(self) -> bool:
-        """Whether this rank was."""
+        """Whether this rank was asked to stop."""
         ...
 
     def any_stops(self) -> bool:
-        """Whether any rank was; a collective."""
+        """Whether any rank was asked to stop; a collective operation."""
         ...
 
 
@@ -95,16 +95,17 @@ class Trainer(Generic[A]):
             self.best,
             Measurement("probes", config.eval_every, self.probe_metrics, "probe"),
         )
-        """Of the policy on the held-out questions."""
+        """Accuracy of the policy on the held-out questions."""
 
     def run(self, session: TrainingSession[RLConfig]) -> dict[str, float]:
-        """Train until `config.steps` steps are done, from where an earlier start was, measuring accuracy on the
-        held-out questions; returns the summary. The policy is left as `config.publish` says."""
+        """Train until `config.steps` steps are done, continuing an earlier start, and measure held-out accuracy;
+        returns
+        the summary. Leaves the policy that `config.publish` selects."""
         config, ctx = self.config, session.ctx
         if config.reward.format_bonus:
             ctx.log(
                 f"warning: {config.reward.format_bonus} is paid for every well-formed answer, right or wrong "
-                "(rl_checkpoint.reward.format_bonus): rl/mean_reward is not accuracy, and form alone can raise it"
+                "(rl_checkpoint.reward.format_bonus): rl/mean_reward is not accuracy, and the form alone can raise it"
             )
         table = SampleTable(ctx, session.log, "rl/samples", COLUMNS)
         callbacks = (
@@ -145,10 +146,10 @@ class Trainer(Generic[A]):
         }
 
     def step(self, step: int, asked: Stopping | None = None) -> tuple[dict[str, float], list[Group[A]]]:
-        """Ask, sample and learn once; the figures are of all ranks, the groups this rank's.
+        """Ask, sample and update once. The metrics cover all ranks, the groups are this rank's.
 
-        Raises `StageError` at the first step when its figures leave nothing to learn from, and `Abandoned` on all
-        ranks, before anything has changed, if any rank is `asked` to stop.
+        Raises `StageError` at the first step if its metrics leave nothing to learn from, and `Abandoned` on all ranks,
+        before anything has changed, if any rank is `asked` to stop.
         """
         before = time.monotonic()
         sampling, scoring = self.sampler.seconds_rollout, self.sampler.seconds_scoring
@@ -192,7 +193,7 @@ class Trainer(Generic[A]):
         return self.curriculum.replacement(step, rounds, round_, count_, place)
 
     def _accuracies(self) -> dict[str, float]:
-        """The share of the held-out questions answered right, of all and, where there are several, of each task."""
+        """The share of held-out questions answered right, overall and for each of several tasks."""
         budget, tool = self.config.max_new_tokens, self.sampler.tool
         found: dict[str, float] = {}
         right = 0.0
@@ -204,7 +205,7 @@ class Trainer(Generic[A]):
         return {"eval/accuracy": right / len(self.held_out)} | found
 
     def probe_metrics(self) -> dict[str, float]:
-        """What the probes of each task with letters see in the policy now; a collective."""
+        """The current probe metrics of each task with letters; a collective operation."""
         return {
             f"{name}{suffix}": value
             for suffix, probes in self.probes.items()
@@ -215,7 +216,7 @@ class Trainer(Generic[A]):
 def _curriculum(
     parts: Sequence[Part], questions: Sequence[Example[Any]], config: RLConfig, world: World
 ) -> Curriculum | CurriculumMixture:
-    """That of the one task, or those of several, whose questions come one task after the other."""
+    """The curriculum of a single task, or those of several, whose questions are numbered one task after the other."""
     made = {
         part.suffix: Curriculum(
             [part.task.chance(e) for e in part.select(questions)], config.seed, config.curriculum, world
@@ -229,16 +230,16 @@ def _curriculum(
 
 
 def _unless_stopped(sample: Callable[[], T], asked: Stopping | None) -> T:
-    """What `sample` returns. Raises `Abandoned` on all ranks if any was asked to stop: ranks that were give sampling
-    up, and meet the others here."""
+    """Returns the result of `sample`. Raises `Abandoned` on all ranks if any was asked to stop: such ranks abandon
+    sampling and meet the others here."""
     if asked is None:
         return sample()
     found: T | None = None
     with suppress(Abandoned):
         found = sample()
     if asked.any_stops():
-        raise Abandoned("the step was given up")
-    assert found is not None, "sampling is given up by ranks that were asked to stop alone"
+        raise Abandoned("the step was abandoned")
+    assert found is not None, "only ranks that were asked to stop abandon sampling"
     return found
 
 

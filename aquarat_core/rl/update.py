@@ -1,4 +1,4 @@
-"""Learning from one batch of samples: micro-batches sorted by length, one or several optimizer steps."""
+"""Updates the policy on one batch of samples: micro-batches sorted by length, one or several optimizer steps."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ N = TypeVar("N", Tensor, float)
 
 
 class _TokenSums(NamedTuple, Generic[N]):
-    """Sums over the tokens that the policy chose: of one micro-batch as tensors, of a step on all ranks as floats."""
+    """Sums over sampled tokens: tensors for one micro-batch, floats for a step on all ranks."""
 
     tokens: N
     difference: N
-    """Between the log-probabilities of trainer and sampler, without its sign."""
+    """Absolute difference between the log-probabilities of trainer and sampler."""
     entropy: N
     kl_k3: N
     kl_k1: N
     kl_tokens: N
-    """The tokens whose KL was measured."""
+    """Number of tokens whose KL was measured."""
     clipped_low: N
     clipped_high: N
     truncated: N
 
 
 class PolicyOptimizer:
-    """Updates a policy, kept near its frozen reference if the objective says so."""
+    """Updates a policy; with a KL term, keeps it close to its frozen reference."""
 
     def __init__(self, policy: Transformer, reference: Transformer, config: RLConfig, world: World) -> None:
         self.policy, self.reference, self.config, self.world = policy, reference, config, world
         self.sharded = ShardedOptimizer(policy, config.optim, config.steps * config.objective.updates_per_batch, world)
 
     def update(self, step: int, samples: Sequence[Sample], n_tokens: float, stop: Stop = never) -> dict[str, float]:
-        """Update the policy on this rank's `samples`; `n_tokens` and the figures are of all ranks.
+        """Update the policy on this rank's `samples`; `n_tokens` and the metrics cover all ranks.
 
-        Raises `Abandoned` on all ranks, before the first update, once `stop` is true on any; later updates are made.
+        Raises `Abandoned` on all ranks if `stop` is true on any before the first update; later updates are completed.
 
-        Figures of sampling (entropy, the sampler's difference, KL) are those of the first update, where the policy is
-        the one that was sampled from.
+        Metrics of sampling (entropy, difference from the sampler, KL) come from the first update, where the policy is
+        still the one that was sampled from.
         """
         batches = self._micro_batches(samples)
         several = self.config.objective.updates_per_batch > 1
@@ -58,7 +58,7 @@ class PolicyOptimizer:
         figures: dict[str, float] = {}
         for nth in range(self.config.objective.updates_per_batch):
             sums = torch.zeros(len(_TokenSums._fields), dtype=torch.float64, device=self.world.device)
-            # Once the first update is made, there is no way back to before the step.
+            # After the first update, the state before the step cannot be restored.
             may_stop = stop if nth == 0 else never
             for n, (batch, old_logp, reference_logp) in enumerate(zip(batches, old, reference, strict=True)):
                 if may_stop():
@@ -66,8 +66,9 @@ class PolicyOptimizer:
                 logp, entropy = completion_logp(self.policy, batch, self.config.temperature)
                 out = objective(self._inputs(batch, logp, n_tokens, old_logp, reference_logp), self.config.objective)
                 out.loss.backward()  # pyright: ignore[reportUnknownMemberType]  # torch leaves its types out
-                # Without a KL term the reference costs a forward pass of its own, so KL is measured on one micro-batch
-                # of each step: on each in turn, since they are sorted by length.
+                # Without a KL term, the reference needs a separate forward pass, so KL is measured on one micro-batch
+                # per
+                # step, a different one each time, because they are sorted by length.
                 measured = reference_logp
                 if measured is None and nth == 0 and n == step % len(batches):
                     measured = self._logp(self.reference, batch)
@@ -75,7 +76,7 @@ class PolicyOptimizer:
             found = _TokenSums(*self.world.totals(sums))
             index = step * self.config.objective.updates_per_batch + nth
             applied = {name.replace("train/", "rl/"): x for name, x in self.sharded.step(index, may_stop).items()}
-            # 1 where no update of the step had a gradient.
+            # 1 if no update of the step had a gradient.
             silent = float(applied["rl/grad_norm"] == 0 and figures.get("rl/silent", 1.0))
             figures |= applied | _clip_figures(found) | {"rl/silent": silent}
             if nth == 0:
@@ -83,8 +84,8 @@ class PolicyOptimizer:
         return figures
 
     def _micro_batches(self, samples: Sequence[Sample]) -> list[SampleBatch]:
-        # Without a KL term, a group whose samples all earned the same has no gradient: it is counted in n_tokens but
-        # not computed.
+        # Without a KL term, a group with equal rewards has no gradient: it is counted in n_tokens but not
+        # computed.
         telling = [s for s in samples if s.advantage or self.config.objective.kl != "none"]
         telling.sort(key=lambda s: len(s.prompt) + len(s.completion))
         size = self.config.micro_batch_rows

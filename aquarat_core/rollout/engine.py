@@ -84,7 +84,7 @@ class Engine:
         batch = Batch(runner, ordered, max_new_tokens, Sampling(temperature, top_k, top_p), tool)
         while left := batch.harvest():
             if stop():
-                raise Abandoned("sampling was given up")
+                raise Abandoned("sampling was abandoned")
             if tell:
                 tell(len(batch.completions))
             for _ in range(min(1 if tool else SYNC_EVERY, left)):
@@ -95,7 +95,7 @@ class Engine:
         longest, room = max(map(len, prompts), default=0), self.model.config.sequence_len
         if longest + budget > room:
             raise UsageError(
-                f"a prompt of {longest} tokens and {budget} new ones do not fit the model's sequence_len of "
+                f"a prompt of {longest} tokens and {budget} new tokens do not fit into the model's sequence_len of "
                 f"{room}: lower max_new_tokens or train with longer sequences"
             )
 

@@ -23,7 +23,7 @@ LOGITS_PER_DRAW = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class DecodeStep:
-    """What the host decides about a step."""
+    """The host's decisions about a step."""
 
     shape: DecodeShape
     sampling: Sampling
@@ -51,7 +51,7 @@ class DeviceRows:
             self.hidden_RC, self.live_R, self.ended_R, self.tokens_RS, self.logp_RS,
             kv_cache.n_generated_R, kv_cache.recent_RN,
         )  # fmt: skip
-        """What a step changes, except keys and values: repeating a step writes the same ones."""
+        """The tensors that a step changes, except keys and values, because repeating a step writes the same ones."""
 
     def advance(self, step: DecodeStep) -> None:
         """Sample one token for every row and run the model on it."""

@@ -1,7 +1,7 @@
-"""Conversations as tokens, many at once: what `text.chat.render` gives for each, and the rule for those that are long.
+"""Conversations as tokens, in batches: equal to `text.chat.render` for each, plus the rule for long conversations.
 
-The tokenizer is called once for a thousand messages or so, and special tokens and masks are put in place by numpy. What
-columns cannot hold (`Turns.apart`), and what is no conversation, goes to `render` one by one.
+The tokenizer is called once for about a thousand messages, and numpy inserts special tokens and masks. Conversations
+that columns cannot hold (`Turns.apart`), or that are invalid, go through `render` one by one.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class ChatRenderer:
-    """How conversations become tokens in one run."""
+    """Converts the conversations of one run to tokens."""
 
     tokenizer: Tokenizer
     room: int
-    """Ids of a conversation at most."""
+    """Maximum number of ids in a conversation."""
     loss_on: Literal["all", "assistant"] = "assistant"
     too_long: Literal["leave_out", "trim"] = "leave_out"
-    """What to do with longer ones; `trim` cuts pairs of user and assistant from the end, all but the first."""
+    """What to do with longer ones; `trim` cuts pairs of user and assistant from the end but keeps the first one."""
 
     def stream(self, parts: Iterable[Turns], threads: int | None = None) -> Iterator[Rendered]:
-        """`render` of each part, on `threads` threads (default: one a core)."""
+        """`render` of each part, on `threads` threads (default: one per core)."""
         return mapped(self.render, parts, threads)
 
     def render(self, turns: Turns) -> Rendered:
-        """All conversations of `turns`, in their order.
+        """All conversations of `turns`, in order.
 
         Raises `ValueError` unless user and assistant alternate in each, after at most one system message, and the last
         message is the assistant's.
@@ -100,7 +100,8 @@ class ChatRenderer:
     def _assemble(
         self, tokens: npt.NDArray[np.integer], text_ids: Ints, n_messages: Ints
     ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.uint8]]:
-        """Ids and mask of conversations of `n_messages` [N] messages with `text_ids` [M] ids, which are `tokens`."""
+        """Ids and mask of conversations with `n_messages` [N] messages each; message texts have `text_ids` [M] of
+        `tokens`."""
         n = len(tokens) + 2 * len(text_ids) + len(n_messages)
         before = np.repeat(np.arange(1, len(n_messages) + 1), n_messages)  # a BOS for each conversation so far
         starts = np.cumsum(text_ids + 2) - (text_ids + 2) + before
@@ -117,7 +118,7 @@ class ChatRenderer:
             ids[at] = self.tokenizer.special(name)
             is_text[at] = False
         ids[is_text] = tokens
-        # What the assistant says begins after its start token and includes its end token.
+        # A reply is masked in from after its start token up to and including its end token.
         steps = np.zeros(n + 1, np.int8)
         steps[starts[1::2] + 1] = 1
         steps[ends[1::2] + 1] = -1
@@ -126,16 +127,16 @@ class ChatRenderer:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Messages of N conversations, leading system messages merged into the user's after them."""
+    """Messages of N conversations, with leading system messages merged into the user message that follows."""
 
     first: Ints
-    """[N + 1] the first message of each, and the number of all."""
+    """[N + 1] index of the first message of each, then the total number."""
     roles: Ints
     texts: pa.StringArray
 
     @classmethod
     def of(cls, turns: Turns) -> _Columns:
-        # The stubs leave open of what the dictionary is.
+        # The stubs do not declare the type of the dictionary.
         encoded = cast("Any", turns.roles.dictionary_encode())  # pyright: ignore[reportUnknownMemberType]
         codes = [ROLES.get(name, OTHER) for name in encoded.dictionary.to_pylist()]
         roles = np.array(codes, np.int64)[encoded.indices.to_numpy()]
@@ -152,7 +153,7 @@ class _Columns:
         return cls(edges(stays)[turns.first], roles[stays], texts)
 
     def irregular(self) -> Flags:
-        """[N] whether a conversation is anything but pairs of a user's message and a reply, at least one."""
+        """[N] whether a conversation is anything other than one or more pairs of a user's message and a reply."""
         counts = np.diff(self.first)
         place = np.arange(len(self.roles)) - np.repeat(self.first[:-1], counts)
         found = (counts == 0) | (counts % 2 == 1)
@@ -168,7 +169,7 @@ class _Columns:
 
 
 def _interleaved(together: Rendered, single: list[Rendered], is_single: Flags) -> Rendered:
-    """The conversations of both, where `is_single` [N] says which come one by one."""
+    """The conversations of both in order; `is_single` [N] says which ones are in `single`."""
     ends = edges(np.where(together.fits, together.lengths, 0))
     several, alone = iter(range(len(together.fits))), iter(single)
     parts: list[Rendered] = []

@@ -2,7 +2,7 @@
 
     <|bos|> (<|user_start|> user <|user_end|> <|assistant_start|> assistant <|assistant_end|>)*
 
-Within what the assistant says, a call of a tool and its output stand between special tokens of their own:
+Within an assistant message, a call of a tool and its output are enclosed by special tokens of their own:
 
     48/2 = <|python_start|>48/2<|python_end|><|output_start|>24<|output_end|>24 clips
 
@@ -25,14 +25,15 @@ def render(
 ) -> tuple[list[int], list[int]]:
     """A complete conversation as (ids, mask), both of length L.
 
-    `mask[i]` is 1 if `ids[i]` is learned. With `loss_on="assistant"` it is what the model generates: assistant text,
-    calls with the tokens around them, and `<|assistant_end|>`. With "all" it is everything, but never the output of a
-    tool with the tokens around it: the engine puts them in, and a model that learns to predict them learns to make
-    results up. Raises `ValueError` unless user and assistant alternate and the last message is the assistant's.
+    `mask[i]` is 1 if `ids[i]` is learned. With `loss_on="assistant"`, these are the tokens that the model generates:
+    assistant text, calls with the tokens around them, and `<|assistant_end|>`. With "all" everything is learned except
+    a tool's output and the tokens around it: the engine inserts those, and a model that learns to predict them learns
+    to
+    make up results. Raises `ValueError` unless user and assistant alternate and the last message is the assistant's.
     """
     turns = _turns(messages)
     if len(turns) % 2:
-        raise ValueError("the conversation ends with the user: render_prompt is for those")
+        raise ValueError("the conversation ends with the user: use render_prompt")
     given = int(loss_on == "all")
     ids, mask = [tokenizer.special("<|bos|>")], [given]
     for turn in turns:

@@ -1,1 +1,1 @@
-"""The record of a run: metrics, tables of samples, and what they need from the stage that they belong to."""
+"""The record of a run: metrics, tables of samples, and the context that the stage around the run provides."""

@@ -1,4 +1,4 @@
-"""What a run needs from the stage that it belongs to; `stages.base.StageContext` provides it."""
+"""The context that a run needs from its stage; `stages.base.StageContext` provides it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aquarat_core.checkpointing import CheckpointStore
 
 
 class RunDescription(Protocol):
-    """What the record of a run says about its origin."""
+    """Where a run comes from, as stated in its record."""
 
     @property
     def stage(self) -> str: ...
@@ -32,7 +32,7 @@ class RunContext(Protocol):
     """The stage around a training run, on one rank."""
 
     wandb: dict[str, str | None] | None
-    """Set to where the W&B run is."""
+    """Set to the URL or path of the W&B run."""
 
     @property
     def spec(self) -> RunDescription: ...
@@ -40,29 +40,29 @@ class RunContext(Protocol):
     def rank(self) -> int: ...
     @property
     def extras_dir(self) -> Path:
-        """Where rank 0 leaves what is published beside the artifact."""
+        """Folder in which rank 0 leaves files that are published next to the artifact."""
         ...
 
     @property
     def work(self) -> CheckpointStore | None:
-        """Where unfinished state is kept; None keeps none."""
+        """The store of unfinished state; None keeps none."""
         ...
 
     def progress(self, done: int, total: int, unit: str = "steps", **metrics: float) -> None:
-        """Report how far the run is."""
+        """Report the progress of the run."""
         ...
 
     def log(self, text: str) -> None:
-        """One line to the stage's log, from rank 0."""
+        """Log one line in the stage's log, from rank 0."""
         ...
 
 
 class DetachedContext:
-    """The context of a run that belongs to no stage: it logs to standard error and reports nothing. Its W&B must be
-    disabled, for there is nothing to say about its origin."""
+    """The context of a run without a stage: logs to standard error and reports nothing. W&B must be disabled, because
+    there is no origin to describe."""
 
     def __init__(self, folder: Path, work: CheckpointStore | None = None) -> None:
-        """`folder` takes the records."""
+        """The records are written to `folder`."""
         self.extras_dir, self.work = folder, work
         self.rank = int(os.environ.get("RANK", "0"))
         self.wandb: dict[str, str | None] | None = None

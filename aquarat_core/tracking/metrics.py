@@ -1,4 +1,4 @@
-"""One row of metrics a step: first to `metrics.jsonl`, then to W&B."""
+"""One row of metrics per step, written first to `metrics.jsonl`, then to W&B."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from aquarat_core.tracking.context import RunContext
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_START_SECONDS = 15.0
-"""How long a stage waits for the W&B server before it continues offline."""
+"""Seconds that a stage waits for the W&B server before it continues offline."""
 WANDB_FINISH_SECONDS = 30.0
-"""How long a finished stage waits for the W&B server to take the remaining rows."""
+"""Seconds that a finished stage waits for the W&B server to accept the remaining rows."""
 
 
 class MetricLog:
     """Rank 0's record of a run; on other ranks every call does nothing.
 
-    `replay` repeats the rows of a resumed run to W&B: an offline run has a file of its own, and that of the killed
-    process may be gone with its host. W&B is a view: when its client fails, `warn` is called once, and only the file is
-    written from then on.
+    `replay` repeats the rows of a resumed run to W&B: an offline run has its own file, and that of the killed process
+    may be gone with its host. W&B is optional: if its client fails, `warn` is called once, and only the file is written
+    from then on.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class MetricLog:
         self._path, self._run, self._replay, self._warn = path, run, replay, warn
         self._file = path.open("w") if path else None
         self.failed = False
-        """Whether W&B's client failed: its server may lack rows."""
+        """Whether the W&B client failed, so that its server may lack rows."""
 
     def row(self, step: int, **values: float | dict[str, float]) -> None:
-        """Write one row; a name with slashes is given as a keyword through `**{...}`."""
+        """Write one row; pass a name with slashes as a keyword through `**{...}`."""
         if self._file is None:
             return
         finite = {k: v for k, v in values.items() if not (isinstance(v, float) and not math.isfinite(v))}
@@ -52,7 +52,7 @@ class MetricLog:
         return {"rows": self._path.read_text() if self._path else ""}
 
     def load_state_dict(self, state_dict: Mapping[str, str], /) -> None:
-        """Start from these rows; those written since they were saved come again."""
+        """Start from these rows; rows written after they were saved will be written again."""
         if self._file is None:
             return
         self._file.seek(0)
@@ -64,24 +64,24 @@ class MetricLog:
                 self._show({k: v for k, v in row.items() if k != "step"}, row["step"])
 
     def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Show a table in W&B; the file of metrics holds numbers only."""
+        """Show a table in W&B; the metrics file only holds numbers."""
         if self._run is not None:
             import wandb
 
             self._show({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
 
     def _show(self, values: dict[str, Any], step: int) -> None:
-        """Give values to W&B."""
+        """Send values to W&B."""
         if self._run is None:
             return
         try:
             self._run.log(values, step=step)
-        except Exception as e:  # a client that fails is no reason to end hours of training
-            self._warn(f"W&B takes no more metrics of this stage ({first_line(e)}); {METRICS_FILE} has them all")
+        except Exception as e:  # a failing client must not end hours of training
+            self._warn(f"W&B accepts no more metrics from this stage ({first_line(e)}); {METRICS_FILE} has them all")
             self._run, self.failed = None, True
 
     def close(self) -> None:
-        """End the file and the W&B run."""
+        """Close the file and finish the W&B run."""
         if self._file is not None:
             self._file.close()
         if self._run is not None:
@@ -94,7 +94,7 @@ class MetricLog:
 
 @contextmanager
 def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None) -> Generator[MetricLog]:
-    """The log of a stage's run, in the artifact's records; `continued` is the id of the W&B run that it continues."""
+    """The log of a stage's run, in the artifact's records; `continued` is the id of the W&B run to continue."""
     if ctx.rank:
         yield MetricLog(None, None)
         return
@@ -106,16 +106,16 @@ def metric_log(ctx: RunContext, wandb: WandbConfig, continued: str | None = None
     finally:
         log.close()
         if run is not None:
-            # An offline run may still be on its way to its file when `finish` returns; this waits for the writer.
+            # When `finish` returns, an offline run may not be in its file yet; this waits for the writer.
             _end_client(ctx)
             _keep_run(ctx, Path(run.dir).parent, offline, unsent=offline or log.failed)
 
 
 def _keep_run(ctx: RunContext, folder: Path, offline: bool, unsent: bool) -> None:
-    """Copy what `wandb sync` needs of a run, and say how to send what is `unsent`. W&B's own logs in its folder are
-    links out of the artifact.
+    """Copy the files of a run that `wandb sync` needs, and say how to send those that are `unsent`. W&B's own logs are
+    left out, because in its folder they are links that lead out of the artifact.
 
-    An online run is kept too: a client whose server refuses the rows ends without saying so.
+    An online run is kept too, because the client does not report that its server rejected rows.
     """
     kept = ctx.extras_dir / "wandb" / folder.name
     kept.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,8 @@ def _end_client(ctx: RunContext) -> None:
 
 
 def wandb_mode(config: WandbConfig) -> str:
-    """`online`, `offline` or `disabled`: the environment's WANDB_MODE first, then the config, then by the key."""
+    """`online`, `offline` or `disabled`: from WANDB_MODE in the environment, else the config, else whether a key is
+    set."""
     asked = os.environ.get("WANDB_MODE") or config.mode
     if asked != "auto":
         return asked
@@ -144,15 +145,15 @@ def wandb_mode(config: WandbConfig) -> str:
 
 
 def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) -> Any:
-    """The W&B run of this stage: an offline one, which is logged once, if the server does not take it for any reason;
-    None if that fails too."""
+    """The W&B run of this stage. If the server does not accept it for any reason, logs that once and starts an offline
+    run; None if that fails too."""
     mode = wandb_mode(config)
     if mode == "disabled":
         return None
     for tried in dict.fromkeys((mode, "offline")):
         try:
             return _init_wandb(ctx, config, continued, tried)
-        except Exception as e:  # the client raises its own errors, those of pydantic, and plain ones
+        except Exception as e:  # the client raises its own errors, pydantic's and others
             then = (
                 "continues offline, to be sent later" if tried != "offline" else f"continues with {METRICS_FILE} alone"
             )
@@ -167,12 +168,12 @@ def _init_wandb(ctx: RunContext, config: WandbConfig, continued: str | None, mod
     spec = ctx.spec
     run = wandb.init(
         project=config.project,
-        # The same for every attempt at a run: a curve is one curve, however often its stage was started.
+        # The same for every attempt at a run, so that its curve stays one curve however often the stage is started.
         id=continued or f"{spec.stage}-{spec.run_id[:8]}",
         resume="allow" if mode == "online" else None,
         group=spec.run_id,
         job_type=spec.stage,
-        # The environment may name no mode at all, which W&B's client refuses.
+        # The environment may set an empty mode, which W&B's client rejects.
         mode=cast("Literal['online', 'offline']", mode),
         dir=ctx.extras_dir.parent,
         config={

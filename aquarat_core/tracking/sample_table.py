@@ -1,4 +1,4 @@
-"""A table of what a model generated, for people to read: a file in the run's records, and a table in W&B."""
+"""A table of generated samples for people to read: a file in the run's records, and a table in W&B."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 class SampleTable:
-    """Rank 0 writes; a resumed run continues with the rows that were saved."""
+    """Written by rank 0; a resumed run continues with the rows that were saved."""
 
     def __init__(self, ctx: RunContext, log: MetricLog, name: str, columns: Sequence[str]) -> None:
-        """`name` is the table's in W&B; every row has `columns`."""
+        """`name` is the table's name in W&B; every row has `columns`."""
         self.path, self._rank, self._log = Path(ctx.extras_dir, SAMPLES_FILE), ctx.rank, log
         self.name, self.columns = name, columns
         self.lines: list[str] = []
 
     def add(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows of that step; rank 0 does."""
+        """Write rows for that step; only rank 0 does."""
         self.lines += [json.dumps(row, ensure_ascii=False) for row in rows]
         self._write()
         self._log.table(step, self.name, self.columns, [[row[name] for name in self.columns] for row in rows])

@@ -1,4 +1,4 @@
-"""What happens besides the update: small objects that see every step and may have state of their own."""
+"""Everything besides the update: small objects that are called at every step and may have state of their own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from aquarat_core.tracking.metrics import MetricLog
 
 @dataclass(slots=True)
 class TrainingStep:
-    """One step: the update adds its metrics, then the callbacks add theirs, in their order."""
+    """One step. The update adds its metrics, then the callbacks add theirs, in order."""
 
     done: int
-    """Steps done after this one."""
+    """Number of steps done, including this one."""
     total: int
     metrics: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def index(self) -> int:
-        """Steps done before this one: with the seed, all that randomness may depend on."""
+        """Number of steps done before this one. All randomness must depend only on this and the seed."""
         return self.done - 1
 
     @property
@@ -35,26 +35,26 @@ class TrainingStep:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the step was begun."""
+        """Seconds since the step began."""
         return time.monotonic() - self.started
 
     def due(self, every: int | None) -> bool:
-        """Whether something is due that happens every so many steps and after the last; never for None."""
+        """Whether an action is due that happens every `every` steps and after the last one; False for None."""
         return every is not None and (self.last or self.done % every == 0)
 
 
 class Callback:
-    """Sees every step after its update.
+    """Called after the update of every step.
 
-    One that has `state_dict` and `load_state_dict` is saved with every checkpoint under its `name`, which is part of
-    the checkpoints' format; `former_names` are those under which older checkpoints hold it.
+    A callback that has `state_dict` and `load_state_dict` is saved with every checkpoint under its `name`, which is
+    part of the checkpoint format; `former_names` are its names in older checkpoints.
     """
 
     name: str
     former_names: tuple[str, ...] = ()
 
     def before_training(self, step: TrainingStep) -> None:
-        """Called before the first step of a run that is not resumed; what is added to the metrics makes row 0."""
+        """Called before the first step of a run that is not resumed; metrics added here become row 0."""
 
     def after_step(self, step: TrainingStep) -> None:
         """Called after every update."""
@@ -62,7 +62,7 @@ class Callback:
 
 @dataclass
 class LatestLoss(Callback):
-    """The loss of the latest step, for the summary of a run that resumes with nothing left to do."""
+    """The loss of the latest step, for the summary of a run that has no steps left when it resumes."""
 
     name = "latest"
     loss: float = float("nan")
@@ -79,9 +79,9 @@ class LatestLoss(Callback):
 
 @dataclass
 class Throughput(Callback):
-    """Tokens per second, model FLOPs utilization, and the seconds that are left.
+    """Tokens per second, model FLOPs utilization, and the remaining seconds.
 
-    `peak_flops` is that of all ranks together, None if the hardware's is not known.
+    `peak_flops` is the peak of all ranks together, None if unknown.
     """
 
     name = "throughput"
@@ -89,7 +89,7 @@ class Throughput(Callback):
     flops_per_token: float
     peak_flops: float | None
     seconds: float = 0.0
-    """Of all steps so far, those before a restart included; validation is not counted."""
+    """Seconds of all steps so far, including those before a restart but not validation."""
 
     def after_step(self, step: TrainingStep) -> None:
         seconds = step.elapsed
@@ -109,13 +109,13 @@ class Throughput(Callback):
 
 @dataclass
 class Validation(Callback):
-    """Held-out loss and bits per byte, every `every` steps and after the last."""
+    """Held-out loss and bits per byte, every `every` steps and after the last one."""
 
     name = "validation"
     every: int
     measure: Callable[[], dict[str, float]]
     scores: dict[str, float] = field(default_factory=dict)
-    """Those of the latest measurement."""
+    """Results of the latest measurement."""
 
     def after_step(self, step: TrainingStep) -> None:
         if step.due(self.every):
@@ -139,9 +139,9 @@ class MetricRecorder(Callback):
     log: MetricLog
     ctx: RunContext
     headlines: tuple[str, ...]
-    """Metrics that are reported, those of each step."""
+    """Metrics that are reported at each step."""
     report_all: bool = False
-    """Report every metric with its latest known value instead, the headlines first."""
+    """Report the latest value of every metric instead, the headlines first."""
     _latest: dict[str, float] = field(default_factory=dict)
 
     def before_training(self, step: TrainingStep) -> None:

@@ -32,10 +32,12 @@ def train(
     token_bytes: np.ndarray,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
-    """Train `model` in place until `config.steps` steps are done, from where an earlier start was; the run's summary.
+    """Train `model` in place until `config.steps` steps are done, continuing an earlier start; returns the run's
+    summary.
 
-    Every rank sees its share of each step's rows. The loss is the mean over all target tokens of the step, however it
-    is cut into micro-batches and ranks. `callbacks` see a step after validation, before its metrics are recorded.
+    Each rank gets its share of each step's rows. The loss is the mean over all target tokens of the step, however it is
+    divided into micro-batches and ranks. `callbacks` are called after validation, before the step's metrics are
+    recorded.
     """
     config, world = session.config, session.world
     check_run(model, config, world)

@@ -1,8 +1,8 @@
-"""The loss as training computes it: by which attention, in which products, compiled or not.
+"""Chooses how training computes the loss: attention kernel, type of products, compiled or not.
 
-What is fastest on paper may not work with the installed GPU, driver and packages. So where the config leaves the choice
-open, each candidate is tried on random rows before the first step, forward and backward, and must give the loss and the
-gradients of the eager reference; the first that does is taken, and one line of the log says what failed and why.
+The option that should be fastest may not work with the installed GPU, driver and packages. So if the config leaves the
+choice open, each candidate runs a forward and backward pass on random rows before the first step, and must match the
+loss and gradients of the eager reference. The first that does is used, and a line in the log says what failed and why.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.preemption import Stop, never
 
 LossSum = Callable[[Tensor, Tensor], Tensor]
-"""Inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
+"""Maps inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
 BACKEND = "inductor"
-"""Of `torch.compile`; tests take one that needs no C++ compiler."""
+"""Backend of `torch.compile`; tests use one that needs no C++ compiler."""
 REASON = 300
-"""Characters of a failure that are logged."""
+"""Maximum number of characters of a failure in the log."""
 TOLERANCE, GRADIENT_TOLERANCE = 0.02, 0.25
-"""Largest relative differences of a loss and of a gradient from the reference: well above the rounding of bfloat16 and
-8-bit products. A wrong scale moves the loss; a wrong mask flips the gradient's direction."""
+"""Maximum relative differences of the loss and of a gradient from the reference: well above the rounding of bfloat16
+and 8-bit products. A wrong scale changes the loss; a wrong mask flips the gradient's direction."""
 TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """A kernel of attention, and whether the loss is compiled."""
+    """An attention kernel, and whether the loss is compiled."""
 
     attention: attention.Backend
     compiled: bool
@@ -43,29 +43,29 @@ class KernelChoice:
 
 
 def candidates(model: ModelConfig, launch: LaunchConfig, world: World) -> list[KernelChoice]:
-    """What `launch` allows on this device, the fastest first.
+    """The options that `launch` allows on this device, the fastest first.
 
-    Raises `ConfigError` for what is asked for by name and cannot be had.
+    Raises `ConfigError` for an option that is requested by name but not available.
     """
     missing = launch.float8 and float8.unavailable(world.device)
     if missing:
-        raise ConfigError(f"launch.float8 needs a GPU that multiplies 8-bit floats, and {missing}: set it to false")
+        raise ConfigError(f"launch.float8 needs a GPU that multiplies 8-bit floats, but {missing}: set it to false")
     if launch.float8 and model.sequence_len % float8.MULTIPLE:
         raise ConfigError(
-            f"launch.float8 multiplies {float8.MULTIPLE} tokens at a time: sequence_len {model.sequence_len} is no "
-            "multiple of that"
+            f"launch.float8 multiplies {float8.MULTIPLE} tokens at a time: sequence_len {model.sequence_len} is not "
+            "a multiple of that"
         )
     compiled = launch.compiles_on(world.device.type)
     found = [KernelChoice(backend, compiled) for backend in _backends(model, launch, world, compiled)]
     if compiled and launch.compile == "auto":
         found += [KernelChoice(backend, False) for backend in _backends(model, launch, world, False)]
     if not found:
-        raise ConfigError("launch.attention 'flex' is for compiled code, and launch.compile is 'never': change one")
+        raise ConfigError("launch.attention 'flex' is for compiled code, but launch.compile is 'never': change one")
     return found
 
 
 def _backends(model: ModelConfig, launch: LaunchConfig, world: World, compiled: bool) -> Iterator[attention.Backend]:
-    """Those of `launch.attention` that do something for this model, the fastest first."""
+    """The backends in `launch.attention` that make a difference for this model, the fastest first."""
     chosen = launch.attention != "auto"
     for backend in ("fa3", "flex", "sdpa"):
         if chosen and launch.attention != backend:
@@ -82,9 +82,10 @@ def _backends(model: ModelConfig, launch: LaunchConfig, world: World, compiled: 
 def loss_function(
     model: Transformer, launch: LaunchConfig, world: World, rows: int, log: Callable[[str], None]
 ) -> LossSum:
-    """The model's loss by the fastest candidate that works, for micro-batches of `rows` rows; the model is set to it.
+    """The model's loss with the fastest candidate that works for micro-batches of `rows` rows; configures the model for
+    it.
 
-    Raises what the last candidate failed with, where none works.
+    Raises the last candidate's error if none works.
     """
     possible = candidates(model.config, launch, world)
     if len(possible) == 1:
@@ -99,7 +100,7 @@ def loss_function(
         if not possible:
             raise failure
         reason = " ".join(str(failure).split())[:REASON]
-        log(f"{choice}: failed when it was tried ({type(failure).__name__}: {reason}); next: {possible[0]}")
+        log(f"{choice}: failed its trial ({type(failure).__name__}: {reason}); next: {possible[0]}")
         torch.compiler.reset()
 
 
@@ -109,19 +110,19 @@ def _set(model: Transformer, choice: KernelChoice, launch: LaunchConfig) -> Loss
 
 
 def _compiled(model: Transformer) -> LossSum:
-    """The loss as plain operations, which the compiler fuses from the head's product to the gradient of the logits: the
-    slices of `loss_sum` are for what runs operation by operation."""
+    """The loss in plain operations, which the compiler fuses from the head's product to the gradient of the logits. The
+    slices in `loss_sum` are only for eager code."""
 
     def summed(ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         return model.token_losses(ids_BT, targets_BT).sum()
 
     compiled = torch.compile(summed, fullgraph=True, dynamic=False, backend=BACKEND)
-    # Rows are cut from longer ones in more than one way, and for other strides all would be compiled again.
+    # Rows are cut from longer ones in more than one way, and other strides would cause recompilation.
     return lambda ids_BT, targets_BT: compiled(_packed(ids_BT), _packed(targets_BT))
 
 
 def _packed(x: Tensor) -> Tensor:
-    """With the strides of a new tensor, which `contiguous` leaves alone where a side is 1."""
+    """A copy with the strides of a new tensor; `contiguous` keeps others if a dimension is 1."""
     return x.reshape(-1).view(x.shape)
 
 
@@ -132,11 +133,11 @@ class _Reference:
     ids: Tensor
     loss: float
     gradient: Tensor
-    """Of the matrices after attention, in one row: other keys than the right ones give another one."""
+    """Gradients of the matrices after attention, as one row; attending to wrong keys would change them."""
 
 
 def _reference_pass(model: Transformer, world: World) -> _Reference:
-    """By eager operations, which run everywhere; with one row, since they may need more memory than the candidates."""
+    """Computed eagerly, which works everywhere, and on one row, because eager code may need more memory."""
     model.set_kernels("sdpa")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (1, model.config.sequence_len + 1), generator=generator).to(world.device)
@@ -157,9 +158,9 @@ def _loss_and_gradient(loss_sum: LossSum, model: Transformer, ids: Tensor) -> tu
 
 
 def _failure(loss_sum: LossSum, model: Transformer, rows: int, reference: _Reference, world: World) -> Exception | None:
-    """What goes wrong on any rank with training and validation on `rows` copies of a row; None if nothing does.
+    """The error of any rank in training or validation on `rows` copies of a row; None if there is none.
 
-    Raises `torch.OutOfMemoryError`: another candidate would not need less.
+    Raises `torch.OutOfMemoryError`, because another candidate would not need less memory.
     """
     ids = reference.ids.repeat(rows, 1)
     failure: Exception | None = None
@@ -169,10 +170,10 @@ def _failure(loss_sum: LossSum, model: Transformer, rows: int, reference: _Refer
             held_out = float(model.token_losses(ids[:, :-1], ids[:, 1:]).mean())
         for found in (loss, held_out):
             if not abs(found - reference.loss) <= TOLERANCE * reference.loss:
-                failure = ValueError(f"a loss of {found:.4f} nats where plain operations give {reference.loss:.4f}")
+                failure = ValueError(f"a loss of {found:.4f} nats, but eager operations give {reference.loss:.4f}")
         off = float(_norm(gradient - reference.gradient) / _norm(reference.gradient).clamp(min=TINY))
         if failure is None and not off <= GRADIENT_TOLERANCE:
-            failure = ValueError(f"gradients that are off those of plain operations by {off:.0%}")
+            failure = ValueError(f"gradients that differ from those of eager operations by {off:.0%}")
     except torch.OutOfMemoryError:
         raise
     except Exception as e:
@@ -198,9 +199,9 @@ def accumulate_loss(
 ) -> Tensor:
     """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss [] over all ranks in nats.
 
-    It stays on the device: reading it would make the host wait before it has launched the update. Once `stop` is
-    true, the remaining micro-batches are left out: `ShardedOptimizer.step`, given the same `stop`, gives up the step on
-    all ranks.
+    The result stays on the device: reading it would make the host wait before it has launched the update. Once `stop`
+    returns true, the remaining micro-batches are skipped; `ShardedOptimizer.step`, with the same `stop`, then abandons
+    the step on all ranks.
     """
     n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
     total = torch.zeros((), device=world.device)

@@ -20,18 +20,18 @@ from aquarat_core.runtime.preemption import Abandoned, Stop, never
 from aquarat_core.training.shards import ParamShard, Zero2, partition
 
 MAX_SKIPPED = 10
-"""Steps with a non-finite gradient that a run survives."""
+"""Number of steps with non-finite gradients that a run survives."""
 
 
 class ShardedOptimizer:
     """Owns this rank's share of the optimizer of a run of `steps` steps.
 
     The caller divides its losses by the number of target tokens of all ranks and micro-batches before the backward
-    pass: gradients are summed here, not averaged, so the result does not depend on how the batch was cut.
+    pass. Gradients are summed here, not averaged, so the result does not depend on how the batch was divided.
 
-    A gradient of zero moves nothing. Muon scales whatever momentum there is to a step of full length, so that without
-    a gradient weights would continue in the direction of old steps. A parameter whose summed gradient is zero keeps its
-    weights and moments and is not decayed; a step without any gradient changes nothing, AdamW's count included.
+    A zero gradient changes nothing. Muon scales its momentum to a step of full length, so without a gradient, weights
+    would continue in the direction of old steps. A parameter whose summed gradient is zero therefore keeps its weights
+    and moments and is not decayed; a step without any gradient changes nothing, not even AdamW's count.
     """
 
     def __init__(self, model: Transformer, config: OptimConfig, steps: int, world: World) -> None:
@@ -41,20 +41,23 @@ class ShardedOptimizer:
         self.moments = {(p.name, p.start): _fresh_moments(p) for p in self._zero.mine}
         self._slots = torch.tensor(self._zero.indices, device=world.device)
         self.applied = 0
-        """Steps that were applied: AdamW's count."""
+        """Number of applied steps, which is AdamW's count."""
         self.skipped = 0
         self.silent = 0
-        """Steps without a gradient."""
+        """Number of steps without a gradient."""
 
     def step(self, step: int, stop: Stop = never) -> dict[str, float]:
-        """Reduce, clip, step and clear the gradients; returns the global gradient norm and the rate's factor.
+        """Reduce, clip, step and clear the gradients; returns the global gradient norm and the learning rate factor.
 
-        A gradient of zero moves nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
-        `FloatingPointError`. Reading the norms is the one place where the host waits for a GPU in a step: AdamW's
-        count, and what every rank does next, depend on whether the update happens. To decide that on the device would
-        cost passes over all moments.
+        A zero gradient changes nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
+        `FloatingPointError`. Reading the norms is the only point in a step where the host waits for a GPU: AdamW's
+        count,
+        and what every rank does next, depend on whether the update happens. Deciding that on the device would cost
+        passes
+        over all moments.
 
-        Raises `Abandoned` on all ranks, with everything as it was, if `stop` is true on any: that is in what is read.
+        Raises `Abandoned` on all ranks, with everything unchanged, if `stop` returns true on any: the norms include
+        that.
         """
         for parameter in self.parameters:
             if parameter.grad is None:
@@ -63,14 +66,14 @@ class ShardedOptimizer:
         norm_there, others = self._norms(grads, stop())
         norm, stopping, *lengths = read(torch.cat([norm_there[None], others]))
         if stopping:
-            raise Abandoned(f"step {step} was given up")
+            raise Abandoned(f"step {step} was abandoned")
         factor = lr_factor(step, self.steps, self.config)
         if norm == 0:
             self.silent += 1
         elif math.isfinite(norm):
             if self.config.grad_clip is not None and grads:
                 scale = (self.config.grad_clip / (norm_there + 1e-6)).clamp(max=1.0)
-                # torch has no public name for it.
+                # torch has no public function for this.
                 torch._foreach_mul_(grads, scale)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             self.applied += 1
             self._update(step, grads, factor, self._zero.moving(lengths))
@@ -97,7 +100,7 @@ class ShardedOptimizer:
         if stopping:
             found[1] = 1.0
         if grads:
-            # torch has no public name for it.
+            # torch has no public function for this.
             norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             squares = torch.stack(norms).square()
             found[0] = squares.sum()
@@ -135,9 +138,9 @@ class ShardedOptimizer:
         return {"applied": self.applied, "skipped": self.skipped, "silent": self.silent, "moments": moments}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Take this rank's share of the moments of all ranks, however many wrote them."""
+        """Load this rank's share of the moments of all ranks, regardless of how many wrote them."""
         self.applied, self.skipped = state_dict["applied"], state_dict["skipped"]
-        self.silent = state_dict.get("silent", 0)  # not in states saved before it was counted
+        self.silent = state_dict.get("silent", 0)  # missing in older states
         for shard in self._zero.mine:
             saved = sorted(state_dict["moments"][shard.name].items(), key=lambda item: int(item[0]))
             for kind, mine in self.moments[shard.name, shard.start].items():
@@ -145,8 +148,8 @@ class ShardedOptimizer:
 
 
 def read(numbers: Tensor) -> list[float]:
-    """The numbers on the host, which waits for the device and copies them at once."""
-    # torch leaves the type of what it gives open.
+    """Copies the numbers to the host at once, waiting for the device."""
+    # torch does not declare the return type.
     return cast("list[float]", numbers.cpu().tolist())  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -1,4 +1,4 @@
-"""Errors found before the first step, while they cost nothing; running out of memory, in the user's terms."""
+"""Finds errors before the first step, and explains running out of memory in terms of the config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def check_run(model: Transformer, config: TrainConfig, world: World) -> None:
-    """Raise `ConfigError` for a batch that cannot be cut or a model that will not fit this host's memory."""
+    """Raise `ConfigError` for a batch that cannot be divided or a model that will not fit into this host's memory."""
     T = model.config.sequence_len
     rows, rest = divmod(config.batch_tokens, T)
     if rest or rows % world.size:
@@ -38,17 +38,17 @@ def check_run(model: Transformer, config: TrainConfig, world: World) -> None:
     )  # fmt: skip
     free = free_bytes(world.device)
     if on_cpu:
-        # Each rank of this host is about to take as much.
+        # Each rank on this host is about to take as much.
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if needed > free:
         raise ConfigError(
-            f"training needs at least {needed / 1e9:.1f} GB on each rank, and {free / 1e9:.1f} GB are free: "
+            f"training needs at least {needed / 1e9:.1f} GB on each rank, but {free / 1e9:.1f} GB are free: "
             f"{LOWER}, {SMALLER}"
         )
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process could still take: of the GPU, or of the host within its control group."""
+    """Bytes of memory that this process could still take: on the GPU, or on the host within its control group."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

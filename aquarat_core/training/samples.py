@@ -1,7 +1,7 @@
-"""What the model says while it trains, for people to read: in `samples.jsonl`, in W&B and in the log.
+"""Samples from the model while it trains, for people to read: in `samples.jsonl`, in W&B and in the log.
 
-A loss that falls hides much that one line of text shows. Tokens are drawn from keys of (step, prompt), so no generator
-of the training moves and a resumed run says the same.
+A line of text shows much that a falling loss hides. Tokens are drawn with keys from (step, prompt), so no random
+generator of the training advances, and a resumed run gives the same samples.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from aquarat_core.training.callbacks import Callback, TrainingStep
 
 COLUMNS = ("step", "prompt", "text", "tokens", "ended")
 QUESTIONS = 2
-"""Validation questions that a chat stage asks, besides the prompts of its config."""
+"""Number of validation questions that a chat stage asks, in addition to its config's prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is shown to the reader, and to the model."""
+    """A prompt as shown to readers, and as tokens for the model."""
 
     text: str
     ids: list[int]
@@ -43,7 +43,7 @@ def text_prompts(texts: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
 
 
 def chat_prompts(texts: Sequence[str], examples: Sequence[Example[Any]], tokenizer: Tokenizer) -> list[Prompt]:
-    """Messages of a user, and the first examples."""
+    """The user's messages, then the first examples."""
     asked = [(text, [user_message(text)]) for text in texts]
     asked += [(e.prompt, list(e.messages)) for e in examples[:QUESTIONS]]
     return [Prompt(text, render_prompt(tokenizer, messages)) for text, messages in asked]

@@ -6,9 +6,10 @@
             for step in loop:
                 step.metrics |= update(step.index, loop.stop)
 
-After the body of a step its callbacks run in their order, then the metrics are recorded, then a checkpoint is taken if
-one is due. SIGTERM is noticed between steps, and wherever the body asks `loop.stop`: a body that raises `Abandoned`, on
-all ranks and before it has changed anything, ends the run with the state of the last completed step saved.
+After the body of a step, its callbacks run in order, then the metrics are recorded, then a checkpoint is taken if one
+is
+due. SIGTERM is noticed between steps and whenever the body calls `loop.stop`. A body that raises `Abandoned`, on all
+ranks and before it has changed anything, ends the run with the state of the last completed step saved.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from aquarat_core.training.callbacks import Callback, MetricRecorder, TrainingSt
 
 
 class SessionConfig(Protocol):
-    """What the sections of all training stages have in common."""
+    """The common fields of all training stages' sections."""
 
     @property
     def launch(self) -> LaunchConfig: ...
@@ -46,17 +47,17 @@ C_co = TypeVar("C_co", bound=SessionConfig, covariant=True)
 
 
 class StepLoop:
-    """The steps of a run that are left, from where an earlier start was."""
+    """The remaining steps of a run, continuing an earlier start."""
 
     def __init__(self, checkpointer: Checkpointer, total: int, callbacks: Sequence[Callback]) -> None:
         self._checkpointer, self._total, self._callbacks = checkpointer, total, callbacks
         self.done = checkpointer.restore()
-        """Steps that are completed, with their callbacks."""
+        """Number of steps completed, including their callbacks."""
 
     def __iter__(self) -> Iterator[TrainingStep]:
-        """Each step that is left; what follows its body is done when the next one is asked for.
+        """Each remaining step; callbacks, metrics and checkpoint follow when the next step is requested.
 
-        Raises `Preempted`, with everything saved, if any rank was sent SIGTERM.
+        Raises `Preempted`, with everything saved, if any rank received SIGTERM.
         """
         if self.done == 0:
             start = TrainingStep(0, self._total)
@@ -71,22 +72,22 @@ class StepLoop:
             self._checkpointer.after_step(step.done)
 
     def stop(self) -> bool:
-        """Whether this rank was sent SIGTERM."""
+        """Whether this rank received SIGTERM."""
         return self._checkpointer.stop()
 
     def any_stops(self) -> bool:
-        """Whether any rank was sent SIGTERM; a collective."""
+        """Whether any rank received SIGTERM; a collective operation."""
         return self._checkpointer.any_stops()
 
     @property
     def checkpoint_seconds(self) -> float:
-        """Seconds that training stood still for checkpoints."""
+        """Seconds that training paused for checkpoints."""
         return self._checkpointer.blocked_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSession(Generic[C_co]):
-    """A training stage on one rank: the stage around it, its config, its processes and its log."""
+    """A training stage on one rank: its context, config, processes and log."""
 
     ctx: RunContext
     config: C_co
@@ -104,9 +105,11 @@ class TrainingSession(Generic[C_co]):
     ) -> Generator[StepLoop]:
         """The loop over `config.steps` steps, with the state of the latest checkpoint loaded.
 
-        `replicated` state is equal on all ranks, each rank owns a part of `sharded`; both, and callbacks with state,
-        are saved under their names. `headlines` are the metrics that are reported at each step, or, with `report_all`,
-        those that come first. Raises `Preempted` after SIGTERM.
+        `replicated` state is equal on all ranks; each rank owns a part of `sharded`. Both, and callbacks with state,
+        are
+        saved under their names. `headlines` are the metrics reported at each step or, with `report_all`, those that
+        come
+        first. Raises `Preempted` after SIGTERM.
         """
         ctx, config = self.ctx, self.config
         watching = (*callbacks, MetricRecorder(self.log, ctx, headlines, report_all))
@@ -129,7 +132,7 @@ def training_session(ctx: RunContext, config: C) -> Generator[TrainingSession[C]
 
 
 def _named_state(replicated: Mapping[str, Stateful], callbacks: Sequence[Callback]) -> dict[str, Stateful]:
-    """What rank 0 saves, by name."""
+    """The state that rank 0 saves, by name."""
     counts = Counter([*replicated, *(callback.name for callback in callbacks)])
     twice = sorted(name for name, count in counts.items() if count > 1)
     assert not twice, f"two parts of a run's state are named {', '.join(twice)}: one would overwrite the other"

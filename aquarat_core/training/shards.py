@@ -1,8 +1,8 @@
-"""Which rank updates what: each owns a share of the parameters, of their summed gradients and moments (ZeRO-2).
+"""Divides the optimizer among ranks: each owns a share of the parameters, their summed gradients and moments (ZeRO-2).
 
-Rajbhandari et al. 2020, arXiv 1910.02054. A matrix has one owner, since Muon needs it whole; a table is cut by rows,
-which AdamW allows. The shares follow one another in a flat buffer of equal parts, so that one reduce-scatter brings
-every owner its gradients and one all-gather brings every rank the new weights.
+Rajbhandari et al. 2020, arXiv 1910.02054. A matrix has one owner, because Muon needs the whole matrix; a table is
+divided by rows, which AdamW allows. The shares are consecutive in a flat buffer of equal parts, so that one
+reduce-scatter brings every owner its gradients and one all-gather brings every rank the new weights.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class ParamShard:
 
     @property
     def grad(self) -> Tensor:
-        """Its rows of the parameter's gradient, which must be there."""
+        """The shard's rows of the parameter's gradient, which must exist."""
         assert self.param.grad is not None, f"{self.name} has no gradient"
         return self.of(self.param.grad)
 
     def of(self, whole: Tensor) -> Tensor:
-        """Its rows of a tensor that is shaped like the parameter."""
+        """The shard's rows of a tensor with the parameter's shape."""
         return whole[self.start : self.stop]
 
 
 def partition(groups: Sequence[ParamGroup], ranks: int) -> list[list[ParamShard]]:
-    """The shards of each rank, in the order of the groups; the largest are dealt first, each to the rank with least."""
+    """The shards of each rank, in the order of the groups; the largest are assigned first, to the least loaded rank."""
     shards: list[ParamShard] = []
     for group in groups:
         for name, param in group.params:
@@ -63,7 +63,7 @@ def partition(groups: Sequence[ParamGroup], ranks: int) -> list[list[ParamShard]
 
 
 class Zero2:
-    """Brings gradients to their owners and weights back; with one rank there is nothing to move."""
+    """Brings gradients to their owners and weights back; does nothing with one rank."""
 
     def __init__(self, shares: list[list[ParamShard]], world: World) -> None:
         self.world, self.mine = world, shares[world.rank]
@@ -91,7 +91,7 @@ class Zero2:
         return len(self._names)
 
     def moving(self, lengths: Sequence[float]) -> set[str]:
-        """Names of the parameters whose gradient is not zero in some rank's shard; `lengths` has one norm a shard."""
+        """Names of the parameters with a nonzero gradient in any rank's shard; `lengths` has one norm per shard."""
         return {name for name, length in zip(self._names, lengths, strict=True) if length}
 
     def gradients(self) -> list[Tensor]:
@@ -109,7 +109,7 @@ class Zero2:
         return self._own_views
 
     def all_gather_weights(self) -> None:
-        """Give every rank the weights of every owner."""
+        """Send every owner's weights to all ranks."""
         if self.world.size == 1:
             return
         _copy(self._own_views, [shard.of(shard.param.data) for shard in self.mine])
@@ -119,7 +119,7 @@ class Zero2:
 
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copies each source into its target, all in one call."""
-    # torch has no public name for it.
+    # torch has no public function for this.
     torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 

@@ -163,10 +163,10 @@ def test_flex_attention_compiles_with_the_model_and_outside_of_compiled_code_is_
 @pytest.mark.parametrize(
     ("backend", "device", "dtype", "head_size", "capability", "reason"),
     [
-        ("flex", "cpu", torch.bfloat16, 64, H100, "it needs a GPU, and this is cpu"),
-        ("fa3", "cpu", torch.bfloat16, 64, H100, "it needs a GPU, and this is cpu"),
-        ("fa3", "cuda", torch.bfloat16, 64, (8, 0), "made for Hopper (compute capability 9), and this GPU has 8.0"),
-        ("fa3", "cuda", torch.bfloat16, 64, (10, 0), "and this GPU has 10.0"),
+        ("flex", "cpu", torch.bfloat16, 64, H100, "it needs a GPU, but this is cpu"),
+        ("fa3", "cpu", torch.bfloat16, 64, H100, "it needs a GPU, but this is cpu"),
+        ("fa3", "cuda", torch.bfloat16, 64, (8, 0), "made for Hopper (compute capability 9), but this GPU has 8.0"),
+        ("fa3", "cuda", torch.bfloat16, 64, (10, 0), "but this GPU has 10.0"),
         ("fa3", "cuda", torch.float32, 64, H100, "it computes in bfloat16, not in float32"),
         ("fa3", "cuda", torch.bfloat16, 260, H100, "head_size 260 is not a multiple of 8 up to 256"),
     ],

@@ -91,16 +91,16 @@ def test_small_matrices_stay_as_they_are() -> None:
 
 def test_it_is_refused_where_the_hardware_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     model, launch = random_model().config, LaunchConfig(float8=True)
-    with pytest.raises(ConfigError, match=r"launch.float8 needs a GPU that multiplies 8-bit floats, and this is cpu"):
+    with pytest.raises(ConfigError, match=r"launch.float8 needs a GPU that multiplies 8-bit floats, but this is cpu"):
         candidates(model, launch, World(0, 1, CPU, torch.float32))
     gpu = World(0, 1, torch.device("cuda"), torch.bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    with pytest.raises(ConfigError, match=r"and this GPU has compute capability 8\.0: set it to false"):
+    with pytest.raises(ConfigError, match=r"but this GPU has compute capability 8\.0: set it to false"):
         candidates(model, launch, gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert candidates(model, launch, gpu)
     odd = random_model(sequence_len=40).config
-    with pytest.raises(ConfigError, match="sequence_len 40 is no multiple"):
+    with pytest.raises(ConfigError, match="sequence_len 40 is not a multiple"):
         candidates(odd, launch, gpu)
 
 

@@ -122,5 +122,5 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
         file.write_bytes(pickle.dumps(state))
     else:
         torch.save(state, file)
-    assert "is not a file of tensors only, and nothing else is loaded" in refused(run, folder)
+    assert "does not contain only tensors, so it is not loaded" in refused(run, folder)
     assert not sprung.exists()

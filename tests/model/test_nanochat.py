@@ -101,7 +101,7 @@ def saved(folder: Path, state: object, config: object = CONFIG) -> Path:
 def test_a_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
     path = saved(tmp_path, weights()) / "model_000001.pt"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(ValueError, match=r"model_000001.pt is not a file of tensors only, and nothing else is loaded"):
+    with pytest.raises(ValueError, match=r"model_000001.pt does not contain only tensors, so it is not loaded"):
         load_nanochat(tmp_path, 1)
 
 

@@ -43,7 +43,7 @@ def test_a_policy_that_loses_the_form_rings() -> None:
     alarms.watch(CALM)
     seen = [alarms.watch(CALM | {"rl/parse_rate": 0.1}) for _ in range(3)]
     assert [n for n, _ in seen] == [0, 1, 1]
-    assert "answer in form, after 90%: the policy is losing the form" in seen[1][1][0]
+    assert "have the answer format, down from 90%: the policy is losing the format" in seen[1][1][0]
 
 
 def test_reward_and_held_out_accuracy_that_part_ways_ring() -> None:

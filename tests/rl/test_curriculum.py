@@ -66,7 +66,7 @@ def test_replacements_are_named_by_place_not_by_rank() -> None:
 
 
 def test_more_questions_a_step_than_there_are_is_the_users_mistake() -> None:
-    with pytest.raises(ValueError, match=r"a step asks 5 questions, and there are 3: lower rl_checkpoint\.prompts"):
+    with pytest.raises(ValueError, match=r"a step asks 5 questions, but there are 3: lower rl_checkpoint\.prompts"):
         Curriculum([0.2] * 3, 1, ON, ONE).draw(0, 5)
 
 

@@ -35,9 +35,9 @@ def test_a_reward_with_a_faulty_parser_is_never_trained_on(name: str) -> None:
         return Grade(float(letter == example.reference), letter == example.reference, letter)
 
     said = {
-        "gsm8k": "pays 0.0% of 300 gold answers, and must pay 99%",
-        "first_match": "right answers followed by wrong ones, and must pay none",
-        "case_insensitive": "and must pay none: the parser finds answers where none is given",
+        "gsm8k": "pays 0.0% of 300 gold answers but must pay 99%",
+        "first_match": "right answers followed by wrong ones but must pay none",
+        "case_insensitive": "but must pay none: the parser finds answers where there are none",
     }
     with pytest.raises(StageError, match=said[name]):
         check_reward(AQUA, ASKED, tokenizer(), faulty)
@@ -50,7 +50,7 @@ def test_answers_without_the_stop_token_must_not_be_paid() -> None:
 
 def test_options_that_are_not_permuted_let_a_constant_letter_earn_too_much() -> None:
     fixed = [to_example(replace(q, options=(*q.options[:4], "none of the above"), correct="D")) for q in QUESTIONS]
-    with pytest.raises(StageError, match=r"always answering D earns 100.0% of 300 questions, where 20% is chance"):
+    with pytest.raises(StageError, match=r"always answering D is right for 100.0% of 300 questions, but chance is 20%"):
         check_reward(AQUA, fixed, tokenizer())
 
 
@@ -69,7 +69,7 @@ def test_a_tokenizer_that_loses_text_is_found_out() -> None:
         def decode(ids) -> str:
             return tokenizer().decode(ids).replace("Answer: ", "Answer:")
 
-    with pytest.raises(StageError, match="the tokenizer does not give back what it encodes"):
+    with pytest.raises(StageError, match="the tokenizer does not decode what it encoded"):
         check_reward(AQUA, ASKED, Lossy())
 
 
@@ -83,8 +83,11 @@ GOOD = {"rl/parse_rate": 0.9, "rl/mean_reward": 0.3, "rl/zero_variance_groups": 
             {"rl/parse_rate": 0.4},
             r"only 40% of the first .*min_parse_rate is 50%.* train SFT longer.*\(64; 10% cut off",
         ),
-        ({"rl/mean_reward": 0.01}, r"earned 0.010 .*min_first_reward is 0.02.* 90% of them answer in form.*histogram"),
-        ({"rl/mean_reward": 0.99}, r"earned 0.990 .*max_first_reward is 0.98.* nothing left to learn"),
+        (
+            {"rl/mean_reward": 0.01},
+            r"mean reward of .* is 0.010 .*min_first_reward is 0.02.* 90% of them have the answer format.*histogram",
+        ),
+        ({"rl/mean_reward": 0.99}, r"mean reward of .* is 0.990 .*max_first_reward is 0.98.* nothing left to learn"),
         (
             {"rl/zero_variance_groups": 0.96},
             r"in 96% of the first groups .*max_zero_variance is 95%.*group_size \(16\)",

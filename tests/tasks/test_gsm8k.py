@@ -123,7 +123,7 @@ def test_a_faulty_parser_is_never_trained_on(faulty: Parser) -> None:
 
     asked = [to_example(row(i)) for i in range(5)]
     check_reward(TASK, asked, tokenizer())
-    with pytest.raises(StageError, match="and must pay none: the parser finds answers where none is given"):
+    with pytest.raises(StageError, match="but must pay none: the parser finds answers where there are none"):
         check_reward(TASK, asked, tokenizer(), reward)
 
 

@@ -233,5 +233,5 @@ def test_a_client_that_fails_later_ends_no_stage(tmp_path: Path) -> None:
         log.close()
         assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
     assert len(said) == 2 and said[0].startswith(
-        "W&B takes no more metrics of this stage (the client's process has gone)"
+        "W&B accepts no more metrics from this stage (the client's process has gone)"
     )

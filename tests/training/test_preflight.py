@@ -30,7 +30,7 @@ def test_a_model_that_will_not_fit_says_what_to_lower(monkeypatch: pytest.Monkey
     monkeypatch.setattr(preflight, "free_bytes", lambda device: needed)
     check_run(model, config, ONE)
     monkeypatch.setattr(preflight, "free_bytes", lambda device: needed - 1)
-    with pytest.raises(ConfigError, match=r"needs at least 0\.0 GB on each rank, and 0\.0 GB are free: lower micro_b"):
+    with pytest.raises(ConfigError, match=r"needs at least 0\.0 GB on each rank, but 0\.0 GB are free: lower micro_b"):
         check_run(model, config, ONE)
     # Two ranks of one host share its memory.
     each = training_bytes(model.config, 100, 4, ranks=2, keeps_attention=True)

@@ -1,4 +1,5 @@
-"""What an update maximises, each part a small function of tensors; `compose` puts together what the config asks for.
+"""The objective that an update maximizes, in small functions of tensors; `compose` combines those that a config
+selects.
 
 Shapes: B completions, N completion tokens.
 """

@@ -8,7 +8,7 @@ from aquarat_core.rl.objective.clipping import Clipped
 
 
 def cispo(logp_BN: Tensor, ratios_BN: Tensor, advantages_BN: Tensor, low: float, high: float) -> Clipped:
-    """Surrogate [B, N] clip(r, 1 - low, 1 + high) A log p, in which the clipped ratio is a constant: every token keeps
-    a gradient, with a bounded weight."""
+    """Surrogate [B, N] clip(r, 1 - low, 1 + high) A log p, where the clipped ratio is a constant: every token keeps a
+    gradient, with a bounded weight."""
     weights_BN = ratios_BN.detach().clamp(1 - low, 1 + high)
     return Clipped(weights_BN * advantages_BN * logp_BN, ratios_BN < 1 - low, ratios_BN > 1 + high)

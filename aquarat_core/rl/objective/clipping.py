@@ -1,4 +1,4 @@
-"""PPO's clipped surrogate: no gradient where the policy has already moved as far as it may."""
+"""PPO's clipped surrogate: no gradient if the policy has already moved as far as allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Clipped:
-    """Surrogate [B, N] to be maximised and where the clip took its gradient, below and above."""
+    """Surrogate [B, N] to be maximized, and where clipping removed its gradient, below and above."""
 
     surrogate_BN: Tensor
     low_BN: Tensor
@@ -20,8 +20,8 @@ class Clipped:
 def ppo_clip(ratios_BN: Tensor, advantages_BN: Tensor, low: float, high: float, dual: float | None = None) -> Clipped:
     """min(r A, clip(r, 1 - low, 1 + high) A) (Schulman et al. 2017, arXiv 1707.06347).
 
-    high > low is DAPO's clip-higher (Yu et al. 2025, arXiv 2503.14476). `dual` bounds the surrogate by dual x A where A
-    is negative, so that a ratio that explodes cannot dominate (Ye et al. 2020, arXiv 1912.09729).
+    high > low is DAPO's clip-higher (Yu et al. 2025, arXiv 2503.14476). `dual` bounds the surrogate by dual x A for
+    negative A, so that an exploding ratio cannot dominate (Ye et al. 2020, arXiv 1912.09729).
     """
     inside_BN = ratios_BN.clamp(1 - low, 1 + high)
     surrogate_BN = torch.minimum(ratios_BN * advantages_BN, inside_BN * advantages_BN)

@@ -1,4 +1,4 @@
-"""The objective that a config asks for, from its parts."""
+"""Composes the objective that a config selects."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from aquarat_core.rl.objective.reinforce import policy_loss
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """One micro-batch. All log-probabilities are of the sampled tokens at the sampling temperature."""
+    """One micro-batch. All log-probabilities are those of the sampled tokens at the sampling temperature."""
 
     logp_BN: Tensor
-    """Under the policy, with its gradient."""
+    """Under the policy, with gradients."""
     advantages_B: Tensor
     mask_BN: Tensor
-    """1 on the completion tokens that the policy chose."""
+    """1 at the completion tokens that the policy sampled."""
     n_tokens: float
-    """Tokens that the policy chose in the whole step, over all ranks and micro-batches."""
+    """Number of tokens that the policy sampled in the whole step, over all ranks and micro-batches."""
     sampler_logp_BN: Tensor
     old_logp_BN: Tensor | None = None
-    """Under the policy before this batch's first update; None at the first update, where it is `logp_BN` itself."""
+    """Under the policy before this batch's first update; None at the first update, where it equals `logp_BN`."""
     reference_logp_BN: Tensor | None = None
-    """Under the frozen reference, where the objective has a KL term."""
+    """Under the frozen reference, if the objective has a KL term."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossOutputs:
-    """The loss to be differentiated and, as sums over tokens, what was clipped."""
+    """The loss to differentiate, and the clipped tokens as sums."""
 
     loss: Tensor
     clipped_low: Tensor
@@ -45,7 +45,7 @@ class LossOutputs:
 
 
 def objective(x: LossInputs, config: ObjectiveConfig) -> LossOutputs:
-    """The loss of one micro-batch; losses of micro-batches and ranks add up to the step's."""
+    """The loss of one micro-batch; the losses of all micro-batches and ranks add up to the step's loss."""
     mask, none = x.mask_BN, torch.zeros((), device=x.mask_BN.device)
     advantages_BN = x.advantages_B[:, None].expand_as(x.logp_BN)
     current = x.logp_BN.detach()

@@ -8,6 +8,6 @@ from torch import Tensor
 
 
 def truncated_weights(trainer_logp_BN: Tensor, sampler_logp_BN: Tensor, cap: float) -> Tensor:
-    """min(p_trainer / p_sampler, cap) [B, N], a constant: the bias of sampling from slightly other probabilities is
-    taken out, and the variance of rare tokens stays bounded."""
+    """min(p_trainer / p_sampler, cap) [B, N], a constant: corrects for sampling from slightly different probabilities,
+    while the variance from rare tokens stays bounded."""
     return torch.exp(trainer_logp_BN - sampler_logp_BN).clamp(max=cap).detach()

@@ -1,4 +1,4 @@
-"""Estimates of KL(policy || reference) in nats from tokens that the policy drew (Schulman 2020,
+"""Estimates of KL(policy || reference) in nats from tokens that the policy sampled (Schulman 2020,
 joschu.net/blog/kl-approx.html)."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from torch import Tensor
 
 def kl_k1(logp_BN: Tensor, reference_logp_BN: Tensor) -> Tensor:
     """log p - log q: unbiased, of either sign. Its gradient as a loss is zero in expectation, so a penalty with it
-    belongs into the reward."""
+    must be part of the reward."""
     return logp_BN - reference_logp_BN
 
 

@@ -1,4 +1,4 @@
-"""How much more probable the policy finds a sample than the policy that it was drawn from."""
+"""Importance ratios: a sample's probability under the current policy relative to the policy that sampled it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def token_ratios(logp_BN: Tensor, old_logp_BN: Tensor) -> Tensor:
 
 
 def sequence_ratios(logp_BN: Tensor, old_logp_BN: Tensor, mask_BN: Tensor) -> Tensor:
-    """The geometric mean [B, N] of the ratios of a completion's tokens, the same for each of them (GSPO, Zheng et al.
+    """The geometric mean [B, N] of the ratios of a completion's tokens, repeated for each token (GSPO, Zheng et al.
     2025, arXiv 2507.18071)."""
     lengths_B1 = mask_BN.sum(dim=1, keepdim=True).clamp(min=1)
     mean_B1 = ((logp_BN - old_logp_BN) * mask_BN).sum(dim=1, keepdim=True) / lengths_B1
