@@ -2,7 +2,7 @@
 
 A profile is a YAML file whose top-level keys are the stages of the chain. `AQUARAT_PROFILE` names one of the
 built-in profiles or gives the path of a file; `extends:` starts from another profile and changes single fields.
-Unknown fields, values out of range and fields that contradict each other raise `ConfigError` before anything starts.
+Unknown fields, values out of range and contradictory fields raise `ConfigError` before anything starts.
 """
 
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, ChatSource, PretrainTextConfig

@@ -12,7 +12,7 @@ from aquarat_core.config.tasks import TaskConfig
 
 GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
-"""Names of conversation data sets that are built in."""
+"""Names of the built-in conversation data sets."""
 
 
 class AquaDatasetConfig(StrictModel):
@@ -25,48 +25,48 @@ class AquaDatasetConfig(StrictModel):
     subset: str = "raw"
     """Hub only: the data set's configuration, `raw` or `tokenized`."""
     n_train: PositiveInt = 20_000
-    """Rows of the training split kept (the whole split has 97,467)."""
+    """Rows kept of the training split (which has 97,467)."""
     n_validation: PositiveInt = 1_000
-    """Rows of the validation split kept (the whole split has 254)."""
+    """Rows kept of the validation split (which has 254)."""
     n_test: PositiveInt = 2_000
-    """Rows of the test split kept (the whole split has 254)."""
+    """Rows kept of the test split (which has 254)."""
     families: tuple[str, ...] = ()
     """Synthetic only: problem families to draw from; empty means all."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
-    """Synthetic only: the hardest difficulty drawn."""
+    """Synthetic only: the maximum difficulty."""
     calculator_calls: bool = False
-    """Synthetic only: rationales calculate by calls of the calculator. A model that learns from them needs
+    """Synthetic only: rationales compute with calls of the calculator. A model that learns from them needs
     `calculator: true` in RL and evaluation."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """What a row does that has other than five options, a letter outside A-E, or a value of another type or size;
-    dropped rows are counted and named."""
+    """What to do with a row that has other than five options, a letter outside A-E, or a value of the wrong type or
+    size; dropped rows are counted and named."""
     seed: int = 1
     """Decides which rows are kept and which problems are generated."""
 
 
 class ChatSource(StrictModel):
-    """One conversation data set: where its rows are and how many of each split to keep."""
+    """One conversation data set: the location of its rows, and how many to keep of each split."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    """`smoltalk`, `gsm8k`, `arc` (or `arc_easy`, `arc_challenge`), `mmlu` and `humaneval` are loaded from the Hub,
-    `identity`, `drills` (arithmetic) and `spelling` are generated; any other name is for conversations of one's own,
-    and needs `train`."""
+    """`smoltalk`, `gsm8k`, `arc` (or `arc_easy`, `arc_challenge`), `mmlu` and `humaneval` are loaded from the Hub;
+    `identity`, `drills` (arithmetic) and `spelling` are generated; any other name is for your own conversations, which
+    need `train`."""
     train: Location | None = None
-    """Own conversations only: where those to train on are, as docs/data.md describes it."""
+    """Own conversations only: location of the training conversations, in the forms that docs/data.md describes."""
     test: Location | None = None
-    """Own conversations only: where the test split is; null makes none."""
+    """Own conversations only: location of the test split; null for none."""
     format: Literal["auto", "messages", "sharegpt"] = "auto"
-    """Own conversations only: `messages` has `[{role, content}]` in a column of that name, `sharegpt` has `[{from,
-    value}]` in `conversations`; `auto` tells them apart row by row."""
+    """Own conversations only: `messages` rows have `[{role, content}]` in a column of that name, `sharegpt` rows have
+    `[{from, value}]` in `conversations`; `auto` recognizes the form of each row."""
     n_train: NonNegativeInt | None = None
-    """Conversations of the training split kept; null keeps 1,000, of own conversations all."""
+    """Conversations kept of the training split; null keeps 1,000, or all of your own conversations."""
     n_validation: NonNegativeInt = 0
-    """Tasks only: questions of the validation split kept; where none is published, they are held out of training."""
+    """Tasks only: questions kept of the validation split; if none is published, they are held out of training."""
     n_test: NonNegativeInt | None = None
-    """Conversations of the test split kept; null keeps 100, of own conversations all."""
+    """Conversations kept of the test split; null keeps 100, or all of your own conversations."""
 
     def kept(self, split: Literal["train", "validation", "test"]) -> int | None:
-        """How many rows of the split are kept at most; None for all."""
+        """Maximum number of rows kept of the split; None for all."""
         if split == "validation":
             return self.n_validation
         n = self.n_train if split == "train" else self.n_test
@@ -76,12 +76,12 @@ class ChatSource(StrictModel):
     def _name_fits(self) -> ChatSource:
         if self.name in (*HUB_CHATS, *GENERATED_CHATS, "aqua"):
             if self.train or self.test:
-                raise ValueError(f"the name {self.name} stands for a built-in data set: give one's own another name")
+                raise ValueError(f"{self.name} is the name of a built-in data set: choose another name for your own")
         elif not self.train:
             known = ", ".join((*GENERATED_CHATS, *HUB_CHATS))
             raise ValueError(
-                f"{self.name!r} is no built-in data set ({known}): for conversations of one's own, write under train "
-                "where they are"
+                f"{self.name!r} is not a built-in data set ({known}): for your own conversations, give their "
+                "location under train"
             )
         return self
 
@@ -90,24 +90,24 @@ class ChatDatasetsConfig(StrictModel):
     """Conversations for mid-training and SFT, and the questions of tasks other than AQuA-RAT."""
 
     source: Literal["synthetic", "hub"] = "synthetic"
-    """`synthetic` generates every source that is not real data; `hub` loads the real ones too. Own conversations are
-    read with either."""
+    """`synthetic` generates all sources that are not real data; `hub` also loads the real ones. Your own conversations
+    are read with either."""
     sources: tuple[ChatSource, ...] = (ChatSource(name="identity"), ChatSource(name="drills"))
-    """The data sets to make; mixtures of mid-training and SFT name them."""
+    """The data sets to make; the mixtures of mid-training and SFT refer to them by name."""
     tasks: dict[str, TaskConfig] = Field(default_factory=dict[str, TaskConfig])
-    """Tasks of one's own to read the rows of; filled in from the profile's `tasks`."""
+    """Your own tasks whose rows are read; filled in from the profile's `tasks`."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
-    """Drills only: the hardest difficulty drawn."""
+    """Drills only: the maximum difficulty."""
     calculator_calls: bool = False
-    """Drills and spelling only: solutions calculate and count by calls of the calculator; those of gsm8k always do. A
+    """Drills and spelling only: solutions compute and count with calls of the calculator; those of gsm8k always do. A
     model that learns from them needs `calculator: true` in RL and evaluation."""
     assistant_name: str = "aquarat"
-    """Name the generated identity conversations give the model."""
+    """The model's name in the generated identity conversations."""
     assistant_facts: tuple[tuple[str, str], ...] = ()
-    """Further things it is to know of itself: pairs of what a user asks and what it answers."""
+    """Further facts that the model should know about itself: pairs of a user's question and the answer."""
     on_bad_row: Literal["error", "drop"] = "drop"
-    """What a row does that is no conversation (a null, an answer beyond the choices, two turns of one role); dropped
-    rows are named."""
+    """What to do with a row that is not a valid conversation (a null, an answer outside the choices, two consecutive
+    turns of one role); dropped rows are named."""
     seed: int = 2
     """Decides which rows are kept and which conversations are generated."""
 
@@ -128,39 +128,39 @@ class PretrainTextConfig(StrictModel):
     """Documents for pretraining."""
 
     source: Literal["synthetic", "hub", "files"] = "synthetic"
-    """`synthetic` generates documents; `hub` loads text shards from the Hugging Face Hub; `files` reads text of one's
-    own."""
+    """`synthetic` generates documents; `hub` loads text shards from the Hugging Face Hub; `files` reads your own
+    text."""
     train: Location | None = None
-    """Files only: where the documents are, as docs/data.md describes it."""
+    """Files only: location of the documents, in the forms that docs/data.md describes."""
     validation: Location | None = None
-    """Files only: where the validation documents are; those that are also in `train` are left out of it. With null,
+    """Files only: location of the validation documents; those that are also in `train` are removed from it. If null,
     `validation_share` of the documents is held out."""
     validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.01
-    """Files only: the part of the documents held out if `validation` is null. The hash of a text decides, so that equal
-    texts are on the same side whatever their order."""
+    """Files only: share of the documents held out if `validation` is null. The hash of a text decides, so equal texts
+    are always on the same side."""
     column: Annotated[str, Field(min_length=1)] = "text"
-    """Files only: the column that holds a row's text; each row is a document."""
+    """Files only: the column with the text of a row; each row is a document."""
     documents: Literal["file", "line", "paragraph"] = "file"
-    """Files only: what a document is in a text file; paragraphs are separated by blank lines."""
+    """Files only: the unit of a text file that becomes a document; paragraphs are separated by blank lines."""
     repo: str = "karpathy/fineweb-edu-100b-shuffle"
     """Hub only: the data set's repository."""
     on_bad_row: Literal["error", "drop"] = "drop"
-    """What a document does that cannot be used (not valid UTF-8, no text, too long, a line that is no JSON); dropped
-    ones are counted, and the first is named in the log."""
+    """What to do with a document that cannot be used (not valid UTF-8, no text, too long, a line that is not JSON);
+    dropped ones are counted, and the first is named in the log."""
     train_shards: tuple[NonNegativeInt, ...] = (0,)
     """Hub only: numbers of the training shards, `shard_NNNNN.parquet`."""
     first_shards: PositiveInt | None = None
-    """Hub only: take this many shards from the first on, instead of `train_shards`."""
+    """Hub only: take the first this many shards instead of `train_shards`."""
     parallel_downloads: Annotated[int, Field(ge=1, le=32)] = 4
-    """Hub only: shards fetched at a time."""
+    """Hub only: number of shards fetched at a time."""
     validation_shard: NonNegativeInt = 1822
     """Hub only: the pinned validation shard; must not be a training shard."""
     n_documents: PositiveInt = 20_000
-    """Synthetic only: documents generated for training."""
+    """Synthetic only: number of documents generated for training."""
     n_validation_documents: PositiveInt = 500
-    """Synthetic only: documents generated for validation."""
+    """Synthetic only: number of documents generated for validation."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
-    """Synthetic only: the hardest difficulty drawn."""
+    """Synthetic only: the maximum difficulty."""
     max_documents_per_shard: PositiveInt | None = None
     """Hub only: rows kept of each shard; null keeps all."""
     seed: int = 3
@@ -174,9 +174,9 @@ class PretrainTextConfig(StrictModel):
     @model_validator(mode="after")
     def _validation_is_held_out(self) -> PretrainTextConfig:
         if self.source == "files" and not self.train:
-            raise ValueError("source is 'files', and train does not say where they are: write a path or a URL")
+            raise ValueError("source is 'files', but train does not say where they are: write a path or a URL")
         if self.source != "files" and (self.train or self.validation):
-            raise ValueError("train and validation are read with source 'files' only: set it, or leave them out")
+            raise ValueError("train and validation are only read with source 'files': set it, or leave them out")
         if self.validation_shard in self.shards:
             raise ValueError(f"validation_shard {self.validation_shard} is also a training shard: choose another")
         return self

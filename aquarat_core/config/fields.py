@@ -1,4 +1,4 @@
-"""What every section is made of: strict models, and numbers with their ranges."""
+"""The building blocks of every section: strict models, and numbers with ranges."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from aquarat_core.errors import UserError
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 MAX_COUNT = 10**12
-"""No count of rows, tokens or bytes that a profile gives can be meant to be larger."""
+"""Upper limit of counts of rows, tokens or bytes; a larger value must be a mistake."""
 MAX_STEPS = 10_000_000
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
-"""Optimizer steps of a stage."""
+"""Number of optimizer steps of a stage."""
 
 
 class ConfigError(UserError):
-    """A profile or an override that cannot be used; the message says which field, which value and the way out."""
+    """A profile or an override that cannot be used; the message says which field, which value and what to do."""
 
 
 class StrictModel(BaseModel):
-    """Base of every config: immutable; a field it does not know is an error, and so is a number that is not finite."""
+    """Base of every config. Immutable; unknown fields and numbers that are not finite are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     OLD_NAMES: ClassVar[Mapping[str, str]] = {}
-    """New names of fields by their old ones, which are read for one release, with a warning."""
+    """New names of fields by their old names, which are accepted with a warning for one release."""
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +39,7 @@ class StrictModel(BaseModel):
 
 
 def old_names(model: type[BaseModel]) -> Mapping[str, str]:
-    """New names of a model's fields by those that they had in the release before."""
+    """New names of a model's fields by their names in the previous release."""
     none: dict[str, str] = {}
     return model.OLD_NAMES if issubclass(model, StrictModel) else none
 
@@ -47,18 +47,18 @@ def old_names(model: type[BaseModel]) -> Mapping[str, str]:
 def with_current_names(
     model: type[BaseModel], fields: Mapping[str, Any], *, complete: bool = False, warn: bool = True
 ) -> dict[str, Any]:
-    """The fields of a `model`, and of the models in it, under the names that they have now.
+    """The fields of a `model`, and of the models in it, under their current names.
 
-    Fields that are merged need them before: under two names they would be two fields. A field that is given under both
-    of its names keeps both, and validation refuses the old one; in `complete` fields, which have every default, the old
-    name is what was given, and its value is taken.
+    Call it before fields are merged, because a field under two names would count as two fields. If a field is given
+    under both names, both stay, and validation rejects the old one. In `complete` fields, which include every default,
+    the old name is the one that was given, so its value is used.
     """
     found = dict(fields)
     for old, new in old_names(model).items():
         if old in found and (complete or new not in found):
             found[new] = found.pop(old)
             if warn:
-                # Not a DeprecationWarning, which Python shows to nobody who only runs commands.
+                # Not a DeprecationWarning, which Python does not show to users who only run commands.
                 warnings.warn(f"the field {old} is now called {new}: use the new name", FutureWarning, stacklevel=2)
     for name, value in found.items():
         kind = model.model_fields[name].annotation if name in model.model_fields else None
@@ -68,7 +68,7 @@ def with_current_names(
 
 
 def same_config(section: BaseModel | None, recorded: object) -> bool:
-    """Whether the config that was recorded with an artifact, perhaps under old names, is that of `section`."""
+    """Whether the config recorded with an artifact, perhaps under old names, equals `section`."""
     if section is None or not isinstance(recorded, dict):
         return not section and recorded == {}
     made_with = with_current_names(type(section), cast("dict[str, Any]", recorded), warn=False)

@@ -1,8 +1,8 @@
-"""Files on this machine that a profile names, and the SHA-256 that stands for their bytes.
+"""Local files that a profile names, and the SHA-256 that identifies their content.
 
-A stage is stale when its config changes, so the config of a stage that reads a local file holds the hash of the file.
-Profiles are loaded often: a file is hashed again only when its size, its time of change or its inode differs from what
-was noted in `<AQUARAT_CACHE>/digests/`.
+A stage is stale when its config changes, so the config of a stage that reads a local file contains the file's hash.
+Profiles are loaded often, so a file is hashed again only if its size, change time or inode differs from the record in
+`<AQUARAT_CACHE>/digests/`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from aquarat_core.settings import cache_dir
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-"""What a file holds, by the end of its name."""
+"""Formats by file name ending."""
 ENDINGS = ", ".join(FORMATS)
 _SETTLED = 2.0
-"""Seconds after which a file's time of change tells a further change from the last one, on any file system."""
+"""Seconds after which a further change of a file is sure to give it another change time, on any file system."""
 
 
 def format_of(name: str) -> str | None:
-    """The format of the file of this name; None if its ending is none of `FORMATS`."""
+    """The format of a file with this name; None if its ending is not in `FORMATS`."""
     return FORMATS.get(os.path.splitext(name)[1].lower())
 
 
 def check_format(name: str) -> None:
-    """Raises `ValueError` for a file whose name does not tell a format that is read."""
+    """Raises `ValueError` if the file name does not end in a supported format."""
     if format_of(name) is None:
         raise ValueError(
             f"{name} does not end in {ENDINGS}, so its format is not known. Rename it, or write one JSON object on "
@@ -39,10 +39,10 @@ def check_format(name: str) -> None:
 
 
 def local_files(path: str) -> list[tuple[str, Path]]:
-    """The files that `path` stands for, by their names in it: the file itself, those in a folder, or a pattern's.
+    """The files that `path` stands for, by relative name: the file itself, those in a folder, or those of a pattern.
 
-    Folders are searched to any depth and give the files with an ending of `FORMATS`, in the order of their names; so
-    do patterns, in which `**` stands for folders of any depth. Hidden files are left out. Raises `ValueError`.
+    Folders are searched to any depth and give the files with an ending in `FORMATS`, sorted by name. So do patterns, in
+    which `**` stands for folders of any depth. Hidden files are left out. Raises `ValueError`.
     """
     if os.path.isfile(path):
         check_format(path)
@@ -63,24 +63,24 @@ def local_files(path: str) -> list[tuple[str, Path]]:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether `path` has characters that stand for others."""
+    """Whether `path` contains wildcards."""
     return any(character in path for character in "*?[")
 
 
 def fixed_part(pattern: str) -> str:
-    """The folder that all files of a pattern are in."""
+    """The folder that contains all files of a pattern."""
     return pattern[: min(pattern.index(c) for c in "*?[" if c in pattern)].rpartition("/")[0] or "/"
 
 
 def combined(files: Sequence[tuple[str, str]]) -> str:
-    """One SHA-256 for files given as (name, SHA-256): a single one's own, else that of what `sha256sum` prints."""
+    """One SHA-256 for files given as (name, SHA-256): a single file's own, else that of the output of `sha256sum`."""
     if len(files) == 1:
         return files[0][1]
     return hashlib.sha256("".join(f"{sha256}  {name}\n" for name, sha256 in files).encode()).hexdigest()
 
 
 def pin_of(path: str) -> str:
-    """`combined` of the files that `path` stands for. Raises `ValueError`."""
+    """`combined` for the files that `path` stands for. Raises `ValueError`."""
     try:
         return combined([(name, _sha256(file)) for name, file in local_files(path)])
     except OSError as e:
@@ -94,7 +94,7 @@ def _walk(folder: str) -> Iterable[tuple[str, list[str], list[str]]]:
 
 
 def _sha256(path: Path) -> str:
-    """The file's SHA-256, from the note of it where the file has not changed since. Raises `OSError`."""
+    """The file's SHA-256, from its record if the file has not changed since. Raises `OSError`."""
     status = path.stat()
     state = [str(path), status.st_size, status.st_mtime_ns, status.st_ino]
     note = cache_dir() / "digests" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
@@ -103,7 +103,7 @@ def _sha256(path: Path) -> str:
         if noted["state"] == state:
             return str(noted["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # No note, or one that was cut off: the file decides.
+        pass  # No record, or an incomplete one: hash the file.
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time() - status.st_mtime > _SETTLED:

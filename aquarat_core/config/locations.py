@@ -1,8 +1,8 @@
-"""Where rows are: a path, a URL, or a split of a data set on the Hugging Face Hub.
+"""Locations of rows: a path, a URL, or a split of a data set on the Hugging Face Hub.
 
-In a profile's file a path is relative to the folder of that file. A loaded profile holds local files by absolute path
-and SHA-256, `/data/train.jsonl#sha256=<hex>`: a stage is stale when the file changes, and reads no other bytes than
-those that its config names. The same ending may be written by hand, for a URL too.
+In a profile's file, a path is relative to the folder of that file. A loaded profile holds local files by absolute path
+and SHA-256, `/data/train.jsonl#sha256=<hex>`: a stage is stale when the file changes, and only reads content that
+matches the hash in its config. The same suffix may be written by hand, also for a URL.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"#]*")
 
 
 class HubRows(StrictModel):
-    """A split of a data set on the Hub that is published as Parquet."""
+    """A split of a data set that is published on the Hub as Parquet."""
 
     hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     """`owner/name`."""
@@ -41,19 +41,19 @@ class HubRows(StrictModel):
 
 
 class _Anchor:
-    """Marks the texts that `anchored` completes."""
+    """Marks the texts whose paths `anchored` completes."""
 
 
 def pinned(text: str) -> str:
-    """The location as a config holds it: a URL that can be used, or an absolute path with a hash.
+    """The location as stored in a config: a valid URL, or an absolute path with a hash.
 
-    Raises `ValueError` for a path that is relative or leads to no file, and for a URL that is not read.
+    Raises `ValueError` for a path that is relative or leads to no file, and for an unsupported URL.
     """
     place, sha256 = split_pin(text)
     if place.startswith("file://"):
         parts = urlsplit(place)
         if parts.netloc not in ("", "localhost"):
-            raise ValueError("a file:// URL names a file of this machine: write file:///absolute/path")
+            raise ValueError("a file:// URL names a file on this machine: write file:///absolute/path")
         place = unquote(parts.path)
     elif "://" in place:
         _check_url(place)
@@ -81,7 +81,7 @@ def split_pin(text: str) -> tuple[str, str | None]:
 
 
 def shown(location: str | HubRows) -> str:
-    """The location for messages: without its hash, and without what may be secret in a URL."""
+    """The location for messages, without its hash and without the parts of a URL that may be secret."""
     if isinstance(location, HubRows):
         return f"{location.hub}, subset {location.subset}, split {location.split}"
     return without_secrets(split_pin(location)[0])
@@ -93,14 +93,14 @@ def short_name(location: str | HubRows) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """`text` with every URL in it as it is without user, password and query."""
+    """`text` with user, password and query removed from every URL in it."""
     return _QUERY.sub(r"\1", _USER.sub("", text))
 
 
 def anchored(value: Any, kind: Any, folder: Path) -> Any:
-    """`value`, which is to become a `kind`, with the relative paths of all its locations completed by `folder`.
+    """`value`, which will become a `kind`, with the relative paths of all its locations completed by `folder`.
 
-    `kind` is a model or any other annotation. Values that do not fit it stay as they are, for validation to refuse.
+    `kind` is a model or any other annotation. Values that do not fit it are left for validation to reject.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -130,19 +130,19 @@ def _beside(text: str, folder: Path) -> str:
 
 
 def _check_url(url: str) -> None:
-    """Raises `ValueError` for a URL that is not read, or that would publish a secret with the artifact's config."""
+    """Raises `ValueError` for an unsupported URL, or one that would publish a secret with the artifact's config."""
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or "::" in url:
         raise ValueError(f"the URL does not begin with one of {', '.join(f'{s}://' for s in SCHEMES)}")
     if "@" in parts.netloc or any(_SECRET.search(key) for key, _ in parse_qsl(parts.query, keep_blank_values=True)):
         raise ValueError(
-            "the URL has a password or a token in it, and a profile is published with every artifact. Use gs://, s3:// "
+            "the URL contains a password or a token, and a profile is published with every artifact. Use gs://, s3:// "
             "or hf://, which take credentials from the environment, or fetch the file and give its path"
         )
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise ValueError("http:// is read from this machine only, for anyone on the way could change it: use https://")
+        raise ValueError("http:// is only read from this machine, because it could be changed on the way: use https://")
     if parts.scheme in ("http", "https"):
-        check_format(parts.path)  # Of one file: folders are not listed.
+        check_format(parts.path)  # A single file: folders are not listed over HTTP.
 
 
 def is_loopback(host: str) -> bool:

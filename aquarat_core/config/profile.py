@@ -1,4 +1,4 @@
-"""A profile: the sections of all stages, read from YAML, merged and checked."""
+"""A profile: the sections of all stages, read from YAML, merged and validated."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Profile(StrictModel):
     name: str
     description: str
     task: str = AQUA
-    """What the chain is about: the name of a built-in task or of one under `tasks`, or a task defined in place."""
+    """The subject of the chain: the name of a built-in task or of one under `tasks`, or a task defined in place."""
     tasks: dict[TaskName, TaskConfig] = Field(default_factory=dict[str, TaskConfig])
-    """Tasks of one's own, by name."""
+    """Your own tasks, by name."""
     aqua_dataset: AquaDatasetConfig = AquaDatasetConfig()
     chat_datasets: ChatDatasetsConfig = ChatDatasetsConfig()
     pretrain_text: PretrainTextConfig = PretrainTextConfig()
@@ -50,7 +50,8 @@ class Profile(StrictModel):
     eval_report: EvalConfig = EvalConfig()
 
     def to_json(self) -> bytes:
-        """Everything that the profile says, whatever files it was read from. JSON is YAML: it loads as a profile."""
+        """The whole profile, independent of the files it was read from. JSON is YAML, so it can be loaded as a
+        profile."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode()
 
     @property
@@ -60,7 +61,7 @@ class Profile(StrictModel):
 
     @property
     def names(self) -> TaskNames:
-        """The profile's tasks and data sets by name. Raises `ValueError` for two of one name."""
+        """The profile's tasks and data sets by name. Raises `ValueError` if two have the same name."""
         rows = {split: getattr(self.aqua_dataset, f"n_{split}") for split in ("train", "validation", "test")}
         return TaskNames(self.task, self.tasks, self.chat_datasets, rows)
 
@@ -95,13 +96,13 @@ class Profile(StrictModel):
         return self
 
     def _sections(self, kind: type[S]) -> Iterator[tuple[str, S]]:
-        """The sections of a kind with their names, in the order of the fields."""
+        """The sections of a given type with their names, in the order of the fields."""
         for name, section in self:
             if isinstance(section, kind):
                 yield name, section
 
     def _answers_fit(self, sequence_len: int) -> None:
-        """What would otherwise be found after base, mid and SFT have been trained."""
+        """Checks what would otherwise only fail after base, mid and SFT have been trained."""
         for stage, budget in (
             ("rl_checkpoint", self.rl_checkpoint.max_new_tokens),
             ("eval_report", self.eval_report.max_new_tokens),
@@ -116,8 +117,8 @@ class Profile(StrictModel):
         there = [n if rl.limit is None else min(n, rl.limit) for n in kept if n is not None]
         if len(there) == len(kept) and sum(there) < rl.prompts_per_step:
             raise ValueError(
-                f"rl_checkpoint.prompts_per_step {rl.prompts_per_step} is more than the {sum(there)} training "
-                "questions there are (n_train of the tasks, rl_checkpoint.limit)"
+                f"rl_checkpoint.prompts_per_step {rl.prompts_per_step} exceeds the {sum(there)} training "
+                "questions available (n_train of the tasks, rl_checkpoint.limit)"
             )
 
     def _tasks_fit(self) -> None:
@@ -133,8 +134,8 @@ class Profile(StrictModel):
                 names.check_split(entry.name, "train", f"{stage}.mixture")
                 if entry.permutations > 1 and not names.has_options(entry.name):
                     raise ValueError(
-                        f"{stage}.mixture: permutations of {names.own(entry.name)} make no sense, only those of a task "
-                        "with options"
+                        f"{stage}.mixture: permutations of {names.own(entry.name)} are not possible, only those of a "
+                        "task with options"
                     )
             names.check(train.validation_task, f"{stage}.validation_task", names.graded)
             names.check_split(train.validation_task, "validation", f"{stage}.validation_task")
@@ -154,9 +155,9 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | None = None) -> Profile:
-    """The profile of that name (or YAML path), with nested `overrides` applied.
+    """The profile with that name (or YAML path), with nested `overrides` applied.
 
-    Without a name, `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
+    Without a name, uses `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
     """
     asked = name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
     raw = _merge(_read(asked, seen=()), with_current_names(Profile, overrides or {}))
@@ -164,18 +165,18 @@ def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | No
 
 
 def override(profile: Profile, changes: dict[str, Any]) -> Profile:
-    """`profile` with nested `changes` applied and everything checked again. Raises `ConfigError`."""
+    """`profile` with nested `changes` applied and everything validated again. Raises `ConfigError`."""
     changes = with_current_names(Profile, changes)
     return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
 
 
 def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None) -> dict[str, Any]:
-    """The fields of a profile and of those that it extends. A path is sought `beside` the file that names it."""
+    """The fields of a profile and of those that it extends. A path is relative to the file `beside` it."""
     is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
     path = (beside or Path()) / name_or_path if is_path else PROFILES_DIR / f"{name_or_path}.yaml"
     if not _is_file(path):
         known = ", ".join(profile_names())
-        where = f" (sought at {path.absolute()})" if is_path else ""
+        where = f" (looked for at {path.absolute()})" if is_path else ""
         raise ConfigError(
             f"unknown profile {name_or_path!r}{where}: choose one of {known}, or give the path of a YAML file"
         )
@@ -192,18 +193,18 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
     fields = with_code(anchored(named, Profile, path.parent), path)
     parent: object = fields.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
-        raise ConfigError(f"profile {path}: extends is one profile's name or file, not {parent!r}")
+        raise ConfigError(f"profile {path}: extends must be one profile's name or file, not {parent!r}")
     if len(seen) >= MAX_PARENTS:
         raise ConfigError(f"profile {path} extends more than {MAX_PARENTS} others")
     base = _read(parent, (*seen, path), path.parent) if parent else {}
-    # A file of one's own does not go by its parent's name, under which other artifacts are known.
+    # A user's own file does not inherit its parent's name, under which other artifacts are known.
     return _merge(base, {"name": path.stem} | fields if is_path and parent else fields)
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long for any file
+    except OSError:  # the name is too long for a file
         return False
 
 

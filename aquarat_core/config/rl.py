@@ -1,4 +1,4 @@
-"""The RL stage: objective, reward, curriculum."""
+"""Section of the RL stage: objective, reward, curriculum."""
 
 from __future__ import annotations
 
@@ -16,69 +16,70 @@ class RLOptimConfig(OptimConfig):
     """Learning rates, schedules and clipping, with RL's defaults."""
 
     lr_scale: Positive = 0.05
-    """Multiplies all rates of the optimizer; RL takes far smaller steps than pretraining."""
+    """Multiplies all learning rates of the optimizer; RL takes far smaller steps than pretraining."""
     warmdown: UnitInterval = 1.0
-    """Share of the steps at the end that fall linearly to `final_lr`."""
+    """Share of the steps, at the end, in which the rates fall linearly to `final_lr`."""
 
 
 class ObjectiveConfig(StrictModel):
-    """What an RL update maximises. The defaults are strictly on-policy GRPO without the group's deviation."""
+    """The objective of an RL update. The defaults are strictly on-policy GRPO without division by the standard
+    deviation."""
 
     advantage: Literal["centred", "group_std"] = "centred"
-    """A reward less its group's mean, or that over the group's standard deviation."""
+    """A reward minus its group's mean, optionally divided by the group's standard deviation."""
     updates_per_batch: Annotated[int, Field(ge=1, le=16)] = 1
-    """Optimizer steps on each batch of samples; from the second on importance ratios differ from 1."""
+    """Optimizer steps on each batch of samples; from the second on, importance ratios differ from 1."""
     ratio: Literal["token", "sequence"] = "token"
-    """Importance ratio of each token, or the geometric mean over its completion (GSPO)."""
+    """Importance ratio of each token, or its geometric mean over the completion (GSPO)."""
     clip: Literal["ppo", "cispo"] = "ppo"
-    """`ppo` drops the gradient of what is clipped, `cispo` keeps it with a clipped weight."""
+    """`ppo` drops the gradient of clipped tokens, `cispo` keeps it with a clipped weight."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
     """How far a ratio may fall below 1."""
     clip_high: Positive = 0.2
-    """How far a ratio may rise; above clip_low it is the clip-higher of DAPO (0.28 there, 5 in CISPO)."""
+    """How far a ratio may rise above 1; a value above clip_low is DAPO's clip-higher (0.28 there, 5 in CISPO)."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """With `ppo`: bound of the ratio where the advantage is negative, e.g. 3."""
+    """With `ppo`: bound of the ratio for negative advantages, e.g. 3."""
     truncate_importance: Annotated[float, Field(ge=1)] | None = None
-    """Largest weight trainer / sampler probability of a token, e.g. 2; null does not weigh."""
+    """Upper limit of the weight trainer / sampler probability of a token, e.g. 2; null disables the weights."""
     kl: Literal["none", "k1", "k3"] = "none"
-    """KL to the policy at the start: off each token's advantage (k1) or added to the loss (k3)."""
+    """KL to the initial policy: subtracted from each token's advantage (k1) or added to the loss (k3)."""
     kl_weight: Annotated[float, Field(ge=0)] = 0.001
-    """Nats of KL are multiplied by this."""
+    """The KL, in nats, is multiplied by this."""
 
     @model_validator(mode="after")
     def _clip_fits(self) -> ObjectiveConfig:
         if self.dual_clip is not None and self.clip != "ppo":
-            raise ValueError("dual_clip belongs to clip 'ppo': leave it out, or set clip to 'ppo'")
+            raise ValueError("dual_clip only works with clip 'ppo': leave it out, or set clip to 'ppo'")
         return self
 
 
 class RewardConfig(StrictModel):
-    """What a completion earns."""
+    """The reward of a completion."""
 
     kind: Literal["answer", "probability"] = "answer"
-    """`answer`: 1 for the right letter in form, else 0. `probability`: for an answer in form, how probable the policy
-    finds the right letter in its place."""
+    """`answer`: 1 for the right letter in the right form, else 0. `probability`: for an answer in that form, the
+    policy's probability of the right letter at its position."""
     format_bonus: Annotated[float, Field(ge=0, lt=0.2)] = 0.0
-    """Paid for any well-formed answer; a policy that cannot solve the questions learns form alone from it."""
+    """Paid for any well-formed answer; a policy that cannot solve the questions learns only the form from it."""
     control: Literal["none", "random", "constant"] = "none"
-    """Rewards that know nothing of the answer, to show what they teach: a fifth at random, or for the letter A."""
+    """Rewards that ignore the right answer, to show what they teach: 1 for a random fifth, or for the letter A."""
     overlong_tokens: NonNegativeInt = 0
-    """The last tokens of the budget in which the reward falls by up to 1; 0 does not punish length."""
+    """The reward falls by up to 1 within this many last tokens of the budget; 0 does not penalize length."""
 
 
 class CurriculumConfig(StrictModel):
-    """Which questions are drawn more often, by their pass rate beyond chance."""
+    """Which questions are drawn more often, depending on their pass rate above chance."""
 
     enabled: bool = False
-    """Off, questions are drawn in a shuffled order."""
+    """If false, questions are drawn in a shuffled order."""
     easy: UnitInterval = 0.9
-    """Share of the way from chance to 1 from which a pass rate counts as easy."""
+    """A question is easy from this pass rate on, as a share of the way from chance to 1."""
     hard: UnitInterval = 0.05
-    """Share of the way from chance to 1 up to which a pass rate counts as hard."""
+    """A question is hard up to this pass rate, as a share of the way from chance to 1."""
     weight: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """How often an easy or a hard question is drawn for each draw of another."""
+    """How often an easy or a hard question is drawn for each draw of another question."""
     memory: UnitInterval = 0.5
-    """Share of the old pass rate that is kept when a question is seen again."""
+    """Weight of the old pass rate when a question is seen again."""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> CurriculumConfig:
@@ -88,12 +89,12 @@ class CurriculumConfig(StrictModel):
 
 
 class RLTask(StrictModel):
-    """One task of a mixture that RL trains on."""
+    """One task in a mixture for RL."""
 
     name: str
-    """`task` for the profile's own, or another task's name."""
+    """`task` for the profile's own task, or another task's name."""
     weight: Positive = 1.0
-    """Its part of the questions of each step is its part of the weights, rounded to whole questions, one at least."""
+    """Relative share of the questions in each step, rounded to whole questions, at least one."""
 
 
 class RLConfig(StrictModel):
@@ -102,9 +103,9 @@ class RLConfig(StrictModel):
     OLD_NAMES: ClassVar[Mapping[str, str]] = {"refill_rounds": "dynamic_sampling_rounds"}
 
     tasks: tuple[RLTask, ...] = (RLTask(name=MAIN_TASK),)
-    """The tasks to learn from, one or several at once."""
+    """The tasks to train on, one or several at once."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
-    """What those tasks are; filled in from the profile's `tasks`."""
+    """Definitions of those tasks; filled in from the profile's `tasks`."""
 
     optim: RLOptimConfig = RLOptimConfig()
     launch: LaunchConfig = LaunchConfig()
@@ -114,43 +115,43 @@ class RLConfig(StrictModel):
     curriculum: CurriculumConfig = CurriculumConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     steps: Steps = 100
-    """Batches that are sampled and learned from."""
+    """Number of batches that are sampled and trained on."""
     prompts_per_step: PositiveInt = 16
-    """Questions of one step over all ranks."""
+    """Questions per step, over all ranks."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 16
-    """Completions sampled of each question."""
+    """Completions sampled for each question."""
     dynamic_sampling_rounds: Annotated[int, Field(ge=0, le=8)] = 0
-    """How often groups that all earned the same are replaced by other questions' (dynamic sampling)."""
+    """How often groups with equal rewards are replaced by groups of other questions (dynamic sampling)."""
     max_new_tokens: PositiveInt = 64
-    """Of a completion, those that the calculator says included: they take room like any other."""
+    """Maximum tokens of a completion, including the calculator's output, which takes room like any other tokens."""
     calculator: bool = False
-    """Answer the calls that the policy makes of the calculator, in training and on held-out questions. What it says is
-    read and not learned: it counts in no loss, KL, entropy or length."""
+    """Answer the policy's calls of the calculator, in training and on held-out questions. The policy reads the
+    calculator's output but is not trained on it: it counts in no loss, KL, entropy or length."""
     temperature: Positive = 1.0
-    """Of sampling; log-probabilities of the update are taken at the same temperature."""
+    """Sampling temperature; the update computes log-probabilities at the same temperature."""
     micro_batch_rows: PositiveInt = 64
-    """Completions that one rank holds in one forward pass of the update."""
+    """Completions that one rank processes in one forward pass of the update."""
     rollout_rows: PositiveInt = 1024
     """Completions that one rank samples at a time."""
     limit: PositiveInt | None = None
-    """Training questions used of each task; null uses all."""
+    """Training questions used from each task; null uses all."""
     eval_every: PositiveInt = 25
     """Steps between two evaluations on held-out questions."""
     eval_questions: PositiveInt = 256
-    """Held-out questions of an evaluation, of each task."""
+    """Held-out questions per evaluation, for each task."""
     probe_questions: PositiveInt = 32
-    """Held-out questions with rationale on which letters and attention are probed at each evaluation."""
+    """Held-out questions with a rationale on which each evaluation probes letters and attention."""
     min_parse_rate: UnitInterval = 0.5
-    """The first batch's share of completions with a well-formed answer below which the stage stops."""
+    """The stage stops if the first batch has a smaller share of completions with a well-formed answer."""
     min_first_reward: UnitInterval = 0.02
-    """Mean reward of the first batch below which the stage stops: there is nothing to learn from."""
+    """The stage stops if the first batch has a lower mean reward: there is nothing to learn from."""
     max_first_reward: UnitInterval = 0.98
-    """Mean reward of the first batch above which the stage stops: there is nothing left to learn."""
+    """The stage stops if the first batch has a higher mean reward: there is nothing left to learn."""
     max_zero_variance: UnitInterval = 0.95
-    """Share of the first batch's groups that may have earned the same throughout."""
+    """The stage stops if a larger share of the first batch's groups has equal rewards."""
     publish: Literal["best", "last"] = "best"
-    """The best policy by held-out accuracy, that of SFT included, or the last one. The latest within one standard error
-    of the highest is the best."""
+    """`best` keeps the best policy by held-out accuracy, including that of SFT; `last` keeps the last one. The best is
+    the latest within one standard error of the highest accuracy."""
     seed: int = 20
     """Decides the order of questions and options, and the samples."""
 
@@ -164,7 +165,7 @@ class RLConfig(StrictModel):
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
             raise ValueError(
-                f"tasks must name one task or several different ones, and names {', '.join(names) or 'none'}"
+                f"tasks must name one task or several different ones, but names {', '.join(names) or 'none'}"
             )
         if len(names) > self.prompts_per_step:
             raise ValueError(f"prompts_per_step {self.prompts_per_step} is less than one question for each task")

@@ -1,7 +1,8 @@
-"""YAML as people write settings in it, and nothing that would surprise them: every file of settings is read by `load`.
+"""Reads every settings file with `load`: ordinary YAML, without features that cause surprises.
 
-Three things that YAML allows are errors here. A key given twice: YAML keeps the last one without a word. An alias:
-nested ones make gigabytes of a few lines. More than a person writes: a parser must not be kept busy for minutes.
+Three things that YAML allows are errors here. A repeated key, because YAML silently keeps the last one. An alias,
+because nested ones turn a few lines into gigabytes. And unusually large files, which could keep a parser busy for
+minutes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from aquarat_core.errors import UserError
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 50
 MAX_EVENTS = 20_000
-"""Keys, values, and beginnings and ends of lists and mappings."""
+"""Limit on keys, values, and beginnings and ends of lists and mappings."""
 MAX_PLAIN = 4_096
-"""Characters of a value without quotes or with a tag: it may be a number, and to read 1:1:1... as one, to the base of
-60, takes the square of its length."""
+"""Limit on the characters of a value without quotes or with a tag: it may be a number, and reading 1:1:1... as a number
+to base 60 takes quadratic time."""
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -29,7 +30,7 @@ class YamlError(UserError):
 
 
 class _Loader(_Base):
-    """Plain values alone; a key given twice is an error."""
+    """Accepts only plain values; a repeated key is an error."""
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -50,11 +51,11 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def load(path: Path) -> Any:
-    """What the file says, in plain values. Raises `YamlError`, or `OSError` where it cannot be opened."""
+    """The content of the file as plain values. Raises `YamlError`, or `OSError` if it cannot be opened."""
     with path.open("rb") as f:
         data = f.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise YamlError(f"{path} is longer than {MAX_BYTES >> 10} KiB, which no file of settings is")
+        raise YamlError(f"{path} is longer than {MAX_BYTES >> 10} KiB, the limit for a settings file")
     try:
         text = data.decode()
         _check_events(path, text)
@@ -71,7 +72,7 @@ def load(path: Path) -> Any:
 
 def _check_events(path: Path, text: str) -> None:
     depth = 0
-    # The stubs leave its types out.
+    # The stubs do not declare its types.
     events = cast("Iterator[Any]", yaml.parse(text, _Base))  # pyright: ignore[reportUnknownMemberType]
     for count, event in enumerate(events):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -82,9 +83,9 @@ def _check_events(path: Path, text: str) -> None:
             )
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_PLAIN and (event.tag or not event.style):
             raise YamlError(
-                f"{path}, line {line}: a value of {len(event.value):,} characters that may be a number, which no file "
-                "of settings has: put a text in quotes, without a tag"
+                f"{path}, line {line}: a value of {len(event.value):,} characters that may be a number, more than a "
+                "settings file may have: put a text in quotes, without a tag"
             )
         if depth > MAX_DEPTH or count > MAX_EVENTS:
             what = f"nested more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"more than {MAX_EVENTS:,} values"
-            raise YamlError(f"{path}, line {line}: {what}, which no file of settings is")
+            raise YamlError(f"{path}, line {line}: {what}, which no settings file needs")

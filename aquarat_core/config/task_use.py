@@ -1,7 +1,7 @@
-"""Which tasks the stages of a profile use: names checked against what there is, and filled in where a stage needs them.
+"""The tasks that a profile's stages use: checks their names, and fills in the tasks that a stage needs.
 
-A stage is given its own section alone. So the section of a stage names tasks by their own names, not as "the profile's
-task", and has the definitions of those that the profile defines.
+A stage only gets its own section. So the section refers to tasks by their own names instead of "the profile's task",
+and includes the definitions of those that the profile defines.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from aquarat_core.config.training import ChatTrainConfig
 
 S = TypeVar("S", bound=BaseModel)
 TASK_SOURCES = frozenset({"arc", "arc_challenge", "arc_easy", "gsm8k", "humaneval", "mmlu", "spelling"})
-"""The sources of chat_datasets that are tasks: their answers can be graded."""
+"""The sources of chat_datasets that are tasks, whose answers can be graded."""
 WITH_OPTIONS = frozenset({AQUA, "arc", "arc_challenge", "arc_easy", "mmlu"})
-"""The built-in tasks whose options can be put in another order."""
+"""The built-in tasks whose options can be reordered."""
 
 
 def names_in(section: BaseModel | None) -> set[str]:
-    """The data sets that a section names: tasks, and for a mixture other conversations too."""
+    """The data sets that a section names: tasks and, for a mixture, also other conversations."""
     match section:
         case ChatTrainConfig():
             return {entry.name for entry in section.mixture} | {section.validation_task}
@@ -40,7 +40,7 @@ def names_in(section: BaseModel | None) -> set[str]:
 
 
 class TaskNames:
-    """The tasks and data sets of a profile, by name, with their training rows (None where that is not known)."""
+    """The tasks and data sets of a profile, by name, with their number of training rows (None if unknown)."""
 
     def __init__(
         self, main: str, tasks: Mapping[str, TaskConfig], chats: ChatDatasetsConfig, aqua_rows: Mapping[str, int]
@@ -50,7 +50,7 @@ class TaskNames:
         for source in chats.sources:
             if source.name in tasks:
                 raise ValueError(
-                    f"{source.name!r} is a source of chat_datasets and a task of the profile: rename the task"
+                    f"{source.name!r} is both a source of chat_datasets and a task of the profile: rename the task"
                 )
             self.rows[source.name] = {
                 "train": source.n_train, "validation": source.n_validation, "test": source.n_test
@@ -62,11 +62,11 @@ class TaskNames:
         self.check(main, "task", self.graded)
 
     def own(self, name: str) -> str:
-        """The task's own name."""
+        """The task's own name (instead of `task`)."""
         return self.main if name == MAIN_TASK else name
 
     def check(self, name: str, field: str, known: Iterable[str]) -> None:
-        """Raises `ValueError` that proposes the nearest name for one that is not `known`."""
+        """Raises `ValueError` for a name that is not `known`, and suggests the most similar name."""
         if self.own(name) in known:
             return
         if name in TASK_SOURCES:
@@ -76,14 +76,15 @@ class TaskNames:
         raise ValueError(f"{field} names {name!r}: {hint}there are {', '.join(sorted(known))}")
 
     def check_split(self, name: str, split: str, field: str) -> None:
-        """Raises `ValueError` for a split of which the profile keeps no row."""
+        """Raises `ValueError` for a split of which the profile keeps no rows."""
         name = self.own(name)
         if self.rows[name][split] == 0:
             where = f"tasks.{name}" if name in self.tasks else f"the source {name} in chat_datasets.sources"
-            raise ValueError(f"{field} needs {split} rows of {name}, and none are kept: set n_{split} of {where}")
+            raise ValueError(f"{field} needs {split} rows of {name}, but none are kept: set n_{split} of {where}")
 
     def check_filled_in(self, section: BaseModel, stage: str) -> None:
-        """Raises `ValueError` where a section says of a task what the profile's `tasks` do not: it would be ignored."""
+        """Raises `ValueError` if a section contradicts the profile's `tasks`, because its definition would be
+        ignored."""
         if isinstance(section, ChatDatasetsConfig):
             field, given, known = "tasks", section.tasks, self.tasks
         else:
@@ -93,8 +94,8 @@ class TaskNames:
             without_code = known[name].model_copy(update={"code": None}) if name in known else None
             if task not in (known.get(name), without_code):
                 raise ValueError(
-                    f"{stage}.{field}.{name} is not what `tasks.{name}` of the profile says, from which it is filled "
-                    "in: change it there, and leave it out here"
+                    f"{stage}.{field}.{name} differs from `tasks.{name}` of the profile, from which it is filled in: "
+                    "change it there, and leave it out here"
                 )
 
     def has_options(self, name: str) -> bool:
@@ -103,11 +104,11 @@ class TaskNames:
         return name in WITH_OPTIONS or (name in self.tasks and self.tasks[name].kind in ("multiple_choice", "module"))
 
     def of(self, section: BaseModel) -> set[str]:
-        """The data sets, by their own names, that the stage of this section reads."""
+        """The data sets, by their own names, that the stage with this section reads."""
         return set(map(self.own, names_in(section)))
 
     def filled(self, section: BaseModel, used: Iterable[str]) -> BaseModel:
-        """The section with tasks by their own names and their definitions; `used` are those of the whole profile."""
+        """The section with tasks by their own names and with definitions; `used` are the tasks of the whole profile."""
         changes: dict[str, Any] = {}
         match section:
             case ChatDatasetsConfig():
@@ -128,8 +129,8 @@ class TaskNames:
         return section.model_copy(update=changes) if changes else section
 
     def _definitions(self, section: BaseModel) -> dict[str, Any]:
-        """Of the profile's tasks that the stage uses. What only trains on examples as they are stored runs no module:
-        an edit of it does not concern that stage."""
+        """Definitions of the profile's tasks that the stage uses. A stage that only trains on stored examples runs no
+        module, so it does not include module code, and an edit of the module does not affect it."""
         found = {name: self.tasks[name].definition for name in sorted(self.of(section)) if name in self.tasks}
         if not isinstance(section, ChatTrainConfig):
             return found

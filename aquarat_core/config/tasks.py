@@ -1,4 +1,4 @@
-"""Tasks that a profile defines: a data set of one's own, with or without code of one's own."""
+"""Tasks that a profile defines: your own data set, with or without your own code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
 from aquarat_core.config.locations import Location
 
 MAIN_TASK = "task"
-"""The name by which stages mean the profile's own task, `Profile.task`."""
+"""The name by which stages refer to the profile's own task, `Profile.task`."""
 AQUA = "aqua"
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Kind = Literal["multiple_choice", "numeric", "short_text", "code", "module"]
@@ -21,50 +21,51 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "code": ("id", "prompt", "test", "entry_point", "solution"),
     "module": (),
 }
-"""What the columns of a kind of task are for; `id`, `rationale` and `solution` may be missing."""
+"""The columns of each kind of task; `id`, `rationale` and `solution` may be missing."""
 OPTIONAL_COLUMNS = frozenset({"id", "rationale", "solution"})
 
 
 class TaskDefinition(StrictModel):
-    """What decides how the examples of a task are shown and graded, wherever its rows are."""
+    """Decides how the examples of a task are shown and graded, wherever its rows are."""
 
     kind: Kind = "module"
-    """A choice among 2 to 26 options, a number, a short text, code with tests, or a module of one's own."""
+    """A choice among 2 to 26 options, a number, a short text, code with tests, or your own module."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Numbers only: how far an answer may be from the right one, as a share of it; 0 wants them equal."""
+    """Numbers only: the largest relative error of a right answer; 0 requires equality."""
     module: str | None = None
-    """A Python file with one class of the task protocol (docs/new_dataset.md), beside the profile that names it."""
+    """A Python file with one class of the task protocol (docs/new_dataset.md), relative to the profile that names
+    it."""
     code: str | None = None
-    """The text of `module`, taken from the file when the profile is read: it travels with the job and is kept."""
+    """The text of `module`, read from the file together with the profile; it travels with the job and is recorded."""
 
     @model_validator(mode="after")
     def _module_fits(self) -> TaskDefinition:
         if (self.kind == "module") != (self.module is not None):
-            raise ValueError(
-                "a task needs a kind (multiple_choice, numeric, short_text or code) or a module, and not both"
-            )
+            raise ValueError("a task needs a kind (multiple_choice, numeric, short_text or code) or a module, not both")
         if self.code is not None and self.module is None:
             raise ValueError("code is the text of a module, filled in from its file: name the file under module")
         if self.tolerance and self.kind != "numeric":
-            raise ValueError(f"tolerance belongs to kind 'numeric', and this one is {self.kind!r}: leave it out")
+            raise ValueError(f"tolerance belongs to kind 'numeric', but this kind is {self.kind!r}: leave it out")
         return self
 
 
 class TaskConfig(TaskDefinition):
-    """A task and its rows, which may be anywhere."""
+    """A task and the location of its rows."""
 
     name: TaskName = "own"
-    """Its name in files, mixtures and metrics; where it stands under `tasks`, the key it stands at."""
+    """Its name in files, mixtures and metrics; under `tasks`, the key is its name."""
     train: Location
-    """Rows to train on: a path, a URL, or a split on the Hub."""
+    """Location of the training rows: a path, a URL, or a split on the Hub."""
     validation: Location | None = None
-    """Rows to validate on; null holds `n_validation` rows of `train` out, by the hash of their question."""
+    """Location of the validation rows; null holds out `n_validation` rows of `train`, chosen by the hash of their
+    question."""
     test: Location | None = None
-    """Rows for the final evaluation; null holds `n_test` rows of `train` out in the same way."""
+    """Location of the rows for the final evaluation; null holds out `n_test` rows of `train` in the same way."""
     columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict[str, str | tuple[str, ...]])
-    """Where the columns have other names: ours and theirs, e.g. {question: stem}. Several columns are a list."""
+    """Names of columns that are called otherwise: ours and theirs, e.g. {question: stem}. Several columns are a
+    list."""
     first_option: Annotated[int, Field(ge=0, le=1)] = 0
-    """Where an answer is a number that counts the options: the number of the first one."""
+    """If an answer is the number of an option: the number of the first option."""
     n_train: PositiveInt | None = None
     """Rows kept of the training split; null keeps all."""
     n_validation: NonNegativeInt = 500
@@ -72,7 +73,7 @@ class TaskConfig(TaskDefinition):
     n_test: NonNegativeInt = 1_000
     """Rows kept of the test split."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """What a row does that cannot be used; dropped rows are counted and named."""
+    """What to do with a row that cannot be used; dropped rows are counted and named."""
     seed: int = 4
     """Decides which rows are kept."""
 
@@ -82,16 +83,16 @@ class TaskConfig(TaskDefinition):
         if self.kind == "module" and self.columns:
             raise ValueError("columns belong to tasks without code: a module reads the columns of its rows itself")
         if self.first_option and self.kind != "multiple_choice":
-            raise ValueError(f"first_option belongs to kind 'multiple_choice', and this one is {self.kind!r}")
+            raise ValueError(f"first_option belongs to kind 'multiple_choice', but this kind is {self.kind!r}")
         if wrong := sorted(set(self.columns) - set(known)):
-            raise ValueError(f"columns: {', '.join(wrong)} is unknown for kind {self.kind!r}, which has {known}")
+            raise ValueError(f"columns: {', '.join(wrong)} unknown for kind {self.kind!r}, which has {known}")
         if self.name in (MAIN_TASK, AQUA):
-            raise ValueError(f"a task of one's own cannot be called {self.name!r}: choose another name")
+            raise ValueError(f"your own task cannot be called {self.name!r}: choose another name")
         return self
 
     @property
     def definition(self) -> TaskDefinition:
-        """Without its rows."""
+        """The task without its rows."""
         return TaskDefinition(**{name: getattr(self, name) for name in TaskDefinition.model_fields})
 
 

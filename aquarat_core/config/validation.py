@@ -1,4 +1,4 @@
-"""Input checked against a config class, with a line for each mistake."""
+"""Validates input against a config class, with one line for each mistake."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from aquarat_core.config.fields import ConfigError
 from aquarat_core.config.locations import without_secrets
 
 ALIKE = 0.75
-"""From how much on an unknown field is taken for another one misspelt."""
+"""Minimum similarity at which an unknown field counts as a misspelled one."""
 M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], raw: Any, where: str) -> M:
-    """`raw` as `model`, or a `ConfigError` with one line for each thing that is wrong."""
+    """`raw` as `model`, or a `ConfigError` with one line for each mistake."""
     try:
         return model.model_validate(raw)
     except ValidationError as e:

@@ -1,7 +1,7 @@
-"""Documents on disk: Parquet files with a column `text`, written and read part by part.
+"""Documents on disk: Parquet files with a column `text`, written and read incrementally.
 
-Memory is bounded by a part, never by the file: documents are written in pages of about a megabyte, and pages are read
-one by one. Anyone's Parquet files can be read; with larger pages a page is what is held.
+Memory use does not depend on the size of the file: documents are written in pages of about a megabyte, and pages are
+read one at a time. Parquet files from other writers can be read too; memory then depends on the size of their pages.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ DOCUMENTS_PER_GROUP = 1_024
 
 
 class DocumentWriter:
-    """A Parquet file of documents, written one by one in groups of `DOCUMENTS_PER_GROUP`; leaving closes it."""
+    """A Parquet file of documents, written one at a time in groups of `DOCUMENTS_PER_GROUP`; leaving the block closes
+    it."""
 
     def __init__(self, path: Path) -> None:
         self._group: list[str] = []
-        # Without a dictionary, which would hold every text once: texts hardly repeat, and looking each up made reading
-        # five times as slow. LZ4 takes the space of Snappy and half of its time to read. The size of a page is only
-        # looked at after so many documents.
+        # No dictionary, because texts hardly repeat: it would keep every text in memory, and looking each one up made
+        # reading five times as slow. LZ4 takes as much space as Snappy and half the time to read. The page size is only
+        # checked after this many documents.
         self._writer = pq.ParquetWriter(path, SCHEMA, use_dictionary=False, compression="lz4", write_batch_size=16)
 
     def __enter__(self) -> DocumentWriter:
@@ -44,7 +45,7 @@ class DocumentWriter:
             self._write_group()
 
     def close(self) -> None:
-        """Write what is left and finish the file."""
+        """Write the remaining documents and finish the file."""
         if self._group:
             self._write_group()
         self._writer.close()
@@ -62,13 +63,13 @@ def write_documents(path: Path, texts: Iterable[str]) -> None:
 
 
 def read_columns(path: Path) -> Iterator[pa.Array[Any]]:
-    """The documents of a Parquet file of ours as Arrow arrays of about a megabyte; nulls stay in them."""
+    """The documents of a Parquet file of ours as Arrow arrays of about a megabyte, including nulls."""
     for batch in read_batches(path, [COLUMN]):
         yield batch.column(0)
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """As `read_columns`, text by text. Raises `DataError` for a null or for bytes that are not valid UTF-8."""
+    """Like `read_columns`, text by text. Raises `DataError` for a null or for bytes that are not valid UTF-8."""
     for i, text in enumerate(texts_in(read_columns(path))):
         if not isinstance(text, str):
             what = "a null" if text is None else "not valid UTF-8"
@@ -77,7 +78,7 @@ def read_documents(path: Path) -> Iterator[str]:
 
 
 def texts_in(columns: Iterable[pa.Array[Any]]) -> Iterator[str | bytes | None]:
-    """The texts one by one: None for a null, and the bytes of one that is not valid UTF-8."""
+    """The texts one by one: None for a null, and bytes for a text that is not valid UTF-8."""
     for column in columns:
         try:
             texts = column.to_pylist()

@@ -1,8 +1,9 @@
-"""Reading Parquet files that others wrote, and that may crash the process that reads them.
+"""Reads Parquet files from other writers, which may crash the process that reads them.
 
-Files from a store were checked against their writer's digest. A file from elsewhere may hold anything, and Arrow's
-reader aborts on some of it. So a separate process (`data.foreign_reader`) reads the file and writes the wanted columns
-as an Arrow stream, which is fully validated before it is used. If that process crashes, the error names the file.
+Files from a store have been checked against their writer's digest. A file from elsewhere may contain anything, and
+Arrow's reader aborts on some inputs. So a separate process (`data.foreign_reader`) reads the file and writes the
+requested columns as an Arrow stream, which is fully validated before use. If that process crashes, the error names the
+file.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from aquarat_core.plain_text import first_line
 from aquarat_core.runtime.scratch import scratch_folder
 
 _OWN_DEATHS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
-"""Signals by which a process ends itself; others come from outside and say nothing about the file."""
+"""Signals that a crashing process sends itself; other signals come from outside and say nothing about the file."""
 
 
 class Unreadable(DataError):
-    """A file that is no readable Parquet; the message says why."""
+    """A file that cannot be read as Parquet; the message says why."""
 
 
 class NoColumn(DataError):
-    """A Parquet file without a column that is wanted; the message says which, and which there are."""
+    """A Parquet file that lacks a requested column; the message says which, and which columns there are."""
 
 
 def read_foreign(path: str | Path, columns: Sequence[str] | None, limit: int | None = None) -> pa.Table:
-    """The first `limit` rows (all by default) of `columns`, memory-mapped, from a file that may be damaged.
+    """The first `limit` rows (default: all) of `columns` (None: all), memory-mapped, from a file that may be damaged.
 
-    With `columns` None these are all. Every offset and length in it was checked. Texts may be invalid UTF-8, as in any
-    Parquet file; dictionaries are given as the values that they stand for. Raises `Unreadable` or `NoColumn`.
+    Every offset and length in the result has been checked. Texts may be invalid UTF-8, as in any Parquet file;
+    dictionary-encoded columns are decoded. Raises `Unreadable` or `NoColumn`.
     """
     with scratch_folder("parquet") as folder:
         out = folder / "columns.arrows"
@@ -48,19 +49,19 @@ def read_foreign(path: str | Path, columns: Sequence[str] | None, limit: int | N
         if "unreadable" in said:
             raise Unreadable(said["unreadable"])
         try:
-            # The mapping keeps the bytes when the folder has gone.
+            # The mapping keeps the bytes after the folder is gone.
             table = pa.ipc.open_stream(pa.memory_map(str(out))).read_all()
             table.validate(full=True)
         except (pa.ArrowException, OSError) as e:
             raise Unreadable(f"its values contradict each other: {first_line(e)}") from None
     types = pa.ipc.read_schema(pa.py_buffer(table.schema.metadata[TYPES]))
-    # Unsafe means without a check for UTF-8; bytes and texts are the same in memory.
+    # "Unsafe" means without a check for UTF-8; bytes and texts have the same layout in memory.
     columns_ = [table.column(i).cast(options=pc.CastOptions.unsafe(kind)) for i, kind in enumerate(types.types)]
     return pa.table(columns_, schema=types)
 
 
 def _read_apart(path: Path, columns: Sequence[str] | None, limit: int | None, out: Path) -> dict[str, str | list[str]]:
-    """The reader process's answer. If the file crashed the process, the answer is that the file is unreadable."""
+    """The reader process's reply. If the file crashed the process, the reply is that the file is unreadable."""
     arguments = [str(path), str(out), json.dumps([columns and list(columns), limit])]
     done = subprocess.run(
         [sys.executable, "-m", "aquarat_core.data.foreign_reader", *arguments],
@@ -71,5 +72,5 @@ def _read_apart(path: Path, columns: Sequence[str] | None, limit: int | None, ou
     last = (done.stderr.strip().splitlines() or [""])[-1][:200]
     if -done.returncode in _OWN_DEATHS:
         name = signal.Signals(-done.returncode).name
-        return {"unreadable": f"it ends every process that reads it, by {name}{f' ({last})' if last else ''}"}
-    raise RuntimeError(f"the process that was to read {path} ended with {done.returncode}: {last}")
+        return {"unreadable": f"it crashes the process that reads it with {name}{f' ({last})' if last else ''}"}
+    raise RuntimeError(f"the reader process for {path} ended with {done.returncode}: {last}")

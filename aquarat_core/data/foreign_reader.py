@@ -1,9 +1,9 @@
-"""The separate process that reads a Parquet file which may crash it: see `data.foreign.read_foreign`.
+"""The separate process that reads a Parquet file that may crash it: see `data.foreign.read_foreign`.
 
     python -m aquarat_core.data.foreign_reader FILE OUT '[["column", ...] or null, LIMIT or null]'
 
-It writes an Arrow stream and prints the outcome as JSON. Texts are written as bytes, because validation would otherwise
-refuse a whole file for one text that is not UTF-8; the real types are in the stream's metadata.
+It writes an Arrow stream and prints the outcome as JSON. Texts are written as bytes, because one text that is not UTF-8
+would otherwise make validation reject the whole file; the real types are in the stream's metadata.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from aquarat_core.data.parquet import read_batches
 from aquarat_core.plain_text import first_line
 
 TYPES = b"types"
-"""Key of the stream's metadata under which the schema with the types of the values is."""
+"""Metadata key of the stream for the schema with the real types."""
 
 
 def read(source: Path, out: Path, columns: Sequence[str] | None, limit: int | None) -> dict[str, Any]:
-    """Write the columns, or all of them for None; returns what is wrong with the file, or nothing."""
+    """Write the columns (None: all). Returns a description of what is wrong with the file, empty if nothing is."""
     try:
-        # The stubs leave open of what their IO is.
+        # The stubs do not declare the type of its IO argument.
         schema = pq.read_schema(source, memory_map=False)  # pyright: ignore[reportUnknownMemberType]
         columns = schema.names if columns is None else columns
         if missing := [column for column in columns if column not in schema.names]:
@@ -51,7 +51,7 @@ def _write(source: Path, schema: pa.Schema, out: Path, columns: Sequence[str], l
         for batch in read_batches(source, columns):
             batch = batch if left is None else batch.slice(0, left)
             arrays = [batch.column(name).cast(kind).cast(held[name]) for name, kind in plain.items()]
-            # The stubs leave open what it returns.
+            # The stubs do not declare its return type.
             writer.write_batch(  # pyright: ignore[reportUnknownMemberType]
                 pa.record_batch(arrays, schema=as_bytes)
             )
@@ -68,7 +68,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    """The type of the same bytes that need not be text."""
+    """The type with texts replaced by bytes."""
     return _rebuilt(kind, _as_bytes, {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()})
 
 

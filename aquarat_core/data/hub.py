@@ -1,9 +1,9 @@
 """Data sets from the Hugging Face Hub, through its own clients, with bounded retries and errors that say what to do.
 
-Each data set is pinned to the commit that was current when it was opened: all its files belong together. Where the Hub
-is out of reach, or `HF_HUB_OFFLINE` is set, that is the commit at which it was last fetched, and its files come from
-the clients' cache (`HF_HOME`). A cached file whose digest is not the one that the Hub named is fetched anew, or named.
-`HF_ENDPOINT` and `HF_TOKEN` are read by the clients themselves.
+Each data set is pinned to the commit that was current when it was opened, so all its files belong together. If the Hub
+cannot be reached, or `HF_HUB_OFFLINE` is set, the commit is the one last fetched, and the files come from the clients'
+cache (`HF_HOME`). If a cached file does not match the Hub's digest, it is downloaded again, or named in an error if the
+Hub cannot be reached. The clients read `HF_ENDPOINT` and `HF_TOKEN` themselves.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ Result = TypeVar("Result")
 Log = Callable[[str], None]
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each further try."""
+"""Seconds to wait before each retry."""
 _TRY_LATER = (408, 429)
 _CHECK_NAMES = "check the names of subset and split"
-_USE_ANOTHER = "Use a data set of the published shape"
+_USE_ANOTHER = "Use a data set with the published columns"
 
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """A data set at one commit."""
+    """A data set, pinned to one commit."""
 
     repo: str
     revision: str
     log: Log
     cached_only: bool = False
-    """True when the Hub cannot be reached: then only cached files are available."""
+    """True if the Hub cannot be reached; then only cached files are available."""
 
     @classmethod
     def open(cls, repo: str, log: Log = lambda text: None) -> HubDataset:
-        """The data set at its present commit, or at the one last fetched if the Hub does not answer.
+        """The data set at its current commit, or at the one last fetched if the Hub does not answer.
 
-        Raises `DataError` if there is no such data set, or the Hub does not answer and nothing was fetched before.
+        Raises `DataError` if there is no such data set, or if the Hub does not answer and nothing was fetched before.
         """
         from huggingface_hub import HfApi, constants
 
@@ -61,22 +61,22 @@ class HubDataset:
             log(f"{repo}: HF_HUB_OFFLINE is set, so it comes from the cache, at commit {cached}")
             return cls(repo, cached, log, cached_only=True)
         try:
-            # Who can go on without an answer need not wait for it as long.
+            # With a cached commit to fall back on, there is no need to wait as long.
             waits = WAITS if cached is None else WAITS[:1]
             ask = partial(HfApi().dataset_info, repo, timeout=_timeout())
             info = _with_retries(ask, repo, "the data set", "check the name", log, waits)
         except DataError as e:
             if cached is None or _final(e.__cause__):
                 raise
-            log(f"{e}. It comes from the cache, at commit {cached}: what was changed on the Hub since is not in it")
+            log(f"{e}. It comes from the cache, at commit {cached}, without later changes on the Hub")
             return cls(repo, cached, log, cached_only=True)
-        # The Hub names the commit of every data set; only other kinds of answers leave it out.
+        # The Hub names the commit of every data set; only other kinds of responses leave it out.
         return cls(repo, cast(str, info.sha), log)
 
     def split(self, subsets: Sequence[str], split: str, columns: Sequence[str] | None) -> pa.Table:
-        """`columns` (None for all) of one split of `subsets`, one after the other, memory-mapped.
+        """`columns` (None: all) of one split of `subsets`, concatenated and memory-mapped.
 
-        Raises `DataError` if it is not there, not to be had or lacks one of `columns`.
+        Raises `DataError` if it does not exist, cannot be fetched or lacks one of `columns`.
         """
         parts: list[pa.Table] = []
         for subset in subsets:
@@ -92,7 +92,7 @@ class HubDataset:
             ) from None
 
     def texts(self, path: Path, filename: str, column: str, limit: int | None = None) -> pa.ChunkedArray[Any]:
-        """The first `limit` values (all by default) of a column of texts in a Parquet file that `file` gave."""
+        """The first `limit` values (default: all) of a text column in a Parquet file that `file` returned."""
         where = f"{self.repo}, {filename}"
         found = self._table(path, filename, (column,), where, limit).column(column)
         if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type)):
@@ -100,10 +100,10 @@ class HubDataset:
         return found
 
     def file(self, filename: str, hint: str) -> Path:
-        """A local copy of one file, checked against the digest that the Hub names.
+        """A local copy of one file, checked against the Hub's digest.
 
-        A damaged copy in the cache is fetched anew, once; without the Hub it is a `DataError` that names it. `hint`
-        tells the user what to do if there is no such file.
+        A damaged copy in the cache is downloaded again once; if the Hub cannot be reached, it raises a `DataError` that
+        names the file. `hint` tells the user what to do if there is no such file.
         """
         wrong = None
         for force in (False, True):
@@ -114,16 +114,16 @@ class HubDataset:
             if self.cached_only:
                 raise DataError(
                     f"{self.repo}, {filename}: the copy in the cache is damaged: {wrong}. Start again where "
-                    f"{_endpoint()} can be reached, and it is fetched anew; or put a whole copy at {path.resolve()}"
+                    f"{_endpoint()} can be reached to download it again; or put an intact copy at {path.resolve()}"
                 )
-            self.log(f"{self.repo}: {path.resolve()} is damaged: {wrong}{'' if force else '; it is fetched anew'}")
+            self.log(f"{self.repo}: {path.resolve()} is damaged: {wrong}{'' if force else '; it is downloaded again'}")
         raise DataError(
-            f"{self.repo}, {filename}, from {_endpoint()}: fetched anew and still damaged: {wrong}. To go on: check "
-            "the disk under HF_HOME, and HF_ENDPOINT where it names a mirror"
+            f"{self.repo}, {filename}, from {_endpoint()}: downloaded again and still damaged: {wrong}. To continue: "
+            "check the disk under HF_HOME, and HF_ENDPOINT if it names a mirror"
         )
 
     def _fetch(self, filename: str, hint: str, force: bool) -> Path:
-        """The clients' copy of a file, from the cache if it is there and not `force`."""
+        """The clients' copy of a file, from the cache if it is there (unless `force`)."""
         from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]  # a bare dict in it
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -156,7 +156,7 @@ class HubDataset:
         if split not in found:
             raise DataError(
                 f"{self.repo}, subset {subset}, split {split}, from {_endpoint()}: there is no such split (there are "
-                f"{', '.join(found)}). To go on: {_CHECK_NAMES}"
+                f"{', '.join(found)}). To continue: {_CHECK_NAMES}"
             )
         return found[split]
 
@@ -164,12 +164,12 @@ class HubDataset:
         import datasets  # pyright: ignore[reportMissingTypeStubs]  # it has none
         from huggingface_hub import try_to_load_from_cache
 
-        # The client reads there which files make up a split.
+        # The client reads the list of files in each split from there.
         about = try_to_load_from_cache(self.repo, "README.md", revision=self.revision, repo_type="dataset")
         if isinstance(about, str):
             self.file("README.md", _CHECK_NAMES)
         with tempfile.TemporaryDirectory() as nothing:
-            # In a cache of its own: from the usual one it would take another commit where the Hub does not answer.
+            # With a cache of its own: from the usual one it would use another commit if the Hub does not answer.
             builder = _with_retries(
                 lambda: datasets.load_dataset_builder(  # pyright: ignore[reportUnknownMemberType]  # no types of files
                     self.repo, subset, revision=self.revision, cache_dir=nothing
@@ -178,13 +178,13 @@ class HubDataset:
             )  # fmt: skip
         prefix = f"hf://datasets/{self.repo}@{self.revision}/"
         found: hub_cache.Splits = {}
-        # Its type also covers what the user gave, before the client has looked up the files.
+        # Its type also covers the user's input, before the client has looked up the files.
         data_files = cast("dict[object, list[str]]", builder.config.data_files or {})
         for name, files in data_files.items():
             if wrong := [file for file in files if not (file.startswith(prefix) and file.endswith(".parquet"))]:
                 raise DataError(
-                    f"{self.repo}, subset {subset}: {wrong[0].removeprefix(prefix)} is no Parquet file. Use a data set "
-                    "that is published as Parquet; `datasets` writes others so with push_to_hub"
+                    f"{self.repo}, subset {subset}: {wrong[0].removeprefix(prefix)} is not a Parquet file. Use a data "
+                    "set that is published as Parquet; `datasets` converts others with push_to_hub"
                 )
             found[str(name)] = [file.removeprefix(prefix) for file in files]
         return found
@@ -198,15 +198,15 @@ class HubDataset:
             raise DataError(f"{where}: {e}. {_USE_ANOTHER}") from None
         except Unreadable as e:
             raise DataError(
-                f"{where}: {filename} is not readable as Parquet: {e}. The file is damaged as it was published: choose "
+                f"{where}: {filename} is not readable as Parquet: {e}. The published file itself is damaged: choose "
                 f"another one, or report it to the data set's owner (the copy is {path})"
             ) from None
 
 
 def rows(table: pa.Table, numbers: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of these numbers (all by default), in their order.
+    """The rows with these numbers (default: all), in the given order.
 
-    A value with a text in it that is not valid UTF-8 is given as bytes, which no reader of rows takes for a text.
+    A value that contains a text with invalid UTF-8 is returned as bytes, which no reader of rows accepts as a text.
     """
     batches = table.to_batches()
     ends = list(accumulate(len(batch) for batch in batches))
@@ -228,30 +228,30 @@ def _value(column: pa.Array[Any]) -> Any:
 
 
 def sample(n_rows: int, n: int, seed: int) -> list[int]:
-    """`n` of `n_rows` row numbers (all, if there are fewer) in a seeded order."""
+    """`n` of `n_rows` row numbers (all if there are fewer), in a seeded order."""
     return random.Random(seed).sample(range(n_rows), min(n, n_rows))
 
 
 def _with_retries(
     action: Callable[[], Result], repo: str, what: str, hint: str, log: Log, waits: Sequence[float] | None = None
 ) -> Result:
-    """`action()`, tried again after transient errors; `DataError` naming data set, file, endpoint and way out."""
+    """Calls `action`, again after transient errors; else `DataError` with data set, file, endpoint and remedy."""
     from huggingface_hub import get_session
 
     where = f"{repo}, {what}, from {_endpoint()}"
     waits = WAITS if waits is None else waits
     for wait in (*waits, None):
-        get_session().timeout = _timeout()  # Some of the client's requests have no limit of their own.
+        get_session().timeout = _timeout()  # Some of the client's requests have no timeout of their own.
         try:
             return action()
-        # The clients let the exceptions of whatever transport they use through: there is no common base to name.
+        # The clients pass on the exceptions of their transport, which have no common base class.
         except Exception as e:
             if reason := _final(e):
-                raise DataError(f"{where}: {reason}. To go on: {hint}") from e
+                raise DataError(f"{where}: {reason}. To continue: {hint}") from e
             if wait is None:
                 raise DataError(
-                    f"{where}: not delivered in {len(waits) + 1} tries (last error: {first_line(e)}). To go on: check "
-                    "the network and HF_ENDPOINT, or start again later; complete files are kept, nothing else is"
+                    f"{where}: not delivered in {len(waits) + 1} tries (last error: {first_line(e)}). To continue: "
+                    "check the network and HF_ENDPOINT, or start again later; only complete files are kept"
                 ) from e
             log(f"{where}: {first_line(e)}; trying again in {wait} s")
             time.sleep(wait)
@@ -259,7 +259,7 @@ def _with_retries(
 
 
 def _final(error: BaseException | None) -> str | None:
-    """Why trying again cannot help, or None if it may."""
+    """The reason why trying again cannot help, or None if it may."""
     from datasets.exceptions import DatasetNotFoundError  # pyright: ignore[reportMissingTypeStubs]  # it has none
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -272,7 +272,7 @@ def _final(error: BaseException | None) -> str | None:
     if isinstance(error, LocalEntryNotFoundError):  # no connection and no cached copy
         return None
     if isinstance(error, GatedRepoError):
-        return "access has to be asked for on its page, and HF_TOKEN to be set"
+        return "request access on its page, and set HF_TOKEN"
     if isinstance(error, (RepositoryNotFoundError, DatasetNotFoundError)):
         return "there is no such data set, or it is private and HF_TOKEN is not set"
     if isinstance(error, EntryNotFoundError):
@@ -298,7 +298,7 @@ def _timeout() -> float:
 
 
 def _absence() -> str:
-    """The reason why the Hub is not contacted."""
+    """The reason why the Hub cannot be used."""
     from huggingface_hub import constants
 
     return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{_endpoint()} does not answer"
@@ -309,6 +309,6 @@ def _not_cached(what: str, commit: str | None = None) -> str:
 
     at = f" at commit {commit}" if commit else ""
     return (
-        f"{what} is not in the cache {constants.HF_HOME}{at}. To go on: run this stage once where the Hub can be "
-        "reached and HF_HUB_OFFLINE is not set, or copy the folder that HF_HOME names from a machine that ran it"
+        f"{what} is not in the cache {constants.HF_HOME}{at}. To continue: run this stage once on a machine that can "
+        "reach the Hub, without HF_HUB_OFFLINE, or copy the folder that HF_HOME names from a machine that ran it"
     )

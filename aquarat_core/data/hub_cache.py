@@ -1,8 +1,9 @@
 """The Hub's cache on this host: the commit at which a data set was last fetched, and whether a cached file is intact.
 
-The clients of the Hub keep files by commit (`HF_HOME`), but not which commit was current, nor which files make up a
-split: both are asked of the Hub each time. So what the Hub said is kept beside their cache, in `HF_HOME/aquarat/`, one
-folder for each data set: `latest.json` names the commit, `<commit>/<subset>.json` the files of its splits.
+The Hub's clients store files by commit (`HF_HOME`), but neither which commit was current nor which files make up a
+split; they ask the Hub for both each time. So the Hub's responses are stored next to their cache, in
+`HF_HOME/aquarat/`,
+with one folder for each data set: `latest.json` names the commit, `<commit>/<subset>.json` the files of its splits.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ def latest(repo: str) -> str | None:
 
 
 def note_latest(repo: str, commit: str) -> None:
-    """Something of the data set was fetched at this commit."""
+    """Record that something from the data set was fetched at this commit."""
     if latest(repo) != commit:
         _write(_folder(repo) / "latest.json", {"commit": commit})
 
 
 def splits(repo: str, commit: str, subset: str) -> Splits | None:
-    """The files of the subset's splits, as `note_splits` was told; None if it was not."""
+    """The files of the subset's splits, as recorded by `note_splits`; None if they were not recorded."""
     held = _read(_subset(repo, commit, subset))
     if not isinstance(held, dict):
         return None
@@ -48,14 +49,14 @@ def splits(repo: str, commit: str, subset: str) -> Splits | None:
 
 
 def note_splits(repo: str, commit: str, subset: str, found: Splits) -> None:
-    """Which files the Hub names for the subset's splits at this commit."""
+    """Record the files of the subset's splits at this commit."""
     _write(_subset(repo, commit, subset), found)
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a cached file; None if it is intact, or if its name is no digest to check it by.
+    """What is wrong with a cached file; None if it is intact, or if its name is not a digest to check it against.
 
-    The clients name a file's bytes as the Hub does: by SHA-256 for large files, by Git's SHA-1 for small ones.
+    The clients name a file by the Hub's digest: SHA-256 for large files, Git's SHA-1 for small ones.
     """
     try:
         name = path.resolve(strict=True).name
@@ -69,7 +70,7 @@ def damage(path: Path) -> str | None:
         return f"it cannot be read ({e.strerror})"
     if digest.hexdigest() == name:
         return None
-    return f"its {path.stat().st_size:,} bytes are not those that the Hub names ({digest.name.upper()} {name[:12]}...)"
+    return f"its {path.stat().st_size:,} bytes do not match the Hub's digest ({digest.name.upper()} {name[:12]}...)"
 
 
 def _folder(repo: str) -> Path:
@@ -83,7 +84,7 @@ def _subset(repo: str, commit: str, subset: str) -> Path:
 
 
 def _read(path: Path) -> Any:
-    """The JSON in the file; None where there is none, for what is damaged is asked of the Hub again."""
+    """The JSON in the file; None if it is missing or damaged, because the Hub is then asked again."""
     try:
         with path.open("rb") as f:
             return json.loads(f.read(_MAX_BYTES))
@@ -92,7 +93,7 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Whole or not at all; a cache that cannot be written to stays as it is."""
+    """Writes atomically; does nothing if the cache is not writable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, private=True) as file:

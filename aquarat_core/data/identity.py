@@ -1,6 +1,6 @@
-"""Generated conversations in which the model learns its name and what it is for.
+"""Generated conversations that teach the model its name and purpose.
 
-Row i of a seed is the same whatever the number of rows asked for.
+Row i for a given seed does not depend on the number of rows.
 """
 
 import random
@@ -43,9 +43,9 @@ _METHODS = (
 
 
 def generate_identity(n: int, seed: int, name: str, facts: Sequence[tuple[str, str]] = ()) -> list[list[Message]]:
-    """n conversations of one or two exchanges with an assistant called `name`, who knows the `facts` of itself.
+    """n conversations of one or two exchanges with an assistant called `name` that knows `facts` about itself.
 
-    Facts are (question, answer), as they are to be said; a third of the conversations are about one.
+    Facts are (question, answer) pairs in their exact wording; a third of the conversations are about one.
     """
     return [_conversation(random.Random(f"identity/{seed}/{row}"), name, facts) for row in range(n)]
 

@@ -1,12 +1,12 @@
-"""Rows of a user's data, wherever they are: the one reader of own text, own conversations and own tasks.
+"""Rows of a user's data, wherever they are: the single reader of a user's own texts, conversations and tasks.
 
     reader = RowReader(location, BadRows(shown(location), "chat_datasets", "drop"), log)
     for row in reader.rows(["question", "answer"]):
-        row.values["question"], row.where      # ..., "train.jsonl, line 7"
-    reader.files                               # which bytes these were
+            row.values["question"], row.where      # ..., "train.jsonl, line 7"
+        reader.files                               # the files that were read, with their hashes
 
-Rows are streamed: of a JSONL, CSV or text file one row is held, of a Parquet file one row of the columns that a
-separate process wrote to a scratch folder (`data.foreign`).
+Rows are streamed: one row at a time is held in memory, read from a JSONL, CSV or text file, or from the columns of a
+Parquet file that a separate process wrote to a scratch folder (`data.foreign`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from aquarat_core.runtime.scratch import scratch_folder
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row and where it is."""
+    """One row and its position."""
 
     values: dict[str, Any]
-    """By column. A text of Parquet that is not valid UTF-8 is given as bytes."""
+    """Values by column. A text in Parquet that is not valid UTF-8 is given as bytes."""
     where: str
-    """`train.jsonl, line 7`; of Parquet `part-0.parquet, row 7`. Both count from 1."""
+    """`train.jsonl, line 7`; for Parquet `part-0.parquet, row 7`. Both count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +50,22 @@ class ReadFile:
 
 
 class RowReader:
-    """The rows of one location. What cannot be parsed is given to `bad`; `files` and `revision` say what was read."""
+    """The rows of one location. Unparsable rows go to `bad`; `files` and `revision` say what was read."""
 
     def __init__(self, location: str | HubRows, bad: BadRows, log: hub.Log = lambda text: None) -> None:
         self.location, self.bad, self.log = location, bad, log
         self.where, self.name = shown(location), short_name(location)
         self.files: list[ReadFile] = []
-        """Those read so far, in order."""
+        """The files read so far, in order."""
         self.revision: str | None = None
         """The commit of a data set on the Hub."""
 
     def rows(self, columns: Sequence[str] | None = None, text: TextRows | None = None) -> Iterator[Row]:
-        """All rows with `columns`, or with all that there are, in the order of files and lines.
+        """All rows with `columns` (default: all columns), in the order of files and lines.
 
         With `text` and one column, text files are read too: a row is a file, a line or a paragraph. Raises `DataError`
-        for a location or file that cannot be read, for a column that is not there, for other bytes than the location's
-        hash names, and for a bad row where `bad` says so.
+        for a location or file that cannot be read, a missing column, content that does not match the location's hash,
+        and a bad row if `bad` says so.
         """
         if isinstance(self.location, HubRows):
             yield from self._hub_rows(self.location, columns)
@@ -80,23 +80,23 @@ class RowReader:
             files = [file for file in files if format_of(file[0]) != "text"]
         if not files:
             raise DataError(
-                f"{self.where}: there are text files only, and rows with columns are wanted. Write them as JSONL"
+                f"{self.where}: there are only text files, but rows with columns are needed. Write them as JSONL"
             )
         self.files = []
         for name, file in files:
             with self._opened(name, file) as path:
-                if len(files) == 1:  # Of a single file no row is used before it is compared.
+                if len(files) == 1:  # A single file is compared before any of its rows is used.
                     self._compare(pin)
                 yield from self._file_rows(name, path, columns, text)
         self._compare(pin)
 
     @property
     def sha256(self) -> str | None:
-        """One hash for all files that were read, as `local_files.combined` gives it; None of a data set on the Hub."""
+        """One hash for all files that were read, as in `local_files.combined`; None for a data set on the Hub."""
         return combined([(file.name, file.sha256) for file in self.files]) if self.files else None
 
     def described(self) -> dict[str, Any]:
-        """What was read, for the artifact's description: it is the same on every machine."""
+        """What was read, for the artifact's description; the same on every machine."""
         if isinstance(self.location, HubRows):
             return {**self.location.model_dump(), "revision": self.revision}
         return {"name": self.name, "files": [asdict(file) for file in self.files]}
@@ -112,7 +112,7 @@ class RowReader:
 
     @contextmanager
     def _opened(self, name: str, file: Path | RemoteFile) -> Generator[Path]:
-        """A local copy of the file, noted in `files`. Raises `DataError` if it changes while it is read."""
+        """A local copy of the file, recorded in `files`. Raises `DataError` if the file changes while it is read."""
         with ExitStack() as stack:
             if isinstance(file, RemoteFile):
                 path = stack.enter_context(scratch_folder("rows")) / f"file{Path(name).suffix}"
@@ -134,8 +134,8 @@ class RowReader:
     def _compare(self, pin: str | None) -> None:
         if pin not in (None, self.sha256):
             raise DataError(
-                f"{self.where} has other bytes (SHA-256 {self.sha256}) than the stage's config names ({pin}): it was "
-                "changed since the run began, or is another file on this host. Start a new run, or bring the file back"
+                f"{self.where} has other content (SHA-256 {self.sha256}) than the stage's config names ({pin}): it has "
+                "changed since the run began, or is another file on this host. Start a new run, or restore the file"
             )
 
     def _file_rows(self, name: str, path: Path, columns: Sequence[str] | None, text: TextRows | None) -> Iterator[Row]:

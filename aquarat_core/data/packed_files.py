@@ -1,6 +1,6 @@
-"""Conversations as token ids in files: first one behind another, then in packed rows, which ranks map into memory.
+"""Conversations as token ids in files: first concatenated, then as packed rows that ranks map into memory.
 
-Neither file is ever in memory as a whole while it is made.
+Neither file is ever in memory as a whole while it is written.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from aquarat_core.data.packing import ConversationPlan, id_dtype
 from aquarat_core.data.rows import PackedRows
 
 CHUNK_IDS = 2_000_000
-"""Ids of the rows that are put together at once, about."""
+"""Approximate number of ids in the rows that are assembled at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """N conversations as tokens, those that fit one behind another."""
+    """N conversations as tokens; those that fit are concatenated."""
 
     ids: npt.NDArray[np.integer]
     mask: npt.NDArray[np.uint8]
-    """Like `ids`; 1 where the id is learned."""
+    """Same shape as `ids`; 1 for ids that are trained on."""
     lengths: npt.NDArray[np.int64]
-    """[N] ids of each conversation; more than there is room for where it is left out, and then it is not in `ids`."""
+    """[N] number of ids of each conversation; more than fit if it is left out, and then its ids are not in `ids`."""
     fits: npt.NDArray[np.bool_]
     """[N]"""
     trimmed: npt.NDArray[np.bool_]
-    """[N] fits because its last turns were cut."""
+    """[N] True if it fits only because its last turns were cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedFiles:
-    """V conversations as tokens in two flat files; those that did not fit are in neither."""
+    """V conversations as tokens in two flat files, which leave out those that did not fit."""
 
     ids: Path
     mask: Path
     starts: npt.NDArray[np.int64]
-    """[V] where a conversation begins, in ids."""
+    """[V] start of each conversation, in ids."""
     lengths: npt.NDArray[np.int64]
     """[V] as in `Rendered`."""
     trimmed: npt.NDArray[np.bool_]
     """[V] as in `Rendered`."""
 
     def remove(self) -> None:
-        """The files, when they are no longer needed."""
+        """Delete the files when they are no longer needed."""
         self.ids.unlink()
         self.mask.unlink()
 
 
 def write_rendered(folder: Path, parts: Iterable[Rendered], vocab_size: int) -> RenderedFiles:
-    """Write `parts` behind one another, to `rendered.ids` and `rendered.mask`."""
+    """Write `parts` one after another to `rendered.ids` and `rendered.mask`."""
     dtype = id_dtype(vocab_size)
-    # Empty ones first: `concatenate` needs one array at least.
+    # Starts with an empty array, because `concatenate` needs at least one.
     lengths, trimmed = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
     written = [np.empty(0, np.int64)]
     ids_path, mask_path = folder / "rendered.ids", folder / "rendered.mask"
@@ -85,7 +85,8 @@ def write_rows(
     pad: int,
     vocab_size: int,
 ) -> None:
-    """Write the rows of `plan` as `<name>.ids` and `<name>.mask`; its conversation i is `order[i]` of `rendered`."""
+    """Write the rows of `plan` as `<name>.ids` and `<name>.mask`. Conversation i of the plan is `order[i]` of
+    `rendered`."""
     n = max(1, CHUNK_IDS // (T + 1))
     with ExitStack() as files:
         ids_in, mask_in = (files.enter_context(path.open("rb")) for path in (rendered.ids, rendered.mask))
@@ -106,7 +107,7 @@ def write_rows(
 
 
 def open_rows(folder: Path, name: str, T: int, vocab_size: int) -> PackedRows:
-    """The rows that `write_rows` wrote, mapped: all processes of a host share their pages."""
+    """The rows that `write_rows` wrote, memory-mapped: all processes of a host share their pages."""
     ids, mask = _row_files(folder, name)
     mapped = np.memmap(ids, id_dtype(vocab_size), mode="r").reshape(-1, T + 1)
     return PackedRows(np.asarray(mapped), np.asarray(np.memmap(mask, np.bool_, mode="r").reshape(-1, T + 1)))
@@ -117,7 +118,7 @@ def _row_files(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def _read(file: int, out: npt.NDArray[np.integer], begin: int) -> None:
-    """Fill `out` with what lies at item `begin` of an open file; mapping the file would fill memory with its pages."""
+    """Fill `out` from item `begin` of an open file; mapping the file would fill memory with its pages."""
     read = os.preadv(file, [out.view(np.uint8).data], begin * out.itemsize)
     if read != out.nbytes:
         raise OSError(f"only {read:,} of {out.nbytes:,} bytes could be read from a scratch file at {begin:,}")

@@ -1,9 +1,9 @@
-"""Token documents and conversations into rows of T + 1 ids: T inputs, and the same shifted by one as targets.
+"""Packs token documents and conversations into rows of T + 1 ids: T inputs, and targets shifted by one.
 
 Best-fit from a bounded buffer, as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (arXiv
-2404.10830): a document longer than a row is first cut into pieces, every piece starts at a BOS, and a row takes the
-largest waiting piece that still fits. Pretraining text then fills each row to the last token by cropping the shortest;
-conversations are never cut, their rows are padded. The rows depend on what is given and its order alone.
+2404.10830): documents longer than a row are first cut into pieces, every piece starts with a BOS, and a row takes the
+largest waiting piece that still fits. Pretraining text then fills each row to the last token by cropping the shortest
+piece; conversations are never cut, so their rows are padded. The rows depend only on the input and its order.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -19,21 +19,21 @@ from aquarat_core.errors import DataError
 
 BUFFER = 1_000
 MANY_LEFT_OUT = 0.05
-"""Share of conversations that are too long from which on whoever trains on the others is warned."""
+"""Share of overlong conversations above which a warning says that the rest alone is trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which stretches of a flat file of documents make up each row."""
+    """The parts of a flat file of documents that make up each row."""
 
     starts: npt.NDArray[np.int64]
-    """[P] where each piece starts; the id there is replaced by a BOS, which it is where a document starts."""
+    """[P] start of each piece; the id there is replaced by a BOS (at a document's start it already is one)."""
     lengths: npt.NDArray[np.int64]
-    """[P] ids of each piece, the BOS included."""
+    """[P] number of ids in each piece, including the BOS."""
     first: npt.NDArray[np.int64]
-    """[N + 1] the first piece of each row."""
+    """[N + 1] index of the first piece of each row."""
     tokens: int
-    """Ids given, the BOS of each piece included."""
+    """Number of input ids, including the BOS of each piece."""
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -45,12 +45,12 @@ class Plan:
 
     @property
     def cropped(self) -> float:
-        """Share of the ids given that are in no row."""
+        """Share of the input ids that are in no row."""
         return 1 - int(self.lengths.sum()) / self.tokens
 
 
 class PlannedRows:
-    """The rows of a plan, put together from the shards that it was made for when they are asked for."""
+    """Rows of a plan, assembled on demand from the shards that the plan was made for."""
 
     def __init__(self, shards: Sequence[npt.NDArray[np.integer]], plan: Plan, bos: int) -> None:
         self.plan, self._shards, self._bos = plan, shards, bos
@@ -73,7 +73,7 @@ class PlannedRows:
 
 @dataclass(frozen=True, slots=True)
 class PackedText:
-    """Rows of pretraining text, in memory."""
+    """Rows of pretraining text in memory."""
 
     ids: npt.NDArray[np.integer]
     """[N, T + 1], uint16 or int32; no padding."""
@@ -90,39 +90,39 @@ class PackedText:
 
 @dataclass(frozen=True, slots=True)
 class ConversationPlan:
-    """Which conversations make up each row; what is left of a row is padding."""
+    """The conversations that make up each row; the rest of a row is padding."""
 
     order: npt.NDArray[np.int64]
-    """[K] the conversations that are in a row, by their number, row after row."""
+    """[K] numbers of the conversations that are in a row, row after row."""
     first: npt.NDArray[np.int64]
-    """[N + 1] where in `order` each row begins."""
+    """[N + 1] index in `order` where each row begins."""
     too_long: int
-    """Conversations left out because they are longer than a row."""
+    """Number of conversations left out because they are longer than a row."""
     tokens: int
-    """Ids of the conversations that are in a row."""
+    """Number of ids of the conversations that are in a row."""
 
     def __len__(self) -> int:
         return len(self.first) - 1
 
     def row(self, i: int) -> list[int]:
-        """The conversations of a row, in their order."""
-        # The stubs of numpy leave open what `tolist` gives.
+        """The numbers of the conversations in a row, in order."""
+        # numpy's stubs do not declare the return type of `tolist`.
         return self.order[self.first[i] : self.first[i + 1]].tolist()
 
     def padding(self, T: int) -> float:
-        """Share of the ids of the rows that are padding."""
+        """Share of padding in the ids of the rows."""
         return 1 - self.tokens / (len(self) * (T + 1))
 
 
 def id_dtype(vocab_size: int) -> type[np.integer]:
-    """The smallest of uint16 and int32 that holds every id."""
+    """uint16 if it can hold every id, otherwise int32."""
     return np.uint16 if vocab_size <= 1 << 16 else np.int32
 
 
 def pack_documents(
     documents: Iterable[Sequence[int]], T: int, bos: int, vocab_size: int, buffer: int = BUFFER
 ) -> PackedText:
-    """`plan_documents` of `documents`, ids without BOS, and its rows in memory."""
+    """Applies `plan_documents` to `documents`, ids without BOS, and assembles the rows in memory."""
     dtype = id_dtype(vocab_size)
     flat = [np.concatenate([np.asarray((bos, *ids), dtype) for ids in documents])]
     plan = plan_documents(flat, T, bos, buffer)
@@ -130,10 +130,10 @@ def pack_documents(
 
 
 def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, buffer: int = BUFFER) -> Plan:
-    """Rows of T + 1 ids from flat `shards`, read as one, in which every document is a BOS and its ids.
+    """Plans rows of T + 1 ids from flat `shards`, read as one, in which each document is a BOS and its ids.
 
-    Where nothing that waits fits into what is left of a row, the shortest is cropped to it. What remains at the end
-    and fills no row is left out. Raises `DataError` if there is not one full row.
+    If no waiting piece fits into the rest of a row, the shortest one is cropped to it. A remainder at the end that
+    does not fill a row is left out. Raises `DataError` if there is not one full row.
     """
     waiting = _Waiting(((len(piece), piece) for piece in _pieces(shards, T, bos)), buffer)
     starts: list[int] = []
@@ -156,9 +156,9 @@ def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, 
 
 
 def _pieces(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int) -> Iterator[range]:
-    """The documents' positions in all shards behind one another, cut where they are longer than T.
+    """Positions of the documents in the concatenated shards, cut into pieces where they are longer than T.
 
-    A piece from within a document takes the position before it along, where its BOS is to be.
+    A piece that starts within a document includes the position before it, which will hold its BOS.
     """
     base = 0
     for shard in shards:
@@ -170,10 +170,10 @@ def _pieces(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int) -> Iter
 
 
 def plan_conversations(lengths: npt.NDArray[np.int64], T: int, buffer: int = BUFFER) -> ConversationPlan:
-    """Rows of T + 1 ids of whole conversations of these `lengths`, in this order.
+    """Plans rows of T + 1 ids from whole conversations with these `lengths`, in this order.
 
-    A row starts with the conversation that waits longest, so rows keep about the order of what is given. A
-    conversation longer than a row is left out and counted. Raises `DataError` if nothing is left.
+    A row starts with the conversation that has waited longest, so rows roughly keep the input order. A conversation
+    longer than a row is left out and counted. Raises `DataError` if none is left.
     """
     fitting = np.flatnonzero(lengths <= T + 1)
     too_long = len(lengths) - len(fitting)
@@ -197,18 +197,18 @@ _Item = TypeVar("_Item")
 
 
 class _Waiting(Generic[_Item]):
-    """A bounded buffer of items that come with their lengths, found by length and by age."""
+    """A bounded buffer of items with lengths, which can be found by length and by age."""
 
     def __init__(self, source: Iterable[tuple[int, _Item]], capacity: int) -> None:
         self._source = iter(source)
         self._capacity = capacity
         self._items: dict[int, tuple[int, _Item]] = {}  # by number of arrival, oldest first
-        self._by_length: list[tuple[int, int]] = []  # (length, -number): of equals the oldest is last
+        self._by_length: list[tuple[int, int]] = []  # (length, -number): among equals the oldest is last
         self._arrived = 0
         self.tokens = 0
 
     def fill(self) -> bool:
-        """Take from the source until the buffer is full; False when nothing is left anywhere."""
+        """Take items from the source until the buffer is full; returns False if none is left anywhere."""
         while len(self._items) < self._capacity and (arrived := next(self._source, None)) is not None:
             self._items[self._arrived] = arrived
             insort(self._by_length, (arrived[0], -self._arrived))
@@ -217,7 +217,7 @@ class _Waiting(Generic[_Item]):
         return bool(self._items)
 
     def pop_largest(self, space: int) -> _Item | None:
-        """The largest item of at most `space` tokens, the oldest of equals."""
+        """The largest item of at most `space` tokens; among equals, the oldest."""
         i = bisect_right(self._by_length, (space, 1))
         return self._pop(i - 1) if i else None
 

@@ -1,4 +1,4 @@
-"""A function over a stream of parts, on all cores and in order, with few parts in memory."""
+"""Applies a function to a stream of parts, on all cores and in order, with few parts in memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ R = TypeVar("R")
 
 
 def mapped(function: Callable[[T], R], parts: Iterable[T], threads: int | None = None) -> Iterator[R]:
-    """`function(part)` for each of `parts`, in their order.
+    """`function(part)` for each of `parts`, in order.
 
-    Every thread (default: one a core) works on a part of its own, while this one reads the next and the caller does
-    with the last what it likes: none waits until all are done with the same part. What `function` raises is raised
-    where its result would come.
+    Each thread (default: one per core) works on a part of its own while this thread reads the next part and the
+    caller uses the previous result; threads do not wait for each other. An error that `function` raises is raised in
+    place of its result.
     """
     threads = threads or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""Reading Parquet files that a store or the Hub's cache delivered: one that is damaged is an error that names it."""
+"""Reads Parquet files from a store or the Hub's cache, and raises an error that names the file if it is damaged."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
 
 PART_BYTES = 1 << 20
-"""Bytes of values that are read at once, about; one row at least."""
+"""Approximate number of bytes of values that are read at a time; at least one row."""
 
 
 def write_table(path: str | Path, table: pa.Table) -> None:
-    """Writes the table as one Parquet file, as pyarrow does by default."""
-    # The stubs leave open of what their IO is.
+    """Writes the table as one Parquet file with pyarrow's default settings."""
+    # The stubs do not declare the type of its IO argument.
     pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
 
 
 def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
-    """The columns of `schema`, in its types, of a file of ours.
+    """The columns of `schema`, with its types, from a file of ours.
 
-    Raises `DataError` for a file that is damaged or no table of `what`.
+    Raises `DataError` for a file that is damaged or is not a table of `what`.
     """
     with damage_named(path):
-        # The stubs leave open of what their IO is.
+        # The stubs do not declare the type of its IO argument.
         table = pq.read_table(path, memory_map=False, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
     schema = _present(path, table.schema, schema, what)
     with _types_named(path, what):
@@ -41,12 +41,12 @@ def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
 def read_parts(
     path: Path, schema: pa.Schema, what: str, columns: Sequence[str] | None = None, optional: Collection[str] = ()
 ) -> Iterator[pa.RecordBatch]:
-    """Like `read_table`, in parts of about `PART_BYTES`; no more is in memory at once.
+    """Like `read_table`, in parts of about `PART_BYTES`; only one part is in memory at a time.
 
-    `columns` are those to read; those named in `optional` are there only if the file has them.
+    `columns` are the columns to read; those named in `optional` may be missing in the file.
     """
     with damage_named(path):
-        # The stubs leave open of what their IO is.
+        # The stubs do not declare the type of its IO argument.
         found = pq.read_schema(path)  # pyright: ignore[reportUnknownMemberType]
         present = _present(path, found, schema, what, optional)
         wanted = present if columns is None else _columns(present, columns)
@@ -59,7 +59,7 @@ def read_parts(
 
 @contextmanager
 def _types_named(path: str | Path, what: str) -> Generator[None]:
-    """Around a conversion of columns: raises `DataError` where their types or values are not those of `what`."""
+    """For a block that converts columns: raises `DataError` if their types or values are not those of `what`."""
     try:
         yield
     except (pa.ArrowException, ValueError) as e:
@@ -69,7 +69,7 @@ def _types_named(path: str | Path, what: str) -> Generator[None]:
 def _present(
     path: str | Path, found: pa.Schema, wanted: pa.Schema, what: str, optional: Collection[str] = ()
 ) -> pa.Schema:
-    """The fields of `wanted` that the file has. Raises `DataError` where one is missing that is not `optional`."""
+    """The fields of `wanted` that the file has. Raises `DataError` if one is missing that is not `optional`."""
     missing = set(wanted.names) - set(found.names)
     if needed := missing - set(optional):
         raise DataError(f"{path} has no column {', '.join(sorted(needed))}: it is not a table of {what}")
@@ -77,31 +77,31 @@ def _present(
 
 
 def _columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    # The stubs leave open what a field holds.
+    # The stubs do not declare the type of a field.
     fields = [cast("pa.Field[Any]", schema.field(name)) for name in names]  # pyright: ignore[reportUnknownMemberType]
     return pa.schema(fields)
 
 
 @contextmanager
 def damage_named(path: str | Path) -> Generator[None]:
-    """Around code that reads `path`: raises `DataError` where it is damaged, and lets our own errors pass."""
+    """For a block that reads `path`: raises `DataError` if the file is damaged; passes on our own errors."""
     try:
         yield
     except (FileNotFoundError, DataError):
         raise
     except (pa.ArrowException, OSError, ValueError) as e:
         said = first_line(e)
-        raise DataError(f"{path} is damaged, or no Parquet file ({said}): materialize its asset again") from None
+        raise DataError(f"{path} is damaged, or not a Parquet file ({said}): materialize its asset again") from None
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The columns in batches of about `PART_BYTES`, in this process; nulls stay in them."""
-    # By default all groups are read ahead and held until the last one.
+    """The columns in batches of about `PART_BYTES`, read in this process, including nulls."""
+    # By default, all row groups are read ahead and held until the last one.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=PART_BYTES) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         size = sum(_bytes(group, columns) for group in groups)
         at_once = max(1, PART_BYTES * file.metadata.num_rows // max(1, size))
-        # The stubs leave open of what their lists are.
+        # The stubs do not declare the types of its lists.
         yield from file.iter_batches(  # pyright: ignore[reportUnknownMemberType]
             at_once, columns=list(columns), use_threads=False
         )

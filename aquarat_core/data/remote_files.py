@@ -1,8 +1,8 @@
-"""Files at URLs, through fsspec: listed, and fetched whole to a local file, with bounded retries.
+"""Files at URLs, through fsspec: listed, then downloaded completely to a local file, with bounded retries.
 
-A file is fetched before anything of it is read, so that a connection that breaks costs a retry and never a row, and so
-that its hash is known first. Credentials come from the environment, as each store's own client finds them; messages
-never hold the user, the password or the query of a URL.
+A file is downloaded before any of it is read, so that a broken connection costs a retry and never a row, and its hash
+is known first. Credentials come from the environment, as each storage client finds them; messages never contain the
+user, the password or the query of a URL.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class RemoteFile:
     """One file at a URL."""
 
     name: str
-    """In the folder or pattern that it was found by."""
+    """Name relative to the folder or pattern that found it."""
     where: str
-    """The URL that was asked for, for messages."""
+    """The URL that was requested, for messages."""
     path: str
-    """As the file system names it."""
+    """The file system's own name for it."""
     fs: Any
-    """The `fsspec.AbstractFileSystem` it is in; fsspec has no types."""
+    """The `fsspec.AbstractFileSystem` that holds it; fsspec has no types."""
 
     def fetch(self, to: Path, log: Log) -> None:
-        """Write the file's bytes to `to`. Raises `DataError` if that cannot be done."""
+        """Write the file's bytes to `to`. Raises `DataError` if that fails."""
         _with_retries(lambda: self.fs.get_file(self.path, str(to)), f"{self.where}, {self.name}", log)
 
 
 def remote_files(url: str, log: Log) -> list[RemoteFile]:
-    """The files that `url` stands for: one file, those in a folder, or a pattern's, in the order of their names.
+    """The files that `url` stands for, sorted by name: a single file, the files in a folder, or those of a pattern.
 
-    Of folders and patterns those with an ending that is read. Raises `DataError` if there is none, or the place cannot
-    be reached.
+    For folders and patterns, only files with supported extensions. Raises `DataError` if there is none, or if the
+    location cannot be reached.
     """
     fs, path = _file_system(url)
     where = without_secrets(url)
@@ -62,12 +62,12 @@ def remote_files(url: str, log: Log) -> list[RemoteFile]:
     names = {file.removeprefix(root).lstrip("/"): file for file in found if format_of(file)}
     shown = [name for name in sorted(names) if not any(part.startswith(".") for part in name.split("/"))]
     if not shown:
-        raise DataError(f"{where}: there is no file that ends in {ENDINGS}. Check the location")
+        raise DataError(f"{where}: no file ends in {ENDINGS}. Check the location")
     return [RemoteFile(name, where, names[name], fs) for name in shown]
 
 
 def _listed(fs: Any, path: str) -> tuple[str | None, list[str]]:
-    """The folder of the files and their paths; no folder where `path` is a file itself."""
+    """The folder and the paths of the files in it; no folder if `path` is a file itself."""
     if is_pattern(path):
         return fixed_part(path), list(fs.glob(path))
     if fs.isfile(path):
@@ -76,11 +76,11 @@ def _listed(fs: Any, path: str) -> tuple[str | None, list[str]]:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """The file system of the URL and the path in it. Raises `DataError` where its package is not installed."""
+    """The URL's file system and the path in it. Raises `DataError` if its package is not installed."""
     import fsspec  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
     scheme = urlsplit(url).scheme
-    # What was listed by an earlier stage of the same process may have changed.
+    # Listings cached by an earlier stage in the same process may be outdated.
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme in ("http", "https"):
         options = {"skip_instance_cache": True, "get_client": _http_client}
@@ -97,7 +97,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 async def _http_client(**arguments: Any) -> Any:
-    """A client without a limit on the whole transfer, which refuses to be led from https:// to http://."""
+    """A client without a limit on the total time of a transfer, which rejects redirects from https:// to http://."""
     import aiohttp
 
     async def check(session: object, context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
@@ -113,13 +113,13 @@ async def _http_client(**arguments: Any) -> Any:
 
 
 def _with_retries(action: Callable[[], Result], where: str, log: Log) -> Result:
-    """`action()`, tried again after errors that may pass; `DataError` that names `where` otherwise."""
+    """Calls `action`, again after errors that may pass; otherwise raises `DataError` that names `where`."""
     for wait in (*WAITS, None):
         try:
             return action()
         except DataError as e:
             raise DataError(f"{where}: {e}. Check the location") from None
-        # Every store's client has exceptions of its own, without a common base.
+        # Each storage client has its own exceptions, without a common base class.
         except Exception as e:
             said = without_secrets(first_line(e))
             status: object = getattr(e, "status", None) or getattr(e, "code", None)

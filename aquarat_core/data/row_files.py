@@ -1,9 +1,8 @@
 """JSONL, CSV and text files as rows, each with the number of its line as an editor counts it.
 
-Only "\\n" ends a line: JSON may hold other separators, such as U+2028. A file is never held: a row is, up to
-`MAX_ROW_BYTES`, and of a longer one no more than that. What is wrong with a single row is reported and the next row is
-read; what makes the rest of a file doubtful raises
-`Unusable`.
+Only "\\n" ends a line, because JSON may contain other separators, such as U+2028. A file is never held in memory, only
+one row of up to `MAX_ROW_BYTES`; of a longer row, no more than that. If a single row is wrong, it is reported and the
+next row is read. If the rest of a file can no longer be trusted, `Unusable` is raised.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line, one_line
 
 MAX_ROW_BYTES = 16 << 20
-"""The most that one row may have; parsed, it takes several times that."""
+"""Limit on the size of a row; parsed, a row takes several times as much memory."""
 TextRows = Literal["file", "line", "paragraph"]
-"""What a row of a text file is."""
+"""The part of a text file that becomes a row."""
 Report = Callable[[int, str], None]
-"""Told of a bad row: the number of its line, and the reason."""
+"""Called for a bad row with its line number and the reason."""
 Numbered = Iterator[tuple[int, dict[str, Any]]]
-"""Rows with the numbers of the lines at which they begin."""
-_TOO_LONG = f"it is longer than {MAX_ROW_BYTES >> 20} MiB, which is the most a row may have"
+"""Rows with the line numbers at which they begin."""
+_TOO_LONG = f"it is longer than {MAX_ROW_BYTES >> 20} MiB, the limit for a row"
 _NO_UTF8 = "it is not valid UTF-8: save the file in that encoding"
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Unusable(DataError):
-    """A file that cannot be used, or not from some line on; the message says why, but not which file."""
+    """A file that cannot be used, as a whole or after some line; the message says why but does not name the file."""
 
 
 def json_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> Numbered:
-    """The objects of a JSONL file, one a line; blank lines are passed over. Of `columns`, all must be in a row."""
+    """The objects of a JSONL file, one per line; skips blank lines. A row must have all `columns`."""
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
     for number, line in _lines(file, report):
         if not line.strip():
@@ -48,7 +47,7 @@ def json_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> 
         except UnicodeDecodeError:
             report(number, _NO_UTF8)
         except RecursionError:
-            report(number, "it is nested too deep to be read")
+            report(number, "it is nested too deeply to be read")
         except ValueError as e:
             report(number, f"it is not valid JSON ({_reason(e)}): write one object on each line")
         else:
@@ -56,7 +55,7 @@ def json_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> 
                 report(number, f"it is {kind_of(value)}, not an object: write one object on each line")
                 continue
             row = cast("dict[str, Any]", value)
-            # Only an escape can bring half of a surrogate pair into valid UTF-8.
+            # In valid UTF-8, only an escape can produce half of a surrogate pair.
             if b"\\u" in line and not _writable(row):
                 report(number, "it has half of a surrogate pair (\\ud800 to \\udfff), which no text can hold")
             elif missing := [name for name in columns or () if name not in row]:
@@ -66,24 +65,24 @@ def json_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> 
 
 
 def csv_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> Numbered:
-    """The records of a CSV file whose first one names the columns: commas, double quotes, line breaks inside quotes.
+    """The records of a CSV file (commas, double quotes, line breaks in quotes); the first record names the columns.
 
-    All values are texts. Raises `Unusable` for a header that cannot be used, or a quote that is never closed.
+    All values are texts. Raises `Unusable` for an invalid header, or a quote that is never closed.
     """
     records = _Records(file, report)
     header = next((record for record in records if record[1]), None)
     if header is None:
-        raise Unusable("the file is empty: its first line has to name the columns")
+        raise Unusable("the file is empty: its first line must name the columns")
     names = header[1]
     if wrong := [name for name in names if not name.strip() or names.count(name) > 1]:
-        raise Unusable(f"the first line has to name the columns, and the name {wrong[0]!r} is blank or there twice")
+        raise Unusable(f"the first line must name the columns, but the name {wrong[0]!r} is blank or appears twice")
     if missing := [name for name in columns or () if name not in names]:
         raise Unusable(f"there is no column {', '.join(missing)} (there are {_listed(names)})")
     for number, values in records:
         if not values:
             continue
         if len(values) != len(names):
-            report(number, f"it has {len(values)} values, and the first line names {len(names)} columns")
+            report(number, f"it has {len(values)} values, but the first line names {len(names)} columns")
         elif any(_SURROGATE.search(value) for value in values):
             report(number, _NO_UTF8)
         else:
@@ -92,9 +91,9 @@ def csv_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> N
 
 
 def text_rows(file: BinaryIO, column: str, kind: TextRows, report: Report) -> Numbered:
-    """The texts of a text file under the name `column`: the file, its lines, or what blank lines separate.
+    """The texts of a text file as column `column`: the whole file, its lines, or blocks separated by blank lines.
 
-    Blank texts are passed over; a line break is "\\n" in them, also where it is "\\r\\n" in the file.
+    Skips blank texts; a line break in them is always "\\n", even if it is "\\r\\n" in the file.
     """
     held: list[bytes] = []
     start = size = 0
@@ -107,11 +106,11 @@ def text_rows(file: BinaryIO, column: str, kind: TextRows, report: Report) -> Nu
             report(start, _NO_UTF8)
 
     def too_long(number: int, reason: str) -> None:
-        """Of a text that is too long nothing is kept, whether one line is or all are together."""
+        """Drops a text that is too long, whether a single line is or all its lines together are."""
         nonlocal size, start
         start = start or number
         if size <= MAX_ROW_BYTES:
-            report(start, f"{reason}. Divide it, or let pretrain_text.documents name shorter parts")
+            report(start, f"{reason}. Split it, or let pretrain_text.documents name shorter parts")
         size = MAX_ROW_BYTES + 1
         held.clear()
 
@@ -133,12 +132,12 @@ def text_rows(file: BinaryIO, column: str, kind: TextRows, report: Report) -> Nu
 
 
 class _Records(Iterator[tuple[int, list[str]]]):
-    """The records of a CSV file with the lines at which they begin; what cannot be parsed is reported."""
+    """The records of a CSV file with the line numbers at which they begin; reports records that cannot be parsed."""
 
     def __init__(self, file: BinaryIO, report: Report) -> None:
         self._report = report
         self._start = self._line = self._size = 0
-        # A limit for the whole process; the default is less than many a document.
+        # A limit for the whole process; the default is smaller than many documents.
         csv.field_size_limit(MAX_ROW_BYTES)
         self._reader = csv.reader(self._texts(file), strict=True)
 
@@ -163,12 +162,12 @@ class _Records(Iterator[tuple[int, list[str]]]):
                     f"the row that begins in line {self._start} does not end within {MAX_ROW_BYTES >> 20} MiB: "
                     "close its quote"
                 )
-            # What is not UTF-8 becomes surrogates, by which the row is known.
+            # Bytes that are not UTF-8 become surrogates, which identify a bad row.
             yield line.decode(errors="surrogateescape")
 
 
 def _lines(file: BinaryIO, report: Report) -> Iterator[tuple[int, bytes]]:
-    """The lines with their ends and numbers, from 1, without a byte order mark; one that is too long is reported."""
+    """The lines with line ends and numbers from 1, without a byte order mark; reports a line that is too long."""
     number = 0
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -188,12 +187,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} appears twice")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -204,7 +203,7 @@ def _finite(text: str) -> float:
 
 
 def _writable(row: dict[str, Any]) -> bool:
-    """Whether all texts of the row can be written as UTF-8."""
+    """Whether all texts of the row can be encoded as UTF-8."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -217,6 +216,6 @@ def _reason(error: ValueError) -> str:
 
 
 def _listed(names: Sequence[str] | dict[str, Any]) -> str:
-    """The first names, in a form that can be shown."""
+    """The first names, in a printable form."""
     found = [one_line(name[:40]) for name in names]
     return ", ".join(found[:20]) + (", ..." if len(found) > 20 else "") if found else "none"

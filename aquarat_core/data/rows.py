@@ -1,4 +1,4 @@
-"""Which packed rows each step sees: a function of (seed, step) alone, whatever the number of ranks."""
+"""Which packed rows each step uses: a function of (seed, step) alone, independent of the number of ranks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from aquarat_core.data.tokens import from_numpy, to_device
 from aquarat_core.errors import DataError
 
 IGNORED = -1
-"""Target of a position that carries no loss."""
+"""Target at positions without loss."""
 
 
 class Rows(Protocol):
-    """Rows of T + 1 tokens, wherever they lie."""
+    """Rows of T + 1 tokens, in memory or in files."""
 
     def __len__(self) -> int: ...
 
@@ -49,7 +49,7 @@ class PackedRows:
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype = torch.long) -> Tensor:
-    """[B, T]: `rows` of unequal lengths, at least one of them, filled with zeros up to the longest."""
+    """[B, T]: `rows` of unequal lengths, at least one row, padded with zeros to the longest."""
     padded = torch.zeros((len(rows), max(map(len, rows))), dtype=dtype)
     for row, values in enumerate(rows):
         padded[row, : len(values)] = torch.as_tensor(values, dtype=dtype)
@@ -57,7 +57,7 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype = torch.long) -> Ten
 
 
 class EpochShuffle:
-    """Every row once per epoch, in an order drawn anew from (seed, epoch)."""
+    """Every row once per epoch, in an order drawn from (seed, epoch)."""
 
     def __init__(self, n_rows: int, seed: int) -> None:
         if n_rows < 1:
@@ -66,7 +66,7 @@ class EpochShuffle:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def rows(self, step: int, per_step: int) -> np.ndarray:
-        """Indices [per_step] of the rows of this step over all ranks."""
+        """Indices [per_step] of the rows in this step, over all ranks."""
         return np.array([self._row(i) for i in range(step * per_step, (step + 1) * per_step)])
 
     def _row(self, i: int) -> int:

@@ -1,7 +1,7 @@
 """Token ids on disk: one flat little-endian file per shard of text, read by memory mapping.
 
-`tokens.json` says what the files hold; every document is a BOS and its ids. An id takes two bytes where the vocabulary
-allows it, so a billion tokens are two gigabytes that all ranks of a host share in the page cache.
+`tokens.json` describes the files; every document is a BOS and its ids. An id takes two bytes if the vocabulary allows
+it, so a billion tokens are two gigabytes, which all ranks of a host share in the page cache.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class TokenShard:
     file: str
     documents: int
     tokens: int
-    """Ids in the file, a BOS for each document included."""
+    """Number of ids in the file, including a BOS for each document."""
 
 
 def write_shard(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray]], vocab_size: int) -> TokenShard:
-    """Write `parts` behind one another: ids in which every document begins with a BOS, and the documents' offsets.
+    """Write `parts` one after another: ids in which every document begins with a BOS, and the documents' offsets.
 
-    They come as `Tokenizer.encode_batch_to_numpy` returns them.
+    This is the format that `Tokenizer.encode_batch_to_numpy` returns.
     """
     dtype = np.dtype(id_dtype(vocab_size)).newbyteorder("<")
     n_documents = n_tokens = 0
@@ -57,12 +57,12 @@ def write_index(folder: Path, train: Sequence[TokenShard], validation: TokenShar
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`; a copy to a GPU goes through pinned memory, and the host does not wait for it."""
+    """`x` on `device`; a copy to a GPU goes through pinned memory and does not block the host."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """`torch.from_numpy`, whose parameter has no type there."""
+    """`torch.from_numpy`, with a typed parameter."""
     return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -76,14 +76,14 @@ class TokenRows(PlannedRows):
 
 
 def open_rows(folder: Path, split: str, T: int, vocab_size: int) -> TokenRows:
-    """The rows of `split`, `train` or `validation`, of a folder of token shards.
+    """The rows of `split` (`train` or `validation`) in a folder of token shards.
 
-    Raises `DataError` if its ids are those of another vocabulary or do not fill one row.
+    Raises `DataError` if its ids are from another vocabulary or do not fill one row.
     """
     index = json.loads((folder / INDEX).read_text())
     if index["vocab_size"] != vocab_size:
         raise DataError(
-            f"the tokens have a vocabulary of {index['vocab_size']:,} ids, the tokenizer one of {vocab_size:,}: "
+            f"the tokens have a vocabulary of {index['vocab_size']:,} ids, but the tokenizer has {vocab_size:,}: "
             "materialize pretrain_tokens again"
         )
     files = index["train"] if split == "train" else [index["validation"]]

@@ -1,4 +1,4 @@
-"""Many conversations at once, as columns of Arrow, and files of conversations read part by part.
+"""Many conversations at once as Arrow columns, and files of conversations read in parts.
 
 A Python object for each message of half a million conversations takes gigabytes and half a minute; columns take
 neither.
@@ -27,23 +27,24 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """N conversations of M messages together."""
+    """N conversations with M messages in total."""
 
     first: Ints
-    """[N + 1] the first message of each conversation, and M."""
+    """[N + 1] index of the first message of each conversation, then M."""
     roles: pa.StringArray
     """[M] without nulls."""
     texts: pa.StringArray
     """[M] without nulls."""
     apart: dict[int, list[Message]] = field(default_factory=dict[int, list[Message]])
-    """Conversations with messages that are more than a role and a text, by their number; they have none of the M."""
+    """Conversations with messages that are more than a role and a text, by number; their messages are not among the
+    M."""
 
     def __len__(self) -> int:
         return len(self.first) - 1
 
     @classmethod
     def of(cls, conversations: Sequence[list[Message]]) -> Turns:
-        """The same as columns."""
+        """Converts conversations to columns."""
         apart = {i: messages for i, messages in enumerate(conversations) if any("parts" in m for m in messages)}
         columns = [() if i in apart else messages for i, messages in enumerate(conversations)]
         return cls(
@@ -54,7 +55,7 @@ class Turns:
         )
 
     def take(self, numbers: Ints) -> Turns:
-        """The conversations of these numbers, which ascend."""
+        """The conversations with these numbers, in ascending order."""
         if len(numbers) == len(self):
             return self
         counts = np.diff(self.first)
@@ -74,21 +75,21 @@ class Turns:
 
 
 def edges(counts: npt.NDArray[np.integer | np.bool_]) -> Ints:
-    """[n + 1] where each of `counts` [n] things that lie one behind another begins, and where the last ends."""
+    """[n + 1] the start of each of n consecutive groups with sizes `counts` [n], and the end of the last."""
     found = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=found[1:])
     return found
 
 
 class ConversationFile:
-    """The conversations of a file that `write_conversations` wrote, by their row.
+    """The conversations of a file that `write_conversations` wrote, by row.
 
-    The ids are held in memory, of the rest about a megabyte. Methods raise `DataError` if the file is damaged or
-    does not hold conversations.
+    Holds the ids in memory, and about a megabyte of the rest. Methods raise `DataError` if the file is damaged or
+    does not contain conversations.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Nothing is read before it is asked for."""
+        """Reads nothing until it is needed."""
         self._path = Path(path)
 
     def __len__(self) -> int:
@@ -98,7 +99,7 @@ class ConversationFile:
         return self._ids[row]
 
     def turns(self, rows: Ints) -> Iterator[Turns]:
-        """The conversations of `rows`, which ascend, in parts of about a megabyte."""
+        """The conversations of `rows`, which must ascend, in parts of about a megabyte."""
         base = 0
         for part in self._parts():
             low, high = np.searchsorted(rows, (base, base + len(part)))
@@ -123,7 +124,7 @@ class ConversationFile:
             if "parts" in part.schema.names:
                 yield Turns.of([messages_of(self._path, row) for row in part.to_pylist()])
                 continue
-            # The stubs leave open what is in lists and structs.
+            # The stubs do not declare the types in lists and structs.
             messages = cast("Any", part["messages"])
             turns: Any = messages.flatten()
             roles, texts = turns.flatten()

@@ -1,1 +1,1 @@
-"""The stages of the chain: one typed config, named input artifacts, one output artifact each."""
+"""The stages of the chain. Each has one typed config, named input artifacts and one output artifact."""

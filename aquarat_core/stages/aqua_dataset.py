@@ -1,6 +1,7 @@
 """aqua_dataset: AQuA-RAT from the Hub, cleaned, or generated questions of the same shape.
 
-Writes `train.parquet`, `validation.parquet`, `test.parquet` and `cleaning.json`: what was dropped and changed, by rule.
+Writes `train.parquet`, `validation.parquet`, `test.parquet` and `cleaning.json`, which counts drops and changes by
+rule.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "options", "rationale", "correct")
 
 MAX_DRAWS = 8
-"""Generated questions are drawn up to this many times the number asked for, to find that many different ones."""
+"""Up to this many times the requested number of questions are generated to find enough distinct ones."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -76,9 +77,9 @@ def _from_hub(
 def _generated(
     ctx: StageContext, config: AquaDatasetConfig
 ) -> tuple[dict[str, list[Question]], dict[str, object], dict[str, Scalar]]:
-    """Generated questions, no two with the same text.
+    """Generated questions with distinct texts.
 
-    Small families run out of different questions early, so what is held out is shuffled before it is split.
+    Small families run out of distinct questions early, so the held-out questions are shuffled before they are split.
     """
     train = _distinct(ctx, config, config.n_train, held_out=False)
     held_out = _distinct(ctx, config, config.n_validation + config.n_test, held_out=True)
@@ -89,7 +90,7 @@ def _generated(
 
 
 def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bool) -> list[Question]:
-    """The first n different questions of the generator. Raises `DataError` if there are not that many."""
+    """The generator's first n distinct questions. Raises `DataError` if there are not that many."""
     from aquarat_core.tasks.aqua.synthetic import generate_questions
 
     asked = n
@@ -107,7 +108,7 @@ def _distinct(ctx: StageContext, config: AquaDatasetConfig, n: int, held_out: bo
         asked *= 2
     fields = "n_validation + n_test" if held_out else "n_train"
     raise DataError(
-        f"{asked // 2:,} generated questions hold {len(found):,} different ones, {n:,} are asked for: lower "
+        f"{asked // 2:,} generated questions contain {len(found):,} distinct ones, but {n:,} are needed: lower "
         f"aqua_dataset.{fields}, raise max_level, or allow more families"
     )
 

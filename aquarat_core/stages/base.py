@@ -1,4 +1,4 @@
-"""What a stage is given and what it gives back: the spec, the context, the result."""
+"""The input and output of a stage: its spec, context and result."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from aquarat_core.checkpointing.store import CheckpointStore
 
 SPEC_SHA256 = "AQUARAT_SPEC_SHA256"
-"""Variable with the hash of the spec that the control host decided: the folder lies where others may write."""
+"""Environment variable with the hash of the control host's spec, because other users may write to the job's folder."""
 Scalar = float | int | str | bool | None
 
 
 SUPERSEDED = "superseded.json"
-"""Written by the control host into an attempt's folder before the next attempt is made."""
+"""Written by the control host to an attempt's folder before the next attempt is made."""
 
 
 class StageSpec(BaseModel):
@@ -44,32 +44,32 @@ class StageSpec(BaseModel):
 
 @dataclass(slots=True)
 class StageContext:
-    """What a stage function works with; one per rank."""
+    """The environment of a stage function; one per rank."""
 
     spec: StageSpec
     config: Any
     """The stage's typed section of the profile, e.g. `RLConfig`."""
     inputs: dict[str, Artifact]
     outdir: Path
-    """The artifact's content: what rank 0 leaves here is published and decides the data version."""
+    """Folder of the artifact's content: files that rank 0 leaves here are published and decide the data version."""
     extras_dir: Path
-    """Published as the artifact's records, outside its data version: metrics, logs, rendered pages."""
+    """Folder of the artifact's records, which are published outside its data version: metrics, logs, rendered pages."""
     rank: int = 0
     world: int = 1
     wandb: dict[str, str | None] | None = None
-    """Where the W&B run is, when the stage opened one."""
+    """The location of the W&B run, if the stage opened one."""
     work: CheckpointStore | None = None
     """Where a training stage keeps its unfinished state; None keeps none."""
     send: Callable[[dict[str, Any]], None] | None = None
     _last_sent: float = field(default=0.0)
 
     def input(self, ending: str) -> Artifact | None:
-        """The one input whose asset name ends in `ending`, or None."""
+        """The only input whose asset name ends in `ending`, or None."""
         found = [a for name, a in self.inputs.items() if name.endswith(ending)]
         return found[0] if found else None
 
     def progress(self, done: int, total: int, unit: str = "steps", **metrics: float) -> None:
-        """Tell whoever watches how far the stage is; at most two messages a second, but always the last one."""
+        """Report the stage's progress; sends at most two messages a second, but always the last one."""
         now = time.monotonic()
         if self.rank or self.send is None or (done < total and now - self._last_sent < 0.5):
             return
@@ -77,6 +77,6 @@ class StageContext:
         self.send({"aquarat": "progress", "done": done, "total": total, "unit": unit, "metrics": metrics})
 
     def log(self, text: str) -> None:
-        """One line to the stage's log, from rank 0."""
+        """Log one line in the stage's log, from rank 0."""
         if self.rank == 0:
             print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Pretraining: a fresh model learns plain text."""
+"""Pretraining: trains a new model on plain text."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def with_horizon(config: PretrainConfig, vocab_size: int) -> PretrainConfig:
-    """`config` with the steps that its horizon comes to for a model of this vocabulary."""
+    """`config` with the number of steps that its budget allows for a model with this vocabulary."""
     return config.model_copy(update={"steps": horizon_of(config, vocab_size)})

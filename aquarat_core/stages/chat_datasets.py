@@ -121,7 +121,8 @@ def _from_hub(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig)
     n_train, n_validation, n_test = (source.kept(split) or 0 for split in ("train", "validation", "test"))
     splits: dict[str, Rows] = {}
     if n_validation and described.validation is None:
-        # None is published: those that are held out come first, so that they do not depend on how many are trained on.
+        # No validation split is published. Held-out rows are drawn first, so they do not depend on the number of
+        # others.
         splits["validation"], splits["train"] = read.divided(described.train, n_validation, n_train)
     else:
         splits["train"] = read.sampled(described.train, n_train)
@@ -136,7 +137,7 @@ def _from_hub(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig)
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """Reads the rows of a data set on the Hub, all of its subsets one after the other."""
+    """Reads the rows of a data set on the Hub, with all of its subsets concatenated."""
 
     hub: HubDataset
     source: HubSource
@@ -148,7 +149,7 @@ class _Published:
         return self.divided(split, n, 0)[0]
 
     def divided(self, split: str | None, first: int, second: int) -> tuple[Rows, Rows]:
-        """Two seeded samples without a row in common."""
+        """Two disjoint seeded samples."""
         if split is None or not first + second:
             return [], []
         table = self.hub.split(self.source.subsets, split, self.source.columns)
@@ -164,14 +165,14 @@ class _Published:
                 self.bad.add(split, i, str(e))
                 continue
             if one is None:
-                self.bad.add(split, i, "no conversation in which the two take turns")
+                self.bad.add(split, i, "not a conversation in which user and assistant take turns")
             else:
                 found.append(one)
         return found
 
 
 def _own(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> Made:
-    """A user's conversations: the splits, their metrics, and what was read."""
+    """A user's own conversations: the splits, their metrics, and a description of what was read."""
     splits: dict[str, list[Conversation]] = {"train": [], "test": []}
     summary: dict[str, Scalar] = {f"{source.name}_dropped": 0}
     described: dict[str, Any] = {"repo": None, "bad_rows": []}
@@ -197,7 +198,7 @@ def _own(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> M
 
 
 def _own_rows(reader: RowReader, source: ChatSource, split: str, n: int | None, seed: int) -> list[Conversation]:
-    """The conversations, or a seeded sample of `n` of them, in the order of the rows."""
+    """The conversations (all, or a seeded sample of `n`), in the order of the rows."""
     columns = None if source.format == "auto" else [COLUMNS[source.format]]
     found: list[Conversation] = []
     kept: list[tuple[int, int, Conversation]] = []
@@ -211,7 +212,7 @@ def _own_rows(reader: RowReader, source: ChatSource, split: str, n: int | None, 
         if n is None:
             found.append(conversation)
             continue
-        # The n smallest hashes are a sample of rows whose number is not known before; a heap has the largest first.
+        # The n smallest hashes are a sample of an unknown number of rows; the largest of them is first in the heap.
         place = hashlib.blake2b(f"{seed}\0{split}\0{number}".encode(), digest_size=8).digest()
         heapq.heappush(kept, (-int.from_bytes(place, "big"), number, conversation))
         if len(kept) > n:

@@ -1,6 +1,6 @@
-"""A mixture of conversations as packed rows in files, and the messages about those that are too long.
+"""Packs a mixture of conversations into rows in files, and words the messages about those that are too long.
 
-One process of a host makes the files; all of them map the rows.
+One process per host makes the files, and all processes map them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from aquarat_core.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """How the conversations of one split were packed."""
+    """Statistics about packing the conversations of one split."""
 
     kept: int
     trimmed: int
-    """Of those kept, how many lost their last turns."""
+    """Number of kept conversations that lost their last turns."""
     too_long: int
-    """Left out because they are longer than a row."""
+    """Number of conversations left out because they are longer than a row."""
     padding: float
-    """Share of the rows' ids that are padding."""
+    """Share of padding in the rows' ids."""
 
     @property
     def too_long_share(self) -> float:
@@ -38,7 +38,7 @@ class Packed:
         return asdict(self)
 
     def metrics(self) -> dict[str, Scalar]:
-        """The metrics of the artifact that describe the packing."""
+        """Metrics for the artifact that describe the packing."""
         return {
             "conversations": self.kept,
             "trimmed": self.trimmed,
@@ -49,7 +49,7 @@ class Packed:
 
 
 def pack(mixture: Mixture, tokenizer: Tokenizer, T: int, config: ChatTrainConfig, folder: Path, name: str) -> Packed:
-    """Write the rows of T + 1 ids of `mixture` to `folder`, for `open_rows` under `name`.
+    """Write the mixture's rows of T + 1 ids to `folder`, for `open_rows` under `name`.
 
     Raises `DataError` if no conversation fits.
     """
@@ -63,7 +63,7 @@ def pack(mixture: Mixture, tokenizer: Tokenizer, T: int, config: ChatTrainConfig
 
 
 def too_long_said(what: str, packed: Packed, T: int) -> Iterator[str]:
-    """The lines that say how many conversations do not fit and what becomes of them; none if all fit."""
+    """Lines that say how many conversations do not fit and how they are treated; none if all fit."""
     n = packed.kept + packed.too_long
     row = f"a row of {T + 1:,} tokens (model.sequence_len + 1)"
     if packed.trimmed:

@@ -1,6 +1,6 @@
-"""Mid-training and SFT: the model of the stage before learns conversations.
+"""Mid-training and SFT: trains the previous stage's model on conversations.
 
-Both are the same run on another mixture: mid-training learns every token, SFT what the assistant says.
+They only differ in their mixture and loss mask: mid-training learns every token, SFT only the assistant's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
 
 
 def _prepare(ctx: StageContext, held_out: Source, tokenizer: Tokenizer, T: int, folder: Path) -> dict[str, Any]:
-    """Write the packed rows of both splits into `folder`; returns it and what `pack` says of each."""
+    """Write the packed rows of both splits to `folder`; returns the folder and the result of `pack` for each."""
     config: ChatTrainConfig = ctx.config
     mixed = {TRAINING: mix(config.mixture, _sources(ctx), config.seed), VALIDATION: whole(held_out)}
     made = {split: pack(mixture, tokenizer, T, config, folder, split) for split, mixture in mixed.items()}
@@ -68,7 +68,7 @@ def _prepare(ctx: StageContext, held_out: Source, tokenizer: Tokenizer, T: int, 
 
 
 def _sources(ctx: StageContext) -> Mapping[str, Source]:
-    """What the mixture can name: every source of `chat_datasets`, and the examples of the tasks that it names."""
+    """The sources that the mixture can name: all of `chat_datasets`, and the examples of the tasks that it names."""
     config: ChatTrainConfig = ctx.config
     chats, ending = ctx.inputs.get(OTHER_DATASET), ".train.parquet"
     files = [f.path for f in chats.manifest.files if f.path.endswith(ending)] if chats else []

@@ -1,6 +1,6 @@
-"""Which code a stage is made of: the hash that Dagster and manifests hold, and the one that finds unfinished training.
+"""The hashes of a stage's code: one for Dagster and manifests, another to find unfinished training.
 
-Both are over the stage's import closure, computed from the sources, so that there is no list to keep. Comments,
+Both cover the stage's import closure, which is computed from the sources, so no list has to be maintained. Comments,
 docstrings and layout never count.
 """
 
@@ -25,19 +25,19 @@ DESCRIBING = frozenset({
     "aquarat_core.stages.import_graph", "aquarat_core.stages.memo", "aquarat_core.stages.parsing",
     "aquarat_core.tasks.registry",
 })  # fmt: skip
-"""Modules that say what stages and tasks there are and what they are made of. Nothing that a stage makes depends on
-them: on its own row it does, and on the tasks that it uses."""
+"""Modules that only list stages and tasks and their parts. A stage's result does not depend on them, but on its own
+entry and on the tasks that it uses."""
 RECORDING = frozenset({
     "artifacts", "checkpointing", "plain_text", "rendezvous", "samples", "scratch", "settings", "tracking",
 })  # fmt: skip
-"""Rooms and modules, by any part of the dotted name, that start, store, record or show what a stage computes, and
-decide nothing of it."""
+"""Packages and modules, by any part of the dotted name, that start, store, record or show a computation without
+affecting its result."""
 TOKENIZER = "rustbpe_py"
-"""The one extension of ours; who imports it is made of `rust/src` too."""
+"""Our only extension module; modules that import it also depend on `rust/src`."""
 
 
 class StageSources:
-    """The sources of one checkout, as stages are made of them."""
+    """The sources of one checkout, and the stages' code versions."""
 
     def __init__(self, root: Path, memo: Path | None = None) -> None:
         self.root = root
@@ -45,26 +45,27 @@ class StageSources:
         self._rust: str | None = None
 
     def code_version(self, stage: Stage, config: BaseModel | None) -> str:
-        """SHA-256 over the stage, the runner, all they import, and the config: tells stale from fresh."""
+        """SHA-256 over the stage, the runner, all of their imports, and the config: decides whether an artifact is
+        stale."""
         modules = self.modules(stage, config)
         digests = {name: self.graph[name].digest for name in modules}
         return self._hash(stage, digests, config.model_dump_json() if config else "null")
 
     def result_version(self, stage: Stage, config: BaseModel | None) -> str:
-        """SHA-256 over the sources that decide what the stage computes: what is unfinished is found by it.
+        """SHA-256 over the sources that affect the result of the stage: identifies its unfinished training.
 
-        `RECORDING` is left out, with what only it imports, and of the rest the messages: calls of `log`,
-        `progress` and `print` that stand alone, and the texts of errors. The config is not in it.
+        Leaves out `RECORDING` and what only it imports, and messages in the other modules: stand-alone calls of `log`,
+        `progress` and `print`, and the texts of errors. Does not include the config.
         """
         modules = self.deciding_modules(stage, config)
         return self._hash(stage, {name: self.graph[name].quiet_digest for name in modules}, "")
 
     def modules(self, stage: Stage, config: BaseModel | None) -> frozenset[str]:
-        """The modules that the stage is made of."""
+        """All modules that the stage is made of."""
         return self.graph.closure([RUNNER, *_entries(stage, config)], DESCRIBING.__contains__)
 
     def deciding_modules(self, stage: Stage, config: BaseModel | None) -> frozenset[str]:
-        """Those that decide what it computes."""
+        """The modules that affect its result."""
         return self.graph.closure(_entries(stage, config), _decides_nothing)
 
     def _hash(self, stage: Stage, digests: dict[str, str], config: str) -> str:
@@ -93,16 +94,16 @@ def _decides_nothing(module: str) -> bool:
 
 @cache
 def sources() -> StageSources:
-    """The sources of this checkout, read once in a process."""
+    """The sources of this checkout, read once per process."""
     checkout = hashlib.sha256(os.fsencode(REPO_ROOT)).hexdigest()[:12]
     return StageSources(REPO_ROOT, cache_dir() / "sources" / f"{checkout}.json")
 
 
 def code_version(stage: Stage, config: BaseModel | None) -> str:
-    """`StageSources.code_version` of this checkout."""
+    """`StageSources.code_version` for this checkout."""
     return sources().code_version(stage, config)
 
 
 def result_version(stage: Stage, config: BaseModel | None) -> str:
-    """`StageSources.result_version` of this checkout."""
+    """`StageSources.result_version` for this checkout."""
     return sources().result_version(stage, config)

@@ -1,4 +1,4 @@
-"""The command that starts a stage, or anything else that is distributed, on its ranks. Imports nothing heavy."""
+"""The command that starts a stage, or any other distributed program, on its ranks. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STAGE = ("-m", "aquarat_core.stages.run")
-"""What runs the stage of a spec; the spec's URI follows."""
+"""Arguments that run a stage; the URI of its spec follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Where the agents of a job on several hosts meet, as seen from one of them."""
+    """Where the torchrun agents of a job on several hosts meet, from the point of view of one of them."""
 
     nodes: int
     node: int
@@ -34,8 +34,8 @@ def torchrun(
 ) -> list[str]:
     """The command that runs `program`, as in `-m MODULE ARGUMENT`, on `ranks` processes of a host.
 
-    `python` is the interpreter with its own options. With `tee` the output of the ranks is shown, each line marked with
-    its rank, beside torchrun's own.
+    `python` is the interpreter with its options. With `tee`, the output of the ranks is shown in addition to torchrun's
+    own, and each line is marked with its rank.
     """
     options = ["--nproc-per-node", str(ranks)]
     if meeting is not None:

@@ -1,6 +1,6 @@
-"""Lower bounds of what a stage computes, downloads and writes, from its config alone. Imports no torch.
+"""Lower bounds on a stage's computation, downloads and output, from its config alone. Imports no torch.
 
-What cannot be counted before a stage runs is left out.
+Costs that are unknown before a stage runs are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aquarat_core.tasks.registry import DATASETS, dataset_of
 
 KNOWN_REPO = PretrainTextConfig().repo
 SHARD_BYTES = 90_000_000
-"""Approximate download size of one shard of `KNOWN_REPO`. The other `SHARD_` figures are approximate too."""
+"""Approximate download size of one shard of `KNOWN_REPO`. The other `SHARD_` values are approximate too."""
 SHARD_TEXT_BYTES = 125_000_000
 """Size of a shard's 250 million characters in our Parquet files: LZ4 roughly halves English text."""
 SHARD_DOCUMENTS = 53_000
@@ -25,27 +25,27 @@ SHARD_TOKENS = 50_000_000
 FLOAT = 4
 
 Sections = Mapping[str, Any]
-"""The config of every stage of the chain by its name; None for a stage without one."""
+"""The config of every stage of the chain by name; None for a stage without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a stage costs: lower bounds, except `sampled`, which is an upper bound."""
+    """The cost of a stage as lower bounds, except `sampled`, which is an upper bound."""
 
     flops: float = 0.0
-    """Forward and backward FLOPs of all training steps; counted for base, mid and SFT only."""
+    """Forward and backward FLOPs of all training steps; only counted for base, mid and SFT."""
     downloads: int = 0
-    """Bytes of `KNOWN_REPO` on the Hub."""
+    """Bytes downloaded from `KNOWN_REPO` on the Hub."""
     published: int = 0
     """Bytes of the artifact."""
     state: int = 0
-    """Bytes that unfinished training keeps in the store once it has saved `checkpoint.keep_last` times."""
+    """Bytes of unfinished training in the store after `checkpoint.keep_last` saves."""
     sampled: int = 0
-    """The most tokens that are sampled."""
+    """Maximum number of sampled tokens."""
 
 
 def cost_of(name: str, sections: Sections) -> Cost:
-    """The cost of stage `name`. Raises `ConfigError` if its training budget comes to more than `MAX_STEPS` steps."""
+    """The cost of stage `name`. Raises `ConfigError` if its training budget amounts to more than `MAX_STEPS` steps."""
     if name in ("pretrain_text", "pretrain_tokens"):
         return _text(name, sections["pretrain_text"])
     if name.endswith("_checkpoint"):
@@ -59,7 +59,7 @@ def cost_of(name: str, sections: Sections) -> Cost:
 
 
 def _rows_kept(task: str, split: str, sections: Sections) -> int | None:
-    """Rows of a task's split that its data set keeps at most; None where all are kept."""
+    """Maximum number of rows that a task's data set keeps of a split; None if it keeps all."""
     if (asset := dataset_of(task)) in DATASETS:
         return getattr(sections[asset], f"n_{split}")
     chats = sections[asset]
@@ -68,7 +68,8 @@ def _rows_kept(task: str, split: str, sections: Sections) -> int | None:
 
 
 def pretraining_steps(config: PretrainConfig, vocab_size: int) -> int:
-    """Steps of the base stage. Raises `ConfigError` where its budget comes to more than anybody can mean."""
+    """Steps of the base stage. Raises `ConfigError` if its budget amounts to more than `MAX_STEPS`, surely a
+    mistake."""
     try:
         steps: float = horizon_of(config, vocab_size)
     except OverflowError:
@@ -76,8 +77,8 @@ def pretraining_steps(config: PretrainConfig, vocab_size: int) -> int:
     if steps > MAX_STEPS:
         field = "target_flops" if config.target_flops is not None else "tokens_per_parameter"
         raise ConfigError(
-            f"base_checkpoint.{field} {getattr(config, field):g} comes to {steps:.3g} steps, and {MAX_STEPS:,} are "
-            "the most: lower it, or raise base_checkpoint.batch_tokens"
+            f"base_checkpoint.{field} {getattr(config, field):g} amounts to {steps:.3g} steps, but the limit is "
+            f"{MAX_STEPS:,}: lower it, or raise base_checkpoint.batch_tokens"
         )
     return int(steps)
 

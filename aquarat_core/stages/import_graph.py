@@ -1,9 +1,9 @@
-"""Which of our modules a module imports, read from the sources without importing anything.
+"""The imports between our modules, read from the sources without importing anything.
 
-Imports inside functions count, those for type checkers alone do not. A text that is the dotted name of a module counts
-as well, for `python -m`; an entry of a table, `module:name`, does not: its users say which entries they take. A name
-that a package's `__init__` only passes on counts as an import of the module that defines it, so that who takes one
-config class does not depend on all of them.
+Imports inside functions count; those only for type checkers do not. A text that is a module's dotted name also counts,
+for `python -m`. A table entry `module:name` does not, because the users of a table state which entries they use. A name
+that a package's `__init__` only re-exports counts as an import of the module that defines it, so that using one config
+class does not mean depending on all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from aquarat_core.stages.parsing import Import, Parsed
 
 
 class ImportGraph:
-    """The modules of some packages in the folder `root`, by their dotted names. What was read is remembered; the file
-    `memo` keeps it for later processes.
+    """The modules of some packages in the folder `root`, by dotted name. What was read is cached; the file `memo` keeps
+    it
+    for later processes.
 
     Without `texts`, only imports count.
     """
@@ -40,7 +41,7 @@ class ImportGraph:
         return self._path(name) is not None
 
     def __getitem__(self, name: str) -> Parsed:
-        """The module of that name. Raises `KeyError` where there is none."""
+        """The module with that name. Raises `KeyError` if there is none."""
         if name not in self._parsed:
             if (path := self._path(name)) is None:
                 raise KeyError(f"there is no module {name} under {self.root}")
@@ -49,7 +50,8 @@ class ImportGraph:
         return self._parsed[name]
 
     def imports(self, name: str) -> frozenset[str]:
-        """The names of our modules that module `name` imports, packages around them that do something included."""
+        """The names of our modules that module `name` imports, including packages around them whose `__init__` has
+        code."""
         if name not in self._edges:
             parsed = self[name]
             found = {target for i in parsed.imports if (target := self._target(i))}
@@ -60,13 +62,14 @@ class ImportGraph:
         return self._edges[name]
 
     def others(self, name: str) -> frozenset[str]:
-        """The top-level names of packages that are not ours and that module `name` imports."""
+        """The top-level names of other packages that module `name` imports."""
         return frozenset(i.module.split(".")[0] for i in self[name].imports) - set(self.packages)
 
     def closure(self, names: Iterable[str], leave_out: Callable[[str], bool] = lambda name: False) -> frozenset[str]:
-        """`names` and all they import, directly or not. What is left out is not looked into either.
+        """`names` and everything they import, directly or indirectly, except modules that are left out and their
+        imports.
 
-        Raises `KeyError` for a name that is no module.
+        Raises `KeyError` for a name that is not a module.
         """
         found, waiting = set[str](), set(names)
         while waiting:
@@ -77,9 +80,9 @@ class ImportGraph:
         return frozenset(found)
 
     def _save(self) -> None:
-        """Writes the memo with all modules in it, so that no later closure of this process has anything to add."""
+        """Writes the memo with all modules, so that later closures of this process have nothing to add."""
         for name in self.all():
-            with suppress(SyntaxError, UnicodeDecodeError):  # of a module that nothing here may need
+            with suppress(SyntaxError, UnicodeDecodeError):  # in a module that may not be needed here
                 self[name]
         self._memo.save()
 
@@ -92,7 +95,7 @@ class ImportGraph:
         return self._paths[name]
 
     def _target(self, wanted: Import) -> str | None:
-        """The module that an import needs; None for what is not ours."""
+        """The module that an import needs; None if it is not ours."""
         module, name, _ = wanted
         if name is not None and f"{module}.{name}" in self:
             return f"{module}.{name}"

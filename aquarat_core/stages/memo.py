@@ -1,6 +1,6 @@
-"""What was read from sources, kept in a file, so that a process parses only what has changed since the last one.
+"""Stores parsed sources in a file, so that a process only parses what has changed since the last one.
 
-Parsing all of our sources takes a few tenths of a second, which every command and every worker of Dagster would pay.
+Parsing all of our sources takes a few tenths of a second, which would slow every command and every Dagster worker.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from aquarat_core.stages.parsing import Import, Parsed
 
 
 class Memo:
-    """Parsed files by the SHA-256 of their text, in the file at `path`; without a path, and where that cannot be read
-    or written, everything is parsed anew."""
+    """Parsed files by the SHA-256 of their text, in the file at `path`. Without a path, or if that file cannot be read
+    or written, everything is parsed again."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -27,7 +27,7 @@ class Memo:
         self._used: dict[str, Parsed] = {}
 
     def parse(self, source: bytes, package: str) -> Parsed:
-        """As `parsing.parse`."""
+        """Same as `parsing.parse`, but cached."""
         key = hashlib.sha256(f"{package}\0".encode() + source).hexdigest()
         if key not in self._used:
             self._used[key] = self._known.get(key) or parsing.parse(source.decode(), package)
@@ -35,11 +35,11 @@ class Memo:
 
     @property
     def has_news(self) -> bool:
-        """Whether something was parsed that the file does not have yet."""
+        """Whether anything was parsed that the file does not contain yet."""
         return self._path is not None and not self._used.keys() <= self._known.keys()
 
     def save(self) -> None:
-        """Writes the file with what this process has used."""
+        """Writes the file with the entries that this process has used."""
         if self._path is None:
             return
         content = json.dumps({"reader": _reader(), "files": self._used})
@@ -51,7 +51,7 @@ class Memo:
 
 
 def _reader() -> str:
-    """What made the entries: another version of Python or of the parser makes others."""
+    """Identifies the code that made the entries: another version of Python or of the parser makes others."""
     return hashlib.sha256(Path(parsing.__file__).read_bytes() + sys.version.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Text of a user's own as shards of documents: the part of pretrain_text with `source: files`."""
+"""A user's own text as shards of documents: the part of pretrain_text with `source: files`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
 
 SHARD_BYTES = 250_000_000
-"""UTF-8 bytes of the texts of a shard, about as many as in one of the default data set on the Hub."""
+"""UTF-8 bytes of text in a shard, about as many as in a shard of the default data set on the Hub."""
 DIGEST_BYTES = 16
-"""Of a text's hash: enough that no two of a corpus are alike, and few enough to keep those of all validation texts."""
+"""Length of a text's hash: long enough to be unique in a corpus, short enough to keep one per validation text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Shard:
     text_bytes: int
     """UTF-8 bytes of all texts."""
     blank: int
-    """Documents left out because they hold nothing but space."""
+    """Number of documents left out because they only contain white space."""
 
 
 class _Shards:
-    """Documents written to one file after another; the next one begins when one has `limit` bytes of text."""
+    """Writes documents to a sequence of files; a new file begins when the last one has `limit` bytes of text."""
 
     def __init__(self, folder: Path, name: str, limit: float, source: str, log: Log) -> None:
         self._folder, self._name, self._limit, self._source, self._log = folder, name, limit, source, log
@@ -67,7 +67,7 @@ class _Shards:
         self._blank += 1
 
     def close(self) -> None:
-        """Finish the file that is being written, if there is one."""
+        """Finish the file that is being written, if any."""
         if self._writer is None:
             return
         self._writer.close()
@@ -78,9 +78,9 @@ class _Shards:
 
 
 def write_own_text(ctx: StageContext) -> tuple[list[Shard], dict[str, Scalar]]:
-    """Write the shards of the config's locations; returns them, validation last, and metrics of what was read.
+    """Write the shards for the config's locations; returns them, validation last, and metrics of what was read.
 
-    Raises `DataError` for what cannot be read, and if no document is left for training or for validation.
+    Raises `DataError` for unreadable input, or if no document is left for training or for validation.
     """
     config: PretrainTextConfig = ctx.config
     sources = {"train": config.train, "validation": config.validation}
@@ -115,7 +115,7 @@ def write_own_text(ctx: StageContext) -> tuple[list[Shard], dict[str, Scalar]]:
 
 
 def _divide(config: PretrainTextConfig, readers: Mapping[str, RowReader], train: _Shards, validation: _Shards) -> int:
-    """Write every document to its side; returns how many were left out of training because validation has them."""
+    """Write every document to training or validation; returns how many training documents are in validation too."""
     held_out: set[bytes] = set()
     duplicates = 0
     if "validation" in readers:
@@ -154,8 +154,8 @@ def _nothing_left(split: str, config: PretrainTextConfig, readers: Mapping[str, 
     why = f" ({first})" if first else ""
     if split == "validation" and "validation" not in readers:
         return (
-            f"{reader.where}: no document came into the validation_share of {config.validation_share:g}{why}. "
-            "Raise pretrain_text.validation_share, or name documents of their own in pretrain_text.validation"
+            f"{reader.where}: no document falls into the validation_share of {config.validation_share:g}{why}. "
+            "Raise pretrain_text.validation_share, or name separate documents in pretrain_text.validation"
         )
     return (
         f"{reader.where}: no document with text in it is left for {split}{why}. Check pretrain_text.{split} and column"

@@ -1,4 +1,4 @@
-"""What a source file imports and does, read with `ast`."""
+"""Reads the imports and the behavior of a source file with `ast`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import cache
 from typing import NamedTuple, cast
 
 TALK = frozenset({"log", "print", "progress"})
-"""Functions and methods that tell somebody something, where a call of one stands alone."""
+"""Functions and methods that only report something, if the call is a statement of its own."""
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _DOTTED = re.compile(r"""["'](\w+(?:\.\w+)+)["']""")
 
 
 class Import(NamedTuple):
-    """`import module`, where `name` is None, or `from module import name as alias`."""
+    """`import module`, if `name` is None, or `from module import name as alias`."""
 
     module: str
     name: str | None = None
@@ -27,21 +27,21 @@ class Parsed(NamedTuple):
     """One source file."""
 
     imports: tuple[Import, ...]
-    """All of them, in functions too; those for type checkers alone are left out."""
+    """All imports, including those in functions, except those only for type checkers."""
     passes_on: dict[str, Import]
-    """The names that it imports at its top level, so that others can import them from here."""
+    """Names imported at the top level, which other modules can import from here."""
     only_passes_on: bool
-    """Whether it does nothing of its own: docstring, imports and `__all__` are all there is."""
+    """Whether it has no code of its own, only docstring, imports and `__all__`."""
     dotted: tuple[str, ...]
-    """Texts that could be names of modules, as for `python -m`."""
+    """Texts that could be module names, as for `python -m`."""
     digest: str
-    """SHA-256 of what the file does: comments, docstrings and layout change nothing."""
+    """SHA-256 of the file's behavior: comments, docstrings and layout do not change it."""
     quiet_digest: str
-    """Like `digest`, without messages: lines of the log, progress, and the texts of errors."""
+    """Like `digest`, but without messages: log lines, progress, and the texts of errors."""
 
 
 def parse(text: str, package: str) -> Parsed:
-    """Reads a file of `package`, against which its relative imports are resolved. Raises `SyntaxError`."""
+    """Parses a file of `package`, which its relative imports refer to. Raises `SyntaxError`."""
     tree = ast.parse(text)
     found = [i for node in _statements(tree.body) if isinstance(node, _IMPORTS) for i in _imported(node, package)]
     top = [i for node in tree.body if isinstance(node, ast.ImportFrom) for i in _imported(node, package)]
@@ -58,7 +58,7 @@ def parse(text: str, package: str) -> Parsed:
 
 
 def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements at any depth. Expressions hold no imports and are not looked into."""
+    """Statements at any depth. Expressions contain no imports and are not searched."""
     for node in body:
         yield node
         parts = [node, *getattr(node, "handlers", ()), *getattr(node, "cases", ())]
@@ -94,7 +94,7 @@ def _passes_on(node: ast.stmt) -> bool:
 
 
 def _is_text(node: ast.AST) -> bool:
-    """Whether a statement is a text alone: a docstring, of a module, a class, a function or a field."""
+    """Whether a statement is only a text: the docstring of a module, class, function or field."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
@@ -107,12 +107,12 @@ def _is_talk(node: ast.AST) -> bool:
 
 
 class _Writer:
-    """A tree as text; unlike that of `ast.dump` the same in every version of Python, which adds fields."""
+    """Writes a tree as text that is the same in every version of Python, unlike `ast.dump`, whose fields grow."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._told: list[tuple[int, int]] = []
-        """Positions in `_parts` that hold messages only."""
+        """Positions in `_parts` that are only messages."""
 
     def digest(self) -> str:
         return hashlib.sha256("\n".join(self._parts).encode()).hexdigest()
@@ -141,7 +141,7 @@ class _Writer:
             elif not isinstance(value, list):
                 out(field)
                 out(ascii(value))
-            elif value:  # newer versions have lists that are mostly empty
+            elif value:  # newer versions add lists that are mostly empty
                 out(field)
                 self._write_list(
                     _joined(node.values) if isinstance(node, ast.JoinedStr) else cast("list[object]", value)
@@ -169,7 +169,7 @@ class _Writer:
 
 
 def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
-    """The parts of an f-string. Python 3.12.1 gives neighboring texts apart, and empty ones, others do not."""
+    """The parts of an f-string. Python 3.12.1 keeps adjacent and empty texts separate; other versions do not."""
     joined: list[ast.expr] = []
     for value in values:
         if isinstance(value, ast.Constant) and value.value == "":
@@ -183,5 +183,5 @@ def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
 
 @cache
 def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
-    """The fields of a kind of node that say something: `ctx` follows from the place, `kind` is the u of u""."""
+    """The meaningful fields of a kind of node: `ctx` follows from the position, `kind` is the u of u""."""
     return tuple(field for field in kind._fields if field not in ("ctx", "kind", "type_comment"))

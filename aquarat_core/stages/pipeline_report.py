@@ -1,4 +1,4 @@
-"""One page over the whole chain, from the four checkpoints and their four eval reports."""
+"""A page about the whole chain, from the four checkpoints and their four eval reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def metrics(report: chain_report.ChainReport) -> dict[str, Scalar]:
-    """Each stage's accuracy with its interval, the constant letter's, and the last paired test."""
+    """Each stage's accuracy with its interval, the accuracy of a constant letter, and the last paired test."""
     found: dict[str, Scalar] = {}
     for name, row in zip(CHAIN, report["stages"], strict=True):
         s = row["summary"]

@@ -41,14 +41,14 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def _from_hub(ctx: StageContext) -> Iterator[Shard]:
-    """The shards of the config in their order, the pinned validation shard last; some are fetched ahead."""
+    """The shards of the config in order, the pinned validation shard last; some are fetched ahead."""
     config: PretrainTextConfig = ctx.config
     hub = HubDataset.open(config.repo, ctx.log)
     numbers = (*config.shards, config.validation_shard)
 
     def fetch(i: int) -> Path:
         field = "validation_shard" if i == len(config.shards) else "train_shards"
-        return hub.file(_shard_name(numbers[i]), f"name shards that are there in pretrain_text.{field}")
+        return hub.file(_shard_name(numbers[i]), f"name existing shards in pretrain_text.{field}")
 
     with ThreadPoolExecutor(config.parallel_downloads) as pool:
         try:
@@ -71,11 +71,11 @@ def _shard_name(number: int) -> str:
 
 
 def _generated(ctx: StageContext) -> Iterator[Shard]:
-    """Generated documents; no document of training is in validation."""
+    """Generated documents; no training document is in validation."""
     from aquarat_core.tasks.word_problems import generate_text
 
     config: PretrainTextConfig = ctx.config
-    # Short problems repeat: the documents left for validation are fewer than those generated for it.
+    # Short problems repeat, so fewer documents are left for validation than were generated for it.
     texts = generate_text(config.n_documents + 4 * config.n_validation_documents, config.seed, config.max_level)
     train = texts[: config.n_documents]
     known = set(train)

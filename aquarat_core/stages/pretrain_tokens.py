@@ -35,6 +35,6 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def encoded(path: Path, tokenizer: Tokenizer, threads: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The documents of a Parquet file in parts: ids with a BOS before each document, and where each begins."""
+    """The documents of a Parquet file in parts: ids with a BOS before each document, and the documents' offsets."""
     encode = partial(tokenizer.encode_batch_to_numpy, threads=1, prepend="<|bos|>")
     return mapped(encode, read_columns(path), threads)

@@ -1,7 +1,7 @@
-"""Which stages there are and what feeds them, in an order in which they can run. Imports nothing heavy.
+"""The table of all stages and their inputs, in an order in which they can run. Imports nothing heavy.
 
-The Dagster assets, the stage runner and the command line all read this one table. To add a stage is to add a row and
-the function that it names.
+The Dagster assets, the stage runner and the command line all read this table. To add a stage, add a row and the
+function that it names.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_
 
 
 def _names(config: Any) -> set[str]:
-    """The data sets that the filled-in config of a stage names."""
+    """The data sets that a stage's filled-in config names."""
     return set(config.tasks) if isinstance(config, TokenizerConfig) else names_in(config)
 
 
 def _tasks(config: Any) -> Iterable[str]:
-    """The entries of the tasks that the config names."""
+    """Registry entries of the tasks that the config names."""
     definitions = getattr(config, "definitions", {})
     return sorted({entry_of(name, definitions) for name in _names(config) if name in definitions or name in TASKS})
 
 
 def _tasks_of_report(config: Any) -> Iterable[str]:
-    """Those, and the tasks whose data sets a report may have to warn of."""
+    """The same, plus the tasks whose data sets a report may have to warn about."""
     return sorted({*_tasks(config), *(TASKS[name] for name in DATASETS.values())})
 
 
 def _datasets(config: Any) -> Iterable[str]:
-    """The assets with what the config names."""
+    """The assets that hold the data sets that the config names."""
     return map(dataset_of, _names(config))
 
 
 def _datasets_of_tokenizer(config: Any) -> Iterable[str]:
-    """All conversations, and the questions of tasks that have an asset of their own."""
+    """All conversations, and the questions of tasks that have their own asset."""
     return (OTHER_DATASET, *_datasets(config))
 
 
@@ -148,12 +148,12 @@ _UP_TO_RL = (
 )
 
 CHECKPOINTS = tuple(row.name for row in _UP_TO_RL if row.kind == "checkpoint")
-"""The training stages, each on the weights of the one before."""
+"""The training stages, each of which starts from the weights of the previous one."""
 CHAIN = tuple(name.removesuffix("_checkpoint") for name in CHECKPOINTS)
-"""The phases of training, as the names of their checkpoints, reports and metrics begin."""
+"""The phases of training; the names of their checkpoints, reports and metrics begin with these."""
 EVAL_REPORTS = tuple(f"{phase}_eval_report" for phase in CHAIN)
 _MEASURED_ON_TEXT = ("base", "mid")
-"""Whose bits per byte of plain text tell something."""
+"""Phases whose bits per byte of plain text are informative."""
 
 
 def _eval_report(before: str | None, phase: str) -> Stage:
@@ -190,10 +190,10 @@ _REPORTS = (
 )
 
 STAGES: dict[str, Stage] = {row.name: row for row in (*_UP_TO_RL, *_REPORTS)}
-"""Every stage by its name, after all of its inputs."""
+"""All stages by name, each after all of its inputs."""
 
 
 def used_stages(profile: Profile) -> tuple[str, ...]:
-    """The stages of the chain under a profile: all but the data set of a task that no other stage reads."""
+    """The stages of the chain under a profile: all except a task's data set that no other stage reads."""
     read = {name for stage in STAGES.values() for name in stage.needs(stage.config(profile))}
     return tuple(name for name in STAGES if name in read or name not in OPTIONAL_INPUTS)

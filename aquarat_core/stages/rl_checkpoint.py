@@ -1,4 +1,4 @@
-"""RL: the SFT policy learns from the verified answers to the training questions of one task or several."""
+"""RL: trains the SFT policy on verified answers to the training questions of one or several tasks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.session import training_session
 
 REWARD_CHECKED_ON = 1000
-"""Training questions of each task that the reward is tried on before the first step."""
+"""Training questions per task on which the reward is tested before the first step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """The questions of one task that leave room for an answer, and how many do not."""
+    """The questions of one task that leave room for an answer, and the number of those that do not."""
 
     task: Task[Any]
     train: list[Example[Any]]
     held_out: list[Example[Any]]
-    """As they are shown."""
+    """As shown to the policy."""
     left_out: tuple[int, int]
-    """Training and held-out questions without room."""
+    """Number of training and of held-out questions without room."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -74,15 +74,15 @@ def _questions(ctx: StageContext, found: TaskInput, tokenizer: Tokenizer, sequen
     left_out = len(train) - len(asked), len(held_out) - len(asked_held_out)
     if any(left_out):
         ctx.log(
-            f"{left_out[0]} of {len(train)} training questions and {left_out[1]} of {len(held_out)} held-out ones of "
-            f"{task.name} leave no room for rl_checkpoint.max_new_tokens {config.max_new_tokens} in the policy's "
-            "context: they are left out"
+            f"{left_out[0]} of {len(train)} training questions and {left_out[1]} of {len(held_out)} held-out questions "
+            f"of {task.name} are left out, because they leave no room for rl_checkpoint.max_new_tokens "
+            f"{config.max_new_tokens} in the policy's context"
         )
     return Questions(task, asked, asked_held_out[: config.eval_questions], left_out)
 
 
 def _check_enough(found: Sequence[Questions], config: RLConfig) -> None:
-    """Raises `StageError` where too few questions are left for a step or for an evaluation."""
+    """Raises `StageError` if too few questions are left for a step or for an evaluation."""
     there = sum(len(q.train) for q in found)
     if there >= config.prompts_per_step and all(q.train and q.held_out for q in found):
         if config.curriculum.enabled:
@@ -90,18 +90,18 @@ def _check_enough(found: Sequence[Questions], config: RLConfig) -> None:
         return
     counts = "; ".join(f"{q.task.name}: {len(q.train)} training and {len(q.held_out)} held-out" for q in found)
     raise StageError(
-        f"too few questions leave room for rl_checkpoint.max_new_tokens {config.max_new_tokens} ({counts}), and a "
+        f"too few questions leave room for rl_checkpoint.max_new_tokens {config.max_new_tokens} ({counts}), but a "
         f"step needs {config.prompts_per_step}: lower max_new_tokens, or train with a longer "
         "base_checkpoint.model.sequence_len"
     )
 
 
 def _check_parts(found: Sequence[Questions], config: RLConfig) -> None:
-    """Raises `StageError` where a task has fewer questions than its part of a step: a curriculum draws none twice."""
+    """Raises `StageError` if a task has fewer questions than its share of a step, because a step draws none twice."""
     for questions, n in zip(found, shares([t.weight for t in config.tasks], config.prompts_per_step), strict=True):
         if n > len(questions.train):
             raise StageError(
-                f"a step asks {n} questions of {questions.task.name}, and there are {len(questions.train)}: lower its "
+                f"a step asks {n} questions of {questions.task.name}, but there are {len(questions.train)}: lower its "
                 "weight in rl_checkpoint.tasks, or rl_checkpoint.prompts_per_step"
             )
 
@@ -114,7 +114,7 @@ def _check_reward(name: str, questions: Questions, tokenizer: Tokenizer, config:
 
 
 def _together(found: dict[str, Questions]) -> tuple[Task[Any], list[Example[Any]], list[Example[Any]]]:
-    """The one task with its questions, or a mixture with those of all."""
+    """The single task with its questions, or a mixture with those of all tasks."""
     if len(found) == 1:
         (only,) = found.values()
         return only.task, only.train, only.held_out

@@ -1,7 +1,7 @@
 """Run one stage from its spec: `python -m aquarat_core.stages.run <job>/spec.json`, alone or under torchrun.
 
-Rank 0 publishes the artifact and then writes `result.json` beside the spec. The exit code is 0 on success, 2 for a
-`UserError` (its message alone is printed), 75 for a stage that was stopped by SIGTERM and goes on when it is started
+Rank 0 publishes the artifact and then writes `result.json` next to the spec. The exit code is 0 on success, 2 for a
+`UserError` (only its message is printed), 75 for a stage that was stopped by SIGTERM and continues when it is started
 again, 1 for anything else (with the traceback).
 """
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 
 class Superseded(RuntimeError):
-    """Another attempt at the step was started, because this one seemed lost."""
+    """Another attempt at the step was started because this one seemed lost."""
 
 
 STOPPED_ERROR = "Stopped"
-"""What `result.json` calls the error of a stage that was stopped; the control host looks for it."""
+"""The name of a stopped stage's error in `result.json`; the control host looks for it."""
 STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h."""
+"""EX_TEMPFAIL in sysexits.h."""
 
 
 def main(spec_uri: str) -> int:
@@ -57,8 +57,8 @@ def main(spec_uri: str) -> int:
         result = run(job, spec, rank, work)
     except Exception as e:
         user = isinstance(e, UserError)
-        # torchrun ends all ranks when the first one fails, often before rank 0 gets here: any rank may leave the
-        # reason. The first one stands, and only a user's error replaces it: others follow from it.
+        # torchrun ends all ranks when the first one fails, often before rank 0 gets here, so any rank may write the
+        # reason. The first one stays, unless a user's error replaces it: the others are consequences.
         leave = job.write_json if user else job.create_json
         stopped = isinstance(e, Preempted)
         kind = STOPPED_ERROR if stopped else type(e).__name__
@@ -75,29 +75,29 @@ def main(spec_uri: str) -> int:
 
 
 def moves_ref() -> bool:
-    """Whether this process makes what it publishes the asset's latest artifact.
+    """Whether this process makes the artifact that it publishes its asset's latest one.
 
-    Not where a control host started it: that one moves the ref when Dagster records the materialization, so that a
-    job that nobody watches any more never puts its artifact before a newer one.
+    Not if a control host started it: the control host moves the ref when Dagster records the materialization, so that
+    an unwatched job never replaces a newer artifact.
     """
     return SPEC_SHA256 not in os.environ
 
 
 def _spec(job: JobDir) -> StageSpec:
-    """The spec, if it is the one that the control host decided; a stage started by hand believes what lies there."""
+    """The spec, if it is the control host's; a stage that was started by hand trusts the file."""
     held = job.read_json("spec.json")
     if held is None:
         raise StageError(f"there is no {job.uri}/spec.json: start the stage through Dagster, which writes it")
     decided = os.environ.get(SPEC_SHA256)
     if decided and digest_bytes(canonical(held)).sha256 != decided:
         raise StageError(
-            f"{job.uri}/spec.json is not what the control host decided: somebody changed it, and nothing was done"
+            f"{job.uri}/spec.json is not what the control host wrote: it was changed, so the stage was not run"
         )
     return validated(StageSpec, held, f"{job.uri}/spec.json", "Start the stage through Dagster, which writes it.")
 
 
 def run(job: JobDir, spec: StageSpec, rank: int = 0, work: CheckpointStore | None = None) -> dict[str, Any]:
-    """Run the stage function and, on rank 0, publish what it made. Returns the content of `result.json`."""
+    """Run the stage function and, on rank 0, publish its output. Returns the content of `result.json`."""
     stage = STAGES[spec.stage]
     store = ArtifactStore.open(spec.store)
     started = time.monotonic()
@@ -139,11 +139,11 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: CheckpointStore | Non
 
 
 def _work_area(job: JobDir, spec: StageSpec) -> CheckpointStore | None:
-    """Where a training stage keeps its unfinished state; None for other stages, which have none."""
+    """Where a training stage keeps its unfinished state; None for other stages."""
     stage = STAGES[spec.stage]
     if stage.kind != "checkpoint":
         return None
-    # Imports torch, which the other stages do without.
+    # Imports torch, which other stages do not need.
     from aquarat_core.checkpointing import checkpoint_store
 
     inputs = {name: parent.data_version for name, parent in spec.inputs.items()}
@@ -159,9 +159,9 @@ def _config(stage: Stage, spec: StageSpec) -> BaseModel | None:
 
 
 def refuse_if_superseded(job: JobDir) -> None:
-    """Raises `Superseded` once the control host has given the step to another attempt.
+    """Raises `Superseded` if the control host has given the step to another attempt.
 
-    A host that was frozen or out of touch may wake up long after its job was started elsewhere.
+    A host that was frozen or unreachable may wake up long after its job was started elsewhere.
     """
     if (found := job.read_json(SUPERSEDED)) is not None:
         raise Superseded(f"attempt {found.get('by', '?')} has taken this step over: this one writes nothing more")
@@ -184,8 +184,8 @@ def stage_context(stage: Stage, spec: StageSpec, store: ArtifactStore, folder: P
 
 
 def _pipes_sender(stack: ExitStack) -> Callable[[dict[str, Any]], None] | None:
-    """A function that sends one message to the Dagster step that started this process, or None without one."""
-    # One of the parameters of `open_dagster_pipes` has an open type.
+    """A function that sends a message to the Dagster step that started this process; None without such a step."""
+    # One parameter of `open_dagster_pipes` has an incomplete type.
     from dagster_pipes import (
         DAGSTER_PIPES_CONTEXT_ENV_VAR,
         open_dagster_pipes,  # pyright: ignore[reportUnknownVariableType]

@@ -1,4 +1,4 @@
-"""What a row of the stage table says."""
+"""A row of the stage table."""
 
 from __future__ import annotations
 
@@ -23,41 +23,42 @@ OPTIONAL_INPUTS = frozenset({*DATASETS, OTHER_DATASET})
 
 
 def all_datasets(config: Any) -> Iterable[str]:
-    """The data sets of a stage that does not choose them by its tasks."""
+    """The data sets of a stage whose data sets do not depend on tasks."""
     return OPTIONAL_INPUTS
 
 
 def no_tasks(config: Any) -> Iterable[str]:
-    """The tasks of a stage that imports by name all that it uses."""
+    """The tasks of a stage that imports everything it uses by name."""
     return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage: the function that runs it, what feeds it, how it is started, and how Dagster shows its asset."""
+    """A stage: the function that runs it, its inputs, how it is started, and how Dagster shows its asset."""
 
     name: str
-    """Also its asset's."""
+    """Name of the stage and of its asset."""
     kind: Kind
-    """Of its artifact."""
+    """Kind of its artifact."""
     description: str
     inputs: tuple[str, ...]
     section: str | None
-    """Field of `Profile` that configures it; None for a stage without settings."""
+    """Field of `Profile` with its config; None for a stage without settings."""
     entry: str
     """`module:function`, imported only where the stage runs."""
     group: str
-    """Under which the UI shows the asset."""
+    """The group under which the UI shows the asset."""
     kinds: tuple[str, ...]
-    """Dagster's word for the icons that the UI shows on the asset."""
+    """Dagster's kinds, which select the icons of the asset in the UI."""
     distributed: bool = False
-    """True when torchrun starts it, on `launch.nproc` ranks."""
+    """True if torchrun starts it, on `launch.nproc` ranks."""
     tasks: Callable[[Any], Iterable[str]] = no_tasks
-    """Entries `module:name` of the tasks that the stage uses with a config and takes from a table instead of importing
-    them; its code version covers them."""
+    """Entries `module:name` of the tasks that the stage uses under a config and looks up in a table instead of
+    importing;
+    its code version includes them."""
 
     datasets: Callable[[Any], Iterable[str]] = all_datasets
-    """Which of `OPTIONAL_INPUTS` the stage reads with a config."""
+    """Which of `OPTIONAL_INPUTS` the stage reads under a config."""
 
     def load(self) -> Callable[[StageContext], dict[str, Scalar]]:
         """The stage function, `run(ctx) -> summary metrics`."""
@@ -69,7 +70,8 @@ class Stage:
         return profile.section(self.section) if self.section else None
 
     def needs(self, config: BaseModel | None) -> tuple[str, ...]:
-        """The inputs that are read under this config: the data sets of its tasks, and all that holds no task."""
+        """The inputs that are read under this config: the data sets of its tasks, and all inputs that are not
+        optional."""
         read = set(self.datasets(config))
         return tuple(name for name in self.inputs if name in read or name not in OPTIONAL_INPUTS)
 
@@ -79,5 +81,5 @@ class Stage:
 
 
 def module_of(entry: str) -> str:
-    """The module of an entry `module:name`."""
+    """The module in an entry `module:name`."""
     return entry.partition(":")[0]

@@ -1,4 +1,4 @@
-"""The tasks that a stage's config names, each with the artifact that holds its examples."""
+"""The tasks that a stage's config names, each with the artifact that contains its examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aquarat_core.tasks.registry import DATASETS, dataset_of, defined_task, load
 from aquarat_core.tasks.task import Example, Task
 
 SOURCES_FILE = "sources.json"
-"""What `chat_datasets` says of each of its sources; of a task that the profile defines, facts about its rows."""
+"""The file in which `chat_datasets` describes its sources; for a task from the profile, with facts about its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class TaskInput:
     dataset: Artifact
 
     def has(self, split: str) -> bool:
-        """Whether there is a file of the split."""
+        """Whether the artifact has a file for the split."""
         file = f"{split}.parquet" if self.dataset.asset in DATASETS else f"{self.task.name}.{split}.parquet"
         return any(f.path == file for f in self.dataset.manifest.files)
 
@@ -38,12 +38,12 @@ class TaskInput:
         own = self.dataset.asset in DATASETS
         where = f"{self.dataset.asset}.n_{split}" if own else f"n_{split} of the task {self.task.name}"
         raise StageError(
-            f"{self.dataset.asset} has no {split} questions of {self.task.name}: set {where} above 0, or take another "
-            "split (eval_report.split)"
+            f"{self.dataset.asset} has no {split} questions of {self.task.name}: set {where} above 0, or choose "
+            "another split (eval_report.split)"
         )
 
     def source(self, split: str) -> TaskExamples:
-        """The examples of a split for a mixture; nothing is read before it is asked for."""
+        """The examples of a split for a mixture; nothing is read before it is needed."""
         return TaskExamples(self.task, self.dataset.path, split)
 
     def references(self, split: str) -> Sequence[str]:
@@ -52,9 +52,9 @@ class TaskInput:
 
 
 def task_input(ctx: StageContext, name: str) -> TaskInput:
-    """The task of that name, as the stage's config defines it or built in.
+    """The task with that name, as defined by the stage's config or built in.
 
-    Raises `StageError` for a task that the data set was made without.
+    Raises `StageError` if the data set was made without the task.
     """
     definitions: dict[str, TaskDefinition] = getattr(ctx.config, "definitions", {})
     dataset = ctx.inputs[dataset_of(name)]
@@ -63,7 +63,7 @@ def task_input(ctx: StageContext, name: str) -> TaskInput:
     described = json.loads(dataset.path(SOURCES_FILE).read_text(encoding="utf-8"))
     if name not in described:
         raise StageError(
-            f"{dataset.asset} ({dataset.sha256[:12]}) has no task {name}: it was made before the profile had it. "
-            f"Make {dataset.asset} again, and what comes after it"
+            f"{dataset.asset} ({dataset.sha256[:12]}) has no task {name}: it was made before the task was added to the "
+            f"profile. Make {dataset.asset} and everything after it again"
         )
     return TaskInput(defined_task(name, definitions[name], described[name]), dataset)

@@ -1,4 +1,4 @@
-"""The rows of a task that a profile defines, read, checked and divided into splits, for `chat_datasets`."""
+"""Reads, checks and splits the rows of a task that a profile defines, for `chat_datasets`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from aquarat_core.tasks.task import Example
 
 Log = Callable[[str], None]
 TRIED = 1_000
-"""Rows of a split on which all of a module is tried; grading is on every row."""
+"""Rows per split on which all methods of a module are tested; every row's target is graded."""
 WARN_NEAR = 0.01
-"""From this share of training questions that are similar to held-out ones on, a warning says so."""
+"""A warning is given if at least this share of training questions is similar to held-out ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,9 @@ class TaskRows:
 def read_task(config: TaskConfig, log: Log) -> TaskRows:
     """Read the rows of all splits.
 
-    Raises `DataError` for a bad row where the config says so and where a split has no row left, and `TaskCodeError` for
-    a module that fails on a row: the stages that train and grade come much later.
+    Raises `DataError` for a bad row if the config says so, and for a split without rows; and `TaskCodeError` for a
+    module
+    that fails on a row, because the stages that train and grade come much later.
     """
     reader = _Reader(config, log)
     given = {"train": config.train, "validation": config.validation, "test": config.test}
@@ -49,7 +50,7 @@ def read_task(config: TaskConfig, log: Log) -> TaskRows:
     splits, leaks = without_leaks(splits)
     where = f"tasks.{config.name}"
     if leaks.same:
-        log(f"{where}: {leaks.same:,} training questions are asked in a held-out split too, and are left out")
+        log(f"{where}: {leaks.same:,} training questions are left out, because they are also in a held-out split")
     if leaks.near > WARN_NEAR * len(splits["train"]):
         log(
             f"warning: {where}: {leaks.near:,} of {len(splits['train']):,} training questions are similar to held-out "
@@ -74,7 +75,7 @@ def read_task(config: TaskConfig, log: Log) -> TaskRows:
 
 
 class _Reader:
-    """Reads rows as examples of one task, and notes the bad ones."""
+    """Converts rows to examples of one task, and records the bad ones."""
 
     def __init__(self, config: TaskConfig, log: Log) -> None:
         self.config, self.log = config, log
@@ -83,12 +84,12 @@ class _Reader:
         self._task = defined_task(config.name, config.definition, {"letters": 0})
         self._solutions: bool | None = None
         self._good: dict[str, int] = {}
-        """Rows that became examples, by split."""
+        """Number of rows that became examples, by split."""
         self._unpaid = 0
-        """Examples of a module whose target earns less than 1."""
+        """Number of a module's examples whose target earns less than 1."""
 
     def examples(self, split: str, location: str | HubRows) -> Iterator[Example[Any]]:
-        """The examples of a location, each with an id of its own."""
+        """The examples of a location, each with a unique id."""
         reader = RowReader(location, self.bad, self.log)
         seen: set[str] = set()
         columns: set[str] = set()
@@ -97,7 +98,7 @@ class _Reader:
             try:
                 example = self._example(row.values, f"{split}-{number:06d}")
                 if example.id in seen:
-                    raise DataError(f"the id {example.id[:80]!r} is there already")
+                    raise DataError(f"the id {example.id[:80]!r} is not unique")
                 self._try(example, whole=len(seen) < TRIED)
             except DataError as e:
                 self.bad.add_at(row.where, str(e))
@@ -111,30 +112,30 @@ class _Reader:
         self.described[split] = reader.described()
 
     def why_none(self, split: str, wanted: Mapping[str, int], leaked: int) -> str:
-        """What to do about a split without a row; `wanted` are the rows to hold out of training."""
+        """What to do about a split without rows; `wanted` are the numbers of rows to hold out of training."""
         good, first = self._good.get(split, self._good["train"]), ""
         if self.bad.rows:
             first = f" (the first bad one is {self.bad.rows[0].row}: {self.bad.rows[0].reason})"
         if not good:
-            return f"no row of {split} can be used{first}. Mend the data set, or name another"
+            return f"no row of {split} can be used{first}. Repair the data set, or name another"
         if split == "train" and leaked:
             return (
-                f"all {good:,} training questions that are not held out are asked in a held-out split too, and none is "
-                "left to train on. Name different rows under train, validation and test"
+                f"all {good:,} training questions that are not held out are also in a held-out split, so none is left "
+                "to train on. Name different rows under train, validation and test"
             )
         held = " and ".join(f"n_{name} {n:,}" for name, n in wanted.items())
         return f"of {good:,} good rows, {held} leave none to train on{first}: lower them, or give more rows"
 
     def warn_of_unpaid(self) -> None:
-        """Says how many targets a module does not pay in full: RL refuses to start on more than a few."""
+        """Warns about targets that a module does not pay in full: RL refuses to start if there are more than a few."""
         if self._unpaid:
             self.log(
                 f"warning: tasks.{self.config.name}: grade gives {self._unpaid:,} of {sum(self._good.values()):,} "
-                "targets a reward below 1, and RL does not start where that is more than one of a hundred"
+                "targets a reward below 1, and RL does not start if that is more than one in a hundred"
             )
 
     def _check_columns(self, where: str, there: set[str]) -> None:
-        """Raises `DataError` for a column of the config that no row has: a row may lack those that are optional."""
+        """Raises `DataError` for a column of the config that no row has. Single rows may lack optional columns."""
         for ours, theirs in self.config.columns.items():
             missing = sorted({theirs} - there) if isinstance(theirs, str) else sorted({*theirs} - there)
             if there and missing:
@@ -154,19 +155,19 @@ class _Reader:
         return example_of(values, name, self.config, self._solutions)
 
     def _try(self, example: Example[Any], whole: bool) -> None:
-        """Grade the example's target, and ask a module for all else that later stages ask (`whole`).
+        """Grade the example's target; with `whole`, also call the other methods of a module that later stages call.
 
         Raises `DataError` for a target that is graded as wrong, and `TaskCodeError`.
         """
         if self.config.kind == "code":
-            return  # Its grade runs programs, in a sandbox that the host of this stage may not have.
+            return  # Grading runs programs in a sandbox, which this stage's host may not have.
         task, said = self._task, example.target
         grade = task.grade(example, task.answer_text(example.reference) if said is None else said, True)
         if not isinstance(task, OwnTask):
             if not grade.correct:
                 raise DataError(
-                    f"its solution is not graded as right, since it ends in other than {task.answer_form} or announces "
-                    "more than one answer"
+                    f"its solution is not graded as right: it does not end in {task.answer_form}, or announces more "
+                    "than one answer"
                 )
             return
         self._unpaid += grade.reward < 1.0

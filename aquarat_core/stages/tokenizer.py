@@ -1,4 +1,4 @@
-"""Train the byte-level BPE on the pretraining text, the conversations and the questions, and measure it."""
+"""Trains the byte-level BPE on the pretraining text, the conversations and the questions, and measures it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from aquarat_core.text.compression import report
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
 
 REPORT_FILE = "report.json"
-"""Among the records: which vocabularies it is compared with depends on what is installed."""
+"""One of the records, because the vocabularies that it is compared with depend on what is installed."""
 TEXTS_PER_SOURCE = 2_000
-"""Compression is measured on the first texts of each source."""
+"""Compression is measured on this many texts from the beginning of each source."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Count up to `max_chars` characters, learn the merges, and measure the compression of every source.
 
-    `bytes_per_token` is of the validation text, which the tokenizer has not seen; of the questions and conversations
-    it is of texts that it was trained on.
+    `bytes_per_token` is measured on validation text, which the tokenizer has not seen; the values for questions and
+    conversations are from texts that it was trained on.
     """
     config: TokenizerConfig = ctx.config
     tokenizer = train_tokenizer(_texts(ctx), config, lambda done, total, unit: ctx.progress(done, total, unit))
@@ -59,7 +59,8 @@ def _metrics(made: dict[str, Any]) -> dict[str, Scalar]:
 
 
 def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
-    """Problems and conversations first: they are small, and the character budget may end the text early."""
+    """The texts to train on. Problems and conversations come first: they are small, and the budget may cut off the
+    rest."""
     yield from _questions(ctx)
     for _, texts in _chats(ctx):
         yield from texts
@@ -69,7 +70,7 @@ def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
 
 
 def _questions(ctx: StageContext) -> Iterator[str]:
-    """Questions of the tasks that have a data set of their own; questions of other tasks are in the conversations."""
+    """Questions of the tasks that have their own data set; those of other tasks are in the conversations."""
     for name in ctx.config.tasks:
         if dataset_of(name) in DATASETS:
             for example in task_input(ctx, name).examples("train"):

@@ -1,1 +1,1 @@
-"""One file or folder a task: what a row says to the model, and how an answer is read."""
+"""Tasks, one file or folder each: how a row becomes a prompt, and how an answer is parsed."""

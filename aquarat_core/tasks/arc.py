@@ -9,11 +9,11 @@ MAX_CHOICES = 5
 
 
 def example(row: Row, name: str) -> Example[Choice]:
-    """Some rows name their choices 1-4: all are lettered by place."""
+    """Converts a row. Some rows label their choices 1-4; all choices are lettered by position."""
     choices, key = mapping_of(row, "choices"), text_of(row, "answerKey")
     labels, texts = texts_of(choices, "label"), texts_of(choices, "text")
     if key not in labels:
-        raise DataError(f"answerKey is {key}, which is none of {', '.join(labels)}")
+        raise DataError(f"answerKey is {key}, which is not one of {', '.join(labels)}")
     choice: Choice = {
         "question": text_of(row, "question"),
         "options": texts,
@@ -24,7 +24,7 @@ def example(row: Row, name: str) -> Example[Choice]:
 
 
 def source(*subsets: str) -> HubSource:
-    """The published rows of those subsets, one after the other."""
+    """The published rows of those subsets, concatenated."""
     columns = ("question", "choices", "answerKey")
     return HubSource("allenai/ai2_arc", subsets, "train", "test", columns, example=example, validation="validation")
 

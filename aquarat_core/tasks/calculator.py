@@ -8,9 +8,9 @@
     atom       = number | "(" sum ")"
     count      = text ".count(" text ")"
 
-`//` rounds down, as in Python. A text is in single or double quotes and holds printable ASCII characters but quotes and
-backslashes; what is counted is at least one character, in places that do not overlap. Nothing else is evaluated: text
-outside the grammar, a division by zero and a number beyond the limits give None.
+`//` rounds down, as in Python. A text is in single or double quotes and consists of printable ASCII characters other
+than quotes and backslashes. `count` counts non-overlapping occurrences of at least one character. Nothing else is
+evaluated: text outside the grammar, a division by zero and a number beyond the limits give None.
 """
 
 from __future__ import annotations

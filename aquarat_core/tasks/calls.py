@@ -1,6 +1,6 @@
-"""Worked solutions whose calculations are calls of the calculator.
+"""Worked solutions that compute with calls of the calculator.
 
-The form is GSM8K's: `48/2 = <<48/2=24>>24 clips`, where the brackets hold what is calculated and its result.
+They are written like GSM8K's: in `48/2 = <<48/2=24>>24 clips`, the brackets hold an expression and its result.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ _EQUATION = re.compile(r"(?P<left>\d+(?:% of| [-+*/]) \d+) = (?P<result>\d+)")
 
 
 def annotated_parts(text: str) -> list[Part]:
-    """An annotated text as parts: each annotation is a call and its output, and the text around it stays.
+    """Splits an annotated text into parts: each annotation becomes a call and its output; the text around it stays.
 
-    The output is what the calculator answers, so that it is the very tokens that generation puts in. An annotation
-    whose result is another number, or that is no calculation, is left out: a call must not be taught that is answered
-    in another way.
+    The output is the calculator's own result, so it has the same tokens that generation inserts. An annotation with
+    another result, or without a valid expression, is left out, because a call must not be taught with an output that
+    the calculator would not give.
     """
     return list(_joined(text))
 
 
 def annotated_message(text: str) -> Message:
-    """What an assistant says in an annotated text; a plain message if it calls nothing."""
+    """An annotated text as an assistant message; a plain message if it has no calls."""
     parts = annotated_parts(text)
     content = parts_text(parts)
     return assistant_message(content, parts if any(part["type"] == "call" for part in parts) else ())
 
 
 def annotated(solution: str) -> str:
-    """A generated solution with its equations annotated: `12 + 7 = 19` becomes `12 + 7 = <<12+7=19>>19`."""
+    """A generated solution with annotated equations: `12 + 7 = 19` becomes `12 + 7 = <<12+7=19>>19`."""
 
     def with_call(match: re.Match[str]) -> str:
         result = match["result"]
@@ -44,7 +44,7 @@ def annotated(solution: str) -> str:
 
 
 def _joined(text: str) -> Iterator[Part]:
-    """Calls, outputs, and the text between them in one piece each."""
+    """Calls, outputs, and the text between them, each in one piece."""
     said, at = "", 0
     for match in _ANNOTATION.finditer(text):
         said += text[at : match.start()]

@@ -1,7 +1,8 @@
-"""Lettered choices: how they are listed, and the strict parser of an answer that names one by its letter.
+"""Lettered choices: how they are listed, and the strict parser of an answer letter.
 
-A first-match or case-insensitive parser pays for the English article "a" and for every option that a text lists, and
-reinforcement learning finds that out. So a text answers only if it says `Answer: X` exactly once, as its last line.
+A parser that takes the first match or ignores case rewards the English article "a" and texts that list every option,
+and reinforcement learning exploits that. So a text only counts as an answer if it has `Answer: X` exactly once, as its
+last line.
 """
 
 import re
@@ -12,15 +13,15 @@ MARKER = "Answer: "
 
 _ANSWER_LINE = re.compile(r"Answer: ([A-Z])")
 ANY_MARKER = re.compile(r"answer\s*[:\uff1a]", re.IGNORECASE)
-"""Wider than the accepted form on purpose: a second answer, also after a full-width colon, makes a text ambiguous."""
+"""Broader than the accepted form on purpose: a second answer, even with a full-width colon, makes a text ambiguous."""
 
 
 def option_line(text: str, letter: str) -> str:
     """An option as it is listed, and as an answer repeats it.
 
-    The letter comes after the text, so that who repeats the text finds the letter by going on as before: attention
-    learns that early and reliably ("induction", Olsson et al. 2022, arXiv 2209.11895). The space makes the letter the
-    very token that follows "Answer:" (" A").
+    The letter follows the text, so that copying the option's text leads to its letter: attention learns this early
+    and reliably ("induction", Olsson et al. 2022, arXiv 2209.11895). Because of the space, the letter is the same
+    token (" A") that follows "Answer:".
     """
     return f"{text} = {letter}"
 
@@ -31,15 +32,15 @@ def option_lines(options: Sequence[str]) -> str:
 
 
 def count_markers(text: str) -> int:
-    """How often `text` announces an answer, in upper or lower case, with or without a space around the colon."""
+    """How often `text` announces an answer, in any case, with or without a space around the colon."""
     return len(ANY_MARKER.findall(text))
 
 
 def parse_letter(text: str, letters: str) -> str | None:
-    """Which of the capital `letters` the text answers, or None.
+    """The answer of the text, one of the capital `letters`, or None.
 
-    Exactly one marker must be in the text, and `Answer: X` must be the whole of the last line that is not empty.
-    No marker, several, a lower-case letter, two letters, look-alikes or anything after the letter give None.
+    The text must contain exactly one marker, and its last non-empty line must be exactly `Answer: X`. No marker,
+    several markers, a lower-case letter, two letters, look-alikes or anything after the letter give None.
     """
     last_line = text.rstrip(" \t\r\n").rpartition("\n")[2]
     match = _ANSWER_LINE.fullmatch(last_line)

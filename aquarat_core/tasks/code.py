@@ -1,7 +1,7 @@
-"""Tasks whose answer is a program that tests are run on: "code with tests".
+"""Tasks whose answer is a program that is graded by running tests ("code with tests").
 
-A completion is read as its first fenced block, or as a whole where it has none, and graded by the tests in a sandbox
-(docs/sandbox.md). Nothing of it is parsed or run in this process.
+The program is the first fenced block of a completion, or the whole completion if it has none, and its tests run in a
+sandbox (docs/sandbox.md). Nothing of it is parsed or run in this process.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from aquarat_core.tasks.example_files import StoredTask
 from aquarat_core.tasks.task import Attempt, Example, Grade
 
 Form = Literal["function", "continuation"]
-"""What a completion is: the whole function, as chat models write it, or what follows the prompt, as base models do."""
+"""What a completion contains: the whole function, as chat models write it, or a continuation of the prompt."""
 _BLOCK = re.compile(r"```([^`\n]*)\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _PYTHON = ("", "py", "python", "python3")
 _IMPORT = re.compile(r"^(?:import|from)[ \t](?:[^\n(\\]|\\\n)*(?:\([^)]*\))?[^\n]*", re.MULTILINE)
 _AFTER_THE_FUNCTION = re.compile(r"\n(?=class|def|#|if|print)")
-"""Where a continuation is cut: the stop sequences of Chen et al. 2021, section 3."""
+"""A continuation is cut off at these stop sequences, from Chen et al. 2021, section 3."""
 
 
 class CodeProblem(TypedDict):
-    """What grades a program; the answer of an example."""
+    """The `answer` of an example: the data that a program is graded with."""
 
     prompt: str
-    """The start of the program: imports, helpers, the head of the function and what it is to do. Valid Python."""
+    """The start of the program, which is valid Python: imports, helpers, the function's head and docstring."""
     entry_point: str
     """The name of the function."""
     test: str
@@ -37,31 +37,31 @@ class CodeProblem(TypedDict):
 
 
 def extract_code(completion: str) -> str:
-    """The first block fenced as Python, or as nothing, without its fence; the whole text if there is none."""
+    """The content of the first fenced block that is marked as Python or unmarked; the whole text if there is none."""
     blocks = (block[2] for block in _BLOCK.finditer(completion) if block[1].strip().lower() in _PYTHON)
     return next(blocks, completion).strip("\n")
 
 
 def import_lines(prompt: str) -> str:
-    """The imports of the prompt's top level, wherever they are; imports over several lines whole."""
+    """All imports at the prompt's top level, including those that span several lines."""
     return "\n".join(_IMPORT.findall(prompt))
 
 
 def program_of(problem: CodeProblem, completion: str, form: Form = "function") -> str:
-    """The program that a completion gives: the prompt's imports and its code, or the prompt and what follows it."""
+    """The program for a completion: the prompt's imports and its code, or the prompt and its continuation."""
     if form == "continuation":
         return problem["prompt"] + _AFTER_THE_FUNCTION.split(completion, maxsplit=1)[0] + "\n"
     return f"{import_lines(problem['prompt'])}\n{extract_code(completion)}\n"
 
 
 def checks_of(problem: CodeProblem) -> Checks:
-    """The tests of a problem; the prompt is their context, because some call its helpers."""
+    """The tests of a problem; the prompt is their context, because some tests call its helpers."""
     name = problem["entry_point"]
     return Checks((name,), f"{problem['test']}\n\ncheck({name})\n", problem["prompt"])
 
 
 class CodeTask(StoredTask[CodeProblem]):
-    """A program that passes the tests of its problem, or does not."""
+    """The answer is a program that must pass the tests of its problem."""
 
     answer_form = "one block of Python with the function that was asked for"
     grading_module = "aquarat_core.tasks.code"
@@ -73,16 +73,16 @@ class CodeTask(StoredTask[CodeProblem]):
         self.limits = limits
 
     def check_ready(self) -> None:
-        """Raises `UsageError` where no sandbox works."""
+        """Raises `UsageError` if no sandbox works here."""
         choose(self.sandbox)
 
     def grade(self, example: Example[CodeProblem], completion: str, ended: bool) -> Grade:
-        """1 for a program that passes all tests, otherwise 0; `stopped` is 1 for one that had to be killed.
+        """1 for a program that passes all tests, otherwise 0; `stopped` is 1 if it had to be killed.
 
-        Raises `UsageError` where no sandbox works.
+        Raises `UsageError` if no sandbox works here.
         """
         if self.form == "continuation" and _AFTER_THE_FUNCTION.search(completion):
-            ended = True  # What is cut off comes after the function.
+            ended = True  # Whatever was cut off comes after the function.
         code = extract_code(completion) if self.form == "function" else completion
         if not ended or not code.strip():
             return Grade(0.0, False, None, {"stopped": 0.0})
@@ -91,7 +91,7 @@ class CodeTask(StoredTask[CodeProblem]):
         return Grade(float(verdict.passed), verdict.passed, code, {"stopped": float(_was_stopped(verdict))})
 
     def grade_many(self, attempts: Sequence[tuple[Example[CodeProblem], str, bool]]) -> list[Grade]:
-        """Several sandboxes at a time."""
+        """Runs several sandboxes at a time."""
         return in_parallel(lambda attempt: self.grade(*attempt), attempts)
 
     def answer_text(self, answer: str) -> str:
@@ -121,7 +121,7 @@ class CodeTask(StoredTask[CodeProblem]):
 
 
 def _was_stopped(verdict: Verdict) -> bool:
-    """By a limit of the run, or by a signal, which is how a process's own limit of time ends it."""
+    """Whether it was stopped by a limit of the run or by a signal, which is how a process time limit ends it."""
     outcome = verdict.outcome
     return outcome is not None and (outcome.stopped is not None or outcome.status >= 128)
 

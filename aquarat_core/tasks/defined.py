@@ -1,4 +1,4 @@
-"""Tasks that a profile defines without code, and how a row of theirs becomes an example."""
+"""Tasks that a profile defines without code, and how their rows become examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aquarat_core.tasks.source import Row, text_of, without_answers
 from aquarat_core.tasks.task import Example
 
 Facts = Mapping[str, Any]
-"""What `chat_datasets` found out about a task's rows: `letters`, the most options of a question."""
+"""Facts that `chat_datasets` found out about a task's rows: `letters` is the largest number of options."""
 _LETTER = re.compile(r"[(\[]?([A-Za-z])[)\].:]?")
 _PREFIX = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+(?=\S)")
 
@@ -42,15 +42,15 @@ def short_text(name: str, definition: TaskDefinition, facts: Facts) -> ShortText
 
 
 def has_solutions(row: Row, config: TaskConfig) -> bool:
-    """Whether the rows of a data set, of which this is the first, come with worked solutions."""
+    """Whether the rows of a data set come with worked solutions, judged by its first row."""
     return "rationale" in config.columns or "rationale" in row
 
 
 def example_of(row: Row, name: str, config: TaskConfig, solutions: bool) -> Example[Any]:
-    """The example of a row of any kind but code and modules, under the id `name`, or `id` of the row.
+    """Converts a row of any kind except code and modules to an example with the id `name`, or the row's own `id`.
 
-    The instruction is the same for all rows of a data set: it asks for a solution if they come with one (`solutions`).
-    Raises `DataError` that says what is wrong with the row.
+    The instruction is the same for all rows of a data set: it asks for a solution if `solutions` says that the rows
+    have them. Raises `DataError` that says what is wrong with the row.
     """
     values = renamed(row, config)
     rationale = _text_or_empty(values, "rationale") if solutions else None
@@ -58,12 +58,12 @@ def example_of(row: Row, name: str, config: TaskConfig, solutions: bool) -> Exam
 
 
 def id_of(values: Row, name: str) -> str:
-    """The id that a row gives itself, else `name`. Raises `DataError` for one that is none."""
+    """The row's own id, or `name` if it has none. Raises `DataError` for an invalid id."""
     own = values.get("id")
     if own is None:
         return name
     if not _is_text(own) or not str(own).strip():
-        raise DataError(f"the id is {_short(own)}, and should be a text or a number")
+        raise DataError(f"the id is {_short(own)} but should be a text or a number")
     return str(own)
 
 
@@ -88,7 +88,7 @@ def _number(row: Row, name: str, config: TaskConfig, rationale: str | None) -> E
     elif isinstance(answer, int) and not isinstance(answer, bool):
         answer = str(answer)
     elif not isinstance(answer, str):
-        raise DataError(f"the answer is {'missing' if answer is None else _short(answer)}, and should be a number")
+        raise DataError(f"the answer is {'missing' if answer is None else _short(answer)} but should be a number")
     return numeric_example(name, text_of(row, "question"), answer, rationale)
 
 
@@ -97,7 +97,7 @@ def _short_text(row: Row, name: str, config: TaskConfig, rationale: str | None) 
     answer: Any = _parsed(row.get("answer"))
     answers = cast("list[Any]", answer if isinstance(answer, list) else [answer])
     if not all(map(_is_text, answers)):
-        raise DataError(f"the answer is {_short(cast('object', answer))}, and should be a text or a list of texts")
+        raise DataError(f"the answer is {_short(cast('object', answer))} but should be a text or a list of texts")
     return text_example(name, text_of(row, "question"), [str(a) for a in answers], rationale or "")
 
 
@@ -109,8 +109,8 @@ _READERS: dict[str, Callable[[Row, str, TaskConfig, str | None], Example[Any]]] 
 
 
 def renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
-    """The row by our names of its columns. Raises `DataError` for a column that the config names or the kind of task
-    needs, and that the row does not have."""
+    """The row with its columns renamed to ours. Raises `DataError` if a column is missing that the config names or the
+    kind of task needs."""
     values = dict(row)
     for ours, theirs in config.columns.items():
         names = (theirs,) if isinstance(theirs, str) else theirs
@@ -132,9 +132,9 @@ def renamed(row: Row, config: TaskConfig) -> dict[str, Any]:
 
 
 def _options(given: Any) -> tuple[list[str], list[str]]:
-    """The options' texts, without letters before them, and the labels that the data set gives them, if any.
+    """The options' texts, without letters before them, and the data set's own labels, if any.
 
-    They may be a list, a mapping of labels to texts, `{label: [...], text: [...]}`, or one of these as JSON.
+    The options may be a list, a mapping from labels to texts, `{label: [...], text: [...]}`, or one of these as JSON.
     """
     value = _parsed(given)
     labels: list[str] = []
@@ -152,17 +152,17 @@ def _options(given: Any) -> tuple[list[str], list[str]]:
         else:
             labels, value = [str(x) for x in fields], list(fields.values())
     if not isinstance(value, (list, tuple)) or not value:
-        raise DataError(f"the options are {_short(cast('object', value))}, and should be a list of texts")
+        raise DataError(f"the options are {_short(cast('object', value))} but should be a list of texts")
     texts: list[str] = []
     for option in cast("Sequence[Any]", value):
         if not _is_text(option) or not str(option).strip():
-            raise DataError(f"an option is {_short(option)}, and should be a text")
+            raise DataError(f"an option is {_short(option)} but should be a text")
         texts.append(str(option).strip())
     return _without_letters(texts), labels
 
 
 def _without_letters(options: list[str]) -> list[str]:
-    """The options without "a) ", "(B) " or "C. " before them, where each has its own letter."""
+    """The options without "a) ", "(B) " or "C. " before them, if each option has its own letter."""
     found = [_PREFIX.match(option) for option in options]
     letters = [(m[1] or m[2]).upper() for m in found if m]
     if letters != list(ascii_uppercase[: len(options)]):
@@ -171,13 +171,13 @@ def _without_letters(options: list[str]) -> list[str]:
 
 
 def _correct(answer: Any, options: Sequence[str], labels: Sequence[str], first: int) -> int:
-    """The index of the right option: by its label, its text, its letter or its number, tried in this order.
+    """The index of the right option: by its label, text, letter or number, tried in this order.
 
-    Raises `DataError` for what is none of them.
+    Raises `DataError` if the answer matches none of them.
     """
     known = f"one of {len(options)} options, as its text, its letter or its number from {first}"
     if isinstance(answer, bool) or not isinstance(answer, (str, int)):
-        raise DataError(f"the answer is {'missing' if answer is None else _short(answer)}, and should be {known}")
+        raise DataError(f"the answer is {'missing' if answer is None else _short(answer)} but should be {known}")
     if isinstance(answer, int) and labels and str(answer) in labels:
         return labels.index(str(answer))
     if isinstance(answer, str):
@@ -195,7 +195,7 @@ def _correct(answer: Any, options: Sequence[str], labels: Sequence[str], first: 
         answer = int(text) if re.fullmatch(r"[0-9]{1,2}", text) else text
     if isinstance(answer, int) and 0 <= answer - first < len(options):
         return answer - first
-    raise DataError(f"the answer {str(answer)[:80]!r} is none of the options: it should be {known}")
+    raise DataError(f"the answer {str(answer)[:80]!r} does not match any option: it should be {known}")
 
 
 def _text_or_empty(row: Row, name: str) -> str:
@@ -208,7 +208,7 @@ def _text_or_empty(row: Row, name: str) -> str:
 
 
 def _is_text(value: object) -> bool:
-    """Whether a value of a row is a text, or a number that stands for one."""
+    """Whether a row's value is a text, or a number that can be used as one."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, (str, int)) and not isinstance(value, bool)
@@ -219,7 +219,7 @@ def _short(value: object) -> str:
 
 
 def _parsed(value: object) -> object:
-    """A value that a CSV file gives as JSON text."""
+    """A value that a CSV file contains as JSON text."""
     if isinstance(value, str) and value[:1] in "[{":
         try:
             return json.loads(value)

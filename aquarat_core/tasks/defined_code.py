@@ -27,10 +27,10 @@ def code(name: str, definition: TaskDefinition, facts: Facts) -> DefinedCodeTask
 
 
 def program_example(row: Row, name: str) -> Example[CodeProblem]:
-    """A row with `prompt`, `entry_point`, `test` and perhaps `solution`, which goes on from the prompt or is the whole
-    function, as in HumanEval. Nothing of it is run.
+    """Converts a row with `prompt`, `entry_point`, `test` and optionally `solution`, which continues the prompt or is
+    the whole function, as in HumanEval. Runs none of it.
 
-    Raises `DataError` for what is no Python, a test without `check(candidate)`, or a solution without the function.
+    Raises `DataError` for invalid Python, a test without `check(candidate)`, or a solution without the function.
     """
     problem: CodeProblem = {
         "prompt": text_of(row, "prompt"),
@@ -38,10 +38,10 @@ def program_example(row: Row, name: str) -> Example[CodeProblem]:
         "test": text_of(row, "test"),
     }
     if not problem["entry_point"].isidentifier():
-        raise DataError(f"entry_point {problem['entry_point'][:80]!r} is no name of a function")
+        raise DataError(f"entry_point {problem['entry_point'][:80]!r} is not a function name")
     _functions("prompt", problem["prompt"])
     if "check" not in _functions("test", problem["test"]):
-        raise DataError("test defines no function check(candidate)")
+        raise DataError("test does not define a function check(candidate)")
     if row.get("solution") is None:
         return Example(name, (asked(problem["prompt"]),), None, problem, "")
     solution = text_of(row, "solution").rstrip()
@@ -53,9 +53,9 @@ def program_example(row: Row, name: str) -> Example[CodeProblem]:
 
 
 def _functions(column: str, text: str) -> set[str]:
-    """The names of the functions that a text defines at its top level. Raises `DataError` for one that is no Python."""
+    """Names of the functions at the text's top level. Raises `DataError` if it is not valid Python."""
     try:
         found = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
-        raise DataError(f"{column} is no Python: {str(e)[:200]}") from None
+        raise DataError(f"{column} is not valid Python: {str(e)[:200]}") from None
     return {node.name for node in found if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}

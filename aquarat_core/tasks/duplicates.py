@@ -1,8 +1,8 @@
-"""Near duplicates of held-out questions, found exactly.
+"""Exact search for near duplicates of held-out questions.
 
-Where a data set was made by rewriting seed problems, copies with other numbers or other names are expected between its
-splits. The held-out side is small: an inverted index of its word 5-grams gives the true Jaccard similarity of every
-pair that shares one, without hashing tricks.
+If a data set was made by rewriting seed problems, its splits probably share copies with other numbers or names. The
+held-out side is small: an inverted index of its word 5-grams gives the exact Jaccard similarity of every pair that
+shares one, without hashing tricks.
 """
 
 import re
@@ -13,13 +13,13 @@ from typing import Literal
 Rule = Literal["same_text", "same_but_numbers", "similar"]
 
 _WORD = re.compile(r"[^\W_]+|[+*/=<>^%\u00d7\u00f7\u2212\u221a]|(?<=[\d)])\s?[-:]{1,2}(?=\s?[\d(?])")
-"""Words, numbers and operators; a hyphen or colon only between numbers, where it is one."""
+"""Words, numbers and operators; a hyphen or colon only between numbers, where it is an operator."""
 _SAME_SIGN = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-"})
 _NUMBER = re.compile(r"\d+")
 
 
 def normalized(text: str) -> str:
-    """Words, numbers and operators in lower case, one space between, nothing else."""
+    """Words, numbers and operators only, in lower case and separated by single spaces."""
     return " ".join(word.strip() for word in _WORD.findall(text.lower().translate(_SAME_SIGN)))
 
 
@@ -42,7 +42,8 @@ class HeldOut:
                 self._holders[g].append(name)
 
     def find(self, text: str) -> tuple[str, Rule] | None:
-        """The held-out text that `text` is too close to, by its name, and why; None if there is none."""
+        """The name of the held-out text that `text` is too close to, and the rule that says so; None if there is
+        none."""
         plain = normalized(text)
         if plain in self._same:
             return self._same[plain], "same_text"

@@ -1,7 +1,7 @@
-"""Examples as Parquet: what `chat_datasets` writes of a task, one file for each task and split.
+"""Examples as Parquet: the output of `chat_datasets` for a task, one file for each task and split.
 
-An example is stored as it is rendered, so that who trains on it needs neither its rows nor its task's code. The answer,
-which only the task looks into, is JSON.
+Examples are stored as rendered, so that training needs neither a task's rows nor its code. The answer, which only the
+task uses, is stored as JSON.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _COLUMNS = [
 ]
 SCHEMA = pa.schema(_COLUMNS)
 WITH_PARTS = pa.schema([*_COLUMNS, ("target_parts", PARTS)])
-"""Where some target of the file calls a tool."""
+"""Used if any target of the file calls a tool."""
 
 
 class StoredTask(Task[A]):
-    """A task whose examples are in such files, with its name."""
+    """A task whose examples are stored in such files, under its name."""
 
     def examples(self, path: FilePath, split: str) -> list[Example[A]]:
         return list(self.iterate(path, split))
@@ -44,7 +44,7 @@ class StoredTask(Task[A]):
 
 
 def write_examples(path: str | Path, examples: Sequence[Example[Any]]) -> None:
-    """Write examples whose answers are JSON values, with the columns of `SCHEMA`, or of `WITH_PARTS` if a target has
+    """Write examples whose answers are JSON values, with the columns of `SCHEMA`, or of `WITH_PARTS` if any target has
     parts."""
     schema = WITH_PARTS if any(e.target_parts for e in examples) else SCHEMA
     columns: dict[str, list[Any]] = {
@@ -56,22 +56,22 @@ def write_examples(path: str | Path, examples: Sequence[Example[Any]]) -> None:
 
 
 def stored_fault(example: Example[Any]) -> str | None:
-    """Why an example that other code made cannot be stored and shown; None if it can."""
+    """Why an example made by other code cannot be stored and shown; None if it can."""
     texts: dict[str, Any] = {"id": example.id, "reference": example.reference, "target": example.target or ""}
     messages, choices = cast("tuple[Any, Any]", (example.messages, example.choices))
     for name, value in texts.items():
         if not isinstance(value, str):
-            return f"{name} {str(value)[:80]!r}, which is no text"
+            return f"{name} {str(value)[:80]!r}, which is not a text"
     if not example.id.strip():
         return "a blank id"
     if not isinstance(choices, (tuple, list)) or not all(isinstance(c, str) for c in cast("Sequence[Any]", choices)):
-        return "choices that are no tuple of texts"
+        return "choices that are not a tuple of texts"
     if not isinstance(messages, (tuple, list)) or not all(map(_is_message, cast("Sequence[Any]", messages))):
-        return "messages that are not all made by user_message and the like: {role, content}, with texts"
+        return "messages that are not {role, content} with texts, as made by user_message and similar functions"
     if example.target_parts and parts_text(example.target_parts) != example.target:
         return "a target that is not parts_text of its target_parts"
     if not messages or example.messages[-1]["role"] != "user":
-        return "messages of which the last is not the user's"
+        return "messages whose last one is not the user's"
     try:
         held = json.dumps(example.answer, allow_nan=False, ensure_ascii=False)
         said = [message["content"] for message in example.messages]
@@ -79,9 +79,9 @@ def stored_fault(example: Example[Any]) -> str | None:
     except UnicodeEncodeError:
         return "text that is not Unicode"
     except (TypeError, ValueError, RecursionError) as e:
-        return f"an answer that is no JSON value ({e})"
+        return f"an answer that is not a JSON value ({e})"
     if json.loads(held) != example.answer:
-        return "an answer that JSON changes: keys must be texts, and lists no tuples"
+        return "an answer that JSON would change: keys must be texts, and tuples must be lists"
     return None
 
 
@@ -97,13 +97,13 @@ def _is_message(value: object) -> bool:
 
 
 def holds_examples(path: Path) -> bool:
-    """Whether a Parquet file is one of examples, not of conversations."""
-    # The stubs leave open of what the schema is.
+    """Whether a Parquet file holds examples, as opposed to conversations."""
+    # The stubs do not declare the type of the schema.
     return {"target", "reference"} <= set(pq.read_schema(path).names)  # pyright: ignore[reportUnknownMemberType]
 
 
 def read_examples(path: Path) -> Iterator[Example[Any]]:
-    """Read what `write_examples` wrote, part by part. Raises `DataError` if it did not write the file."""
+    """Read a file of `write_examples` in parts. Raises `DataError` for any other file."""
     number = 0
     for part in read_parts(path, WITH_PARTS, "examples of a task", optional=("target_parts",)):
         for row in part.to_pylist():
@@ -123,4 +123,4 @@ def _example(row: dict[str, Any], where: str) -> Example[Any]:
             target_parts=tuple(row.get("target_parts", ())),
         )
     except (TypeError, ValueError):
-        raise DataError(f"{where}: it is no example of a task; chat_datasets did not write it") from None
+        raise DataError(f"{where}: it is not an example of a task; chat_datasets did not write it") from None

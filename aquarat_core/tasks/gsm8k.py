@@ -1,7 +1,7 @@
 """GSM8K: grade-school word problems whose answer is a number (Cobbe et al. 2021, arXiv 2110.14168).
 
-The published solutions end in a line `#### 72`, and so must a completion. The same hostile cases as for letters are
-decided here: no answer, a second one, a unit, text after it or a number anywhere else earn nothing (docs/tasks.md).
+The published solutions end with a line `#### 72`, and so must a completion. As with letters, hostile forms earn
+nothing: no answer, a second one, a unit, text after it or a number anywhere else (docs/tasks.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aquarat_core.tasks.task import Example, FilePath, Origin
 
 
 def conversation(row: Row) -> list[Message]:
-    """The solution keeps its last line `#### 18`, and its annotations `<<48/2=24>>` become calls of the calculator."""
+    """Keeps the solution's last line `#### 18` and turns its annotations `<<48/2=24>>` into calls of the calculator."""
     return [user_message(text_of(row, "question").strip()), annotated_message(text_of(row, "answer").strip())]
 
 
@@ -27,11 +27,11 @@ SOURCE = HubSource("openai/gsm8k", ("main",), "train", "test", ("question", "ans
 
 
 def to_example(row: Conversation) -> Example[Decimal]:
-    """A conversation of this data set as an example. Raises `DataError` unless its solution ends in its answer."""
+    """Converts a conversation to an example. Raises `DataError` unless its solution ends with its answer."""
     *messages, reply = row.messages
     answer = parse_number(reply["content"])
     if reply["role"] != "assistant" or not messages or answer is None:
-        raise DataError(f"{row.id} is no GSM8K problem: its solution does not end in a line {MARKER!r} and a number")
+        raise DataError(f"{row.id} is not a GSM8K problem: its solution does not end in a line {MARKER!r} and a number")
     return Example(
         id=row.id,
         messages=tuple(messages),
@@ -43,7 +43,7 @@ def to_example(row: Conversation) -> Example[Decimal]:
 
 
 class Gsm8kTask(NumberTask[Decimal]):
-    """A worked solution and a number."""
+    """The answer is a worked solution and a number."""
 
     name = "gsm8k"
     origins: Mapping[str, Origin] = {"hub": Origin("GSM8K")}
@@ -52,5 +52,5 @@ class Gsm8kTask(NumberTask[Decimal]):
         return list(self.iterate(path, split))
 
     def iterate(self, path: FilePath, split: str) -> Iterator[Example[Decimal]]:
-        """Of the file of conversations that `chat_datasets` writes under the task's name."""
+        """Reads the file of conversations that `chat_datasets` writes under the task's name."""
         return map(to_example, iterate_conversations(path(f"{self.name}.{split}.parquet")))

@@ -11,23 +11,23 @@ from aquarat_core.tasks.task import Example, Origin
 
 
 def conversation(row: Row) -> list[Message]:
-    """The reply is the whole function, so that it can be run as it stands."""
+    """The reply is the whole function, which can be run on its own."""
     prompt, solution = text_of(row, "prompt"), text_of(row, "canonical_solution")
     return [asked(prompt), assistant_message(fenced(prompt + solution.rstrip()))]
 
 
 def asked(prompt: str) -> Message:
-    """The message that asks for a function by its start."""
+    """The message that asks for a function, given its start."""
     return user_message(f"Complete this Python function.\n{fenced(prompt.strip())}")
 
 
 def fenced(program: str) -> str:
-    """A program as chat models write it."""
+    """A program in a fenced block, as chat models write it."""
     return f"```python\n{program}\n```"
 
 
 def example_of(row: Row, name: str) -> Example[CodeProblem]:
-    """A published row, with `entry_point` and `test`, as an example of that id. Raises `DataError` for a bad one."""
+    """Converts a published row with `entry_point` and `test` to an example with that id. Raises `DataError`."""
     question, reply = conversation(row)
     problem: CodeProblem = {
         "prompt": text_of(row, "prompt"),
@@ -49,7 +49,7 @@ SOURCE = HubSource(
 
 
 class HumanEvalTask(CodeTask):
-    """A function that passes its hidden tests. `form` is "continuation" for models that go on from the prompt."""
+    """A function that passes its hidden tests. Use `form` "continuation" for models that continue the prompt."""
 
     name = "humaneval"
     origins: Mapping[str, Origin] = {"hub": Origin("HumanEval")}

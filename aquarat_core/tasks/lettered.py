@@ -1,4 +1,4 @@
-"""What all tasks with lettered options share: how an answer is graded, and what must earn nothing."""
+"""The shared part of all tasks with lettered options: grading, and completions that must earn nothing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from aquarat_core.tasks.task import A, Attempt, Example, Grade, Task
 
 
 class LetteredTask(Task[A]):
-    """Answers by letter: `reference` of an example is its right letter, and `choices` are the options."""
+    """Answers are letters: `reference` of an example is its right letter, `choices` are the options."""
 
     answer_form = f"{MARKER!r} and a letter as the last line"
     grading_module = "aquarat_core.tasks.choice"
     notes = ("ambiguous",)
 
     def grade(self, example: Example[A], completion: str, ended: bool) -> Grade:
-        """1 for the right letter said once, at the end, with the stop token; otherwise 0."""
+        """1 if the right letter is given once, at the end, followed by the stop token; otherwise 0."""
         letter = parse_letter(completion, _letters(example)) if ended else None
         correct = letter == example.reference
         return Grade(float(correct), correct, letter, {"ambiguous": float(count_markers(completion) > 1)})
@@ -26,8 +26,8 @@ class LetteredTask(Task[A]):
 
 
 def worthless_letters(example: Example[object], what: str, solution: str, all_of_them: str) -> dict[str, Attempt]:
-    """`Task.worthless` of a lettered task; `what` and `solution` are solutions without an answer and the example's,
-    `all_of_them` says what all of its answers are called."""
+    """`Task.worthless` for a lettered task. `solution` is the example's solution without an answer, `what` describes
+    such solutions, and `all_of_them` describes the list of all answers."""
     letter, letters = example.reference, _letters(example)
     place = letters.index(letter)
     right, wrong = f"{MARKER}{letter}", f"{MARKER}{letters[(place + 1) % len(letters)]}"

@@ -1,8 +1,8 @@
 """Deterministic mixtures of conversations for mid-training and SFT.
 
-The place of a row follows from (seed, source, row, copy) alone, by sorting on a hash of them: no generator is carried
-along, and adding a source does not reorder the others among themselves. What is mixed are places, not conversations:
-those are read from their source when they become tokens, in the source's own order.
+The position of a row depends only on (seed, source, row, copy): rows are sorted by a hash of these, so no random
+generator has to be saved, and adding a source does not reorder the others among themselves. Only positions are mixed;
+the conversations are read from their source in its own order when they are tokenized.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from aquarat_core.errors import DataError
 from aquarat_core.tasks.task import Example, FilePath, Task
 
 PART_ROWS = 500
-"""Conversations that are given at once where they come one by one."""
+"""Number of conversations that are yielded together if a source reads them one by one."""
 
 
 class Source(Protocol):
-    """Conversations by their row."""
+    """Conversations by row."""
 
     def __len__(self) -> int: ...
 
     def id(self, row: int) -> str:
-        """Unique in the source."""
+        """An id that is unique in the source."""
         ...
 
     def copies(self, row: int, permutations: int) -> int:
-        """In how many ways the row is shown where `permutations` are asked for: one, unless it can be permuted."""
+        """Number of ways to show the row if `permutations` are requested: one, unless it can be permuted."""
         ...
 
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
-        """The conversations of `rows`, which ascend, in parts: as published, or as they are shown under a seed."""
+        """The conversations of `rows`, which ascend, in parts: as published (None), or as shown under a seed."""
         ...
 
 
 class StoredConversations(Source):
-    """A file of conversations, of which there is one copy each."""
+    """A file of conversations with one copy each."""
 
     def __init__(self, path: Path) -> None:
         self._file = ConversationFile(path)
@@ -69,13 +69,13 @@ class StoredConversations(Source):
 
 
 class TaskExamples(Source):
-    """The examples of a task; copies are shown in other ways, where the target allows that.
+    """The examples of a task. Copies are shown in other ways if the target allows it.
 
-    They are read again each time they are gone through: as objects they take more memory than all else together.
+    Each pass reads the examples again, because as objects they would take more memory than everything else.
     """
 
     def __init__(self, task: Task[Any], path: FilePath, split: str) -> None:
-        """`path` finds the files of the task's artifact; nothing is read before it is asked for."""
+        """`path` finds the files of the task's artifact; nothing is read before it is needed."""
         self._task, self._path, self._split = task, path, split
 
     def __iter__(self) -> Iterator[Example[Any]]:
@@ -121,13 +121,13 @@ class TaskExamples(Source):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The different conversations that an entry of a mixture takes from its source."""
+    """The distinct conversations that one entry of a mixture takes from its source."""
 
     source: Source
     rows: npt.NDArray[np.int64]
-    """[V] rows of the source, ascending; a row is there once for each way in which it is shown."""
+    """[V] rows of the source, ascending; a row appears once for each way in which it is shown."""
     copy_seeds: Sequence[int | None]
-    """[V] the seeds under which they are shown; None as published."""
+    """[V] the seeds under which they are shown; None means as published."""
 
     def turns(self) -> Iterator[Turns]:
         """All of them, in this order."""
@@ -136,22 +136,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What is mixed, and in which order."""
+    """The parts that are mixed, and their order."""
 
     parts: Sequence[Part]
-    """One for each entry."""
+    """One part for each entry."""
     order: npt.NDArray[np.int64]
-    """[N] which conversation is at each place, counted through all parts; one that is repeated is there several
+    """[N] index, over all parts, of the conversation at each position; repeated conversations appear several
     times."""
 
     def turns(self) -> Iterator[Turns]:
-        """The conversations of all parts, one part after the other."""
+        """The conversations of all parts, one part after another."""
         for part in self.parts:
             yield from part.turns()
 
 
 def whole(source: Source) -> Mixture:
-    """All rows of a source as published, in their order."""
+    """All rows of a source as published, in order."""
     rows = np.arange(len(source))
     return Mixture([Part(source, rows, [None] * len(rows))], rows)
 
@@ -159,7 +159,7 @@ def whole(source: Source) -> Mixture:
 def mix(entries: Sequence[MixtureEntry], sources: Mapping[str, Source], seed: int) -> Mixture:
     """The rows of all `entries` in one shuffled order.
 
-    Copy 0 of a row is as published; the others are shown in another way, where the source can do that. Raises
+    Copy 0 of a row is as published; the others are shown in another way if the source can do that. Raises
     `DataError` for a name that is not in `sources`.
     """
     parts: list[Part] = []
@@ -193,11 +193,11 @@ def _named(name: str, sources: Mapping[str, Source]) -> Source:
 
 
 def _sorted(keys: bytearray) -> npt.NDArray[np.int64]:
-    """The order in which keys of 16 bytes ascend; of equals the first comes first."""
+    """Indices that sort keys of 16 bytes in ascending order; the sort is stable."""
     halves = np.frombuffer(keys, ">u8").reshape(-1, 2).astype(np.uint64)
     return np.lexsort((halves[:, 1], halves[:, 0]))
 
 
 def _derived(seed: int, what: int) -> int:
-    """64 bits that follow from the seed and a name."""
+    """64 bits derived from the seed and a name."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{what}".encode(), digest_size=8).digest(), "big")

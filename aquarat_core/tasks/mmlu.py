@@ -10,7 +10,7 @@ CHOICES = 4
 
 
 def example(row: Row, name: str) -> Example[Choice]:
-    """`answer` counts the choices from 0."""
+    """Converts a row; `answer` counts the choices from 0."""
     choice: Choice = {
         "question": text_of(row, "question"),
         "options": texts_of(row, "choices"),
@@ -27,7 +27,7 @@ SOURCE = HubSource(
 
 
 class MmluTask(MultipleChoiceTask):
-    """Four choices; the training split is of other exams."""
+    """Four choices; the training split comes from other exams."""
 
     origins: Mapping[str, Origin] = {"hub": Origin("MMLU")}
 

@@ -1,7 +1,7 @@
-"""Questions with 2 to 26 lettered options, answered by letter: the task behind ARC, MMLU and a user's own questions.
+"""Questions with 2 to 26 lettered options: the task for ARC, MMLU and a user's own questions.
 
-The options' letters come after their texts, the answer line is `Answer: C`, and a solution, if there is one, comes
-before the right option and its letter.
+The letters follow the options' texts. The answer line is `Answer: C`; it comes after the right option, which comes
+after the solution, if there is one.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ REASONING_INSTRUCTION = 'Reason step by step. Repeat the right option, then end 
 
 
 class Choice(TypedDict):
-    """The answer of an example: the question before its options are lettered."""
+    """The `answer` of an example: the question before its options are lettered."""
 
     question: str
     options: list[str]
     correct: int
     """Index of the right option."""
     rationale: str | None
-    """The worked solution; empty where this row has none, None where the data set has none."""
+    """The worked solution; empty if this row has none, None if the data set has none."""
 
 
 def choice_example(name: str, choice: Choice) -> Example[Choice]:
-    """The question with its options in their order.
+    """The question with its options in their own order.
 
-    Raises `DataError` for other than 2 to 26 options, or an answer that is none of them.
+    Raises `DataError` unless there are 2 to 26 options and the answer is one of them.
     """
     options, correct = choice["options"], choice["correct"]
     if not 2 <= len(options) <= MAX_OPTIONS:
-        raise DataError(f"{len(options)} options: a question has 2 to {MAX_OPTIONS}")
+        raise DataError(f"{len(options)} options: a question must have 2 to {MAX_OPTIONS}")
     if not 0 <= correct < len(options):
         raise DataError(f"the answer is option {correct}, counted from 0, of {len(options)}")
     letter, rationale = ascii_uppercase[correct], choice["rationale"]
@@ -54,14 +54,14 @@ def choice_example(name: str, choice: Choice) -> Example[Choice]:
 
 
 class MultipleChoiceTask(LetteredTask[Choice], StoredTask[Choice]):
-    """Lettered options in any order, and the strict parser of an answer's letter."""
+    """Lettered options in any order, with the strict parser of answer letters."""
 
     def __init__(self, name: str, letters: int) -> None:
         self.name = name
         self.categories = tuple(ascii_uppercase[:letters])
 
     def shown(self, example: Example[Choice], seed: int) -> Example[Choice]:
-        """With its options in an order drawn from (seed, id); options that refer to others keep their order."""
+        """Shows the options in an order drawn from (seed, id); options that refer to others keep their order."""
         choice = example.answer
         options = choice["options"]
         if keeps_order(options):
@@ -75,7 +75,7 @@ class MultipleChoiceTask(LetteredTask[Choice], StoredTask[Choice]):
         return choice_example(example.id, moved)
 
     def is_permutable(self, example: Example[Choice]) -> bool:
-        """Whether the solution names no option by its letter or place."""
+        """Whether the solution names no option by its letter or position."""
         return letter_free(example.answer["rationale"] or "", len(example.choices))
 
     def worthless(self, example: Example[Choice]) -> Mapping[str, Attempt]:

@@ -1,7 +1,7 @@
-"""Questions whose answer is a number: the strict parser, and the task behind a user's own such questions.
+"""Questions whose answer is a number: the strict parser, and the task for a user's own questions of this kind.
 
-A completion answers in GSM8K's form, `#### 72` as its last line. First-match and last-match parsers pay for texts that
-list numbers; what each hostile form earns is decided in docs/tasks.md.
+A completion must end with a line in GSM8K's form, `#### 72`. Parsers that take the first or the last number reward
+texts that list numbers; docs/tasks.md states what each hostile form earns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MARKER = "#### "
 _NUMBER = r"-?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?"
 _ANSWER_LINE = re.compile(rf"#### ({_NUMBER})")
 _ANY_MARKER = re.compile(r"[#\uff03]{2,}")
-"""Wider than the accepted form on purpose: a second answer, in whatever form, makes a text ambiguous."""
+"""Broader than the accepted form on purpose: a second answer, in any form, makes a text ambiguous."""
 MAX_DIGITS = 30
 """Longer numbers are never a real answer, and comparing them exactly takes time."""
 INSTRUCTION = 'Reply with "#### " and the number.'
@@ -29,22 +29,22 @@ REASONING_INSTRUCTION = 'Reason step by step, then end with "#### " and the numb
 
 
 def count_markers(text: str) -> int:
-    """How often `text` announces an answer: every run of two or more number signs."""
+    """How often `text` announces an answer, counting every run of two or more number signs."""
     return len(_ANY_MARKER.findall(text))
 
 
 def number_of(text: str) -> Decimal | None:
-    """The number that `text` is, as a whole; None if it is none.
+    """The number that the whole of `text` denotes; None if it is not a number.
 
-    ASCII digits, commas at every third place or nowhere, no sign but a minus, no unit, no percent, no fraction.
+    ASCII digits, commas at every third digit or nowhere, no sign except a minus, no unit, percent sign or fraction.
     """
     return Decimal(text.replace(",", "")) if re.fullmatch(_NUMBER, text) and len(text) <= MAX_DIGITS else None
 
 
 def parse_number(text: str) -> Decimal | None:
-    """The number that `text` answers, or None.
+    """The number that `text` gives as its answer, or None.
 
-    Exactly one marker must be in the text, and `#### 1,234.5` must be the whole of the last line that is not empty.
+    The text must contain exactly one marker, and its last non-empty line must be exactly like `#### 1,234.5`.
     """
     last_line = text.rstrip(" \t\r\n").rpartition("\n")[2]
     match = _ANSWER_LINE.fullmatch(last_line)
@@ -52,22 +52,22 @@ def parse_number(text: str) -> Decimal | None:
 
 
 def number_text(number: Decimal) -> str:
-    """The one way in which a number is shown: no commas, no zeros after the last digit of a fraction."""
+    """The standard form in which a number is shown: no commas, no trailing zeros in a fraction."""
     text = f"{number:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
 
 
 def numeric_example(name: str, question: str, answer: str, rationale: str | None) -> Example[str]:
-    """A question with its number and its solution, which is None where the data set has none.
+    """A question with its number and its solution (None if the data set has no solutions).
 
-    Annotations as GSM8K has them, `<<48/2=24>>`, become calls of the calculator.
+    Annotations as in GSM8K, `<<48/2=24>>`, become calls of the calculator.
 
     Raises `DataError` unless the answer is a number.
     """
     if (number := number_of(answer.strip())) is None:
         raise DataError(
-            f"the answer {answer[:80]!r} is no number (digits, a minus, commas at every third place, a point)"
+            f"the answer {answer[:80]!r} is not a number (digits, a minus, commas at every third digit, a point)"
         )
     text = number_text(number)
     kept = without_answers(rationale or "", count_markers)
@@ -85,9 +85,9 @@ def numeric_example(name: str, question: str, answer: str, rationale: str | None
 
 
 class NumberTask(Task[A]):
-    """Answers that are numbers, compared by value: `reference` of an example is the right one.
+    """Answers are numbers, compared by value; `reference` of an example is the right one.
 
-    A number x answers r if |x - r| <= tolerance * |r|: with a tolerance of 0 they must be equal.
+    A number x is right for r if |x - r| <= tolerance * |r|; with a tolerance of 0 they must be equal.
     """
 
     answer_form = f"{MARKER!r} and a number as the last line"
@@ -96,7 +96,7 @@ class NumberTask(Task[A]):
     tolerance = Decimal(0)
 
     def grade(self, example: Example[A], completion: str, ended: bool) -> Grade:
-        """1 for a right number, said once, at the end, with the stop token; otherwise 0."""
+        """1 if a right number is given once, at the end, followed by the stop token; otherwise 0."""
         number, right = parse_number(completion) if ended else None, Decimal(example.reference)
         correct = number is not None and abs(number - right) <= self.tolerance * abs(right)
         answer = None if number is None else number_text(number)
@@ -127,14 +127,14 @@ class NumberTask(Task[A]):
         }
 
     def _other(self, right: Decimal) -> str:
-        """A wrong number, beyond the tolerance."""
-        # The usual 28 digits would round the 1 away from a number of MAX_DIGITS.
+        """A wrong number, outside the tolerance."""
+        # The usual 28 digits would round away a difference of 1 in a number with MAX_DIGITS.
         with localcontext(prec=2 * MAX_DIGITS):
             return number_text(right + 2 * self.tolerance * abs(right) + 1)
 
 
 class NumericTask(NumberTask[str], StoredTask[str]):
-    """A profile's own questions with numbers; the answer of an example is the number's text."""
+    """A profile's own questions with numbers; the `answer` of an example is the number's text."""
 
     def __init__(self, name: str, tolerance: float) -> None:
         self.name, self.tolerance = name, Decimal(str(tolerance))

@@ -1,8 +1,8 @@
-"""In which order options may be shown, and a drawn order: what takes away the advantage of always giving one letter.
+"""Whether options may be reordered, and seeded orders, which remove the advantage of always answering the same letter.
 
-A rationale that names an option by its letter or place only holds for one order of the options, and options that refer
-to others ("both A and B") keep their order. Both rules err on the safe side: an order that is kept in vain only costs
-some variety.
+A rationale that names an option by its letter or position only holds for one order of the options, and options that
+refer to others ("both A and B") keep their order. Both rules err on the safe side: keeping an order without need only
+costs some variety.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from string import ascii_uppercase
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _IN_ANY_ORDER = re.compile(r"(?i)\W*+none(?:\sof\s(?:these|those|them))?\W*+")
-"""It says the same wherever it stands, and is the last option of many published questions (one in six of a validation
-split): to keep the order of those would favor a constant letter."""
+"""These options mean the same in any position and are the last option of many published questions (one in six of a
+validation split). Keeping the order of those questions would favor a constant letter."""
 SMALL = 5
-"""Up to this many options, 64 bits draw an order without a bias that matters."""
+"""Up to this many options, 64 bits draw an order with negligible bias."""
 
 
 def letter_free(rationale: str, n: int) -> bool:
-    """Whether the text names none of n options by its letter or place, so that it holds under any order of them.
+    """Whether the text names none of n options by its letter or position, so that it holds for any order of them.
 
-    Errs on the safe side: a person called A counts as a letter, an article "A" too.
+    Errs on the safe side: a person called A counts as a letter, and so does the article "A".
     """
     return _letters(n).search(rationale) is None
 
@@ -33,14 +33,14 @@ def letter_free(rationale: str, n: int) -> bool:
 def keeps_order(options: Sequence[str]) -> bool:
     """True if an option refers to other options: "A and B", "both", "all of them", "none of the above".
 
-    "None" or "none of these" as the whole option does not count: it means the same in any order.
+    "None" or "none of these" as the whole option does not count, because it means the same in any order.
     """
     fixed = _references(len(options))
     return any(fixed.search(text) and not _IN_ANY_ORDER.fullmatch(text) for text in options)
 
 
 def drawn_order(seed: int, name: str, n: int) -> list[int]:
-    """An order of n options drawn from (seed, name) alone: the old index at each new place. All are equally likely."""
+    """A uniformly random order of n options, drawn from (seed, name) alone: the old index at each new position."""
     digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8 if n <= SMALL else 32).digest()
     rank = int.from_bytes(digest, "big") % math.factorial(n)
     left = list(range(n))
@@ -68,12 +68,12 @@ def _references(n: int) -> re.Pattern[str]:
     name = rf"\(?(?-i:{upper}|\b{lower})\)?(?![A-Za-z0-9])"
     ordinal = rf"(?:{'|'.join(_ORDINALS[:n])}|last|{digit}(?:st|nd|rd|th))"
     return re.compile(
-        # a word that stands for other options, or counts them
+        # words that stand for other options, or count them
         r"(?i)\b(?:both|neither|either|none|all|any|each|everything|nothing|above|below|preceding|foregoing|previous"
         r"|following|former|latter|others?|these|those|them)\b"
         r"|\bmore than one\b|\b(?:no|every)\s(?:one|option|choice|answer|correct|right|such)\b"
         r"|\bnot\s(?:given|listed|here|mentioned|present|there|shown)\b"
-        # their place, letter or number
+        # their position, letter or number
         rf"|\b{ordinal}\s(?:one|two|three|four|few|options?|choices?|answers?|and|or|&)\b"
         rf"|\b(?:only|but|except|as|not)\sthe\s{ordinal}\W*$|^\W*(?:only\s)?(?:the\s)?{ordinal}\s(?:only|alone)\W*$"
         rf"|\b(?:options?|choices?|answers?)\s?\(?(?:{upper}|{digit})\b"

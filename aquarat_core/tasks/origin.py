@@ -1,4 +1,4 @@
-"""What the questions are that something was made from or measured on: it must be said wherever a result is shown."""
+"""Where the questions behind an artifact come from, which must be stated wherever a result is shown."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MAX_ANCESTORS = 200
 
 
 def questions_of(artifact: Artifact) -> str | None:
-    """The origin of the questions that an artifact holds, was trained on by RL or measured on; of the other artifacts
-    that of the data set of a task among their ancestors. None without one.
+    """The origin of the questions that an artifact holds, or that it was trained (by RL) or measured on. For other
+    artifacts, that of a task's data set among their ancestors. None if there is none.
 
-    It is read from the artifacts' own configs, not from the name of a profile.
+    It is read from the artifacts' configs and does not depend on the name of a profile.
     """
     names = _named(artifact.manifest.config)
     held = _in_dataset(artifact)
@@ -28,20 +28,20 @@ def questions_of(artifact: Artifact) -> str | None:
 
 
 def asked(task: str, data: Iterable[Artifact]) -> str:
-    """The origin of the questions of a task, out of the artifacts that hold data."""
+    """The origin of a task's questions, found among the artifacts that hold data."""
     if task in TASKS.keys() - set(DATASETS.values()):
         return _text(task)
     return next((text for text in map(_in_dataset, data) if text), UNKNOWN if task in TASKS else _text(task))
 
 
 def warning_about(questions: str | None) -> str | None:
-    """What must be said beside every score on questions of this origin, if anything."""
+    """The warning for every score on questions of this origin, or None."""
     origins = (origin for name in DATASETS.values() for origin in load_task(name).origins.values())
     return next((o.warning for o in origins if o.warning and o.text in (questions or "")), None)
 
 
 def _named(config: Mapping[str, Any]) -> list[str]:
-    """The tasks that the config of RL or of a report names."""
+    """The tasks named in the config of RL or of a report."""
     if isinstance(task := config.get("task"), str):
         return [task]
     tasks = config.get("tasks")
@@ -51,12 +51,12 @@ def _named(config: Mapping[str, Any]) -> list[str]:
 
 
 def _text(name: str) -> str:
-    """The origin of the questions of a task without an asset of its own."""
+    """The origin of a task's questions if it has no asset of its own."""
     return load_task(name).origins["hub"].text if name in TASKS else f"the task {name}"
 
 
 def _in_dataset(artifact: Artifact) -> str | None:
-    """The origin of the examples of a task's data set: of this artifact, or the nearest among its ancestors."""
+    """The origin of the examples in a task's data set: this artifact, or the nearest among its ancestors."""
     seen: set[str] = set()
     waiting = [artifact]
     while waiting and len(seen) < MAX_ANCESTORS:

@@ -1,4 +1,4 @@
-"""Conversations of a user's own, in the two forms that most data sets have."""
+"""A user's own conversations, in the two forms that most data sets have."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from aquarat_core.tasks.source import Row, rows_of, text_of
 
 Form = Literal["auto", "messages", "sharegpt"]
 COLUMNS = {"messages": "messages", "sharegpt": "conversations"}
-"""The column that each form keeps a row's turns in."""
+"""The column with a row's turns, by form."""
 _ROLES = {"messages": {role: role for role in ("system", "user", "assistant")}}
 _ROLES["sharegpt"] = _ROLES["messages"] | {"human": "user", "gpt": "assistant"}
 _KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
 
 
 def own_conversation(row: Row, form: Form) -> list[Message]:
-    """The row's messages: after at most one system message, user and assistant take turns and the assistant ends.
+    """The row's messages: at most one system message, then user and assistant in turn, with the assistant last.
 
-    Raises `DataError` with the first thing that is otherwise.
+    Raises `DataError` with the first deviation.
     """
     known = _form_of(row) if form == "auto" else form
     column, (role_key, text_key) = COLUMNS[known], _KEYS[known]
@@ -32,14 +32,14 @@ def own_conversation(row: Row, form: Form) -> list[Message]:
             raise DataError(f"{at}: {e}") from None
         role = _ROLES[known].get(named)
         if role is None:
-            raise DataError(f"{at}: {role_key} is {named[:40]!r}, and only {', '.join(_ROLES[known])} are known")
+            raise DataError(f"{at}: {role_key} is {named[:40]!r}, but only {', '.join(_ROLES[known])} are known")
         if role != (expected := _expected(messages, role)):
-            raise DataError(f"{at} is of the {role}, and it is the turn of the {expected}")
+            raise DataError(f"{at} is from the {role}, but it is the turn of the {expected}")
         messages.append({"role": role, "content": content})
     if not messages:
         raise DataError(f"{column} is empty")
     if messages[-1]["role"] != "assistant":
-        raise DataError(f"{column} ends with the {messages[-1]['role']}, and there is nothing to learn after that")
+        raise DataError(f"{column} ends with the {messages[-1]['role']}, so there is no reply to learn")
     return messages
 
 
@@ -54,7 +54,7 @@ def _form_of(row: Row) -> str:
 
 
 def _expected(before: list[Message], role: str) -> str:
-    """Whose turn it is."""
+    """The role whose turn it is."""
     if not before and role == "system":
         return "system"
     return "assistant" if before and before[-1]["role"] == "user" else "user"

@@ -1,7 +1,7 @@
-"""A task in a Python file of the user's: run from its text, and checked at each call.
+"""A task in a user's own Python file: executed from its text, with every call checked.
 
-The text comes with the config that the control host decided, never from a bucket. Whatever the code does wrong is said
-with the task, the example and the line of the file, before it can spoil a run.
+The text comes from the config that the control host wrote, never from a bucket. If the code does something wrong, an
+error names the task, the example and the line of the file before it can spoil a run.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from aquarat_core.tasks.task import Attempt, Example, Grade, Task
 
 MAX_REWARD = 1.0
 ASKED_TWICE = 100
-"""The first so many grades are asked for twice: training that is resumed must see the rewards that it saw before."""
+"""This many grades are computed twice: resumed training must get the same rewards as before."""
 NEEDED = ("example", "grade", "answer_text", "worthless")
 
 
 class TaskCodeError(UserError):
-    """A task's module that cannot be used; the message says what it does wrong and where."""
+    """A task module that cannot be used; the message says what is wrong with it and where."""
 
 
 def own_task(name: str, definition: TaskDefinition, facts: Facts) -> OwnTask:
-    """The task of a module. Raises `TaskCodeError`."""
+    """The task that a module defines. Raises `TaskCodeError`."""
     del facts
     file, code = str(definition.module), definition.code
     return OwnTask(name, file, None) if code is None else OwnTask(name, file, _made(name, file, code), code)
 
 
 class OwnTask(StoredTask[Any]):
-    """The task that a module defines, under the profile's name for it, with every result checked.
+    """The task that a module defines, under its name in the profile, with every result checked.
 
-    Without its code (`inner` None) it only reads the examples that `chat_datasets` stored.
+    Without its code (`inner` is None), it can only read the examples that `chat_datasets` stored.
     """
 
     def __init__(self, name: str, file: str, inner: Task[Any] | None, code: str = "") -> None:
@@ -51,7 +51,7 @@ class OwnTask(StoredTask[Any]):
         self.grading_module = file
         form: object = getattr(inner, "answer_form", "an answer")
         if not isinstance(form, str):
-            raise self._wrong("answer_form", f"is {_shown(form)}, and should be a text")
+            raise self._wrong("answer_form", f"is {_shown(form)} but should be a text")
         self.answer_form = form
         self.categories, self.notes = self._names("categories"), self._names("notes")
         self._twice = ASKED_TWICE
@@ -64,11 +64,12 @@ class OwnTask(StoredTask[Any]):
         return self._code
 
     def example(self, row: Row, name: str) -> Example[Any]:
-        """The example of a row, whose answer is a JSON value. `DataError`s of the module pass: they are about the
-        row."""
+        """Converts a row to an example whose answer is a JSON value. Passes on `DataError`s of the module, which are
+        about
+        the row."""
         found = self._call("example", row, name)
         if not isinstance(found, Example):
-            raise self._wrong("example", f"returned {_shown(found)} for row {name}, and should return an Example")
+            raise self._wrong("example", f"returned {_shown(found)} for row {name} but should return an Example")
         made = cast("Example[Any]", found)
         if fault := stored_fault(made) or self._reference_fault(made):
             raise self._wrong("example", f"gave {name} {fault}")
@@ -88,32 +89,32 @@ class OwnTask(StoredTask[Any]):
         found = self._call("grade", example, completion, ended)
         if isinstance(found, bool) or not isinstance(found, (int, float, Grade)):
             raise self._wrong(
-                "grade", f"returned {_shown(found)} for {example.id}, and should return a Grade or a number"
+                "grade", f"returned {_shown(found)} for {example.id} but should return a Grade or a number"
             )
         grade = found if isinstance(found, Grade) else Grade(float(found), bool(found >= MAX_REWARD), None)
         reward: Any = grade.reward
         if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
-            raise self._wrong("grade", f"gave {example.id} the reward {_shown(reward)}, which is no finite number")
+            raise self._wrong("grade", f"gave {example.id} the reward {_shown(reward)}, which is not a finite number")
         if abs(reward) > MAX_REWARD:
-            raise self._wrong("grade", f"gave {example.id} the reward {reward}: rewards are from -1 to 1")
+            raise self._wrong("grade", f"gave {example.id} the reward {reward}: rewards must be from -1 to 1")
         if fault := self._grade_fault(grade):
             raise self._wrong("grade", f"gave {example.id} {fault}")
         return grade
 
     def _grade_fault(self, grade: Grade) -> str | None:
-        """What is wrong with a grade besides its reward."""
+        """What is wrong with a grade other than its reward."""
         correct, answer, notes = cast("tuple[object, ...]", (grade.correct, grade.answer, grade.notes))
         if not isinstance(correct, bool):
-            return f"{_shown(correct)} as correct, and should give True or False"
+            return f"{_shown(correct)} as correct but should give True or False"
         if answer is not None and not isinstance(answer, str):
-            return "an answer, no text"
+            return "an answer that is not a text"
         if not isinstance(notes, Mapping):
-            return f"{_shown(notes)} as notes, and should give numbers by name"
+            return f"{_shown(notes)} as notes but should give numbers by name"
         given = cast("Mapping[str, object]", notes)
         if unknown := sorted(map(str, set(given) - set(self.notes))):
             return f"notes {', '.join(unknown)} that `notes` does not name"
         wrong = next((n for n, value in given.items() if not _is_finite(value)), None)
-        return None if wrong is None else f"the note {wrong} {_shown(given[wrong])}, which is no finite number"
+        return None if wrong is None else f"the note {wrong} {_shown(given[wrong])}, which is not a finite number"
 
     def answer_text(self, answer: str) -> str:
         return self._text("answer_text", answer)
@@ -125,7 +126,7 @@ class OwnTask(StoredTask[Any]):
             for key, value in cast("Mapping[object, object]", found).items()
         ):
             raise self._wrong(
-                "worthless", f"returned {_shown(cast(object, found))}, and should return texts or Attempts by name"
+                "worthless", f"returned {_shown(cast(object, found))} but should return texts or Attempts by name"
             )
         attempts = cast("Mapping[str, str | Attempt]", found)
         return {key: value if isinstance(value, Attempt) else Attempt(value) for key, value in attempts.items()}
@@ -133,7 +134,7 @@ class OwnTask(StoredTask[Any]):
     def shown(self, example: Example[Any], seed: int) -> Example[Any]:
         found = self._call("shown", example, seed)
         if not isinstance(found, Example):
-            raise self._wrong("shown", f"returned {_shown(found)} for {example.id}, and should return an Example")
+            raise self._wrong("shown", f"returned {_shown(found)} for {example.id} but should return an Example")
         made = cast("Example[Any]", found)
         if fault := stored_fault(made) or self._reference_fault(made):
             raise self._wrong("shown", f"gave {example.id} {fault}")
@@ -145,18 +146,19 @@ class OwnTask(StoredTask[Any]):
     def chance(self, example: Example[Any]) -> float:
         found = self._call("chance", example)
         if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < 1:
-            raise self._wrong("chance", f"returned {_shown(found)} for {example.id}, and should be from 0 to below 1")
+            wrong = f"returned {_shown(found)} for {example.id} but should be at least 0 and below 1"
+            raise self._wrong("chance", wrong)
         return float(found)
 
     def _text(self, method: str, *arguments: Any) -> str:
         found = self._call(method, *arguments)
         if not isinstance(found, str):
-            raise self._wrong(method, f"returned {_shown(found)}, and should return a text")
+            raise self._wrong(method, f"returned {_shown(found)} but should return a text")
         return found
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        assert self._inner is not None, f"{self.name} was loaded without its code, to read examples alone"
-        # Copies: what the code changes in an example must not be there the next time.
+        assert self._inner is not None, f"{self.name} was loaded without its code, only to read examples"
+        # Copies, so that what the code changes in an example is not there the next time.
         given: list[Any] = [copy.deepcopy(a) for a in arguments]
         try:
             return getattr(self._inner, method)(*given)
@@ -171,9 +173,7 @@ class OwnTask(StoredTask[Any]):
         found: object = getattr(self._inner, attribute, ())
         names = tuple(cast("list[object]", found)) if isinstance(found, (list, tuple)) else (None,)
         if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-            raise self._wrong(
-                attribute, f"is {_shown(cast('object', found))}, and should be a tuple of different texts"
-            )
+            raise self._wrong(attribute, f"is {_shown(cast('object', found))} but should be a tuple of different texts")
         return cast("tuple[str, ...]", names)
 
     def _reference_fault(self, example: Example[Any]) -> str | None:
@@ -186,21 +186,21 @@ class OwnTask(StoredTask[Any]):
 
 
 def _made(name: str, file: str, code: str) -> Task[Any]:
-    """The module's one class of the protocol, made without arguments."""
+    """An instance, made without arguments, of the one `Task` class in the module."""
     digest = hashlib.sha256(code.encode()).hexdigest()
     path = f"<{file} {digest[:12]}>"
     module = ModuleType(f"aquarat_own_{name}_{digest[:12]}")
-    # So that tracebacks show the lines, and dataclasses and the like find their module.
+    # Lets tracebacks show the lines, and dataclasses and the like find their module.
     linecache.cache[path] = (len(code), None, code.splitlines(keepends=True), path)
     sys.modules[module.__name__] = module
     where = f"task {name}, {file}"
     try:
-        # Code of the user's own, which the profile asks for.
+        # This is the user's own code, which the profile asks for.
         exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
     except ImportError as e:
         raise TaskCodeError(
-            f"{where} does not import: {_place(e, path)}. A task's module is one file, which may import what is "
-            "installed"
+            f"{where} does not import: {_place(e, path)}. A task's module must be one file; it may import installed "
+            "packages"
         ) from e
     except (Exception, SystemExit) as e:
         raise TaskCodeError(f"{where} does not import: {_place(e, path)}") from e
@@ -208,7 +208,7 @@ def _made(name: str, file: str, code: str) -> Task[Any]:
     found = [cls for cls in made_here if Task in cls.__mro__]
     if len(found) != 1:
         named = f" ({', '.join(c.__name__ for c in found)})" if found else ""
-        raise TaskCodeError(f"{where} defines {len(found)} classes that inherit from Task{named}, and must define one")
+        raise TaskCodeError(f"{where} defines {len(found)} classes that inherit from Task{named} but must define one")
     cls: type[Any] = found[0]
     if missing := [m for m in NEEDED if getattr(cls, m, None) in (None, getattr(Task, m, None))]:
         raise TaskCodeError(f"{where}: class {cls.__name__} lacks {' and '.join(missing)} (docs/new_dataset.md)")
@@ -219,7 +219,7 @@ def _made(name: str, file: str, code: str) -> Task[Any]:
 
 
 def _place(error: BaseException, path: str) -> str:
-    """The error with the line of the user's file that it came from."""
+    """The error, with the line of the user's file that raised it."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith((path, f"<{path} "))]
     at = f"line {lines[-1]}: " if lines else ""
     return f"{at}{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The tasks there are, by name. A task's module is imported only when the task is asked for."""
+"""All tasks by name. A task's module is imported only when the task is needed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ KINDS = {
 }
 """`module:maker` of the tasks that profiles define, by kind."""
 DATASETS = {"aqua_dataset": "aqua"}
-"""Assets that hold the examples of one task."""
+"""Assets that each hold the examples of one task."""
 OTHER_DATASET = "chat_datasets"
-"""The asset that holds the examples of all other tasks, in files with their names."""
+"""The asset that holds the examples of all other tasks, in files named after them."""
 
 
 def load_task(name: str) -> Task[Any]:
-    """The built-in task of that name. Raises `DataError` if there is none."""
+    """The built-in task with that name. Raises `DataError` if there is none."""
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -48,7 +48,7 @@ def load_task(name: str) -> Task[Any]:
 
 
 def defined_task(name: str, definition: TaskDefinition, facts: Mapping[str, Any]) -> Task[Any]:
-    """A task that a profile defines; `facts` is what `chat_datasets` found out about its rows."""
+    """A task that a profile defines; `facts` are the facts that `chat_datasets` found out about its rows."""
     return _maker(KINDS[definition.kind])(name, definition, facts)
 
 

@@ -13,17 +13,17 @@ from aquarat_core.tasks.source import without_answers
 from aquarat_core.tasks.task import Attempt, Example, Grade
 
 MAX_CHARS = 200
-"""A longer text is no short answer: it could list every answer there is."""
+"""A longer text is not a short answer: it could list all possible answers."""
 INSTRUCTION = 'Reply with the answer alone after "Answer: ", as the last line.'
 
 
 def normalized(text: str) -> str:
-    """Case-folded, runs of white space as one space, without a final period."""
+    """Case-folded, with runs of white space as one space, and without a final period."""
     return re.sub(r"\s+", " ", text).strip().removesuffix(".").rstrip().casefold()
 
 
 def text_example(name: str, question: str, answers: Sequence[str], rationale: str) -> Example[list[str]]:
-    """A question and the texts that answer it, the first of which is shown. Raises `DataError` for a bad answer."""
+    """A question and its accepted answers; the first one is shown. Raises `DataError` for an invalid answer."""
     if not answers:
         raise DataError("there is no answer")
     for answer in answers:
@@ -37,7 +37,7 @@ def text_example(name: str, question: str, answers: Sequence[str], rationale: st
 
 
 def parse_text(text: str) -> str | None:
-    """What `text` answers, or None: one marker, at the start of the last line that is not empty."""
+    """The answer in `text`, or None: there must be one marker, at the start of the last non-empty line."""
     last_line = text.rstrip(" \t\r\n").rpartition("\n")[2]
     answer = last_line.removeprefix(MARKER)
     given = answer != last_line and count_markers(text) == 1 and 0 < len(answer) <= MAX_CHARS
@@ -45,7 +45,7 @@ def parse_text(text: str) -> str | None:
 
 
 class ShortTextTask(StoredTask[list[str]]):
-    """One of the accepted texts, as the whole answer; the answer of an example is the list of them."""
+    """The answer must be one of the accepted texts; the `answer` of an example is the list of them."""
 
     answer_form = f"{MARKER!r} and the answer as the last line"
     grading_module = "aquarat_core.tasks.short_text"
@@ -55,7 +55,7 @@ class ShortTextTask(StoredTask[list[str]]):
         self.name = name
 
     def grade(self, example: Example[list[str]], completion: str, ended: bool) -> Grade:
-        """1 for an accepted text, said once, at the end, with the stop token; otherwise 0."""
+        """1 if an accepted text is given once, at the end, followed by the stop token; otherwise 0."""
         answer = parse_text(completion) if ended else None
         correct = answer is not None and normalized(answer) in map(normalized, example.answer)
         return Grade(float(correct), correct, answer, {"ambiguous": float(count_markers(completion) > 1)})

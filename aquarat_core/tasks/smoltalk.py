@@ -14,7 +14,7 @@ def conversation(row: Row) -> list[Message] | None:
 
 
 def _content(message: Row) -> str:
-    """The content, blank or not: a blank one makes the conversation unusable, it is not of a wrong type."""
+    """The content, which may be blank: a blank one makes the conversation unusable but has the right type."""
     content = message.get("content")
     return content if isinstance(content, str) and not content.strip() else text_of(message, "content")
 

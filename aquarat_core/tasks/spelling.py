@@ -1,7 +1,7 @@
-"""Spelling and counting: how often a letter is in a word. Tokens hide the letters of a word, so it must be spelled.
+"""Spelling and counting: how often a letter occurs in a word. Tokens hide the letters, so the word must be spelled.
 
-Questions are generated from seeds. A hash of its word puts each question either with the training data or with the
-held-out ones, for good: no word of the test split is ever spelled in training.
+Questions are generated from seeds. A hash of the word permanently assigns each question to either the training data or
+the held-out questions, so no word of the test split is ever spelled in training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aquarat_core.tasks.task import Origin
 from aquarat_core.tasks.words import WORDS
 
 HELD_OUT_SHARE = 5
-"""One word in this many is for the test split alone."""
+"""One in this many words is used only for the test split."""
 QUESTIONS = (
     "How many times does the letter {letter} occur in the word {word}?",
     "How often is the letter {letter} in the word {word}?",
@@ -34,10 +34,10 @@ def is_held_out(word: str) -> bool:
 
 
 def generate_spelling(n: int, seed: int, calculator_calls: bool = False, held_out: bool = False) -> list[Conversation]:
-    """n questions with worked solutions, about words of the wanted side of the hold-out.
+    """n questions with worked solutions, about training words or held-out words.
 
-    Each solution spells the word, counts, letter by letter or with `calculator_calls` by a call of the calculator, and
-    ends in `#### 3`. Row i of a seed is the same whatever the number of rows asked for.
+    Each solution spells the word, counts (letter by letter, or with a call of the calculator if `calculator_calls`),
+    and ends with `#### 3`. Row i for a given seed does not depend on the number of rows.
     """
     words = [word for word in WORDS if is_held_out(word) == held_out]
     split = "test" if held_out else "train"
@@ -53,8 +53,9 @@ def _conversation(name: str, rng: random.Random, words: list[str], calculator_ca
 
 
 def _letter(rng: random.Random, word: str) -> str:
-    """How often it occurs is drawn first, evenly among the counts of the word's letters and 0: most letters occur once,
-    and to answer 1 always must not pay."""
+    """Draws the count first, uniformly among 0 and the counts of the word's letters: most letters occur once, and
+    always
+    answering 1 must not pay."""
     count = rng.choice(sorted({0, *map(word.count, word)}))
     return rng.choice([letter for letter in ascii_lowercase if word.count(letter) == count])
 
@@ -70,7 +71,7 @@ def _solution(word: str, letter: str, calculator_calls: bool) -> str:
 
 
 class SpellingTask(Gsm8kTask):
-    """How often a letter is in a word: a number, graded as GSM8K's are."""
+    """How often a letter is in a word: a number, graded as in GSM8K."""
 
     name = "spelling"
     origins: Mapping[str, Origin] = {

@@ -1,7 +1,7 @@
-"""Splits of a task's examples: rows held out where no split is published, and a check that no question leaks.
+"""Splits of a task's examples: holds out rows if no split is published, and checks for leaks between splits.
 
-A question that is asked in a held-out split is left out of training if it has the same words. Questions that are only
-similar are counted and named, since templates with other numbers may be what a data set is about.
+A training question with the same words as a held-out one is left out. Questions that are only similar are counted and
+named, because a data set may consist of templates with other numbers.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from aquarat_core.tasks.task import Example
 
 HELD_OUT = ("validation", "test")
 MAX_NAMED = 100
-"""Near questions that are named; more are counted."""
+"""Number of similar questions that are named; further ones are only counted."""
 
 
 @dataclass(slots=True)
 class Leaks:
-    """What the training split shared with the held-out ones."""
+    """The overlap of the training split with the held-out ones."""
 
     same: int = 0
-    """Training questions that were left out, since a held-out one has the same words."""
+    """Training questions that were left out because a held-out question has the same words."""
     near: int = 0
-    """Training questions that are kept and are similar to a held-out one."""
+    """Training questions that are similar to a held-out one but were kept."""
     named: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
 
 def question_of(example: Example[Any]) -> str:
-    """What an example asks, without its options and instruction where its task knows them apart."""
+    """The question in an example, without its options and instruction if its task keeps them apart."""
     answer: object = example.answer
     asked = cast("Mapping[str, Any]", answer).get("question") if isinstance(answer, Mapping) else None
     return asked if isinstance(asked, str) else example.prompt
 
 
 def hold_out(examples: Sequence[Example[Any]], sizes: Mapping[str, int], seed: int) -> dict[str, list[Example[Any]]]:
-    """`examples` divided: the splits of `sizes` get about as many, "train" the rest, each in the order given.
+    """Divides `examples`: the splits in `sizes` get approximately as many, "train" the rest, each in the given order.
 
-    The hash of a question decides, so that equal questions are always in the same split and a row's split depends
-    on no other row's place.
+    The hash of a question decides, so equal questions are always in the same split, and a row's split does not depend
+    on the position of other rows.
     """
     keys = {question_of(e) for e in examples}
     order = sorted(keys, key=lambda key: hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest())
@@ -65,7 +65,7 @@ def hold_out(examples: Sequence[Example[Any]], sizes: Mapping[str, int], seed: i
 
 
 def without_leaks(splits: dict[str, list[Example[Any]]]) -> tuple[dict[str, list[Example[Any]]], Leaks]:
-    """The splits without the training questions that a held-out split has word for word, and what was found."""
+    """The splits without the training questions that a held-out split repeats word for word, and the overlap."""
     leaks = Leaks()
     held = {f"{split}/{e.id}": question_of(e) for split in HELD_OUT for e in splits.get(split, ())}
     if not held:
@@ -85,7 +85,7 @@ def without_leaks(splits: dict[str, list[Example[Any]]]) -> tuple[dict[str, list
 
 
 def sampled(examples: Sequence[Example[Any]], n: int | None, seed: int) -> list[Example[Any]]:
-    """`n` examples in a seeded order; all, in the order given, where there are no more or n is None."""
+    """`n` examples in a seeded order; all in the given order if there are no more than `n`, or `n` is None."""
     if n is None or n >= len(examples):
         return list(examples)
     return random.Random(seed).sample(list(examples), n)

@@ -1,10 +1,10 @@
-"""Word problems made from templates, and texts that teach them: the embedded data of the demo and the tests.
+"""Word problems from templates, and texts that teach them: the built-in data of the demo and the tests.
 
 Every family draws its numbers from a seeded generator and writes a short rationale whose equations a small model can
-learn; `slips` are the results of common mistakes. Row i of a seed is the same whatever the number of rows asked for.
+learn; `slips` are the results of common mistakes. Row i for a given seed does not depend on the number of rows.
 
-A hash of its question puts each problem either with the training data or with the held-out questions, for good: no
-problem of validation or test is ever told in the training text, the drills or the training questions.
+A hash of the question permanently assigns each problem to either the training data or the held-out questions, so no
+problem of validation or test ever appears in the training text, the drills or the training questions.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from aquarat_core.tasks.calls import annotated, annotated_message
 from aquarat_core.tasks.choice import MARKER, option_line, option_lines
 
 OPTIONS = 5
-"""Values on a sheet of options."""
+"""Number of values on a sheet of options."""
 
 MAX_NUMBER = {1: 6, 2: 12, 3: 40}
 """Largest operand of each difficulty level; results may be larger."""
 
 HELD_OUT_SHARE = 8
-"""One problem in this many is for validation and test alone."""
+"""One in this many problems is used only for validation and test."""
 
 NAMES = ("Tom", "Ann", "Sam", "Mia", "Leo", "Eva", "Max", "Zoe")
 ITEMS = ("apples", "books", "coins", "pens", "cards", "eggs")
@@ -35,7 +35,7 @@ ITEMS = ("apples", "books", "coins", "pens", "cards", "eggs")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A word problem before its options are laid out: values are numbers, `slips` what a mistake would give."""
+    """A word problem without options: values are numbers, `slips` are the results of mistakes."""
 
     question: str
     answer: int
@@ -122,14 +122,14 @@ FAMILIES: dict[str, Callable[[random.Random, int], Problem]] = {
 
 
 def is_held_out(question: str) -> bool:
-    """Whether the problem of this text belongs to validation and test."""
+    """Whether the problem with this text belongs to validation and test."""
     return hashlib.blake2b(question.encode(), digest_size=8).digest()[0] % HELD_OUT_SHARE == 0
 
 
 def draw(
     rng: random.Random, names: tuple[str, ...], max_level: int, held_out: bool = False
 ) -> tuple[str, int, Problem]:
-    """Family, level and problem of a draw from the wanted side of the hold-out."""
+    """Draws family, level and problem, either held-out or for training."""
     while True:
         family, level = rng.choice(names), rng.randint(1, max_level)
         problem = FAMILIES[family](rng, MAX_NUMBER[level])
@@ -138,7 +138,7 @@ def draw(
 
 
 def generate_text(n: int, seed: int, max_level: int = 3) -> list[str]:
-    """n short documents: tables of facts, sheets of options looked up by value, and problems with their solution."""
+    """n short documents: tables of facts, sheets of options looked up by value, and solved problems."""
     return [_document(random.Random(f"text/{seed}/{row}"), max_level) for row in range(n)]
 
 
@@ -154,10 +154,10 @@ def _document(rng: random.Random, max_level: int) -> str:
 
 
 def _option_sheet(rng: random.Random, top: int, look_ups: int) -> tuple[str, list[str]]:
-    """Five lettered values, and values found again, each with its letter and the answer that follows.
+    """Five lettered values, then look-ups of values, each with its letter and the answer line that follows.
 
-    The look-ups are drawn with replacement: where each letter comes once, ruling out those already seen is learned
-    instead.
+    Look-ups are drawn with replacement: if each letter came once, the model would learn to rule out those already
+    seen instead.
     """
     values = [str(v) for v in rng.sample(range(1, 4 * top), OPTIONS)]
     rows = list(zip(values, ascii_uppercase, strict=False))
@@ -181,9 +181,9 @@ def _fact(rng: random.Random, top: int) -> str:
 
 
 def generate_drills(n: int, seed: int, max_level: int = 3, calculator_calls: bool = False) -> list[list[Message]]:
-    """n conversations that practise half of the task each: a problem without options, or reading off a letter.
+    """n conversations that each practice half of the task: a problem without options, or reading off a letter.
 
-    With `calculator_calls` the equations of the same problems are calculated by calls.
+    With `calculator_calls`, the equations of the same problems are computed with calls.
     """
     return [_drill(random.Random(f"drill/{seed}/{row}"), max_level, calculator_calls) for row in range(n)]
 

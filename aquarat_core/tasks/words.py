@@ -1,4 +1,4 @@
-"""Common English words, for generated questions about their spelling; lower case, no two the same."""
+"""Common English words for generated questions about their spelling; lower case and all different."""
 
 _TEXT = """
 ability absence academy accident account address adventure afternoon airplane airport album alphabet

@@ -114,13 +114,13 @@ def test_a_hash_is_noted_and_a_damaged_note_ignored(tmp_path: Path) -> None:
         ("missing.jsonl", "there is no file"),
         ("t.tar", "does not end in .jsonl"),
         ("empty", "has no file that ends in"),
-        ("http://example.com/t.jsonl", "http:// is read from this machine only"),
+        ("http://example.com/t.jsonl", "http:// is only read from this machine"),
         ("ftp://example.com/t.jsonl", "does not begin with one of file://, gs://"),
         ("simplecache::https://example.com/t.jsonl", "does not begin with one of"),
         ("https://example.com/data/", "does not end in .jsonl"),
-        ("https://me:hunter2@example.com/t.jsonl", "has a password or a token"),
-        ("https://example.com/t.jsonl?X-Amz-Signature=hunter2", "has a password or a token"),
-        ("https://example.com/t.jsonl?token=hunter2", "has a password or a token"),
+        ("https://me:hunter2@example.com/t.jsonl", "contains a password or a token"),
+        ("https://example.com/t.jsonl?X-Amz-Signature=hunter2", "contains a password or a token"),
+        ("https://example.com/t.jsonl?token=hunter2", "contains a password or a token"),
         ({"hub": "https://example.com"}, "should match pattern"),
         ({"hub": "a/b", "splitt": "x"}, "unknown field"),
         (3, "should be a valid string"),
@@ -165,9 +165,9 @@ def test_built_in_names_and_own_ones() -> None:
     def loaded(**source: Any) -> Profile:
         return load_profile("demo", {"chat_datasets": {"sources": [source, {"name": "identity"}, {"name": "drills"}]}})
 
-    with pytest.raises(ConfigError, match="'mine' is no built-in data set"):
+    with pytest.raises(ConfigError, match="'mine' is not a built-in data set"):
         loaded(name="mine")
-    with pytest.raises(ConfigError, match="the name smoltalk stands for a built-in data set"):
+    with pytest.raises(ConfigError, match="smoltalk is the name of a built-in data set"):
         loaded(name="smoltalk", train="gs://b/t.jsonl")
     with pytest.raises(ConfigError, match="should match pattern"):
         loaded(name="../mine", train="gs://b/t.jsonl")

@@ -59,7 +59,7 @@ def test_the_profile_that_a_file_extends_lies_beside_it(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: [1]\n", r"extends is one profile's name or file, not \[1\]"),
+        ("extends: [1]\n", r"extends must be one profile's name or file, not \[1\]"),
         (f"extends: {'é' * 500}\n", "unknown profile 'é+': choose one of"),
         ("[1, 2]\n", "must be a mapping of stages to fields"),
         ("1: 2\n", "must be a mapping of stages to fields"),
@@ -135,7 +135,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, field: str, valu
         ({"sft_checkpoint": {"mixture": []}}, "sft_checkpoint.mixture is empty"),
         ({"mid_checkpoint": {"mixture": [{"name": "drills", "permutations": 2}]}}, "permutations of drills make no"),
         ({"chat_datasets": {"sources": [{"name": "identity"}, {"name": "drills", "n_train": 0}]}},
-         "mixture needs train rows of drills, and none are kept: set n_train of the source drills"),
+         "mixture needs train rows of drills, but none are kept: set n_train of the source drills"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_before_anything_starts(changes: dict[str, Any], message: str) -> None:

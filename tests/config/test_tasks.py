@@ -79,15 +79,15 @@ def test_a_profile_is_the_same_read_again(tmp_path: Path) -> None:
         ({"tasks": {"birds": {"name": "fish", **OWN}}}, "tasks.birds has the name 'fish'"),
         ({"tasks": {"aqua": OWN}}, "cannot be called 'aqua'"),
         ({"tasks": {"task": OWN}}, "cannot be called 'task'"),
-        ({"tasks": {"identity": OWN}}, "'identity' is a source of chat_datasets and a task of the profile"),
+        ({"tasks": {"identity": OWN}}, "'identity' is both a source of chat_datasets and a task of the profile"),
         ({"tasks": {"Birds!": OWN}}, "should match pattern"),
-        ({"task": {**OWN, "columns": {"stem": "question"}}}, "columns: stem is unknown for kind 'multiple_choice'"),
+        ({"task": {**OWN, "columns": {"stem": "question"}}}, "columns: stem unknown for kind 'multiple_choice'"),
         ({"task": {**OWN, "tolerance": 0.1}}, "tolerance belongs to kind 'numeric'"),
         ({"task": {"train": "rows.jsonl"}}, "a task needs a kind"),
         ({"task": {"kind": "multiple_choice"}}, "train: missing"),
-        ({"task": {**OWN, "n_validation": 0}}, "needs validation rows of own, and none are kept"),
+        ({"task": {**OWN, "n_validation": 0}}, "needs validation rows of own, but none are kept"),
         ({"task": {**OWN, "kind": "numeric"}, "sft_checkpoint": {"mixture": [{"name": "task", "permutations": 2}]}},
-         "permutations of own make no sense"),
+         "permutations of own are not possible"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_the_way_out(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
@@ -107,9 +107,7 @@ def test_what_is_filled_in_cannot_be_said_otherwise(tmp_path: Path) -> None:
             {"birds": {**section[field]["birds"], "kind": "short_text"}},
             {"gulls": section[field]["birds"]},
         ):
-            with pytest.raises(
-                ConfigError, match=rf"{stage}\.{field}\.\w+ is not what `tasks\.\w+` of the profile says"
-            ):
+            with pytest.raises(ConfigError, match=rf"{stage}\.{field}\.\w+ differs from `tasks\.\w+` of the profile"):
                 override(profile, {stage: {**section, field: changed}})
 
 

@@ -45,5 +45,5 @@ def test_what_is_no_table_of_conversations_is_an_error(tmp_path: Path) -> None:
         read_conversations(tmp_path / "other")
     columns = {"id": ["a"], "messages": [PLAIN.messages], "parts": [[[]]]}
     pq.write_table(pa.Table.from_pydict(columns, schema=WITH_PARTS), tmp_path / "short")
-    with pytest.raises(DataError, match="short: a has 2 messages and parts of 1"):
+    with pytest.raises(DataError, match="short: a has 2 messages but parts of 1"):
         read_conversations(tmp_path / "short")

@@ -91,9 +91,9 @@ def test_offline_and_never_fetched(run_stage: RunStage, tmp_path: Path, stage: s
     failed = run_stage(stage, config, environment=OFFLINE)
     assert failed.error == "DataError"
     assert failed.message == (
-        f"{REPO[stage]}: HF_HUB_OFFLINE is set, and this data set is not in the cache {tmp_path}/hf. To go on: run "
-        "this stage once where the Hub can be reached and HF_HUB_OFFLINE is not set, or copy the folder that HF_HOME "
-        "names from a machine that ran it"
+        f"{REPO[stage]}: HF_HUB_OFFLINE is set, and this data set is not in the cache {tmp_path}/hf. To continue: "
+        "run this stage once on a machine that can reach the Hub, without HF_HUB_OFFLINE, or copy the folder that "
+        "HF_HOME names from a machine that ran it"
     )
     assert "trying again" not in failed.log
 
@@ -113,7 +113,10 @@ def test_what_is_not_in_the_cache_is_named(hub: LoopbackHub, run_stage: RunStage
     subset = run_stage("aqua_dataset", AQUA | {"subset": "tokenized"}, environment=environment)
     for failed, what in ((shard, "shard_00002.parquet"), (subset, "subset tokenized")):
         assert failed.error == "DataError" and f", {what}: " in failed.message
-        assert "it is not in the cache" in failed.message and "To go on: run this stage once" in failed.message
+        assert (
+            "it is not in the cache" in failed.message
+            and "To continue: run this stage once on a machine that can reach the Hub" in failed.message
+        )
         said = "HF_HUB_OFFLINE is set" if environment else "http://127.0.0.1:9 does not answer"
         assert said in failed.message
     split = run_stage("aqua_dataset", AQUA, environment=OFFLINE)
@@ -141,7 +144,7 @@ def test_with_the_hub_damage_is_repaired(
     again = run_stage("aqua_dataset", AQUA, hub.endpoint, out="again")
     assert _content(again) == whole and blob.read_bytes() == before
     assert hub.downloads[fetched:] == [Path(name).name] * name.endswith("parquet")
-    assert ("is damaged: its" in again.log and "fetched anew" in again.log) or harm is Path.unlink
+    assert ("is damaged: its" in again.log and "downloaded again" in again.log) or harm is Path.unlink
 
 
 @pytest.mark.parametrize("harm, environment", [(_truncate, OFFLINE), (_garble, {}), (_empty, OFFLINE)])
@@ -156,7 +159,7 @@ def test_without_the_hub_damage_is_named(
     assert (
         failed.error == "DataError" and "shard_00001.parquet: the copy in the cache is damaged: its " in failed.message
     )
-    assert str(blob) in failed.message and "it is fetched anew" in failed.message
+    assert str(blob) in failed.message and "to download it again" in failed.message
 
 
 def test_a_disk_that_spoils_what_is_fetched_anew_too(hub: LoopbackHub, run_stage: RunStage) -> None:
@@ -164,7 +167,7 @@ def test_a_disk_that_spoils_what_is_fetched_anew_too(hub: LoopbackHub, run_stage
     hub.lie = "shard_00001.parquet"
     failed = run_stage("pretrain_text", SHARDS, hub.endpoint)
     assert failed.error == "DataError"
-    assert f"shard_00001.parquet, from {hub.endpoint}: fetched anew and still damaged" in failed.message
+    assert f"shard_00001.parquet, from {hub.endpoint}: downloaded again and still damaged" in failed.message
     assert hub.downloads.count("shard_00001.parquet") == 2
 
 
@@ -223,14 +226,14 @@ def test_a_file_that_ends_the_process_that_reads_it_is_an_error_of_the_stage(
     failed = run_stage("pretrain_text", SHARDS, hub.endpoint)
     assert failed.error == "DataError"
     assert "shard_00001.parquet is not readable as Parquet: " in failed.message
-    assert "damaged as it was published: choose another one" in failed.message
+    assert "The published file itself is damaged: choose another one" in failed.message
 
 
 def test_rows_in_another_format_are_refused(hub: LoopbackHub, run_stage: RunStage) -> None:
     lines = "\n".join(json.dumps(aqua_row(n)) for n in range(3)).encode()
     hub.add("deepmind/aqua_rat", {"raw/train-0.jsonl": lines}, {"raw": ["train"]})
     failed = run_stage("aqua_dataset", AQUA, hub.endpoint)
-    assert failed.error == "DataError" and "raw/train-0.jsonl is no Parquet file" in failed.message
+    assert failed.error == "DataError" and "raw/train-0.jsonl is not a Parquet file" in failed.message
     assert "push_to_hub" in failed.message
 
 

@@ -69,11 +69,11 @@ def test_folders_and_patterns_are_read_in_order(folder: Path) -> None:
 def test_other_bytes_than_the_config_names_are_refused_before_a_row_is_used(folder: Path) -> None:
     location = pinned(str(folder / "t.jsonl"))
     (folder / "t.jsonl").write_bytes(JSONL.replace(b"question 2", b"question 3"))
-    with pytest.raises(DataError, match="has other bytes"):
+    with pytest.raises(DataError, match="has other content"):
         next(reader(location).rows(["q"]))
     both = pinned(str(folder))
     (folder / "t.csv").write_text("q,n\n")
-    with pytest.raises(DataError, match="has other bytes"):
+    with pytest.raises(DataError, match="has other content"):
         list(reader(both).rows(["q"]))
 
 
@@ -107,7 +107,7 @@ def test_damaged_parquet_and_text_where_columns_are_wanted(folder: Path, tmp_pat
     with pytest.raises(DataError, match=r"t.parquet is not readable as Parquet"):
         list(reader(str(folder / "t.parquet")).rows(["q"]))
     (tmp_path / "t.txt").write_text("a\n\nb\n")
-    with pytest.raises(DataError, match="there are text files only"):
+    with pytest.raises(DataError, match="there are only text files"):
         list(reader(str(tmp_path / "t.txt")).rows(["q"]))
     assert [row.values for row in reader(str(tmp_path / "t.txt")).rows(["q"], "paragraph")] == [{"q": "a"}, {"q": "b"}]
     with pytest.raises(DataError, match=r"there is no file .*on the host that runs the stage"):
@@ -128,7 +128,7 @@ def test_a_file_system_of_fsspec(folder: Path) -> None:
         assert source.files[1].sha256 == hashlib.sha256(JSONL).hexdigest()
         assert len(list(reader("memory://own/*.jsonl").rows())) == 3
         wrong = reader(f"memory://own/t.jsonl#sha256={'0' * 64}")
-        with pytest.raises(DataError, match="has other bytes"):
+        with pytest.raises(DataError, match="has other content"):
             next(wrong.rows())
         for missing in ("memory://own/none.jsonl", "memory://none/"):
             with pytest.raises(DataError, match="Check the location"):

@@ -111,7 +111,7 @@ def test_bad_documents_are_dropped_or_named(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_context_of_a_config_matters() -> None:
-    with pytest.raises(ValueError, match="read with source 'files' only"):
+    with pytest.raises(ValueError, match="only read with source 'files'"):
         PretrainTextConfig(train="gs://b/t.jsonl")
 
 
@@ -166,11 +166,11 @@ def test_no_conversation_left_is_an_error(run: Run, tmp_path: Path) -> None:
     [
         ([], "messages is empty"),
         (["user"], "ends with the user"),
-        (["assistant"], r"messages\[0\] is of the assistant, and it is the turn of the user"),
-        (["user", "user", "assistant"], r"messages\[1\] is of the user, and it is the turn of the assistant"),
-        (["user", "system", "assistant"], r"messages\[1\] is of the system"),
+        (["assistant"], r"messages\[0\] is from the assistant, but it is the turn of the user"),
+        (["user", "user", "assistant"], r"messages\[1\] is from the user, but it is the turn of the assistant"),
+        (["user", "system", "assistant"], r"messages\[1\] is from the system"),
         (["system"], "ends with the system"),
-        (["system", "assistant"], r"messages\[1\] is of the assistant"),
+        (["system", "assistant"], r"messages\[1\] is from the assistant"),
         (["user", "tool"], r"messages\[1\]: role is 'tool'"),
         (["user", "gpt"], r"messages\[1\]: role is 'gpt'"),
         (["user", ""], r"messages\[1\]: role is blank"),
@@ -188,7 +188,7 @@ def test_turns_that_cannot_be_used(turns: list[str], reason: str) -> None:
         ({"messages": [{"role": "user"}]}, "content is null"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content is a list instead of a text"),
         ({"messages": "hello"}, "messages is a str instead of a list"),
-        ({"messages": ["hello"]}, "something else than rows"),
+        ({"messages": ["hello"]}, "contains values other than rows"),
         ({"messages": [], "conversations": []}, "both of the columns"),
         ({"conversations": [{"from": "function_call", "value": "f()"}]}, "from is 'function_call'"),
     ],

@@ -32,10 +32,10 @@ def test_json_lines_end_at_newlines_only() -> None:
     [
         (b'{"text": "a"', "not valid JSON"),
         (b'{"text": "\xff"}', "not valid UTF-8"),
-        (b'{"text": "a", "text": "b"}', "the key 'text' is there twice"),
-        (b'{"text": "a", "inner": {"k": 1, "k": 2}}', "the key 'k' is there twice"),
-        (b'{"text": NaN}', "NaN is no number"),
-        (b'{"text": -Infinity}', "-Infinity is no number"),
+        (b'{"text": "a", "text": "b"}', "the key 'text' appears twice"),
+        (b'{"text": "a", "inner": {"k": 1, "k": 2}}', "the key 'k' appears twice"),
+        (b'{"text": NaN}', "NaN is not a JSON number"),
+        (b'{"text": -Infinity}', "-Infinity is not a JSON number"),
         (b'{"text": 1e999}', "too large"),
         (b'["text"]', "it is a list, not an object"),
         (b'"text"', "it is a text, not an object"),
@@ -98,7 +98,7 @@ def test_csv_has_quotes_and_breaks_inside_them() -> None:
     ("line", "reason"),
     [
         (b"1", "it has 1 values"),
-        (b"1,2,3", "it has 3 values, and the first line names 2"),
+        (b"1,2,3", "it has 3 values, but the first line names 2"),
         (b"1,\xff", "not valid UTF-8"),
         (b'1,"a"b', "not valid CSV"),
     ],
@@ -113,7 +113,7 @@ def test_a_bad_csv_row_is_reported(line: bytes, reason: str) -> None:
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"id,id\n", "'id' is blank or there twice"),
+        (b"id,id\n", "'id' is blank or appears twice"),
         (b"id,\n", "'' is blank"),
         (b"id,body\n1,2\n", "there is no column text (there are id, body)"),
         (b'id,text\n1,2\n3,"a\nb\nc\n', "the quote that opens in the row of line 3 is never closed"),

@@ -51,7 +51,7 @@ def test_rows_from_shards_are_those_packed_in_memory(folder: Path) -> None:
 
 
 def test_the_tokens_of_another_vocabulary_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="a vocabulary of 1,000 ids, the tokenizer one of 2,048"):
+    with pytest.raises(DataError, match="a vocabulary of 1,000 ids, but the tokenizer has 2,048"):
         open_rows(folder, "train", T, 2_048)
 
 

@@ -55,7 +55,7 @@ def test_columns_and_objects_are_the_same() -> None:
 def test_what_is_no_file_of_conversations_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(b"PAR1 no more")
-    with pytest.raises(DataError, match=r"x\.parquet is damaged, or no Parquet file"):
+    with pytest.raises(DataError, match=r"x\.parquet is damaged, or not a Parquet file"):
         len(ConversationFile(path))
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), path)
     with pytest.raises(DataError, match=r"x\.parquet has no column messages: it is not a table of conversations"):

@@ -127,7 +127,7 @@ def test_the_runs_own_values_decide(home: Path) -> None:
     for field, value in (("target_flops", 1e300), ("tokens_per_parameter", 1e305)):
         endless = {"ops": {"base_checkpoint": {"config": {field: value}}}}
         with pytest.raises(
-            ConfigError, match=rf"base_checkpoint.{field} 1e\+30. comes to .* steps, and 10,000,000 are"
+            ConfigError, match=rf"base_checkpoint.{field} 1e\+30. amounts to .* steps, but the limit is 10,000,000"
         ):
             ask(home, "demo", run_config=endless)
 

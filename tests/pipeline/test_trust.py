@@ -114,7 +114,7 @@ def test_a_stage_does_not_run_a_spec_that_was_changed_after_its_start(
     command = [sys.executable, "-m", "aquarat_core.stages.run", f"{made.folder.uri}/spec.json"]
     env = {"PYTHONPATH": str(root), SPEC_SHA256: made.spec_sha256, "PATH": "/usr/bin:/bin", "HOME": str(root)}
     out = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert out.returncode == 2 and "spec.json is not what the control host decided" in out.stderr
+    assert out.returncode == 2 and "spec.json is not what the control host wrote" in out.stderr
     assert store.latest("aqua_dataset") is None
 
 

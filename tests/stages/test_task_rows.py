@@ -82,8 +82,8 @@ def test_each_split_may_be_a_file_of_another_format(bench: Bench, tmp_path: Path
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (row(3, key="D"), "the answer 'D' is none of the options"),
-        (row(3, choices=["one"]), "1 options: a question has 2 to 26"),
+        (row(3, key="D"), "the answer 'D' does not match any option"),
+        (row(3, choices=["one"]), "1 options: a question must have 2 to 26"),
         (row(3, choices=["3 m", "3 m"]), "two options are the same"),
         (row(3, choices=[3, 4, None]), "an option is None"),
         (row(3, choices=[str(i) for i in range(27)]), "27 options"),
@@ -94,7 +94,7 @@ def test_each_split_may_be_a_file_of_another_format(bench: Bench, tmp_path: Path
         (row(3, id="x" * 1000), None),
         (row(3, choices={"label": None, "text": ["a", "b"]}), "label and text of the options should be lists"),
         ("{", "is not valid JSON"),
-        ('{"stem": NaN}', "NaN is no number of JSON"),
+        ('{"stem": NaN}', "NaN is not a JSON number"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_by_file_and_line_or_left_out(
@@ -135,18 +135,18 @@ def test_messages_stay_short_whatever_a_row_holds(bench: Bench, tmp_path: Path) 
 
 def test_ids_are_there_once(bench: Bench, tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", [row(i, id=i % 7) for i in range(20)])
-    assert "train.jsonl, line 8 (of task birds): the id '0' is there already" in refused(bench, tmp_path, CHOICE)
+    assert "train.jsonl, line 8 (of task birds): the id '0' is not unique" in refused(bench, tmp_path, CHOICE)
 
 
 @pytest.mark.parametrize(
     ("rows", "changes", "said"),
     [
-        ([], {}, "no row of train can be used. Mend the data set"),
+        ([], {}, "no row of train can be used. Repair the data set"),
         ([row(i, key="Z") for i in range(9)], {"on_bad_row": "drop"},
          "no row of train can be used (the first bad one is train.jsonl, line 1: the answer 'Z' is none"),
         ([row(i) for i in range(7)], {}, "of 7 good rows, n_validation 3 and n_test 4 leave none to train on"),
         ([row(i) for i in range(9)], {"validation": "train.jsonl", "test": "train.jsonl"},
-         "all 9 training questions that are not held out are asked in a held-out split too"),
+         "all 9 training questions that are not held out are also in a held-out split"),
         ([row(i) for i in range(20)], {"validation": "empty.jsonl"}, "no row of validation can be used"),
         ([row(i) for i in range(20)], {"columns": {**CHOICE["columns"], "rationale": "explanaton"}},
          "no row has the column 'explanaton' (tasks.birds.columns.rationale); there are choices, key, stem"),
@@ -167,7 +167,7 @@ def test_a_training_question_that_is_held_out_too_is_left_out(
     jsonl(tmp_path / "test.jsonl", [row(i) for i in range(6, 10)])
     ctx, summary = made(bench, tmp_path, {**CHOICE, "test": "test.jsonl", "n_validation": 1})
     assert (summary["birds_train"], summary["birds_validation"], summary["birds_test"]) == (5, 1, 4)
-    assert "training questions are asked in a held-out split too, and are left out" in capsys.readouterr().err
+    assert "training questions are left out, because they are also in a held-out split" in capsys.readouterr().err
     leaks = json.loads((ctx.outdir / "sources.json").read_text())["birds"]["leaks"]
     assert leaks["same"] == 2 and {x["rule"] for x in leaks["named"]} == {"same_text"}
 
@@ -195,7 +195,7 @@ def test_a_module_reads_rows_and_its_examples_are_what_was_stored(bench: Bench, 
     found = task_input(ctx, "near")
     (first, *_) = found.examples("train")
     assert found.task.grade(first, str(first.answer), True).correct
-    with pytest.raises(StageError, match="has no task other: it was made before the profile had it"):
+    with pytest.raises(StageError, match="has no task other: it was made before the task was added to the profile"):
         ctx.config = rl.model_copy(update={"definitions": {"other": rl.definitions["near"]}})
         task_input(ctx, "other")
 
@@ -210,21 +210,21 @@ def test_a_module_reads_rows_and_its_examples_are_what_was_stored(bench: Bench, 
         ("        try:\n", "        raise SystemExit(3)\n        try:\n", "line 26: SystemExit: 3"),
         ("        try:\n", "        import random\n        return Grade(random.random(), False, None)\n        try:\n",
          "for the same completion"),
-        ("float(off < Limits().closest)", "'yes'", "the note near 'yes', which is no finite number"),
-        ("off == 0,", "None,", "None as correct, and should give True or False"),
+        ("float(off < Limits().closest)", "'yes'", "the note near 'yes', which is not a finite number"),
+        ("off == 0,", "None,", "None as correct but should give True or False"),
         ("        if \"q\" not", "        if row['a'] == 7:\n            raise KeyError('x')\n        if \"q\" not",
          "example failed: line 22: KeyError: 'x'"),
-        ("str(row[\"a\"]), row[\"a\"], ", "5, row[\"a\"], ", "target '5', which is no text"),
-        ("(user_message(row[\"q\"]),)", "row[\"q\"]", "messages that are not all made by user_message"),
-        ("row[\"a\"], str(row[\"a\"]))", "{1: row[\"a\"]}, str(row[\"a\"]))", "an answer that JSON changes"),
-        ("Example(name,", "Example('same',", "the id 'same' is there already"),
+        ("str(row[\"a\"]), row[\"a\"], ", "5, row[\"a\"], ", "target '5', which is not a text"),
+        ("(user_message(row[\"q\"]),)", "row[\"q\"]", "messages that are not \\{role, content\\}"),
+        ("row[\"a\"], str(row[\"a\"]))", "{1: row[\"a\"]}, str(row[\"a\"]))", "an answer that JSON would change"),
+        ("Example(name,", "Example('same',", "the id 'same' is not unique"),
         ("return {\"wrong", "return [\"wrong\"]\n        return {\"wrong", "worthless returned ['wrong']"),
         ("    def answer_text", "    def chance(self, example):\n        return 1.5\n\n    def answer_text",
          "chance returned 1.5"),
         ("    def answer_text", "    def shown(self, example, seed):\n        return None\n\n    def answer_text",
          "shown returned None"),
         ("        return answer\n", "        return 5\n", "answer_text returned 5"),
-        ("notes = (\"near\",)", "notes = \"near\"", "notes is 'near', and should be a tuple of different texts"),
+        ("notes = (\"near\",)", "notes = \"near\"", "notes is 'near' but should be a tuple of different texts"),
         ("notes = (\"near\",)", "notes = (\"near\",)\n    categories = (\"yes\", \"no\")",
          "the reference '0', which `categories` does not name"),
         ("notes = (\"near\",)", "notes = (\"near\",)\n    categories = 5", "categories is 5"),

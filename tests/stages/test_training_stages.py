@@ -227,7 +227,7 @@ def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(
         StageError, match=r"only 0% of the first completions .* train SFT longer, or raise rl_checkpoint\.max"
     ):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL, **hopeless))
-    with pytest.raises(StageError, match=r"first completions earned 0\.000 .* answers are never right"):
+    with pytest.raises(StageError, match=r"mean reward of the first completions is 0\.000 .* answers are never right"):
         rl_checkpoint.run(bench.context("rl_checkpoint", RL | {"min_parse_rate": 0.0}, **hopeless))
 
 
@@ -265,7 +265,7 @@ def test_one_long_question_neither_stops_rl_nor_counts_in_it(
     found = [runs["with"][0][name] for name in ("questions", "questions_left_out", "held_out_questions_left_out")]
     assert found == [40, 1, 1]
     said = capsys.readouterr().err
-    assert "1 of 41 training questions and 1 of 11 held-out ones of aqua leave no room" in said
+    assert "1 of 41 training questions and 1 of 11 held-out questions of aqua are left out" in said
 
 
 def test_an_unknown_field_is_refused_with_the_fields_there_are(bench: Bench) -> None:
@@ -388,7 +388,7 @@ def test_a_task_with_fewer_questions_than_its_part_of_a_step_is_refused_at_once(
         prompts_per_step=16,
         curriculum={"enabled": True},
     )
-    with pytest.raises(StageError, match="a step asks 15 questions of sums, and there are 12"):
+    with pytest.raises(StageError, match="a step asks 15 questions of sums, but there are 12"):
         rl_checkpoint.run(ctx)
 
 

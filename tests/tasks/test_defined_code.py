@@ -39,15 +39,15 @@ def test_a_row_without_a_solution_can_be_graded() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompt": "Write a function that doubles"}, "prompt is no Python: invalid syntax"),
+        ({"prompt": "Write a function that doubles"}, "prompt is not valid Python: invalid syntax"),
         ({"prompt": None}, "prompt is null"),
-        ({"test": "assert double(3) == 6"}, r"test defines no function check\(candidate\)"),
-        ({"test": "def check(f:"}, "test is no Python"),
-        ({"entry_point": "double()"}, "is no name of a function"),
+        ({"test": "assert double(3) == 6"}, r"test does not define a function check\(candidate\)"),
+        ({"test": "def check(f:"}, "test is not valid Python"),
+        ({"entry_point": "double()"}, "is not a function name"),
         ({"entry_point": "triple"}, "solution does not define triple"),
-        ({"solution": "  return 2 *"}, "solution is no Python"),
+        ({"solution": "  return 2 *"}, "solution is not valid Python"),
         ({"solution": 5}, "solution is a int instead of a text"),
-        ({"test": "def check(f):\n    return " + "(" * 5000}, "test is no Python"),
+        ({"test": "def check(f):\n    return " + "(" * 5000}, "test is not valid Python"),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(changes: dict[str, Any], said: str) -> None:

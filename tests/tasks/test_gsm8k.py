@@ -208,7 +208,7 @@ def test_open_answers_are_not_permuted_and_never_guessed() -> None:
 @pytest.mark.parametrize("solution", ["It is 72.", "#### 72\n#### 73", "#### many"])
 def test_a_solution_without_its_answer_is_no_example(solution: str) -> None:
     with pytest.raises(
-        DataError, match="train-000003 is no GSM8K problem: its solution does not end in a line '#### '"
+        DataError, match="train-000003 is not a GSM8K problem: its solution does not end in a line '#### '"
     ):
         to_example(row(3, solution))
 

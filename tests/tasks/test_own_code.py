@@ -98,13 +98,13 @@ def test_a_module_that_is_no_task_says_why(old: str, new: str, said: str) -> Non
 @pytest.mark.parametrize(
     ("grade", "said"),
     [
-        ("float('nan')", "gave row-1 the reward nan, which is no finite number"),
-        ("'one'", "returned 'one' for row-1, and should return a Grade or a number"),
+        ("float('nan')", "gave row-1 the reward nan, which is not a finite number"),
+        ("'one'", "returned 'one' for row-1 but should return a Grade or a number"),
         ("None", "returned None for row-1"),
         ("True", "returned True for row-1"),
-        ("2.0", "gave row-1 the reward 2.0: rewards are from -1 to 1"),
+        ("2.0", "gave row-1 the reward 2.0: rewards must be from -1 to 1"),
         ("Grade('1', True, None)", "gave row-1 the reward '1'"),
-        ("Grade(1.0, True, 4)", "gave row-1 an answer, no text"),
+        ("Grade(1.0, True, 4)", "gave row-1 an answer that is not a text"),
         ("Grade(1.0, True, None, {'far': 1.0})", "gave row-1 notes far that `notes` does not name"),
         ("1 / 0", "failed for row-1: line 26: ZeroDivisionError: division by zero"),
     ],
@@ -119,8 +119,8 @@ def test_a_grade_that_is_none_says_for_which_example(grade: str, said: str) -> N
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        ("None", "returned None for row row-7, and should return an Example"),
-        ("Example(name, (user_message('?'),), None, {1, 2}, '')", "gave row-7 an answer that is no JSON value"),
+        ("None", "returned None for row row-7 but should return an Example"),
+        ("Example(name, (user_message('?'),), None, {1, 2}, '')", "gave row-7 an answer that is not a JSON value"),
         ("row['z']", "failed: line 21: KeyError: 'z'"),
     ],
 )
@@ -154,10 +154,10 @@ def test_a_profile_carries_the_text_of_the_module(tmp_path: Any) -> None:
     ("code", "said"),
     [
         (None, "cannot be read: No such file"),
-        ("def f(:\n", "line 1 is no Python"),
-        ("x = 1\n" * 20_000, "65,536 at most"),
-        ("\0", "is no Python"),
-        ("x = " + "-" * 60_000 + "1", "nested too deep"),
+        ("def f(:\n", "line 1 is not valid Python"),
+        ("x = 1\n" * 20_000, "may have at most 65,536"),
+        ("\0", "is not valid Python"),
+        ("x = " + "-" * 60_000 + "1", "nested too deeply"),
     ],
 )
 def test_a_module_that_cannot_be_read_is_refused_with_the_profile(tmp_path: Any, code: str | None, said: str) -> None:

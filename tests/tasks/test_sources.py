@@ -38,7 +38,7 @@ def test_arc_letters_numbered_choices_by_place() -> None:
 
 def test_arc_without_a_valid_key_is_not_used() -> None:
     choices = {"text": ["rock", "water", "air"], "label": ["A", "B", "C"]}
-    with pytest.raises(DataError, match="answerKey is D, which is none of A, B, C"):
+    with pytest.raises(DataError, match="answerKey is D, which is not one of A, B, C"):
         arc.example({"question": "?", "choices": choices, "answerKey": "D"}, "row")
 
 

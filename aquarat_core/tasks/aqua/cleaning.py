@@ -1,8 +1,8 @@
-"""Published AQuA-RAT rows into questions that can be trained and scored on, every rule counted.
+"""Turns published AQuA-RAT rows into questions for training and scoring, and counts what every rule does.
 
-All splits: prefixes and stray space go, the rationale loses its answer. Training alone loses rows: those whose
-rationale contradicts the letter, that cannot teach, or that are too close to a held-out question. Validation and test
-keep every row, so that their scores compare with published ones; what is doubtful about them is counted.
+In all splits, prefixes and stray spaces are removed, and rationales lose their answer. Only training loses rows: those
+whose rationale contradicts the letter, that teach nothing, or that are too close to a held-out question. Validation and
+test keep every row, so that scores on them compare with published ones; doubtful rows there are counted.
 """
 
 import re
@@ -25,12 +25,12 @@ RawRow = Mapping[str, Any]
 TRAIN = "train"
 _SPACE = re.compile(r"[^\S\n]+")
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-"""Letters, digits and signs as wide as Chinese characters, which mean the same as the usual ones."""
+"""Full-width letters, digits and signs, which mean the same as the usual ones."""
 
 MAX_CHARACTERS = {"question": 10_000, "option": 2_000, "rationale": 20_000}
-"""Longer texts make a bad row; the longest published ones have about a tenth of this."""
+"""A row with a longer text is bad; the longest published texts have about a tenth of this."""
 MAX_MARKS = 30
-"""Combining marks in a row, as in Unicode's stream-safe text (UAX #15): composing takes the square of their number."""
+"""Limit on consecutive combining marks, as in Unicode's stream-safe text (UAX #15): composing takes quadratic time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,13 @@ class Cleaned:
 
     splits: dict[str, list[Question]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By split, then rule; `rows` came in, `kept` went out, `dropped_*` did not, the others are changes and doubts."""
+    """By split, then rule: `rows` were read, `kept` remain, `dropped_*` were removed; the others are changes and
+    doubts."""
     leaks: list[Leak] = field(default_factory=list)
     bad_rows: list[BadRow] = field(default_factory=list)
 
     def letters_left(self) -> dict[str, float]:
-        """By split, the share of kept rows whose rationale still seems to say which letter is right."""
+        """By split, the share of kept rows whose rationale still seems to name the right letter."""
         return {
             split: round(counts.get("letter_left", 0) / max(1, counts["kept"]), 5)
             for split, counts in self.counts.items()
@@ -69,12 +70,12 @@ def clean(
     """Clean every split of `raw`; `repo` names the data set in errors.
 
     A row with other than five options, a letter outside A-E, a value of another type or a text beyond
-    `MAX_CHARACTERS` or `MAX_MARKS` raises `DataError`, or is dropped, counted and named in `bad_rows` where
-    `on_bad_row` is "drop". Row i of a split is called `split-00000i` whatever was dropped before it.
+    `MAX_CHARACTERS` or `MAX_MARKS` raises `DataError`; if `on_bad_row` is "drop", it is dropped, counted and named in
+    `bad_rows`. Row i of a split is always called `split-00000i`, even if rows before it were dropped.
     """
     total, done, cleaned = sum(map(len, raw.values())), 0, Cleaned()
     bad = BadRows(repo, "aqua_dataset", on_bad_row, cleaned.bad_rows)
-    for split in sorted(raw, key=lambda s: s == TRAIN):  # training last: it is compared with the others
+    for split in sorted(raw, key=lambda s: s == TRAIN):  # training comes last, because it is compared with the others
         counts = Counter(rows=len(raw[split]))
         questions: list[Question] = []
         for i, row in enumerate(raw[split]):
@@ -135,7 +136,7 @@ def _shown(value: object) -> str:
 
 
 def _wrong_text(what: str, text: object) -> str | None:
-    """Why a value cannot be the text of a question, an option or a rationale; None if it can."""
+    """The reason why a value cannot be the text of a question, an option or a rationale; None if it can."""
     name = "an option" if what == "option" else f"the {what}"
     if not isinstance(text, str):
         return f"{name} is a {type(text).__name__} instead of a text"
@@ -154,7 +155,7 @@ def _wrong_text(what: str, text: object) -> str | None:
 
 
 def _options(published: Sequence[str], counts: Counter[str]) -> tuple[list[str], bool]:
-    """The texts of the options, and whether a letter before one is that of another place."""
+    """The texts of the options, and whether any option is prefixed with the letter of another one."""
     published = [option.translate(_FULL_WIDTH) for option in published]
     options: list[str] = []
     found = prefixes(published)
@@ -168,7 +169,7 @@ def _options(published: Sequence[str], counts: Counter[str]) -> tuple[list[str],
 
 
 def _question(row: RawRow, name: str, counts: Counter[str]) -> tuple[Question, list[str]]:
-    """The clean question and what speaks against training on it, the gravest first."""
+    """The clean question and the reasons to exclude it from training, most severe first."""
     options, misplaced = _options(row["options"], counts)
     question, given = _tidy(row["question"]), _tidy(row.get("rationale") or "")
     stripped = strip_answer(given, options, question)
@@ -190,7 +191,7 @@ def _question(row: RawRow, name: str, counts: Counter[str]) -> tuple[Question, l
 
 
 def _tidy(text: str) -> str:
-    """Composed characters (NFC: NFKC would turn x² into x2) of the usual width, single spaces, no empty lines."""
+    """Normalizes to NFC (NFKC would turn x² into x2), the usual width, single spaces and no empty lines."""
     lines = (
         _SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFC", text.translate(_FULL_WIDTH)).splitlines()
     )
@@ -198,7 +199,7 @@ def _tidy(text: str) -> str:
 
 
 def _drop_near_held_out(cleaned: Cleaned) -> None:
-    """Take from training what repeats itself and what is too close to a question of another split."""
+    """Removes from training repeated questions and those that are too close to a question of another split."""
     held_out = {q.id: q.question for split, rows in cleaned.splits.items() if split != TRAIN for q in rows}
     index, counts = HeldOut(held_out), cleaned.counts[TRAIN]
     seen: set[tuple[str, ...]] = set()

@@ -1,4 +1,4 @@
-"""AQuA-RAT questions as Parquet: what `aqua_dataset` writes and its readers read."""
+"""AQuA-RAT questions as Parquet: the output of `aqua_dataset`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLUMNS = [
 ]
 SCHEMA = pa.schema(_COLUMNS)
 WITH_PARTS = pa.schema([*_COLUMNS, ("rationale_parts", PARTS)])
-"""Where some rationale of the file calls the calculator."""
+"""Used if any rationale of the file calls the calculator."""
 
 
 def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
@@ -35,19 +35,20 @@ def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Read what `write_questions` wrote. Raises `DataError` if the columns are not those."""
+    """Read a file of `write_questions`. Raises `DataError` if the columns are different."""
     return list(iterate_questions(Path(path)))
 
 
 def iterate_questions(path: Path) -> Iterator[Question]:
-    """The same part by part."""
+    """Like `read_questions`, in bounded memory."""
     number = 0
     for part in read_parts(path, WITH_PARTS, "AQuA questions", optional=("rationale_parts",)):
         rows: list[dict[str, Any]] = part.to_pylist()
         for row in rows:
             options = row["options"] or ()
             if None in row.values() or None in options or row["correct"] not in LETTERS[: len(options)]:
-                raise DataError(f"{path}, row {number} is no AQuA question: the file was not written by aqua_dataset")
+                what = "is not an AQuA question: the file was not written by aqua_dataset"
+                raise DataError(f"{path}, row {number} {what}")
             row["options"] = tuple(options)
             row["rationale_parts"] = tuple(row.get("rationale_parts", ()))
             yield Question(**row)

@@ -1,7 +1,7 @@
 """How published rows write the letter of an option: before an option, and as the answer within a rationale.
 
-Every quantifier that could be retried is possessive or bounded, and statements are sought in a window of fixed size at
-the ends of a text, so that the time for any text grows with its length alone.
+Every quantifier that could backtrack is possessive or bounded, and statements are searched for in a window of fixed
+size at each end of a text, so the time is linear in the length of the text.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aquarat_core.tasks.aqua.question import LETTERS
 
 WINDOW = 240
-"""Characters at the end, or the beginning, of a rationale in which one answer statement is sought."""
+"""Size of the window at either end of a rationale in which one answer statement is searched for, in characters."""
 
 _STRICT = re.compile(r"\s*+(?:\(\s?([A-E])\s?\)|([A-E])\s?\))")
 _LOOSE = {
@@ -21,25 +21,26 @@ _LOOSE = {
     "colon": re.compile(r"\s*+([A-Ea-e])\s?[:\uff1a]()"),
     "full width": re.compile(r"\s*+\uff08?([A-Ea-e])\uff09()"),
 }
-"""Forms that may also be text: "a) 1" and "A. 1" are prefixes only if all five options have the form."""
+"""Forms that may also be ordinary text: "a) 1" and "A. 1" are prefixes only if all five options have the same form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands before an option."""
+    """The letter prefix of an option."""
 
     length: int
-    """Characters that belong to the prefix; 0 if there is none."""
+    """Number of characters in the prefix; 0 if there is none."""
     doubled: bool = False
     misplaced: bool = False
-    """Whether the letter is that of another place."""
+    """Whether the letter does not match the option's position."""
 
 
 def prefixes(options: Sequence[str]) -> list[Prefix]:
     """The prefix of each of five published options.
 
-    "A)", "(A)" and "A )" count wherever they stand; "A." "A:" "[A]" and small letters where all five have them. A
-    second "A)" right after the first is a slip and goes too; "(A)" after a prefix is content ("A)(A) only").
+    "A)", "(A)" and "A )" always count; "A." "A:" "[A]" and small letters only if all five options have them. A
+    second "A)" right after the first is a slip and is part of the prefix; "(A)" after a prefix is content ("A)(A)
+    only").
     """
     for form in _LOOSE.values():
         matches = [form.match(option) for option in options]
@@ -93,7 +94,7 @@ TAILS = (
         rf"(?<![A-Za-z])(?i:{_LEAD}){_OPEN}(?P<letter>{_LOWER}){_CLOSE}"
         r"(?i:is\s++(?:the\s++)?+(?:correct\s++|right\s++)?+(?:answer|option|choice)\b[\w\s]*+)[\s.!]*+\Z"
     ),
-    # "Therefore a is correct": a small letter only after a word that concludes, for it may be a number's name
+    # "Therefore a is correct": a small letter only after a concluding word, because it may be the name of a number
     re.compile(
         rf"(?<![A-Za-z])(?i:{_SO}++){_OPEN}(?P<letter>{_LOWER}){_CLOSE}(?i:is\s++(?:the\s++)?+(?:correct|right))[\s.!]*+\Z"
     ),
@@ -111,7 +112,7 @@ TAILS = (
 )
 _VERDICT = r"(?:is\s++(?:the\s++|our\s++)?+(?:correct|right|true|answer)(?:\s++(?:answer|option|choice))?+[ .!]*+)"
 HEADS = (
-    # A first line that is the answer goes whole if more lines follow, else only up to the letter.
+    # A first line that is the answer is removed entirely if more lines follow, else only up to the letter.
     re.compile(
         rf"\s*+(?i:{_LEAD}(?:answer|ans)(?![A-Za-z])\s*+[{_SIGN}]\s*+{_OPEN}{_OPTION})"
         rf"(?P<letter>{_UPPER}|{_LOWER}(?=\s?[)\]}}\n])){_CLOSE_LINE}"
@@ -127,14 +128,14 @@ HEADS = (
     # "Answer A) 10800 yards need ..."
     re.compile(rf"\s*+(?i:{_LEAD}(?:answer|ans)\s++{_OPTION})(?P<letter>{_UPPER})\s?[)\]]{_CLOSE_LINE}"),
 )
-"""Statements that begin a rationale."""
+"""Statements at the beginning of a rationale."""
 SPELT_OUT = re.compile(
     r"(?:\A|\n)\s*+(?i:(?:the\s++)?+(?:correct\s++|final\s++)?+(?:answer|ans))\s*+[:\uff1a=\u2013-]\s*+(?P<text>[^\n]++)\Z"
 )
 OPTION_LINE = re.compile(rf"{_OPEN}(?P<letter>{_UPPER})[\s)\]}}.:,\-]++")
 """The letter before an option's text on a line that repeats the option: "B 360", "D) 60 square metres"."""
 LAST_CAPITAL = re.compile(rf"[\s=:>,.\-]*+{_OPEN}(?<![A-Za-z0-9])(?P<letter>{_UPPER}){_CLOSE}\Z")
-"""A capital that ends the text: a statement only where it is no name in the question."""
+"""A capital that ends the text: an answer only if it is not a name in the question."""
 
 _SAID = re.compile(
     r"(?<![A-Za-z])(?i:answer|ans)(?![A-Za-z])[^A-Za-z0-9]{0,9}(?i:(?:is|are|be|will|option|choice)(?![A-Za-z])"
@@ -171,7 +172,7 @@ _ARTICLE = re.compile(
 def named(text: str) -> set[str]:
     """The capitals A to E that stand alone in `text`: people, places, sets or points that a question is about.
 
-    The article A, which begins a sentence, is none; where B to E are named too, A is taken for a name all the same.
+    The article "A", which begins a sentence, does not count, unless B to E are named too.
     """
     names = set(_STANDALONE.findall(text))
     if names == {"A"} and len(_ARTICLE.findall(text)) == len(_A.findall(text)):
@@ -180,9 +181,9 @@ def named(text: str) -> set[str]:
 
 
 def letter_left(rationale: str, names: set[str]) -> bool:
-    """Whether a stripped rationale still seems to say which letter is right; `names` are letters with other meanings.
+    """Whether a stripped rationale still seems to name the right letter; `names` are letters with other meanings.
 
-    Looser than the statements that are stripped: its hits are what the grammar does not know.
+    Looser than the patterns that strip statements, so its hits show what those patterns miss.
     """
     last = LAST_CAPITAL.search(rationale, max(0, len(rationale) - WINDOW))
     patterns = (_SAID, _MENTIONED, _CHOSEN, _JUDGED, _ALONE, _BOXED)

@@ -1,7 +1,7 @@
 """AQuA-RAT questions: five options, a rationale, one correct letter (Ling et al. 2017, arXiv 1705.04146).
 
-The row type, the one prompt and target, the answer as it is read, and the seeded permutation of options that takes away
-what a constant letter earns.
+The row type, the single form of prompt and target, the parser of answers, and the seeded permutation of options, which
+removes the advantage of always answering the same letter.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class Question:
     id: str
     question: str
     options: tuple[str, ...]
-    """Five texts, without the letter before them."""
+    """Five texts, without their letters."""
     rationale: str
     """The worked solution without its answer line; may be empty."""
     correct: str
@@ -29,7 +29,7 @@ class Question:
     family: str = "aqua"
     level: int = 0
     rationale_parts: tuple[Part, ...] = ()
-    """Where the rationale calls the calculator, its parts; `rationale` is then `parts_text(rationale_parts)`."""
+    """The parts of the rationale if it calls the calculator; `rationale` is then `parts_text(rationale_parts)`."""
 
     @property
     def gold(self) -> int:
@@ -38,18 +38,18 @@ class Question:
 
 
 def prompt(q: Question) -> str:
-    """What the user says: question, five lettered options, one instruction line."""
+    """The user's message: question, five lettered options, one instruction line."""
     return f"{q.question}\n{option_lines(q.options)}\n{INSTRUCTION}"
 
 
 def target(q: Question) -> str:
-    """What the assistant should say: rationale, right option and answer line; without a rationale the last alone."""
+    """The assistant's reply: rationale, right option and answer line; without a rationale only the answer line."""
     answer = f"{MARKER}{q.correct}"
     return f"{q.rationale}\n{option_line(q.options[q.gold], q.correct)}\n{answer}" if q.rationale else answer
 
 
 def target_parts(q: Question) -> tuple[Part, ...]:
-    """The parts of the target; none if the rationale calls nothing."""
+    """The parts of the target; empty if the rationale calls nothing."""
     if not q.rationale_parts:
         return ()
     return tuple(with_text(q.rationale_parts, target(q).removeprefix(q.rationale)))
@@ -61,15 +61,15 @@ def conversation(q: Question) -> list[Message]:
 
 
 def parse_answer(text: str) -> str | None:
-    """The letter A-E that `text` answers, or None; see `parse_letter`."""
+    """The letter A-E that `text` gives as its answer, or None; see `parse_letter`."""
     return parse_letter(text, LETTERS)
 
 
 def permute(q: Question, seed: int) -> Question:
     """`q` with its options in an order drawn from (seed, q.id) alone; the correct letter moves along.
 
-    Questions whose options name each other ("A and B", "none of the above") keep their order. The rationale is left as
-    it is: train on it only if `letter_free` holds.
+    Questions whose options refer to each other ("A and B", "none of the above") keep their order. The rationale is
+    not changed: train on it only if `letter_free` holds.
     """
     if keeps_order(q.options):
         return q

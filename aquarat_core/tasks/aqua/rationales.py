@@ -1,8 +1,8 @@
-"""The answer that a crowd-written rationale gives away, found and cut off.
+"""Finds and cuts off the answer that a crowd-written rationale gives away.
 
-AQuA-RAT's rationales end (some begin) in the answer letter in dozens of shapes: "ANSWER:B", "Ans is (C).", "Thus, C
-is the correct answer", "Answer: D) 109 rolls", a bare "E". The model is to learn one shape, that of
-`question.target`. The shapes themselves are in `letters`.
+AQuA-RAT's rationales end (some begin) with the answer letter in dozens of forms: "ANSWER:B", "Ans is (C).", "Thus, C
+is the correct answer", "Answer: D) 109 rolls", a bare "E". The model should learn only one form, that of
+`question.target`. The patterns for these forms are in `letters`.
 """
 
 import re
@@ -23,16 +23,16 @@ class Stripped:
 
     text: str
     letters: tuple[str, ...]
-    """Every letter that was given as the answer, as a capital, in the order found; empty if none was."""
+    """Every letter that was given as the answer, in upper case and in the order found; empty if there was none."""
     rewritten: bool
-    """Whether "answer:" in the middle became "answer =", so that the answer line stays the only marker."""
+    """Whether "answer:" in the middle was changed to "answer =", so that the answer line stays the only marker."""
 
 
 def strip_answer(rationale: str, options: Sequence[str], question: str | None = None) -> Stripped:
     """`rationale` without answer statements at its end and beginning; `options` as cleaned, in published order.
 
     With `question`, a capital that merely ends the text ("= 3 = C") is an answer too, unless the question or the rest
-    of the rationale uses that letter as a name. The time grows with the length of the text alone.
+    of the rationale uses that letter as a name. The time is linear in the length of the text.
     """
     text = rationale.strip()
     letters: list[str] = []
@@ -60,7 +60,7 @@ def strip_answer(rationale: str, options: Sequence[str], question: str | None = 
 
 
 def _without_dangling(text: str) -> str:
-    """`text` without a last "hence" or "ans:" that announces nothing any more."""
+    """`text` without a final "hence" or "ans:" that is no longer followed by anything."""
     text = text.rstrip()
     start = max(0, len(text) - WINDOW)
     if match := _DANGLING.search(text[start:]):
@@ -69,9 +69,9 @@ def _without_dangling(text: str) -> str:
 
 
 def _tail(window: str, options: Sequence[str], cut: bool) -> tuple[str | None, int]:
-    """The letter that the end of `window` gives as the answer and where that statement starts.
+    """The answer letter that the end of `window` states, and where that statement starts.
 
-    `cut` says that text comes before the window: a match at its very start is then no start of a line.
+    `cut` means that text precedes the window: a match at its very start is then not the start of a line.
     """
     for pattern in TAILS:
         if (match := pattern.search(window)) and not (cut and match.start() == 0):
@@ -85,10 +85,10 @@ def _tail(window: str, options: Sequence[str], cut: bool) -> tuple[str | None, i
 
 
 def _without_option_line(text: str, options: Sequence[str]) -> tuple[str, list[str]]:
-    """`text` without a first or last line that repeats an option with its letter, and that letter.
+    """`text` without a first or last line that repeats an option with its letter, and the letters removed.
 
-    Of a first line that goes on after the option, or is all there is, the letter alone goes. Where lines repeat
-    several options, all of them are discussed, and none is the answer.
+    If the first line continues after the option, or is the whole text, only the letter is removed. If lines repeat
+    several options, the text discusses all of them, and none is the answer.
     """
     lines = text.split("\n")
     found = {i: line for i in range(len(lines)) if (line := _option_line(lines[i], options))}
@@ -109,9 +109,9 @@ def _without_option_line(text: str, options: Sequence[str]) -> tuple[str, list[s
 class _OptionLine:
     letter: str
     text: int
-    """Where the text of the option begins."""
+    """Where the option's text begins."""
     whole: bool
-    """True if the line holds nothing after the option's text but punctuation."""
+    """True if only punctuation follows the option's text on the line."""
 
 
 def _option_line(line: str, options: Sequence[str]) -> _OptionLine | None:

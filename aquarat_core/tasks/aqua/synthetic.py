@@ -1,4 +1,4 @@
-"""Questions in AQuA's form made from the problems of `tasks.word_problems`: right answer, four wrong ones, a letter."""
+"""Makes questions in AQuA's form from the problems of `tasks.word_problems`: one right option, four wrong ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def generate_questions(
     held_out: bool = False,
     calculator_calls: bool = False,
 ) -> list[Question]:
-    """n questions; the right letter is uniform over A-E. Raises `UsageError` for a family there is not.
+    """n questions; the right letter is uniform over A-E. Raises `UsageError` for an unknown family.
 
-    With `calculator_calls` the rationales of the same questions calculate their equations by calls.
+    With `calculator_calls`, the rationales of the same questions compute their equations with calls.
     """
     names = families or tuple(FAMILIES)
     unknown = sorted(set(names) - set(FAMILIES))
@@ -57,8 +57,8 @@ def _question(
 def _wrong_options(rng: random.Random, problem: Problem) -> list[int]:
     """Four distinct positive numbers other than the answer: at most two slips, then near misses.
 
-    How many of them are below the answer is drawn first, so that guessing by size earns as little as can be: only
-    answers below five have fewer numbers below them.
+    The number of options below the answer is drawn first, so that guessing by size earns as little as possible; answers
+    below five have fewer positive numbers below them.
     """
     answer, n_wrong = problem.answer, len(LETTERS) - 1
     below = min(rng.randint(0, n_wrong), answer - 1)

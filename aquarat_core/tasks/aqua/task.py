@@ -1,4 +1,4 @@
-"""AQuA-RAT behind the protocol of tasks: the answer of an example is its question, which can be shown in any order."""
+"""AQuA-RAT as a task. The `answer` of an example is its question, so that it can be shown in any option order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aquarat_core.tasks.task import Attempt, Example, FilePath, Origin
 
 
 def to_example(q: Question) -> Example[Question]:
-    """The question as it stands, options in their order."""
+    """The question with its options in their own order."""
     return Example(
         id=q.id,
         messages=(user_message(prompt(q)),),
@@ -59,7 +59,7 @@ class AquaTask(LetteredTask[Question]):
     def references(self, path: FilePath, split: str) -> Sequence[str]:
         import pyarrow.parquet as pq
 
-        # The stubs leave open of what their IO is.
+        # The stubs do not declare the type of its IO argument.
         table = pq.read_table(  # pyright: ignore[reportUnknownMemberType]
             path(f"{split}.parquet"), columns=["correct"]
         )
@@ -67,12 +67,12 @@ class AquaTask(LetteredTask[Question]):
         return cast("list[str]", letters)
 
     def shown(self, example: Example[Question], seed: int) -> Example[Question]:
-        """With its options in an order drawn from (seed, id); the correct letter moves along."""
+        """Shows the options in an order drawn from (seed, id); the correct letter moves along."""
         shown = permute(example.answer, seed)
         return example if shown is example.answer else to_example(shown)
 
     def is_permutable(self, example: Example[Question]) -> bool:
-        """Whether the rationale names no option by its letter or place."""
+        """Whether the rationale names no option by its letter or position."""
         return letter_free(example.answer.rationale, len(LETTERS))
 
     def worthless(self, example: Example[Question]) -> Mapping[str, Attempt]:
