@@ -1,16 +1,17 @@
-"""Every name taken from Dagster's private modules, in one place, with the version it was read from.
+"""All names taken from Dagster's private modules, in one place, with the version that they were read from.
 
-- Dagster's public API returns and renders input data versions but does not name the tags they are recorded under, and
-  we record them ourselves: an input is pinned when a stage first starts, not when the step happens to be resumed.
-- Run launchers and executors are extension points without a public module: what the two need of the plan, the events
-  and the command of a run worker comes from here (read: `_core/launcher`, `_core/executor/in_process.py`,
+- Dagster's public API returns and renders input data versions, but does not name the tags that record them. We record
+  them ourselves, because an input is pinned when a stage first starts, even if the step is resumed later.
+- Run launchers and executors are extension points without a public module: what both need of the plan, the events and
+  a run worker's command comes from here (read: `_core/launcher`, `_core/executor/in_process.py`,
   `_core/execution/api.py`, `_core/execution/plan/active.py`, `_daemon/monitoring/run_monitoring.py`).
-- A run that a terminal started gets the remote origin by which the UI finds it: `replace_job_origin` of the run storage
-  is what `dagster run migrate-repository` uses (read: `_cli/run.py`, `_core/storage/runs/sql_run_storage.py`).
-- The web server takes middleware from a method of its own, and `dagster dev` starts that server by its module's name:
-  both are replaced to put a guard in front of it (read: `dagster_webserver/webserver.py`, `_cli/dev.py`).
+- A run that was started from a terminal gets the remote origin by which the UI finds it. This uses `replace_job_origin`
+  of the run storage, like `dagster run migrate-repository` (read: `_cli/run.py`,
+  `_core/storage/runs/sql_run_storage.py`).
+- The web server takes its middleware from one of its methods, and `dagster dev` starts that server by module name. Both
+  are replaced to put a guard in front of the server (read: `dagster_webserver/webserver.py`, `_cli/dev.py`).
 
-`tests/pipeline/test_compat.py` fails when Dagster's version moves, which is the time to read these modules again.
+`tests/pipeline/test_compat.py` fails when Dagster's version changes; these modules must then be read again.
 """
 
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ __all__ = [
 
 
 def web_server(arguments: Sequence[str], guard: Callable[[Any], Any]) -> None:
-    """Runs Dagster's web server with `guard`, ASGI middleware, around all that it serves."""
+    """Runs Dagster's web server with `guard`, an ASGI middleware, around everything that it serves."""
     from dagster_webserver.cli import cli
     from dagster_webserver.webserver import DagsterWebserver
     from starlette.middleware import Middleware
@@ -120,11 +121,11 @@ def web_server(arguments: Sequence[str], guard: Callable[[Any], Any]) -> None:
 
 
 def dev(arguments: Sequence[str], web_server: str) -> None:
-    """Runs `dagster dev` with the module `web_server` in place of its own web server."""
+    """Runs `dagster dev` with the module `web_server` instead of its own web server."""
     from dagster._cli import dev as module
 
     def start_ours(parts: list[str], **kwargs: Any) -> Any:
-        # What else it starts is the daemon and the code server; a web server by another name would have no guard.
+        # Its other processes are the daemon and the code server; a web server by another name would have no guard.
         if not {"dagster_webserver", "dagster._daemon", "code-server", "api"} & set(parts):
             raise RuntimeError(f"dagster dev starts something that was not there in {READ_FROM}: {' '.join(parts[:4])}")
         return open_ipc_subprocess([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)

@@ -1,4 +1,4 @@
-"""The code location: everything Dagster serves, assembled from its rooms, once for each experiment."""
+"""The code location: everything that Dagster serves, assembled once for each experiment."""
 
 import dagster as dg
 

@@ -1,7 +1,7 @@
 """`./run demo`: the whole chain in one process, progress on stderr, the results on stdout.
 
-On a terminal the last thing shown is the table and where to look next. Into a pipe, or with `--json`, the last line is
-a short JSON object, whatever happened; all figures are in the file that it names as `details`.
+On a terminal, it ends with a table of results and where to look next. In a pipe, or with `--json`, the last line is
+always a short JSON object; all numbers are in the file that it names as `details`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the demo; returns the exit code: 130 after Ctrl-C, 1 for a chain that did not come to its end."""
+    """Runs the demo; returns the exit code: 130 after Ctrl-C, 1 if the chain was not completed."""
     arguments = _parser().parse_args(argv)
     from aquarat_pipeline.home import HomeError
     from aquarat_pipeline.runs.in_process import terminal
@@ -41,11 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="./run demo",
         allow_abbrev=False,
-        description="Materialize every asset of a profile on this machine and show what came out. Assets that are "
-        "fresh (made by the same code, config and inputs) are left as they are.",
+        description="Materialize every asset of a profile on this machine and show the results. Assets that are fresh "
+        "(made by the same code, config and inputs) are left as they are.",
     )
     parser.add_argument("--profile", metavar="NAME", help="a profile's name or file instead of AQUARAT_PROFILE (demo)")
-    parser.add_argument("--again", action="store_true", help="also make what is up to date")
+    parser.add_argument("--again", action="store_true", help="also make assets that are up to date")
     parser.add_argument("--json", action="store_true", help="print a line of JSON at the end, on a terminal too")
     return parser
 
@@ -77,7 +77,7 @@ def _run(user: Terminal, again: bool) -> dict[str, Any]:
 
     profile = load_profile()
     user.say(f"profile {profile.name}: {profile.description}\nlog {user.log}\nstarting Dagster")
-    # Imported late: the definitions take the profile and the terminal as they are now.
+    # Imported late, because the definitions use the profile and the terminal as they are now.
     import dagster as dg
 
     from aquarat_core.settings import store_uri
@@ -141,7 +141,7 @@ def _evaluation(artifacts: dict[str, Artifact]) -> dict[str, Any]:
 
 
 def show(out: TextIO, outcome: Outcome) -> None:
-    """The table of what was made and what was fresh."""
+    """Prints the table of assets that were made or fresh."""
     from rich.filesize import decimal
     from rich.table import Table
 
@@ -158,7 +158,7 @@ def show(out: TextIO, outcome: Outcome) -> None:
     console(out).print(table)
     if held := outcome.fresh:
         what = "All" if len(held) == len(outcome.artifacts) else f"{len(held)} of {len(outcome.artifacts)}"
-        console(out).print(f"{what} were fresh and left as they are: --again makes them anew.", highlight=False)
+        console(out).print(f"{what} were fresh and left as they are: --again makes them again.", highlight=False)
 
 
 def console(out: TextIO) -> Console:

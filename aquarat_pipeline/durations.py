@@ -1,4 +1,4 @@
-"""Durations and ages as people read them."""
+"""Durations and ages in a readable form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 def duration(seconds: float) -> str:
-    """About how long, in two digits at most: `44 s`, `83 min`, `2.5 h`, `72 h`."""
+    """Approximate duration with at most two digits: `44 s`, `83 min`, `2.5 h`, `72 h`."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 5400:
@@ -16,7 +16,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(moment: float) -> str:
-    """How long before now that second since 1970 was: `2 h ago`."""
+    """How long ago that moment, in seconds since 1970, was: `2 h ago`."""
     seconds = max(0.0, time.time() - moment)
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size or (unit != "days" and seconds >= size):

@@ -1,8 +1,8 @@
-"""Experiments: chains of the same assets side by side in one store and one UI, each under a profile of its own.
+"""Experiments: chains of the same assets side by side in one store and one UI, each with its own profile.
 
-The main one has no name: its profile is that of `AQUARAT_PROFILE`, and its assets are called by their bare names. A
-named experiment is a file in `DAGSTER_HOME` that says which profile it follows; its assets are `<experiment>/<asset>`,
-in Dagster's selections, in the store's refs and on the command line alike.
+The main one has no name: its profile is that of `AQUARAT_PROFILE`, and its assets have their plain names. A named
+experiment is a file in `DAGSTER_HOME` that says which profile it follows; its assets are called `<experiment>/<asset>`
+in Dagster's selections, in the store's refs and on the command line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ExperimentError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One chain of assets: its profile, and its name, which is empty for the main one."""
+    """A chain of assets: its profile, and its name, which is empty for the main one."""
 
     profile: Profile
     name: str = ""
@@ -47,7 +47,7 @@ class Experiment:
         return used_stages(self.profile)
 
     def inputs(self, name: str) -> tuple[str, ...]:
-        """What stage `name` is made from under its profile."""
+        """The inputs of stage `name` under its profile."""
         stage = STAGES[name]
         return stage.needs(stage.config(self.profile))
 
@@ -56,19 +56,19 @@ class Experiment:
         return dg.AssetKey([self.name, asset] if self.name else [asset])
 
     def ref(self, asset: str) -> str:
-        """What users and the store's refs call one of its assets: `rl_checkpoint`, `wide/rl_checkpoint`."""
+        """The name of one of its assets for users and the store's refs: `rl_checkpoint`, `wide/rl_checkpoint`."""
         return self.key(asset).to_user_string()
 
     def step(self, asset: str) -> str:
-        """Dagster's name of the step that makes one of its assets, which may be a file's name too."""
+        """Dagster's name of the step that makes one of its assets; can also be used as a file name."""
         return self.key(asset).to_python_identifier()
 
     def local(self, name: str) -> str:
-        """The full name of something that every experiment has one of: a group, a job, a schedule."""
+        """The full name of something that every experiment has: a group, a job, a schedule."""
         return f"{self.name}_{name}" if self.name else name
 
     def ops(self, run_config: Mapping[str, Any]) -> dict[str, Any]:
-        """The parts of a run's config that are about its stages, by the stages' names."""
+        """The parts of a run's config for its stages, by the stages' names."""
         given = run_config.get("ops", {})
         return {name: given[step] for name in STAGES if (step := self.step(name)) in given}
 
@@ -79,12 +79,12 @@ class Experiment:
 
 
 def experiment_of(asset: str) -> str:
-    """The experiment in the name of an asset; empty for the main one."""
+    """The experiment in an asset's name; empty for the main one."""
     return asset.rpartition("/")[0]
 
 
 def experiments() -> list[Experiment]:
-    """The main experiment and all named ones; one that cannot be used is left out, with an error in the log."""
+    """The main experiment and all named ones; an unusable one is left out, with an error in the log."""
     found = [Experiment(current_profile())]
     for name, followed in sorted(_known().items()):
         try:
@@ -95,14 +95,14 @@ def experiments() -> list[Experiment]:
 
 
 def of_run(names: Iterable[str]) -> Experiment:
-    """The one experiment that a run belongs to, from the experiments of its assets; the main one's name is empty.
+    """The experiment that a run belongs to, given the experiments of its assets; the main one's name is empty.
 
-    Raises `ExperimentError` for an unknown one, and for more than one: a run has one profile.
+    Raises `ExperimentError` for an unknown experiment, and for more than one, because a run has one profile.
     """
     wanted = sorted(set(names)) or [""]
     if len(wanted) > 1:
         said = ", ".join(name or "the main one" for name in wanted)
-        raise ExperimentError(f"a run makes assets of one experiment only, and this one was asked for assets of {said}")
+        raise ExperimentError(f"a run makes assets of only one experiment, but this one was asked for assets of {said}")
     name = wanted[0]
     if not name:
         return Experiment(load_profile())
@@ -116,24 +116,24 @@ def of_run(names: Iterable[str]) -> Experiment:
 
 
 def registered() -> dict[str, str]:
-    """The named experiments of `DAGSTER_HOME` whose files can be read, each with its profile's name or file."""
+    """The named experiments in `DAGSTER_HOME` whose files can be read, each with its profile's name or file."""
     return {name: found for name, found in _files().items() if isinstance(found, str)}
 
 
 def damaged() -> dict[str, str]:
-    """What is wrong with the other files, by their names."""
+    """The errors in the other files, by name."""
     return {name: str(found) for name, found in _files().items() if isinstance(found, ExperimentError)}
 
 
 def add(name: str, profile: str) -> Experiment:
-    """Makes a named experiment under the profile of that name or file. Raises `ExperimentError` or `ConfigError`."""
+    """Adds a named experiment with the profile of that name or file. Raises `ExperimentError` or `ConfigError`."""
     if not _is_name(name):
         raise ExperimentError(
-            f"{name!r} cannot name an experiment: small letters, digits and single _ between them, {MAX_NAME} at "
-            "most, beginning with a letter, and no asset's name"
+            f"{name!r} cannot name an experiment: use small letters, digits and single _ between them, at most "
+            f"{MAX_NAME}, starting with a letter, and not the name of an asset"
         )
     if not profile:
-        raise ExperimentError("the name or the file of a profile is empty")
+        raise ExperimentError("the profile's name or file is empty")
     path = Path(profile).absolute()
     followed = str(path) if path.is_file() else profile
     experiment = Experiment(load_profile(followed), name)
@@ -143,13 +143,13 @@ def add(name: str, profile: str) -> Experiment:
         with file.open("x") as f:
             yaml.safe_dump({"profile": followed}, f, allow_unicode=True)
     except FileExistsError:
-        raise ExperimentError(f"there is an experiment {name} already: {file} says which profile it follows") from None
+        raise ExperimentError(f"the experiment {name} already exists: {file} says which profile it follows") from None
     return experiment
 
 
 def named_after(profile: Profile) -> Experiment:
-    """The experiment with the profile's own name, made if there is none; it follows the file or name that
-    `AQUARAT_PROFILE` gives. Raises `ExperimentError` where an experiment of that name follows another profile."""
+    """The experiment with the profile's own name, created if it does not exist; it follows the file or name in
+    `AQUARAT_PROFILE`. Raises `ExperimentError` if an experiment with that name follows another profile."""
     name = re.sub("[^a-z0-9]+", "_", profile.name.lower()).strip("_")[:MAX_NAME].strip("_")
     name = name if name[:1].isalpha() else f"profile_{name}"
     if name not in registered():
@@ -157,33 +157,33 @@ def named_after(profile: Profile) -> Experiment:
     found = of_run([name])
     if found.profile.sha256 != profile.sha256:
         raise ExperimentError(
-            f"the experiment {name} follows the profile in {registered()[name]}, which is not this one: give this one "
-            f"another name in its file, or remove that: aquarat experiments remove {name}"
+            f"the experiment {name} follows another profile, {registered()[name]}: give this profile another name in "
+            f"its file, or remove the experiment: aquarat experiments remove {name}"
         )
     return found
 
 
 def remove(name: str) -> None:
-    """Forgets a named experiment; its artifacts, refs and Dagster's records stay. Raises `ExperimentError`."""
+    """Removes a named experiment; its artifacts, refs and Dagster's records stay. Raises `ExperimentError`."""
     _find(name).unlink()
 
 
 def _known() -> dict[str, str | ExperimentError]:
-    """What the files say. In a worker that the run launcher started, the run's experiment follows the profile that the
-    run started with instead."""
+    """The profile or error of each experiment's file. In a worker that the run launcher started, the run's experiment
+    has the profile with which the run started instead."""
     own, _, kept = os.environ.get(RUN_PROFILE, "").partition("=")
     return _files() | ({own: kept} if _is_name(own) else {})
 
 
 def _loaded(name: str, followed: str | ExperimentError) -> Experiment:
-    """The experiment of a file. Raises the error of a damaged file, or `ConfigError` for the profile."""
+    """The experiment in a file. Raises the error of a damaged file, or `ConfigError` for the profile."""
     if isinstance(followed, ExperimentError):
         raise followed
     return Experiment(load_profile(followed), name)
 
 
 def _find(name: str) -> Path:
-    """The file of a named experiment, damaged or not. Raises `ExperimentError` where there is none."""
+    """The file of a named experiment, damaged or not. Raises `ExperimentError` if there is none."""
     path = _file(name)
     if not _is_name(name) or not os.path.lexists(path):
         raise ExperimentError(f"there is no experiment {name!r}: `aquarat experiments` lists them")
@@ -193,7 +193,7 @@ def _find(name: str) -> Path:
 
 
 def _files() -> dict[str, str | ExperimentError]:
-    """The profile that each file says, or what is wrong with it."""
+    """The profile that each file names, or the error of the file."""
     folder = _folder()
     found: dict[str, str | ExperimentError] = {}
     for path in sorted(folder.glob("*.yaml")) if folder else ():
@@ -222,7 +222,7 @@ def _profile_in(path: Path) -> str:
         case {"profile": str(profile)} if profile and len(held) == 1:
             return profile
         case _:
-            raise ExperimentError(f'{path} must say one thing, which profile the experiment follows: `profile: "NAME"`')
+            raise ExperimentError(f'{path} must only say which profile the experiment follows: `profile: "NAME"`')
 
 
 def _file(name: str) -> Path:

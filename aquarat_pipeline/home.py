@@ -1,4 +1,4 @@
-"""Where Dagster keeps its records: the folder that `DAGSTER_HOME` names."""
+"""The folder in which Dagster keeps its records, named by `DAGSTER_HOME`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from aquarat_core.errors import UserError
 
 
 class HomeError(UserError):
-    """`DAGSTER_HOME` names no folder that can be used; the message says what to do."""
+    """`DAGSTER_HOME` is not a usable folder; the message says what to do."""
 
 
 def dagster_home() -> Path:
-    """The folder. Raises `HomeError` where the variable is not set, or names none."""
+    """The folder. Raises `HomeError` if the variable is not set, or does not name a folder."""
     named = os.environ.get("DAGSTER_HOME")
     if not named:
         raise HomeError("DAGSTER_HOME is not set: run this inside `./run shell`")

@@ -1,4 +1,4 @@
-"""Peak memory of this process, everything it started and the jobs of a store, for the demo and the benchmarks."""
+"""Peak memory of this process, all processes it started and the jobs of a store, for the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ SAMPLE_SECONDS = 0.5
 
 
 class PeakMemory:
-    """While the block runs, samples the proportional set size of its processes; `.peak_mb` is the largest sum.
+    """During the block, samples the proportional set size of its processes; `.peak_mb` is the largest sum.
 
-    They are this process's tree and, as supervisors leave it to outlive us, every process on this machine of a job
-    under `store`. Proportional, not resident, sizes: pages that ranks share (torch's libraries above all) count once.
+    Its processes are this one and its descendants and, because supervisors outlive us, all processes on this machine
+    that
+    belong to a job under `store`. Proportional instead of resident sizes, so that pages shared by ranks (mainly torch's
+    libraries) count once.
     """
 
     def __init__(self, store: str) -> None:
@@ -52,7 +54,7 @@ def process_tree(root: int) -> list[int]:
 
 def _parent(pid: int) -> int | None:
     try:
-        # The command name, in parentheses, may itself hold spaces and parentheses.
+        # The command name, in parentheses, may itself contain spaces and parentheses.
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return None

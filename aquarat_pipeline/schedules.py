@@ -1,4 +1,4 @@
-"""Jobs, and the schedule on which one of them runs."""
+"""Jobs, and the schedule of one of them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Dagster's web server behind a guard: `python -m aquarat_pipeline.web OPTIONS`, or `... dev OPTIONS` with its daemon.
 
-The server runs whatever GraphQL it is sent, by GET too, and asks neither who sent it nor under which name it was
-reached. Any web page that its user has open in the same browser could launch runs with an image's address, and by a
-name of its own that leads to 127.0.0.1 also read the answers. The guard lets through what the UI itself sends, and
-programs that are not browsers, such as curl on this machine.
+The server executes any GraphQL that it receives, even by GET, and checks neither the sender nor the host name of the
+request. Any web page open in the same browser could launch runs with the address of an image, and with its own name
+that
+resolves to 127.0.0.1 also read the responses. The guard accepts requests of the UI itself, and of programs that are not
+browsers, such as curl on this machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 HOSTS = "AQUARAT_UI_HOSTS"
-"""Further names under which the UI may be reached, as behind a proxy: separated by commas."""
+"""Further names under which the UI may be reached, for example behind a proxy, separated by commas."""
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _READING = ("GET", "HEAD", "OPTIONS")
 _FRAMING = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"frame-ancestors 'none'")]
@@ -28,7 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware that answers 403 to requests of other web pages and to unknown names of this server."""
+    """ASGI middleware that answers 403 to requests from other web pages and to unknown names of this server."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], hosts: Iterable[str] = ()) -> None:
         self._app = app
@@ -51,26 +52,26 @@ class Guard:
             await send({"type": "http.response.body", "body": body})
 
     def _refusal(self, scope: Scope) -> str | None:
-        """Why the request is refused; None if it is let through."""
+        """Why the request is refused; None if it is accepted."""
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         host = headers.get("host", [])
         if len(host) != 1 or _name(host[0]) not in self._hosts:
-            return f"the name in the request is not one of this server's: if it is yours, add it to {HOSTS}"
+            return f"the host name in the request is unknown to this server: if it is yours, add it to {HOSTS}"
         method = scope.get("method", "GET")
-        # A link on another page may lead here; what a page does by itself may not.
+        # A link on another page may lead here, but requests that a page makes by itself may not.
         followed = headers.get("sec-fetch-mode") == ["navigate"] and headers.get("sec-fetch-dest") == ["document"]
         site = headers.get("sec-fetch-site", ["none"])
         if site not in (["same-origin"], ["none"]) and not (followed and method == "GET"):
-            return "requests of other web pages are refused"
+            return "requests from other web pages are refused"
         for origin in headers.get("origin", []):
             if _place(origin) != host[0].lower():
-                return "requests of other web pages are refused"
+                return "requests from other web pages are refused"
         if scope["type"] == "http" and method in _READING and scope["path"].rstrip("/").endswith("/graphql"):
             asked = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
             if "query" in asked or "mutation" in asked:
-                return "GraphQL is accepted by POST only: opening a link must not change anything"
+                return "GraphQL is only accepted by POST: opening a link must not change anything"
         return None
 
 
@@ -81,7 +82,7 @@ def _name(host: str) -> str:
 
 
 def _place(origin: str) -> str | None:
-    """Name and port in an Origin header; None for a header that is not a URL."""
+    """Name and port in an Origin header; None if it is not a URL."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
@@ -98,12 +99,13 @@ def _unframed(send: Send) -> Send:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the guarded server, or with `dev` first also daemon and code server, as `dagster dev` does."""
+    """Runs the guarded server; with `dev`, also starts the daemon and the code server, like `dagster dev`."""
     from aquarat_pipeline import _compat
 
     if arguments[:1] == ["dev"]:
-        # Dagster does on SIGTERM what is done on SIGINT, which a script's background processes ignore: they would
-        # never end.
+        # On SIGTERM, Dagster does the same as on SIGINT, which background processes of a script ignore, so they would
+        # never
+        # end.
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         _compat.dev(arguments[1:], web_server=__spec__.name if __spec__ else "aquarat_pipeline.web")

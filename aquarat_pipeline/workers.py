@@ -1,7 +1,7 @@
-"""Who executes a run: a process of this machine, written on the run as a tag, and at most one at a time.
+"""The worker of a run: a process of this machine, recorded on the run as a tag, and at most one at a time.
 
-The tag lets any process tell whether the worker lives. The lock file makes a second worker of the same run impossible,
-whoever starts it: the kernel frees it when its holder dies, however it dies.
+The tag lets any process check whether the worker is alive. The lock file prevents a second worker of the same run,
+whoever starts it; the kernel releases it when its holder dies in any way.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from aquarat_core.agent.protocol import ProcessId
 from aquarat_pipeline.tags import WORKER_TAG
 
 LAUNCHED = "AQUARAT_LAUNCHED"
-"""Variable by which the run launcher tells a worker that it started it: the run's id."""
+"""Environment variable with which the run launcher tells a worker its run's id."""
 RUN_PROFILE = "AQUARAT_RUN_PROFILE"
-"""Variable by which the run launcher gives a worker its run's experiment and profile: `<experiment>=<file>`."""
+"""Environment variable with which it tells a worker the run's experiment and profile: `<experiment>=<file>`."""
 
 Kind = Literal["launcher", "shell"]
 
 
 class Worker(ProcessId):
-    """The process that executes a run, as the run's tag describes it."""
+    """The process that executes a run, as described by the run's tag."""
 
     kind: Kind
     host: str
 
 
 class SecondWorkerError(RuntimeError):
-    """Another living process executes this run already; `holder` is its tag."""
+    """Another living process already executes this run; `holder` is its tag."""
 
     def __init__(self, run_id: str, holder: str) -> None:
         super().__init__(f"run {run_id} already has a worker: this one (pid {os.getpid()}) exits")
@@ -54,7 +54,7 @@ def worker_of(tags: Mapping[str, str]) -> Worker | None:
 
 
 def is_here(worker: Worker) -> bool:
-    """Whether this machine can tell if the worker lives."""
+    """Whether this machine can tell if the worker is alive."""
     return worker["host"] == socket.gethostname()
 
 
@@ -63,7 +63,7 @@ def only_worker(home: Path, run_id: str, tag: str) -> Generator[None]:
     """Holds the run's lock, as the worker that `tag` describes. Raises `SecondWorkerError` if another process does."""
     path = _lock(home, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never removed: a process that opened it just before would lock a file that nobody else sees.
+    # Never removed: a process that had just opened it would lock a file that no other process sees.
     with path.open("a+") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,13 +88,13 @@ def is_executing(home: Path, run_id: str) -> bool:
 
 
 def show_alive(home: Path, run_id: str) -> None:
-    """Notes that the run's worker lives: `last_alive` then says now."""
+    """Records that the run's worker is alive: `last_alive` then returns the current time."""
     with suppress(FileNotFoundError):
         os.utime(_lock(home, run_id))
 
 
 def last_alive(home: Path, run_id: str) -> float:
-    """When a worker of the run last noted that it lives, in seconds since 1970; 0 if none ever did."""
+    """When a worker of the run last recorded that it is alive, in seconds since 1970; 0 if none ever did."""
     try:
         return _lock(home, run_id).stat().st_mtime
     except FileNotFoundError:

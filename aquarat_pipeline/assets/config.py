@@ -1,7 +1,8 @@
-"""Dagster config of a stage, generated from its pydantic section: every field, with the profile's values as defaults.
+"""The Dagster config of a stage, generated from its pydantic section: all fields, with the profile's values as
+defaults.
 
-Dagster refuses unknown fields and wrong types before a run starts; ranges and fields that contradict each other are
-checked by pydantic, for all stages of the run, before the first of them starts (`run_config_of`).
+Dagster rejects unknown fields and wrong types before a run starts. Ranges and contradictory fields are checked by
+pydantic, for all stages of the run, before the first one starts (`run_config_of`).
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ def config_schema(section: BaseModel) -> dict[str, dg.Field]:
 
 
 def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None, ops: Mapping[str, Any]) -> Any:
-    """The section `stage` runs with: its config from the run, checked together with the run's other overrides.
+    """The section that `stage` runs with: its config in the run, validated together with the run's other overrides.
 
-    `own` is the complete config of the stage's op, `ops` the run config's `ops` (only what was overridden). Raises
-    `ConfigError` for a value that cannot be used, in whichever stage of the run it stands.
+    `own` is the complete config of the stage's op; `ops` is the run config's `ops`, which only has the overrides.
+    Raises
+    `ConfigError` for an invalid value, in any stage of the run.
     """
     configs: dict[str, Mapping[str, Any]] = {name: op.get("config") or {} for name, op in ops.items() if name in STAGES}
     configs[stage.name] = own or {}
@@ -53,14 +55,15 @@ def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None,
 
 
 def _check_inputs(stage: Stage, profile: Profile, overridden: Profile) -> None:
-    """Raises `ConfigError` where the run's overrides let a stage read an asset that the profile's chain does not have:
-    the stage would find out only when everything before it is made."""
+    """Raises `ConfigError` if the run's overrides make a stage read an asset that is not in the profile's chain.
+
+    Otherwise the stage would only fail after everything before it has been made."""
     lacking = sorted(set(stage.needs(stage.config(overridden))) - set(used_stages(profile)))
     if lacking:
         raise ConfigError(
             f"{stage.name}: the run's overrides name a task whose questions are in {', '.join(lacking)}, which is not "
-            f"made under profile {profile.name}, since no stage of it reads that. Name the task in the profile, not in "
-            "the run"
+            f"made under profile {profile.name}, because none of its stages reads that. Name the task in the profile "
+            "instead of the run"
         )
 
 
@@ -70,7 +73,7 @@ def _fields(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> 
 
 
 def _old_names(model: type[BaseModel]) -> dict[str, dg.Field]:
-    """Fields without a default, so that they are in a config only where a run gives them."""
+    """Fields without a default, so that a config only contains them if a run gives them."""
     return {
         old: dg.Field(_type(model.model_fields[new].annotation), is_required=False, description=f"Old name of {new}.")
         for old, new in old_names(model).items()
@@ -106,7 +109,7 @@ def _type(annotation: Any) -> Any:
     if origin in (Union, types.UnionType) and len(args) == 2 and args[1] is type(None):
         return dg.Noneable(_type(args[0]))
     if origin in (Union, types.UnionType):
-        return dg.Any  # Dagster has no unions of more: pydantic checks it, before the first stage of a run
+        return dg.Any  # Dagster has no larger unions: pydantic checks it, before the first stage of a run
     if origin in (tuple, list):
         return dg.Array(_type(args[0]))
     if origin is dict:
@@ -117,7 +120,7 @@ def _type(annotation: Any) -> Any:
 
 
 def _is_location(annotation: Any) -> bool:
-    """Whether values are locations, or null."""
+    """Whether the values are locations, or null."""
     parts = [_plain(part) for part in get_args(annotation)]
     return HubRows in parts or any(HubRows in map(_plain, get_args(part)) for part in parts)
 
@@ -128,5 +131,5 @@ def _plain(annotation: Any) -> Any:
 
 @functools.cache
 def _choice(values: tuple[str, ...]) -> dg.Enum:
-    """One enum per set of values: Dagster wants equal names to be one object."""
+    """One enum per set of values, because Dagster requires equal names to be the same object."""
     return dg.Enum("_".join(values), [dg.EnumValue(v) for v in values])

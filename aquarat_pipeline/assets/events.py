@@ -1,4 +1,4 @@
-"""Reading materializations from Dagster's event log: the latest of an asset, and the texts in its metadata."""
+"""Reads materializations from Dagster's event log: the latest of an asset, and the texts in its metadata."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import dagster as dg
 
 
 def latest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMaterialization | None:
-    """The asset's latest materialization; None where it has none."""
+    """The asset's latest materialization; None if it has none."""
     event = instance.get_latest_materialization_event(key)
     return event.asset_materialization if event else None
 
 
 def manifest_of(materialization: dg.AssetMaterialization) -> str | None:
-    """SHA-256 of the manifest that was materialized; None for an event that was reported by hand."""
+    """SHA-256 of the materialized manifest; None for an event that was reported by hand."""
     return text_of(materialization, "manifest_sha256")
 
 
 def text_of(materialization: dg.AssetMaterialization, name: str) -> str | None:
-    """A text in the metadata; None where there is no text under that name."""
+    """A text in the metadata; None if there is no text with that name."""
     held = materialization.metadata.get(name)
     return held.value if held is not None and isinstance(held.value, str) else None

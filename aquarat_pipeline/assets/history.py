@@ -1,4 +1,4 @@
-"""What earlier runs say about the stages of a new one: which results are still valid, and how long each stage takes."""
+"""Information from earlier runs about the stages of a new one: results that are still valid, and usual durations."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.progress import Ahead
 
 LOOKED_AT = 20
-"""How many of an asset's latest materializations are searched for one of the same config."""
+"""Number of an asset's latest materializations that are searched for one with the same config."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """An asset's latest result, if today's code, config and inputs would make it again."""
+    """An asset's latest result, if the current code, config and inputs would make it again."""
 
     artifact: Artifact
     made: float
@@ -34,12 +34,12 @@ class Fresh:
 def fresh(
     instance: dg.DagsterInstance, store: ArtifactStore, experiment: Experiment, names: Iterable[str]
 ) -> dict[str, Fresh]:
-    """Those of an experiment's assets that need not be made again, nor any of their inputs among `names`.
+    """Assets of an experiment that need not be made again, and none of whose inputs among `names` need to be.
 
-    Sources outside the store, such as a newer revision of a data set on the Hub, are not looked at.
+    Does not check sources outside the store, such as a newer revision of a data set on the Hub.
     """
     wanted, found = set(names), dict[str, Fresh]()
-    # The table lists every stage after its inputs.
+    # In the table, every stage comes after its inputs.
     for name in (name for name in STAGES if name in wanted):
         stage = STAGES[name]
         records = instance.fetch_materializations(experiment.key(name), limit=1).records
@@ -58,7 +58,7 @@ def fresh(
 
 
 def ahead(context: dg.AssetExecutionContext, name: str, experiment: Experiment) -> Ahead | None:
-    """The place of stage `name` among those of its run, and how long what is left has taken before."""
+    """The position of stage `name` in its run, and how long the remaining stages took before."""
     instance, run = context.instance, context.run
     if run.execution_plan_snapshot_id is None:
         return None
@@ -85,7 +85,7 @@ def _artifact(store: ArtifactStore, made: dg.AssetMaterialization) -> Artifact |
         artifact = store.get(sha256) if sha256 else None
         return artifact if artifact and artifact.is_complete() else None
     except (ArtifactError, StoreError):
-        return None  # it was collected, or lies in another store
+        return None  # it was garbage-collected, or is in another store
 
 
 def _usual_seconds(

@@ -1,4 +1,4 @@
-"""Pinning a stage's inputs: which materialization of each upstream asset feeds it, decided once and recorded."""
+"""Pins a stage's inputs: decides once which materialization of each upstream asset it uses, and records that."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _NO_HOME = (
 
 
 class InputError(UserError):
-    """A stage that cannot start because of what feeds it; the message says what to materialize first."""
+    """A stage that cannot start because of its inputs; the message says what to materialize first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """One input: the artifact, Dagster's event that materialized it, and the key of its asset."""
+    """One input: the artifact, the Dagster event that materialized it, and its asset key."""
 
     parent: Parent
     storage_id: int
@@ -45,7 +45,7 @@ class Pinned:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What Dagster records of an input on the materialization it fed."""
+        """The tags with which Dagster records an input on the materialization made from it."""
         return {
             get_input_data_version_tag(self.key): self.parent.data_version,
             get_input_event_pointer_tag(self.key): str(self.storage_id),
@@ -53,14 +53,14 @@ class Pinned:
 
 
 def require_lasting_instance(instance: dg.DagsterInstance) -> None:
-    """Raises `InputError` on an instance that vanishes with the process: it knows no inputs and keeps no lineage."""
+    """Raises `InputError` for an instance that vanishes with the process, because it has no inputs and no lineage."""
     if instance.is_ephemeral:
         raise InputError(_NO_HOME)
     require_home()
 
 
 def require_home() -> None:
-    """Raises `InputError` where `DAGSTER_HOME` names no instance."""
+    """Raises `InputError` if `DAGSTER_HOME` names no instance."""
     if not os.environ.get("DAGSTER_HOME"):
         raise InputError(_NO_HOME)
 
@@ -68,11 +68,12 @@ def require_home() -> None:
 def pin_inputs(
     instance: dg.DagsterInstance, stage: Stage, names: Iterable[str], run_id: str, experiment: Experiment
 ) -> dict[str, Pinned]:
-    """What feeds `stage`, of the assets of those names: the latest materialization of each in its experiment, when the
-    step first started.
+    """The inputs of `stage` among the assets with those names: for each, the latest materialization in its experiment
+    at
+    the time when the step first started.
 
-    The choice is written into a tag of the run before anything starts. A later attempt, and a process that takes the
-    step over, finds it there, whatever has been materialized since. Raises `InputError` where an input has never been
+    The choice is written to a tag of the run before anything starts. A later attempt, or a process that takes over the
+    step, reads it from there, whatever has been materialized since. Raises `InputError` if an input has never been
     materialized.
     """
     run = instance.get_run_by_id(run_id)
@@ -85,7 +86,7 @@ def pin_inputs(
 
 
 def latest_input(instance: dg.DagsterInstance, stage: Stage, name: str, experiment: Experiment) -> Pinned:
-    """The latest materialization of an input of `stage`. Raises `InputError` where there is none."""
+    """The latest materialization of an input of `stage`. Raises `InputError` if there is none."""
     key, ref = experiment.key(name), experiment.ref(name)
     records = instance.fetch_materializations(key, limit=1).records
     if not records:

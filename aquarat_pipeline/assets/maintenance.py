@@ -1,4 +1,4 @@
-"""Maintenance of a Dagster instance: differences between its latest artifacts and the store's, and old runs."""
+"""Maintenance of a Dagster instance: disagreements with the store about the latest artifacts, and old runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRu
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An asset of which Dagster's latest materialization and the store's ref name different manifests, or one none."""
+    """An asset whose latest manifest differs, or is missing, in either Dagster's events or the store's ref."""
 
     asset: str
     dagster: str | None
@@ -32,7 +32,7 @@ class Difference:
 
 
 def differences(instance: dg.DagsterInstance, store: ArtifactStore) -> list[Difference]:
-    """Assets whose latest artifact is not the same in both. Raises `StoreError` where the store cannot be read."""
+    """Assets whose latest artifact is not the same in both. Raises `StoreError` if the store cannot be read."""
     named = latest_manifests(instance)
     found: list[Difference] = []
     others = sorted({*named, *(name for name in store.assets() if asset_of(name) in STAGES)} - STAGES.keys())
@@ -58,7 +58,7 @@ def latest_manifests(instance: dg.DagsterInstance) -> dict[str, str]:
 
 
 def forgettable(instance: dg.DagsterInstance, days: float) -> list[dg.DagsterRun]:
-    """Ended runs that were last updated more than `days` ago, but for those that made an asset's latest artifact."""
+    """Ended runs that were last updated more than `days` ago, except those that made an asset's latest artifact."""
     kept = {event.run_id for event in latest_events(instance).values()}
     before = datetime.fromtimestamp(time.time() - days * 86_400, UTC)
     return [
@@ -69,7 +69,7 @@ def forgettable(instance: dg.DagsterInstance, days: float) -> list[dg.DagsterRun
 
 
 def unneeded_profiles(instance: dg.DagsterInstance) -> list[Path]:
-    """Kept profiles that no run of Dagster began with; those of the last day may belong to a run that is beginning."""
+    """Saved profiles that no Dagster run uses; those of the last day are kept, because a run may be about to start."""
     needed = {run.tags[PROFILE_HASH_TAG] for run in instance.get_runs() if PROFILE_HASH_TAG in run.tags}
     before = time.time() - 86_400
     kept = (Path(instance.root_directory) / "aquarat" / "profiles").glob("*.yaml")
@@ -82,7 +82,7 @@ def forget(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     instance.delete_run(run.run_id)
     for suffix in (".log", ".lock"):
         (home / "aquarat" / "workers" / f"{run.run_id}{suffix}").unlink(missing_ok=True)
-    # SQLite has a file for each run, which stays as large as it was when its rows are deleted.
+    # SQLite has one file per run, which does not shrink when its rows are deleted.
     for path in (home / "history" / "runs").glob(f"{run.run_id}.db*"):
         path.unlink()
     shutil.rmtree(home / "storage" / run.run_id, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a person sees of an artifact in the Dagster UI."""
+"""The description of an artifact in the Dagster UI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aquarat_pipeline.assets.inputs import Pinned
 
 CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
 MAX_REPORT = 200_000
-"""Characters of a report kept in Dagster's event row; a longer one is linked, not embedded."""
+"""Number of characters of a report that Dagster's event stores; a longer report is linked instead of embedded."""
 
 HEADLINES = (
     ("val_bpb", "{:.3f} bits per byte on validation text"),
@@ -25,13 +25,13 @@ HEADLINES = (
     ("rows_train", "{:,} training questions"),
     ("train_documents", "{:,} training documents"),
 )
-"""Metric of an artifact, and how one line shows it; the first that an artifact has."""
+"""Metrics for the summary line and their formats; the first one that an artifact has is shown."""
 
 
 def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
-    """Metadata of the materialization that produced `artifact` from `inputs`, what people look for first.
+    """Metadata of the materialization that produced `artifact` from `inputs`, the most important values first.
 
-    Metrics keep their own names.
+    Metrics keep their names.
     """
     manifest = artifact.manifest
     code = manifest.code
@@ -62,7 +62,7 @@ def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str,
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """The one figure by which a person knows an artifact; empty where its stage measured none."""
+    """The most important number of an artifact; empty if its stage measured none."""
     if text := accuracy_text(metrics):
         return text
     for name, form in HEADLINES:
@@ -73,7 +73,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 
 def accuracy_text(metrics: Mapping[str, Any]) -> str | None:
-    """`41.2% [39.1%, 43.4%] of 2,000`, or None where a stage measured no accuracy."""
+    """`41.2% [39.1%, 43.4%] of 2,000`, or None if the stage measured no accuracy."""
     if metrics.get("accuracy") is None:
         return None
     low, high = metrics["accuracy_lo"], metrics["accuracy_hi"]
@@ -123,7 +123,7 @@ def _links(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
 
 
 def _place(uri: str) -> dict[str, Any]:
-    """Where an object lies: a URI to copy, and for one in a bucket a page to open."""
+    """The location of an object: a URI to copy, and for one in a bucket also a page to open."""
     found: dict[str, Any] = {"uri": dg.PathMetadataValue(uri)}
     if uri.startswith("gs://"):
         found["console"] = dg.MetadataValue.url(f"{CONSOLE}/{quote(uri.removeprefix('gs://'))}")

@@ -1,4 +1,4 @@
-"""The stages of one run, known before the first of them starts."""
+"""The stages of a run, known before the first one starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from aquarat_pipeline.experiments import Experiment
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The stages that a run will execute, and what their needs depend on."""
+    """The stages that a run will execute, and the settings that decide what they need."""
 
     experiment: Experiment
     stages: tuple[Stage, ...]
     sections: Sections
-    """Of all stages of the chain, with the run's overrides."""
+    """Sections of all stages of the chain, with the run's overrides."""
     tags: Mapping[str, str]
     store: str
 
@@ -32,7 +32,7 @@ class Plan:
         tags: Mapping[str, str],
         run_config: Mapping[str, Any] | None = None,
     ) -> Plan:
-        """Of the steps of those names that are stages. Raises `ConfigError` for overrides that cannot be used."""
+        """The plan of the steps with those names that are stages. Raises `ConfigError` for invalid overrides."""
         config, wanted = run_config or {}, set(names)
         ops: dict[str, dict[str, Any]] = experiment.ops(config)
         sections = {

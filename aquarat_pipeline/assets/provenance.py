@@ -1,4 +1,4 @@
-"""Checks which profile a stage's inputs were made under: another one is refused, or accepted on request."""
+"""Checks which profile a stage's inputs were made under: inputs from another one are refused unless requested."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.tags import ANY_INPUTS_TAG
 
 ANY_INPUTS = "AQUARAT_ANY_INPUTS"
-"""Variable with the request of `ANY_INPUTS_TAG` for commands that give a run no tags."""
+"""Environment variable equivalent to `ANY_INPUTS_TAG`, for commands that cannot give a run tags."""
 _SHOWN = 3
 
 
 def check_given(instance: dg.DagsterInstance, plan: Plan, job: dg.JobDefinition, say: Callable[[str], None]) -> None:
-    """Before the first stage: that what the run's stages take from other runs is there, and of their profile.
+    """Before the first stage, checks that the run's inputs from other runs exist and were made under its profile.
 
-    `job` knows what each is made from.
+    `job` knows the inputs of each stage.
 
-    Raises `InputError`. Each stage asks again when it starts: others may have made its inputs anew meanwhile.
+    Raises `InputError`. Each stage checks again when it starts, because its inputs may have been remade meanwhile.
     """
     made = {plan.experiment.key(stage.name) for stage in plan.stages}
     store = ArtifactStore.open(plan.store)
@@ -48,10 +48,10 @@ def check_inputs(
     any_inputs: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Compares inputs that other runs made, and their ancestors, with what the run's profile says of their stages.
+    """Compares the run's profile with the settings of inputs that other runs made, and of their ancestors.
 
-    `say` is told what differs under the same profile's name: an override, or a file that was changed since. Raises
-    `InputError` for what another profile made, unless the run takes `any_inputs`.
+    Passes to `say` any differences under the same profile name, such as an override or a later change of the file.
+    Raises `InputError` for an input from another profile, unless the run accepts `any_inputs`.
     """
     profile = experiment.profile
     for parent in inputs:
@@ -70,19 +70,19 @@ def check_inputs(
         if others and not any_inputs:
             raise InputError(
                 f"{experiment.ref(asset)} of profile {profile.name} would be made from {experiment.ref(parent.asset)} "
-                f"of another: {said}. {_ways_out(experiment, asset)}"
+                f"of another profile: {said}. {_ways_out(experiment, asset)}"
             )
         say(
-            f"{asset} is made from {parent.asset} (manifest {parent.manifest_sha256[:12]}), which is not what profile "
-            f"{profile.name} says: {said}"
+            f"{asset} is made from {parent.asset} (manifest {parent.manifest_sha256[:12]}), which differs from profile "
+            f"{profile.name}: {said}"
         )
 
 
 def say_what_is_replaced(
     context: dg.AssetExecutionContext, store: ArtifactStore, experiment: Experiment, asset: str
 ) -> None:
-    """Warns in the run's log if the asset's latest artifact was made under another profile, or under this one before it
-    was changed: the artifact stays in the store, and is no longer the latest."""
+    """Warns in the run's log if the asset's latest artifact was made under another profile, or an older version of this
+    one: the artifact stays in the store but will no longer be the latest."""
     name = experiment.ref(asset)
     try:
         latest = store.latest(name)
@@ -106,7 +106,7 @@ def say_what_is_replaced(
 def _differing(manifest: Manifest, profile: Profile) -> Iterator[str]:
     """Settings in which an artifact differs from the profile, such as `sft_checkpoint.steps 20 (profile: 60)`.
 
-    Where a stage runs (`launch`) is no difference in what it makes; nor is a setting that one of the two cannot have.
+    Where a stage runs (`launch`) does not affect its result; settings that only one of the two can have are ignored.
     """
     stage = STAGES.get(manifest.asset)
     section = stage.config(profile) if stage else None
@@ -129,11 +129,11 @@ def _said(found: list[tuple[Manifest, list[str]]]) -> str:
 def _ways_out(experiment: Experiment, asset: str) -> str:
     return (
         f"Make its own inputs first: --select '*{experiment.ref(asset)}'. To keep both chains: aquarat experiments add "
-        f"NAME --profile {experiment.profile.name}. To take the input as it is: {ANY_INPUTS}=1, `aquarat launch "
+        f"NAME --profile {experiment.profile.name}. To accept the input as it is: {ANY_INPUTS}=1, `aquarat launch "
         f"--any-inputs`, or the run's tag {ANY_INPUTS_TAG} true"
     )
 
 
 def takes_any(tags: Mapping[str, str]) -> bool:
-    """Whether the run of those tags, or this process, asks for inputs as they are."""
+    """Whether the run with those tags, or this process, accepts inputs from any profile."""
     return tags.get(ANY_INPUTS_TAG) == "true" or os.environ.get(ANY_INPUTS) == "1"

@@ -1,4 +1,4 @@
-"""Which of several runs makes an asset's latest result. Imports little, because the run launcher is everywhere."""
+"""Decides which of several runs makes an asset's latest result. Imports little, because every process loads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = 100
 
 @contextmanager
 def sole_publisher(home: Path, asset: str) -> Generator[None]:
-    """Held while an asset's ref is moved and its materialization recorded: of two runs at once, one is last in both."""
+    """Lock for moving an asset's ref and recording its materialization, so that the same run comes last in both."""
     path = home / "aquarat" / "publishing" / f"{asset}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
@@ -23,7 +23,7 @@ def sole_publisher(home: Path, asset: str) -> Generator[None]:
 
 
 def overtaken_by(instance: dg.DagsterInstance, run_id: str, assets: Iterable[str]) -> str | None:
-    """Which run that was made later has materialized one of the assets, as half a sentence; None if none has."""
+    """A newer run that has materialized one of the assets, as a clause for a message; None if there is none."""
     record = instance.get_run_record_by_id(run_id)
     if record is None:
         return None

@@ -1,4 +1,4 @@
-"""Which artifacts Dagster's event log still needs: what garbage collection must not touch."""
+"""Artifacts that Dagster's event log still needs, which garbage collection must keep."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PAGE = 1000
 
 
 def materialized_manifests(days: int) -> set[str]:
-    """Manifests of each asset's latest materialization, and of all those within so many days.
+    """Manifests of each asset's latest materialization, and of all those in the last `days` days.
 
-    Reads the instance that `DAGSTER_HOME` names. Raises `InputError` where it names none.
+    Reads the instance that `DAGSTER_HOME` names. Raises `InputError` if it names none.
     """
     require_home()
     with dg.DagsterInstance.get() as instance:

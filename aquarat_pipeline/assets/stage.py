@@ -1,4 +1,4 @@
-"""The one factory behind the asset graph: a Dagster asset that runs one stage and records the result."""
+"""The factory of the asset graph: a Dagster asset that runs one stage and records the result."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,16 +36,16 @@ _SOURCES = {
     "files": ("file", "From the user's own files."),
     "synthetic": ("python", "Generated here, not real data."),
 }
-"""For a section that says where its data come from: the icon and the end of the description."""
+"""By a section's data source: the icon and the end of the description."""
 
 
 def stage_assets(experiment: Experiment, names: Iterable[str] | None = None) -> list[dg.AssetsDefinition]:
-    """The assets of an experiment, of all stages that its profile uses or of `names`."""
+    """The assets of an experiment, for `names` or for all stages that its profile uses."""
     return [stage_asset(experiment, name) for name in (experiment.stages if names is None else names)]
 
 
 def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
-    """The asset of stage `name` in an experiment, configured by its profile unless the run says otherwise."""
+    """The asset of stage `name` in an experiment, configured by its profile and the run's overrides."""
     stage, profile = STAGES[name], experiment.profile
     section = stage.config(profile)
     kinds, description = set(stage.kinds), stage.description
@@ -89,7 +89,7 @@ def _new_attempt(
     context: dg.AssetExecutionContext, stage: Stage, experiment: Experiment, store: ArtifactStore
 ) -> Attempt:
     section = _section(context, stage, experiment)
-    # The inputs of the run's first attempt: a retry of the step starts from the same ones.
+    # The inputs of the run's first attempt, so that a retry of the step starts from the same ones.
     inputs = pin_inputs(context.instance, stage, stage.needs(section), context.run.run_id, experiment)
     others = [pinned.parent for pinned in inputs.values() if pinned.parent.run_id != context.run.run_id]
     check_inputs(store, experiment, stage.name, others, takes_any(context.run.tags), context.log.warning)
@@ -127,8 +127,9 @@ def _spec(
 
 
 def _differing(artifact: Artifact, stage: Stage, spec: StageSpec) -> str | None:
-    """The field of the manifest that is not what this run decided, if there is one: every host can write to the job's
-    folder, which names the manifest."""
+    """The field of the manifest that differs from this run's decisions, if any. It must be checked because every host
+    can
+    write to the job's folder, which names the manifest."""
     held = artifact.manifest
     decided = {
         "asset": stage.name, "kind": stage.kind, "run_id": spec.run_id, "profile": spec.profile,
@@ -150,7 +151,7 @@ def _materialize(
 ) -> Iterator[dg.MaterializeResult[Any]]:
     spec = attempt.spec
     inputs = {name: Pinned(parent, attempt.events[name], experiment.key(name)) for name, parent in spec.inputs.items()}
-    # Runs can then be filtered by the checkpoint they started from.
+    # Allows filtering runs by the checkpoint that they started from.
     parents = {name: p.parent.data_version for name, p in inputs.items() if STAGES[name].kind == "checkpoint"}
     if parents:
         context.instance.add_run_tags(spec.run_id, {f"aquarat/input/{name}": v for name, v in parents.items()})
@@ -159,14 +160,15 @@ def _materialize(
     if lies := _differing(artifact, stage, spec):
         raise dg.Failure(
             f"{stage.name}: result.json in {attempt.folder.uri} names manifest {artifact.sha256}, whose {lies} is not "
-            "what this run decided: somebody else wrote it, and nothing is materialized. Find out who may write there",
+            "what this run decided: it was written by someone else, and nothing is materialized. Find out who can "
+            "write there",
             allow_retries=False,
         )
-    # With overrides the code version is not the definition's: Dagster then rightly calls the asset stale.
+    # With overrides, the code version differs from the definition's, so Dagster rightly shows the asset as stale.
     tags = {CODE_VERSION_TAG: spec.code.version}
     for pinned in inputs.values():
         tags.update(pinned.tags)
-    # Dagster and the store's refs must agree on the latest: the lock is held until Dagster has recorded the result.
+    # Dagster and the store's refs must agree on the latest, so the lock is held until Dagster has recorded the result.
     with sole_publisher(Path(context.instance.root_directory), experiment.step(stage.name)):
         _refuse_if_overtaken(context, artifact, experiment.ref(stage.name))
         store.make_latest(artifact, experiment.ref(stage.name))
@@ -178,14 +180,14 @@ def _materialize(
 
 
 def _refuse_if_overtaken(context: dg.AssetExecutionContext, artifact: Artifact, name: str) -> None:
-    """Raises `dg.Failure` in a resumed run where a newer one has made the asset meanwhile."""
+    """Raises `dg.Failure` in a resumed run if a newer one has made the asset meanwhile."""
     run_id = context.run.run_id
     if not context.instance.count_resume_run_attempts(run_id):
         return
     if newer := overtaken_by(context.instance, run_id, [name]):
         raise dg.Failure(
-            f"{name}: {newer}, so this older run, which was resumed, does not replace it. What it made is manifest "
-            f"{artifact.sha256}; keep it with `aquarat store pin {artifact.sha256[:12]}`. To have it as the latest, "
+            f"{name}: {newer}, so this older, resumed run does not replace its result. This run made manifest "
+            f"{artifact.sha256}; keep it with `aquarat store pin {artifact.sha256[:12]}`. To make it the latest, "
             f"run it again: aquarat launch {name}",
             allow_retries=False,
         )

@@ -1,1 +1,1 @@
-"""Asset checks: what must hold of an artifact after it was materialized, read back from the store."""
+"""Asset checks, which test artifacts after they were materialized by reading them back from the store."""

@@ -1,4 +1,4 @@
-"""Checks every artifact must pass: its bytes are there, and its manifest agrees with Dagster about what fed it."""
+"""Checks that every artifact must pass: its bytes are there, and its manifest agrees with Dagster about its inputs."""
 
 import dagster as dg
 
@@ -21,7 +21,7 @@ def artifact_checks(experiment: Experiment) -> list[dg.AssetChecksDefinition]:
 def latest(
     instance: dg.DagsterInstance, store: StoreResource, key: dg.AssetKey
 ) -> tuple[Artifact, dg.AssetMaterialization]:
-    """The artifact of the asset's latest materialization, and that event. Raises `ArtifactError` without one."""
+    """The artifact of the asset's latest materialization, and that event. Raises `ArtifactError` if there is none."""
     materialization = latest_materialization(instance, key)
     if materialization is None:
         raise ArtifactError(f"{key.to_user_string()} has not been materialized yet")
@@ -51,7 +51,7 @@ def _artifact_complete(experiment: Experiment, stage: Stage) -> dg.AssetChecksDe
         in_store = artifact.store.latest(name)
         metadata = {"manifest_sha256": artifact.sha256, "latest_in_store": in_store.sha256 if in_store else "none"}
         if artifact.is_complete() and (in_store is None or in_store.sha256 != artifact.sha256):
-            reason = f"the store's latest {name} is another one: somebody published it outside of this Dagster"
+            reason = f"the store's latest {name} is another one: it was published outside of this Dagster instance"
             warned = dg.AssetCheckSeverity.WARN
             return dg.AssetCheckResult(passed=False, severity=warned, metadata={**metadata, "reason": reason})
         return dg.AssetCheckResult(passed=artifact.is_complete(), metadata=metadata)

@@ -1,4 +1,4 @@
-"""Checks of what a report found. They warn: a weak model is a result, not a broken pipeline."""
+"""Checks of a report's findings. They only warn: a weak model is a result, not a broken pipeline."""
 
 import dagster as dg
 
@@ -18,7 +18,7 @@ def _beats_constant_letter(experiment: Experiment, report: str) -> dg.AssetCheck
     @dg.asset_check(
         asset=experiment.key(report),
         op_tags=experiment.tags,
-        description="The accuracy's interval lies above what always answering the most frequent letter scores.",
+        description="The accuracy's interval is above the accuracy of always answering the most frequent letter.",
     )
     def beats_constant_letter(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
         metrics = latest(context.instance, store, experiment.key(report))[0].manifest.metrics

@@ -1,1 +1,1 @@
-"""The subcommands of `aquarat` that need Dagster: they work on the instance of DAGSTER_HOME."""
+"""The subcommands of `aquarat` that need Dagster; they use the instance in DAGSTER_HOME."""

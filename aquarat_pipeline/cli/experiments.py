@@ -1,4 +1,4 @@
-"""`aquarat experiments`: chains side by side, what each has reached, and adding or removing one."""
+"""`aquarat experiments`: lists chains side by side with their results, and adds or removes one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Adds `experiments`, alone and with `add` and `remove`."""
+    """Adds `experiments`, by itself and with `add` and `remove`."""
     command = commands.add_parser("experiments", help="list the experiments of this DAGSTER_HOME side by side")
     add_store(command)
     add_json(command)
@@ -61,7 +61,7 @@ def _list(arguments: argparse.Namespace) -> str | CheckFailed:
 
 
 def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What one experiment is and has made of the assets that are `there`, and what of them cannot be read."""
+    """Facts about an experiment and those of its assets that are `there`, and the assets that cannot be read."""
     from aquarat_core.artifacts import ArtifactError
 
     made: dict[str, Artifact] = {}
@@ -112,7 +112,7 @@ def _add(arguments: argparse.Namespace) -> str:
         f"{made.name} follows profile {made.profile.name} ({made.profile.sha256[:12]}). To run its chain:\n"
         f"  dagster asset materialize --select '*{made.ref('rl_checkpoint')}'\n"
         f"  aquarat launch --with-parents {made.ref('rl_checkpoint')}\n"
-        "In a UI that runs already: Deployment, Reload definitions."
+        "In a UI that is already running: Deployment, Reload definitions."
     )
 
 
@@ -121,6 +121,6 @@ def _remove(arguments: argparse.Namespace) -> str:
 
     experiments.remove(arguments.name)
     return (
-        f"{arguments.name} is forgotten; what it has made stays in the store, where its refs keep it from garbage "
+        f"{arguments.name} is removed; its artifacts stay in the store, where its refs keep them from garbage "
         f"collection. With the same name and profile, `aquarat experiments add` brings it back"
     )

@@ -1,4 +1,4 @@
-"""`aquarat hosts`: the inventory, what its hosts say of themselves, their leases, and making a bare host ready."""
+"""`aquarat hosts`: the inventory, the state of its hosts, their leases, and preparing a bare host."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def add_commands(commands: Commands) -> None:
     actions = hosts.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="the inventory").set_defaults(run=_list)
     for name, run, what in (
-        ("doctor", _doctor, "GPUs, driver, torch, NCCL, disk, clock and the way to the store"),
-        ("leases", _leases, "who uses which GPUs"),
+        ("doctor", _doctor, "GPUs, driver, torch, NCCL, disk, clock and access to the store"),
+        ("leases", _leases, "which jobs use which GPUs"),
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("hosts", nargs="*", metavar="HOST", help="all hosts if none is named")
@@ -51,7 +51,7 @@ def _list(_: argparse.Namespace) -> str:
 
 
 def examine(host: Host) -> DoctorReply:
-    """What the host says of itself: facts, and problems as sentences."""
+    """The host's own report: facts, and problems as sentences."""
     return HostAgent(host).doctor(_questions(host), seconds=180)
 
 
@@ -85,7 +85,7 @@ def _release(arguments: argparse.Namespace) -> str:
         raise InventoryError(f"{host.name} has no lease {arguments.lease}: see `aquarat hosts leases {host.name}`")
     if answer["state"] == "held":
         raise InventoryError(f"{host.name} still holds {arguments.lease}: its processes did not end; try again")
-    return f"{host.name}: {arguments.lease} is given back"
+    return f"{host.name}: {arguments.lease} is released"
 
 
 def _prepare(arguments: argparse.Namespace) -> str:
@@ -104,14 +104,14 @@ def _questions(host: Host) -> DoctorRequest:
         "store": store_uri(),
         "here": host.transport == "local",
         "min_free_bytes": int(host.min_free_gb * 1e9),
-        # Asked only where jobs on several hosts are meant: the inventory then says how the hosts reach each other.
+        # Only checked if jobs on several hosts are intended: the inventory then says how the hosts reach each other.
         "meeting": (host.network_address, host.rendezvous_port) if host.network_address else None,
         "time": time.time(),
     }
 
 
 def _each(names: list[str], ask: Callable[[Host], tuple[str, bool]]) -> Iterable[tuple[str, bool]]:
-    """Asks the named hosts, or all, at the same time; one that cannot be reached is a line like any other."""
+    """Asks the named hosts, or all, in parallel; an unreachable host becomes a line of output too."""
     inventory = read_inventory(_home())
     hosts = [inventory.get(name) for name in names] or list(inventory.hosts)
 
@@ -142,5 +142,5 @@ def _reached(host: Host, do: Callable[[], Any]) -> Any:
 
 def _home() -> Path:
     if not os.environ.get("DAGSTER_HOME"):
-        raise InventoryError("DAGSTER_HOME is not set, where hosts.yaml lies: run this inside `./run shell`")
+        raise InventoryError("DAGSTER_HOME, the folder of hosts.yaml, is not set: run this inside `./run shell`")
     return Path(os.environ["DAGSTER_HOME"])

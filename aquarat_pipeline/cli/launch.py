@@ -1,4 +1,4 @@
-"""`aquarat launch`, `tail` and `cancel`: runs of the Dagster instance that outlive the shell."""
+"""`aquarat launch`, `tail` and `cancel`: runs in the Dagster instance that outlive the shell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
 HEARTBEAT_SECONDS = 120.0
-"""Dagster's daemons write theirs every 30 s."""
+"""Limit on the age of a heartbeat in seconds; Dagster's daemons write one every 30 s."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -38,11 +38,9 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_assets(command: argparse.ArgumentParser) -> None:
-    """Arguments that say what is to be made, and under which profile; `use_profile` applies the last."""
+    """Arguments for the assets to make and their profile; `use_profile` applies the profile."""
     command.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
-    command.add_argument(
-        "--with-parents", action="store_true", help="also make everything that the assets are made from"
-    )
+    command.add_argument("--with-parents", action="store_true", help="also make all of the assets' inputs")
     command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
 
 
@@ -74,7 +72,7 @@ def _launch(arguments: argparse.Namespace) -> str:
             for line in submit.watch(instance, run.run_id):
                 print(printable(line), flush=True)
         except KeyboardInterrupt:
-            return f"\nThe run goes on. To end it: aquarat cancel {run.run_id[:8]}"
+            return f"\nThe run continues. To end it: aquarat cancel {run.run_id[:8]}"
         status = submit.run_of(instance, run.run_id).status.value
         if status != "SUCCESS":
             raise submit.LaunchError(f"run {run.run_id} ended: {status}")
@@ -98,9 +96,9 @@ def _cancel(arguments: argparse.Namespace) -> str:
 
 
 def use_profile(arguments: argparse.Namespace) -> None:
-    """Makes this process use the profile of `--profile`, which named experiments have already.
+    """Makes this process use the profile of `--profile`. Named experiments have their own profile.
 
-    Raises `ConfigError` for a profile that cannot be used, before Dagster does in a long trace, and `ExperimentError`.
+    Raises `ConfigError` for an invalid profile, before Dagster would with a long traceback, and `ExperimentError`.
     """
     from aquarat_core.config import load_profile
     from aquarat_pipeline.experiments import ExperimentError, experiment_of
@@ -110,14 +108,14 @@ def use_profile(arguments: argparse.Namespace) -> None:
         choose(arguments.profile)
         if named := [name for name in arguments.assets if experiment_of(name)]:
             raise ExperimentError(
-                f"{', '.join(named)}: a named experiment has a profile of its own (`aquarat experiments` shows it): "
+                f"{', '.join(named)}: a named experiment has its own profile (see `aquarat experiments`): "
                 "leave --profile out, or add another experiment for it"
             )
     load_profile()
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance that `DAGSTER_HOME` names. Raises `HomeError` where it names none."""
+    """The Dagster instance that `DAGSTER_HOME` names. Raises `HomeError` if it names none."""
     import dagster as dg
 
     from aquarat_pipeline.home import dagster_home

@@ -1,4 +1,4 @@
-"""`aquarat refs` and `aquarat prune`: do Dagster and the store agree on the latest artifacts; deleting old runs."""
+"""`aquarat refs` and `aquarat prune`: compare the latest artifacts in Dagster and the store; delete old runs."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _refs(arguments: argparse.Namespace) -> str | CheckFailed:
         text = table([("asset", "latest in Dagster", "latest in the store", ""), *rows])
         if not arguments.mend:
             return CheckFailed(
-                f"{text}\nStages are fed from the first, commands read the second. `--mend` moves the refs."
+                f"{text}\nStages read the first, commands the second. `--mend` moves the refs to the first."
             )
         for difference in found:
             if difference.dagster:
                 store.make_latest(store.get(difference.dagster), difference.asset)
-        return f"{text}\nThe refs of what Dagster knows are moved."
+        return f"{text}\nThe refs of assets that Dagster knows were moved."
 
 
 def _prune(arguments: argparse.Namespace) -> str:
@@ -63,4 +63,4 @@ def _prune(arguments: argparse.Namespace) -> str:
         profiles = maintenance.unneeded_profiles(instance)
         for path in profiles:
             path.unlink()
-        return f"{len(runs)} runs of {where} are removed, and {len(profiles)} profiles that only such runs began with"
+        return f"{len(runs)} runs of {where} are removed, and {len(profiles)} profiles that only such runs used"

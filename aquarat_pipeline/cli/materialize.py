@@ -1,4 +1,4 @@
-"""`aquarat materialize`: `dagster asset materialize` with bars, a result, and sentences for what goes wrong."""
+"""`aquarat materialize`: like `dagster asset materialize`, with progress bars, results and readable errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_commands(commands: Commands) -> None:
     """Adds `materialize`."""
     made = commands.add_parser("materialize", help="make assets in this terminal, except those that are up to date")
     add_assets(made)
-    made.add_argument("--again", action="store_true", help="also make what is up to date")
+    made.add_argument("--again", action="store_true", help="also make assets that are up to date")
     made.add_argument("--json", action="store_true")
     made.set_defaults(run=_materialize)
 

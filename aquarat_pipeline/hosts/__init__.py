@@ -1,1 +1,1 @@
-"""The hosts that stages run on: the inventory, the ways to them, what they are sent and how they are prepared."""
+"""The hosts that stages run on: the inventory, how to reach and prepare hosts, and what is sent to them."""

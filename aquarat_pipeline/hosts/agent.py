@@ -10,17 +10,17 @@ from aquarat_pipeline.hosts.transports import CALL_SECONDS, transport_to
 
 
 class HostAgent:
-    """Calls the agent of one host. Each method raises `HostError` where the host or its agent does not answer."""
+    """Calls the agent of one host. Each method raises `HostError` if the host or its agent does not answer."""
 
     def __init__(self, host: Host) -> None:
         self._call = transport_to(host).call
 
     def reserve(self, request: protocol.LeaseRequest) -> protocol.LeaseReply:
-        """Takes the lease that `start` will use, for a job on several hosts."""
+        """Takes a lease ahead of `start`, for a job on several hosts."""
         return cast(protocol.LeaseReply, self._call("reserve", request))
 
     def start(self, request: protocol.StartRequest) -> protocol.StartReply:
-        """Takes lease and claim and starts the job's part there, unless it was started before."""
+        """Takes the lease and the claim and starts the job's part there, unless it was started before."""
         return cast(protocol.StartReply, self._call("start", request))
 
     def renew(self, request: protocol.RenewRequest) -> protocol.RenewReply:
@@ -28,7 +28,7 @@ class HostAgent:
         return cast(protocol.RenewReply, self._call("renew", request))
 
     def status(self, request: protocol.JobRequest, seconds: float = CALL_SECONDS) -> protocol.StatusReply:
-        """Whether the job's supervisor lives."""
+        """Reports whether the job's supervisor is running."""
         return cast(protocol.StatusReply, self._call("status", request, seconds))
 
     def stop(self, request: protocol.JobRequest, seconds: float = CALL_SECONDS) -> protocol.StopReply:
@@ -36,18 +36,18 @@ class HostAgent:
         return cast(protocol.StopReply, self._call("stop", request, seconds))
 
     def tail(self, request: protocol.TailRequest) -> protocol.TailReply:
-        """The last lines of every log of the job."""
+        """The last lines of each of the job's logs."""
         return cast(protocol.TailReply, self._call("tail", request))
 
     def leases(self) -> protocol.LeasesReply:
-        """The leases that are held now."""
+        """The valid leases."""
         return cast(protocol.LeasesReply, self._call("leases", {}))
 
     def release(self, lease_id: str) -> protocol.ReleaseReply:
-        """Ends whatever holds the lease and gives it back."""
+        """Ends the holder of the lease and releases it."""
         request: protocol.ReleaseRequest = {"id": lease_id}
         return cast(protocol.ReleaseReply, self._call("release", request))
 
     def doctor(self, request: protocol.DoctorRequest, seconds: float) -> protocol.DoctorReply:
-        """What the host has for training, and what it lacks."""
+        """Reports whether the host is ready for training."""
         return cast(protocol.DoctorReply, self._call("doctor", request, seconds))

@@ -1,4 +1,4 @@
-"""The agent as one file: the modules of `aquarat_core/agent/` in a zip that Python runs as it is, named by its hash."""
+"""The agent as one file: the modules in `aquarat_core/agent/` as a zip that Python can run, named by its hash."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The file's content; equal sources give equal bytes."""
+    """The content of the file; equal sources give equal bytes."""
 
     data: bytes
     sha256: str

@@ -1,6 +1,6 @@
-"""What a host may know: a token for what its job needs of the store, and nothing that outlives the hour.
+"""Credentials for hosts: a token for what a job needs of the store, and nothing that is valid for more than an hour.
 
-A host that is this machine gets one too: its agent has no libraries to find the environment's credentials with.
+The local host gets one too, because its agent has no libraries to find credentials in the environment.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from aquarat_core.artifacts.credentials import JobToken
 
 RENEW_SECONDS = 300.0
-"""How often a running job's token is looked at."""
+"""Seconds between two checks of a running job's token."""
 MIN_VALIDITY = timedelta(minutes=30)
-"""What a host's token is still good for when it is sent: some renewals may fail before it ends."""
+"""Minimum remaining lifetime of a token when it is sent to a host: some renewals may fail before it expires."""
 
 
 def host_token(folder: JobDir, stage: str) -> Token | None:
-    """For what the job of `stage` in that folder needs of its store; None where none is asked for.
+    """A token for what the job of `stage` in that folder needs of its store; None if the store needs none.
 
-    That is `file://` and the emulator. Raises `HostError` where no token is to be had just now.
+    No token is needed for `file://` and the emulator. Raises `HostError` if none is available right now.
     """
     # The store is that of the folder, which the control host opened itself.
     store_uri = folder.backend.uri

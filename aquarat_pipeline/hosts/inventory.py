@@ -1,7 +1,7 @@
-"""The inventory: which hosts there are, what they have and how to reach them (`dagster_home/hosts.yaml`).
+"""The inventory: the available hosts, their resources and how to reach them (`dagster_home/hosts.yaml`).
 
-Without the file there is one host, this machine, with the GPUs that its driver reports. The file is read again for
-every search, so that a run that waits finds a host that was added meanwhile.
+Without the file, the only host is this machine, with the GPUs that its driver reports. The file is read again for every
+search, so that a waiting run finds a host that was added meanwhile.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ class InventoryError(UserError):
 
 
 class Host(BaseModel):
-    """One machine that stages may run on."""
+    """A machine that stages may run on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     transport: Literal["local", "ssh"] = "ssh"
     address: str | None = None
-    """What `ssh` is given: `user@host` or a Host of `~/.ssh/config`, which holds port, key and jump hosts."""
+    """The argument of `ssh`: `user@host` or a Host in `~/.ssh/config`, which defines port, key and jump hosts."""
     network_address: str | None = None
-    """How the other hosts of a job on several reach this one; the host part of `address` where it is left out."""
+    """The address at which the other hosts of a job reach this one; the default is the host part of `address`."""
     network_interface: str | None = None
-    """The interface that carries the traffic between hosts, such as eth0; the one with `network_address` without it."""
+    """The interface for traffic between hosts, such as eth0; the default is the one with `network_address`."""
     rendezvous_port: Annotated[int, Field(gt=0, lt=65536)] = 29400
     gpus: Annotated[int, Field(ge=0)] = 0
     gpu_kind: str | None = None
-    """What kind they are, such as H100, for estimates of time."""
+    """The kind of GPU, such as H100, for time estimates."""
     labels: tuple[str, ...] = ()
     price_per_hour: Annotated[float, Field(ge=0)] = 0.0
-    """In dollars; among free hosts that fit, the cheapest is taken."""
+    """In dollars; among suitable free hosts, the cheapest is used."""
     max_leases: Annotated[int, Field(ge=1)] = 1
-    """Jobs at a time; each gets GPUs of its own."""
+    """Maximum number of concurrent jobs; each gets its own GPUs."""
     root: str = "~/.aquarat"
     """Directory on the host for the agent, its leases, environments and jobs."""
     python: str | None = None
-    """The interpreter that has the project; what `aquarat hosts prepare` made where it is left out."""
+    """The Python interpreter with the project; the default is the one from `aquarat hosts prepare`."""
     env: dict[str, str] = {}
-    """Further environment of the jobs; no secrets, which belong in `forward`."""
+    """Further environment variables of the jobs; no secrets, which belong in `forward`."""
     forward: tuple[str, ...] = ()
-    """Variables of the control host that a job gets too, over the connection's standard input: WANDB_API_KEY."""
+    """Variables that jobs inherit from the control host, over the connection's standard input: WANDB_API_KEY."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 5.0
     lease_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """A job that cannot reach the store for so long stops itself; only then may another host take it over."""
+    """A job that cannot reach the store for this long stops itself; only then may another host take it over."""
     grace_seconds: Annotated[float, Field(ge=0)] = 30.0
-    """Between SIGTERM and SIGKILL when a job is stopped; training saves its state in between."""
+    """Seconds between SIGTERM and SIGKILL when a job is stopped; training uses them to save its state."""
     min_free_gb: Annotated[float, Field(ge=0)] = 1.0
 
     @field_validator("name")
@@ -73,29 +73,29 @@ class Host(BaseModel):
 
     def model_post_init(self, _: object) -> None:
         if self.transport == "ssh" and not self.address:
-            raise ValueError(f"host {self.name} is reached over ssh and has no address: add `address: user@host`")
+            raise ValueError(f"host {self.name} is reached over ssh but has no address: add `address: user@host`")
         if self.address and self.address.startswith("-"):
             raise ValueError(f"host {self.name}: an address cannot start with a dash")
         if self.lease_seconds < 2 * self.heartbeat_seconds:
             raise ValueError(
-                f"host {self.name}: lease_seconds is {self.lease_seconds:g} and heartbeat_seconds "
+                f"host {self.name}: lease_seconds is {self.lease_seconds:g} but heartbeat_seconds is "
                 f"{self.heartbeat_seconds:g}: every job would stop itself between two heartbeats. "
                 "Make lease_seconds at least twice heartbeat_seconds"
             )
 
     @property
     def display_name(self) -> str:
-        """Its name in a sentence. `local` is what this machine is called where there is no hosts.yaml."""
+        """Its name in a sentence. Without hosts.yaml, this machine is called `local`."""
         return "this machine" if self.name == LOCAL else self.name
 
     @property
     def interpreter(self) -> str:
-        """The Python that has the project there."""
+        """The host's Python interpreter with the project."""
         return self.python or (sys.executable if self.transport == "local" else f"{self.root}/env/bin/python")
 
     @property
     def rendezvous(self) -> str:
-        """`address:port` at which the job's other hosts find the first one."""
+        """`address:port` at which the other hosts of a job find the first one."""
         address = self.network_address or (self.address or "127.0.0.1").rpartition("@")[2]
         return f"{address}:{self.rendezvous_port}"
 
@@ -108,20 +108,20 @@ class Inventory(BaseModel):
     hosts: tuple[Host, ...]
 
     def get(self, name: str) -> Host:
-        """The host of that name; `InventoryError` if there is none."""
+        """The host with that name. Raises `InventoryError` if there is none."""
         found = next((host for host in self.hosts if host.name == name), None)
         if found is None:
-            raise InventoryError(f"no host {name!r}: there are {', '.join(h.name for h in self.hosts)}")
+            raise InventoryError(f"there is no host {name!r}; there are {', '.join(h.name for h in self.hosts)}")
         return found
 
 
 def local_host(home: Path) -> Host:
-    """This machine, for the stages that need no GPU host and for everything where there is no hosts.yaml."""
+    """This machine, for stages that need no GPU host, and for everything if there is no hosts.yaml."""
     return Host(name=LOCAL, transport="local", root=str(home / "agent"), min_free_gb=0)
 
 
 def this_machine(home: Path) -> Host:
-    """The one host that there is without a hosts.yaml: this machine, with its GPUs."""
+    """The only host without a hosts.yaml: this machine, with its GPUs."""
     names = _gpus_here(os.environ.get("PATH", ""))
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         named = [part for part in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if part not in ("", "-1")]
@@ -136,7 +136,7 @@ def _gpus_here(path: str) -> tuple[str, ...]:
 
 
 def read_inventory(home: Path) -> Inventory:
-    """The hosts of `home`/hosts.yaml, else this machine alone."""
+    """The hosts in `home`/hosts.yaml, or only this machine."""
     path = home / FILE
     try:
         given = strict_yaml.load(path)

@@ -1,10 +1,10 @@
-"""Making a bare host ready: one environment for each lock, made by the host's own user, and the project's wheels in it.
+"""Prepares a bare host: makes an environment from the lock file as the host's own user, and installs the project in it.
 
-What is sent are the lock of what the stages need (no Dagster, no tests, no benchmarks), the project's wheel and the
-tokenizer's; the locked packages come from the index that the host's pip knows. The lock is complete, so pip resolves
-nothing (an older one cannot, where it names a package with an extra). Environments are named by the hash of all three,
-so that preparing again does nothing, and a job that runs keeps the one it started in when a newer one is made. Needs
-Python 3.11 or newer with venv on the host, no root.
+The stages' lock file (without Dagster, tests and benchmarks), the project's wheel and the tokenizer's wheel are sent;
+the locked packages come from the package index that the host's pip uses. The lock is complete, so pip resolves nothing
+(older versions cannot, if it names a package with an extra). An environment is named by the hash of all three, so
+preparing again does nothing, and a running job keeps its environment when a newer one is made. Needs Python 3.11 or
+newer with venv on the host, but no root.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ ln -sfn "$env" "$root/env.new" && mv -T "$root/env.new" "$root/env"
 
 
 def prepare(host: Host, checkout: Path, say: Callable[[str], None], options: str = "") -> str:
-    """Installs the checkout on the host; what was done. Raises `HostError`, or `InventoryError` for a local host.
+    """Installs the checkout on the host; returns what was done. Raises `HostError`, or `InventoryError` for this
+    machine.
 
-    `options` are further ones of `pip install`, such as an index of one's own.
+    `options` are further options of `pip install`, such as another index.
     """
     if host.transport == "local":
-        raise InventoryError(f"{host.name} is this machine, which has the project: only ssh hosts are prepared")
+        raise InventoryError(f"{host.name} is this machine, which already has the project: only ssh hosts are prepared")
     transport = SshTransport(host)
     tokenizer = _tokenizer_wheel(checkout)
     lock = checkout / "requirements-host.lock"
@@ -69,7 +70,7 @@ def prepare(host: Host, checkout: Path, say: Callable[[str], None], options: str
             for path in (lock, tokenizer, _project_wheel(checkout, Path(scratch))):
                 say(f"{host.name}: sending {path.name} ({path.stat().st_size / 1e6:.1f} MB)")
                 transport.send(path.read_bytes(), f"{folder}/{path.name}")
-    say(f"{host.name}: environment {name} (the first time this takes minutes)")
+    say(f"{host.name}: environment {name} (takes minutes the first time)")
     script = SCRIPT.format(
         root=shell_path(host.root), name=name, pythons="python3.13 python3.12 python3.11 python3", options=options
     )
@@ -78,11 +79,11 @@ def prepare(host: Host, checkout: Path, say: Callable[[str], None], options: str
 
 
 def _project_wheel(checkout: Path, scratch: Path) -> Path:
-    """The wheel of `aquarat_core` alone: a GPU host does without the control host's half."""
+    """The wheel of `aquarat_core` alone, because a GPU host does not need the control host's half."""
     source, out = scratch / "source", scratch / "wheel"
     out.mkdir()
     shutil.copytree(checkout / "aquarat_core", source / "aquarat_core", ignore=shutil.ignore_patterns("__pycache__"))
-    # The last two stand in the wheel's metadata.
+    # The last two are in the wheel's metadata.
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         if (checkout / name).exists():
             shutil.copy(checkout / name, source)
@@ -101,7 +102,7 @@ def _tokenizer_wheel(checkout: Path) -> Path:
 
 
 def _hash(checkout: Path, files: list[Path]) -> str:
-    """Over the sources and not the wheel, whose bytes hold the time at which it was built."""
+    """Hashes the sources instead of the wheel, which contains the time at which it was built."""
     sources = [path for path in (checkout / "aquarat_core").rglob("*") if path.suffix in (".py", ".yaml")]
     digest = hashlib.sha256()
     for path in sorted([*sources, checkout / "pyproject.toml", *files]):

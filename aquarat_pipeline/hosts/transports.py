@@ -1,8 +1,9 @@
-"""How the control host calls a host's agent: here as a process, elsewhere through the OpenSSH client.
+"""How the control host calls a host's agent: as a local process, or through the OpenSSH client.
 
-One call is one command: a JSON object in, one out. What is secret is in the object, so it passes through standard
-input alone. The OpenSSH client brings the user's configuration, agent, jump hosts and host keys with it; the checks of
-host keys are never relaxed. Calls share one connection per host (ControlMaster), which ends soon after the last.
+Each call is one command with a JSON object as input and one as output. Secrets are in the input object, so they are
+only
+passed on standard input. The OpenSSH client uses the user's configuration, agent, jump hosts and host keys; checks of
+host keys are never relaxed. Calls to a host share one connection (ControlMaster), which ends soon after the last one.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ NO_AGENT = 111
 
 
 class HostError(OSError):
-    """A host that could not be reached, or whose agent failed; worth another try."""
+    """A host that could not be reached, or whose agent failed; trying again may help."""
 
 
 class Transport(Protocol):
-    """The way to one host."""
+    """The connection to one host."""
 
     def call(self, command: str, request: Mapping[str, object], seconds: float = CALL_SECONDS) -> dict[str, Any]:
-        """The agent's reply. Raises `HostError` where there is none, or where it is an error.
+        """The agent's reply. Raises `HostError` if there is none, or it is an error.
 
         `HostAgent` has a method for each command.
         """
@@ -44,12 +45,12 @@ class Transport(Protocol):
 
 
 def transport_to(host: Host) -> Transport:
-    """The transport that the inventory names for `host`."""
+    """The transport for `host`, according to the inventory."""
     return LocalTransport(host) if host.transport == "local" else SshTransport(host)
 
 
 class LocalTransport:
-    """This machine: the agent is a child process that leaves the supervisor behind."""
+    """Runs the agent on this machine as a child process, which leaves the supervisor behind."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -73,11 +74,11 @@ class LocalTransport:
 
 
 class SshTransport:
-    """A host reached with the `ssh` of this machine."""
+    """Reaches a host with this machine's `ssh`."""
 
     CONNECT_SECONDS = 10
     PERSIST_SECONDS = 15
-    """For how long the connection waits for another call; a step that waits for a host calls every two seconds."""
+    """How long the connection stays open for another call; a step that waits for a host calls every two seconds."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -93,7 +94,7 @@ class SshTransport:
         return _reply(self._host, done)
 
     def send(self, data: bytes, path: str, seconds: float = 600.0) -> None:
-        """Writes `data` to `path` on the host, whole or not at all: it is put in place when its hash is right."""
+        """Writes `data` to `path` on the host atomically, after verifying its hash there."""
         target = shell_path(path)
         digest = hashlib.sha256(data).hexdigest()
         script = (
@@ -107,12 +108,12 @@ class SshTransport:
     def shell(
         self, script: str, given: bytes = b"", seconds: float = CALL_SECONDS
     ) -> subprocess.CompletedProcess[bytes]:
-        """Runs a script of ours in the host's sh. Raises `HostError` where the host cannot be reached."""
+        """Runs one of our scripts in the host's sh. Raises `HostError` if the host cannot be reached."""
         argv = ["ssh", *self._options(), "--", str(self._host.address), f"sh -c {shlex.quote(script)}"]
         try:
             done = subprocess.run(argv, input=given, capture_output=True, timeout=seconds, start_new_session=True)
         except FileNotFoundError:
-            raise HostError("there is no ssh here: install the OpenSSH client (Debian: openssh-client)") from None
+            raise HostError("ssh is not installed here: install the OpenSSH client (Debian: openssh-client)") from None
         except subprocess.TimeoutExpired:
             raise HostError(
                 f"{self._host.name} ({self._host.address}) does not answer within {seconds:.0f} s"
@@ -122,7 +123,7 @@ class SshTransport:
         return done
 
     def close(self) -> None:
-        """Ends the shared connection now, if there is one, and the calls that others have on it."""
+        """Ends the shared connection, if any, together with other calls that use it."""
         argv = ["ssh", *self._options(), "-O", "exit", "--", str(self._host.address)]
         with suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=self.CONNECT_SECONDS)
@@ -158,19 +159,19 @@ def _reply(host: Host, done: subprocess.CompletedProcess[bytes]) -> dict[str, An
 
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
     err = done.stderr.decode(errors="replace")
-    return " ".join(err.split())[-400:] or "it said nothing"
+    return " ".join(err.split())[-400:] or "it printed no reason"
 
 
 def _socket_directory() -> str:
-    """A directory of this user's own for the connections' sockets, whose paths must stay short."""
+    """A directory owned by this user for the connections' sockets, whose paths must stay short."""
     directory = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"aquarat-ssh-{os.getuid()}"
     with suppress(FileExistsError):
         directory.mkdir(mode=0o700)
-    found = directory.lstat()  # lstat: a link that somebody else made is not followed.
+    found = directory.lstat()  # lstat does not follow a link that another user made.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise HostError(
-            f"{directory} is not a directory that you own and only you can enter, as the sockets of ssh connections "
-            "need it: find out who made it, and remove it"
+            f"{directory}, for the sockets of ssh connections, is not a directory that you own and only you can enter: "
+            "find out who made it, and remove it"
         )
     return str(directory)
 

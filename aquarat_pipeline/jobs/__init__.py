@@ -1,1 +1,1 @@
-"""One stage on its hosts: placed, started, followed and stopped, and started again where a host was lost."""
+"""Runs one stage on its hosts: places, starts, follows and stops its job, and starts it again if a host is lost."""

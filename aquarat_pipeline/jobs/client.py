@@ -1,4 +1,4 @@
-"""The Pipes client through which an asset runs its stage. No stage ever runs in a Dagster process."""
+"""The Pipes client with which an asset runs its stage. Stages never run in a Dagster process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class StageInvocation(dg.PipesClientCompletedInvocation):
     """A stage that has finished; `result` is the content of its `result.json`."""
 
     def __init__(self, session: dg.PipesSession, result: Succeeded) -> None:
-        super().__init__(session)  # pyright: ignore[reportUnknownMemberType]  # of metadata, which we have none of
+        super().__init__(session)  # pyright: ignore[reportUnknownMemberType]  # the type of metadata, which we do not use
         self.result = result
 
 
 class TorchrunPipesClient(dg.PipesClient):
-    """Runs stages on the hosts of the inventory, and those that need no GPU host on this one.
+    """Runs stages on the hosts of the inventory, and stages that need no GPU host on this machine.
 
-    `program` is what Python starts with the URI of a spec; a stage that is stopped here has `grace_seconds` to end.
+    `program` are the arguments of Python, followed by the URI of a spec. A stage that is stopped here has
+    `grace_seconds` to end.
     """
 
     def __init__(self, program: Sequence[str] = ("-m", "aquarat_core.stages.run"), grace_seconds: float = 30.0) -> None:
@@ -45,9 +46,9 @@ class TorchrunPipesClient(dg.PipesClient):
         ahead: Ahead | None = None,
         extras: Any = None,
     ) -> StageInvocation:
-        """Runs `attempt`, and those that follow it where hosts are lost.
+        """Runs `attempt`, and further attempts if hosts are lost.
 
-        Raises `dg.Failure` with the stage's own message when it fails, and Dagster's interrupt when it is cancelled.
+        Raises `dg.Failure` with the stage's own message if it fails, and Dagster's interrupt if it is cancelled.
         """
         with display(stage.name, ahead) as show:
             reader = _Reader([show, Observations(context)])
@@ -68,9 +69,9 @@ class TorchrunPipesClient(dg.PipesClient):
 
 
 class _Reader(dg.PipesMessageReader):
-    """Takes the messages of the job that is followed: progress goes to `sinks`, everything else Pipes' usual way.
+    """Passes the followed job's progress messages to `sinks`, and all others to Pipes as usual.
 
-    The stage's process may open and close its side more than once, by being started again; to Dagster it does once.
+    A stage's process may open and close its side several times if it is restarted; Dagster only sees that once.
     """
 
     @property
@@ -88,11 +89,11 @@ class _Reader(dg.PipesMessageReader):
         try:
             yield {}
         finally:
-            # Also when the stage failed or was stopped: else Dagster warns of messages that may be missing.
+            # Even if the stage failed or was stopped; otherwise Dagster warns that messages may be missing.
             handler.handle_message({"method": "closed", "params": {}})  # type: ignore[typeddict-item]
 
     def handle(self, message: dict[str, Any]) -> None:
-        """One message as the stage's process wrote it."""
+        """Handles one message from the stage's process."""
         message = cast("dict[str, Any]", _printable(message))
         if message["method"] in ("opened", "closed"):
             return
@@ -110,7 +111,7 @@ class _Reader(dg.PipesMessageReader):
 
 
 def _printable(value: object) -> object:
-    """A message with all its texts made harmless: Dagster writes them to terminals and shows them in the UI."""
+    """A message with all texts made safe to show, because Dagster writes them to terminals and the UI."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):

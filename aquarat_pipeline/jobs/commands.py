@@ -1,4 +1,4 @@
-"""The requests to a host's agent: which job it is, what it leases, and the command with its environment."""
+"""Builds the requests to a host's agent: the job's identity, its lease, and the command with its environment."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ GB = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is started, on whatever hosts."""
+    """What to start, independent of the hosts."""
 
     attempt: Attempt
     stage: Stage
     need: Requirement
     program: Sequence[str]
-    """What Python starts with the URI of the spec."""
+    """Arguments of Python; the URI of the spec follows."""
     pipes_env: Mapping[str, str]
-    """The environment that Dagster Pipes asks for."""
+    """The environment variables for Dagster Pipes."""
 
 
 def job_request(job: Job, node: int) -> JobRequest:
-    """How the agent identifies one node's part of the job; the id also names its directory and must stay short."""
+    """Identifies one node's part of the job for the agent; the id also names its directory and must stay short."""
     uri = job.folder.uri
     return {"id": hashlib.sha256(uri.encode()).hexdigest()[:16], "job": uri, "node": node, "mark": f"{uri}#node{node}"}
 
@@ -50,7 +50,7 @@ def renew_request(job: Job, node: int, token: Token) -> RenewRequest:
 
 
 def lease_request(launch: Launch, host: Host, node: int) -> LeaseRequest:
-    """What the job needs of one host."""
+    """The resources that the job needs on one host."""
     need = launch.need
     return {
         **job_request(launch.attempt, node),
@@ -65,7 +65,7 @@ def lease_request(launch: Launch, host: Host, node: int) -> LeaseRequest:
 
 
 def start_request(launch: Launch, hosts: Sequence[Host], node: int) -> StartRequest:
-    """All that node `node` of the job needs to start. Raises `HostError` where there is no token for it."""
+    """Everything that node `node` of the job needs to start. Raises `HostError` if no token is available for it."""
     host = hosts[node]
     here = host.transport == "local"
     return {

@@ -1,6 +1,6 @@
-"""Following a running job through the store: its output, its heartbeats, and how it ended.
+"""Follows a running job through the store: its output, its heartbeats, and how it ended.
 
-Nothing here needs the host to be reachable. What was shown is counted in `cursor.json` before it is shown, so that a
+Nothing here requires that the host can be reached. Output is counted in `cursor.json` before it is shown, so that a
 worker that takes over shows no line twice.
 """
 
@@ -22,13 +22,13 @@ from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.outcome import Ending
 
 SLACK_SECONDS = 5.0
-"""How long it may take until a stopped job's last writes are seen."""
+"""Seconds until a stopped job's last writes must be visible."""
 PROBE_SECONDS = 8.0
-"""How long a silent host may take to answer; no output is shown meanwhile. In the end its silence alone decides."""
+"""Seconds that a silent host may take to answer; no output is shown meanwhile. Later, its silence alone decides."""
 
 
 class Output:
-    """Shows what the nodes print, in order, each chunk once: lines on stderr, messages to `handle`."""
+    """Shows the nodes' output in order, each chunk once: lines on stderr, messages to `handle`."""
 
     def __init__(self, attempt: Attempt, nodes: int, handle: Callable[[dict[str, Any]], None]) -> None:
         self._attempt = attempt
@@ -37,16 +37,16 @@ class Output:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether some of it was shown by an earlier worker."""
+        """Whether an earlier worker has shown part of it."""
         return any(self._shown.values())
 
     def show_new(self) -> bool:
-        """Shows at most one chunk of each node; False if there was none."""
+        """Shows at most one chunk of each node; returns False if there was none."""
         moved = [self._show_next(node) for node in self._shown]
         return any(moved)
 
     def show_until(self, node: int, chunks: int) -> None:
-        """Shows all that the node printed before it ended."""
+        """Shows everything that the node printed before it ended."""
         while self._shown[f"node{node}"] < chunks and self._show_next(f"node{node}"):
             pass
 
@@ -67,9 +67,9 @@ class Output:
 
 
 class HeartbeatMonitor:
-    """One node's heartbeat, by the time at which it was last seen to change: no two machines' clocks are compared.
+    """Tracks one node's heartbeat by when it last changed, so that clocks of different machines are never compared.
 
-    A node counts as lost once it must have stopped itself, or as soon as its host says that it no longer runs there.
+    A node counts as lost when it must have stopped itself, or as soon as its host reports that it is not running there.
     """
 
     def __init__(self, attempt: Attempt, node: int, host: Host) -> None:
@@ -81,32 +81,32 @@ class HeartbeatMonitor:
 
     @property
     def ended(self) -> EndedStatus | None:
-        """The last status, once there is one."""
+        """The last status, once it has been written."""
         return self.status if self.status is not None and self.status["state"] == "ended" else None
 
     def read(self) -> None:
-        """Looks for a new heartbeat."""
+        """Checks for a new heartbeat."""
         status = self._attempt.status(self._node)
         if status != self.status:
             self.status, self._changed = status, time.monotonic()
 
     def reset(self) -> None:
-        """Starts to count the silence anew, because the store could not be read until now."""
+        """Restarts counting the silence, because the store could not be read until now."""
         self._changed = time.monotonic()
 
     def detect_loss(self) -> str | None:
-        """Asks a host that has been silent for some heartbeats; returns why the node is lost, if it is."""
+        """Asks a host that has missed several heartbeats; returns why the node is lost, or None if it is not."""
         host = self.host
         silent = time.monotonic() - self._changed
         if silent > host.lease_seconds + host.grace_seconds + SLACK_SECONDS:
-            return f"{host.name} has been silent for {silent:.0f} s, and its job has stopped itself by now"
+            return f"{host.name} has been silent for {silent:.0f} s, so its job must have stopped itself"
         if silent < 3 * host.heartbeat_seconds + 1 or time.monotonic() - self._probed < 2 * host.heartbeat_seconds:
             return None
         self._probed = time.monotonic()
         return f"{host.name} no longer runs the job: was it restarted?" if self._end_if_gone() else None
 
     def _end_if_gone(self) -> bool:
-        """Makes the host end what is left of a job without a supervisor; True once nothing is left."""
+        """Makes the host end the leftovers of a job without a supervisor; returns True when nothing is left."""
         request = commands.job_request(self._attempt, self._node)
         agent = HostAgent(self.host)
         try:
@@ -119,7 +119,7 @@ class HeartbeatMonitor:
 
 
 def follow(attempt: Attempt, hosts: Sequence[Host], output: Output, on_poll: Callable[[], None]) -> Ending:
-    """Shows the job's output until it has ended or is lost. `on_poll` is called often, and may raise to leave."""
+    """Shows the job's output until it has ended or is lost. `on_poll` is called often and may raise to exit."""
     monitors = [HeartbeatMonitor(attempt, node, host) for node, host in enumerate(hosts)]
     began = time.monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""The outcome of one attempt: what happened, whether another may do better, and the failure that Dagster shows."""
+"""The outcome of an attempt: how it ended, whether another may succeed, and the failure that Dagster shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aquarat_pipeline.jobs.attempts import Job
 from aquarat_pipeline.jobs.requirement import Requirement
 
 Kind = Literal["succeeded", "user_error", "fault", "host_lost", "interrupted"]
-"""`fault` is one of ours; `interrupted` means that `cancel.json` ended the job."""
+"""`fault` is a program fault; `interrupted` means that `cancel.json` ended the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Ending:
 
     @classmethod
     def of(cls, nodes: Sequence[tuple[Host, EndedStatus]]) -> Ending:
-        """From the first node that explains the failure; a node that was told to stop explains nothing."""
+        """Based on the first node that explains the failure; a node that was told to stop does not."""
         blamed = next((n for n in nodes if n[1]["reason"] not in (None, "cancelled")), None)
         failing = [n for n in nodes if n[1]["code"] != 0]
         failed = next((n for n in failing if n[1]["reason"] is None), next(iter(failing), nodes[0]))
@@ -59,11 +59,11 @@ class JobOutcome:
     result: Result | None
     """The stage's own `result.json`, if it left one."""
     reason: str = ""
-    """Of a lost host: why another one may do better."""
+    """For a lost host: why another one may succeed."""
 
     @classmethod
     def of(cls, ending: Ending, result: Result | None) -> JobOutcome:
-        """From how the processes ended and what the stage says."""
+        """Combines how the processes ended with the stage's own result."""
         if result and result["ok"]:
             return cls("succeeded" if (ending.code or 0) <= 0 else "fault", ending, result)
         if reason := _why_lost(ending, result):
@@ -75,15 +75,15 @@ class JobOutcome:
 
     @property
     def is_host_lost(self) -> bool:
-        """Whether the attempt says nothing about the stage, and another host may do better."""
+        """Whether the attempt says nothing about the stage, so that another host may succeed."""
         return self.kind == "host_lost"
 
     def deserves_another_attempt(self, need: Requirement) -> bool:
-        """Whether another attempt may succeed: not where the only machine that may run the stage has a full disk."""
+        """Whether another attempt may succeed: not if the only machine that can run the stage has a full disk."""
         return self.is_host_lost and (need.distributed or not _is_disk_full(self.result))
 
     def success(self, stage: str, attempts: int) -> Succeeded:
-        """The stage's result. Raises `dg.Failure` where it has none, after so many attempts."""
+        """The stage's result. Raises `dg.Failure` if it has none after `attempts` attempts."""
         if self.kind == "succeeded" and self.result and self.result["ok"] is True:
             return self.result
         raise self._failure(stage, attempts)
@@ -95,14 +95,14 @@ class JobOutcome:
             text = printable(error["message"] if error["user"] else f"{error['type']}: {error['message']}")
             where = f" on {self.ending.host}" if self.is_host_lost and self.ending.host else ""
             return dg.Failure(f"{stage}{where}: {text}", metadata=metadata, allow_retries=not error["user"])
-        how = f"ended with exit code {self.ending.code} without saying why"
+        how = f"ended with exit code {self.ending.code} without giving a reason"
         if self.is_host_lost:
-            how = f"was stopped {attempts} times, at last because {self.reason}"
+            how = f"was stopped {attempts} times, the last time because {self.reason}"
         return dg.Failure(f"{stage} {how}. Its last lines:\n{printable(lines)}", metadata=metadata)
 
 
 def saved_state(job: Job) -> str:
-    """What there is to continue a stopped job from, as a sentence."""
+    """A sentence that says from which state a stopped job can continue."""
     result = None
     with suppress(StoreError):
         result = job.result()
@@ -119,12 +119,12 @@ def _why_lost(ending: Ending, result: Result | None) -> str | None:
         if error["user"]:
             return None
         if ending.lost is None and not ending.cancelled and error["type"] == "Stopped":
-            return f"{ending.host}: the stage was sent SIGTERM, and saved its state"
+            return f"{ending.host}: the stage received SIGTERM and saved its state"
     return ending.lost
 
 
 def _is_disk_full(result: Result | None) -> bool:
-    """Whether the stage failed because a disk of its host is full: what it used there, or the system's own error."""
+    """Whether the stage failed because a disk of its host is full, by its own error or the operating system's."""
     error = _error(result)
     if error is None:
         return False
@@ -138,10 +138,10 @@ def _error(result: Result | None) -> ResultError | None:
 
 
 def _killed(status: EndedStatus) -> str | None:
-    """Which signal or fault of torchrun ended the job, if one did; it says nothing against the stage."""
+    """The signal or torchrun fault that ended the job, if any; it is not the stage's fault."""
     code = status["code"] or 0
     if number := status["signal"] or max(0, -code):
         return f"the stage was killed by signal {number}"
     if status.get("launcher_failed") and status["reason"] is None:
-        return f"torchrun ended with exit code {status['code']} though none of its ranks had failed"
+        return f"torchrun ended with exit code {status['code']} although none of its ranks had failed"
     return None

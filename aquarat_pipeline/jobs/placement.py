@@ -1,7 +1,7 @@
-"""A placement: the hosts that an attempt is to run on, and its start there.
+"""A placement: the hosts of an attempt, and starting it there.
 
-A job on one host takes the host's lease with its start, in one call. A job on several takes all leases before it starts
-anywhere, so that it never holds some hosts while it waits for others.
+A job on one host takes the host's lease when it starts, in one call. A job on several hosts takes all leases before it
+starts anywhere, so that it never holds some hosts while it waits for others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aquarat_pipeline.jobs.requirement import processes
 
 
 class NoHostError(Exception):
-    """No host took the job now; the message says why. The step waits and tries again."""
+    """No host accepts the job now; the message says why. The step waits and tries again."""
 
     def __init__(self, reason: str, host: Host | None = None) -> None:
         super().__init__(f"{host.name}: {reason}" if host else reason)
@@ -29,22 +29,23 @@ class NoHostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Hosts for one attempt, in the order of its nodes; the first is the rendezvous."""
+    """The hosts of an attempt, in the order of its nodes; the first is the rendezvous host."""
 
     launch: Launch
     hosts: tuple[Host, ...]
 
     @classmethod
     def on_one(cls, launch: Launch, host: Host) -> Placement:
-        """On one host, which gives its lease when the job starts."""
+        """On one host, whose lease is taken when the job starts."""
         return cls(launch, (host,))
 
     @classmethod
     def on_several(cls, launch: Launch, candidates: Iterable[Host]) -> Placement:
-        """On as many of the candidates as the job needs, with their leases. Raises `NoHostError`, holding none."""
+        """On as many of the candidates as the job needs, with their leases. If it fails, releases all:
+        `NoHostError`."""
         taken: list[Host] = []
         reasons: list[str] = []
-        # In the order of their names, so that two jobs never hold half each and wait for the other's.
+        # In the order of their names, so that two jobs never hold half each and wait for the other half.
         for host in sorted(candidates, key=lambda host: host.name):
             if len(taken) == launch.need.nodes:
                 break
@@ -59,16 +60,16 @@ class Placement:
         return placement
 
     def start(self) -> None:
-        """Starts every node, unless it was started before. Raises `NoHostError` at the first that refuses."""
+        """Starts every node unless it was started before. Raises `NoHostError` at the first refusal."""
         attempt = self.launch.attempt
         attempt.assign([host.name for host in self.hosts])
         for node, host in enumerate(self.hosts):
-            # The host may have heard even if its reply was lost: the claim tells.
+            # Even if its reply was lost, the host may have started the job: the claim tells.
             if (why := _why_not_started(self.launch, self.hosts, node)) and not attempt.claim(node):
                 raise NoHostError(why, host)
 
     def release(self) -> None:
-        """Gives back the leases of a job that was not started."""
+        """Releases the leases of a job that was not started."""
         for host in self.hosts:
             with suppress(HostError):
                 HostAgent(host).stop(commands.job_request(self.launch.attempt, 0))

@@ -1,4 +1,4 @@
-"""Where a running stage's progress goes: to bars on the terminal, and to Dagster as observations that it plots live."""
+"""Shows a running stage's progress as bars on the terminal, and in Dagster as observations that it plots live."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OBSERVE_SECONDS = 10.0
 
 
 class Message(TypedDict):
-    """How far a stage is; in Dagster Pipes it also has `"aquarat": "progress"`."""
+    """A stage's progress; in Dagster Pipes it also has `"aquarat": "progress"`."""
 
     done: int
     total: int
@@ -40,7 +40,8 @@ class Message(TypedDict):
 
 
 def _terminal() -> int | None:
-    """A descriptor of the user's terminal, taken when this module loads: Dagster redirects stderr while steps run."""
+    """A descriptor of the user's terminal, saved when this module loads, because Dagster redirects stderr during
+    steps."""
     wanted = os.environ.get("AQUARAT_PROGRESS", "auto")
     if wanted == "bars" or (wanted == "auto" and os.isatty(2)):
         return os.dup(2)
@@ -52,7 +53,7 @@ TERMINAL = _terminal()
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """A stage's place in its run, and how long what is left took before; None if a stage never ran with its config."""
+    """A stage's position in its run, and how long the rest took before; None if a stage never ran with its config."""
 
     number: int
     total: int
@@ -60,7 +61,7 @@ class Ahead:
     later: float | None = None
 
     def left(self, elapsed: float) -> str:
-        """`about 12 min left`, `elapsed` seconds into the stage; empty where that is not known."""
+        """`about 12 min left`, `elapsed` seconds into the stage; empty if unknown."""
         if self.this is None or self.later is None:
             return ""
         return f"about {duration(max(self.this - elapsed, 0.0) + self.later)} left"
@@ -70,18 +71,18 @@ class Ahead:
 
 
 class Display:
-    """What is shown of one stage: called with its messages, told by `say` what happens before the first of them."""
+    """The display of one stage: call it with its messages; `say` shows what happens before the first of them."""
 
     def __call__(self, message: Message) -> None:
-        """Shows how far the stage is."""
+        """Shows the stage's progress."""
 
     def say(self, text: str) -> None:
-        """Shows what the stage does now."""
+        """Shows what the stage is doing now."""
 
 
 @contextmanager
 def display(name: str, ahead: Ahead | None = None) -> Generator[Display]:
-    """Shows `name`'s progress, and above it the run's, while the block runs."""
+    """Shows the progress of `name`, and above it that of the run, during the block."""
     if TERMINAL is None:
         yield Display()
         return
@@ -97,7 +98,7 @@ def display(name: str, ahead: Ahead | None = None) -> Generator[Display]:
 
 
 class _Lines(Display):
-    """A line every few seconds, where there is no terminal."""
+    """Prints a line every few seconds if there is no terminal."""
 
     def __init__(self, console: Console, name: str, ahead: Ahead | None) -> None:
         self._console, self._name = console, name
@@ -119,7 +120,7 @@ class _Lines(Display):
 
 
 class _Bars(Display):
-    """Two rows of a live display: the stage, and the run that it is a part of."""
+    """Two rows of a live display: the stage, and the run that it belongs to."""
 
     def __init__(self, progress: Progress, width: int, name: str, ahead: Ahead | None) -> None:
         self._progress, self._most = progress, 1 if width < 100 else 3
@@ -136,7 +137,7 @@ class _Bars(Display):
     def __call__(self, message: Message) -> None:
         done, total = message["done"], message["total"]
         self._last = _figures(message, self._most)
-        # What follows the last step, such as writing a report, takes time too.
+        # Work after the last step, such as writing a report, takes time too.
         metrics = self._last if done < total else "finishing"
         self._progress.update(self._stage, completed=done, total=total, unit=message["unit"], metrics=metrics)
 
@@ -144,10 +145,10 @@ class _Bars(Display):
         self._progress.update(self._stage, metrics=text)
 
     def finish(self) -> None:
-        """Leaves the stage's bar alone on the screen, full."""
+        """Leaves only the stage's full bar on the screen."""
         if self._run is not None:
             self._progress.remove_task(self._run)
-        # A stage may end before its total, such as a corpus that is shorter than its budget.
+        # A stage may end before its total, for example if a corpus is shorter than its budget.
         done = next(task.completed for task in self._progress.tasks if task.id == self._stage) or 1
         self._progress.update(self._stage, completed=done, total=done, metrics=self._last)
 
@@ -157,7 +158,7 @@ def _figures(message: Message, most: int) -> str:
 
 
 class _Last(ProgressColumn):
-    """The end of a row: a text, or a function that is called for it at every refresh."""
+    """The end of a row: a text, or a function that is called at every refresh."""
 
     def render(self, task: Task) -> Text:
         metrics: str | Callable[[], str] = task.fields["metrics"]
@@ -165,7 +166,7 @@ class _Last(ProgressColumn):
 
 
 class Observations:
-    """Logs a stage's numbers to Dagster, at most one observation in ten seconds, and always the last one."""
+    """Logs a stage's numbers to Dagster, at most one observation every ten seconds, but always the last one."""
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
@@ -186,7 +187,7 @@ class Observations:
 
 
 class _Throttle:
-    """`due()` is true at most once in `seconds`, the first time `seconds` after it was made."""
+    """`due()` is true at most once in `seconds`, and first `seconds` after creation."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -211,7 +212,7 @@ def _bars(console: Console) -> Progress:
         _Last(table_column=Column(no_wrap=True)),
         console=console,
         refresh_per_second=4,
-        # Dagster's log lines go where the caller sent them, not between the bars.
+        # Keeps Dagster's log lines on the stream that the caller chose, instead of between the bars.
         redirect_stdout=False,
         redirect_stderr=False,
     )

@@ -1,8 +1,8 @@
-"""Waiting for hosts: which of them could serve a job, and whose turn it is.
+"""Waiting for hosts: which of them can run a job, and whose turn it is.
 
-A shortage never fails a run: the run waits, and says for what. The run that has waited longest is served first: a
-waiting step leaves a ticket in DAGSTER_HOME, and a host is only tried by the oldest ticket that could use it. Tickets
-only keep the order among the workers of one control host; what decides are the leases on the hosts.
+A shortage never fails a run: the run waits and says for what. The run that has waited longest is served first: a
+waiting step leaves a ticket in DAGSTER_HOME, and only the oldest ticket that can use a host tries it. Tickets only keep
+the order among the workers of one control host; the leases on the hosts decide.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REMIND_SECONDS = 300.0
 
 
 class WaitReporter:
-    """Reports what a step waits for: when it begins to wait, when that changes, and every five minutes."""
+    """Reports what a step waits for: when it starts to wait, when the reason changes, and every five minutes."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
@@ -41,7 +41,7 @@ class WaitReporter:
 
 @contextmanager
 def ticket(home: Path, name: str, since: float) -> Generator[Path]:
-    """A place in line, by `since` (a run's creation time); it is worth nothing once its process is gone."""
+    """A place in line, ordered by `since` (a run's creation time); it ends with its process."""
     directory = home / "aquarat" / "queue"
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{since:017.3f}-{name}.json"
@@ -53,9 +53,9 @@ def ticket(home: Path, name: str, since: float) -> Generator[Path]:
 
 
 def candidates(home: Path, need: Requirement, mine: Path, avoid: set[str]) -> tuple[list[Host], str]:
-    """The hosts that this ticket may try now, cheapest first, and why there are too few if there are.
+    """The hosts that this ticket may try now, cheapest first, and why there are not enough, if so.
 
-    A host in `avoid` (it just failed this job) is tried only if no other could serve.
+    A host in `avoid` (it has just failed this job) is only tried if no other host is suitable.
     """
     try:
         hosts = read_inventory(home).hosts
@@ -63,10 +63,10 @@ def candidates(home: Path, need: Requirement, mine: Path, avoid: set[str]) -> tu
         return [], f"a usable inventory: {e}"
     fitting = [host for host in hosts if need.fits(host)]
     if len(fitting) < need.nodes:
-        return [], f"{need}: hosts.yaml has {len(fitting)} such; add one, or change what the run asks for"
+        return [], f"{need}: hosts.yaml has {len(fitting)} of these; add one, or change the run's requirements"
     not_recently_failed = [host for host in fitting if host.name not in avoid]
     fitting = not_recently_failed if len(not_recently_failed) >= need.nodes else fitting
-    # Written before the others' are read: of two that come at once at least one sees the other.
+    # Written before the others are read, so that of two simultaneous tickets at least one sees the other.
     _write_ticket(mine, [host.name for host in fitting])
     wanted = _wanted_by_older(mine)
     free = [host for host in fitting if host.name not in wanted]
@@ -80,7 +80,7 @@ def _write_ticket(path: Path, hosts: list[str]) -> None:
 
 
 def _wanted_by_older(mine: Path) -> set[str]:
-    """Hosts that a living ticket before this one could use."""
+    """Hosts that an older ticket of a living process could use."""
     wanted: set[str] = set()
     for path in sorted(mine.parent.glob("*.json")):
         if path.name >= mine.name:
@@ -90,7 +90,7 @@ def _wanted_by_older(mine: Path) -> set[str]:
                 found = json.loads(path.read_text())
                 process, hosts = found["process"], set(map(str, found["hosts"]))
             except (ValueError, RecursionError, TypeError, KeyError) as e:
-                # Tickets are written atomically: only a power cut leaves a damaged one, and nobody waits behind it.
+                # Tickets are written atomically, so only a power cut leaves a damaged one, and no process waits for it.
                 log.warning("the place in line %s cannot be read (%s): it is removed", path, e)
                 process, hosts = None, set[str]()
             if processes.is_alive(process):

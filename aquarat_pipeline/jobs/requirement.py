@@ -1,4 +1,4 @@
-"""What one job requires of the hosts that it runs on."""
+"""The requirements of a job on the hosts that it runs on."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from aquarat_pipeline.tags import HOST_TAG, NODES_TAG, POOL_TAG
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What one job requires of the hosts that it runs on."""
+    """The requirements of a job on the hosts that it runs on."""
 
     distributed: bool
-    """False for a stage that runs on the control host, at once and without a lease."""
+    """False for a stage that runs on the control host, immediately and without a lease."""
     ranks: int = 1
     """Processes on each host."""
     nodes: int = 1
     device: str = "cpu"
     pool: str | None = None
-    """A label that the hosts must carry."""
+    """A label that the hosts must have."""
     host: str | None = None
     """The only host that is allowed."""
 
     @classmethod
     def of(cls, stage: Stage, config: Mapping[str, Any] | None, tags: Mapping[str, str]) -> Requirement:
-        """From the stage's config and the run's tags `aquarat/pool`, `aquarat/host`, `aquarat/nodes`."""
+        """Requirements from the stage's config and the run's tags `aquarat/pool`, `aquarat/host`, `aquarat/nodes`."""
         if not stage.distributed:
             return cls(distributed=False)
         launch = (config or {}).get("launch", {})
@@ -39,11 +39,11 @@ class Requirement:
         return cls(True, ranks, int(nodes), device, tags.get(POOL_TAG), tags.get(HOST_TAG))
 
     def gpus_on(self, host: Host) -> int:
-        """GPUs that the job takes there: one a rank, none where it runs on the processor."""
+        """Number of GPUs that the job uses there: one per rank, or none if it runs on the CPU."""
         return self.ranks if self.device == "cuda" or (self.device == "auto" and host.gpus) else 0
 
     def fits(self, host: Host) -> bool:
-        """Whether the host could ever serve it."""
+        """Whether the host can run the job when it is free."""
         if self.host is not None and host.name != self.host:
             return False
         if self.pool is not None and self.pool not in host.labels:

@@ -1,4 +1,4 @@
-"""Whether a run still needs its job: the UI, the daemon or another terminal may cancel it at any time."""
+"""Checks whether a run still needs its job: the UI, the daemon or another terminal may cancel it at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOPPED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED, dg.Dagst
 
 
 class RunMonitor:
-    """Looks at one run's status in Dagster's database."""
+    """Checks one run's status in Dagster's database."""
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
         self._instance = instance
@@ -23,9 +23,9 @@ class RunMonitor:
         self._checked = time.monotonic()
 
     def check(self, *, now: bool = False) -> None:
-        """Notes that this worker lives, and raises Dagster's interrupt if the run was cancelled or failed meanwhile.
+        """Records that this worker is alive, and raises Dagster's interrupt if the run was cancelled or has failed.
 
-        It reads the database every few seconds at most; with `now` it always does.
+        Reads the database at most every few seconds; with `now`, always.
         """
         if not now and time.monotonic() - self._checked < CHECK_RUN_SECONDS:
             return
@@ -42,6 +42,6 @@ class RunMonitor:
 
 
 def is_resumed(run: dg.DagsterRun) -> bool:
-    """Whether the daemon gives the run another worker once this one is gone."""
+    """Whether the daemon will give the run another worker when this one is gone."""
     worker = worker_of(run.tags)
     return worker is not None and worker["kind"] == "launcher"

@@ -1,7 +1,7 @@
-"""One stage run to its end: attempts one after the other, each placed, started and followed to its outcome.
+"""Runs one stage to its end: one or several attempts, each placed, started and followed to its outcome.
 
-The process that does this can die at any moment and be replaced: all it knows is in the job's folder (`attempts.py`),
-the job runs under its own supervisor on its host, and the process that takes over finds both.
+The process that does this can die at any moment and be replaced: its state is in the job's folder (`attempts.py`), the
+job runs under its own supervisor on its host, and the new process finds both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ MAX_RESTARTS = 3
 
 
 class StageRunner:
-    """Runs one step's attempts. `handle` takes the stage's Pipes messages, `say` what happens before the first."""
+    """Runs one step's attempts. `handle` gets the stage's Pipes messages, `say` reports what happens before the
+    first."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class StageRunner:
     def run(self) -> Succeeded:
         """The result of the stage. However this returns, no job is left without a watcher.
 
-        Raises `dg.Failure` with the stage's own message when it fails, and Dagster's interrupt when it is cancelled.
+        Raises `dg.Failure` with the stage's own message if it fails, and Dagster's interrupt if it is cancelled.
         """
         try:
             outcome = self._run_attempts()
@@ -88,30 +89,30 @@ class StageRunner:
             raise
 
     def _run_attempts(self) -> JobOutcome:
-        """The outcome of the last attempt: the first that no lost host ended, or the last that is made."""
+        """The outcome of the last attempt: the first one that did not lose a host, or the last one allowed."""
         need = Requirement.of(self._stage, self._attempt.spec.config, self._run.tags)
         outcome = self._run_attempt(need)
         for restart in range(1, MAX_RESTARTS + 1):
             if not outcome.deserves_another_attempt(need):
                 break
-            self._log.warning(f"{outcome.reason}. Starting again from what is saved ({restart}/{MAX_RESTARTS})")
+            self._log.warning(f"{outcome.reason}. Starting again from the saved state ({restart}/{MAX_RESTARTS})")
             self._recently_failed.update({outcome.ending.host} if outcome.ending.host else ())
             self._next_attempt(outcome.reason)
             outcome = self._run_attempt(need)
         return outcome
 
     def _next_attempt(self, reason: str) -> None:
-        """Cancels the attempt, of which something may still run somewhere, and makes the next."""
+        """Cancels the attempt, which may still be running somewhere, and creates the next one."""
         self._job = None
         self._attempt.cancel(reason)
         self._attempt = self._attempt.next(self._instance, self._store)
 
     def _run_attempt(self, need: Requirement) -> JobOutcome:
-        """One attempt: attached to if it runs already, else placed and started; then followed to its outcome."""
+        """One attempt: attaches to its running job, or places and starts it; then follows it to its outcome."""
         job = self._attach()
         if job is None and any(self._attempt.claims):
             # A worker died between the starts on several hosts.
-            self._next_attempt("it was started on some of its hosts only")
+            self._next_attempt("it was started on only some of its hosts")
         self._tag(JOB_TAG, self._attempt.folder.uri)
         while job is None:
             self._start(Launch(self._attempt, self._stage, need, self._program, self._pipes_env))
@@ -129,7 +130,7 @@ class StageRunner:
         return RunningJob.attach(self._attempt, self._home, self._local)
 
     def _start(self, launch: Launch) -> None:
-        """Starts the job here if it needs no GPU host, else on hosts that it waits for."""
+        """Starts the job here if it needs no GPU host; otherwise waits for hosts and starts it there."""
         if launch.need.distributed:
             self._acquire_hosts(launch)
             return
@@ -159,7 +160,7 @@ class StageRunner:
                 time.sleep(POLL_SECONDS)
 
     def _start_on_first(self, launch: Launch, hosts: Sequence[Host]) -> None:
-        """Starts the job on the first hosts that take it. Raises `NoHostError` with each one's reason."""
+        """Starts the job on the first hosts that accept it. Raises `NoHostError` with the reason of each."""
         if launch.need.nodes > 1:
             return self._start_on(Placement.on_several(launch, hosts))
         reasons: list[str] = []
@@ -172,7 +173,7 @@ class StageRunner:
 
     def _start_on(self, placement: Placement) -> None:
         self._monitor.check(now=True)
-        # Whoever waits is refused every few seconds: a line before each try would drown the reason.
+        # A waiting job is refused every few seconds, and a line before each try would bury the reason.
         if not self._waited:
             self._say(f"starting {placement}")
         placement.start()
@@ -180,13 +181,13 @@ class StageRunner:
             self._say(f"starting {placement}")
 
     def _on_interrupt(self) -> None:
-        """Cancelled means that the job ends; a worker that is merely stopped leaves it to the next."""
+        """Ends the job if the run was cancelled; if only this worker was stopped, leaves the job to the next worker."""
         run = self._monitor.live_run()
         if run and is_resumed(run):
-            self._log.info("This worker was stopped. The job goes on, and the next worker attaches to it.")
+            self._log.info("This worker was stopped. The job continues, and the next worker attaches to it.")
             return
         if run:
-            # Else the monitoring daemon would take an interrupted command for a dead one, and resume its run.
+            # Otherwise the monitoring daemon would think that an interrupted command died, and resume its run.
             self._instance.report_run_canceling(run)
         self._stop("the run was cancelled")
         self._log.warning(f"stopped. {saved_state(self._attempt)}")
@@ -197,7 +198,7 @@ class StageRunner:
         unconfirmed = self._job.stop() if self._job else []
         if unconfirmed:
             names = ", ".join(unconfirmed)
-            self._log.warning(f"{names} did not confirm that the job ended: without the store it stops by itself")
+            self._log.warning(f"{names} did not confirm that the job ended: without the store, it stops by itself")
 
     def _tag(self, name: str, value: str) -> None:
         self._instance.add_run_tags(self._run.run_id, {name: value})

@@ -1,4 +1,4 @@
-"""A running job: an attempt that was started on all its hosts; followed, given fresh tokens, stopped."""
+"""A running job: an attempt that was started on all its hosts. Follows it, renews its tokens, and stops it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aquarat_pipeline.jobs.following import Output, follow
 from aquarat_pipeline.jobs.outcome import JobOutcome
 
 STOP_SECONDS = 25.0
-"""How long a stopped job may take to confirm it."""
+"""Seconds that a stopped job may take to confirm its end."""
 ASK_SECONDS = 10.0
 
 
@@ -30,13 +30,13 @@ class RunningJob:
         self.hosts = tuple(hosts)
         self._renewed = time.monotonic()
         self._tokens: dict[int, str] = {}
-        """What each node's token was last renewed to."""
+        """The latest token of each node."""
 
     @classmethod
     def attach(cls, attempt: Attempt, home: Path, local: Host) -> RunningJob | None:
-        """The attempt as it runs, or None if some node of it was never started. Raises `InventoryError`.
+        """The running attempt, or None if one of its nodes was never started. Raises `InventoryError`.
 
-        `local` is this machine. A host that was taken out of the inventory can still be followed through the store.
+        `local` is this machine. A host that was removed from the inventory can still be followed through the store.
         """
         claims = attempt.claims
         names = [claim["host"] for claim in claims if claim]
@@ -47,11 +47,11 @@ class RunningJob:
 
     @property
     def host_names(self) -> list[str]:
-        """Names of its hosts, the rendezvous first."""
+        """Names of its hosts, the rendezvous host first."""
         return [host.name for host in self.hosts]
 
     def follow(self, output: Output, on_poll: Callable[[], None]) -> JobOutcome:
-        """Shows its output until it has ended or is lost; `on_poll` may raise to leave."""
+        """Shows its output until it has ended or is lost; `on_poll` may raise to exit."""
 
         def poll() -> None:
             on_poll()
@@ -62,9 +62,9 @@ class RunningJob:
         return JobOutcome.of(ending, self.attempt.result())
 
     def stop(self) -> list[str]:
-        """Has the job end on all its hosts, and waits for it; the hosts that did not confirm that it has.
+        """Ends the job on all its hosts and waits for that; returns the hosts that did not confirm it.
 
-        Call it after the attempt was cancelled, which reaches hosts that cannot be asked.
+        Call it after cancelling the attempt, which also reaches hosts that cannot be contacted.
         """
         asked = [node for node in range(len(self.hosts)) if not _is_stopped(self._request_stop(node))]
         deadline = time.monotonic() + STOP_SECONDS
@@ -76,18 +76,18 @@ class RunningJob:
         return [self.hosts[node].name for node in asked]
 
     def _request_stop(self, node: int) -> StopReply | None:
-        """What the host answers to the request to end its part; None if it does not answer."""
+        """The host's reply to the request to end its part; None if it does not answer."""
         with suppress(HostError):
             return HostAgent(self.hosts[node]).stop(commands.job_request(self.attempt, node), ASK_SECONDS)
         return None
 
     def _renew_tokens(self) -> None:
-        """Gives every host a fresh token now and then, where the store asks for one."""
+        """Gives every host a fresh token from time to time, if the store needs tokens."""
         if time.monotonic() - self._renewed < RENEW_SECONDS:
             return
         self._renewed = time.monotonic()
         for node, host in enumerate(self.hosts):
-            # A host that is out of reach now keeps its old token for a while, and gets the next one.
+            # A host that cannot be reached now keeps its old token for a while, and gets a later one.
             with suppress(HostError):
                 token = host_token(self.attempt.folder, self.attempt.spec.stage)
                 if token and token["token"] != self._tokens.get(node):
@@ -96,5 +96,5 @@ class RunningJob:
 
 
 def _is_stopped(reply: StopReply | None) -> bool:
-    """Whether the host says that nothing of the job is left, nor a supervisor that could confirm its end."""
+    """Whether the host reports that nothing of the job is left, not even a supervisor that could confirm its end."""
     return reply is not None and reply["state"] == "stopped" and not reply["survivors"]

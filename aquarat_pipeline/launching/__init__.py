@@ -1,1 +1,1 @@
-"""The old name of `hosts/`, `jobs/` and `runs/`, kept for one release: a user's `dagster.yaml` may still name it."""
+"""The old name of `hosts/`, `jobs/` and `runs/`, kept for one release because a user's `dagster.yaml` may name it."""

@@ -1,4 +1,4 @@
-"""The run launcher under the module name that a user's own `dagster.yaml` may still have; gone in the next release."""
+"""The run launcher under its old module name, which a user's `dagster.yaml` may have; removed in the next release."""
 
 import warnings
 
@@ -6,10 +6,10 @@ from aquarat_pipeline.runs.launcher import GpuRunLauncher
 
 __all__ = ["GpuRunLauncher"]
 
-# Not a DeprecationWarning, which Python shows to nobody who only runs commands.
+# Not a DeprecationWarning, which Python does not show to users who only run commands.
 warnings.warn(
-    "dagster.yaml names the run launcher's old module, which the next release no longer has. Write "
-    "`module: aquarat_pipeline.runs.launcher` in its place",
+    "dagster.yaml names the run launcher's old module, which will be removed in the next release. Write "
+    "`module: aquarat_pipeline.runs.launcher` instead",
     FutureWarning,
     stacklevel=2,
 )

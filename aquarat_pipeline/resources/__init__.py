@@ -1,1 +1,1 @@
-"""Dagster resources: what assets and checks are given from outside."""
+"""Dagster resources that assets and checks use."""

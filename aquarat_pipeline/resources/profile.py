@@ -1,4 +1,4 @@
-"""The profile that fills the assets' configs, chosen once when the definitions load."""
+"""The profile that fills the assets' configs, selected once when the definitions load."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from aquarat_core.config import ConfigError, Profile, load_profile
 
 
 def current_profile() -> Profile:
-    """The profile `AQUARAT_PROFILE` names, else `demo`.
+    """The profile that `AQUARAT_PROFILE` names, else `demo`.
 
-    A profile that cannot be used is raised as click's exception: Dagster's command line then prints the message and
-    exits with 1 where any other exception would be a page of traceback; the UI shows the same text.
+    An invalid profile raises click's exception, for which Dagster's command line prints the message and exits with 1,
+    instead of a page of traceback; the UI shows the same text.
     """
     try:
         return load_profile()

@@ -11,13 +11,14 @@ from aquarat_core.settings import store_uri
 
 
 class StoreResource(dg.ConfigurableResource["StoreResource"]):
-    """Where artifacts are kept; `open()` raises `StoreError` with a way out when it cannot be used."""
+    """The location of artifacts; `open()` raises `StoreError` with what to do if it cannot be used."""
 
     uri: str
 
     @classmethod
     def from_environment(cls) -> StoreResource:
-        """The store `AQUARAT_STORE` names (read when a run starts), else the one beside Dagster's own database."""
+        """The store that `AQUARAT_STORE` names (read when a run starts), else the one next to Dagster's own
+        database."""
         return cls(uri=dg.EnvVar("AQUARAT_STORE") if os.environ.get("AQUARAT_STORE") else store_uri())
 
     def open(self) -> ArtifactStore:

@@ -1,1 +1,1 @@
-"""Runs: checked beforehand, started, executed in a worker, resumed, cancelled and watched."""
+"""Checks, starts, executes, resumes, cancels and watches runs."""

@@ -1,4 +1,4 @@
-"""How much room the stages of a run need on this machine's disks, at least, and how much there is."""
+"""The disk space that a run's stages need on this machine, at least, and the space that is free."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from aquarat_core.stages.registry import STAGES
 
 @dataclass(slots=True)
 class Disk:
-    """One file system of this machine."""
+    """A file system of this machine."""
 
     path: Path
-    """A folder on it that is written to."""
+    """A folder on it that will be written to."""
     free: int
     parts: dict[str, int] = field(default_factory=dict)
-    """Bytes by what they are."""
+    """Bytes by purpose."""
 
     @property
     def needs(self) -> int:
         return sum(self.parts.values())
 
     def complaint(self) -> str:
-        """That it is too small, and what to do."""
+        """A sentence that says that it is too small, and what to do."""
         parts = ", ".join(f"{what} {decimal(size)}" for what, size in self.parts.items())
         return (
-            f"the disk of {self.path} has {decimal(self.free)} free, and the stages need at least about "
+            f"the disk of {self.path} has {decimal(self.free)} free, but the stages need at least about "
             f"{decimal(self.needs)} there ({parts}). Free some (`aquarat store gc --delete` removes what nothing "
-            "needs), or put a part on another disk with AQUARAT_STORE, AQUARAT_CACHE, AQUARAT_SCRATCH or HF_HOME"
+            "needs), or move a part to another disk with AQUARAT_STORE, AQUARAT_CACHE, AQUARAT_SCRATCH or HF_HOME"
         )
 
 
@@ -48,16 +48,16 @@ def needed(
     made: Mapping[str, Manifest],
     here: set[str],
 ) -> list[Disk]:
-    """The disks that stages with these `costs` write to; those `here` use this machine's cache and scratch space.
+    """The disks that stages with these `costs` write to; those in `here` use this machine's cache and scratch space.
 
-    What was `made` before by the same config is expected to be the same bytes again, which are kept once.
+    Artifacts that were `made` before with the same config should have the same bytes again, which are stored once.
     """
     new = {name: cost for name, cost in costs.items() if name not in made}
     writes: list[tuple[Path, str, int]] = []
     if store.startswith("file://"):
         root = Path(store.removeprefix("file://"))
         writes.append((root, "artifacts", sum(cost.published for cost in new.values())))
-        # Training stages follow one another, and each clears its state in the end.
+        # Training stages run one after another, and each clears its state at the end.
         writes.append((root, "the state of unfinished training", max((c.state for c in new.values()), default=0)))
     inputs = {name for stage in here for name in STAGES[stage].needs(sections[stage]) if name not in made}
     copies = sum(cost_of(name, sections).published for name in inputs)
@@ -81,8 +81,8 @@ def _by_disk(writes: list[tuple[Path, str, int]]) -> list[Disk]:
 
 
 def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
-    while not os.path.exists(path):  # a pathlib.Path raises where it may not look
+    """The folder itself, or its nearest existing parent."""
+    while not os.path.exists(path):  # pathlib raises if it has no permission to look
         path = path.parent
     return path
 
@@ -94,6 +94,6 @@ def _hub_cache() -> Path:
 
 
 def _held(hub: Path) -> int:
-    """Bytes of the text data set that the Hub's own cache has."""
+    """Bytes of the text data set in the Hub's own cache."""
     blobs = hub / f"datasets--{KNOWN_REPO.replace('/', '--')}" / "blobs"
     return sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())

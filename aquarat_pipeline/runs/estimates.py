@@ -1,7 +1,7 @@
-"""What a run is said to need and to take before its first stage: lower bounds and measured speeds, each with its basis.
+"""Estimates what a run needs and how long it takes before its first stage: lower bounds and measured speeds.
 
-A time is given only where something was measured: the stage itself, made before by the same config, or training on GPUs
-of a kind whose peak is known. Everything else is named as not known.
+Every estimate states its basis. A time is only given if something was measured: the stage itself, made before with the
+same config, or training on a kind of GPU with a known peak. Everything else is listed as unknown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aquarat_pipeline.runs.readiness import Place
 
 UTILIZATION = 0.38
-"""Share of the bfloat16 peak that training reached, of the one model and the one GPU that were measured."""
+"""Share of the bfloat16 peak that training reached for the one model on the one GPU that were measured."""
 BASIS = "at 38 % of the bf16 peak (d12 reached that on one H100; no other kind or number of GPUs was measured)"
 
 
@@ -79,7 +79,7 @@ def _time(places: Sequence[Place], costs: Mapping[str, Cost], made: Mapping[str,
             said.append(f"the training steps of {', '.join(training)} about {estimate}")
             left = [name for name in left if name not in training]
     if left:
-        which = f"for {', '.join(left)}" if said else "yet: no stage was made before with this config"
+        which = f"for {', '.join(left)}" if said else "yet: no stage has been made with this config before"
         said.append(f"not known {which}{_work(left, costs)}")
     return "; ".join(said)
 
@@ -93,7 +93,7 @@ def _last_time(timed: Mapping[str, float], made: Mapping[str, Manifest], places:
 
 
 def _on_gpus(place: Place, flops: float) -> str | None:
-    """How long that many FLOPs take on the host that would be taken, and what they cost; None if nobody knows."""
+    """How long and at what cost the host that would be used computes that many FLOPs; None if unknown."""
     host = min(place.hosts, key=lambda host: (host.price_per_hour, host.gpus, host.name))
     gpus = place.need.gpus_on(host) * place.need.nodes
     peak = peak_of(host.gpu_kind) if host.gpu_kind else None
@@ -105,7 +105,7 @@ def _on_gpus(place: Place, flops: float) -> str | None:
 
 
 def _price(place: Place) -> float:
-    """Dollars an hour of all hosts that the place takes at once."""
+    """Dollars per hour for all hosts used at once."""
     return sum(sorted(host.price_per_hour for host in place.hosts)[: place.need.nodes])
 
 
@@ -114,7 +114,7 @@ def _dollars(price: float) -> str:
 
 
 def _work(names: Iterable[str], costs: Mapping[str, Cost]) -> str:
-    """The work that has to be done all the same, where it can be counted."""
+    """The amount of work whose time is unknown, as far as it can be counted."""
     names = list(names)
     flops, tokens = sum(costs[name].flops for name in names), sum(costs[name].sampled for name in names)
     counted = [f"{flops:.1e} FLOPs of training".replace("e+", "e")] if flops else []
@@ -123,8 +123,8 @@ def _work(names: Iterable[str], costs: Mapping[str, Cost]) -> str:
 
 
 def wandb_notice(modes: Iterable[str]) -> str | None:
-    """A warning that online W&B runs will stay offline because there is no key; None where that is not so."""
+    """A warning that online W&B runs will stay offline because there is no key; None if that is not the case."""
     asked = {os.environ["WANDB_MODE"]} if os.environ.get("WANDB_MODE") else set(modes)
     if "online" not in asked or os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists():
         return None
-    return "W&B: mode `online` is asked for and WANDB_API_KEY is not set: the runs will be kept offline"
+    return "W&B: mode `online` is requested but WANDB_API_KEY is not set: the runs will be kept offline"

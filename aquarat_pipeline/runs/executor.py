@@ -1,9 +1,9 @@
-"""The executor: all steps of a run in one process, and a resumed run only those that had not succeeded.
+"""The executor: runs all steps of a run in one process; for a resumed run, only those that have not succeeded yet.
 
-The heavy work is in the stages' own processes, so a process per step would only import Dagster again, two to four
-seconds of processor for each of thirteen steps. But Dagster's own in-process executor starts a resumed run from its
-first step: finished assets would be made a second time, and what follows would name the wrong parents. This one reads
-the run's events first, as Dagster's step-delegating executors do, and plans what is left.
+The heavy work is in the stages' own processes, so a process per step would only import Dagster again, which takes two
+to four seconds of processor time for each of thirteen steps. But Dagster's own in-process executor starts a resumed run
+from its first step: finished assets would be made again, and later ones would name the wrong parents. This executor
+first reads the run's events, as Dagster's step-delegating executors do, and plans the remaining steps.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ _EVENTS = {
 }
 _CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 _CHECKED: dict[str, list[str]] = {}
-"""What the checks said of runs that this process has checked and is to execute."""
+"""Output of the checks for runs that this process has checked and will execute."""
 
 
 @dg.executor(name="resuming_in_process")
 def resuming_executor(_: dg.InitExecutorContext) -> ResumingExecutor:
-    """All steps in the run's own process; a resumed run leaves out those that its event log says are done."""
+    """Executes all steps in the run's own process; skips steps of a resumed run that its event log says are done."""
     return ResumingExecutor(retries=RetryMode.ENABLED)
 
 
 def skip_checks(run_id: str, lines: list[str]) -> None:
-    """Call it for a run that `create_run` has just checked in this process, which executes it next; `lines` are what
-    the checks said. Every other process checks a run anew, because hosts and store may have changed meanwhile."""
+    """Call it for a run that `create_run` has just checked in this process, which executes it next; `lines` are the
+    checks' output. Any other process checks a run again, because hosts and store may have changed meanwhile."""
     _CHECKED[run_id] = lines
 
 
 class ResumingExecutor(InProcessExecutor):
-    """At most one of them executes a run at any time, whoever starts it."""
+    """At most one process executes a run at any time, whoever starts it."""
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         instance, run_id = plan_context.instance, plan_context.run_id
@@ -101,7 +101,7 @@ class ResumingExecutor(InProcessExecutor):
             job=context.job,
             retry_mode=context.retry_mode,
             execution_plan=plan,
-            # Dagster takes a code location's own loggers only where the run's config names them.
+            # Dagster only uses a code location's own loggers if the run's config names them.
             run_config={"loggers": {"console": {}}, **context.run_config},
             dagster_run=context.dagster_run,
             instance=context.instance,
@@ -114,7 +114,7 @@ class ResumingExecutor(InProcessExecutor):
 
 @contextmanager
 def _sole_execution(context: PlanOrchestrationContext) -> Generator[str]:
-    """Holds the run's lock, and gives the tag that describes this process. Ends the process if another holds it."""
+    """Holds the run's lock, and yields the tag that describes this process. Ends the process if another holds it."""
     instance, run_id = context.instance, context.run_id
     me = describe(os.getpid(), "launcher" if os.environ.pop(LAUNCHED, None) == run_id else "shell")
     with ExitStack() as stack:
@@ -123,15 +123,16 @@ def _sole_execution(context: PlanOrchestrationContext) -> Generator[str]:
         except SecondWorkerError as e:
             instance.add_run_tags(run_id, {WORKER_TAG: e.holder})
             instance.report_engine_event(str(e), context.dagster_run)
-            # Whichever way this process returned or raised, Dagster would fail the run, which the other one executes.
+            # If this process returned or raised in any way, Dagster would fail the run, which the other process
+            # executes.
             os._exit(0)
         yield me
 
 
 def _shortened(context: PlanOrchestrationContext, events: Iterator[DagsterEvent]) -> Iterator[DagsterEvent]:
-    """The events, for Dagster to tell of the run's end from: without the traces that the steps' own events keep.
+    """The events from which Dagster reports the run's end, without the tracebacks that the steps' own events keep.
 
-    A cancelled run ends here when its step has, and not by the interrupt, of which Dagster would print another trace.
+    A cancelled run ends here when its step has ended, not by the interrupt, for which Dagster would print a traceback.
     """
     interrupted = False
     try:
@@ -150,18 +151,19 @@ def _shortened(context: PlanOrchestrationContext, events: Iterator[DagsterEvent]
 
 
 def _experiment_of(plan: ExecutionPlan) -> Experiment:
-    """The one experiment of the plan's steps. Raises `ExperimentError` where there are several."""
+    """The experiment of the plan's steps. Raises `ExperimentError` if there are several."""
     return experiments.of_run(
         (plan.get_step_by_key(key).tags or {}).get(EXPERIMENT_TAG, "") for key in plan.step_keys_to_execute
     )
 
 
 def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: Experiment) -> None:
-    """Raises a `UserError` where the run's stages could not all be executed. A resumed run is not checked: its
-    jobs may run on hosts that the inventory no longer has."""
+    """Raises a `UserError` if not all of the run's stages can be executed. A resumed run is not checked, because its
+    jobs
+    may run on hosts that are no longer in the inventory."""
 
     def say(text: str) -> None:
-        # An event for the UI, of which Dagster's own logger says nothing here; ours comes with the first step.
+        # An event for the UI. Dagster's own logger prints nothing about it here; ours does at the first step.
         DagsterEvent.engine_event(context, text, event_specific_data=EngineEventData())
         tell(text)
 
@@ -176,7 +178,7 @@ def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: E
 
 @contextmanager
 def _said_without_a_trace() -> Generator[None]:
-    """A user's mistake ends the run with its sentence; Dagster would add pages of its own frames to any other error."""
+    """Ends the run with the message of a user's mistake; for other errors, Dagster adds pages of its own frames."""
     try:
         yield
     except UserError as e:
@@ -185,7 +187,7 @@ def _said_without_a_trace() -> Generator[None]:
 
 
 def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, experiment: Experiment) -> dict[str, str]:
-    """The experiment and the profile of a run that begins; of one that goes on, once they are the same."""
+    """The tags with experiment and profile for a run that starts; for a resumed run, after checking that they match."""
     profiles.check(run.tags, experiment.profile)
     return {**profiles.remember(Path(instance.root_directory), experiment.profile), **experiment.tags}
 
@@ -193,10 +195,10 @@ def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, experiment: 
 def remaining(
     context: PlanOrchestrationContext, plan: ExecutionPlan
 ) -> tuple[ExecutionPlan | None, list[DagsterEvent]]:
-    """What is left of a run whose worker died: the plan of it (None if nothing is), and the failures it has had.
+    """The remainder of a run whose worker died: its plan (None if nothing remains), and the failures so far.
 
-    A step that was interrupted, or was running when the worker died, is left; its stage finds its job again. A step
-    that failed stays failed, and what depends on it is not executed.
+    A step that was interrupted, or running when the worker died, remains; its stage finds its job again. A failed step
+    stays failed, and steps that depend on it are not executed.
     """
     events = [
         entry.dagster_event
@@ -237,7 +239,7 @@ def remaining(
 
 
 def _with_descendants(plan: ExecutionPlan, steps: set[str]) -> set[str]:
-    """`steps` and all that wait for one of them; steps come in topological order."""
+    """`steps` and all steps that depend on them; steps come in topological order."""
     found = set(steps)
     dependencies = plan.get_executable_step_deps()
     for step in plan.get_steps_to_execute_in_topo_order():

@@ -1,7 +1,7 @@
-"""Materializing assets in this process, as `./run demo` and `aquarat materialize` do.
+"""Materializes assets in this process, for `./run demo` and `aquarat materialize`.
 
-The terminal shows bars alone; what Dagster and the stages print goes to a log file. Assets that are fresh are left as
-they are. The run stands under its job in the UI, and a daemon goes on with it if this process is killed.
+The terminal only shows bars; output of Dagster and the stages goes to a log file. Assets that are fresh are left as
+they are. The run appears under its job in the UI, and a daemon continues it if this process is killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RunFailedError(RuntimeError):
-    """The run did not come to its end; the message is the failed step's own."""
+    """The run was not completed; the message is the failed step's own."""
 
 
 class RunInterruptedError(RunFailedError):
@@ -38,33 +38,33 @@ class RunInterruptedError(RunFailedError):
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """The user's own streams, kept while the process's are sent to the log file."""
+    """The user's own streams, saved while those of the process go to the log file."""
 
     out: TextIO
     err: TextIO
     log: Path
 
     def say(self, text: str) -> None:
-        """A line for the user, among the bars."""
+        """Prints a line for the user between the bars."""
         print(text, file=self.err, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Every asset that was asked for, made or fresh, in the order of the chain, by its stage."""
+    """Every requested asset, made or fresh, in the order of the chain, by its stage."""
 
     experiment: Experiment
     artifacts: dict[str, Artifact]
     seconds: dict[str, float]
-    """How long the step of each that was made took."""
+    """Seconds that each step that made an asset took."""
     fresh: dict[str, Fresh]
 
 
 @contextmanager
 def terminal(name: str) -> Generator[Terminal]:
-    """Keeps the user's streams and sends descriptors 1 and 2 to a log file in DAGSTER_HOME. Raises `HomeError`."""
+    """Saves the user's streams and redirects descriptors 1 and 2 to a log file in DAGSTER_HOME. Raises `HomeError`."""
     os.environ.setdefault("AQUARAT_PROGRESS", "bars")
-    # When it loads it keeps a descriptor of the terminal, to which the bars go.
+    # When loaded, it saves a descriptor of the terminal for the bars.
     import_module("aquarat_pipeline.jobs.progress")
     logs = dagster_home() / "logs"
     logs.mkdir(exist_ok=True)
@@ -82,10 +82,10 @@ def terminal(name: str) -> Generator[Terminal]:
 
 
 def beside(user: Terminal, profile: Profile) -> Experiment:
-    """The experiment in which a profile's whole chain replaces no other profile's: the main one, where that is free or
-    this profile's, else one of the profile's name, made if need be.
+    """The experiment in which a profile's chain does not replace another profile's: the main experiment if it is unused
+    or this profile's, otherwise the one named after the profile, created if necessary.
 
-    Raises `ExperimentError` where that name is another profile's.
+    Raises `ExperimentError` if that name belongs to another profile.
     """
     from aquarat_core.artifacts import ArtifactError, ArtifactStore
     from aquarat_core.settings import store_uri
@@ -102,8 +102,8 @@ def beside(user: Terminal, profile: Profile) -> Experiment:
         return experiments.Experiment(profile)
     found = experiments.named_after(profile)
     user.say(
-        f"The main assets are those of profile {', '.join(sorted(others))}: this chain is the experiment {found.name} "
-        f"beside them, with assets such as {found.ref('rl_checkpoint')}."
+        f"The main assets are those of profile {', '.join(sorted(others))}: this chain is made as experiment "
+        f"{found.name}, with assets such as {found.ref('rl_checkpoint')}."
     )
     return found
 
@@ -117,9 +117,9 @@ def materialize(
     again: bool = False,
     job: str | None = None,
 ) -> Outcome:
-    """Makes the assets of one experiment, but for those that are fresh, unless `again`.
+    """Makes the assets of one experiment, except those that are fresh, unless `again`.
 
-    Raises `RunFailedError`, and `UserError` for what the user can fix before anything starts.
+    Raises `RunFailedError`, and `UserError` for problems that the user can fix before anything starts.
     """
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.settings import store_uri
@@ -153,7 +153,7 @@ def materialize(
             event = latest_materialization(instance, experiment.key(name))
             sha256 = manifest_of(event) if event else None
             if sha256 is None:
-                raise RuntimeError(f"run {run.run_id} succeeded, and {experiment.ref(name)} names no manifest")
+                raise RuntimeError(f"run {run.run_id} succeeded, but {experiment.ref(name)} names no manifest")
             made[name] = store.get(sha256)
         steps = {experiment.step(name): name for name in wanted}
         stats = instance.get_run_step_stats(run.run_id, list(steps))
@@ -186,7 +186,7 @@ def _say_fresh(user: Terminal, kept: dict[str, Fresh]) -> None:
 
 
 def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total: int) -> None:
-    """Executes the run and raises `RunFailedError` unless all of it succeeded."""
+    """Executes the run and raises `RunFailedError` unless everything succeeded."""
     from aquarat_pipeline._compat import execute_run
     from aquarat_pipeline.runs.submit import definitions
 
@@ -218,6 +218,6 @@ def _left(run: dg.DagsterRun) -> str:
 
 
 def _message(error: Any) -> str:
-    """An exception's own message: Dagster keeps it with its class before it."""
+    """An exception's own message, which Dagster stores after the name of its class."""
     head, colon, text = error.message.strip().partition(": ")
     return text if colon and error.cls_name and head.endswith(error.cls_name) else error.message.strip()

@@ -1,9 +1,10 @@
-"""The run launcher: a detached worker for every run; it resumes dead ones, and cancels the job before the worker.
+"""The run launcher: starts a detached worker for every run, resumes dead ones, and cancels jobs before workers.
 
-It keeps nothing in memory. All it knows of a run is in the run's tags, written by the worker itself, so that the
-daemon, the web server and the command line, each with a launcher of its own, say the same. It takes no hosts: Dagster
-calls `launch_run` in the daemon's loop, where one host that does not answer would hold up every other run, and what the
-run's earlier steps still need hours for would stand reserved. The step that trains takes its hosts, and waits for them.
+It keeps nothing in memory. Its information about a run comes from the run's tags, which the worker writes itself, so
+that the daemon, the web server and the command line, each with its own launcher, agree. It does not reserve hosts:
+Dagster calls `launch_run` in the daemon's loop, where a host that does not answer would delay every other run, and the
+hosts would stay reserved while the run's earlier steps take hours. The step that trains takes its hosts and waits for
+them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TAIL_LINES = 40
 
 
 class GpuRunLauncher(RunLauncher, ConfigurableClass):
-    """Named in `dagster.yaml`; `resume_within_hours` is how long after its last word a dead run is resumed."""
+    """Named in `dagster.yaml`; a dead run is resumed up to `resume_within_hours` after its last sign of life."""
 
     def __init__(
         self, inst_data: ConfigurableClassData | None = None, resume_within_hours: float = resuming.RESUME_WITHIN_HOURS
@@ -97,10 +98,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """A run without a worker of ours, or with one on another machine, is not ours to judge: RUNNING."""
+        """RUNNING for a run without a worker of ours, or with one on another machine, because we cannot check it."""
         worker = worker_of(run.tags)
         if worker is None or not is_here(worker):
-            return CheckRunHealthResult(WorkerStatus.RUNNING, "its worker is not of this launcher")
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "its worker was not started by this launcher")
         who = f"pid {worker['pid']} on {worker['host']}"
         if processes.is_alive(worker):
             return CheckRunHealthResult(WorkerStatus.RUNNING, who, run_worker_id=str(worker["pid"]))
@@ -118,7 +119,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             return f"Last lines of {log}:\n{''.join(deque(f, maxlen=TAIL_LINES))}"
 
     def terminate(self, run_id: str) -> bool:
-        """Cancels the job, then the worker. Returns at once; a thread sees to it that the run ends."""
+        """Cancels the job, then the worker. Returns at once; a thread makes sure that the run ends."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
@@ -127,7 +128,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         worker = worker_of(run.tags)
         if worker is None or not is_here(worker):
             return False
-        # Dagster calls a run failed if its worker is interrupted, or finds it cancelled, before it comes to the steps.
+        # Dagster marks a run as failed if its worker is interrupted, or finds it cancelled, before its first step.
         begun = is_executing(Path(self._instance.root_directory), run_id)
         self._interrupt(worker, signal.SIGINT if begun else signal.SIGKILL)
         finishing = Thread(target=self._finish, args=(run_id, worker), name=f"cancel {run_id}", daemon=True)
@@ -136,7 +137,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def join(self, timeout: int = 30) -> None:
-        """Waits for cancellations under way."""
+        """Waits for cancellations in progress."""
         deadline = time.monotonic() + timeout
         for thread in self._finishing:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -156,10 +157,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
                 start_new_session=True,
             )
         self._instance.add_run_tags(run.run_id, {WORKER_TAG: describe(worker.pid, "launcher")})
-        self._instance.report_engine_event(f"{how} run worker {worker.pid}; what it says is in {log}", run)
+        self._instance.report_engine_event(f"{how} run worker {worker.pid}; its output is in {log}", run)
 
     def _profile(self, run: dg.DagsterRun) -> dict[str, str]:
-        """The environment in which a worker loads the profile that the run began with."""
+        """The environment in which a worker loads the profile with which the run started."""
         from aquarat_pipeline.runs import profiles  # few of Dagster's processes need it
 
         try:
@@ -173,7 +174,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return {RUN_PROFILE: f"{experiment}={kept}"} if experiment else {"AQUARAT_PROFILE": str(kept)}
 
     def _needs(self, run: dg.DagsterRun) -> str | None:
-        """What the run will ask of the inventory, from the tags of its plan's steps: the most that any step wants."""
+        """The run's requirements for hosts, from the tags of its plan's steps: the maximum over the steps."""
         if run.execution_plan_snapshot_id is None:
             return None
         plan = self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
@@ -181,16 +182,16 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return f"{max(wanted)} ranks for {len(wanted)} of {len(plan.steps)} steps" if wanted else None
 
     def _finish(self, run_id: str, worker: Worker) -> None:
-        """A worker that does not end the run in time is killed; a run whose worker is dead ends here."""
+        """Kills a worker that does not end the run in time; ends a run whose worker is dead."""
         deadline = time.monotonic() + CANCEL_SECONDS
         while processes.is_alive(worker) and time.monotonic() < deadline:
             time.sleep(0.2)
         self._interrupt(worker, signal.SIGKILL)
         run = self._instance.get_run_by_id(run_id)
         if run and not run.is_finished:
-            # The tag may name a later job than the one that was known when cancelling began.
+            # The tag may name a later job than the one known when cancelling began.
             _cancel_job(run)
-            self._instance.report_run_canceled(run, "Cancelled; its worker was not there to say so.")
+            self._instance.report_run_canceled(run, "Cancelled; its worker was no longer running.")
 
     @staticmethod
     def _interrupt(worker: Worker, how: signal.Signals) -> None:
@@ -203,7 +204,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
 
 def _origin(run: dg.DagsterRun) -> JobPythonOrigin:
-    """The code that a worker loads. Raises Dagster's error for a run whose job exists in one process only."""
+    """The code that a worker loads. Raises Dagster's error for a run whose job only exists in one process."""
     if run.job_code_origin is None:
         raise dg.DagsterInvariantViolationError(
             f"run {run.run_id} was started from Python code, which no worker can load: run it again from there"
@@ -213,7 +214,7 @@ def _origin(run: dg.DagsterRun) -> JobPythonOrigin:
 
 def _cancel_job(run: dg.DagsterRun) -> None:
     if JOB_TAG in run.tags:
-        # Imported here: every process of Dagster imports this module, and few of them touch the store.
+        # Imported here, because every Dagster process imports this module, and few of them access the store.
         from aquarat_pipeline.jobs.attempts import cancel_job
 
         cancel_job(run.tags[JOB_TAG], "the run was cancelled")

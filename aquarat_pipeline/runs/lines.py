@@ -1,4 +1,4 @@
-"""A run's events as lines to read: in the terminal that executes the run, and for whoever follows it."""
+"""A run's events as readable lines, in the terminal that executes the run and for users who follow it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from aquarat_pipeline.assets.metadata import headline
 from aquarat_pipeline.durations import duration
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
-"""Beginnings of those of Dagster's own lines that carry no information."""
+"""Beginnings of Dagster's own lines that carry no information."""
 
 
 @dg.logger(None, description="One line for each result, warning and failure, on stderr.")
 def terminal_logger(_: dg.InitLoggerContext) -> logging.Logger:
-    """The logger `console` of our runs; Dagster's would write a trace for each mistake and nothing for a result."""
+    """The logger `console` of our runs; Dagster's would print a traceback for each mistake and nothing for a result."""
     logger = logging.Logger("aquarat", logging.DEBUG)
     logger.addHandler(_Terminal())
     return logger
@@ -29,7 +29,7 @@ def terminal_logger(_: dg.InitLoggerContext) -> logging.Logger:
 
 class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        # Dagster puts what a record is about into this attribute of every one.
+        # Dagster puts the context of every record into this attribute.
         about: dict[str, Any] = getattr(record, "dagster_meta", {})
         text = line(about.get("dagster_event"), about.get("orig_message") or record.getMessage(), record.levelno)
         if text is None:
@@ -38,7 +38,7 @@ class _Terminal(logging.Handler):
 
 
 def tell(text: str, moment: float | None = None) -> None:
-    """A line on stderr, after its time of day: now, or that second since 1970."""
+    """Prints a line on stderr after its time of day: now, or `moment` in seconds since 1970."""
     clock = time.strftime("%H:%M:%S", time.localtime(moment))
     sys.stderr.write(printable(f"{clock} {text}\n"))
     sys.stderr.flush()
@@ -50,7 +50,7 @@ def of_step(step: str | None, text: str) -> str:
 
 
 def line(event: DagsterEvent | None, message: str, level: int) -> str | None:
-    """The line for an event or a message, without the step's name; None for one that is not worth a line."""
+    """The line for an event or a message, without the step's name; None if it is not worth a line."""
     if event is None:
         return None if level < logging.INFO or message.startswith(_NOISE) else message
     kind = event.event_type
@@ -64,9 +64,9 @@ def line(event: DagsterEvent | None, message: str, level: int) -> str | None:
 
 
 def failure(event: DagsterEvent) -> str | None:
-    """Why a step failed; the whole trace only where it says more than the message does.
+    """Why a step failed; includes the whole traceback only if it says more than the message.
 
-    None for an interrupted step, of which its client has said all there is to say.
+    None for an interrupted step, which its client has already explained.
     """
     data = event.step_failure_data
     if data.error_source == ErrorSource.INTERRUPT:

@@ -1,8 +1,8 @@
-"""Where a run stands in the UI: under the job of a code location, its remote origin.
+"""A run's place in the UI: its remote origin, the job of a code location.
 
-The UI shows a run under its job, and can run it again, only if the run names the location it was loaded from. Runs that
-Dagster's web server, daemon and `dagster job launch` create do; those of `dagster asset materialize` and `dagster job
-execute` name the Python module alone, until their executor adds the rest.
+The UI only shows a run under its job, and can only run it again, if the run names the location that it was loaded from.
+Runs created by Dagster's web server, its daemon and `dagster job launch` do. Those of `dagster asset materialize` and
+`dagster job execute` only name the Python module, until their executor adds the rest.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _SAME = (MODULE, "aquarat_pipeline.definitions")
 
 
 def job_origin(job: str, repository: str = SINGLETON_REPOSITORY_NAME, workspace: Path = WORKSPACE) -> RemoteJobOrigin:
-    """The origin of a job of the location that `workspace` serves."""
+    """The origin of a job in the location that `workspace` serves."""
     location = location_origins_from_yaml_paths([str(workspace)])[0]
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, repository), job)
 
 
 def add_origin(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Gives a run of our definitions that has no remote origin the one that the UI knows, tags included."""
+    """Gives a run of our definitions without a remote origin the one that the UI knows, including tags."""
     code = run.job_code_origin
     if run.remote_job_origin is not None or code is None:
         return
@@ -43,7 +43,7 @@ def add_origin(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
         return
     origin = job_origin(run.job_name)
     repository = origin.repository_origin
-    # Tags first: the origin is written into the run as it then is, and adds no rows to the table of tags.
+    # Tags first: the origin is written into the run as it is then, and adds no rows to the table of tags.
     tags = {
         CODE_LOCATION_TAG: repository.code_location_origin.location_name,
         REPOSITORY_LABEL_TAG: repository.get_label(),

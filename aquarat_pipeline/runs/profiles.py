@@ -1,8 +1,8 @@
-"""A run keeps the profile it began with: its name and hash in the run's tags, its content in DAGSTER_HOME.
+"""A run keeps the profile with which it started: its name and hash in the run's tags, its content in DAGSTER_HOME.
 
-Definitions take the profile of the process that loads them, and a run may be executed by several: by a terminal, by a
-worker of the daemon, by another worker after that one died. Each must load the same. A tag names a profile by the hash
-of its content alone, never a file: tags come from whoever can start a run.
+Definitions use the profile of the process that loads them, and several processes may execute a run: a terminal, a
+worker of the daemon, another worker after that one died. All must load the same profile. A tag identifies a profile
+only by the hash of its content, never by a file, because anyone who can start a run can set tags.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from aquarat_pipeline.tags import PROFILE_HASH_TAG, PROFILE_TAG
 
 
 class ProfileMismatchError(UserError):
-    """A run that would go on under another profile than it began with."""
+    """A run that would continue under another profile than the one with which it started."""
 
 
 def choose(name: str) -> None:
-    """Makes this process, and what it starts, use the profile of that name or file."""
+    """Makes this process, and all processes that it starts, use the profile with that name or file."""
     path = os.path.abspath(name)
     os.environ["AQUARAT_PROFILE"] = path if os.path.isfile(path) else name
 
 
 def remember(home: Path, profile: Profile) -> dict[str, str]:
-    """Keeps the profile's content in `home` and returns the tags of a run that begins with it."""
+    """Saves the profile's content in `home` and returns the tags of a run that starts with it."""
     sha256 = profile.sha256
     path = _path(home, sha256)
     if not path.exists():
@@ -40,9 +40,9 @@ def remember(home: Path, profile: Profile) -> dict[str, str]:
 
 
 def recall(home: Path, tags: Mapping[str, str]) -> Path | None:
-    """The file with the profile that a run began with, None for a run that has not begun.
+    """The file with the profile with which a run started; None for a run that has not started.
 
-    Raises `ProfileMismatchError` where it is not kept here, or is no longer what it was.
+    Raises `ProfileMismatchError` if the file is missing or was changed.
     """
     sha256 = tags.get(PROFILE_HASH_TAG)
     if sha256 is None:
@@ -50,29 +50,29 @@ def recall(home: Path, tags: Mapping[str, str]) -> Path | None:
     name = tags.get(PROFILE_TAG, "?")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not _path(home, sha256).is_file():
         raise ProfileMismatchError(
-            f"the run began with profile {name} ({sha256[:12]}), which is not kept in {home}: run it again"
+            f"the run started with profile {name} ({sha256[:12]}), which is not in {home}: run it again"
         )
     path = _path(home, sha256)
     try:
         found = load_profile(str(path)).sha256
     except ConfigError as e:
         raise ProfileMismatchError(
-            f"the run began with profile {name} ({sha256[:12]}), which this version cannot read: run it again ({e})"
+            f"the run started with profile {name} ({sha256[:12]}), which this version cannot read: run it again ({e})"
         ) from None
     if found != sha256:
         raise ProfileMismatchError(
-            f"{path} is not the profile {name} ({sha256[:12]}) that the run began with: it was changed, or this "
+            f"{path} is not the profile {name} ({sha256[:12]}) with which the run started: it was changed, or this "
             "version adds fields to it; run it again"
         )
     return path
 
 
 def check(tags: Mapping[str, str], profile: Profile) -> None:
-    """Raises `ProfileMismatchError` for a run that began with another profile than the one this process has loaded."""
+    """Raises `ProfileMismatchError` if a run started with another profile than the one that this process has loaded."""
     began, here = tags.get(PROFILE_HASH_TAG), profile.sha256
     if began is not None and began != here:
         raise ProfileMismatchError(
-            f"the run began with profile {tags.get(PROFILE_TAG, '?')} ({began[:12]}), and this process has loaded "
+            f"the run started with profile {tags.get(PROFILE_TAG, '?')} ({began[:12]}), but this process has loaded "
             f"{profile.name} ({here[:12]}): one run has one profile, so nothing was executed"
         )
 

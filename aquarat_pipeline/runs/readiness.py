@@ -1,7 +1,8 @@
-"""What is checked before the first stage: whether hosts, store and disk are there for all stages of a run.
+"""Checks before the first stage whether hosts, store and disk are sufficient for all stages of a run.
 
-`aquarat launch` and `./run demo` ask before anything is queued or made, the executor at the start of every run, however
-it was started. A host that is busy or down is worth waiting for; one that the inventory does not have is not.
+`aquarat launch` and `./run demo` check before anything is queued or made; the executor checks at the start of every
+run,
+however it was started. A run waits for a host that is busy or down, but not for one that is not in the inventory.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from aquarat_pipeline.tags import HOST_TAG, POOL_TAG
 
 
 class NotReadyError(UserError):
-    """A run that could not come to its end as things are; the message says what it lacks and what to do."""
+    """A run that could not be completed; the message says what it lacks and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What some of a run's stages require, and the hosts that have it."""
+    """The requirements of some of a run's stages, and the hosts that meet them."""
 
     need: Requirement
     stages: tuple[str, ...]
@@ -37,10 +38,11 @@ class Place:
 
 
 def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
-    """Says in a few lines what the run needs and about how long it takes.
+    """Reports in a few lines what the run needs and about how long it takes.
 
-    Raises a `UserError` that says what to do where it could not come to its end: `NotReadyError`, or that of the
-    inventory, the store or the config.
+    Raises a `UserError` with what to do if the run could not be completed: `NotReadyError`, or an error of the
+    inventory,
+    the store or the config.
     """
     if not plan.stages:
         return
@@ -59,27 +61,27 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _places(home: Path, plan: Plan) -> list[Place]:
-    """Where the distributed stages could run. Raises `NotReadyError` if some could run nowhere, `InventoryError`."""
+    """Where the distributed stages can run. Raises `NotReadyError` if some can run nowhere, or `InventoryError`."""
     hosts = read_inventory(home).hosts
     where = home / FILE
     listed = f"{where} lists {', '.join(map(_described, hosts))}"
     if not where.exists():
-        listed = f"without {where} there is this machine alone: {_described(hosts[0])}"
+        listed = f"without {where} there is only this machine: {_described(hosts[0])}"
     asked = plan.tags.get(HOST_TAG)
     if asked is not None and asked not in {host.name for host in hosts}:
-        raise NotReadyError(f"the run asks for the host {asked}, and {listed}. Name one of these, or add it there")
+        raise NotReadyError(f"the run asks for the host {asked}, but {listed}. Name one of these, or add it there")
     places = _grouped(plan.stages, plan.sections, plan.tags, hosts)
     lacking = [place for place in places if len(place.hosts) < place.need.nodes]
     if not lacking:
         return places
     needs = "; ".join(f"{', '.join(place.stages)}: {place.need}" for place in lacking)
-    raise NotReadyError(f"no host could ever give what these stages need ({needs}): {listed}. {_way_out(plan, hosts)}")
+    raise NotReadyError(f"no host could ever run these stages ({needs}): {listed}. {_way_out(plan, hosts)}")
 
 
 def _grouped(
     stages: Iterable[Stage], sections: Sections, tags: Mapping[str, str], hosts: Iterable[Host]
 ) -> list[Place]:
-    """The distributed ones of the stages by what they need."""
+    """The distributed stages among `stages`, grouped by their requirements."""
     found: dict[Requirement, list[str]] = {}
     for stage in stages:
         if stage.distributed:
@@ -115,7 +117,7 @@ def _described(host: Host) -> str:
 
 
 def _run_here(plan: Plan, places: Iterable[Place]) -> set[str]:
-    """Names of the stages that certainly use this machine's disk."""
+    """Names of the stages that are sure to use this machine's disk."""
     distributed = {
         name for place in places if any(host.transport != "local" for host in place.hosts) for name in place.stages
     }
@@ -123,7 +125,7 @@ def _run_here(plan: Plan, places: Iterable[Place]) -> set[str]:
 
 
 def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
-    """Manifests of the assets that the store has as this run would make them: of the same config from data to there."""
+    """Manifests of assets in the store that this run would make again: with the same config throughout the chain."""
     found: dict[str, Manifest] = {}
     for stage in STAGES.values():
         if not found.keys() >= set(stage.needs(plan.sections[stage.name])):

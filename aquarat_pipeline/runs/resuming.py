@@ -1,8 +1,8 @@
-"""Whether a run whose worker died is resumed: not after a day, and not where a newer run has taken its place.
+"""Decides whether a run whose worker died is resumed: not after a day, nor if a newer run has taken its place.
 
-The newest run that was asked for wins: otherwise the first daemon after some killed commands would bring all of them
-back at once, and the oldest could come last. A run whose death is noticed at once continues beside newer runs, as if
-its worker had lived; only what a newer run has finished stops it.
+The newest requested run wins. Otherwise the first daemon after several killed commands would resume all of them at
+once, and the oldest could finish last. A run whose death is noticed at once continues beside newer runs, as if its
+worker had survived; it is only stopped by results of a newer run.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from aquarat_pipeline.workers import last_alive
 
 RESUME_WITHIN_HOURS = 24.0
 NOTICED_WITHIN_SECONDS = 600.0
-"""How long after a worker's death its run still goes on beside newer runs that make the same assets."""
+"""Seconds after a worker's death within which its run still continues beside newer runs of the same assets."""
 
 
 def why_not(instance: dg.DagsterInstance, run: dg.DagsterRun, within_hours: float) -> str | None:
-    """Why the run stays dead, as a sentence that says how to run it again; None if it is resumed."""
+    """A sentence that says why the run is not resumed and how to run it again; None if it is resumed."""
     silent = time.time() - _last_sign(instance, run)
     left = _left(instance, run)
     again = f"To make it now, run it again: aquarat launch {' '.join(sorted(left)) or 'ASSET'}"
     if silent > within_hours * 3600:
         return (
-            f"its worker died, and it has said nothing for {silent / 3600:.0f} h: after {within_hours:.0f} h "
-            f"(resume_within_hours in dagster.yaml) no run is resumed without being asked. {again}"
+            f"its worker died, and it has shown no sign of life for {silent / 3600:.0f} h: after {within_hours:.0f} h "
+            f"(resume_within_hours in dagster.yaml) no run is resumed automatically. {again}"
         )
     newer = overtaken_by(instance, run.run_id, left)
     if newer is None and silent > NOTICED_WITHIN_SECONDS:
         newer = _made_by(instance, run, left)
     if newer:
-        return f"its worker died, and {newer}: an older run does not replace what a newer one makes. {again}"
+        return f"its worker died, and {newer}: an older run does not replace the results of a newer one. {again}"
     return None
 
 
 def leave_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> None:
-    """Fails the run, and ends the job that it may have left."""
+    """Marks the run as failed, and ends the job that it may have left."""
     if JOB_TAG in run.tags:
-        # Imported here: every process of Dagster imports the launcher, and few of them touch the store.
+        # Imported here, because every Dagster process imports the launcher, and few of them access the store.
         from aquarat_pipeline.jobs.attempts import cancel_job
 
         with suppress(UserError):
@@ -54,13 +54,13 @@ def leave_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> No
 
 
 def _last_sign(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
-    """When the run's worker was last known to live: a step that waits for a host is silent for days."""
+    """When the run's worker was last known to be alive; a step that waits for a host logs nothing for days."""
     said = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
     return max(said[0].timestamp if said else 0.0, last_alive(Path(instance.root_directory), run.run_id))
 
 
 def _made_by(instance: dg.DagsterInstance, run: dg.DagsterRun, left: set[str]) -> str | None:
-    """Which newer run is at work on something that this one has still to make."""
+    """The newer run that is making assets that this one still has to make, as a clause; None if there is none."""
     record = instance.get_run_record_by_id(run.run_id)
     if record is None:
         return None
@@ -77,7 +77,7 @@ def _planned(instance: dg.DagsterInstance, run_id: str) -> set[str]:
 
 
 def _left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:
-    """Names of the assets that the run has still to make."""
+    """Names of the assets that the run still has to make."""
     made = _assets(instance, run.run_id, dg.DagsterEventType.ASSET_MATERIALIZATION)
     return _planned(instance, run.run_id) - made
 

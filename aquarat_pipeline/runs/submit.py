@@ -1,4 +1,4 @@
-"""Handing a run to the running Dagster instance, watching it and cancelling it, without the web UI.
+"""Queues a run on the running Dagster instance, watches it and cancels it, without the web UI.
 
 `dagster asset materialize` and `dg launch` both execute in their own terminal. This queues the run instead: the daemon
 starts it through the run launcher, and it outlives the shell.
@@ -39,7 +39,7 @@ SHOWN_EVENTS = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_OBSERVATION,
 }
-"""What `watch` shows, besides what is said of workers."""
+"""The events that `watch` shows, in addition to those about workers."""
 
 
 class LaunchError(UserError):
@@ -47,7 +47,7 @@ class LaunchError(UserError):
 
 
 def submit(instance: dg.DagsterInstance, assets: list[str], **how: Any) -> dg.DagsterRun:
-    """Queues one run as `create_run` makes it. Raises `LaunchError`."""
+    """Queues one run, made by `create_run`. Raises `LaunchError`."""
     run = create_run(instance, assets, **how)
     # The run queue needs no workspace: the daemon launches the run with its own.
     return instance.submit_run(run.run_id, workspace=None)  # pyright: ignore[reportArgumentType]
@@ -63,10 +63,11 @@ def create_run(
     workspace: Path = WORKSPACE,
     say: Callable[[str], None] = lambda line: None,
 ) -> dg.DagsterRun:
-    """One run over `assets`, and all that they are made from `with_parents`, not yet started; of `job`, or of none.
+    """A run, not yet started, of `assets`, and with `with_parents` of all their inputs; under `job`, or none.
 
-    `say` is told what it needs. Raises `LaunchError`, or the `UserError` of `readiness.check` and `check_given` for a
-    run that could not come to its end.
+    `say` is called with its requirements. Raises `LaunchError`, or the `UserError` of `readiness.check` or
+    `check_given`
+    for a run that could not be completed.
     """
     repository = definitions()
     definition = repository.get_definition()
@@ -85,7 +86,7 @@ def create_run(
     readiness.check(home, asked, say)
     check_given(instance, asked, whole, say)
     return instance.create_run_for_job(
-        job_def=whole,  # it is cut down to the selection there: the UI compares the job that a run was cut from
+        job_def=whole,  # reduced to the selection there; the UI compares with the whole job
         asset_selection=frozenset(keys),
         tags={**remember(home, experiment.profile), **experiment.tags, **(tags or {})},
         remote_job_origin=job_origin(whole.name, definition.name, workspace),
@@ -94,7 +95,7 @@ def create_run(
 
 
 def definitions() -> ReconstructableRepository:
-    """The code location, as any process can load it again."""
+    """The code location, in a form that any process can load."""
     module = os.environ.get("DAGSTER_MODULE_NAME", MODULE)
     return ReconstructableRepository.for_module(module, "defs", str(REPO_ROOT))
 
@@ -111,17 +112,17 @@ def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:
 
 
 def run_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRun:
-    """The run as Dagster has it now. Raises `LaunchError` for one that was deleted."""
+    """The run's current state in Dagster. Raises `LaunchError` if it was deleted."""
     run = instance.get_run_by_id(run_id)
     if run is None:
-        raise LaunchError(f"run {run_id} is no longer in {instance.root_directory}: somebody deleted it")
+        raise LaunchError(f"run {run_id} is no longer in {instance.root_directory}: it was deleted")
     return run
 
 
 def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
-    """Cancels the run and waits until it has ended; returns its status then.
+    """Cancels the run and waits until it has ended; returns its final status.
 
-    If the run has ended and its job has not (its workers died too often, say), this ends the job.
+    If the run has ended but its job has not (for example because its workers died too often), ends the job.
     """
     if run.is_finished:
         if JOB_TAG in run.tags and cancel_job(run.tags[JOB_TAG], "its run has ended"):
@@ -141,7 +142,7 @@ def watch(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
     """The run's log line by line, from its start, until it has ended."""
     cursor = None
     while True:
-        # Read before the events: what a finished run logged last is there then.
+        # Read before the events, so that the last events of a finished run are included.
         finished = run_of(instance, run_id).is_finished
         page = instance.get_records_for_run(run_id, cursor=cursor)
         cursor = page.cursor

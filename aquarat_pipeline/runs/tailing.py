@@ -1,6 +1,6 @@
-"""The logs of a run's job where they were written: every rank's, torchrun's and the supervisor's, on the job's hosts.
+"""The logs of a run's job at their source: those of every rank, torchrun and the supervisor, on the job's hosts.
 
-What rank 0 says is in Dagster anyway. This is for the others, and for a job that Dagster no longer follows.
+Dagster shows rank 0's output anyway. This is for the other ranks, and for a job that Dagster no longer follows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from aquarat_pipeline.tags import JOB_TAG
 
 
 def last_lines(home: Path, run: dg.DagsterRun, lines: int) -> Iterator[str]:
-    """The last `lines` lines of every log of the run's current or last job, each log under a heading of its own.
+    """The last `lines` lines of every log of the run's current or last job, each log under its own heading.
 
-    Raises `LaunchError` for a run that has no job. A host that does not answer is a line like any other.
+    Raises `LaunchError` for a run without a job. A host that does not answer becomes a line of output too.
     """
     job = job_at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None
     if job is None:
-        raise LaunchError(f"run {run.run_id} has no job: it has not come to one yet, or it is long gone")
+        raise LaunchError(f"run {run.run_id} has no job: it has not reached one yet, or the job is long gone")
     known = {host.name: host for host in (local_host(home), *read_inventory(home).hosts)}
     for node, name in enumerate(job.nodes):
         if name not in known:

@@ -65,7 +65,7 @@ def test_the_command_line_launches_detaches_and_cancels(busy: Cluster) -> None:
     assert shown[0] == f"run {run_id} is queued"
     assert any("sft_checkpoint: Started execution of step" in line for line in shown)
     assert launch.wait() == 0
-    assert shown[-1] == f"The run goes on. To end it: aquarat cancel {run_id[:8]}"
+    assert shown[-1] == f"The run continues. To end it: aquarat cancel {run_id[:8]}"
     assert not busy.run(run_id).is_finished
     out = subprocess.run([*aquarat, "tail", run_id[:8], "--lines", "1"], env=env, capture_output=True, text=True)
     said = out.stdout.splitlines()

@@ -61,6 +61,6 @@ def test_a_silent_host_is_asked(
     clock.now += 5
     assert monitor.detect_loss() is None and len(asked) == before, "it is not asked again at once"
     clock.now += 79
-    assert monitor.detect_loss() == "a has been silent for 101 s, and its job has stopped itself by now"
+    assert monitor.detect_loss() == "a has been silent for 101 s, so its job must have stopped itself"
     monitor.reset()
     assert monitor.detect_loss() is None, "nobody could listen"

@@ -41,12 +41,12 @@ def failed(message: str = "it broke", kind: str = "RuntimeError", user: bool = F
         (ended(2, "the store could not be reached"), failed(user=True), "user_error", ""),
         (ended(-9), None, "host_lost", "a: the stage was killed by signal 9"),
         (ended(1, signal=9), None, "host_lost", "a: the stage was killed by signal 9"),
-        (ended(1, launcher_failed=True), None, "host_lost", "a: torchrun ended with exit code 1 though none of its"),
+        (ended(1, launcher_failed=True), None, "host_lost", "a: torchrun ended with exit code 1 although none of its"),
         (ended(None, "its supervisor was killed"), None, "host_lost", "a: its supervisor was killed"),
         (ended(1), failed("[Errno 28] No space left on device"), "host_lost", "a: its disk is full"),
         (ended(2), failed("the disk is full", "HostDiskFullError", user=True), "host_lost", "a: its disk is full"),
         (ended(2), failed("the disk is full", "StoreError", user=True), "user_error", ""),
-        (ended(75), failed("stopped", "Stopped"), "host_lost", "a: the stage was sent SIGTERM, and saved its state"),
+        (ended(75), failed("stopped", "Stopped"), "host_lost", "a: the stage received SIGTERM and saved its state"),
         (ended(75, "cancelled"), failed("stopped", "Stopped"), "interrupted", ""),
     ],
 )
@@ -88,8 +88,18 @@ def test_a_full_disk_is_worth_another_attempt_only_where_another_host_can_make_i
         (Ending(2), failed("row 7 has four options", user=True), "sft: row 7 has four options", False),
         (Ending(1), failed("nan"), "sft: RuntimeError: nan", True),
         (Ending(2, host="a"), failed("it is full", "HostDiskFullError", user=True), "sft on a: it is full", False),
-        (Ending(7, ("dying",)), None, "sft ended with exit code 7 without saying why. Its last lines:\ndying\n", True),
-        (Ending(lost="a is gone"), None, "sft was stopped 4 times, at last because a is gone. Its last lines:\n", True),
+        (
+            Ending(7, ("dying",)),
+            None,
+            "sft ended with exit code 7 without giving a reason. Its last lines:\ndying\n",
+            True,
+        ),
+        (
+            Ending(lost="a is gone"),
+            None,
+            "sft was stopped 4 times, the last time because a is gone. Its last lines:\n",
+            True,
+        ),
     ],
 )
 def test_a_failure_says_what_happened(ending: Ending, result: Result | None, text: str, retries: bool) -> None:

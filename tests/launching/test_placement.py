@@ -129,7 +129,7 @@ def test_an_attempt_that_some_hosts_never_started_gives_way_to_the_next(
     ask(monkeypatch, attempt, start=refused)
     with pytest.raises(dg.Failure, match="sft_checkpoint cannot be started here: no room"):
         jobs._run_attempt(Requirement(False))
-    assert attempt.folder.read_json("cancel.json") == {"reason": "it was started on some of its hosts only"}
+    assert attempt.folder.read_json("cancel.json") == {"reason": "it was started on only some of its hosts"}
     following = Attempt.find(instance, store, attempt.spec.run_id, STAGE.name, 0)
     assert following is not None and following.spec.attempt == attempt.spec.attempt + 1
     assert instance.get_run_by_id(attempt.spec.run_id).tags[JOB_TAG] == following.folder.uri

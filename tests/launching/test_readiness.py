@@ -60,7 +60,7 @@ def test_what_no_host_could_give_is_refused_with_what_there_is(home: Path) -> No
     with pytest.raises(NotReadyError) as caught:
         ask(home, "d12", "pretrain_text", *TRAINED.split(", "))
     assert str(caught.value) == (
-        f"no host could ever give what these stages need ({TRAINED}: a host with 8 GPUs): {home}/hosts.yaml lists "
+        f"no host could ever run these stages ({TRAINED}: a host with 8 GPUs): {home}/hosts.yaml lists "
         "here (no GPU). List such a host in hosts.yaml (docs/hosts.md), choose a profile whose stages fit (demo, tiny; "
         "AQUARAT_PROFILE or --profile), or lower launch.nproc of these stages"
     )
@@ -70,7 +70,7 @@ def test_what_no_host_could_give_is_refused_with_what_there_is(home: Path) -> No
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        ({"host": "nope"}, r"asks for the host nope, and .*/hosts.yaml lists a \(4 GPUs, labeled big\), b \(1 GPU\)"),
+        ({"host": "nope"}, r"asks for the host nope, but .*/hosts.yaml lists a \(4 GPUs, labeled big\), b \(1 GPU\)"),
         ({"pool": "tpu"}, r"a host labeled tpu for 2 processes\): .* ask for another host or label"),
         ({"nodes": "3"}, r"3 hosts for 2 processes each\): .* lists a \(4 GPUs, labeled big\), b"),
         ({"host": "b", "pool": "big"}, "the host b labeled big for 2 processes"),
@@ -106,7 +106,7 @@ def test_without_an_inventory_this_machine_has_the_gpus_that_its_driver_shows(
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     assert "8 stages with 8 GPUs on this machine" in ask(home, "d12")[0]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
-    with pytest.raises(NotReadyError, match=r"without .*hosts.yaml there is this machine alone: local \(2 GPUs\)"):
+    with pytest.raises(NotReadyError, match=r"without .*hosts.yaml there is only this machine: local \(2 GPUs\)"):
         ask(home, "d12")
     assert _visible([0, 1], "3,5,7") == "3,5"
     assert _visible([0, 1], "") == "0,1"
@@ -154,7 +154,7 @@ def test_too_little_disk_is_refused_with_what_it_is_for(
     with pytest.raises(NotReadyError) as caught:
         ask(home, "d12")
     text = str(caught.value)
-    assert text.startswith(f"the disk of {tmp_path}/store has 2.0 GB free, and the stages need at least about ")
+    assert text.startswith(f"the disk of {tmp_path}/store has 2.0 GB free, but the stages need at least about ")
     for what in (
         "artifacts ",
         "the state of unfinished training ",
@@ -194,7 +194,7 @@ def test_time_and_price_come_with_their_basis(home: Path) -> None:
     assert time.endswith("; not known for rl_checkpoint (at most 26,000,000 sampled tokens)")
     (home / "hosts.yaml").write_text("hosts: [{name: odd, address: x, gpus: 8, gpu_kind: X1}]")
     time = ask(home, "d12", "base_checkpoint")[-1]
-    assert time == "time: not known yet: no stage was made before with this config (1.0e18 FLOPs of training)"
+    assert time == "time: not known yet: no stage has been made with this config before (1.0e18 FLOPs of training)"
 
 
 def test_what_was_made_before_by_the_same_config_is_measured(home: Path, store_uri: str, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_key_that_is_asked_for_and_missing_is_said(
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     online = {"ops": {"sft_checkpoint": {"config": {"wandb": {"mode": "online"}}}}}
-    assert ask(home, "demo", run_config=online)[-1].startswith("W&B: mode `online` is asked for and WANDB_API_KEY")
+    assert ask(home, "demo", run_config=online)[-1].startswith("W&B: mode `online` is requested but WANDB_API_KEY")
     assert not any(line.startswith("W&B") for line in ask(home, "demo", "base_checkpoint", run_config=online))
     monkeypatch.setenv("WANDB_API_KEY", "k")
     assert not any(line.startswith("W&B") for line in ask(home, "demo", run_config=online))
@@ -314,7 +314,7 @@ def test_a_daemons_run_whose_host_is_gone_before_it_starts_fails_with_the_senten
     cluster.write_hosts([cluster.local_host("two")])
     cluster.start_daemon()
     assert cluster.wait(run_id) == "FAILURE"
-    assert f"asks for the host one, and {cluster.home}/hosts.yaml lists two (no GPU)" in cluster.story(run_id)
+    assert f"asks for the host one, but {cluster.home}/hosts.yaml lists two (no GPU)" in cluster.story(run_id)
     assert cluster.materializations("aqua_dataset") == []
 
 

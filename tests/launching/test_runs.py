@@ -96,7 +96,7 @@ def test_a_dead_run_is_resumed_within_a_day_only(launcher: GpuRunLauncher, insta
     assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
     said = [e.message for e in instance.all_logs(run.run_id) if "Not resumed" in (e.message or "")]
     assert len(said) == 1
-    assert "no run is resumed without being asked. To make it now, run it again: aquarat launch first last" in said[0]
+    assert "no run is resumed automatically. To make it now, run it again: aquarat launch first last" in said[0]
 
 
 def test_a_dead_run_does_not_replace_what_a_newer_one_made_or_makes(
@@ -133,7 +133,7 @@ def test_a_worker_that_waited_in_silence_is_resumed_by_its_sign_of_life(instance
         workers.show_alive(home, run.run_id)
     with pytest.MonkeyPatch.context() as later:
         later.setattr(resuming.time, "time", lambda: seen + 60)
-        assert "it has said nothing for 25 h" in (resuming.why_not(instance, run, 24.0) or "")
+        assert "it has shown no sign of life for 25 h" in (resuming.why_not(instance, run, 24.0) or "")
 
 
 def test_an_instance_that_names_the_launchers_old_module_uses_it_with_a_warning(root: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_an_instance_that_names_the_launchers_old_module_uses_it_with_a_warning(
     assert old != text
     (tmp_path / "dagster.yaml").write_text(old)
     sys.modules.pop("aquarat_pipeline.launching.launcher", None)
-    with pytest.warns(FutureWarning, match=r"Write `module: aquarat_pipeline.runs.launcher` in its place"):
+    with pytest.warns(FutureWarning, match=r"Write `module: aquarat_pipeline.runs.launcher` instead"):
         instance = dg.DagsterInstance.from_config(str(tmp_path))
         launcher = instance.run_launcher
     with instance:
@@ -239,7 +239,7 @@ def test_without_a_file_this_machine_is_the_inventory(tmp_path: Path) -> None:
     [
         ("hosts: []", "it names no host"),
         ("hosts: [{name: a, address: x}, {name: a, address: y}]", "two hosts have the same name"),
-        ("hosts: [{name: a}]", "host a is reached over ssh and has no address: add `address: user@host`"),
+        ("hosts: [{name: a}]", "host a is reached over ssh but has no address: add `address: user@host`"),
         ("hosts: [{name: a, address: x, gpu: 8}]", "hosts.0.gpu: Extra inputs are not permitted"),
         ("hosts: [{name: a, address: -oProxyCommand=x}]", "an address cannot start with a dash"),
         ("hosts: [", "hosts.yaml, line 2, column 1: did not find expected node content"),
@@ -281,7 +281,7 @@ def test_the_cheapest_fitting_host_comes_first_and_a_failed_one_last(tmp_path: P
         assert [host.name for host in candidates(tmp_path, need, mine, {"cheap"})[0]] == ["dear"]
         assert [host.name for host in candidates(tmp_path, need, mine, {"cheap", "dear"})[0]] == ["cheap", "dear"]
         none, why = candidates(tmp_path, requirement({"aquarat/pool": "tpu"}), mine, set())
-        assert none == [] and why.startswith("a host labeled tpu with 4 GPUs: hosts.yaml has 0 such")
+        assert none == [] and why.startswith("a host labeled tpu with 4 GPUs: hosts.yaml has 0 of these")
 
 
 def test_the_oldest_living_ticket_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,5 +330,5 @@ def test_a_ticket_that_cannot_be_read_holds_nobody_up(tmp_path: Path, text: str)
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"lease_seconds is 5 and heartbeat_seconds 5: .* at least twice"):
+    with pytest.raises(ValueError, match=r"lease_seconds is 5 but heartbeat_seconds is 5: .* at least twice"):
         Host(name="a", address="b", lease_seconds=5, heartbeat_seconds=5)

@@ -77,7 +77,7 @@ def test_the_demo_ends_with_its_result_and_makes_only_what_is_not_fresh(root: Pa
 
     code, shown = shell.on_terminal(DEMO)
     assert code == 0
-    assert "All were fresh and left as they are: --again makes them anew." in shown
+    assert "All were fresh and left as they are: --again makes them again." in shown
     assert '"ok"' not in shown, "on a terminal the table is what is seen last"
     assert len(shell.runs()) == 2
 

@@ -107,14 +107,16 @@ def test_an_input_of_another_profile_is_refused_or_taken_knowingly(
         d12 = Chain(chain.instance, toy_definitions.build())
     result = d12.materialize("base_checkpoint")
     said = failure_text(result, "base_checkpoint")
-    assert said.startswith("base_checkpoint of profile d12 would be made from tokenizer of another: made under profile")
+    assert said.startswith(
+        "base_checkpoint of profile d12 would be made from tokenizer of another profile: made under profile"
+    )
     assert re.search(r"under profile demo \([0-9a-f]{12}\) with .*tokenizer\.vocab_size \d+ \(profile: 32768\)", said)
     assert "--select '*base_checkpoint'" in said and "aquarat experiments add NAME --profile d12" in said
     assert store.latest("base_checkpoint").sha256 == before
     result = d12.materialize("base_checkpoint", tags={ANY_INPUTS_TAG: "true"})
     assert result.success
     taken, replaced = warnings_of(d12, result.run_id)[-2:]
-    assert "which is not what profile d12 says: made under profile demo" in taken
+    assert "which differs from profile d12: made under profile demo" in taken
     assert replaced.startswith("this run's base_checkpoint replaces the one that was made under profile demo (")
     monkeypatch.setenv(ANY_INPUTS, "1")
     assert d12.materialize("mid_checkpoint").success
@@ -156,7 +158,7 @@ def test_experiments_are_added_listed_and_removed(
         assert main(["experiments", "add", bad, "--profile", "d12"]) == 2
         assert f"{bad!r} cannot name an experiment" in capsys.readouterr().err
     assert main(["experiments", "add", "wide", "--profile", "demo"]) == 2
-    assert "there is an experiment wide already" in capsys.readouterr().err
+    assert "the experiment wide already exists" in capsys.readouterr().err
     assert main(["experiments", "add", "new", "--profile", "nope"]) == 2
     assert "unknown profile 'nope'" in capsys.readouterr().err
     assert sorted(experiments.registered()) == ["mine_2", "wide"]
@@ -183,7 +185,7 @@ def test_a_file_that_is_no_experiment_harms_no_other_and_can_be_removed(
     os.mkfifo(folder / "three.yaml")
     assert list(experiments.registered()) == ["odd"]
     assert [e.name for e in experiments.experiments()] == ["", "odd"]
-    with pytest.raises(ExperimentError, match=r"one\.yaml must say one thing"):
+    with pytest.raises(ExperimentError, match=r"one\.yaml must only say which profile"):
         experiments.of_run(["one"])
     assert main(["experiments", "--store", store_uri]) == 1
     said = capsys.readouterr().out
@@ -264,7 +266,7 @@ def test_a_launched_run_keeps_its_experiment_and_its_profile(
     assert {e.name: e.profile.name for e in experiments.experiments()} == {"": "demo", "wide": "mine"}
     assert experiments.of_run(["wide"]).profile.sha256 == began
     with pytest.raises(
-        ExperimentError, match="one experiment only, and this one was asked for assets of the main one, wide"
+        ExperimentError, match="only one experiment, but this one was asked for assets of the main one, wide"
     ):
         submit(instance, ["wide/aqua_dataset", "aqua_dataset"])
     with pytest.raises(ExperimentError, match="there is no experiment 'nope'; there are wide"):
@@ -290,7 +292,7 @@ def test_the_real_command_line_makes_an_assets_of_an_experiment(home: Path, stor
         assert [key.to_user_string() for key in latest_events(instance)] == ["few/aqua_dataset"]
     mixed = subprocess.run([*command, "few/aqua_dataset,aqua_dataset"], env=env, capture_output=True, text=True)
     assert mixed.returncode != 0
-    assert "a run makes assets of one experiment only" in mixed.stdout + mixed.stderr
+    assert "a run makes assets of only one experiment" in mixed.stdout + mixed.stderr
     assert store.assets() == ["few/aqua_dataset"]
 
 
@@ -306,7 +308,9 @@ def test_a_whole_chain_of_another_profile_goes_beside_the_main_one(
     monkeypatch.setenv("AQUARAT_PROFILE", "tiny")
     assert beside(user, tiny) == beside(user, tiny) == Experiment(tiny, "tiny")
     assert experiments.registered() == {"tiny": "tiny"}
-    assert said.getvalue().startswith("The main assets are those of profile demo: this chain is the experiment tiny ")
+    assert said.getvalue().startswith(
+        "The main assets are those of profile demo: this chain is made as experiment tiny, "
+    )
     other = load_profile("d12", {"name": "Tiny"})
-    with pytest.raises(ExperimentError, match="the experiment tiny follows the profile in tiny, which is not this one"):
+    with pytest.raises(ExperimentError, match="the experiment tiny follows another profile, tiny: give this profile"):
         beside(user, other)

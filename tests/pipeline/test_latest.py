@@ -91,7 +91,7 @@ def test_a_resumed_run_does_not_replace_what_a_newer_one_made(
     chain.instance.report_engine_event(RESUME_RUN_LOG_MESSAGE, resumed)
     events = list(execute_run_iterator(InMemoryJob(job), resumed, chain.instance))
     text = next(e for e in events if e.is_step_failure).step_failure_data.user_failure_data.description
-    assert "which is newer, has materialized aqua_dataset since, so this older run, which was resumed" in text
+    assert "which is newer, has materialized aqua_dataset since, so this older, resumed run" in text
     assert named_by_both(chain, store) == last
 
 

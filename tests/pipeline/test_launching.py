@@ -73,7 +73,7 @@ def test_a_bug_names_its_type_and_is_retried_in_a_folder_of_its_own(
 def test_a_stage_that_dies_silently_shows_its_last_lines(chain: Chain, order: Callable[..., None]) -> None:
     order("aqua_dataset", die_rank=0)
     text = failure_text(chain.materialize("aqua_dataset"), "aqua_dataset")
-    assert text.startswith("aqua_dataset ended with exit code 7 without saying why. Its last lines:\n")
+    assert text.startswith("aqua_dataset ended with exit code 7 without giving a reason. Its last lines:\n")
     assert text.endswith("rank is about to die\n")
 
 
@@ -124,7 +124,7 @@ def test_torchrun_walks_the_distributed_path(distributed_chain: Chain, capfd: py
 def test_a_rank_that_dies_is_named(distributed_chain: Chain, order: Callable[..., None]) -> None:
     order("base_checkpoint", die_rank=1)
     text = failure_text(distributed_chain.materialize("base_checkpoint"), "base_checkpoint")
-    assert "without saying why" in text
+    assert "without giving a reason" in text
     assert "rank 1: rank is about to die" in text
 
 

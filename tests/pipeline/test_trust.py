@@ -71,7 +71,7 @@ def test_a_planted_spec_is_refused(chain: Chain, planted: Callable[..., None]) -
     run_id = str(uuid4())
     planted(run_id, "spec.json")
     text = failure_text(materialize(chain, "chat_datasets", run_id), "chat_datasets")
-    assert f"jobs/{run_id}/chat_datasets/1/spec.json is not what this control host decided" in text
+    assert f"jobs/{run_id}/chat_datasets/1/spec.json is not what this control host wrote" in text
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_changed_record_is_not_obeyed(attempt: tuple[dg.DagsterInstance, Artif
     held = made.folder.read_json(name)
     (held["spec"] if name == "launch.json" else held)["config"] = {"n_train": 6}
     made.folder.write_json(name, held)
-    with pytest.raises(ForgedJobError, match=rf"{name} is not what this control host decided"):
+    with pytest.raises(ForgedJobError, match=rf"{name} is not what this control host wrote"):
         Attempt.find(instance, store, made.spec.run_id, "aqua_dataset", 0)
 
 
@@ -130,5 +130,5 @@ def test_a_result_that_names_what_the_run_did_not_make_is_not_materialized(
     latest = chain.latest("aqua_dataset")
     order("aqua_dataset", result=there)
     text = failure_text(chain.materialize("aqua_dataset"), "aqua_dataset")
-    assert "is not what this run decided: somebody else wrote it, and nothing is materialized" in text
+    assert "is not what this run decided: it was written by someone else, and nothing is materialized" in text
     assert chain.latest("aqua_dataset") == latest

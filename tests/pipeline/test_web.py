@@ -106,7 +106,7 @@ def test_nothing_is_done_by_opening_an_address(server: str) -> None:
     for headers in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}):
         assert requests.get(address, headers=headers, timeout=limit(30)).status_code == 403
     refused = requests.get(address, timeout=limit(30))
-    assert refused.text == "GraphQL is accepted by POST only: opening a link must not change anything\n"
+    assert refused.text == "GraphQL is only accepted by POST: opening a link must not change anything\n"
     assert refused.headers["X-Frame-Options"] == "DENY"
 
 
