@@ -1,4 +1,4 @@
-//! Pieces of up to fifteen bytes as two machine words: what the tables of counting and encoding are keyed by.
+//! Pieces of up to fifteen bytes as two machine words: the keys of the tables for counting and encoding.
 //!
 //! Over 99 % of the pieces of ordinary text are that short. They are compared and hashed without following a pointer.
 
@@ -67,7 +67,7 @@ impl Key {
         (u128::from(self.low) | u128::from(self.high) << 64).to_le_bytes()
     }
 
-    /// Multiplied and folded; tables take as many of its low bits as they need.
+    /// Multiplied and folded; tables use as many of its low bits as they need.
     #[inline(always)]
     pub fn hash(self) -> u64 {
         let product = u128::from(self.low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(self.high ^ 0xd1b5_4a32_d192_ed03);
@@ -75,7 +75,7 @@ impl Key {
     }
 }
 
-/// A key and a count of at most fifteen beside it, in the half of the last byte that no length needs.
+/// A key, and a count of at most fifteen in the half of the last byte that the length does not need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CountedKey(Key);
 

@@ -1,7 +1,7 @@
 //! Exact byte-level byte-pair encoding (Sennrich et al. 2016): training and encoding on one split pattern.
 //!
-//! Text is cut into pieces by a pattern ([`split`]); no token ever spans two pieces. [`train`] learns merges from the
-//! counts of the pieces; [`bpe`] applies them. Only `python`, behind the feature of that name, knows the interpreter.
+//! Text is split into pieces by a pattern ([`split`]); no token ever spans two pieces. [`train`] learns merges from the
+//! counts of the pieces; [`bpe`] applies them. Only `python`, behind the feature of that name, uses the interpreter.
 
 pub mod bpe;
 pub mod key;

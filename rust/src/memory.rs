@@ -19,8 +19,9 @@ fn advise_huge_pages<T>(table: &mut Vec<T>) {
         let end = (table.as_mut_ptr().addr() + table.capacity() * size_of::<T>()) / PAGE * PAGE;
         if start < end {
             let first = table.as_mut_ptr().with_addr(start);
-            // SAFETY: the range lies within the allocation that `table` owns, and the advice changes how memory is
-            // backed, never what it holds. A system that does not know it says so, which changes nothing.
+            // SAFETY: the range is within the allocation that `table` owns, and the advice changes how memory is
+            // backed,
+            // never its content. A system that does not support it returns an error, which changes nothing.
             unsafe { libc::madvise(first.cast(), end - start, libc::MADV_HUGEPAGE) };
         }
     }
@@ -28,13 +29,13 @@ fn advise_huge_pages<T>(table: &mut Vec<T>) {
     let _ = table;
 }
 
-/// Prefetches the cache line of `table[index]`, if that exists.
+/// Prefetches the cache line of `table[index]`, if it exists.
 #[inline(always)]
 pub fn prefetch<T>(table: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(slot) = table.get(index) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the instruction is part of every x86-64 and only a hint; the address is that of a live element.
+        // SAFETY: every x86-64 has this instruction, which is only a hint; the address is that of a live element.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -47,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_table_is_filled_whatever_its_size() {
-        // Miri would write a megabyte for a minute.
+        // Miri would take a minute to write a megabyte.
         for n in [0, 1, 1_000, if cfg!(miri) { 5_000 } else { 1 << 20 }] {
             assert_eq!(filled_table(7_u32, n), vec![7; n]);
         }

@@ -1,11 +1,11 @@
-//! Special tokens inside text: found only where a caller asks for it.
+//! Special tokens inside text, recognized only if a caller asks for it.
 
 use std::convert::Infallible;
 use std::fmt;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-/// The names of special tokens. Of names that begin at the same position, the longest matches.
+/// The names of special tokens. Among names that begin at the same position, the longest matches.
 #[derive(Clone, Default)]
 pub struct Specials {
     names: Vec<String>,
@@ -62,7 +62,7 @@ impl Specials {
         });
     }
 
-    /// Calls `visit` with the parts of the text and the special tokens in it (by their place among the names), in order.
+    /// Calls `visit` with the parts of the text and the special tokens in it (by index among the names), in order.
     #[inline]
     pub fn cut<E>(&self, text: &[u8], mut visit: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
         let mut end = 0;
@@ -79,7 +79,7 @@ impl Specials {
     }
 }
 
-/// What a text with special tokens consists of.
+/// A part of a text with special tokens.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part<'t> {
     Text(&'t [u8]),

@@ -1,4 +1,4 @@
-//! Many texts on several threads. The result does not depend on which thread does what.
+//! Encodes many texts on several threads. The result does not depend on how the work is divided.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -11,10 +11,10 @@ use super::id::Id;
 /// Bytes of text in one job of a thread.
 const JOB_BYTES: usize = 1 << 17;
 
-/// Longer texts are cut where the pattern allows it, so that several threads can work on one.
+/// Longer texts are split where the pattern allows it, so that several threads can work on one.
 const CUT_BYTES: usize = 4 * JOB_BYTES;
 
-/// The ids of many texts, one after the other.
+/// The concatenated ids of many texts.
 pub struct Encoded<I> {
     pub ids: Vec<I>,
     /// Where each text starts in `ids`, and where the last one ends.
@@ -28,7 +28,7 @@ struct Segment {
     to: usize,
 }
 
-/// What one thread has encoded: ids of the jobs it took, one after the other.
+/// The output of one thread: ids of the jobs it took, one after another.
 struct Share<I> {
     ids: Vec<I>,
     /// The number of each job, and where its ids end.
@@ -91,7 +91,7 @@ pub fn encode_batch<I: Id, T: AsRef<[u8]> + Sync>(
     Ok(Encoded { ids: joined(shares, jobs.len()), offsets })
 }
 
-/// Where ids go, and the ids.
+/// Where ids are copied to, and the ids.
 type Placed<'a, I> = (&'a mut [MaybeUninit<I>], &'a [I]);
 
 /// The ids of all jobs in order. Each thread copies one share, because the first touch of new memory takes as long as
@@ -131,7 +131,7 @@ fn joined<I: Id>(mut shares: Vec<Share<I>>, n_jobs: usize) -> Vec<I> {
         copies.into_iter().for_each(|others| drop(scope.spawn(move || copy(others))));
         own.into_iter().for_each(copy);
     });
-    // SAFETY: the copies are as long as what they copy, and together cover the first `n` places.
+    // SAFETY: each copy has the length of its source, and together they cover the first `n` items.
     unsafe { ids.set_len(n) };
     ids
 }
@@ -152,7 +152,7 @@ fn segments<T: AsRef<[u8]>>(encoder: &Encoder, texts: &[T], allowed: &Allowed) -
     segments
 }
 
-/// Neighboring segments, as many as make a job.
+/// Adjacent segments that together make a job.
 fn jobs(segments: &[Segment]) -> Vec<Range<usize>> {
     let mut jobs = Vec::new();
     let (mut start, mut bytes) = (0, 0);

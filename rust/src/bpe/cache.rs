@@ -1,8 +1,9 @@
-//! Caches of what pieces encode to.
+//! Caches the ids of pieces.
 //!
-//! A [`Seeded`] table is filled once, with the vocabulary and the pieces that were commonest in training, and is then
-//! shared by all threads without a lock. What it does not hold, each thread caches in [`Recent`], a table of fixed
-//! size in which new pieces overwrite old ones.
+//! A [`Seeded`] table is filled once, with the vocabulary and the pieces that were most frequent in training, and is
+//! then
+//! shared by all threads without a lock. Each thread caches other pieces in [`Recent`], a table of fixed size in which
+//! new pieces overwrite old ones.
 
 use std::hash::BuildHasher;
 
@@ -12,9 +13,9 @@ use super::id::Id;
 use crate::key::{CountedKey, Key};
 use crate::memory::{filled_table, prefetch};
 
-/// The integer type of ids in entries: 16 bits if all ids of a vocabulary fit, which leaves room for twice as many.
+/// The integer type of ids in entries: 16 bits if all ids of a vocabulary fit, which makes room for twice as many.
 pub trait Slot: Id + Default {
-    /// As many ids as fit sixteen bytes.
+    /// As many ids as fit into sixteen bytes.
     type Slots: Copy + Default + AsRef<[Self]> + AsMut<[Self]>;
     const ROOM: usize = 16 / size_of::<Self>();
 
@@ -66,7 +67,7 @@ impl<S: Slot> Entry<S> {
         Self { key: key.counted(ids.len()), slots }
     }
 
-    /// How many ids.
+    /// Number of ids.
     #[inline(always)]
     pub fn n(&self) -> usize {
         self.key.count()
@@ -77,7 +78,7 @@ impl<S: Slot> Entry<S> {
     }
 }
 
-/// Open addressing by lines, at most half full; their number is a power of two.
+/// Open addressing by lines, at most half full; the number of lines is a power of two.
 pub struct Seeded<S: Slot> {
     lines: Vec<Line<S>>,
     used: usize,
@@ -179,7 +180,7 @@ impl<S: Slot> Recent<S> {
     }
 }
 
-/// What pieces too long for a key encode to, such as rulers and long words; a new one replaces an old one.
+/// The ids of pieces that are too long for a key, such as rulers and long words; a new piece replaces an old one.
 pub struct RecentLong {
     entries: Vec<LongEntry>,
 }

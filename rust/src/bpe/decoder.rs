@@ -1,16 +1,16 @@
-//! From ids back to bytes, all at once or as they arrive.
+//! Converts ids back to bytes, all at once or as they arrive.
 
 use super::vocabulary::{Vocabulary, VocabularyError};
 use crate::key::MAX_LEN;
 
-/// Bytes each token takes in the table; the last holds the length.
+/// Bytes per token in the table; the last byte holds the length.
 const ROW: usize = 16;
 const LENGTH: usize = ROW - 1;
 
-/// The lengths of tokens that do not fit a row, and of ids without a token.
+/// The lengths of tokens that do not fit into a row, and of ids without a token.
 const LONG: u8 = u8::MAX;
 
-/// Ids decoded between two checks of the size of the output.
+/// Number of ids decoded between two checks of the size of the output.
 const CHUNK: usize = 256;
 
 /// The bytes of the tokens, for copying sixteen at a time.
@@ -34,7 +34,7 @@ impl Decoder {
         Self { rows: rows.collect() }
     }
 
-    /// The bytes that the ids stand for, special tokens as their names.
+    /// The bytes of the ids; special tokens give their names.
     pub fn decode(&self, vocabulary: &Vocabulary, ids: &[u32]) -> Result<Vec<u8>, VocabularyError> {
         let mut out: Vec<u8> = Vec::with_capacity(5 * ids.len() + CHUNK * ROW);
         let mut at = 0;
@@ -61,7 +61,7 @@ impl Decoder {
 }
 
 /// Decodes tokens that arrive one by one. An incomplete character is held back; bytes that can no longer become one are
-/// U+FFFD, as they are when everything is decoded at once.
+/// U+FFFD, as when everything is decoded at once.
 #[derive(Clone, Debug, Default)]
 pub struct StreamDecoder {
     pending: Vec<u8>,

@@ -1,4 +1,4 @@
-//! The encoder: a vocabulary with its tables, from texts to ids, special tokens included.
+//! The encoder: a vocabulary with its tables, from texts to ids, including special tokens.
 
 use super::decoder::{Decoder, starts_in_characters};
 use super::error::EncodeError;
@@ -12,7 +12,7 @@ use crate::key::Key;
 use crate::specials::{Part, Specials};
 use crate::split::Splitter;
 
-/// The special tokens that a text may spell; none by default.
+/// The special tokens to recognize in a text; none by default.
 #[derive(Clone, Default)]
 pub struct Allowed {
     specials: Specials,
@@ -117,7 +117,7 @@ impl Encoder {
         Ok(Allowed { specials, ids })
     }
 
-    /// Buffers and caches to encode with; return them with [`Self::leave`].
+    /// Buffers and caches for encoding; return them with [`Self::leave`].
     pub fn worker(&self) -> Worker {
         match &self.tables {
             Tables::Narrow(table) => Worker::Narrow(table.hand(&self.splitter)),

@@ -1,13 +1,13 @@
 //! Token ids: how many there can be and the integer types that hold them.
 
-/// Bits of the largest id.
+/// Number of bits of the largest id.
 pub const ID_BITS: u32 = 21;
 pub const MAX_TOKENS: usize = 1 << ID_BITS;
 
-/// In place of an id: two neighbors that do not join to a token. Above every rank, which an id is.
+/// Used instead of an id for two neighbors that do not join to a token. Larger than every id, which is also a rank.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// An integer type that ids are written as.
+/// An integer type in which ids are written.
 pub trait Id: Copy + Default + Into<u32> + Send + Sync + 'static {
     const MAX: u32;
     /// Converts an id, which must be at most `MAX`.

@@ -5,10 +5,10 @@ use rustc_hash::FxHashMap;
 use super::vocabulary::Vocabulary;
 use crate::key;
 
-/// Ids of these tokens by their bytes.
+/// Ids of these tokens, by their bytes.
 pub struct LongTokens {
     ids: FxHashMap<Box<[u8]>, u32>,
-    /// Bytes of the longest, 0 if there are none.
+    /// Length in bytes of the longest one, 0 if there are none.
     longest: usize,
 }
 
@@ -20,7 +20,7 @@ impl LongTokens {
         Self { ids, longest }
     }
 
-    /// The id of the token with exactly these bytes, which are too many for a key.
+    /// The id of the token with exactly these bytes, which are too long for a key.
     pub fn get(&self, token: &[u8]) -> Option<u32> {
         (token.len() <= self.longest).then(|| self.ids.get(token).copied()).flatten()
     }

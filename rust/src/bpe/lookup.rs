@@ -1,4 +1,4 @@
-//! Turns the pieces of a text into ids: gathers them, looks them up in the tables of cached pieces, writes ids out.
+//! Turns the pieces of a text into ids: gathers them, looks them up in the tables of cached pieces, writes out ids.
 //!
 //! Lookups wait for memory, so pieces are processed in batches: gathered, with the cache line of each prefetched, then
 //! looked up, then written out. Lines of this thread's own table are prefetched during the lookup.

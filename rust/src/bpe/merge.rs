@@ -1,10 +1,11 @@
-//! The rule of BPE applied to one piece.
+//! Applies the rule of BPE to one piece.
 //!
 //! Short pieces are merged in arrays on the stack, by searching for the lowest rank repeatedly. Longer ones keep their
-//! pairs in one bucket per rank. Very long ones are merged window by window, whose memory stays in the cache: a list of
-//! tokens is what the rule makes of their joined bytes exactly when each two neighbors are what it makes of theirs,
-//! because the first joining across any other border would also happen in the two tokens alone. So windows need only
-//! agree where they meet, and a piece of a million bytes takes time linear in them.
+//! pairs in one bucket per rank. Very long ones are merged window by window, whose memory stays in the cache. This is
+//! exact: a list of tokens is the result of the rule for their joined bytes exactly if any two neighbors are the result
+//! for theirs, because the first merge across any other border would also happen in the two tokens alone. So windows
+//! only
+//! need to agree where they meet, and a piece of a million bytes takes linear time.
 
 use super::id::NO_TOKEN;
 use super::ranks::Ranks;
@@ -12,14 +13,14 @@ use super::ranks::Ranks;
 /// Pieces up to this many bytes count as short.
 pub const SHORT: usize = 64;
 
-/// Bytes of a window, unless tokens are so long that it would hold few of them.
+/// Size of a window in bytes, unless tokens are so long that it would hold only a few of them.
 const WINDOW: usize = 1 << 12;
 const MIN_TOKENS_PER_WINDOW: usize = 32;
 
-/// Tokens at the end of a window that are redone in the next, since what follows may change them.
+/// Tokens at the end of a window that are merged again in the next, because the following text may change them.
 const LEFT_OVER: usize = 8;
 
-/// Appends the tokens of a piece of 2 to `SHORT` bytes. Quadratic in it.
+/// Appends the tokens of a piece of 2 to `SHORT` bytes, in quadratic time.
 pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     match piece.len() {
         ..=16 => merge_within::<16>(ranks, piece, out),
@@ -28,10 +29,10 @@ pub fn merge_short(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     }
 }
 
-/// As `merge_short`, for a piece of at most `N` bytes.
+/// Like `merge_short`, for a piece of at most `N` bytes.
 fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
     let n = piece.len();
-    // The rank of joining the token that starts at each position with the next.
+    // The rank of joining the token that starts at each position with the next one.
     let mut waiting = [NO_TOKEN; N];
     let mut tokens = [0_u32; N];
     let mut next = [0_u8; N];
@@ -65,8 +66,8 @@ fn merge_within<const N: usize>(ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>)
     }
 }
 
-/// The first position of the lowest rank. A scalar loop: a wide load of what was just written would stall (no store
-/// forwarding).
+/// The first position of the lowest rank. A scalar loop, because a wide load of recently written data would stall (no
+/// store forwarding).
 #[inline(always)]
 fn lowest(waiting: &[u32]) -> Option<(usize, u32)> {
     let mut best = (0, NO_TOKEN);
@@ -79,13 +80,13 @@ fn lowest(waiting: &[u32]) -> Option<(usize, u32)> {
 /// Merges long pieces; reuses its buffers.
 #[derive(Default)]
 pub struct LongMerger {
-    /// The tokens by the position where they start.
+    /// The tokens, indexed by start position.
     nodes: Vec<Node>,
     queue: Buckets,
     places: Vec<u32>,
 }
 
-/// A token, the positions of its neighbors, and the rank of joining it with the next.
+/// A token, the positions of its neighbors, and the rank of joining it with the next one.
 #[derive(Clone, Copy, Default)]
 struct Node {
     token: u32,
@@ -95,7 +96,7 @@ struct Node {
 }
 
 impl LongMerger {
-    /// Appends the tokens of a piece of any length from two bytes on.
+    /// Appends the tokens of a piece of two or more bytes.
     pub fn merge_any(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
         let window = WINDOW.max(MIN_TOKENS_PER_WINDOW * ranks.longest);
         match piece.len() {
@@ -117,7 +118,7 @@ impl LongMerger {
                 from = to - take_back(ranks, out, out.len() - LEFT_OVER.min(out.len() - start - 1));
                 window = least;
             } else {
-                // The merge crosses the border between the windows: move the border, in the end to the start.
+                // The merge crosses the border between the windows: move the border, if necessary to the start.
                 let keep = if window < piece.len() { start.saturating_sub(LEFT_OVER) } else { first };
                 out.truncate(start);
                 from -= take_back(ranks, out, keep.max(first));
@@ -126,7 +127,7 @@ impl LongMerger {
         }
     }
 
-    /// Whether two neighbors that meet at `at` are what the rule makes of their bytes.
+    /// Whether two neighbors that meet at `at` are the result of the rule for their bytes.
     fn stand_apart(&mut self, ranks: &Ranks, left: u32, right: u32, piece: &[u8], at: usize) -> bool {
         let [before, after] = [left, right].map(|token| ranks.lengths[token as usize] as usize);
         let mut tokens = Vec::with_capacity(2);
@@ -139,7 +140,7 @@ impl LongMerger {
         self.start(ranks, piece);
         let mut places = std::mem::take(&mut self.places);
         while let Some(rank) = self.queue.pop(&mut places) {
-            // Leftmost first. They are mostly sorted already, which makes sorting cheap.
+            // Leftmost first. They are mostly sorted already, so sorting is cheap.
             places.sort_unstable();
             for (i, &place) in places.iter().enumerate() {
                 if self.nodes[place as usize].waiting != rank {
@@ -178,7 +179,7 @@ impl LongMerger {
         }
     }
 
-    /// Joins the token at `place` with the next into `id`; returns the lowest rank of the new pairs.
+    /// Joins the token at `place` with the next one into `id`; returns the lowest rank of the new pairs.
     #[inline(always)]
     fn join(&mut self, ranks: &Ranks, place: u32, id: u32) -> u32 {
         let (gone, before) = (self.nodes[place as usize].next, self.nodes[place as usize].previous);
@@ -213,14 +214,14 @@ impl LongMerger {
     }
 }
 
-/// Truncates the list to `len` tokens; returns how many bytes the removed ones have.
+/// Truncates the list to `len` tokens; returns the number of bytes of the removed ones.
 fn take_back(ranks: &Ranks, tokens: &mut Vec<u32>, len: usize) -> usize {
     tokens.drain(len..).map(|token| ranks.lengths[token as usize] as usize).sum()
 }
 
 const NONE: u32 = u32::MAX;
 
-/// A priority queue of positions by rank: a linked list for each rank, and a bit for each list that is not empty.
+/// A priority queue of positions by rank: a linked list for each rank, and a bit for each non-empty list.
 #[derive(Default)]
 struct Buckets {
     first: Vec<u32>,
@@ -275,7 +276,7 @@ mod tests {
     use crate::{N_BYTES, Pair};
     use proptest::prelude::*;
 
-    /// The rule itself: look at all neighbors, join the first of the lowest id, start again.
+    /// The rule itself: look at all neighbors, join the first pair with the lowest id, start again.
     fn by_definition(vocabulary: &Vocabulary, piece: &[u8]) -> Vec<u32> {
         let ids = vocabulary.ids();
         let mut parts: Vec<Vec<u8>> = piece.iter().map(|&byte| vec![byte]).collect();
@@ -289,7 +290,7 @@ mod tests {
         parts.iter().map(|part| ids[&part[..]]).collect()
     }
 
-    /// Merges over the letters a-d, every one legal, with repeats and duplicates as they come.
+    /// Valid merges over the letters a-d, with random repeats and duplicates.
     fn merges() -> impl Strategy<Value = Vec<Pair>> {
         let choice = (any::<prop::sample::Index>(), any::<prop::sample::Index>());
         prop::collection::vec(choice, 0..40).prop_map(|choices| {

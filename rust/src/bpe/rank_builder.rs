@@ -1,4 +1,4 @@
-//! Finds which pairs a vocabulary's tokens are joined from, by applying the rule to the tokens themselves.
+//! Finds the pair that each token of a vocabulary is joined from, by applying the rule to the tokens themselves.
 
 use super::merge::LongMerger;
 use super::ranks::Ranks;
@@ -7,8 +7,8 @@ use super::vocabulary::Vocabulary;
 /// Finds the one pair that each token is joined from.
 ///
 /// Two neighbors can only join to a token in the state that the rule, applied to that token's bytes alone, reaches when
-/// two parts are left: nothing outside takes part before they are joined. So the tokens are merged in the order of their
-/// lengths, each with the ranks of shorter ones. A token that leaves more than two parts is never reached by merging.
+/// two parts are left, because nothing outside the token is involved before. So the tokens are merged in the order of
+/// their lengths, each with the ranks of shorter ones. A token that leaves more than two parts is never reached.
 pub fn ranks_of(vocabulary: &Vocabulary) -> Ranks {
     let ids = vocabulary.ids();
     let mut ranks = Ranks::without_pairs(vocabulary, ids.len());
@@ -37,7 +37,7 @@ mod tests {
     fn a_token_is_joined_from_what_the_rule_leaves_of_it() {
         let order: Vec<u8> = (0..=u8::MAX).rev().collect();
         let byte = |b: u8| 255 - u32::from(b);
-        // abc is learned as ab + c, but bc has the lower rank, so that a + bc is what abc is joined from.
+        // abc is learned as ab + c, but bc has the lower rank, so abc is joined from a + bc.
         let merges = vec![(byte(b'b'), byte(b'c')), (byte(b'a'), byte(b'b')), (257, byte(b'c')), (256, byte(b'd'))];
         let ranks = ranks_of(&Vocabulary::new(&order, merges, vec![]).unwrap());
         assert_eq!((ranks.joined(byte(b'b'), byte(b'c')), ranks.joined_bytes(b'b', b'c')), (256, 256));

@@ -1,23 +1,23 @@
-//! Which two neighbors join to a token, and to which: the lookup in the inner loop of encoding.
+//! The lookup in the inner loop of encoding: which two neighbors join to which token.
 
 use super::id::{ID_BITS, MAX_TOKENS, NO_TOKEN};
 use super::vocabulary::Vocabulary;
 use crate::N_BYTES;
 use crate::memory::filled_table;
 
-/// For two neighboring tokens the id of the token they join to: that id is also the rank of joining them.
+/// For two neighboring tokens, the id of the token that they join to, which is also the rank of joining them.
 pub struct Ranks {
     /// Indexed by two byte values, not ids.
     of_bytes: Box<[u32]>,
     pairs: PairTable,
     pub byte_ids: [u32; N_BYTES],
-    /// Bytes of every ordinary token, and of the longest.
+    /// Length in bytes of every ordinary token, and of the longest.
     pub lengths: Box<[u32]>,
     pub longest: usize,
 }
 
 impl Ranks {
-    /// The tokens of a vocabulary, with room for `n_pairs`, none of which is known yet.
+    /// The tokens of a vocabulary, with room for `n_pairs` pairs, none of which is known yet.
     pub fn without_pairs(vocabulary: &Vocabulary, n_pairs: usize) -> Self {
         let lengths: Box<[u32]> = vocabulary.tokens.iter().map(|token| token.len() as u32).collect();
         let mut ranks = Self {
@@ -33,12 +33,12 @@ impl Ranks {
         ranks
     }
 
-    /// Two neighboring tokens join to `id`. They must not have been inserted before.
+    /// Adds that two neighboring tokens join to `id`. They must not have been inserted before.
     pub fn insert(&mut self, left: u32, right: u32, id: u32) {
         self.pairs.insert(pack(left, right), id);
     }
 
-    /// As `insert`, of two byte values.
+    /// Like `insert`, for two byte values.
     pub fn insert_bytes(&mut self, left: u8, right: u8, id: u32) {
         self.of_bytes[left as usize * N_BYTES + right as usize] = id;
     }
@@ -49,7 +49,7 @@ impl Ranks {
         self.pairs.get(pack(left, right))
     }
 
-    /// As `joined`, of two byte values.
+    /// Like `joined`, for two byte values.
     #[inline(always)]
     pub fn joined_bytes(&self, left: u8, right: u8) -> u32 {
         self.of_bytes[left as usize * N_BYTES + right as usize]
@@ -61,8 +61,8 @@ fn pack(left: u32, right: u32) -> u64 {
     u64::from(left) << ID_BITS | u64::from(right)
 }
 
-/// Ids by pair, in one word each. Every pair has two buckets of two slots it may be in (cuckoo hashing, Pagh and Rodler
-/// 2004), so that a lookup, which mostly finds nothing, always reads the same four slots and never branches on them.
+/// Ids by pair, in one word each. Every pair has two possible buckets of two slots (cuckoo hashing, Pagh and Rodler
+/// 2004), so a lookup, which mostly finds nothing, always reads the same four slots and never branches on them.
 struct PairTable {
     /// The number of buckets is a power of two.
     buckets: Vec<[u64; 2]>,
@@ -71,7 +71,7 @@ struct PairTable {
 
 const EMPTY: u64 = u64::MAX;
 
-/// How many pairs are moved at most to make room for one.
+/// Maximum number of pairs that are moved to make room for one.
 const MAX_MOVES: usize = 100;
 
 impl PairTable {
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_pair_table_finds_what_it_holds_and_nothing_else() {
         let pairs: Vec<u64> = (0..20_000_u32).map(|i| pack(i % 150, i / 150 * 7)).collect();
-        // Far too small, so that it has to grow.
+        // Far too small, so that it must grow.
         let mut table = PairTable::with_room_for(16);
         for (id, &pair) in pairs.iter().enumerate() {
             assert_eq!(table.get(pair), NO_TOKEN);

@@ -8,7 +8,7 @@ use super::id::MAX_TOKENS;
 use crate::specials::{BadSpecials, Specials};
 use crate::{N_BYTES, Pair};
 
-/// Bytes of all tokens together. Each merge in a broken file can double the length of a token.
+/// Limit on the bytes of all tokens together. Each merge in a broken file can double the length of a token.
 const MAX_BYTES: usize = 1 << 30;
 
 /// Invalid merges, ranks or special tokens, or an id that is not in the vocabulary.
@@ -72,7 +72,7 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The bytes in the order given (ids 0 to 255), the merges (ids from 256), and special tokens with their ids.
+    /// The bytes in the given order (ids 0 to 255), the merges (ids from 256), and special tokens with their ids.
     pub fn new(byte_order: &[u8], merges: Vec<Pair>, specials: Vec<(String, u32)>) -> Result<Self, VocabularyError> {
         let byte_order: [u8; N_BYTES] = byte_order.try_into().map_err(|_| VocabularyError::BadByteOrder)?;
         let mut sorted = byte_order;
@@ -113,7 +113,7 @@ impl Vocabulary {
         self.specials.names().iter().map(String::as_str).zip(self.special_ids.iter().copied())
     }
 
-    /// The bytes of one token; of a special token, its name.
+    /// The bytes of one token; for a special token, its name.
     pub fn token(&self, id: u32) -> Result<&[u8], VocabularyError> {
         if let Some(token) = self.tokens.get(id as usize) {
             return Ok(token);
@@ -155,8 +155,8 @@ fn tokens_of(byte_order: &[u8; N_BYTES], merges: &[Pair]) -> Result<Vec<Box<[u8]
     Ok(tokens)
 }
 
-/// The byte order and the merges of tokens in the order of their ranks, as rank files list them. Each token from the
-/// 257th on is merged by the rule from lower ones and must come out as two.
+/// The byte order and the merges for tokens in the order of their ranks, as in rank files. Each token from the 257th on
+/// is merged from lower ones by the rule and must result in two parts.
 pub fn merges_of_ranks(tokens: &[Box<[u8]>]) -> Result<([u8; N_BYTES], Vec<Pair>), VocabularyError> {
     if tokens.len() > MAX_TOKENS {
         return Err(VocabularyError::TooMany { tokens: tokens.len() });

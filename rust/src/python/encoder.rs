@@ -14,10 +14,10 @@ use crate::bpe::{self, Allowed, EncodeError, Encoded, Id, Vocabulary, Vocabulary
 use crate::split::Splitter;
 use crate::{N_BYTES, Pair};
 
-/// Below this many bytes releasing the interpreter costs more than it gives others.
+/// Below this many bytes, releasing the interpreter costs more than it saves.
 const DETACH_BYTES: usize = 1 << 12;
 
-/// Below this much text per thread starting the thread costs more than it saves.
+/// Below this much text per thread, starting a thread costs more than it saves.
 const MIN_BYTES_PER_THREAD: usize = 1 << 16;
 
 impl From<VocabularyError> for PyErr {
@@ -32,7 +32,7 @@ impl From<EncodeError> for PyErr {
     }
 }
 
-/// The byte order and the merges of tokens in the order of their ranks, as files of ranks list them.
+/// The byte order and the merges for tokens in the order of their ranks, as in rank files.
 ///
 /// The first 256 are the bytes, and each later one must be a merge of two of lower rank.
 #[pyfunction]
@@ -42,11 +42,12 @@ pub fn merges_of_ranks<'py>(py: Python<'py>, tokens: Vec<Vec<u8>>) -> PyResult<(
     Ok((PyBytes::new(py, &order), merges))
 }
 
-/// Text in ids and back, for one split pattern, list of merges and special tokens.
+/// Converts text to ids and back, for one split pattern, list of merges and special tokens.
 ///
-/// Ids are the 256 byte values (or `byte_order`), the merges in their order, then the special tokens: a list of names,
-/// numbered from there on, or a dict of names and ids. No text encodes to them unless `allowed_special` names them.
-/// `frequent_pieces` are remembered from the start, for speed alone. Immutable; may be shared between threads.
+/// Ids are the 256 byte values (or `byte_order`), the merges in order, then the special tokens: a list of names, which
+/// are numbered after the merges, or a dict of names and ids. No text encodes to them unless `allowed_special` names
+/// them. `frequent_pieces` are cached from the start, which only affects speed. Immutable; may be shared between
+/// threads.
 #[pyclass(frozen, module = "rustbpe_py")]
 pub struct Encoder {
     inner: bpe::Encoder,
@@ -107,7 +108,7 @@ impl Encoder {
         Ok(specials)
     }
 
-    /// The ids of one text. `allowed_special`: "all", or the names that the text may spell.
+    /// The ids of one text. `allowed_special`: "all", or the names of special tokens to recognize.
     #[pyo3(signature = (text, *, allowed_special=None))]
     fn encode<'py>(
         &self,
@@ -119,7 +120,7 @@ impl Encoder {
         self.ints.list(py, self.vocab_size(), &ids)
     }
 
-    /// As `encode`, as a numpy array of uint16, or uint32 where the vocabulary has larger ids.
+    /// Like `encode`, as a numpy array of uint16, or uint32 if the vocabulary has larger ids.
     #[pyo3(signature = (text, *, allowed_special=None))]
     fn encode_to_numpy<'py>(
         &self,
@@ -133,7 +134,7 @@ impl Encoder {
         }
     }
 
-    /// Writes the ids of one text to the beginning of `out`, an array of uint16 or uint32; returns how many.
+    /// Writes the ids of one text to the beginning of `out`, an array of uint16 or uint32; returns their number.
     #[pyo3(signature = (text, out, *, allowed_special=None))]
     fn encode_into(
         &self,
@@ -154,7 +155,7 @@ impl Encoder {
         }
     }
 
-    /// How many ids the text has.
+    /// The number of ids of the text.
     #[pyo3(signature = (text, *, allowed_special=None))]
     fn count(
         &self,
@@ -180,8 +181,8 @@ impl Encoder {
         ranges.map(|range| self.ints.list(py, self.vocab_size(), &ids[range])).collect()
     }
 
-    /// As `encode_batch`: the ids of all texts one after the other, as uint16 or uint32, and the int64 offsets at which
-    /// each text starts and the last one ends. `prepend` is an id to put before each text.
+    /// Like `encode_batch`: the concatenated ids of all texts, as uint16 or uint32, and the int64 offsets at which each
+    /// text starts and the last one ends. `prepend` is an id to put before each text.
     #[pyo3(signature = (texts, threads=None, *, prepend=None, allowed_special=None))]
     fn encode_batch_to_numpy<'py>(
         &self,
@@ -198,7 +199,7 @@ impl Encoder {
         }
     }
 
-    /// The pieces that the pattern cuts the text into; joined they are the text.
+    /// The pieces into which the pattern splits the text; joined, they are the text.
     fn split<'py>(&self, py: Python<'py>, text: &Bound<'_, PyAny>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let text = text_of(text)?;
         let mut pieces = Vec::new();
@@ -208,18 +209,18 @@ impl Encoder {
         Ok(pieces)
     }
 
-    /// The bytes that the ids stand for, special tokens as their names. Takes any iterable of ids and integer arrays.
+    /// The bytes of the ids; special tokens give their names. Accepts any iterable of ids and integer arrays.
     fn decode_bytes<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         Ok(PyBytes::new(py, &self.bytes_of_ids(py, ids)?))
     }
 
-    /// As `decode_bytes`, as text; `errors` as in `bytes.decode`.
+    /// Like `decode_bytes`, as text; `errors` as in `bytes.decode`.
     #[pyo3(signature = (ids, errors="replace"))]
     fn decode<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>, errors: &str) -> PyResult<Bound<'py, PyString>> {
         text_of_bytes(py, &self.bytes_of_ids(py, ids)?, errors)
     }
 
-    /// As `decode` of each.
+    /// `decode` for each.
     #[pyo3(signature = (batch, errors="replace"))]
     fn decode_batch<'py>(
         &self,
@@ -230,12 +231,12 @@ impl Encoder {
         batch.try_iter()?.map(|ids| self.decode(py, &ids?, errors)).collect()
     }
 
-    /// For each id where its token starts in the decoded text, in characters; inside a character, where that starts.
+    /// For each id, where its token starts in the decoded text, in characters; within a character, where that starts.
     fn offsets(&self, ids: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
         Ok(self.inner.starts(&ids_of(ids)?)?)
     }
 
-    /// The bytes of one token, of a special token its name.
+    /// The bytes of one token; for a special token, its name.
     fn token_bytes<'py>(&self, py: Python<'py>, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         Ok(PyBytes::new(py, self.inner.vocabulary().token(id_of(id)?)?))
     }
@@ -330,7 +331,7 @@ impl Encoder {
     }
 }
 
-/// Names with their ids: of a dict, or of an iterable of names, which are numbered from `first` on.
+/// Names with their ids, from a dict, or from an iterable of names, which are numbered from `first` on.
 fn specials_of(tokens: &Bound<'_, PyAny>, first: usize) -> PyResult<Vec<(String, u32)>> {
     if let Ok(tokens) = tokens.cast::<PyDict>() {
         return tokens.iter().map(|(name, id)| Ok((name.extract()?, id_of(&id)?))).collect();
@@ -350,8 +351,9 @@ fn fill<I: Element>(out: &PyBuffer<I>, ids: &[I]) -> PyResult<usize> {
     if place.len() < ids.len() {
         return Err(value_error(format_args!("the text has {} ids, out has room for {}", ids.len(), place.len())));
     }
-    // SAFETY: the buffer is contiguous and writable, holds at least as many items of this type, and is `out`'s until
-    // it is released; `ids` is memory of our own. Nothing else is called meanwhile.
+    // SAFETY: the buffer is contiguous and writable, holds at least as many items of this type, and belongs to `out`
+    // until
+    // it is released; `ids` is our own memory. Nothing else is called meanwhile.
     unsafe { std::ptr::copy_nonoverlapping(ids.as_ptr(), place.cast().as_ptr(), ids.len()) };
     Ok(ids.len())
 }
@@ -369,7 +371,7 @@ fn text_of_bytes<'py>(py: Python<'py>, bytes: &[u8], errors: &str) -> PyResult<B
     .map_err(Into::into)
 }
 
-/// Decodes ids as they arrive and never splits a character: one whose bytes are still to come is held back.
+/// Decodes ids as they arrive and never splits a character: an incomplete one is held back.
 #[pyclass(module = "rustbpe_py")]
 pub struct StreamDecoder {
     encoder: Py<Encoder>,
@@ -378,13 +380,13 @@ pub struct StreamDecoder {
 
 #[pymethods]
 impl StreamDecoder {
-    /// The text that one further id makes certain.
+    /// The text that becomes complete with this id.
     fn push(&mut self, id: &Bound<'_, PyAny>) -> PyResult<String> {
         let token = self.encoder.get().inner.vocabulary().token(id_of(id)?)?;
         Ok(self.state.push(token))
     }
 
-    /// What is left at the end: nothing, or U+FFFD for a character that never became whole.
+    /// The rest at the end: nothing, or U+FFFD for an incomplete character.
     fn finish(&mut self) -> String {
         self.state.finish()
     }

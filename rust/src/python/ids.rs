@@ -1,4 +1,4 @@
-//! Ids as Python has them: lists of `int`, and numpy arrays.
+//! Ids from and to Python: lists of `int`, and numpy arrays.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
@@ -33,14 +33,15 @@ pub fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     ids.try_iter()?.map(|id| id_of(&id?)).collect()
 }
 
-/// As many ids as are plain `int`s are read without counting references, which in the stable ABI are function calls.
+/// Reads leading plain `int`s without counting references, because in the stable ABI that means function calls.
 fn ids_of_list(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
     let n = list.len();
     let mut ids = Vec::with_capacity(n);
     with_critical_section(list, || {
         for at in 0..n as ffi::Py_ssize_t {
-            // SAFETY: the critical section (in other builds the GIL) keeps the list as it is, and reading an exact
-            // `int` runs no code that could change it: so the item at a place below its length is alive.
+            // SAFETY: the critical section (in other builds the GIL) keeps the list unchanged, and reading an exact
+            // `int` runs no
+            // code that could change it, so the item at an index below its length is alive.
             let value = unsafe {
                 let item = ffi::PyList_GetItem(list.as_ptr(), at);
                 if item.is_null() || ffi::PyLong_CheckExact(item) == 0 {
@@ -52,7 +53,7 @@ fn ids_of_list(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
             ids.push(id);
         }
     });
-    // An error of the interpreter is found again, with its message, below.
+    // An error of the interpreter occurs again, with its message, below.
     drop(PyErr::take(list.py()));
     for at in ids.len()..n {
         ids.push(id_of(&list.get_item(at)?)?);
@@ -71,7 +72,7 @@ fn no_id(id: impl std::fmt::Display) -> PyErr {
     value_error(format_args!("{id} is no token id: it is negative or beyond any vocabulary"))
 }
 
-/// The `int` of every id, made once: lists of ids then share them, which is several times faster than making new ones.
+/// The `int` of every id, made once, so that lists of ids share them: several times faster than making new ones.
 #[derive(Default)]
 pub struct Ints(PyOnceLock<Vec<Py<PyInt>>>);
 
@@ -85,7 +86,7 @@ impl Ints {
     }
 }
 
-/// The integers a numpy array is made of.
+/// The integer types of a numpy array.
 pub trait Number: Copy + Send + Sync + 'static {
     const DTYPE: &'static str;
 }
@@ -102,10 +103,10 @@ impl Number for u64 {
     const DTYPE: &'static str = "=i8";
 }
 
-/// Numbers that a numpy array has as its memory.
+/// Numbers that a numpy array uses as its memory.
 #[pyclass(frozen)]
 struct Memory {
-    /// Of the numbers, which nothing but the array reads or writes.
+    /// Address of the numbers, which only the array reads or writes.
     start: NonNull<c_void>,
     bytes: ffi::Py_ssize_t,
     _numbers: Box<dyn Send + Sync>,
@@ -126,10 +127,10 @@ impl Memory {
 #[pymethods]
 impl Memory {
     /// # Safety
-    /// The interpreter calls it, with a view to be filled in.
+    /// Only the interpreter may call it, with a view to be filled in.
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let Self { start, bytes, .. } = *slf.get();
-        // SAFETY: the view is the interpreter's, which keeps `slf`, and so the memory, alive as long as it.
+        // SAFETY: the view belongs to the interpreter, which keeps `slf`, and so the memory, alive as long as the view.
         match unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start.as_ptr(), bytes, 0, flags) } {
             0 => Ok(()),
             _ => Err(PyErr::fetch(slf.py())),
@@ -137,7 +138,7 @@ impl Memory {
     }
 }
 
-/// The numbers as a writable numpy array of one dimension. They are not copied.
+/// The numbers as a writable one-dimensional numpy array, without a copy.
 pub fn numpy_array<N: Number>(py: Python<'_>, mut numbers: Vec<N>) -> PyResult<Bound<'_, PyAny>> {
     static FROM_BUFFER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     numbers.shrink_to_fit();

@@ -1,8 +1,10 @@
 //! The Python boundary: `rustbpe_py.train`, `PieceCounter`, `Encoder` and `StreamDecoder`.
 //!
-//! Work on more than a little text runs with the interpreter released. Whatever is wrong with an argument is a
-//! `ValueError` (or a `TypeError` for a wrong type), never a panic. Nothing here keeps threads or locks between calls,
-//! so that a fork is harmless, and no object is changed while another thread can see it.
+//! Work on more than a little text releases the interpreter. Any invalid argument is a `ValueError` (or a `TypeError`
+//! for
+//! a wrong type), never a panic. Nothing here keeps threads or locks between calls, so a fork is harmless, and no
+//! object
+//! is changed while another thread can see it.
 
 mod encoder;
 mod ids;
@@ -21,7 +23,7 @@ fn value_error(error: impl Display) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-/// As many threads as asked for, or as the machine runs at once.
+/// As many threads as requested, or as the machine runs at once.
 fn threads_of(threads: Option<NonZero<usize>>) -> usize {
     threads.or_else(|| available_parallelism().ok()).map_or(1, NonZero::get)
 }

@@ -1,5 +1,5 @@
-//! Texts as Python has them: `str`, bytes, and columns of Arrow. None is copied, but for `str` that is not ASCII, whose
-//! UTF-8 the interpreter makes.
+//! Texts from Python: `str`, bytes, and Arrow columns. None is copied, except non-ASCII `str`, which the interpreter
+//! encodes as UTF-8.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyString};
 
 use super::value_error;
 
-/// Bytes of a text that stay where they are while it lives.
+/// Bytes of a text that do not move while it lives.
 pub enum Text {
     Str(PyBackedStr),
     Bytes(PyBackedBytes),
@@ -34,7 +34,7 @@ impl AsRef<[u8]> for Text {
     }
 }
 
-/// A buffer of an Arrow array; its format says signed bytes, whatever they are.
+/// The buffer of an Arrow array; its format says signed bytes, regardless of the content.
 pub struct Column(PyBuffer<i8>);
 
 impl Column {

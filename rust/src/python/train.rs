@@ -21,10 +21,10 @@ use crate::{N_BYTES, Pair};
 /// Text gathered before a thread counts it.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Batches that wait for each of the other threads: enough to do while the gathering thread counts one.
+/// Number of batches that wait for each of the other threads: enough while the gathering thread counts one.
 const WAITING_PER_THREAD: usize = 2;
 
-/// Blocks that files are read in.
+/// Size of the blocks in which files are read.
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// Merges between two checks for Ctrl-C and calls of `progress`.
@@ -32,10 +32,11 @@ const MERGES_PER_TICK: usize = 64;
 
 /// Learn the merges of a byte-level BPE from an iterable of `str`, bytes or Arrow arrays.
 ///
-/// `vocab_size` is 256 bytes plus the merges, special tokens not included; those cut the text where they occur and are
-/// not learned. `progress(done, total)` is called with the number of merges now and then. `threads`, the calling one
-/// among them, are as many as the machine runs at once unless given. Returns the merges as pairs of ids, fewer where the
-/// text does not yield as many; the first n of them are those of a smaller vocabulary.
+/// `vocab_size` is 256 bytes plus the merges, without special tokens; those split the text where they occur and are not
+/// learned. `progress(done, total)` is called with the number of merges from time to time. `threads` is the number of
+/// threads including the calling one (default: as many as the machine runs at once). Returns the merges as pairs of
+/// ids,
+/// fewer if the text does not have enough pairs; the first n of them are those of a smaller vocabulary.
 #[pyfunction]
 #[pyo3(signature = (texts, vocab_size, pattern, progress=None, *, special_tokens=Vec::new(), threads=None))]
 pub fn train(
@@ -62,7 +63,7 @@ fn n_merges(vocab_size: i64) -> PyResult<usize> {
     })
 }
 
-/// How often each distinct piece occurs in the texts added so far: all that training needs of them.
+/// How often each distinct piece occurs in the texts added so far, which is all that training needs.
 #[pyclass(module = "rustbpe_py")]
 pub struct PieceCounter {
     splitter: Splitter,
@@ -84,7 +85,7 @@ impl PieceCounter {
         })
     }
 
-    /// Counts the texts of an iterable of `str`, bytes or Arrow arrays; after an error, none of them.
+    /// Counts the texts of an iterable of `str`, bytes or Arrow arrays; after an error, counts none of them.
     fn add(&mut self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut texts = texts.try_iter()?;
         self.count(py, move |_, batch| {
@@ -94,7 +95,7 @@ impl PieceCounter {
         })
     }
 
-    /// Counts a file as one text, read block by block where the pattern allows to cut at lines, else at once.
+    /// Counts a file as one text, read block by block if the pattern allows splitting at lines, else at once.
     fn add_file(&mut self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         let mut blocks = Blocks::open(&path, self.splitter.clone(), self.specials.may_cut_at_lines())?;
         self.count(py, move |py, batch| match py.detach(|| blocks.next())? {
@@ -106,7 +107,7 @@ impl PieceCounter {
         })
     }
 
-    /// Adds the counts of another counter of the same pattern and special tokens.
+    /// Adds the counts of another counter with the same pattern and special tokens.
     fn absorb(&mut self, other: &Self) -> PyResult<()> {
         self.must_match(other.splitter.pattern(), other.specials.names())?;
         self.counts.absorb(other.counts.clone());
@@ -128,12 +129,12 @@ impl PieceCounter {
         Ok(counter)
     }
 
-    /// Distinct pieces.
+    /// Number of distinct pieces.
     fn __len__(&self) -> usize {
         self.counts.len()
     }
 
-    /// The `n` commonest pieces of at least `min_bytes` and at most `max_bytes` bytes, with their counts.
+    /// The `n` most frequent pieces of at least `min_bytes` and at most `max_bytes` bytes, with their counts.
     #[pyo3(signature = (n, min_bytes=1, max_bytes=None))]
     fn top<'py>(
         &self,
@@ -147,7 +148,7 @@ impl PieceCounter {
         top.into_iter().map(|(piece, count)| (PyBytes::new(py, &piece), count)).collect()
     }
 
-    /// As the function `train`, from what was counted, which stays.
+    /// Like the function `train`, from the counts, which are kept.
     #[pyo3(signature = (vocab_size, progress=None))]
     fn train(&self, py: Python<'_>, vocab_size: i64, progress: Option<Py<PyAny>>) -> PyResult<Vec<Pair>> {
         let limit = n_merges(vocab_size)?;
@@ -174,8 +175,9 @@ impl PieceCounter {
         py.detach(|| Corpus::new(&self.counts)).map_err(value_error)
     }
 
-    /// Counts what `more` appends to a batch, until it returns that there is no more. This thread gathers, and counts
-    /// the batches that the others have no room for: all of them if it is alone.
+    /// Counts the texts that `more` appends to a batch, until it returns that there are no more. This thread gathers
+    /// texts,
+    /// and counts the batches that do not fit into the other threads' queues: all of them if it is alone.
     fn count(
         &mut self,
         py: Python<'_>,
@@ -184,7 +186,7 @@ impl PieceCounter {
         let Self { splitter, specials, threads, counts } = self;
         let (splitter, specials, n_others) = (&*splitter, &*specials, *threads - 1);
         let (sender, receiver) = sync_channel(WAITING_PER_THREAD * n_others);
-        // Objects of the interpreter are given back to this thread, which may drop them.
+        // Objects of the interpreter are returned to this thread, which may drop them.
         let (used_sender, used) = channel();
         let (batches, table) = (Batches { waiting: Mutex::new(receiver), used: used_sender }, Mutex::new(None));
         let counter = || Counter::new(splitter.clone(), specials);
@@ -228,7 +230,7 @@ impl Batches {
             let batch = self.waiting.lock().expect("no thread panics with the lock").recv();
             let Ok(batch) = batch else { break };
             count_batch(counter, &batch);
-            // If it is not taken back it is dropped here, and the interpreter releases its objects later.
+            // If it is not taken back, it is dropped here, and the interpreter releases its objects later.
             drop(self.used.send(batch));
         }
     }
@@ -238,7 +240,7 @@ fn count_batch(counter: &mut Counter<'_>, batch: &[Text]) {
     batch.iter().for_each(|text| counter.add(text.as_ref()));
 }
 
-/// Leaves one table of all when every thread has called it. Of many threads several add two tables at a time.
+/// Leaves one table for all threads once every thread has called it. With many threads, several add tables in parallel.
 fn add_table(table: &Mutex<Option<PieceCounts>>, mut own: PieceCounts) {
     loop {
         let mut waiting = table.lock().expect("no thread panics with the lock");
@@ -296,7 +298,7 @@ fn gather(
     if batch.is_empty() { Ok(()) } else { hand_over(std::mem::take(&mut batch)) }
 }
 
-/// A text cut, where the pattern allows it, into parts that several threads can count.
+/// A text, split where the pattern allows it into parts that several threads can count.
 fn parts(text: Text, splitter: &Splitter) -> Vec<Text> {
     let text = Arc::new(text);
     let bytes = (*text).as_ref();
@@ -311,13 +313,13 @@ fn parts(text: Text, splitter: &Splitter) -> Vec<Text> {
     ranges.into_iter().map(|range| Text::Part(Arc::clone(&text), range)).collect()
 }
 
-/// A file in blocks that end where the pattern may be cut.
+/// A file in blocks that end where the pattern allows a split.
 struct Blocks {
     file: File,
     path: PathBuf,
     splitter: Splitter,
     may_cut: bool,
-    /// What was read after the last cut.
+    /// The bytes read after the last split.
     rest: Vec<u8>,
     ended: bool,
 }

@@ -1,20 +1,22 @@
-//! The pieces of the family's modern patterns, found for 64 bytes at a time.
+//! Finds the pieces of the family's modern patterns for 64 bytes at a time.
 //!
-//! A pattern looks at nothing before a piece, so a block is read from where a piece begins. Whether a piece begins at a
-//! byte then depends on the classes of a few bytes around it, which for a whole block is arithmetic on words of 64
-//! bits (as Langdale and Lemire 2019 do for JSON): runs are followed by the carry of an addition. What a block cannot
-//! decide, because the text continues or is not ASCII, is left to the scanner of single characters.
+//! A pattern does not look at anything before a piece, so a block starts where a piece begins. Whether a piece begins
+//! at
+//! a byte then depends on the classes of a few bytes around it, which for a whole block is arithmetic on words of 64
+//! bits (as Langdale and Lemire 2019 do for JSON): the carry of an addition follows a run. Positions that a block
+//! cannot
+//! decide, because the text continues or is not ASCII, are left to the character scanner.
 
 use super::family::Family;
 use super::masks::{BLOCK, Masks};
 use super::scan::{contraction, modern_piece};
 use super::sink::Sink;
 
-/// Fewer bytes at the end of the text are scanned one by one.
+/// Fewer bytes than this at the end of the text are scanned one by one.
 const MIN_BYTES: usize = 16;
 
-/// Gives every piece of `text` to `sink`, for a pattern of the modern shape that counts digits; false, and nothing done,
-/// on a machine without the vector unit for it.
+/// Passes every piece of `text` to `sink`, for a modern pattern that limits digits. Returns false, and does nothing, on
+/// a machine without the necessary vector unit.
 #[inline]
 pub fn scan(family: &Family, text: &[u8], sink: &mut impl Sink) -> bool {
     if has_avx512() {
@@ -68,7 +70,7 @@ pub fn scan_with(family: &Family, text: &[u8], sink: &mut impl Sink, masks: impl
         }
         starts &= known(&masks);
         if starts == 0 {
-            // Until it is ASCII again.
+            // Until the text is ASCII again.
             let wide_end = text.len().min(at + BLOCK - masks.wide.leading_zeros() as usize);
             at = one_by_one(family, text, at, sink);
             while at < wide_end {
@@ -96,7 +98,7 @@ fn one_by_one(family: &Family, text: &[u8], at: usize, sink: &mut impl Sink) -> 
     end
 }
 
-/// Bytes beyond the end are of none of the classes.
+/// Bytes beyond the end belong to none of the classes.
 #[inline(never)]
 fn padded(rest: &[u8]) -> [u8; BLOCK] {
     let mut block = [u8::MAX; BLOCK];
@@ -104,8 +106,8 @@ fn padded(rest: &[u8]) -> [u8; BLOCK] {
     block
 }
 
-/// The places but the first of which a block can tell whether a piece begins there: those before anything that is not
-/// ASCII, and before the blanks at their end, which may belong together with what follows.
+/// The positions, except the first, at which a block can tell whether a piece begins there: those before any non-ASCII
+/// byte, and before the blanks at their end, which may belong to the next piece.
 #[inline(always)]
 fn known(masks: &Masks) -> u64 {
     let ascii = masks.wide.wrapping_sub(1) & !masks.wide;
@@ -113,7 +115,7 @@ fn known(masks: &Masks) -> u64 {
     u64::MAX.checked_shr(u64::BITS - n).unwrap_or(0) & !1
 }
 
-/// Where pieces begin, if one begins with the block.
+/// Where pieces begin, given that one begins with the block.
 #[inline(always)]
 fn starts(masks: &Masks, most_digits: usize) -> u64 {
     let &Masks { letter, number, space, blank, line_end, apostrophe: _, wide } = masks;
@@ -122,14 +124,15 @@ fn starts(masks: &Masks, most_digits: usize) -> u64 {
     let after = |mask: u64| mask << 1;
     let before = |mask: u64| mask >> 1;
 
-    // Punctuation, with a space before it and line ends behind.
+    // Punctuation, with a space before it and line ends after it.
     let other_first = other & !after(other | space);
     let taken_first = line_end & after(other);
     let taken = line_end & !line_end.wrapping_add(taken_first);
     // A word, with one other character before it.
     let prefix = other_first & before(letter);
     let letter_first = letter & !after(letter | blank | prefix);
-    // Whitespace up to its last line end; the blanks that follow but one; that one, unless a word or punctuation has it.
+    // Whitespace up to its last line end; the following blanks except the last; the last, unless a word or punctuation
+    // takes it.
     let line_end_first = line_end & !after(white | other);
     let blank_first = blank & !after(blank);
     let blank_last = blank & before(letter | number | other);
@@ -144,7 +147,7 @@ fn starts(masks: &Masks, most_digits: usize) -> u64 {
         | (blank_first | blank_last) & !between_line_ends
 }
 
-/// Of the runs in `mask` that begin at the bits of `first`, the beginnings of those with a bit of `stop` behind them.
+/// The beginnings, among the bits of `first`, of those runs in `mask` that are followed by a bit of `stop`.
 #[inline(always)]
 fn firsts_of_runs_to(mask: u64, first: u64, stop: u64) -> u64 {
     let mut behind = mask.wrapping_add(first) & !mask & stop;
@@ -157,12 +160,12 @@ fn firsts_of_runs_to(mask: u64, first: u64, stop: u64) -> u64 {
     found
 }
 
-/// Every `most`-th digit of each run, from its first.
+/// Every `most`-th digit of each run, starting with the first.
 #[inline(always)]
 fn groups(number: u64, most: usize) -> u64 {
     let mut starts = number & !(number << 1);
     let mut found = starts;
-    // All of the digits between belong to the same run.
+    // All digits between them belong to the same run.
     let full = (1..most).fold(number, |full, by| full & number << by) & number << most;
     loop {
         starts = starts << most & full;
@@ -173,7 +176,7 @@ fn groups(number: u64, most: usize) -> u64 {
     }
 }
 
-/// The position after the contraction whose apostrophe is the block's byte `place`, if it is one and letters follow.
+/// The position after the contraction whose apostrophe is byte `place` of the block, if it is one and letters follow.
 #[inline(never)]
 fn after_contraction(family: &Family, text: &[u8], block: usize, place: u32, masks: &Masks) -> u64 {
     match contraction(family.contractions, text, block + place as usize + 1) {

@@ -1,6 +1,6 @@
-//! What the family's patterns tell apart: letters, numbers, whitespace, line ends and everything else.
+//! The classes that the family's patterns distinguish: letters, numbers, whitespace, line ends and everything else.
 //!
-//! The tables are made once, from the same Unicode data the regular expression engine has, so that the hand-written
+//! The tables are made once, from the Unicode data of the regular expression engine, so that the hand-written
 //! scanner and the automaton can never disagree about a character.
 
 use std::sync::LazyLock;
@@ -46,7 +46,7 @@ pub static OF_BYTE: [Class; 256] = {
 const BLOCK: usize = 256;
 const N_BLOCKS: usize = 0x11_0000 / BLOCK;
 
-/// Two levels, since most blocks of 256 characters are alike; the whole takes a few tens of kilobytes.
+/// Two levels, because most blocks of 256 characters are alike; all of it takes a few tens of kilobytes.
 struct Table {
     block_of: Box<[u8; N_BLOCKS]>,
     blocks: Vec<[Class; BLOCK]>,

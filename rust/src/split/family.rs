@@ -1,26 +1,27 @@
 //! The split patterns of the GPT-2 family, recognized by their spelling.
 //!
-//! They all read: contractions, words, numbers, punctuation, whitespace. What differs are a few choices, and those are
-//! what a [`Family`] holds. Spellings with and without possessive quantifiers are equal here, because what follows each
-//! of these quantifiers either cannot match what a shorter repetition would give back, or cannot fail.
+//! All of them match contractions, words, numbers, punctuation and whitespace. They differ in a few choices, which a
+//! [`Family`] holds. Spellings with and without possessive quantifiers are equivalent here: what follows such a
+//! quantifier
+//! either cannot match the characters that a shorter repetition would give back, or cannot fail.
 
 /// The choices of one pattern of the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
     pub contractions: Contractions,
-    /// A word takes any one character before it but letters, numbers and line ends; otherwise a space only.
+    /// A word includes any one character before it except letters, numbers and line ends; otherwise only a space.
     pub any_prefix: bool,
-    /// At most this many digits a piece; 0 means any number of them, with a space before.
+    /// At most this many digits per piece; 0 means any number of them, including a preceding space.
     pub digits: usize,
-    /// Punctuation takes the line ends that follow it.
+    /// Punctuation includes the line ends that follow it.
     pub punctuation_takes_line_ends: bool,
-    /// Whitespace is cut after its last line end.
+    /// Whitespace is split after its last line end.
     pub cut_after_line_end: bool,
-    /// Whitespace at the end of the text is one piece, whatever it holds.
+    /// Whitespace at the end of the text is one piece, regardless of its content.
     pub end_is_one_piece: bool,
 }
 
-/// Which of 's 't 'd 'm 'll 've 're are pieces of their own. In any case, the long s counts as an s.
+/// Which of 's 't 'd 'm 'll 've 're are separate pieces. If case is ignored, the long s counts as an s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contractions {
     Lower,
@@ -64,8 +65,9 @@ const PUNCTUATION: [(&str, bool); 5] = [
     (r" ?[^\s\p{L}\p{N}]+|", false),
 ];
 
-/// Whether the end of the text comes first, and whether whitespace is cut after its last line end. `\s*[\r\n]+` cuts
-/// where `\s*[\r\n]` does, and a last `\s` finds only single characters left, as `\s+` would.
+/// Whether the end of the text comes first, and whether whitespace is split after its last line end. `\s*[\r\n]+`
+/// splits
+/// at the same positions as `\s*[\r\n]`, and a final `\s` only finds single characters left, as `\s+` would.
 const WHITESPACE: [(&str, (bool, bool)); 7] = [
     (r"\s*[\r\n]|\s+(?!\S)|\s+", (false, true)),
     (r"\s*[\r\n]+|\s+(?!\S)|\s+", (false, true)),
@@ -77,13 +79,13 @@ const WHITESPACE: [(&str, (bool, bool)); 7] = [
 ];
 
 impl Family {
-    /// The shape of patterns since GPT-4's: what a prefix is and where line ends go.
+    /// The shape of patterns since GPT-4: which prefix a word has, and where line ends go.
     #[inline(always)]
     pub fn is_modern(&self) -> bool {
         self.any_prefix && self.punctuation_takes_line_ends && self.cut_after_line_end
     }
 
-    /// The choices that `pattern` spells, or None when it is not of the family.
+    /// The choices that `pattern` expresses, or None if it is not of the family.
     pub fn recognize(pattern: &str) -> Option<Self> {
         let (contractions, rest) = take(pattern, &CONTRACTIONS)?;
         let (any_prefix, rest) = take(rest, &WORDS)?;
@@ -109,7 +111,7 @@ fn take<'p, T: Copy>(pattern: &'p str, spellings: &[(&str, T)]) -> Option<(T, &'
 pub(super) mod tests {
     use super::*;
 
-    /// Every pattern that is recognized, all combinations of spellings.
+    /// All recognized patterns, in all combinations of spellings.
     pub fn spellings() -> Vec<String> {
         let mut all = vec![String::new()];
         let mut append = |parts: Vec<&str>| {

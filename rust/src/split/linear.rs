@@ -1,8 +1,8 @@
-//! Patterns outside the family, rewritten for an automaton, which has no look-around and never backtracks.
+//! Rewrites patterns outside the family for an automaton, which has no look-around and never backtracks.
 //!
-//! Two constructs of split patterns can be replaced by equal ones: the look-ahead `\s+(?!\S)` as an alternative of its
-//! own, and a possessive quantifier where giving back a character could never help. Whatever else would need a
-//! backtracking engine is refused, because such an engine can take unbounded time.
+//! Two constructs of split patterns can be replaced by equivalent ones: the look-ahead `\s+(?!\S)` as a separate
+//! alternative, and a possessive quantifier where giving back a character could never help. Anything else that needs a
+//! backtracking engine is rejected, because such an engine can take unbounded time.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ impl fmt::Display for PatternError {
 
 impl std::error::Error for PatternError {}
 
-/// Whitespace without its last character, which is left to what follows.
+/// Whitespace without its last character, which is left to the next piece.
 const LOOKAHEAD: &str = r"\s+(?!\S)";
 
 /// An automaton, and the one of its patterns whose matches give back their last character.
@@ -41,9 +41,10 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `head|\s+(?!\S)|tail` becomes three patterns of which the first that matches wins: `head` or whitespace up to the
-    /// end of the text, `\s+\s`, whose last character is given back as the look-ahead would, and `tail`. Flags set in
-    /// `head` hold in `tail` too.
+    /// `head|\s+(?!\S)|tail` becomes three patterns of which the first match wins: `head` or whitespace up to the end
+    /// of
+    /// the text; `\s+\s`, whose last character is given back as by the look-ahead; and `tail`. Flags set in `head` also
+    /// hold in `tail`.
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
         let alternatives = top_level_alternatives(pattern);
         let lookahead = alternatives.iter().position(|&a| a == LOOKAHEAD);
@@ -59,7 +60,7 @@ impl Linear {
             None => patterns.push(greedy(&alternatives)?),
             Some(at) => {
                 let before = flags(&alternatives[..at]);
-                // Others change what whitespace is, how much of it is taken, or what is part of the pattern.
+                // Other flags change the meaning of whitespace, how much of it matches, or the syntax of the pattern.
                 if let Some(flags) = before.iter().find(|flags| flags.contains(['R', 'U', 'u', 'x'])) {
                     return Err(not_linear(&format!("{LOOKAHEAD} behind the flags {flags}")));
                 }
@@ -89,7 +90,7 @@ fn top_level_alternatives(pattern: &str) -> Vec<&str> {
     parts
 }
 
-/// One part of an alternative: what is repeated, how often, and whether it then keeps what it has.
+/// One part of an alternative: an atom, its number of repetitions, and whether these are possessive.
 struct Item<'p> {
     atom: &'p str,
     quantifier: &'p str,
@@ -102,10 +103,11 @@ impl Item<'_> {
     }
 }
 
-/// The alternative with greedy quantifiers for possessive ones, where no match changes by it.
+/// The alternative with greedy instead of possessive quantifiers, if that does not change any match.
 ///
-/// It does not where a class is repeated and what follows could not begin with a character of that class: had the class
-/// given one back, the rest would fail on it.
+/// It does not if a class is repeated and the rest could not begin with a character of that class: if the class gave
+/// one
+/// back, the rest would fail on it.
 fn greedy(alternative: &str, flags: bool) -> Result<String, PatternError> {
     let items = items(alternative);
     let read: usize = items.iter().map(Item::len).sum();
@@ -129,7 +131,7 @@ fn greedy(alternative: &str, flags: bool) -> Result<String, PatternError> {
     Ok(out)
 }
 
-/// The flags, as written, that alternatives set for all that follows.
+/// The flags, as written, that alternatives set for everything after them.
 fn flags<'p>(alternatives: &[&'p str]) -> Vec<&'p str> {
     alternatives
         .iter()
@@ -176,7 +178,7 @@ fn parsed(atom: &str) -> Option<Hir> {
     regex_syntax::parse(atom).ok()
 }
 
-/// The characters that an atom of one character matches; None of any other.
+/// The characters that a single-character atom matches; None for any other atom.
 fn class_of(atom: &str) -> Option<ClassUnicode> {
     if atom.starts_with('(') {
         return None;
@@ -197,7 +199,7 @@ fn items(alternative: &str) -> Vec<Item<'_>> {
     std::iter::from_fn(|| {
         let (atom, after) = rest.split_at_checked(atom_len(rest))?;
         let (quantifier, after) = after.split_at(quantifier_len(after.as_bytes()));
-        // `x+?` is lazy, which the automaton knows.
+        // `x+?` is lazy, which the automaton supports.
         let possessive = !quantifier.is_empty() && after.starts_with('+');
         rest = if possessive { &after[1..] } else { after };
         (!atom.is_empty()).then_some(Item { atom, quantifier, possessive })
@@ -213,20 +215,20 @@ fn has_possessive(pattern: &str) -> bool {
     })
 }
 
-/// `(?i)` and the like, which change the meaning of all that follows; not `(?i:a)`, nor the look-ahead `(?!a)`.
+/// `(?i)` and similar flags, which apply to everything after them; not `(?i:a)` or the look-ahead `(?!a)`.
 fn is_flags(atom: &str) -> bool {
     let flags = atom.strip_prefix("(?").and_then(|rest| rest.strip_suffix(')'));
     flags.is_some_and(|flags| flags.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-'))
 }
 
-/// Bytes of the escape, class, group or character that a pattern begins with.
+/// Length in bytes of the escape, class, group or character at the start of a pattern.
 fn atom_len(pattern: &str) -> usize {
     let Some(first) = pattern.chars().next() else { return 0 };
     match first {
         '\\' => escape_len(pattern.as_bytes()).min(pattern.len()),
         '[' => class_len(pattern.as_bytes()),
         '(' => {
-            // Its end is where the depth of groups is that of its outside again.
+            // The group ends where the nesting depth is the same as before it.
             let (bytes, mut at, mut depth) = (pattern.as_bytes(), 0, 0_usize);
             while at < bytes.len() {
                 match bytes[at] {
@@ -245,7 +247,7 @@ fn atom_len(pattern: &str) -> usize {
     }
 }
 
-/// Bytes of the escape or class that these begin with, else one.
+/// Length in bytes of the escape or class at the start, else one.
 fn part_len(bytes: &[u8]) -> usize {
     match bytes.first() {
         Some(b'\\') => escape_len(bytes),
@@ -254,7 +256,7 @@ fn part_len(bytes: &[u8]) -> usize {
     }
 }
 
-/// Bytes of the class that these begin with, with the classes inside of it. A `]` that comes first is a character.
+/// Length in bytes of the class at the start, including nested classes. A `]` that comes first is a character.
 fn class_len(bytes: &[u8]) -> usize {
     let (mut at, mut depth) = (0, 0_usize);
     while at < bytes.len() {
@@ -276,7 +278,7 @@ fn class_len(bytes: &[u8]) -> usize {
     at.min(bytes.len())
 }
 
-/// Bytes of the escape that these begin with; one with a braced argument is one thing: `\p{L}`, `\x{41}`.
+/// Length in bytes of the escape at the start, including a braced argument: `\p{L}`, `\x{41}`.
 fn escape_len(bytes: &[u8]) -> usize {
     match bytes.get(1) {
         Some(b'p' | b'P' | b'x' | b'u' | b'U') if bytes.get(2) == Some(&b'{') => {
@@ -293,7 +295,7 @@ fn escape_len(bytes: &[u8]) -> usize {
     }
 }
 
-/// Bytes of the quantifier that a pattern begins with, without what makes it lazy or possessive.
+/// Length in bytes of the quantifier at the start of a pattern, without a lazy or possessive suffix.
 fn quantifier_len(bytes: &[u8]) -> usize {
     match bytes.first() {
         Some(b'?' | b'*' | b'+') => 1,
@@ -302,7 +304,7 @@ fn quantifier_len(bytes: &[u8]) -> usize {
     }
 }
 
-/// Place, byte and depth of groups of everything outside of escapes and classes.
+/// Position, byte and group depth of everything outside of escapes and classes.
 fn syntax_bytes(pattern: &str) -> impl Iterator<Item = (usize, u8, usize)> {
     let bytes = pattern.as_bytes();
     let (mut at, mut depth) = (0, 0_usize);

@@ -1,21 +1,21 @@
-//! The classes of 64 bytes as bits, on the vector units that x86-64 machines have.
+//! Character classes of 64 bytes as bits, computed with the vector units of x86-64 machines.
 
 use std::arch::x86_64::*;
 
-/// Bytes looked at together.
+/// Bytes processed together.
 pub const BLOCK: usize = 64;
 
-/// One bit for each byte of a block, the first the lowest. What is in none is of another class.
+/// One bit for each byte of a block, the first in the lowest bit. A byte in no mask belongs to another class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Masks {
     pub letter: u64,
     pub number: u64,
     pub space: u64,
-    /// Whitespace that ends no line, spaces among it.
+    /// Whitespace other than line ends, including spaces.
     pub blank: u64,
     pub line_end: u64,
     pub apostrophe: u64,
-    /// Bytes of characters that are not ASCII.
+    /// Bytes of non-ASCII characters.
     pub wide: u64,
 }
 
@@ -44,7 +44,7 @@ impl Masks {
     #[inline]
     #[target_feature(enable = "avx512bw")]
     pub fn by_avx512(block: &[u8; BLOCK]) -> Self {
-        // SAFETY: 64 bytes are read, which is what the array has; they need not be aligned.
+        // SAFETY: 64 bytes are read, the size of the array; they need not be aligned.
         let bytes = unsafe { _mm512_loadu_epi8(block.as_ptr().cast()) };
         let is = |byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
         let within = |bytes, first: u8, n: u8| {
@@ -66,11 +66,11 @@ impl Masks {
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn by_avx2(block: &[u8; BLOCK]) -> Self {
-        // SAFETY: twice 32 bytes are read, which is what the array has; they need not be aligned.
+        // SAFETY: twice 32 bytes are read, the size of the array; they need not be aligned.
         let halves =
             unsafe { [_mm256_loadu_si256(block.as_ptr().cast()), _mm256_loadu_si256(block[32..].as_ptr().cast())] };
         let is = |byte: u8| bits(halves, |half| _mm256_cmpeq_epi8(half, _mm256_set1_epi8(byte as i8)));
-        // Comparison is signed: the range is moved to the lowest values.
+        // Comparison is signed, so the range is moved to the lowest values.
         let within = |half, first: u8, n: u8| {
             let moved = _mm256_sub_epi8(half, _mm256_set1_epi8(first.wrapping_add(0x80) as i8));
             _mm256_cmpgt_epi8(_mm256_set1_epi8((n ^ 0x80) as i8), moved)

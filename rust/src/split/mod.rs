@@ -1,7 +1,7 @@
-//! Cuts text into the pieces that BPE works on; no token ever spans two of them.
+//! Splits text into the pieces that BPE works on; no token ever spans two of them.
 //!
-//! Patterns of the GPT-2 family are scanned by hand ([`scan`]). Any other pattern runs on an automaton, in time linear in
-//! each match ([`linear`]); what would need a backtracking engine is refused.
+//! Patterns of the GPT-2 family use a hand-written scanner ([`scan`]). Any other pattern runs on an automaton, in time
+//! linear in each match ([`linear`]); a pattern that needs a backtracking engine is rejected.
 
 #[cfg(target_arch = "x86_64")]
 mod blocks;
@@ -47,8 +47,9 @@ impl Splitter {
         &self.pattern
     }
 
-    /// The last position in `text` where a cut changes no piece, whatever comes before and after: before a visible
-    /// ASCII character that begins a line. None if the pattern or the text has no such position.
+    /// The last position in `text` where a cut changes no piece, regardless of the text around it: before a visible
+    /// ASCII
+    /// character that begins a line. None if the pattern or the text has no such position.
     pub fn last_cut(&self, text: &[u8]) -> Option<usize> {
         let Engine::Scan(family) = &self.engine else { return None };
         memchr::memrchr_iter(b'\n', text).map(|line_end| line_end + 1).find(|&at| {
@@ -58,8 +59,9 @@ impl Splitter {
         })
     }
 
-    /// Gives each piece to `sink`, in order. They cover all of `text`: text between matches is a piece of its own.
-    /// Bytes that are not UTF-8 match no pattern: each run of them is a piece, and ends the one before.
+    /// Passes each piece to `sink`, in order. They cover all of `text`: text between matches is a separate piece. Bytes
+    /// that
+    /// are not UTF-8 match no pattern: each run of them is a piece, and ends the previous one.
     #[inline]
     pub fn split(&self, text: &[u8], sink: &mut impl Sink) {
         match (str::from_utf8(text), &self.engine) {
@@ -116,7 +118,7 @@ impl Splitter {
                         to -= text[found.range()].chars().next_back().map_or(0, char::len_utf8);
                     }
                     emit_up_to(found.start(), to);
-                    // An empty match is no piece; the search continues after the next character.
+                    // An empty match is not a piece; the search continues after the next character.
                     at = to;
                     if found.start() == to {
                         at += text[to..].chars().next().map_or(1, char::len_utf8);
@@ -131,7 +133,7 @@ impl Splitter {
     }
 }
 
-/// Gives every piece of `text`, which must be valid UTF-8, to `sink`: in blocks where the machine can, else one by one.
+/// Passes every piece of `text`, which must be valid UTF-8, to `sink`: in blocks if the machine can, else one by one.
 #[inline]
 fn scan(family: &Family, text: &[u8], sink: &mut impl Sink) {
     #[cfg(target_arch = "x86_64")]

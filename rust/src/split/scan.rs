@@ -10,7 +10,7 @@ use super::sink::Sink;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Gives every piece of `text`, which must be valid UTF-8, to `sink`, on any machine.
+/// Passes every piece of `text`, which must be valid UTF-8, to `sink`, on any machine.
 #[inline(always)]
 pub fn one_by_one(family: &Family, text: &[u8], sink: &mut impl Sink) {
     // Specialized for the two shapes in use, with the choices as constants.
@@ -30,7 +30,7 @@ fn run<const MODERN: bool>(family: &Family, text: &[u8], sink: &mut impl Sink) {
     }
 }
 
-/// The end of the piece at `at`, where the pattern has the modern shape.
+/// The end of the piece at `at`, for a modern pattern.
 #[inline(never)]
 pub fn modern_piece(family: &Family, text: &[u8], at: usize) -> usize {
     piece::<true>(family, text, at)
@@ -76,7 +76,7 @@ fn class_at(text: &[u8], at: usize) -> Option<Class> {
     (at < text.len()).then(|| decode(text, at).0)
 }
 
-/// The end of the letters from `at` on.
+/// The end of the run of letters from `at` on.
 #[inline(always)]
 fn letters(text: &[u8], mut at: usize) -> usize {
     while let Some(eight) = text.get(at..at + 8) {
@@ -93,7 +93,7 @@ fn letters(text: &[u8], mut at: usize) -> usize {
     run_of(text, at, Class::Letter)
 }
 
-/// How many of the first bytes, in memory order, are ASCII letters: all eight compared at once.
+/// How many of the first bytes, in memory order, are ASCII letters; compares all eight at once.
 #[inline(always)]
 fn leading_ascii_letters(eight: u64) -> usize {
     let lower = (eight | (0x20 * ONES)) & !HIGH;
@@ -147,14 +147,14 @@ pub fn contraction(which: Contractions, text: &[u8], at: usize) -> Option<usize>
     let second = fold(*text.get(at + 1)?);
     match (first, second) {
         (b'l', b'l') | (b'v' | b'r', b'e') => Some(at + 2),
-        // U+017F, the long s, is an s in any case.
+        // U+017F, the long s, is an s if case is ignored.
         (0xc5, 0xbf) if which == Contractions::AnyCase => Some(at + 2),
         _ => None,
     }
 }
 
-/// The end of the piece that begins with the whitespace at `start`: up to the last line end or the end of the text
-/// where the pattern has these rules, and else all but the last character, which is left to what follows.
+/// The end of the piece that begins with the whitespace at `start`: up to the last line end or the end of the text if
+/// the pattern has these rules, else all except the last character, which is left to the next piece.
 fn whitespace<const MODERN: bool>(family: &Family, text: &[u8], start: usize) -> usize {
     let (mut at, mut before_last, mut after_line_end) = (start, start, None);
     while at < text.len() {

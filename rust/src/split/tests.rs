@@ -14,7 +14,7 @@ fn pieces<'t>(splitter: &Splitter, text: &'t str) -> Vec<&'t str> {
     out
 }
 
-/// The pieces as a backtracking engine finds them; what no match covers is a piece too.
+/// The pieces as a backtracking engine finds them; text that no match covers is a piece too.
 fn by_backtracking<'t>(regex: &fancy_regex::Regex, text: &'t str) -> Vec<&'t str> {
     let (mut out, mut end) = (Vec::new(), 0);
     for found in regex.find_iter(text).map(Result::unwrap) {
@@ -25,7 +25,7 @@ fn by_backtracking<'t>(regex: &fancy_regex::Regex, text: &'t str) -> Vec<&'t str
     out
 }
 
-/// What the patterns look at, and any character at all.
+/// Characters that the patterns distinguish, and any other character.
 fn text() -> impl Strategy<Value = String> {
     let telling = prop::sample::select(vec![
         "a", "Z", "the", "é", "漢", "🙂", "\u{301}", "0", "7", "12345", "½", " ", " ", "  ", "\t", "\n", "\r\n",
@@ -46,7 +46,7 @@ static AUTOMATA: LazyLock<Vec<(Splitter, fancy_regex::Regex)>> = LazyLock::new(|
         // Possessive where it makes no difference.
         r"[^\r\n\p{L}\p{N}]?+\p{L}++'?+|\p{N}{1,3}+[\p{P}^]*+ |\s++$|\s+(?!\S)|\s",
         r" ?+[a-z\]]++[A-Z]*|\pN++\x2e?+|.",
-        // A class may begin with its closing bracket; flags hold behind the look-ahead too.
+        // A class may begin with its closing bracket; flags also hold after the look-ahead.
         r"(?:é|[a-c])+|[]|a]++b|[^]|(\s]+|\s+(?!\S)|\s|.",
         r"(?i)[a-c]+|\s+(?!\S)|[d-z]+|\s",
     ];
@@ -166,7 +166,7 @@ fn unusable_patterns_are_errors() {
     }
 }
 
-/// Alternatives of repeated characters, classes and groups, possessive ones among them.
+/// Alternatives of repeated characters, classes and groups, including possessive ones.
 fn pattern() -> impl Strategy<Value = String> {
     let atom = prop::sample::select(vec!["a", "[ab]", "[^b]", "b", r"\s", "é", "(?:a|é)", "$", "."]);
     let repeated =
@@ -209,7 +209,7 @@ mod of_blocks {
         found
     }
 
-    /// The pieces are the same by single characters, and in blocks by every means that the machine has.
+    /// The pieces are the same character by character, and in blocks with every vector unit that the machine has.
     fn all_agree(family: &Family, text: &[u8]) {
         let expected = found(|sink| scan::one_by_one(family, text, &mut { sink }));
         assert_eq!(found(|sink| blocks::scan_with(family, text, &mut { sink }, masks::Masks::of)), expected);
@@ -226,7 +226,7 @@ mod of_blocks {
 
     #[test]
     fn ascii_is_cut_in_blocks_up_to_every_end() {
-        // Miri has the units that it was compiled for.
+        // Miri only has the units that it was compiled for.
         assert!(!cfg!(miri) || blocks::has_avx512() && blocks::has_avx2());
         let family = Family::recognize(NANOCHAT).unwrap();
         let text = "It's 12345  apples!?\n\n \t end, we'LL\r\n  see: x = -(y+100);    ".repeat(3);

@@ -1,9 +1,10 @@
-//! The distinct pieces as one array of tokens, and where every pair of neighbors occurs in it.
+//! The distinct pieces as one array of tokens, and the positions of every pair of neighbors in it.
 //!
-//! A token of n bytes takes n cells. The first and the last of them hold its id and what lies between is never read, so
-//! both neighbors of a token are found by its length alone; a separator stands between pieces. A merge writes a few
-//! cells and moves nothing. Every pair it creates holds the new id, so the list of a pair's places is complete when it
-//! is made and only goes stale: a place counts as long as its cells still hold the pair.
+//! A token of n bytes takes n cells. Its first and last cells hold its id and the cells between are never read, so both
+//! neighbors of a token are found from its length alone; a separator stands between pieces. A merge writes a few cells
+//! and
+//! moves nothing. Every pair that it creates contains the new id, so the list of a pair's positions is complete when it
+//! is made and only becomes outdated: a position counts as long as its cells still hold the pair.
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ const SEPARATOR: u32 = u32::MAX;
 /// A cell that is no longer the first or last of a token.
 const INSIDE: u32 = u32::MAX - 1;
 
-/// The places of pairs lie in blocks of this many, which are not moved as more are added.
+/// The positions of pairs are in blocks of this size, which do not move when more are added.
 const PLACES_PER_BLOCK: usize = 1 << 20;
 
 /// A pair in one word, in the order of pairs.
@@ -33,7 +34,7 @@ impl PackedPair {
     }
 }
 
-/// How often a pair occurs in the whole text, and where its places are listed.
+/// How often a pair occurs in the whole text, and where its positions are listed.
 struct Occurrences {
     count: u64,
     block: u32,
@@ -41,7 +42,7 @@ struct Occurrences {
     len: u32,
 }
 
-/// Places in the distinct pieces are counted in 32 bits.
+/// Positions in the distinct pieces are 32-bit numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooManyPieces {
     bytes: u64,
@@ -62,24 +63,25 @@ impl std::error::Error for TooManyPieces {}
 
 pub struct Corpus {
     cells: Vec<u32>,
-    /// For each cell the piece it belongs to; the pieces' counts.
+    /// For each cell, the piece that it belongs to; and the pieces' counts.
     piece_of: Vec<u32>,
     weights: Vec<u64>,
-    /// Bytes of each token.
+    /// Length in bytes of each token.
     lengths: Vec<u32>,
     pairs: FxHashMap<PackedPair, Occurrences>,
     blocks: Vec<Vec<u32>>,
     left: Side,
     right: Side,
-    /// Places of the pair of the new token with itself.
+    /// Positions of the pair of the new token with itself.
     twins: Vec<u32>,
 }
 
-/// What one merge finds on one side of its occurrences, by neighbor.
+/// The results of one merge on one side of its occurrences, by neighbor.
 #[derive(Default)]
 struct Side {
-    /// Indexed by token: count of that neighbor, and the number of its places (while they are sorted, where the next
-    /// goes).
+    /// Indexed by token: the count of that neighbor, and the number of its positions (while they are sorted, where the
+    /// next
+    /// one goes).
     weight: Vec<u64>,
     places: Vec<u32>,
     neighbors: Vec<u32>,
@@ -139,12 +141,12 @@ impl Corpus {
         self.pairs.iter().map(|(&pair, found)| (pair, found.count))
     }
 
-    /// How often the pair occurs now; 0 for one that never did or was merged.
+    /// How often the pair occurs now; 0 if it never did or was merged.
     pub fn count(&self, pair: PackedPair) -> u64 {
         self.pairs.get(&pair).map_or(0, |found| found.count)
     }
 
-    /// The first pairs are of bytes: counted in a table of all of them, their places put in order by counting sort.
+    /// The first pairs consist of bytes: they are counted in a full table, and their positions sorted by counting sort.
     fn find_byte_pairs(&mut self) {
         let mut weight = vec![0_u64; N_BYTES * N_BYTES];
         let mut places = vec![0_u32; N_BYTES * N_BYTES];
@@ -174,7 +176,7 @@ impl Corpus {
         self.blocks.push(all);
     }
 
-    /// Replaces `pair` by `id`, the next id, everywhere and calls `created` with every pair that makes and its count.
+    /// Replaces `pair` by `id`, the next id, everywhere, and calls `created` with every new pair and its count.
     pub fn merge(&mut self, pair: PackedPair, id: u32, mut created: impl FnMut(PackedPair, u64)) {
         let (a, b) = pair.unpack();
         let merged = self.pairs.remove(&pair).expect("a pair that is merged occurs");
@@ -184,7 +186,7 @@ impl Corpus {
             side.places.resize(self.lengths.len(), 0);
         }
         let n_twins = self.replace(a, b, id, &merged);
-        // What stood left of `a` now stands left of the new token, what stood right of `b` right of it.
+        // The left neighbor of `a` is now that of the new token, the right neighbor of `b` too.
         let mut left = std::mem::take(&mut self.left);
         self.settle(&mut left, |x| (PackedPair::new(x, a), PackedPair::new(x, id)), (a, 0), &mut created);
         self.left = left;
@@ -203,8 +205,9 @@ impl Corpus {
         self.twins.clear();
     }
 
-    /// Writes the new token over every occurrence and notes its neighbors. Returns how often it follows itself, which
-    /// is also how often a neighbor `a`, noted on its right, has become part of a new token itself.
+    /// Writes the new token over every occurrence and records its neighbors. Returns how often it follows itself, which
+    /// is
+    /// also how often a neighbor `a`, recorded on its right, has itself become part of a new token.
     fn replace(&mut self, a: u32, b: u32, id: u32, merged: &Occurrences) -> u64 {
         let Self { cells, piece_of, weights, lengths, blocks, left, right, twins, .. } = self;
         let (a_len, b_len, id_len) = (lengths[a as usize], lengths[b as usize], lengths[id as usize]);
@@ -236,8 +239,9 @@ impl Corpus {
         n_twins
     }
 
-    /// Moves the counts of one side from the old pairs to the new ones and lists the places of these. Of neighbor
-    /// `less.0` there are `less.1` fewer in the end than were noted.
+    /// Moves the counts of one side from the old pairs to the new ones and lists the positions of these. The final
+    /// count of
+    /// neighbor `less.0` is lower by `less.1` than recorded.
     fn settle(
         &mut self,
         side: &mut Side,
@@ -251,7 +255,7 @@ impl Corpus {
             let at = neighbor as usize;
             let (old, new) = pairs_of(neighbor);
             let weight = side.weight[at];
-            // Where a token repeats, the old pair is the merged one, which is gone.
+            // If a token repeats, the old pair is the merged one, which no longer exists.
             if let Some(found) = self.pairs.get_mut(&old) {
                 found.count -= weight;
                 if found.count == 0 {
@@ -281,7 +285,7 @@ impl Corpus {
         side.found.clear();
     }
 
-    /// The block with room for `n` more places, and where they begin in it.
+    /// The block with room for `n` more positions, and where they begin in it.
     fn room_for(&mut self, n: usize) -> (u32, u32) {
         if self.blocks.last().is_none_or(|last| last.len() + n > last.capacity()) {
             self.blocks.push(Vec::with_capacity(n.max(PLACES_PER_BLOCK)));

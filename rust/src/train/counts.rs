@@ -1,6 +1,6 @@
-//! How often each distinct piece of a corpus occurs: all that training needs.
+//! How often each distinct piece of a corpus occurs, which is all that training needs.
 //!
-//! Memory is bounded by the distinct pieces. Tables of several threads, files or machines add up to the table of the
+//! Memory depends only on the distinct pieces. Tables of several threads, files or machines add up to the table of the
 //! whole ([`PieceCounts::absorb`]); the order in which text was counted does not matter.
 
 use std::collections::hash_map::Entry;
@@ -12,7 +12,7 @@ use crate::memory::{filled_table, prefetch};
 use crate::specials::Specials;
 use crate::split::{Sink, Splitter};
 
-/// Pieces gathered before they are looked up, so that the memory of one arrives while others are counted.
+/// Number of pieces gathered before they are looked up, so that memory is fetched for one while others are counted.
 const BATCH: usize = 64;
 
 const FIRST_SLOTS: usize = 1 << 12;
@@ -33,7 +33,7 @@ pub struct PieceCounts {
 }
 
 impl PieceCounts {
-    /// Distinct pieces.
+    /// Number of distinct pieces.
     pub fn len(&self) -> usize {
         self.used + self.long.len()
     }
@@ -52,7 +52,7 @@ impl PieceCounts {
         }
     }
 
-    /// The commonest `most` pieces that pass `wanted`, of equally common ones those with smaller bytes first.
+    /// The `most` most frequent pieces that pass `wanted`; among equally frequent ones, those with smaller bytes first.
     pub fn top(&self, most: usize, wanted: impl Fn(&[u8]) -> bool) -> Vec<(Box<[u8]>, u64)> {
         let mut all: Vec<(Box<[u8]>, u64)> = Vec::new();
         let order = |a: &(Box<[u8]>, u64), b: &(Box<[u8]>, u64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
@@ -83,8 +83,9 @@ impl PieceCounts {
             let mine = std::mem::replace(self, other);
             return self.absorb(mine);
         }
-        // They come in the order of their hashes, so that the places behind the last one hold both tables' pieces while
-        // those before it hold one's.
+        // They come in the order of their hashes, so the slots after the last one hold pieces of both tables, and those
+        // before
+        // it only pieces of one.
         while 8 * (self.used + other.used) > 7 * self.slots.len() {
             self.grow();
         }
@@ -168,7 +169,7 @@ impl<'s> Counter<'s> {
         Self { splitter, specials, counts: PieceCounts::default(), waiting, n_waiting: 0 }
     }
 
-    /// Counts the pieces of one text. Special tokens in it cut it and are not counted.
+    /// Counts the pieces of one text. Special tokens in it split it and are not counted.
     pub fn add(&mut self, text: &[u8]) {
         let Self { splitter, specials, counts, waiting, n_waiting } = self;
         specials.between(text, |text| splitter.split(text, &mut Gather { text, counts, waiting, n_waiting }));

@@ -1,9 +1,10 @@
-//! Learns merges: repeatedly joins the most common pair of neighboring tokens inside the pieces of a corpus.
+//! Learns merges: repeatedly joins the most frequent pair of neighboring tokens inside the pieces of a corpus.
 //!
 //! The corpus is first reduced to its distinct pieces and how often each occurs ([`counts`]); the pieces are then laid
-//! out as one array ([`corpus`]), in which a merge visits only the places where its pair occurs. Of pairs equally
-//! common the smaller (by its two ids) is merged first, which makes the result independent of hashing, threads and the
-//! order of the texts. The merges of a smaller vocabulary are the first of a larger one.
+//! out as one array ([`corpus`]), in which a merge only visits the positions of its pair. Among equally frequent pairs,
+//! the
+//! smaller one (by its two ids) is merged first, so the result does not depend on hashing, threads or the order of the
+//! texts. The merges of a smaller vocabulary are the first ones of a larger one.
 
 mod corpus;
 mod counts;
@@ -20,8 +21,8 @@ use corpus::PackedPair;
 
 use crate::{N_BYTES, Pair};
 
-/// The merges in the order learned, at most `limit`; fewer when every piece has become one token. `tick` is called with
-/// the number of merges so far after each; its error ends the training.
+/// The merges in the order learned, at most `limit`; fewer if every piece has become a single token. `tick` is called
+/// with the number of merges after each one; its error ends the training.
 pub fn learn_merges<E>(
     mut corpus: Corpus,
     limit: usize,
@@ -32,7 +33,7 @@ pub fn learn_merges<E>(
     let mut merges = Vec::new();
     while merges.len() < limit {
         let Some((count, Reverse(pair))) = heap.pop() else { break };
-        // The count of a pair in the heap only falls, so a stale top is pushed again with its current count.
+        // The count of a pair in the heap only falls, so an outdated top is pushed again with its current count.
         let current = corpus.count(pair);
         if current != count {
             if current > 0 {

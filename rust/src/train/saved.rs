@@ -1,7 +1,7 @@
-//! A count table as bytes, so that the counts of many machines can be added up where training runs.
+//! A count table as bytes, so that the counts of many machines can be added up for training.
 //!
-//! Little-endian: a magic line, the pattern and the special tokens it was counted with, then every piece with its count
-//! in the order of their bytes, so that equal tables are equal files; at the end a hash of all before it.
+//! Little-endian: a magic line, the pattern and the special tokens used for counting, then every piece with its count,
+//! sorted by bytes, so that equal tables give equal files; at the end, a hash of everything before it.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use super::counts::PieceCounts;
 
 const MAGIC: &[u8] = b"rustbpe counts 1\n";
 
-/// How much text a table can have counted, so that sums over many tables and pairs fit 64 bits.
+/// Limit on the text that a table can have counted, so that sums over many tables and pairs fit into 64 bits.
 const MAX_BYTES: u64 = 1 << 56;
 
-/// A table and what it was counted with.
+/// A table, and the pattern and special tokens used for counting.
 pub struct SavedCounts {
     pub pattern: String,
     pub specials: Vec<String>,
     pub counts: PieceCounts,
 }
 
-/// Bytes that are not a count table.
+/// The bytes are not a count table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedError(&'static str);
 

@@ -16,7 +16,7 @@ fn train(texts: &[&str], pattern: &str, limit: usize) -> Vec<Pair> {
     learn_merges(Corpus::new(&counter.finish()).unwrap(), limit, |_| Ok::<_, Infallible>(())).unwrap()
 }
 
-/// The definition: count all pairs afresh before each merge.
+/// The definition: count all pairs again before each merge.
 fn train_by_definition(pieces: &[&str], limit: usize) -> Vec<Pair> {
     let mut words: Vec<Vec<u32>> = pieces.iter().map(|p| p.bytes().map(u32::from).collect()).collect();
     let mut merges = Vec::new();
