@@ -1,6 +1,6 @@
-"""Fills the parts of the documents that the code knows better: `python docs/refresh.py`; `--check` only compares.
+"""Generates the parts of the documents that come from the code: `python docs/refresh.py`; `--check` only compares.
 
-A part stands between `<!-- generated: NAME -->` and `<!-- end -->`, and NAME is a key of `PARTS`.
+A part is between `<!-- generated: NAME -->` and `<!-- end -->`, and NAME is a key of `PARTS`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ BOUNDS = {
     "exclusiveMaximum": "<",
     "multipleOf": "a multiple of",
 }
-"""How a bound of a JSON schema is shown."""
+"""How each bound of a JSON schema is shown."""
 UNIONS = ("anyOf", "oneOf")
-"""Under which a JSON schema lists the types of a field that may have several."""
+"""Keys under which a JSON schema lists the types of a field that may have several."""
 Schema = dict[str, Any]
-"""A part of a JSON schema, as pydantic writes it."""
+"""A part of a JSON schema, as written by pydantic."""
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrites the pages, or with `--check` says which of them that would change (exit code 1)."""
+    """Rewrites the pages; with `--check`, only names those that would change (exit code 1)."""
     now = {page: (ROOT / page).read_text() for page in PAGES}
     behind = {page: wanted for page, text in now.items() if (wanted := refreshed(text)) != text}
     if "--check" in arguments:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 
 def refreshed(text: str) -> str:
-    """`text` with every generated part made anew."""
+    """`text` with every generated part updated."""
     return PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
 
 
@@ -60,7 +60,7 @@ def profiles() -> str:
 
 
 def describe_model(profile: Profile) -> dict[str, int | str]:
-    """Facts of the profile's model at the largest vocabulary its tokenizer may learn."""
+    """Facts about the profile's model at the largest vocabulary that its tokenizer may learn."""
     return describe(profile.base_checkpoint.model, profile.tokenizer.vocab_size)
 
 
@@ -72,7 +72,7 @@ def _row(profile: Profile) -> tuple[str, ...]:
 
 
 def configuration() -> str:
-    """Every field of a profile: a table for each section, and for each group of fields that sections share."""
+    """All fields of a profile: a table for each section, and for each group of fields that sections share."""
     schema = Profile.model_json_schema()
     groups: Schema = schema["$defs"]
     sections = {name: _group(field) for name, field in schema["properties"].items() if _group(field)}
@@ -105,7 +105,7 @@ def _group(field: Schema) -> str | None:
 
 
 def _groups(field: Schema) -> list[str]:
-    """The groups that a field may hold, one of several included."""
+    """The groups that a field may hold, possibly more than one."""
     inner = [spec for key in UNIONS for spec in field.get(key, [])]
     return [group] if (group := _group(field)) else [g for spec in inner for g in _groups(spec)]
 

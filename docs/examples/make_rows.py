@@ -1,4 +1,4 @@
-"""Two small data sets to try docs/new_dataset.md with: `python docs/examples/make_rows.py FOLDER [ROWS]`.
+"""Writes two small data sets to try docs/new_dataset.md with: `python docs/examples/make_rows.py FOLDER [ROWS]`.
 
 Writes `shop/` with four options under letters of their own, `tank/` with answers that are numbers, and the profiles of
 both. The problems are generated, and told in forms that the project does not use itself.
@@ -15,7 +15,7 @@ from typing import Any
 from aquarat_core.tasks.word_problems import FAMILIES, Problem, draw
 
 SPLITS = {"train": 1.0, "validation": 0.05, "test": 0.1}
-"""Rows of each split, as a share of those to train on."""
+"""Number of rows in each split, as a share of the training rows."""
 MAX_LEVEL = 2
 SHOP = """\
 extends: demo
