@@ -1,4 +1,4 @@
-"""Seeded mutations of every file that is read: each ends in a value or one named error, within a second and 256 MiB.
+"""Seeded mutations of every file format: each read ends in a value or one named error, within 1 s and 256 MiB.
 
 Manifests, refs, records of jobs, leases, tickets, tokenizers, Parquet, checkpoints, YAML and `.env` are changed byte by
 byte and value by value, and read by the product's own readers in a process apart. A violation is an input that ends in

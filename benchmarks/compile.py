@@ -1,4 +1,4 @@
-"""Compiling the training loss on a CPU: seconds to the first step cold and warm, and what the losses differ by.
+"""Compiling the training loss on a CPU: seconds to the first step, cold and warm, and differences between the losses.
 
 The function that is compiled on GPUs, by the same calls, in C++ instead of Triton: a model of three layers with every
 option on or off, six steps with validation after three and six. Compiled code is kept in a folder made for it, and the

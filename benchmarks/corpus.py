@@ -1,4 +1,4 @@
-"""Text to measure the tokenizer on, from what every machine with this project has: documentation and sources.
+"""Text for measuring the tokenizer, from documentation and sources that every machine with this project has.
 
 It is read from Debian's documentation and manual pages and from Python's libraries, each file once, in a fixed order.
 Two machines have different libraries, so a measurement names the hash of its corpus.

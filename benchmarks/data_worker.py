@@ -1,4 +1,4 @@
-"""The parts of the data bench that run in processes of their own; WORK says which and on what. Not a bench by itself.
+"""The parts of the data bench that run in separate processes; WORK selects the part and its input. Not a bench itself.
 
 `make` writes the data sets and a tokenizer. `nothing` is what ranks take that do nothing. `files` prepares the data as
 SFT does, `objects` as it did before: every rank reads all conversations as Python objects and renders them one by one.

@@ -1,4 +1,4 @@
-"""What is broken while a run trains, and what it costs: every case of the fault tests, as a table.
+"""Faults while a run trains, and what they cost: every case of the fault tests, as a table.
 
 For each case: what came of it, the seconds from the fault to the end, and the steps that were made twice. A toy trainer
 saves every step, so that a step made twice is one that was cut off between being made and being saved. The cases with

@@ -1,4 +1,4 @@
-"""What every bench shares: a result with its goal, ratios from interleaved runs, and the machine it was measured on.
+"""The shared parts of all benches: results with goals, ratios from interleaved runs, and a description of the machine.
 
 A bench is a module of this folder with a docstring, whose first line the list shows, and a function `run()` that
 returns its `Result`s. A goal stands beside the measurement and never decides whether a bench succeeds. A goal with a

@@ -1,4 +1,4 @@
-"""Packed conversations in memory: what `data.packed_files` writes, as objects, for benchmarks and tests."""
+"""Packed conversations in memory instead of the files of `data.packed_files`, for benchmarks and tests."""
 
 from __future__ import annotations
 

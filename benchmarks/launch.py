@@ -1,4 +1,4 @@
-"""What launching costs: seconds to the trainer's first line and from its last, processor and bytes while it is quiet.
+"""The cost of launching: seconds before the trainer's first and after its last line, and CPU and bytes while idle.
 
 A toy trainer runs under torchrun, queued as `aquarat launch` does and executed by Dagster's own daemon and the run
 launcher, on this machine and, over the OpenSSH client, on an sshd of loopback. `import torch`, measured beside each

@@ -1,4 +1,4 @@
-"""The whole demo chain, once, from an empty store: wall time by asset, what is not the stages' own work, memory.
+"""The whole demo chain, once, from an empty store: wall time by asset, time outside the stages' own work, memory.
 
 The profile is that of `AQUARAT_PROFILE`, default demo; the goals are the demo's. One process runs the chain in a new
 `DAGSTER_HOME`, and its wall time, from start to exit, is made of

@@ -1,4 +1,4 @@
-"""Base, mid, SFT and RL killed with SIGKILL at 24 seeded points each, and compared bit by bit with undisturbed runs.
+"""Base, mid, SFT and RL killed with SIGKILL at 24 seeded points each, compared bit by bit with uninterrupted runs.
 
 One run of each stage is killed at every point in turn, among them inside a checkpoint's write and between the objects
 of an upload, and started again with the same command until it ends. Its losses, gradient norms and weights must be

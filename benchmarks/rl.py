@@ -1,4 +1,4 @@
-"""The RL stage: where its time goes, and samples a second.
+"""The RL stage: how its time is divided, and samples per second.
 
 Runs the stage of the profile in `AQUARAT_PROFILE` (default demo) as it stands, with its ranks, on the latest SFT
 checkpoint of the store. Shares are of the stage's own loop, without loading and saving; what no phase claims is

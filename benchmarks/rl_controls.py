@@ -1,4 +1,4 @@
-"""Rewards that know nothing of the answer must teach nothing: random and constant-letter rewards against the real one.
+"""Rewards that ignore the answer must teach nothing: random and constant-letter rewards against the real one.
 
 Three runs of the profile's RL stage start from the same SFT checkpoint of the store and differ in the reward alone:
 the right letter, a fifth at random, and the letter A. The last policy of each, not the best, is asked the same held-out

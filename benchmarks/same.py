@@ -1,4 +1,4 @@
-"""Whether a short chain gives the same artifacts here as with the code of another commit (`--against COMMIT`).
+"""Compares the artifacts of a short chain with those made by the code of another commit (`--against COMMIT`).
 
 Both versions run all stages of `same.yaml` on this machine at the same time, each from its own checkout into its own
 store. Every file of every artifact must have the same hash, and every metric in the manifests the same value. What

@@ -1,4 +1,4 @@
-"""The artifact store: files up and down against a plain copy and the bucket's own tools, and many small artifacts.
+"""The artifact store: transfers compared with a plain copy and the bucket's own tools, and many small artifacts.
 
 Files of 16 MiB, 256 MiB and 2 GiB (`AQUARAT_BENCH_STORE_MIB` names others, such as `16,256`; with
 `AQUARAT_BENCH_STORE_SMALL=0` the small artifacts are left out), stored and read back on `file://` and on

@@ -1,4 +1,4 @@
-"""Seeded faults between a client and the bucket, and writers killed at seeded points: the long form of the tests.
+"""Seeded faults between a client and the bucket, and writers killed at seeded points: the long version of the tests.
 
 Each sequence publishes, claims and reads through a proxy that breaks connections, loses answers, slows them and lets
 others write first; then the store is looked at without the proxy. A sequence that leaves anything half-written, loses

@@ -1,4 +1,4 @@
-"""One transfer of the store bench, in a process of its own: `WHAT URI SOURCE TARGET`; prints what it took as JSON.
+"""One transfer of the store bench, in a separate process: `WHAT URI SOURCE TARGET`; prints its cost as JSON.
 
 Not a bench by itself.
 """

@@ -1,4 +1,4 @@
-"""The tokenizer: training, encoding, decoding and hard inputs, beside the peers that are installed.
+"""The tokenizer: training, encoding, decoding and hard inputs, compared with the installed peers.
 
 The corpus is made of this machine's documentation and libraries (`benchmarks/corpus.py`), and its hash is part of the
 results' names. Peers are measured in turn with ours in the same run, so their ratios hold on a busy machine too:

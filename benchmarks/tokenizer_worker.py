@@ -1,4 +1,4 @@
-"""One training of the tokenizer's bench, in a process of its own: `TRAINER FILE VOCAB PATTERN`; prints JSON.
+"""One training of the tokenizer's bench, in a separate process: `TRAINER FILE VOCAB PATTERN`; prints JSON.
 
 `seconds` are from the first document to the last merge. `peak_mb` is the largest resident memory of the process in its
 whole life, from the start of the interpreter to the last merge: the libraries (`imports_mb`), whatever reads the

@@ -1,4 +1,4 @@
-"""Training speed against the machine's own matrix products, with curves of float32 and bfloat16 side by side.
+"""Training speed relative to the machine's own matrix products, with curves for float32 and bfloat16.
 
 Depth 4, head size 64, 8,192 rows of embedding and head, rows of 512 tokens, 8,192 tokens a step, generated text. The
 rate of a 2048 x 2048 matrix product is measured between the steps, by all ranks at once with their threads, so that

@@ -1,1 +1,1 @@
-"""Damaged and hostile files for `./run bench attack`: how they are made, and what reads them."""
+"""Damaged and hostile files for `./run bench attack`: how they are made, and which code reads them."""

@@ -1,4 +1,4 @@
-"""The files that are attacked: valid samples of each, who reads it in the product, and what its reader may raise."""
+"""The attacked file formats: valid samples of each, the code that reads it, and the errors that it may raise."""
 
 from __future__ import annotations
 

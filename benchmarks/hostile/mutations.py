@@ -1,4 +1,4 @@
-"""Valid files made invalid, or strange, by a seed: bytes changed anywhere, and values changed where they hurt."""
+"""Makes valid files invalid, or strange, from a seed: changes bytes anywhere, and values in sensitive places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads hostile files of one format in a process of its own, and says of each what came of it, as a line of JSON.
+"""Reads hostile files of one format in a separate process, and reports the outcome of each as a line of JSON.
 
 `python -m benchmarks.hostile.worker FORMAT FIRST COUNT FOLDER`. The number of an input is printed before it is read, so
 that one which hangs or kills the process is known.

@@ -1,4 +1,4 @@
-"""Base, mid, SFT and RL at the smallest size, each once undisturbed and once killed at every one of many points."""
+"""Base, mid, SFT and RL at the smallest size, each run once without interruption and once killed at many points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs stages in forked children and kills them with SIGKILL where it is told to: `python -m benchmarks.kill.worker`.
+"""Runs stages in forked children and kills them with SIGKILL at given points: `python -m benchmarks.kill.worker`.
 
 A line of JSON on standard input starts a stage: `{"spec": URI, "journal": PATH, "point": [KIND, N] or null, "ranks":
 R}`; one on standard output says how it ended. Everything is imported once here, so that a restart costs no import; with
