@@ -52,7 +52,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--retention", type=int, default=90, metavar="DAYS",
                          help="days to keep what Dagster materialized (default: %(default)s)")  # fmt: skip
     command.add_argument("--without-dagster", action="store_true", help="no Dagster run uses this store")
-    for name, run, what in (("pin", _pin, "keep an artifact and its ancestors for good"),
+    for name, run, what in (("pin", _pin, "keep an artifact and its ancestors permanently"),
                             ("unpin", _unpin, "remove a pin")):  # fmt: skip
         add_artifact(_command(group, name, run, what))
 
@@ -218,7 +218,7 @@ def _pin(arguments: argparse.Namespace) -> str:
     artifact = _open(arguments).resolve(arguments.artifact)
     pin = canonical({"manifest_sha256": artifact.sha256, "asset": artifact.asset})
     artifact.store.backend.create(f"pins/{artifact.sha256}.json", pin)
-    return answer(arguments, {"pinned": artifact.sha256}, f"{artifact.uri} is kept for good, with its ancestors")
+    return answer(arguments, {"pinned": artifact.sha256}, f"{artifact.uri} is kept permanently, with its ancestors")
 
 
 def _unpin(arguments: argparse.Namespace) -> str:

@@ -19,7 +19,7 @@ from aquarat_core.errors import DataError
 
 BUFFER = 1_000
 MANY_LEFT_OUT = 0.05
-"""Share of overlong conversations above which a warning says that the rest alone is trained on."""
+"""A warning is logged if a larger share of conversations is too long to be used."""
 
 
 @dataclass(frozen=True, slots=True)

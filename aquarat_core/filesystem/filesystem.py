@@ -23,7 +23,7 @@ from aquarat_core.settings import cache_dir, cache_limit, store_uri
 class AquaratFileSystem(AbstractFileSystem):
     """The artifacts of one store, read-only.
 
-    A path without a manifest hash is resolved anew at each access, so a new latest artifact is visible at once; an open
+    A path without a manifest hash is resolved again at each access, so a new latest artifact is visible at once; an open
     file does not change.
 
     Raises `NoSuchPathError` (a `FileNotFoundError`), `FolderError` (an `IsADirectoryError`), and `UnreadableError` (an

@@ -53,7 +53,7 @@ def _sweep(root: Path) -> None:
                     fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     dead.append(folder)
                 with suppress(OSError):
-                    folder.rmdir()  # Empty: the process that made or removed it was killed half-way.
+                    folder.rmdir()  # Empty: the process that made or removed it was killed halfway.
         for folder in dead:
             _remove(folder)
 

@@ -63,7 +63,7 @@ def checks_of(problem: CodeProblem) -> Checks:
 class CodeTask(StoredTask[CodeProblem]):
     """The answer is a program that must pass the tests of its problem."""
 
-    answer_form = "one block of Python with the function that was asked for"
+    answer_form = "one block of Python with the requested function"
     grading_module = "aquarat_core.tasks.code"
     notes = ("stopped",)
 
