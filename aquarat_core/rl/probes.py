@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from aquarat_core.data.rows import pad
+from aquarat_core.evaluation.letters import letter_ids, letter_logits
 from aquarat_core.model.transformer import Transformer, attend
 from aquarat_core.model.typed_torch import entropy_terms
-from aquarat_core.rl.letters import letter_ids, letter_logits
 from aquarat_core.runtime.distributed import World
 from aquarat_core.tasks.task import A, Example, Task
 from aquarat_core.text.chat import render

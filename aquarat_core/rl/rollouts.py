@@ -10,9 +10,9 @@ from typing import Any, Generic
 import torch
 
 from aquarat_core.config import ConfigError, RLConfig
+from aquarat_core.evaluation.letters import answer_position, letter_ids, logits_after
 from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rl.advantage import group_std, mean_baseline
-from aquarat_core.rl.letters import answer_position, letter_ids, logits_after
 from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
 from aquarat_core.rl.scoring import Sample
 from aquarat_core.rl.task_mixture import part_of, parts_of

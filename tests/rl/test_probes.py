@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from aquarat_core.evaluation.letters import letter_ids
 from aquarat_core.model.transformer import Transformer, norm, rotate
-from aquarat_core.rl.letters import letter_ids
 from aquarat_core.rl.probes import Probes, attention_entropies, letter_kl, letter_margin
 from aquarat_core.tasks.aqua.question import conversation
 from aquarat_core.tasks.aqua.task import to_example

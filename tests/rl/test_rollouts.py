@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from aquarat_core.config import RLConfig
+from aquarat_core.evaluation.letters import answer_position, letter_ids
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl.letters import answer_position, letter_ids
 from aquarat_core.rl.rollouts import Group, RolloutCollector, samples
 from aquarat_core.rl.scoring import Sample
 from aquarat_core.rl.tally import all_reduce, count, summarize
