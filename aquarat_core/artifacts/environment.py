@@ -19,6 +19,7 @@ _LIBRARIES = (
     "pydantic",
     "rustbpe_py",
     "safetensors",
+    "scipy",
     "torch",
     "wandb",
 )
