@@ -13,6 +13,7 @@ from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.report import ComparisonWithParent, Evaluated, Identity
+from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.summary import Summary
 
 FORMAT = 1
@@ -195,7 +196,7 @@ def _stage_table(report: ChainReport) -> doc.Table:
                 reports.percent(s["accuracy"]),
                 reports.interval(s),
                 f"{s['constant_letter']['letter']} {reports.percent(s['constant_letter']['accuracy'])}",
-                reports.p_value(s["p_against_constant"]),
+                p_text(s["p_against_constant"]),
                 reports.percent(s["parse_rate"]),
                 f"{s['letter_entropy_bits']:.2f}",
                 f"{s['mean_tokens']:.1f}",
@@ -213,7 +214,7 @@ def _paired_table(report: ChainReport) -> doc.Table:
         if r := c["result"]:
             span = f"[{100 * r['difference_lo']:+.1f}, {100 * r['difference_hi']:+.1f}]"
             numbers = (f"{100 * r['difference']:+.1f}", span, f"{r['only_child']:,} / {r['only_parent']:,}")
-            rows.append((pair, *numbers, reports.p_value(r["mcnemar_p"]), r["verdict"]))
+            rows.append((pair, *numbers, p_text(r["mcnemar_p"]), r["verdict"]))
         else:
             rows.append((pair, "-", "-", "-", "-", reports.comparison_sentence(c)))
     header = ("Pair", "Points", "95% CI", "Only later / only earlier right", "Exact McNemar p", "Later stage is")

@@ -22,7 +22,7 @@ from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.records import Record, read_records
-from aquarat_core.evaluation.statistics import wilson_interval
+from aquarat_core.evaluation.statistics import p_text, wilson_interval
 from aquarat_core.evaluation.summary import Comparison, Summary, compare, question_difference, questions_sha256
 from aquarat_core.tasks import origin
 from aquarat_core.tasks.task import Task
@@ -222,7 +222,7 @@ def baseline_sentence(name: str, s: Summary) -> str:
     best = s["constant_letter"]
     constant = f"the best constant {answer_noun(s)} ({best['letter']}, {percent(best['accuracy'])})"
     verdict = {"above": "is above", "below": "is below"}.get(s["against_constant"], "is not shown to differ from")
-    return f"{name} {verdict} {constant}: {accuracy_text(s)}, exact McNemar p = {p_value(s['p_against_constant'])}."
+    return f"{name} {verdict} {constant}: {accuracy_text(s)}, {p_text(s['p_against_constant'], 'exact McNemar p')}."
 
 
 def comparison_sentence(c: ComparisonWithParent) -> str:
@@ -247,10 +247,6 @@ def interval(s: Summary) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
-
-
-def p_value(p: float) -> str:
-    return f"{p:.2g}"
 
 
 def curves_section(curves: dict[str, Sequence[plots.Row]]) -> list[doc.Block]:
@@ -305,7 +301,7 @@ def _tiles(report: EvalReport) -> tuple[doc.Tile, ...]:
     if result:
         note = (
             f"95% CI [{100 * result['difference_lo']:+.1f}, {100 * result['difference_hi']:+.1f}], "
-            f"exact McNemar p = {p_value(result['mcnemar_p'])}"
+            f"{p_text(result['mcnemar_p'], 'exact McNemar p')}"
         )
         name = f"Points over {report['comparison']['parent']}"
         tiles.append(doc.Tile(name, f"{100 * result['difference']:+.1f}", note))

@@ -1,7 +1,9 @@
-"""The few statistics an accuracy needs before it may be printed, in plain Python and exact where exactness is cheap.
+"""The statistics an accuracy needs before it may be printed: from SciPy where it has them, exact where that is cheap.
 
 One evaluation holds a few hundred to a few thousand right-or-wrong answers, so proportions get Wilson intervals, paired
 differences get the exact McNemar test, and every accuracy stands beside what a constant answer would have scored.
+Where a question is answered several times, its mean is the unit: tests and intervals of paired means are here, those of
+one evaluation in `sampling.py`. SciPy is imported inside functions because its import takes a second.
 """
 
 from __future__ import annotations
@@ -10,9 +12,23 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_P = 1e-300
+"""P-values below this are printed as "< 1e-300": floats end a little below it, and 0 would claim too much."""
+RESAMPLES = 10_000
+
+
+class Uniformity(NamedTuple):
+    """A chi-square test against equal frequencies, and its effect size."""
+
+    chi2: float
+    p: float
+    cramers_v: float
+    """From 0 (all equally often) to 1 (always the same)."""
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -21,26 +37,26 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     Unlike p +- z*sqrt(pq/n) it stays inside [0, 1] and keeps its coverage near 0 and 1.
     Raises ValueError unless 0 <= correct <= n and n >= 1.
     """
+    from scipy.stats import binomtest
+
     _check_counts(correct, n)
-    z = _z(1 - (1 - confidence) / 2)
-    p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return 0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half
+    found = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided p of "both are right equally often", from the questions that exactly one of them got right.
 
     Under the null hypothesis the discordant pairs fall either way with probability 1/2, so p is twice the smaller
-    binomial tail, at most 1 (McNemar 1947; exact form: Fay 2010, "Two-sided exact tests", R Journal 2:1). Summed in
-    integers: no approximation for small counts.
+    binomial tail, at most 1 (McNemar 1947; exact form: Fay 2010, "Two-sided exact tests", R Journal 2:1). 1 where
+    there are none.
     """
+    from scipy.stats import binomtest
+
     if only_first < 0 or only_second < 0:
         raise ValueError(f"discordant counts cannot be negative: {only_first}, {only_second}")
     discordant = only_first + only_second
-    tail = sum(math.comb(discordant, i) for i in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / (1 << discordant))
+    return float(binomtest(min(only_first, only_second), discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def binomial_test(correct: int, n: int, p: float, alternative: Literal["greater", "two-sided"] = "greater") -> float:
@@ -49,17 +65,16 @@ def binomial_test(correct: int, n: int, p: float, alternative: Literal["greater"
     `greater` is P(X >= correct); `two-sided` adds up every outcome no likelier than the observed one, as R's
     `binom.test` does. Raises ValueError for counts out of range or a `p` outside (0, 1).
     """
+    from scipy.stats import binomtest
+
     _check_counts(correct, n)
     if not 0 < p < 1:
         raise ValueError(f"p must lie strictly between 0 and 1, got {p}")
-    if alternative == "greater":
-        return min(1.0, math.fsum(_binomial_pmf(i, n, p) for i in range(correct, n + 1)))
-    observed = _binomial_pmf(correct, n, p) * (1 + 1e-7)  # equal outcomes differ in the last bits
-    return min(1.0, math.fsum(q for i in range(n + 1) if (q := _binomial_pmf(i, n, p)) <= observed))
+    return float(binomtest(correct, n, p, alternative).pvalue)
 
 
 def paired_bootstrap_interval(
-    only_first: int, only_second: int, n: int, *, seed: int, resamples: int = 10_000, confidence: float = 0.95
+    only_first: int, only_second: int, n: int, *, seed: int, resamples: int = RESAMPLES, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval of accuracy(second) - accuracy(first) on the same `n` questions (Efron 1979).
 
@@ -78,12 +93,91 @@ def paired_bootstrap_interval(
 def minimum_detectable_difference(n: int, discordance: float, power: float = 0.8, alpha: float = 0.05) -> float:
     """Smallest paired difference of accuracies that `n` questions show with this power, two-sided at `alpha`.
 
-    `discordance` is the share of questions that exactly one of the two gets right. Normal approximation with the null
-    variance (Connor 1987, "Sample size for testing differences in proportions for the paired-sample design").
+    `discordance` is the share of questions that exactly one of the two gets right; with several answers to a question,
+    the mean square of the differences of its means, which for single answers is the same. Normal approximation with
+    the null variance (Connor 1987, "Sample size for testing differences in proportions for the paired-sample design").
     """
     if n < 1 or not 0 <= discordance <= 1:
         raise ValueError(f"need n >= 1 and a discordance in [0, 1], got n = {n}, discordance = {discordance}")
-    return (_z(1 - alpha / 2) + _z(power)) * math.sqrt(discordance / n)
+    return (normal_quantile(1 - alpha / 2) + normal_quantile(power)) * math.sqrt(discordance / n)
+
+
+def paired_permutation_test(differences: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> float:
+    """Two-sided p of "which of the two gave which result is a matter of chance", from the differences of paired means.
+
+    Flips the signs of the differences, one for each question (Fisher 1935, "The Design of Experiments", section 21):
+    in all ways where these are at most `resamples`, else in `resamples` random ways, of which the one observed is
+    counted as one more, so that p is never 0 (Phipson & Smyth 2010). Questions without a difference change nothing
+    and are left out. Raises ValueError without differences.
+    """
+    from scipy.stats import permutation_test
+
+    found = _differences(differences)
+    if not (found := found[found != 0]).size:
+        return 1.0
+    if found.size == 1:  # SciPy wants two; both signs are as far from zero as each other
+        return 1.0
+    done = permutation_test(
+        (found,), _mean, permutation_type="samples", n_resamples=resamples, vectorized=True,
+        batch=max(1, 4_000_000 // found.size), rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(done.pvalue)
+
+
+def paired_mean_interval(
+    differences: Sequence[float], *, seed: int, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean difference; questions are drawn, each with all of its answers.
+
+    `paired_bootstrap_interval` for means of several answers: one multinomial draw over the differences that occur, of
+    which k samples allow 2k + 1 (Efron 1979). Raises ValueError without differences.
+    """
+    found = _differences(differences)
+    values, counts = np.unique(found, return_counts=True)
+    rng, shares, at_once = np.random.default_rng(seed), counts / found.size, max(1, 4_000_000 // values.size)
+    sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+    means = np.concatenate([rng.multinomial(found.size, shares, size=size) @ values for size in sizes]) / found.size
+    lo, hi = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lo), float(hi)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted so that the chance of one false finding among them all stays at the level (Holm 1979).
+
+    The i-th smallest of m is multiplied by m - i + 1, is at least the one before it and at most 1. In the given order.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def uniformity(counts: Sequence[int]) -> Uniformity:
+    """Pearson's chi-square test of equal frequencies (1900), and Cramér's V = sqrt(chi2 / (n (k - 1))) (1946).
+
+    Raises ValueError for fewer than two counts, or if all are 0.
+    """
+    from scipy.stats import chisquare
+
+    if len(counts) < 2 or min(counts) < 0 or not (n := sum(counts)):
+        raise ValueError(f"need two or more counts, none negative and not all 0, got {list(counts)}")
+    found = chisquare(counts)
+    chi2 = float(found.statistic)
+    return Uniformity(chi2, float(found.pvalue), math.sqrt(chi2 / (n * (len(counts) - 1))))
+
+
+def p_text(p: float, name: str = "") -> str:
+    """A p-value with two digits, as "0.031" or "< 1e-300"; with the name of the test as "name = 0.031"."""
+    if p < SMALLEST_P:
+        return f"{name} < {SMALLEST_P:.0e}".strip()
+    return f"{name} = {p:.2g}" if name else f"{p:.2g}"
+
+
+def normal_quantile(probability: float) -> float:
+    """The value that a standard normal variable stays under with this probability."""
+    return NormalDist().inv_cdf(probability)
 
 
 def best_constant_answer(golds: Iterable[str], categories: Sequence[str] = ()) -> tuple[str, float]:
@@ -109,15 +203,16 @@ def entropy_bits(counts: Mapping[str, int]) -> float:
     return math.fsum(-c / total * math.log2(c / total) for c in counts.values() if c)
 
 
-def _z(probability: float) -> float:
-    return NormalDist().inv_cdf(probability)
-
-
-def _binomial_pmf(i: int, n: int, p: float) -> float:
-    log_choose = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
-    return math.exp(log_choose + i * math.log(p) + (n - i) * math.log1p(-p))
-
-
 def _check_counts(correct: int, n: int) -> None:
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"need 0 <= correct <= n and n >= 1, got {correct} of {n}")
+
+
+def _differences(differences: Sequence[float]) -> NDArray[np.float64]:
+    if not len(differences):
+        raise ValueError("no questions: there are no differences")
+    return np.asarray(differences, dtype=np.float64)
+
+
+def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    return values.mean(axis=axis)

@@ -191,7 +191,9 @@ def _wording(
     names: tuple[str, str], verdict: Verdict, difference: float, lo: float, hi: float, p: float, smallest: float
 ) -> str:
     parent, child = names
-    evidence = f"{100 * difference:+.1f} points, 95% CI [{100 * lo:+.1f}, {100 * hi:+.1f}], exact McNemar p = {p:.2g}"
+    evidence = (
+        f"{100 * difference:+.1f} points, 95% CI [{100 * lo:+.1f}, {100 * hi:+.1f}], {st.p_text(p, 'exact McNemar p')}"
+    )
     if verdict == "above":
         return f"{child} improved on {parent}: {evidence}."
     if verdict == "below":

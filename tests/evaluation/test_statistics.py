@@ -1,6 +1,9 @@
 """Values computed by hand or taken from published tables; the AQuA counts are those of its real splits."""
 
+import itertools
 import math
+import random
+from statistics import mean, stdev
 
 import pytest
 
@@ -105,3 +108,93 @@ def test_answer_counts_and_entropy() -> None:
     assert st.entropy_bits(st.answer_counts("AABC", "ABCDE")) == pytest.approx(1.5)
     assert st.entropy_bits(st.answer_counts("AAAA", "ABCDE")) == 0
     assert st.entropy_bits(st.answer_counts([None], "ABCDE")) == 0
+
+
+def test_wilson_is_the_interval_of_the_formula() -> None:
+    """Against Wilson's closed form and the values of Newcombe 1998, "Two-sided confidence intervals", table I."""
+    z = 1.959963984540054
+    for correct, n in [(1, 7), (69, 254), (1318, 1319), (7000, 14042)]:
+        p = correct / n
+        center, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        expected = ((center - half) / (1 + z * z / n), (center + half) / (1 + z * z / n))
+        assert st.wilson_interval(correct, n) == pytest.approx(expected, rel=1e-12)
+    published = {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }
+    for (correct, n), interval in published.items():
+        assert tuple(round(x, 4) for x in st.wilson_interval(correct, n)) == interval
+
+
+def test_binomial_tails_are_the_sums_of_the_integers() -> None:
+    for k, n in [(40, 100), (9, 10), (254, 254)]:
+        exact = sum(math.comb(n, i) * 4 ** (n - i) for i in range(k, n + 1)) / 5**n
+        assert st.binomial_test(k, n, 0.2) == pytest.approx(exact, rel=1e-11)
+
+
+def test_holm_on_the_textbook_example() -> None:
+    """Four tests with p = 0.01, 0.04, 0.03, 0.005 (also Wikipedia's example): two stay below 0.05."""
+    assert st.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert st.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert st.holm([0.02]) == [0.02]
+    assert st.holm([]) == []
+
+
+def test_permutation_test_enumerates_the_signs_of_few_differences() -> None:
+    differences = [0.5, -0.25, 1.0, 0.25, 0.75, 0.0]
+    kept = [d for d in differences if d]
+    sums = [sum(s * d for s, d in zip(signs, kept, strict=True)) for signs in itertools.product((1, -1), repeat=5)]
+    expected = sum(abs(x) >= sum(kept) - 1e-12 for x in sums) / len(sums)
+    assert st.paired_permutation_test(differences, seed=0) == expected
+
+
+def test_permutation_test_of_darwins_corn() -> None:
+    """Fisher 1935, section 21: of the 2^15 sign patterns of Darwin's 15 differences, 863 + 863 are as extreme."""
+    darwin = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert st.paired_permutation_test(darwin, seed=0, resamples=2**15) == pytest.approx(2 * 863 / 2**15)
+    assert st.paired_permutation_test(darwin, seed=0) == pytest.approx(0.0527, abs=0.006)
+
+
+def test_permutation_test_of_single_answers_is_mcnemars() -> None:
+    differences = [1.0] * 30 + [-1.0] * 14 + [0.0] * 200
+    found = st.paired_permutation_test(differences, seed=1, resamples=100_000)
+    assert found == pytest.approx(st.mcnemar_exact(14, 30), rel=0.06)
+
+
+def test_permutation_test_without_evidence() -> None:
+    assert st.paired_permutation_test([0.0] * 10, seed=0) == 1
+    assert st.paired_permutation_test([0.0, 0.5], seed=0) == 1
+    assert st.paired_permutation_test([1.0] * 100, seed=0, resamples=999) == pytest.approx(2 / 1000)
+    with pytest.raises(ValueError, match="no differences"):
+        st.paired_permutation_test([], seed=0)
+
+
+def test_interval_of_a_mean_difference_is_the_one_on_counts_and_as_wide_as_theory_says() -> None:
+    single = [-1.0] * 100 + [1.0] * 200 + [0.0] * 700
+    assert st.paired_mean_interval(single, seed=7) == st.paired_bootstrap_interval(100, 200, 1000, seed=7)
+    rng = random.Random(0)
+    means = [rng.gauss(0.05, 0.3) for _ in range(2000)]
+    half = 1.96 * stdev(means) / math.sqrt(2000)
+    expected = (mean(means) - half, mean(means) + half)
+    assert st.paired_mean_interval(means, seed=7) == pytest.approx(expected, abs=0.001)
+    assert st.paired_mean_interval([0.25] * 5, seed=7) == (0.25, 0.25)
+
+
+def test_uniformity_of_the_letters_of_aqua() -> None:
+    """The reference values of the real splits: chi2 24.4 with p 7e-5, and 10.1 with p 0.04."""
+    validation, test = st.uniformity([69, 66, 43, 50, 26]), st.uniformity([63, 58, 46, 53, 34])
+    assert (round(validation.chi2, 1), round(validation.p, 5)) == (24.4, 0.00007)
+    assert (round(test.chi2, 1), round(test.p, 2)) == (10.1, 0.04)
+    assert validation.cramers_v == pytest.approx(math.sqrt(validation.chi2 / (254 * 4)))
+    assert st.uniformity([10, 0, 0]).cramers_v == pytest.approx(1)
+    for counts in ([5], [0, 0], [3, -1]):
+        with pytest.raises(ValueError, match="two or more counts"):
+            st.uniformity(counts)
+
+
+def test_p_is_shown_with_two_digits_and_never_as_zero() -> None:
+    assert [st.p_text(p) for p in (1.0, 0.0314, 4.2e-17, 0.0, 1e-301)] == ["1", "0.031", "4.2e-17", *["< 1e-300"] * 2]
+    assert st.p_text(0.5, "exact McNemar p") == "exact McNemar p = 0.5"
+    assert st.p_text(st.mcnemar_exact(0, 5000), "p") == "p < 1e-300"
