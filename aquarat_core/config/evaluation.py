@@ -1,28 +1,154 @@
-"""How checkpoints are evaluated."""
+"""How checkpoints are evaluated: the profile's section, and every single evaluation that follows from it."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import PositiveInt, StrictModel
-from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
+from aquarat_core.config.fields import Positive, PositiveInt, StrictModel
+from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import LaunchConfig
+
+EvalProtocol = Literal["greedy", "sampled", "letters", "continuations", "cued", "rotated"]
+Split = Literal["validation", "test"]
+Cue = Literal["answer", "bare"]
+GREEDY: EvalProtocol = "greedy"
+GENERATING: frozenset[EvalProtocol] = frozenset({"greedy", "sampled", "cued", "rotated"})
+"""The protocols under which the model writes."""
+OF_CHOICES: frozenset[EvalProtocol] = frozenset({"letters", "continuations", "cued", "rotated"})
+"""The protocols that need lettered choices."""
+SAMPLES, TEMPERATURE = 16, 1.0
+"""What a null in an entry means."""
+CHAT_CORE: tuple[tuple[str, EvalProtocol, float], ...] = (
+    ("arc_easy", "letters", 0.25),
+    ("arc_challenge", "letters", 0.25),
+    ("mmlu", "letters", 0.25),
+    ("gsm8k", "greedy", 0.0),
+    ("humaneval", "greedy", 0.0),
+    ("spelling", "greedy", 0.0),
+    (AQUA, "greedy", 0.2),
+)
+"""The tasks of ChatCORE, how each is asked, and the accuracy that counts as nothing."""
+BOTH_WAYS = "gsm8k"
+"""The task of ChatCORE that is asked with and without the calculator; the one with it counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One evaluation: the questions of a task, and how they are asked."""
+
+    task: str
+    protocol: EvalProtocol
+    split: Split
+    limit: int | None
+    samples: int
+    """Of each question; 1 but for `sampled`."""
+    temperature: float
+    max_new_tokens: int
+    calculator: bool
+    cue: Cue
+    permute_options: bool
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As records, metrics and tables call it: task and protocol, with whatever is not as usual."""
+        generates = self.protocol in GENERATING
+        return "".join([
+            self.task,
+            f"@{self.split}" if self.split != "test" else "",
+            f"/{self.protocol}",
+            f"-{self.cue}" if self.protocol == "letters" and self.cue != "answer" else "",
+            f"-t{self.temperature:g}" if self.protocol == "sampled" and self.temperature != TEMPERATURE else "",
+            "+calculator" if self.calculator and generates else "",
+        ])  # fmt: skip
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result besides the task, the protocol and the split; what this protocol does not use is left
+        out."""
+        unused = {"task", "protocol", "split"}
+        if self.protocol not in GENERATING:
+            unused |= {"max_new_tokens", "calculator"}
+        if self.protocol != "sampled":
+            unused |= {"samples", "temperature"}
+        if self.protocol != "letters":
+            unused |= {"cue"}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
+
+class EvalEntry(StrictModel):
+    """One more evaluation: a task under a protocol. What is null is as in the section around it."""
+
+    task: str = MAIN_TASK
+    """Whose questions are asked; `task` is the profile's own."""
+    protocol: EvalProtocol = GREEDY
+    """`greedy`: the most likely answer. `sampled`: several samples of each question. `letters`: the likelihood of each
+    letter after the cue. `continuations`: that of each option's text. `cued`: that of each letter after the model's own
+    solution. `rotated`: greedy, under every cyclic order of the options."""
+    split: Split | None = None
+    """Split of the questions."""
+    limit: PositiveInt | None = None
+    """Questions asked; null asks all."""
+    samples: Annotated[int, Field(ge=2, le=4096)] | None = None
+    """`sampled` only: samples of each question; null takes 16."""
+    temperature: Positive | None = None
+    """`sampled` only: null takes 1."""
+    max_new_tokens: PositiveInt | None = None
+    """Tokens of an answer at most."""
+    calculator: bool | None = None
+    """Answer the calls that the model makes of the calculator."""
+    cue: Cue | None = None
+    """`letters` only: after which the letters are compared. `answer` (also for null): the task's own words for an
+    answer, such as "Answer:". `bare`: nothing, the letter is the whole answer, as nanochat's checkpoints learn it."""
+    of: tuple[str, ...] = ()
+    """The phases whose checkpoints are asked, e.g. [sft, rl]; empty for all."""
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> EvalEntry:
+        for field, protocols in (
+            ("samples", {"sampled"}),
+            ("temperature", {"sampled"}),
+            ("cue", {"letters"}),
+            ("max_new_tokens", GENERATING),
+            ("calculator", GENERATING),
+        ):
+            if getattr(self, field) is not None and self.protocol not in protocols:
+                raise ValueError(
+                    f"{field} belongs to protocol {' or '.join(sorted(protocols))}, and this one is "
+                    f"{self.protocol!r}: leave it out"
+                )
+        return self
+
+
+class ChatCoreConfig(StrictModel):
+    """ChatCORE: the mean over seven tasks of how far a model is from guessing to perfect."""
+
+    limit: PositiveInt | None = None
+    """Questions asked of each task; null asks all."""
+    of: tuple[str, ...] = ()
+    """The phases whose checkpoints are asked, e.g. [sft, rl]; empty for all."""
+    cue: Cue = "answer"
+    """After which the letters of its multiple-choice tasks are compared, as in an entry of `tasks`."""
+    tasks: tuple[str, ...] = ()
+    """Those of its tasks that the profile has test rows of; filled in."""
 
 
 class EvalConfig(StrictModel):
-    """How the four checkpoints are evaluated."""
+    """How the four checkpoints are evaluated: greedy answers to the main task, and whatever else is asked."""
 
     launch: LaunchConfig = LaunchConfig()
     task: str = MAIN_TASK
     """The task whose questions are asked; `task` is the profile's own."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
-    """What that task is; filled in from the profile's `tasks`."""
-    split: Literal["validation", "test"] = "test"
+    """What the profile's own tasks are; filled in from its `tasks`."""
+    split: Split = "test"
     """Split of the questions that are asked."""
     limit: PositiveInt | None = None
-    """Questions asked; null asks all."""
+    """Questions asked of the main task; null asks all."""
     permute_options: bool = True
     """Put each question's options in a seeded random order, so that no letter is favoured."""
     max_new_tokens: PositiveInt = 64
@@ -33,5 +159,87 @@ class EvalConfig(StrictModel):
     """Answers that one process generates at a time."""
     bpb_tokens: PositiveInt = 65_536
     """Tokens of validation text scored for bits per byte (base and mid)."""
+    tasks: tuple[EvalEntry, ...] = ()
+    """Evaluations besides that of the main task."""
+    chat_core: ChatCoreConfig | None = None
+    """Also compute ChatCORE; null does not."""
     seed: int = 30
-    """Decides the order of the options."""
+    """Decides the order of the options, and samples."""
+
+    @property
+    def main(self) -> Asked:
+        """The evaluation of the main task."""
+        return self.resolved(EvalEntry(task=self.task, limit=self.limit))
+
+    def asked(self, phase: str | None = None) -> list[Asked]:
+        """All evaluations of a phase's checkpoint, the main one first and each once; None takes those of all phases."""
+        entries = (self.resolved(e) for e in self.tasks if phase is None or not e.of or phase in e.of)
+        found: dict[str, Asked] = {}
+        for asked in (self.main, *entries, *self.of_chat_core(phase)):
+            found.setdefault(asked.name, asked)
+        return list(found.values())
+
+    def of_chat_core(self, phase: str | None = None) -> list[Asked]:
+        """The evaluations that ChatCORE is made of."""
+        found = self.chat_core
+        if found is None or (phase is not None and found.of and phase not in found.of):
+            return []
+        entries = [
+            EvalEntry(
+                task=task, protocol=protocol, split="test", limit=found.limit, calculator=calculator,
+                cue=found.cue if protocol == "letters" else None,
+            )
+            for task, protocol, _ in CHAT_CORE
+            if task in found.tasks
+            for calculator in ((True, False) if task == BOTH_WAYS else (None,))
+        ]  # fmt: skip
+        return [self.resolved(entry) for entry in entries]
+
+    def resolved(self, entry: EvalEntry) -> Asked:
+        """An entry with what the section says where it says nothing."""
+        sampled = entry.protocol == "sampled"
+        return Asked(
+            task=entry.task,
+            protocol=entry.protocol,
+            split=entry.split or self.split,
+            limit=entry.limit,
+            samples=(entry.samples or SAMPLES) if sampled else 1,
+            temperature=(entry.temperature or TEMPERATURE) if sampled else 0.0,
+            max_new_tokens=entry.max_new_tokens or self.max_new_tokens,
+            calculator=self.calculator if entry.calculator is None else entry.calculator,
+            cue=entry.cue or "answer",
+            permute_options=self.permute_options,
+            seed=self.seed,
+        )
+
+
+def check_phases(of: Sequence[str], phases: Sequence[str], field: str) -> None:
+    """Raises `ValueError` where `of` names something else than a phase of the chain."""
+    if unknown := [phase for phase in of if phase not in phases]:
+        raise ValueError(f"{field}.of names {unknown[0]!r}, and the phases are {', '.join(phases)}")
+
+
+def check_chat_core(given: ChatCoreConfig, filled: ChatCoreConfig) -> None:
+    """Raises `ValueError` where there is none of its tasks, or where the profile says others than are filled in."""
+    if not filled.tasks:
+        raise ValueError(
+            "eval_report.chat_core: the profile keeps test rows of none of its tasks "
+            f"({', '.join(name for name, _, _ in CHAT_CORE)}): add some to chat_datasets.sources"
+        )
+    if given.tasks not in ((), filled.tasks):
+        raise ValueError(
+            f"eval_report.chat_core.tasks is filled in ({', '.join(filled.tasks)}), from what there are test rows of: "
+            "leave it out"
+        )
+
+
+def check_asked_once(config: EvalConfig, phase: str) -> None:
+    """Raises `ValueError` where two entries of the filled-in section ask a phase's checkpoint the same."""
+    entries = [(i, config.resolved(e).name) for i, e in enumerate(config.tasks) if not e.of or phase in e.of]
+    seen = {config.main.name: "the main evaluation, whose task, split and limit are those of eval_report itself"}
+    for place, name in entries:
+        if name in seen:
+            raise ValueError(
+                f"eval_report.tasks[{place}] asks {name} a second time, like {seen[name]}: leave one of them out"
+            )
+        seen[name] = f"eval_report.tasks[{place}]"

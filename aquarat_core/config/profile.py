@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from aquarat_core.config import strict_yaml
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
-from aquarat_core.config.evaluation import EvalConfig
+from aquarat_core.config.evaluation import EvalConfig, check_asked_once, check_chat_core, check_phases
 from aquarat_core.config.fields import ConfigError, StrictModel, with_current_names
 from aquarat_core.config.locations import anchored
 from aquarat_core.config.model import TokenizerConfig
@@ -68,7 +68,7 @@ class Profile(StrictModel):
     def section(self, field: str) -> BaseModel:
         """A stage's section, with the tasks that it uses filled in."""
         names = self.names
-        used = {name for _, section in self if isinstance(section, StrictModel) for name in names.of(section)}
+        used = {name for _, section in self if isinstance(section, StrictModel) for name in names.central(section)}
         return names.filled(getattr(self, field), used)
 
     @model_validator(mode="before")
@@ -103,9 +103,11 @@ class Profile(StrictModel):
 
     def _answers_fit(self, sequence_len: int) -> None:
         """Checks what would otherwise only fail after base, mid and SFT have been trained."""
+        entries = enumerate(self.eval_report.tasks)
         for stage, budget in (
             ("rl_checkpoint", self.rl_checkpoint.max_new_tokens),
             ("eval_report", self.eval_report.max_new_tokens),
+            *((f"eval_report.tasks[{i}]", e.max_new_tokens) for i, e in entries if e.max_new_tokens),
         ):
             if budget >= sequence_len:
                 raise ValueError(
@@ -147,6 +149,24 @@ class Profile(StrictModel):
             raise ValueError("rl_checkpoint.tasks names a task twice")
         names.check(evaluation.task, "eval_report.task", names.graded)
         names.check_split(evaluation.task, evaluation.split, "eval_report.task")
+        self._evaluations_fit()
+
+    def _evaluations_fit(self) -> None:
+        """What the entries of `eval_report.tasks` and `chat_core` name, and that nothing is asked twice."""
+        names, evaluation = self.names, self.eval_report
+        phases = [field.removesuffix("_checkpoint") for field in Profile.model_fields if field.endswith("_checkpoint")]
+        for place, entry in enumerate(evaluation.tasks):
+            field = f"eval_report.tasks[{place}]"
+            names.check(entry.task, field, names.graded)
+            names.check_split(entry.task, entry.split or evaluation.split, field)
+            names.check_protocol(entry.task, entry.protocol, field)
+            check_phases(entry.of, phases, field)
+        section = cast("EvalConfig", self.section("eval_report"))
+        if evaluation.chat_core and section.chat_core:
+            check_phases(evaluation.chat_core.of, phases, "eval_report.chat_core")
+            check_chat_core(evaluation.chat_core, section.chat_core)
+        for phase in phases:
+            check_asked_once(section, phase)
 
 
 def profile_names() -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from aquarat_core.config.data import ChatDatasetsConfig
-from aquarat_core.config.evaluation import EvalConfig
+from aquarat_core.config.evaluation import CHAT_CORE, OF_CHOICES, EvalConfig, EvalProtocol
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskConfig
@@ -34,7 +34,8 @@ def names_in(section: BaseModel | None) -> set[str]:
         case RLConfig():
             return {task.name for task in section.tasks}
         case EvalConfig():
-            return {section.task}
+            chat_core = section.chat_core.tasks if section.chat_core else ()
+            return {section.task, *(entry.task for entry in section.tasks), *chat_core}
         case _:
             return set()
 
@@ -103,12 +104,29 @@ class TaskNames:
         name = self.own(name)
         return name in WITH_OPTIONS or (name in self.tasks and self.tasks[name].kind in ("multiple_choice", "module"))
 
+    def check_protocol(self, name: str, protocol: EvalProtocol, field: str) -> None:
+        """Raises `ValueError` for a protocol that needs lettered options, where the task has none."""
+        if protocol in OF_CHOICES and not self.has_options(name):
+            raise ValueError(
+                f"{field} asks {self.own(name)} under protocol {protocol!r}, which needs lettered options, and it has "
+                "none: greedy and sampled work with every task"
+            )
+
+    def chat_core(self, used: Iterable[str]) -> tuple[str, ...]:
+        """The tasks of ChatCORE that the profile keeps test rows of; AQuA-RAT only where it is `used` for more."""
+        there = {name for name in self.graded if self.rows[name]["test"] != 0 and (name != AQUA or AQUA in used)}
+        return tuple(name for name, _, _ in CHAT_CORE if name in there)
+
     def of(self, section: BaseModel) -> set[str]:
         """The data sets, by their own names, that the stage with this section reads."""
         return set(map(self.own, names_in(section)))
 
+    def central(self, section: BaseModel) -> set[str]:
+        """Those that the chain is about; what is evaluated besides the main task changes nothing before it."""
+        return {self.own(section.task)} if isinstance(section, EvalConfig) else self.of(section)
+
     def filled(self, section: BaseModel, used: Iterable[str]) -> BaseModel:
-        """The section with tasks by their own names and with definitions; `used` are the tasks of the whole profile."""
+        """The section with tasks by their own names and with definitions; `used` are the tasks of the chain."""
         changes: dict[str, Any] = {}
         match section:
             case ChatDatasetsConfig():
@@ -121,12 +139,20 @@ class TaskNames:
             case RLConfig():
                 changes = {"tasks": tuple(t.model_copy(update={"name": self.own(t.name)}) for t in section.tasks)}
             case EvalConfig():
-                changes = {"task": self.own(section.task)}
+                entries = tuple(
+                    e.model_copy(update={"task": self.own(e.task), "split": e.split or section.split})
+                    for e in section.tasks
+                )
+                changes = {"task": self.own(section.task), "tasks": entries}
+                if section.chat_core:
+                    there = self.chat_core({*used, *(e.task for e in entries)})
+                    changes["chat_core"] = section.chat_core.model_copy(update={"tasks": there})
             case _:
                 pass
+        section = section.model_copy(update=changes) if changes else section
         if "definitions" in type(section).model_fields:
-            changes["definitions"] = self._definitions(section)
-        return section.model_copy(update=changes) if changes else section
+            section = section.model_copy(update={"definitions": self._definitions(section)})
+        return section
 
     def _definitions(self, section: BaseModel) -> dict[str, Any]:
         """Definitions of the profile's tasks that the stage uses. A stage that only trains on stored examples runs no

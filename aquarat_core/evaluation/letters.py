@@ -26,14 +26,34 @@ def letter_ids(tokenizer: Tokenizer, task: Task[Any]) -> list[int]:
 
     Raises `TokenizerError` if the letter in an answer is not a token of its own.
     """
-    answers = [tokenizer.encode(f"so.\n{task.answer_text(letter)}") for letter in task.categories]
+    return answer_cue(tokenizer, task, "so.\n")[1]
+
+
+def answer_cue(tokenizer: Tokenizer, task: Task[Any], before: str = "") -> tuple[list[int], list[int]]:
+    """The ids of the task's own words for an answer up to the letter, after the text `before`, and those of its letters
+    there.
+
+    Raises `TokenizerError` when the tokenizer gives an answer's letter no token of its own.
+    """
+    answers = [tokenizer.encode(f"{before}{task.answer_text(letter)}") for letter in task.categories]
     stems, ids = {tuple(answer[:-1]) for answer in answers}, [answer[-1] for answer in answers]
     if len(stems) != 1 or len(set(ids)) != len(task.categories):
         raise TokenizerError(
             f"the tokenizer does not end the answers {', '.join(task.categories)} in tokens of their own: train it on "
             "text with answers"
         )
-    return ids
+    return list(stems.pop()), ids
+
+
+def bare_letters(tokenizer: Tokenizer, task: Task[Any]) -> list[int]:
+    """Ids of the task's letters where each is the whole answer.
+
+    Raises `TokenizerError` when one is more than one token.
+    """
+    answers = [tokenizer.encode(letter) for letter in task.categories]
+    if any(len(answer) != 1 for answer in answers):
+        raise TokenizerError(f"the tokenizer has no tokens for the bare letters {', '.join(task.categories)}")
+    return [answer[0] for answer in answers]
 
 
 def answer_position(tokens: Sequence[int], letter_id: int) -> int | None:

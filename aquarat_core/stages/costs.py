@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.config import ConfigError, PretrainConfig, PretrainTextConfig
+from aquarat_core.config.evaluation import GENERATING, Asked
 from aquarat_core.config.fields import MAX_STEPS
 from aquarat_core.model.accounting import flops_per_token, matrix_parameters, parameters
 from aquarat_core.optim.scaling import horizon_of
@@ -23,6 +24,8 @@ SHARD_TEXT_BYTES = 125_000_000
 SHARD_DOCUMENTS = 53_000
 SHARD_TOKENS = 50_000_000
 FLOAT = 4
+ROTATIONS = 5
+"""Options of a question, as most have at most."""
 
 Sections = Mapping[str, Any]
 """The config of every stage of the chain by name; None for a stage without one."""
@@ -51,11 +54,16 @@ def cost_of(name: str, sections: Sections) -> Cost:
     if name.endswith("_checkpoint"):
         return _checkpoint(name, sections)
     if name.endswith("_eval_report"):
-        config = sections[name]
-        questions = _rows_kept(config.task, config.split, sections)
-        asked = min(filter(None, (config.limit, questions)), default=0)
-        return Cost(sampled=asked * config.max_new_tokens)
+        asked = sections[name].asked(name.removesuffix("_eval_report"))
+        return Cost(sampled=sum(_tokens(one, sections) for one in asked if one.protocol in GENERATING))
     return Cost()
+
+
+def _tokens(asked: Asked, sections: Sections) -> int:
+    """The most tokens that an evaluation generates; 0 where the number of its questions is not known."""
+    questions = min(filter(None, (asked.limit, _rows_kept(asked.task, asked.split, sections))), default=0)
+    answers = ROTATIONS if asked.protocol == "rotated" else asked.samples
+    return questions * answers * asked.max_new_tokens
 
 
 def _rows_kept(task: str, split: str, sections: Sections) -> int | None:

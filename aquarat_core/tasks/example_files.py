@@ -42,6 +42,11 @@ class StoredTask(Task[A]):
     def iterate(self, path: FilePath, split: str) -> Iterator[Example[A]]:
         return read_examples(path(f"{self.name}.{split}.parquet"))
 
+    def references(self, path: FilePath, split: str) -> Sequence[str]:
+        file = path(f"{self.name}.{split}.parquet")
+        parts = read_parts(file, SCHEMA, "examples of a task", columns=["reference"])
+        return [text for part in parts for text in cast("list[str]", part.column(0).to_pylist())]
+
 
 def write_examples(path: str | Path, examples: Sequence[Example[Any]]) -> None:
     """Write examples whose answers are JSON values, with the columns of `SCHEMA`, or of `WITH_PARTS` if any target has

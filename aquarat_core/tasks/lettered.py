@@ -1,9 +1,10 @@
-"""The shared part of all tasks with lettered options: grading, and completions that must earn nothing."""
+"""The shared part of all tasks with lettered options: grading, protocols, and completions that must earn nothing."""
 
 from __future__ import annotations
 
 from string import ascii_uppercase
 
+from aquarat_core.config.evaluation import EvalProtocol
 from aquarat_core.tasks.choice import MARKER, count_markers, parse_letter
 from aquarat_core.tasks.task import A, Attempt, Example, Grade, Task
 
@@ -14,6 +15,7 @@ class LetteredTask(Task[A]):
     answer_form = f"{MARKER!r} and a letter as the last line"
     grading_module = "aquarat_core.tasks.choice"
     notes = ("ambiguous",)
+    protocols: tuple[EvalProtocol, ...] = ("greedy", "sampled", "letters", "continuations", "cued", "rotated")
 
     def grade(self, example: Example[A], completion: str, ended: bool) -> Grade:
         """1 if the right letter is given once, at the end, followed by the stop token; otherwise 0."""

@@ -6,7 +6,7 @@ after the solution, if there is one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import TypedDict
 
@@ -15,7 +15,7 @@ from aquarat_core.errors import DataError
 from aquarat_core.tasks.choice import MARKER, option_line, option_lines
 from aquarat_core.tasks.example_files import StoredTask
 from aquarat_core.tasks.lettered import LetteredTask, worthless_letters
-from aquarat_core.tasks.option_order import drawn_order, keeps_order, letter_free
+from aquarat_core.tasks.option_order import drawn_order, keeps_order, letter_free, rotated_order
 from aquarat_core.tasks.task import Attempt, Example
 
 MAX_OPTIONS = len(ascii_uppercase)
@@ -62,11 +62,17 @@ class MultipleChoiceTask(LetteredTask[Choice], StoredTask[Choice]):
 
     def shown(self, example: Example[Choice], seed: int) -> Example[Choice]:
         """Shows the options in an order drawn from (seed, id); options that refer to others keep their order."""
+        return self._reordered(example, drawn_order(seed, example.id, len(example.choices)))
+
+    def rotated(self, example: Example[Choice], shift: int) -> Example[Choice]:
+        return self._reordered(example, rotated_order(len(example.choices), shift))
+
+    def _reordered(self, example: Example[Choice], order: Sequence[int]) -> Example[Choice]:
+        """With the option of the old index `order[place]` at each place; itself where the order is kept."""
         choice = example.answer
         options = choice["options"]
         if keeps_order(options):
             return example
-        order = drawn_order(seed, example.id, len(options))
         moved: Choice = {
             **choice,
             "options": [options[i] for i in order],

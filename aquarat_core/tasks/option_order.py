@@ -51,6 +51,12 @@ def drawn_order(seed: int, name: str, n: int) -> list[int]:
     return order
 
 
+def rotated_order(n: int, shift: int) -> list[int]:
+    """The order of n options in which option i stands in the place (i + shift) modulo n: the old index at each new
+    place."""
+    return [(place - shift) % n for place in range(n)]
+
+
 @cache
 def _letters(n: int) -> re.Pattern[str]:
     last = ascii_uppercase[n - 1]

@@ -13,10 +13,12 @@ import math
 import sys
 import traceback
 from collections.abc import Mapping
+from string import ascii_uppercase
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from aquarat_core.config import TaskDefinition
+from aquarat_core.config.evaluation import OF_CHOICES, EvalProtocol
 from aquarat_core.errors import UserError
 from aquarat_core.tasks.defined import Facts
 from aquarat_core.tasks.example_files import StoredTask, stored_fault
@@ -54,6 +56,7 @@ class OwnTask(StoredTask[Any]):
             raise self._wrong("answer_form", f"is {_shown(form)} but should be a text")
         self.answer_form = form
         self.categories, self.notes = self._names("categories"), self._names("notes")
+        self.protocols = self._protocols()
         self._twice = ASKED_TWICE
 
     def check_ready(self) -> None:
@@ -132,12 +135,18 @@ class OwnTask(StoredTask[Any]):
         return {key: value if isinstance(value, Attempt) else Attempt(value) for key, value in attempts.items()}
 
     def shown(self, example: Example[Any], seed: int) -> Example[Any]:
-        found = self._call("shown", example, seed)
+        return self._example("shown", example, seed)
+
+    def rotated(self, example: Example[Any], shift: int) -> Example[Any]:
+        return self._example("rotated", example, shift)
+
+    def _example(self, method: str, example: Example[Any], number: int) -> Example[Any]:
+        found = self._call(method, example, number)
         if not isinstance(found, Example):
-            raise self._wrong("shown", f"returned {_shown(found)} for {example.id} but should return an Example")
+            raise self._wrong(method, f"returned {_shown(found)} for {example.id} but should return an Example")
         made = cast("Example[Any]", found)
         if fault := stored_fault(made) or self._reference_fault(made):
-            raise self._wrong("shown", f"gave {example.id} {fault}")
+            raise self._wrong(method, f"gave {example.id} {fault}")
         return made
 
     def is_permutable(self, example: Example[Any]) -> bool:
@@ -175,6 +184,19 @@ class OwnTask(StoredTask[Any]):
         if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
             raise self._wrong(attribute, f"is {_shown(cast('object', found))} but should be a tuple of different texts")
         return cast("tuple[str, ...]", names)
+
+    def _protocols(self) -> tuple[EvalProtocol, ...]:
+        known = get_args(EvalProtocol)
+        named = self._names("protocols") if self._inner is not None else ()
+        if unknown := [name for name in named if name not in known]:
+            raise self._wrong("protocols", f"names {_shown(unknown[0])}; there are {', '.join(known)}")
+        by_letter = sorted(OF_CHOICES.intersection(named))
+        if by_letter and self.categories != tuple(ascii_uppercase[: len(self.categories) or 1]):
+            raise self._wrong("protocols", f"names {by_letter[0]!r}, for which `categories` must be A, B, C and so on")
+        default: object = vars(Task)["rotated"]
+        if "rotated" in named and getattr(type(self._inner), "rotated", None) is default:
+            raise self._wrong("protocols", "names 'rotated', and the class does not define it")
+        return cast("tuple[EvalProtocol, ...]", named)
 
     def _reference_fault(self, example: Example[Any]) -> str | None:
         if not self.categories or example.reference in self.categories:

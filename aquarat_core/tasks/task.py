@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from aquarat_core.config.evaluation import EvalProtocol
 from aquarat_core.conversation import Message, Part, assistant_message, transcript
 from aquarat_core.errors import DataError
 
@@ -112,6 +113,8 @@ class Task(Protocol[A]):
     """All possible answers if there are few enough to be counted by name; else empty."""
     notes: tuple[str, ...] = ()
     """The names of the notes in a `Grade`."""
+    protocols: tuple[EvalProtocol, ...] = ("greedy", "sampled")
+    """How it can be evaluated. All others need options answered by letter, of which `Example.reference` is one."""
     origins: Mapping[str, Origin] = {}
     """Description of the examples, by the field `source` in the config of the data set."""
 
@@ -155,6 +158,12 @@ class Task(Protocol[A]):
         It depends only on (seed, example.id).
         """
         del seed
+        return example
+
+    def rotated(self, example: Example[A], shift: int) -> Example[A]:
+        """The example with option i in the place (i + shift) modulo their number, and its right letter moved along;
+        itself where its options keep their order, and by default. What has the protocol `rotated` must define it."""
+        del shift
         return example
 
     def is_permutable(self, example: Example[A]) -> bool:

@@ -28,6 +28,7 @@ MAY_SAY = {
     *MAY_NAME,
     "aquarat_core/stages/registry.py",  # the stage's description
     "aquarat_core/config/__init__.py", "aquarat_core/config/data.py",  # the stage's section
+    "aquarat_core/config/evaluation.py",  # a task of ChatCORE
     "aquarat_core/config/profile.py", "aquarat_core/config/tasks.py", "aquarat_core/config/task_use.py",  # its name
 }  # fmt: skip
 NOT_THE_TASK = re.compile(r"aquarat|aqua_dataset|load_task\(\"aqua\"\)", re.IGNORECASE)

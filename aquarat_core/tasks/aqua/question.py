@@ -4,11 +4,12 @@ The row type, the single form of prompt and target, the parser of answers, and t
 removes the advantage of always answering the same letter.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from aquarat_core.conversation import Message, Part, assistant_message, user_message, with_text
 from aquarat_core.tasks.choice import MARKER, option_line, option_lines, parse_letter
-from aquarat_core.tasks.option_order import drawn_order, keeps_order
+from aquarat_core.tasks.option_order import drawn_order, keeps_order, rotated_order
 
 LETTERS = "ABCDE"
 INSTRUCTION = 'Reason step by step. Repeat the right option, then end with "Answer: " and its letter.'
@@ -71,8 +72,18 @@ def permute(q: Question, seed: int) -> Question:
     Questions whose options refer to each other ("A and B", "none of the above") keep their order. The rationale is
     not changed: train on it only if `letter_free` holds.
     """
+    return _reordered(q, drawn_order(seed, q.id, len(q.options)))
+
+
+def rotate(q: Question, shift: int) -> Question:
+    """`q` with its options moved on by `shift` places, cyclically; the correct letter moves along. The same questions
+    as in `permute` keep their order."""
+    return _reordered(q, rotated_order(len(q.options), shift))
+
+
+def _reordered(q: Question, order: Sequence[int]) -> Question:
+    """With the option of the old index `order[place]` at each place; itself where the order is kept."""
     if keeps_order(q.options):
         return q
-    order = drawn_order(seed, q.id, len(q.options))
     options = tuple(q.options[i] for i in order)
     return replace(q, options=options, correct=LETTERS[order.index(q.gold)])

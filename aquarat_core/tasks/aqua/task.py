@@ -11,6 +11,7 @@ from aquarat_core.tasks.aqua.question import (
     Question,
     permute,
     prompt,
+    rotate,
     target,
     target_parts,
 )
@@ -70,6 +71,10 @@ class AquaTask(LetteredTask[Question]):
         """Shows the options in an order drawn from (seed, id); the correct letter moves along."""
         shown = permute(example.answer, seed)
         return example if shown is example.answer else to_example(shown)
+
+    def rotated(self, example: Example[Question], shift: int) -> Example[Question]:
+        rotated = rotate(example.answer, shift)
+        return example if rotated is example.answer else to_example(rotated)
 
     def is_permutable(self, example: Example[Question]) -> bool:
         """Whether the rationale names no option by its letter or position."""
