@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -21,7 +21,9 @@ from aquarat_core.config import EvalConfig
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
-from aquarat_core.evaluation.records import Record, read_records
+from aquarat_core.evaluation.chat_core import ChatCore
+from aquarat_core.evaluation.figures import Evaluation
+from aquarat_core.evaluation.records import Record, by_evaluation, read_records
 from aquarat_core.evaluation.statistics import p_text, wilson_interval
 from aquarat_core.evaluation.summary import Comparison, Summary, compare, question_difference, questions_sha256
 from aquarat_core.tasks import origin
@@ -59,6 +61,9 @@ class EvalReport(TypedDict):
     summary: Summary
     bits_per_byte: float | None
     comparison: ComparisonWithParent
+    evaluations: list[Evaluation]
+    """All that the checkpoint was asked, the main task first; reports from before there were several have none."""
+    chat_core: ChatCore | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,9 @@ class Evaluated:
 
     report: EvalReport
     records: list[Record]
+    """Those of the main task."""
+    by_name: Mapping[str, list[Record]] = field(default_factory=dict[str, list[Record]])
+    """Those of all evaluations by their names, in the order of the report; an older report's have no name."""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Evaluated:
@@ -74,7 +82,8 @@ class Evaluated:
         report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
         if (found := report.get("format")) != FORMAT:
             raise DataError(f"{artifact.asset} has report format {found}, not {FORMAT}: materialize it again")
-        return cls(report, read_records(artifact.path("questions.parquet")))
+        evaluations = by_evaluation(read_records(artifact.path("questions.parquet")))
+        return cls(report, next(iter(evaluations.values())) if evaluations else [], evaluations)
 
 
 def identity(artifact: Artifact) -> Identity:
@@ -106,6 +115,8 @@ def build(
     records: Sequence[Record],
     summary: Summary,
     bits_per_byte: float | None,
+    evaluations: Sequence[Evaluation] = (),
+    chat_core: ChatCore | None = None,
 ) -> EvalReport:
     """The report without its comparison; `compare_with_parent` fills that in."""
     manifest = checkpoint.manifest
@@ -134,6 +145,8 @@ def build(
         summary=summary,
         bits_per_byte=bits_per_byte,
         comparison=ComparisonWithParent(parent=None, result=None, reason="this is the first checkpoint of the chain"),
+        evaluations=list(evaluations),
+        chat_core=chat_core,
     )
 
 

@@ -1,21 +1,26 @@
-"""Evaluate one checkpoint: greedy answers to a task's questions, bits per byte where there is text, and the report."""
+"""Evaluate one checkpoint: greedy answers to its task's questions, whatever else the profile asks, bits per byte where
+there is text, and the report."""
 
 from __future__ import annotations
 
 from statistics import mean
-from typing import Any
 
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.documents import read_documents
 from aquarat_core.evaluation import report as reports
+from aquarat_core.evaluation import suite
+from aquarat_core.evaluation.chat_core import chat_core
+from aquarat_core.evaluation.figures import Evaluation, evaluate
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.summary import summarize
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.stages.task_inputs import TaskInput, task_input
-from aquarat_core.tasks.task import Example, most_common
+from aquarat_core.stages.evaluations import questions
+from aquarat_core.stages.task_inputs import task_input
+from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET
+from aquarat_core.tasks.task import most_common
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -23,45 +28,66 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     config: EvalConfig = ctx.config
     checkpoint, text = ctx.input("_checkpoint"), ctx.inputs.get("pretrain_text")
     assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
-    found = task_input(ctx, config.task)
-    task = found.task
-    task.check_ready()
-    questions = questions_to_ask(found, config)
+    phase = ctx.spec.stage.removesuffix("_eval_report")
+    data = [ctx.inputs[name] for name in (*DATASETS, OTHER_DATASET) if name in ctx.inputs]
+    asked = questions(config.asked(phase), lambda name: task_input(ctx, name), data)
+    suite.check(asked)
     with evaluator(checkpoint.directory(), config) as model:
-        records = model.greedy_answers(task, questions, lambda done: ctx.progress(done, len(questions), "questions"))
-        ctx.progress(len(questions), len(questions), "questions")
+        answered = suite.run(model, asked, lambda done, total, _: ctx.progress(done, total, "questions"))
         bpb = model.bits_per_byte(read_documents(text.path("validation.parquet"))) if text else None
     if ctx.rank:
         return {}
 
-    majority = most_common(found.references(majority_split(found)))
-    summary = summarize(records, majority, mean(task.chance(e) for e in questions), task.categories)
-    data = [found.dataset, *([text] if text else [])]
+    main = answered[0]
+    majority = main.facts["majority"] or most_common(r.gold for r in main.records)
+    chance = mean(r.chance for r in main.records)
+    summary = summarize(main.records, majority, chance, main.facts["categories"])
+    evaluations = [evaluate(one.facts, one.records) for one in answered]
     report = reports.build(
         ctx.spec.stage,
         checkpoint,
-        data,
+        [*data, *([text] if text else [])],
         config,
         format_profile(ctx.spec.profile, ctx.spec.profile_sha256),
         ctx.spec.code,
-        reports.grader_version(task),
-        records,
+        main.facts["grader"],
+        main.records,
         summary,
         bpb,
+        evaluations,
+        chat_core(config.of_chat_core(phase), evaluations),
     )
     if parent := ctx.input("_eval_report"):
-        child = reports.Evaluated(report, records)
+        child = reports.Evaluated(report, main.records)
         report["comparison"] = reports.compare_with_parent(child, reports.Evaluated.read(parent))
-    write_records(ctx.outdir / "questions.parquet", records)
-    reports.write(ctx.outdir, ctx.extras_dir, report, records, checkpoint_metrics(checkpoint))
-    if summary["too_long"]:
-        ctx.log(
-            f"{summary['too_long']} of {summary['n']} questions leave no room for eval_report.max_new_tokens "
-            f"{config.max_new_tokens} in the model's context, and count as wrong"
-        )
+    write_records(
+        ctx.outdir / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
+    )
+    reports.write(ctx.outdir, ctx.extras_dir, report, main.records, checkpoint_metrics(checkpoint))
+    for line in remarks(evaluations):
+        ctx.log(line)
     ctx.log(reports.baseline_sentence(checkpoint.asset, summary))
     ctx.log(reports.comparison_sentence(report["comparison"]))
     return metrics(report)
+
+
+def remarks(evaluations: list[Evaluation]) -> list[str]:
+    """What a reader must know before any figure: evaluations without any answer, and questions without room."""
+    found: list[str] = []
+    for e in evaluations:
+        if not e["rates"]["parsed"]:
+            found.append(
+                f"{e['name']}: none of the {e['answers']} answers could be read in the form that was asked for, so "
+                "its accuracy says nothing of what the model knows"
+            )
+        if too_long := e["stop_reasons"].get("too_long", 0):
+            budget = e["settings"].get("max_new_tokens")
+            room = f"for max_new_tokens {budget} " if budget else ""
+            found.append(
+                f"{e['name']}: {too_long} of {e['answers']} questions leave no room {room}in the model's context, and "
+                "count as wrong"
+            )
+    return found
 
 
 def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
@@ -81,15 +107,15 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
         found["bpb"] = report["bits_per_byte"]
     if result:
         found |= {"parent_difference": result["difference"], "mcnemar_p": result["mcnemar_p"]}
+    for e in report["evaluations"][1:]:
+        name, figures = e["name"], e["figures"]
+        found |= {
+            f"{name}/accuracy": figures["accuracy"],
+            f"{name}/lo": figures["lo"],
+            f"{name}/hi": figures["hi"],
+            f"{name}/parse_rate": e["rates"]["parsed"],
+        }
+    if chat := report["chat_core"]:
+        name = chat["name"].lower()
+        found |= {name: chat["value"], f"{name}_lo": chat["lo"], f"{name}_hi": chat["hi"]}
     return found
-
-
-def questions_to_ask(found: TaskInput, config: EvalConfig) -> list[Example[Any]]:
-    """The first `config.limit` questions of the split, with choices in the order the model will read."""
-    questions = found.examples(config.split)[: config.limit]
-    return [found.task.shown(e, config.seed) for e in questions] if config.permute_options else questions
-
-
-def majority_split(found: TaskInput) -> str:
-    """The split whose most common answer is a baseline: that of training, where the task has one."""
-    return "train" if found.has("train") else "test"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,18 +11,25 @@ import torch
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import EvalConfig, ModelConfig, TokenizerConfig
-from aquarat_core.errors import StageError
-from aquarat_core.evaluation.records import read_records
+from aquarat_core.config.evaluation import ChatCoreConfig, EvalEntry
+from aquarat_core.errors import DataError, StageError
+from aquarat_core.evaluation import suite
+from aquarat_core.evaluation.figures import rebuild
+from aquarat_core.evaluation.protocols import Evaluator
+from aquarat_core.evaluation.records import Record, read_records
+from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.runtime.distributed import World
 from aquarat_core.stages import eval_report, pipeline_report
 from aquarat_core.stages.base import StageContext, StageSpec
+from aquarat_core.stages.evaluations import questions, questions_to_ask
 from aquarat_core.stages.task_inputs import TaskInput
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.tasks.task import most_common
 from aquarat_core.text.tokenizer import train_tokenizer
-from tests.factories import AQUA
+from tests.factories import AQUA, ONE
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +123,89 @@ def test_the_stages_report_on_a_chain_that_cannot_answer(untrained, tmp_path) ->
     assert len(json.loads((ctx.outdir / "report.json").read_text())["stages"]) == 4
 
 
+EVERYTHING = CONFIG.model_copy(
+    update={
+        "tasks": tuple(
+            EvalEntry(task="aqua", split="test", protocol=protocol, limit=4, **fields)
+            for protocol, fields in (
+                ("sampled", {"samples": 2}), ("letters", {}), ("letters", {"cue": "bare"}), ("continuations", {}),
+                ("cued", {"max_new_tokens": 5}), ("rotated", {"of": ("sft",)}), ("greedy", {"of": ("rl",)}),
+            )
+        ),
+        "chat_core": ChatCoreConfig(limit=3, tasks=("aqua",)),
+    }
+)  # fmt: skip
+
+
+def test_every_protocol_is_in_the_report_the_records_and_the_metrics(untrained, tmp_path) -> None:
+    inputs = {"sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua}
+    ctx = context(untrained, tmp_path, "sft_eval_report", EVERYTHING, inputs)
+    progress: list[dict[str, Any]] = []
+    ctx.send = progress.append
+    metrics = eval_report.run(ctx)
+    report = json.loads((ctx.outdir / "report.json").read_text())
+    names = [f"aqua/{x}" for x in ("greedy", "sampled", "letters", "letters-bare", "continuations", "cued", "rotated")]
+    assert [e["name"] for e in report["evaluations"]] == names
+    assert [e["answers"] for e in report["evaluations"]] == [12, 8, 4, 4, 4, 4, 20]
+    assert json.loads(json.dumps(rebuild(ctx.outdir / "questions.parquet"))) == report["evaluations"]
+    main, letters = report["evaluations"][0], report["evaluations"][2]
+    assert main["figures"]["accuracy"] == report["summary"]["accuracy"] == metrics["accuracy"]
+    assert main["hashes"]["questions_sha256"] == report["evaluation"]["questions_sha256"]
+    assert main["hashes"]["data_version"] == untrained.aqua.data_version
+    assert main["baselines"]["majority"]["letter"] == "B" and 0 <= main["baselines"]["longest"] <= 1
+    assert letters["rates"]["parsed"] == 1.0 and letters["stop_reasons"] == {"scored": 4}
+    assert 0 < letters["figures"]["letter_mass"] < 1
+    assert metrics["aqua/letters/accuracy"] == letters["figures"]["accuracy"]
+    assert metrics["aqua/letters/lo"] <= metrics["aqua/letters/accuracy"] <= metrics["aqua/letters/hi"]
+    # ChatCORE's AQuA is the main evaluation, the only one of its tasks here.
+    assert report["chat_core"]["name"] == "ChatCORE-1" and report["chat_core"]["tasks"][0]["n"] == 12
+    assert metrics["chatcore-1"] == pytest.approx(-0.25)
+    assert progress[-1]["done"] == progress[-1]["total"] == 12 + 6 * 4
+    assert Evaluated.read(published(untrained, ctx, metrics)).records == [
+        r for r in read_records(ctx.outdir / "questions.parquet") if r.evaluation == "aqua/greedy"
+    ]
+
+
+def test_two_ranks_find_what_one_finds(untrained, tmp_path) -> None:
+    """The shares of two ranks, put together, are the records of one."""
+    checkpoint = untrained.checkpoints["sft"].directory()
+    task = TaskInput(AQUA, untrained.aqua)
+    for asked in EVERYTHING.asked("sft"):
+        examples = questions_to_ask(task, replace(asked, limit=4))
+        one = Evaluator(checkpoint, EVERYTHING, ONE).ask(asked, AQUA, examples)
+        parts = [
+            r
+            for rank in range(2)
+            for r in Evaluator(checkpoint, EVERYTHING, Half(rank, 2, ONE.device, ONE.compute_dtype)).ask(
+                asked, AQUA, examples
+            )
+        ]
+        assert len(parts) == len(one) and one
+        for theirs, ours in zip(sorted(parts, key=place), sorted(one, key=place), strict=True):
+            assert replace(theirs, choice_scores=None) == replace(ours, choice_scores=None)
+            # Sums in batches of other sizes are rounded otherwise.
+            assert (theirs.choice_scores or ()) == pytest.approx(ours.choice_scores or (), abs=1e-5)
+
+
+def place(record: Record) -> tuple[str, int]:
+    return record.id, record.sample
+
+
+class Half(World):
+    """One of two ranks, whose gathering gives its own part."""
+
+    def gather_to_rank0(self, obj: list[Any]) -> list[Any]:
+        return obj
+
+
+def test_an_answer_that_is_no_choice_names_its_row(untrained) -> None:
+    (good, *_) = questions([CONFIG.main], lambda _: TaskInput(AQUA, untrained.aqua), [untrained.aqua])
+    suite.check([good])
+    bad = replace(good, examples=[good.examples[0], replace(good.examples[1], reference="F")])
+    with pytest.raises(DataError, match="aqua_dataset, task aqua, test row t1: the right answer 'F' is none of its 5"):
+        suite.check([bad])
+
+
 def test_bits_per_byte_of_random_weights_is_about_a_uniform_guess(untrained, tmp_path) -> None:
     inputs = {"base_checkpoint": untrained.checkpoints["base"], "aqua_dataset": untrained.aqua}
     inputs["pretrain_text"] = untrained.text
@@ -143,13 +234,13 @@ def test_majority_letter_is_of_the_training_split_and_the_earlier_on_a_tie(untra
 
 def test_an_empty_split_says_what_to_set(untrained) -> None:
     with pytest.raises(StageError, match=r"no validation questions of aqua: set aqua_dataset\.n_validation above 0"):
-        eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(split="validation"))
+        questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(split="validation").main)
 
 
 def test_options_are_permuted_by_seed_or_left_alone(untrained) -> None:
-    given = eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(permute_options=False))
-    first = eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=1))
-    assert first == eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=1))
-    assert first != eval_report.questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=2)) != given
+    given = questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(permute_options=False).main)
+    first = questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=1).main)
+    assert first == questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=1).main)
+    assert first != questions_to_ask(TaskInput(AQUA, untrained.aqua), EvalConfig(seed=2).main) != given
     assert [sorted(e.choices) for e in first] == [sorted(e.choices) for e in given]
     assert [e.choices[e.answer.gold] for e in first] == [e.choices[e.answer.gold] for e in given]

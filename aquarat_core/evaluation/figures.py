@@ -1,0 +1,416 @@
+"""From the records of one evaluation to its figures, by protocol; the same from memory as from a file of records.
+
+No accuracy is without an interval: Wilson's for single answers, one clustered by question where a question was asked
+several times. Beside it stand guessing, the best constant answer, the training split's commonest answer and, where
+there are options, the longest option.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from string import ascii_uppercase
+from typing import Any, TypedDict
+
+from aquarat_core.config.evaluation import EvalProtocol
+from aquarat_core.errors import DataError
+from aquarat_core.evaluation import calibration, option_bias, sampling
+from aquarat_core.evaluation import statistics as st
+from aquarat_core.evaluation.records import Facts, Record, by_evaluation, read_facts, read_records
+from aquarat_core.evaluation.summary import Baseline, LetterRow, Verdict, questions_sha256, summarize
+
+LONGEST_SHOWN = 80
+"""Characters of an answer that are given as a baseline's name."""
+SEED = 0
+"""Of what is simulated or resampled."""
+
+
+class Rate(TypedDict):
+    """A share in [0, 1] with its 95 % interval."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+class Guessed(Rate):
+    """A rate over several samples, and what guessing would give."""
+
+    guess: float
+
+
+class ReliabilityBin(TypedDict):
+    """Questions of similar confidence."""
+
+    n: int
+    confidence: float
+    accuracy: float
+    lo: float
+    hi: float
+
+
+class Calibration(TypedDict):
+    """Whether the probabilities of choices, renormalized over the choices, mean what they say."""
+
+    brier: float
+    log_loss: float
+    """Nats; ln L for equal probabilities of L choices."""
+    ece: float
+    ece_if_calibrated: float
+    """What so few questions would give on average if every probability were right."""
+    ece_if_calibrated_95: float
+    """Which of those 95 % stay below: only an error above it shows a lack of calibration."""
+    confidence: float
+    reliability: list[ReliabilityBin]
+
+
+class Place(TypedDict):
+    """Answers to questions whose right option stands in one place (0 is the first)."""
+
+    place: int
+    n: int
+    accuracy: float
+    lo: float
+    hi: float
+
+
+class Bias(TypedDict):
+    """How evenly the places were answered over all rotations."""
+
+    counts: list[int]
+    chi2: float
+    p: float
+    cramers_v: float
+
+
+class Rotation(TypedDict):
+    """What changes with the order of the options."""
+
+    rotated: int
+    """Questions that were asked under all cyclic orders."""
+    kept: int
+    """Questions whose options refer to each other: asked once, and counted once."""
+    by_place: list[Place]
+    consistency: Rate | None
+    """Share of the rotated questions that were answered with the same option under all orders."""
+    agreement: float | None
+    """Share of the pairs of orders of a question that agree."""
+    bias: dict[str, Bias]
+    """By the number of options."""
+    as_given: Rate
+    """Accuracy under the first order alone."""
+    difference: Rate
+    """Mean accuracy over the orders less that of the first; resampled by question."""
+    difference_p: float
+
+
+class Accuracy(TypedDict):
+    """What every protocol finds."""
+
+    correct: float
+    """Questions right; the sum of the questions' means where they were asked several times."""
+    accuracy: float
+    lo: float
+    hi: float
+
+
+class Figures(Accuracy, total=False):
+    """What an evaluation found, by protocol."""
+
+    p_above_chance: float | None
+    """Single answers: exact binomial p of no more than guessing."""
+    p_against_constant: float
+    """Single answers: exact McNemar p against the best constant answer."""
+    against_constant: Verdict
+    letters: dict[str, LetterRow]
+    letter_entropy_bits: float
+    mean_tokens: float
+    se: float
+    """Several answers to a question: standard error, clustered by question."""
+    samples: int
+    pass_at: dict[str, Guessed]
+    """By k, unbiased."""
+    majority_at: dict[str, Guessed]
+    margin: float
+    """Mean difference of the highest and the second highest score, in nats."""
+    gold_margin: float
+    """Mean difference of the right choice's score and the highest other one's, in nats."""
+    letter_mass: float
+    """Mean probability that the next token is one of the letters."""
+    calibration: Calibration
+    rotation: Rotation
+
+
+class Baselines(TypedDict):
+    """Accuracies on the same questions without looking at them."""
+
+    chance: float
+    constant: Baseline
+    """The best answer to give always, chosen with these questions in hand."""
+    majority: Baseline | None
+    """The commonest answer of the training split; None where there is none."""
+    longest: float | None
+    """The longest option; equals share the question. None where there are no options."""
+
+
+class Rates(TypedDict):
+    """How answers came about, as shares of all answers."""
+
+    parsed: float
+    truncated: float
+    ambiguous: float
+    """Completions that announced more than one answer."""
+    too_long: float
+    """Not asked, because there was no room in the context."""
+
+
+class Hashes(TypedDict):
+    """What must be equal for two evaluations to be of the same."""
+
+    questions_sha256: str
+    """Of ids, prompts with the order of their options, and right answers."""
+    prompts_sha256: str
+    """Of all that the model was shown, cues included."""
+    grader: str
+    data_asset: str
+    data_version: str
+
+
+class Evaluation(TypedDict):
+    """One task under one protocol."""
+
+    name: str
+    task: str
+    protocol: EvalProtocol
+    split: str
+    questions: str
+    settings: dict[str, Any]
+    n: int
+    """Questions."""
+    answers: int
+    """Rows: questions times samples or rotations."""
+    figures: Figures
+    baselines: Baselines
+    rates: Rates
+    hashes: Hashes
+    stop_reasons: dict[str, int]
+
+
+def evaluate(facts: Facts, records: Sequence[Record]) -> Evaluation:
+    """The figures of one evaluation. Raises `DataError` without records."""
+    if not records:
+        raise DataError(f"{facts['name']} has no records: evaluate at least one question")
+    questions = grouped(records)
+    first = [rows[0] for rows in questions]
+    compute = {"sampled": _sampled, "rotated": _rotated}.get(facts["protocol"], _single)
+    return Evaluation(
+        name=facts["name"],
+        task=facts["task"],
+        protocol=facts["protocol"],
+        split=facts["split"],
+        questions=facts["questions"],
+        settings=facts["settings"],
+        n=len(questions),
+        answers=len(records),
+        figures=compute(facts, questions),
+        baselines=_baselines(facts, questions),
+        rates=Rates(
+            parsed=_share(r.parsed is not None for r in records),
+            truncated=_share(r.truncated for r in records),
+            ambiguous=_share(r.ambiguous for r in records),
+            too_long=_share(r.stop_reason == "too_long" for r in records),
+        ),
+        hashes=Hashes(
+            questions_sha256=questions_sha256(first),
+            prompts_sha256=_prompts_sha256(records),
+            grader=facts["grader"],
+            data_asset=facts["data_asset"],
+            data_version=facts["data_version"],
+        ),
+        stop_reasons=dict(sorted(Counter(r.stop_reason for r in records).items())),
+    )
+
+
+def rebuild(path: str | Path) -> list[Evaluation]:
+    """The figures of all evaluations of a `questions.parquet`, from that file alone; the main one first.
+
+    Raises `DataError` for a file from before it held what is needed.
+    """
+    records = by_evaluation(read_records(path))
+    return [evaluate(facts, records.get(facts["name"], [])) for facts in read_facts(path)]
+
+
+def grouped(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each question, by sample, questions in their order."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.id, []).append(record)
+    return [sorted(rows, key=lambda r: r.sample) for rows in found.values()]
+
+
+def _single(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
+    """One answer to each question: greedy, or the most likely choice."""
+    records = [rows[0] for rows in questions]
+    s = summarize(records, facts["majority"] or "", mean(r.chance for r in records), facts["categories"])
+    found = Figures(
+        correct=s["correct"],
+        accuracy=s["accuracy"],
+        lo=s["accuracy_lo"],
+        hi=s["accuracy_hi"],
+        p_above_chance=s["p_above_uniform"],
+        p_against_constant=s["p_against_constant"],
+        against_constant=s["against_constant"],
+        letters=s["letters"],
+        letter_entropy_bits=s["letter_entropy_bits"],
+        mean_tokens=s["mean_tokens"],
+    )
+    scored = [r for r in records if r.choice_scores is not None and max(r.choice_scores) > -math.inf]
+    if scored:
+        _add_scores(found, facts["protocol"], scored)
+    return found
+
+
+def _add_scores(found: Figures, protocol: EvalProtocol, records: Sequence[Record]) -> None:
+    """Adds what the scores of choices say to `found`; questions without any are left out."""
+    scores_QL = [r.choice_scores or () for r in records]
+    golds = [ascii_uppercase.index(r.gold) for r in records]
+    probabilities_QL = calibration.choice_probabilities(scores_QL)
+    confidence, correct = [max(p) for p in probabilities_QL], [r.correct for r in records]
+    if_calibrated = calibration.ece_if_calibrated(confidence, seed=SEED)
+    found["margin"] = mean(top - second for top, second, *_ in (sorted(s, reverse=True) for s in scores_QL))
+    found["gold_margin"] = mean(
+        s[gold] - max(x for i, x in enumerate(s) if i != gold) for s, gold in zip(scores_QL, golds, strict=True)
+    )
+    if protocol != "continuations":
+        found["letter_mass"] = mean(math.fsum(map(math.exp, s)) for s in scores_QL)
+    found["calibration"] = Calibration(
+        brier=calibration.brier(probabilities_QL, golds),
+        log_loss=calibration.log_loss(probabilities_QL, golds),
+        ece=calibration.expected_calibration_error(confidence, correct),
+        ece_if_calibrated=if_calibrated.mean,
+        ece_if_calibrated_95=if_calibrated.upper,
+        confidence=mean(confidence),
+        reliability=[ReliabilityBin(**b._asdict()) for b in calibration.reliability(confidence, correct)],
+    )
+
+
+def _sampled(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
+    """Several samples of each question: their mean, and what the best and the commonest of k would score."""
+    correct_QS = [[r.correct for r in rows] for rows in questions]
+    n, average = len(correct_QS[0]), sampling.mean_at_n(correct_QS)
+    chance_Q = [rows[0].chance for rows in questions]
+    counts, ks = [sum(correct_S) for correct_S in correct_QS], powers_of_two(n)
+    answers_QS, golds = [[_vote(r) for r in rows] for rows in questions], [rows[0].gold for rows in questions]
+    return Figures(
+        correct=sum(counts) / n,
+        accuracy=average.value,
+        lo=average.lo,
+        hi=average.hi,
+        se=average.se,
+        samples=n,
+        mean_tokens=mean(r.n_tokens for rows in questions for r in rows),
+        pass_at={
+            str(k): _guessed(sampling.pass_at_k(counts, n, k), sampling.pass_at_k_of_chance(chance_Q, k)) for k in ks
+        },
+        majority_at={
+            str(k): _guessed(sampling.majority_at_k(answers_QS, golds, k), mean(chance_Q)) for k in ks if k > 1
+        },
+    )
+
+
+def _vote(record: Record) -> str | None:
+    """The answer as majorities count it: what is right is one answer, however it was written."""
+    return record.gold if record.correct else record.parsed
+
+
+def powers_of_two(n: int) -> list[int]:
+    """1, 2, 4, ... up to n."""
+    return [1 << i for i in range(n.bit_length())]
+
+
+def _rotated(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
+    """Greedy answers under all cyclic orders of the options."""
+    average = sampling.mean_over_questions([_share(r.correct for r in rows) for rows in questions])
+    return Figures(
+        correct=average.value * len(questions),
+        accuracy=average.value,
+        lo=average.lo,
+        hi=average.hi,
+        se=average.se,
+        mean_tokens=mean(r.n_tokens for rows in questions for r in rows),
+        rotation=_rotation(questions),
+    )
+
+
+def _rotation(questions: Sequence[Sequence[Record]]) -> Rotation:
+    rotated = [rows for rows in questions if len(rows) > 1]
+    pooled = [r for rows in rotated for r in rows]
+    places = option_bias.accuracy_by_place([ascii_uppercase.index(r.gold) for r in pooled], [r.correct for r in pooled])
+    alike = option_bias.consistency([[_content(r, len(rows)) for r in rows] for rows in rotated]) if rotated else None
+    right = sum(rows[0].correct for rows in questions)
+    lo, hi = st.wilson_interval(right, len(questions))
+    differences = [_share(r.correct for r in rows) - rows[0].correct for rows in questions]
+    difference_lo, difference_hi = st.paired_mean_interval(differences, seed=SEED)
+    return Rotation(
+        rotated=len(rotated),
+        kept=len(questions) - len(rotated),
+        by_place=[Place(place=p.place, n=p.n, accuracy=p.accuracy, lo=p.lo, hi=p.hi) for p in places],
+        consistency=Rate(value=alike.share, lo=alike.lo, hi=alike.hi) if alike else None,
+        agreement=alike.agreement if alike else None,
+        bias={str(n): bias for n in sorted({len(rows) for rows in rotated}) if (bias := _bias(rotated, n))},
+        as_given=Rate(value=right / len(questions), lo=lo, hi=hi),
+        difference=Rate(value=mean(differences), lo=difference_lo, hi=difference_hi),
+        difference_p=st.paired_permutation_test(differences, seed=SEED),
+    )
+
+
+def _content(record: Record, n: int) -> int | None:
+    """Which option was answered, by its place before the rotation."""
+    return None if record.parsed is None else (ascii_uppercase.index(record.parsed) - record.sample) % n
+
+
+def _bias(rotated: Sequence[Sequence[Record]], n: int) -> Bias | None:
+    """Of the places that were answered, over the questions with n options."""
+    answered = [r.parsed for rows in rotated if len(rows) == n for r in rows]
+    places = [None if letter is None else ascii_uppercase.index(letter) for letter in answered]
+    found = option_bias.place_bias(places, n)
+    return found and Bias(counts=list(found.counts), chi2=found.chi2, p=found.p, cramers_v=found.cramers_v)
+
+
+def _guessed(found: sampling.Mean, guess: float) -> Guessed:
+    return Guessed(value=found.value, lo=found.lo, hi=found.hi, guess=guess)
+
+
+def _baselines(facts: Facts, questions: Sequence[Sequence[Record]]) -> Baselines:
+    right = defaultdict[str, float](float)
+    for rows in questions:
+        for record in rows:
+            right[record.gold] += 1 / len(rows)
+    answers = facts["categories"] or sorted(right)
+    constant, majority = max(answers, key=lambda x: right[x]), facts["majority"]
+    n = len(questions)
+    return Baselines(
+        chance=mean(rows[0].chance for rows in questions),
+        constant=Baseline(letter=_shown(constant), accuracy=right[constant] / n),
+        majority=None if majority is None else Baseline(letter=_shown(majority), accuracy=right[majority] / n),
+        longest=facts["longest"],
+    )
+
+
+def _shown(answer: str) -> str:
+    """An answer that may be a whole program."""
+    return answer if len(answer) <= LONGEST_SHOWN else f"{answer[: LONGEST_SHOWN - 3]}..."
+
+
+def _prompts_sha256(records: Sequence[Record]) -> str:
+    shown = sorted(f"{r.id} {r.sample} {r.prompt_sha256}" for r in records)
+    return hashlib.sha256("\n".join(shown).encode()).hexdigest()
+
+
+def _share(found: Iterable[bool]) -> float:
+    marks = list(found)
+    return sum(marks) / len(marks)
