@@ -9,17 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import Positive, PositiveInt, StrictModel
+from aquarat_core.config.protocols import GENERATING, GREEDY, EvalProtocol
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import LaunchConfig
 
-EvalProtocol = Literal["greedy", "sampled", "letters", "continuations", "cued", "rotated"]
 Split = Literal["validation", "test"]
 Cue = Literal["answer", "bare"]
-GREEDY: EvalProtocol = "greedy"
-GENERATING: frozenset[EvalProtocol] = frozenset({"greedy", "sampled", "cued", "rotated"})
-"""The protocols under which the model writes."""
-OF_CHOICES: frozenset[EvalProtocol] = frozenset({"letters", "continuations", "cued", "rotated"})
-"""The protocols that need lettered choices."""
 SAMPLES, TEMPERATURE = 16, 1.0
 """What a null in an entry means."""
 CHAT_CORE: tuple[tuple[str, EvalProtocol, float], ...] = (

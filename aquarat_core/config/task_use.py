@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from aquarat_core.config.data import ChatDatasetsConfig
-from aquarat_core.config.evaluation import CHAT_CORE, OF_CHOICES, EvalConfig, EvalProtocol
+from aquarat_core.config.evaluation import CHAT_CORE, EvalConfig
 from aquarat_core.config.model import TokenizerConfig
+from aquarat_core.config.protocols import OF_CHOICES, EvalProtocol
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskConfig
 from aquarat_core.config.training import ChatTrainConfig

@@ -16,7 +16,7 @@ from statistics import mean
 from string import ascii_uppercase
 from typing import Any, TypedDict
 
-from aquarat_core.config.evaluation import EvalProtocol
+from aquarat_core.config.protocols import EvalProtocol
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import calibration, option_bias, sampling
 from aquarat_core.evaluation import statistics as st

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypedDict, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aquarat_core.config.evaluation import GREEDY, EvalProtocol
+from aquarat_core.config.protocols import GREEDY, EvalProtocol
 from aquarat_core.data.parquet import damage_named, read_parts, write_table
 from aquarat_core.errors import DataError
 

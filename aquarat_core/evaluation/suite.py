@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from aquarat_core.config.evaluation import OF_CHOICES, Asked
+from aquarat_core.config.evaluation import Asked
+from aquarat_core.config.protocols import OF_CHOICES
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.protocols.evaluator import Evaluator, check_supported
 from aquarat_core.evaluation.records import Facts, Record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from string import ascii_uppercase
 
-from aquarat_core.config.evaluation import EvalProtocol
+from aquarat_core.config.protocols import EvalProtocol
 from aquarat_core.tasks.choice import MARKER, count_markers, parse_letter
 from aquarat_core.tasks.task import A, Attempt, Example, Grade, Task
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, cast, get_args
 
 from aquarat_core.config import TaskDefinition
-from aquarat_core.config.evaluation import OF_CHOICES, EvalProtocol
+from aquarat_core.config.protocols import OF_CHOICES, EvalProtocol
 from aquarat_core.errors import UserError
 from aquarat_core.tasks.defined import Facts
 from aquarat_core.tasks.example_files import StoredTask, stored_fault

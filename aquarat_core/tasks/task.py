@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from aquarat_core.config.evaluation import EvalProtocol
+from aquarat_core.config.protocols import EvalProtocol
 from aquarat_core.conversation import Message, Part, assistant_message, transcript
 from aquarat_core.errors import DataError
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from aquarat_core.config import ConfigError, EvalConfig, Profile, load_profile, override
-from aquarat_core.config.evaluation import CHAT_CORE, OF_CHOICES
+from aquarat_core.config.evaluation import CHAT_CORE
+from aquarat_core.config.protocols import OF_CHOICES
 from aquarat_core.stages.costs import cost_of
 from aquarat_core.stages.registry import CHAIN, STAGES
 from aquarat_core.tasks.registry import TASKS, load_task

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.config import EvalConfig
-from aquarat_core.config.evaluation import Asked, EvalProtocol
+from aquarat_core.config.evaluation import Asked
+from aquarat_core.config.protocols import EvalProtocol
 from aquarat_core.data.packing import pack_documents
 from aquarat_core.data.rows import PackedRows
 from aquarat_core.errors import UsageError

@@ -6,12 +6,10 @@ A prompt that leaves no room for the budget in the model's context is not asked,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aquarat_core.config.evaluation import Asked
-from aquarat_core.evaluation.protocols.subject import Subject, Tell
 from aquarat_core.evaluation.records import Record, prompt_hash
 from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
@@ -21,6 +19,10 @@ from aquarat_core.runtime.distributed import World
 from aquarat_core.tasks.task import A, Example, Grade, Task
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # RL needs neither
+    from aquarat_core.config.evaluation import Asked
+    from aquarat_core.evaluation.protocols.subject import Subject, Tell
 
 ORDER_TOKENS = 8
 """By how many tokens a prompt may grow when its choices change places."""

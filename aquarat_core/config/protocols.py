@@ -1,0 +1,10 @@
+"""The names of the ways in which a model can be evaluated (docs/evaluation.md)."""
+
+from typing import Literal
+
+EvalProtocol = Literal["greedy", "sampled", "letters", "continuations", "cued", "rotated"]
+GREEDY: EvalProtocol = "greedy"
+GENERATING: frozenset[EvalProtocol] = frozenset({"greedy", "sampled", "cued", "rotated"})
+"""Those under which the model writes."""
+OF_CHOICES: frozenset[EvalProtocol] = frozenset({"letters", "continuations", "cued", "rotated"})
+"""Those that need options answered by letter."""
