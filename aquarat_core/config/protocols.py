@@ -8,3 +8,5 @@ GENERATING: frozenset[EvalProtocol] = frozenset({"greedy", "sampled", "cued", "r
 """Those under which the model writes."""
 OF_CHOICES: frozenset[EvalProtocol] = frozenset({"letters", "continuations", "cued", "rotated"})
 """Those that need options answered by letter."""
+SINGLE: frozenset[EvalProtocol] = frozenset({"greedy", "letters", "continuations", "cued"})
+"""Those that give one answer to each question."""

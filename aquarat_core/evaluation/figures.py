@@ -244,6 +244,25 @@ def rebuild(path: str | Path) -> list[Evaluation]:
     return [evaluate(facts, records.get(facts["name"], [])) for facts in read_facts(path)]
 
 
+def remarks(evaluations: Iterable[Evaluation]) -> list[str]:
+    """What a reader must know before any figure: evaluations without any answer, and questions without room."""
+    found: list[str] = []
+    for e in evaluations:
+        if not e["rates"]["parsed"] and e["rates"]["too_long"] < 1:
+            found.append(
+                f"{e['name']}: none of the {e['answers']} answers could be read in the form that was asked for, so "
+                "its accuracy says nothing of what the model knows"
+            )
+        if too_long := e["stop_reasons"].get("too_long", 0):
+            budget = e["settings"].get("max_new_tokens")
+            room = f"for max_new_tokens {budget} " if budget else ""
+            found.append(
+                f"{e['name']}: {too_long} of {e['answers']} questions leave no room {room}in the model's context, and "
+                "count as wrong"
+            )
+    return found
+
+
 def grouped(records: Sequence[Record]) -> list[list[Record]]:
     """The records of each question, by sample, questions in their order."""
     found: dict[str, list[Record]] = {}

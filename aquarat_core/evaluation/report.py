@@ -18,6 +18,7 @@ from typing import Any, TypedDict
 from aquarat_core.artifacts import Artifact, CodeVersion
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
+from aquarat_core.config.protocols import GREEDY, EvalProtocol
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
@@ -117,6 +118,7 @@ def build(
     bits_per_byte: float | None,
     evaluations: Sequence[Evaluation] = (),
     chat_core: ChatCore | None = None,
+    decoding: EvalProtocol = GREEDY,
 ) -> EvalReport:
     """The report without its comparison; `compare_with_parent` fills that in."""
     manifest = checkpoint.manifest
@@ -135,7 +137,7 @@ def build(
         evaluation={
             "profile": profile,
             "code": code.model_dump(),
-            "decoding": "greedy",
+            "decoding": decoding,
             "questions": origin.asked(config.task, data),
             "parser": grader,
             "questions_sha256": questions_sha256(records),
@@ -208,10 +210,7 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
     order = f"options permuted with seed {evaluation['seed']}" if evaluation["permute_options"] else "options as given"
     return doc.Document(
         title=f"{checkpoint['asset']} on {questions_text(evaluation)} ({evaluation['split']})",
-        subtitle=(
-            f"{s['n']:,} questions, {order}; one greedy rationale each, up to {evaluation['max_new_tokens']} tokens; "
-            f"an answer counts only as the last line, and none counts as wrong. Profile {checkpoint['profile']}."
-        ),
+        subtitle=(f"{s['n']:,} questions, {order}; {_how_asked(evaluation)}. Profile {checkpoint['profile']}."),
         blocks=(
             *origin_band(questions_text(evaluation)),
             doc.Tiles(_tiles(report)),
@@ -227,6 +226,15 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
             doc.Heading("What this report is about"),
             _identity_table(report),
         ),
+    )
+
+
+def _how_asked(evaluation: Mapping[str, Any]) -> str:
+    if evaluation["decoding"] != GREEDY:
+        return f"the most likely choice of each (protocol {evaluation['decoding']})"
+    return (
+        f"one greedy rationale each, up to {evaluation['max_new_tokens']} tokens; an answer counts only as the last "
+        "line, and none counts as wrong"
     )
 
 

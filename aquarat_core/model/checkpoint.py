@@ -26,7 +26,10 @@ def save_checkpoint(directory: Path, model: Transformer, tokenizer_file: Path) -
 
 
 def load_checkpoint(directory: Path, device: torch.device, compute_dtype: torch.dtype) -> tuple[Transformer, Tokenizer]:
-    """Model and tokenizer of a checkpoint folder. Raises `WeightsError` if they do not match."""
+    """Model and tokenizer of a checkpoint folder. Raises `WeightsError` if one is missing or they do not match."""
+    for name in (CONFIG, TOKENIZER_FILE):
+        if not (directory / name).is_file():
+            raise WeightsError(f"the checkpoint in {directory} has no {name}: make or import it again, with {name}")
     described = json.loads((directory / CONFIG).read_text())
     config = validate(ModelConfig, described["model"], f"{directory / CONFIG}")
     tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)

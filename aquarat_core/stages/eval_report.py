@@ -3,24 +3,20 @@ there is text, and the report."""
 
 from __future__ import annotations
 
-from statistics import mean
-
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.documents import read_documents
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation import suite
 from aquarat_core.evaluation.chat_core import chat_core
-from aquarat_core.evaluation.figures import Evaluation, evaluate
+from aquarat_core.evaluation.figures import evaluate, remarks
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
-from aquarat_core.evaluation.summary import summarize
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.stages.evaluations import questions
+from aquarat_core.stages.evaluations import questions, report_of
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET
-from aquarat_core.tasks.task import most_common
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -38,56 +34,32 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     if ctx.rank:
         return {}
 
-    main = answered[0]
-    majority = main.facts["majority"] or most_common(r.gold for r in main.records)
-    chance = mean(r.chance for r in main.records)
-    summary = summarize(main.records, majority, chance, main.facts["categories"])
     evaluations = [evaluate(one.facts, one.records) for one in answered]
-    report = reports.build(
+    report = report_of(
         ctx.spec.stage,
         checkpoint,
         [*data, *([text] if text else [])],
         config,
         format_profile(ctx.spec.profile, ctx.spec.profile_sha256),
         ctx.spec.code,
-        main.facts["grader"],
-        main.records,
-        summary,
-        bpb,
+        answered,
         evaluations,
         chat_core(config.of_chat_core(phase), evaluations),
+        bpb,
     )
+    main = answered[0].records
     if parent := ctx.input("_eval_report"):
-        child = reports.Evaluated(report, main.records)
+        child = reports.Evaluated(report, main)
         report["comparison"] = reports.compare_with_parent(child, reports.Evaluated.read(parent))
     write_records(
         ctx.outdir / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
     )
-    reports.write(ctx.outdir, ctx.extras_dir, report, main.records, checkpoint_metrics(checkpoint))
+    reports.write(ctx.outdir, ctx.extras_dir, report, main, checkpoint_metrics(checkpoint))
     for line in remarks(evaluations):
         ctx.log(line)
-    ctx.log(reports.baseline_sentence(checkpoint.asset, summary))
+    ctx.log(reports.baseline_sentence(checkpoint.asset, report["summary"]))
     ctx.log(reports.comparison_sentence(report["comparison"]))
     return metrics(report)
-
-
-def remarks(evaluations: list[Evaluation]) -> list[str]:
-    """What a reader must know before any figure: evaluations without any answer, and questions without room."""
-    found: list[str] = []
-    for e in evaluations:
-        if not e["rates"]["parsed"]:
-            found.append(
-                f"{e['name']}: none of the {e['answers']} answers could be read in the form that was asked for, so "
-                "its accuracy says nothing of what the model knows"
-            )
-        if too_long := e["stop_reasons"].get("too_long", 0):
-            budget = e["settings"].get("max_new_tokens")
-            room = f"for max_new_tokens {budget} " if budget else ""
-            found.append(
-                f"{e['name']}: {too_long} of {e['answers']} questions leave no room {room}in the model's context, and "
-                "count as wrong"
-            )
-    return found
 
 
 def metrics(report: reports.EvalReport) -> dict[str, Scalar]:

@@ -1,4 +1,4 @@
-"""What an evaluation needs of the artifacts: its questions as they are shown, and what a report says of them."""
+"""From artifacts to an evaluation's questions, and from its answers to the report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
 from typing import Any
 
-from aquarat_core.artifacts import Artifact
+from aquarat_core.artifacts import Artifact, CodeVersion
+from aquarat_core.config import EvalConfig
 from aquarat_core.config.evaluation import Asked
+from aquarat_core.evaluation.chat_core import ChatCore
+from aquarat_core.evaluation.figures import Evaluation
 from aquarat_core.evaluation.records import Facts
-from aquarat_core.evaluation.report import grader_version
-from aquarat_core.evaluation.suite import Questions
+from aquarat_core.evaluation.report import EvalReport, build, grader_version
+from aquarat_core.evaluation.suite import Answered, Questions
+from aquarat_core.evaluation.summary import summarize
 from aquarat_core.stages.task_inputs import TaskInput
 from aquarat_core.tasks import origin
 from aquarat_core.tasks.task import Example, most_common
@@ -69,3 +73,37 @@ def longest_option(examples: Sequence[Example[Any]]) -> float | None:
         right = ord(example.reference) - ord("A")
         shares.append((right in places) / len(places))
     return mean(shares) if shares else None
+
+
+def report_of(
+    asset: str,
+    checkpoint: Artifact,
+    data: Sequence[Artifact],
+    config: EvalConfig,
+    profile: str,
+    code: CodeVersion,
+    answered: Sequence[Answered],
+    evaluations: Sequence[Evaluation],
+    chat: ChatCore | None,
+    bits_per_byte: float | None = None,
+) -> EvalReport:
+    """The report on what a checkpoint was asked; its summary is of the first evaluation, the main one."""
+    main = answered[0]
+    # Without training examples the questions themselves say what is commonest.
+    commonest = main.facts["majority"] or most_common(r.gold for r in main.records)
+    chance = mean(r.chance for r in main.records)
+    return build(
+        asset,
+        checkpoint,
+        data,
+        config,
+        profile,
+        code,
+        main.facts["grader"],
+        main.records,
+        summarize(main.records, commonest, chance, main.facts["categories"]),
+        bits_per_byte,
+        evaluations,
+        chat,
+        main.facts["protocol"],
+    )

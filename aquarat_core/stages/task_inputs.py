@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,11 @@ def task_input(ctx: StageContext, name: str) -> TaskInput:
     Raises `StageError` if the data set was made without the task.
     """
     definitions: dict[str, TaskDefinition] = getattr(ctx.config, "definitions", {})
-    dataset = ctx.inputs[dataset_of(name)]
+    return input_from(ctx.inputs[dataset_of(name)], name, definitions)
+
+
+def input_from(dataset: Artifact, name: str, definitions: Mapping[str, TaskDefinition]) -> TaskInput:
+    """The same from a data set; raises likewise."""
     if name not in definitions:
         return TaskInput(load_task(name), dataset)
     described = json.loads(dataset.path(SOURCES_FILE).read_text(encoding="utf-8"))

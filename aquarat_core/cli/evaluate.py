@@ -1,0 +1,222 @@
+"""`aquarat eval`: what a checkpoint scores on any task, under any protocol, wherever the checkpoint comes from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.cli.artifacts import add_json, add_store, find_artifact
+from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import answer
+from aquarat_core.cli.progress import counting_bar
+from aquarat_core.config import EvalConfig, LaunchConfig, validate
+from aquarat_core.config.evaluation import CHAT_CORE, Asked, ChatCoreConfig, Cue, EvalEntry, Split
+from aquarat_core.config.protocols import GENERATING, GREEDY, SINGLE, EvalProtocol
+from aquarat_core.config.tasks import MAIN_TASK
+from aquarat_core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from aquarat_core.evaluation.suite import Answered
+    from aquarat_core.stages.task_search import TaskSearch
+
+MAX_NEW_TOKENS = 256
+"""Of an answer, unless the context is shorter than twice that."""
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser(
+        "eval",
+        help="evaluate a checkpoint on tasks of your choice",
+        description="Asks a checkpoint the questions of tasks and prints accuracies with intervals and baselines. The"
+        " questions are those of the data sets that the checkpoint was made from, else of the store's latest ones.",
+    )
+    command.add_argument(
+        "artifact",
+        metavar="CHECKPOINT",
+        help="an asset's name (EXPERIMENT/ASSET in a named experiment), for its latest artifact, (the beginning of) a "
+        "manifest's hash, or a manifest's URI in any store",
+    )
+    command.add_argument("--tasks", metavar="A,B", help="tasks to ask (default: the one that it was trained for)")
+    command.add_argument(
+        "--protocol", metavar="P,Q", default=GREEDY,
+        help=f"how they are asked: {', '.join(get_args(EvalProtocol))} (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument("--split", choices=get_args(Split), default="test", help="of the questions (%(default)s)")
+    command.add_argument("--limit", type=int, metavar="N", help="questions of each task (default: all)")
+    command.add_argument("--samples", type=int, metavar="K", help="sampled: samples of each question (16)")
+    command.add_argument("--temperature", type=float, help="sampled: temperature (1)")
+    command.add_argument("--cue", choices=get_args(Cue), help="letters: compared after the task's words for an answer,"
+                         " or as the bare answer, as nanochat's checkpoints are trained (answer)")  # fmt: skip
+    command.add_argument("--max-new-tokens", type=int, help=f"tokens of an answer at most ({MAX_NEW_TOKENS}, or half"
+                         " the context where that is less)")  # fmt: skip
+    command.add_argument("--calculator", action="store_true", help="answer the model's calls of the calculator")
+    command.add_argument("--as-given", action="store_true", help="show options in their published order, not shuffled")
+    command.add_argument("--seed", type=int, default=30, help="of the order of options and of samples (%(default)s)")
+    command.add_argument("--chat-core", action="store_true", help="also compute ChatCORE, of the tasks at hand")
+    command.add_argument("--data", action="append", default=[], metavar="DATA_SET", help="a data set to take questions"
+                         " from first: an asset, a hash or a URI; may be repeated")  # fmt: skip
+    command.add_argument("--run-code", action="store_true", help="run the code that a data set holds for its task")
+    command.add_argument("--out", type=Path, metavar="DIR", help="also write report.json, questions.parquet, report.md"
+                         " and report.html to this folder")  # fmt: skip
+    add_store(command)
+    add_json(command)
+    command.set_defaults(run=_eval)
+
+
+def _eval(arguments: argparse.Namespace) -> str:
+    from aquarat_core.cli.evaluation_output import as_text, write_report
+    from aquarat_core.evaluation.chat_core import chat_core
+    from aquarat_core.evaluation.figures import evaluate
+    from aquarat_core.stages.task_search import TaskSearch
+
+    checkpoint = find_artifact(arguments.artifact, arguments.store)
+    _check_checkpoint(checkpoint)
+    given = [find_artifact(name, arguments.store) for name in arguments.data]
+    experiment = arguments.artifact.partition("/")[0] if arguments.artifact.count("/") == 1 else ""
+    search = TaskSearch(checkpoint, given, experiment, arguments.run_code)
+    config = _config(arguments, checkpoint, search)
+    asked = _asked(arguments, config, search)
+    answered = _ask(checkpoint, config, asked, search)
+    evaluations = [evaluate(one.facts, one.records) for one in answered]
+    chat = chat_core(config.of_chat_core(), evaluations)
+    if arguments.out:
+        data = [search.find(task, arguments.split).dataset for task in dict.fromkeys(a.task for a in asked)]
+        write_report(arguments.out, checkpoint, data, config, answered, evaluations, chat)
+    machine = {
+        "asset": checkpoint.asset,
+        "manifest_sha256": checkpoint.sha256,
+        "evaluations": evaluations,
+        "chat_core": chat,
+        "out": str(arguments.out) if arguments.out else None,
+    }
+    return answer(arguments, machine, as_text(checkpoint, evaluations, chat, arguments.out))
+
+
+def _check_checkpoint(artifact: Artifact) -> None:
+    from aquarat_core.text.tokenizer import TOKENIZER_FILE
+
+    if artifact.manifest.kind != "checkpoint":
+        raise UsageError(f"{artifact.asset} is a {artifact.manifest.kind}: only checkpoints can be evaluated")
+    if all(entry.path != TOKENIZER_FILE for entry in artifact.manifest.files):
+        raise DataError(
+            f"{artifact.asset} ({artifact.sha256[:12]}) was published without its tokenizer ({TOKENIZER_FILE}), and "
+            "cannot be asked anything: import or make it again with one"
+        )
+
+
+def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSearch) -> EvalConfig:
+    """The section of a profile that asks for the same; its main task is the first one."""
+    for option in ("limit", "samples", "max_new_tokens"):
+        if (value := getattr(arguments, option)) is not None and value < 1:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
+    names = _names(arguments.tasks) or ([] if arguments.chat_core else [_own_task(checkpoint)])
+    entries = [_entry(arguments, task, protocol) for task in names for protocol in _protocols(arguments)]
+    if arguments.out and entries and not SINGLE.intersection(e.protocol for e in entries):
+        entries.insert(0, EvalEntry(task=names[0], limit=arguments.limit))  # a report is about single answers first
+    chat = _chat_core(arguments, search) if arguments.chat_core else None
+    fields = {
+        "task": names[0] if names else MAIN_TASK,
+        "split": arguments.split,
+        "limit": arguments.limit,
+        "tasks": entries,
+        "chat_core": chat,
+        "permute_options": not arguments.as_given,
+        "max_new_tokens": arguments.max_new_tokens or _new_tokens(checkpoint),
+        "calculator": arguments.calculator,
+        "seed": arguments.seed,
+        "launch": LaunchConfig(nproc=1, threads=len(os.sched_getaffinity(0))),
+    }
+    return validate(EvalConfig, fields, "the options of aquarat eval")
+
+
+def _names(text: str | None) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+
+
+def _protocols(arguments: argparse.Namespace) -> list[EvalProtocol]:
+    names, known = _names(arguments.protocol), get_args(EvalProtocol)
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"--protocol {unknown[0]}: the protocols are {', '.join(known)}")
+    return cast("list[EvalProtocol]", names)
+
+
+def _entry(arguments: argparse.Namespace, task: str, protocol: EvalProtocol) -> EvalEntry:
+    """An option that this protocol has no use for is for the others."""
+    sampled = protocol == "sampled"
+    fields = {
+        "task": task,
+        "protocol": protocol,
+        "limit": arguments.limit,
+        "samples": arguments.samples if sampled else None,
+        "temperature": arguments.temperature if sampled else None,
+        "cue": arguments.cue if protocol == "letters" else None,
+    }
+    return validate(EvalEntry, fields, "the options of aquarat eval")
+
+
+def _own_task(checkpoint: Artifact) -> str:
+    """The task that a checkpoint was trained for, by its config; the main task of the profiles where it names none."""
+    from aquarat_core.tasks.registry import DATASETS
+
+    config: dict[str, Any] = checkpoint.manifest.config
+    tasks = config.get("tasks")
+    named = [str(task.get("name")) for task in cast("list[dict[str, Any]]", tasks)] if isinstance(tasks, list) else []
+    return str(config.get("validation_task") or next(iter([*named, *DATASETS.values()])))
+
+
+def _new_tokens(checkpoint: Artifact) -> int:
+    import json
+
+    from aquarat_core.model.checkpoint import CONFIG
+
+    described = json.loads(checkpoint.path(CONFIG).read_text(encoding="utf-8"))
+    return min(MAX_NEW_TOKENS, max(1, int(described["model"]["sequence_len"]) // 2))
+
+
+def _chat_core(arguments: argparse.Namespace, search: TaskSearch) -> ChatCoreConfig:
+    """ChatCORE of the tasks of which there are test questions. Raises `DataError` if there are none of any."""
+    found: list[str] = []
+    reason = ""
+    for task, _, _ in CHAT_CORE:
+        try:
+            search.find(task, "test")
+        except DataError as e:
+            reason = str(e)
+        else:
+            found.append(task)
+    if not found:
+        raise DataError(f"--chat-core: there are no questions of any of its tasks; of the last one, {reason}")
+    return ChatCoreConfig(limit=arguments.limit, tasks=tuple(found), cue=arguments.cue or "answer")
+
+
+def _asked(arguments: argparse.Namespace, config: EvalConfig, search: TaskSearch) -> list[Asked]:
+    """The evaluations, those about which a report can be first, and each once."""
+    entries = [config.resolved(entry) for entry in config.tasks]
+    for one in entries:
+        search.find(one.task, one.split)
+    found: dict[str, Asked] = {}
+    for one in [*entries, *config.of_chat_core()]:
+        found.setdefault(one.name, one)
+    ordered = sorted(found.values(), key=lambda one: one.protocol not in SINGLE)
+    if arguments.calculator and not any(one.protocol in GENERATING for one in ordered):
+        raise UsageError("--calculator: none of these protocols lets the model write: leave it out")
+    return ordered
+
+
+def _ask(checkpoint: Artifact, config: EvalConfig, asked: Sequence[Asked], search: TaskSearch) -> list[Answered]:
+    from aquarat_core.evaluation import suite
+    from aquarat_core.evaluation.protocols import evaluator
+    from aquarat_core.stages.evaluations import questions
+
+    splits = {one.task: one.split for one in asked}
+    found = {task: search.find(task, split) for task, split in splits.items()}
+    data = list({x.dataset.sha256: x.dataset for x in found.values()}.values())
+    plan = questions(asked, found.__getitem__, data)
+    suite.check(plan)
+    tell: Callable[[int, int, str], None]
+    with evaluator(checkpoint.directory(), config) as model, counting_bar() as tell:
+        return suite.run(model, plan, tell)

@@ -1,0 +1,129 @@
+"""What `aquarat eval` prints, and the report that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from aquarat_core.artifacts import Artifact, CodeVersion, git_state
+from aquarat_core.cli.table import table
+from aquarat_core.config import EvalConfig
+from aquarat_core.errors import UsageError
+from aquarat_core.evaluation import report as reports
+from aquarat_core.evaluation.chat_core import ChatCore
+from aquarat_core.evaluation.figures import Evaluation, Figures, remarks
+from aquarat_core.evaluation.plots import checkpoint_metrics
+from aquarat_core.evaluation.records import write_records
+from aquarat_core.evaluation.report import percent
+from aquarat_core.evaluation.statistics import p_text
+from aquarat_core.evaluation.suite import Answered
+from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.evaluations import report_of
+from aquarat_core.stages.registry import EVAL_REPORTS, STAGES
+from aquarat_core.tasks.origin import warning_about
+
+HEADS = ("", "questions", "accuracy", "95% CI", "guessing", "best constant", "training's commonest", "longest", "read")
+BY_HAND = "aquarat eval"
+"""Stands in the place of a profile and an asset in a report that no stage made."""
+
+
+def as_text(
+    checkpoint: Artifact, evaluations: Sequence[Evaluation], chat: ChatCore | None, out: Path | None = None
+) -> str:
+    """Warnings, one line for each evaluation, and what its protocol finds besides accuracy."""
+    warnings = dict.fromkeys(warning for e in evaluations if (warning := warning_about(e["questions"])))
+    lines = [*warnings, *remarks(evaluations)]
+    lines += [""] if lines else []
+    lines += [f"{checkpoint.asset} {checkpoint.sha256[:12]}", ""]
+    lines.append(table([HEADS, *map(_row, evaluations)]))
+    details = [f"{e['name']}: {text}" for e in evaluations if (text := _details(e["figures"]))]
+    lines += ["", *details] if details else []
+    if chat:
+        absent = f"; without {', '.join(chat['absent'])}" if chat["absent"] else ""
+        lines += ["", f"{chat['name']} {chat['value']:.4f} [{chat['lo']:.4f}, {chat['hi']:.4f}]{absent}"]
+        beside = [t["evaluation"] for t in chat["tasks"] if not t["counts"]]
+        lines += [f"not counted in it: {', '.join(beside)}"] if beside else []
+    if out:
+        lines += ["", f"the report is in {out}"]
+    return "\n".join(lines)
+
+
+def _row(e: Evaluation) -> tuple[str, ...]:
+    f, b = e["figures"], e["baselines"]
+    constant, majority = b["constant"], b["majority"]
+    return (
+        e["name"],
+        f"{e['n']:,}",
+        percent(f["accuracy"]),
+        f"[{100 * f['lo']:.1f}, {100 * f['hi']:.1f}]",
+        percent(b["chance"]),
+        f"{percent(constant['accuracy'])} {_short(constant['letter'])}",
+        f"{percent(majority['accuracy'])} {_short(majority['letter'])}" if majority else "-",
+        percent(b["longest"]) if b["longest"] is not None else "-",
+        percent(e["rates"]["parsed"]),
+    )
+
+
+def _short(answer: str) -> str:
+    return answer if len(answer) <= 12 else f"{answer[:9]}..."
+
+
+def _details(f: Figures) -> str:
+    """What a protocol finds besides accuracy, in a line."""
+    found: list[str] = []
+    if "pass_at" in f and "majority_at" in f:
+        found += [f"pass@{k} {percent(r['value'])} (guessing {percent(r['guess'])})" for k, r in f["pass_at"].items()]
+        found += [f"majority@{k} {percent(r['value'])}" for k, r in list(f["majority_at"].items())[-1:]]
+    if "calibration" in f and "margin" in f:
+        c = f["calibration"]
+        found.append(f"margin {f['margin']:.2f} nats")
+        found += [f"{percent(f['letter_mass'])} of the probability on letters"] if "letter_mass" in f else []
+        found.append(f"Brier {c['brier']:.3f}, log loss {c['log_loss']:.3f}")
+        found.append(f"ECE {c['ece']:.3f} (calibrated: {c['ece_if_calibrated']:.3f})")
+    if "rotation" in f:
+        r = f["rotation"]
+        if alike := r["consistency"]:
+            found.append(f"{percent(alike['value'])} of {r['rotated']:,} answered alike in all orders")
+        found += [f"{r['kept']:,} keep their order"] if r["kept"] else []
+        d = r["difference"]
+        found.append(
+            f"{100 * d['value']:+.1f} points to the order as given [{100 * d['lo']:+.1f}, {100 * d['hi']:+.1f}]"
+        )
+        found += [
+            f"places of {n} options answered {'/'.join(map(str, b['counts']))}, Cramér's V {b['cramers_v']:.2f}, "
+            f"{p_text(b['p'], 'p')}"
+            for n, b in r["bias"].items()
+        ]
+    return "; ".join(found)
+
+
+def write_report(
+    folder: Path,
+    checkpoint: Artifact,
+    data: Sequence[Artifact],
+    config: EvalConfig,
+    answered: Sequence[Answered],
+    evaluations: Sequence[Evaluation],
+    chat: ChatCore | None,
+) -> None:
+    """The files of an eval report and its pages; they get their names when all are whole.
+
+    Raises `UsageError` for a folder that cannot be written.
+    """
+    commit, dirty = git_state(REPO_ROOT)
+    code = CodeVersion(version=code_version(STAGES[EVAL_REPORTS[-1]], config), commit=commit, dirty=dirty)
+    report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, answered, evaluations, chat)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
+            made = Path(unfinished)
+            write_records(
+                made / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
+            )
+            reports.write(made, made, report, answered[0].records, checkpoint_metrics(checkpoint))
+            for file in sorted(made.iterdir()):
+                file.replace(folder / file.name)
+    except OSError as e:
+        raise UsageError(f"{folder} cannot be written: {e.strerror or e}. Take another folder with --out") from None

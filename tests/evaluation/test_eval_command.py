@@ -1,0 +1,220 @@
+"""`aquarat eval` on published checkpoints: where questions come from, what is printed and written, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
+from aquarat_core.cli import main
+from aquarat_core.evaluation.figures import rebuild
+from aquarat_core.evaluation.report import Evaluated
+from aquarat_core.model.checkpoint import save_checkpoint
+from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.example_files import write_examples
+from aquarat_core.tasks.multiple_choice import choice_example
+from tests.factories import guesser, reading_questions, reading_tokenizer
+
+CODE = CodeVersion(version="1" * 64, commit=None, dirty=False)
+
+
+class Shop:
+    """A store with a checkpoint of the guesser, made from a data set of 10 reading questions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store = folder, ArtifactStore.open(f"file://{folder}/store")
+        self.aqua = self.aqua_dataset(10)
+        self.sft = self.checkpoint("sft_checkpoint", self.aqua)
+
+    def publish(self, asset: str, kind: str, made: Path, parents: tuple[Artifact, ...], **config: Any) -> Artifact:
+        return self.store.publish(
+            asset=asset, kind=kind, directory=made, config=config, profile="test", code=CODE, run_id="r", seeds={},
+            parents=tuple(p.as_parent() for p in parents), metrics={},
+        )  # fmt: skip
+
+    def new_folder(self) -> Path:
+        path = self.folder / f"made-{len(list(self.folder.iterdir()))}"
+        path.mkdir()
+        return path
+
+    def aqua_dataset(self, n: int) -> Artifact:
+        made = self.new_folder()
+        for split in ("train", "validation", "test"):
+            write_questions(made / f"{split}.parquet", reading_questions(0 if split == "validation" else n))
+        return self.publish("aqua_dataset", "dataset", made, (), source="synthetic")
+
+    def chat_datasets(self, tasks: dict[str, Any] | None = None, **rows: int) -> Artifact:
+        made = self.new_folder()
+        described = {}
+        for name, n in rows.items():
+            choices = [
+                {
+                    "question": f"Say{' B' * 16} {i}",
+                    "options": ["one", "two", "five"],
+                    "correct": i % 3,
+                    "rationale": None,
+                }
+                for i in range(n)
+            ]
+            write_examples(made / f"{name}.test.parquet", [choice_example(f"t{i}", c) for i, c in enumerate(choices)])  # pyright: ignore[reportArgumentType]
+            described[name] = {"rows_test": n, "letters": 3}
+        (made / "sources.json").write_text(json.dumps(described))
+        return self.publish("chat_datasets", "dataset", made, (), tasks=tasks or {})
+
+    def checkpoint(self, asset: str, *parents: Artifact, without: str = "") -> Artifact:
+        scratch, made = self.new_folder(), self.new_folder()
+        reading_tokenizer().save(scratch / "tokenizer.json")
+        save_checkpoint(made, guesser(), scratch / "tokenizer.json")
+        if without:
+            (made / without).unlink()
+        return self.publish(asset, "checkpoint", made, parents, validation_task="aqua")
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
+    return Shop(tmp_path)
+
+
+@pytest.fixture
+def run(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code, standard output and standard error."""
+
+    def ask(*arguments: str) -> tuple[int, str, str]:
+        code = main(["eval", *arguments, "--store", shop.store.uri])
+        return code, *capsys.readouterr()
+
+    return ask
+
+
+def test_a_table_with_intervals_and_baselines(run: Run) -> None:
+    code, said, _ = run("sft_checkpoint", "--max-new-tokens", "8")
+    assert code == 0 and "says nothing about AQuA-RAT" in said.splitlines()[0]
+    lines = [line for line in said.splitlines() if line]
+    heads, row = lines[2], lines[3]
+    assert all(head in heads for head in ("accuracy", "95% CI", "guessing", "best constant", "longest", "read"))
+    assert row.split()[:6] == ["aqua/greedy", "10", "20.0%", "[5.7,", "51.0]", "20.0%"]
+
+
+def test_every_protocol_of_a_task_as_json(run: Run) -> None:
+    protocols = "greedy,sampled,letters,continuations,cued,rotated"
+    code, said, _ = run("sft_checkpoint", "--protocol", protocols, "--samples", "3", "--limit", "4", "--json",
+                        "--max-new-tokens", "8")  # fmt: skip
+    found = json.loads(said)
+    assert code == 0 and found["chat_core"] is None
+    # What gives one answer to each question comes first.
+    assert [e["protocol"] for e in found["evaluations"]] == [
+        "greedy", "letters", "continuations", "cued", "sampled", "rotated",
+    ]  # fmt: skip
+    assert [e["answers"] for e in found["evaluations"]] == [4, 4, 4, 4, 12, 4]
+    by_protocol = {e["protocol"]: e for e in found["evaluations"]}
+    assert by_protocol["greedy"]["figures"]["accuracy"] == by_protocol["letters"]["figures"]["accuracy"]
+    assert by_protocol["letters"]["figures"]["letter_mass"] > 0.9
+    assert by_protocol["rotated"]["figures"]["rotation"]["kept"] == 4
+    text = run("sft_checkpoint", "--protocol", protocols, "--samples", "3", "--limit", "4")[1]
+    for said_too in ("pass@2", "majority@2", "Brier", "ECE", "4 keep their order"):
+        assert said_too in text
+
+
+def test_the_report_is_written_whole(run: Run, shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, said, _ = run("sft_checkpoint", "--protocol", "sampled,letters", "--samples", "2", "--out", str(out))
+    assert code == 0 and f"the report is in {out}" in said
+    assert {p.name for p in out.iterdir()} == {"report.json", "questions.parquet", "report.md", "report.html"}
+    report = json.loads((out / "report.json").read_text())
+    assert report["checkpoint"]["manifest_sha256"] == shop.sft.sha256
+    assert report["evaluation"]["decoding"] == "letters" and report["summary"]["n"] == 10
+    assert json.loads(json.dumps(rebuild(out / "questions.parquet"))) == report["evaluations"]
+    made = shop.publish("my_report", "report", out, (shop.sft,))
+    assert len(Evaluated.read(made).records) == 10
+    only_samples = tmp_path / "samples"
+    assert run("sft_checkpoint", "--protocol", "sampled", "--limit", "2", "--out", str(only_samples))[0] == 0
+    assert json.loads((only_samples / "report.json").read_text())["evaluation"]["decoding"] == "greedy"
+    (tmp_path / "file").write_text("")
+    code, _, err = run("sft_checkpoint", "--out", str(tmp_path / "file"))
+    assert code == 2 and "cannot be written" in err
+
+
+def test_the_checkpoints_own_data_come_before_the_latest(run: Run, shop: Shop) -> None:
+    shop.aqua_dataset(7)
+    assert json.loads(run("sft_checkpoint", "--json")[1])["evaluations"][0]["n"] == 10
+    named = shop.aqua_dataset(3)
+    assert json.loads(run("sft_checkpoint", "--json", "--data", named.sha256[:12])[1])["evaluations"][0]["n"] == 3
+    imported = shop.checkpoint("imported_checkpoint")
+    assert json.loads(run("imported_checkpoint", "--json")[1])["evaluations"][0]["n"] == 3
+    assert json.loads(run(imported.uri, "--json")[1])["manifest_sha256"] == imported.sha256
+    assert json.loads(run(imported.sha256[:10], "--json")[1])["manifest_sha256"] == imported.sha256
+
+
+def test_chat_core_of_the_tasks_at_hand(run: Run, shop: Shop) -> None:
+    shop.chat_datasets(arc_easy=6, mmlu=0)
+    code, said, _ = run("sft_checkpoint", "--chat-core", "--limit", "5")
+    assert code == 0 and "ChatCORE-2" in said and "without arc_challenge, mmlu, gsm8k, humaneval, spelling" in said
+    found = json.loads(run("sft_checkpoint", "--chat-core", "--limit", "5", "--json")[1])
+    assert [e["name"] for e in found["evaluations"]] == ["arc_easy/letters", "aqua/greedy"]
+    arc = found["evaluations"][0]
+    assert (arc["n"], arc["baselines"]["chance"]) == (5, pytest.approx(1 / 3))
+    assert found["chat_core"]["tasks"][0]["baseline"] == 0.25
+
+
+def test_a_task_that_a_profile_defines_comes_with_its_data(run: Run, shop: Shop) -> None:
+    shop.chat_datasets({"birds": {"kind": "multiple_choice", "name": "birds", "train": "x", "n_test": 3}}, birds=3)
+    found = json.loads(run("sft_checkpoint", "--tasks", "birds,aqua", "--protocol", "letters", "--json")[1])
+    assert [(e["name"], e["n"]) for e in found["evaluations"]] == [("birds/letters", 3), ("aqua/letters", 10)]
+    assert found["evaluations"][0]["figures"]["letters"].keys() == {"A", "B", "C"}
+
+
+def test_code_of_a_data_set_is_run_only_if_it_is_trusted(run: Run, shop: Shop) -> None:
+    code = "raise SystemExit('it ran')"
+    shop.chat_datasets({"birds": {"kind": "module", "module": "birds.py", "code": code}}, birds=3)
+    status, _, err = run("sft_checkpoint", "--tasks", "birds")
+    assert status == 2 and "is graded by code that chat_datasets" in err and "say --run-code" in err
+    status, _, err = run("sft_checkpoint", "--tasks", "birds", "--run-code")
+    assert status == 2 and "it ran" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("aqua_dataset",), "aqua_dataset is a dataset: only checkpoints can be evaluated"),
+        (("no_checkpoint",), "has no asset or manifest 'no_checkpoint'"),
+        (("sft_checkpoint", "--tasks", "aqau"), "there is no task 'aqau': did you mean 'aqua'?"),
+        (("sft_checkpoint", "--tasks", "mmlu"), "has no chat_datasets. Materialize chat_datasets with {name: mmlu} in"),
+        (("sft_checkpoint", "--split", "validation"), "no validation questions of aqua are at hand: aqua_dataset"),
+        (("sft_checkpoint", "--protocol", "leters"), "--protocol leters: the protocols are greedy, sampled"),
+        (("sft_checkpoint", "--limit", "0"), "--limit must be at least 1"),
+        (("sft_checkpoint", "--protocol", "letters", "--calculator"), "--calculator: none of these protocols"),
+        (("sft_checkpoint", "--protocol", "sampled", "--samples", "1"), "samples"),
+        (("sft_checkpoint", "--data", "sft_checkpoint"), "sft_checkpoint holds no questions"),
+        (("file:///nowhere/at/all",), "is no artifact's URI: it ends in /manifests/<hash>.json"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_sentence(run: Run, arguments: tuple[str, ...], complaint: str) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2 and out == "" and complaint in err and "Traceback" not in err
+
+
+def test_a_checkpoint_without_its_tokenizer(run: Run, shop: Shop) -> None:
+    shop.checkpoint("bare_checkpoint", shop.aqua, without="tokenizer.json")
+    code, _, err = run("bare_checkpoint")
+    assert code == 2 and "was published without its tokenizer (tokenizer.json)" in err
+
+
+def test_answers_of_which_none_can_be_read_are_said_on_top(run: Run) -> None:
+    code, said, _ = run("sft_checkpoint", "--max-new-tokens", "2")
+    assert code == 0 and said.splitlines()[1].startswith("aqua/greedy: none of the 10 answers could be read")
+    no_room = run("sft_checkpoint")[1].splitlines()[1]
+    assert no_room.startswith("aqua/greedy: 10 of 10 questions leave no room for max_new_tokens 48 in the model's")
+
+
+def test_a_task_without_options_has_no_letters(run: Run, shop: Shop) -> None:
+    shop.chat_datasets({"sums": {"kind": "numeric", "name": "sums"}}, sums=2)
+    code, _, err = run("sft_checkpoint", "--tasks", "sums", "--protocol", "letters")
+    assert code == 2 and "sums cannot be evaluated under protocol 'letters': it supports greedy, sampled" in err
