@@ -23,8 +23,8 @@ from aquarat_core.settings import cache_dir, cache_limit, store_uri
 class AquaratFileSystem(AbstractFileSystem):
     """The artifacts of one store, read-only.
 
-    A path without a manifest hash is resolved again at each access, so a new latest artifact is visible at once; an open
-    file does not change.
+    A path without a manifest hash is resolved again at each access, so a new latest artifact is visible at once; an
+    open file does not change.
 
     Raises `NoSuchPathError` (a `FileNotFoundError`), `FolderError` (an `IsADirectoryError`), and `UnreadableError` (an
     `OSError`) for a damaged artifact or a store that cannot be used. Methods that write raise `ReadOnlyError`.
