@@ -35,6 +35,7 @@ COMMANDS = (
     "aquarat_core.cli.models",
     "aquarat_core.cli.generate",
     "aquarat_core.cli.evaluate",
+    "aquarat_core.cli.compare",
     "aquarat_core.cli.import_model",
     "aquarat_core.cli.export",
 )

@@ -16,7 +16,7 @@ from aquarat_core.tasks.aqua.question import Question, permute, prompt, target
 from aquarat_core.tasks.aqua.task import AquaTask
 
 CODE = CodeVersion(version="c0de" * 16, commit="ab" * 20, dirty=True)
-CONFIG = EvalConfig(seed=30, max_new_tokens=96)
+CONFIG = EvalConfig(task="aqua", seed=30, max_new_tokens=96)
 GRADER = reports.grader_version(AquaTask())
 NASTY = "<script>alert('hi')</script> | **bold** ``` & </pre>"
 
@@ -131,8 +131,14 @@ class Chain:
         rows = [json.loads(line) for line in curve(stage).splitlines()]
         reports.write(outdir, extras_dir, report, records, rows)
         inputs = (checkpoint, self.aqua, *([self.reports[parent]] if parent else []))
-        self.reports[stage] = self.publish(asset, "report", {}, inputs)
+        self.reports[stage] = self.publish(asset, "report", {}, inputs, config=config.model_dump(mode="json"))
         return report
+
+
+@pytest.fixture(scope="module")
+def chain_class() -> type[Chain]:
+    """For chains that several tests read."""
+    return Chain
 
 
 @pytest.fixture

@@ -1,0 +1,240 @@
+"""`aquarat compare`: whether one checkpoint answers better than another, by their eval reports."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from aquarat_core.artifacts import Artifact, ArtifactStore
+from aquarat_core.cli.artifacts import add_json, add_store
+from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed, answer
+from aquarat_core.cli.table import table
+from aquarat_core.errors import DataError, UsageError
+from aquarat_core.plain_text import one_line
+
+if TYPE_CHECKING:
+    from aquarat_core.evaluation.comparing import Answers, Flip, Line, Said, SideBySide
+
+FINDINGS = {"above": "B is better", "below": "B is worse", "no difference shown": "no difference shown"}
+
+
+def add_commands(commands: Commands) -> None:
+    command = commands.add_parser(
+        "compare", help="compare two checkpoints, question by question, by their eval reports"
+    )
+    command.add_argument(
+        "first",
+        metavar="A",
+        help="a checkpoint, for its newest report, or an eval report: an asset's name (EXPERIMENT/ASSET in a named "
+        "experiment), (the beginning of) a manifest's hash, or a manifest's URI in any store",
+    )
+    command.add_argument("second", metavar="B", help="the one to judge, in the same ways")
+    command.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
+    command.add_argument("--protocol", action="append", metavar="NAME", help="only this protocol; may be repeated")
+    command.add_argument(
+        "--flips",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print up to N questions in full that A answered rightly more often, and N that B did",
+    )
+    command.add_argument(
+        "--fail-if-worse",
+        action="store_true",
+        help="exit with 1 if B is worse than A, beyond noise, at any task compared",
+    )
+    add_store(command)
+    add_json(command)
+    command.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> str | CheckFailed:
+    from aquarat_core.evaluation.comparing import answers_of, flips, side_by_side
+    from aquarat_core.evaluation.report import Evaluated
+
+    if arguments.flips < 0:
+        raise UsageError("--flips must be at least 0")
+    stores = _Stores()
+    reports = [_report(name, arguments.store, stores) for name in (arguments.first, arguments.second)]
+    evaluated = [Evaluated.read(report) for report in reports]
+    first, second = _chosen([answers_of(e) for e in evaluated], arguments)
+    found = side_by_side(first, second)
+    if not found["lines"]:
+        raise DataError(f"nothing to compare:\n{_left_out(found)}")
+    pairs = {answers.key: (answers, other) for answers in first for other in second if answers.key == other.key}
+    keys = [(line["task"], line["protocol"], line["split"]) for line in found["lines"]]
+    flipped = [flips(*pairs[key], arguments.flips) for key in keys] if arguments.flips else []
+    sides = [_side(report, e.report["checkpoint"]) for report, e in zip(reports, evaluated, strict=True)]
+    looked = _looks(reports[1], stores.all(reports[1].store), keys)
+    worse = [line for line in found["lines"] if line["verdict"] == "below"]
+    facts: dict[str, Any] = {
+        "first": sides[0], "second": sides[1], "worse": bool(worse), **found, "looks_before_second": looked,
+        "only_first_right": [flip for fell, _ in flipped for flip in fell],
+        "only_second_right": [flip for _, rose in flipped for flip in rose],
+    }  # fmt: skip
+    text = "\n".join([*_heads(sides), "", _table(found["lines"]), *_notes(found, looked), *_flip_texts(flipped)])
+    said = answer(arguments, facts, text)
+    return CheckFailed(said) if worse and arguments.fail_if_worse else said
+
+
+# --- which reports --------------------------------------------------------------------------------------------------
+
+
+class _Stores:
+    """Every readable artifact of each store that is asked for, by its manifest's hash; each store is read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, dict[str, Artifact]] = {}
+
+    def all(self, store: ArtifactStore) -> dict[str, Artifact]:
+        from aquarat_core.maintenance.survey import all_artifacts
+
+        if store.uri not in self._read:
+            self._read[store.uri] = {sha256: a for sha256, a in all_artifacts(store).items() if isinstance(a, Artifact)}
+        return self._read[store.uri]
+
+
+def _report(name: str, store_uri: str, stores: _Stores) -> Artifact:
+    """The eval report of that name, or the newest one of the checkpoint of that name."""
+    from aquarat_core.evaluation.looks import is_eval_report, reports_about
+
+    artifact = _artifact(name, store_uri)
+    if is_eval_report(artifact):
+        return artifact
+    if artifact.manifest.kind != "checkpoint":
+        raise UsageError(f"{name} is a {artifact.manifest.kind}: only checkpoints and eval reports can be compared")
+    found = reports_about(artifact, stores.all(artifact.store).values())
+    if not found:
+        report = artifact.asset.replace("_checkpoint", "_eval_report")
+        raise DataError(
+            f"{artifact.store.uri} has no eval report on {name} (manifest {artifact.sha256[:12]}): "
+            f"materialize {report} first, or name a report"
+        )
+    return found[0]
+
+
+def _artifact(name: str, store_uri: str) -> Artifact:
+    if "://" not in name:
+        return ArtifactStore.open(store_uri).resolve(name)
+    if (match := re.fullmatch(r"(.+)/manifests/([0-9a-f]{64})\.json", name)) is None:
+        raise UsageError(f"{name} is no artifact's URI: it ends in /manifests/<hash>.json, as `aquarat show` prints it")
+    return ArtifactStore.open(match[1]).get(match[2])
+
+
+def _chosen(sides: list[list[Answers]], arguments: argparse.Namespace) -> list[list[Answers]]:
+    """The answers of each side by the tasks and protocols that were asked for."""
+    for option, wanted in (("task", arguments.task), ("protocol", arguments.protocol)):
+        known = sorted({getattr(answers, option) for side in sides for answers in side})
+        for name in wanted or ():
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise UsageError(f"--{option} {name}: {hint}the reports have {', '.join(known)}")
+        if wanted:
+            sides = [[answers for answers in side if getattr(answers, option) in wanted] for side in sides]
+    return sides
+
+
+def _side(report: Artifact, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "report": report.asset,
+        "report_manifest_sha256": report.sha256,
+        "report_created": report.manifest.created,
+        "checkpoint": checkpoint["asset"],
+        "checkpoint_manifest_sha256": checkpoint["manifest_sha256"],
+        "profile": checkpoint["profile"],
+    }
+
+
+def _looks(
+    report: Artifact, artifacts: Mapping[str, Artifact], keys: Iterable[tuple[str, str, str]]
+) -> list[dict[str, Any]]:
+    from aquarat_core.evaluation.looks import looks_before
+
+    splits = dict.fromkeys((task, split) for task, _, split in keys)
+    return [
+        {"task": task, "split": split, **looks_before(report, artifacts, task, split)._asdict()}
+        for task, split in splits
+    ]
+
+
+# --- what is printed ------------------------------------------------------------------------------------------------
+
+
+def _heads(sides: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{letter}: {side['checkpoint']} {side['checkpoint_manifest_sha256'][:12]}, profile {side['profile']}, by "
+        f"{side['report']} {side['report_manifest_sha256'][:12]} of {side['report_created'][:19]}Z"
+        for letter, side in zip("AB", sides, strict=True)
+    ]
+
+
+def _table(lines: Sequence[Line]) -> str:
+    from aquarat_core.evaluation.statistics import p_text
+
+    several = len(lines) > 1
+    corrected = ("p, Holm",) if several else ()
+    heads = ("task", "protocol", "split", "questions", "A", "B", "B - A, points", "test", "p", *corrected,
+             "detectable", "finding")  # fmt: skip
+    rows = [
+        (
+            line["task"], line["protocol"], line["split"], f"{line['n']:,}",
+            *(f"{100 * r['accuracy']:.1f}% [{100 * r['lo']:.1f}, {100 * r['hi']:.1f}]{_times(r['answers'])}"
+              for r in (line["first"], line["second"])),
+            f"{100 * line['difference']:+.1f} [{100 * line['difference_lo']:+.1f}, {100 * line['difference_hi']:+.1f}]",
+            line["test"], p_text(line["p"]), *((p_text(line["p_corrected"]),) if several else ()),
+            f"{100 * line['minimum_detectable']:.1f}", FINDINGS[line["verdict"]],
+        )
+        for line in lines
+    ]  # fmt: skip
+    return table([heads, *rows])
+
+
+def _times(answers: int) -> str:
+    return f" x{answers}" if answers > 1 else ""
+
+
+def _notes(found: SideBySide, looked: Sequence[dict[str, Any]]) -> list[str]:
+    notes = ["", "Intervals are of 95 %. A difference counts only if its interval leaves out 0 and p is below 0.05"
+             f"{', corrected for the number of lines' if len(found['lines']) > 1 else ''}.",
+             "Detectable: the smallest difference in points that would be found four times out of five."]  # fmt: skip
+    for x in looked:
+        reports = f"{x['reports']} earlier report{'' if x['reports'] == 1 else 's'}"
+        checkpoints = f"{x['checkpoints']} checkpoint{'' if x['checkpoints'] == 1 else 's'}"
+        notes.append(f"Before B's report this store had {reports} on {x['task']} ({x['split']}), of {checkpoints}.")
+    return [*notes, *(["Not compared:", _left_out(found)] if found["not_compared"] else [])]
+
+
+def _left_out(found: SideBySide) -> str:
+    return "\n".join(f"  {x['task']}, {x['protocol']}, {x['split']}: {x['reason']}" for x in found["not_compared"])
+
+
+def _flip_texts(flipped: Sequence[tuple[list[Flip], list[Flip]]]) -> list[str]:
+    found: list[str] = []
+    for fell, rose in flipped:
+        for better, chosen in (("A", fell), ("B", rose)):
+            found += [_flip_text(flip, better) for flip in chosen]
+    return found
+
+
+def _flip_text(flip: Flip, better: str) -> str:
+    head = (
+        f"=== {flip['task']}, {flip['protocol']}, {one_line(flip['id'])}: right in {better}; answer {flip['gold']} ==="
+    )
+    sides = flip["first"], flip["second"]
+    said = [_said_text(letter, answers, letter == better) for letter, answers in zip("AB", sides, strict=True)]
+    return "\n".join(["", head, flip["question"], *said])
+
+
+def _said_text(letter: str, answers: Sequence[Said], better: bool) -> str:
+    """One answer in full: where there are several, a right one of the better side and a wrong one of the other."""
+    shown = next((x for x in answers if x["correct"] is better), answers[0])
+    share = f"{sum(x['correct'] for x in answers)} of {len(answers)} right, one of them" if len(answers) > 1 else ""
+    verdict = "right" if shown["correct"] else "wrong"
+    parsed = one_line(shown["parsed"]) if shown["parsed"] is not None else "nothing that parses"
+    heading = f"--- {letter} ({', '.join(filter(None, [share, verdict]))}): answered {parsed} ---"
+    return "\n".join([heading, *([shown["completion"]] if shown["completion"] else [])])

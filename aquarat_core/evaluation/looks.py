@@ -1,0 +1,75 @@
+"""How often a split was looked at: the eval reports that a store has on the same questions.
+
+Whoever picks the best of many checkpoints by the accuracy on one split fits to that split a little with each look, and
+the best accuracy is too high. The count is read from manifests alone, without opening a report: two reports look at the
+same questions if their configs name the same task and split, and both were made from the same version of its data. It
+is a lower bound: reports that were removed or lie in other stores are unknown, training may have watched the split
+itself, and data that was made anew with other bytes may hold the same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+from aquarat_core.artifacts import Artifact
+from aquarat_core.tasks.registry import DATASETS, dataset_of
+
+CONTENT = frozenset({"report.json", "questions.parquet"})
+
+
+class Looks(NamedTuple):
+    """Earlier looks at a split: how many reports, and of how many different checkpoints."""
+
+    reports: int
+    checkpoints: int
+
+
+def is_eval_report(artifact: Artifact) -> bool:
+    """Whether an artifact is the eval report of one checkpoint."""
+    return artifact.manifest.kind == "report" and {entry.path for entry in artifact.manifest.files} >= CONTENT
+
+
+def reports_about(checkpoint: Artifact, artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """The eval reports about this checkpoint, or about one with the same bytes; the newest first."""
+    version = checkpoint.data_version
+    found = [a for a in artifacts if is_eval_report(a) and version in (p.data_version for p in a.manifest.parents)]
+    return sorted(found, key=lambda a: a.manifest.created, reverse=True)
+
+
+def looks_before(report: Artifact, artifacts: Mapping[str, Artifact], task: str, split: str) -> Looks:
+    """How often a store's reports had looked at the task's split when `report` was made.
+
+    `artifacts` are those of the store by the hash of their manifest.
+    """
+    data, created = _data_version(report, task), report.manifest.created
+    before = [
+        a
+        for a in artifacts.values()
+        if is_eval_report(a)
+        and a.manifest.created < created
+        and (task, split) in _splits(a.manifest.config)
+        and _data_version(a, task) == data
+    ]
+    return Looks(len(before), len({_checkpoint_version(a, artifacts) for a in before}))
+
+
+def _splits(config: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The tasks and splits that the config of a report names; one of before there were other tasks names none."""
+    entries = [config, *cast("list[Mapping[str, Any]]", config.get("tasks") or [])]
+    main = next(iter(DATASETS.values()))
+    return {(str(e.get("task", main)), str(e["split"])) for e in entries if "split" in e}
+
+
+def _data_version(report: Artifact, task: str) -> str | None:
+    asset = dataset_of(task)
+    return next((p.data_version for p in report.manifest.parents if p.asset == asset), None)
+
+
+def _checkpoint_version(report: Artifact, artifacts: Mapping[str, Artifact]) -> str:
+    """Data version of the checkpoint that a report is about; without its manifest it counts as one of its own."""
+    for parent in report.manifest.parents:
+        found = artifacts.get(parent.manifest_sha256)
+        if found is not None and found.manifest.kind == "checkpoint":
+            return parent.data_version
+    return report.sha256
