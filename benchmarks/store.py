@@ -31,8 +31,8 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion, Digest, FileEntry
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.store import blob_key
+from aquarat_core.artifacts.survey import all_artifacts
 from aquarat_core.artifacts.transfer import parallel_map
-from aquarat_core.maintenance.survey import all_artifacts
 from aquarat_core.maintenance.verify import verify
 from aquarat_core.settings import REPO_ROOT
 from benchmarks.harness import Against, BenchError, Result

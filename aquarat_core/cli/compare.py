@@ -91,7 +91,7 @@ class _Stores:
         self._read: dict[str, dict[str, Artifact]] = {}
 
     def all(self, store: ArtifactStore) -> dict[str, Artifact]:
-        from aquarat_core.maintenance.survey import all_artifacts
+        from aquarat_core.artifacts.survey import all_artifacts
 
         if store.uri not in self._read:
             self._read[store.uri] = {sha256: a for sha256, a in all_artifacts(store).items() if isinstance(a, Artifact)}

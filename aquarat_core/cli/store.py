@@ -10,6 +10,7 @@ from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.survey import all_artifacts, pins, read_artifacts, refs
 from aquarat_core.cli import entry_points
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_show, add_store
 from aquarat_core.cli.commands import Commands
@@ -19,7 +20,6 @@ from aquarat_core.cli.table import table
 from aquarat_core.maintenance.collect import clock, find_garbage, remove
 from aquarat_core.maintenance.copying import pull, push, size_of, with_ancestors
 from aquarat_core.maintenance.diff import differences
-from aquarat_core.maintenance.survey import all_artifacts, pins, read_artifacts, refs
 from aquarat_core.maintenance.verify import verify
 
 

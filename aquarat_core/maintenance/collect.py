@@ -17,8 +17,8 @@ from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_record
 from aquarat_core.artifacts.store import asset_of, blob_key
+from aquarat_core.artifacts.survey import READERS, ancestry, pins, read_artifacts, refs
 from aquarat_core.artifacts.transfer import parallel_map
-from aquarat_core.maintenance.survey import READERS, ancestry, pins, read_artifacts, refs
 
 DAY = 86_400.0
 GRACE = DAY

@@ -14,8 +14,8 @@ from aquarat_core.artifacts.errors import os_errors
 from aquarat_core.artifacts.lineage import too_deep
 from aquarat_core.artifacts.manifest import MAX_GENERATIONS
 from aquarat_core.artifacts.store import blob_key
+from aquarat_core.artifacts.survey import ancestry
 from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
-from aquarat_core.maintenance.survey import ancestry
 
 MANIFEST = "manifest.json"
 

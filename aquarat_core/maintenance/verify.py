@@ -13,8 +13,8 @@ from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.bounded import printable
 from aquarat_core.artifacts.records import Pin, Ref
 from aquarat_core.artifacts.store import asset_of, blob_key
+from aquarat_core.artifacts.survey import all_artifacts, ancestry, pins, refs
 from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
-from aquarat_core.maintenance.survey import all_artifacts, ancestry, pins, refs
 
 BLOBS_AT_ONCE = 8
 Found = Mapping[str, Artifact | ArtifactError]

@@ -9,9 +9,9 @@ import dagster as dg
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Manifest, Parent
 from aquarat_core.artifacts.lineage import format_profile
+from aquarat_core.artifacts.survey import ancestry
 from aquarat_core.config import Profile, with_current_names
 from aquarat_core.maintenance.diff import flat
-from aquarat_core.maintenance.survey import ancestry
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.inputs import InputError, latest_input
 from aquarat_pipeline.assets.plan import Plan

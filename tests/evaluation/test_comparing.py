@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.artifacts.survey import all_artifacts
 from aquarat_core.cli import main
 from aquarat_core.config import EvalConfig
 from aquarat_core.evaluation import statistics as st
@@ -16,7 +17,6 @@ from aquarat_core.evaluation.looks import looks_before, reports_about
 from aquarat_core.evaluation.records import Record
 from aquarat_core.evaluation.sampling import mean_at_n
 from aquarat_core.evaluation.summary import compare
-from aquarat_core.maintenance.survey import all_artifacts
 from aquarat_core.tasks.aqua.question import prompt, target
 
 
