@@ -18,6 +18,7 @@ from aquarat_core.plain_text import one_line
 
 if TYPE_CHECKING:
     from aquarat_core.evaluation.comparing import Answers, Flip, Line, Said, SideBySide
+    from aquarat_core.evaluation.looks import Looks
 
 FINDINGS = {"above": "B is better", "below": "B is worse", "no difference shown": "no difference shown"}
 
@@ -72,7 +73,8 @@ def _compare(arguments: argparse.Namespace) -> str | CheckFailed:
     looked = _looks(reports[1], stores.all(reports[1].store), keys)
     worse = [line for line in found["lines"] if line["verdict"] == "below"]
     facts: dict[str, Any] = {
-        "first": sides[0], "second": sides[1], "worse": bool(worse), **found, "looks_before_second": looked,
+        "first": sides[0], "second": sides[1], "worse": bool(worse), **found, 
+        "looks_before_second": [{"task": task, "split": split, **x._asdict()} for task, split, x in looked],
         "only_first_right": [flip for fell, _ in flipped for flip in fell],
         "only_second_right": [flip for _, rose in flipped for flip in rose],
     }  # fmt: skip
@@ -152,14 +154,11 @@ def _side(report: Artifact, checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def _looks(
     report: Artifact, artifacts: Mapping[str, Artifact], keys: Iterable[tuple[str, str, str]]
-) -> list[dict[str, Any]]:
+) -> list[tuple[str, str, Looks]]:
     from aquarat_core.evaluation.looks import looks_before
 
     splits = dict.fromkeys((task, split) for task, _, split in keys)
-    return [
-        {"task": task, "split": split, **looks_before(report, artifacts, task, split)._asdict()}
-        for task, split in splits
-    ]
+    return [(task, split, looks_before(report, artifacts, task, split)) for task, split in splits]
 
 
 # --- what is printed ------------------------------------------------------------------------------------------------
@@ -198,14 +197,13 @@ def _times(answers: int) -> str:
     return f" x{answers}" if answers > 1 else ""
 
 
-def _notes(found: SideBySide, looked: Sequence[dict[str, Any]]) -> list[str]:
+def _notes(found: SideBySide, looked: Sequence[tuple[str, str, Looks]]) -> list[str]:
+    from aquarat_core.evaluation.looks import looks_sentence
+
     notes = ["", "Intervals are of 95 %. A difference counts only if its interval leaves out 0 and p is below 0.05"
              f"{', corrected for the number of lines' if len(found['lines']) > 1 else ''}.",
              "Detectable: the smallest difference in points that would be found four times out of five."]  # fmt: skip
-    for x in looked:
-        reports = f"{x['reports']} earlier report{'' if x['reports'] == 1 else 's'}"
-        checkpoints = f"{x['checkpoints']} checkpoint{'' if x['checkpoints'] == 1 else 's'}"
-        notes.append(f"Before B's report this store had {reports} on {x['task']} ({x['split']}), of {checkpoints}.")
+    notes += [looks_sentence(looks, task, split, "B's report") for task, split, looks in looked]
     return [*notes, *(["Not compared:", _left_out(found)] if found["not_compared"] else [])]
 
 

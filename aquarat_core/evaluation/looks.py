@@ -42,16 +42,26 @@ def looks_before(report: Artifact, artifacts: Mapping[str, Artifact], task: str,
 
     `artifacts` are those of the store by the hash of their manifest.
     """
-    data, created = _data_version(report, task), report.manifest.created
-    before = [
+    created = report.manifest.created
+    before = {sha256: a for sha256, a in artifacts.items() if not is_eval_report(a) or a.manifest.created < created}
+    return looks_at(_data_version(report, task), before, task, split)
+
+
+def looks_at(data_version: str | None, artifacts: Mapping[str, Artifact], task: str, split: str) -> Looks:
+    """How often the reports among `artifacts` looked at a task's split of that version of its data."""
+    found = [
         a
         for a in artifacts.values()
-        if is_eval_report(a)
-        and a.manifest.created < created
-        and (task, split) in _splits(a.manifest.config)
-        and _data_version(a, task) == data
+        if is_eval_report(a) and (task, split) in _splits(a.manifest.config) and _data_version(a, task) == data_version
     ]
-    return Looks(len(before), len({_checkpoint_version(a, artifacts) for a in before}))
+    return Looks(len(found), len({_checkpoint_version(a, artifacts) for a in found}))
+
+
+def looks_sentence(found: Looks, task: str, split: str, before: str = "this report") -> str:
+    """The count in words."""
+    reports = f"{found.reports:,} report{'' if found.reports == 1 else 's'}"
+    checkpoints = f"{found.checkpoints:,} checkpoint{'' if found.checkpoints == 1 else 's'}"
+    return f"Before {before} the store had {reports} on {task} ({split}), of {checkpoints}."
 
 
 def _splits(config: Mapping[str, Any]) -> set[tuple[str, str]]:

@@ -166,7 +166,7 @@ def test_two_checkpoints_by_name(two: Any, capsys: pytest.CaptureFixture[str]) -
     line = next(line for line in out.splitlines() if line.startswith("aqua "))
     assert code == 0 and line.endswith("B is better")
     assert f"A: sft_checkpoint {two.checkpoints['sft'].sha256[:12]}" in out
-    assert "this store had 1 earlier report on aqua (test), of 1 checkpoint." in out
+    assert "Before B's report the store had 1 report on aqua (test), of 1 checkpoint." in out
 
 
 @pytest.mark.parametrize("better_first", [False, True])
