@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -16,14 +16,22 @@ CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
 MAX_REPORT = 200_000
 """Number of characters of a report that Dagster's event stores; a longer report is linked instead of embedded."""
 
-HEADLINES = (
-    ("val_bpb", "{:.3f} bits per byte on validation text"),
-    ("held_out_accuracy_best", "{:.1%} of held-out questions right, at best"),
-    ("val_loss", "validation loss {:.3f}"),
-    ("rl_mcnemar_p", "RL against SFT: p = {:.2g}"),
-    ("bytes_per_token", "{:.2f} bytes per token"),
-    ("rows_train", "{:,} training questions"),
-    ("train_documents", "{:,} training documents"),
+
+def _rl_against_sft(p: float) -> str:
+    # Imports numpy, which Dagster's definitions do without.
+    from aquarat_core.evaluation.statistics import p_text
+
+    return f"RL against SFT: {p_text(p, 'p')}"
+
+
+HEADLINES: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("val_bpb", "{:.3f} bits per byte on validation text".format),
+    ("held_out_accuracy_best", "{:.1%} of held-out questions right, at best".format),
+    ("val_loss", "validation loss {:.3f}".format),
+    ("rl_mcnemar_p", _rl_against_sft),
+    ("bytes_per_token", "{:.2f} bytes per token".format),
+    ("rows_train", "{:,} training questions".format),
+    ("train_documents", "{:,} training documents".format),
 )
 """Metrics for the summary line and their formats; the first one that an artifact has is shown."""
 
@@ -65,9 +73,9 @@ def headline(metrics: Mapping[str, Any]) -> str:
     """The most important number of an artifact; empty if its stage measured none."""
     if text := accuracy_text(metrics):
         return text
-    for name, form in HEADLINES:
+    for name, shown in HEADLINES:
         if metrics.get(name) is not None:
-            return form.format(metrics[name])
+            return shown(metrics[name])
     rows = sum(value for name, value in metrics.items() if name.endswith("_train") and isinstance(value, int))
     return f"{rows:,} conversations to train on" if rows else ""
 
