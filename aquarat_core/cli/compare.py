@@ -62,15 +62,16 @@ def _compare(arguments: argparse.Namespace) -> str | CheckFailed:
     stores = _Stores()
     reports = [_report(name, arguments.store, stores) for name in (arguments.first, arguments.second)]
     evaluated = [Evaluated.read(report) for report in reports]
-    first, second = _chosen([answers_of(e) for e in evaluated], arguments)
+    first, second = _chosen(
+        [answers_of(e, r.manifest.config) for e, r in zip(evaluated, reports, strict=True)], arguments
+    )
     found = side_by_side(first, second)
     if not found["lines"]:
         raise DataError(f"nothing to compare:\n{_left_out(found)}")
-    pairs = {answers.key: (answers, other) for answers in first for other in second if answers.key == other.key}
-    keys = [(line["task"], line["protocol"], line["split"]) for line in found["lines"]]
-    flipped = [flips(*pairs[key], arguments.flips) for key in keys] if arguments.flips else []
+    pairs = {answers.name: (answers, other) for answers in first for other in second if answers.name == other.name}
+    flipped = [flips(*pairs[line["name"]], arguments.flips) for line in found["lines"]] if arguments.flips else []
     sides = [_side(report, e.report["checkpoint"]) for report, e in zip(reports, evaluated, strict=True)]
-    looked = _looks(reports[1], stores.all(reports[1].store), keys)
+    looked = _looks(reports[1], stores.all(reports[1].store), found["lines"])
     worse = [line for line in found["lines"] if line["verdict"] == "below"]
     facts: dict[str, Any] = {
         "first": sides[0], "second": sides[1], "worse": bool(worse), **found, 
@@ -152,12 +153,10 @@ def _side(report: Artifact, checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _looks(
-    report: Artifact, artifacts: Mapping[str, Artifact], keys: Iterable[tuple[str, str, str]]
-) -> list[tuple[str, str, Looks]]:
+def _looks(report: Artifact, artifacts: Mapping[str, Artifact], lines: Iterable[Line]) -> list[tuple[str, str, Looks]]:
     from aquarat_core.evaluation.looks import looks_before
 
-    splits = dict.fromkeys((task, split) for task, _, split in keys)
+    splits = dict.fromkeys((line["task"], line["split"]) for line in lines)
     return [(task, split, looks_before(report, artifacts, task, split)) for task, split in splits]
 
 
@@ -177,11 +176,11 @@ def _table(lines: Sequence[Line]) -> str:
 
     several = len(lines) > 1
     corrected = ("p, Holm",) if several else ()
-    heads = ("task", "protocol", "split", "questions", "A", "B", "B - A, points", "test", "p", *corrected,
+    heads = ("evaluation", "questions", "A", "B", "B - A, points", "test", "p", *corrected,
              "detectable", "finding")  # fmt: skip
     rows = [
         (
-            line["task"], line["protocol"], line["split"], f"{line['n']:,}",
+            line["name"], f"{line['n']:,}",
             *(f"{100 * r['accuracy']:.1f}% [{100 * r['lo']:.1f}, {100 * r['hi']:.1f}]{_times(r['answers'])}"
               for r in (line["first"], line["second"])),
             f"{100 * line['difference']:+.1f} [{100 * line['difference_lo']:+.1f}, {100 * line['difference_hi']:+.1f}]",
@@ -208,7 +207,7 @@ def _notes(found: SideBySide, looked: Sequence[tuple[str, str, Looks]]) -> list[
 
 
 def _left_out(found: SideBySide) -> str:
-    return "\n".join(f"  {x['task']}, {x['protocol']}, {x['split']}: {x['reason']}" for x in found["not_compared"])
+    return "\n".join(f"  {x['name']}: {x['reason']}" for x in found["not_compared"])
 
 
 def _flip_texts(flipped: Sequence[tuple[list[Flip], list[Flip]]]) -> list[str]:
@@ -220,9 +219,7 @@ def _flip_texts(flipped: Sequence[tuple[list[Flip], list[Flip]]]) -> list[str]:
 
 
 def _flip_text(flip: Flip, better: str) -> str:
-    head = (
-        f"=== {flip['task']}, {flip['protocol']}, {one_line(flip['id'])}: right in {better}; answer {flip['gold']} ==="
-    )
+    head = f"=== {flip['name']}, {one_line(flip['id'])}: right in {better}; answer {flip['gold']} ==="
     sides = flip["first"], flip["second"]
     said = [_said_text(letter, answers, letter == better) for letter, answers in zip("AB", sides, strict=True)]
     return "\n".join(["", head, flip["question"], *said])

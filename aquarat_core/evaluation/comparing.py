@@ -12,23 +12,25 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, TypedDict
 
+from aquarat_core.config.evaluation import Asked
+from aquarat_core.config.tasks import AQUA
 from aquarat_core.evaluation import statistics as st
-from aquarat_core.evaluation.records import Record
+from aquarat_core.evaluation.figures import grouped
+from aquarat_core.evaluation.records import Record, prompt_hash
 from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.evaluation.sampling import mean_over_questions
 from aquarat_core.evaluation.summary import ALPHA, BOOTSTRAP_SEED, Verdict
 
-SEEN_IN_QUESTIONS = frozenset({"task", "split", "limit", "permute_options", "seed", "samples"})
+SEEN_IN_QUESTIONS = frozenset({"limit", "permute_options", "seed", "samples"})
 """Settings that need not be equal: what they change shows in the questions, or makes means only more precise."""
-
-Key = tuple[str, str, str]
-"""Task, protocol, split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What one checkpoint answered to the questions of one task, by one protocol."""
 
+    name: str
+    """Task and protocol, with whatever is not as usual, such as another split or the calculator."""
     task: str
     protocol: str
     split: str
@@ -37,10 +39,6 @@ class Answers:
     """How the questions were asked, such as the temperature and the limit of new tokens."""
     records: Sequence[Record]
     """One or several for each question, which its id tells apart."""
-
-    @property
-    def key(self) -> Key:
-        return self.task, self.protocol, self.split
 
 
 class Rate(TypedDict):
@@ -56,6 +54,7 @@ class Rate(TypedDict):
 class Line(TypedDict):
     """One task by one protocol; differences are second minus first, in shares."""
 
+    name: str
     task: str
     protocol: str
     split: str
@@ -78,11 +77,9 @@ class Line(TypedDict):
 
 
 class Unpaired(TypedDict):
-    """A task and protocol that are not compared, and why."""
+    """An evaluation that is not compared, and why."""
 
-    task: str
-    protocol: str
-    split: str
+    name: str
     reason: str
 
 
@@ -97,9 +94,8 @@ class Said(TypedDict):
 class Flip(TypedDict):
     """A question that one of the two answered rightly more often."""
 
-    task: str
-    protocol: str
-    split: str
+    name: str
+    """Of the evaluation."""
     id: str
     question: str
     gold: str
@@ -114,24 +110,42 @@ class SideBySide(TypedDict):
     not_compared: list[Unpaired]
 
 
-def answers_of(evaluated: Evaluated) -> list[Answers]:
-    """What a report's checkpoint was asked, by task and protocol."""
+def answers_of(evaluated: Evaluated, config: Mapping[str, Any]) -> list[Answers]:
+    """What a report's checkpoint was asked, in the report's order; `config` is that of its manifest."""
+    if not (found := evaluated.report.get("evaluations")):
+        return [_answers_of_older(evaluated, config)]
+    return [
+        Answers(
+            e["name"], e["task"], e["protocol"], e["split"], e["hashes"]["grader"], e["settings"],
+            evaluated.by_name[e["name"]],
+        )
+        for e in found
+    ]  # fmt: skip
+
+
+def _answers_of_older(evaluated: Evaluated, config: Mapping[str, Any]) -> Answers:
+    """A report from before there were several evaluations is on one task, greedily, and may not name it."""
     how = evaluated.report["evaluation"]
-    settings = {name: how[name] for name in ("decoding", "max_new_tokens")}
-    # Reports of before there were other tasks do not name theirs.
-    return [Answers(how.get("task", "aqua"), "greedy", how["split"], how["parser"], settings, evaluated.records)]
+    asked = Asked(
+        task=how.get("task", AQUA), protocol="greedy", split=how["split"], limit=how["limit"], samples=1,
+        temperature=0.0, max_new_tokens=how["max_new_tokens"], calculator=bool(config.get("calculator")),
+        cue="answer", permute_options=how["permute_options"], seed=how["seed"],
+    )  # fmt: skip
+    return Answers(
+        asked.name, asked.task, asked.protocol, asked.split, how["parser"], asked.settings, evaluated.records
+    )
 
 
 def side_by_side(first: Sequence[Answers], second: Sequence[Answers]) -> SideBySide:
     """Compares what both have, in the order of the first, and says of the rest why it is not compared."""
-    ours, theirs = ({answers.key: answers for answers in side} for side in (first, second))
+    ours, theirs = ({answers.name: answers for answers in side} for side in (first, second))
     lines: list[Line] = []
     unpaired: list[Unpaired] = []
-    for key in [*ours, *(key for key in theirs if key not in ours)]:
-        if reason := _unpaired(ours.get(key), theirs.get(key)):
-            unpaired.append(Unpaired(task=key[0], protocol=key[1], split=key[2], reason=reason))
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        if reason := _unpaired(ours.get(name), theirs.get(name)):
+            unpaired.append(Unpaired(name=name, reason=reason))
         else:
-            lines.append(_line(ours[key], theirs[key]))
+            lines.append(_line(ours[name], theirs[name]))
     for line, p in zip(lines, st.holm([line["p"] for line in lines]), strict=True):
         line["p_corrected"] = p
         line["verdict"] = _verdict(line)
@@ -153,8 +167,8 @@ def flips(first: Answers, second: Answers, at_most: int) -> tuple[list[Flip], li
             asked = ours[key][0]
             chosen.append(
                 Flip(
-                    task=first.task, protocol=first.protocol, split=first.split, id=key, question=asked.question,
-                    gold=asked.gold, first=list(map(_said, ours[key])), second=list(map(_said, theirs[key])),
+                    name=first.name, id=key, question=asked.question, gold=asked.gold,
+                    first=list(map(_said, ours[key])), second=list(map(_said, theirs[key])),
                 )
             )  # fmt: skip
     return found
@@ -178,10 +192,7 @@ def _question_difference(first: Mapping[str, Sequence[Record]], second: Mapping[
     if not first:
         return "neither has an answer"
     # Several samples of a question have one prompt, rotations of its options have one each.
-    changed = sum(
-        {(r.question, r.gold) for r in first[key]} != {(r.question, r.gold) for r in second[key]} for key in first
-    )
-    if changed:
+    if changed := sum(_prompts(first[key]) != _prompts(second[key]) for key in first):
         return f"the prompts differ: {changed} of {len(first)} questions in their text or in the order of their options"
     return None
 
@@ -197,6 +208,7 @@ def _line(first: Answers, second: Answers) -> Line:
         test, p = "permutation of means", st.paired_permutation_test(differences, seed=BOOTSTRAP_SEED)
         lo, hi = st.paired_mean_interval(differences, seed=BOOTSTRAP_SEED)
     return Line(
+        name=first.name,
         task=first.task,
         protocol=first.protocol,
         split=first.split,
@@ -233,10 +245,12 @@ def _verdict(line: Line) -> Verdict:
 
 
 def _by_question(records: Sequence[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(record.id, []).append(record)
-    return found
+    return {rows[0].id: rows for rows in grouped(records)}
+
+
+def _prompts(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """What was asked, with the right answers; older records have no hash of it."""
+    return {(r.prompt_sha256 or prompt_hash(r.question), r.gold) for r in records}
 
 
 def _mean(records: Sequence[Record]) -> float:

@@ -2,20 +2,23 @@
 
 Whoever picks the best of many checkpoints by the accuracy on one split fits to that split a little with each look, and
 the best accuracy is too high. The count is read from manifests alone, without opening a report: two reports look at the
-same questions if their configs name the same task and split, and both were made from the same version of its data. It
-is a lower bound: reports that were removed or lie in other stores are unknown, training may have watched the split
+same questions if both are on the same task and split and were made from the same version of its data. It is a lower
+bound: reports that were removed or lie in other stores are unknown, training may have watched the split
 itself, and data that was made anew with other bytes may hold the same questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-from aquarat_core.artifacts import Artifact
-from aquarat_core.tasks.registry import DATASETS, dataset_of
+from aquarat_core.artifacts import Artifact, Manifest
+from aquarat_core.config.tasks import AQUA
+from aquarat_core.tasks.registry import dataset_of
 
 CONTENT = frozenset({"report.json", "questions.parquet"})
+USUAL_SPLIT = "test"
+"""The one that an evaluation's name does not mention (`Asked.name`)."""
 
 
 class Looks(NamedTuple):
@@ -52,7 +55,7 @@ def looks_at(data_version: str | None, artifacts: Mapping[str, Artifact], task: 
     found = [
         a
         for a in artifacts.values()
-        if is_eval_report(a) and (task, split) in _splits(a.manifest.config) and _data_version(a, task) == data_version
+        if is_eval_report(a) and (task, split) in _splits(a.manifest) and _data_version(a, task) == data_version
     ]
     return Looks(len(found), len({_checkpoint_version(a, artifacts) for a in found}))
 
@@ -64,11 +67,14 @@ def looks_sentence(found: Looks, task: str, split: str, before: str = "this repo
     return f"Before {before} the store had {reports} on {task} ({split}), of {checkpoints}."
 
 
-def _splits(config: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """The tasks and splits that the config of a report names; one of before there were other tasks names none."""
-    entries = [config, *cast("list[Mapping[str, Any]]", config.get("tasks") or [])]
-    main = next(iter(DATASETS.values()))
-    return {(str(e.get("task", main)), str(e["split"])) for e in entries if "split" in e}
+def _splits(manifest: Manifest) -> set[tuple[str, str]]:
+    """The tasks and splits that a report is on: the main one of its config, and those whose accuracies it has.
+
+    A report from before there were other tasks does not name its own.
+    """
+    main = str(manifest.config.get("task", AQUA)), str(manifest.config.get("split"))
+    names = (name.partition("/")[0].partition("@") for name in manifest.metrics if name.endswith("/accuracy"))
+    return {main, *((task, split or USUAL_SPLIT) for task, _, split in names)}
 
 
 def _data_version(report: Artifact, task: str) -> str | None:

@@ -12,12 +12,16 @@ from aquarat_core.artifacts.survey import all_artifacts
 from aquarat_core.cli import main
 from aquarat_core.config import EvalConfig
 from aquarat_core.evaluation import statistics as st
-from aquarat_core.evaluation.comparing import Answers, flips, side_by_side
+from aquarat_core.evaluation.comparing import Answers, answers_of, flips, side_by_side
+from aquarat_core.evaluation.figures import evaluate
 from aquarat_core.evaluation.looks import looks_before, reports_about
-from aquarat_core.evaluation.records import Record
+from aquarat_core.evaluation.records import Facts, Record, prompt_hash, write_records
+from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.evaluation.sampling import mean_at_n
 from aquarat_core.evaluation.summary import compare
 from aquarat_core.tasks.aqua.question import prompt, target
+
+CONFIG = EvalConfig(task="aqua", seed=30, max_new_tokens=96)
 
 
 def record(key: int, correct: bool, question: str = "") -> Record:
@@ -28,8 +32,10 @@ def record(key: int, correct: bool, question: str = "") -> Record:
 
 def single(right: list[bool], **changed: Any) -> Answers:
     records = [record(i, correct) for i, correct in enumerate(right)]
-    whole: dict[str, Any] = {"task": "aqua", "protocol": "greedy", "split": "test", "grader": "g@1"}
-    return Answers(**{**whole, "settings": {"max_new_tokens": 64, "seed": 1}, "records": records, **changed})
+    whole: dict[str, Any] = {"name": "aqua/greedy", "task": "aqua", "protocol": "greedy", "split": "test"}
+    return Answers(
+        **{**whole, "grader": "g@1", "settings": {"max_new_tokens": 64, "seed": 1}, "records": records, **changed}
+    )
 
 
 def sampled(right: list[list[bool]], **changed: Any) -> Answers:
@@ -83,7 +89,7 @@ def test_many_lines_are_corrected_together() -> None:
     (alone,) = side_by_side([first], [second])["lines"]
     assert alone["p"] == pytest.approx(2 / 2**6) and alone["verdict"] == "above"
     tasks = [f"task{i}" for i in range(5)]
-    lines = side_by_side([replace(first, task=t) for t in tasks], [replace(second, task=t) for t in tasks])["lines"]
+    lines = side_by_side([replace(first, name=t) for t in tasks], [replace(second, name=t) for t in tasks])["lines"]
     assert [line["p_corrected"] for line in lines] == pytest.approx([5 * 2 / 2**6] * 5)
     assert {line["verdict"] for line in lines} == {"no difference shown"}
 
@@ -99,7 +105,7 @@ def test_many_lines_are_corrected_together() -> None:
             "2 question ids are in one of the two only (10 in A, 8 in B)",
         ),
         ({"records": [record(i, True, "Else?" if i else "") for i in range(10)]}, "the prompts differ: 9 of 10"),
-        ({"task": "gsm8k"}, "only A has it"),
+        ({"name": "gsm8k/greedy"}, "only A has it"),
     ],
 )
 def test_what_was_not_asked_alike_is_not_compared(changed: dict[str, Any], reason: str) -> None:
@@ -132,10 +138,16 @@ def test_flips_are_those_that_moved_most_and_then_the_first() -> None:
     assert [len(found) for found in flips(ours, theirs, 1)] == [1, 1]
 
 
+def test_a_report_of_before_there_were_several_evaluations_is_one(chain: Any) -> None:
+    chain.train("sft")
+    chain.evaluate("sft", chain.answers(chain.asked, 0.5), config=CONFIG)
+    (found,) = answers_of(Evaluated.read(chain.reports["sft"]), {"calculator": True})
+    assert (found.name, found.task, found.protocol, found.split) == ("aqua/greedy+calculator", "aqua", "greedy", "test")
+    assert found.settings.keys() == {"limit", "max_new_tokens", "calculator", "permute_options", "seed"}
+    assert len(found.records) == 400
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
-
-
-CONFIG = EvalConfig(task="aqua", seed=30, max_new_tokens=96)
 
 
 def evaluated(chain: Any) -> Any:
@@ -163,7 +175,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_two_checkpoints_by_name(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "sft_checkpoint", "rl_checkpoint", "--store", two.store.uri)
-    line = next(line for line in out.splitlines() if line.startswith("aqua "))
+    line = next(line for line in out.splitlines() if line.startswith("aqua/greedy "))
     assert code == 0 and line.endswith("B is better")
     assert f"A: sft_checkpoint {two.checkpoints['sft'].sha256[:12]}" in out
     assert "Before B's report the store had 1 report on aqua (test), of 1 checkpoint." in out
@@ -202,6 +214,63 @@ def test_flips_are_shown_in_full(two: Any, capsys: pytest.CaptureFixture[str]) -
     question = next(q for q in asked.values() if q.id in headings[-1])
     assert prompt(question) in out and target(question) in out
     assert "--- A (wrong): answered" in out and f"--- B (right): answered {question.correct} ---" in out
+
+
+def sampled_too(chain: Any, stage: str, accuracy: float) -> None:
+    """A report on the main task, four samples of each of its questions, and other questions of another split."""
+    records = chain.answers(chain.asked, accuracy)
+    other = records[: 50 if stage == "rl" else 60]
+    parts: dict[str, list[Record]] = {"aqua/greedy": records, "aqua/sampled": [], "aqua@validation/greedy": other}
+    for sample in range(4):
+        again = chain.answers(chain.asked, accuracy, seed=100 * len(stage) + sample)
+        parts["aqua/sampled"] += [replace(r, sample=sample, prompt_sha256=prompt_hash(r.question)) for r in again]
+    whole = [replace(r, evaluation=name, task="aqua") for name, rows in parts.items() for r in rows]
+    facts = [
+        Facts(
+            name=name, task="aqua", protocol="sampled" if "sampled" in name else "greedy", questions="generated",
+            split="validation" if "validation" in name else "test", settings={"max_new_tokens": 96}, grader="g@1",
+            categories=list("ABCDE"), majority="A", longest=None, data_asset="aqua_dataset", data_version="d" * 64,
+        )
+        for name in parts
+    ]  # fmt: skip
+    made = [evaluate(f, [r for r in whole if r.evaluation == f["name"]]) for f in facts]
+    chain.train(stage)
+    report = chain.evaluate(stage, records, config=CONFIG)
+    report["evaluations"] = made
+    outdir, _ = chain.folders(f"{stage}_eval_report")
+    (outdir / "report.json").write_text(json.dumps(report))
+    write_records(outdir / "questions.parquet", whole, facts)
+    chain.reports[stage] = chain.publish(
+        f"{stage}_eval_report", "report", {}, (chain.checkpoints[stage], chain.aqua),
+        metrics={f"{e['name']}/accuracy": e["figures"]["accuracy"] for e in made[1:]},
+        config=CONFIG.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+def test_all_evaluations_of_two_reports(chain: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    sampled_too(chain, "sft", 0.5)
+    sampled_too(chain, "rl", 0.6)
+    names = ["sft_checkpoint", "rl_checkpoint", "--store", chain.store.uri, "--json"]
+    code, out, _ = run(capsys, *names, "--flips", "1")
+    found = json.loads(out)
+    greedy, several = found["lines"]
+    assert (code, greedy["name"], greedy["test"]) == (0, "aqua/greedy", "exact McNemar")
+    assert (several["name"], several["test"]) == ("aqua/sampled", "permutation of means")
+    assert (several["n"], several["first"]["answers"], several["protocol"]) == (400, 4, "sampled")
+    assert [greedy["p_corrected"], several["p_corrected"]] == st.holm([greedy["p"], several["p"]])
+    assert greedy["verdict"] == several["verdict"] == "above"
+    (left,) = found["not_compared"]
+    assert left["name"] == "aqua@validation/greedy" and "10 question ids" in left["reason"]
+    assert len(found["only_second_right"]) == 2 and len(found["only_second_right"][-1]["second"]) == 4
+    (only,) = json.loads(run(capsys, *names, "--protocol", "sampled")[1])["lines"]
+    assert only["p_corrected"] == several["p"]
+    # Each of the two was published twice, first with the main task alone.
+    artifacts = all_artifacts(chain.store)
+    assert looks_before(chain.reports["rl"], artifacts, "aqua", "test") == (3, 2)
+    assert looks_before(chain.reports["rl"], artifacts, "aqua", "validation") == (1, 1)
+    text = run(capsys, *names[:-1], "--flips", "1")[1]
+    assert "Not compared:\n  aqua@validation/greedy: 10 question ids" in text
+    assert " of 4 right, one of them, wrong): answered" in text
 
 
 def test_by_uri_in_another_store(two: Any, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
