@@ -187,10 +187,19 @@ def _protocol_difference(child: dict[str, Any], parent: dict[str, Any]) -> str |
 
 
 def write(
-    outdir: Path, extras_dir: Path, report: EvalReport, records: Sequence[Record], curves: Sequence[plots.Row]
+    outdir: Path,
+    extras_dir: Path,
+    report: EvalReport,
+    records: Sequence[Record],
+    curves: Sequence[plots.Row],
+    looks: Sequence[str] = (),
 ) -> None:
-    """Write `report.json` under `outdir`, and `report.md` and `report.html` under `extras_dir`."""
-    write_pages(outdir, extras_dir, report, to_document(report, records, curves))
+    """Write `report.json` under `outdir`, and `report.md` and `report.html` under `extras_dir`.
+
+    `looks` are sentences on how often the questions were looked at before. They depend on what else the store has, so
+    they are on the pages alone: equal evaluations have equal content.
+    """
+    write_pages(outdir, extras_dir, report, to_document(report, records, curves, looks))
 
 
 def write_pages(outdir: Path, extras_dir: Path, report: Any, document: doc.Document) -> None:
@@ -204,7 +213,9 @@ def write_pages(outdir: Path, extras_dir: Path, report: Any, document: doc.Docum
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[plots.Row]) -> doc.Document:
+def to_document(
+    report: EvalReport, records: Sequence[Record], curves: Sequence[plots.Row], looks: Sequence[str] = ()
+) -> doc.Document:
     """The page of one eval report."""
     checkpoint, evaluation, s = report["checkpoint"], report["evaluation"], report["summary"]
     order = f"options permuted with seed {evaluation['seed']}" if evaluation["permute_options"] else "options as given"
@@ -225,6 +236,7 @@ def to_document(report: EvalReport, records: Sequence[Record], curves: Sequence[
             *_samples(records, evaluation["seed"]),
             doc.Heading("What this report is about"),
             _identity_table(report),
+            *(doc.Paragraph(sentence) for sentence in looks),
         ),
     )
 

@@ -3,13 +3,18 @@ there is text, and the report."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from aquarat_core.artifacts import Artifact, ArtifactStore
 from aquarat_core.artifacts.lineage import format_profile
+from aquarat_core.artifacts.survey import all_artifacts
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.documents import read_documents
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation import suite
 from aquarat_core.evaluation.chat_core import chat_core
-from aquarat_core.evaluation.figures import evaluate, remarks
+from aquarat_core.evaluation.figures import Evaluation, evaluate, remarks
+from aquarat_core.evaluation.looks import looks_at, looks_sentence
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
@@ -54,12 +59,20 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     write_records(
         ctx.outdir / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
     )
-    reports.write(ctx.outdir, ctx.extras_dir, report, main, checkpoint_metrics(checkpoint))
+    curves, looks = checkpoint_metrics(checkpoint), earlier_looks(checkpoint.store, evaluations)
+    reports.write(ctx.outdir, ctx.extras_dir, report, main, curves, looks)
     for line in remarks(evaluations):
         ctx.log(line)
     ctx.log(reports.baseline_sentence(checkpoint.asset, report["summary"]))
     ctx.log(reports.comparison_sentence(report["comparison"]))
     return metrics(report)
+
+
+def earlier_looks(store: ArtifactStore, evaluations: Iterable[Evaluation]) -> list[str]:
+    """How often the store's reports have looked at the questions of each split so far, in sentences."""
+    artifacts = {sha256: a for sha256, a in all_artifacts(store).items() if isinstance(a, Artifact)}
+    splits = dict.fromkeys((e["task"], e["split"], e["hashes"]["data_version"]) for e in evaluations)
+    return [looks_sentence(looks_at(version, artifacts, task, split), task, split) for task, split, version in splits]
 
 
 def metrics(report: reports.EvalReport) -> dict[str, Scalar]:

@@ -56,8 +56,9 @@ def context(chain, tmp_path, stage: str, config: EvalConfig | None, inputs: dict
 
 def published(chain, ctx: StageContext, metrics: dict) -> Artifact:
     return chain.store.publish(
-        asset=ctx.spec.stage, kind="report", directory=ctx.outdir, records=ctx.extras_dir, config={}, profile="unit",
-        code=chain.CODE, parents=tuple(ctx.spec.inputs.values()), metrics=metrics, seeds={}, run_id="run-1",
+        asset=ctx.spec.stage, kind="report", directory=ctx.outdir, records=ctx.extras_dir, profile="unit",
+        config=ctx.spec.config or {}, code=chain.CODE, parents=tuple(ctx.spec.inputs.values()), metrics=metrics,
+        seeds={}, run_id="run-1",
     )  # fmt: skip
 
 
@@ -215,14 +216,18 @@ def test_bits_per_byte_of_random_weights_is_about_a_uniform_guess(untrained, tmp
     assert 8.3 / 5 < bpb < 8.3
 
 
-def test_the_same_inputs_give_the_same_bytes(untrained, tmp_path) -> None:
+def test_the_same_inputs_give_the_same_bytes_though_the_page_counts_looks(untrained, tmp_path) -> None:
     inputs = {"sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua}
-    versions = []
+    versions, pages = [], []
     for attempt in ("one", "two"):
         (tmp_path / attempt).mkdir()
         ctx = context(untrained, tmp_path / attempt, "sft_eval_report", CONFIG, inputs)
-        versions.append(published(untrained, ctx, eval_report.run(ctx)).data_version)
+        made = published(untrained, ctx, eval_report.run(ctx))
+        versions.append(made.data_version)
+        pages.append(made.record("report.md").read_text())
     assert versions[0] == versions[1]
+    assert "Before this report the store had 0 reports on aqua (test), of 0 checkpoints." in pages[0]
+    assert "Before this report the store had 1 report on aqua (test), of 1 checkpoint." in pages[1]
 
 
 def test_majority_letter_is_of_the_training_split_and_the_earlier_on_a_tie(untrained) -> None:
