@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore
-from aquarat_core.cli.artifacts import add_json, add_store
+from aquarat_core.cli.artifacts import add_json, add_store, find_artifact
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
@@ -19,6 +20,7 @@ from aquarat_core.plain_text import one_line
 if TYPE_CHECKING:
     from aquarat_core.evaluation.comparing import Answers, Flip, Line, Said, SideBySide
     from aquarat_core.evaluation.looks import Looks
+    from aquarat_core.evaluation.report import Evaluated
 
 FINDINGS = {"above": "B is better", "below": "B is worse", "no difference shown": "no difference shown"}
 
@@ -31,7 +33,7 @@ def add_commands(commands: Commands) -> None:
         "first",
         metavar="A",
         help="a checkpoint, for its newest report, or an eval report: an asset's name (EXPERIMENT/ASSET in a named "
-        "experiment), (the beginning of) a manifest's hash, or a manifest's URI in any store",
+        "experiment), (the beginning of) a manifest's hash, a manifest's URI in any store, or a folder of `eval --out`",
     )
     command.add_argument("second", metavar="B", help="the one to judge, in the same ways")
     command.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
@@ -55,31 +57,27 @@ def add_commands(commands: Commands) -> None:
 
 def _compare(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_core.evaluation.comparing import answers_of, flips, side_by_side
-    from aquarat_core.evaluation.report import Evaluated
 
     if arguments.flips < 0:
         raise UsageError("--flips must be at least 0")
     stores = _Stores()
-    reports = [_report(name, arguments.store, stores) for name in (arguments.first, arguments.second)]
-    evaluated = [Evaluated.read(report) for report in reports]
-    first, second = _chosen(
-        [answers_of(e, r.manifest.config) for e, r in zip(evaluated, reports, strict=True)], arguments
-    )
+    sides = [_side(name, arguments.store, stores) for name in (arguments.first, arguments.second)]
+    first, second = _chosen([answers_of(side.evaluated, side.config) for side in sides], arguments)
     found = side_by_side(first, second)
     if not found["lines"]:
         raise DataError(f"nothing to compare:\n{_left_out(found)}")
-    pairs = {answers.name: (answers, other) for answers in first for other in second if answers.name == other.name}
+    pairs = {one.name: (one, other) for one in first for other in second if one.name == other.name}
     flipped = [flips(*pairs[line["name"]], arguments.flips) for line in found["lines"]] if arguments.flips else []
-    sides = [_side(report, e.report["checkpoint"]) for report, e in zip(reports, evaluated, strict=True)]
-    looked = _looks(reports[1], stores.all(reports[1].store), found["lines"])
+    looked = _looks(sides[1].report, stores, found["lines"])
     worse = [line for line in found["lines"] if line["verdict"] == "below"]
     facts: dict[str, Any] = {
-        "first": sides[0], "second": sides[1], "worse": bool(worse), **found, 
+        "first": sides[0].facts(), "second": sides[1].facts(), "worse": bool(worse), **found,
         "looks_before_second": [{"task": task, "split": split, **x._asdict()} for task, split, x in looked],
         "only_first_right": [flip for fell, _ in flipped for flip in fell],
         "only_second_right": [flip for _, rose in flipped for flip in rose],
     }  # fmt: skip
-    text = "\n".join([*_heads(sides), "", _table(found["lines"]), *_notes(found, looked), *_flip_texts(flipped)])
+    heads = [f"{letter}: {side.text()}" for letter, side in zip("AB", sides, strict=True)]
+    text = "\n".join([*heads, "", _table(found["lines"]), *_notes(found, looked), *_flip_texts(flipped)])
     said = answer(arguments, facts, text)
     return CheckFailed(said) if worse and arguments.fail_if_worse else said
 
@@ -101,31 +99,64 @@ class _Stores:
         return self._read[store.uri]
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """An evaluation to compare: an eval report of a store, or the files of one in a folder."""
+
+    evaluated: Evaluated
+    name: str
+    report: Artifact | None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.report.manifest.config if self.report else {}
+
+    def facts(self) -> dict[str, Any]:
+        checkpoint = self.evaluated.report["checkpoint"]
+        return {
+            "report": self.name,
+            "report_manifest_sha256": self.report.sha256 if self.report else None,
+            "report_created": self.report.manifest.created if self.report else None,
+            "checkpoint": checkpoint["asset"],
+            "checkpoint_manifest_sha256": checkpoint["manifest_sha256"],
+            "profile": checkpoint["profile"],
+        }
+
+    def text(self) -> str:
+        checkpoint = self.evaluated.report["checkpoint"]
+        made = f" {self.report.sha256[:12]} of {self.report.manifest.created[:19]}Z" if self.report else ""
+        whose = f"{checkpoint['asset']} {checkpoint['manifest_sha256'][:12]}, profile {checkpoint['profile']}"
+        return f"{whose}, by {self.name}{made}"
+
+
+def _side(name: str, store_uri: str, stores: _Stores) -> _Side:
+    from aquarat_core.evaluation.report import Evaluated
+
+    folder = Path(name)
+    if "://" not in name and (report := folder / "report.json").is_file():
+        if not (questions := folder / "questions.parquet").is_file():
+            raise DataError(f"{folder} has a report.json and no questions.parquet: it is no eval report")
+        return _Side(Evaluated.read_files(report, questions, name), name, None)
+    found = _report(name, store_uri, stores)
+    return _Side(Evaluated.read(found), found.asset, found)
+
+
 def _report(name: str, store_uri: str, stores: _Stores) -> Artifact:
     """The eval report of that name, or the newest one of the checkpoint of that name."""
     from aquarat_core.evaluation.looks import is_eval_report, reports_about
 
-    artifact = _artifact(name, store_uri)
+    artifact = find_artifact(name, store_uri)
     if is_eval_report(artifact):
         return artifact
     if artifact.manifest.kind != "checkpoint":
         raise UsageError(f"{name} is a {artifact.manifest.kind}: only checkpoints and eval reports can be compared")
-    found = reports_about(artifact, stores.all(artifact.store).values())
-    if not found:
-        report = artifact.asset.replace("_checkpoint", "_eval_report")
-        raise DataError(
-            f"{artifact.store.uri} has no eval report on {name} (manifest {artifact.sha256[:12]}): "
-            f"materialize {report} first, or name a report"
-        )
-    return found[0]
-
-
-def _artifact(name: str, store_uri: str) -> Artifact:
-    if "://" not in name:
-        return ArtifactStore.open(store_uri).resolve(name)
-    if (match := re.fullmatch(r"(.+)/manifests/([0-9a-f]{64})\.json", name)) is None:
-        raise UsageError(f"{name} is no artifact's URI: it ends in /manifests/<hash>.json, as `aquarat show` prints it")
-    return ArtifactStore.open(match[1]).get(match[2])
+    if found := reports_about(artifact, stores.all(artifact.store).values()):
+        return found[0]
+    report = artifact.asset.replace("_checkpoint", "_eval_report")
+    raise DataError(
+        f"{artifact.store.uri} has no eval report on {name} (manifest {artifact.sha256[:12]}): materialize {report} "
+        "first, or name a report, or a folder that `aquarat eval --out` wrote"
+    )
 
 
 def _chosen(sides: list[list[Answers]], arguments: argparse.Namespace) -> list[list[Answers]]:
@@ -142,33 +173,17 @@ def _chosen(sides: list[list[Answers]], arguments: argparse.Namespace) -> list[l
     return sides
 
 
-def _side(report: Artifact, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "report": report.asset,
-        "report_manifest_sha256": report.sha256,
-        "report_created": report.manifest.created,
-        "checkpoint": checkpoint["asset"],
-        "checkpoint_manifest_sha256": checkpoint["manifest_sha256"],
-        "profile": checkpoint["profile"],
-    }
-
-
-def _looks(report: Artifact, artifacts: Mapping[str, Artifact], lines: Iterable[Line]) -> list[tuple[str, str, Looks]]:
+def _looks(report: Artifact | None, stores: _Stores, lines: Iterable[Line]) -> list[tuple[str, str, Looks]]:
+    """The looks at each split before a report; a folder does not say when it was made."""
     from aquarat_core.evaluation.looks import looks_before
 
-    splits = dict.fromkeys((line["task"], line["split"]) for line in lines)
+    if report is None:
+        return []
+    artifacts, splits = stores.all(report.store), dict.fromkeys((line["task"], line["split"]) for line in lines)
     return [(task, split, looks_before(report, artifacts, task, split)) for task, split in splits]
 
 
 # --- what is printed ------------------------------------------------------------------------------------------------
-
-
-def _heads(sides: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{letter}: {side['checkpoint']} {side['checkpoint_manifest_sha256'][:12]}, profile {side['profile']}, by "
-        f"{side['report']} {side['report_manifest_sha256'][:12]} of {side['report_created'][:19]}Z"
-        for letter, side in zip("AB", sides, strict=True)
-    ]
 
 
 def _table(lines: Sequence[Line]) -> str:

@@ -80,10 +80,15 @@ class Evaluated:
     @classmethod
     def read(cls, artifact: Artifact) -> Evaluated:
         """Raises `DataError` for a report of another format."""
-        report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
+        return cls.read_files(artifact.path("report.json"), artifact.path("questions.parquet"), artifact.asset)
+
+    @classmethod
+    def read_files(cls, report_json: Path, questions: Path, name: str) -> Evaluated:
+        """The report in two files, which errors call by its name. Raises as `read` does."""
+        report = json.loads(report_json.read_text(encoding="utf-8"))
         if (found := report.get("format")) != FORMAT:
-            raise DataError(f"{artifact.asset} has report format {found}, not {FORMAT}: materialize it again")
-        evaluations = by_evaluation(read_records(artifact.path("questions.parquet")))
+            raise DataError(f"{name} has report format {found}, not {FORMAT}: make it again")
+        evaluations = by_evaluation(read_records(questions))
         return cls(report, next(iter(evaluations.values())) if evaluations else [], evaluations)
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,6 +272,15 @@ def test_all_evaluations_of_two_reports(chain: Any, capsys: pytest.CaptureFixtur
     text = run(capsys, *names[:-1], "--flips", "1")[1]
     assert "Not compared:\n  aqua@validation/greedy: 10 question ids" in text
     assert " of 4 right, one of them, wrong): answered" in text
+
+
+def test_a_folder_is_a_report_too(two: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = two.reports["rl"].directory()
+    code, out, _ = run(capsys, "sft_checkpoint", str(folder), "--store", two.store.uri)
+    assert code == 0 and "B is better" in out and f"by {folder}\n" in out
+    (tmp_path / "report.json").write_bytes((folder / "report.json").read_bytes())
+    code, _, error = run(capsys, "sft_checkpoint", str(tmp_path), "--store", two.store.uri)
+    assert code == 2 and "a report.json and no questions.parquet" in error
 
 
 def test_by_uri_in_another_store(two: Any, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:

@@ -130,7 +130,7 @@ def test_a_report_of_another_format_is_refused(sft_and_rl) -> None:
     chain = sft_and_rl
     path = chain.scratch / "sft_eval_report-files" / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(DataError, match="sft_eval_report has report format 99, not 1: materialize it again"):
+    with pytest.raises(DataError, match="sft_eval_report has report format 99, not 1: make it again"):
         Evaluated.read(chain.republish("sft"))
 
 
