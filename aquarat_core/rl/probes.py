@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from aquarat_core.data.rows import pad
+from aquarat_core.evaluation.interpret.batch import letter_context
+from aquarat_core.evaluation.interpret.watching import attention_from, watch
 from aquarat_core.evaluation.letters import letter_ids, letter_logits
-from aquarat_core.model.transformer import Transformer, attend
+from aquarat_core.model.transformer import Transformer
 from aquarat_core.model.typed_torch import entropy_terms
 from aquarat_core.runtime.distributed import World
 from aquarat_core.tasks.task import A, Example, Task
-from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer
 
 ROWS = 32
@@ -43,12 +44,10 @@ class Probes:
     ) -> None:
         self.world, self.letters = world, task.categories
         self.ids = letter_ids(tokenizer, task) if self.letters else []
-        room, L = reference.config.sequence_len, len(self.letters)
-        lettered = [e for e in examples if L and len(e.choices) == L and task.is_permutable(e)]
-        gold = [self.letters.index(e.reference) for e in lettered]
-        rendered = [(g, *_before_letter(e, tokenizer, self.ids[g])) for g, e in zip(gold, lettered, strict=True)]
-        mine = world.shard([(g, context) for g, context, found in rendered if found and len(context) <= room])
-        self.contexts, self.gold = [context for _, context in mine], [g for g, _ in mine]
+        room = reference.config.sequence_len
+        made = [letter_context(task, e, tokenizer, self.ids) for e in examples] if self.ids else []
+        mine = world.shard([c for c in made if c is not None and len(c.ids) <= room])
+        self.contexts, self.gold = [c.ids for c in mine], [c.gold for c in mine]
         self.seconds = 0.0
         self.reference_BL = letter_logits(reference, self.contexts, self.ids, ROWS) if mine else None
 
@@ -93,13 +92,6 @@ class Probes:
         }
 
 
-def _before_letter(example: Example[object], tokenizer: Tokenizer, letter_id: int) -> tuple[list[int], bool]:
-    """The conversation's ids up to the one before the letter, and whether the letter is where it is expected."""
-    whole, _ = render(tokenizer, example.conversation())
-    *context, letter, _ = whole  # the last one is the end token
-    return context, letter == letter_id
-
-
 def letter_kl(logits_BL: Tensor, reference_BL: Tensor) -> Tensor:
     """KL [B] in nats between the softmax over the letters and the reference's."""
     logp, logq = torch.log_softmax(logits_BL, dim=1), torch.log_softmax(reference_BL, dim=1)
@@ -115,45 +107,18 @@ def letter_margin(logits_BL: Tensor) -> Tensor:
 @torch.no_grad()
 def attention_entropies(model: Transformer, contexts: Sequence[Sequence[int]]) -> Tensor:
     """[layers, B]: entropy of the last token's attention, averaged over heads, as a share of ln t (0 for t = 1)."""
-    found: list[Tensor] = []
-    for start in range(0, len(contexts), ROWS):
-        part = contexts[start : start + ROWS]
-        watching = _Watching(torch.tensor([len(c) for c in part], device=model.cos.device))
-        model.hidden(pad(part).to(model.cos.device), watching)
-        found.append(torch.stack(watching.entropies))
-    return torch.cat(found, dim=1)
+    parts = [contexts[start : start + ROWS] for start in range(0, len(contexts), ROWS)]
+    return torch.cat([_entropies(model, part) for part in parts], dim=1)
 
 
-class _Watching:
-    """A cache that computes causal attention as in training and records the attention of each row's last query."""
+def _entropies(model: Transformer, contexts: Sequence[Sequence[int]]) -> Tensor:
+    lengths_B = torch.tensor([len(c) for c in contexts], device=model.cos.device)
+    entropies: list[Tensor] = []
 
-    is_prefill = False
-
-    def __init__(self, lengths_B: Tensor) -> None:
-        self.lengths_B = lengths_B
-        self.entropies: list[Tensor] = []
-
-    def positions(self, n: int) -> Tensor:
-        return torch.arange(n, device=self.lengths_B.device)[None]
-
-    def ids_before(self, n: int) -> tuple[Tensor, Tensor]:
-        ids = self.lengths_B.new_zeros((len(self.lengths_B), n))
-        return ids, torch.zeros_like(ids, dtype=torch.bool)
-
-    def advance(self, ids_BT: Tensor) -> None:
-        pass
-
-    def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
-        self.k_BKTD, self.v_BKTD = k_BKTD, v_BKTD
-
-    def attend(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
-        B, H, T, D = q_BHTD.shape
-        last_BHD = q_BHTD[torch.arange(B, device=q_BHTD.device), :, self.lengths_B - 1].float()
-        k_BHTD = self.k_BKTD.float().repeat_interleave(H // self.k_BKTD.size(1), dim=1)
-        scores_BHT = (k_BHTD @ last_BHD[..., None]).squeeze(3) * D**-0.5
-        before_BT = self.lengths_B[:, None] - 1 - torch.arange(T, device=q_BHTD.device)
-        unseen_BT = (before_BT < 0) | (before_BT >= window)
-        a_BHT = torch.softmax(scores_BHT.masked_fill(unseen_BT[:, None], -torch.inf), dim=2)
+    def look(_layer: int, q_BHTD: Tensor, k_BKTD: Tensor, window: int) -> None:
+        a_BHT = attention_from(q_BHTD, k_BKTD, lengths_B - 1, window)
         entropy_B = entropy_terms(a_BHT).sum(dim=2).mean(dim=1)
-        self.entropies.append(entropy_B / self.lengths_B.clamp(min=2, max=window).float().log())
-        return attend(q_BHTD, self.k_BKTD, self.v_BKTD, window)
+        entropies.append(entropy_B / lengths_B.clamp(min=2, max=window).float().log())
+
+    watch(model, pad(contexts).to(model.cos.device), look)
+    return torch.stack(entropies)
