@@ -132,6 +132,23 @@ class ChatCoreConfig(StrictModel):
     """Those of its tasks that the profile has test rows of; filled in."""
 
 
+class InterpretConfig(StrictModel):
+    """What is looked at inside a checkpoint: attention, the logit lens, induction."""
+
+    questions: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Questions looked at, drawn from those that are asked."""
+    maps: Annotated[int, Field(ge=0, le=16)] = 2
+    """For how many of them every head's attention is stored token by token."""
+    sequences: Annotated[int, Field(ge=1, le=256)] = 8
+    """Sequences of random tokens, each said twice, in which heads that copy are searched."""
+    repeated_tokens: Annotated[int, Field(ge=4, le=1024)] = 64
+    """Random tokens in such a sequence, as far as twice as many fit the context."""
+    seed: int = 40
+    """Decides which questions and which random tokens."""
+    of: tuple[str, ...] = ()
+    """The phases whose checkpoints are looked into, e.g. [sft, rl]; empty for all."""
+
+
 class EvalConfig(StrictModel):
     """How the four checkpoints are evaluated: greedy answers to the main task, and whatever else is asked."""
 
@@ -160,6 +177,8 @@ class EvalConfig(StrictModel):
     """Also compute ChatCORE; null does not."""
     seed: int = 30
     """Decides the order of the options, and samples."""
+    interpret: InterpretConfig | None = None
+    """Look inside the checkpoint, and show in the report what is seen; null does not."""
 
     @property
     def main(self) -> Asked:
