@@ -145,7 +145,7 @@ def draw_curves(panels: Sequence[Panel], columns: int = 3) -> Figure:
 
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with _style():
+    with style():
         figure = Figure(figsize=(PANEL_WIDTH * columns, 2.4 * rows), layout="constrained")
         axes = cast("Sequence[_Axes]", figure.subplots(rows, columns, squeeze=False).ravel())
         for ax, panel in zip(axes, panels, strict=False):
@@ -160,7 +160,7 @@ def draw_accuracies(points: Sequence[Accuracy], guessing: float, constant: float
     guessing. `noun` is what an answer is called: "letter" or "answer"."""
     from matplotlib.figure import Figure
 
-    with _style():
+    with style():
         figure = Figure(figsize=(3 * PANEL_WIDTH, 0.9 + 0.36 * len(points)), layout="constrained")
         ax = cast(_Axes, figure.subplots())
         for y, point in enumerate(points):
@@ -184,7 +184,7 @@ def draw_accuracies(points: Sequence[Accuracy], guessing: float, constant: float
 def to_svg(figure: Figure, prefix: str) -> str:
     """The figure as an inline SVG element in CSS variables; `prefix` keeps its ids apart from other figures'."""
     buffer = io.StringIO()
-    with _style():
+    with style():
         figure.savefig(  # pyright: ignore[reportUnknownMemberType]
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
@@ -206,7 +206,7 @@ def to_png_data_uri(figure: Figure, dpi: int = 72) -> str:
     from PIL import Image
 
     raw, png = io.BytesIO(), io.BytesIO()
-    with _style():
+    with style():
         figure.savefig(  # pyright: ignore[reportUnknownMemberType]
             raw, format="png", dpi=dpi, facecolor="white"
         )
@@ -252,7 +252,8 @@ def _draw_panel(ax: _Axes, panel: Panel) -> None:
 
 
 @contextmanager
-def _style() -> Generator[None]:
+def style() -> Generator[None]:
+    """Fonts, colors and lines of all figures; a figure is drawn and saved in it."""
     from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]  # its settings can be anything
 
     with rc_context(
