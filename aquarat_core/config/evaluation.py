@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import Positive, PositiveInt, StrictModel
+from aquarat_core.config.interpret import InterpretConfig
 from aquarat_core.config.protocols import GENERATING, GREEDY, EvalProtocol
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import LaunchConfig
@@ -130,23 +131,6 @@ class ChatCoreConfig(StrictModel):
     """After which the letters of its multiple-choice tasks are compared, as in an entry of `tasks`."""
     tasks: tuple[str, ...] = ()
     """Those of its tasks that the profile has test rows of; filled in."""
-
-
-class InterpretConfig(StrictModel):
-    """What is looked at inside a checkpoint: attention, the logit lens, induction."""
-
-    questions: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Questions looked at, drawn from those that are asked."""
-    maps: Annotated[int, Field(ge=0, le=16)] = 2
-    """For how many of them every head's attention is stored token by token."""
-    sequences: Annotated[int, Field(ge=1, le=256)] = 8
-    """Sequences of random tokens, each said twice, in which heads that copy are searched."""
-    repeated_tokens: Annotated[int, Field(ge=4, le=1024)] = 64
-    """Random tokens in such a sequence, as far as twice as many fit the context."""
-    seed: int = 40
-    """Decides which questions and which random tokens."""
-    of: tuple[str, ...] = ()
-    """The phases whose checkpoints are looked into, e.g. [sft, rl]; empty for all."""
 
 
 class EvalConfig(StrictModel):

@@ -165,6 +165,8 @@ class Profile(StrictModel):
         if evaluation.chat_core and section.chat_core:
             check_phases(evaluation.chat_core.of, phases, "eval_report.chat_core")
             check_chat_core(evaluation.chat_core, section.chat_core)
+        if evaluation.interpret:
+            check_phases(evaluation.interpret.of, phases, "eval_report.interpret")
         for phase in phases:
             check_asked_once(section, phase)
 

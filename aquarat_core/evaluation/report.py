@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from aquarat_core.artifacts import Artifact, CodeVersion
 from aquarat_core.artifacts.lineage import format_profile
@@ -24,6 +24,7 @@ from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.figures import Evaluation
+from aquarat_core.evaluation.interpret.analysis import Findings
 from aquarat_core.evaluation.records import Record, by_evaluation, read_records
 from aquarat_core.evaluation.statistics import p_text, wilson_interval
 from aquarat_core.evaluation.summary import Comparison, Summary, compare, question_difference, questions_sha256
@@ -65,6 +66,7 @@ class EvalReport(TypedDict):
     evaluations: list[Evaluation]
     """All that the checkpoint was asked, the main task first; reports from before there were several have none."""
     chat_core: ChatCore | None
+    interpretability: NotRequired[Findings | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ def write(
     report: EvalReport,
     records: Sequence[Record],
     curves: Sequence[plots.Row],
+    inside: Sequence[doc.Block] = (),
     looks: Sequence[str] = (),
 ) -> None:
     """Write `report.json` under `outdir`, and `report.md` and `report.html` under `extras_dir`.
@@ -204,7 +207,7 @@ def write(
     `looks` are sentences on how often the questions were looked at before. They depend on what else the store has, so
     they are on the pages alone: equal evaluations have equal content.
     """
-    write_pages(outdir, extras_dir, report, to_document(report, records, curves, looks))
+    write_pages(outdir, extras_dir, report, to_document(report, records, curves, inside, looks))
 
 
 def write_pages(outdir: Path, extras_dir: Path, report: Any, document: doc.Document) -> None:
@@ -219,9 +222,13 @@ def write_pages(outdir: Path, extras_dir: Path, report: Any, document: doc.Docum
 
 
 def to_document(
-    report: EvalReport, records: Sequence[Record], curves: Sequence[plots.Row], looks: Sequence[str] = ()
+    report: EvalReport,
+    records: Sequence[Record],
+    curves: Sequence[plots.Row],
+    inside: Sequence[doc.Block] = (),
+    looks: Sequence[str] = (),
 ) -> doc.Document:
-    """The page of one eval report."""
+    """The page of one eval report; `inside` is the section on what happens inside the model."""
     checkpoint, evaluation, s = report["checkpoint"], report["evaluation"], report["summary"]
     order = f"options permuted with seed {evaluation['seed']}" if evaluation["permute_options"] else "options as given"
     return doc.Document(
@@ -236,6 +243,7 @@ def to_document(
             _accuracy_figure(report),
             *_letter_table(s),
             *_paired_table(report["comparison"]),
+            *inside,
             *curves_section({checkpoint["asset"]: curves}),
             doc.Heading(f"{min(N_SAMPLES, s['n'])} answers, drawn at random"),
             *_samples(records, evaluation["seed"]),

@@ -20,6 +20,7 @@ from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.evaluations import questions, report_of
+from aquarat_core.stages.inside import look_inside
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET
 
@@ -59,8 +60,9 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     write_records(
         ctx.outdir / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
     )
+    report["interpretability"], inside = look_inside(ctx, model, asked[0].task, asked[0].examples)
     curves, looks = checkpoint_metrics(checkpoint), earlier_looks(checkpoint.store, evaluations)
-    reports.write(ctx.outdir, ctx.extras_dir, report, main, curves, looks)
+    reports.write(ctx.outdir, ctx.extras_dir, report, main, curves, inside, looks)
     for line in remarks(evaluations):
         ctx.log(line)
     ctx.log(reports.baseline_sentence(checkpoint.asset, report["summary"]))

@@ -230,6 +230,31 @@ def test_the_same_inputs_give_the_same_bytes_though_the_page_counts_looks(untrai
     assert "Before this report the store had 1 report on aqua (test), of 1 checkpoint." in pages[1]
 
 
+def test_a_look_inside_is_a_file_a_part_of_the_report_and_a_section_of_the_page(untrained, tmp_path) -> None:
+    inputs = {"sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua}
+    versions, looking = [], {"questions": 4, "maps": 1, "sequences": 2, "of": ["sft"]}
+    config = EvalConfig.model_validate({**CONFIG.model_dump(), "interpret": looking})
+    for attempt in ("one", "two"):
+        (tmp_path / attempt).mkdir()
+        ctx = context(untrained, tmp_path / attempt, "sft_eval_report", config, inputs)
+        versions.append(published(untrained, ctx, eval_report.run(ctx)).data_version)
+    assert versions[0] == versions[1]
+    found = json.loads((ctx.outdir / "interpretability.json").read_text())
+    report = json.loads((ctx.outdir / "report.json").read_text())
+    maps = found.pop("maps")
+    assert report["interpretability"] == found and len(found["questions"]) == 4 and len(maps) == 1
+    assert set(found["questions"]) <= {f"t{i}" for i in range(12)}  # of those that are asked
+    page = (ctx.extras_dir / "report.html").read_text()
+    assert page.index("Inside the model") < page.index("What this report is about")
+    assert "Inside the model" in (ctx.extras_dir / "report.md").read_text()
+
+    inputs = {"rl_checkpoint": untrained.checkpoints["rl"], "aqua_dataset": untrained.aqua}
+    ctx = context(untrained, tmp_path, "rl_eval_report", config, inputs)
+    eval_report.run(ctx)
+    assert [p.name for p in sorted(ctx.outdir.iterdir())] == ["questions.parquet", "report.json"]
+    assert json.loads((ctx.outdir / "report.json").read_text())["interpretability"] is None
+
+
 def test_majority_letter_is_of_the_training_split_and_the_earlier_on_a_tie(untrained) -> None:
     assert most_common(AQUA.references(untrained.aqua.path, "train")) == "B"
     assert AQUA.references(untrained.aqua.path, "train") == [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
-from aquarat_core.config.evaluation import InterpretConfig
+from aquarat_core.config.interpret import InterpretConfig
 from aquarat_core.evaluation.interpret.attention import Attention, HeadMap, attention_by_head, head_map
 from aquarat_core.evaluation.interpret.batch import draw, letter_context, open_context, shuffled
 from aquarat_core.evaluation.interpret.induction import Induction, induction_scores, plain_tokens, repeated_sequences
@@ -96,6 +98,12 @@ def findings(result: Interpretability) -> Findings:
     """`result` without its maps."""
     without: dict[str, Any] = {key: value for key, value in result.items() if key != "maps"}
     return Findings(**without)
+
+
+def write(path: Path, result: Interpretability) -> None:
+    """`result` as JSON; equal results give equal bytes."""
+    text = json.dumps(result, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _letters(tokenizer: Tokenizer, task: Task[Any]) -> tuple[list[int], str | None]:

@@ -19,7 +19,7 @@ NEARLY = 0.9
 """A layer from which the answer can be read nearly as often as from the best one."""
 BEYOND_GUESSING = 1.5
 """Times guessing: below it nothing is said about where the answer arises."""
-COPYING = 3.0
+COPYING = 5.0
 """Times an even spread: below it no head is called one that copies."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aquarat_core.config.evaluation import InterpretConfig
+from aquarat_core.config.interpret import InterpretConfig
 from aquarat_core.conversation import Conversation, assistant_message, user_message
 from aquarat_core.evaluation.interpret.analysis import findings, interpret
 from aquarat_core.evaluation.interpret.batch import draw, letter_context, open_context, shuffled

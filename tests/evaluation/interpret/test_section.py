@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from aquarat_core.config.evaluation import InterpretConfig
+from aquarat_core.config.interpret import InterpretConfig
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.interpret import figures
