@@ -118,8 +118,9 @@ def test_drawing_passes_over_what_cannot_be_used() -> None:
     ids = letter_ids(tokenizer(), AQUA)
     contexts = [letter_context(AQUA, e, tokenizer(), ids) for e in examples()[:6]]
     room = sorted(len(c.ids) for c in contexts)[2]
-    drawn = draw([None, *contexts], 2, room)
-    fitting = [c for c in contexts if len(c.ids) <= room][:2]
-    assert drawn.contexts == fitting
-    assert drawn.left_out == 1 + contexts.index(fitting[-1]) - 1
+    fitting = [c for c in contexts if len(c.ids) <= room]
+    assert room in {len(c.ids) for c in fitting} and len(fitting) < 6
+    drawn = draw([None, *contexts], 6, room)
+    assert (drawn.contexts, drawn.left_out) == (fitting, 1 + 6 - len(fitting))
+    assert draw([None, *contexts], 2, room).contexts == fitting[:2]
     assert sorted(e.id for e in shuffled(examples(), 3)) == sorted(e.id for e in examples())

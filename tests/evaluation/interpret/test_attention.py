@@ -94,7 +94,10 @@ def test_a_map_is_the_attention_from_the_last_token(monkeypatch: pytest.MonkeyPa
 
 def test_a_map_of_a_long_context_keeps_the_last_tokens() -> None:
     model = empty_model(sequence_len=400)
+    look_back(model, 0, 1, 2)
     found = head_map(model, tokenizer(), Context("q1", list(range(20)) * 20))
     assert found["cut"] == 400 - 256
     assert [len(weights) for weights in found["weights"][0]] == [256, 256] == [len(found["tokens"])] * 2
-    assert sum(found["weights"][0][0]) == pytest.approx(256 / 400, abs=0.02)
+    even, sharp = found["weights"][0]
+    assert sum(even) == pytest.approx(256 / 400, abs=0.02)
+    assert sharp.index(max(sharp)) == 253 and found["tokens"][253] == tokenizer().token(17).decode()
