@@ -35,6 +35,8 @@ from aquarat_core.model.transformer import Transformer, rotary_table
 from aquarat_core.model.typed_torch import to_list
 
 X = TypeVar("X")
+_Token = tuple[float, bool, float]
+"""Of one token in its place: log-probability, whether it is the most likely one, and the lead of its logit."""
 TooLong = Literal["extend", "crop"]
 
 MAX_ATTENTION_VALUES = 1 << 26
@@ -63,6 +65,9 @@ class Likelihood:
     n_tokens: int
     is_greedy: bool
     """Whether each token is the most likely one."""
+    margin: float
+    """The smallest lead of a token's logit over the largest of the other tokens' logits; negative if any is not the
+    most likely one. Close to zero, rounding decides `is_greedy`."""
 
     @property
     def mean(self) -> float:
@@ -155,7 +160,7 @@ class Scorer:
                 self.unscorable += len(fitting) < len(distinct)
                 for continuation, places in distinct.items():
                     for place in places if len(continuation) >= S else ():
-                        found[i][place] = Likelihood(-math.inf, len(continuation), False)
+                        found[i][place] = Likelihood(-math.inf, len(continuation), False, -math.inf)
                 rows += [_Row(i, tuple(p), (context + list(c))[-S:], len(c)) for c, p in fitting.items()]
                 continue
             self.extended += longest > S
@@ -224,8 +229,7 @@ class Scorer:
         ends = [len(row.ids) - 1 for row in rows]
         at = [(b, t) for b, row in enumerate(rows) for t in range(ends[b] - row.n_scored, ends[b])]
         targets = [[id] for row in rows for id in row.ids[-row.n_scored :]]
-        logprobs, greedy = self._judge(_pick(hidden_BTC, at), targets)
-        tokens = iter(zip(logprobs, greedy, strict=True))
+        tokens = iter(token for (token,) in self._judge(_pick(hidden_BTC, at), targets))
         return [_total([next(tokens) for _ in range(row.n_scored)]) for row in rows]
 
     def _score_prefixes(self, group: Sequence[_Prefix]) -> list[list[Likelihood]]:
@@ -236,35 +240,39 @@ class Scorer:
         last_PC = _pick(hidden_PTC, [(i, len(context) - 1) for i, context in enumerate(contexts)])
         del hidden_PTC
         firsts = [[c[0] for c in p.continuations] for p in group]
-        logprobs, greedy = self._judge(last_PC, [first + [0] * (G - len(first)) for first in firsts])
-        scores = [[(logprobs[i * G + j], greedy[i * G + j])] for i in range(len(group)) for j in range(G)]
+        first_tokens = self._judge(last_PC, [first + [0] * (G - len(first)) for first in firsts])
+        scores = [[token] for tokens in first_tokens for token in tokens]
 
         rows = [c for p in group for c in [*p.continuations, *[[0]] * (G - len(p.continuations))]]
         if max(map(len, rows)) > 1:
             view = Continuations(prefill, contexts, G)
             hidden_RMC = self._hidden([row[:-1] for row in rows], view)
             at = [(r, m) for r, row in enumerate(rows) for m in range(len(row) - 1)]
-            logprobs, greedy = self._judge(_pick(hidden_RMC, at), [[id] for row in rows for id in row[1:]])
-            for (r, _), logprob, is_top in zip(at, logprobs, greedy, strict=True):
-                scores[r].append((logprob, is_top))
+            others = self._judge(_pick(hidden_RMC, at), [[id] for row in rows for id in row[1:]])
+            for (r, _), (token,) in zip(at, others, strict=True):
+                scores[r].append(token)
         return [[_total(scores[i * G + j]) for j in range(len(p.continuations))] for i, p in enumerate(group)]
 
     @property
     def _logit_rows(self) -> int:
         return max(1, MAX_LOGITS // self.model.vocab_size)
 
-    def _judge(self, hidden_NC: Tensor, targets: Sequence[Sequence[int]]) -> tuple[list[float], list[bool]]:
-        """Log-probability of each position's targets, and whether a target is the most likely token; both flat."""
+    def _judge(self, hidden_NC: Tensor, targets: Sequence[Sequence[int]]) -> list[list[_Token]]:
+        """The targets of each position [N, X] as the model sees them there."""
         targets_NX = torch.tensor(targets, device=hidden_NC.device)
-        logprobs: list[float] = []
-        greedy: list[bool] = []
+        found: list[list[_Token]] = []
         for start in range(0, len(hidden_NC), self._logit_rows):
             part = slice(start, start + self._logit_rows)
-            logits_NV = self.model.logits(hidden_NC[part])
-            logp_NX = logits_NV.gather(1, targets_NX[part]) - logits_NV.logsumexp(dim=1, keepdim=True)
-            logprobs += to_list(logp_NX.flatten())
-            greedy += to_list((logits_NV.argmax(dim=1, keepdim=True) == targets_NX[part]).flatten())
-        return logprobs, greedy
+            logits_NV, at_NX = self.model.logits(hidden_NC[part]), targets_NX[part]
+            of_targets_NX = logits_NV.gather(1, at_NX)
+            logp_NX = of_targets_NX - logits_NV.logsumexp(dim=1, keepdim=True)
+            top_N1, top_id_N1 = logits_NV.max(dim=1, keepdim=True)
+            second_N1 = logits_NV.scatter_(1, top_id_N1, -math.inf).amax(dim=1, keepdim=True)
+            is_top_NX = at_NX == top_id_N1
+            margin_NX = of_targets_NX - torch.where(is_top_NX, second_N1, top_N1)
+            both = zip(*map(to_list, (logp_NX, is_top_NX, margin_NX)), strict=True)
+            found += [list(zip(*position, strict=True)) for position in both]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +335,9 @@ def _pick(hidden: Tensor, at: Sequence[tuple[int, int]]) -> Tensor:
     return hidden[index[:, 0], index[:, 1]]
 
 
-def _total(tokens: Sequence[tuple[float, bool]]) -> Likelihood:
-    return Likelihood(math.fsum(logprob for logprob, _ in tokens), len(tokens), all(top for _, top in tokens))
+def _total(tokens: Sequence[_Token]) -> Likelihood:
+    logprobs, is_top, margins = zip(*tokens, strict=True)
+    return Likelihood(math.fsum(logprobs), len(tokens), all(is_top), min(margins))
 
 
 @contextmanager

@@ -54,7 +54,11 @@ def alone(model: Transformer, context: list[int], continuation: list[int]) -> Li
     logits = model(torch.tensor([[*context, *continuation]]))[0, len(context) - 1 : -1].double()
     logp = torch.log_softmax(logits, dim=-1)[torch.arange(len(continuation)), continuation]
     greedy = logits.argmax(dim=-1).tolist() == list(continuation)
-    return Likelihood(float(logp.sum()), len(continuation), greedy)
+    leads = [
+        float(row[id] - torch.cat([row[:id], row[id + 1 :]]).max())
+        for row, id in zip(logits, continuation, strict=True)
+    ]
+    return Likelihood(float(logp.sum()), len(continuation), greedy, min(leads))
 
 
 def longer(model: Transformer, sequence_len: int) -> Transformer:
@@ -76,6 +80,7 @@ def check(found: list[list[Likelihood]], asked: list[Choices], model: Transforme
             assert got.logprob == pytest.approx(expected.logprob, abs=atol)
             assert (got.n_tokens, got.is_greedy) == (expected.n_tokens, expected.is_greedy)
             assert got.mean == got.logprob / len(continuation)
+            assert got.margin == pytest.approx(expected.margin, abs=atol) and (got.margin > 0) == got.is_greedy
 
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 100, 8192])
@@ -189,7 +194,7 @@ def test_a_continuation_is_never_cut() -> None:
     fits, too_long = ids(S - 1, seed=1), ids(S, seed=2)
     (row,) = scorer.score([Choices(ids(5, seed=0), [too_long, fits, too_long])])
     assert [x.is_scored for x in row] == [False, True, False] and (scorer.cropped, scorer.unscorable) == (1, 1)
-    assert row[0] == Likelihood(-math.inf, S, False)
+    assert row[0] == Likelihood(-math.inf, S, False, -math.inf)
     expected = alone(scorer.model, ids(5, seed=0)[-1:], fits)
     assert row[1].logprob == pytest.approx(expected.logprob, abs=1e-3)
 
