@@ -11,6 +11,7 @@ import torch
 from aquarat_core.evaluation import likelihood
 from aquarat_core.evaluation.likelihood import Choices, Likelihood, Scorer
 from aquarat_core.model.transformer import Transformer
+from tests.evaluation.one_at_a_time import with_longer_context
 from tests.factories import random_ids, random_model
 
 V, S = 100, 64
@@ -59,17 +60,6 @@ def alone(model: Transformer, context: list[int], continuation: list[int]) -> Li
         for row, id in zip(logits, continuation, strict=True)
     ]
     return Likelihood(float(logp.sum()), len(continuation), greedy, min(leads))
-
-
-def longer(model: Transformer, sequence_len: int) -> Transformer:
-    """The same weights with a longer context; layers that saw everything go on doing so."""
-    config = model.config.model_copy(update={"sequence_len": sequence_len})
-    other = Transformer(config, model.vocab_size, model.compute_dtype)
-    other.load_state_dict(model.state_dict())
-    for mine, theirs in zip(other.blocks, model.blocks, strict=True):
-        if theirs.attention.window < model.config.sequence_len:
-            mine.attention.window = theirs.attention.window
-    return other
 
 
 def check(found: list[list[Likelihood]], asked: list[Choices], model: Transformer, atol: float = 2e-4) -> None:
@@ -154,7 +144,7 @@ def test_longer_requests_are_extrapolated(model: Transformer) -> None:
     asked, cos, sin = requests(30, longest=3 * S), model.cos, model.sin
     n_long = sum(len(r.context) + max(map(len, r.continuations)) > S for r in asked)
     scorer = Scorer(model)
-    check(scorer.score(asked), asked, longer(model, 4 * S))
+    check(scorer.score(asked), asked, with_longer_context(model, 4 * S))
     assert 5 < n_long < 30 and (scorer.extended, scorer.cropped) == (n_long, 0)
     assert model.cos is cos and model.sin is sin and len(cos) == S
     with pytest.raises(ValueError, match="do not fit"):
@@ -164,7 +154,7 @@ def test_longer_requests_are_extrapolated(model: Transformer) -> None:
 def test_a_short_window_stays_short_beyond_the_context() -> None:
     model, asked = random_model(), requests(30, longest=3 * S)
     model.blocks[0].attention.window = 9
-    check(Scorer(model, "extend").score(asked), asked, longer(model, 4 * S))
+    check(Scorer(model, "extend").score(asked), asked, with_longer_context(model, 4 * S))
 
 
 def test_the_table_is_restored_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +212,7 @@ def test_no_requests() -> None:
 def test_next_tokens(model: Transformer, tokens_per_pass: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "MAX_LOGITS", 7 * V)
     contexts = [ids(n, seed=n) for n in (3, 40, 1, 64, 12, 12, 90, 5, 6, 7, 8, 9)]
-    scorer, reference = Scorer(model, tokens_per_pass=tokens_per_pass), longer(model, 4 * S)
+    scorer, reference = Scorer(model, tokens_per_pass=tokens_per_pass), with_longer_context(model, 4 * S)
     with torch.no_grad():
         expected = torch.stack([torch.log_softmax(reference(torch.tensor([c]))[0, -1], dim=-1) for c in contexts])
     torch.testing.assert_close(scorer.next_token(contexts), expected, atol=2e-4, rtol=0)
