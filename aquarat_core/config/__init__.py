@@ -5,7 +5,7 @@ built-in profiles or gives the path of a file; `extends:` starts from another pr
 Unknown fields, values out of range and contradictory fields raise `ConfigError` before anything starts.
 """
 
-from aquarat_core.config.core import CoreConfig
+from aquarat_core.config.core import CoreConfig, EvalBundleConfig
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, ChatSource, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig
 from aquarat_core.config.fields import (
@@ -56,6 +56,7 @@ __all__ = [
     "ConfigError",
     "CoreConfig",
     "CurriculumConfig",
+    "EvalBundleConfig",
     "EvalConfig",
     "LaunchConfig",
     "MidConfig",

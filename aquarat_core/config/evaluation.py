@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from aquarat_core.config.core import CoreConfig
 from aquarat_core.config.fields import Positive, PositiveInt, StrictModel
 from aquarat_core.config.interpret import InterpretConfig
 from aquarat_core.config.protocols import GENERATING, GREEDY, EvalProtocol
@@ -159,6 +160,8 @@ class EvalConfig(StrictModel):
     """Evaluations besides that of the main task."""
     chat_core: ChatCoreConfig | None = None
     """Also compute ChatCORE; null does not."""
+    core: CoreConfig | None = None
+    """Also compute CORE; null does not."""
     seed: int = 30
     """Decides the order of the options, and samples."""
     interpret: InterpretConfig | None = None

@@ -82,7 +82,7 @@ def combined(files: Sequence[tuple[str, str]]) -> str:
 def pin_of(path: str) -> str:
     """`combined` for the files that `path` stands for. Raises `ValueError`."""
     try:
-        return combined([(name, _sha256(file)) for name, file in local_files(path)])
+        return combined([(name, sha256_of(file)) for name, file in local_files(path)])
     except OSError as e:
         raise ValueError(f"{e.filename or path} cannot be read: {e.strerror or e}") from None
 
@@ -93,7 +93,7 @@ def _walk(folder: str) -> Iterable[tuple[str, list[str], list[str]]]:
         yield at, folders, [name for name in names if not name.startswith(".")]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """The file's SHA-256, from its record if the file has not changed since. Raises `OSError`."""
     status = path.stat()
     state = [str(path), status.st_size, status.st_mtime_ns, status.st_ino]

@@ -40,7 +40,7 @@ class HubRows(StrictModel):
     """The split's name."""
 
 
-class _Anchor:
+class Anchor:
     """Marks the texts whose paths `anchored` completes."""
 
 
@@ -50,6 +50,19 @@ def pinned(text: str) -> str:
     Raises `ValueError` for a path that is relative or leads to no file, and for an unsupported URL.
     """
     place, sha256 = split_pin(text)
+    path = local_path(place)
+    if path is None:
+        if place.startswith(("http://", "https://")):
+            check_format(urlsplit(place).path)  # A single file: folders are not listed over HTTP.
+        return text
+    return f"{path}#sha256={sha256 or pin_of(path)}"
+
+
+def local_path(place: str) -> str | None:
+    """The absolute path that a location without its hash stands for; None for a URL that can be used.
+
+    Raises `ValueError` for a relative path and for a URL that is not read.
+    """
     if place.startswith("file://"):
         parts = urlsplit(place)
         if parts.netloc not in ("", "localhost"):
@@ -57,18 +70,18 @@ def pinned(text: str) -> str:
         place = unquote(parts.path)
     elif "://" in place:
         _check_url(place)
-        return text
+        return None
     place = os.path.expanduser(place)
     if not os.path.isabs(place):
         raise ValueError(
             "the path is relative: write an absolute one, or put it into a profile's file, where paths are relative "
             "to the folder of that file"
         )
-    return f"{place}#sha256={sha256 or pin_of(place)}"
+    return place
 
 
 Location = Annotated[
-    Annotated[str, AfterValidator(pinned), _Anchor(), Tag("path")] | Annotated[HubRows, Tag("hub")],
+    Annotated[str, AfterValidator(pinned), Anchor(), Tag("path")] | Annotated[HubRows, Tag("hub")],
     Discriminator(lambda value: "hub" if isinstance(value, (dict, HubRows)) else "path"),
 ]
 """`data/train.jsonl`, `data/`, `data/*.parquet`, `gs://bucket/train.jsonl`, or `{hub: owner/name, split: train}`."""
@@ -104,7 +117,7 @@ def anchored(value: Any, kind: Any, folder: Path) -> Any:
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        if isinstance(value, str) and any(isinstance(mark, _Anchor) for mark in arguments[1:]):
+        if isinstance(value, str) and any(isinstance(mark, Anchor) for mark in arguments[1:]):
             return _beside(value, folder)
         return anchored(value, arguments[0], folder)
     if origin in (Union, types.UnionType):
@@ -114,7 +127,11 @@ def anchored(value: Any, kind: Any, folder: Path) -> Any:
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kinds = {name: field.annotation for name, field in kind.model_fields.items()}
+            # pydantic keeps the marks of a field's own type apart from it.
+            kinds = {
+                name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+                for name, field in kind.model_fields.items()
+            }
             return {name: anchored(item, kinds.get(name), folder) for name, item in fields.items()}
         if origin is dict:
             return {name: anchored(item, arguments[1], folder) for name, item in fields.items()}
@@ -141,8 +158,6 @@ def _check_url(url: str) -> None:
         )
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ValueError("http:// is only read from this machine, because it could be changed on the way: use https://")
-    if parts.scheme in ("http", "https"):
-        check_format(parts.path)  # A single file: folders are not listed over HTTP.
 
 
 def is_loopback(host: str) -> bool:

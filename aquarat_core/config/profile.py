@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, Field, model_validator
 
 from aquarat_core.config import strict_yaml
+from aquarat_core.config.core import EvalBundleConfig
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig, check_asked_once, check_chat_core, check_phases
 from aquarat_core.config.fields import ConfigError, StrictModel, with_current_names
@@ -47,6 +48,7 @@ class Profile(StrictModel):
     mid_checkpoint: MidConfig = MidConfig()
     sft_checkpoint: ChatTrainConfig = ChatTrainConfig()
     rl_checkpoint: RLConfig = RLConfig()
+    eval_bundle: EvalBundleConfig = EvalBundleConfig()
     eval_report: EvalConfig = EvalConfig()
 
     def to_json(self) -> bytes:
@@ -165,6 +167,8 @@ class Profile(StrictModel):
         if evaluation.chat_core and section.chat_core:
             check_phases(evaluation.chat_core.of, phases, "eval_report.chat_core")
             check_chat_core(evaluation.chat_core, section.chat_core)
+        if evaluation.core:
+            check_phases(evaluation.core.of, phases, "eval_report.core")
         if evaluation.interpret:
             check_phases(evaluation.interpret.of, phases, "eval_report.interpret")
         for phase in phases:

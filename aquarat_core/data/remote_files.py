@@ -42,16 +42,25 @@ class RemoteFile:
         _with_retries(lambda: self.fs.get_file(self.path, str(to)), f"{self.where}, {self.name}", log)
 
 
+def remote_file(url: str) -> RemoteFile:
+    """The one file at `url`, whatever its ending; whether it is there shows when it is fetched.
+
+    Raises `DataError` where the file system's package is not installed.
+    """
+    fs, path = _file_system(url)
+    return RemoteFile(urlsplit(url).path.rpartition("/")[2], without_secrets(url), path, fs)
+
+
 def remote_files(url: str, log: Log) -> list[RemoteFile]:
     """The files that `url` stands for, sorted by name: a single file, the files in a folder, or those of a pattern.
 
     For folders and patterns, only files with supported extensions. Raises `DataError` if there is none, or if the
     location cannot be reached.
     """
+    if url.startswith(("http://", "https://")):
+        return [remote_file(url)]
     fs, path = _file_system(url)
     where = without_secrets(url)
-    if url.startswith(("http://", "https://")):
-        return [RemoteFile(urlsplit(url).path.rpartition("/")[2], where, path, fs)]
     root, found = _with_retries(lambda: _listed(fs, path), where, log)
     if root is None:
         try:

@@ -7,12 +7,13 @@ function that it names.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from aquarat_core.config import Profile, TokenizerConfig
 from aquarat_core.config.task_use import names_in
-from aquarat_core.stages.stage import OPTIONAL_INPUTS, Stage
+from aquarat_core.stages.stage import EVAL_BUNDLE, OPTIONAL_INPUTS, Stage
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of, entry_of
 
 
@@ -35,6 +36,12 @@ def _tasks_of_report(config: Any) -> Iterable[str]:
 def _datasets(config: Any) -> Iterable[str]:
     """The assets that hold the data sets that the config names."""
     return map(dataset_of, _names(config))
+
+
+def _datasets_of_report(phase: str, config: Any) -> Iterable[str]:
+    """The main task's questions, and those of CORE where it is measured of this phase."""
+    core = config.core
+    return (*_datasets(config), *([EVAL_BUNDLE] if core and (not core.of or phase in core.of) else []))
 
 
 def _datasets_of_tokenizer(config: Any) -> Iterable[str]:
@@ -163,18 +170,28 @@ def _eval_report(before: str | None, phase: str) -> Stage:
         name=f"{phase}_eval_report",
         kind="report",
         description=f"Accuracy of the {phase} checkpoint on its task's questions, interval, baselines, records.",
-        inputs=(f"{phase}_checkpoint", "aqua_dataset", "chat_datasets", *text, *compared),
+        inputs=(f"{phase}_checkpoint", "aqua_dataset", "chat_datasets", EVAL_BUNDLE, *text, *compared),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
         group="evaluation",
         kinds=("torch", "markdown"),
         tasks=_tasks_of_report,
-        datasets=_datasets,
+        datasets=partial(_datasets_of_report, phase),
         distributed=True,
     )
 
 
 _REPORTS = (
+    Stage(
+        name=EVAL_BUNDLE,
+        kind="dataset",
+        description="Questions of the tasks of CORE, from the published bundle.",
+        inputs=(),
+        section="eval_bundle",
+        entry="aquarat_core.stages.eval_bundle:run",
+        group="evaluation",
+        kinds=("json",),
+    ),
     *(_eval_report(before, phase) for before, phase in pairwise((None, *CHAIN)) if phase),
     Stage(
         name="pipeline_report",
@@ -194,6 +211,6 @@ STAGES: dict[str, Stage] = {row.name: row for row in (*_UP_TO_RL, *_REPORTS)}
 
 
 def used_stages(profile: Profile) -> tuple[str, ...]:
-    """The stages of the chain under a profile: all except a task's data set that no other stage reads."""
+    """The stages of the chain under a profile: all except the data sets that no other stage reads."""
     read = {name for stage in STAGES.values() for name in stage.needs(stage.config(profile))}
     return tuple(name for name in STAGES if name in read or name not in OPTIONAL_INPUTS)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 Kind = Literal["dataset", "tokenizer", "checkpoint", "report"]
 
 
-OPTIONAL_INPUTS = frozenset({*DATASETS, OTHER_DATASET})
-"""Inputs that a stage only needs if its config names a task or another data set in them."""
+EVAL_BUNDLE = "eval_bundle"
+"""The asset with the questions of CORE."""
+OPTIONAL_INPUTS = frozenset({*DATASETS, OTHER_DATASET, EVAL_BUNDLE})
+"""Inputs that a stage only needs if its config names a task or another data set in them, or asks for CORE."""
 
 
 def all_datasets(config: Any) -> Iterable[str]:

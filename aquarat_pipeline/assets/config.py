@@ -61,9 +61,8 @@ def _check_inputs(stage: Stage, profile: Profile, overridden: Profile) -> None:
     lacking = sorted(set(stage.needs(stage.config(overridden))) - set(used_stages(profile)))
     if lacking:
         raise ConfigError(
-            f"{stage.name}: the run's overrides name a task whose questions are in {', '.join(lacking)}, which is not "
-            f"made under profile {profile.name}, because none of its stages reads that. Name the task in the profile "
-            "instead of the run"
+            f"{stage.name}: with the run's overrides it reads {', '.join(lacking)}, which is not made under profile "
+            f"{profile.name}, because none of its stages reads that. Set the field in the profile instead of the run"
         )
 
 

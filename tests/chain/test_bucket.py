@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.config import load_profile
 from aquarat_core.maintenance.reproduce import reproduce
 from aquarat_core.maintenance.verify import verify
-from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.registry import used_stages
 from tests.artifacts.emulator import BUCKET, emulator
+
+DEMO = used_stages(load_profile("demo"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -39,13 +42,13 @@ def test_the_demo_chain_runs_on_a_bucket(
         out = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ)
         assert out.returncode == 0, out.stdout + out.stderr[-4000:]
         answer = json.loads(Path(json.loads(out.stdout.splitlines()[-1])["details"]).read_text())
-        assert answer["store"] == f"gs://{BUCKET}/team/aquarat" and set(answer["assets"]) == set(STAGES)
+        assert answer["store"] == f"gs://{BUCKET}/team/aquarat" and set(answer["assets"]) == set(DEMO)
         store = ArtifactStore.open(answer["store"])
         assert {a: store.latest(a).sha256 for a in store.assets()} == {
             name: facts["manifest_sha256"] for name, facts in answer["assets"].items()
         }
         found = verify(store)
-        assert found.problems == () and found.artifacts == len(STAGES)
+        assert found.problems == () and found.artifacts == len(DEMO)
 
         # Rebuilt from its manifest alone, on the hardware that made it: bit for bit, and the bucket has nothing new.
         sft = store.latest("sft_checkpoint")

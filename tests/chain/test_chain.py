@@ -13,8 +13,9 @@ import dagster as dg
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.config import load_profile
 from aquarat_core.evaluation.statistics import mcnemar_exact
-from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.registry import used_stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -45,7 +46,7 @@ def chain(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
 
 def test_every_asset_is_there_and_intact(chain: tuple[dict[str, Any], dict[str, str]]) -> None:
     answer, _ = chain
-    assert answer["ok"] is True and set(answer["assets"]) == set(STAGES)
+    assert answer["ok"] is True and set(answer["assets"]) == set(used_stages(load_profile("demo")))
     store = ArtifactStore.open(answer["store"])
     for name, facts in answer["assets"].items():
         artifact = store.get(facts["manifest_sha256"])

@@ -10,7 +10,7 @@ import yaml
 
 from aquarat_core.config import ConfigError, Profile, load_profile, override
 from aquarat_core.config.task_use import TASK_SOURCES, WITH_OPTIONS
-from aquarat_core.stages.registry import STAGES, used_stages
+from aquarat_core.stages.registry import EVAL_REPORTS, STAGES, used_stages
 from aquarat_core.tasks.registry import DATASETS, KINDS, TASKS
 
 OWN: dict[str, Any] = {"kind": "multiple_choice", "train": "rows.jsonl"}
@@ -41,12 +41,24 @@ def test_a_task_defined_in_place_is_the_task_of_all_stages(tmp_path: Path) -> No
 
 
 def test_what_no_stage_reads_is_not_made(tmp_path: Path) -> None:
-    assert used_stages(load_profile("demo")) == tuple(STAGES)
+    assert used_stages(load_profile("demo")) == tuple(name for name in STAGES if name != "eval_bundle")
     profile = load(tmp_path, task=OWN)
-    assert used_stages(profile) == tuple(name for name in STAGES if name != "aqua_dataset")
+    assert used_stages(profile) == tuple(name for name in STAGES if name not in ("aqua_dataset", "eval_bundle"))
     rl = STAGES["rl_checkpoint"]
     assert rl.needs(rl.config(profile)) == ("sft_checkpoint", "chat_datasets")
     assert rl.needs(rl.config(load_profile("demo"))) == ("sft_checkpoint", "aqua_dataset")
+
+
+def test_the_questions_of_core_are_read_where_it_is_measured() -> None:
+    profile = load_profile("demo", {"eval_report": {"core": {"of": ["base", "rl"], "limit": 500}}})
+    assert used_stages(profile) == tuple(STAGES)
+    readers = [name for name, stage in STAGES.items() if "eval_bundle" in stage.needs(stage.config(profile))]
+    assert readers == ["base_eval_report", "rl_eval_report"]
+    everyone = load_profile("demo", {"eval_report": {"core": {}}})
+    readers = [name for name, stage in STAGES.items() if "eval_bundle" in stage.needs(stage.config(everyone))]
+    assert readers == list(EVAL_REPORTS)
+    with pytest.raises(ConfigError, match=r"core\.of names 'bas', and the phases are base, mid, sft, rl"):
+        load_profile("demo", {"eval_report": {"core": {"of": ["bas"]}}})
 
 
 def test_a_mixture_of_tasks_reads_the_data_sets_of_both(tmp_path: Path) -> None:

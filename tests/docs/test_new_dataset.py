@@ -18,7 +18,7 @@ from aquarat_core.config import TaskDefinition, load_profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.tasks.own_code import own_task
 
-MADE = tuple(name for name in STAGES if name != "aqua_dataset")
+MADE = tuple(name for name in STAGES if name not in ("aqua_dataset", "eval_bundle"))
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_core.stages.registry import STAGES
+from aquarat_core.config import load_profile
+from aquarat_core.stages.registry import used_stages
 from tests.pipeline.terminal import Shell
 
 DEMO = "aquarat_pipeline.demo"
@@ -64,7 +65,7 @@ def test_the_demo_ends_with_its_result_and_makes_only_what_is_not_fresh(root: Pa
     assert len(last) < 1000 and answer["ok"] is True and answer["accuracy"] == 0.5
     assert Path(answer["report"]).name == "report.html" and answer["store"] == f"file://{tmp_path}/store"
     assets = shell.details(answer)["assets"]
-    assert list(assets) == list(STAGES)
+    assert list(assets) == list(used_stages(load_profile("demo")))
     assert {name for name, facts in assets.items() if facts["fresh"]} == {
         "aqua_dataset", "chat_datasets", "pretrain_text",
     }  # fmt: skip

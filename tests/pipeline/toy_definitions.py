@@ -33,7 +33,7 @@ def build(
     """
     plain = {name: dataclasses.replace(stage, distributed=False) for name, stage in STAGES.items()}
     experiments = (Experiment(load_profile("demo")), *named)
-    names = [name for name in STAGES if not (training and name in CHECKPOINTS)]
+    names = [name for name in experiments[0].stages if not (training and name in CHECKPOINTS)]
     with mock.patch("aquarat_pipeline.assets.stage.STAGES", plain):
         assets = [asset for experiment in experiments for asset in stage_assets(experiment, names)]
     assets += [asset for experiment in experiments for asset in training(experiment)] if training else []

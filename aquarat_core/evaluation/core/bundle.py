@@ -121,10 +121,6 @@ class Bundle:
             )
         return rows
 
-    def check(self) -> dict[str, int]:
-        """The number of rows of each task, after all of them were read."""
-        return {task.label: len(self.rows(task)) for task in self.tasks}
-
 
 def _row(task: CoreTask, line: int, values: Mapping[str, Any]) -> Row:
     first, second = _FIELDS[task.type]
