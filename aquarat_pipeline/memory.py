@@ -15,13 +15,13 @@ class PeakMemory:
     """During the block, samples the proportional set size of its processes; `.peak_mb` is the largest sum.
 
     Its processes are this one and its descendants and, because supervisors outlive us, all processes on this machine
-    that
-    belong to a job under `store`. Proportional instead of resident sizes, so that pages shared by ranks (mainly torch's
-    libraries) count once.
+    that belong to a job under `store`. Proportional instead of resident sizes, so that pages shared by ranks (mainly
+    torch's libraries) count once. `.peak_resident_mb` is the largest sum of resident sizes, which counts them once per
+    process.
     """
 
     def __init__(self, store: str) -> None:
-        self.peak_mb = 0.0
+        self.peak_mb = self.peak_resident_mb = 0.0
         self._jobs = f"{store}/jobs/"
         self._stop = Event()
         self._thread = Thread(target=self._sample, daemon=True)
@@ -37,7 +37,9 @@ class PeakMemory:
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             pids = {*process_tree(os.getpid()), *processes_with_env(ENV_TAG, self._jobs, prefix=True)}
-            self.peak_mb = max(self.peak_mb, sum(map(_pss_kb, pids)) / 1024)
+            sizes = [_sizes_kb(pid) for pid in pids]
+            self.peak_mb = max(self.peak_mb, sum(s.get("Pss", 0) for s in sizes) / 1024)
+            self.peak_resident_mb = max(self.peak_resident_mb, sum(s.get("Rss", 0) for s in sizes) / 1024)
 
 
 def process_tree(root: int) -> list[int]:
@@ -60,9 +62,10 @@ def _parent(pid: int) -> int | None:
         return None
 
 
-def _pss_kb(pid: int) -> int:
+def _sizes_kb(pid: int) -> dict[str, int]:
+    """The sizes of a process by name; none of one that has ended."""
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
+        _, *lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (OSError, ValueError):
+        return {}
+    return {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}

@@ -3,7 +3,9 @@
 The data sets are cut from the sources of Python's library, about as long as the rows of AQuA-RAT and SmolTalk: three in
 five conversations do not fit 512 tokens. Each way runs on two ranks, as SFT on two cores does:
 
-- memory is the largest sum of the proportional set sizes of all processes, torchrun, Python and torch included;
+- memory is the largest sum of the proportional set sizes of all processes, torchrun, Python and torch included, which
+  is what the host must have; the sum of resident sizes, beside it, counts the pages of a library once for each process.
+  Processes of others that have loaded the same libraries take a part of their pages: measure on a quiet machine;
 - CPU is that of all ranks together, from the files of the data sets to rows that can be trained on.
 
 The way it was done before, by a Python object for every message on every rank, is measured beside it on a tenth of the
@@ -37,8 +39,9 @@ def run() -> list[Result]:
         folder = Path(name)
         results = _before_and_now(folder / "tenth", share * BEFORE_SHARE)
         _make(folder / "all", share)
-        idle = _measured("nothing", folder / "all", SEQUENCE_LENGTHS[0])["memory"]
-        results.append(Result("memory of ranks that do nothing", "GB", (idle,)))
+        idle = _measured("nothing", folder / "all", SEQUENCE_LENGTHS[0])
+        results.append(Result("memory of ranks that do nothing", "GB", (idle["memory"],)))
+        results.append(Result("the same, resident", "GB", (idle["resident"],)))
         for T in SEQUENCE_LENGTHS:
             results += _now(folder / "all", T, goals=share == 1)
     return results
@@ -57,6 +60,7 @@ def _now(folder: Path, T: int, goals: bool) -> list[Result]:
     return [
         Result(f"{name}: CPU", "s", (measured["cpu"],), goal="≤ 60 s" if goals else None),
         Result(f"{name}: memory", "GB", (measured["memory"],), goal="≤ 1.5 GB" if goals else None),
+        Result(f"{name}: memory, resident", "GB", (measured["resident"],)),
         Result(f"{name}: wall time", "s", (measured["seconds"],)),
         Result(f"{name}: speed", "rows/s", (conversations / measured["seconds"],)),
         Result(f"{name}: left out", "%", (100 * measured["too_long_share"],)),
@@ -77,9 +81,9 @@ def _before_and_now(folder: Path, share: float) -> list[Result]:
 
 
 def _measured(way: str, folder: Path, T: int, compared: bool = False) -> dict[str, Any]:
-    """What `way` reports on `RANKS` ranks, with the `memory` of all its processes in GB."""
+    """What `way` reports on `RANKS` ranks, with all processes' `memory` in GB and the sum of their `resident` sizes."""
     work = {"do": way, "folder": str(folder), "sequence_len": T, "ranks": RANKS, "compared": compared}
     # Of a store that no job is in: only what is started here is counted.
     with PeakMemory(str(folder)) as peak:
         measured = run_apart(WORKER, work, folder, RANKS, {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"})
-    return measured | {"memory": peak.peak_mb * 1024**2 / 1e9}
+    return measured | {"memory": peak.peak_mb * 1024**2 / 1e9, "resident": peak.peak_resident_mb * 1024**2 / 1e9}

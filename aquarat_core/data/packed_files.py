@@ -59,20 +59,18 @@ def write_rendered(folder: Path, parts: Iterable[Rendered], vocab_size: int) -> 
     """Write `parts` one after another to `rendered.ids` and `rendered.mask`."""
     dtype = id_dtype(vocab_size)
     # Starts with an empty array, because `concatenate` needs at least one.
-    lengths, trimmed = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
-    written = [np.empty(0, np.int64)]
+    lengths, fits, trimmed = [np.empty(0, np.int64)], [np.empty(0, np.bool_)], [np.empty(0, np.bool_)]
     ids_path, mask_path = folder / "rendered.ids", folder / "rendered.mask"
     with ids_path.open("wb") as ids, mask_path.open("wb") as mask:
         for part in parts:
             part.ids.astype(dtype, copy=False).tofile(ids)
             part.mask.tofile(mask)
             lengths.append(part.lengths)
-            written.append(np.where(part.fits, part.lengths, 0))
+            fits.append(part.fits)
             trimmed.append(part.trimmed)
-    sizes = np.concatenate(written)
-    return RenderedFiles(
-        ids_path, mask_path, np.cumsum(sizes) - sizes, np.concatenate(lengths), np.concatenate(trimmed)
-    )
+    every = np.concatenate(lengths)
+    sizes = np.where(np.concatenate(fits), every, 0)
+    return RenderedFiles(ids_path, mask_path, np.cumsum(sizes) - sizes, every, np.concatenate(trimmed))
 
 
 def write_rows(

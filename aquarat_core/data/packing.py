@@ -6,6 +6,7 @@ largest waiting piece that still fits. Pretraining text then fills each row to t
 piece; conversations are never cut, so their rows are padded. The rows depend only on the input and its order.
 """
 
+from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from aquarat_core.errors import DataError
 
 BUFFER = 1_000
+NUMBERS_AT_ONCE = 10_000
 MANY_LEFT_OUT = 0.05
 """A warning is logged if a larger share of conversations is too long to be used."""
 
@@ -177,9 +179,9 @@ def plan_conversations(lengths: npt.NDArray[np.int64], T: int, buffer: int = BUF
     """
     fitting = np.flatnonzero(lengths <= T + 1)
     too_long = len(lengths) - len(fitting)
-    waiting = _Waiting(zip(lengths[fitting].tolist(), fitting.tolist(), strict=True), buffer)
-    order: list[int] = []
-    first = [0]
+    waiting = _Waiting(_with_lengths(fitting, lengths), buffer)
+    # As Python objects these would be the largest thing in memory.
+    order, first = array("q"), array("q", [0])
     while waiting.fill():
         oldest = waiting.pop_oldest()
         order.append(oldest)
@@ -191,6 +193,13 @@ def plan_conversations(lengths: npt.NDArray[np.int64], T: int, buffer: int = BUF
     if not order:
         raise DataError(f"none of {too_long} conversations fits a row of {T + 1} tokens: raise model.sequence_len")
     return ConversationPlan(np.array(order, np.int64), np.array(first, np.int64), too_long, waiting.tokens)
+
+
+def _with_lengths(numbers: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Each of `numbers` after the length with that number; few of them are Python objects at once."""
+    for start in range(0, len(numbers), NUMBERS_AT_ONCE):
+        part = numbers[start : start + NUMBERS_AT_ONCE]
+        yield from zip(lengths[part].tolist(), part.tolist(), strict=True)
 
 
 _Item = TypeVar("_Item")

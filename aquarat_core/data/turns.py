@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from aquarat_core.data.parquet import read_parts
 from aquarat_core.errors import DataError
 
 WHAT = "conversations"
+IDS_AT_ONCE = 10_000
 Ints = npt.NDArray[np.int64]
 
 
@@ -84,8 +84,8 @@ def edges(counts: npt.NDArray[np.integer | np.bool_]) -> Ints:
 class ConversationFile:
     """The conversations of a file that `write_conversations` wrote, by row.
 
-    Holds the ids in memory, and about a megabyte of the rest. Methods raise `DataError` if the file is damaged or
-    does not contain conversations.
+    Holds about a megabyte of it in memory at a time. Methods raise `DataError` if the file is damaged or does not
+    contain conversations.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -93,10 +93,17 @@ class ConversationFile:
         self._path = Path(path)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return sum(1 for _ in self.ids())
 
-    def id(self, row: int) -> str:
-        return self._ids[row]
+    def ids(self) -> Iterator[str]:
+        """The ids of all rows."""
+        for part in read_parts(self._path, SCHEMA, WHAT, ["id"]):
+            column = cast("pa.StringArray", part["id"])
+            if column.null_count:
+                raise self._lacks("an id")
+            # A part of ids alone has many of them, and as a Python object each takes five times its bytes.
+            for start in range(0, len(column), IDS_AT_ONCE):
+                yield from cast("list[str]", column[start : start + IDS_AT_ONCE].to_pylist())
 
     def turns(self, rows: Ints) -> Iterator[Turns]:
         """The conversations of `rows`, which must ascend, in parts of about a megabyte."""
@@ -108,15 +115,6 @@ class ConversationFile:
             if high == len(rows):
                 return
             base += len(part)
-
-    @cached_property
-    def _ids(self) -> list[str]:
-        ids: list[str | None] = []
-        for part in read_parts(self._path, SCHEMA, WHAT, ["id"]):
-            ids += cast("pa.StringArray", part["id"]).to_pylist()
-        if None in ids:
-            raise self._lacks("an id")
-        return cast("list[str]", ids)
 
     def _parts(self) -> Iterator[Turns]:
         """All rows, in parts of about a megabyte."""

@@ -1,4 +1,4 @@
-"""How a process on a CPU allocates memory: freed blocks are kept for reuse, and pages have 2 MiB."""
+"""How a process on a CPU allocates memory: freed blocks are kept for reuse until released, and pages have 2 MiB."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import functools
 import mmap
 import os
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -30,6 +31,18 @@ def keep_freed_memory() -> None:
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_freed_memory() -> None:
+    """Give what malloc and Arrow hold but no longer use back to the system, also after `keep_freed_memory`.
+
+    For the end of something that takes much memory once. With another C library, Arrow's alone.
+    """
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from aquarat_core.config import ChatTrainConfig
 from aquarat_core.data.packed_files import write_rendered, write_rows
 from aquarat_core.data.packing import MANY_LEFT_OUT, plan_conversations
+from aquarat_core.runtime.memory import release_freed_memory
 from aquarat_core.stages.base import Scalar
 from aquarat_core.tasks.mixture import Mixture
 from aquarat_core.text.batch_chat import ChatRenderer
@@ -53,13 +54,17 @@ def pack(mixture: Mixture, tokenizer: Tokenizer, T: int, config: ChatTrainConfig
 
     Raises `DataError` if no conversation fits.
     """
+    # What is freed is otherwise kept: here of mixing, and at the end, by a rank that is about to train, of all this.
+    release_freed_memory()
     renderer = ChatRenderer(tokenizer, T + 1, config.loss_on, config.too_long)
     rendered = write_rendered(folder, renderer.stream(mixture.turns()), tokenizer.vocab_size)
     plan = plan_conversations(rendered.lengths[mixture.order], T)
     write_rows(folder, name, rendered, mixture.order, plan, T, tokenizer.special("<|bos|>"), tokenizer.vocab_size)
     rendered.remove()
-    trimmed = int(rendered.trimmed[mixture.order].sum())
-    return Packed(len(plan.order), trimmed, plan.too_long, plan.padding(T))
+    packed = Packed(len(plan.order), int(rendered.trimmed[mixture.order].sum()), plan.too_long, plan.padding(T))
+    del rendered, plan
+    release_freed_memory()
+    return packed
 
 
 def too_long_said(what: str, packed: Packed, T: int) -> Iterator[str]:

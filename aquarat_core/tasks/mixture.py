@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,12 +35,11 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def id(self, row: int) -> str:
-        """An id that is unique in the source."""
-        ...
+    def copies(self, permutations: int) -> Iterator[tuple[str, int]]:
+        """For each row, its id, unique in the source, and the number of ways to show it.
 
-    def copies(self, row: int, permutations: int) -> int:
-        """Number of ways to show the row if `permutations` are requested: one, unless it can be permuted."""
+        That is `permutations` if the row can be permuted, one if not.
+        """
         ...
 
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
@@ -56,12 +56,9 @@ class StoredConversations(Source):
     def __len__(self) -> int:
         return len(self._file)
 
-    def id(self, row: int) -> str:
-        return self._file.id(row)
-
-    def copies(self, row: int, permutations: int) -> int:
-        del row, permutations
-        return 1
+    def copies(self, permutations: int) -> Iterator[tuple[str, int]]:
+        del permutations
+        return ((name, 1) for name in self._file.ids())
 
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
         del copy_seeds
@@ -82,13 +79,11 @@ class TaskExamples(Source):
         return iter(self._task.iterate(self._path, self._split))
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._length
 
-    def id(self, row: int) -> str:
-        return self._ids[row]
-
-    def copies(self, row: int, permutations: int) -> int:
-        return permutations if permutations > 1 and self._permutable[row] else 1
+    def copies(self, permutations: int) -> Iterator[tuple[str, int]]:
+        for example in self:
+            yield example.id, permutations if permutations > 1 and self._task.is_permutable(example) else 1
 
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
         """The conversations of `rows`, which ascend, in one pass over the examples."""
@@ -108,12 +103,8 @@ class TaskExamples(Source):
             yield Turns.of(part)
 
     @cached_property
-    def _ids(self) -> list[str]:
-        return [example.id for example in self]
-
-    @cached_property
-    def _permutable(self) -> npt.NDArray[np.bool_]:
-        return np.fromiter((self._task.is_permutable(example) for example in self), np.bool_)
+    def _length(self) -> int:
+        return sum(1 for _ in self)
 
     def _shown(self, example: Example[Any], copy_seed: int | None) -> list[Message]:
         return (example if copy_seed is None else self._task.shown(example, copy_seed)).conversation()
@@ -167,8 +158,8 @@ def mix(entries: Sequence[MixtureEntry], sources: Mapping[str, Source], seed: in
     for entry in entries:
         source = _named(entry.name, sources)
         rows, seeds = array("q"), list[int | None]()
-        for row in range(min(len(source), entry.limit or len(source))):
-            copies, name, published = source.copies(row, entry.permutations), source.id(row), len(rows)
+        for row, (name, copies) in enumerate(islice(source.copies(entry.permutations), entry.limit)):
+            published = len(rows)
             rows.append(row)
             seeds.append(None)
             for copy in range(copies * entry.repeat):

@@ -54,8 +54,9 @@ def conversations(mixture: Mixture) -> list[list[Message]]:
 def places(mixture: Mixture, sources: dict[str, Source]) -> list[tuple[str, str, int | None]]:
     """Source, id and seed of each place."""
     names = {id(source): name for name, source in sources.items()}
+    ids = {name: [id for id, _ in source.copies(1)] for name, source in sources.items()}
     different = [
-        (names[id(part.source)], part.source.id(row), seed)
+        (names[id(part.source)], ids[names[id(part.source)]][row], seed)
         for part in mixture.parts
         for row, seed in zip(part.rows.tolist(), part.copy_seeds, strict=True)
     ]
