@@ -45,6 +45,17 @@ def release_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def use_compact_arrow_memory() -> None:
+    """Have Arrow allocate by jemalloc from now on, where it is built in.
+
+    Its usual mimalloc holds 46 MB for the 7 MB that reading a file of conversations needs, and jemalloc 11.
+    """
+    import pyarrow as pa
+
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+
+
 def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros in 2 MiB pages if Linux grants them, so that reading them once per step causes fewer TLB misses.
 

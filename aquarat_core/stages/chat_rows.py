@@ -12,7 +12,7 @@ from pathlib import Path
 from aquarat_core.config import ChatTrainConfig
 from aquarat_core.data.packed_files import write_rendered, write_rows
 from aquarat_core.data.packing import MANY_LEFT_OUT, plan_conversations
-from aquarat_core.runtime.memory import release_freed_memory
+from aquarat_core.runtime.memory import release_freed_memory, use_compact_arrow_memory
 from aquarat_core.stages.base import Scalar
 from aquarat_core.tasks.mixture import Mixture
 from aquarat_core.text.batch_chat import ChatRenderer
@@ -56,6 +56,7 @@ def pack(mixture: Mixture, tokenizer: Tokenizer, T: int, config: ChatTrainConfig
     """
     # What is freed is otherwise kept: here of mixing, and at the end, by a rank that is about to train, of all this.
     release_freed_memory()
+    use_compact_arrow_memory()
     renderer = ChatRenderer(tokenizer, T + 1, config.loss_on, config.too_long)
     rendered = write_rendered(folder, renderer.stream(mixture.turns()), tokenizer.vocab_size)
     plan = plan_conversations(rendered.lengths[mixture.order], T)
