@@ -3,9 +3,9 @@
 The data sets are cut from the sources of Python's library, about as long as the rows of AQuA-RAT and SmolTalk: three in
 five conversations do not fit 512 tokens. Each way runs on two ranks, as SFT on two cores does:
 
-- memory is the largest sum of the proportional set sizes of all processes, torchrun, Python and torch included, which
-  is what the host must have; the sum of resident sizes, beside it, counts the pages of a library once for each process.
-  Processes of others that have loaded the same libraries take a part of their pages: measure on a quiet machine;
+- memory is the largest sum of the proportional set sizes of all processes, torchrun, Python and torch included: what
+  the host must have. The sum of resident sizes, shown beside it, counts the pages of a library once per process. Other
+  processes that have loaded the same library files lower the first: measure when no other program runs torch;
 - CPU is that of all ranks together, from the files of the data sets to rows that can be trained on.
 
 The way it was done before, by a Python object for every message on every rank, is measured beside it on a tenth of the

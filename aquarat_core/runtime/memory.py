@@ -34,9 +34,9 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give what malloc and Arrow hold but no longer use back to the system, also after `keep_freed_memory`.
+    """Return the memory that malloc and Arrow hold but do not use to the system, even after `keep_freed_memory`.
 
-    For the end of something that takes much memory once. With another C library, Arrow's alone.
+    Call it after work that needs a lot of memory once. With a C library other than glibc, only Arrow's is returned.
     """
     import pyarrow as pa
 
@@ -46,9 +46,9 @@ def release_freed_memory() -> None:
 
 
 def use_compact_arrow_memory() -> None:
-    """Have Arrow allocate by jemalloc from now on, where it is built in.
+    """From now on, let Arrow allocate with jemalloc if it was built with it.
 
-    Its usual mimalloc holds 46 MB for the 7 MB that reading a file of conversations needs, and jemalloc 11.
+    To read a file of conversations, which needs 7 MB, mimalloc (the default) takes 46 MB from the system, jemalloc 11.
     """
     import pyarrow as pa
 

@@ -54,7 +54,7 @@ def pack(mixture: Mixture, tokenizer: Tokenizer, T: int, config: ChatTrainConfig
 
     Raises `DataError` if no conversation fits.
     """
-    # What is freed is otherwise kept: here of mixing, and at the end, by a rank that is about to train, of all this.
+    # The process would keep what was freed: here the memory of mixing, at the end that of packing, before it trains.
     release_freed_memory()
     use_compact_arrow_memory()
     renderer = ChatRenderer(tokenizer, T + 1, config.loss_on, config.too_long)
