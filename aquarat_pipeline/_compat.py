@@ -32,6 +32,7 @@ from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execu
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
 from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
+from dagster._core.execution.plan.outputs import StepOutputHandle
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.retries import RetryMode
@@ -90,6 +91,7 @@ __all__ = [
     "RunLauncher",
     "SerializableErrorInfo",
     "StepFailureData",
+    "StepOutputHandle",
     "UnresolvedAssetJobDefinition",
     "WorkerStatus",
     "coerce_valid_log_level",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
+from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.settings import store_uri
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline._compat import UnresolvedAssetJobDefinition as Job
+from aquarat_pipeline.assets.review import review, sentences
+from aquarat_pipeline.assets.skipped import skipped_tag
 from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.tags import KEEP_FRESH_TAG
 
 
 def pipeline(experiment: Experiment) -> Job:
@@ -17,26 +22,45 @@ def pipeline(experiment: Experiment) -> Job:
 
 
 def reevaluation(experiment: Experiment) -> Job:
-    """The job that makes the reports of an experiment."""
-    reports = (stage.name for stage in STAGES.values() if stage.kind == "report")
-    return _job(experiment, "reevaluation", reports, "Evaluates the latest checkpoints again; trains nothing.")
+    """The job that makes the outdated reports of an experiment. The executor skips the others, and writes the reasons
+    to the run's log and tags."""
+    description = "Makes the reports that are not up to date; trains nothing. To make one anyway, materialize it."
+    return _job(experiment, "reevaluation", _reports(), description, {KEEP_FRESH_TAG: "true"})
 
 
 def weekly(experiment: Experiment, reevaluation: Job) -> dg.ScheduleDefinition:
-    """The schedule that starts the job `reevaluation`."""
-    return dg.ScheduleDefinition(
+    """The schedule that starts the job `reevaluation` if there are outdated reports."""
+
+    @dg.schedule(  # pyright: ignore[reportUnknownMemberType]  # a generic class without its argument
         name=experiment.local("weekly_reevaluation"),
         job=reevaluation,
         cron_schedule="0 5 * * 1",
         execution_timezone="UTC",
-        description="Mondays at 05:00 UTC. Off until it is switched on in the UI.",
+        description="Mondays at 05:00 UTC, if a report is out of date. Off until it is switched on in the UI.",
         default_status=dg.DefaultScheduleStatus.STOPPED,
     )
+    def evaluate_again(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        found = review(context.instance, ArtifactStore.open(store_uri()), experiment, _reports())
+        if not found.outdated:
+            return dg.SkipReason(f"Nothing to evaluate: {sentences(experiment, found.skipped)}")
+        context.log.info("To be made: %s", sentences(experiment, found.outdated))
+        return dg.RunRequest(
+            asset_selection=[experiment.key(name) for name in found.outdated],
+            tags={**experiment.tags, **skipped_tag({experiment.ref(name): why for name, why in found.skipped.items()})},
+        )
+
+    return evaluate_again
 
 
-def _job(experiment: Experiment, name: str, assets: Iterable[str], description: str) -> Job:
+def _reports() -> list[str]:
+    return [stage.name for stage in STAGES.values() if stage.kind == "report"]
+
+
+def _job(
+    experiment: Experiment, name: str, assets: Iterable[str], description: str, tags: Mapping[str, str] | None = None
+) -> Job:
     selection = dg.AssetSelection.assets(*(experiment.key(asset) for asset in assets))
     # One of its parameters is a generic class without its argument.
     return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
-        experiment.local(name), selection, description=description
+        experiment.local(name), selection, description=description, tags=tags
     )

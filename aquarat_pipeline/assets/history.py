@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
 from aquarat_core.config import same_config
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
 from aquarat_pipeline.assets.config import run_config_of
 from aquarat_pipeline.assets.events import latest_materialization, manifest_of
+from aquarat_pipeline.assets.skipped import skipped_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.progress import Ahead
 
@@ -41,20 +44,44 @@ def fresh(
     wanted, found = set(names), dict[str, Fresh]()
     # In the table, every stage comes after its inputs.
     for name in (name for name in STAGES if name in wanted):
-        stage = STAGES[name]
-        records = instance.fetch_materializations(experiment.key(name), limit=1).records
-        if not records or any(parent in wanted and parent not in found for parent in experiment.inputs(name)):
+        if any(parent in wanted and parent not in found for parent in experiment.inputs(name)):
             continue
-        made = records[0].asset_materialization
-        tags = (made.tags if made else None) or {}
-        if tags.get(CODE_VERSION_TAG) != code_version(stage, stage.config(experiment.profile)):
-            continue
-        inputs = [experiment.key(parent) for parent in experiment.inputs(name)]
-        if any(tags.get(get_input_data_version_tag(key)) != _version(instance, key) for key in inputs):
-            continue
-        if made and (artifact := _artifact(store, made)):
-            found[name] = Fresh(artifact, records[0].timestamp)
+        match standing(instance, store, experiment, STAGES[name], STAGES[name].config(experiment.profile)):
+            case Fresh() as held:
+                found[name] = held
+            case _:
+                pass
     return found
+
+
+def standing(
+    instance: dg.DagsterInstance,
+    store: ArtifactStore,
+    experiment: Experiment,
+    stage: Stage,
+    section: BaseModel | None,
+) -> Fresh | str:
+    """The stage's latest result if it is up to date under that config, else why it is not, as half a sentence.
+
+    Does not check whether the inputs themselves are up to date.
+    """
+    records = instance.fetch_materializations(experiment.key(stage.name), limit=1).records
+    made = records[0].asset_materialization if records else None
+    if made is None:
+        return "was never made"
+    tags = made.tags or {}
+    if tags.get(CODE_VERSION_TAG) != code_version(stage, section):
+        return "was made by other code or with another config"
+    inputs = {name: experiment.key(name) for name in stage.needs(section)}
+    changed = [
+        experiment.ref(name)
+        for name, key in inputs.items()
+        if tags.get(get_input_data_version_tag(key)) != _version(instance, key)
+    ]
+    if changed:
+        return f"was made from another {' and another '.join(changed)}"
+    artifact = _artifact(store, made)
+    return Fresh(artifact, records[0].timestamp) if artifact else "is not complete in the store"
 
 
 def ahead(context: dg.AssetExecutionContext, name: str, experiment: Experiment) -> Ahead | None:
@@ -63,7 +90,8 @@ def ahead(context: dg.AssetExecutionContext, name: str, experiment: Experiment) 
     if run.execution_plan_snapshot_id is None:
         return None
     plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
-    steps = {experiment.step(stage): stage for stage in STAGES}
+    skipped = skipped_of(instance.get_run_by_id(run.run_id) or run)
+    steps = {experiment.step(stage): stage for stage in STAGES if experiment.ref(stage) not in skipped}
     keys = [key for key in plan.step_keys_to_execute if key in steps]
     ended = {s.step_key for s in instance.get_run_step_stats(run.run_id, keys) if s.end_time is not None}
     later = [steps[key] for key in keys if key not in ended and steps[key] != name]

@@ -27,19 +27,18 @@ from aquarat_pipeline._compat import (
     ExecuteRunWithPlanIterable,
     ExecutionPlan,
     InProcessExecutor,
-    KnownExecutionState,
     PlanExecutionContextManager,
     PlanOrchestrationContext,
     RetryMode,
     SerializableErrorInfo,
     StepFailureData,
-    create_execution_plan,
     inprocess_execution_iterator,
 )
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import profiles, readiness
+from aquarat_pipeline.runs.keeping import rest_of, without_fresh
 from aquarat_pipeline.runs.lines import tell
 from aquarat_pipeline.runs.origin import add_origin
 from aquarat_pipeline.tags import EXPERIMENT_TAG, WORKER_TAG
@@ -83,8 +82,13 @@ class ResumingExecutor(InProcessExecutor):
                 instance.add_run_tags(run_id, {WORKER_TAG: me, **tags})
                 add_origin(instance, plan_context.dagster_run)
             plan: ExecutionPlan | None = execution_plan
+            if experiment is not None:
+                with _said_without_a_trace():
+                    plan = without_fresh(plan_context, plan, experiment, lambda line: _say(plan_context, line))
+                if plan is None:
+                    return
             if plan_context.resume_from_failure:
-                plan, failures = remaining(plan_context, execution_plan)
+                plan, failures = remaining(plan_context, plan)
                 yield from failures
                 if plan is None:
                     return
@@ -163,9 +167,7 @@ def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: E
     may run on hosts that are no longer in the inventory."""
 
     def say(text: str) -> None:
-        # An event for the UI. Dagster's own logger prints nothing about it here; ours does at the first step.
-        DagsterEvent.engine_event(context, text, event_specific_data=EngineEventData())
-        tell(text)
+        _say(context, text)
 
     if (lines := _CHECKED.pop(context.run_id, None)) is not None:
         for line in lines:
@@ -174,6 +176,12 @@ def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: E
     asked = Plan.of(plan.step_keys_to_execute, experiment, context.dagster_run.tags, context.run_config)
     readiness.check(Path(context.instance.root_directory), asked, say)
     check_given(context.instance, asked, context.job.get_definition(), say)
+
+
+def _say(context: PlanOrchestrationContext, text: str) -> None:
+    # An event for the UI. Dagster's own logger prints nothing about it here; ours does at the first step.
+    DagsterEvent.engine_event(context, text, event_specific_data=EngineEventData())
+    tell(text)
 
 
 @contextmanager
@@ -220,21 +228,8 @@ def remaining(
     DagsterEvent.engine_event(context, said, event_specific_data=EngineEventData())
     if not left:
         return None, list(failures.values())
-    known = plan.known_state
-    state = KnownExecutionState(
-        previous_retry_attempts=dict(retries),
-        step_output_versions=known.step_output_versions,
-        ready_outputs=known.ready_outputs | {handle for handle in outputs if handle.step_key in done},
-        parent_state=known.parent_state,
-    )
-    rest = create_execution_plan(
-        context.job,
-        run_config=context.run_config,
-        step_keys_to_execute=left,
-        known_state=state,
-        instance_ref=context.instance.get_ref(),
-        repository_load_data=plan.repository_load_data,
-    )
+    there = {handle for handle in outputs if handle.step_key in done}
+    rest = rest_of(context, plan, left, there, retries)
     return rest, list(failures.values())
 
 

@@ -19,7 +19,7 @@ from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
-from aquarat_pipeline.schedules import pipeline
+from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
 
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)
 
@@ -37,6 +37,7 @@ def build(
     with mock.patch("aquarat_pipeline.assets.stage.STAGES", plain):
         assets = [asset for experiment in experiments for asset in stage_assets(experiment, names)]
     assets += [asset for experiment in experiments for asset in training(experiment)] if training else []
+    again = [(experiment, reevaluation(experiment)) for experiment in experiments]
     return dg.Definitions(
         assets=assets,
         asset_checks=[
@@ -44,7 +45,8 @@ def build(
             for experiment in experiments
             for check in (*artifact_checks(experiment), *evaluation_checks(experiment))
         ],
-        jobs=[pipeline(experiments[0])],
+        jobs=[pipeline(experiments[0]), *(job for _, job in again)],
+        schedules=[weekly(experiment, job) for experiment, job in again],
         resources={
             "store": StoreResource.from_environment(),
             "torchrun": TorchrunPipesClient(TOY_STAGE, grace_seconds=2),
