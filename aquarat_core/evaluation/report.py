@@ -27,7 +27,14 @@ from aquarat_core.evaluation.figures import Evaluation
 from aquarat_core.evaluation.interpret.analysis import Findings
 from aquarat_core.evaluation.records import Record, by_evaluation, read_records
 from aquarat_core.evaluation.statistics import p_text, wilson_interval
-from aquarat_core.evaluation.summary import Comparison, Summary, compare, question_difference, questions_sha256
+from aquarat_core.evaluation.summary import (
+    Comparison,
+    Summary,
+    compare,
+    none_parsed,
+    question_difference,
+    questions_sha256,
+)
 from aquarat_core.tasks import origin
 from aquarat_core.tasks.task import Task
 
@@ -164,7 +171,7 @@ def compare_with_parent(child: Evaluated, parent: Evaluated) -> ComparisonWithPa
     evaluated = parent.report["checkpoint"]["asset"]
     reason = (
         _not_its_parent(child.report, parent.report)
-        or _protocol_difference(child.report["evaluation"], parent.report["evaluation"])
+        or protocol_difference(child.report["evaluation"], parent.report["evaluation"])
         or question_difference(parent.records, child.records)
     )
     if reason:
@@ -187,7 +194,8 @@ def _not_its_parent(child: EvalReport, parent: EvalReport) -> str | None:
     )
 
 
-def _protocol_difference(child: dict[str, Any], parent: dict[str, Any]) -> str | None:
+def protocol_difference(child: dict[str, Any], parent: dict[str, Any]) -> str | None:
+    """The settings in which two evaluations differ so that their accuracies cannot be compared, or None."""
     names = ("parser", "decoding", "max_new_tokens", "split", "permute_options", "seed")
     different = [f"{x} was {parent[x]}, is {child[x]}" for x in names if parent[x] != child[x]]
     return f"the evaluations differ: {'; '.join(different)}" if different else None
@@ -236,6 +244,7 @@ def to_document(
         subtitle=(f"{s['n']:,} questions, {order}; {_how_asked(evaluation)}. Profile {checkpoint['profile']}."),
         blocks=(
             *origin_band(questions_text(evaluation)),
+            *_none_parsed(s),
             doc.Tiles(_tiles(report)),
             *_too_long(s),
             doc.Paragraph(baseline_sentence(checkpoint["asset"], s), tone="finding"),
@@ -320,6 +329,11 @@ def questions_text(evaluation: Mapping[str, Any]) -> str:
 def origin_band(questions: str) -> tuple[doc.Paragraph, ...]:
     """The warning about scores on these questions that stands at the top of every page, if there is one."""
     warning = origin.warning_about(questions)
+    return (doc.Paragraph(warning, tone="warning"),) if warning else ()
+
+
+def _none_parsed(s: Summary) -> tuple[doc.Paragraph, ...]:
+    warning = none_parsed(s)
     return (doc.Paragraph(warning, tone="warning"),) if warning else ()
 
 

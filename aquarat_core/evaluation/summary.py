@@ -148,6 +148,16 @@ def compare(
     )
 
 
+def none_parsed(summary: Summary) -> str | None:
+    """The warning for the top of a page if no answer could be read; None if at least one could."""
+    if summary["parse_rate"] > 0:
+        return None
+    return (
+        f"None of the {summary['n']:,} answers could be read, so all count as wrong. The accuracy says nothing about "
+        "what the model knows."
+    )
+
+
 def question_difference(first: Sequence[Record], second: Sequence[Record]) -> str | None:
     """Why two evaluations did not ask the same questions with the options in the same order, or None if they did."""
     check_ids(first)

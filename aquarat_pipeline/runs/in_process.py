@@ -188,6 +188,7 @@ def _say_fresh(user: Terminal, kept: dict[str, Fresh]) -> None:
 def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total: int) -> None:
     """Executes the run and raises `RunFailedError` unless everything succeeded."""
     from aquarat_pipeline._compat import execute_run
+    from aquarat_pipeline.runs.lines import failed_check, is_blocked
     from aquarat_pipeline.runs.submit import definitions
 
     result = execute_run(definitions().get_reconstructable_job(run.job_name), run, instance)
@@ -195,12 +196,11 @@ def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total:
     if run.status.value == "CANCELED":
         made = len(result.get_asset_materialization_events()) + kept
         raise RunInterruptedError(f"interrupted: {made} of {total} assets are made and kept. {_left(run)}")
-    for failed in (e.step_failure_data for e in result.get_step_failure_events()):
+    for failed in (e.step_failure_data for e in result.get_step_failure_events() if not is_blocked(e)):
         said = failed.user_failure_data and failed.user_failure_data.description
         raise RunFailedError(said or (failed.error.message.strip() if failed.error else "a step failed"))
-    for check in result.get_asset_check_evaluations():
-        if not check.passed and check.severity.value == "ERROR":
-            raise RunFailedError(f"asset check {check.check_name} of {check.asset_key.to_user_string()} failed")
+    for said in filter(None, map(failed_check, result.get_asset_check_evaluations())):
+        raise RunFailedError(said)
     if not result.success:
         error = result.get_run_failure_event().job_failure_data.error
         raise RunFailedError(_message(error) if error else "the run was stopped")

@@ -17,6 +17,8 @@ from aquarat_pipeline.durations import duration
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
 """Beginnings of Dagster's own lines that carry no information."""
+_BLOCKED = "DagsterAssetCheckFailedError"
+"""The error that Dagster raises in the step of a failed blocking check."""
 
 
 @dg.logger(None, description="One line for each result, warning and failure, on stderr.")
@@ -71,15 +73,31 @@ def failure(event: DagsterEvent) -> str | None:
     data = event.step_failure_data
     if data.error_source == ErrorSource.INTERRUPT:
         return None
+    if is_blocked(event):
+        return "nothing is made from this asset in this run"  # the check's own line gives the reason
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
     return data.error_display_string.strip()
+
+
+def is_blocked(event: DagsterEvent) -> bool:
+    """Whether the step failed because of a blocking check, whose own event gives the reason."""
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == _BLOCKED
 
 
 def _made(made: dg.AssetMaterialization) -> str:
     facts: dict[str, Any] = {name: value.value for name, value in made.metadata.items()}
     took = f"in {duration(facts['seconds'])}" if "seconds" in facts else ""
     return ", ".join(filter(None, ("made", headline(facts), took, text_of(made, "dagster/uri"))))
+
+
+def failed_check(check: dg.AssetCheckEvaluation) -> str | None:
+    """`asset check NAME of ASSET failed: ...`; None for a check that passed or only warns."""
+    if check.passed or check.severity != dg.AssetCheckSeverity.ERROR:
+        return None
+    why = f": {check.description}" if check.description else ""
+    return f"asset check {check.check_name} of {check.asset_key.to_user_string()} failed{why}"
 
 
 def _check(check: dg.AssetCheckEvaluation) -> str | None:

@@ -1,14 +1,16 @@
 """A stage program that speaks the real one's protocol and trains nothing; tests start it as a process.
 
-`TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `metrics`, `say` (printed), `log` (to
-Dagster), `result` (says that this manifest is what it made), or a way to go wrong: `user_error`, `bug`, `die_rank`
-(that rank just exits) or `hang` (a path: writes the ids of its processes there, then waits).
+`TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `folder` (whose files it publishes too),
+`metrics`, `say` (printed), `log` (to Dagster), `result` (says that this manifest is what it made), or a way to go
+wrong: `user_error`, `bug`, `die_rank` (that rank just exits) or `hang` (a path: writes the ids of its processes there,
+then waits).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +67,8 @@ def main(spec_uri: str) -> int:
 def _publish(job: JobDir, spec: StageSpec, orders: dict) -> None:
     with TemporaryDirectory() as content, TemporaryDirectory() as records:
         Path(content, "content.txt").write_text(orders.get("content", spec.stage))
+        if "folder" in orders:
+            shutil.copytree(orders["folder"], content, dirs_exist_ok=True)
         Path(records, "report.md").write_text("# Toy report\n")
         Path(records, "report.html").write_text("<h1>Toy report</h1>\n")
         artifact = ArtifactStore.open(spec.store).publish(
