@@ -38,7 +38,7 @@ def without_fresh(
     before = skipped_of(run)
     asked = Plan.of(plan.step_keys_to_execute, experiment, run.tags, context.run_config)
     names = [stage.name for stage in asked.stages]
-    if context.resume_from_failure and before:
+    if context.resume_from_failure:
         skipped = {name: before[experiment.ref(name)] for name in names if experiment.ref(name) in before}
     else:
         found = review(context.instance, ArtifactStore.open(asked.store), experiment, names, asked.sections)

@@ -38,8 +38,14 @@ SHOWN_EVENTS = {
     dg.DagsterEventType.STEP_UP_FOR_RETRY,
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_OBSERVATION,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
 """The events that `watch` shows, in addition to those about workers."""
+_LIKE_THE_TERMINAL = {
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+    dg.DagsterEventType.STEP_FAILURE,
+}
 
 
 class LaunchError(UserError):
@@ -169,7 +175,7 @@ def _line(entry: dg.EventLogEntry) -> str | None:
         numbers = {k: v.value for k, v in observed.metadata.items() if not k.startswith("progress/")}
         shown = list(numbers.items())[:3]
         return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown)
-    if event.event_type in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.STEP_FAILURE):
+    if event.event_type in _LIKE_THE_TERMINAL:
         text = lines.line(event, event.message or "", level)
         return text and f"{clock} {lines.of_step(entry.step_key, text)}"
     return f"{clock} {step}{event.message}"

@@ -10,6 +10,7 @@ import pytest
 
 from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import CHECKPOINTS, EVAL_REPORTS
+from aquarat_pipeline._compat import DagsterEvent
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import submit
 from aquarat_pipeline.tags import EXPERIMENT_TAG, KEEP_FRESH_TAG, SKIPPED_TAG
@@ -101,6 +102,29 @@ def test_only_what_is_outdated_is_evaluated(chain: Chain, job, order: Callable[.
         "which will be made again"
     )
     assert chain.materialize("base_eval_report").success, "a report that is asked for by name is made anyway"
+
+
+def test_a_resumed_run_leaves_out_what_it_left_out_before_and_no_more(
+    chain: Chain, job, order: Callable[..., None]
+) -> None:
+    """Its worker died after `mid_eval_report` was made, and before that was checked."""
+    from dagster._core.execution.api import execute_run_iterator
+
+    reports = ("base_eval_report", "mid_eval_report", "sft_eval_report")
+    assert chain.materialize(*DATA, *CHECKPOINTS, "base_eval_report", "mid_eval_report").success
+    found = submit.definitions().get_reconstructable_job("reevaluation")
+    tags = {KEEP_FRESH_TAG: "true", SKIPPED_TAG: json.dumps({"base_eval_report": "is fresh, made 2 h ago"})}
+    keys = frozenset(map(dg.AssetKey, reports))
+    run = chain.instance.create_run_for_job(found.get_definition(), tags=tags, asset_selection=keys)
+    chain.instance.report_dagster_event(DagsterEvent("PIPELINE_START", run.job_name), run_id=run.run_id)
+    order("base_checkpoint", content="other weights")
+    assert chain.materialize("base_checkpoint").success, "base_eval_report is no longer fresh"
+    list(
+        execute_run_iterator(found, chain.instance.get_run_by_id(run.run_id), chain.instance, resume_from_failure=True)
+    )
+    assert chain.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.SUCCESS
+    assert made(chain, run) == ["mid_eval_report", "sft_eval_report"], "what is fresh by now is not left out"
+    assert checked(chain, run) == {"mid_eval_report", "sft_eval_report"}
 
 
 def test_an_overridden_config_is_not_what_was_evaluated(chain: Chain, job) -> None:
