@@ -12,16 +12,18 @@ from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
+from aquarat_pipeline.sensors.checkpoints import new_checkpoints
 
 
 def of(experiment: Experiment) -> dg.Definitions:
-    """The assets, checks, jobs and the schedule of one experiment."""
+    """The assets, checks, jobs, the schedule and the sensor of one experiment."""
     again = reevaluation(experiment)
     return dg.Definitions(
         assets=stage_assets(experiment),
         asset_checks=[*artifact_checks(experiment), *evaluation_checks(experiment)],
         jobs=[pipeline(experiment), again],
         schedules=[weekly(experiment, again)],
+        sensors=[new_checkpoints(experiment, again)],
         metadata={
             f"profile of {experiment.name or 'the main experiment'}": format_profile(
                 experiment.profile.name, experiment.profile.sha256

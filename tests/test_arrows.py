@@ -38,7 +38,7 @@ PIPELINE_FLOORS = (
     ("cli", "web"),
     ("demo", "launching"),
     ("definitions",),
-    ("checks", "schedules"),
+    ("checks", "schedules", "sensors"),
     ("runs",),
     ("assets",),
     ("jobs",),

@@ -66,20 +66,21 @@ def _made_by(instance: dg.DagsterInstance, run: dg.DagsterRun, left: set[str]) -
         return None
     unfinished = dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES, created_after=record.create_timestamp)
     for other in instance.get_run_records(unfinished):
-        making = _planned(instance, other.dagster_run.run_id) & left
+        making = planned(instance, other.dagster_run.run_id) & left
         if making and other.dagster_run.run_id != run.run_id:
             return f"run {other.dagster_run.run_id[:8]}, which is newer, is making {', '.join(sorted(making))}"
     return None
 
 
-def _planned(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+def planned(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """Names of the assets that the run was created to make."""
     return _assets(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
 
 
 def _left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:
     """Names of the assets that the run still has to make."""
     made = _assets(instance, run.run_id, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    return _planned(instance, run.run_id) - made
+    return planned(instance, run.run_id) - made
 
 
 def _assets(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEventType) -> set[str]:

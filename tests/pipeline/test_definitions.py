@@ -88,7 +88,8 @@ def test_every_asset_is_checked(repository: dg.RepositoryDefinition) -> None:
         stage = STAGES[name]
         assert (name, "artifact_complete") in names
         assert ((name, "lineage_agrees") in names) == bool(stage.inputs)
-        assert ((name, "beats_constant_letter") in names) == name.endswith("_eval_report")
+        for check in ("beats_constant_letter", "not_worse_than_last", "parse_rate_holds"):
+            assert ((name, check) in names) == name.endswith("_eval_report")
 
 
 def test_reevaluation_trains_nothing_and_is_off(repository: dg.RepositoryDefinition) -> None:
@@ -98,6 +99,12 @@ def test_reevaluation_trains_nothing_and_is_off(repository: dg.RepositoryDefinit
     selected = repository.get_job("reevaluation").asset_layer.selected_asset_keys
     reports = {name for name, stage in STAGES.items() if stage.kind == "report"}
     assert {key.to_user_string() for key in selected} == reports
+
+
+def test_sensors_are_off(repository: dg.RepositoryDefinition) -> None:
+    sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
+    off = dg.DefaultSensorStatus.STOPPED
+    assert sensors == {"evaluate_new_checkpoints": off}
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
+from aquarat_pipeline.sensors.checkpoints import new_checkpoints
 
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)
 
@@ -38,6 +39,8 @@ def build(
         assets = [asset for experiment in experiments for asset in stage_assets(experiment, names)]
     assets += [asset for experiment in experiments for asset in training(experiment)] if training else []
     again = [(experiment, reevaluation(experiment)) for experiment in experiments]
+    with mock.patch("aquarat_pipeline.sensors.checkpoints.SECONDS", 1):
+        sensors = [new_checkpoints(experiment, job) for experiment, job in again]
     return dg.Definitions(
         assets=assets,
         asset_checks=[
@@ -47,6 +50,7 @@ def build(
         ],
         jobs=[pipeline(experiments[0]), *(job for _, job in again)],
         schedules=[weekly(experiment, job) for experiment, job in again],
+        sensors=sensors,
         resources={
             "store": StoreResource.from_environment(),
             "torchrun": TorchrunPipesClient(TOY_STAGE, grace_seconds=2),

@@ -1,0 +1,1 @@
+"""Sensors: what Dagster watches for once they are switched on."""
