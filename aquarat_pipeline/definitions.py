@@ -13,6 +13,7 @@ from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
+from aquarat_pipeline.sensors.notifications import failed_reevaluations
 
 
 def of(experiment: Experiment) -> dg.Definitions:
@@ -32,9 +33,11 @@ def of(experiment: Experiment) -> dg.Definitions:
     )
 
 
+_EXPERIMENTS = experiments()
 defs = dg.Definitions.merge(
-    *(of(experiment) for experiment in experiments()),
+    *(of(experiment) for experiment in _EXPERIMENTS),
     dg.Definitions(
+        sensors=[failed_reevaluations(map(reevaluation, _EXPERIMENTS))],
         resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
         executor=resuming_executor,
         loggers={"console": terminal_logger},

@@ -47,7 +47,9 @@ class Cluster:
         store: str | None = None,
         env: dict[str, str] | None = None,
         monitor_seconds: int = 1,
+        module: str = MODULE,
     ) -> None:
+        self.module = module
         self.directory = directory
         self.home = directory / "home"
         self.home.mkdir(parents=True)
@@ -58,7 +60,7 @@ class Cluster:
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
         self.write_hosts(hosts or [self.local_host("one")])
         location = {
-            "python_module": {"module_name": MODULE, "location_name": "toys", "working_directory": str(REPO_ROOT)}
+            "python_module": {"module_name": module, "location_name": "toys", "working_directory": str(REPO_ROOT)}
         }
         self.workspace = directory / "workspace.yaml"
         self.workspace.write_text(yaml.safe_dump({"load_from": [location]}))
@@ -123,6 +125,11 @@ class Cluster:
                 [sys.executable, *command], env=env, cwd=REPO_ROOT, stdout=out, stderr=out, start_new_session=True
             )
 
+    def dagster(self, *arguments: str) -> None:
+        """Dagster's command line, as a user types it."""
+        done = self._start("dagster.log", "-m", "dagster", *arguments, "-w", str(self.workspace)).wait(limit(120))
+        assert done == 0, (self.directory / "dagster.log").read_text()
+
     def ready(self) -> Cluster:
         """With its daemon running, and the asset there that the trained one is made from."""
         self.start_daemon()
@@ -133,7 +140,7 @@ class Cluster:
     def launch(self, *assets: str, with_parents: bool = False, tags: dict[str, str] | None = None) -> str:
         """Queues a run; its id."""
         previous = {name: os.environ.get(name) for name in (*self.environment, "DAGSTER_MODULE_NAME")}
-        os.environ.update(self.environment, DAGSTER_MODULE_NAME=MODULE)
+        os.environ.update(self.environment, DAGSTER_MODULE_NAME=self.module)
         try:
             run = submit.submit(
                 self.instance, list(assets), with_parents=with_parents, tags=tags, workspace=self.workspace
@@ -145,7 +152,9 @@ class Cluster:
 
     def shell(self, asset: str, **env: str) -> subprocess.Popen:
         """`dagster asset materialize` as a user runs it, with `env` in the terminal's environment."""
-        return self._start("shell.log", "-m", "dagster", "asset", "materialize", "--select", asset, "-m", MODULE, **env)
+        return self._start(
+            "shell.log", "-m", "dagster", "asset", "materialize", "--select", asset, "-m", self.module, **env
+        )
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

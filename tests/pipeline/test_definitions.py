@@ -104,7 +104,7 @@ def test_reevaluation_trains_nothing_and_is_off(repository: dg.RepositoryDefinit
 def test_sensors_are_off(repository: dg.RepositoryDefinition) -> None:
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
     off = dg.DefaultSensorStatus.STOPPED
-    assert sensors == {"evaluate_new_checkpoints": off}
+    assert sensors == {"evaluate_new_checkpoints": off, "notify_failed_reevaluation": off}
 
 
 @pytest.mark.slow

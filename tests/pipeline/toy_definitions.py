@@ -21,6 +21,7 @@ from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
+from aquarat_pipeline.sensors.notifications import failed_reevaluations
 
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)
 
@@ -39,8 +40,14 @@ def build(
         assets = [asset for experiment in experiments for asset in stage_assets(experiment, names)]
     assets += [asset for experiment in experiments for asset in training(experiment)] if training else []
     again = [(experiment, reevaluation(experiment)) for experiment in experiments]
-    with mock.patch("aquarat_pipeline.sensors.checkpoints.SECONDS", 1):
-        sensors = [new_checkpoints(experiment, job) for experiment, job in again]
+    with (
+        mock.patch("aquarat_pipeline.sensors.checkpoints.SECONDS", 1),
+        mock.patch("aquarat_pipeline.sensors.notifications.SECONDS", 1),
+    ):
+        sensors = [
+            *(new_checkpoints(experiment, job) for experiment, job in again),
+            failed_reevaluations(job for _, job in again),
+        ]
     return dg.Definitions(
         assets=assets,
         asset_checks=[
