@@ -10,14 +10,14 @@ from aquarat_core.artifacts import Artifact, CodeVersion, git_state
 from aquarat_core.cli.table import table
 from aquarat_core.config import EvalConfig
 from aquarat_core.errors import UsageError
-from aquarat_core.evaluation import report as reports
+from aquarat_core.evaluation import page
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.figures import Evaluation, Figures, remarks
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import write_records
-from aquarat_core.evaluation.report import percent
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.suite import Answered
+from aquarat_core.evaluation.wording import percent, shortened
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.evaluations import report_of
@@ -59,15 +59,11 @@ def _row(e: Evaluation) -> tuple[str, ...]:
         percent(f["accuracy"]),
         f"[{100 * f['lo']:.1f}, {100 * f['hi']:.1f}]",
         percent(b["chance"]),
-        f"{percent(constant['accuracy'])} {_short(constant['letter'])}",
-        f"{percent(majority['accuracy'])} {_short(majority['letter'])}" if majority else "-",
+        f"{percent(constant['accuracy'])} {shortened(constant['letter'])}",
+        f"{percent(majority['accuracy'])} {shortened(majority['letter'])}" if majority else "-",
         percent(b["longest"]) if b["longest"] is not None else "-",
         percent(e["rates"]["parsed"]),
     )
-
-
-def _short(answer: str) -> str:
-    return answer if len(answer) <= 12 else f"{answer[:9]}..."
 
 
 def _details(f: Figures) -> str:
@@ -122,7 +118,8 @@ def write_report(
             write_records(
                 made / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
             )
-            reports.write(made, made, report, answered[0].records, checkpoint_metrics(checkpoint))
+            records = {one.facts["name"]: one.records for one in answered}
+            page.write(made, made, report, page.Beside(records, checkpoint_metrics(checkpoint)))
             for file in sorted(made.iterdir()):
                 file.replace(folder / file.name)
     except OSError as e:

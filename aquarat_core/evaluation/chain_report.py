@@ -10,11 +10,14 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.data.packing import MANY_LEFT_OUT
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
-from aquarat_core.evaluation import plots
+from aquarat_core.evaluation import page, plots
 from aquarat_core.evaluation import report as reports
+from aquarat_core.evaluation.chat_core import ChatCore
+from aquarat_core.evaluation.figures import Evaluation
 from aquarat_core.evaluation.report import ComparisonWithParent, Evaluated, Identity
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.summary import Summary
+from aquarat_core.evaluation.wording import answer_noun, baseline_sentence, comparison_sentence, interval, percent, rate
 
 FORMAT = 1
 
@@ -39,6 +42,23 @@ class StageRow(TypedDict):
     summary: Summary
     bits_per_byte: float | None
     comparison: ComparisonWithParent
+    evaluations: list[Evaluation]
+    """All that the checkpoint was asked, the main task first."""
+    chat_core: ChatCore | None
+    cost: Cost
+
+
+class Cost(TypedDict):
+    """What training a checkpoint took, as far as its manifest says."""
+
+    tokens: float | None
+    """Trained on, or sampled in RL."""
+    flops: float | None
+    """Of the model's products, forward and backward."""
+    seconds: float | None
+    """Of its last attempt, start and end of the job not counted."""
+    ranks: float | None
+    hardware: str
 
 
 class ChainReport(TypedDict):
@@ -63,10 +83,13 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
             StageRow(
                 checkpoint=reports.identity(now.checkpoint),
                 evaluation=reports.identity(now.evaluation),
-                questions=reports.questions_text(now.evaluated.report["evaluation"]),
+                questions=page.questions_text(now.evaluated.report["evaluation"]),
                 summary=now.evaluated.report["summary"],
                 bits_per_byte=now.evaluated.report["bits_per_byte"],
                 comparison=comparison or now.evaluated.report["comparison"],
+                evaluations=now.evaluated.report.get("evaluations", []),
+                chat_core=now.evaluated.report.get("chat_core"),
+                cost=cost_of(now.checkpoint),
             )
         )
     lineage = ancestry(artifact for s in stages for artifact in (s.checkpoint, s.evaluation))
@@ -79,6 +102,25 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
         profiles=sorted({s.evaluated.report["checkpoint"]["profile"] for s in stages}),
         warnings=[*inconsistencies(lineage), *left_out(s.checkpoint for s in stages)],
     )
+
+
+def cost_of(checkpoint: Artifact) -> Cost:
+    """What a checkpoint's training took, from the metrics in its manifest."""
+    found, hardware = checkpoint.manifest.metrics, checkpoint.manifest.hardware
+    seconds, per_second = _number(found.get("seconds")), _number(found.get("model_flops_per_second"))
+    gpus = hardware.get("gpus")
+    machine = f"{gpus} x {hardware.get('gpu')}" if gpus else f"{hardware.get('cores')} cores of {hardware.get('cpu')}"
+    return Cost(
+        tokens=_number(found.get("tokens", found.get("sampled_tokens"))),
+        flops=None if seconds is None or per_second is None else seconds * per_second,
+        seconds=seconds,
+        ranks=_number(found.get("ranks")),
+        hardware=machine,
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def ancestry(artifacts: Iterable[Artifact]) -> list[Identity]:
@@ -124,7 +166,7 @@ def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> 
         subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), greedy rationales, "
         f"strict parser. Profile {' and '.join(report['profiles'])}.",
         blocks=(
-            *next((band for band in map(reports.origin_band, sorted(kinds)) if band), ()),
+            *next((band for band in map(page.origin_band, sorted(kinds)) if band), ()),
             *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),
             _tiles(report),
             *(doc.Paragraph(text, tone="finding") for text in _findings(report)),
@@ -133,7 +175,10 @@ def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> 
             _stage_table(report),
             doc.Heading("Each stage against the one before"),
             _paired_table(report),
-            *reports.curves_section(curves),
+            *_evaluations(report),
+            *page.curves_section(curves),
+            doc.Heading("What it took"),
+            _cost_table(report),
             doc.Heading("Data"),
             _data_table(report),
             doc.Heading("Lineage"),
@@ -154,15 +199,15 @@ def _check_evaluation(stage: StageResult) -> None:
 def _findings(report: ChainReport) -> list[str]:
     last = report["stages"][-1]
     name = last["checkpoint"]["asset"]
-    return [reports.baseline_sentence(name, last["summary"]), reports.comparison_sentence(last["comparison"])]
+    return [baseline_sentence(name, last["summary"]), comparison_sentence(last["comparison"])]
 
 
 def _tiles(report: ChainReport) -> doc.Tiles:
     rows = [(row["checkpoint"]["asset"], row["summary"]) for row in report["stages"]]
-    tiles = [doc.Tile(name, reports.percent(s["accuracy"]), f"95% CI {reports.interval(s)}") for name, s in rows]
+    tiles = [doc.Tile(name, percent(s["accuracy"]), f"95% CI {interval(s)}") for name, s in rows]
     constant = rows[-1][1]["constant_letter"]
-    note = f"best constant {reports.answer_noun(rows[-1][1])}; guessing: {reports.percent(rows[-1][1]['uniform'])}"
-    tiles.append(doc.Tile(f"Always answering {constant['letter']}", reports.percent(constant["accuracy"]), note))
+    note = f"best constant {answer_noun(rows[-1][1])}; guessing: {percent(rows[-1][1]['uniform'])}"
+    tiles.append(doc.Tile(f"Always answering {constant['letter']}", percent(constant["accuracy"]), note))
     return doc.Tiles(tuple(tiles))
 
 
@@ -170,9 +215,7 @@ def _accuracy_figure(report: ChainReport) -> doc.Figure:
     rows = [(row["checkpoint"]["asset"], row["summary"]) for row in report["stages"]]
     points = [plots.Accuracy(name, s["accuracy"], s["accuracy_lo"], s["accuracy_hi"]) for name, s in rows]
     last = rows[-1][1]
-    figure = plots.draw_accuracies(
-        points, last["uniform"], last["constant_letter"]["accuracy"], reports.answer_noun(last)
-    )
+    figure = plots.draw_accuracies(points, last["uniform"], last["constant_letter"]["accuracy"], answer_noun(last))
     caption = (
         "Accuracies with 95% Wilson intervals. Whether two stages differ is for the paired tests below, "
         "not for the overlap of the bars."
@@ -181,7 +224,7 @@ def _accuracy_figure(report: ChainReport) -> doc.Figure:
 
 
 def _stage_table(report: ChainReport) -> doc.Table:
-    noun = reports.answer_noun(report["stages"][-1]["summary"])
+    noun = answer_noun(report["stages"][-1]["summary"])
     header = (
         "Checkpoint", "Questions", "Accuracy", "95% CI", f"Constant {noun}", "Exact McNemar p against it",
         "Answers that parse", f"{noun.capitalize()} entropy, bits", "Mean tokens", "Bits per byte",
@@ -193,11 +236,11 @@ def _stage_table(report: ChainReport) -> doc.Table:
             (
                 row["checkpoint"]["asset"],
                 f"{s['n']:,}",
-                reports.percent(s["accuracy"]),
-                reports.interval(s),
-                f"{s['constant_letter']['letter']} {reports.percent(s['constant_letter']['accuracy'])}",
+                percent(s["accuracy"]),
+                interval(s),
+                f"{s['constant_letter']['letter']} {percent(s['constant_letter']['accuracy'])}",
                 p_text(s["p_against_constant"]),
-                reports.percent(s["parse_rate"]),
+                percent(s["parse_rate"]),
                 f"{s['letter_entropy_bits']:.2f}",
                 f"{s['mean_tokens']:.1f}",
                 "-" if bpb is None else f"{bpb:.4f}",
@@ -216,9 +259,53 @@ def _paired_table(report: ChainReport) -> doc.Table:
             numbers = (f"{100 * r['difference']:+.1f}", span, f"{r['only_child']:,} / {r['only_parent']:,}")
             rows.append((pair, *numbers, p_text(r["mcnemar_p"]), r["verdict"]))
         else:
-            rows.append((pair, "-", "-", "-", "-", reports.comparison_sentence(c)))
+            rows.append((pair, "-", "-", "-", "-", comparison_sentence(c)))
     header = ("Pair", "Points", "95% CI", "Only later / only earlier right", "Exact McNemar p", "Later stage is")
     return doc.Table(header, tuple(rows), text_columns=(0, 5))
+
+
+def _evaluations(report: ChainReport) -> list[doc.Block]:
+    """Every evaluation by checkpoint, side by side; nothing where only the main task was asked."""
+    names = list(dict.fromkeys(e["name"] for row in report["stages"] for e in row["evaluations"]))
+    if len(names) < 2:
+        return []
+    columns = [{e["name"]: e["figures"] for e in row["evaluations"]} for row in report["stages"]]
+    rows = [
+        (name, *(rate(f["accuracy"], f["lo"], f["hi"]) if (f := found.get(name)) else "-" for found in columns))
+        for name in names
+    ]
+    chat = [row["chat_core"] for row in report["stages"]]
+    for name in dict.fromkeys(c["name"] for c in chat if c):
+        values = (f"{c['value']:.4f} [{c['lo']:.4f}, {c['hi']:.4f}]" if c and c["name"] == name else "-" for c in chat)
+        rows.append((name, *values))
+    header = ("Task / protocol", *(row["checkpoint"]["asset"] for row in report["stages"]))
+    return [
+        doc.Heading("All evaluations"),
+        doc.Table(header, tuple(rows), caption="Accuracy with its 95% interval; baselines are on each report's page."),
+    ]
+
+
+def _cost_table(report: ChainReport) -> doc.Table:
+    rows: list[tuple[str, ...]] = []
+    for row in report["stages"]:
+        c = row["cost"]
+        hours = None if c["seconds"] is None else c["seconds"] / 3600
+        rows.append(
+            (
+                row["checkpoint"]["asset"],
+                "-" if c["tokens"] is None else f"{c['tokens']:,.0f}",
+                "-" if c["flops"] is None else f"{c['flops']:.2e}",
+                "-" if hours is None else f"{hours:.2f}",
+                "-" if hours is None or c["ranks"] is None else f"{hours * c['ranks']:.2f}",
+                c["hardware"],
+            )
+        )
+    caption = (
+        "Tokens are those trained on, in RL those sampled; FLOPs are those of the model's products in training. Hours "
+        "are of the stage's last attempt; rank-hours times what a GPU or core costs an hour is the price."
+    )
+    header = ("Checkpoint", "Tokens", "FLOPs", "Hours", "Rank-hours", "Hardware")
+    return doc.Table(header, tuple(rows), text_columns=(0, 5), caption=caption)
 
 
 def _data_table(report: ChainReport) -> doc.Table:

@@ -76,7 +76,15 @@ class Sample:
     completion: str
 
 
-Block = Heading | Paragraph | Tiles | Table | Figure | Sample
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Samples that a reader unfolds; Markdown, which cannot fold, only names them."""
+
+    title: str
+    samples: tuple[Sample, ...]
+
+
+Block = Heading | Paragraph | Tiles | Table | Figure | Sample | Details
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,9 @@ def _html(block: Block) -> str:
                 f'<span class="badge {verdict.replace(" ", "-")}">{verdict}</span></h3><div class="pair">'
                 f"<pre>{escape(question)}</pre><pre>{escape(completion)}</pre></div></article>"
             )
+        case Details(title, samples):
+            inner = "\n".join(map(_html, samples))
+            return f"<details><summary>{escape(title)}</summary>\n{inner}\n</details>"
 
 
 def _html_table(table: Table) -> str:
@@ -156,6 +167,8 @@ def _markdown(block: Block) -> str:
             return f"![{_md(caption)}]({png})\n\n{_md(caption)}"
         case Sample(title, verdict, question, completion):
             return f"**{_md(title)}: {verdict}**\n\n{fenced(question)}\n\n{fenced(completion)}"
+        case Details(title):
+            return f"{_md(title)}: in the HTML page and in questions.parquet."
 
 
 def _markdown_table(table: Table) -> str:

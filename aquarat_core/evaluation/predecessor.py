@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aquarat_core.evaluation import document as doc
+from aquarat_core.evaluation.figures import Evaluation
 from aquarat_core.evaluation.report import Evaluated, protocol_difference
 from aquarat_core.evaluation.statistics import wilson_interval
 from aquarat_core.evaluation.summary import Comparison, compare, question_difference
+from aquarat_core.evaluation.wording import rate
 
 COLLAPSED = 0.5
 """A parse rate has collapsed if it is at most this share of the previous one, and the drop is beyond noise."""
@@ -56,3 +59,34 @@ def parse_collapse(now: ParseRate, last: ParseRate | None, trained: bool) -> str
             "the answer format, or eval_report.max_new_tokens cuts the answers off."
         )
     return None
+
+
+def since_last(now: Evaluated, last: Evaluated | None) -> list[doc.Block]:
+    """The section on what changed since the previous report of the same asset; nothing if there is none."""
+    if last is None:
+        return []
+    was, is_now = (r.report["checkpoint"] for r in (last, now))
+    same = was["data_version"] == is_now["data_version"]
+    on = "the same checkpoint" if same else f"another {was['asset']} ({was['data_version'][:12]})"
+    found = compare_with_last(now, last)
+    verdict = found["wording"] if not isinstance(found, str) else f"Their accuracies cannot be compared: {found}."
+    before = {e["name"]: e for e in last.report.get("evaluations", [])}
+    rows = [(e["name"], before[e["name"]], e) for e in now.report["evaluations"] if e["name"] in before]
+    table = doc.Table(
+        ("Task / protocol", "Previous report", "This report", "Same questions"),
+        tuple((name, _accuracy(old), _accuracy(new), _same_questions(old, new)) for name, old, new in rows),
+        text_columns=(0, 3),
+    )
+    return [
+        doc.Heading("Since the previous report"),
+        doc.Paragraph(f"The previous report of this asset was on {on}. {verdict}"),
+        *([table] if len(rows) > 1 else []),
+    ]
+
+
+def _accuracy(e: Evaluation) -> str:
+    return rate(e["figures"]["accuracy"], e["figures"]["lo"], e["figures"]["hi"])
+
+
+def _same_questions(old: Evaluation, new: Evaluation) -> str:
+    return "yes" if old["hashes"]["prompts_sha256"] == new["hashes"]["prompts_sha256"] else "no"

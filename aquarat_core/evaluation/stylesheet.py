@@ -42,6 +42,8 @@ figure svg { display: block; width: 100%; height: auto; }
 figure svg text { font-family: inherit !important; }
 figcaption { color: var(--muted); font-size: .82rem; margin-top: .5rem; }
 .sample { padding: .8rem 1rem; margin: .75rem 0; }
+details { margin: .75rem 0; }
+summary { cursor: pointer; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 .pair pre + pre { border-left: 1px solid var(--line); padding-left: 1rem; }
 @media (max-width: 44rem) { figure svg { min-width: 32rem; }

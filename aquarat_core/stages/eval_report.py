@@ -3,22 +3,24 @@ there is text, and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from aquarat_core.artifacts import Artifact, ArtifactStore
+from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.artifacts.survey import all_artifacts
 from aquarat_core.config import EvalConfig
 from aquarat_core.data.documents import read_documents
+from aquarat_core.errors import DataError
+from aquarat_core.evaluation import page, suite
 from aquarat_core.evaluation import report as reports
-from aquarat_core.evaluation import suite
 from aquarat_core.evaluation.chat_core import chat_core
 from aquarat_core.evaluation.figures import Evaluation, evaluate, remarks
-from aquarat_core.evaluation.looks import looks_at, looks_sentence
+from aquarat_core.evaluation.looks import is_eval_report, looks_at, looks_sentence
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
-from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.evaluation.wording import baseline_sentence, comparison_sentence
+from aquarat_core.stages.base import Scalar, StageContext, StageSpec
 from aquarat_core.stages.evaluations import questions, report_of
 from aquarat_core.stages.inside import look_inside
 from aquarat_core.stages.task_inputs import task_input
@@ -61,20 +63,38 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         ctx.outdir / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
     )
     report["interpretability"], inside = look_inside(ctx, model, asked[0].task, asked[0].examples)
-    curves, looks = checkpoint_metrics(checkpoint), earlier_looks(checkpoint.store, evaluations)
-    reports.write(ctx.outdir, ctx.extras_dir, report, main, curves, inside, looks)
+    there = {sha256: a for sha256, a in all_artifacts(checkpoint.store).items() if isinstance(a, Artifact)}
+    beside = page.Beside(
+        {one.facts["name"]: one.records for one in answered},
+        checkpoint_metrics(checkpoint),
+        inside,
+        earlier_looks(there, evaluations),
+        previous_report(there.values(), ctx.spec),
+    )
+    page.write(ctx.outdir, ctx.extras_dir, report, beside)
     for line in remarks(evaluations):
         ctx.log(line)
-    ctx.log(reports.baseline_sentence(checkpoint.asset, report["summary"]))
-    ctx.log(reports.comparison_sentence(report["comparison"]))
+    ctx.log(baseline_sentence(checkpoint.asset, report["summary"]))
+    ctx.log(comparison_sentence(report["comparison"]))
     return metrics(report)
 
 
-def earlier_looks(store: ArtifactStore, evaluations: Iterable[Evaluation]) -> list[str]:
-    """How often the store's reports have looked at the questions of each split so far, in sentences."""
-    artifacts = {sha256: a for sha256, a in all_artifacts(store).items() if isinstance(a, Artifact)}
+def earlier_looks(artifacts: Mapping[str, Artifact], evaluations: Iterable[Evaluation]) -> list[str]:
+    """How often a store's reports have looked at the questions of each split so far, in sentences."""
     splits = dict.fromkeys((e["task"], e["split"], e["hashes"]["data_version"]) for e in evaluations)
     return [looks_sentence(looks_at(version, artifacts, task, split), task, split) for task, split, version in splits]
+
+
+def previous_report(artifacts: Iterable[Artifact], spec: StageSpec) -> reports.Evaluated | None:
+    """The newest report of the same asset and profile, if there is one that can be read."""
+    found = [
+        a for a in artifacts if is_eval_report(a) and (a.asset, a.manifest.profile) == (spec.stage, spec.profile)
+    ]  # fmt: skip
+    newest = max(found, key=lambda a: a.manifest.created, default=None)
+    try:
+        return reports.Evaluated.read(newest) if newest else None
+    except (DataError, ArtifactError):
+        return None  # of an older format, or damaged: this report stands without it
 
 
 def metrics(report: reports.EvalReport) -> dict[str, Scalar]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from aquarat_core.evaluation import chain_report
+from aquarat_core.evaluation.page import write_pages
 from aquarat_core.evaluation.plots import checkpoint_metrics
-from aquarat_core.evaluation.report import Evaluated, write_pages
+from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.registry import CHAIN
 

@@ -112,7 +112,7 @@ def test_aqua_is_only_in_chat_core_where_the_chain_is_about_it(tmp_path: Path) -
         ({"tasks": [{"task": "spelling", "protocol": "rotated"}]}, "which needs lettered options, and it has none"),
         ({"tasks": [{"protocol": "guess"}]}, "protocol"),
         ({"tasks": [{"protocol": "letters", "of": ["slf"]}]}, "tasks[0].of names 'slf', and the phases are"),
-        ({"tasks": [{"task": "gsm8k", "split": "validation"}]}, "needs validation rows of gsm8k, and none are kept"),
+        ({"tasks": [{"task": "gsm8k", "split": "validation"}]}, "needs validation rows of gsm8k, but none are kept"),
         ({"tasks": [{"samples": 4}]}, "samples belongs to protocol sampled, and this one is 'greedy'"),
         ({"tasks": [{"protocol": "letters", "calculator": True}]}, "calculator belongs to protocol cued or greedy"),
         ({"tasks": [{"protocol": "letters", "max_new_tokens": 4}]}, "max_new_tokens belongs to protocol"),

@@ -8,6 +8,7 @@ import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
 from aquarat_core.config import EvalConfig
+from aquarat_core.evaluation import page
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.records import Record, write_records
 from aquarat_core.evaluation.report import EvalReport, Evaluated
@@ -129,7 +130,7 @@ class Chain:
         outdir, extras_dir = self.folders(asset)
         write_records(outdir / "questions.parquet", records)
         rows = [json.loads(line) for line in curve(stage).splitlines()]
-        reports.write(outdir, extras_dir, report, records, rows)
+        page.write(outdir, extras_dir, report, page.Beside({"": records}, rows))
         inputs = (checkpoint, self.aqua, *([self.reports[parent]] if parent else []))
         self.reports[stage] = self.publish(asset, "report", {}, inputs, config=config.model_dump(mode="json"))
         return report

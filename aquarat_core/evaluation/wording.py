@@ -1,0 +1,59 @@
+"""Figures as a reader is shown them: percentages with their intervals, and the sentences that are said of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aquarat_core.evaluation.statistics import p_text
+from aquarat_core.evaluation.summary import Summary
+
+if TYPE_CHECKING:
+    from aquarat_core.evaluation.report import ComparisonWithParent
+
+
+def baseline_sentence(name: str, s: Summary) -> str:
+    """Whether the accuracy is more than a constant answer's, with the evidence."""
+    best = s["constant_letter"]
+    constant = f"the best constant {answer_noun(s)} ({best['letter']}, {percent(best['accuracy'])})"
+    verdict = {"above": "is above", "below": "is below"}.get(s["against_constant"], "is not shown to differ from")
+    return f"{name} {verdict} {constant}: {accuracy_text(s)}, {p_text(s['p_against_constant'], 'exact McNemar p')}."
+
+
+def comparison_sentence(c: ComparisonWithParent) -> str:
+    """The paired finding, or why there is none."""
+    return c["result"]["wording"] if c["result"] else f"No comparison with a parent stage: {c['reason']}."
+
+
+def answer_noun(s: Summary) -> str:
+    """What one answer is: a letter where the answers are few and have letters for names."""
+    return "letter" if s["letters"] else "answer"
+
+
+def accuracy_text(s: Summary) -> str:
+    """An accuracy as it may be printed: with its interval."""
+    return f"{percent(s['accuracy'])} {interval(s)}"
+
+
+def interval(s: Summary) -> str:
+    """The Wilson interval in percent."""
+    return bounds(s["accuracy_lo"], s["accuracy_hi"])
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def rate(value: float, lo: float, hi: float) -> str:
+    """A share with its 95% interval: "81.3% [79.0, 83.4]"."""
+    return f"{percent(value)} {bounds(lo, hi)}"
+
+
+def bounds(lo: float, hi: float, sign: str = "") -> str:
+    """An interval in percent; with `sign` "+", of differences in points."""
+    return f"[{100 * lo:{sign}.1f}, {100 * hi:{sign}.1f}]"
+
+
+def shortened(answer: str, limit: int = 12) -> str:
+    """An answer that may be a whole program, cut for a table."""
+    line = " ".join(answer.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
