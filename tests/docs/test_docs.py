@@ -56,7 +56,7 @@ def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -
     assert refresh() == 0
     assert refresh("--check") == 0
     assert "| `demo` |" in copy.read_text() and "`older`" not in copy.read_text()
-    assert "| `group_size` | integer ≥ 2, ≤ 256 | `16` | Completions sampled of each question." in reference.read_text()
+    assert "| `group_size` | integer ≥ 2, ≤ 256 | `16` | Completions sampled for each" in reference.read_text()
 
 
 def test_the_picture_is_the_asset_graph(root: Path) -> None:
