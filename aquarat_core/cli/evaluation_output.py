@@ -111,6 +111,7 @@ def write_report(
     commit, dirty = git_state(REPO_ROOT)
     code = CodeVersion(version=code_version(STAGES[EVAL_REPORTS[-1]], config), commit=commit, dirty=dirty)
     report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, answered, evaluations, chat)
+    report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:

@@ -79,7 +79,7 @@ def to_document(report: EvalReport, beside: Beside) -> doc.Document:
             *overview_section(report["evaluations"]),
             *chat_core_section(report["chat_core"]),
             *details_section(report["evaluations"]),
-            *since_last(Evaluated(report, list(_main(beside.records)), beside.records), beside.last),
+            *since_last(_evaluated(report, beside.records), beside.last),
             *beside.inside,
             *curves_section({checkpoint["asset"]: beside.curves}),
             *examples_section(beside.records, evaluation["seed"]),
@@ -90,8 +90,9 @@ def to_document(report: EvalReport, beside: Beside) -> doc.Document:
     )
 
 
-def _main(records: Mapping[str, Sequence[Record]]) -> Sequence[Record]:
-    return next(iter(records.values()), ())
+def _evaluated(report: EvalReport, records: Mapping[str, Sequence[Record]]) -> Evaluated:
+    by_name = {name: list(rows) for name, rows in records.items()}
+    return Evaluated(report, next(iter(by_name.values()), []), by_name)
 
 
 def _how_asked(evaluation: Mapping[str, Any]) -> str:
