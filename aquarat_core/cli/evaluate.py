@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -20,6 +22,7 @@ from aquarat_core.config.tasks import MAIN_TASK
 from aquarat_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from aquarat_core.evaluation.core.scoring import CoreResult
     from aquarat_core.evaluation.suite import Answered
     from aquarat_core.stages.task_search import TaskSearch
 
@@ -57,6 +60,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--as-given", action="store_true", help="show options in their published order, not shuffled")
     command.add_argument("--seed", type=int, default=30, help="of the order of options and of samples (%(default)s)")
     command.add_argument("--chat-core", action="store_true", help="also compute ChatCORE, of the tasks at hand")
+    command.add_argument("--core", action="store_true", help="also compute CORE, of the base model's kind of tasks")
+    command.add_argument("--bundle", type=Path, metavar="ZIP", help="CORE's questions: a bundle's zip file or folder"
+                         " (default: the store's latest eval_bundle)")  # fmt: skip
     command.add_argument("--data", action="append", default=[], metavar="DATA_SET", help="a data set to take questions"
                          " from first: an asset, a hash or a URI; may be repeated")  # fmt: skip
     command.add_argument("--run-code", action="store_true", help="run the code that a data set holds for its task")
@@ -80,20 +86,23 @@ def _eval(arguments: argparse.Namespace) -> str:
     search = TaskSearch(checkpoint, given, experiment, arguments.run_code)
     config = _config(arguments, checkpoint, search)
     asked = _asked(arguments, config, search)
-    answered = _ask(checkpoint, config, asked, search)
+    with _bundle(arguments, checkpoint, experiment) as bundle:
+        answered, core = _ask(checkpoint, config, asked, search, bundle)
     evaluations = [evaluate(one.facts, one.records) for one in answered]
     chat = chat_core(config.of_chat_core(), evaluations)
     if arguments.out:
         data = [search.find(task, arguments.split).dataset for task in dict.fromkeys(a.task for a in asked)]
-        write_report(arguments.out, checkpoint, data, config, answered, evaluations, chat)
+        write_report(arguments.out, checkpoint, data, config, answered, evaluations, chat, core)
     machine = {
         "asset": checkpoint.asset,
         "manifest_sha256": checkpoint.sha256,
         "evaluations": evaluations,
         "chat_core": chat,
+        "core": core.report if core else None,
         "out": str(arguments.out) if arguments.out else None,
     }
-    return answer(arguments, machine, as_text(checkpoint, evaluations, chat, arguments.out))
+    text = as_text(checkpoint, evaluations, chat, core.report if core else None, arguments.out)
+    return answer(arguments, machine, text)
 
 
 def _check_checkpoint(artifact: Artifact) -> None:
@@ -113,10 +122,12 @@ def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSea
     for option in ("limit", "samples", "max_new_tokens"):
         if (value := getattr(arguments, option)) is not None and value < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
-    names = _names(arguments.tasks) or ([] if arguments.chat_core else [_own_task(checkpoint)])
+    named = _names(arguments.tasks)
+    names = named or ([] if arguments.chat_core or arguments.core else [_own_task(checkpoint)])
     entries = [_entry(arguments, task, protocol) for task in names for protocol in _protocols(arguments)]
-    if arguments.out and entries and not SINGLE.intersection(e.protocol for e in entries):
-        entries.insert(0, EvalEntry(task=names[0], limit=arguments.limit))  # a report is about single answers first
+    if arguments.out and not arguments.chat_core and not SINGLE.intersection(e.protocol for e in entries):
+        names = names or [_own_task(checkpoint)]  # a report is about single answers to questions of a task first
+        entries.insert(0, EvalEntry(task=names[0], limit=arguments.limit))
     chat = _chat_core(arguments, search) if arguments.chat_core else None
     fields = {
         "task": names[0] if names else MAIN_TASK,
@@ -124,6 +135,7 @@ def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSea
         "limit": arguments.limit,
         "tasks": entries,
         "chat_core": chat,
+        "core": {"limit": arguments.limit} if arguments.core else None,
         "permute_options": not arguments.as_given,
         "max_new_tokens": arguments.max_new_tokens or _new_tokens(checkpoint),
         "calculator": arguments.calculator,
@@ -207,8 +219,36 @@ def _asked(arguments: argparse.Namespace, config: EvalConfig, search: TaskSearch
     return ordered
 
 
-def _ask(checkpoint: Artifact, config: EvalConfig, asked: Sequence[Asked], search: TaskSearch) -> list[Answered]:
+@contextmanager
+def _bundle(arguments: argparse.Namespace, checkpoint: Artifact, experiment: str) -> Generator[Path | None]:
+    """The folder of CORE's questions, where they are asked for."""
+    from aquarat_core.stages.core_questions import opened_bundle
+    from aquarat_core.stages.stage import EVAL_BUNDLE
+
+    if not arguments.core:
+        if arguments.bundle:
+            raise UsageError("--bundle is for --core: say that too, or leave it out")
+        yield None
+        return
+    if arguments.bundle:
+        with opened_bundle(arguments.bundle) as folder:
+            yield folder
+        return
+    names = [f"{experiment}/{EVAL_BUNDLE}"] if experiment else []
+    found = next(filter(None, map(checkpoint.store.latest, [*names, EVAL_BUNDLE])), None)
+    if found is None:
+        raise DataError(
+            f"{checkpoint.store.uri} has no {EVAL_BUNDLE}: set eval_report.core in your profile and run `aquarat "
+            f"materialize {EVAL_BUNDLE}`, or name a bundle's zip file with --bundle"
+        )
+    yield found.directory()
+
+
+def _ask(
+    checkpoint: Artifact, config: EvalConfig, asked: Sequence[Asked], search: TaskSearch, bundle: Path | None
+) -> tuple[list[Answered], CoreResult | None]:
     from aquarat_core.evaluation import suite
+    from aquarat_core.evaluation.core.scoring import evaluate_core
     from aquarat_core.evaluation.protocols import evaluator
     from aquarat_core.stages.evaluations import questions
 
@@ -216,7 +256,19 @@ def _ask(checkpoint: Artifact, config: EvalConfig, asked: Sequence[Asked], searc
     found = {task: search.find(task, split) for task, split in splits.items()}
     data = list({x.dataset.sha256: x.dataset for x in found.values()}.values())
     plan = questions(asked, found.__getitem__, data)
-    suite.check(plan)
+    plan = suite.runnable(plan, config.optional(), lambda line: print(line, file=sys.stderr))
+    if not plan and not bundle:
+        raise UsageError("none of these tasks can be graded on this machine")
     tell: Callable[[int, int, str], None]
     with evaluator(checkpoint.directory(), config) as model, counting_bar() as tell:
-        return suite.run(model, plan, tell)
+        answered = suite.run(model, plan, tell)
+        if bundle is None or config.core is None:
+            return answered, None
+        return answered, evaluate_core(
+            model.model,
+            model.tokenizer,
+            bundle,
+            config.core,
+            model.world,
+            lambda done, total: tell(done, total, "CORE"),
+        )

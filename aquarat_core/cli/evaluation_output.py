@@ -12,6 +12,7 @@ from aquarat_core.config import EvalConfig
 from aquarat_core.errors import UsageError
 from aquarat_core.evaluation import page
 from aquarat_core.evaluation.chat_core import ChatCore
+from aquarat_core.evaluation.core.scoring import CoreReport, CoreResult
 from aquarat_core.evaluation.figures import Evaluation, Figures, remarks
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import write_records
@@ -20,6 +21,7 @@ from aquarat_core.evaluation.suite import Answered
 from aquarat_core.evaluation.wording import percent, shortened
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.core_questions import records_of
 from aquarat_core.stages.evaluations import report_of
 from aquarat_core.stages.registry import EVAL_REPORTS, STAGES
 from aquarat_core.tasks.origin import warning_about
@@ -30,24 +32,62 @@ BY_HAND = "aquarat eval"
 
 
 def as_text(
-    checkpoint: Artifact, evaluations: Sequence[Evaluation], chat: ChatCore | None, out: Path | None = None
+    checkpoint: Artifact,
+    evaluations: Sequence[Evaluation],
+    chat: ChatCore | None,
+    core: CoreReport | None = None,
+    out: Path | None = None,
 ) -> str:
     """Warnings, one line for each evaluation, and what its protocol finds besides accuracy."""
     warnings = dict.fromkeys(warning for e in evaluations if (warning := warning_about(e["questions"])))
     lines = [*warnings, *remarks(evaluations)]
     lines += [""] if lines else []
-    lines += [f"{checkpoint.asset} {checkpoint.sha256[:12]}", ""]
-    lines.append(table([HEADS, *map(_row, evaluations)]))
+    lines.append(f"{checkpoint.asset} {checkpoint.sha256[:12]}")
+    lines += ["", table([HEADS, *map(_row, evaluations)])] if evaluations else []
     details = [f"{e['name']}: {text}" for e in evaluations if (text := _details(e["figures"]))]
     lines += ["", *details] if details else []
-    if chat:
-        absent = f"; without {', '.join(chat['absent'])}" if chat["absent"] else ""
-        lines += ["", f"{chat['name']} {chat['value']:.4f} [{chat['lo']:.4f}, {chat['hi']:.4f}]{absent}"]
-        beside = [t["evaluation"] for t in chat["tasks"] if not t["counts"]]
-        lines += [f"not counted in it: {', '.join(beside)}"] if beside else []
+    lines += _chat_core(chat) if chat else []
+    lines += _core(core) if core else []
     if out:
         lines += ["", f"the report is in {out}"]
     return "\n".join(lines)
+
+
+def _chat_core(chat: ChatCore) -> list[str]:
+    absent = f"; without {', '.join(chat['absent'])}" if chat["absent"] else ""
+    beside = [t["evaluation"] for t in chat["tasks"] if not t["counts"]]
+    return [
+        "",
+        f"{chat['name']} {chat['value']:.4f} [{chat['lo']:.4f}, {chat['hi']:.4f}]{absent}",
+        *([f"not counted in it: {', '.join(beside)}"] if beside else []),
+    ]
+
+
+def _core(core: CoreReport) -> list[str]:
+    """CORE's tasks, and the mean."""
+    heads = ("task of CORE", "shots", "questions", "accuracy", "95% CI", "guessing", "centered")
+    rows = [
+        (
+            t["label"],
+            str(t["shots"]),
+            f"{t['n']:,}",
+            percent(t["accuracy"]),
+            f"[{100 * t['lo']:.1f}, {100 * t['hi']:.1f}]",
+            percent(t["baseline"]),
+            f"{t['centered']:+.4f}",
+        )
+        for t in core["tasks"]
+    ]
+    absent = f"; without {', '.join(core['absent'])}" if core["absent"] else ""
+    counts = {what: sum(t[what] for t in core["tasks"]) for what in ("extended", "cropped", "unscorable")}
+    long = [f"{n:,} questions {what}" for what, n in counts.items() if n]
+    return [
+        "",
+        table([heads, *rows]),
+        "",
+        f"{core['name']} {core['core']:.4f}{absent}",
+        *([", ".join(long)] if long else []),
+    ]
 
 
 def _row(e: Evaluation) -> tuple[str, ...]:
@@ -103,6 +143,7 @@ def write_report(
     answered: Sequence[Answered],
     evaluations: Sequence[Evaluation],
     chat: ChatCore | None,
+    core: CoreResult | None,
 ) -> None:
     """The files of an eval report and its pages; they get their names when all are whole.
 
@@ -112,15 +153,15 @@ def write_report(
     code = CodeVersion(version=code_version(STAGES[EVAL_REPORTS[-1]], config), commit=commit, dirty=dirty)
     report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, answered, evaluations, chat)
     report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
+    report["core"] = core.report if core else None
+    records = [*(r for one in answered for r in one.records), *records_of(core)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
             made = Path(unfinished)
-            write_records(
-                made / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
-            )
-            records = {one.facts["name"]: one.records for one in answered}
-            page.write(made, made, report, page.Beside(records, checkpoint_metrics(checkpoint)))
+            write_records(made / "questions.parquet", records, [a.facts for a in answered])
+            by_name = {one.facts["name"]: one.records for one in answered}
+            page.write(made, made, report, page.Beside(by_name, checkpoint_metrics(checkpoint)))
             for file in sorted(made.iterdir()):
                 file.replace(folder / file.name)
     except OSError as e:

@@ -196,6 +196,11 @@ class EvalConfig(StrictModel):
         ]  # fmt: skip
         return [self.resolved(entry) for entry in entries]
 
+    def optional(self, phase: str | None = None) -> set[str]:
+        """The names of the evaluations that only ChatCORE asks for: without them it is of fewer tasks."""
+        entries = (self.resolved(e) for e in self.tasks if phase is None or not e.of or phase in e.of)
+        return {asked.name for asked in self.of_chat_core(phase)} - {a.name for a in (self.main, *entries)}
+
     def resolved(self, entry: EvalEntry) -> Asked:
         """An entry with what the section says where it says nothing."""
         sampled = entry.protocol == "sampled"

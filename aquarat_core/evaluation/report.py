@@ -19,6 +19,7 @@ from aquarat_core.config import EvalConfig
 from aquarat_core.config.protocols import GREEDY, EvalProtocol
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.chat_core import ChatCore
+from aquarat_core.evaluation.core.scoring import CoreReport
 from aquarat_core.evaluation.figures import Evaluation
 from aquarat_core.evaluation.interpret.analysis import Findings
 from aquarat_core.evaluation.records import Record, by_evaluation, read_records
@@ -67,6 +68,7 @@ class EvalReport(TypedDict):
     evaluations: list[Evaluation]
     """All that the checkpoint was asked, the main task first; reports from before there were several have none."""
     chat_core: ChatCore | None
+    core: NotRequired[CoreReport | None]
     interpretability: NotRequired[Findings | None]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
 from aquarat_core.config.evaluation import Asked
 from aquarat_core.config.protocols import OF_CHOICES
-from aquarat_core.errors import DataError
+from aquarat_core.errors import DataError, UserError
 from aquarat_core.evaluation.protocols.evaluator import Evaluator, check_supported
 from aquarat_core.evaluation.records import Facts, Record
 from aquarat_core.tasks.task import Example, Task
@@ -34,13 +34,26 @@ class Answered:
     records: list[Record]
 
 
-def check(suite: Sequence[Questions]) -> None:
-    """Raises `UserError` for what would fail after other evaluations have been run: a protocol that a task does not
-    support, a machine on which it cannot be graded, a right answer that is none of the choices."""
+def runnable(suite: Sequence[Questions], optional: Collection[str], log: Callable[[str], None]) -> list[Questions]:
+    """The evaluations that can be run here. Those whose names are `optional` are left out, with a line in the log,
+    where this machine cannot grade them.
+
+    Raises `UserError` for what would otherwise fail after others have been run: a protocol that a task does not
+    support, a machine on which it cannot be graded, a right answer that is none of the choices.
+    """
+    found: list[Questions] = []
     for questions in suite:
         check_supported(questions.task, questions.asked.protocol)
-        questions.task.check_ready()
         check_golds(questions)
+        try:
+            questions.task.check_ready()
+        except UserError as e:
+            if questions.asked.name not in optional:
+                raise
+            log(f"{questions.asked.name} is left out: {e}")
+            continue
+        found.append(questions)
+    return found
 
 
 def check_golds(questions: Questions) -> None:
@@ -61,9 +74,9 @@ def check_golds(questions: Questions) -> None:
 def run(model: Evaluator, suite: Sequence[Questions], tell: Callable[[int, int, str], None]) -> list[Answered]:
     """The answers of every evaluation on rank 0; nothing elsewhere.
 
-    `tell` is called with the questions answered so far, of how many, and the name of the evaluation that is running.
+    What cannot be run was sorted out by `runnable`. `tell` is called with the questions answered so far, of
+    how many, and the name of the evaluation that is running.
     """
-    check(suite)
     total, done = sum(len(questions.examples) for questions in suite), 0
     found: list[Answered] = []
     for questions in suite:

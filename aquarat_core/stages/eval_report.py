@@ -20,9 +20,11 @@ from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.wording import baseline_sentence, comparison_sentence
+from aquarat_core.stages import core_questions
 from aquarat_core.stages.base import Scalar, StageContext, StageSpec
 from aquarat_core.stages.evaluations import questions, report_of
 from aquarat_core.stages.inside import look_inside
+from aquarat_core.stages.stage import EVAL_BUNDLE
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET
 
@@ -34,10 +36,14 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
     phase = ctx.spec.stage.removesuffix("_eval_report")
     data = [ctx.inputs[name] for name in (*DATASETS, OTHER_DATASET) if name in ctx.inputs]
-    asked = questions(config.asked(phase), lambda name: task_input(ctx, name), data)
-    suite.check(asked)
+    bundle = ctx.inputs.get(EVAL_BUNDLE)
+    plan = questions(config.asked(phase), lambda name: task_input(ctx, name), data)
+    asked = suite.runnable(plan, config.optional(phase), ctx.log)
     with evaluator(checkpoint.directory(), config) as model:
         answered = suite.run(model, asked, lambda done, total, _: ctx.progress(done, total, "questions"))
+        core = core_questions.measure(
+            model, ctx.inputs, config.core, phase, lambda done, total: ctx.progress(done, total, "questions of CORE")
+        )
         bpb = model.bits_per_byte(read_documents(text.path("validation.parquet"))) if text else None
     if ctx.rank:
         return {}
@@ -46,7 +52,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     report = report_of(
         ctx.spec.stage,
         checkpoint,
-        [*data, *([text] if text else [])],
+        [*data, *(found for found in (bundle, text) if found)],
         config,
         format_profile(ctx.spec.profile, ctx.spec.profile_sha256),
         ctx.spec.code,
@@ -55,13 +61,13 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         chat_core(config.of_chat_core(phase), evaluations),
         bpb,
     )
+    report["core"] = core.report if core else None
     main = answered[0].records
     if parent := ctx.input("_eval_report"):
         child = reports.Evaluated(report, main)
         report["comparison"] = reports.compare_with_parent(child, reports.Evaluated.read(parent))
-    write_records(
-        ctx.outdir / "questions.parquet", [r for one in answered for r in one.records], [a.facts for a in answered]
-    )
+    records = [*(r for one in answered for r in one.records), *core_questions.records_of(core)]
+    write_records(ctx.outdir / "questions.parquet", records, [a.facts for a in answered])
     report["interpretability"], inside = look_inside(ctx, model, asked[0].task, asked[0].examples)
     there = {sha256: a for sha256, a in all_artifacts(checkpoint.store).items() if isinstance(a, Artifact)}
     beside = page.Beside(
@@ -76,7 +82,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         ctx.log(line)
     ctx.log(baseline_sentence(checkpoint.asset, report["summary"]))
     ctx.log(comparison_sentence(report["comparison"]))
-    return metrics(report)
+    return metrics(report) | core_questions.metrics(core)
 
 
 def earlier_looks(artifacts: Mapping[str, Artifact], evaluations: Iterable[Evaluation]) -> list[str]:

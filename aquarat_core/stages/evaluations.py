@@ -55,8 +55,7 @@ def questions_to_ask(found: TaskInput, asked: Asked) -> list[Example[Any]]:
 
 def majority(found: TaskInput) -> str | None:
     """The commonest right answer of the training split; None for a task that has none."""
-    references = found.references("train") if found.has("train") else ()
-    return most_common(references) if references else None
+    return most_common(found.references("train")) if found.rows("train") else None
 
 
 def longest_option(examples: Sequence[Example[Any]]) -> float | None:

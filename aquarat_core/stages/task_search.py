@@ -7,14 +7,13 @@ asked questions that its own chain kept from training, where there are such.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import TaskDefinition, validate
 from aquarat_core.errors import DataError, UsageError
-from aquarat_core.stages.task_inputs import SOURCES_FILE, TaskInput, input_from
+from aquarat_core.stages.task_inputs import TaskInput, input_from
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of
 
 MAX_ANCESTORS = 1000
@@ -50,8 +49,8 @@ class TaskSearch:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UsageError(f"there is no task {name!r}: {hint}the tasks are {', '.join(self.known())}")
         for dataset in own if name not in TASKS else self.datasets:
-            if dataset.asset == asset and _rows(dataset, name, split):
-                return self._input(dataset, name)
+            if dataset.asset == asset and (found := self._input(dataset, name)).rows(split):
+                return found
         raise DataError(f"no {split} questions of {name} are at hand: {self._advice(name, asset, split)}")
 
     def known(self) -> list[str]:
@@ -98,18 +97,3 @@ def ancestors(artifact: Artifact) -> Iterator[Artifact]:
                 seen.add(parent.manifest_sha256)
                 waiting.append(found := one.store.get(parent.manifest_sha256))
                 yield found
-
-
-def _rows(dataset: Artifact, name: str, split: str) -> int:
-    """How many questions of a task and split a data set has."""
-    import pyarrow.parquet as pq
-
-    file = f"{split}.parquet" if dataset.asset in DATASETS else f"{name}.{split}.parquet"
-    if all(entry.path != file for entry in dataset.manifest.files):
-        return 0
-    if dataset.asset == OTHER_DATASET:
-        described = json.loads(dataset.path(SOURCES_FILE).read_text(encoding="utf-8"))
-        if (rows := described.get(name, {}).get(f"rows_{split}")) is not None:
-            return int(rows)
-    # The stubs leave open of what the metadata is.
-    return pq.read_metadata(dataset.path(file)).num_rows  # pyright: ignore[reportUnknownMemberType]

@@ -12,11 +12,13 @@ import pytest
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
 from aquarat_core.cli import main
 from aquarat_core.evaluation.figures import rebuild
+from aquarat_core.evaluation.records import read_records
 from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.example_files import write_examples
 from aquarat_core.tasks.multiple_choice import choice_example
+from tests.evaluation.bundles import TASKS, write_bundle, zipped
 from tests.factories import guesser, reading_questions, reading_tokenizer
 
 CODE = CodeVersion(version="1" * 64, commit=None, dirty=False)
@@ -164,6 +166,28 @@ def test_chat_core_of_the_tasks_at_hand(run: Run, shop: Shop) -> None:
     assert found["chat_core"]["tasks"][0]["baseline"] == 0.25
 
 
+def test_core_from_a_bundle_or_the_store(run: Run, shop: Shop, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    zipped(folder, tmp_path / "bundle.zip")
+    code, said, err = run("sft_checkpoint", "--core", "--limit", "12", "--bundle", str(tmp_path / "bundle.zip"))
+    assert code == 0, err
+    assert "task of CORE" in said and f"CORE-{len(TASKS)}@12 " in said
+    code, _, err = run("sft_checkpoint", "--core")
+    assert code == 2 and "has no eval_bundle: set eval_report.core in your profile" in err
+    shop.publish("eval_bundle", "dataset", folder, ())
+    out = tmp_path / "out"
+    found = json.loads(run("sft_checkpoint", "--core", "--limit", "12", "--json", "--out", str(out))[1])
+    report = json.loads((out / "report.json").read_text())
+    assert found["core"] == report["core"] and len(found["core"]["tasks"]) == len(TASKS)
+    # A report is about single answers to a task first.
+    assert [e["name"] for e in found["evaluations"]] == ["aqua/greedy"]
+    records = [r for r in read_records(out / "questions.parquet") if r.task.startswith("core/")]
+    assert len(records) == 12 * len(TASKS)
+    right = sum(r.correct for r in records if r.task == "core/copa") / 12
+    assert right == next(t["accuracy"] for t in found["core"]["tasks"] if t["label"] == "copa")
+    assert json.loads(json.dumps(rebuild(out / "questions.parquet"))) == report["evaluations"]
+
+
 def test_a_task_that_a_profile_defines_comes_with_its_data(run: Run, shop: Shop) -> None:
     shop.chat_datasets({"birds": {"kind": "multiple_choice", "name": "birds", "train": "x", "n_test": 3}}, birds=3)
     found = json.loads(run("sft_checkpoint", "--tasks", "birds,aqua", "--protocol", "letters", "--json")[1])
@@ -193,6 +217,9 @@ def test_code_of_a_data_set_is_run_only_if_it_is_trusted(run: Run, shop: Shop) -
         (("sft_checkpoint", "--protocol", "letters", "--calculator"), "--calculator: none of these protocols"),
         (("sft_checkpoint", "--protocol", "sampled", "--samples", "1"), "samples"),
         (("sft_checkpoint", "--data", "sft_checkpoint"), "sft_checkpoint holds no questions"),
+        (("sft_checkpoint", "--bundle", "x.zip"), "--bundle is for --core"),
+        (("sft_checkpoint", "--core", "--bundle", "no.zip"), "the bundle no.zip cannot be read"),
+        (("sft_checkpoint", "--core", "--limit", "5"), "core.limit"),
         (("file:///nowhere/at/all",), "is no artifact's URI: it ends in /manifests/<hash>.json"),
     ],
 )

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from aquarat_core.artifacts import Artifact
-from aquarat_core.config import EvalConfig, ModelConfig, TokenizerConfig
+from aquarat_core.config import CoreConfig, EvalConfig, ModelConfig, TokenizerConfig
 from aquarat_core.config.evaluation import ChatCoreConfig, EvalEntry
-from aquarat_core.errors import DataError, StageError
+from aquarat_core.errors import DataError, StageError, UsageError
 from aquarat_core.evaluation import suite
 from aquarat_core.evaluation.figures import rebuild
 from aquarat_core.evaluation.protocols import Evaluator
@@ -29,6 +29,7 @@ from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.tasks.task import most_common
 from aquarat_core.text.tokenizer import train_tokenizer
+from tests.evaluation.bundles import TASKS, write_bundle
 from tests.factories import AQUA, ONE
 
 pytestmark = pytest.mark.slow
@@ -188,6 +189,30 @@ def test_two_ranks_find_what_one_finds(untrained, tmp_path) -> None:
             assert (theirs.choice_scores or ()) == pytest.approx(ours.choice_scores or (), abs=1e-5)
 
 
+def test_core_is_in_the_report_the_records_and_the_metrics(untrained, tmp_path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    bundle = untrained.store.publish(
+        asset="eval_bundle", kind="dataset", directory=folder, config={}, profile="unit", code=untrained.CODE,
+        parents=(), metrics={}, seeds={}, run_id="run-1",
+    )  # fmt: skip
+    config = CONFIG.model_copy(update={"core": CoreConfig(limit=12, of=("base",))})
+    inputs = {"base_checkpoint": untrained.checkpoints["base"], "aqua_dataset": untrained.aqua, "eval_bundle": bundle}
+    ctx = context(untrained, tmp_path, "base_eval_report", config, inputs)
+    metrics = eval_report.run(ctx)
+    report = json.loads((ctx.outdir / "report.json").read_text())
+    assert metrics[report["core"]["name"].lower()] == report["core"]["core"]
+    assert metrics["core/copa/accuracy"] == next(t["accuracy"] for t in report["core"]["tasks"] if t["label"] == "copa")
+    assert "eval_bundle" in {d["asset"] for d in report["data"]}
+    records = read_records(ctx.outdir / "questions.parquet")
+    assert sum(r.task.startswith("core/") for r in records) == 12 * len(TASKS)
+    assert len(Evaluated.read(published(untrained, ctx, metrics)).records) == 12
+    other = context(untrained, tmp_path, "sft_eval_report", config, {
+        "sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua,
+    })  # fmt: skip
+    eval_report.run(other)
+    assert json.loads((other.outdir / "report.json").read_text())["core"] is None
+
+
 def place(record: Record) -> tuple[str, int]:
     return record.id, record.sample
 
@@ -201,10 +226,24 @@ class Half(World):
 
 def test_an_answer_that_is_no_choice_names_its_row(untrained) -> None:
     (good, *_) = questions([CONFIG.main], lambda _: TaskInput(AQUA, untrained.aqua), [untrained.aqua])
-    suite.check([good])
+    assert suite.runnable([good], (), print) == [good]
     bad = replace(good, examples=[good.examples[0], replace(good.examples[1], reference="F")])
     with pytest.raises(DataError, match="aqua_dataset, task aqua, test row t1: the right answer 'F' is none of its 5"):
-        suite.check([bad])
+        suite.runnable([bad], (), print)
+
+
+def test_what_cannot_be_graded_here_stops_the_stage_or_is_left_out_of_chat_core(untrained, monkeypatch) -> None:
+    plan = questions([CONFIG.main], lambda _: TaskInput(AQUA, untrained.aqua), [untrained.aqua])
+
+    def refuse() -> None:
+        raise UsageError("no sandbox works here")
+
+    monkeypatch.setattr(AQUA, "check_ready", refuse)
+    said: list[str] = []
+    with pytest.raises(UsageError, match="no sandbox works here"):
+        suite.runnable(plan, {"mmlu/letters"}, said.append)
+    assert suite.runnable(plan, {"aqua/greedy"}, said.append) == []
+    assert said == ["aqua/greedy is left out: no sandbox works here"]
 
 
 def test_bits_per_byte_of_random_weights_is_about_a_uniform_guess(untrained, tmp_path) -> None:
