@@ -256,7 +256,8 @@ def _ask(
     found = {task: search.find(task, split) for task, split in splits.items()}
     data = list({x.dataset.sha256: x.dataset for x in found.values()}.values())
     plan = questions(asked, found.__getitem__, data)
-    plan = suite.runnable(plan, config.optional(), lambda line: print(line, file=sys.stderr))
+    named = {config.resolved(entry).name for entry in config.tasks}
+    plan = suite.runnable(plan, config.optional() - named, lambda line: print(line, file=sys.stderr))
     if not plan and not bundle:
         raise UsageError("none of these tasks can be graded on this machine")
     tell: Callable[[int, int, str], None]

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from aquarat_core.config.core import CoreConfig
 from aquarat_core.config.fields import Positive, PositiveInt, StrictModel
 from aquarat_core.config.interpret import InterpretConfig
-from aquarat_core.config.protocols import GENERATING, GREEDY, EvalProtocol
+from aquarat_core.config.protocols import GENERATING, GREEDY, OF_CHOICES, EvalProtocol
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import LaunchConfig
 
@@ -81,7 +81,8 @@ class EvalEntry(StrictModel):
     """One more evaluation: a task under a protocol. What is null is as in the section around it."""
 
     task: str = MAIN_TASK
-    """Whose questions are asked; `task` is the profile's own."""
+    """Whose questions are asked; `task` is the profile's own. Where that has no options, entries that need some are
+    left out; for a task that is named they are a mistake."""
     protocol: EvalProtocol = GREEDY
     """`greedy`: the most likely answer. `sampled`: several samples of each question. `letters`: the likelihood of each
     letter after the cue. `continuations`: that of each option's text. `cued`: that of each letter after the model's own
@@ -197,9 +198,12 @@ class EvalConfig(StrictModel):
         return [self.resolved(entry) for entry in entries]
 
     def optional(self, phase: str | None = None) -> set[str]:
-        """The names of the evaluations that only ChatCORE asks for: without them it is of fewer tasks."""
-        entries = (self.resolved(e) for e in self.tasks if phase is None or not e.of or phase in e.of)
-        return {asked.name for asked in self.of_chat_core(phase)} - {a.name for a in (self.main, *entries)}
+        """The names of the evaluations that a report can do without: those that only ChatCORE asks for, which is then
+        of fewer tasks, and those of the main task's options, since only the code of a task may know that it has none.
+        """
+        entries = [self.resolved(e) for e in self.tasks if phase is None or not e.of or phase in e.of]
+        of_chat_core = {asked.name for asked in self.of_chat_core(phase)} - {a.name for a in (self.main, *entries)}
+        return of_chat_core | {a.name for a in entries if a.task == self.task and a.protocol in OF_CHOICES}
 
     def resolved(self, entry: EvalEntry) -> Asked:
         """An entry with what the section says where it says nothing."""

@@ -106,12 +106,17 @@ class TaskNames:
         return name in WITH_OPTIONS or (name in self.tasks and self.tasks[name].kind in ("multiple_choice", "module"))
 
     def check_protocol(self, name: str, protocol: EvalProtocol, field: str) -> None:
-        """Raises `ValueError` for a protocol that needs lettered options, where the task has none."""
-        if protocol in OF_CHOICES and not self.has_options(name):
+        """Raises `ValueError` for a protocol that needs lettered options, where a task that is named has none."""
+        if name != MAIN_TASK and protocol in OF_CHOICES and not self.has_options(name):
             raise ValueError(
                 f"{field} asks {self.own(name)} under protocol {protocol!r}, which needs lettered options, and it has "
                 "none: greedy and sampled work with every task"
             )
+
+    def is_possible(self, name: str, protocol: EvalProtocol) -> bool:
+        """Whether an evaluation of the profile's own task can be asked at all. A profile that another one extends may
+        ask for the letters of its task, and the task of the other one may have none: that is then left out."""
+        return name != MAIN_TASK or protocol not in OF_CHOICES or self.has_options(name)
 
     def chat_core(self, used: Iterable[str]) -> tuple[str, ...]:
         """The tasks of ChatCORE that the profile keeps test rows of; AQuA-RAT only where it is `used` for more."""
@@ -143,6 +148,7 @@ class TaskNames:
                 entries = tuple(
                     e.model_copy(update={"task": self.own(e.task), "split": e.split or section.split})
                     for e in section.tasks
+                    if self.is_possible(e.task, e.protocol)
                 )
                 changes = {"task": self.own(section.task), "tasks": entries}
                 if section.chat_core:

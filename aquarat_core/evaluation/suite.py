@@ -36,16 +36,16 @@ class Answered:
 
 def runnable(suite: Sequence[Questions], optional: Collection[str], log: Callable[[str], None]) -> list[Questions]:
     """The evaluations that can be run here. Those whose names are `optional` are left out, with a line in the log,
-    where this machine cannot grade them.
+    where the task does not support the protocol or this machine cannot grade it.
 
     Raises `UserError` for what would otherwise fail after others have been run: a protocol that a task does not
     support, a machine on which it cannot be graded, a right answer that is none of the choices.
     """
     found: list[Questions] = []
     for questions in suite:
-        check_supported(questions.task, questions.asked.protocol)
         check_golds(questions)
         try:
+            check_supported(questions.task, questions.asked.protocol)
             questions.task.check_ready()
         except UserError as e:
             if questions.asked.name not in optional:

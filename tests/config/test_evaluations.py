@@ -20,7 +20,9 @@ HUB = {"source": "hub", "sources": [{"name": n, **({"n_train": 0} if n == "human
 
 
 def load(folder: Path, **fields: Any) -> Profile:
-    (folder / "mine.yaml").write_text(yaml.safe_dump({"extends": "demo", **fields}))
+    """The demo without its own entries."""
+    asked = {"tasks": [], **fields.pop("eval_report", {})}
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"extends": "demo", "eval_report": asked, **fields}))
     return load_profile(str(folder / "mine.yaml"))
 
 
@@ -134,6 +136,24 @@ def test_chat_core_without_any_of_its_tasks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match=r"eval_report\.chat_core: the profile keeps test rows of none of its tasks"):
         load(tmp_path, task=own, eval_report={"chat_core": {}})
+
+
+def test_what_a_profile_asks_of_its_options_is_left_out_for_a_task_without_any(tmp_path: Path) -> None:
+    """A profile of one's own extends a built-in one, which knows nothing of its task."""
+    assert {a.protocol for a in evaluation(load_profile("demo")).asked("rl")} > OF_CHOICES - {"continuations"}
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"extends": "demo", "task": {"kind": "numeric", "train": "rows.jsonl"}})
+    )
+    section = evaluation(load_profile(str(tmp_path / "mine.yaml")))
+    assert [a.name for a in section.asked("rl")] == ["own/greedy", "own/sampled"]
+    # Only a module knows whether it has options: the report finds out.
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"extends": "demo", "task": {"module": "mine.py", "train": "rows.jsonl"}})
+    )
+    section = evaluation(load_profile(str(tmp_path / "mine.yaml")))
+    assert section.optional("rl") == {"own/letters", "own/cued", "own/rotated"}
 
 
 def test_two_entries_of_different_phases_may_ask_the_same(tmp_path: Path) -> None:
