@@ -22,7 +22,7 @@ from aquarat_core.config.tasks import MAIN_TASK
 from aquarat_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from aquarat_core.evaluation.core.scoring import CoreResult
+    from aquarat_core.evaluation.core.result import CoreReport
     from aquarat_core.evaluation.suite import Answered
     from aquarat_core.stages.task_search import TaskSearch
 
@@ -87,21 +87,21 @@ def _eval(arguments: argparse.Namespace) -> str:
     config = _config(arguments, checkpoint, search)
     asked = _asked(arguments, config, search)
     with _bundle(arguments, checkpoint, experiment) as bundle:
-        answered, core = _ask(checkpoint, config, asked, search, bundle)
+        answered, core, core_tasks = _ask(checkpoint, config, asked, search, bundle)
     evaluations = [evaluate(one.facts, one.records) for one in answered]
     chat = chat_core(config.of_chat_core(), evaluations)
     if arguments.out:
         data = [search.find(task, arguments.split).dataset for task in dict.fromkeys(a.task for a in asked)]
-        write_report(arguments.out, checkpoint, data, config, answered, evaluations, chat, core)
+        write_report(arguments.out, checkpoint, data, config, answered, chat, core, core_tasks)
     machine = {
         "asset": checkpoint.asset,
         "manifest_sha256": checkpoint.sha256,
         "evaluations": evaluations,
         "chat_core": chat,
-        "core": core.report if core else None,
+        "core": core,
         "out": str(arguments.out) if arguments.out else None,
     }
-    text = as_text(checkpoint, evaluations, chat, core.report if core else None, arguments.out)
+    text = as_text(checkpoint, evaluations, chat, core, arguments.out)
     return answer(arguments, machine, text)
 
 
@@ -220,9 +220,9 @@ def _asked(arguments: argparse.Namespace, config: EvalConfig, search: TaskSearch
 
 
 @contextmanager
-def _bundle(arguments: argparse.Namespace, checkpoint: Artifact, experiment: str) -> Generator[Path | None]:
-    """The folder of CORE's questions, where they are asked for."""
-    from aquarat_core.stages.core_questions import opened_bundle
+def _bundle(arguments: argparse.Namespace, checkpoint: Artifact, experiment: str) -> Generator[tuple[Path, str] | None]:
+    """The folder of CORE's questions and their version, if they are asked for."""
+    from aquarat_core.stages.core import opened_bundle
     from aquarat_core.stages.stage import EVAL_BUNDLE
 
     if not arguments.core:
@@ -231,26 +231,33 @@ def _bundle(arguments: argparse.Namespace, checkpoint: Artifact, experiment: str
         yield None
         return
     if arguments.bundle:
-        with opened_bundle(arguments.bundle) as folder:
-            yield folder
+        with opened_bundle(arguments.bundle) as found:
+            yield found
         return
     names = [f"{experiment}/{EVAL_BUNDLE}"] if experiment else []
-    found = next(filter(None, map(checkpoint.store.latest, [*names, EVAL_BUNDLE])), None)
-    if found is None:
+    latest = next(filter(None, map(checkpoint.store.latest, [*names, EVAL_BUNDLE])), None)
+    if latest is None:
         raise DataError(
             f"{checkpoint.store.uri} has no {EVAL_BUNDLE}: set eval_report.core in your profile and run `aquarat "
             f"materialize {EVAL_BUNDLE}`, or name a bundle's zip file with --bundle"
         )
-    yield found.directory()
+    yield latest.directory(), latest.data_version
 
 
 def _ask(
-    checkpoint: Artifact, config: EvalConfig, asked: Sequence[Asked], search: TaskSearch, bundle: Path | None
-) -> tuple[list[Answered], CoreResult | None]:
+    checkpoint: Artifact,
+    config: EvalConfig,
+    asked: Sequence[Asked],
+    search: TaskSearch,
+    bundle: tuple[Path, str] | None,
+) -> tuple[list[Answered], CoreReport | None, list[Answered]]:
+    """The answers to the tasks' questions, what is said of CORE, and the answers to its questions."""
     from aquarat_core.evaluation import suite
+    from aquarat_core.evaluation.core.evaluations import as_answered
     from aquarat_core.evaluation.core.scoring import evaluate_core
     from aquarat_core.evaluation.protocols import evaluator
     from aquarat_core.stages.evaluations import questions
+    from aquarat_core.stages.stage import EVAL_BUNDLE
 
     splits = {one.task: one.split for one in asked}
     found = {task: search.find(task, split) for task, split in splits.items()}
@@ -264,12 +271,15 @@ def _ask(
     with evaluator(checkpoint.directory(), config) as model, counting_bar() as tell:
         answered = suite.run(model, plan, tell)
         if bundle is None or config.core is None:
-            return answered, None
-        return answered, evaluate_core(
+            return answered, None, []
+        folder, version = bundle
+        core = evaluate_core(
             model.model,
             model.tokenizer,
-            bundle,
+            folder,
             config.core,
             model.world,
             lambda done, total: tell(done, total, "CORE"),
         )
+        assert core is not None, "there is one rank"
+        return answered, core.report, as_answered(core, EVAL_BUNDLE, version)

@@ -12,8 +12,8 @@ from aquarat_core.config import EvalConfig
 from aquarat_core.errors import UsageError
 from aquarat_core.evaluation import page
 from aquarat_core.evaluation.chat_core import ChatCore
-from aquarat_core.evaluation.core.scoring import CoreReport, CoreResult
-from aquarat_core.evaluation.figures import Evaluation, Figures, remarks
+from aquarat_core.evaluation.core.result import CoreReport
+from aquarat_core.evaluation.figures import Evaluation, Figures, evaluate, remarks
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.statistics import p_text
@@ -21,7 +21,6 @@ from aquarat_core.evaluation.suite import Answered
 from aquarat_core.evaluation.wording import percent, shortened
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.code_version import code_version
-from aquarat_core.stages.core_questions import records_of
 from aquarat_core.stages.evaluations import report_of
 from aquarat_core.stages.registry import EVAL_REPORTS, STAGES
 from aquarat_core.tasks.origin import warning_about
@@ -141,9 +140,9 @@ def write_report(
     data: Sequence[Artifact],
     config: EvalConfig,
     answered: Sequence[Answered],
-    evaluations: Sequence[Evaluation],
     chat: ChatCore | None,
-    core: CoreResult | None,
+    core: CoreReport | None,
+    core_tasks: Sequence[Answered],
 ) -> None:
     """The files of an eval report and its pages; they get their names when all are whole.
 
@@ -151,15 +150,17 @@ def write_report(
     """
     commit, dirty = git_state(REPO_ROOT)
     code = CodeVersion(version=code_version(STAGES[EVAL_REPORTS[-1]], config), commit=commit, dirty=dirty)
+    everything = [*answered, *core_tasks]
+    evaluations = [evaluate(one.facts, one.records) for one in everything]
     report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, answered, evaluations, chat)
     report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
-    report["core"] = core.report if core else None
-    records = [*(r for one in answered for r in one.records), *records_of(core)]
+    report["core"] = core
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
             made = Path(unfinished)
-            write_records(made / "questions.parquet", records, [a.facts for a in answered])
+            records = [r for one in everything for r in one.records]
+            write_records(made / "questions.parquet", records, [a.facts for a in everything])
             by_name = {one.facts["name"]: one.records for one in answered}
             page.write(made, made, report, page.Beside(by_name, checkpoint_metrics(checkpoint)))
             for file in sorted(made.iterdir()):

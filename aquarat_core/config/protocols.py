@@ -10,3 +10,6 @@ OF_CHOICES: frozenset[EvalProtocol] = frozenset({"letters", "continuations", "cu
 """Those that need options answered by letter."""
 SINGLE: frozenset[EvalProtocol] = frozenset({"greedy", "letters", "continuations", "cued"})
 """Those that give one answer to each question."""
+CORE: Literal["core"] = "core"
+"""Of the records of CORE, which has prompts of its own and is no protocol of a task."""
+RecordedProtocol = EvalProtocol | Literal["core"]

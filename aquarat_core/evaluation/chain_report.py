@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.config.protocols import CORE
 from aquarat_core.data.packing import MANY_LEFT_OUT
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
@@ -43,7 +44,9 @@ class StageRow(TypedDict):
     bits_per_byte: float | None
     comparison: ComparisonWithParent
     evaluations: list[Evaluation]
-    """All that the checkpoint was asked, the main task first."""
+    """All that the checkpoint was asked, the main task first, without the tasks of CORE."""
+    core: tuple[str, float] | None
+    """Its name and value."""
     chat_core: ChatCore | None
     cost: Cost
 
@@ -87,7 +90,8 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
                 summary=now.evaluated.report["summary"],
                 bits_per_byte=now.evaluated.report["bits_per_byte"],
                 comparison=comparison or now.evaluated.report["comparison"],
-                evaluations=now.evaluated.report.get("evaluations", []),
+                evaluations=[e for e in now.evaluated.report.get("evaluations", []) if e["protocol"] != CORE],
+                core=(core["name"], core["core"]) if (core := now.evaluated.report.get("core")) else None,
                 chat_core=now.evaluated.report.get("chat_core"),
                 cost=cost_of(now.checkpoint),
             )
@@ -267,7 +271,7 @@ def _paired_table(report: ChainReport) -> doc.Table:
 def _evaluations(report: ChainReport) -> list[doc.Block]:
     """Every evaluation by checkpoint, side by side; nothing where only the main task was asked."""
     names = list(dict.fromkeys(e["name"] for row in report["stages"] for e in row["evaluations"]))
-    if len(names) < 2:
+    if len(names) < 2 and not any(row["core"] for row in report["stages"]):
         return []
     columns = [{e["name"]: e["figures"] for e in row["evaluations"]} for row in report["stages"]]
     rows = [
@@ -278,6 +282,9 @@ def _evaluations(report: ChainReport) -> list[doc.Block]:
     for name in dict.fromkeys(c["name"] for c in chat if c):
         values = (f"{c['value']:.4f} [{c['lo']:.4f}, {c['hi']:.4f}]" if c and c["name"] == name else "-" for c in chat)
         rows.append((name, *values))
+    cores = [row["core"] for row in report["stages"]]
+    for name in dict.fromkeys(c[0] for c in cores if c):
+        rows.append((name, *(f"{c[1]:.4f}" if c and c[0] == name else "-" for c in cores)))
     header = ("Task / protocol", *(row["checkpoint"]["asset"] for row in report["stages"]))
     return [
         doc.Heading("All evaluations"),

@@ -16,7 +16,7 @@ from statistics import mean
 from string import ascii_uppercase
 from typing import Any, TypedDict
 
-from aquarat_core.config.protocols import EvalProtocol
+from aquarat_core.config.protocols import CORE, RecordedProtocol
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import calibration, option_bias, sampling
 from aquarat_core.evaluation import statistics as st
@@ -185,7 +185,7 @@ class Evaluation(TypedDict):
 
     name: str
     task: str
-    protocol: EvalProtocol
+    protocol: RecordedProtocol
     split: str
     questions: str
     settings: dict[str, Any]
@@ -293,7 +293,7 @@ def _single(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
     return found
 
 
-def _add_scores(found: Figures, protocol: EvalProtocol, records: Sequence[Record]) -> None:
+def _add_scores(found: Figures, protocol: RecordedProtocol, records: Sequence[Record]) -> None:
     """Adds what the scores of choices say to `found`; questions without any are left out."""
     scores_QL = [r.choice_scores or () for r in records]
     golds = [ascii_uppercase.index(r.gold) for r in records]
@@ -304,7 +304,7 @@ def _add_scores(found: Figures, protocol: EvalProtocol, records: Sequence[Record
     found["gold_margin"] = mean(
         s[gold] - max(x for i, x in enumerate(s) if i != gold) for s, gold in zip(scores_QL, golds, strict=True)
     )
-    if protocol != "continuations":
+    if protocol not in ("continuations", CORE):
         found["letter_mass"] = mean(math.fsum(map(math.exp, s)) for s in scores_QL)
     found["calibration"] = Calibration(
         brier=calibration.brier(probabilities_QL, golds),

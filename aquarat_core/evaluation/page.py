@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.config.protocols import GREEDY
+from aquarat_core.config.protocols import CORE, GREEDY
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
+from aquarat_core.evaluation.core.section import core_section
 from aquarat_core.evaluation.examples import examples_section
-from aquarat_core.evaluation.figures import remarks
+from aquarat_core.evaluation.figures import Evaluation, remarks
 from aquarat_core.evaluation.predecessor import since_last
 from aquarat_core.evaluation.records import Record
 from aquarat_core.evaluation.report import ComparisonWithParent, EvalReport, Evaluated
@@ -76,9 +77,10 @@ def to_document(report: EvalReport, beside: Beside) -> doc.Document:
             _accuracy_figure(report),
             *_letter_table(s),
             *_paired_table(report["comparison"]),
-            *overview_section(report["evaluations"]),
+            *overview_section(_apart_from_core(report)),
             *chat_core_section(report["chat_core"]),
-            *details_section(report["evaluations"]),
+            *(core_section(core) if (core := report.get("core")) else ()),
+            *details_section(_apart_from_core(report)),
             *since_last(_evaluated(report, beside.records), beside.last),
             *beside.inside,
             *curves_section({checkpoint["asset"]: beside.curves}),
@@ -88,6 +90,11 @@ def to_document(report: EvalReport, beside: Beside) -> doc.Document:
             *(doc.Paragraph(sentence) for sentence in beside.looks),
         ),
     )
+
+
+def _apart_from_core(report: EvalReport) -> list[Evaluation]:
+    """The evaluations without the tasks of CORE, which have a section of their own."""
+    return [e for e in report["evaluations"] if e["protocol"] != CORE]
 
 
 def _evaluated(report: EvalReport, records: Mapping[str, Sequence[Record]]) -> Evaluated:

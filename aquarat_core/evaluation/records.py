@@ -18,7 +18,7 @@ from typing import Any, Literal, TypedDict, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aquarat_core.config.protocols import GREEDY, EvalProtocol
+from aquarat_core.config.protocols import GREEDY, RecordedProtocol
 from aquarat_core.data.parquet import damage_named, read_parts, write_table
 from aquarat_core.errors import DataError
 
@@ -75,7 +75,7 @@ class Record:
     evaluation: str = ""
     """The name of the evaluation that the row belongs to, unique in its file; `Asked.name`."""
     task: str = ""
-    protocol: EvalProtocol = GREEDY
+    protocol: RecordedProtocol = GREEDY
     sample: int = 0
     """Number of the sample; by how many places the options were rotated; otherwise 0."""
     prompt_sha256: str = ""
@@ -101,7 +101,7 @@ class Facts(TypedDict):
 
     name: str
     task: str
-    protocol: EvalProtocol
+    protocol: RecordedProtocol
     split: str
     questions: str
     """What the questions are, in the words of a report."""

@@ -16,10 +16,10 @@ from typing import Any, NotRequired, TypedDict
 from aquarat_core.artifacts import Artifact, CodeVersion
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import EvalConfig
-from aquarat_core.config.protocols import GREEDY, EvalProtocol
+from aquarat_core.config.protocols import GREEDY, RecordedProtocol
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.chat_core import ChatCore
-from aquarat_core.evaluation.core.scoring import CoreReport
+from aquarat_core.evaluation.core.result import CoreReport
 from aquarat_core.evaluation.figures import Evaluation
 from aquarat_core.evaluation.interpret.analysis import Findings
 from aquarat_core.evaluation.records import Record, by_evaluation, read_records
@@ -128,7 +128,7 @@ def build(
     bits_per_byte: float | None,
     evaluations: Sequence[Evaluation] = (),
     chat_core: ChatCore | None = None,
-    decoding: EvalProtocol = GREEDY,
+    decoding: RecordedProtocol = GREEDY,
 ) -> EvalReport:
     """The report without its comparison; `compare_with_parent` fills that in."""
     manifest = checkpoint.manifest

@@ -9,19 +9,21 @@ from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.artifacts.survey import all_artifacts
 from aquarat_core.config import EvalConfig
+from aquarat_core.config.protocols import CORE
 from aquarat_core.data.documents import read_documents
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import page, suite
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.chat_core import chat_core
+from aquarat_core.evaluation.core.section import core_sentence
 from aquarat_core.evaluation.figures import Evaluation, evaluate, remarks
 from aquarat_core.evaluation.looks import is_eval_report, looks_at, looks_sentence
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.wording import baseline_sentence, comparison_sentence
-from aquarat_core.stages import core_questions
 from aquarat_core.stages.base import Scalar, StageContext, StageSpec
+from aquarat_core.stages.core import measure_core
 from aquarat_core.stages.evaluations import questions, report_of
 from aquarat_core.stages.inside import look_inside
 from aquarat_core.stages.stage import EVAL_BUNDLE
@@ -36,38 +38,38 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     assert checkpoint is not None, "the stage table gives every eval report a checkpoint"
     phase = ctx.spec.stage.removesuffix("_eval_report")
     data = [ctx.inputs[name] for name in (*DATASETS, OTHER_DATASET) if name in ctx.inputs]
-    bundle = ctx.inputs.get(EVAL_BUNDLE)
     plan = questions(config.asked(phase), lambda name: task_input(ctx, name), data)
     asked = suite.runnable(plan, config.optional(phase), ctx.log)
     with evaluator(checkpoint.directory(), config) as model:
         answered = suite.run(model, asked, lambda done, total, _: ctx.progress(done, total, "questions"))
-        core = core_questions.measure(
-            model, ctx.inputs, config.core, phase, lambda done, total: ctx.progress(done, total, "questions of CORE")
-        )
         bpb = model.bits_per_byte(read_documents(text.path("validation.parquet"))) if text else None
+        core, core_tasks = measure_core(ctx, model)
     if ctx.rank:
         return {}
 
     evaluations = [evaluate(one.facts, one.records) for one in answered]
+    everything = [*answered, *core_tasks]
+    bundle = [ctx.inputs[EVAL_BUNDLE]] if core else []
     report = report_of(
         ctx.spec.stage,
         checkpoint,
-        [*data, *(found for found in (bundle, text) if found)],
+        [*data, *bundle, *([text] if text else [])],
         config,
         format_profile(ctx.spec.profile, ctx.spec.profile_sha256),
         ctx.spec.code,
         answered,
-        evaluations,
+        [*evaluations, *(evaluate(one.facts, one.records) for one in core_tasks)],
         chat_core(config.of_chat_core(phase), evaluations),
         bpb,
     )
-    report["core"] = core.report if core else None
     main = answered[0].records
     if parent := ctx.input("_eval_report"):
         child = reports.Evaluated(report, main)
         report["comparison"] = reports.compare_with_parent(child, reports.Evaluated.read(parent))
-    records = [*(r for one in answered for r in one.records), *core_questions.records_of(core)]
-    write_records(ctx.outdir / "questions.parquet", records, [a.facts for a in answered])
+    write_records(
+        ctx.outdir / "questions.parquet", [r for one in everything for r in one.records], [a.facts for a in everything]
+    )
+    report["core"] = core
     report["interpretability"], inside = look_inside(ctx, model, asked[0].task, asked[0].examples)
     there = {sha256: a for sha256, a in all_artifacts(checkpoint.store).items() if isinstance(a, Artifact)}
     beside = page.Beside(
@@ -81,8 +83,10 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     for line in remarks(evaluations):
         ctx.log(line)
     ctx.log(baseline_sentence(checkpoint.asset, report["summary"]))
+    if core:
+        ctx.log(core_sentence(core))
     ctx.log(comparison_sentence(report["comparison"]))
-    return metrics(report) | core_questions.metrics(core)
+    return metrics(report)
 
 
 def earlier_looks(artifacts: Mapping[str, Artifact], evaluations: Iterable[Evaluation]) -> list[str]:
@@ -120,7 +124,7 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
         found["bpb"] = report["bits_per_byte"]
     if result:
         found |= {"parent_difference": result["difference"], "mcnemar_p": result["mcnemar_p"]}
-    for e in report["evaluations"][1:]:
+    for e in (e for e in report["evaluations"][1:] if e["protocol"] != CORE):
         name, figures = e["name"], e["figures"]
         found |= {
             f"{name}/accuracy": figures["accuracy"],
@@ -131,4 +135,6 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
     if chat := report["chat_core"]:
         name = chat["name"].lower()
         found |= {name: chat["value"], f"{name}_lo": chat["lo"], f"{name}_hi": chat["hi"]}
+    if core := report.get("core"):
+        found[core["name"].lower()] = core["core"]
     return found

@@ -16,7 +16,8 @@ from aquarat_core.config import CoreConfig, TokenizerConfig
 from aquarat_core.errors import UserError
 from aquarat_core.evaluation.core.bundle import Bundle, CoreTask, Row
 from aquarat_core.evaluation.core.rendering import examples, in_order, prompts, scored
-from aquarat_core.evaluation.core.scoring import Answer, CoreResult, answer, evaluate_core, name_of
+from aquarat_core.evaluation.core.result import Answer, CoreResult, name_of
+from aquarat_core.evaluation.core.scoring import answer, evaluate_core
 from aquarat_core.evaluation.core.tasks import BASELINES, centered
 from aquarat_core.evaluation.likelihood import Scorer
 from aquarat_core.evaluation.statistics import wilson_interval
@@ -183,13 +184,13 @@ def test_an_answers_fields(folder: Path) -> None:
         row = json.loads(text)
         assert a.task == label and a.chance == BASELINES[label] / 100
         if "choices" in row:
-            assert (a.question, a.gold) == (row["query"], row["choices"][row["gold"]])
-            assert a.completion in row["choices"]
+            assert (a.question, list(a.alternatives), a.gold) == (row["query"], row["choices"], row["gold"])
         elif "context_options" in row:
-            assert (a.question, a.gold) == ("\n".join(row["context_options"]), row["context_options"][row["gold"]])
+            expected = row["continuation"], row["context_options"], row["gold"]
+            assert (a.question, list(a.alternatives), a.gold) == expected
         else:
-            assert (a.question, a.gold) == (row["context"], row["continuation"])
-            assert a.completion == (a.gold if a.correct else "")
+            assert (a.question, a.alternatives, a.gold) == (row["context"], (row["continuation"],), 0)
+        assert a.correct == (a.chosen == a.gold)
         assert a.n_tokens > 0 or a.unscorable
 
 
@@ -200,21 +201,21 @@ def test_a_choice_that_another_begins_with_is_chosen_only_where_it_is_first() ->
     first = [Row(1, ("the",), ("train", "train speed", "train cost"), 0)] * 2
     later = [Row(1, ("the",), ("train speed", "train", "train cost"), 1)] * 2
     found = answer(scorer, tokenizer(), task, first, [0])[0]
-    assert math.isnan(found.choice_scores[0]) and found.completion == "train" and found.correct
+    assert math.isnan(found.choice_scores[0]) and found.chosen == 0 and found.correct
     found = answer(scorer, tokenizer(), task, later, [0])[0]
-    assert math.isnan(found.choice_scores[1]) and found.completion != "train" and not found.correct
+    assert math.isnan(found.choice_scores[1]) and found.chosen != 1 and not found.correct
 
 
 def test_the_first_of_equal_choices_wins_and_is_no_near_tie() -> None:
     task = CoreTask("copa", "multiple_choice", 0, " ", "x")
     rows = [Row(1, ("the",), ("boat", "boat"), 1), Row(2, ("the",), ("boat", "river", "boat"), 2)]
     same, other = answer(Scorer(model()), tokenizer(), task, rows, [0, 1])
-    assert same.choice_scores == () or (same.completion == "boat" and not same.correct)
+    assert same.unscorable or (same.chosen == 0 and not same.correct)
     assert same.margin is None and other.margin is not None and other.margin > 1e-4
 
 
 def test_near_ties_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aquarat_core.evaluation.core.scoring.NEAR_TIE", 0.05)
+    monkeypatch.setattr("aquarat_core.evaluation.core.result.NEAR_TIE", 0.05)
     found = core(model(), folder)
     listed = [id for task in found.report["tasks"] for id in task["near_ties"]]
     assert listed == [a.id for a in found.answers if a.margin is not None and abs(a.margin) < 0.05] and listed

@@ -85,7 +85,7 @@ BAD_ROWS = {
         ({"query": "q", "choices": ["a", "b"], "gold": "0"}, "gold is a text, not the index of the right one of 2"),
         ({"query": "q", "choices": ["a", "b"]}, "it has no gold"),
         ({"query": "q", "choices": ["a"], "gold": 0}, "choices has 1 entries"),
-        ({"query": "q", "choices": "ab", "gold": 0}, "choices is a text, and a list of 2 to 100 texts is wanted"),
+        ({"query": "q", "choices": "ab", "gold": 0}, "choices is a text, and a list of 2 to 26 texts is wanted"),
         ({"query": "q", "choices": ["a", None], "gold": 0}, "choices holds null"),
         ({"query": ["q"], "choices": ["a", "b"], "gold": 0}, "query is a list, not a text"),
         ({"choices": ["a", "b"], "gold": 0}, "it has no query"),

@@ -29,7 +29,7 @@ from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.tasks.task import most_common
 from aquarat_core.text.tokenizer import train_tokenizer
-from tests.evaluation.bundles import TASKS, write_bundle
+from tests.evaluation.bundles import write_bundle
 from tests.factories import AQUA, ONE
 
 pytestmark = pytest.mark.slow
@@ -168,6 +168,45 @@ def test_every_protocol_is_in_the_report_the_records_and_the_metrics(untrained, 
     ]
 
 
+def test_core_is_in_the_report_the_records_and_the_metrics(untrained, tmp_path) -> None:
+    write_bundle(untrained.folders("eval_bundle")[0])
+    bundle = untrained.publish("eval_bundle", "dataset", {})
+    inputs = {
+        "base_checkpoint": untrained.checkpoints["base"], "aqua_dataset": untrained.aqua, "eval_bundle": bundle,
+        "pretrain_text": untrained.text,
+    }  # fmt: skip
+    config = CONFIG.model_copy(update={"core": CoreConfig(limit=12)})
+    ctx = context(untrained, tmp_path, "base_eval_report", config, inputs)
+    metrics = eval_report.run(ctx)
+    report = json.loads((ctx.outdir / "report.json").read_text())
+    core, evaluations = report["core"], {e["name"]: e for e in report["evaluations"]}
+    assert core["name"] == "CORE-8@12" and metrics["core-8@12"] == core["core"]
+    assert next(iter(evaluations)) == "aqua/greedy" and len(evaluations) == 9
+    for task in core["tasks"]:
+        found = evaluations[f"core/{task['label']}@12"]
+        assert (found["n"], found["figures"]["accuracy"]) == (12, task["accuracy"])
+        assert found["baselines"]["chance"] == pytest.approx(task["baseline"])
+        assert found["rates"]["parsed"] == pytest.approx(1 - task["unscorable"] / 12)
+        assert found["hashes"]["data_version"] == bundle.data_version
+        assert ("calibration" in found["figures"]) == (task["type"] != "language_modeling")
+    assert not any(name.startswith("core/") for name in metrics)
+    assert json.loads(json.dumps(rebuild(ctx.outdir / "questions.parquet"))) == report["evaluations"]
+    row = next(r for r in read_records(ctx.outdir / "questions.parquet") if r.task == "copa")
+    assert "A. " in row.question and row.gold in "ABCDEF" and row.parsed in "ABCDEF"
+    assert bundle.sha256 in [d["manifest_sha256"] for d in report["data"]]
+    page = (ctx.extras_dir / "report.md").read_text()
+    assert "CORE-8@12 is " in page and "It is not CORE, which has 22 tasks; absent: hellaswag" in page
+    made = Evaluated.read(published(untrained, ctx, metrics))
+    assert len(made.by_name) == 9 and len(made.records) == 12
+
+
+def test_core_is_measured_of_the_phases_that_are_named(untrained, tmp_path) -> None:
+    inputs = {"sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua}
+    config = CONFIG.model_copy(update={"core": CoreConfig(of=("base",))})
+    eval_report.run(context(untrained, tmp_path, "sft_eval_report", config, inputs))
+    assert json.loads((tmp_path / "sft_eval_report-out" / "report.json").read_text())["core"] is None
+
+
 def test_two_ranks_find_what_one_finds(untrained, tmp_path) -> None:
     """The shares of two ranks, put together, are the records of one."""
     checkpoint = untrained.checkpoints["sft"].directory()
@@ -187,30 +226,6 @@ def test_two_ranks_find_what_one_finds(untrained, tmp_path) -> None:
             assert replace(theirs, choice_scores=None) == replace(ours, choice_scores=None)
             # Sums in batches of other sizes are rounded otherwise.
             assert (theirs.choice_scores or ()) == pytest.approx(ours.choice_scores or (), abs=1e-5)
-
-
-def test_core_is_in_the_report_the_records_and_the_metrics(untrained, tmp_path) -> None:
-    folder = write_bundle(tmp_path / "bundle")
-    bundle = untrained.store.publish(
-        asset="eval_bundle", kind="dataset", directory=folder, config={}, profile="unit", code=untrained.CODE,
-        parents=(), metrics={}, seeds={}, run_id="run-1",
-    )  # fmt: skip
-    config = CONFIG.model_copy(update={"core": CoreConfig(limit=12, of=("base",))})
-    inputs = {"base_checkpoint": untrained.checkpoints["base"], "aqua_dataset": untrained.aqua, "eval_bundle": bundle}
-    ctx = context(untrained, tmp_path, "base_eval_report", config, inputs)
-    metrics = eval_report.run(ctx)
-    report = json.loads((ctx.outdir / "report.json").read_text())
-    assert metrics[report["core"]["name"].lower()] == report["core"]["core"]
-    assert metrics["core/copa/accuracy"] == next(t["accuracy"] for t in report["core"]["tasks"] if t["label"] == "copa")
-    assert "eval_bundle" in {d["asset"] for d in report["data"]}
-    records = read_records(ctx.outdir / "questions.parquet")
-    assert sum(r.task.startswith("core/") for r in records) == 12 * len(TASKS)
-    assert len(Evaluated.read(published(untrained, ctx, metrics)).records) == 12
-    other = context(untrained, tmp_path, "sft_eval_report", config, {
-        "sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua,
-    })  # fmt: skip
-    eval_report.run(other)
-    assert json.loads((other.outdir / "report.json").read_text())["core"] is None
 
 
 def place(record: Record) -> tuple[str, int]:

@@ -31,7 +31,8 @@ TASKS_FILE, METADATA_FILE, DATA_FOLDER = "core.yaml", "eval_meta_data.csv", "eva
 DELIMITER = " "
 """Between question and answer where core.yaml has no `continuation_delimiter`."""
 MAX_SHOTS = 100
-MAX_CHOICES = 100
+MAX_CHOICES = 26
+"""They have letters in reports."""
 _FIELDS: Mapping[TaskType, tuple[str, str]] = {
     "multiple_choice": ("query", "choices"),
     "schema": ("context_options", "continuation"),

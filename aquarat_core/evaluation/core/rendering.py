@@ -60,11 +60,11 @@ def prompts(task: CoreTask, rows: Sequence[Row], i: int) -> list[str]:
 
 
 def _solved(task: CoreTask, row: Row) -> str:
-    context, ending = right_pair(row)
+    context, ending = _right_pair(row)
     return f"{context.strip() if task.type == 'language_modeling' else context}{task.delimiter}{ending}"
 
 
-def right_pair(row: Row) -> tuple[str, str]:
+def _right_pair(row: Row) -> tuple[str, str]:
     """The context and the ending of the right alternative."""
     pairs = [(context, ending) for context in row.contexts for ending in row.endings]
     return pairs[row.gold]

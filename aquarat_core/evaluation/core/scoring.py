@@ -5,106 +5,25 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from aquarat_core.config import CoreConfig
 from aquarat_core.errors import UserError
 from aquarat_core.evaluation.core.bundle import Bundle, CoreTask, Row
-from aquarat_core.evaluation.core.rendering import Scored, in_order, prompts, right_pair, scored
-from aquarat_core.evaluation.core.tasks import BASELINES, BASELINES_VERSION, centered
+from aquarat_core.evaluation.core.rendering import Scored, in_order, prompts, scored
+from aquarat_core.evaluation.core.result import Answer, CoreReport, CoreResult, name_of, task_report
+from aquarat_core.evaluation.core.tasks import BASELINES_VERSION
 from aquarat_core.evaluation.likelihood import Choices, Likelihood, Scorer
-from aquarat_core.evaluation.statistics import wilson_interval
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 from aquarat_core.text.tokenizer import Tokenizer
 
-NEAR_TIE = 1e-4
-"""Nats per token, or units of logits, below which rounding may decide an answer."""
 QUESTIONS_AT_ONCE = 512
 """Questions whose token ids are in memory at once."""
 Tell = Callable[[int, int], None]
 """Called with the questions done so far, as far as this rank knows, and with all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One question and how the model answered it."""
-
-    task: str
-    id: str
-    """`arc_easy-000012`: the task and the line in its file."""
-    prompt_sha256: str
-    """Of the texts that were scored, each ended by a zero byte."""
-    question: str
-    """Without the examples before it: the query or context; of `schema` each context, one a line."""
-    gold: str
-    """The text of the right alternative."""
-    completion: str
-    """The text of the alternative that the model prefers; of `language_modeling` the continuation if every token of it
-    is the most likely one, else nothing."""
-    choice_scores: tuple[float, ...]
-    """Mean log-probability in nats per token of each alternative; empty if the question could not be scored."""
-    correct: bool
-    chance: float
-    """Accuracy of guessing in this task."""
-    n_tokens: int
-    """Tokens scored, over all alternatives."""
-    margin: float | None
-    """By how much the answer was decided: nats per token between the best alternative and the next that differs from
-    it; of `language_modeling` the lead of a token's logit where it is smallest. None if nothing was compared."""
-    extended: bool
-    """Some prompt was longer than the model's context, and read in full."""
-    cropped: bool
-    """Some prompt was longer than the model's context, and lost its beginning."""
-    unscorable: bool
-    """No answer could be read, which counts as wrong: the prompt's ids do not begin with those of the prompt without
-    continuation, or the continuation is longer than the model's context."""
-
-
-class CoreTaskReport(TypedDict):
-    """A task's row in `report.json`."""
-
-    label: str
-    type: str
-    shots: int
-    n: int
-    accuracy: float
-    lo: float
-    hi: float
-    baseline: float
-    """Accuracy of guessing in [0, 1]."""
-    centered: float
-    extended: int
-    cropped: int
-    unscorable: int
-    unscorable_ids: list[str]
-    near_ties: list[str]
-    """Questions with a margin below `NEAR_TIE`."""
-
-
-class CoreReport(TypedDict):
-    """CORE in `report.json`."""
-
-    name: str
-    core: float
-    tasks: list[CoreTaskReport]
-    absent: dict[str, str]
-    """Tasks of CORE that were not there, each with the reason."""
-    baselines: str
-    bundle_sha256: str
-    limit: int | None
-    too_long: str
-
-
-@dataclass(frozen=True, slots=True)
-class CoreResult:
-    """What was measured, and each answer."""
-
-    report: CoreReport
-    answers: list[Answer]
-    """In the order of the tasks and of their questions."""
 
 
 def evaluate_core(
@@ -133,7 +52,7 @@ def evaluate_core(
         done += len(rows)
     if world.rank:
         return None
-    tasks = [_task_report(task, [a for a in answers if a.task == task.label]) for task in opened.tasks]
+    tasks = [task_report(task, [a for a in answers if a.task == task.label]) for task in opened.tasks]
     report = CoreReport(
         name=name_of(len(tasks), config.limit),
         core=sum(task["centered"] for task in tasks) / len(tasks),
@@ -145,12 +64,6 @@ def evaluate_core(
         too_long=scorer.too_long,
     )
     return CoreResult(report, answers)
-
-
-def name_of(n_tasks: int, limit: int | None) -> str:
-    """The figure's name: `CORE`, or `CORE-18` of 18 tasks; `CORE@500` where up to 500 questions of each were asked."""
-    name = "CORE" if n_tasks == len(BASELINES) else f"CORE-{n_tasks}"
-    return name if limit is None else f"{name}@{limit}"
 
 
 def answer(
@@ -213,15 +126,15 @@ def _answer(
         # chosen where it comes first. So does the practice that scores are compared with.
         losses = [math.nan if x is None else -x.mean for x in likelihoods]
         chosen, margin = min(range(len(losses)), key=losses.__getitem__), _margin(losses)
-    context, ending = right_pair(row)
-    several = row.contexts if len(row.contexts) > 1 else row.endings
+    of_contexts = task.type == "schema"
     return Answer(
         task=task.label,
         id=f"{task.label}-{row.line:06d}",
         prompt_sha256=hashlib.sha256(b"".join(text.encode() + b"\0" for text in texts)).hexdigest(),
-        question="\n".join(row.contexts),
-        gold=context if len(row.contexts) > 1 else ending,
-        completion="" if chosen is None else several[chosen],
+        question=row.endings[0] if of_contexts else row.contexts[0],
+        alternatives=row.contexts if of_contexts else row.endings,
+        gold=row.gold,
+        chosen=chosen,
         choice_scores=() if unscorable else tuple(math.nan if x is None else x.mean for x in likelihoods),
         correct=chosen == row.gold,
         chance=task.baseline / 100,
@@ -246,28 +159,8 @@ def _gathered(answers: Sequence[Answer], world: World) -> list[Answer]:
     everywhere: list[Any] = world.gather_to_rank0([[asdict(a) for a in answers]])
     longest = max(map(len, everywhere), default=0)
     in_turn = [part[i] for i in range(longest) for part in everywhere if i < len(part)]
-    return [Answer(**fields | {"choice_scores": tuple(fields["choice_scores"])}) for fields in in_turn]
-
-
-def _task_report(task: CoreTask, answers: Sequence[Answer]) -> CoreTaskReport:
-    right, n = sum(a.correct for a in answers), len(answers)
-    lo, hi = wilson_interval(right, n)
-    return CoreTaskReport(
-        label=task.label,
-        type=task.type,
-        shots=task.shots,
-        n=n,
-        accuracy=right / n,
-        lo=lo,
-        hi=hi,
-        baseline=task.baseline / 100,
-        centered=centered(right / n, task.baseline),
-        extended=sum(a.extended for a in answers),
-        cropped=sum(a.cropped for a in answers),
-        unscorable=sum(a.unscorable for a in answers),
-        unscorable_ids=[a.id for a in answers if a.unscorable],
-        near_ties=[a.id for a in answers if a.margin is not None and abs(a.margin) < NEAR_TIE],
-    )
+    as_tuples = ("alternatives", "choice_scores")  # JSON has lists only
+    return [Answer(**fields | {name: tuple(fields[name]) for name in as_tuples}) for fields in in_turn]
 
 
 def _check_limit(bundle: Bundle, limit: int | None) -> None:
