@@ -181,9 +181,9 @@ def test_core_from_a_bundle_or_the_store(run: Run, shop: Shop, tmp_path: Path) -
     assert found["core"] == report["core"] and len(found["core"]["tasks"]) == len(TASKS)
     # A report is about single answers to a task first.
     assert [e["name"] for e in found["evaluations"]] == ["aqua/greedy"]
-    records = [r for r in read_records(out / "questions.parquet") if r.task.startswith("core/")]
+    records = [r for r in read_records(out / "questions.parquet") if r.evaluation.startswith("core/")]
     assert len(records) == 12 * len(TASKS)
-    right = sum(r.correct for r in records if r.task == "core/copa") / 12
+    right = sum(r.correct for r in records if r.evaluation == "core/copa@12") / 12
     assert right == next(t["accuracy"] for t in found["core"]["tasks"] if t["label"] == "copa")
     assert json.loads(json.dumps(rebuild(out / "questions.parquet"))) == report["evaluations"]
 
