@@ -99,7 +99,7 @@ def _apart_from_core(report: EvalReport) -> list[Evaluation]:
 
 def _evaluated(report: EvalReport, records: Mapping[str, Sequence[Record]]) -> Evaluated:
     by_name = {name: list(rows) for name, rows in records.items()}
-    return Evaluated(report, next(iter(by_name.values()), []), by_name)
+    return Evaluated(report, next(iter(by_name.values()), list[Record]()), by_name)
 
 
 def _how_asked(evaluation: Mapping[str, Any]) -> str:
