@@ -25,7 +25,7 @@ Line = Annotated[str, Field(max_length=1 << 20)]
 
 def _hash(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise ValueError(f"{text[:80]!r} is not a SHA-256: names that could lead outside the store are not followed")
+        raise ValueError(f"{text[:80]!r} is not a SHA-256: a name that leads outside the store is not followed")
     return text
 
 
