@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-LOCKS = ("requirements.lock", "requirements-host.lock", "requirements-uv.lock")
+LOCKS = ("requirements.lock", "requirements-host.lock", "requirements-harness.lock", "requirements-uv.lock")
 NEEDED = "bash cat cut dirname env find flock head mkdir mv readlink realpath rm sed sha256sum sort xargs"
 
 
@@ -37,6 +37,16 @@ def test_the_lock_holds_every_direct_dependency(root: Path) -> None:
     locked = set(re.findall(r"^([a-z0-9._-]+)==", (root / "requirements.lock").read_text(), re.M))
     assert names <= locked, names - locked
     assert "torch>=2.9" in wanted
+
+
+def test_lm_evaluation_harness_is_locked_apart_and_replaces_nothing(root: Path) -> None:
+    """What `./run setup --harness` installs besides is found last, so a second version of a package would be unused."""
+
+    def locked(name: str) -> set[str]:
+        return set(re.findall(r"^([a-z0-9._-]+)==", (root / name).read_text(), re.M))
+
+    assert "lm-eval" in locked("requirements-harness.lock")
+    assert not locked("requirements-harness.lock") & locked("requirements.lock")
 
 
 def sourced(root: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
