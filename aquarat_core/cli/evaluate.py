@@ -22,8 +22,11 @@ from aquarat_core.config.tasks import MAIN_TASK
 from aquarat_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from aquarat_core.evaluation.core.result import CoreReport
-    from aquarat_core.evaluation.suite import Answered
+    from aquarat_core.cli.evaluation_output import Found
+    from aquarat_core.config import CoreConfig
+    from aquarat_core.evaluation.harness.running import HarnessResults
+    from aquarat_core.evaluation.protocols import Evaluator
+    from aquarat_core.evaluation.protocols.subject import Subject
     from aquarat_core.stages.task_search import TaskSearch
 
 MAX_NEW_TOKENS = 256
@@ -63,6 +66,11 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--core", action="store_true", help="also compute CORE, of the base model's kind of tasks")
     command.add_argument("--bundle", type=Path, metavar="ZIP", help="CORE's questions: a bundle's zip file or folder"
                          " (default: the store's latest eval_bundle)")  # fmt: skip
+    command.add_argument("--harness", metavar="A,B", help="tasks of lm-evaluation-harness to ask, or YAML files that"
+                         " describe one; besides those of --tasks, if any")  # fmt: skip
+    command.add_argument("--num-fewshot", type=int, metavar="N", help="--harness: solved examples before each question"
+                         " (as the task says)")  # fmt: skip
+    command.add_argument("--apply-chat-template", action="store_true", help="--harness: ask in the form of a chat")
     command.add_argument("--data", action="append", default=[], metavar="DATA_SET", help="a data set to take questions"
                          " from first: an asset, a hash or a URI; may be repeated")  # fmt: skip
     command.add_argument("--run-code", action="store_true", help="run the code that a data set holds for its task")
@@ -79,6 +87,7 @@ def _eval(arguments: argparse.Namespace) -> str:
     from aquarat_core.evaluation.figures import evaluate
     from aquarat_core.stages.task_search import TaskSearch
 
+    _check_harness(arguments)
     checkpoint = find_artifact(arguments.artifact, arguments.store)
     _check_checkpoint(checkpoint)
     given = [find_artifact(name, arguments.store) for name in arguments.data]
@@ -87,22 +96,37 @@ def _eval(arguments: argparse.Namespace) -> str:
     config = _config(arguments, checkpoint, search)
     asked = _asked(arguments, config, search)
     with _bundle(arguments, checkpoint, experiment) as bundle:
-        answered, core, core_tasks = _ask(checkpoint, config, asked, search, bundle)
-    evaluations = [evaluate(one.facts, one.records) for one in answered]
+        found = _ask(arguments, checkpoint, config, asked, search, bundle)
+    evaluations = [evaluate(one.facts, one.records) for one in found.answered]
     chat = chat_core(config.of_chat_core(), evaluations)
     if arguments.out:
         data = [search.find(task, arguments.split).dataset for task in dict.fromkeys(a.task for a in asked)]
-        write_report(arguments.out, checkpoint, data, config, answered, chat, core, core_tasks)
+        write_report(arguments.out, checkpoint, data, config, found, chat)
     machine = {
         "asset": checkpoint.asset,
         "manifest_sha256": checkpoint.sha256,
         "evaluations": evaluations,
         "chat_core": chat,
-        "core": core,
+        "core": found.core,
+        "harness": found.harness.results if found.harness else None,
         "out": str(arguments.out) if arguments.out else None,
     }
-    text = as_text(checkpoint, evaluations, chat, core, arguments.out)
-    return answer(arguments, machine, text)
+    return answer(arguments, machine, as_text(checkpoint, evaluations, chat, found, arguments.out))
+
+
+def _check_harness(arguments: argparse.Namespace) -> None:
+    """What is known to be wrong before anything is loaded."""
+    if arguments.harness is None:
+        if arguments.num_fewshot is not None or arguments.apply_chat_template:
+            raise UsageError("--num-fewshot and --apply-chat-template are about the tasks of --harness: name some")
+        return
+    from aquarat_core.evaluation.harness.running import check_installed
+
+    check_installed()
+    if not _names(arguments.harness):
+        raise UsageError("--harness names no task")
+    if arguments.num_fewshot is not None and arguments.num_fewshot < 0:
+        raise UsageError("--num-fewshot must be at least 0")
 
 
 def _check_checkpoint(artifact: Artifact) -> None:
@@ -123,7 +147,8 @@ def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSea
         if (value := getattr(arguments, option)) is not None and value < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
     named = _names(arguments.tasks)
-    names = named or ([] if arguments.chat_core or arguments.core else [_own_task(checkpoint)])
+    others = arguments.chat_core or arguments.core or arguments.harness
+    names = named or ([] if others else [_own_task(checkpoint)])
     entries = [_entry(arguments, task, protocol) for task in names for protocol in _protocols(arguments)]
     if arguments.out and not arguments.chat_core and not SINGLE.intersection(e.protocol for e in entries):
         names = names or [_own_task(checkpoint)]  # a report is about single answers to questions of a task first
@@ -245,19 +270,17 @@ def _bundle(arguments: argparse.Namespace, checkpoint: Artifact, experiment: str
 
 
 def _ask(
+    arguments: argparse.Namespace,
     checkpoint: Artifact,
     config: EvalConfig,
     asked: Sequence[Asked],
     search: TaskSearch,
     bundle: tuple[Path, str] | None,
-) -> tuple[list[Answered], CoreReport | None, list[Answered]]:
-    """The answers to the tasks' questions, what is said of CORE, and the answers to its questions."""
+) -> Found:
+    from aquarat_core.cli.evaluation_output import Found
     from aquarat_core.evaluation import suite
-    from aquarat_core.evaluation.core.evaluations import as_answered
-    from aquarat_core.evaluation.core.scoring import evaluate_core
     from aquarat_core.evaluation.protocols import evaluator
     from aquarat_core.stages.evaluations import questions
-    from aquarat_core.stages.stage import EVAL_BUNDLE
 
     splits = {one.task: one.split for one in asked}
     found = {task: search.find(task, split) for task, split in splits.items()}
@@ -269,17 +292,44 @@ def _ask(
         raise UsageError("none of these tasks can be graded on this machine")
     tell: Callable[[int, int, str], None]
     with evaluator(checkpoint.directory(), config) as model, counting_bar() as tell:
-        answered = suite.run(model, plan, tell)
-        if bundle is None or config.core is None:
-            return answered, None, []
-        folder, version = bundle
-        core = evaluate_core(
-            model.model,
-            model.tokenizer,
-            folder,
-            config.core,
-            model.world,
-            lambda done, total: tell(done, total, "CORE"),
-        )
-        assert core is not None, "there is one rank"
-        return answered, core.report, as_answered(core, EVAL_BUNDLE, version)
+        found = Found(suite.run(model, plan, tell))
+        if bundle is not None and config.core is not None:
+            _run_core(found, model, config.core, bundle, tell)
+        if arguments.harness:
+            found.harness = _run_harness(arguments, checkpoint, model.subject, tell)
+            found.answered += found.harness.answered
+        return found
+
+
+def _run_core(
+    found: Found,
+    model: Evaluator,
+    config: CoreConfig,
+    bundle: tuple[Path, str],
+    tell: Callable[[int, int, str], None],
+) -> None:
+    from aquarat_core.evaluation.core.evaluations import as_answered
+    from aquarat_core.evaluation.core.scoring import evaluate_core
+    from aquarat_core.stages.stage import EVAL_BUNDLE
+
+    folder, version = bundle
+    core = evaluate_core(
+        model.model, model.tokenizer, folder, config, model.world, lambda done, total: tell(done, total, "CORE")
+    )
+    assert core is not None, "there is one rank"
+    found.core, found.core_tasks = core.report, as_answered(core, EVAL_BUNDLE, version)
+
+
+def _run_harness(
+    arguments: argparse.Namespace, checkpoint: Artifact, subject: Subject, tell: Callable[[int, int, str], None]
+) -> HarnessResults:
+    from aquarat_core.evaluation.harness.running import HarnessAsked, run
+
+    asked = HarnessAsked(
+        _names(arguments.harness),
+        arguments.limit,
+        arguments.num_fewshot,
+        arguments.apply_chat_template,
+        arguments.seed,
+    )
+    return run(subject, asked, f"{checkpoint.asset} {checkpoint.sha256}", tell)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aquarat_core.artifacts import Artifact, CodeVersion, git_state
 from aquarat_core.cli.table import table
 from aquarat_core.config import EvalConfig
+from aquarat_core.config.protocols import HARNESS
 from aquarat_core.errors import UsageError
 from aquarat_core.evaluation import page
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.core.result import CoreReport
-from aquarat_core.evaluation.figures import Evaluation, Figures, evaluate, remarks
+from aquarat_core.evaluation.figure_types import Evaluation, Figures
+from aquarat_core.evaluation.figures import evaluate, remarks
+from aquarat_core.evaluation.harness.running import HarnessResults, to_json
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import write_records
+from aquarat_core.evaluation.report import EvalReport
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.suite import Answered
 from aquarat_core.evaluation.wording import percent, shortened
@@ -26,15 +31,29 @@ from aquarat_core.stages.registry import EVAL_REPORTS, STAGES
 from aquarat_core.tasks.origin import warning_about
 
 HEADS = ("", "questions", "accuracy", "95% CI", "guessing", "best constant", "training's commonest", "longest", "read")
+HARNESS_FILE = "lm_eval_results.json"
 BY_HAND = "aquarat eval"
 """Stands in the place of a profile and an asset in a report that no stage made."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a checkpoint answered."""
+
+    answered: list[Answered]
+    """To the tasks, those of lm-evaluation-harness last."""
+    core: CoreReport | None = None
+    core_tasks: list[Answered] = field(default_factory=list[Answered])
+    """To the questions of CORE."""
+    harness: HarnessResults | None = None
+    """The results of lm-evaluation-harness, if it was asked for."""
 
 
 def as_text(
     checkpoint: Artifact,
     evaluations: Sequence[Evaluation],
     chat: ChatCore | None,
-    core: CoreReport | None = None,
+    found: Found,
     out: Path | None = None,
 ) -> str:
     """Warnings, one line for each evaluation, and what its protocol finds besides accuracy."""
@@ -46,7 +65,8 @@ def as_text(
     details = [f"{e['name']}: {text}" for e in evaluations if (text := _details(e["figures"]))]
     lines += ["", *details] if details else []
     lines += _chat_core(chat) if chat else []
-    lines += _core(core) if core else []
+    lines += _core(found.core) if found.core else []
+    lines += ["", *_harness_lines(found.harness)] if found.harness else []
     if out:
         lines += ["", f"the report is in {out}"]
     return "\n".join(lines)
@@ -87,6 +107,17 @@ def _core(core: CoreReport) -> list[str]:
         f"{core['name']} {core['core']:.4f}{absent}",
         *([", ".join(long)] if long else []),
     ]
+
+
+def _harness_lines(harness: HarnessResults) -> list[str]:
+    """The table that lm-evaluation-harness itself shows, and what no evaluation of ours says."""
+    said = {one.facts["task"] for one in harness.answered}
+    cropped = [
+        f"{HARNESS}/{task}: {n:,} prompts are longer than the model's context, and lost their beginning"
+        for task, n in harness.cropped.items()
+        if f"{HARNESS}/{task}" not in said
+    ]
+    return [f"lm-evaluation-harness {harness.results['lm_eval_version']}:", harness.table.rstrip(), *cropped]
 
 
 def _row(e: Evaluation) -> tuple[str, ...]:
@@ -139,31 +170,51 @@ def write_report(
     checkpoint: Artifact,
     data: Sequence[Artifact],
     config: EvalConfig,
-    answered: Sequence[Answered],
+    found: Found,
     chat: ChatCore | None,
-    core: CoreReport | None,
-    core_tasks: Sequence[Answered],
 ) -> None:
     """The files of an eval report and its pages; they get their names when all are whole.
 
+    Results of lm-evaluation-harness are also written as that program writes them. Where none of its tasks is right or
+    wrong by the row, and nothing else was asked, they are all there is.
+
     Raises `UsageError` for a folder that cannot be written.
     """
-    commit, dirty = git_state(REPO_ROOT)
-    code = CodeVersion(version=code_version(STAGES[EVAL_REPORTS[-1]], config), commit=commit, dirty=dirty)
-    everything = [*answered, *core_tasks]
-    evaluations = [evaluate(one.facts, one.records) for one in everything]
-    report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, answered, evaluations, chat)
-    report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
-    report["core"] = core
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
             made = Path(unfinished)
-            records = [r for one in everything for r in one.records]
-            write_records(made / "questions.parquet", records, [a.facts for a in everything])
-            by_name = {one.facts["name"]: one.records for one in answered}
-            page.write(made, made, report, page.Beside(by_name, checkpoint_metrics(checkpoint)))
+            if found.harness:
+                (made / HARNESS_FILE).write_text(to_json(found.harness.results), encoding="utf-8")
+            if found.answered:
+                report = _report(checkpoint, data, config, found, chat)
+                everything = [*found.answered, *found.core_tasks]
+                rows = [r for one in everything for r in one.records]
+                write_records(made / "questions.parquet", rows, [a.facts for a in everything])
+                records = {one.facts["name"]: one.records for one in found.answered}
+                page.write(made, made, report, page.Beside(records, checkpoint_metrics(checkpoint)))
             for file in sorted(made.iterdir()):
                 file.replace(folder / file.name)
     except OSError as e:
         raise UsageError(f"{folder} cannot be written: {e.strerror or e}. Take another folder with --out") from None
+
+
+def _report(
+    checkpoint: Artifact,
+    data: Sequence[Artifact],
+    config: EvalConfig,
+    found: Found,
+    chat: ChatCore | None,
+) -> EvalReport:
+    commit, dirty = git_state(REPO_ROOT)
+    code = CodeVersion(version=code_version(STAGES[EVAL_REPORTS[-1]], config), commit=commit, dirty=dirty)
+    evaluations = [evaluate(one.facts, one.records) for one in (*found.answered, *found.core_tasks)]
+    report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, found.answered, evaluations, chat)
+    report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
+    report["core"] = found.core
+    main = found.answered[0].facts
+    if main["protocol"] == HARNESS:
+        # The config's own main task was not asked.
+        asked = {"task": main["task"], "split": main["split"], "questions": main["questions"]}
+        report["evaluation"].update(asked, permute_options=False)
+    return report

@@ -11,5 +11,8 @@ OF_CHOICES: frozenset[EvalProtocol] = frozenset({"letters", "continuations", "cu
 SINGLE: frozenset[EvalProtocol] = frozenset({"greedy", "letters", "continuations", "cued"})
 """Those that give one answer to each question."""
 CORE: Literal["core"] = "core"
-"""Of the records of CORE, which has prompts of its own and is no protocol of a task."""
-RecordedProtocol = EvalProtocol | Literal["core"]
+"""The tasks of CORE, which has prompts of its own."""
+HARNESS: Literal["harness"] = "harness"
+"""Tasks of lm-evaluation-harness, each asked as that program asks it."""
+RecordedProtocol = EvalProtocol | Literal["core", "harness"]
+"""The protocol of a record; the last two are no protocols of our tasks."""

@@ -14,7 +14,7 @@ from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import page, plots
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.chat_core import ChatCore
-from aquarat_core.evaluation.figures import Evaluation
+from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.report import ComparisonWithParent, Evaluated, Identity
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.summary import Summary

@@ -13,7 +13,7 @@ from statistics import NormalDist
 from typing import TypedDict
 
 from aquarat_core.config.evaluation import BOTH_WAYS, CHAT_CORE, Asked
-from aquarat_core.evaluation.figures import Evaluation
+from aquarat_core.evaluation.figure_types import Evaluation
 
 NAME = "ChatCORE"
 

@@ -14,190 +14,32 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from string import ascii_uppercase
-from typing import Any, TypedDict
 
-from aquarat_core.config.protocols import CORE, RecordedProtocol
+from aquarat_core.config.protocols import CORE, HARNESS, RecordedProtocol
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import calibration, option_bias, sampling
 from aquarat_core.evaluation import statistics as st
+from aquarat_core.evaluation.figure_types import (
+    Baselines,
+    Bias,
+    Calibration,
+    Evaluation,
+    Figures,
+    Guessed,
+    Hashes,
+    Place,
+    Rate,
+    Rates,
+    ReliabilityBin,
+    Rotation,
+)
 from aquarat_core.evaluation.records import Facts, Record, by_evaluation, read_facts, read_records
-from aquarat_core.evaluation.summary import Baseline, LetterRow, Verdict, questions_sha256, summarize
+from aquarat_core.evaluation.summary import Baseline, questions_sha256, summarize
 
 LONGEST_SHOWN = 80
 """Characters of an answer that are given as a baseline's name."""
 SEED = 0
 """Of what is simulated or resampled."""
-
-
-class Rate(TypedDict):
-    """A share in [0, 1] with its 95 % interval."""
-
-    value: float
-    lo: float
-    hi: float
-
-
-class Guessed(Rate):
-    """A rate over several samples, and what guessing would give."""
-
-    guess: float
-
-
-class ReliabilityBin(TypedDict):
-    """Questions of similar confidence."""
-
-    n: int
-    confidence: float
-    accuracy: float
-    lo: float
-    hi: float
-
-
-class Calibration(TypedDict):
-    """Whether the probabilities of choices, renormalized over the choices, mean what they say."""
-
-    brier: float
-    log_loss: float
-    """Nats; ln L for equal probabilities of L choices."""
-    ece: float
-    ece_if_calibrated: float
-    """What so few questions would give on average if every probability were right."""
-    ece_if_calibrated_95: float
-    """Which of those 95 % stay below: only an error above it shows a lack of calibration."""
-    confidence: float
-    reliability: list[ReliabilityBin]
-
-
-class Place(TypedDict):
-    """Answers to questions whose right option stands in one place (0 is the first)."""
-
-    place: int
-    n: int
-    accuracy: float
-    lo: float
-    hi: float
-
-
-class Bias(TypedDict):
-    """How evenly the places were answered over all rotations."""
-
-    counts: list[int]
-    chi2: float
-    p: float
-    cramers_v: float
-
-
-class Rotation(TypedDict):
-    """What changes with the order of the options."""
-
-    rotated: int
-    """Questions that were asked under all cyclic orders."""
-    kept: int
-    """Questions whose options refer to each other: asked once, and counted once."""
-    by_place: list[Place]
-    consistency: Rate | None
-    """Share of the rotated questions that were answered with the same option under all orders."""
-    agreement: float | None
-    """Share of the pairs of orders of a question that agree."""
-    bias: dict[str, Bias]
-    """By the number of options."""
-    as_given: Rate
-    """Accuracy under the first order alone."""
-    difference: Rate
-    """Mean accuracy over the orders less that of the first; resampled by question."""
-    difference_p: float
-
-
-class Accuracy(TypedDict):
-    """What every protocol finds."""
-
-    correct: float
-    """Questions right; the sum of the questions' means where they were asked several times."""
-    accuracy: float
-    lo: float
-    hi: float
-
-
-class Figures(Accuracy, total=False):
-    """What an evaluation found, by protocol."""
-
-    p_above_chance: float | None
-    """Single answers: exact binomial p of no more than guessing."""
-    p_against_constant: float
-    """Single answers: exact McNemar p against the best constant answer."""
-    against_constant: Verdict
-    letters: dict[str, LetterRow]
-    letter_entropy_bits: float
-    mean_tokens: float
-    se: float
-    """Several answers to a question: standard error, clustered by question."""
-    samples: int
-    pass_at: dict[str, Guessed]
-    """By k, unbiased."""
-    majority_at: dict[str, Guessed]
-    margin: float
-    """Mean difference of the highest and the second highest score, in nats."""
-    gold_margin: float
-    """Mean difference of the right choice's score and the highest other one's, in nats."""
-    letter_mass: float
-    """Mean probability that the next token is one of the letters."""
-    calibration: Calibration
-    rotation: Rotation
-
-
-class Baselines(TypedDict):
-    """Accuracies on the same questions without looking at them."""
-
-    chance: float
-    constant: Baseline
-    """The best answer to give always, chosen with these questions in hand."""
-    majority: Baseline | None
-    """The commonest answer of the training split; None where there is none."""
-    longest: float | None
-    """The longest option; equals share the question. None where there are no options."""
-
-
-class Rates(TypedDict):
-    """How answers came about, as shares of all answers."""
-
-    parsed: float
-    truncated: float
-    ambiguous: float
-    """Completions that announced more than one answer."""
-    too_long: float
-    """Not asked, because there was no room in the context."""
-
-
-class Hashes(TypedDict):
-    """What must be equal for two evaluations to be of the same."""
-
-    questions_sha256: str
-    """Of ids, prompts with the order of their options, and right answers."""
-    prompts_sha256: str
-    """Of all that the model was shown, cues included."""
-    grader: str
-    data_asset: str
-    data_version: str
-
-
-class Evaluation(TypedDict):
-    """One task under one protocol."""
-
-    name: str
-    task: str
-    protocol: RecordedProtocol
-    split: str
-    questions: str
-    settings: dict[str, Any]
-    n: int
-    """Questions."""
-    answers: int
-    """Rows: questions times samples or rotations."""
-    figures: Figures
-    baselines: Baselines
-    rates: Rates
-    hashes: Hashes
-    stop_reasons: dict[str, int]
 
 
 def evaluate(facts: Facts, records: Sequence[Record]) -> Evaluation:
@@ -207,6 +49,9 @@ def evaluate(facts: Facts, records: Sequence[Record]) -> Evaluation:
     questions = grouped(records)
     first = [rows[0] for rows in questions]
     compute = {"sampled": _sampled, "rotated": _rotated}.get(facts["protocol"], _single)
+    figures = compute(facts, questions)
+    if "harness" in facts:
+        figures["harness"] = facts["harness"]
     return Evaluation(
         name=facts["name"],
         task=facts["task"],
@@ -216,7 +61,7 @@ def evaluate(facts: Facts, records: Sequence[Record]) -> Evaluation:
         settings=facts["settings"],
         n=len(questions),
         answers=len(records),
-        figures=compute(facts, questions),
+        figures=figures,
         baselines=_baselines(facts, questions),
         rates=Rates(
             parsed=_share(r.parsed is not None for r in records),
@@ -252,6 +97,11 @@ def remarks(evaluations: Iterable[Evaluation]) -> list[str]:
             found.append(
                 f"{e['name']}: none of the {e['answers']} answers could be read in the form that was asked for, so "
                 "its accuracy says nothing of what the model knows"
+            )
+        if cropped := e["figures"].get("harness", {}).get("prompts_cropped", 0):
+            found.append(
+                f"{e['name']}: the prompts of {cropped} of {e['n']} questions are longer than the model's context, and "
+                "lost their beginning"
             )
         if too_long := e["stop_reasons"].get("too_long", 0):
             budget = e["settings"].get("max_new_tokens")
@@ -304,7 +154,7 @@ def _add_scores(found: Figures, protocol: RecordedProtocol, records: Sequence[Re
     found["gold_margin"] = mean(
         s[gold] - max(x for i, x in enumerate(s) if i != gold) for s, gold in zip(scores_QL, golds, strict=True)
     )
-    if protocol not in ("continuations", CORE):
+    if protocol not in ("continuations", CORE, HARNESS):
         found["letter_mass"] = mean(math.fsum(map(math.exp, s)) for s in scores_QL)
     found["calibration"] = Calibration(
         brier=calibration.brier(probabilities_QL, golds),

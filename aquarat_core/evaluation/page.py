@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.config.protocols import CORE, GREEDY
+from aquarat_core.config.protocols import CORE, GREEDY, HARNESS
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import plots
 from aquarat_core.evaluation.core.section import core_section
 from aquarat_core.evaluation.examples import examples_section
-from aquarat_core.evaluation.figures import Evaluation, remarks
+from aquarat_core.evaluation.figure_types import Evaluation
+from aquarat_core.evaluation.figures import remarks
 from aquarat_core.evaluation.predecessor import since_last
 from aquarat_core.evaluation.records import Record
 from aquarat_core.evaluation.report import ComparisonWithParent, EvalReport, Evaluated
@@ -103,6 +104,8 @@ def _evaluated(report: EvalReport, records: Mapping[str, Sequence[Record]]) -> E
 
 
 def _how_asked(evaluation: Mapping[str, Any]) -> str:
+    if evaluation["decoding"] == HARNESS:
+        return "asked and graded by lm-evaluation-harness"
     if evaluation["decoding"] != GREEDY:
         return f"the most likely choice of each (protocol {evaluation['decoding']})"
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aquarat_core.evaluation import document as doc
-from aquarat_core.evaluation.figures import Evaluation
+from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.report import Evaluated, protocol_difference
 from aquarat_core.evaluation.statistics import wilson_interval
 from aquarat_core.evaluation.summary import Comparison, compare, question_difference

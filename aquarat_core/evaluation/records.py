@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,7 +82,7 @@ class Record:
     """Of the prompt's text with the cue after it, if any."""
     choice_scores: tuple[float, ...] | None = None
     """Where choices were compared: for each the log-probability of its letter, or the mean log-probability of the
-    tokens of its text, in nats, as float32."""
+    tokens of its text, or the sum where lm-evaluation-harness compares sums, in nats, as float32."""
     chance: float = 0.0
     """How often a guess is right on this question."""
     ambiguous: bool = False
@@ -94,6 +94,15 @@ class Record:
         scores: Sequence[float] | None = values.get("choice_scores")
         changed: dict[str, Any] = {**values, "choice_scores": None if scores is None else tuple(scores)}
         return cls(**changed)
+
+
+class HarnessFacts(TypedDict):
+    """What lm-evaluation-harness found besides the rows."""
+
+    metrics: dict[str, float]
+    """By the names under which they are known, such as `acc,none` and `acc_stderr,none`; those that are finite."""
+    prompts_cropped: int
+    """Rows of the task whose prompt was longer than the model's context and lost its beginning."""
 
 
 class Facts(TypedDict):
@@ -118,6 +127,7 @@ class Facts(TypedDict):
     data_asset: str
     data_version: str
     """Of the artifact that the questions are from."""
+    harness: NotRequired[HarnessFacts]
 
 
 def as_scores(values: Iterable[float]) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from aquarat_core.config.protocols import GREEDY, RecordedProtocol
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.core.result import CoreReport
-from aquarat_core.evaluation.figures import Evaluation
+from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.interpret.analysis import Findings
 from aquarat_core.evaluation.records import Record, by_evaluation, read_records
 from aquarat_core.evaluation.summary import (

@@ -7,7 +7,7 @@ from string import ascii_uppercase
 
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation.chat_core import ChatCore
-from aquarat_core.evaluation.figures import Calibration, Evaluation, Figures, Rotation
+from aquarat_core.evaluation.figure_types import Calibration, Evaluation, Figures, Rotation
 from aquarat_core.evaluation.statistics import holm, p_text
 from aquarat_core.evaluation.wording import bounds, percent, rate, shortened
 

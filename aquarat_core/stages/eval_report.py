@@ -16,7 +16,8 @@ from aquarat_core.evaluation import page, suite
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.chat_core import chat_core
 from aquarat_core.evaluation.core.section import core_sentence
-from aquarat_core.evaluation.figures import Evaluation, evaluate, remarks
+from aquarat_core.evaluation.figure_types import Evaluation
+from aquarat_core.evaluation.figures import evaluate, remarks
 from aquarat_core.evaluation.looks import is_eval_report, looks_at, looks_sentence
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator

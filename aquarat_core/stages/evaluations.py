@@ -10,7 +10,7 @@ from aquarat_core.artifacts import Artifact, CodeVersion
 from aquarat_core.config import EvalConfig
 from aquarat_core.config.evaluation import Asked
 from aquarat_core.evaluation.chat_core import ChatCore
-from aquarat_core.evaluation.figures import Evaluation
+from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.records import Facts
 from aquarat_core.evaluation.report import EvalReport, build, grader_version
 from aquarat_core.evaluation.suite import Answered, Questions

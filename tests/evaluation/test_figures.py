@@ -15,7 +15,8 @@ from aquarat_core.config import EvalConfig
 from aquarat_core.config.evaluation import Asked, EvalEntry
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.chat_core import chat_core
-from aquarat_core.evaluation.figures import Evaluation, evaluate, rebuild
+from aquarat_core.evaluation.figure_types import Evaluation
+from aquarat_core.evaluation.figures import evaluate, rebuild
 from aquarat_core.evaluation.records import (
     SCHEMA,
     Facts,

@@ -1,0 +1,181 @@
+"""The figures of an evaluation as `report.json` holds them; `figures.py` computes them."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from aquarat_core.config.protocols import RecordedProtocol
+from aquarat_core.evaluation.records import HarnessFacts
+from aquarat_core.evaluation.summary import Baseline, LetterRow, Verdict
+
+
+class Rate(TypedDict):
+    """A share in [0, 1] with its 95 % interval."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+class Guessed(Rate):
+    """A rate over several samples, and what guessing would give."""
+
+    guess: float
+
+
+class ReliabilityBin(TypedDict):
+    """Questions of similar confidence."""
+
+    n: int
+    confidence: float
+    accuracy: float
+    lo: float
+    hi: float
+
+
+class Calibration(TypedDict):
+    """Whether the probabilities of choices, renormalized over the choices, mean what they say."""
+
+    brier: float
+    log_loss: float
+    """Nats; ln L for equal probabilities of L choices."""
+    ece: float
+    ece_if_calibrated: float
+    """What so few questions would give on average if every probability were right."""
+    ece_if_calibrated_95: float
+    """Which of those 95 % stay below: only an error above it shows a lack of calibration."""
+    confidence: float
+    reliability: list[ReliabilityBin]
+
+
+class Place(TypedDict):
+    """Answers to questions whose right option stands in one place (0 is the first)."""
+
+    place: int
+    n: int
+    accuracy: float
+    lo: float
+    hi: float
+
+
+class Bias(TypedDict):
+    """How evenly the places were answered over all rotations."""
+
+    counts: list[int]
+    chi2: float
+    p: float
+    cramers_v: float
+
+
+class Rotation(TypedDict):
+    """What changes with the order of the options."""
+
+    rotated: int
+    """Questions that were asked under all cyclic orders."""
+    kept: int
+    """Questions whose options refer to each other: asked once, and counted once."""
+    by_place: list[Place]
+    consistency: Rate | None
+    """Share of the rotated questions that were answered with the same option under all orders."""
+    agreement: float | None
+    """Share of the pairs of orders of a question that agree."""
+    bias: dict[str, Bias]
+    """By the number of options."""
+    as_given: Rate
+    """Accuracy under the first order alone."""
+    difference: Rate
+    """Mean accuracy over the orders less that of the first; resampled by question."""
+    difference_p: float
+
+
+class Accuracy(TypedDict):
+    """What every protocol finds."""
+
+    correct: float
+    """Questions right; the sum of the questions' means where they were asked several times."""
+    accuracy: float
+    lo: float
+    hi: float
+
+
+class Figures(Accuracy, total=False):
+    """What an evaluation found, by protocol."""
+
+    p_above_chance: float | None
+    """Single answers: exact binomial p of no more than guessing."""
+    p_against_constant: float
+    """Single answers: exact McNemar p against the best constant answer."""
+    against_constant: Verdict
+    letters: dict[str, LetterRow]
+    letter_entropy_bits: float
+    mean_tokens: float
+    se: float
+    """Several answers to a question: standard error, clustered by question."""
+    samples: int
+    pass_at: dict[str, Guessed]
+    """By k, unbiased."""
+    majority_at: dict[str, Guessed]
+    margin: float
+    """Mean difference of the highest and the second highest score, in nats."""
+    gold_margin: float
+    """Mean difference of the right choice's score and the highest other one's, in nats."""
+    letter_mass: float
+    """Mean probability that the next token is one of the letters."""
+    calibration: Calibration
+    rotation: Rotation
+    harness: HarnessFacts
+
+
+class Baselines(TypedDict):
+    """Accuracies on the same questions without looking at them."""
+
+    chance: float
+    constant: Baseline
+    """The best answer to give always, chosen with these questions in hand."""
+    majority: Baseline | None
+    """The commonest answer of the training split; None where there is none."""
+    longest: float | None
+    """The longest option; equals share the question. None where there are no options."""
+
+
+class Rates(TypedDict):
+    """How answers came about, as shares of all answers."""
+
+    parsed: float
+    truncated: float
+    ambiguous: float
+    """Completions that announced more than one answer."""
+    too_long: float
+    """Not asked, because there was no room in the context."""
+
+
+class Hashes(TypedDict):
+    """What must be equal for two evaluations to be of the same."""
+
+    questions_sha256: str
+    """Of ids, prompts with the order of their options, and right answers."""
+    prompts_sha256: str
+    """Of all that the model was shown, cues included."""
+    grader: str
+    data_asset: str
+    data_version: str
+
+
+class Evaluation(TypedDict):
+    """One task under one protocol."""
+
+    name: str
+    task: str
+    protocol: RecordedProtocol
+    split: str
+    questions: str
+    settings: dict[str, Any]
+    n: int
+    """Questions."""
+    answers: int
+    """Rows: questions times samples or rotations."""
+    figures: Figures
+    baselines: Baselines
+    rates: Rates
+    hashes: Hashes
+    stop_reasons: dict[str, int]
