@@ -150,7 +150,8 @@ def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSea
     others = arguments.chat_core or arguments.core or arguments.harness
     names = named or ([] if others else [_own_task(checkpoint)])
     entries = [_entry(arguments, task, protocol) for task in names for protocol in _protocols(arguments)]
-    if arguments.out and not arguments.chat_core and not SINGLE.intersection(e.protocol for e in entries):
+    first = arguments.chat_core or (arguments.harness and not entries)  # What a report can be about first.
+    if arguments.out and not first and not SINGLE.intersection(e.protocol for e in entries):
         names = names or [_own_task(checkpoint)]  # a report is about single answers to questions of a task first
         entries.insert(0, EvalEntry(task=names[0], limit=arguments.limit))
     chat = _chat_core(arguments, search) if arguments.chat_core else None
@@ -288,7 +289,7 @@ def _ask(
     plan = questions(asked, found.__getitem__, data)
     named = {config.resolved(entry).name for entry in config.tasks}
     plan = suite.runnable(plan, config.optional() - named, lambda line: print(line, file=sys.stderr))
-    if not plan and not bundle:
+    if not plan and not bundle and not arguments.harness:
         raise UsageError("none of these tasks can be graded on this machine")
     tell: Callable[[int, int, str], None]
     with evaluator(checkpoint.directory(), config) as model, counting_bar() as tell:
