@@ -117,7 +117,8 @@ def test_the_paired_test_can_be_computed_again_from_the_records(chain: tuple[dic
     right = {}
     for stage in ("sft", "rl"):
         report = store.get(answer["assets"][f"{stage}_eval_report"]["manifest_sha256"])
-        right[stage] = {r.id: r.correct for r in read_records(report.path("questions.parquet"))}
+        records = read_records(report.path("questions.parquet"))
+        right[stage] = {r.id: r.correct for r in records if r.evaluation == "aqua/greedy"}
     only_rl = sum(ok and not right["sft"][q] for q, ok in right["rl"].items())
     only_sft = sum(ok and not right["rl"][q] for q, ok in right["sft"].items())
     assert mcnemar_exact(only_sft, only_rl) == pytest.approx(answer["eval"]["mcnemar_p"])

@@ -89,7 +89,7 @@ def test_a_request_that_no_host_meets_is_refused(home: Path, tags: dict[str, str
 
 def test_a_host_that_fits_and_cannot_be_reached_is_waited_for(home: Path) -> None:
     (home / "hosts.yaml").write_text("hosts: [{name: away, address: nobody@nowhere.invalid, gpus: 8}]")
-    assert ask(home, "d12")[0] == "hosts: 6 stages on this machine; 8 stages with 8 GPUs on away"
+    assert ask(home, "d12")[0] == "hosts: 7 stages on this machine; 8 stages with 8 GPUs on away"
 
 
 def test_without_an_inventory_this_machine_has_the_gpus_that_its_driver_shows(
@@ -263,7 +263,7 @@ def started(home: Path, root: Path) -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (("--profile", "d12"), {}, "need (base_checkpoint: a host with 8 GPUs)"),
+        (("--profile", "d12"), {}, "run these stages (base_checkpoint: a host with 8 GPUs)"),
         (("--host", "nope"), {}, "asks for the host nope"),
         ((), {"AQUARAT_STORE": NO_STORE}, f"store {NO_STORE} cannot be used"),
     ],
@@ -289,7 +289,7 @@ def test_launch_says_what_the_run_needs_and_then_its_id(home: Path, root: Path) 
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"AQUARAT_PROFILE": "d12"}, "need (base_checkpoint: a host with 8 GPUs)"),
+        ({"AQUARAT_PROFILE": "d12"}, "run these stages (base_checkpoint: a host with 8 GPUs)"),
         ({"AQUARAT_STORE": NO_STORE}, f"store {NO_STORE} cannot be used"),
     ],
 )
@@ -304,7 +304,7 @@ def test_the_demo_refuses(started: Any) -> None:
     out = started("aquarat_pipeline.demo", AQUARAT_PROFILE="d12")
     answer = json.loads(out.stdout)
     assert (out.returncode, answer["ok"]) == (1, False)
-    assert f"need ({TRAINED}, base_eval_report" in answer["error"] and answer["error"] in out.stderr
+    assert f"run these stages ({TRAINED}, base_eval_report" in answer["error"] and answer["error"] in out.stderr
     assert "Traceback" not in out.stderr
 
 
