@@ -170,10 +170,14 @@ def test_ci_runs_the_tests_whatever_the_checks_find(
         (tools / name).write_text("#!/bin/sh\n")
         (tools / name).chmod(0o755)
     (tmp_path / "run").write_text(
-        f'#!/bin/sh\necho "$@"\n[ "$1" = check ] && exit {checks}\necho "=== 3 passed ==="\nexit {tests}\n'
+        f'#!/bin/sh\necho "$@"\n[ "$1" = setup ] && exit 1\n[ "$1" = check ] && exit {checks}\n'
+        f'echo "=== 3 passed ==="\nexit {tests}\n'
     )
     (tmp_path / "run").chmod(0o755)
     env = {"PATH": f"{tools}:{os.environ['PATH']}"}
     done = subprocess.run([tmp_path / ".ci/run", "-v"], capture_output=True, text=True, env=env)
-    assert done.stdout.splitlines() == ["check", "test --color=no -v", "=== 3 passed ==="], done.stderr
+    # Without the harness only its own tests are skipped.
+    assert done.stdout.splitlines() == ["setup --harness", "check", "test --color=no -v", "=== 3 passed ==="], (
+        done.stderr
+    )
     assert done.returncode == code
