@@ -12,6 +12,8 @@ from aquarat_core.config.locations import Location
 MAIN_TASK = "task"
 """The name by which stages refer to the profile's own task, `Profile.task`."""
 AQUA = "aqua"
+UNNAMED_TASK = AQUA
+"""The task of reports from before there were others, which do not name theirs."""
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Kind = Literal["multiple_choice", "numeric", "short_text", "code", "module"]
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any, TypedDict
 
 from aquarat_core.config.evaluation import Asked
-from aquarat_core.config.tasks import AQUA
+from aquarat_core.config.tasks import UNNAMED_TASK
 from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.figures import grouped
 from aquarat_core.evaluation.records import Record, prompt_hash
@@ -127,7 +127,7 @@ def _answers_of_older(evaluated: Evaluated, config: Mapping[str, Any]) -> Answer
     """A report from before there were several evaluations is on one task, greedily, and may not name it."""
     how = evaluated.report["evaluation"]
     asked = Asked(
-        task=how.get("task", AQUA), protocol="greedy", split=how["split"], limit=how["limit"], samples=1,
+        task=how.get("task", UNNAMED_TASK), protocol="greedy", split=how["split"], limit=how["limit"], samples=1,
         temperature=0.0, max_new_tokens=how["max_new_tokens"], calculator=bool(config.get("calculator")),
         cue="answer", permute_options=how["permute_options"], seed=how["seed"],
     )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from aquarat_core.artifacts import Artifact, Manifest
-from aquarat_core.config.tasks import AQUA
+from aquarat_core.config.tasks import UNNAMED_TASK
 from aquarat_core.tasks.registry import dataset_of
 
 CONTENT = frozenset({"report.json", "questions.parquet"})
@@ -72,7 +72,7 @@ def _splits(manifest: Manifest) -> set[tuple[str, str]]:
 
     A report from before there were other tasks does not name its own.
     """
-    main = str(manifest.config.get("task", AQUA)), str(manifest.config.get("split"))
+    main = str(manifest.config.get("task", UNNAMED_TASK)), str(manifest.config.get("split"))
     names = (name.partition("/")[0].partition("@") for name in manifest.metrics if name.endswith("/accuracy"))
     return {main, *((task, split or USUAL_SPLIT) for task, _, split in names)}
 
