@@ -157,5 +157,5 @@ def test_the_longest_that_fits_fits_and_one_more_is_refused(model) -> None:
     full = random_ids(34, vocab_size=39, seed=1).tolist()
     (completion,) = engine.generate([full], [[1]], 30, temperature=0.0)[0]
     assert len(completion.tokens) <= 30
-    with pytest.raises(ValueError, match=r"prompt of 35 tokens and 30 new ones .* sequence_len of 64: lower max_new"):
+    with pytest.raises(ValueError, match=r"prompt of 35 tokens and 30 new tokens .* sequence_len of 64: lower max_new"):
         engine.generate([[*full, 1], [2]], [[1], [2]], 30, temperature=0.0)

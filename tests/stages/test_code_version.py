@@ -192,7 +192,7 @@ def test_what_code_saved_that_decides_otherwise_is_named_and_not_taken(edit: Cal
     here = area(edit(**{deciding("muon"): (r"\Z", "\nMORE = 1\n")}), DEMO, name)
     assert here.checkpoints() == []
     (line,) = here.left_by_other_code()
-    assert line.startswith(f"{there.prefix} has the state after step 7 of the same config and inputs")
+    assert line.startswith(f"{there.prefix} has the state after step 7 with the same config and inputs")
     assert all(area_.identity["code"][:12] in line for area_ in (there, here))
     assert line.endswith(f"set checkpoint.resume to {there.prefix.rpartition('/')[2]!r}")
     assert "because checkpoint.resume names it" in str(here.other_code(commit))

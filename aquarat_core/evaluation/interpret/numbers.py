@@ -12,7 +12,7 @@ DIGITS = 6
 """Decimals that are kept: a file of them stays small, and none of the figures is known better."""
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(ArithmeticError):
     """A model whose weights have run away gives numbers that mean nothing."""
 
 
