@@ -8,8 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from aquarat_core.text.tokenizer import Tokenizer
 from benchmarks.harness import BenchError, Result, unmeasured
 from benchmarks.random_models import random_model
 from tests.data.conftest import RUN_STAGE
+from tests.serving import hub_server
 
 SERVER = REPO_ROOT.parent / "shared/tools/hub_server.py"
 RUNS = 3
@@ -36,7 +35,6 @@ CHAT_TOKENS, AQUA_TOKENS = 256, 64
 GOALS = {torch.bfloat16: "≤ 10 s", torch.float32: "≤ 25 s"}
 """Of AQuA-RAT, by compute type."""
 CHAT_GOAL = "≤ 180 s"
-START_SECONDS = 60
 
 
 def measure(tokenizer: Tokenizer, dtype: torch.dtype) -> list[Result]:
@@ -86,7 +84,7 @@ def _rows(folder: Path) -> dict[str, Path]:
         "aqua_dataset": {"source": "hub", "n_train": QUESTIONS},
         "chat_datasets": {"source": "hub", "sources": sources},
     }
-    with _hub(folder) as endpoint:
+    with hub_server(SERVER, folder) as endpoint:
         for asset, config in configs.items():
             environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "PYTHONPATH": str(REPO_ROOT)}
             command = [sys.executable, "-c", RUN_STAGE, asset, json.dumps(config), str(folder / asset)]
@@ -95,22 +93,3 @@ def _rows(folder: Path) -> dict[str, Path]:
             if "metrics" not in said:
                 raise BenchError(f"{asset} was not made: {said['message'][-2000:]}")
     return {asset: folder / asset for asset in configs}
-
-
-@contextmanager
-def _hub(folder: Path) -> Iterator[str]:
-    """The endpoint of a server with copies of the Hub's data sets."""
-    port = folder / "port"
-    server = subprocess.Popen(
-        [sys.executable, str(SERVER), "--port-file", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not (port.is_file() and port.read_text()):
-            if time.monotonic() > deadline or server.poll() is not None:
-                raise BenchError(f"{SERVER} did not start")
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port.read_text()}"
-    finally:
-        server.terminate()
-        server.wait()

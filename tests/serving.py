@@ -40,6 +40,28 @@ def serving(server: Server) -> Iterator[Server]:
 
 
 @contextmanager
+def hub_server(server: Path, folder: Path) -> Iterator[str]:
+    """The address of the program `server`, which serves copies of the Hub's data sets; `folder` gets its port file."""
+    port = folder / "port"
+    process = subprocess.Popen(
+        [sys.executable, str(server.resolve()), "--port-file", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def serves() -> bool:
+        assert process.poll() is None, "the Hub server did not start"
+        return port.is_file() and bool(port.read_text())
+
+    try:
+        wait_until(serves, 30, "the Hub server serves")
+        yield f"http://127.0.0.1:{port.read_text()}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
 def dagster_ui(location: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str]) -> Iterator[str]:
     """The UI of a code location with its daemon, as `./run dev` starts them in a script's background; its address.
 

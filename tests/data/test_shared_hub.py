@@ -1,8 +1,5 @@
 """The data stages on real rows, where a copy of the Hub's data sets lies beside the checkout."""
 
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, permute, prompt, target
 from aquarat_core.tasks.example_files import holds_examples, read_examples
-from tests.patience import limit
+from tests.serving import hub_server
 
 SERVER = (Path(__file__).parents[3] / "shared/tools/hub_server.py").resolve()
 
@@ -25,19 +22,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory) -> str:
-    port_file = tmp_path_factory.mktemp("hub") / "port"
-    server = subprocess.Popen(
-        [sys.executable, str(SERVER), "--port-file", str(port_file)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + limit(30)
-    while not (port_file.is_file() and port_file.read_text()):
-        assert time.monotonic() < deadline and server.poll() is None, "the Hub server did not start"
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port_file.read_text()}"
-    server.terminate()
-    server.wait()
+    with hub_server(SERVER, tmp_path_factory.mktemp("hub")) as address:
+        yield address
 
 
 def test_real_aqua_rows(endpoint, run_stage) -> None:

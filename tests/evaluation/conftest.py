@@ -1,4 +1,4 @@
-"""A small chain of published checkpoints and eval reports, for the tests of the reports."""
+"""A small chain of published checkpoints and eval reports, for the tests of reports; a checkpoint to evaluate."""
 
 import json
 import random
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
+from aquarat_core.cli import main
 from aquarat_core.config import EvalConfig
 from aquarat_core.evaluation import page
 from aquarat_core.evaluation import report as reports
@@ -15,6 +16,7 @@ from aquarat_core.evaluation.report import EvalReport, Evaluated
 from aquarat_core.evaluation.summary import summarize
 from aquarat_core.tasks.aqua.question import Question, permute, prompt, target
 from aquarat_core.tasks.aqua.task import AquaTask
+from tests.evaluation.shop import Run, Shop
 
 CODE = CodeVersion(version="c0de" * 16, commit="ab" * 20, dirty=True)
 CONFIG = EvalConfig(task="aqua", seed=30, max_new_tokens=96)
@@ -147,3 +149,20 @@ def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
     """A store of its own with 400 questions in it."""
     monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
     return Chain(ArtifactStore.open(f"file://{tmp_path}/store"), tmp_path / "scratch")
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
+    return Shop(tmp_path)
+
+
+@pytest.fixture
+def run(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code, standard output and standard error."""
+
+    def ask(*arguments: str) -> tuple[int, str, str]:
+        code = main(["eval", *arguments, "--store", shop.store.uri])
+        return code, *capsys.readouterr()
+
+    return ask

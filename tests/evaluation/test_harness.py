@@ -8,8 +8,8 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import pytest
 import torch
 import yaml
 
-from aquarat_core.cli import main
 from aquarat_core.config import EvalConfig
 from aquarat_core.config.evaluation import Asked, EvalEntry
 from aquarat_core.errors import UserError
@@ -35,9 +34,9 @@ from aquarat_core.tasks.choice import MARKER
 from aquarat_core.tasks.multiple_choice import Choice, choice_example
 from aquarat_core.tasks.task import Example
 from aquarat_core.text.tokenizer import Tokenizer
-from tests.evaluation.test_eval_command import Shop
+from tests.evaluation.shop import Run, Shop
 from tests.factories import random_model, tokenizer
-from tests.patience import limit
+from tests.serving import hub_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -262,27 +261,12 @@ def test_answers_are_generated_up_to_their_end(subject: Subject, tmp_path: Path,
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-Command = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path / "cache"))
-    return Shop(tmp_path)
+def command(run: Run) -> Run:
+    return partial(run, "sft_checkpoint")
 
 
-@pytest.fixture
-def command(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Command:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(["eval", "sft_checkpoint", *arguments, "--store", shop.store.uri])
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def test_the_command_prints_and_writes_both_forms(
-    command: Command, rows: list[Example[Choice]], tmp_path: Path
-) -> None:
+def test_the_command_prints_and_writes_both_forms(command: Run, rows: list[Example[Choice]], tmp_path: Path) -> None:
     tasks, out = ",".join(choice_tasks(tmp_path, rows)), tmp_path / "out"
     code, said, err = command("--harness", tasks, "--limit", "5", "--apply-chat-template", "--out", str(out))
     assert code == 0, err
@@ -312,7 +296,7 @@ def test_the_command_prints_and_writes_both_forms(
         (("--harness", "arc_easy", "--num-fewshot", "-1"), "--num-fewshot must be at least 0"),
     ],
 )
-def test_what_cannot_be_asked_is_one_sentence(command: Command, arguments: tuple[str, ...], complaint: str) -> None:
+def test_what_cannot_be_asked_is_one_sentence(command: Run, arguments: tuple[str, ...], complaint: str) -> None:
     code, out, err = command(*arguments)
     assert code == 2 and out == "" and complaint in err and "Traceback" not in err
 
@@ -335,19 +319,8 @@ def test_data_that_are_not_there_and_code_without_a_sandbox(
 
 @pytest.fixture(scope="module")
 def endpoint(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port_file = tmp_path_factory.mktemp("hub") / "port"
-    server = subprocess.Popen(
-        [sys.executable, str((shared / "tools/hub_server.py").resolve()), "--port-file", str(port_file)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + limit(30)
-    while not (port_file.is_file() and port_file.read_text()):
-        assert time.monotonic() < deadline and server.poll() is None, "the Hub server did not start"
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port_file.read_text()}"
-    server.terminate()
-    server.wait()
+    with hub_server(shared / "tools/hub_server.py", tmp_path_factory.mktemp("hub")) as address:
+        yield address
 
 
 def test_the_published_task_arc_easy(shop: Shop, arc_rows: list[dict[str, Any]], endpoint: str, tmp_path: Path) -> None:
