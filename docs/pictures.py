@@ -141,18 +141,19 @@ def table(demo: Demo) -> str:
 
 
 def worked(demo: Demo) -> str:
-    """One question with the answers of all checkpoints: the first that RL alone of the trained ones answers rightly."""
+    """One question with the answers of all checkpoints: the first that only RL answers correctly, not mid or SFT."""
     answers = {name: {r.id: r for r in stage.evaluated.records} for name, stage in demo.stages.items()}
     chosen = next((i for i in sorted(answers["rl"]) if _only_rl({x: a[i] for x, a in answers.items()})), None)
     if chosen is None:
-        raise DataError("no question that RL answers rightly and mid and SFT do not: there is none to show")
+        raise DataError("no question that RL answers correctly and mid and SFT do not: there is none to show")
     first, *options, instruction = answers["rl"][chosen].question.splitlines()
     shown = [first, " | ".join(options), instruction, ""]
     shown += [f"{NAMES[x]:6}{_verdict(a[chosen]):11}{_one_line(a[chosen].completion)}" for x, a in answers.items()]
     result = demo.rl_against_sft
     head = (
-        f"RL answers {result['only_child']:,} questions rightly that SFT does not, and SFT {result['only_parent']:,} "
-        "that RL does not. This is the first that RL alone answers rightly (`|` stands for a line break):"
+        f"RL answers {result['only_child']:,} questions correctly that SFT gets wrong, and SFT "
+        f"{result['only_parent']:,} that RL gets wrong. This is the first that only RL answers correctly (`|` stands "
+        "for a line break):"
     )
     return "\n".join([fill(head, WIDTH), "", *(f"    {line}".rstrip() for line in shown)])
 

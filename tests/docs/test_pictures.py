@@ -100,7 +100,8 @@ def test_pages_and_pictures_show_the_reports_figures(chain: Chain, pages: Path) 
     assert re.search(r"^    SFT   wrong", readme, re.MULTILINE) and re.search(r"^    mid   wrong", readme, re.MULTILINE)
     both = demo.rl_against_sft
     assert (
-        f"RL answers {both['only_child']} questions rightly that SFT does not, and SFT {both['only_parent']}" in readme
+        f"RL answers {both['only_child']} questions correctly that SFT gets wrong, and SFT {both['only_parent']}"
+        in readme
     )
 
 
