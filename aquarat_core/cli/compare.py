@@ -142,7 +142,7 @@ def _side(name: str, store_uri: str, stores: _Stores) -> _Side:
 
 
 def _report(name: str, store_uri: str, stores: _Stores) -> Artifact:
-    """The eval report of that name, or the newest one of the checkpoint of that name."""
+    """The eval report of that name, or the newest report on the checkpoint of that name."""
     from aquarat_core.evaluation.looks import is_eval_report, reports_about
 
     artifact = find_artifact(name, store_uri)
@@ -174,7 +174,7 @@ def _chosen(sides: list[list[Answers]], arguments: argparse.Namespace) -> list[l
 
 
 def _looks(report: Artifact | None, stores: _Stores, lines: Iterable[Line]) -> list[tuple[str, str, Looks]]:
-    """The looks at each split before a report; a folder does not say when it was made."""
+    """The looks at each split before a report; none for a folder, which does not say when it was made."""
     from aquarat_core.evaluation.looks import looks_before
 
     if report is None:
@@ -188,6 +188,7 @@ def _looks(report: Artifact | None, stores: _Stores, lines: Iterable[Line]) -> l
 
 def _table(lines: Sequence[Line]) -> str:
     from aquarat_core.evaluation.statistics import p_text
+    from aquarat_core.evaluation.wording import bounds, rate
 
     several = len(lines) > 1
     corrected = ("p, Holm",) if several else ()
@@ -196,9 +197,8 @@ def _table(lines: Sequence[Line]) -> str:
     rows = [
         (
             line["name"], f"{line['n']:,}",
-            *(f"{100 * r['accuracy']:.1f}% [{100 * r['lo']:.1f}, {100 * r['hi']:.1f}]{_times(r['answers'])}"
-              for r in (line["first"], line["second"])),
-            f"{100 * line['difference']:+.1f} [{100 * line['difference_lo']:+.1f}, {100 * line['difference_hi']:+.1f}]",
+            *(rate(r["accuracy"], r["lo"], r["hi"]) + _times(r["answers"]) for r in (line["first"], line["second"])),
+            f"{100 * line['difference']:+.1f} {bounds(line['difference_lo'], line['difference_hi'], '+')}",
             line["test"], p_text(line["p"]), *((p_text(line["p_corrected"]),) if several else ()),
             f"{100 * line['minimum_detectable']:.1f}", FINDINGS[line["verdict"]],
         )

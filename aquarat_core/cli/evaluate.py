@@ -1,4 +1,4 @@
-"""`aquarat eval`: what a checkpoint scores on any task, under any protocol, wherever the checkpoint comes from."""
+"""`aquarat eval`: evaluates any checkpoint on any task under any protocol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aquarat_core.stages.task_search import TaskSearch
 
 MAX_NEW_TOKENS = 256
-"""Of an answer, unless the context is shorter than twice that."""
+"""Maximum number of tokens of an answer; at most half of the model's context."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -101,7 +101,7 @@ def _eval(arguments: argparse.Namespace) -> str:
     chat = chat_core(config.of_chat_core(), evaluations)
     if arguments.out:
         data = [search.find(task, arguments.split).dataset for task in dict.fromkeys(a.task for a in asked)]
-        write_report(arguments.out, checkpoint, data, config, found, chat)
+        write_report(arguments.out, checkpoint, data, config, found, evaluations, chat)
     machine = {
         "asset": checkpoint.asset,
         "manifest_sha256": checkpoint.sha256,
@@ -115,7 +115,7 @@ def _eval(arguments: argparse.Namespace) -> str:
 
 
 def _check_harness(arguments: argparse.Namespace) -> None:
-    """What is known to be wrong before anything is loaded."""
+    """Checks the options of the harness before anything is loaded."""
     if arguments.harness is None:
         if arguments.num_fewshot is not None or arguments.apply_chat_template:
             raise UsageError("--num-fewshot and --apply-chat-template are about the tasks of --harness: name some")
@@ -142,7 +142,7 @@ def _check_checkpoint(artifact: Artifact) -> None:
 
 
 def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSearch) -> EvalConfig:
-    """The section of a profile that asks for the same; its main task is the first one."""
+    """The profile section that asks for the same evaluations; its main task is the first one."""
     for option in ("limit", "samples", "max_new_tokens"):
         if (value := getattr(arguments, option)) is not None and value < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
@@ -183,7 +183,7 @@ def _protocols(arguments: argparse.Namespace) -> list[EvalProtocol]:
 
 
 def _entry(arguments: argparse.Namespace, task: str, protocol: EvalProtocol) -> EvalEntry:
-    """An option that this protocol has no use for is for the others."""
+    """The entry of a task under a protocol. Options that this protocol does not use are for the others."""
     sampled = protocol == "sampled"
     fields = {
         "task": task,
@@ -197,7 +197,7 @@ def _entry(arguments: argparse.Namespace, task: str, protocol: EvalProtocol) -> 
 
 
 def _own_task(checkpoint: Artifact) -> str:
-    """The task that a checkpoint was trained for, by its config; the main task of the profiles where it names none."""
+    """The task that the config of a checkpoint names; the main task of the profiles if it names none."""
     from aquarat_core.tasks.registry import DATASETS
 
     config: dict[str, Any] = checkpoint.manifest.config
@@ -216,7 +216,7 @@ def _new_tokens(checkpoint: Artifact) -> int:
 
 
 def _chat_core(arguments: argparse.Namespace, search: TaskSearch) -> ChatCoreConfig:
-    """ChatCORE of the tasks of which there are test questions. Raises `DataError` if there are none of any."""
+    """ChatCORE for the tasks that have test questions. Raises `DataError` if no task has any."""
     found: list[str] = []
     reason = ""
     for task, _, _ in CHAT_CORE:
@@ -232,7 +232,7 @@ def _chat_core(arguments: argparse.Namespace, search: TaskSearch) -> ChatCoreCon
 
 
 def _asked(arguments: argparse.Namespace, config: EvalConfig, search: TaskSearch) -> list[Asked]:
-    """The evaluations, those about which a report can be first, and each once."""
+    """The evaluations, each once; those that can be a report's main evaluation come first."""
     entries = [config.resolved(entry) for entry in config.tasks]
     for one in entries:
         search.find(one.task, one.split)

@@ -1,4 +1,4 @@
-"""What `aquarat eval` prints, and the report that it writes."""
+"""The output of `aquarat eval`: its text, and the report that it writes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from aquarat_core.errors import UsageError
 from aquarat_core.evaluation import page
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.core.result import CoreReport
+from aquarat_core.evaluation.core.section import task_row
 from aquarat_core.evaluation.figure_types import Evaluation, Figures
 from aquarat_core.evaluation.figures import evaluate, remarks
 from aquarat_core.evaluation.harness.running import HarnessResults, to_json
@@ -23,7 +24,7 @@ from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.report import EvalReport
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.suite import Answered
-from aquarat_core.evaluation.wording import percent, shortened
+from aquarat_core.evaluation.wording import bounds, percent, shortened
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.evaluations import report_of
@@ -33,18 +34,18 @@ from aquarat_core.tasks.origin import warning_about
 HEADS = ("", "questions", "accuracy", "95% CI", "guessing", "best constant", "training's commonest", "longest", "read")
 HARNESS_FILE = "lm_eval_results.json"
 BY_HAND = "aquarat eval"
-"""Stands in the place of a profile and an asset in a report that no stage made."""
+"""The name of profile and asset in a report that was not made by a stage."""
 
 
 @dataclass(slots=True)
 class Found:
-    """What a checkpoint answered."""
+    """The answers of a checkpoint."""
 
     answered: list[Answered]
-    """To the tasks, those of lm-evaluation-harness last."""
+    """Answers to the tasks; those of lm-evaluation-harness come last."""
     core: CoreReport | None = None
     core_tasks: list[Answered] = field(default_factory=list[Answered])
-    """To the questions of CORE."""
+    """Answers to the questions of CORE."""
     harness: HarnessResults | None = None
     """The results of lm-evaluation-harness, if it was asked for."""
 
@@ -85,24 +86,12 @@ def _chat_core(chat: ChatCore) -> list[str]:
 def _core(core: CoreReport) -> list[str]:
     """CORE's tasks, and the mean."""
     heads = ("task of CORE", "shots", "questions", "accuracy", "95% CI", "guessing", "centered")
-    rows = [
-        (
-            t["label"],
-            str(t["shots"]),
-            f"{t['n']:,}",
-            percent(t["accuracy"]),
-            f"[{100 * t['lo']:.1f}, {100 * t['hi']:.1f}]",
-            percent(t["baseline"]),
-            f"{t['centered']:+.4f}",
-        )
-        for t in core["tasks"]
-    ]
     absent = f"; without {', '.join(core['absent'])}" if core["absent"] else ""
     counts = {what: sum(t[what] for t in core["tasks"]) for what in ("extended", "cropped", "unscorable")}
     long = [f"{n:,} questions {what}" for what, n in counts.items() if n]
     return [
         "",
-        table([heads, *rows]),
+        table([heads, *map(task_row, core["tasks"])]),
         "",
         f"{core['name']} {core['core']:.4f}{absent}",
         *([", ".join(long)] if long else []),
@@ -110,7 +99,7 @@ def _core(core: CoreReport) -> list[str]:
 
 
 def _harness_lines(harness: HarnessResults) -> list[str]:
-    """The table that lm-evaluation-harness itself shows, and what no evaluation of ours says."""
+    """The harness's own table, and the warnings that no evaluation of ours has."""
     said = {one.facts["task"] for one in harness.answered}
     cropped = [
         f"{HARNESS}/{task}: {n:,} prompts are longer than the model's context, and lost their beginning"
@@ -127,7 +116,7 @@ def _row(e: Evaluation) -> tuple[str, ...]:
         e["name"],
         f"{e['n']:,}",
         percent(f["accuracy"]),
-        f"[{100 * f['lo']:.1f}, {100 * f['hi']:.1f}]",
+        bounds(f["lo"], f["hi"]),
         percent(b["chance"]),
         f"{percent(constant['accuracy'])} {shortened(constant['letter'])}",
         f"{percent(majority['accuracy'])} {shortened(majority['letter'])}" if majority else "-",
@@ -137,7 +126,7 @@ def _row(e: Evaluation) -> tuple[str, ...]:
 
 
 def _details(f: Figures) -> str:
-    """What a protocol finds besides accuracy, in a line."""
+    """The figures of a protocol besides accuracy, on one line."""
     found: list[str] = []
     if "pass_at" in f and "majority_at" in f:
         found += [f"pass@{k} {percent(r['value'])} (guessing {percent(r['guess'])})" for k, r in f["pass_at"].items()]
@@ -154,9 +143,7 @@ def _details(f: Figures) -> str:
             found.append(f"{percent(alike['value'])} of {r['rotated']:,} answered alike in all orders")
         found += [f"{r['kept']:,} keep their order"] if r["kept"] else []
         d = r["difference"]
-        found.append(
-            f"{100 * d['value']:+.1f} points to the order as given [{100 * d['lo']:+.1f}, {100 * d['hi']:+.1f}]"
-        )
+        found.append(f"{100 * d['value']:+.1f} points to the order as given {bounds(d['lo'], d['hi'], '+')}")
         found += [
             f"places of {n} options answered {'/'.join(map(str, b['counts']))}, Cramér's V {b['cramers_v']:.2f}, "
             f"{p_text(b['p'], 'p')}"
@@ -171,15 +158,12 @@ def write_report(
     data: Sequence[Artifact],
     config: EvalConfig,
     found: Found,
+    evaluations: Sequence[Evaluation],
     chat: ChatCore | None,
 ) -> None:
-    """The files of an eval report and its pages; they get their names when all are whole.
-
-    Results of lm-evaluation-harness are also written as that program writes them. Where none of its tasks is right or
-    wrong by the row, and nothing else was asked, they are all there is.
-
-    Raises `UsageError` for a folder that cannot be written.
-    """
+    """Writes the files of an eval report and its pages; they get their final names once all are complete. The results
+    of lm-evaluation-harness are also written in that program's own form. They are the only file if no row can be right
+    or wrong and nothing else was asked. Raises `UsageError` for a folder that cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
@@ -187,7 +171,7 @@ def write_report(
             if found.harness:
                 (made / HARNESS_FILE).write_text(to_json(found.harness.results), encoding="utf-8")
             if found.answered:
-                report = _report(checkpoint, data, config, found, chat)
+                report = _report(checkpoint, data, config, found, evaluations, chat)
                 everything = [*found.answered, *found.core_tasks]
                 rows = [r for one in everything for r in one.records]
                 write_records(made / "questions.parquet", rows, [a.facts for a in everything])
@@ -204,12 +188,13 @@ def _report(
     data: Sequence[Artifact],
     config: EvalConfig,
     found: Found,
+    evaluations: Sequence[Evaluation],
     chat: ChatCore | None,
 ) -> EvalReport:
     commit, dirty = git_state(REPO_ROOT)
     code = CodeVersion(version=code_version(STAGES[EVAL_REPORTS[-1]], config), commit=commit, dirty=dirty)
-    evaluations = [evaluate(one.facts, one.records) for one in (*found.answered, *found.core_tasks)]
-    report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, found.answered, evaluations, chat)
+    everything = [*evaluations, *(evaluate(one.facts, one.records) for one in found.core_tasks)]
+    report = report_of(BY_HAND, checkpoint, data, config, BY_HAND, code, found.answered, everything, chat)
     report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
     report["core"] = found.core
     main = found.answered[0].facts

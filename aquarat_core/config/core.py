@@ -1,4 +1,4 @@
-"""CORE: how it is measured, and where its questions are."""
+"""Settings of CORE, and the location of its questions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from aquarat_core.config.local_files import combined, sha256_of
 from aquarat_core.config.locations import Anchor, local_path, split_pin
 
 MAX_CORE_SHOTS = 10
-"""Examples before a question, in the task of CORE that has most."""
+"""The largest number of examples before a question in any task of CORE."""
 
 
 BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
-"""Where the bundle is published that others measure CORE with."""
+"""The address of the published bundle with which CORE is usually measured."""
 _BUNDLE_FILES = (".yaml", ".csv", ".jsonl")
 
 
 def _pinned_bundle(text: str) -> str:
-    """The bundle's location as a config holds it. Raises `ValueError` for one that is no zip file and no folder."""
+    """The bundle's location as a config holds it. Raises `ValueError` if it is neither a zip file nor a folder."""
     place, sha256 = split_pin(text)
     path = local_path(place)
     folder = path is not None and os.path.isdir(path)
@@ -51,7 +51,7 @@ BundleLocation = Annotated[str, AfterValidator(_pinned_bundle), Anchor()]
 
 
 class EvalBundleConfig(StrictModel):
-    """The questions of CORE. The asset is made only where `eval_report.core` is set."""
+    """The questions of CORE. The asset is only made if `eval_report.core` is set."""
 
     location: BundleLocation = BUNDLE_URL
     """URL or path of the bundle's zip file, or path of a folder with its files. With `#sha256=` and the file's hash at
@@ -62,10 +62,10 @@ class CoreConfig(StrictModel):
     """CORE, the mean over 22 tasks of the accuracy above guessing, from the questions of `eval_bundle`."""
 
     of: tuple[str, ...] = ()
-    """The phases whose checkpoints it is measured of, e.g. [base, rl]; empty for all."""
+    """The phases whose checkpoints are measured, e.g. [base, rl]; empty for all."""
     limit: Annotated[int, Field(gt=MAX_CORE_SHOTS, le=MAX_COUNT)] | None = None
     """Questions of each task; null asks all. The examples before a question are drawn from these, so figures with
     different limits do not compare, and the limit is part of a figure's name."""
     too_long: Literal["extend", "crop"] | None = None
-    """What becomes of prompts longer than the model's context: `extend` reads them in full, beyond the positions of
+    """How to handle prompts longer than the model's context: `extend` reads them in full, beyond the positions of
     training; `crop` drops their beginning. null extends, except for models with a `window_pattern` of short windows."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from aquarat_core.config.core import CoreConfig
-from aquarat_core.config.fields import Positive, PositiveInt, StrictModel
+from aquarat_core.config.fields import Positive, PositiveInt, StrictModel, covers
 from aquarat_core.config.interpret import InterpretConfig
 from aquarat_core.config.protocols import GENERATING, GREEDY, OF_CHOICES, EvalProtocol
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskDefinition
@@ -18,7 +18,7 @@ from aquarat_core.config.training import LaunchConfig
 Split = Literal["validation", "test"]
 Cue = Literal["answer", "bare"]
 SAMPLES, TEMPERATURE = 16, 1.0
-"""What a null in an entry means."""
+"""The values that a null in an entry stands for."""
 CHAT_CORE: tuple[tuple[str, EvalProtocol, float], ...] = (
     ("arc_easy", "letters", 0.25),
     ("arc_challenge", "letters", 0.25),
@@ -28,9 +28,9 @@ CHAT_CORE: tuple[tuple[str, EvalProtocol, float], ...] = (
     ("spelling", "greedy", 0.0),
     (AQUA, "greedy", 0.2),
 )
-"""The tasks of ChatCORE, how each is asked, and the accuracy that counts as nothing."""
+"""The tasks of ChatCORE, with the protocol and the baseline accuracy of each."""
 BOTH_WAYS = "gsm8k"
-"""The task of ChatCORE that is asked with and without the calculator; the one with it counts."""
+"""ChatCORE asks this task with and without the calculator; only the result with it counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Asked:
     split: Split
     limit: int | None
     samples: int
-    """Of each question; 1 but for `sampled`."""
+    """Samples per question; always 1 except under `sampled`."""
     temperature: float
     max_new_tokens: int
     calculator: bool
@@ -52,7 +52,7 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """As records, metrics and tables call it: task and protocol, with whatever is not as usual."""
+        """Its name in records, metrics and tables: task and protocol, and the settings that differ from the usual."""
         generates = self.protocol in GENERATING
         return "".join([
             self.task,
@@ -65,8 +65,8 @@ class Asked:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result besides the task, the protocol and the split; what this protocol does not use is left
-        out."""
+        """The settings that decide the result besides task, protocol and split, without those that this protocol does
+        not use."""
         unused = {"task", "protocol", "split"}
         if self.protocol not in GENERATING:
             unused |= {"max_new_tokens", "calculator"}
@@ -78,11 +78,11 @@ class Asked:
 
 
 class EvalEntry(StrictModel):
-    """One more evaluation: a task under a protocol. What is null is as in the section around it."""
+    """An additional evaluation: a task under a protocol. A null takes the value of the section around it."""
 
     task: str = MAIN_TASK
-    """Whose questions are asked; `task` is the profile's own. Where that has no options, entries that need some are
-    left out; for a task that is named they are a mistake."""
+    """The task whose questions are asked; `task` is the profile's own. If that task has no options, entries that need
+    options are left out; for a task that is given by name they are an error."""
     protocol: EvalProtocol = GREEDY
     """`greedy`: the most likely answer. `sampled`: several samples of each question. `letters`: the likelihood of each
     letter after the cue. `continuations`: that of each option's text. `cued`: that of each letter after the model's own
@@ -96,12 +96,12 @@ class EvalEntry(StrictModel):
     temperature: Positive | None = None
     """`sampled` only: null takes 1."""
     max_new_tokens: PositiveInt | None = None
-    """Tokens of an answer at most."""
+    """Maximum number of tokens of an answer."""
     calculator: bool | None = None
     """Answer the calls that the model makes of the calculator."""
     cue: Cue | None = None
-    """`letters` only: after which the letters are compared. `answer` (also for null): the task's own words for an
-    answer, such as "Answer:". `bare`: nothing, the letter is the whole answer, as nanochat's checkpoints learn it."""
+    """`letters` only: the text before the letters that are compared. `answer` (also for null): the task's own words for
+    an answer, such as "Answer:". `bare`: none, the letter is the whole answer, as nanochat's checkpoints learn it."""
     of: tuple[str, ...] = ()
     """The phases whose checkpoints are asked, e.g. [sft, rl]; empty for all."""
 
@@ -123,26 +123,26 @@ class EvalEntry(StrictModel):
 
 
 class ChatCoreConfig(StrictModel):
-    """ChatCORE: the mean over seven tasks of how far a model is from guessing to perfect."""
+    """ChatCORE: the mean over seven tasks of a score that is 0 for guessing and 1 for perfect answers."""
 
     limit: PositiveInt | None = None
     """Questions asked of each task; null asks all."""
     of: tuple[str, ...] = ()
     """The phases whose checkpoints are asked, e.g. [sft, rl]; empty for all."""
     cue: Cue = "answer"
-    """After which the letters of its multiple-choice tasks are compared, as in an entry of `tasks`."""
+    """The text before the letters that its multiple-choice tasks compare, as in an entry of `tasks`."""
     tasks: tuple[str, ...] = ()
-    """Those of its tasks that the profile has test rows of; filled in."""
+    """Its tasks that have test rows in the profile; filled in automatically."""
 
 
 class EvalConfig(StrictModel):
-    """How the four checkpoints are evaluated: greedy answers to the main task, and whatever else is asked."""
+    """How the four checkpoints are evaluated: greedy answers to the main task, and any other evaluations."""
 
     launch: LaunchConfig = LaunchConfig()
     task: str = MAIN_TASK
     """The task whose questions are asked; `task` is the profile's own."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
-    """What the profile's own tasks are; filled in from its `tasks`."""
+    """Definitions of the profile's own tasks; filled in from its `tasks`."""
     split: Split = "test"
     """Split of the questions that are asked."""
     limit: PositiveInt | None = None
@@ -150,7 +150,7 @@ class EvalConfig(StrictModel):
     permute_options: bool = True
     """Put each question's options in a seeded random order, so that no letter is favoured."""
     max_new_tokens: PositiveInt = 64
-    """Tokens of an answer at most; an answer cut off counts as wrong."""
+    """Maximum number of tokens of an answer; an answer that is cut off counts as wrong."""
     calculator: bool = False
     """Answer the calls that the model makes of the calculator."""
     batch_rows: PositiveInt = 256
@@ -158,7 +158,7 @@ class EvalConfig(StrictModel):
     bpb_tokens: PositiveInt = 65_536
     """Tokens of validation text scored for bits per byte (base and mid)."""
     tasks: tuple[EvalEntry, ...] = ()
-    """Evaluations besides that of the main task."""
+    """Additional evaluations."""
     chat_core: ChatCoreConfig | None = None
     """Also compute ChatCORE; null does not."""
     core: CoreConfig | None = None
@@ -166,7 +166,7 @@ class EvalConfig(StrictModel):
     seed: int = 30
     """Decides the order of the options, and samples."""
     interpret: InterpretConfig | None = None
-    """Look inside the checkpoint, and show in the report what is seen; null does not."""
+    """Analyze the checkpoint's attention and layers, and show the result in the report; null does not."""
 
     @property
     def main(self) -> Asked:
@@ -175,16 +175,19 @@ class EvalConfig(StrictModel):
 
     def asked(self, phase: str | None = None) -> list[Asked]:
         """All evaluations of a phase's checkpoint, the main one first and each once; None takes those of all phases."""
-        entries = (self.resolved(e) for e in self.tasks if phase is None or not e.of or phase in e.of)
         found: dict[str, Asked] = {}
-        for asked in (self.main, *entries, *self.of_chat_core(phase)):
+        for asked in (self.main, *self.of_tasks(phase), *self.of_chat_core(phase)):
             found.setdefault(asked.name, asked)
         return list(found.values())
+
+    def of_tasks(self, phase: str | None = None) -> list[Asked]:
+        """The evaluations of `tasks`."""
+        return [self.resolved(entry) for entry in self.tasks if covers(entry.of, phase)]
 
     def of_chat_core(self, phase: str | None = None) -> list[Asked]:
         """The evaluations that ChatCORE is made of."""
         found = self.chat_core
-        if found is None or (phase is not None and found.of and phase not in found.of):
+        if found is None or not covers(found.of, phase):
             return []
         entries = [
             EvalEntry(
@@ -198,15 +201,15 @@ class EvalConfig(StrictModel):
         return [self.resolved(entry) for entry in entries]
 
     def optional(self, phase: str | None = None) -> set[str]:
-        """The names of the evaluations that a report can do without: those that only ChatCORE asks for, which is then
-        of fewer tasks, and those of the main task's options, since only the code of a task may know that it has none.
-        """
-        entries = [self.resolved(e) for e in self.tasks if phase is None or not e.of or phase in e.of]
+        """The names of evaluations that are left out, instead of being an error, if they are impossible: those that
+        only ChatCORE needs, which then has fewer tasks, and those that need options of the main task, because only the
+        code of a task may know that it has none."""
+        entries = self.of_tasks(phase)
         of_chat_core = {asked.name for asked in self.of_chat_core(phase)} - {a.name for a in (self.main, *entries)}
         return of_chat_core | {a.name for a in entries if a.task == self.task and a.protocol in OF_CHOICES}
 
     def resolved(self, entry: EvalEntry) -> Asked:
-        """An entry with what the section says where it says nothing."""
+        """An entry with its nulls replaced by the section's values."""
         sampled = entry.protocol == "sampled"
         return Asked(
             task=entry.task,
@@ -224,13 +227,13 @@ class EvalConfig(StrictModel):
 
 
 def check_phases(of: Sequence[str], phases: Sequence[str], field: str) -> None:
-    """Raises `ValueError` where `of` names something else than a phase of the chain."""
+    """Raises `ValueError` if `of` names anything but phases of the chain."""
     if unknown := [phase for phase in of if phase not in phases]:
         raise ValueError(f"{field}.of names {unknown[0]!r}, and the phases are {', '.join(phases)}")
 
 
 def check_chat_core(given: ChatCoreConfig, filled: ChatCoreConfig) -> None:
-    """Raises `ValueError` where there is none of its tasks, or where the profile says others than are filled in."""
+    """Raises `ValueError` if none of its tasks has test rows, or if the profile lists other tasks."""
     if not filled.tasks:
         raise ValueError(
             "eval_report.chat_core: the profile keeps test rows of none of its tasks "
@@ -244,8 +247,8 @@ def check_chat_core(given: ChatCoreConfig, filled: ChatCoreConfig) -> None:
 
 
 def check_asked_once(config: EvalConfig, phase: str) -> None:
-    """Raises `ValueError` where two entries of the filled-in section ask a phase's checkpoint the same."""
-    entries = [(i, config.resolved(e).name) for i, e in enumerate(config.tasks) if not e.of or phase in e.of]
+    """Raises `ValueError` if two entries of the filled-in section are the same evaluation for a phase's checkpoint."""
+    entries = [(i, config.resolved(e).name) for i, e in enumerate(config.tasks) if covers(e.of, phase)]
     seen = {config.main.name: "the main evaluation, whose task, split and limit are those of eval_report itself"}
     for place, name in entries:
         if name in seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +19,11 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 """Number of optimizer steps of a stage."""
+
+
+def covers(of: Collection[str], phase: str | None) -> bool:
+    """Whether an evaluation for the phases `of` (empty: for all) is for `phase`; None asks for any phase."""
+    return phase is None or not of or phase in of
 
 
 class ConfigError(UserError):

@@ -18,7 +18,15 @@ from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.report import ComparisonWithParent, Evaluated, Identity
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.summary import Summary
-from aquarat_core.evaluation.wording import answer_noun, baseline_sentence, comparison_sentence, interval, percent, rate
+from aquarat_core.evaluation.wording import (
+    answer_noun,
+    baseline_sentence,
+    bounds,
+    comparison_sentence,
+    interval,
+    percent,
+    rate,
+)
 
 FORMAT = 1
 
@@ -44,22 +52,22 @@ class StageRow(TypedDict):
     bits_per_byte: float | None
     comparison: ComparisonWithParent
     evaluations: list[Evaluation]
-    """All that the checkpoint was asked, the main task first, without the tasks of CORE."""
+    """The checkpoint's evaluations, the main task first, without the tasks of CORE."""
     core: tuple[str, float] | None
-    """Its name and value."""
+    """The name and value of CORE."""
     chat_core: ChatCore | None
     cost: Cost
 
 
 class Cost(TypedDict):
-    """What training a checkpoint took, as far as its manifest says."""
+    """The cost of training a checkpoint, as far as its manifest tells."""
 
     tokens: float | None
-    """Trained on, or sampled in RL."""
+    """Tokens trained on; in RL, tokens sampled."""
     flops: float | None
-    """Of the model's products, forward and backward."""
+    """Floating-point operations of the model's matrix products, forward and backward."""
     seconds: float | None
-    """Of its last attempt, start and end of the job not counted."""
+    """Duration of the stage's last attempt."""
     ranks: float | None
     hardware: str
 
@@ -109,7 +117,7 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
 
 
 def cost_of(checkpoint: Artifact) -> Cost:
-    """What a checkpoint's training took, from the metrics in its manifest."""
+    """The cost of a checkpoint's training, from the metrics in its manifest."""
     found, hardware = checkpoint.manifest.metrics, checkpoint.manifest.hardware
     seconds, per_second = _number(found.get("seconds")), _number(found.get("model_flops_per_second"))
     gpus = hardware.get("gpus")
@@ -259,7 +267,7 @@ def _paired_table(report: ChainReport) -> doc.Table:
         c = row["comparison"]
         pair = f"{row['checkpoint']['asset']} against {c['parent']}"
         if r := c["result"]:
-            span = f"[{100 * r['difference_lo']:+.1f}, {100 * r['difference_hi']:+.1f}]"
+            span = bounds(r["difference_lo"], r["difference_hi"], "+")
             numbers = (f"{100 * r['difference']:+.1f}", span, f"{r['only_child']:,} / {r['only_parent']:,}")
             rows.append((pair, *numbers, p_text(r["mcnemar_p"]), r["verdict"]))
         else:
@@ -269,7 +277,7 @@ def _paired_table(report: ChainReport) -> doc.Table:
 
 
 def _evaluations(report: ChainReport) -> list[doc.Block]:
-    """Every evaluation by checkpoint, side by side; nothing where only the main task was asked."""
+    """All evaluations of all checkpoints side by side; nothing if there is only the main task."""
     names = list(dict.fromkeys(e["name"] for row in report["stages"] for e in row["evaluations"]))
     if len(names) < 2 and not any(row["core"] for row in report["stages"]):
         return []

@@ -19,11 +19,11 @@ NAME = "ChatCORE"
 
 
 class ChatCoreTask(TypedDict):
-    """One task of it; rates are shares in [0, 1]."""
+    """One task of ChatCORE; rates are shares in [0, 1]."""
 
     task: str
     evaluation: str
-    """The name of the evaluation that these are the figures of."""
+    """The name of the evaluation with these figures."""
     n: int
     accuracy: float
     lo: float
@@ -31,24 +31,24 @@ class ChatCoreTask(TypedDict):
     baseline: float
     centered: float
     counts: bool
-    """False for the way of asking a task that is shown beside the one in the mean."""
+    """False for an evaluation that is shown but not part of the mean."""
 
 
 class ChatCore(TypedDict):
-    """The mean and what it is made of."""
+    """The mean and its parts."""
 
     name: str
     """`ChatCORE`, or `ChatCORE-5` if only five of the tasks ran: not comparable with others."""
     value: float
     lo: float
     hi: float
-    """95 %, from the binomial errors of the tasks."""
+    """95 % interval, from the binomial errors of the tasks."""
     tasks: list[ChatCoreTask]
     absent: list[str]
 
 
 def chat_core(asked: Sequence[Asked], evaluations: Sequence[Evaluation]) -> ChatCore | None:
-    """The mean over the tasks of ChatCORE that were `asked` for it; None if none was."""
+    """The mean over the tasks of ChatCORE that were `asked`; None without any."""
     names = {a.name: a for a in asked}
     baselines = {task: baseline for task, _, baseline in CHAT_CORE}
     rows = [_row(names[e["name"]], e, baselines) for e in evaluations if e["name"] in names]
@@ -84,8 +84,8 @@ def _row(asked: Asked, evaluation: Evaluation, baselines: dict[str, float]) -> C
 
 
 def _variance(row: ChatCoreTask) -> float:
-    """Of the centered accuracy. Two right and two wrong answers are added (Agresti & Coull 1998), so that an accuracy
-    of 0 or 1 is not taken for certain."""
+    """The variance of the centered accuracy. Two right and two wrong answers are added (Agresti & Coull 1998), because
+    an observed accuracy of 0 or 1 is not certain."""
     n = row["n"] + 4
     p = (row["accuracy"] * row["n"] + 2) / n
     return p * (1 - p) / n / (1 - row["baseline"]) ** 2

@@ -22,7 +22,7 @@ from aquarat_core.evaluation.sampling import mean_over_questions
 from aquarat_core.evaluation.summary import ALPHA, BOOTSTRAP_SEED, Verdict
 
 SEEN_IN_QUESTIONS = frozenset({"limit", "permute_options", "seed", "samples"})
-"""Settings that need not be equal: what they change shows in the questions, or makes means only more precise."""
+"""Settings that may differ: their effect shows in the questions, or only makes means more precise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Answers:
     """What one checkpoint answered to the questions of one task, by one protocol."""
 
     name: str
-    """Task and protocol, with whatever is not as usual, such as another split or the calculator."""
+    """Task and protocol, and the settings that differ from the usual, such as another split or the calculator."""
     task: str
     protocol: str
     split: str
@@ -38,7 +38,7 @@ class Answers:
     settings: Mapping[str, Any]
     """How the questions were asked, such as the temperature and the limit of new tokens."""
     records: Sequence[Record]
-    """One or several for each question, which its id tells apart."""
+    """One or several answers per question; the id tells which question."""
 
 
 class Rate(TypedDict):
@@ -48,7 +48,7 @@ class Rate(TypedDict):
     lo: float
     hi: float
     answers: int
-    """Answers to each question; the fewest where they are not as many for all."""
+    """Answers per question; the smallest number if it varies."""
 
 
 class Line(TypedDict):
@@ -65,13 +65,13 @@ class Line(TypedDict):
     difference_lo: float
     difference_hi: float
     fell: int
-    """Questions that the first answered rightly more often."""
+    """Questions that the first side answered correctly more often."""
     rose: int
-    """Questions that the second did."""
+    """Questions that the second side answered correctly more often."""
     test: str
     p: float
     p_corrected: float
-    """Holm's, over all lines."""
+    """The p-value after Holm's correction over all lines."""
     minimum_detectable: float
     verdict: Verdict
 
@@ -92,10 +92,10 @@ class Said(TypedDict):
 
 
 class Flip(TypedDict):
-    """A question that one of the two answered rightly more often."""
+    """A question that one side answered correctly more often."""
 
     name: str
-    """Of the evaluation."""
+    """The evaluation's name."""
     id: str
     question: str
     gold: str
@@ -111,7 +111,7 @@ class SideBySide(TypedDict):
 
 
 def answers_of(evaluated: Evaluated, config: Mapping[str, Any]) -> list[Answers]:
-    """What a report's checkpoint was asked, in the report's order; `config` is that of its manifest."""
+    """The answers of a report's checkpoint by evaluation, in the report's order; `config` is that of its manifest."""
     if not (found := evaluated.report.get("evaluations")):
         return [_answers_of_older(evaluated, config)]
     return [
@@ -137,7 +137,8 @@ def _answers_of_older(evaluated: Evaluated, config: Mapping[str, Any]) -> Answer
 
 
 def side_by_side(first: Sequence[Answers], second: Sequence[Answers]) -> SideBySide:
-    """Compares what both have, in the order of the first, and says of the rest why it is not compared."""
+    """Compares the evaluations that both have, in the order of the first; gives a reason for those that are not
+    compared."""
     ours, theirs = ({answers.name: answers for answers in side} for side in (first, second))
     lines: list[Line] = []
     unpaired: list[Unpaired] = []
@@ -249,7 +250,7 @@ def _by_question(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _prompts(records: Sequence[Record]) -> set[tuple[str, str]]:
-    """What was asked, with the right answers; older records have no hash of it."""
+    """Hashes of the prompts with the right answers; older records have no hash, so it is computed."""
     return {(r.prompt_sha256 or prompt_hash(r.question), r.gold) for r in records}
 
 

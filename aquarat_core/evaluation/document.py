@@ -33,7 +33,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One number a reader should see first, with what it must be read with."""
+    """A number that a reader should see first, with a note on how to read it."""
 
     label: str
     value: str
@@ -78,7 +78,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Samples that a reader unfolds; Markdown, which cannot fold, only names them."""
+    """Samples that a reader can unfold; Markdown cannot fold, so it only names them."""
 
     title: str
     samples: tuple[Sample, ...]

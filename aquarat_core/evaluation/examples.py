@@ -13,7 +13,7 @@ N_EACH = 10
 
 
 def examples_section(records: Mapping[str, Sequence[Record]], seed: int) -> list[doc.Block]:
-    """The main evaluation's answers open, those of the others folded; the same for the same `seed`."""
+    """The main evaluation's answers, and those of the others folded away. The same `seed` draws the same answers."""
     blocks: list[doc.Block] = []
     for place, (name, rows) in enumerate(records.items()):
         chosen = {what: _drawn([r for r in rows if r.correct == right], seed) for what, right in _KINDS.items()}
@@ -46,6 +46,6 @@ def _sample(r: Record) -> doc.Sample:
 
 
 def _scores(r: Record) -> str:
-    """The scores of the choices, one in a line."""
+    """The scores of the choices, one per line."""
     scores = zip(ascii_uppercase, r.choice_scores or (), strict=False)
     return "\n".join(f"{letter}  {score:8.3f}" for letter, score in scores)

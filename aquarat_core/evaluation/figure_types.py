@@ -18,7 +18,7 @@ class Rate(TypedDict):
 
 
 class Guessed(Rate):
-    """A rate over several samples, and what guessing would give."""
+    """A rate over several samples, and the rate of guessing."""
 
     guess: float
 
@@ -41,9 +41,9 @@ class Calibration(TypedDict):
     """Nats; ln L for equal probabilities of L choices."""
     ece: float
     ece_if_calibrated: float
-    """What so few questions would give on average if every probability were right."""
+    """The mean calibration error for this number of questions if every probability were right."""
     ece_if_calibrated_95: float
-    """Which of those 95 % stay below: only an error above it shows a lack of calibration."""
+    """The 95 % quantile of the same. Only an error above it shows a lack of calibration."""
     confidence: float
     reliability: list[ReliabilityBin]
 
@@ -68,7 +68,7 @@ class Bias(TypedDict):
 
 
 class Rotation(TypedDict):
-    """What changes with the order of the options."""
+    """The effect of the order of the options."""
 
     rotated: int
     """Questions that were asked under all cyclic orders."""
@@ -80,7 +80,7 @@ class Rotation(TypedDict):
     agreement: float | None
     """Share of the pairs of orders of a question that agree."""
     bias: dict[str, Bias]
-    """By the number of options."""
+    """Keyed by the number of options."""
     as_given: Rate
     """Accuracy under the first order alone."""
     difference: Rate
@@ -89,20 +89,20 @@ class Rotation(TypedDict):
 
 
 class Accuracy(TypedDict):
-    """What every protocol finds."""
+    """The figures that every protocol has."""
 
     correct: float
-    """Questions right; the sum of the questions' means where they were asked several times."""
+    """Number of questions answered correctly; the sum of the questions' means if they have several answers."""
     accuracy: float
     lo: float
     hi: float
 
 
 class Figures(Accuracy, total=False):
-    """What an evaluation found, by protocol."""
+    """The figures of an evaluation; which ones depends on the protocol."""
 
     p_above_chance: float | None
-    """Single answers: exact binomial p of no more than guessing."""
+    """Single answers: exact binomial p-value of the hypothesis that the model guesses."""
     p_against_constant: float
     """Single answers: exact McNemar p against the best constant answer."""
     against_constant: Verdict
@@ -113,7 +113,7 @@ class Figures(Accuracy, total=False):
     """Several answers to a question: standard error, clustered by question."""
     samples: int
     pass_at: dict[str, Guessed]
-    """By k, unbiased."""
+    """Keyed by k; unbiased estimates."""
     majority_at: dict[str, Guessed]
     margin: float
     """Mean difference of the highest and the second highest score, in nats."""
@@ -127,35 +127,35 @@ class Figures(Accuracy, total=False):
 
 
 class Baselines(TypedDict):
-    """Accuracies on the same questions without looking at them."""
+    """Accuracies on the same questions of strategies that do not read them."""
 
     chance: float
     constant: Baseline
-    """The best answer to give always, chosen with these questions in hand."""
+    """Always the same answer: the best one for these questions."""
     majority: Baseline | None
-    """The commonest answer of the training split; None where there is none."""
+    """Always the commonest answer of the training split; None without a training split."""
     longest: float | None
-    """The longest option; equals share the question. None where there are no options."""
+    """Always the longest option; options of equal length share the question. None without options."""
 
 
 class Rates(TypedDict):
-    """How answers came about, as shares of all answers."""
+    """Shares of all answers."""
 
     parsed: float
     truncated: float
     ambiguous: float
-    """Completions that announced more than one answer."""
+    """Completions that contain more than one answer."""
     too_long: float
-    """Not asked, because there was no room in the context."""
+    """Questions that were not asked because they do not fit into the context."""
 
 
 class Hashes(TypedDict):
-    """What must be equal for two evaluations to be of the same."""
+    """Hashes that are equal if two evaluations can be compared."""
 
     questions_sha256: str
-    """Of ids, prompts with the order of their options, and right answers."""
+    """Hash of the ids, the prompts with the order of their options, and the right answers."""
     prompts_sha256: str
-    """Of all that the model was shown, cues included."""
+    """Hash of everything the model was shown, including cues."""
     grader: str
     data_asset: str
     data_version: str
@@ -171,9 +171,9 @@ class Evaluation(TypedDict):
     questions: str
     settings: dict[str, Any]
     n: int
-    """Questions."""
+    """Number of questions."""
     answers: int
-    """Rows: questions times samples or rotations."""
+    """Number of rows: questions times samples or rotations."""
     figures: Figures
     baselines: Baselines
     rates: Rates

@@ -37,9 +37,9 @@ from aquarat_core.evaluation.records import Facts, Record, by_evaluation, read_f
 from aquarat_core.evaluation.summary import Baseline, questions_sha256, summarize
 
 LONGEST_SHOWN = 80
-"""Characters of an answer that are given as a baseline's name."""
+"""Maximum length of a baseline's name, which is an answer."""
 SEED = 0
-"""Of what is simulated or resampled."""
+"""Seed of simulations and resampling."""
 
 
 def evaluate(facts: Facts, records: Sequence[Record]) -> Evaluation:
@@ -90,7 +90,7 @@ def rebuild(path: str | Path) -> list[Evaluation]:
 
 
 def remarks(evaluations: Iterable[Evaluation]) -> list[str]:
-    """What a reader must know before any figure: evaluations without any answer, and questions without room."""
+    """Warnings to read before any figure: evaluations without a readable answer, and questions that did not fit."""
     found: list[str] = []
     for e in evaluations:
         if not e["rates"]["parsed"] and e["rates"]["too_long"] < 1:
@@ -144,7 +144,7 @@ def _single(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
 
 
 def _add_scores(found: Figures, protocol: RecordedProtocol, records: Sequence[Record]) -> None:
-    """Adds what the scores of choices say to `found`; questions without any are left out."""
+    """Adds the figures that follow from the scores of choices to `found`; questions without scores are left out."""
     scores_QL = [r.choice_scores or () for r in records]
     golds = [ascii_uppercase.index(r.gold) for r in records]
     probabilities_QL = calibration.choice_probabilities(scores_QL)
@@ -192,7 +192,7 @@ def _sampled(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
 
 
 def _vote(record: Record) -> str | None:
-    """The answer as majorities count it: what is right is one answer, however it was written."""
+    """The answer as a majority vote counts it: all right answers are the same, however they are written."""
     return record.gold if record.correct else record.parsed
 
 
@@ -243,7 +243,7 @@ def _content(record: Record, n: int) -> int | None:
 
 
 def _bias(rotated: Sequence[Sequence[Record]], n: int) -> Bias | None:
-    """Of the places that were answered, over the questions with n options."""
+    """The bias of the answered places, over the questions with n options."""
     answered = [r.parsed for rows in rotated if len(rows) == n for r in rows]
     places = [None if letter is None else ascii_uppercase.index(letter) for letter in answered]
     found = option_bias.place_bias(places, n)
@@ -271,7 +271,7 @@ def _baselines(facts: Facts, questions: Sequence[Sequence[Record]]) -> Baselines
 
 
 def _shown(answer: str) -> str:
-    """An answer that may be a whole program."""
+    """An answer, shortened, because it may be a whole program."""
     return answer if len(answer) <= LONGEST_SHOWN else f"{answer[: LONGEST_SHOWN - 3]}..."
 
 

@@ -18,7 +18,7 @@ from aquarat_core.tasks.registry import dataset_of
 
 CONTENT = frozenset({"report.json", "questions.parquet"})
 USUAL_SPLIT = "test"
-"""The one that an evaluation's name does not mention (`Asked.name`)."""
+"""The split that an evaluation's name does not mention (`Asked.name`)."""
 
 
 class Looks(NamedTuple):
@@ -61,7 +61,7 @@ def looks_at(data_version: str | None, artifacts: Mapping[str, Artifact], task: 
 
 
 def looks_sentence(found: Looks, task: str, split: str, before: str = "this report") -> str:
-    """The count in words."""
+    """The count as a sentence."""
     reports = f"{found.reports:,} report{'' if found.reports == 1 else 's'}"
     checkpoints = f"{found.checkpoints:,} checkpoint{'' if found.checkpoints == 1 else 's'}"
     return f"Before {before} the store had {reports} on {task} ({split}), of {checkpoints}."

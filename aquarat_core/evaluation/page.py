@@ -25,6 +25,7 @@ from aquarat_core.evaluation.summary import Summary, none_parsed
 from aquarat_core.evaluation.wording import (
     answer_noun,
     baseline_sentence,
+    bounds,
     comparison_sentence,
     interval,
     percent,
@@ -34,11 +35,11 @@ from aquarat_core.tasks import origin
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a page shows besides the report. Some of it depends on what else the store has, so it is on the pages alone:
-    equal evaluations have equal content."""
+    """What a page shows besides the report. Some of it depends on other artifacts of the store, so it is only on the
+    pages: equal evaluations have equal content."""
 
     records: Mapping[str, Sequence[Record]]
-    """Those of each evaluation by its name, the main one first."""
+    """The records of each evaluation by its name, the main one first."""
     curves: Sequence[plots.Row] = ()
     """The checkpoint's training metrics."""
     inside: Sequence[doc.Block] = ()
@@ -143,7 +144,7 @@ def origin_band(questions: str) -> tuple[doc.Paragraph, ...]:
 
 
 def _warnings(report: EvalReport) -> list[doc.Paragraph]:
-    """What must be read before any number."""
+    """Warnings to read before any number."""
     found = remarks(report["evaluations"])
     if not report["evaluations"] and (warning := none_parsed(report["summary"])):
         found.append(warning)
@@ -166,7 +167,7 @@ def _tiles(report: EvalReport) -> tuple[doc.Tile, ...]:
     ]
     if result:
         note = (
-            f"95% CI [{100 * result['difference_lo']:+.1f}, {100 * result['difference_hi']:+.1f}], "
+            f"95% CI {bounds(result['difference_lo'], result['difference_hi'], '+')}, "
             f"{p_text(result['mcnemar_p'], 'exact McNemar p')}"
         )
         name = f"Points over {report['comparison']['parent']}"

@@ -25,14 +25,22 @@ if TYPE_CHECKING:
     from aquarat_core.artifacts import Artifact
 
 
-class _Axes(Protocol):
-    """What is used of matplotlib's axes, whose functions leave the types of their options open."""
+class Axes(Protocol):
+    """The functions of matplotlib's axes that are used, with types: matplotlib leaves those of its options open."""
+
+    def fill(self, *data: object, **options: object) -> object: ...
 
     def plot(self, *data: object, **options: object) -> object: ...
 
     def axvline(self, x: float, **options: object) -> object: ...
 
-    def set_yticks(self, ticks: Sequence[int], labels: Sequence[str], **options: object) -> object: ...
+    def axhline(self, y: float, **options: object) -> object: ...
+
+    def text(self, x: float, y: float, s: str, **options: object) -> object: ...
+
+    def set_xticks(self, ticks: Sequence[float], labels: Sequence[str], **options: object) -> object: ...
+
+    def set_yticks(self, ticks: Sequence[float], labels: Sequence[str], **options: object) -> object: ...
 
     def set_xlim(self, left: float, right: float) -> object: ...
 
@@ -46,7 +54,7 @@ class _Axes(Protocol):
 
     def set_axis_off(self) -> None: ...
 
-    def grid(self, **options: object) -> None: ...
+    def grid(self, visible: bool = True, **options: object) -> None: ...
 
     def legend(self, **options: object) -> object: ...
 
@@ -147,7 +155,7 @@ def draw_curves(panels: Sequence[Panel], columns: int = 3) -> Figure:
     rows = math.ceil(len(panels) / columns)
     with style():
         figure = Figure(figsize=(PANEL_WIDTH * columns, 2.4 * rows), layout="constrained")
-        axes = cast("Sequence[_Axes]", figure.subplots(rows, columns, squeeze=False).ravel())
+        axes = cast("Sequence[Axes]", figure.subplots(rows, columns, squeeze=False).ravel())
         for ax, panel in zip(axes, panels, strict=False):
             _draw_panel(ax, panel)
         for ax in axes[len(panels) :]:
@@ -162,7 +170,7 @@ def draw_accuracies(points: Sequence[Accuracy], guessing: float, constant: float
 
     with style():
         figure = Figure(figsize=(3 * PANEL_WIDTH, 0.9 + 0.36 * len(points)), layout="constrained")
-        ax = cast(_Axes, figure.subplots())
+        ax = cast(Axes, figure.subplots())
         for y, point in enumerate(points):
             ax.plot([100 * point.lo, 100 * point.hi], [y, y], color=SERIES[0], linewidth=5, alpha=0.35)
             ax.plot([100 * point.value], [y], "o", color=SERIES[0], markersize=6)
@@ -235,7 +243,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return [math.fsum(w) / len(w) for w in windows]
 
 
-def _draw_panel(ax: _Axes, panel: Panel) -> None:
+def _draw_panel(ax: Axes, panel: Panel) -> None:
     for colour, series in zip(SERIES, panel.series, strict=False):
         if len(series.values) > NOISY:
             ax.plot(series.steps, series.values, color=colour, alpha=0.3, linewidth=0.8)

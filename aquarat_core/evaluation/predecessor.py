@@ -28,8 +28,7 @@ class ParseRate:
         return wilson_interval(round(self.rate * self.n), self.n)
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.rate:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}"
+        return f"{rate(self.rate, *self.interval)} of {self.n:,}"
 
 
 def compare_with_last(now: Evaluated, last: Evaluated) -> Comparison | str:

@@ -66,7 +66,7 @@ class EvalReport(TypedDict):
     bits_per_byte: float | None
     comparison: ComparisonWithParent
     evaluations: list[Evaluation]
-    """All that the checkpoint was asked, the main task first; reports from before there were several have none."""
+    """All evaluations, the main task first; older reports have none."""
     chat_core: ChatCore | None
     core: NotRequired[CoreReport | None]
     interpretability: NotRequired[Findings | None]
@@ -78,9 +78,9 @@ class Evaluated:
 
     report: EvalReport
     records: list[Record]
-    """Those of the main task."""
+    """The records of the main task."""
     by_name: Mapping[str, list[Record]] = field(default_factory=dict[str, list[Record]])
-    """Those of all evaluations by their names, in the order of the report; an older report's have no name."""
+    """The records of all evaluations by name, in the order of the report; in an older report the name is empty."""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Evaluated:

@@ -13,7 +13,7 @@ from aquarat_core.evaluation.wording import bounds, percent, rate, shortened
 
 
 def overview_section(evaluations: Sequence[Evaluation]) -> list[doc.Block]:
-    """All evaluations in one table, with what their accuracies must be read with; nothing for the main one alone."""
+    """All evaluations in one table, with their baselines; nothing if there is only the main one."""
     if len(evaluations) < 2:
         return []
     return [doc.Heading("All evaluations"), _overview(evaluations), *_above_chance(evaluations)]
@@ -63,7 +63,7 @@ def _above_chance(evaluations: Sequence[Evaluation]) -> list[doc.Block]:
 
 
 def chat_core_section(result: ChatCore | None) -> list[doc.Block]:
-    """The value of ChatCORE and the tasks it is made of; nothing where it was not asked for."""
+    """The value of ChatCORE and its tasks; nothing if it was not computed."""
     if result is None:
         return []
     rows = tuple(
@@ -96,7 +96,7 @@ def chat_core_section(result: ChatCore | None) -> list[doc.Block]:
 
 
 def details_section(evaluations: Sequence[Evaluation]) -> list[doc.Block]:
-    """What sampled, scored and rotated evaluations find besides their accuracy."""
+    """The figures of sampled, scored and rotated evaluations besides accuracy."""
     parts: tuple[Callable[[Evaluation], list[doc.Block]], ...] = (_sampled, _scored, _rotated)
     return [block for e in evaluations for part in parts for block in part(e)]
 

@@ -1,4 +1,4 @@
-"""All that one checkpoint is asked, one evaluation after the other, over the ranks of a stage."""
+"""Runs the evaluations of a checkpoint one after the other, over the ranks of a stage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Questions:
     asked: Asked
     task: Task[Any]
     examples: Sequence[Example[Any]]
-    """As they are shown."""
+    """The examples as they are shown to the model."""
     facts: Facts
 
 

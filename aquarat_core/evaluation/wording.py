@@ -1,4 +1,4 @@
-"""Figures as a reader is shown them: percentages with their intervals, and the sentences that are said of them."""
+"""Figures as text: percentages with their intervals, and sentences about them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def comparison_sentence(c: ComparisonWithParent) -> str:
 
 
 def answer_noun(s: Summary) -> str:
-    """What one answer is: a letter where the answers are few and have letters for names."""
+    """The word for an answer: "letter" if the answers are few and named by letters."""
     return "letter" if s["letters"] else "answer"
 
 
 def accuracy_text(s: Summary) -> str:
-    """An accuracy as it may be printed: with its interval."""
+    """An accuracy with its interval, as it is printed."""
     return f"{percent(s['accuracy'])} {interval(s)}"
 
 

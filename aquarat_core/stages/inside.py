@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aquarat_core.config import EvalConfig
+from aquarat_core.config.fields import covers
 from aquarat_core.evaluation.document import Block
 from aquarat_core.evaluation.interpret.analysis import Findings, findings, interpret, write
 from aquarat_core.evaluation.interpret.section import interpretability_section
@@ -23,7 +24,7 @@ def look_inside(
     done their part.
     """
     config: EvalConfig = ctx.config
-    if config.interpret is None or not config.interpret.is_for(ctx.spec.stage.removesuffix("_eval_report")):
+    if config.interpret is None or not covers(config.interpret.of, ctx.spec.stage.removesuffix("_eval_report")):
         return None, []
     result = interpret(evaluator.model, evaluator.tokenizer, task, examples, config.interpret)
     write(ctx.outdir / "interpretability.json", result)

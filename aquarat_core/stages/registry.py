@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from aquarat_core.config import Profile, TokenizerConfig
+from aquarat_core.config.fields import covers
 from aquarat_core.config.task_use import names_in
 from aquarat_core.stages.stage import EVAL_BUNDLE, OPTIONAL_INPUTS, Stage
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of, entry_of
@@ -41,7 +42,7 @@ def _datasets(config: Any) -> Iterable[str]:
 def _datasets_of_report(phase: str, config: Any) -> Iterable[str]:
     """The main task's questions, and those of CORE where it is measured of this phase."""
     core = config.core
-    return (*_datasets(config), *([EVAL_BUNDLE] if core and (not core.of or phase in core.of) else []))
+    return (*_datasets(config), *([EVAL_BUNDLE] if core and covers(core.of, phase) else []))
 
 
 def _datasets_of_tokenizer(config: Any) -> Iterable[str]:

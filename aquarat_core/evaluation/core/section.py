@@ -5,13 +5,14 @@ from __future__ import annotations
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation.core.result import CoreReport, CoreTaskReport
 from aquarat_core.evaluation.core.tasks import BASELINES
+from aquarat_core.evaluation.wording import bounds, percent
 
 HEADING = "CORE"
 
 
 def core_section(report: CoreReport) -> list[doc.Block]:
     """Heading, what the figure is and what not, and a row for each task."""
-    rows = tuple(_row(task) for task in report["tasks"])
+    rows = tuple(task_row(task) for task in report["tasks"])
     head = ("Task", "Shots", "Questions", "Accuracy", "95% CI", "Guessing", "Above guessing")
     finding = doc.Paragraph(core_sentence(report), tone="finding")
     return [doc.Heading(HEADING), finding, doc.Table(head, rows), *_notes(report)]
@@ -30,14 +31,15 @@ def core_sentence(report: CoreReport) -> str:
     return f"{text}. Guessing is as in DataComp-LM {report['baselines']}."
 
 
-def _row(task: CoreTaskReport) -> tuple[str, ...]:
+def task_row(task: CoreTaskReport) -> tuple[str, ...]:
+    """A row of a table: name, examples, questions, accuracy and its interval, guessing, and accuracy above guessing."""
     return (
         task["label"],
         str(task["shots"]),
         f"{task['n']:,}",
-        f"{100 * task['accuracy']:.1f}%",
-        f"[{100 * task['lo']:.1f}, {100 * task['hi']:.1f}]",
-        f"{100 * task['baseline']:.1f}%",
+        percent(task["accuracy"]),
+        bounds(task["lo"], task["hi"]),
+        percent(task["baseline"]),
         f"{task['centered']:+.4f}",
     )
 

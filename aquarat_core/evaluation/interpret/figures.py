@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from aquarat_core.evaluation.plots import INK, MUTED, SERIES, style
+from aquarat_core.evaluation.plots import INK, MUTED, SERIES, Axes, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,38 +31,6 @@ LINE_HEIGHT, TEXT_SIZE = 0.185, 8.0
 FAINTEST = 0.02
 """Shares below it are left blank: nobody would see them, and they would make the drawing heavy."""
 GLYPHS = {"\n": "↵", "\t": "→", "\r": "␍"}
-
-
-class _Axes(Protocol):
-    """What is used of matplotlib's axes, whose functions leave the types of their options open."""
-
-    def fill(self, *data: object, **options: object) -> object: ...
-
-    def plot(self, *data: object, **options: object) -> object: ...
-
-    def axhline(self, y: float, **options: object) -> object: ...
-
-    def text(self, x: float, y: float, s: str, **options: object) -> object: ...
-
-    def set_xticks(self, ticks: Sequence[float], labels: Sequence[str], **options: object) -> object: ...
-
-    def set_yticks(self, ticks: Sequence[float], labels: Sequence[str], **options: object) -> object: ...
-
-    def set_xlim(self, left: float, right: float) -> object: ...
-
-    def set_ylim(self, bottom: float, top: float) -> object: ...
-
-    def set_xlabel(self, xlabel: str) -> object: ...
-
-    def set_ylabel(self, ylabel: str) -> object: ...
-
-    def set_title(self, label: str, **options: object) -> object: ...
-
-    def set_axis_off(self) -> None: ...
-
-    def grid(self, visible: bool) -> None: ...
-
-    def legend(self, **options: object) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +81,14 @@ def draw_heat_maps(maps: Sequence[HeatMap], columns: int) -> Figure:
     return figure
 
 
-def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> _Axes:
+def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
     """Axes with their lower left corner at (x, y), all in inches: a layout that is known need not be searched for."""
     w, h = figure.get_figwidth(), figure.get_figheight()
     place = (x / w, y / h, width / w, height / h)
-    return cast(_Axes, figure.add_axes(place))  # pyright: ignore[reportUnknownMemberType]
+    return cast(Axes, figure.add_axes(place))  # pyright: ignore[reportUnknownMemberType]
 
 
-def _draw_heat_map(ax: _Axes, heat: HeatMap, numbered: bool) -> None:
+def _draw_heat_map(ax: Axes, heat: HeatMap, numbered: bool) -> None:
     for layer, row in enumerate(heat.values):
         for head, value in enumerate(row):
             _cell(ax, head - 0.5, layer - 0.5, 1, 1, value / heat.full if heat.full else 0.0)
@@ -133,7 +101,7 @@ def _draw_heat_map(ax: _Axes, heat: HeatMap, numbered: bool) -> None:
     ax.grid(False)
 
 
-def _label(ax: _Axes, layers: int, heads: int) -> None:
+def _label(ax: Axes, layers: int, heads: int) -> None:
     """Numbers the layers and the heads; 0 of them leaves an axis without labels."""
     shown = range(0, heads, math.ceil(heads / MAX_LABELS) or 1)
     ax.set_xticks(shown, [str(i) for i in shown])
@@ -143,7 +111,7 @@ def _label(ax: _Axes, layers: int, heads: int) -> None:
     ax.set_ylabel("layer" if layers else "")
 
 
-def _cell(ax: _Axes, x: float, y: float, width: float, height: float, share: float) -> None:
+def _cell(ax: Axes, x: float, y: float, width: float, height: float, share: float) -> None:
     if share < FAINTEST:
         return
     corners = [x, x + width, x + width, x], [y, y, y + height, y + height]
@@ -157,7 +125,7 @@ def draw_lens(curves: Sequence[Curve], chance: float) -> Figure:
     n = len(curves[0].values)
     with style():
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
-        ax = cast(_Axes, figure.subplots())
+        ax = cast(Axes, figure.subplots())
         ax.axhline(chance, color=MUTED, linestyle=":", linewidth=1, label="guessing")
         for color, curve in zip(SERIES, curves, strict=False):
             ax.plot(range(n), curve.values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=curve.label)
@@ -207,7 +175,7 @@ class _Word:
     width: float
 
 
-def _draw_line(ax: _Axes, number: int, line: Sequence[_Word], full: float) -> None:
+def _draw_line(ax: Axes, number: int, line: Sequence[_Word], full: float) -> None:
     for word in line:
         _cell(ax, word.x, number + 0.02, word.width, 0.96, word.weight / full if full else 0.0)
         # Each token by itself: in the page's font a line as a whole would drift away from its shades.
