@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from aquarat_core.cli.artifacts import add_json, add_store, find_artifact
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
+from aquarat_core.config.validation import did_you_mean
 from aquarat_core.errors import DataError, UsageError
 from aquarat_core.plain_text import one_line
 
@@ -165,8 +165,7 @@ def _chosen(sides: list[list[Answers]], arguments: argparse.Namespace) -> list[l
         known = sorted({getattr(answers, option) for side in sides for answers in side})
         for name in wanted or ():
             if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                hint = did_you_mean(name, known)
                 raise UsageError(f"--{option} {name}: {hint}the reports have {', '.join(known)}")
         if wanted:
             sides = [[answers for answers in side if getattr(answers, option) in wanted] for side in sides]

@@ -7,7 +7,6 @@ and includes the definitions of those that the profile defines.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
@@ -19,6 +18,7 @@ from aquarat_core.config.protocols import OF_CHOICES, EvalProtocol
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskConfig
 from aquarat_core.config.training import ChatTrainConfig
+from aquarat_core.config.validation import did_you_mean
 
 S = TypeVar("S", bound=BaseModel)
 TASK_SOURCES = frozenset({"arc", "arc_challenge", "arc_easy", "gsm8k", "humaneval", "mmlu", "spelling"})
@@ -73,8 +73,7 @@ class TaskNames:
             return
         if name in TASK_SOURCES:
             raise ValueError(f"{field} names the task {name!r}: add {{name: {name}}} to chat_datasets.sources")
-        near = get_close_matches(name, [*known, MAIN_TASK], 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, [*known, MAIN_TASK])
         raise ValueError(f"{field} names {name!r}: {hint}there are {', '.join(sorted(known))}")
 
     def check_split(self, name: str, split: str, field: str) -> None:

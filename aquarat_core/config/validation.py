@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -46,3 +47,9 @@ def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
             return ["see aquarat_core/config/"]
         model = inner
     return sorted(model.model_fields)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'arc_easy'? `, with the known name that is nearest to `name`; empty if none is near."""
+    near = get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -6,12 +6,12 @@ asked questions that its own chain kept from training, where there are such.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import TaskDefinition, validate
+from aquarat_core.config.validation import did_you_mean
 from aquarat_core.errors import DataError, UsageError
 from aquarat_core.stages.task_inputs import TaskInput, input_from
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of
@@ -45,8 +45,7 @@ class TaskSearch:
         asset = dataset_of(name)
         own = [d for d in self.datasets if d.asset == asset and name in self._definitions(d)]
         if name not in TASKS and not own:
-            near = difflib.get_close_matches(name, self.known(), 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(name, self.known())
             raise UsageError(f"there is no task {name!r}: {hint}the tasks are {', '.join(self.known())}")
         for dataset in own if name not in TASKS else self.datasets:
             if dataset.asset == asset and (found := self._input(dataset, name)).rows(split):

@@ -7,7 +7,6 @@ the conversations are read from their source in its own order when they are toke
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aquarat_core.config import MixtureEntry
+from aquarat_core.config.validation import did_you_mean
 from aquarat_core.conversation import Message
 from aquarat_core.data.turns import ConversationFile, Turns
 from aquarat_core.errors import DataError
@@ -178,8 +178,7 @@ def mix(entries: Sequence[MixtureEntry], sources: Mapping[str, Source], seed: in
 def _named(name: str, sources: Mapping[str, Source]) -> Source:
     if name in sources:
         return sources[name]
-    near = difflib.get_close_matches(name, sources, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, sources)
     raise DataError(f"the mixture names {name!r}: {hint}there are {', '.join(sorted(sources))}")
 
 

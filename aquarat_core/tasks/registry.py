@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from aquarat_core.config.validation import did_you_mean
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.task import Task
 
@@ -41,8 +41,7 @@ OTHER_DATASET = "chat_datasets"
 def load_task(name: str) -> Task[Any]:
     """The built-in task with that name. Raises `DataError` if there is none."""
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, TASKS)
         raise DataError(f"there is no task {name!r}: {hint}the tasks are {', '.join(sorted(TASKS))}")
     return _maker(TASKS[name])()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import math
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+from aquarat_core.config.validation import did_you_mean
 from aquarat_core.errors import DataError, UsageError
 from aquarat_core.evaluation.harness.adapter import Progress, adapter, lm_eval
 from aquarat_core.evaluation.harness.answering import Answerer
@@ -104,8 +104,7 @@ def _check_known(name: str, known: Sequence[str]) -> None:
         raise UsageError(f"--harness: there is no file {name}")
     if _is_file(name) or name in known:
         return
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, known)
     raise UsageError(
         f"--harness: lm-evaluation-harness has no task {name!r}: {hint}It has {len(known):,} tasks and groups, which "
         "python -m lm_eval ls tasks lists"
