@@ -19,6 +19,7 @@ CORE_FLOORS = (
     ("cli",),
     ("maintenance",),
     ("stages",),
+    ("exchange",),
     ("rl",),
     ("evaluation", "training"),
     ("optim", "rollout", "tracking"),

@@ -42,9 +42,9 @@ def add_commands(commands: Commands) -> None:
 
 
 def _nanochat(arguments: argparse.Namespace) -> str:
+    from aquarat_core.exchange.nanochat import load_nanochat, saved_steps
     from aquarat_core.model.accounting import parameters
     from aquarat_core.model.checkpoint import save_checkpoint
-    from aquarat_core.model.nanochat import load_nanochat, saved_steps
     from aquarat_core.stages.registry import STAGES
     from aquarat_core.text.tokenizer import TOKENIZER_FILE
 

@@ -38,6 +38,8 @@ class ModelConfig(StrictModel):
     """Transformer layers."""
     width_per_layer: Annotated[int, Field(ge=8, le=256)] = 64
     """Model width divided by depth; 64 is the usual choice."""
+    width: PositiveInt | None = None
+    """Model width; null means `depth` times `width_per_layer`."""
     head_size: Annotated[int, Field(ge=8, le=256, multiple_of=2)] = 64
     """Width of an attention head; the model width must be a multiple of it."""
     n_kv_head: PositiveInt | None = None
@@ -51,6 +53,8 @@ class ModelConfig(StrictModel):
     window_pattern: Annotated[str, Field(pattern="^[LS]+$")] = "L"
     """Context of each layer, repeated over the depth: L sees everything, S a quarter of `sequence_len`, rounded up to a
     multiple of 128 tokens. The last layer always sees everything."""
+    short_window: PositiveInt | None = None
+    """Tokens that an S layer sees, including the current one; null means a quarter of `sequence_len`, as above."""
     value_embeddings: bool = False
     """Every other layer adds a gated embedding of the token to its values."""
     residual_lambdas: bool = False
@@ -68,7 +72,7 @@ class ModelConfig(StrictModel):
 
     @property
     def dim(self) -> int:
-        return self.depth * self.width_per_layer
+        return self.width or self.depth * self.width_per_layer
 
     @property
     def n_head(self) -> int:
@@ -81,7 +85,8 @@ class ModelConfig(StrictModel):
     @property
     def windows(self) -> tuple[int, ...]:
         """Number of tokens that each layer sees, including the current one."""
-        short = min(self.sequence_len, -(-self.sequence_len // 4 // 128) * 128)
+        quarter = -(-self.sequence_len // 4 // 128) * 128
+        short = min(self.sequence_len, self.short_window or quarter)
         pattern = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.depth - 1)] + ["L"]
         return tuple(short if letter == "S" else self.sequence_len for letter in pattern)
 
@@ -97,7 +102,8 @@ class ModelConfig(StrictModel):
             raise ValueError(f"smear reads 24 channels, but the width is only {self.dim}")
         if self.dim % self.head_size:
             raise ValueError(
-                f"head_size {self.head_size} does not divide the width {self.dim} (depth x width_per_layer)"
+                f"head_size {self.head_size} does not divide the width {self.dim}, which is width or depth x "
+                "width_per_layer"
             )
         if self.n_head % self.kv_heads:
             raise ValueError(f"n_kv_head {self.n_kv_head} does not divide the {self.n_head} query heads")

@@ -5,7 +5,7 @@ pre-norm RMS normalization without gains (Zhang & Sennrich 2019, 1910.07467), sq
 2109.08668), grouped-query attention (Ainslie et al. 2023, 2305.13245), untied embedding and head, no biases, logits
 soft-capped by a tanh (Gemma 2, 2408.00118). Output projections start at zero, so every block starts as the identity.
 
-Each option is one field of the config. All are off in the basic form, whose checkpoints `nanochat.py` reads:
+Each option is one field of the config. All are off in the basic form, that of nanochat in October 2025:
 
 - `embedding_taps`: a short causal convolution over the embeddings (Allen-Zhu 2025, "Canon layers", 2512.17351) lets
   small models bind neighboring tokens, such as an option's letter and its number, before any attention;

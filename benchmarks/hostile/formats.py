@@ -230,7 +230,7 @@ def _safetensors(folder: Path) -> Format:
 def _nanochat(folder: Path) -> Format:
     import torch
 
-    from aquarat_core.model.nanochat import load_nanochat
+    from aquarat_core.exchange.nanochat import load_nanochat
 
     folder.mkdir(exist_ok=True)
     width, vocabulary = 16, 300

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aquarat_core.config import ConfigError
-from aquarat_core.model.nanochat import from_nanochat, load_nanochat
+from aquarat_core.exchange.nanochat import from_nanochat, load_nanochat
 
 CONFIG = {"sequence_len": 32, "vocab_size": 70, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 64}
 

@@ -12,11 +12,11 @@ import torch
 
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.cli import main
+from aquarat_core.exchange.nanochat import load_nanochat
 from aquarat_core.model.checkpoint import load_checkpoint
-from aquarat_core.model.nanochat import load_nanochat
 from aquarat_core.text.formats import save_hugging_face, save_tiktoken
+from tests.exchange.test_nanochat import CONFIG, weights
 from tests.factories import CPU, tokenizer
-from tests.model.test_nanochat import CONFIG, weights
 
 Run = Callable[..., tuple[int, str, str]]
 
