@@ -23,6 +23,7 @@ from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import compute_dtype
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.tasks.registry import load_task
+from aquarat_core.text.chat import stop_tokens
 from benchmarks import rl_stage
 from benchmarks.harness import Against, Result
 
@@ -53,7 +54,7 @@ def _answers(checkpoint: Path, aqua: Artifact) -> list[Record]:
     task = load_task("aqua")
     examples = [task.shown(e, config.seed) for e in task.examples(aqua.path, "test")[:QUESTIONS]]
     model, tokenizer = load_checkpoint(checkpoint, device, compute_dtype(LaunchConfig(), device))
-    engine = Engine(model, tokenizer.special("<|assistant_end|>"))
+    engine = Engine(model, stop_tokens(tokenizer))
     return answer(engine, tokenizer, task, examples, config.max_new_tokens)
 
 

@@ -117,7 +117,7 @@ def _worker(index: int, workers: int, barrier: Any, asked: Any, answers: Any) ->
 def _engine(config: ModelConfig, vocab_size: int, device: torch.device) -> Engine:
     model = Transformer(config, vocab_size, compute_dtype(LaunchConfig(), device))
     model.init_weights(torch.Generator().manual_seed(0))
-    return Engine(model.to(device), stop_token=-1)
+    return Engine(model.to(device), stop_tokens=())
 
 
 def _measure(engine: Engine, prompts: int, samples: int, vocab_size: int, together: Any = lambda: None) -> Measured:

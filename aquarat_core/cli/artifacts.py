@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
@@ -12,7 +11,6 @@ from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, for
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import answer
 from aquarat_core.cli.table import table
-from aquarat_core.errors import UsageError
 from aquarat_core.maintenance.diff import flat
 from aquarat_core.settings import store_uri
 from aquarat_core.tasks.origin import questions_of
@@ -50,18 +48,6 @@ def add_artifact(command: argparse.ArgumentParser, name: str = "artifact") -> No
         help="an asset's name (EXPERIMENT/ASSET in a named experiment) for its latest artifact, or (the beginning "
         "of) a manifest hash",
     )
-
-
-def find_artifact(name: str, store: str) -> Artifact:
-    """The artifact of that name in the store, or of a manifest's URI in any store.
-
-    Raises `UsageError` for another URI, and `ArtifactError` for what is not there.
-    """
-    if "://" not in name:
-        return ArtifactStore.open(store).resolve(name)
-    if (match := re.fullmatch(r"(.+)/manifests/([0-9a-f]{64})\.json", name)) is None:
-        raise UsageError(f"{name} is no artifact's URI: it ends in /manifests/<hash>.json, as `aquarat show` prints it")
-    return ArtifactStore.open(match[1]).get(match[2])
 
 
 def add_store(command: argparse.ArgumentParser) -> None:

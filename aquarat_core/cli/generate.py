@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
-from aquarat_core.artifacts import Artifact, ArtifactStore
+from aquarat_core.artifacts import Artifact
+from aquarat_core.artifacts.finding import find_checkpoint
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import answer
@@ -26,15 +28,21 @@ def add_commands(commands: Commands) -> None:
         "--top-p", type=float, help="sample from the most likely tokens whose probabilities add up to this"
     )
     command.add_argument("--max-new-tokens", type=int, default=64, help="maximum number of tokens of an answer (64)")
+    command.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end an answer before this text; can be repeated"
+    )
     command.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
     command.add_argument("--calculator", action="store_true", help="compute the calculator calls that the model makes")
+    command.add_argument(
+        "--special-tokens", action="store_true", help="print names of special tokens, and calls of the calculator"
+    )
     add_store(command)
     add_json(command)
     command.set_defaults(run=_ask)
 
 
 def _ask(arguments: argparse.Namespace) -> str:
-    artifact = ArtifactStore.open(arguments.store).resolve(arguments.artifact)
+    artifact = find_checkpoint(arguments.artifact, arguments.store)
     if artifact.manifest.kind != "checkpoint":
         raise UsageError(f"{artifact.asset} is a {artifact.manifest.kind}: only checkpoints can be asked")
     if arguments.samples < 1 or arguments.max_new_tokens < 1:
@@ -68,24 +76,26 @@ def _said(artifact: Artifact, text: str, arguments: argparse.Namespace) -> list[
     from aquarat_core.model.checkpoint import load_checkpoint
     from aquarat_core.rollout.engine import Engine
     from aquarat_core.rollout.random import row_key
+    from aquarat_core.rollout.stops import StopTexts
     from aquarat_core.rollout.tools import calculator
     from aquarat_core.runtime.distributed import distributed_world
+    from aquarat_core.text.chat import reading_text, stop_tokens
     from aquarat_core.training.samples import chat_prompts, text_prompts
 
     with distributed_world(LaunchConfig()) as world:
         model, tokenizer = load_checkpoint(artifact.directory(), world.device, world.compute_dtype)
-        if arguments.plain:
-            (prompt,), stop = text_prompts([text], tokenizer), "<|bos|>"
-        else:
-            (prompt,), stop = chat_prompts([text], [], tokenizer), "<|assistant_end|>"
-        engine = Engine(model, tokenizer.special(stop))
+        decode = None if arguments.special_tokens else partial(reading_text, tokenizer)
+        stops = StopTexts(tokenizer, arguments.stop, decode)
+        (prompt,) = text_prompts([text], tokenizer) if arguments.plain else chat_prompts([text], [], tokenizer)
+        engine = Engine(model, stop_tokens(tokenizer))
         keys = [row_key("ask", arguments.seed, n) for n in range(arguments.samples)]
         temperature = arguments.temperature
         if temperature is None:
             temperature = 0.0 if arguments.samples == 1 else 1.0
         tool = calculator(tokenizer) if arguments.calculator else None
-        (said,) = engine.generate(
+        (completions,) = engine.generate(
             [prompt.ids], [keys], arguments.max_new_tokens, temperature, top_k=arguments.top_k, top_p=arguments.top_p,
-            tool=tool,
+            tool=tool, enough=stops.enough,
         )  # fmt: skip
-        return [{"text": tokenizer.decode(c.content), "tokens": len(c.tokens), "ended": c.ended} for c in said]
+        said = map(stops.cut, completions)
+        return [{"text": one.text, "tokens": one.n_tokens, "ended": one.ended} for one in said]

@@ -34,6 +34,7 @@ from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.hardware import deterministic
 from aquarat_core.runtime.preemption import Abandoned, never
 from aquarat_core.tasks.task import A, Example, Reward, Task
+from aquarat_core.text.chat import stop_tokens
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.tracking.sample_table import SampleTable
 from aquarat_core.training.callbacks import Callback
@@ -74,7 +75,7 @@ class Trainer(Generic[A]):
         self.policy, self.tokenizer, self.config, self.world = policy, tokenizer, config, world
         self.task, self.questions, self.held_out = task, questions, held_out
         self.reference = copy.deepcopy(policy).requires_grad_(False)
-        self.engine = Engine(policy, tokenizer.special("<|assistant_end|>"))
+        self.engine = Engine(policy, stop_tokens(tokenizer))
         self.sampler = RolloutCollector(self.engine, tokenizer, config, task, reward)
         self.optimizer = PolicyOptimizer(policy, self.reference, config, world)
         self.parts = parts_of(task)

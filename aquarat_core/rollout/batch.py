@@ -9,7 +9,7 @@ Shapes: R rows, P prompts, T tokens of a prompt, C width.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ from aquarat_core.rollout.tools import Calls, Tool
 
 PREFILL_TOKENS = 16_384
 """Maximum number of tokens in one prefill pass, including padding."""
+Enough = Callable[[list[int]], bool]
+"""Whether a completion with these tokens so far need not be continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled continuation; the stop token, if it was sampled, is the last of `tokens`."""
+    """One sampled continuation; the stop token, if one was sampled, is the last of `tokens`."""
 
     tokens: list[int]
     logprobs: list[float]
     """Log-probability of each token under the distribution that it was drawn from."""
     ended: bool
-    """True if the stop token was sampled, False if the token budget was used up."""
+    """True if a stop token was sampled, False if the token budget was used up or the tokens so far were enough."""
     forced: tuple[int, ...] = ()
     """Positions of tokens that came from a tool; their log-probability is 0, and they are not trained on."""
 
@@ -79,10 +81,11 @@ class Batch:
         budget: int,
         sampling: Sampling,
         tool: Tool | None = None,
+        enough: Enough | None = None,
     ) -> None:
         self.runner, self.state, self.kv_cache = runner, runner.rows, runner.rows.kv_cache
         self.model = self.state.model
-        self.budget, self.sampling = budget, sampling
+        self.budget, self.sampling, self.enough = budget, sampling, enough
         self.waiting = deque((request, n) for request in requests for n in range(len(request.keys)))
         self.rows: list[_Row] = []
         self.prompt_indices: dict[int, int] = {}
@@ -139,9 +142,17 @@ class Batch:
     def harvest(self) -> int:
         """Replace ended rows by waiting completions; returns the largest number of steps that a row has left."""
         live: list[bool] = to_list(self.state.live_R[: len(self.rows)])
+        if self.enough is not None and live:
+            live = self._continued(live, self.enough)
         self._collect_ended([i for i, alive in enumerate(live) if not alive])
         self.rearrange(live)
         return self._left()
+
+    def _continued(self, live: Sequence[bool], enough: Enough) -> list[bool]:
+        """The `live` rows whose tokens so far are not enough."""
+        tokens: list[list[int]] = to_list(self.state.tokens_RS[: len(live)])
+        lengths: list[int] = to_list(self.kv_cache.n_generated_R[: len(live)])
+        return [alive and not enough(ids[:n]) for alive, ids, n in zip(live, tokens, lengths, strict=True)]
 
     def rearrange(self, live: Sequence[bool]) -> None:
         """Compact the rows that are `live`, and start waiting completions in the free ones."""

@@ -15,7 +15,7 @@ from torch import nn
 from aquarat_core.errors import UsageError
 from aquarat_core.model.kv_cache import KVCache
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rollout.batch import Batch, Completion, Request
+from aquarat_core.rollout.batch import Batch, Completion, Enough, Request
 from aquarat_core.rollout.replay import CudaGraphs, GraphCapture, GraphRunner
 from aquarat_core.rollout.rows import DeviceRows
 from aquarat_core.rollout.sampling import Sampling
@@ -29,13 +29,15 @@ MAX_FLOAT32_ROWS = 32
 
 
 class Engine:
-    """Generates from one model until `stop_token` or the token budget.
+    """Generates from one model until one of `stop_tokens` or the token budget.
 
     Steps are captured and replayed with `graph_capture`. The default is CUDA graphs on a GPU and eager steps on a CPU.
     """
 
-    def __init__(self, model: Transformer, stop_token: int, graph_capture: GraphCapture | None = None) -> None:
-        self.stop_token = stop_token
+    def __init__(
+        self, model: Transformer, stop_tokens: Sequence[int], graph_capture: GraphCapture | None = None
+    ) -> None:
+        self.stop_tokens = tuple(stop_tokens)
         if graph_capture is None and model.cos.is_cuda:
             graph_capture = CudaGraphs()
         self.graph_capture = graph_capture
@@ -65,12 +67,15 @@ class Engine:
         tool: Tool | None = None,
         stop: Stop = never,
         tell: Callable[[int], None] | None = None,
+        enough: Enough | None = None,
     ) -> list[list[Completion]]:
         """Completions of each prompt, one for each of its keys (int64 seeds), `max_rows` at a time.
 
         A completion's random numbers depend on its key alone, not on the rest of the batch. Every few tokens, `stop` is
-        checked and `tell` is called with the number of finished completions. Raises `UsageError` if a prompt and the
-        budget do not fit the model's sequence length, and `Abandoned` once `stop` returns true.
+        checked and `tell` is called with the number of finished completions. Completions for whose tokens so far
+        `enough` returns true are not continued: they are returned as they are then, a few tokens longer than needed.
+        Raises `UsageError` if a prompt and the budget do not fit the model's sequence length, and `Abandoned` once
+        `stop` returns true.
         """
         self._check_lengths(prompts, max_new_tokens)
         requests: list[Request] = []
@@ -81,7 +86,7 @@ class Engine:
         # Prompts of similar length are prefilled together, to minimize padding.
         ordered = sorted(requests, key=lambda request: len(request.prompt))
         runner = self._runner_for(requests, min(max_rows, n), max_new_tokens)
-        batch = Batch(runner, ordered, max_new_tokens, Sampling(temperature, top_k, top_p), tool)
+        batch = Batch(runner, ordered, max_new_tokens, Sampling(temperature, top_k, top_p), tool, enough)
         while left := batch.harvest():
             if stop():
                 raise Abandoned("sampling was abandoned")
@@ -96,7 +101,7 @@ class Engine:
         if longest + budget > room:
             raise UsageError(
                 f"a prompt of {longest} tokens and {budget} new tokens do not fit into the model's sequence_len of "
-                f"{room}: lower max_new_tokens or train with longer sequences"
+                f"{room}: shorten the text or lower max_new_tokens"
             )
 
     def _runner_for(self, requests: Sequence[Request], rows: int, budget: int) -> GraphRunner:
@@ -116,5 +121,5 @@ class Engine:
             if device.type == "cpu" and rows <= MAX_FLOAT32_ROWS:
                 dtype = torch.float32
             kv_cache = KVCache(self.model.config, *size, dtype, device)
-            self._runner = GraphRunner(DeviceRows(self.model, kv_cache, self.stop_token), self.graph_capture)
+            self._runner = GraphRunner(DeviceRows(self.model, kv_cache, self.stop_tokens), self.graph_capture)
         return self._runner

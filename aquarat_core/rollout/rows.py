@@ -3,11 +3,12 @@
 A step touches only these tensors and the KV cache. Everything else that it depends on is in its `DecodeStep`, so the
 work of one `DecodeStep` can be captured once and replayed (`replay.py`).
 
-Shapes: R rows, C width, S the maximum number of tokens of a completion, V vocabulary.
+Shapes: R rows, C width, S the maximum number of tokens of a completion, N stop tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,10 +33,10 @@ class DecodeStep:
 
 
 class DeviceRows:
-    """R rows of `kv_cache`, each of which samples one completion at a time until `stop_token` or the budget."""
+    """R rows of `kv_cache`, each of which samples one completion at a time until a stop token or the budget."""
 
-    def __init__(self, model: Transformer, kv_cache: KVCache, stop_token: int) -> None:
-        self.model, self.kv_cache, self.stop_token = model, kv_cache, stop_token
+    def __init__(self, model: Transformer, kv_cache: KVCache, stop_tokens: Sequence[int]) -> None:
+        self.model, self.kv_cache = model, kv_cache
         _, _, R, S = kv_cache.size
         device, C = kv_cache.n_generated_R.device, model.config.dim
         self.hidden_RC = torch.zeros((R, C), dtype=model.compute_dtype, device=device)
@@ -43,7 +44,8 @@ class DeviceRows:
         self.keys_R = torch.zeros(R, dtype=torch.long, device=device)
         self.live_R = torch.zeros(R, dtype=torch.bool, device=device)
         self.ended_R = torch.zeros(R, dtype=torch.bool, device=device)
-        """Rows that have sampled the stop token."""
+        """Rows that have sampled a stop token."""
+        self.stop_tokens_N = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
         # The extra column is for rows that have used up their budget but are still computed.
         self.tokens_RS = torch.zeros((R, S + 1), dtype=torch.long, device=device)
         self.logp_RS = torch.zeros((R, S + 1), device=device)
@@ -76,7 +78,7 @@ class DeviceRows:
         self.tokens_RS[:n].scatter_(1, n_generated_R[:, None], token_R[:, None])
         self.logp_RS[:n].scatter_(1, n_generated_R[:, None], logp_R[:, None])
         n_generated_R += live_R
-        stopped_R = live_R & (token_R == self.stop_token)
+        stopped_R = live_R & (token_R[:, None] == self.stop_tokens_N).any(dim=1)
         ended_R |= stopped_R
         live_R &= ~(stopped_R | (n_generated_R >= step.budget))
 

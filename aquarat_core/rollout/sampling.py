@@ -24,6 +24,10 @@ BLOCK = 64
 MAX_EXPONENT = 60.0
 """Up to this bound, the maximum need not be subtracted from logits: the sum of their exponentials fits in float32."""
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-5, 1e3
+"""Range of a temperature that is not 0. Below it, sampling is greedy in all but name, and with much smaller numbers the
+quotients leave float32's range; above it, all tokens are almost equally likely."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -31,7 +35,7 @@ class Sampling:
     differ, and the gradient would be biased."""
 
     temperature: float = 1.0
-    """0 selects the most likely token."""
+    """0 selects the most likely token; else from `MIN_TEMPERATURE` to `MAX_TEMPERATURE`."""
     top_k: int | None = None
     """Sample only from the k most likely tokens."""
     top_p: float | None = None
@@ -41,6 +45,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise UsageError(f"temperature {self.temperature} is below 0: 0 is greedy, 1 samples from the model")
+        # NaN passes no comparison.
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise UsageError(
+                f"temperature {self.temperature} must be 0 (greedy) or from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top_k {self.top_k} leaves no token to draw: it must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -30,7 +30,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         model.init_weights(torch.Generator().manual_seed(config.seed))
         model.to(world.device)
         prompts = text_prompts(config.samples.prompts, tokenizer)
-        samples = Samples(config.samples, model, tokenizer, prompts, "<|bos|>", session.log, ctx)
+        samples = Samples(config.samples, model, tokenizer, prompts, session.log, ctx)
         summary = train(session, model, rows, held_out, tokenizer.token_bytes(), (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, tokenizer_file)

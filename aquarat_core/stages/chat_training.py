@@ -52,7 +52,7 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
                 ctx.log(line)
         rows, validation = (open_rows(Path(made["folder"]), split, T, tokenizer.vocab_size) for split in packed)
         prompts = chat_prompts(config.samples.prompts, list(islice(held_out, QUESTIONS)), tokenizer)
-        samples = Samples(config.samples, model, tokenizer, prompts, "<|assistant_end|>", session.log, ctx)
+        samples = Samples(config.samples, model, tokenizer, prompts, session.log, ctx)
         summary = train(session, model, rows, validation, tokenizer.token_bytes(), (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, parent.path(TOKENIZER_FILE))

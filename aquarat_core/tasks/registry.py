@@ -36,6 +36,8 @@ DATASETS = {"aqua_dataset": "aqua"}
 """Assets that each hold the examples of one task."""
 OTHER_DATASET = "chat_datasets"
 """The asset that holds the examples of all other tasks, in files named after them."""
+SOURCES_FILE = "sources.json"
+"""The file in which `OTHER_DATASET` describes its sources; for a task from the profile, with facts about its rows."""
 
 
 def load_task(name: str) -> Task[Any]:

@@ -19,6 +19,10 @@ from aquarat_core.conversation import MARKS, Message, assistant_message, text_pa
 if TYPE_CHECKING:
     from aquarat_core.text.tokenizer import Tokenizer
 
+ROLES = ("system", "user", "assistant")
+STOP_TOKENS = ("<|assistant_end|>", "<|bos|>")
+"""What ends a generation: in a conversation the end of the turn, and everywhere the beginning of the next document."""
+
 
 def render(
     tokenizer: Tokenizer, messages: Sequence[Message], loss_on: Literal["all", "assistant"] = "assistant"
@@ -28,8 +32,7 @@ def render(
     `mask[i]` is 1 if `ids[i]` is learned. With `loss_on="assistant"`, these are the tokens that the model generates:
     assistant text, calls with the tokens around them, and `<|assistant_end|>`. With "all" everything is learned except
     a tool's output and the tokens around it: the engine inserts those, and a model that learns to predict them learns
-    to
-    make up results. Raises `ValueError` unless user and assistant alternate and the last message is the assistant's.
+    to make up results. Raises `ValueError` unless user and assistant alternate and the last message is the assistant's.
     """
     turns = _turns(messages)
     if len(turns) % 2:
@@ -56,13 +59,46 @@ def render(
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """A conversation that expects a reply, as ids that end with `<|assistant_start|>`.
 
-    Raises `ValueError` unless user and assistant alternate and the last message is the user's.
+    Raises `ValueError` for an unknown role, and unless user and assistant alternate and the last message is the user's.
     """
+    _check_roles(messages)
     if not messages or messages[-1]["role"] != "user":
         raise ValueError("the conversation does not end with the user: there is nothing to reply to")
     # An empty reply renders as start and end tokens; the prompt lacks the end token.
     ids, _ = render(tokenizer, [*messages, assistant_message("")])
     return ids[:-1]
+
+
+def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that end a generation: those of the end of the assistant's turn and of the beginning of a document."""
+    return tuple(map(tokenizer.special, STOP_TOKENS))
+
+
+def reading_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Generated ids as the text that a reader is meant to see: without special tokens, calls of tools and their output.
+
+    What follows the beginning of a call or an output is left out up to the next special token, even while that is still
+    to come: more ids only ever continue the text.
+    """
+    special = set(tokenizer.special_ids.values())
+    hiding = {tokenizer.special_ids.get(before) for before, _ in MARKS.values() if before}
+    kept: list[int] = []
+    hidden = False
+    for id in ids:
+        if id in special:
+            hidden = id in hiding
+        elif not hidden:
+            kept.append(id)
+    return tokenizer.decode(kept)
+
+
+def _check_roles(messages: Sequence[Message]) -> None:
+    """Raises `ValueError` for a role that does not exist, and for a system message alone."""
+    for i, message in enumerate(messages):
+        if message["role"] not in ROLES:
+            raise ValueError(f"message {i} has the unknown role {message['role']!r}: roles are {', '.join(ROLES)}")
+    if [message["role"] for message in messages] == ["system"]:
+        raise ValueError("there is only a system message: add a message of the user")
 
 
 def _turns(messages: Sequence[Message]) -> list[Message]:

@@ -17,7 +17,7 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
 from aquarat_core.tasks.task import Example
-from aquarat_core.text.chat import render_prompt
+from aquarat_core.text.chat import render_prompt, stop_tokens
 from aquarat_core.text.tokenizer import Tokenizer
 from aquarat_core.tracking.context import RunContext
 from aquarat_core.tracking.metrics import MetricLog
@@ -61,8 +61,6 @@ class Samples(Callback):
     model: Transformer
     tokenizer: Tokenizer
     prompts: Sequence[Prompt]
-    stop: str
-    """The special token that ends a text."""
     log: MetricLog
     ctx: RunContext
     table: SampleTable = field(init=False)
@@ -87,7 +85,7 @@ class Samples(Callback):
         fitting = [p for p in self.prompts if len(p.ids) + budget <= self.model.config.sequence_len]
         if not fitting:
             return []
-        engine = Engine(self.model, self.tokenizer.special(self.stop))
+        engine = Engine(self.model, stop_tokens(self.tokenizer))
         keys = [[row_key("sample", step, i)] for i in range(len(fitting))]
         generated = engine.generate([p.ids for p in fitting], keys, budget, config.temperature)
         return [

@@ -18,6 +18,7 @@ from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.task import Example, Grade, Reward
+from aquarat_core.text.chat import stop_tokens
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.tracking.sample_table import SAMPLES_FILE
 from tests.factories import AQUA, ONE, context, guesser, reading_examples, reading_tokenizer, session
@@ -49,7 +50,7 @@ def test_a_guesser_learns_to_read_the_letter_from_its_reward(tmp_path: Path) -> 
     assert summary["held_out_accuracy_after"] >= 0.95
     assert summary["reward_mean_last"] > 0.85
     # What was measured is what was trained: a new engine of the same weights answers alike.
-    fresh = Engine(trainer.policy, reading_tokenizer().special("<|assistant_end|>"))
+    fresh = Engine(trainer.policy, stop_tokens(reading_tokenizer()))
     assert accuracy(fresh, reading_tokenizer(), AQUA, HELD_OUT, 8, ONE) == summary["held_out_accuracy_after"]
     # The reference is still where the policy started.
     for kept, start in zip(trainer.reference.parameters(), guesser().parameters(), strict=True):

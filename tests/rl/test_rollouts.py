@@ -20,7 +20,7 @@ from aquarat_core.tasks.aqua.question import LETTERS, Question
 from aquarat_core.tasks.aqua.synthetic import generate_questions
 from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.tasks.task import Example, Grade, Reward
-from aquarat_core.text.chat import render_prompt
+from aquarat_core.text.chat import render_prompt, stop_tokens
 from tests.factories import AQUA, ONE, examples, questions, random_model, tokenizer
 from tests.rl.scripted import Scripted
 
@@ -41,7 +41,7 @@ def collector(
 
 
 def engine_of(model: Transformer) -> Engine:
-    return Engine(model, tokenizer().special("<|assistant_end|>"))
+    return Engine(model, stop_tokens(tokenizer()))
 
 
 def scripted(texts: list[list[str]], asked: Asked, config: RLConfig = CONFIG, step: int = 0) -> list[Group[Question]]:
@@ -191,6 +191,20 @@ def test_the_probability_of_the_right_letter_after_its_own_rationale(model: Tran
         assert 0 < reward < 1
     assert group.rewards[2:] == [0.0, 0.0]
     assert [grade.reward for grade in group.grades] == [0.0, 1.0, 0.0, 0.0]  # accuracy counts what was said
+
+
+def test_the_beginning_of_a_document_ends_an_answer_like_the_end_of_a_turn() -> None:
+    texts = ["1 + 1 = 2\nAnswer: B", "Answer: A", "Answer: B~", "B"]
+    found = {}
+    for name in ("<|assistant_end|>", "<|bos|>"):
+        engine = Scripted([texts])
+        engine.stop = tokenizer().special(name)
+        (found[name],) = collector(engine).collect([FIXED], 0)
+    turn, document = found.values()
+    assert document.texts == turn.texts == [text.rstrip("~") for text in texts]
+    assert document.grades == turn.grades and document.rewards == turn.rewards == [1.0, 0.0, 0.0, 0.0]
+    assert [c.tokens[-1] == tokenizer().special("<|bos|>") for c in document.completions] == [True, True, False, True]
+    assert [len(s.completion) for s in samples([document], CONFIG)] == [len(c.tokens) for c in turn.completions]
 
 
 def test_letters_have_their_ids_by_place() -> None:

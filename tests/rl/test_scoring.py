@@ -17,7 +17,7 @@ def sampled(dtype: torch.dtype, temperature: float, taps: int = 0) -> tuple[torc
     model = random_model(vocab_size=40, seed=5, dtype=dtype, embedding_taps=taps)
     prompts = [random_ids(n, vocab_size=40, seed=n).tolist() for n in (9, 3, 17, 1)]
     keys = [[row_key(p, s) for s in range(5)] for p in range(4)]
-    groups = Engine(model, STOP).generate(prompts, keys, 30, temperature)
+    groups = Engine(model, [STOP]).generate(prompts, keys, 30, temperature)
     return model, [
         Sample(p, c.tokens, c.logprobs, float(i)) for p, g in zip(prompts, groups, strict=True) for i, c in enumerate(g)
     ]

@@ -35,7 +35,7 @@ def prompts() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def groups(model: Transformer, prompts: list[list[int]]) -> list[list[Completion]]:
-    return Engine(model, STOP).generate(prompts, keys(5), BUDGET, temperature=1.0)
+    return Engine(model, [STOP]).generate(prompts, keys(5), BUDGET, temperature=1.0)
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def test_rows_end_with_the_stop_token_or_the_budget(groups) -> None:
 
 
 def test_neighbours_and_chunks_change_nothing(model, prompts, groups) -> None:
-    engine = Engine(model, STOP)
+    engine = Engine(model, [STOP])
 
     def tokens(found: list[list[Completion]]) -> list[list[list[int]]]:
         return [[c.tokens for c in group] for group in found]
@@ -87,7 +87,7 @@ def test_groups_of_any_sizes_share_few_rows(model, prompts, groups) -> None:
     """Rows are refilled while others of their prompt go on, in every mixture of prompts, ages and slots."""
     sizes = (1, 4, 0, 6, 2)
     few = [row_keys[:n] for row_keys, n in zip(keys(5), sizes, strict=True)]
-    engine = Engine(model, STOP)
+    engine = Engine(model, [STOP])
     for max_rows in (2, 3, 5):
         found = engine.generate(prompts, few, BUDGET, 1.0, max_rows=max_rows)
         assert [[c.tokens for c in g] for g in found] == [
@@ -96,7 +96,7 @@ def test_groups_of_any_sizes_share_few_rows(model, prompts, groups) -> None:
 
 
 def test_memory_is_kept_between_calls_and_holds_nothing_over(model, prompts, groups) -> None:
-    engine = Engine(model, STOP)
+    engine = Engine(model, [STOP])
     engine.generate([p[::-1] for p in prompts], keys(5), BUDGET, 1.0)
     kv_cache = engine._runner.rows.kv_cache
     assert engine.generate(prompts, keys(5), BUDGET, 1.0) == groups
@@ -104,13 +104,13 @@ def test_memory_is_kept_between_calls_and_holds_nothing_over(model, prompts, gro
 
 
 def test_top_k_of_one_is_greedy(model, prompts) -> None:
-    engine = Engine(model, STOP)
+    engine = Engine(model, [STOP])
     greedy = engine.generate(prompts, [[1]] * 5, 12, temperature=0.0)
     assert [g[0].tokens for g in engine.generate(prompts, [[1]] * 5, 12, 1.0, top_k=1)] == [g[0].tokens for g in greedy]
 
 
 def test_the_samples_of_a_group_differ_and_follow_the_model(model, prompts) -> None:
-    (group,) = Engine(model, STOP).generate([prompts[2]], keys(1, 2000), 1, temperature=1.0)
+    (group,) = Engine(model, [STOP]).generate([prompts[2]], keys(1, 2000), 1, temperature=1.0)
     with torch.no_grad():
         p = torch.softmax(model(torch.tensor([prompts[2]]))[0, -1].double(), dim=0)
     counts = torch.bincount(torch.tensor([c.tokens[0] for c in group]), minlength=40)
@@ -136,14 +136,14 @@ def test_greedy_text_on_real_prompts_needs_no_cache() -> None:
     texts = [prompt(q) for q in questions()[:6]]
     asked = [render_prompt(tok, [{"role": "user", "content": text}]) for text in texts]
     assert len({len(p) for p in asked}) > 2
-    groups = Engine(model, STOP).generate(asked, [[0]] * 6, 24, temperature=0.0)
+    groups = Engine(model, [STOP]).generate(asked, [[0]] * 6, 24, temperature=0.0)
     for prompt_ids, (completion,) in zip(asked, groups, strict=True):
         assert tok.decode(completion.tokens) == tok.decode(alone(model, prompt_ids, 0, 24, 0.0))
 
 
 def test_refreshed_weights_are_the_ones_sampled_from(prompts) -> None:
     model, other = random_model(40, seed=5), random_model(40, seed=6)
-    engine, fresh = Engine(model, STOP), Engine(other, STOP)
+    engine, fresh = Engine(model, [STOP]), Engine(other, [STOP])
     before = engine.generate(prompts, keys(5), 8, 1.0)
     engine.refresh(other)
     assert engine.generate(prompts, keys(5), 8, 1.0) == fresh.generate(prompts, keys(5), 8, 1.0) != before
@@ -153,9 +153,9 @@ def test_refreshed_weights_are_the_ones_sampled_from(prompts) -> None:
 
 
 def test_the_longest_that_fits_fits_and_one_more_is_refused(model) -> None:
-    engine = Engine(model, stop_token=39)
+    engine = Engine(model, stop_tokens=[39])
     full = random_ids(34, vocab_size=39, seed=1).tolist()
     (completion,) = engine.generate([full], [[1]], 30, temperature=0.0)[0]
     assert len(completion.tokens) <= 30
-    with pytest.raises(ValueError, match=r"prompt of 35 tokens and 30 new tokens .* sequence_len of 64: lower max_new"):
+    with pytest.raises(ValueError, match=r"prompt of 35 tokens and 30 new tokens .* sequence_len of 64: shorten"):
         engine.generate([[*full, 1], [2]], [[1], [2]], 30, temperature=0.0)

@@ -68,19 +68,19 @@ def test_replayed_steps_are_the_recorded_ones_and_draw_what_eager_ones_draw(
     """Through refilling, closing up and slots of other rows; every replay is compared with its recording."""
     monkeypatch.setattr(replay, "GENERATED_TOKENS", 8)
     recording = Recording()
-    replayed, eager = Engine(model(**config), STOP, recording), Engine(model(**config), STOP)
+    replayed, eager = Engine(model(**config), [STOP], recording), Engine(model(**config), [STOP])
     same(said(replayed, max_rows, **how), said(eager, max_rows, **how))
     assert not replayed._runner.failed and recording.replayed > recording.recorded > 2
 
 
 def test_new_weights_are_replayed_from_where_the_old_ones_were() -> None:
     recording, other = Recording(), random_model(VOCABULARY, seed=6)
-    engine = Engine(model(), STOP, recording)
+    engine = Engine(model(), [STOP], recording)
     said(engine)
     at, recorded = [p.data_ptr() for p in engine.model.parameters()], recording.recorded
     engine.refresh(other)
     assert [p.data_ptr() for p in engine.model.parameters()] == at
-    same(said(engine), said(Engine(other, STOP)))
+    same(said(engine), said(Engine(other, [STOP])))
     assert recording.recorded == recorded, "nothing is recorded again"
 
 
@@ -148,11 +148,11 @@ class Confused(Recording):
 def test_what_cannot_be_recorded_goes_on_eagerly_and_says_why_once(
     graph_capture: type[Recording], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = Engine(model(), STOP, graph_capture())
+    engine = Engine(model(), [STOP], graph_capture())
     engine.graph_capture.engine = engine
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            same(said(engine, 13), said(Engine(model(), STOP), 13))
+            same(said(engine, 13), said(Engine(model(), [STOP]), 13))
     assert len(caplog.records) == 1 and why in caplog.text
 
 
@@ -180,7 +180,7 @@ def test_a_gpus_prefill_steps_and_refilling_need_nothing_of_the_host(
         with torch.device("cuda"):
             net = Transformer(described, VOCABULARY, torch.bfloat16)
         kv_cache = KVCache(net.config, 4, 17, 3, 7, BUDGET, torch.bfloat16, torch.device("cuda"))
-        rows = DeviceRows(net, kv_cache, STOP)
+        rows = DeviceRows(net, kv_cache, [STOP])
         requests = [Request(p, [1, 2, 3], 3 * i) for i, p in enumerate(asked)]
         watched = Watched(rows)
         batch = Batch(watched, requests, BUDGET, sampling)
@@ -218,7 +218,7 @@ class Plain(Recording):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_graphs_draw_what_eager_steps_draw(dtype: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
     net, other = (random_model(VOCABULARY, seed=seed, dtype=dtype).to("cuda") for seed in (5, 6))
-    graphs, eager = Engine(net, STOP), Engine(net, STOP, Plain())
+    graphs, eager = Engine(net, [STOP]), Engine(net, [STOP], Plain())
     for max_rows in (5, 13, 1000):
         same(said(graphs, max_rows), said(eager, max_rows))
     assert graphs._runner._captured and not graphs._runner.failed and not caplog.records

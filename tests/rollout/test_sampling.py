@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from aquarat_core.errors import UsageError
 from aquarat_core.rollout import sampling
 from aquarat_core.rollout.random import row_key
-from aquarat_core.rollout.sampling import Sampling, sample, sample_head
+from aquarat_core.rollout.sampling import MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling, sample, sample_head
 
 N = 40_000
 LOGITS = torch.tensor([1.0, -0.5, 2.0, 0.0, -2.0, 1.5, -30.0])
@@ -95,7 +98,23 @@ def test_the_draw_is_the_inverse_of_the_cumulative_distribution(vocabulary: int)
     assert torch.equal(tokens[~on_border], expected[~on_border])
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize("temperature", [math.nan, math.inf, -math.inf, 1e-300, 9e-6, 1e300, 1001.0])
+def test_a_temperature_outside_the_sensible_range_is_refused(temperature: float) -> None:
+    with pytest.raises(UsageError, match=r"temperature .* (must be 0 \(greedy\) or from 1e-05 to 1000|is below 0)"):
+        Sampling(temperature)
+
+
+@pytest.mark.parametrize("temperature", [MIN_TEMPERATURE, MAX_TEMPERATURE])
+def test_the_ends_of_the_range_give_finite_log_probabilities(keys: torch.Tensor, temperature: float) -> None:
+    logits = 1e4 * torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
+    tokens, logp = sample(logits, Sampling(temperature), keys[:50], 3)
+    expected = torch.log_softmax(logits.double() / temperature, dim=1)[torch.arange(50), tokens].float()
+    torch.testing.assert_close(logp, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": math.nan}]
+)
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampling(**wrong)

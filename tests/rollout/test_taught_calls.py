@@ -20,7 +20,7 @@ from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.tools import calculator
 from aquarat_core.tasks.gsm8k import Gsm8kTask, conversation, to_example
 from aquarat_core.tasks.task import Example
-from aquarat_core.text.chat import render
+from aquarat_core.text.chat import render, stop_tokens
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
 from aquarat_core.training.loop import train
 from benchmarks.in_memory import pack_conversations
@@ -65,7 +65,7 @@ def trained(tok: Tokenizer, examples: Asked, calls: bool) -> Transformer:
 
 
 def said(model: Transformer, tok: Tokenizer, examples: Asked, tool: bool) -> list[Record]:
-    engine = Engine(model, tok.special("<|assistant_end|>"))
+    engine = Engine(model, stop_tokens(tok))
     return answer(engine, tok, Gsm8kTask(), examples, 30, 64, calculator(tok) if tool else None)
 
 

@@ -31,7 +31,7 @@ def says(script: list[int]) -> Engine:
     toy = random_model(tokenizer().vocab_size, width_per_layer=256, head_size=64, depth=2, sequence_len=256)
     model = Script(toy.config, toy.vocab_size)
     model.script = torch.tensor([*script, *[STOP] * 64])
-    engine = Engine(model, STOP)
+    engine = Engine(model, [STOP])
     engine.model.script = model.script
     engine.model.head = torch.nn.Identity()
     return engine

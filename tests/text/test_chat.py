@@ -1,9 +1,11 @@
 """Chat rendering with a real tokenizer: exact ids, masks, and text that tries to forge special tokens."""
 
+from itertools import pairwise
+
 import pytest
 
 from aquarat_core.config import TokenizerConfig
-from aquarat_core.text.chat import render, render_prompt
+from aquarat_core.text.chat import reading_text, render, render_prompt
 from aquarat_core.text.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 CONVERSATION = [
@@ -76,3 +78,34 @@ def test_render_and_render_prompt_want_different_ends(tokenizer) -> None:
         render_prompt(tokenizer, CONVERSATION)
     with pytest.raises(ValueError, match="nothing to reply to"):
         render_prompt(tokenizer, [])
+
+
+def test_a_reader_sees_neither_special_tokens_nor_calls(tokenizer) -> None:
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, allowed_special=tokenizer.special_tokens)
+
+    called = (
+        "is <|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>42<|user_end|><|assistant_start|>, yes"
+    )
+    assert reading_text(tokenizer, ids(called)) == "is 42, yes"
+    assert reading_text(tokenizer, tokenizer.encode("<|bos|> is text")) == "<|bos|> is text"
+    assert reading_text(tokenizer, ids("is <|python_start|>6*7")) == "is "
+    assert reading_text(tokenizer, ids("<|python_start|>6*7<|user_start|>so")) == "so"
+    assert reading_text(tokenizer, []) == ""
+    whole = ids(called)
+    texts = [reading_text(tokenizer, whole[:n]) for n in range(len(whole) + 1)]
+    assert all(after.startswith(before) for before, after in pairwise(texts))
+
+
+@pytest.mark.parametrize(
+    ("roles", "complaint"),
+    [
+        (["tool"], "message 0 has the unknown role 'tool': roles are system, user, assistant"),
+        (["user", "bot", "user"], "message 1 has the unknown role 'bot'"),
+        (["system"], "there is only a system message"),
+        (["user", "assistant"], "does not end with the user"),
+    ],
+)
+def test_a_prompt_says_which_role_is_wrong(tokenizer, roles: list[str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        render_prompt(tokenizer, [{"role": role, "content": "x"} for role in roles])

@@ -59,7 +59,7 @@ def pretrained(ctx: CutContext) -> torch.Tensor:
         samples=SamplesConfig(every=2, prompts=("The",), max_new_tokens=4),
     )  # fmt: skip
     log = MetricLog(ctx.extras_dir / "metrics.jsonl", None)
-    samples = Samples(config.samples, model, tok, text_prompts(config.samples.prompts, tok), "<|bos|>", log, ctx)
+    samples = Samples(config.samples, model, tok, text_prompts(config.samples.prompts, tok), log, ctx)
     train(session(config, ctx, log), model, rows, rows, tok.token_bytes(), (samples,))
     return flat(model)
 

@@ -29,7 +29,7 @@ def samples(folder: Path, rank: int = 0, **changes: object) -> Samples:
     config = CONFIG.model_copy(update=changes)
     prompts = text_prompts(config.prompts, tokenizer())
     model = random_model(tokenizer().vocab_size)
-    return Samples(config, model, tokenizer(), prompts, "<|bos|>", MetricLog(None, None), ctx)
+    return Samples(config, model, tokenizer(), prompts, MetricLog(None, None), ctx)
 
 
 def written(folder: Path) -> list[dict]:
@@ -91,7 +91,7 @@ def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
     for with_samples in (False, True):
         model, log = random_model(tok.vocab_size, sequence_len=128), MetricLog(tmp_path / "metrics.jsonl", None)
         ctx = context(tmp_path)
-        callback = Samples(CONFIG, model, tok, text_prompts(CONFIG.prompts, tok), "<|bos|>", log, ctx)
+        callback = Samples(CONFIG, model, tok, text_prompts(CONFIG.prompts, tok), log, ctx)
         train(session(config, ctx, log), model, rows, rows, tok.token_bytes(), (callback,) if with_samples else ())
         log.close()
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))

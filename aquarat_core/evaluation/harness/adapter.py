@@ -25,7 +25,7 @@ def lm_eval(module: str) -> Any:
             raise
         raise UsageError(
             "lm-evaluation-harness is not installed. In a checkout, ./run setup --harness installs it; elsewhere, "
-            "pip install 'aquarat[harness]'"
+            "pip install 'aquarat[eval]'"
         ) from None
 
 

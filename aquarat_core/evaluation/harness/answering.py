@@ -16,10 +16,9 @@ from aquarat_core.evaluation.likelihood import Choices, Likelihood, Scorer
 from aquarat_core.evaluation.protocols.subject import Subject, Tell
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
+from aquarat_core.rollout.stops import StopTexts
+from aquarat_core.text.chat import stop_tokens
 
-FIRST_ROUND = 32
-"""Tokens after which it is first looked whether an answer has said one of the texts that end it; then after twice as
-many, and so on. What goes on is read again, in one pass."""
 Pair = tuple[Sequence[int], Sequence[int]]
 """The tokens of a context and of a continuation."""
 
@@ -50,16 +49,16 @@ class Answerer:
     """A model that is asked for likelihoods of token sequences and for answers to prompts."""
 
     def __init__(self, subject: Subject, seed: int, chat: bool) -> None:
-        """`chat` says that prompts are conversations: an answer then ends with the assistant's turn, otherwise with the
-        document. `seed` decides what is sampled."""
+        """`chat` says that prompts are conversations. `seed` decides what is sampled."""
         self.subject, self.seed = subject, seed
         self.text = MarkedText(subject.tokenizer)
         self.scorer = Scorer(subject.model, "crop")
         self.end = subject.tokenizer.special("<|assistant_end|>" if chat else "<|bos|>")
+        """The token that ends what prompts are made of: a turn or a document. Either ends an answer."""
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.subject.model, self.end)
+        return Engine(self.subject.model, stop_tokens(self.subject.tokenizer))
 
     def is_cropped(self, pair: Pair) -> bool:
         return len(pair[0]) + len(pair[1]) > self.subject.sequence_len
@@ -102,34 +101,19 @@ class Answerer:
         room = self.subject.sequence_len
         budget = min(how.max_new_tokens, room // 2)
         cut = [list(prompt[-(room - budget) :]) for prompt in prompts]
-        said: list[list[int]] = [[] for _ in prompts]
-        answers: dict[int, Written] = {}
-        written, step = 0, FIRST_ROUND
-        while unfinished := [i for i in range(len(prompts)) if i not in answers]:
-            n = min(step, budget - written)
-            found = self.engine.generate(
-                [cut[i] + said[i] for i in unfinished],
-                [[row_key("harness", self.seed, places[i], written)] for i in unfinished],
-                n, how.temperature, self.subject.max_rows, how.top_k, how.top_p,
-            )  # fmt: skip
-            written, step = written + n, step * 2
-            for i, (completion,) in zip(unfinished, found, strict=True):
-                said[i] += completion.content
-                text, ended = self._up_to(said[i], how.until)
-                ended |= completion.ended
-                if ended or written >= budget:
-                    answers[i] = Written(text, not ended, len(cut[i]) < len(prompts[i]))
-            if tell is not None:
-                tell(len(answers))
-        return [answers[i] for i in range(len(prompts))]
-
-    def _up_to(self, ids: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
-        """The text before the first of `until` or the end of a turn or document, and whether there was one."""
-        special = self.subject.tokenizer.special
-        ends = [i for i, id in enumerate(ids) if id in (special("<|bos|>"), special("<|assistant_end|>"))]
-        text = self.subject.tokenizer.decode(ids[: ends[0]] if ends else ids)
-        places = [place for stop in until if stop and (place := text.find(stop)) >= 0]
-        return text[: min(places)] if places else text, bool(ends or places)
+        stops = StopTexts(self.subject.tokenizer, how.until)
+        keys = [[row_key("harness", self.seed, place)] for place in places]
+        found = self.engine.generate(
+            cut, keys, budget, how.temperature, self.subject.max_rows, how.top_k, how.top_p, tell=tell,
+            enough=stops.enough,
+        )  # fmt: skip
+        if tell is not None:
+            tell(len(found))
+        said = [stops.cut(completion) for (completion,) in found]
+        return [
+            Written(one.text, not one.ended, len(ids) < len(prompt))
+            for one, ids, prompt in zip(said, cut, prompts, strict=True)
+        ]
 
 
 def _scaled(tell: Tell | None, total: int, parts: int) -> Tell | None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from aquarat_core.evaluation.likelihood import Scorer
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
+from aquarat_core.text.chat import stop_tokens
 from aquarat_core.text.tokenizer import Tokenizer
 
 Tell = Callable[[int], None]
@@ -26,7 +27,7 @@ class Subject:
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.model, self.tokenizer.special("<|assistant_end|>"))
+        return Engine(self.model, stop_tokens(self.tokenizer))
 
     @cached_property
     def scorer(self) -> Scorer:
