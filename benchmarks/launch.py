@@ -78,11 +78,13 @@ def _quiet(cluster: Cluster) -> list[Result]:
     run_id = cluster.launch(ASSET)
     cluster.wait_for_step(run_id, ASSET, 10)
     worker, standing = cluster.worker(run_id), _standing(cluster, run_id)
-    before, began = (_cpu(worker), sum(map(_cpu, standing))), time.monotonic()
+    before, began = {pid: _cpu(pid) for pid in (worker, *standing)}, time.monotonic()
     time.sleep(QUIET_SECONDS)
     seconds = time.monotonic() - began
-    used = (_cpu(worker) - before[0]) / seconds
-    idle = (sum(map(_cpu, standing)) - before[1]) / seconds
+    # A helper process that Dagster started for a moment may have ended.
+    spent = {pid: (now - cpu) / seconds for pid, cpu in before.items() if (now := _cpu(pid)) >= cpu}
+    used = spent.pop(worker)
+    idle = sum(spent.values())
     assert cluster.wait(run_id) == "SUCCESS", cluster.story(run_id)
     job = JobDir.at(cluster.job_uri(run_id))
     size = sum(len(job.backend.read(key).data) for key in job.backend.keys(f"{job.prefix}/output/"))
@@ -130,6 +132,9 @@ def _high_water(pid: int) -> float:
 
 
 def _cpu(pid: int) -> float:
-    """Processor seconds of the process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """Processor seconds of the process so far; 0 for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
     return (int(fields[11]) + int(fields[12])) / TICKS

@@ -36,9 +36,14 @@ def libraries() -> dict[str, str]:
     return versions
 
 
-def hardware() -> dict[str, str | int]:
-    """CPU model, usable cores, memory in bytes; GPU name and count if this process has imported torch."""
-    facts: dict[str, str | int] = {
+PRICE = "AQUARAT_PRICE_PER_HOUR"
+"""Environment variable with the price of an hour of all hosts of a job, in dollars, from the inventory."""
+
+
+def hardware() -> dict[str, str | int | float]:
+    """CPU model, usable cores, memory in bytes; GPU name and count if this process has imported torch; the price of an
+    hour in dollars, if the inventory has one."""
+    facts: dict[str, str | int | float] = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -47,6 +52,8 @@ def hardware() -> dict[str, str | int]:
     if torch is not None and torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name(0)
         facts["gpus"] = torch.cuda.device_count()
+    if price := os.environ.get(PRICE):
+        facts["price_per_hour"] = float(price)
     return facts
 
 

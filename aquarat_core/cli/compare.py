@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aquarat_core.artifacts import Artifact, ArtifactStore
-from aquarat_core.cli.artifacts import add_json, add_store, find_artifact
+from aquarat_core.artifacts import Artifact, ArtifactStore, StoreError
+from aquarat_core.artifacts.finding import find_checkpoint
+from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.config.validation import did_you_mean
-from aquarat_core.errors import DataError, UsageError
+from aquarat_core.errors import DataError, UsageError, UserError
 from aquarat_core.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
     command.add_argument("--protocol", action="append", metavar="NAME", help="only this protocol; may be repeated")
     command.add_argument(
+        "--common",
+        action="store_true",
+        help="where the two were asked different questions, compare by those that are in both",
+    )
+    command.add_argument(
         "--flips",
         type=int,
         default=0,
@@ -56,23 +62,24 @@ def add_commands(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> str | CheckFailed:
-    from aquarat_core.evaluation.comparing import answers_of, flips, side_by_side
+    from aquarat_core.evaluation.comparing import answers_of, flips, of_common_questions, side_by_side
 
     if arguments.flips < 0:
         raise UsageError("--flips must be at least 0")
     stores = _Stores()
     sides = [_side(name, arguments.store, stores) for name in (arguments.first, arguments.second)]
     first, second = _chosen([answers_of(side.evaluated, side.config) for side in sides], arguments)
-    found = side_by_side(first, second)
+    found = side_by_side(first, second, arguments.common)
     if not found["lines"]:
         raise DataError(f"nothing to compare:\n{_left_out(found)}")
-    pairs = {one.name: (one, other) for one in first for other in second if one.name == other.name}
+    pairs = {x.name: of_common_questions(x, y) for x in first for y in second if x.name == y.name}
     flipped = [flips(*pairs[line["name"]], arguments.flips) for line in found["lines"]] if arguments.flips else []
-    looked = _looks(sides[1].report, stores, found["lines"])
+    looked = _looks(sides[1], arguments.store, stores, found["lines"])
     worse = [line for line in found["lines"] if line["verdict"] == "below"]
     facts: dict[str, Any] = {
         "first": sides[0].facts(), "second": sides[1].facts(), "worse": bool(worse), **found,
-        "looks_before_second": [{"task": task, "split": split, **x._asdict()} for task, split, x in looked],
+        "looks_before_second": [{"task": x.task, "split": x.split, **x.looks._asdict()} for x in looked if x.looks],
+        "second_is_counted": sides[1].report is not None,
         "only_first_right": [flip for fell, _ in flipped for flip in fell],
         "only_second_right": [flip for _, rose in flipped for flip in rose],
     }  # fmt: skip
@@ -92,10 +99,10 @@ class _Stores:
         self._read: dict[str, dict[str, Artifact]] = {}
 
     def all(self, store: ArtifactStore) -> dict[str, Artifact]:
-        from aquarat_core.artifacts.survey import all_artifacts
+        from aquarat_core.cli.asked_before import artifacts_of
 
         if store.uri not in self._read:
-            self._read[store.uri] = {sha256: a for sha256, a in all_artifacts(store).items() if isinstance(a, Artifact)}
+            self._read[store.uri] = artifacts_of(store)
         return self._read[store.uri]
 
 
@@ -137,7 +144,12 @@ def _side(name: str, store_uri: str, stores: _Stores) -> _Side:
         if not (questions := folder / "questions.parquet").is_file():
             raise DataError(f"{folder} has a report.json and no questions.parquet: it is no eval report")
         return _Side(Evaluated.read_files(report, questions, name), name, None)
-    found = _report(name, store_uri, stores)
+    try:
+        found = _report(name, store_uri, stores)
+    except UserError as e:
+        if not folder.is_dir():
+            raise
+        raise DataError(f"the folder {folder} has no report.json, and {e}") from None
     return _Side(Evaluated.read(found), found.asset, found)
 
 
@@ -145,17 +157,16 @@ def _report(name: str, store_uri: str, stores: _Stores) -> Artifact:
     """The eval report of that name, or the newest report on the checkpoint of that name."""
     from aquarat_core.evaluation.looks import is_eval_report, reports_about
 
-    artifact = find_artifact(name, store_uri)
+    artifact = find_checkpoint(name, store_uri)
     if is_eval_report(artifact):
         return artifact
     if artifact.manifest.kind != "checkpoint":
         raise UsageError(f"{name} is a {artifact.manifest.kind}: only checkpoints and eval reports can be compared")
     if found := reports_about(artifact, stores.all(artifact.store).values()):
         return found[0]
-    report = artifact.asset.replace("_checkpoint", "_eval_report")
     raise DataError(
-        f"{artifact.store.uri} has no eval report on {name} (manifest {artifact.sha256[:12]}): materialize {report} "
-        "first, or name a report, or a folder that `aquarat eval --out` wrote"
+        f"{artifact.store.uri} has no eval report on {name} (manifest {artifact.sha256[:12]}): make one with `aquarat "
+        f"eval {artifact.sha256[:12]} --out DIR` and name the folder, or materialize its eval report"
     )
 
 
@@ -172,14 +183,39 @@ def _chosen(sides: list[list[Answers]], arguments: argparse.Namespace) -> list[l
     return sides
 
 
-def _looks(report: Artifact | None, stores: _Stores, lines: Iterable[Line]) -> list[tuple[str, str, Looks]]:
-    """The looks at each split before a report; none for a folder, which does not say when it was made."""
-    from aquarat_core.evaluation.looks import looks_before
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """The looks at one split: those before B's report, or where B is a folder those that the store has now."""
 
-    if report is None:
-        return []
-    artifacts, splits = stores.all(report.store), dict.fromkeys((line["task"], line["split"]) for line in lines)
-    return [(task, split, looks_before(report, artifacts, task, split)) for task, split in splits]
+    task: str
+    split: str
+    looks: Looks | None
+    """None if the store cannot be read."""
+    text: str
+
+
+def _looks(side: _Side, store_uri: str, stores: _Stores, lines: Iterable[Line]) -> list[_Looked]:
+    from aquarat_core.evaluation.looks import looks_at, looks_before, looks_sentence, uncounted_sentence
+
+    report, found = side.report, list[_Looked]()
+    versions = {e["name"]: e["hashes"]["data_version"] for e in side.evaluated.report.get("evaluations", [])}
+    asked = {(line["task"], line["split"]): versions.get(line["name"]) for line in reversed(list(lines))}
+    try:
+        artifacts = stores.all(report.store if report else ArtifactStore.open(store_uri))
+    except StoreError as e:
+        if report:
+            raise
+        # Two folders compare without any store.
+        return [_Looked("", "", None, f"How often these questions were looked at before is not known: {e}")]
+    for (task, split), version in reversed(asked.items()):
+        if report:
+            looks = looks_before(report, artifacts, task, split)
+            found.append(_Looked(task, split, looks, looks_sentence(looks, task, split, "B's report")))
+        elif version:
+            looks = looks_at(version, artifacts, task, split)
+            text = uncounted_sentence(looks, task, split, "B is in a folder and")
+            found.append(_Looked(task, split, looks, text))
+    return found
 
 
 # --- what is printed ------------------------------------------------------------------------------------------------
@@ -191,15 +227,16 @@ def _table(lines: Sequence[Line]) -> str:
 
     several = len(lines) > 1
     corrected = ("p, Holm",) if several else ()
-    heads = ("evaluation", "questions", "A", "B", "B - A, points", "test", "p", *corrected,
+    heads = ("evaluation", "questions", "A", "B", "B - A, points", "A only / B only", "test", "p", *corrected,
              "detectable", "finding")  # fmt: skip
     rows = [
         (
             line["name"], f"{line['n']:,}",
             *(rate(r["accuracy"], r["lo"], r["hi"]) + _times(r["answers"]) for r in (line["first"], line["second"])),
             f"{100 * line['difference']:+.1f} {bounds(line['difference_lo'], line['difference_hi'], '+')}",
+            f"{line['fell']:,} / {line['rose']:,}",
             line["test"], p_text(line["p"]), *((p_text(line["p_corrected"]),) if several else ()),
-            f"{100 * line['minimum_detectable']:.1f}", FINDINGS[line["verdict"]],
+            "-" if (least := line["minimum_detectable"]) is None else f"{100 * least:.1f}", FINDINGS[line["verdict"]],
         )
         for line in lines
     ]  # fmt: skip
@@ -210,13 +247,24 @@ def _times(answers: int) -> str:
     return f" x{answers}" if answers > 1 else ""
 
 
-def _notes(found: SideBySide, looked: Sequence[tuple[str, str, Looks]]) -> list[str]:
-    from aquarat_core.evaluation.looks import looks_sentence
-
-    notes = ["", "Intervals are of 95 %. A difference counts only if its interval leaves out 0 and p is below 0.05"
-             f"{', corrected for the number of lines' if len(found['lines']) > 1 else ''}.",
-             "Detectable: the smallest difference in points that would be found four times out of five."]  # fmt: skip
-    notes += [looks_sentence(looks, task, split, "B's report") for task, split, looks in looked]
+def _notes(found: SideBySide, looked: Sequence[_Looked]) -> list[str]:
+    several = len(found["lines"]) > 1
+    level = f"p < 0.05/{len(found['lines'])}, as for the first of as many lines" if several else "p < 0.05"
+    notes = [
+        "",
+        "Intervals are of 95 %. A difference counts only if its interval leaves out 0 and p is below 0.05"
+        f"{', corrected for the number of lines' if several else ''}.",
+        "A only / B only: questions that A, or B, answered rightly more often.",
+        f"Detectable: the smallest difference in points that would be found four times out of five at {level}. There "
+        "is none in a line with too few questions, or with too few that differ to say.",
+    ]
+    notes += [
+        f"{x['name']}: only the {x['n']:,} questions that both were asked are compared, of {x['asked'][0]:,} of A and "
+        f"{x['asked'][1]:,} of B."
+        for x in found["lines"]
+        if set(x["asked"]) != {x["n"]}
+    ]
+    notes += [x.text for x in looked]
     return [*notes, *(["Not compared:", _left_out(found)] if found["not_compared"] else [])]
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from aquarat_core.artifacts import Artifact
-from aquarat_core.cli.artifacts import add_json, add_store, find_artifact
+from aquarat_core.artifacts.finding import find_artifact, find_checkpoint
+from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import answer
 from aquarat_core.cli.progress import counting_bar
 from aquarat_core.config import EvalConfig, LaunchConfig, validate
+from aquarat_core.config.core import MAX_CORE_SHOTS
 from aquarat_core.config.evaluation import CHAT_CORE, Asked, ChatCoreConfig, Cue, EvalEntry, Split
-from aquarat_core.config.protocols import GENERATING, GREEDY, SINGLE, EvalProtocol
+from aquarat_core.config.protocols import GENERATING, GREEDY, HARNESS, SINGLE, EvalProtocol
 from aquarat_core.config.tasks import MAIN_TASK
+from aquarat_core.config.validation import did_you_mean
 from aquarat_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +32,6 @@ if TYPE_CHECKING:
     from aquarat_core.evaluation.protocols import Evaluator
     from aquarat_core.evaluation.protocols.subject import Subject
     from aquarat_core.stages.task_search import TaskSearch
-
-MAX_NEW_TOKENS = 256
-"""Maximum number of tokens of an answer; at most half of the model's context."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -57,8 +58,8 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--temperature", type=float, help="sampled: temperature (1)")
     command.add_argument("--cue", choices=get_args(Cue), help="letters: compared after the task's words for an answer,"
                          " or as the bare answer, as nanochat's checkpoints are trained (answer)")  # fmt: skip
-    command.add_argument("--max-new-tokens", type=int, help=f"tokens of an answer at most ({MAX_NEW_TOKENS}, or half"
-                         " the context where that is less)")  # fmt: skip
+    command.add_argument("--max-new-tokens", type=int, help="tokens of an answer at most (as in the newest report"
+                         " on the checkpoint and task, or in its training; else 256, or half the context)")  # fmt: skip
     command.add_argument("--calculator", action="store_true", help="answer the model's calls of the calculator")
     command.add_argument("--as-given", action="store_true", help="show options in their published order, not shuffled")
     command.add_argument("--seed", type=int, default=30, help="of the order of options and of samples (%(default)s)")
@@ -76,32 +77,37 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--run-code", action="store_true", help="run the code that a data set holds for its task")
     command.add_argument("--out", type=Path, metavar="DIR", help="also write report.json, questions.parquet, report.md"
                          " and report.html to this folder")  # fmt: skip
+    command.add_argument("--force", action="store_true", help="--out: replace a report that the folder holds already")
     add_store(command)
     add_json(command)
     command.set_defaults(run=_eval)
 
 
 def _eval(arguments: argparse.Namespace) -> str:
+    from aquarat_core.cli.asked_before import artifacts_of, uncounted_looks
     from aquarat_core.cli.evaluation_output import as_text, write_report
     from aquarat_core.evaluation.chat_core import chat_core
     from aquarat_core.evaluation.figures import evaluate
     from aquarat_core.stages.task_search import TaskSearch
 
     _check_harness(arguments)
-    checkpoint = find_artifact(arguments.artifact, arguments.store)
+    _check_out(arguments)
+    checkpoint = find_checkpoint(arguments.artifact, arguments.store)
     _check_checkpoint(checkpoint)
     given = [find_artifact(name, arguments.store) for name in arguments.data]
     experiment = arguments.artifact.partition("/")[0] if arguments.artifact.count("/") == 1 else ""
     search = TaskSearch(checkpoint, given, experiment, arguments.run_code)
-    config = _config(arguments, checkpoint, search)
+    there = artifacts_of(checkpoint.store)
+    config = _config(arguments, checkpoint, search, there)
     asked = _asked(arguments, config, search)
     with _bundle(arguments, checkpoint, experiment) as bundle:
         found = _ask(arguments, checkpoint, config, asked, search, bundle)
     evaluations = [evaluate(one.facts, one.records) for one in found.answered]
     chat = chat_core(config.of_chat_core(), evaluations)
+    looks = uncounted_looks(there, [e for e in evaluations if e["protocol"] != HARNESS])
     if arguments.out:
         data = [search.find(task, arguments.split).dataset for task in dict.fromkeys(a.task for a in asked)]
-        write_report(arguments.out, checkpoint, data, config, found, evaluations, chat)
+        write_report(arguments.out, checkpoint, data, config, found, evaluations, chat, looks)
     machine = {
         "asset": checkpoint.asset,
         "manifest_sha256": checkpoint.sha256,
@@ -111,7 +117,7 @@ def _eval(arguments: argparse.Namespace) -> str:
         "harness": found.harness.results if found.harness else None,
         "out": str(arguments.out) if arguments.out else None,
     }
-    return answer(arguments, machine, as_text(checkpoint, evaluations, chat, found, arguments.out))
+    return answer(arguments, machine, as_text(checkpoint, evaluations, chat, found, looks, arguments.out))
 
 
 def _check_harness(arguments: argparse.Namespace) -> None:
@@ -123,10 +129,18 @@ def _check_harness(arguments: argparse.Namespace) -> None:
     from aquarat_core.evaluation.harness.running import check_installed
 
     check_installed()
-    if not _names(arguments.harness):
+    if not _names(arguments.harness, "--harness"):
         raise UsageError("--harness names no task")
     if arguments.num_fewshot is not None and arguments.num_fewshot < 0:
         raise UsageError("--num-fewshot must be at least 0")
+
+
+def _check_out(arguments: argparse.Namespace) -> None:
+    """Refuses to replace a report before anything is loaded."""
+    from aquarat_core.cli.evaluation_output import FILES
+
+    if arguments.out and not arguments.force and (held := [x for x in FILES if (arguments.out / x).exists()]):
+        raise UsageError(f"{arguments.out} holds a report already ({held[0]}): take another folder, or say --force")
 
 
 def _check_checkpoint(artifact: Artifact) -> None:
@@ -141,19 +155,31 @@ def _check_checkpoint(artifact: Artifact) -> None:
         )
 
 
-def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSearch) -> EvalConfig:
+def _config(
+    arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSearch, there: Mapping[str, Artifact]
+) -> EvalConfig:
     """The profile section that asks for the same evaluations; its main task is the first one."""
+    from aquarat_core.cli.asked_before import default_new_tokens, new_tokens
+
     for option in ("limit", "samples", "max_new_tokens"):
         if (value := getattr(arguments, option)) is not None and value < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
-    named = _names(arguments.tasks)
+    if arguments.core and arguments.limit is not None and arguments.limit <= MAX_CORE_SHOTS:
+        raise UsageError(
+            f"--limit must be at least {MAX_CORE_SHOTS + 1} with --core: up to {MAX_CORE_SHOTS} questions are shown "
+            "as examples before each"
+        )
+    named = _names(arguments.tasks, "--tasks")
     others = arguments.chat_core or arguments.core or arguments.harness
     names = named or ([] if others else [_own_task(checkpoint)])
-    entries = [_entry(arguments, task, protocol) for task in names for protocol in _protocols(arguments)]
+    # An own limit of each task, because what is enough for one may cut the answers to another off.
+    limits = {task: arguments.max_new_tokens or new_tokens(checkpoint, there, task) for task in names}
+    entries = [_entry(arguments, x, protocol, limits[x]) for x in names for protocol in _protocols(arguments)]
     first = arguments.chat_core or (arguments.harness and not entries)  # What a report can be about first.
     if arguments.out and not first and not SINGLE.intersection(e.protocol for e in entries):
         names = names or [_own_task(checkpoint)]  # a report is about single answers to questions of a task first
-        entries.insert(0, EvalEntry(task=names[0], limit=arguments.limit))
+        tokens = arguments.max_new_tokens or new_tokens(checkpoint, there, names[0])
+        entries.insert(0, EvalEntry(task=names[0], limit=arguments.limit, max_new_tokens=tokens))
     chat = _chat_core(arguments, search) if arguments.chat_core else None
     fields = {
         "task": names[0] if names else MAIN_TASK,
@@ -163,7 +189,7 @@ def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSea
         "chat_core": chat,
         "core": {"limit": arguments.limit} if arguments.core else None,
         "permute_options": not arguments.as_given,
-        "max_new_tokens": arguments.max_new_tokens or _new_tokens(checkpoint),
+        "max_new_tokens": arguments.max_new_tokens or default_new_tokens(checkpoint),
         "calculator": arguments.calculator,
         "seed": arguments.seed,
         "launch": LaunchConfig(nproc=1, threads=len(os.sched_getaffinity(0))),
@@ -171,18 +197,22 @@ def _config(arguments: argparse.Namespace, checkpoint: Artifact, search: TaskSea
     return validate(EvalConfig, fields, "the options of aquarat eval")
 
 
-def _names(text: str | None) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+def _names(text: str | None, option: str) -> list[str]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise UsageError(f"{option} names {twice} twice: once is enough")
+    return names
 
 
 def _protocols(arguments: argparse.Namespace) -> list[EvalProtocol]:
-    names, known = _names(arguments.protocol), get_args(EvalProtocol)
+    names, known = _names(arguments.protocol, "--protocol"), get_args(EvalProtocol)
     if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"--protocol {unknown[0]}: the protocols are {', '.join(known)}")
+        hint = did_you_mean(unknown[0], known)
+        raise UsageError(f"--protocol {unknown[0]}: {hint}the protocols are {', '.join(known)}")
     return cast("list[EvalProtocol]", names)
 
 
-def _entry(arguments: argparse.Namespace, task: str, protocol: EvalProtocol) -> EvalEntry:
+def _entry(arguments: argparse.Namespace, task: str, protocol: EvalProtocol, tokens: int | None) -> EvalEntry:
     """The entry of a task under a protocol. Options that this protocol does not use are for the others."""
     sampled = protocol == "sampled"
     fields = {
@@ -192,6 +222,7 @@ def _entry(arguments: argparse.Namespace, task: str, protocol: EvalProtocol) -> 
         "samples": arguments.samples if sampled else None,
         "temperature": arguments.temperature if sampled else None,
         "cue": arguments.cue if protocol == "letters" else None,
+        "max_new_tokens": tokens if protocol in GENERATING else None,
     }
     return validate(EvalEntry, fields, "the options of aquarat eval")
 
@@ -204,15 +235,6 @@ def _own_task(checkpoint: Artifact) -> str:
     tasks = config.get("tasks")
     named = [str(task.get("name")) for task in cast("list[dict[str, Any]]", tasks)] if isinstance(tasks, list) else []
     return str(config.get("validation_task") or next(iter([*named, *DATASETS.values()])))
-
-
-def _new_tokens(checkpoint: Artifact) -> int:
-    import json
-
-    from aquarat_core.model.checkpoint import CONFIG
-
-    described = json.loads(checkpoint.path(CONFIG).read_text(encoding="utf-8"))
-    return min(MAX_NEW_TOKENS, max(1, int(described["model"]["sequence_len"]) // 2))
 
 
 def _chat_core(arguments: argparse.Namespace, search: TaskSearch) -> ChatCoreConfig:
@@ -327,7 +349,7 @@ def _run_harness(
     from aquarat_core.evaluation.harness.running import HarnessAsked, run
 
     asked = HarnessAsked(
-        _names(arguments.harness),
+        _names(arguments.harness, "--harness"),
         arguments.limit,
         arguments.num_fewshot,
         arguments.apply_chat_template,

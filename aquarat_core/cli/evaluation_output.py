@@ -15,13 +15,14 @@ from aquarat_core.errors import UsageError
 from aquarat_core.evaluation import page
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.core.result import CoreReport
-from aquarat_core.evaluation.core.section import task_row
+from aquarat_core.evaluation.core.section import core_text, task_row
 from aquarat_core.evaluation.figure_types import Evaluation, Figures
 from aquarat_core.evaluation.figures import evaluate, remarks
 from aquarat_core.evaluation.harness.running import HarnessResults, to_json
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.evaluation.report import EvalReport
+from aquarat_core.evaluation.sections import ORDERS, rates_text
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.suite import Answered
 from aquarat_core.evaluation.wording import bounds, percent, shortened
@@ -33,6 +34,8 @@ from aquarat_core.tasks.origin import warning_about
 
 HEADS = ("", "questions", "accuracy", "95% CI", "guessing", "best constant", "training's commonest", "longest", "read")
 HARNESS_FILE = "lm_eval_results.json"
+FILES = ("report.json", "questions.parquet", "report.md", "report.html", HARNESS_FILE)
+"""The files of a folder with a report."""
 BY_HAND = "aquarat eval"
 """The name of profile and asset in a report that was not made by a stage."""
 
@@ -55,6 +58,7 @@ def as_text(
     evaluations: Sequence[Evaluation],
     chat: ChatCore | None,
     found: Found,
+    looks: Sequence[str] = (),
     out: Path | None = None,
 ) -> str:
     """Warnings, one line for each evaluation, and what its protocol finds besides accuracy."""
@@ -68,6 +72,7 @@ def as_text(
     lines += _chat_core(chat) if chat else []
     lines += _core(found.core) if found.core else []
     lines += ["", *_harness_lines(found.harness)] if found.harness else []
+    lines += ["", *looks] if looks else []
     if out:
         lines += ["", f"the report is in {out}"]
     return "\n".join(lines)
@@ -85,7 +90,7 @@ def _chat_core(chat: ChatCore) -> list[str]:
 
 def _core(core: CoreReport) -> list[str]:
     """CORE's tasks, and the mean."""
-    heads = ("task of CORE", "shots", "questions", "accuracy", "95% CI", "guessing", "centered")
+    heads = ("task of CORE", "shots", "questions", "accuracy", "95% CI", f"baseline ({core['baselines']})", "centered")
     absent = f"; without {', '.join(core['absent'])}" if core["absent"] else ""
     counts = {what: sum(t[what] for t in core["tasks"]) for what in ("extended", "cropped", "unscorable")}
     long = [f"{n:,} questions {what}" for what, n in counts.items() if n]
@@ -93,7 +98,7 @@ def _core(core: CoreReport) -> list[str]:
         "",
         table([heads, *map(task_row, core["tasks"])]),
         "",
-        f"{core['name']} {core['core']:.4f}{absent}",
+        f"{core['name']} {core_text(core)}{absent}",
         *([", ".join(long)] if long else []),
     ]
 
@@ -121,7 +126,7 @@ def _row(e: Evaluation) -> tuple[str, ...]:
         f"{percent(constant['accuracy'])} {shortened(constant['letter'])}",
         f"{percent(majority['accuracy'])} {shortened(majority['letter'])}" if majority else "-",
         percent(b["longest"]) if b["longest"] is not None else "-",
-        percent(e["rates"]["parsed"]),
+        rates_text(e)[0],
     )
 
 
@@ -143,10 +148,14 @@ def _details(f: Figures) -> str:
             found.append(f"{percent(alike['value'])} of {r['rotated']:,} answered alike in all orders")
         found += [f"{r['kept']:,} keep their order"] if r["kept"] else []
         d = r["difference"]
-        found.append(f"{100 * d['value']:+.1f} points to the order as given {bounds(d['lo'], d['hi'], '+')}")
+        found.append(
+            f"{100 * d['value']:+z.1f} points to the order as given {bounds(d['lo'], d['hi'], '+')}, "
+            f"{p_text(r['difference_p'], 'p')}: {ORDERS[r['difference_verdict']]}"
+        )
         found += [
             f"places of {n} options answered {'/'.join(map(str, b['counts']))}, Cramér's V {b['cramers_v']:.2f}, "
-            f"{p_text(b['p'], 'p')}"
+            f"{p_text(b['p'], 'p')}; accuracy by place of the right option: Cochran's Q {b['cochran_q']:.1f}, "
+            f"{p_text(b['cochran_p'], 'p')}"
             for n, b in r["bias"].items()
         ]
     return "; ".join(found)
@@ -160,12 +169,15 @@ def write_report(
     found: Found,
     evaluations: Sequence[Evaluation],
     chat: ChatCore | None,
+    looks: Sequence[str],
 ) -> None:
     """Writes the files of an eval report and its pages; they get their final names once all are complete. The results
     of lm-evaluation-harness are also written in that program's own form. They are the only file if no row can be right
     or wrong and nothing else was asked. Raises `UsageError` for a folder that cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # What an earlier report has left, and this one does not have.
+        stale = set(FILES)
         with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
             made = Path(unfinished)
             if found.harness:
@@ -176,9 +188,12 @@ def write_report(
                 rows = [r for one in everything for r in one.records]
                 write_records(made / "questions.parquet", rows, [a.facts for a in everything])
                 records = {one.facts["name"]: one.records for one in found.answered}
-                page.write(made, made, report, page.Beside(records, checkpoint_metrics(checkpoint)))
+                page.write(made, made, report, page.Beside(records, checkpoint_metrics(checkpoint), looks=looks))
             for file in sorted(made.iterdir()):
                 file.replace(folder / file.name)
+                stale.discard(file.name)
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
     except OSError as e:
         raise UsageError(f"{folder} cannot be written: {e.strerror or e}. Take another folder with --out") from None
 
@@ -198,6 +213,8 @@ def _report(
     report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
     report["core"] = found.core
     main = found.answered[0].facts
+    if tokens := main["settings"].get("max_new_tokens"):
+        report["evaluation"]["max_new_tokens"] = tokens
     if main["protocol"] == HARNESS:
         # The config's own main task was not asked.
         asked = {"task": main["task"], "split": main["split"], "questions": main["questions"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypedDict
 
 from aquarat_core.artifacts import Artifact
@@ -13,7 +14,16 @@ from aquarat_core.errors import DataError
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation import page, plots
 from aquarat_core.evaluation import report as reports
+from aquarat_core.evaluation.chain_pairs import (
+    correct_comparisons,
+    correct_lines,
+    lines_section,
+    other_lines,
+    paired_table,
+)
 from aquarat_core.evaluation.chat_core import ChatCore
+from aquarat_core.evaluation.comparing import Line
+from aquarat_core.evaluation.core.result import CoreReport
 from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.report import ComparisonWithParent, Evaluated, Identity
 from aquarat_core.evaluation.statistics import p_text
@@ -21,8 +31,8 @@ from aquarat_core.evaluation.summary import Summary
 from aquarat_core.evaluation.wording import (
     answer_noun,
     baseline_sentence,
-    bounds,
     comparison_sentence,
+    facts_text,
     interval,
     percent,
     rate,
@@ -53,10 +63,23 @@ class StageRow(TypedDict):
     comparison: ComparisonWithParent
     evaluations: list[Evaluation]
     """The checkpoint's evaluations, the main task first, without the tasks of CORE."""
-    core: tuple[str, float] | None
-    """The name and value of CORE."""
+    p_corrected: float | None
+    """The p-value of `comparison` after Holm's correction for the chain's comparisons; None for the first stage, or
+    without a result."""
+    lines: list[Line]
+    """The other evaluations against those of the stage before, corrected for the number of all such lines."""
+    core: CoreValue | None
     chat_core: ChatCore | None
     cost: Cost
+
+
+class CoreValue(TypedDict):
+    """CORE by its name, with its 95 % interval, which older reports lack."""
+
+    name: str
+    core: float
+    lo: float | None
+    hi: float | None
 
 
 class Cost(TypedDict):
@@ -70,6 +93,8 @@ class Cost(TypedDict):
     """Duration of the stage's last attempt."""
     ranks: float | None
     hardware: str
+    dollars: float | None
+    """Price of the last attempt on the hosts that it ran on; None if the inventory gives no price."""
 
 
 class ChainReport(TypedDict):
@@ -99,11 +124,17 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
                 bits_per_byte=now.evaluated.report["bits_per_byte"],
                 comparison=comparison or now.evaluated.report["comparison"],
                 evaluations=[e for e in now.evaluated.report.get("evaluations", []) if e["protocol"] != CORE],
-                core=(core["name"], core["core"]) if (core := now.evaluated.report.get("core")) else None,
+                p_corrected=None,
+                lines=other_lines(_with_config(before), _with_config(now)) if before else [],
+                core=_core_value(core) if (core := now.evaluated.report.get("core")) else None,
                 chat_core=now.evaluated.report.get("chat_core"),
                 cost=cost_of(now.checkpoint),
             )
         )
+    adjusted = correct_comparisons([(row["checkpoint"]["asset"], row["comparison"]) for row in rows[1:]])
+    for row, p in zip(rows[1:], adjusted, strict=True):
+        row["p_corrected"] = p
+    correct_lines(line for row in rows for line in row["lines"])
     lineage = ancestry(artifact for s in stages for artifact in (s.checkpoint, s.evaluation))
     data = {d["manifest_sha256"]: d for s in stages for d in s.evaluated.report["data"]}
     return ChainReport(
@@ -116,11 +147,19 @@ def build(stages: Sequence[StageResult]) -> ChainReport:
     )
 
 
+def _with_config(stage: StageResult) -> tuple[Evaluated, dict[str, Any]]:
+    return stage.evaluated, stage.evaluation.manifest.config
+
+
+def _core_value(core: CoreReport) -> CoreValue:
+    return CoreValue(name=core["name"], core=core["core"], lo=core.get("lo"), hi=core.get("hi"))
+
+
 def cost_of(checkpoint: Artifact) -> Cost:
     """The cost of a checkpoint's training, from the metrics in its manifest."""
     found, hardware = checkpoint.manifest.metrics, checkpoint.manifest.hardware
     seconds, per_second = _number(found.get("seconds")), _number(found.get("model_flops_per_second"))
-    gpus = hardware.get("gpus")
+    gpus, price = hardware.get("gpus"), _number(hardware.get("price_per_hour"))
     machine = f"{gpus} x {hardware.get('gpu')}" if gpus else f"{hardware.get('cores')} cores of {hardware.get('cpu')}"
     return Cost(
         tokens=_number(found.get("tokens", found.get("sampled_tokens"))),
@@ -128,6 +167,7 @@ def cost_of(checkpoint: Artifact) -> Cost:
         seconds=seconds,
         ranks=_number(found.get("ranks")),
         hardware=machine,
+        dollars=None if seconds is None or price is None else seconds / 3600 * price,
     )
 
 
@@ -175,8 +215,8 @@ def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> 
     asked = " or ".join(f"{n:,}" for n in sorted({row["summary"]["n"] for row in report["stages"]}))
     return doc.Document(
         title=f"From base to RL on {' and '.join(sorted(kinds))}: the whole chain",
-        subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), greedy rationales, "
-        f"strict parser. Profile {' and '.join(report['profiles'])}.",
+        subtitle=f"{', '.join(names)}; {asked} questions each ({' and '.join(sorted(kinds))}), one greedy answer to "
+        f"each, of which only the last line is graded. Profile {' and '.join(report['profiles'])}.",
         blocks=(
             *next((band for band in map(page.origin_band, sorted(kinds)) if band), ()),
             *(doc.Paragraph(text, tone="warning") for text in report["warnings"]),
@@ -186,11 +226,19 @@ def to_document(report: ChainReport, curves: dict[str, Sequence[plots.Row]]) -> 
             doc.Heading("Stages"),
             _stage_table(report),
             doc.Heading("Each stage against the one before"),
-            _paired_table(report),
+            paired_table(
+                [(row["checkpoint"]["asset"], row["comparison"], row["p_corrected"]) for row in report["stages"][1:]]
+            ),
             *_evaluations(report),
+            *lines_section(
+                [
+                    (a["checkpoint"]["asset"], b["checkpoint"]["asset"], b["lines"])
+                    for a, b in pairwise(report["stages"])
+                ]
+            ),
             *page.curves_section(curves),
             doc.Heading("What it took"),
-            _cost_table(report),
+            cost_table((row["checkpoint"]["asset"], row["cost"]) for row in report["stages"]),
             doc.Heading("Data"),
             _data_table(report),
             doc.Heading("Lineage"),
@@ -238,7 +286,7 @@ def _accuracy_figure(report: ChainReport) -> doc.Figure:
 def _stage_table(report: ChainReport) -> doc.Table:
     noun = answer_noun(report["stages"][-1]["summary"])
     header = (
-        "Checkpoint", "Questions", "Accuracy", "95% CI", f"Constant {noun}", "Exact McNemar p against it",
+        "Checkpoint", "Questions", "Accuracy", "95% CI", f"Constant {noun}", "Against it, exact McNemar",
         "Answers that parse", f"{noun.capitalize()} entropy, bits", "Mean tokens", "Bits per byte",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = []
@@ -251,29 +299,15 @@ def _stage_table(report: ChainReport) -> doc.Table:
                 percent(s["accuracy"]),
                 interval(s),
                 f"{s['constant_letter']['letter']} {percent(s['constant_letter']['accuracy'])}",
-                p_text(s["p_against_constant"]),
+                f"{s['against_constant']}, {p_text(s['p_against_constant'], 'p')}",
                 percent(s["parse_rate"]),
                 f"{s['letter_entropy_bits']:.2f}",
                 f"{s['mean_tokens']:.1f}",
                 "-" if bpb is None else f"{bpb:.4f}",
             )
         )
-    return doc.Table(header, tuple(rows))
-
-
-def _paired_table(report: ChainReport) -> doc.Table:
-    rows: list[tuple[str, ...]] = []
-    for row in report["stages"][1:]:
-        c = row["comparison"]
-        pair = f"{row['checkpoint']['asset']} against {c['parent']}"
-        if r := c["result"]:
-            span = bounds(r["difference_lo"], r["difference_hi"], "+")
-            numbers = (f"{100 * r['difference']:+.1f}", span, f"{r['only_child']:,} / {r['only_parent']:,}")
-            rows.append((pair, *numbers, p_text(r["mcnemar_p"]), r["verdict"]))
-        else:
-            rows.append((pair, "-", "-", "-", "-", comparison_sentence(c)))
-    header = ("Pair", "Points", "95% CI", "Only later / only earlier right", "Exact McNemar p", "Later stage is")
-    return doc.Table(header, tuple(rows), text_columns=(0, 5))
+    caption = f"Each test against the constant {noun} stands alone: its p is not corrected for the others."
+    return doc.Table(header, tuple(rows), text_columns=(0, 5), caption=caption)
 
 
 def _evaluations(report: ChainReport) -> list[doc.Block]:
@@ -281,53 +315,64 @@ def _evaluations(report: ChainReport) -> list[doc.Block]:
     names = list(dict.fromkeys(e["name"] for row in report["stages"] for e in row["evaluations"]))
     if len(names) < 2 and not any(row["core"] for row in report["stages"]):
         return []
-    columns = [{e["name"]: e["figures"] for e in row["evaluations"]} for row in report["stages"]]
+    columns = [{e["name"]: e for e in row["evaluations"]} for row in report["stages"]]
     rows = [
-        (name, *(rate(f["accuracy"], f["lo"], f["hi"]) if (f := found.get(name)) else "-" for found in columns))
+        (
+            name,
+            " or ".join(f"{n:,}" for n in sorted({found[name]["n"] for found in columns if name in found})),
+            *(_accuracy(found.get(name)) for found in columns),
+        )
         for name in names
     ]
     chat = [row["chat_core"] for row in report["stages"]]
     for name in dict.fromkeys(c["name"] for c in chat if c):
         values = (f"{c['value']:.4f} [{c['lo']:.4f}, {c['hi']:.4f}]" if c and c["name"] == name else "-" for c in chat)
-        rows.append((name, *values))
+        rows.append((name, "-", *values))
     cores = [row["core"] for row in report["stages"]]
-    for name in dict.fromkeys(c[0] for c in cores if c):
-        rows.append((name, *(f"{c[1]:.4f}" if c and c[0] == name else "-" for c in cores)))
-    header = ("Task / protocol", *(row["checkpoint"]["asset"] for row in report["stages"]))
+    for name in dict.fromkeys(c["name"] for c in cores if c):
+        rows.append((name, "-", *(_core_text(c) if c and c["name"] == name else "-" for c in cores)))
+    header = ("Task / protocol", "Questions", *(row["checkpoint"]["asset"] for row in report["stages"]))
     return [
         doc.Heading("All evaluations"),
         doc.Table(header, tuple(rows), caption="Accuracy with its 95% interval; baselines are on each report's page."),
     ]
 
 
-def _cost_table(report: ChainReport) -> doc.Table:
+def _accuracy(e: Evaluation | None) -> str:
+    return rate(e["figures"]["accuracy"], e["figures"]["lo"], e["figures"]["hi"]) if e else "-"
+
+
+def _core_text(core: CoreValue) -> str:
+    value = f"{core['core']:.4f}"
+    return value if core["lo"] is None or core["hi"] is None else f"{value} [{core['lo']:.4f}, {core['hi']:.4f}]"
+
+
+def cost_table(costs: Iterable[tuple[str, Cost]]) -> doc.Table:
+    """What the training of the named checkpoints took, a row each."""
     rows: list[tuple[str, ...]] = []
-    for row in report["stages"]:
-        c = row["cost"]
+    for name, c in costs:
         hours = None if c["seconds"] is None else c["seconds"] / 3600
         rows.append(
             (
-                row["checkpoint"]["asset"],
+                name,
                 "-" if c["tokens"] is None else f"{c['tokens']:,.0f}",
                 "-" if c["flops"] is None else f"{c['flops']:.2e}",
-                "-" if hours is None else f"{hours:.2f}",
-                "-" if hours is None or c["ranks"] is None else f"{hours * c['ranks']:.2f}",
+                "-" if hours is None else f"{hours:.3g}",
+                "-" if hours is None or c["ranks"] is None else f"{hours * c['ranks']:.3g}",
+                "-" if c.get("dollars") is None else f"{c['dollars']:,.2f}",
                 c["hardware"],
             )
         )
     caption = (
         "Tokens are those trained on, in RL those sampled; FLOPs are those of the model's products in training. Hours "
-        "are of the stage's last attempt; rank-hours times what a GPU or core costs an hour is the price."
+        "and dollars are of the stage's last attempt; a host's price is its price_per_hour in hosts.yaml."
     )
-    header = ("Checkpoint", "Tokens", "FLOPs", "Hours", "Rank-hours", "Hardware")
-    return doc.Table(header, tuple(rows), text_columns=(0, 5), caption=caption)
+    header = ("Checkpoint", "Tokens", "FLOPs", "Hours", "Rank-hours", "Dollars", "Hardware")
+    return doc.Table(header, tuple(rows), text_columns=(0, 6), caption=caption)
 
 
 def _data_table(report: ChainReport) -> doc.Table:
-    rows = [
-        (d["asset"], d["data_version"][:12], "; ".join(f"{k} {v}" for k, v in sorted(d["metrics"].items())))
-        for d in report["data"]
-    ]
+    rows = [(d["asset"], d["data_version"][:12], facts_text(d["metrics"])) for d in report["data"]]
     return doc.Table(("Asset", "Data version", "Facts"), tuple(rows), text_columns=(0, 1, 2))
 
 

@@ -7,13 +7,12 @@ letters, the other tasks by greedy generation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import TypedDict
 
 from aquarat_core.config.evaluation import BOTH_WAYS, CHAT_CORE, Asked
 from aquarat_core.evaluation.figure_types import Evaluation
+from aquarat_core.evaluation.statistics import centered_mean_interval
 
 NAME = "ChatCORE"
 
@@ -56,12 +55,12 @@ def chat_core(asked: Sequence[Asked], evaluations: Sequence[Evaluation]) -> Chat
         return None
     absent = [task for task in baselines if task not in {row["task"] for row in counted}]
     value = sum(row["centered"] for row in counted) / len(counted)
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(sum(map(_variance, counted))) / len(counted)
+    lo, hi = centered_mean_interval([(row["accuracy"], row["n"], row["baseline"]) for row in counted])
     return ChatCore(
         name=f"{NAME}-{len(counted)}" if absent else NAME,
         value=value,
-        lo=value - half,
-        hi=min(1.0, value + half),
+        lo=lo,
+        hi=hi,
         tasks=rows,
         absent=absent,
     )
@@ -81,11 +80,3 @@ def _row(asked: Asked, evaluation: Evaluation, baselines: dict[str, float]) -> C
         centered=(accuracy - baseline) / (1 - baseline),
         counts=asked.calculator or asked.task != BOTH_WAYS,
     )
-
-
-def _variance(row: ChatCoreTask) -> float:
-    """The variance of the centered accuracy. Two right and two wrong answers are added (Agresti & Coull 1998), because
-    an observed accuracy of 0 or 1 is not certain."""
-    n = row["n"] + 4
-    p = (row["accuracy"] * row["n"] + 2) / n
-    return p * (1 - p) / n / (1 - row["baseline"]) ** 2

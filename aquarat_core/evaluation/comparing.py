@@ -8,7 +8,7 @@ difference both say so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, TypedDict
 
@@ -16,13 +16,16 @@ from aquarat_core.config.evaluation import Asked
 from aquarat_core.config.tasks import UNNAMED_TASK
 from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.figures import grouped
+from aquarat_core.evaluation.power import detectable_by_mcnemar, fewest_one_sided, minimum_detectable_difference
 from aquarat_core.evaluation.records import Record, prompt_hash
 from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.evaluation.sampling import mean_over_questions
-from aquarat_core.evaluation.summary import ALPHA, BOOTSTRAP_SEED, Verdict
+from aquarat_core.evaluation.summary import ALPHA, BOOTSTRAP_SEED, Verdict, paired_verdict
 
-SEEN_IN_QUESTIONS = frozenset({"limit", "permute_options", "seed", "samples"})
-"""Settings that may differ: their effect shows in the questions, or only makes means more precise."""
+MCNEMAR = "exact McNemar"
+MAY_DIFFER = frozenset({"limit", "permute_options", "seed", "samples", "baseline"})
+"""Settings that may differ: their effect shows in the questions, or only makes means more precise, or they are not
+about the answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ class Line(TypedDict):
     protocol: str
     split: str
     n: int
+    """Questions compared."""
+    asked: tuple[int, int]
+    """Questions that each side asked; more than n where only those of both are compared."""
     first: Rate
     second: Rate
     difference: float
@@ -68,11 +74,15 @@ class Line(TypedDict):
     """Questions that the first side answered correctly more often."""
     rose: int
     """Questions that the second side answered correctly more often."""
+    mean_square: float
+    """Of the questions' differences."""
     test: str
     p: float
     p_corrected: float
     """The p-value after Holm's correction over all lines."""
-    minimum_detectable: float
+    minimum_detectable: float | None
+    """The smallest difference that would be found four times out of five at p < 0.05 / number of lines; None if there
+    is none, or too few questions differ to say."""
     verdict: Verdict
 
 
@@ -136,21 +146,42 @@ def _answers_of_older(evaluated: Evaluated, config: Mapping[str, Any]) -> Answer
     )
 
 
-def side_by_side(first: Sequence[Answers], second: Sequence[Answers]) -> SideBySide:
+def side_by_side(first: Sequence[Answers], second: Sequence[Answers], common: bool = False) -> SideBySide:
     """Compares the evaluations that both have, in the order of the first; gives a reason for those that are not
-    compared."""
+    compared.
+
+    Where one side asked other questions too, the evaluation is not compared, or with `common` by the questions that
+    both asked.
+    """
     ours, theirs = ({answers.name: answers for answers in side} for side in (first, second))
     lines: list[Line] = []
     unpaired: list[Unpaired] = []
     for name in [*ours, *(name for name in theirs if name not in ours)]:
-        if reason := _unpaired(ours.get(name), theirs.get(name)):
+        one, other = ours.get(name), theirs.get(name)
+        asked = _count(one), _count(other)
+        if common and one and other:
+            one, other = of_common_questions(one, other)
+        if reason := _unpaired(one, other):
             unpaired.append(Unpaired(name=name, reason=reason))
-        else:
-            lines.append(_line(ours[name], theirs[name]))
+        elif one and other:
+            lines.append(_line(one, other, asked))
+    correct(lines)
+    return SideBySide(lines=lines, not_compared=unpaired)
+
+
+def correct(lines: Sequence[Line]) -> None:
+    """Fills in what depends on the number of lines: corrected p-values, findings and detectable differences."""
     for line, p in zip(lines, st.holm([line["p"] for line in lines]), strict=True):
         line["p_corrected"] = p
-        line["verdict"] = _verdict(line)
-    return SideBySide(lines=lines, not_compared=unpaired)
+        line["verdict"] = paired_verdict(line["difference"], line["difference_lo"], line["difference_hi"], p)
+        line["minimum_detectable"] = _detectable(line, ALPHA / len(lines))
+
+
+def of_common_questions(first: Answers, second: Answers) -> tuple[Answers, Answers]:
+    """Both with the answers to the questions that both have; the ids say which are the same."""
+    both = {r.id for r in first.records} & {r.id for r in second.records}
+    one, other = (replace(side, records=[r for r in side.records if r.id in both]) for side in (first, second))
+    return one, other
 
 
 def flips(first: Answers, second: Answers, at_most: int) -> tuple[list[Flip], list[Flip]]:
@@ -180,7 +211,7 @@ def _unpaired(first: Answers | None, second: Answers | None) -> str | None:
         return f"only {'B' if first is None else 'A'} has it"
     if first.grader != second.grader:
         return f"the graders differ: {first.grader} and {second.grader}"
-    names = sorted((first.settings.keys() | second.settings.keys()) - SEEN_IN_QUESTIONS)
+    names = sorted((first.settings.keys() | second.settings.keys()) - MAY_DIFFER)
     pairs = [(name, first.settings.get(name), second.settings.get(name)) for name in names]
     if different := [f"{name} is {a} in A and {b} in B" for name, a, b in pairs if a != b]:
         return f"the questions were not asked alike: {'; '.join(different)}"
@@ -189,21 +220,23 @@ def _unpaired(first: Answers | None, second: Answers | None) -> str | None:
 
 def _question_difference(first: Mapping[str, Sequence[Record]], second: Mapping[str, Sequence[Record]]) -> str | None:
     if missing := first.keys() ^ second.keys():
-        return f"{len(missing)} question ids are in one of the two only ({len(first)} in A, {len(second)} in B)"
+        both = len(first.keys() & second.keys())
+        hint = f": --common compares the {both} that are in both" if both else ""
+        return f"{len(missing)} question ids are in one of the two only ({len(first)} in A, {len(second)} in B){hint}"
     if not first:
-        return "neither has an answer"
+        return "they have no question in common"
     # Several samples of a question have one prompt, rotations of its options have one each.
     if changed := sum(_prompts(first[key]) != _prompts(second[key]) for key in first):
         return f"the prompts differ: {changed} of {len(first)} questions in their text or in the order of their options"
     return None
 
 
-def _line(first: Answers, second: Answers) -> Line:
+def _line(first: Answers, second: Answers, asked: tuple[int, int]) -> Line:
     ours, theirs = _by_question(first.records), _by_question(second.records)
     differences = [_mean(theirs[key]) - _mean(ours[key]) for key in sorted(ours)]
     n, fell, rose = len(differences), sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     if all(len(records) == 1 for side in (ours, theirs) for records in side.values()):
-        test, p = "exact McNemar", st.mcnemar_exact(fell, rose)
+        test, p = MCNEMAR, st.mcnemar_exact(fell, rose)
         lo, hi = st.paired_bootstrap_interval(fell, rose, n, seed=BOOTSTRAP_SEED)
     else:
         test, p = "permutation of means", st.paired_permutation_test(differences, seed=BOOTSTRAP_SEED)
@@ -214,6 +247,7 @@ def _line(first: Answers, second: Answers) -> Line:
         protocol=first.protocol,
         split=first.split,
         n=n,
+        asked=asked,
         first=_rate(ours),
         second=_rate(theirs),
         difference=mean(differences),
@@ -221,10 +255,11 @@ def _line(first: Answers, second: Answers) -> Line:
         difference_hi=hi,
         fell=fell,
         rose=rose,
+        mean_square=mean(d * d for d in differences),
         test=test,
         p=p,
         p_corrected=p,
-        minimum_detectable=st.minimum_detectable_difference(n, mean(d * d for d in differences)),
+        minimum_detectable=None,
         verdict="no difference shown",
     )
 
@@ -235,18 +270,26 @@ def _rate(questions: Mapping[str, Sequence[Record]]) -> Rate:
         right = sum(records[0].correct for records in questions.values())
         lo, hi = st.wilson_interval(right, len(questions))
         return Rate(accuracy=right / len(questions), lo=lo, hi=hi, answers=answers)
-    found = mean_over_questions([_mean(records) for records in questions.values()])
+    found = mean_over_questions(list(map(_mean, questions.values())), sum(map(len, questions.values())))
     return Rate(accuracy=found.value, lo=found.lo, hi=found.hi, answers=answers)
 
 
-def _verdict(line: Line) -> Verdict:
-    if line["p_corrected"] >= ALPHA or line["difference_lo"] <= 0 <= line["difference_hi"]:
-        return "no difference shown"
-    return "above" if line["difference"] > 0 else "below"
+def _detectable(line: Line, alpha: float) -> float | None:
+    """The smallest detectable difference at that level; Holm's correction is at least as lenient."""
+    n, moved = line["n"], line["fell"] + line["rose"]
+    if line["test"] == MCNEMAR:
+        return detectable_by_mcnemar(n, moved / n, alpha=alpha)
+    if moved < fewest_one_sided(alpha):
+        return None
+    return minimum_detectable_difference(n, line["mean_square"], alpha=alpha)
 
 
 def _by_question(records: Sequence[Record]) -> dict[str, list[Record]]:
     return {rows[0].id: rows for rows in grouped(records)}
+
+
+def _count(answers: Answers | None) -> int:
+    return len({r.id for r in answers.records}) if answers else 0
 
 
 def _prompts(records: Sequence[Record]) -> set[tuple[str, str]]:

@@ -77,6 +77,14 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """A program, in its language's name for syntax highlighting."""
+
+    text: str
+    language: str = "python"
+
+
+@dataclass(frozen=True, slots=True)
 class Details:
     """Samples that a reader can unfold; Markdown cannot fold, so it only names them."""
 
@@ -84,7 +92,7 @@ class Details:
     samples: tuple[Sample, ...]
 
 
-Block = Heading | Paragraph | Tiles | Table | Figure | Sample | Details
+Block = Heading | Paragraph | Tiles | Table | Figure | Sample | Code | Details
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,8 @@ def _html(block: Block) -> str:
                 f'<span class="badge {verdict.replace(" ", "-")}">{verdict}</span></h3><div class="pair">'
                 f"<pre>{escape(question)}</pre><pre>{escape(completion)}</pre></div></article>"
             )
+        case Code(text):
+            return f"<pre>{escape(text)}</pre>"
         case Details(title, samples):
             inner = "\n".join(map(_html, samples))
             return f"<details><summary>{escape(title)}</summary>\n{inner}\n</details>"
@@ -145,10 +155,11 @@ def _html_table(table: Table) -> str:
         inner = (f'<{tag} class="{k}">{escape(c)}</{tag}>' for k, c in zip(kinds, cells, strict=True))
         return f"<tr>{''.join(inner)}</tr>"
 
-    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    # Outside of what scrolls: a caption in a table is as wide as the table, and on a phone its end is out of sight.
+    caption = f'<p class="caption">{escape(table.caption)}</p>' if table.caption else ""
     body = "\n".join(row(cells, "td") for cells in table.rows)
     return (
-        f'<div class="scroll"><table>{caption}<thead>{row(table.header, "th")}</thead>'
+        f'{caption}<div class="scroll"><table><thead>{row(table.header, "th")}</thead>'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
 
@@ -167,6 +178,8 @@ def _markdown(block: Block) -> str:
             return f"![{_md(caption)}]({png})\n\n{_md(caption)}"
         case Sample(title, verdict, question, completion):
             return f"**{_md(title)}: {verdict}**\n\n{fenced(question)}\n\n{fenced(completion)}"
+        case Code(text, language):
+            return fenced(text, language)
         case Details(title):
             return f"{_md(title)}: in the HTML page and in questions.parquet."
 

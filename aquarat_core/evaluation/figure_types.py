@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from aquarat_core.config.protocols import RecordedProtocol
 from aquarat_core.evaluation.records import HarnessFacts
@@ -59,12 +59,16 @@ class Place(TypedDict):
 
 
 class Bias(TypedDict):
-    """How evenly the places were answered over all rotations."""
+    """How evenly the places were answered over all rotations, and how evenly rightly."""
 
     counts: list[int]
     chi2: float
     p: float
+    """Of a permutation test with the question as its unit; not the chi-square's own."""
     cramers_v: float
+    cochran_q: float
+    """Of right answers by place of the right option."""
+    cochran_p: float
 
 
 class Rotation(TypedDict):
@@ -86,6 +90,8 @@ class Rotation(TypedDict):
     difference: Rate
     """Mean accuracy over the orders less that of the first; resampled by question."""
     difference_p: float
+    difference_verdict: Verdict
+    """Whether all orders are above or below the first one, by test and interval together."""
 
 
 class Accuracy(TypedDict):
@@ -149,6 +155,22 @@ class Rates(TypedDict):
     """Questions that were not asked because they do not fit into the context."""
 
 
+class Interval(TypedDict):
+    """A 95 % interval of a share."""
+
+    lo: float
+    hi: float
+
+
+class RateIntervals(TypedDict):
+    """Intervals of the rates, clustered by question where a question has several answers."""
+
+    parsed: Interval
+    truncated: Interval
+    ambiguous: Interval
+    too_long: Interval
+
+
 class Hashes(TypedDict):
     """Hashes that are equal if two evaluations can be compared."""
 
@@ -177,5 +199,7 @@ class Evaluation(TypedDict):
     figures: Figures
     baselines: Baselines
     rates: Rates
+    rate_intervals: NotRequired[RateIntervals]
+    """Older reports have none."""
     hashes: Hashes
     stop_reasons: dict[str, int]

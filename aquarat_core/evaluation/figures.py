@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from string import ascii_uppercase
 
 from aquarat_core.config.protocols import CORE, HARNESS, RecordedProtocol
 from aquarat_core.errors import DataError
-from aquarat_core.evaluation import calibration, option_bias, sampling
+from aquarat_core.evaluation import calibration, guessing, option_bias, sampling
 from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.figure_types import (
     Baselines,
@@ -27,14 +27,16 @@ from aquarat_core.evaluation.figure_types import (
     Figures,
     Guessed,
     Hashes,
+    Interval,
     Place,
     Rate,
+    RateIntervals,
     Rates,
     ReliabilityBin,
     Rotation,
 )
 from aquarat_core.evaluation.records import Facts, Record, by_evaluation, read_facts, read_records
-from aquarat_core.evaluation.summary import Baseline, questions_sha256, summarize
+from aquarat_core.evaluation.summary import Baseline, none_read, paired_verdict, questions_sha256, summarize
 
 LONGEST_SHOWN = 80
 """Maximum length of a baseline's name, which is an answer."""
@@ -64,10 +66,16 @@ def evaluate(facts: Facts, records: Sequence[Record]) -> Evaluation:
         figures=figures,
         baselines=_baselines(facts, questions),
         rates=Rates(
-            parsed=_share(r.parsed is not None for r in records),
-            truncated=_share(r.truncated for r in records),
-            ambiguous=_share(r.ambiguous for r in records),
-            too_long=_share(r.stop_reason == "too_long" for r in records),
+            parsed=_share(map(_parsed, records)),
+            truncated=_share(map(_truncated, records)),
+            ambiguous=_share(map(_ambiguous, records)),
+            too_long=_share(map(_too_long, records)),
+        ),
+        rate_intervals=RateIntervals(
+            parsed=_interval(questions, _parsed),
+            truncated=_interval(questions, _truncated),
+            ambiguous=_interval(questions, _ambiguous),
+            too_long=_interval(questions, _too_long),
         ),
         hashes=Hashes(
             questions_sha256=questions_sha256(first),
@@ -94,10 +102,7 @@ def remarks(evaluations: Iterable[Evaluation]) -> list[str]:
     found: list[str] = []
     for e in evaluations:
         if not e["rates"]["parsed"] and e["rates"]["too_long"] < 1:
-            found.append(
-                f"{e['name']}: none of the {e['answers']} answers could be read in the form that was asked for, so "
-                "its accuracy says nothing of what the model knows"
-            )
+            found.append(f"{e['name']}: {none_read(e['answers'])}")
         if cropped := e["figures"].get("harness", {}).get("prompts_cropped", 0):
             found.append(
                 f"{e['name']}: the prompts of {cropped} of {e['n']} questions are longer than the model's context, and "
@@ -174,7 +179,7 @@ def _sampled(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
     chance_Q = [rows[0].chance for rows in questions]
     counts, ks = [sum(correct_S) for correct_S in correct_QS], powers_of_two(n)
     answers_QS, golds = [[_vote(r) for r in rows] for rows in questions], [rows[0].gold for rows in questions]
-    return Figures(
+    found = Figures(
         correct=sum(counts) / n,
         accuracy=average.value,
         lo=average.lo,
@@ -189,6 +194,26 @@ def _sampled(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
             str(k): _guessed(sampling.majority_at_k(answers_QS, golds, k), mean(chance_Q)) for k in ks if k > 1
         },
     )
+    _add_test(found, questions, [(answers_S, gold) for answers_S, gold in zip(answers_QS, golds, strict=True)])
+    return found
+
+
+def _add_test(
+    found: Figures,
+    questions: Sequence[Sequence[Record]],
+    chosen_Q: Sequence[tuple[Sequence[Hashable | None], Hashable]],
+) -> None:
+    """Adds the test against guessing: which option each answer to a question chose, and which one is right.
+
+    Nothing is added where a question has no options, so that a guess is never right, or answers name others.
+    """
+    answered: list[guessing.Answered] = []
+    for rows, (answers, gold) in zip(questions, chosen_Q, strict=True):
+        options = round(1 / rows[0].chance) if rows[0].chance else 0
+        if len({gold, *answers} - {None}) > options or not math.isclose(options * rows[0].chance, 1):
+            return
+        answered.append(guessing.Answered(answers, gold, options))
+    found["p_above_chance"] = guessing.p_above_guessing(answered, seed=SEED)
 
 
 def _vote(record: Record) -> str | None:
@@ -203,8 +228,10 @@ def powers_of_two(n: int) -> list[int]:
 
 def _rotated(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
     """Greedy answers under all cyclic orders of the options."""
-    average = sampling.mean_over_questions([_share(r.correct for r in rows) for rows in questions])
-    return Figures(
+    average = sampling.mean_over_questions(
+        [_share(r.correct for r in rows) for rows in questions], sum(map(len, questions))
+    )
+    found = Figures(
         correct=average.value * len(questions),
         accuracy=average.value,
         lo=average.lo,
@@ -213,6 +240,18 @@ def _rotated(facts: Facts, questions: Sequence[Sequence[Record]]) -> Figures:
         mean_tokens=mean(r.n_tokens for rows in questions for r in rows),
         rotation=_rotation(questions),
     )
+    _add_test(found, questions, [([_option(r, len(rows)) for r in rows], _gold(rows)) for rows in questions])
+    return found
+
+
+def _option(record: Record, n: int) -> int | str | None:
+    """Which option was answered: by its place before the rotation, or as it is where the options keep their order."""
+    return _content(record, n) if n > 1 else record.parsed
+
+
+def _gold(rows: Sequence[Record]) -> int | str:
+    n = len(rows)
+    return (ascii_uppercase.index(rows[0].gold) - rows[0].sample) % n if n > 1 else rows[0].gold
 
 
 def _rotation(questions: Sequence[Sequence[Record]]) -> Rotation:
@@ -224,6 +263,7 @@ def _rotation(questions: Sequence[Sequence[Record]]) -> Rotation:
     lo, hi = st.wilson_interval(right, len(questions))
     differences = [_share(r.correct for r in rows) - rows[0].correct for rows in questions]
     difference_lo, difference_hi = st.paired_mean_interval(differences, seed=SEED)
+    difference, p = mean(differences), st.paired_permutation_test(differences, seed=SEED)
     return Rotation(
         rotated=len(rotated),
         kept=len(questions) - len(rotated),
@@ -232,8 +272,9 @@ def _rotation(questions: Sequence[Sequence[Record]]) -> Rotation:
         agreement=alike.agreement if alike else None,
         bias={str(n): bias for n in sorted({len(rows) for rows in rotated}) if (bias := _bias(rotated, n))},
         as_given=Rate(value=right / len(questions), lo=lo, hi=hi),
-        difference=Rate(value=mean(differences), lo=difference_lo, hi=difference_hi),
-        difference_p=st.paired_permutation_test(differences, seed=SEED),
+        difference=Rate(value=difference, lo=difference_lo, hi=difference_hi),
+        difference_p=p,
+        difference_verdict=paired_verdict(difference, difference_lo, difference_hi, p),
     )
 
 
@@ -243,11 +284,20 @@ def _content(record: Record, n: int) -> int | None:
 
 
 def _bias(rotated: Sequence[Sequence[Record]], n: int) -> Bias | None:
-    """The bias of the answered places, over the questions with n options."""
-    answered = [r.parsed for rows in rotated if len(rows) == n for r in rows]
-    places = [None if letter is None else ascii_uppercase.index(letter) for letter in answered]
-    found = option_bias.place_bias(places, n)
-    return found and Bias(counts=list(found.counts), chi2=found.chi2, p=found.p, cramers_v=found.cramers_v)
+    """The bias of the answered places, and of the right answers by place, over the questions with n options."""
+    asked = [rows for rows in rotated if len(rows) == n]
+    found = option_bias.place_bias([[_place(r.parsed) for r in rows] for rows in asked], n, seed=SEED)
+    if found is None:
+        return None
+    right = st.cochran_q([[r.correct for r in sorted(rows, key=lambda r: r.gold)] for rows in asked])
+    return Bias(
+        counts=list(found.counts), chi2=found.chi2, p=found.p, cramers_v=found.cramers_v,
+        cochran_q=right.q, cochran_p=right.p,
+    )  # fmt: skip
+
+
+def _place(letter: str | None) -> int | None:
+    return None if letter is None else ascii_uppercase.index(letter)
 
 
 def _guessed(found: sampling.Mean, guess: float) -> Guessed:
@@ -278,6 +328,33 @@ def _shown(answer: str) -> str:
 def _prompts_sha256(records: Sequence[Record]) -> str:
     shown = sorted(f"{r.id} {r.sample} {r.prompt_sha256}" for r in records)
     return hashlib.sha256("\n".join(shown).encode()).hexdigest()
+
+
+def _parsed(record: Record) -> bool:
+    return record.parsed is not None
+
+
+def _truncated(record: Record) -> bool:
+    return record.truncated
+
+
+def _ambiguous(record: Record) -> bool:
+    return record.ambiguous
+
+
+def _too_long(record: Record) -> bool:
+    return record.stop_reason == "too_long"
+
+
+def _interval(questions: Sequence[Sequence[Record]], holds: Callable[[Record], bool]) -> Interval:
+    """The interval of the share of answers for which it holds; Wilson's where each question has one answer."""
+    answers = sum(map(len, questions))
+    if answers == len(questions):
+        lo, hi = st.wilson_interval(sum(holds(rows[0]) for rows in questions), answers)
+    else:
+        found = sampling.mean_over_questions([_share(map(holds, rows)) for rows in questions], answers)
+        lo, hi = found.lo, found.hi
+    return Interval(lo=lo, hi=hi)
 
 
 def _share(found: Iterable[bool]) -> float:

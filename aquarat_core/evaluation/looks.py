@@ -62,9 +62,18 @@ def looks_at(data_version: str | None, artifacts: Mapping[str, Artifact], task: 
 
 def looks_sentence(found: Looks, task: str, split: str, before: str = "this report") -> str:
     """The count as a sentence."""
+    return f"Before {before} the store had {_counts(found, task, split)}."
+
+
+def uncounted_sentence(found: Looks, task: str, split: str, which: str = "This evaluation") -> str:
+    """The same of an evaluation that is not in the store."""
+    return f"{which} is not counted in the store, which has {_counts(found, task, split)}."
+
+
+def _counts(found: Looks, task: str, split: str) -> str:
     reports = f"{found.reports:,} report{'' if found.reports == 1 else 's'}"
     checkpoints = f"{found.checkpoints:,} checkpoint{'' if found.checkpoints == 1 else 's'}"
-    return f"Before {before} the store had {reports} on {task} ({split}), of {checkpoints}."
+    return f"{reports} on {task} ({split}), of {checkpoints}"
 
 
 def _splits(manifest: Manifest) -> set[tuple[str, str]]:

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from aquarat_core.evaluation.statistics import uniformity, wilson_interval
+import numpy as np
+
+from aquarat_core.evaluation.statistics import RESAMPLES, uniformity, wilson_interval
 
 
 class PlaceAccuracy(NamedTuple):
@@ -44,9 +46,10 @@ class PlaceBias(NamedTuple):
     counts: tuple[int, ...]
     unparsed: int
     chi2: float
-    p: float
     cramers_v: float
     """0: all places as often; 1: always the same place."""
+    p: float
+    """Of the permutation test whose unit is the question."""
 
 
 def accuracy_by_place(gold_place: Sequence[int], correct: Sequence[bool]) -> list[PlaceAccuracy]:
@@ -73,20 +76,47 @@ def consistency(contents_QR: Sequence[Sequence[Hashable | None]]) -> Consistency
     return Consistency(n, same, same / n, *wilson_interval(same, n), agreement)
 
 
-def place_bias(answered: Sequence[int | None], places: int) -> PlaceBias | None:
-    """Chi-square of the answered places (0-based) against uniform, with Cramér's V; None if nothing parsed.
+def place_bias(
+    answered_QR: Sequence[Sequence[int | None]], places: int, *, seed: int, resamples: int = RESAMPLES
+) -> PlaceBias | None:
+    """How unevenly the places (0-based) were answered; None if nothing parsed.
 
-    Uniform is the right expectation only where the right options are spread evenly, as they are over all rotations of
-    each question. Answers that follow the content of a question spread over the places more evenly than guesses would,
-    so p can be too large, but not too small. Raises ValueError for a place outside 0..places - 1.
+    `answered_QR` holds the answered place under each rotation of a question, None if the answer did not parse.
+    Pearson's chi-square against equal counts and Cramér's V describe how uneven the counts are. Chi-square's own p
+    would be far too large, because the answers to one question depend on each other: whoever finds the same content
+    under every rotation answers each place once. p is from a permutation test with the question as its unit: if places
+    do not matter, the counts of a question are as likely with all places moved on by any number. Those of every
+    question are moved by a random number, `resamples` times, and the counts that were observed are one more (Phipson &
+    Smyth 2010). Equal counts are the right expectation only where the right options are spread evenly, as they are
+    over all rotations of each question.
+    Raises ValueError for a place outside 0..places - 1.
     """
-    seen = Counter(x for x in answered if x is not None)
-    if stray := sorted(x for x in seen if not 0 <= x < places):
+    seen_Q = [Counter(x for x in answered_R if x is not None) for answered_R in answered_QR]
+    if stray := sorted({x for seen in seen_Q for x in seen if not 0 <= x < places}):
         raise ValueError(f"places must be between 0 and {places - 1}, got {stray}")
-    if not seen:
+    counts_QP = [tuple(seen[x] for x in range(places)) for seen in seen_Q]
+    counts = tuple(map(sum, zip(*counts_QP, strict=True)))
+    if not (parsed := sum(counts)):
         return None
-    counts = tuple(seen[x] for x in range(places))
-    return PlaceBias(counts, len(answered) - sum(counts), *uniformity(counts))
+    chi2, _, cramers_v = uniformity(counts)
+    p = _shifted_p(counts_QP, seed, resamples)
+    return PlaceBias(counts, sum(map(len, answered_QR)) - parsed, chi2, cramers_v, p)
+
+
+def _shifted_p(counts_QP: Sequence[tuple[int, ...]], seed: int, resamples: int) -> float:
+    """Share of random shifts of each question's counts with a chi-square at least as large as the observed one.
+
+    The total is fixed, so chi-square grows with the sum of squares, which is a whole number and compares exactly.
+    Questions with the same counts up to a shift are drawn together.
+    """
+    places = len(counts_QP[0])
+    kinds = Counter(max(counts[x:] + counts[:x] for x in range(places)) for counts in counts_QP)
+    rng, totals = np.random.default_rng(seed), np.zeros((resamples, places), dtype=np.int64)
+    for kind, questions in sorted(kinds.items()):
+        shifts = np.array([kind[x:] + kind[:x] for x in range(places)], dtype=np.int64)
+        totals += rng.multinomial(questions, [1 / places] * places, size=resamples) @ shifts
+    observed = sum(sum(column) ** 2 for column in zip(*counts_QP, strict=True))
+    return (1 + int(np.count_nonzero((totals**2).sum(axis=1) >= observed))) / (1 + resamples)
 
 
 def _agreement(contents_R: Sequence[Hashable | None]) -> float:

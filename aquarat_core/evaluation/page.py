@@ -27,8 +27,10 @@ from aquarat_core.evaluation.wording import (
     baseline_sentence,
     bounds,
     comparison_sentence,
+    facts_text,
     interval,
     percent,
+    rate,
 )
 from aquarat_core.tasks import origin
 
@@ -110,8 +112,8 @@ def _how_asked(evaluation: Mapping[str, Any]) -> str:
     if evaluation["decoding"] != GREEDY:
         return f"the most likely choice of each (protocol {evaluation['decoding']})"
     return (
-        f"one greedy rationale each, up to {evaluation['max_new_tokens']} tokens; an answer counts only as the last "
-        "line, and none counts as wrong"
+        f"one greedy answer to each, of up to {evaluation['max_new_tokens']} tokens; only its last line is graded, and "
+        "what cannot be read counts as wrong"
     )
 
 
@@ -154,7 +156,11 @@ def _warnings(report: EvalReport) -> list[doc.Paragraph]:
 def _tiles(report: EvalReport) -> tuple[doc.Tile, ...]:
     s, result = report["summary"], report["comparison"]["result"]
     constant, majority = s["constant_letter"], s["majority"]
-    form = f"{percent(s['truncation_rate'])} cut off by the limit; {s['mean_tokens']:.1f} tokens on average"
+    parsed, cut = (wilson_interval(round(s[key] * s["n"]), s["n"]) for key in ("parse_rate", "truncation_rate"))
+    form = (
+        f"95% CI {bounds(*parsed)}; {rate(s['truncation_rate'], *cut)} cut off by the limit; {s['mean_tokens']:.1f} "
+        "tokens on average"
+    )
     tiles = [
         doc.Tile("Accuracy", percent(s["accuracy"]), f"95% CI {interval(s)}, {s['correct']:,} of {s['n']:,}"),
         doc.Tile(
@@ -237,7 +243,7 @@ def _identity_table(report: EvalReport) -> doc.Table:
         ("Manifest", checkpoint["manifest_sha256"]),
         ("Data version", checkpoint["data_version"]),
         ("Made by run", f"{checkpoint['run_id']}, profile {checkpoint['profile']}, seeds: {seeds}"),
-        ("Trained", "; ".join(f"{k} {v}" for k, v in sorted(checkpoint["metrics"].items()))),
+        ("Trained", facts_text(checkpoint["metrics"])),
         ("Checkpoint's code", code_text(checkpoint["code"])),
         ("Evaluation's code", f"{code_text(evaluation['code'])}, profile {evaluation['profile']}"),
         ("Parser", evaluation["parser"]),

@@ -66,6 +66,8 @@ MAX_POINTS = 300
 """Points drawn of one curve; longer ones are averaged in bins, or the SVG would weigh megabytes."""
 NOISY = 30
 """Curves with more points get a running mean drawn over them; others get their points marked."""
+ACCURACY_WIDTH = 4.8
+"""Inches, as all of the figure must be seen on a phone."""
 PANEL_WIDTH = 3.4
 """Inches of one panel; the SVG is shown at this size and shrinks with the page."""
 
@@ -169,7 +171,7 @@ def draw_accuracies(points: Sequence[Accuracy], guessing: float, constant: float
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(3 * PANEL_WIDTH, 0.9 + 0.36 * len(points)), layout="constrained")
+        figure = Figure(figsize=(ACCURACY_WIDTH, 0.9 + 0.36 * len(points)), layout="constrained")
         ax = cast(Axes, figure.subplots())
         for y, point in enumerate(points):
             ax.plot([100 * point.lo, 100 * point.hi], [y, y], color=SERIES[0], linewidth=5, alpha=0.35)
@@ -198,7 +200,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
         )
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    width = f'style="max-width: {96 * figure.get_figwidth():.0f}px"'  # CSS has 96 pixels an inch
+    width = f'style="--width: {96 * figure.get_figwidth():.0f}px"'  # CSS has 96 pixels an inch
     svg = re.sub(r'width="[^"]*pt" height="[^"]*pt"', width, svg, count=1)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     for colour, variable in CSS_VARIABLES.items():

@@ -33,7 +33,8 @@ def mean_at_n(correct_QS: Sequence[Sequence[bool]]) -> Mean:
     With as many samples of each question, the clustered error is the standard error of the questions' means. Raises
     ValueError without questions or samples, or if their numbers differ.
     """
-    return mean_over_questions([sum(correct_S) / n for correct_S, n in _with_count(correct_QS)])
+    counted = _with_count(correct_QS)
+    return mean_over_questions([sum(correct_S) / n for correct_S, n in counted], len(counted) * counted[0][1])
 
 
 def pass_at_k(correct_Q: Sequence[int], n: int, k: int) -> Mean:
@@ -48,7 +49,7 @@ def pass_at_k(correct_Q: Sequence[int], n: int, k: int) -> Mean:
             f"right samples of a question must be between 0 and {n}, got {min(correct_Q)}..{max(correct_Q)}"
         )
     subsets = math.comb(n, k)
-    return mean_over_questions([1 - math.comb(n - c, k) / subsets for c in correct_Q])
+    return mean_over_questions([1 - math.comb(n - c, k) / subsets for c in correct_Q], n * len(correct_Q))
 
 
 def pass_at_k_of_chance(chance_Q: Sequence[float], k: int) -> float:
@@ -68,18 +69,21 @@ def majority_at_k(answers_QS: Sequence[Sequence[str | None]], golds: Sequence[st
     thought reasoning"). Raises ValueError unless 1 <= k <= samples, or if the numbers of samples or golds differ.
     """
     counted = _with_count(answers_QS)
-    _check_k(counted[0][1], k)
+    samples = counted[0][1]
+    _check_k(samples, k)
     return mean_over_questions(
-        [_majority(Counter(answers_S), gold, n, k) for (answers_S, n), gold in zip(counted, golds, strict=True)]
+        [_majority(Counter(answers_S), gold, n, k) for (answers_S, n), gold in zip(counted, golds, strict=True)],
+        samples * len(golds),
     )
 
 
-def mean_over_questions(values_Q: Sequence[float]) -> Mean:
-    """Mean of one value in [0, 1] for each question.
+def mean_over_questions(values_Q: Sequence[float], answers: int) -> Mean:
+    """Mean of one value in [0, 1] for each question; `answers` is how many answers these are from.
 
     The interval is Wilson's with the number of independent answers that would have this standard error in place of n
     (Dean & Pagano 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys"): it
-    stays inside [0, 1] and has a width where all questions agree. One question counts as one answer.
+    stays inside [0, 1] and has a width where all questions agree. That number is at most `answers`: means that happen
+    to lie close together are no evidence of more. One question counts as one answer.
     """
     n = len(values_Q)
     if not n:
@@ -87,7 +91,7 @@ def mean_over_questions(values_Q: Sequence[float]) -> Mean:
     value = float(np.mean(values_Q))
     binomial = value * (1 - value)
     se = float(np.std(values_Q, ddof=1)) / math.sqrt(n) if n > 1 else math.sqrt(binomial)
-    effective = binomial / se**2 if se > 1e-9 else n
+    effective = min(binomial / se**2, answers) if se > 1e-9 else n
     return Mean(value, se, *_wilson(value, effective))
 
 

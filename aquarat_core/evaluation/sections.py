@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase
 
 from aquarat_core.evaluation import document as doc
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.figure_types import Calibration, Evaluation, Figures, Rotation
 from aquarat_core.evaluation.statistics import holm, p_text
+from aquarat_core.evaluation.summary import Verdict
 from aquarat_core.evaluation.wording import bounds, percent, rate, shortened
+
+ORDERS: Mapping[Verdict, str] = {
+    "above": "better over all orders",
+    "below": "worse over all orders",
+    "no difference shown": "no difference shown",
+}
+"""What a rotated evaluation's difference to the first order means."""
 
 
 def overview_section(evaluations: Sequence[Evaluation]) -> list[doc.Block]:
     """All evaluations in one table, with their baselines; nothing if there is only the main one."""
     if len(evaluations) < 2:
         return []
-    return [doc.Heading("All evaluations"), _overview(evaluations), *_above_chance(evaluations)]
+    return [doc.Heading("All evaluations"), overview_table(evaluations), *above_chance(evaluations)]
 
 
-def _overview(evaluations: Sequence[Evaluation]) -> doc.Table:
+def overview_table(evaluations: Sequence[Evaluation]) -> doc.Table:
+    """All evaluations in one table, with their baselines."""
     header = (
         "Task / protocol", "Questions", "Accuracy", "95% CI", "Guessing", "Best constant answer", "Training majority",
         "Longest option", "Parsed", "Cut off", "Several answers",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for e in evaluations:
-        f, b, r = e["figures"], e["baselines"], e["rates"]
+        f, b = e["figures"], e["baselines"]
         asked = f"{e['n']:,}" if e["answers"] == e["n"] else f"{e['n']:,} x {e['answers'] / e['n']:.3g}"
         majority, longest = b["majority"], b["longest"]
         rows.append(
@@ -39,9 +48,7 @@ def _overview(evaluations: Sequence[Evaluation]) -> doc.Table:
                 f"{percent(b['constant']['accuracy'])} ({shortened(b['constant']['letter'])})",
                 f"{percent(majority['accuracy'])} ({shortened(majority['letter'])})" if majority else "-",
                 "-" if longest is None else percent(longest),
-                percent(r["parsed"]),
-                percent(r["truncated"]),
-                percent(r["ambiguous"]),
+                *rates_text(e),
             )
         )
     caption = (
@@ -51,15 +58,33 @@ def _overview(evaluations: Sequence[Evaluation]) -> doc.Table:
     return doc.Table(header, tuple(rows), caption=caption)
 
 
-def _above_chance(evaluations: Sequence[Evaluation]) -> list[doc.Block]:
-    """Which single-answer evaluations are above guessing, after a correction for their number."""
+def rates_text(e: Evaluation) -> tuple[str, str, str]:
+    """The shares of answers that parsed, were cut off, and announced several answers; with their intervals,
+    which older reports lack."""
+    shares = e["rates"]["parsed"], e["rates"]["truncated"], e["rates"]["ambiguous"]
+    if (found := e.get("rate_intervals")) is None:
+        parsed, truncated, ambiguous = map(percent, shares)
+    else:
+        intervals = found["parsed"], found["truncated"], found["ambiguous"]
+        parsed, truncated, ambiguous = (rate(x, i["lo"], i["hi"]) for x, i in zip(shares, intervals, strict=True))
+    return parsed, truncated, ambiguous
+
+
+def above_chance(evaluations: Sequence[Evaluation]) -> list[doc.Block]:
+    """Which evaluations are above guessing, after a correction for their number, and which were not tested."""
     tested = [(e["name"], p) for e in evaluations if (p := e["figures"].get("p_above_chance")) is not None]
     if len(tested) < 2:
         return []
     corrected = holm([p for _, p in tested])
     above = [f"{name} ({p_text(p, 'p')})" for (name, _), p in zip(tested, corrected, strict=True) if p < 0.05]
-    text = f"Above guessing, by exact binomial tests with Holm's correction for {len(tested)} of them: "
-    return [doc.Paragraph(text + (", ".join(above) if above else "none") + ".")]
+    text = (
+        f"Above guessing, with Holm's correction for {len(tested)} tests: {', '.join(above) if above else 'none'}. The "
+        "tests are exact binomial ones; where a question has several answers, they are kept and the right option of "
+        "each question is drawn anew."
+    )
+    if left := [e["name"] for e in evaluations if e["figures"].get("p_above_chance") is None]:
+        text += f" Not tested, because no guess is right: {', '.join(left)}."
+    return [doc.Paragraph(text)]
 
 
 def chat_core_section(result: ChatCore | None) -> list[doc.Block]:
@@ -168,17 +193,19 @@ def _rotation_text(r: Rotation) -> str:
     kept = f" {r['kept']:,} more keep their order, because their options refer to each other." if r["kept"] else ""
     alike = r["consistency"]
     same = f" {rate(alike['value'], alike['lo'], alike['hi'])} got the same option in every order." if alike else ""
-    d = r["difference"]
+    d, verdict = r["difference"], ORDERS[r["difference_verdict"]]
     return (
         f"{r['rotated']:,} questions were asked in every cyclic order of their options.{kept}{same} Over all orders "
-        f"the accuracy is {100 * d['value']:+.1f} points from that in the first order, 95% CI "
-        f"{bounds(d['lo'], d['hi'], '+')}, permutation test {p_text(r['difference_p'], 'p')}."
+        f"the accuracy is {100 * d['value']:+z.1f} points from that in the first order, 95% CI "
+        f"{bounds(d['lo'], d['hi'], '+')}, permutation test {p_text(r['difference_p'], 'p')}: {verdict}."
     )
 
 
 def _bias_text(r: Rotation) -> str:
     return " ".join(
         f"Places of {n} options answered {', '.join(f'{count:,}' for count in b['counts'])} times: chi-square "
-        f"{b['chi2']:.1f}, {p_text(b['p'], 'p')}, Cramér's V {b['cramers_v']:.2f} (0: evenly, 1: always one place)."
+        f"{b['chi2']:.1f}, Cramér's V {b['cramers_v']:.2f} (0: evenly, 1: always one place), {p_text(b['p'], 'p')} by "
+        "a permutation test of whole questions. Accuracy by place of the right option: Cochran's Q "
+        f"{b['cochran_q']:.1f}, {p_text(b['cochran_p'], 'p')}."
         for n, b in r["bias"].items()
     )

@@ -31,6 +31,13 @@ class Uniformity(NamedTuple):
     """From 0 (all equally often) to 1 (always the same)."""
 
 
+class CochranQ(NamedTuple):
+    """Cochran's test of equal accuracies."""
+
+    q: float
+    p: float
+
+
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927, "Probable inference, the law of succession").
 
@@ -79,27 +86,19 @@ def paired_bootstrap_interval(
     """Percentile interval of accuracy(second) - accuracy(first) on the same `n` questions (Efron 1979).
 
     A question contributes +1, 0 or -1, so resampling questions with replacement is one multinomial draw over the
-    three outcomes; nothing is lost by knowing only the counts.
+    three outcomes; nothing is lost by knowing only the counts. Exchanging first and second exchanges the bounds with
+    the opposite sign.
     """
     if only_first < 0 or only_second < 0 or only_first + only_second > n or n < 1:
         raise ValueError(f"{only_first} + {only_second} discordant questions do not fit into n = {n}")
+    if only_first > only_second:
+        lo, hi = paired_bootstrap_interval(
+            only_second, only_first, n, seed=seed, resamples=resamples, confidence=confidence
+        )
+        return -hi, -lo
     outcomes = np.array([only_first, n - only_first - only_second, only_second]) / n
     draws = np.random.default_rng(seed).multinomial(n, outcomes, size=resamples)
-    differences = (draws[:, 2] - draws[:, 0]) / n
-    lo, hi = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(lo), float(hi)
-
-
-def minimum_detectable_difference(n: int, discordance: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest paired difference of accuracies that `n` questions show with this power, two-sided at `alpha`.
-
-    `discordance` is the share of questions that exactly one of the two gets right; with several answers to a question,
-    the mean square of the differences of its means, which for single answers is the same. Normal approximation with
-    the null variance (Connor 1987, "Sample size for testing differences in proportions for the paired-sample design").
-    """
-    if n < 1 or not 0 <= discordance <= 1:
-        raise ValueError(f"need n >= 1 and a discordance in [0, 1], got n = {n}, discordance = {discordance}")
-    return (normal_quantile(1 - alpha / 2) + normal_quantile(power)) * math.sqrt(discordance / n)
+    return _percentiles((draws[:, 2] - draws[:, 0]) / n, confidence, symmetric=only_first == only_second)
 
 
 def paired_permutation_test(differences: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> float:
@@ -130,15 +129,20 @@ def paired_mean_interval(
     """Percentile bootstrap interval of the mean difference; questions are drawn, each with all of its answers.
 
     `paired_bootstrap_interval` for means of several answers: one multinomial draw over the differences that occur, of
-    which k samples allow 2k + 1 (Efron 1979). Raises ValueError without differences.
+    which k samples allow 2k + 1 (Efron 1979). Differences of the opposite sign have the opposite interval. Raises
+    ValueError without differences.
     """
-    found = _differences(differences)
+    found = np.sort(_differences(differences))
+    opposite = -found[::-1]
+    # Both signs of the same differences are resampled in one of their two forms, that with the positive mean.
+    if (math.fsum(found), found.tolist()) < (math.fsum(opposite), opposite.tolist()):
+        lo, hi = paired_mean_interval(opposite.tolist(), seed=seed, resamples=resamples, confidence=confidence)
+        return -hi, -lo
     values, counts = np.unique(found, return_counts=True)
     rng, shares, at_once = np.random.default_rng(seed), counts / found.size, max(1, 4_000_000 // values.size)
     sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
     means = np.concatenate([rng.multinomial(found.size, shares, size=size) @ values for size in sizes]) / found.size
-    lo, hi = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(lo), float(hi)
+    return _percentiles(means, confidence, symmetric=bool(np.array_equal(found, opposite)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -166,6 +170,47 @@ def uniformity(counts: Sequence[int]) -> Uniformity:
     found = chisquare(counts)
     chi2 = float(found.statistic)
     return Uniformity(chi2, float(found.pvalue), math.sqrt(chi2 / (n * (len(counts) - 1))))
+
+
+def cochran_q(right_QK: Sequence[Sequence[bool]]) -> CochranQ:
+    """Whether K ways of asking the same Q questions have the same accuracy (Cochran 1950, "The comparison of
+    percentages in matched samples", Biometrika 37:256).
+
+    Q = (K - 1) (K sum G^2 - T^2) / (K T - sum L^2), with G the right answers of each way, L those of each question and
+    T all of them; chi-square with K - 1 degrees of freedom under the null hypothesis. Questions that are right, or
+    wrong, in every way do not change it; if there are no others, Q is 0 and p is 1. Raises ValueError without
+    questions, for fewer than two ways, or if their numbers differ.
+    """
+    from scipy.stats import chi2
+
+    widths = {len(right_K) for right_K in right_QK}
+    if len(widths) != 1 or (k := widths.pop()) < 2:
+        raise ValueError(f"need questions with as many answers each, at least two; found {sorted(widths)}")
+    by_way = [sum(column) for column in zip(*right_QK, strict=True)]
+    by_question = [sum(right_K) for right_K in right_QK]
+    total = sum(by_way)
+    if not (spread := k * total - sum(x * x for x in by_question)):
+        return CochranQ(0.0, 1.0)
+    q = (k - 1) * (k * sum(x * x for x in by_way) - total * total) / spread
+    return CochranQ(q, float(chi2.sf(q, k - 1)))
+
+
+def centered_mean_interval(tasks: Sequence[tuple[float, int, float]]) -> tuple[float, float]:
+    """95 % interval of the mean of (accuracy - baseline) / (1 - baseline) over tasks, from their binomial errors.
+
+    `tasks` has the accuracy, the number of questions and the baseline of each, which is below 1. Two right and two
+    wrong answers are added to each (Agresti & Coull 1998), because an observed accuracy of 0 or 1 is not certain.
+    The lower bound is not clipped; the upper is at most 1.
+    """
+    if not tasks:
+        raise ValueError("no tasks: there is no mean")
+    value = sum((accuracy - baseline) / (1 - baseline) for accuracy, _, baseline in tasks) / len(tasks)
+    variance = 0.0
+    for accuracy, n, baseline in tasks:
+        p = (accuracy * n + 2) / (n + 4)
+        variance += p * (1 - p) / (n + 4) / (1 - baseline) ** 2
+    half = normal_quantile(0.975) * math.sqrt(variance) / len(tasks)
+    return value - half, min(1.0, value + half)
 
 
 def p_text(p: float, name: str = "") -> str:
@@ -212,6 +257,12 @@ def _differences(differences: Sequence[float]) -> NDArray[np.float64]:
     if not len(differences):
         raise ValueError("no questions: there are no differences")
     return np.asarray(differences, dtype=np.float64)
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float, symmetric: bool) -> tuple[float, float]:
+    """The percentile interval; of a distribution that is known to be symmetric around 0, made so."""
+    lo, hi = map(float, np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]))
+    return ((lo - hi) / 2, (hi - lo) / 2) if symmetric else (lo, hi)
 
 
 def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

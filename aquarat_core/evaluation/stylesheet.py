@@ -30,7 +30,7 @@ p.warning { border-color: var(--series-2); background: var(--note-bg); color: va
 .tile .note { font-size: .82rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--muted); padding-bottom: .4rem; }
+p.caption { color: var(--muted); font-size: .9rem; margin: 0 0 .4rem; }
 th { font-weight: 600; color: var(--muted); border-bottom: 1px solid var(--muted); vertical-align: bottom; }
 th, td { padding: .4rem .8rem .4rem 0; text-align: left; }
 td { border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: break-word; }
@@ -38,7 +38,7 @@ th.number, td.number { text-align: right; }
 td.number { white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }
 figure { overflow-x: auto; margin: 1rem 0; padding: 1rem; }
-figure svg { display: block; width: 100%; height: auto; }
+figure svg { display: block; width: 100%; height: auto; max-width: var(--width); }
 figure svg text { font-family: inherit !important; }
 figcaption { color: var(--muted); font-size: .82rem; margin-top: .5rem; }
 .sample { padding: .8rem 1rem; margin: .75rem 0; }
@@ -46,7 +46,7 @@ details { margin: .75rem 0; }
 summary { cursor: pointer; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 .pair pre + pre { border-left: 1px solid var(--line); padding-left: 1rem; }
-@media (max-width: 44rem) { figure svg { min-width: 32rem; }
+@media (max-width: 44rem) { figure svg { min-width: min(32rem, .6 * var(--width, 53rem)); }
   .pair { grid-template-columns: 1fr; }
   .pair pre + pre { border-left: 0; border-top: 1px solid var(--line); padding: .6rem 0 0; } }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere;

@@ -14,6 +14,7 @@ from typing import Literal, TypedDict
 
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import statistics as st
+from aquarat_core.evaluation.power import detectable_by_mcnemar
 from aquarat_core.evaluation.records import Record
 
 ALPHA = 0.05
@@ -76,7 +77,8 @@ class Comparison(TypedDict):
     difference_lo: float
     difference_hi: float
     mcnemar_p: float
-    minimum_detectable: float
+    minimum_detectable: float | None
+    """The smallest difference that is found in four of five cases at p < 0.05; None if there is none."""
     verdict: Verdict
     wording: str
 
@@ -129,9 +131,8 @@ def compare(
     difference = (only_child - only_parent) / n
     p = st.mcnemar_exact(only_parent, only_child)
     lo, hi = st.paired_bootstrap_interval(only_parent, only_child, n, seed=BOOTSTRAP_SEED)
-    # Both must agree: the exact test, and an interval that leaves out zero.
-    verdict = _verdict(difference, p) if lo > 0 or hi < 0 else "no difference shown"
-    smallest = st.minimum_detectable_difference(n, (only_parent + only_child) / n)
+    verdict = paired_verdict(difference, lo, hi, p)
+    smallest = detectable_by_mcnemar(n, (only_parent + only_child) / n, alpha=ALPHA)
     return Comparison(
         n=n,
         both_right=pairs.count((True, True)),
@@ -148,13 +149,35 @@ def compare(
     )
 
 
+def corrected(found: Comparison, names: tuple[str, str], p: float, tests: int) -> Comparison:
+    """The comparison as one of several tests: verdict and wording by `p`, its p-value after the correction for them.
+
+    `names` are those of parent and child.
+    """
+    difference, lo, hi = found["difference"], found["difference_lo"], found["difference_hi"]
+    verdict = paired_verdict(difference, lo, hi, p)
+    note = f", {st.p_text(p)} with Holm's correction for {tests} tests" if tests > 1 else ""
+    wording = _wording(names, verdict, difference, lo, hi, found["mcnemar_p"], found["minimum_detectable"], note)
+    return {**found, "verdict": verdict, "wording": wording}
+
+
+def paired_verdict(difference: float, lo: float, hi: float, p: float) -> Verdict:
+    """What may be said of a paired difference: the test and the interval of the difference must agree."""
+    return "no difference shown" if lo <= 0 <= hi else _verdict(difference, p)
+
+
 def none_parsed(summary: Summary) -> str | None:
     """The warning for the top of a page if no answer could be read; None if at least one could."""
     if summary["parse_rate"] > 0:
         return None
+    return none_read(summary["n"])
+
+
+def none_read(answers: int) -> str:
+    """The sentence about an evaluation of which no answer could be read."""
     return (
-        f"None of the {summary['n']:,} answers could be read, so all count as wrong. The accuracy says nothing about "
-        "what the model knows."
+        f"None of the {answers:,} answers could be read in the form that was asked for, so all count as wrong. The "
+        "accuracy says nothing about what the model knows."
     )
 
 
@@ -198,15 +221,25 @@ def _verdict(difference: float, p: float) -> Verdict:
 
 
 def _wording(
-    names: tuple[str, str], verdict: Verdict, difference: float, lo: float, hi: float, p: float, smallest: float
+    names: tuple[str, str],
+    verdict: Verdict,
+    difference: float,
+    lo: float,
+    hi: float,
+    p: float,
+    smallest: float | None,
+    note: str = "",
 ) -> str:
     parent, child = names
     evidence = (
         f"{100 * difference:+.1f} points, 95% CI [{100 * lo:+.1f}, {100 * hi:+.1f}], {st.p_text(p, 'exact McNemar p')}"
+        f"{note}"
     )
     if verdict == "above":
         return f"{child} improved on {parent}: {evidence}."
     if verdict == "below":
         return f"{child} is worse than {parent}: {evidence}."
-    power = f" Differences under about {100 * smallest:.1f} points would mostly go unseen here." if smallest else ""
+    power = " So few questions cannot show any difference."
+    if smallest is not None:
+        power = f" Differences under about {100 * smallest:.1f} points would mostly go unseen here."
     return f"No difference between {child} and {parent} is shown: {evidence}.{power}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from aquarat_core.evaluation.statistics import p_text
 from aquarat_core.evaluation.summary import Summary
 
 if TYPE_CHECKING:
     from aquarat_core.evaluation.report import ComparisonWithParent
+
+EXACT = 1e-12
+"""Shares nearer to 0 or 1 are 0 or 1 but for the rounding of floats."""
 
 
 def baseline_sentence(name: str, s: Summary) -> str:
@@ -40,7 +45,13 @@ def interval(s: Summary) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+    """A share in percent with one decimal; with more where it would look like 0 or 100 % and is not, as in 99.95%."""
+    exact = min(share, 1 - share) < EXACT
+    for decimals in range(1, 5):
+        text = f"{100 * share:.{decimals}f}"
+        if exact or float(text) not in (0, 100):
+            return f"{text}%"
+    return "> 99.9999%" if share > 0.5 else "< 0.0001%"
 
 
 def rate(value: float, lo: float, hi: float) -> str:
@@ -51,6 +62,17 @@ def rate(value: float, lo: float, hi: float) -> str:
 def bounds(lo: float, hi: float, sign: str = "") -> str:
     """An interval in percent; with `sign` "+", of differences in points."""
     return f"[{100 * lo:{sign}.1f}, {100 * hi:{sign}.1f}]"
+
+
+def facts_text(facts: Mapping[str, Any]) -> str:
+    """Names and values on one line, numbers with four significant digits: "loss 1.235; steps 1200"."""
+    return "; ".join(f"{name} {_number(value)}" for name, value in sorted(facts.items()))
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 and math.isfinite(value) else f"{value:.4g}"
 
 
 def shortened(answer: str, limit: int = 12) -> str:

@@ -137,5 +137,8 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
         name = chat["name"].lower()
         found |= {name: chat["value"], f"{name}_lo": chat["lo"], f"{name}_hi": chat["hi"]}
     if core := report.get("core"):
-        found[core["name"].lower()] = core["core"]
+        name = core["name"].lower()
+        found[name] = core["core"]
+        if "lo" in core and "hi" in core:
+            found |= {f"{name}_lo": core["lo"], f"{name}_hi": core["hi"]}
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.agent.protocol import JobRequest, LeaseRequest, RenewRequest, StartRequest, TailRequest, Token
+from aquarat_core.artifacts.environment import PRICE
 from aquarat_core.stages.base import SPEC_SHA256
 from aquarat_core.stages.command import Meeting, torchrun
 from aquarat_core.stages.registry import Stage
@@ -108,5 +109,7 @@ def _environment(launch: Launch, hosts: Sequence[Host], node: int) -> dict[str, 
     }
     if launch.need.nodes > 1 and host.network_interface:
         env |= {"GLOO_SOCKET_IFNAME": host.network_interface, "NCCL_SOCKET_IFNAME": host.network_interface}
+    if price := sum(one.price_per_hour for one in hosts):
+        env[PRICE] = repr(price)
     env |= host.env
     return env | {name: os.environ[name] for name in host.forward if name in os.environ}

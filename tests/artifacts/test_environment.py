@@ -13,6 +13,7 @@ import pytest
 
 from aquarat_core import settings
 from aquarat_core.artifacts import git_state, hardware, libraries
+from aquarat_core.artifacts.environment import PRICE
 
 from .conftest import ROOT
 
@@ -52,6 +53,12 @@ def test_hardware_is_this_machine() -> None:
     kilobytes = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     assert found["memory_bytes"] == pytest.approx(int(kilobytes.split()[1]) * 1024, rel=0.01)
     assert found["cpu"]
+
+
+def test_the_price_of_the_hosts_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "price_per_hour" not in hardware()
+    monkeypatch.setenv(PRICE, "23.92")
+    assert hardware()["price_per_hour"] == 23.92
 
 
 def test_importing_artifacts_is_light() -> None:

@@ -16,6 +16,7 @@ from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.comparing import Answers, answers_of, flips, side_by_side
 from aquarat_core.evaluation.figures import evaluate
 from aquarat_core.evaluation.looks import looks_before, reports_about
+from aquarat_core.evaluation.power import detectable_by_mcnemar
 from aquarat_core.evaluation.records import Facts, Record, prompt_hash, write_records
 from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.evaluation.sampling import mean_at_n
@@ -115,6 +116,53 @@ def test_what_was_not_asked_alike_is_not_compared(changed: dict[str, Any], reaso
     assert reason in found["not_compared"][0]["reason"]
 
 
+def test_common_questions_can_be_compared() -> None:
+    whole, part = single([True] * 10 + [False] * 10), single([False] * 4 + [True] * 4)
+    (left,) = side_by_side([whole], [part])["not_compared"]
+    assert left["reason"].endswith("(20 in A, 8 in B): --common compares the 8 that are in both")
+    (line,) = side_by_side([whole], [part], common=True)["lines"]
+    assert (line["n"], line["asked"], line["fell"], line["rose"]) == (8, (20, 8), 4, 0)
+    assert (line["first"]["accuracy"], line["second"]["accuracy"]) == (1.0, 0.5)
+    other = single([], records=[record(i, True) for i in range(30, 33)])
+    (left,) = side_by_side([whole], [other], common=True)["not_compared"]
+    assert left["reason"] == "they have no question in common"
+    (left,) = side_by_side([whole], [other])["not_compared"]
+    assert "--common" not in left["reason"]
+    changed = single([], records=[record(i, True, "Else?") for i in range(5)])
+    (left,) = side_by_side([whole], [changed], common=True)["not_compared"]
+    assert "the prompts differ: 5 of 5 questions" in left["reason"]
+
+
+def test_detectable_is_at_the_level_of_the_first_of_all_lines() -> None:
+    first, second = single([False] * 8 + [True] * 92), single([True] * 96 + [False] * 4)
+    (alone,) = side_by_side([first], [second])["lines"]
+    assert alone["minimum_detectable"] == detectable_by_mcnemar(100, 0.12)
+    tasks = [f"task{i}" for i in range(5)]
+    lines = side_by_side([replace(first, name=t) for t in tasks], [replace(second, name=t) for t in tasks])["lines"]
+    assert {line["minimum_detectable"] for line in lines} == {detectable_by_mcnemar(100, 0.12, alpha=0.01)}
+
+
+def test_nothing_is_detectable_where_nothing_could_be() -> None:
+    few = single([True] * 5)
+    assert side_by_side([few], [few])["lines"][0]["minimum_detectable"] is None
+    # Of 20 equal answers a difference of six and more, all to one side, would be found.
+    some = single([True] * 20)
+    least = side_by_side([some], [some])["lines"][0]["minimum_detectable"]
+    assert least is not None and 6 / 20 < least < 9 / 20
+    # Five questions that moved a little are no measure of how much questions move.
+    ours, theirs = sampled([[True, False]] * 40), sampled([[True, True]] * 5 + [[True, False]] * 35)
+    assert side_by_side([ours], [theirs])["lines"][0]["minimum_detectable"] is None
+
+
+def test_the_sides_change_places() -> None:
+    rng = random.Random(4)
+    ours = sampled([[rng.random() < 0.5 for _ in range(8)] for _ in range(50)])
+    theirs = sampled([[rng.random() < 0.55 for _ in range(8)] for _ in range(50)])
+    (there,), (back,) = side_by_side([ours], [theirs])["lines"], side_by_side([theirs], [ours])["lines"]
+    assert (back["difference_lo"], back["difference_hi"]) == (-there["difference_hi"], -there["difference_lo"])
+    assert back["p"] == pytest.approx(there["p"])
+
+
 def test_the_seed_and_the_number_of_samples_may_differ() -> None:
     settings = {"max_new_tokens": 64, "seed": 2, "samples": 16}
     assert side_by_side([single([True] * 10)], [single([True] * 10, settings=settings)])["not_compared"] == []
@@ -180,6 +228,9 @@ def test_two_checkpoints_by_name(two: Any, capsys: pytest.CaptureFixture[str]) -
     assert code == 0 and line.endswith("B is better")
     assert f"A: sft_checkpoint {two.checkpoints['sft'].sha256[:12]}" in out
     assert "Before B's report the store had 1 report on aqua (test), of 1 checkpoint." in out
+    found = json.loads(run(capsys, "sft_checkpoint", "rl_checkpoint", "--store", two.store.uri, "--json")[1])
+    assert "A only / B only" in out and f" {found['lines'][0]['fell']} / {found['lines'][0]['rose']} " in line
+    assert "four times out of five at p < 0.05." in out
 
 
 @pytest.mark.parametrize("better_first", [False, True])
@@ -271,6 +322,17 @@ def test_all_evaluations_of_two_reports(chain: Any, capsys: pytest.CaptureFixtur
     assert looks_before(chain.reports["rl"], artifacts, "aqua", "validation") == (1, 1)
     text = run(capsys, *names[:-1], "--flips", "1")[1]
     assert "Not compared:\n  aqua@validation/greedy: 10 question ids" in text
+    assert "four times out of five at p < 0.05/2, as for the first of as many lines" in text
+    both = run(capsys, *names[:-1], "--common")[1]
+    said = "aqua@validation/greedy: only the 50 questions that both were asked are compared, of 60 of A and 50 of B."
+    assert said in both and "Not compared" not in both
+    folders = [str(chain.reports[x].directory()) for x in ("sft", "rl")]
+    for store, looks in (
+        (chain.store.uri, "which has 0 reports on aqua (test)"),
+        (f"file://{chain.scratch}/none", "0"),
+    ):
+        alike = run(capsys, *folders, "--store", store)[1]
+        assert "B is in a folder and is not counted in the store, " in alike and looks in alike
     assert " of 4 right, one of them, wrong): answered" in text
 
 
@@ -278,6 +340,11 @@ def test_a_folder_is_a_report_too(two: Any, capsys: pytest.CaptureFixture[str], 
     folder = two.reports["rl"].directory()
     code, out, _ = run(capsys, "sft_checkpoint", str(folder), "--store", two.store.uri)
     assert code == 0 and "B is better" in out and f"by {folder}\n" in out
+    assert "B is in a folder and is not counted in the store, which has" not in out  # an old report names no data
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code, _, error = run(capsys, "sft_checkpoint", str(empty), "--store", two.store.uri)
+    assert code == 2 and f"the folder {empty} has no report.json" in error
     (tmp_path / "report.json").write_bytes((folder / "report.json").read_bytes())
     code, _, error = run(capsys, "sft_checkpoint", str(tmp_path), "--store", two.store.uri)
     assert code == 2 and "a report.json and no questions.parquet" in error

@@ -8,19 +8,23 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
 
 from aquarat_core.config import CoreConfig, TokenizerConfig
 from aquarat_core.errors import UserError
+from aquarat_core.evaluation.core import evaluations
 from aquarat_core.evaluation.core.bundle import Bundle, CoreTask, Row
+from aquarat_core.evaluation.core.evaluations import as_answered
 from aquarat_core.evaluation.core.rendering import examples, in_order, prompts, scored
 from aquarat_core.evaluation.core.result import Answer, CoreResult, name_of
 from aquarat_core.evaluation.core.scoring import answer, evaluate_core
 from aquarat_core.evaluation.core.tasks import BASELINES, centered
+from aquarat_core.evaluation.figures import evaluate
 from aquarat_core.evaluation.likelihood import Scorer
-from aquarat_core.evaluation.statistics import wilson_interval
+from aquarat_core.evaluation.statistics import binomial_test, centered_mean_interval, wilson_interval
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
@@ -164,6 +168,9 @@ def test_the_report(folder: Path) -> None:
     assert [t["label"] for t in report["tasks"]] == list(TASKS)
     assert report["core"] == pytest.approx(sum(t["centered"] for t in report["tasks"]) / 8)
     assert report["bundle_sha256"] == Bundle(folder).sha256
+    assert "lo" in report and "hi" in report and report["lo"] < report["core"] < report["hi"]
+    parts = [(t["accuracy"], t["n"], t["baseline"]) for t in report["tasks"]]
+    assert (report["lo"], report["hi"]) == centered_mean_interval(parts)
     for task in report["tasks"]:
         mine = [a for a in found.answers if a.task == task["label"]]
         right = sum(a.correct for a in mine)
@@ -182,7 +189,9 @@ def test_an_answers_fields(folder: Path) -> None:
         label, _, line = a.id.rpartition("-")
         text = (folder / f"eval_data/made_up/{label}.jsonl").read_text(encoding="utf-8").split("\n")[int(line) - 1]
         row = json.loads(text)
-        assert a.task == label and a.chance == BASELINES[label] / 100
+        assert a.task == label and a.chance == (
+            0 if "continuation" in row and "context" in row else 1 / len(a.alternatives)
+        )
         if "choices" in row:
             assert (a.question, list(a.alternatives), a.gold) == (row["query"], row["choices"], row["gold"])
         elif "context_options" in row:
@@ -192,6 +201,33 @@ def test_an_answers_fields(folder: Path) -> None:
             assert (a.question, a.alternatives, a.gold) == (row["context"], (row["continuation"],), 0)
         assert a.correct == (a.chosen == a.gold)
         assert a.n_tokens > 0 or a.unscorable
+
+
+def test_a_guess_is_right_as_often_as_there_are_alternatives(folder: Path) -> None:
+    """The baselines that CORE is centered on are others, and are no chance: commonsense_qa's is 40.3 %."""
+    result = core(model(), folder)
+    answered = {one.facts["task"]: one for one in as_answered(result, "eval_bundle", "v" * 64)}
+    made = {task: evaluate(one.facts, one.records) for task, one in answered.items()}
+    guess = mean(1 / len(a.alternatives) for a in result.answers if a.task == "commonsense_qa")
+    assert made["commonsense_qa"]["baselines"]["chance"] == pytest.approx(guess) and guess < 0.4
+    assert made["commonsense_qa"]["settings"]["baseline"] == pytest.approx(0.403)
+    figures = made["commonsense_qa"]["figures"]
+    assert figures["p_above_chance"] == pytest.approx(binomial_test(int(figures["correct"]), LIMIT, guess))
+    contexts = mean(1 / len(a.alternatives) for a in result.answers if a.task == "winograd")
+    assert made["winograd"]["baselines"]["chance"] == pytest.approx(contexts)
+    assert made["jeopardy"]["baselines"]["chance"] == 0
+    assert made["winograd"]["baselines"]["longest"] is made["jeopardy"]["baselines"]["longest"] is None
+    longest = made["arc_easy"]["baselines"]["longest"]
+    assert longest is not None and 0 <= longest <= 1
+
+
+def test_the_longest_alternative() -> None:
+    def one(gold: int, *texts: str) -> Answer:
+        return Answer("copa", "x", "", "q", texts, gold, 0, (), False, 0.5, 1, None, False, False, False)
+
+    assert (
+        evaluations.longest([one(0, "aa", "b"), one(1, "aa", "b"), one(1, "aa", "bb"), one(0, "aa", "bb", "c")]) == 0.5
+    )
 
 
 def test_a_choice_that_another_begins_with_is_chosen_only_where_it_is_first() -> None:

@@ -27,3 +27,9 @@ def test_fence_outgrows_the_backticks_inside() -> None:
     text = doc.Document("t", "s", (doc.Sample("q", "wrong", "a ````` b", "plain"),)).to_markdown()
     assert "``````text\na ````` b\n``````" in text
     assert "```text\nplain\n```" in text
+
+
+def test_a_caption_wraps_with_the_page_and_not_with_its_table() -> None:
+    html = doc.Document("t", "s", (doc.Table(("h",), (("1",),), caption="What it says."),)).to_html()
+    assert '<p class="caption">What it says.</p><div class="scroll"><table><thead>' in html
+    assert '<p class="caption">' not in doc.Document("t", "s", (doc.Table(("h",), (("1",),)),)).to_html()

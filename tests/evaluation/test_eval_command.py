@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from aquarat_core.cli.asked_before import artifacts_of
 from aquarat_core.evaluation.figures import rebuild
+from aquarat_core.evaluation.looks import reports_about
 from aquarat_core.evaluation.records import read_records
 from aquarat_core.evaluation.report import Evaluated
 from tests.evaluation.bundles import TASKS, write_bundle, zipped
-from tests.evaluation.shop import Run, Shop
+from tests.evaluation.shop import CODE, Run, Shop
 
 
 def test_a_table_with_intervals_and_baselines(run: Run) -> None:
@@ -57,9 +60,63 @@ def test_the_report_is_written_whole(run: Run, shop: Shop, tmp_path: Path) -> No
     only_samples = tmp_path / "samples"
     assert run("sft_checkpoint", "--protocol", "sampled", "--limit", "2", "--out", str(only_samples))[0] == 0
     assert json.loads((only_samples / "report.json").read_text())["evaluation"]["decoding"] == "greedy"
+    code, _, err = run("sft_checkpoint", "--limit", "3", "--out", str(out))
+    assert code == 2 and f"{out} holds a report already (report.json): take another folder, or say --force" in err
+    assert json.loads((out / "report.json").read_text()) == report
+    (out / "lm_eval_results.json").write_text("{}")
+    assert run("sft_checkpoint", "--limit", "3", "--out", str(out), "--force")[0] == 0
+    assert json.loads((out / "report.json").read_text())["summary"]["n"] == 3
+    assert not (out / "lm_eval_results.json").exists()
     (tmp_path / "file").write_text("")
     code, _, err = run("sft_checkpoint", "--out", str(tmp_path / "file"))
     assert code == 2 and "cannot be written" in err
+
+
+def test_looks_at_a_split_are_told_though_not_counted(run: Run, shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "This evaluation is not counted in the store, which has 0 reports on aqua (test)" in run("sft_checkpoint")[1]
+    run("sft_checkpoint", "--out", str(out))
+    made = shop.store.publish(
+        asset="sft_eval_report", kind="report", directory=out, config={"task": "aqua", "split": "test"}, profile="test",
+        code=CODE, run_id="r", seeds={}, parents=(shop.sft.as_parent(), shop.aqua.as_parent()), metrics={},
+    )  # fmt: skip
+    counted = "This evaluation is not counted in the store, which has 1 report on aqua (test), of 1 checkpoint."
+    said = run("sft_checkpoint", "--out", str(tmp_path / "again"))[1]
+    assert counted in said and counted in (tmp_path / "again" / "report.html").read_text()
+    assert made.sha256 in {a.sha256 for a in reports_about(shop.sft, artifacts_of(shop.store).values())}
+
+
+def test_answers_may_be_as_long_as_in_the_newest_report(run: Run, shop: Shop, tmp_path: Path) -> None:
+    """Else two evaluations of the same checkpoint would not compare."""
+
+    def asked(*arguments: str) -> dict[str, int]:
+        found = json.loads(run(*arguments, "--json")[1])["evaluations"]
+        return {e["name"]: e["settings"]["max_new_tokens"] for e in found}
+
+    shop.chat_datasets(arc_easy=6)
+    assert asked("sft_checkpoint") == {"aqua/greedy": 48}  # half of the context
+    run("sft_checkpoint", "--max-new-tokens", "5", "--out", str(tmp_path / "out"))
+    shop.publish("sft_eval_report", "report", tmp_path / "out", (shop.sft, shop.aqua))
+    assert asked("sft_checkpoint", "--protocol", "greedy,sampled", "--samples", "2", "--limit", "2") == {
+        "aqua/greedy": 5, "aqua/sampled": 5,
+    }  # fmt: skip
+    # The report says nothing about another task.
+    assert asked("sft_checkpoint", "--tasks", "aqua,arc_easy", "--limit", "2") == {
+        "aqua/greedy": 5, "arc_easy/greedy": 48,
+    }  # fmt: skip
+    assert asked("sft_checkpoint", "--max-new-tokens", "7") == {"aqua/greedy": 7}
+    run("sft_checkpoint", "--out", str(tmp_path / "second"))
+    assert json.loads((tmp_path / "second" / "report.json").read_text())["evaluation"]["max_new_tokens"] == 5
+
+
+def test_answers_may_be_as_long_as_in_training(run: Run, shop: Shop) -> None:
+    trained = shop.store.publish(
+        asset="rl_checkpoint", kind="checkpoint", directory=shop.sft.directory(), profile="test", code=CODE, run_id="r",
+        config={"tasks": [{"name": "aqua"}], "max_new_tokens": 9}, seeds={}, parents=(shop.aqua.as_parent(),),
+        metrics={},
+    )  # fmt: skip
+    found = json.loads(run(trained.sha256, "--limit", "2", "--json")[1])
+    assert found["evaluations"][0]["settings"]["max_new_tokens"] == 9
 
 
 def test_the_checkpoints_own_data_come_before_the_latest(run: Run, shop: Shop) -> None:
@@ -89,7 +146,8 @@ def test_core_from_a_bundle_or_the_store(run: Run, shop: Shop, tmp_path: Path) -
     zipped(folder, tmp_path / "bundle.zip")
     code, said, err = run("sft_checkpoint", "--core", "--limit", "12", "--bundle", str(tmp_path / "bundle.zip"))
     assert code == 0, err
-    assert "task of CORE" in said and f"CORE-{len(TASKS)}@12 " in said
+    assert "task of CORE" in said and "baseline (v2)" in said
+    assert re.search(rf"CORE-{len(TASKS)}@12 -?0\.\d{{4}} \[-?0\.\d{{4}}, -?0\.\d{{4}}\]", said)
     code, _, err = run("sft_checkpoint", "--core")
     assert code == 2 and "has no eval_bundle: set eval_report.core in your profile" in err
     shop.publish("eval_bundle", "dataset", folder, ())
@@ -130,14 +188,19 @@ def test_code_of_a_data_set_is_run_only_if_it_is_trusted(run: Run, shop: Shop) -
         (("sft_checkpoint", "--tasks", "aqau"), "there is no task 'aqau': did you mean 'aqua'?"),
         (("sft_checkpoint", "--tasks", "mmlu"), "has no chat_datasets. Materialize chat_datasets with {name: mmlu} in"),
         (("sft_checkpoint", "--split", "validation"), "no validation questions of aqua are at hand: aqua_dataset"),
-        (("sft_checkpoint", "--protocol", "leters"), "--protocol leters: the protocols are greedy, sampled"),
+        (
+            ("sft_checkpoint", "--protocol", "leters"),
+            "--protocol leters: did you mean 'letters'? the protocols are greedy",
+        ),
+        (("sft_checkpoint", "--protocol", "greedy,letters,greedy"), "--protocol names greedy twice"),
+        (("sft_checkpoint", "--tasks", "aqua,aqua"), "--tasks names aqua twice"),
         (("sft_checkpoint", "--limit", "0"), "--limit must be at least 1"),
         (("sft_checkpoint", "--protocol", "letters", "--calculator"), "--calculator: none of these protocols"),
         (("sft_checkpoint", "--protocol", "sampled", "--samples", "1"), "samples"),
         (("sft_checkpoint", "--data", "sft_checkpoint"), "sft_checkpoint holds no questions"),
         (("sft_checkpoint", "--bundle", "x.zip"), "--bundle is for --core"),
         (("sft_checkpoint", "--core", "--bundle", "no.zip"), "the bundle no.zip cannot be read"),
-        (("sft_checkpoint", "--core", "--limit", "5"), "core.limit"),
+        (("sft_checkpoint", "--core", "--limit", "10"), "--limit must be at least 11 with --core: up to 10 questions"),
         (("file:///nowhere/at/all",), "is no artifact's URI: it ends in /manifests/<hash>.json"),
     ],
 )
@@ -154,7 +217,7 @@ def test_a_checkpoint_without_its_tokenizer(run: Run, shop: Shop) -> None:
 
 def test_answers_of_which_none_can_be_read_are_said_on_top(run: Run) -> None:
     code, said, _ = run("sft_checkpoint", "--max-new-tokens", "2")
-    assert code == 0 and said.splitlines()[1].startswith("aqua/greedy: none of the 10 answers could be read")
+    assert code == 0 and said.splitlines()[1].startswith("aqua/greedy: None of the 10 answers could be read")
     no_room = run("sft_checkpoint")[1].splitlines()[1]
     assert no_room.startswith("aqua/greedy: 10 of 10 questions leave no room for max_new_tokens 48 in the model's")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,45 @@ def test_rotations() -> None:
     assert r["as_given"]["value"] == pytest.approx(2 / 3)
     assert r["difference"]["value"] == pytest.approx((0 + 1 / 3 + 0) / 3)
     assert r["difference"]["lo"] <= r["difference"]["value"] <= r["difference"]["hi"]
-    assert r["difference_p"] == 1.0
+    assert (r["difference_p"], r["difference_verdict"]) == (1.0, "no difference shown")
+    # The second question is right with A in the first place only: G = 2, 1, 1.
+    assert r["bias"]["3"]["cochran_q"] == pytest.approx(2) and r["bias"]["3"]["cochran_p"] == pytest.approx(
+        math.exp(-1)
+    )
+    # Moved by 0, 1 or 2 places, the three answers of the second question are uneven in the same way.
+    assert r["bias"]["3"]["p"] == 1.0
+
+
+def test_a_few_rotations_that_help_are_no_difference_shown() -> None:
+    """Five questions that only later orders solve: the interval leaves out 0, and no test of five can be below 0.05."""
+    rows = [record(i, "AB"[s], "B" if i < 5 else "AB"[s], sample=s) for i in range(100) for s in range(2)]
+    r = evaluate(facts("rotated", categories=["A", "B"]), rows)["figures"]["rotation"]
+    assert r["difference"]["lo"] > 0 and r["difference_p"] == 0.0625
+    assert r["difference_verdict"] == "no difference shown"
+
+
+def test_several_answers_are_tested_against_guessing() -> None:
+    rows = [record(i, "A", "A" if i < 12 else "B", sample=n) for i in range(20) for n in range(4)]
+    assert evaluate(facts("sampled"), rows)["figures"]["p_above_chance"] < 0.001
+    wrong = [replace(r, parsed="B", correct=False) for r in rows]
+    assert evaluate(facts("sampled"), wrong)["figures"]["p_above_chance"] == 1
+    turned = [record(i, "ABCDE"[s], "ABCDE"[s] if i < 12 else "A", sample=s) for i in range(20) for s in range(5)]
+    assert evaluate(facts("rotated"), turned)["figures"]["p_above_chance"] < 0.001
+    always = [record(i, "ABCDE"[s], "A", sample=s) for i in range(20) for s in range(5)]
+    assert evaluate(facts("rotated"), always)["figures"]["p_above_chance"] == 1
+    # Of open answers no guess is right, so there is nothing to be above.
+    assert "p_above_chance" not in evaluate(facts("sampled"), [replace(r, chance=0.0) for r in rows])["figures"]
+
+
+def test_every_rate_has_its_interval() -> None:
+    rows = [record(i, "A", None if i == 0 else "A", ambiguous=i < 3) for i in range(50)]
+    found = evaluate(facts(), rows)
+    assert found["rates"]["parsed"] == 0.98
+    assert tuple(found["rate_intervals"]["parsed"].values()) == wilson_interval(49, 50)
+    assert tuple(found["rate_intervals"]["ambiguous"].values()) == wilson_interval(3, 50)
+    # Samples of a question that all fail alike are no more evidence than one.
+    often = evaluate(facts("sampled"), [replace(r, sample=n) for r in rows for n in range(4)])
+    assert often["rate_intervals"]["parsed"]["lo"] == pytest.approx(wilson_interval(49, 50)[0], abs=0.002)
 
 
 def test_rotations_of_which_none_rotates() -> None:

@@ -9,11 +9,11 @@ import torch
 
 from aquarat_core.conversation import assistant_message, user_message
 from aquarat_core.errors import DataError, UsageError
-from aquarat_core.evaluation.harness import answering
 from aquarat_core.evaluation.harness.adapter import adapter
 from aquarat_core.evaluation.harness.answering import Answerer, Writing
 from aquarat_core.evaluation.harness.marked_text import MarkedText
 from aquarat_core.evaluation.protocols.subject import Subject
+from aquarat_core.rollout.engine import SYNC_EVERY
 from aquarat_core.text.chat import render, render_prompt
 from tests.factories import examples, guesser, random_model, reading_examples, reading_tokenizer, tokenizer
 
@@ -130,20 +130,19 @@ def test_answers_are_the_most_likely_tokens_up_to_a_text_that_ends_them(subject:
 def test_an_answer_that_has_ended_is_not_written_further(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [answerer.text.encode(e.prompt[-60:]) for e in examples()[:2]]
     first, second = answerer.write(prompts, [Writing((), 60)] * 2)
-    asked: list[tuple[int, int]] = []
+    written: list[list[int]] = []
     generate = answerer.engine.generate
 
-    def counted(prompts, keys, n, *others):
-        asked.append((len(prompts), n))
-        return generate(prompts, keys, n, *others)
+    def counted(*arguments, **more):
+        found = generate(*arguments, **more)
+        written.append([len(completion.tokens) for (completion,) in found])
+        return found
 
     monkeypatch.setattr(answerer.engine, "generate", counted)
-    monkeypatch.setattr(answering, "FIRST_ROUND", 10)
-    stop = first.text[:2]
-    how = Writing((stop,), 60)
-    found = answerer.write(prompts, [how, how])
-    assert found[0].text == "" and found[1].text == second.text.partition(stop)[0]
-    assert asked[0] == (2, 10) and all(rows == 1 for rows, _ in asked[1:])
+    found = answerer.write(prompts, [Writing((first.text[:2],), 60), Writing(("no such text",), 60)])
+    assert found[0].text == "" and found[1] == second
+    (stopped,), (whole,) = written
+    assert stopped <= 2 + SYNC_EVERY < whole
 
 
 def test_the_turn_of_the_assistant_ends_an_answer() -> None:
@@ -178,5 +177,5 @@ def test_without_the_program_a_sentence_says_how_to_get_it(answerer: Answerer, m
     for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UsageError, match=r"\./run setup --harness .* pip install 'aquarat\[harness\]'"):
+    with pytest.raises(UsageError, match=r"\./run setup --harness .* pip install 'aquarat\[eval\]'"):
         adapter(answerer, lambda *_: None)

@@ -1,10 +1,12 @@
 import json
 import random
+import re
 
 import pytest
 
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import plots
+from aquarat_core.evaluation.stylesheet import STYLESHEET
 
 
 def test_metrics_become_panels_and_odd_values_are_left_out() -> None:
@@ -78,3 +80,11 @@ def test_damaged_metrics_are_refused_by_line(tmp_path) -> None:
     path.write_text('{"loss": 0}\n')
     with pytest.raises(DataError, match=r"line 1 is no metrics row: it needs an object with a 'step'"):
         plots.read_metrics(path)
+
+
+def test_all_of_the_accuracy_figure_is_seen_on_a_phone() -> None:
+    """On a screen of 390 pixels a figure has 316, and is not made narrower than 0.6 of its width."""
+    svg = plots.to_svg(plots.draw_accuracies([plots.Accuracy("a", 0.9, 0.8, 0.95)], 0.2, 0.25, "letter"), "accuracy")
+    found = re.search(r"--width: (\d+)px", svg)
+    assert found is not None and 0.6 * int(found[1]) < 316
+    assert "min-width: min(32rem, .6 * var(--width, 53rem))" in STYLESHEET and "max-width: var(--width)" in STYLESHEET

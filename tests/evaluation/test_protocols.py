@@ -16,12 +16,13 @@ from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.tasks.aqua.question import Question, prompt
 from aquarat_core.tasks.aqua.task import to_example
+from aquarat_core.text.chat import stop_tokens
 from tests.factories import AQUA, ONE, guesser, reading_examples, reading_tokenizer
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(guesser(), reading_tokenizer().special("<|assistant_end|>"))
+    return Engine(guesser(), stop_tokens(reading_tokenizer()))
 
 
 @pytest.fixture(scope="module")

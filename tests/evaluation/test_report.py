@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -11,12 +12,15 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.config import EvalConfig
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation import chain_report
+from aquarat_core.evaluation.figures import evaluate
 from aquarat_core.evaluation.plots import checkpoint_metrics
-from aquarat_core.evaluation.records import read_records
+from aquarat_core.evaluation.records import Record, read_records
 from aquarat_core.evaluation.report import Evaluated, grader_version
+from aquarat_core.evaluation.statistics import holm, mcnemar_exact, wilson_interval
 from aquarat_core.tasks.aqua.task import AquaTask
 from aquarat_core.tasks.origin import questions_of
 from tests.evaluation.conftest import Chain
+from tests.evaluation.test_figures import facts
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +92,8 @@ def test_accuracy_is_never_alone_on_the_page(sft_and_rl) -> None:
         assert f"Entropy of the answered letters: {s['letter_entropy_bits']:.2f} bits" in text
         assert sft_and_rl.checkpoints["rl"].sha256 in text
         assert "with uncommitted changes" in text
+        lo, hi = wilson_interval(round(s["parse_rate"] * s["n"]), s["n"])
+        assert f"95% CI [{100 * lo:.1f}, {100 * hi:.1f}]; " in text
 
 
 def test_a_retrained_parent_makes_no_comparison(sft_and_rl) -> None:
@@ -230,6 +236,60 @@ def test_the_chain_report_holds_every_stage_its_test_and_its_ancestry(whole) -> 
     assert "rl: Reward and accuracy" in html and "base: Loss" in html
     assert markdown.count("data:image/png;base64,") == 2
     assert len(markdown) < 100_000
+
+
+def test_the_chain_corrects_its_tests_for_their_number(chain) -> None:
+    """SFT is better than mid by a test alone, and not by one of two."""
+    before = None
+    for stage, right in (("base", 180), ("mid", 200), ("sft", 212)):
+        chain.train(stage, before)
+        # Twelve questions rise and three fall from mid to SFT: p = 0.035.
+        records = [replace(r, correct=i < right) for i, r in enumerate(chain.answers(chain.asked, 0.5))]
+        if stage == "sft":
+            records = [replace(r, correct=i >= 3 and i < 212) for i, r in enumerate(records)]
+        chain.evaluate(stage, records, before)
+        before = stage
+    stages = results(chain)
+    report = chain_report.build(stages)
+    mid, sft = report["stages"][1:]
+    assert sft["comparison"]["result"]["mcnemar_p"] == mcnemar_exact(3, 12) < 0.05 < 2 * mcnemar_exact(3, 12)
+    assert [mid["p_corrected"], sft["p_corrected"]] == holm([mcnemar_exact(0, 20), mcnemar_exact(3, 12)])
+    assert report["stages"][0]["p_corrected"] is None
+
+
+def test_the_chain_says_that_a_stage_is_below_the_constant_answer(whole) -> None:
+    report = chain_report.build(results(whole))
+    text = chain_report.to_document(report, {}).to_markdown()
+    base = next(line for line in text.splitlines() if line.startswith("| base_checkpoint | 400 |"))
+    assert report["stages"][0]["summary"]["against_constant"] == "below" and "| below, p = " in base
+    assert "p is corrected for the 3 tests of this table" in text
+    assert "with Holm's correction for 3 tests" in text
+
+
+def test_the_chain_tests_all_evaluations_of_neighbors(whole) -> None:
+    stages = results(whole)
+    sampled = [
+        side(stages[i], {"aqua/greedy": stages[i].evaluated.records, "aqua/letters": whole.answers(whole.asked, x)})
+        for i, x in ((2, 0.2), (3, 0.5))
+    ]
+    report = chain_report.build([*stages[:2], *sampled])
+    first, second = report["stages"][2]["lines"], report["stages"][3]["lines"]
+    assert first == [] and [line["name"] for line in second] == ["aqua/letters"]
+    assert second[0]["n"] == 400 and second[0]["verdict"] == "above"
+    text = chain_report.to_document(report, {}).to_markdown()
+    table = text[text.index("## Each stage against the one before, by evaluation") :]
+    assert "corrected for the 1 test of this table" in table
+    row = next(line for line in table.splitlines() if line.startswith("| aqua/letters |"))
+    assert "rl_checkpoint against sft_checkpoint | 400 |" in row and row.endswith("| better |")
+    overview = text[text.index("## All evaluations") :]
+    assert re.search(r"^\| aqua/letters \| 400 \| - \| - \| \d", overview, re.MULTILINE)
+
+
+def side(stage: chain_report.StageResult, by_name: dict[str, list[Record]]) -> chain_report.StageResult:
+    """The stage with several evaluations."""
+    made = [evaluate(facts(protocol=name.rpartition("/")[2]), rows) | {"name": name} for name, rows in by_name.items()]
+    report: Any = {**stage.evaluated.report, "evaluations": made}
+    return replace(stage, evaluated=Evaluated(report, stage.evaluated.records, by_name))
 
 
 def test_a_chain_made_in_pieces_is_said_to_be(whole) -> None:

@@ -76,6 +76,14 @@ def test_single_samples_have_wilsons_interval() -> None:
     assert sampling.mean_at_n([[True] * 3] * 20)[2:] == pytest.approx(wilson_interval(20, 20))
 
 
+def test_means_that_lie_close_together_are_no_more_than_their_answers() -> None:
+    # 20 questions, 4 samples each, of which 2 are right but once 3: far more even than 80 independent answers.
+    right = [[True, True, i == 0, False] for i in range(20)]
+    assert sampling.mean_at_n(right)[2:] == pytest.approx(wilson_interval(41, 80))
+    few = sampling.majority_at_k([["A", "A", "B", "C" if i else "B"] for i in range(20)], ["A"] * 20, 4)
+    assert few.hi - few.lo > 0.05
+
+
 def test_one_question_counts_as_one_answer() -> None:
     assert sampling.mean_at_n([[True, True]])[2:] == pytest.approx(wilson_interval(1, 1))
 

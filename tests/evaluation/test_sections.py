@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from aquarat_core.artifacts.environment import PRICE
 from aquarat_core.evaluation import chain_report
 from aquarat_core.evaluation.chat_core import chat_core
 from aquarat_core.evaluation.document import Details, Document, Heading, Paragraph, Sample, Table
@@ -12,6 +15,7 @@ from aquarat_core.evaluation.figures import evaluate
 from aquarat_core.evaluation.predecessor import since_last
 from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.evaluation.sections import chat_core_section, details_section, overview_section
+from aquarat_core.evaluation.wording import facts_text, percent
 from tests.evaluation.conftest import Chain
 from tests.evaluation.test_figures import WAYS, evaluation, facts, record, scored
 
@@ -45,7 +49,16 @@ def test_the_table_has_every_evaluation_with_what_it_must_be_read_with() -> None
     assert by_name["aqua/greedy"][1:5] == ("60", "60.0%", "[47.4, 71.4]", "20.0%")
     assert by_name["aqua/sampled"][1] == "10 x 4" and by_name["aqua/rotated"][1] == "10 x 2.8"
     (tested,) = (b.text for b in blocks if isinstance(b, Paragraph))
-    assert "Holm's correction for 2" in tested and "aqua/greedy" in tested and "aqua/letters" not in tested
+    assert "Holm's correction for 4" in tested and "aqua/greedy" in tested and "aqua/letters" not in tested
+    assert by_name["aqua/greedy"][-3:] == ("100.0% [94.0, 100.0]", "0.0% [0.0, 6.0]", "0.0% [0.0, 6.0]")
+    older: Any = [{k: v for k, v in GREEDY.items() if k != "rate_intervals"}, LETTERS]
+    assert table_of(overview_section(older)).rows[0][-3:] == ("100.0%", "0.0%", "0.0%")
+
+
+def test_what_is_not_tested_against_guessing_is_named() -> None:
+    none = evaluate(facts(name="gsm8k/greedy", categories=[]), [record(i, "5", "5", chance=0.0) for i in range(5)])
+    (tested,) = (b.text for b in overview_section([GREEDY, SAMPLED, none]) if isinstance(b, Paragraph))
+    assert "for 2 tests" in tested and tested.endswith("Not tested, because no guess is right: gsm8k/greedy.")
 
 
 def test_each_protocol_adds_what_only_it_finds() -> None:
@@ -62,6 +75,22 @@ def test_each_protocol_adds_what_only_it_finds() -> None:
     assert samples.rows[0][3:] == ("-", "-") and samples.rows[1][2] == "36.0%"
     assert "0.0% \\[0.0, 29.9\\] got the same option in every order" in text
     assert "1 more keep their order" in text and "27, 0, 0 times" in text
+    assert "by a permutation test of whole questions" in text and "Cochran's Q 18.0, p = 0.00012" in text
+    assert "the accuracy is +0.0 points" in text and "permutation test p = 0.83: no difference shown" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0.0%"), (1.0, "100.0%"), (0.9995, "99.95%"), (0.99999, "99.999%"), (0.0004, "0.04%"), (0.9994, "99.9%"),
+     (1 - 1e-9, "> 99.9999%"), (1e-9, "< 0.0001%"), (1 - 2**-53, "100.0%"), (0.8644, "86.4%")],
+)  # fmt: skip
+def test_a_share_looks_like_all_or_none_only_if_it_is(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_facts_have_four_digits() -> None:
+    found = {"b": 1.2345678901, "a": 12, "c": 1.5e-7, "d": 123456.789, "e": "text", "f": True}
+    assert facts_text(found) == "a 12; b 1.235; c 1.5e-07; d 123457; e text; f True"
 
 
 def test_chat_core_says_what_is_missing_from_it() -> None:
@@ -101,7 +130,8 @@ def test_a_page_says_what_changed_since_the_previous_report(chain: Chain) -> Non
     assert table.rows[0] == ("aqua/greedy", "60.0% [47.4, 71.4]", "60.0% [47.4, 71.4]", "yes")
 
 
-def test_the_chain_ends_with_what_it_took(chain: Chain) -> None:
+def test_the_chain_ends_with_what_it_took(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRICE, "20.5")
     chain.train("base")
     chain.evaluate("base", chain.answers(chain.asked, 0.3))
     chain.train("mid", "base")
@@ -112,6 +142,7 @@ def test_the_chain_ends_with_what_it_took(chain: Chain) -> None:
     )  # fmt: skip
     cost = chain_report.cost_of(checkpoint)
     assert (cost["tokens"], cost["flops"], cost["seconds"], cost["ranks"]) == (1_228_800.0, 7.2e17, 7200.0, 8.0)
+    assert cost["dollars"] == 41.0
     stages = [
         chain_report.StageResult(c, chain.reports[s], Evaluated.read(chain.reports[s]), ())
         for s, c in chain.checkpoints.items()
@@ -122,6 +153,6 @@ def test_the_chain_ends_with_what_it_took(chain: Chain) -> None:
     report["stages"][0]["cost"] = cost
     text = chain_report.to_document(report, {}).to_markdown()
     took = text[text.index("## What it took") :]
-    assert "| base\\_checkpoint | 1,228,800 | 7.20e+17 | 2.00 | 16.00 |" in took.replace("base_c", "base\\_c")
+    assert "| base\\_checkpoint | 1,228,800 | 7.20e+17 | 2 | 16 | 41.00 |" in took.replace("base_c", "base\\_c")
     side_by_side = text[text.index("## All evaluations") : text.index("## What it took")]
     assert side_by_side.count("60.0% \\[47.4, 71.4\\]") == len(stages)

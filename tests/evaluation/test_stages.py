@@ -181,11 +181,13 @@ def test_core_is_in_the_report_the_records_and_the_metrics(untrained, tmp_path) 
     report = json.loads((ctx.outdir / "report.json").read_text())
     core, evaluations = report["core"], {e["name"]: e for e in report["evaluations"]}
     assert core["name"] == "CORE-8@12" and metrics["core-8@12"] == core["core"]
+    assert metrics["core-8@12_lo"] == core["lo"] < core["core"] < core["hi"] == metrics["core-8@12_hi"]
     assert next(iter(evaluations)) == "aqua/greedy" and len(evaluations) == 9
     for task in core["tasks"]:
         found = evaluations[f"core/{task['label']}@12"]
         assert (found["n"], found["figures"]["accuracy"]) == (12, task["accuracy"])
-        assert found["baselines"]["chance"] == pytest.approx(task["baseline"])
+        assert found["settings"]["baseline"] == task["baseline"]
+        assert (found["baselines"]["chance"] == 0) == (task["type"] == "language_modeling")
         assert found["rates"]["parsed"] == pytest.approx(1 - task["unscorable"] / 12)
         assert found["hashes"]["data_version"] == bundle.data_version
         assert ("calibration" in found["figures"]) == (task["type"] != "language_modeling")

@@ -5,6 +5,7 @@ import math
 import random
 from statistics import mean, stdev
 
+import numpy as np
 import pytest
 
 from aquarat_core.evaluation import statistics as st
@@ -71,11 +72,6 @@ def test_binomial_by_hand() -> None:
     # n = 3, p = 0.2: pmf .512 .384 .096 .008; outcomes no likelier than two successes are 2 and 3.
     assert st.binomial_test(2, 3, 0.2, "two-sided") == pytest.approx(0.104)
     assert st.binomial_test(5, 10, 0.5, "two-sided") == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(("n", "points"), [(254, 9.6), (508, 6.8), (5000, 2.2), (2617, 3.0)])
-def test_minimum_detectable_difference_at_30_percent_discordance(n: int, points: float) -> None:
-    assert round(100 * st.minimum_detectable_difference(n, 0.3), 1) == points
 
 
 def test_bootstrap_interval_repeats_and_is_as_wide_as_theory_says() -> None:
@@ -198,3 +194,53 @@ def test_p_is_shown_with_two_digits_and_never_as_zero() -> None:
     assert [st.p_text(p) for p in (1.0, 0.0314, 4.2e-17, 0.0, 1e-301)] == ["1", "0.031", "4.2e-17", *["< 1e-300"] * 2]
     assert st.p_text(0.5, "exact McNemar p") == "exact McNemar p = 0.5"
     assert st.p_text(st.mcnemar_exact(0, 5000), "p") == "p < 1e-300"
+
+
+def test_cochrans_q_by_hand_and_as_mcnemars_chi_square() -> None:
+    # G = 5, 2, 1 and L = 1, 1, 2, 1, 2, 1 of six questions: Q = 2 (3 * 30 - 64) / (3 * 8 - 12).
+    rows = [[1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    found = st.cochran_q([list(map(bool, row)) for row in rows])
+    assert found.q == pytest.approx(52 / 12) and found.p == pytest.approx(math.exp(-52 / 24))  # 2 degrees of freedom
+    # Of two ways it is McNemar's (b - c)^2 / (b + c).
+    pairs = [[True, False]] * 12 + [[False, True]] * 4 + [[True, True]] * 9
+    assert st.cochran_q(pairs).q == pytest.approx((12 - 4) ** 2 / 16)
+    assert st.cochran_q([[True, True], [False, False]]) == (0.0, 1.0)
+    for wrong in ([], [[True]], [[True, False], [True]]):
+        with pytest.raises(ValueError, match="as many answers each"):
+            st.cochran_q(wrong)
+
+
+def test_cochrans_p_is_even_under_the_null_hypothesis() -> None:
+    rng = np.random.default_rng(0)
+    found: list[float] = []
+    for _ in range(1_000):
+        ease = rng.random(100)[:, None]
+        found.append(st.cochran_q((rng.random((100, 5)) < ease).tolist()).p)
+    for level in (0.05, 0.2, 0.5):
+        share = sum(p <= level for p in found) / len(found)
+        assert share == pytest.approx(level, abs=5 * (level * (1 - level) / len(found)) ** 0.5)
+
+
+def test_intervals_change_sign_with_the_sides() -> None:
+    rng = np.random.default_rng(3)
+    for differences in (
+        rng.choice([-0.5, -0.125, 0.0, 0.25, 0.75], size=50).tolist(), [0.5] * 4 + [-0.5] * 4 + [0.0],
+        [0.0, 0.0], [0.25],
+    ):  # fmt: skip
+        lo, hi = st.paired_mean_interval(differences, seed=0)
+        assert st.paired_mean_interval([-x for x in reversed(differences)], seed=0) == (-hi, -lo)
+    for fell, rose in ((3, 9), (9, 3), (5, 5), (0, 0)):
+        lo, hi = st.paired_bootstrap_interval(fell, rose, 60, seed=0)
+        assert st.paired_bootstrap_interval(rose, fell, 60, seed=0) == (-hi, -lo)
+
+
+def test_interval_of_a_centered_mean() -> None:
+    # One task of 96 questions with half of them right: p = (48 + 2) / 100, and twice the error above a baseline of 1/2.
+    lo, hi = st.centered_mean_interval([(0.5, 96, 0.5)])
+    assert (lo, hi) == pytest.approx((-1.96 * 0.1, 1.96 * 0.1), rel=1e-4)
+    # The mean of four such tasks has half the error, and a perfect score still has one.
+    assert st.centered_mean_interval([(0.5, 96, 0.5)] * 4)[1] == pytest.approx(0.098, rel=1e-4)
+    lo, hi = st.centered_mean_interval([(1.0, 11, 0.25)])
+    assert lo < 0.9 and hi == 1
+    with pytest.raises(ValueError, match="no tasks"):
+        st.centered_mean_interval([])

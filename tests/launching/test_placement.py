@@ -11,13 +11,14 @@ import dagster as dg
 import pytest
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion
+from aquarat_core.artifacts.environment import PRICE
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import placement, runner, running
 from aquarat_pipeline.jobs.attempts import Attempt
-from aquarat_pipeline.jobs.commands import Launch
+from aquarat_pipeline.jobs.commands import Launch, _environment
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
 from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.jobs.runner import StageRunner
@@ -79,6 +80,12 @@ def ask(monkeypatch: pytest.MonkeyPatch, attempt: Attempt, **replies: Any) -> Ag
     )
     monkeypatch.setattr(placement, "HostAgent", agents)
     return agents
+
+
+def test_a_job_is_told_what_its_hosts_cost_together(attempt: Attempt) -> None:
+    priced = [Host(name=name, address=name, price_per_hour=price) for name, price in (("a", 2.5), ("b", 4.0))]
+    told = [_environment(launch(attempt, TWO), some, 0).get(PRICE) for some in (priced, hosts("a", "b"))]
+    assert told == ["6.5", None]
 
 
 def test_too_few_leases_are_given_back(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+from collections.abc import Sequence
+from statistics import mean
 from string import ascii_uppercase
 
 from aquarat_core.config.protocols import CORE
@@ -26,6 +28,7 @@ def as_answered(result: CoreResult, data_asset: str, data_version: str) -> list[
     found: list[Answered] = []
     for task in report["tasks"]:
         name = f"core/{task['label']}" + ("" if report["limit"] is None else f"@{report['limit']}")
+        answers = [a for a in result.answers if a.task == task["label"]]
         facts = Facts(
             name=name,
             task=task["label"],
@@ -38,17 +41,27 @@ def as_answered(result: CoreResult, data_asset: str, data_version: str) -> list[
                 "type": task["type"],
                 "too_long": report["too_long"],
                 "baselines": report["baselines"],
+                "baseline": task["baseline"],
             },
             categories=[],
             majority=None,
-            longest=None,
+            longest=longest(answers) if task["type"] == "multiple_choice" else None,
             grader=_version(),
             data_asset=data_asset,
             data_version=data_version,
         )
-        answers = [a for a in result.answers if a.task == task["label"]]
         found.append(Answered(facts, [_record(name, task, a) for a in answers]))
     return found
+
+
+def longest(answers: Sequence[Answer]) -> float:
+    """Accuracy of always choosing the longest alternative; several of that length share the question."""
+    shares: list[float] = []
+    for answer in answers:
+        lengths = list(map(len, answer.alternatives))
+        at_most = max(lengths)
+        shares.append((lengths[answer.gold] == at_most) / lengths.count(at_most))
+    return mean(shares)
 
 
 def _record(name: str, task: CoreTaskReport, answer: Answer) -> Record:

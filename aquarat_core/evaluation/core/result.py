@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from aquarat_core.evaluation.core.bundle import CoreTask
 from aquarat_core.evaluation.core.tasks import BASELINES, centered
@@ -36,7 +36,7 @@ class Answer:
     """Mean log-probability in nats per token of each alternative; empty if the question could not be scored."""
     correct: bool
     chance: float
-    """Accuracy of guessing in this task."""
+    """How often a guess is right: 1 / alternatives, and 0 of `language_modeling`, where nothing is chosen from."""
     n_tokens: int
     """Tokens scored, over all alternatives."""
     margin: float | None
@@ -62,7 +62,7 @@ class CoreTaskReport(TypedDict):
     lo: float
     hi: float
     baseline: float
-    """Accuracy of guessing in [0, 1]."""
+    """The accuracy in [0, 1] that counts as zero, of DataComp-LM; not always that of guessing."""
     centered: float
     extended: int
     cropped: int
@@ -77,6 +77,9 @@ class CoreReport(TypedDict):
 
     name: str
     core: float
+    lo: NotRequired[float]
+    hi: NotRequired[float]
+    """95 % interval, from the binomial errors of the tasks; older reports have none."""
     tasks: list[CoreTaskReport]
     absent: dict[str, str]
     """Tasks of CORE that were not there, each with the reason."""

@@ -16,6 +16,7 @@ from aquarat_core.evaluation.core.rendering import Scored, in_order, prompts, sc
 from aquarat_core.evaluation.core.result import Answer, CoreReport, CoreResult, name_of, task_report
 from aquarat_core.evaluation.core.tasks import BASELINES_VERSION
 from aquarat_core.evaluation.likelihood import Choices, Likelihood, Scorer
+from aquarat_core.evaluation.statistics import centered_mean_interval
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 from aquarat_core.text.tokenizer import Tokenizer
@@ -53,9 +54,12 @@ def evaluate_core(
     if world.rank:
         return None
     tasks = [task_report(task, [a for a in answers if a.task == task.label]) for task in opened.tasks]
+    lo, hi = centered_mean_interval([(task["accuracy"], task["n"], task["baseline"]) for task in tasks])
     report = CoreReport(
         name=name_of(len(tasks), config.limit),
         core=sum(task["centered"] for task in tasks) / len(tasks),
+        lo=lo,
+        hi=hi,
         tasks=tasks,
         absent=opened.absent,
         baselines=BASELINES_VERSION,
@@ -137,7 +141,7 @@ def _answer(
         chosen=chosen,
         choice_scores=() if unscorable else tuple(math.nan if x is None else x.mean for x in likelihoods),
         correct=chosen == row.gold,
-        chance=task.baseline / 100,
+        chance=0.0 if task.type == "language_modeling" else 1 / len(texts),
         n_tokens=sum(x.n_tokens for x in known),
         margin=margin,
         extended=too_long and scorer.too_long == "extend",

@@ -13,26 +13,33 @@ HEADING = "CORE"
 def core_section(report: CoreReport) -> list[doc.Block]:
     """Heading, what the figure is and what not, and a row for each task."""
     rows = tuple(task_row(task) for task in report["tasks"])
-    head = ("Task", "Shots", "Questions", "Accuracy", "95% CI", "Guessing", "Above guessing")
+    head = ("Task", "Shots", "Questions", "Accuracy", "95% CI", f"Baseline ({report['baselines']})", "Centered")
     finding = doc.Paragraph(core_sentence(report), tone="finding")
     return [doc.Heading(HEADING), finding, doc.Table(head, rows), *_notes(report)]
+
+
+def core_text(report: CoreReport) -> str:
+    """The value with its 95% interval, which older reports lack: "0.1234 [0.1000, 0.1500]"."""
+    value = f"{report['core']:.4f}"
+    return f"{value} [{report['lo']:.4f}, {report['hi']:.4f}]" if "lo" in report and "hi" in report else value
 
 
 def core_sentence(report: CoreReport) -> str:
     """The figure by its name, and whether it compares with published ones."""
     name, n, limit = report["name"], len(report["tasks"]), report["limit"]
     text = (
-        f"{name} is {report['core']:.4f}: the mean over {n} tasks of accuracy above guessing (0: guesses, 1: perfect)"
+        f"{name} is {core_text(report)}: the mean over {n} tasks of (accuracy - baseline) / (1 - baseline), 0 for the "
+        "baseline and 1 for perfect"
     )
     if report["absent"]:
         text += f". It is not CORE, which has {len(BASELINES)} tasks; absent: {', '.join(report['absent'])}"
     if limit is not None:
         text += f". Only up to {limit:,} questions of each task were asked, which also changes the examples before them"
-    return f"{text}. Guessing is as in DataComp-LM {report['baselines']}."
+    return f"{text}. The baselines are DataComp-LM's, {report['baselines']}, and in a few tasks higher than guessing."
 
 
 def task_row(task: CoreTaskReport) -> tuple[str, ...]:
-    """A row of a table: name, examples, questions, accuracy and its interval, guessing, and accuracy above guessing."""
+    """A row of a table: name, examples, questions, accuracy and its interval, baseline, and centered accuracy."""
     return (
         task["label"],
         str(task["shots"]),

@@ -1,4 +1,4 @@
-"""The 22 tasks of CORE, and the accuracy that guessing reaches in each."""
+"""The 22 tasks of CORE, and the accuracy that counts as zero in each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ BASELINES: Mapping[str, float] = {
     "boolq": 62,
     "bigbench_language_identification": 25,
 }
-"""Accuracy in percent of guessing, by task, in the order of the published list.
+"""The accuracy in percent that a task is centered on, by task, in the order of the published list. Most of them are
+what guessing reaches. Those of commonsense_qa and boolq are how often the commonest answer is right in the published
+bundle, of four and of two options.
 
 These are the values after DataComp-LM's correction of 2025-09-05 ("v2"). Before it, commonsense_qa had 20,
 agi_eval_lsat_ar 20 and bigbench_language_identification 9.1, which gave models with 7 billion parameters a CORE one to
@@ -37,5 +39,5 @@ two and a half points higher."""
 
 
 def centered(accuracy: float, baseline: float) -> float:
-    """Accuracy in [0, 1] so that guessing, which reaches `baseline` percent, is 0 and a perfect score stays 1."""
+    """Accuracy in [0, 1] so that `baseline` percent is 0 and a perfect score stays 1."""
     return (accuracy - baseline / 100) / (1 - baseline / 100)

@@ -42,7 +42,7 @@ def test_a_section_has_four_figures_in_light_and_dark() -> None:
     assert len(drawn) == 4
     for figure in drawn:
         assert "var(--series-1)" in figure.svg and plots.SERIES[0] not in figure.svg
-        assert "max-width: 509px" in figure.svg  # what a phone shows without shrinking
+        assert "--width: 509px" in figure.svg
         assert figure.png.startswith("data:image/png;base64,") and len(figure.caption) > 100
         ElementTree.fromstring(figure.svg)
     ids = [set(re.findall(r'\bid="([^"]+)"', f.svg)) for f in drawn]
