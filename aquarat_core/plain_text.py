@@ -32,12 +32,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def fenced(text: str) -> str:
+def fenced(text: str, language: str = "text") -> str:
     """`printable(text)` as a Markdown code block that nothing in `text` can end."""
     text = printable(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _escape(found: re.Match[str]) -> str:

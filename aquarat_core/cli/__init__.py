@@ -37,6 +37,7 @@ COMMANDS = (
     "aquarat_core.cli.evaluate",
     "aquarat_core.cli.compare",
     "aquarat_core.cli.import_model",
+    "aquarat_core.cli.release",
     "aquarat_core.cli.export",
 )
 NOT_SET_UP = (
@@ -77,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
         self.register("action", "parsers", _Commands)
 
     def error(self, message: str) -> NoReturn:
-        # Only shown for an unknown command, because a GPU host has no Dagster and needs none.
+        # Not shown for other mistakes, because a GPU host has no Dagster and needs none.
         told = self.unusable if "invalid choice" in message else ()
         super().error(printable("\n".join([message, *told])))
 
@@ -121,4 +122,5 @@ def _parser() -> argparse.ArgumentParser:
         add_commands(commands)
         added += 1
     parser.unusable = tuple(problems) if added or problems else (NOT_SET_UP,)
+    parser.epilog = printable("\n".join(problems)) or None
     return parser

@@ -13,6 +13,16 @@ from aquarat_core.config.tasks import TaskConfig
 GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
 """Names of the built-in conversation data sets."""
+LICENSES = {
+    "HuggingFaceTB/smol-smoltalk": "Apache-2.0",
+    "allenai/ai2_arc": "CC-BY-SA-4.0",
+    "cais/mmlu": "MIT",
+    "deepmind/aqua_rat": "Apache-2.0",
+    "karpathy/fineweb-edu-100b-shuffle": "ODC-By",
+    "openai/gsm8k": "MIT",
+    "openai/openai_humaneval": "MIT",
+}
+"""Licenses that the data sets' pages on the Hub state."""
 
 
 class AquaDatasetConfig(StrictModel):

@@ -18,6 +18,7 @@ from aquarat_core.config.evaluation import EvalConfig, check_asked_once, check_c
 from aquarat_core.config.fields import ConfigError, StrictModel, with_current_names
 from aquarat_core.config.locations import anchored
 from aquarat_core.config.model import TokenizerConfig
+from aquarat_core.config.release import ReleaseConfig
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.task_code import with_code
 from aquarat_core.config.task_use import TaskNames
@@ -50,6 +51,7 @@ class Profile(StrictModel):
     rl_checkpoint: RLConfig = RLConfig()
     eval_bundle: EvalBundleConfig = EvalBundleConfig()
     eval_report: EvalConfig = EvalConfig()
+    model_release: ReleaseConfig = ReleaseConfig()
 
     def to_json(self) -> bytes:
         """The whole profile, independent of the files it was read from. JSON is YAML, so it can be loaded as a

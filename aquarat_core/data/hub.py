@@ -10,28 +10,22 @@ from __future__ import annotations
 
 import random
 import tempfile
-import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import pyarrow as pa
 
-from aquarat_core.data import hub_cache
+from aquarat_core.data import hub_cache, hub_client
 from aquarat_core.data.foreign import NoColumn, Unreadable, read_foreign
-from aquarat_core.errors import DataError
+from aquarat_core.data.hub_client import Log, endpoint, final_reason, timeout, with_retries
+from aquarat_core.errors import DataError, MissingPackageError
 from aquarat_core.plain_text import first_line
 
-Result = TypeVar("Result")
-Log = Callable[[str], None]
-
-WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds to wait before each retry."""
-_TRY_LATER = (408, 429)
 _CHECK_NAMES = "check the names of subset and split"
 _USE_ANOTHER = "Use a data set with the published columns"
 
@@ -62,11 +56,11 @@ class HubDataset:
             return cls(repo, cached, log, cached_only=True)
         try:
             # With a cached commit to fall back on, there is no need to wait as long.
-            waits = WAITS if cached is None else WAITS[:1]
-            ask = partial(HfApi().dataset_info, repo, timeout=_timeout())
-            info = _with_retries(ask, repo, "the data set", "check the name", log, waits)
+            waits = hub_client.WAITS if cached is None else hub_client.WAITS[:1]
+            ask = partial(HfApi().dataset_info, repo, timeout=timeout())
+            info = with_retries(ask, repo, "the data set", "check the name", log, waits)
         except DataError as e:
-            if cached is None or _final(e.__cause__):
+            if cached is None or final_reason(e.__cause__):
                 raise
             log(f"{e}. It comes from the cache, at commit {cached}, without later changes on the Hub")
             return cls(repo, cached, log, cached_only=True)
@@ -114,11 +108,11 @@ class HubDataset:
             if self.cached_only:
                 raise DataError(
                     f"{self.repo}, {filename}: the copy in the cache is damaged: {wrong}. Start again where "
-                    f"{_endpoint()} can be reached to download it again; or put an intact copy at {path.resolve()}"
+                    f"{endpoint()} can be reached to download it again; or put an intact copy at {path.resolve()}"
                 )
             self.log(f"{self.repo}: {path.resolve()} is damaged: {wrong}{'' if force else '; it is downloaded again'}")
         raise DataError(
-            f"{self.repo}, {filename}, from {_endpoint()}: downloaded again and still damaged: {wrong}. To continue: "
+            f"{self.repo}, {filename}, from {endpoint()}: downloaded again and still damaged: {wrong}. To continue: "
             "check the disk under HF_HOME, and HF_ENDPOINT if it names a mirror"
         )
 
@@ -136,7 +130,7 @@ class HubDataset:
             )  # fmt: skip
 
         if not self.cached_only:
-            return _with_retries(lambda: download(False), self.repo, filename, hint, self.log)
+            return with_retries(lambda: download(False), self.repo, filename, hint, self.log)
         try:
             return download(True)
         except LocalEntryNotFoundError:
@@ -155,14 +149,20 @@ class HubDataset:
             hub_cache.note_splits(self.repo, self.revision, subset, found)
         if split not in found:
             raise DataError(
-                f"{self.repo}, subset {subset}, split {split}, from {_endpoint()}: there is no such split (there are "
+                f"{self.repo}, subset {subset}, split {split}, from {endpoint()}: there is no such split (there are "
                 f"{', '.join(found)}). To continue: {_CHECK_NAMES}"
             )
         return found[split]
 
     def _find_names(self, subset: str, split: str) -> hub_cache.Splits:
-        import datasets  # pyright: ignore[reportMissingTypeStubs]  # it has none
         from huggingface_hub import try_to_load_from_cache
+
+        try:
+            import datasets  # pyright: ignore[reportMissingTypeStubs]  # it has none
+        except ModuleNotFoundError as e:
+            if e.name != "datasets":
+                raise
+            raise MissingPackageError(f"the data set {self.repo}", "datasets", "train") from None
 
         # The client reads the list of files in each split from there.
         about = try_to_load_from_cache(self.repo, "README.md", revision=self.revision, repo_type="dataset")
@@ -170,7 +170,7 @@ class HubDataset:
             self.file("README.md", _CHECK_NAMES)
         with tempfile.TemporaryDirectory() as nothing:
             # With a cache of its own: from the usual one it would use another commit if the Hub does not answer.
-            builder = _with_retries(
+            builder = with_retries(
                 lambda: datasets.load_dataset_builder(  # pyright: ignore[reportUnknownMemberType]  # no types of files
                     self.repo, subset, revision=self.revision, cache_dir=nothing
                 ),
@@ -232,76 +232,11 @@ def sample(n_rows: int, n: int, seed: int) -> list[int]:
     return random.Random(seed).sample(range(n_rows), min(n, n_rows))
 
 
-def _with_retries(
-    action: Callable[[], Result], repo: str, what: str, hint: str, log: Log, waits: Sequence[float] | None = None
-) -> Result:
-    """Calls `action`, again after transient errors; else `DataError` with data set, file, endpoint and remedy."""
-    from huggingface_hub import get_session
-
-    where = f"{repo}, {what}, from {_endpoint()}"
-    waits = WAITS if waits is None else waits
-    for wait in (*waits, None):
-        get_session().timeout = _timeout()  # Some of the client's requests have no timeout of their own.
-        try:
-            return action()
-        # The clients pass on the exceptions of their transport, which have no common base class.
-        except Exception as e:
-            if reason := _final(e):
-                raise DataError(f"{where}: {reason}. To continue: {hint}") from e
-            if wait is None:
-                raise DataError(
-                    f"{where}: not delivered in {len(waits) + 1} tries (last error: {first_line(e)}). To continue: "
-                    "check the network and HF_ENDPOINT, or start again later; only complete files are kept"
-                ) from e
-            log(f"{where}: {first_line(e)}; trying again in {wait} s")
-            time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
-
-
-def _final(error: BaseException | None) -> str | None:
-    """The reason why trying again cannot help, or None if it may."""
-    from datasets.exceptions import DatasetNotFoundError  # pyright: ignore[reportMissingTypeStubs]  # it has none
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    if isinstance(error, LocalEntryNotFoundError):  # no connection and no cached copy
-        return None
-    if isinstance(error, GatedRepoError):
-        return "request access on its page, and set HF_TOKEN"
-    if isinstance(error, (RepositoryNotFoundError, DatasetNotFoundError)):
-        return "there is no such data set, or it is private and HF_TOKEN is not set"
-    if isinstance(error, EntryNotFoundError):
-        return "there is no such file"
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        return f"refused with status {status}" if 400 <= status < 500 and status not in _TRY_LATER else None
-    if isinstance(error, ValueError):  # an unknown subset or split
-        return first_line(error).rstrip(".")
-    return None
-
-
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
-
-
-def _timeout() -> float:
-    from huggingface_hub import constants
-
-    return float(constants.HF_HUB_ETAG_TIMEOUT)
-
-
 def _absence() -> str:
     """The reason why the Hub cannot be used."""
     from huggingface_hub import constants
 
-    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{_endpoint()} does not answer"
+    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{endpoint()} does not answer"
 
 
 def _not_cached(what: str, commit: str | None = None) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 from aquarat_core.config.local_files import ENDINGS, check_format, fixed_part, format_of, is_pattern
 from aquarat_core.config.locations import is_loopback, without_secrets
-from aquarat_core.data.hub import WAITS, Log
+from aquarat_core.data.hub_client import WAITS, Log
 from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
 
@@ -98,10 +98,10 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url, **options)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
     except ImportError as e:
-        package = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}.get(scheme, "a package")
+        extra = {"gs": "'aquarat[gcp]'", "http": "'aquarat[train]'", "https": "'aquarat[train]'", "s3": "s3fs"}
         raise DataError(
-            f"{without_secrets(url)}: {scheme}:// needs {package}, which is not installed ({first_line(e)}). Install "
-            "it in the environment of the host that runs this stage"
+            f"{without_secrets(url)}: {scheme}:// needs a package that is not installed ({first_line(e)}). Install it "
+            f"in the environment of the host that runs this stage: pip install {extra.get(scheme, 'PACKAGE')}"
         ) from None
 
 

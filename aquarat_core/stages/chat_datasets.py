@@ -23,11 +23,11 @@ from aquarat_core.data.identity import generate_identity
 from aquarat_core.data.locations import RowReader
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.stages.task_inputs import SOURCES_FILE
 from aquarat_core.stages.task_rows import read_task
 from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
 from aquarat_core.tasks.example_files import write_examples
 from aquarat_core.tasks.own_chats import COLUMNS, own_conversation
+from aquarat_core.tasks.registry import SOURCES_FILE
 from aquarat_core.tasks.source import HubSource
 from aquarat_core.tasks.task import Example
 

@@ -13,7 +13,7 @@ from aquarat_core.config import PretrainTextConfig
 from aquarat_core.config.locations import shown
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.documents import DocumentWriter
-from aquarat_core.data.hub import Log
+from aquarat_core.data.hub_client import Log
 from aquarat_core.data.locations import RowReader
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext

@@ -182,7 +182,7 @@ def _eval_report(before: str | None, phase: str) -> Stage:
     )
 
 
-_REPORTS = (
+_FROM_CHECKPOINTS = (
     Stage(
         name=EVAL_BUNDLE,
         kind="dataset",
@@ -205,9 +205,20 @@ _REPORTS = (
         kinds=("markdown", "html"),
         tasks=_tasks_of_report,
     ),
+    Stage(
+        name="model_release",
+        kind="release",
+        description="The last checkpoint as a folder that Hugging Face tools open, with its model card.",
+        inputs=(CHECKPOINTS[-1], EVAL_REPORTS[-1]),
+        section="model_release",
+        entry="aquarat_core.stages.model_release:run",
+        group="release",
+        kinds=("huggingface", "markdown"),
+        tasks=_tasks_of_report,
+    ),
 )
 
-STAGES: dict[str, Stage] = {row.name: row for row in (*_UP_TO_RL, *_REPORTS)}
+STAGES: dict[str, Stage] = {row.name: row for row in (*_UP_TO_RL, *_FROM_CHECKPOINTS)}
 """All stages by name, each after all of its inputs."""
 
 

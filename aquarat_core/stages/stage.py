@@ -15,7 +15,7 @@ from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET
 if TYPE_CHECKING:
     from aquarat_core.stages.base import Scalar, StageContext
 
-Kind = Literal["dataset", "tokenizer", "checkpoint", "report"]
+Kind = Literal["dataset", "tokenizer", "checkpoint", "report", "release"]
 
 
 EVAL_BUNDLE = "eval_bundle"

@@ -12,11 +12,8 @@ from aquarat_core.config import TaskDefinition
 from aquarat_core.errors import StageError
 from aquarat_core.stages.base import StageContext
 from aquarat_core.tasks.mixture import TaskExamples
-from aquarat_core.tasks.registry import DATASETS, dataset_of, defined_task, load_task
+from aquarat_core.tasks.registry import DATASETS, SOURCES_FILE, dataset_of, defined_task, load_task
 from aquarat_core.tasks.task import Example, Task
-
-SOURCES_FILE = "sources.json"
-"""The file in which `chat_datasets` describes its sources; for a task from the profile, with facts about its rows."""
 
 
 @dataclass(frozen=True, slots=True)

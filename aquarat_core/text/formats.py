@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gc
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rustbpe_py
 
@@ -22,6 +24,7 @@ from aquarat_core.text.tokenizer import N_BYTES, Tokenizer, TokenizerError, read
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """The split pattern of `ByteLevel` with `use_regex`."""
 
+_ABSENT = object()
 _POSSESSIVE_RANGE = re.compile(r"(\{\d+(?:,\d*)?\})\+")
 
 
@@ -32,9 +35,16 @@ def from_tokens(
 
     Raises `TokenizerError` if they are not.
     """
-    try:
+    with _named_errors():
         byte_order, merges = rustbpe_py.merges_of_ranks(list(tokens))
         return Tokenizer(pattern, merges, special_tokens, byte_order)
+
+
+@contextmanager
+def _named_errors() -> Generator[None]:
+    """Converts the extension's `ValueError` into a `TokenizerError`."""
+    try:
+        yield
     except ValueError as e:
         raise TokenizerError(f"no tokenizer can have these tokens: {e}") from None
 
@@ -79,8 +89,24 @@ def load_tiktoken(path: str | Path, pattern: str, special_tokens: Mapping[str, i
 # --- Hugging Face ---------------------------------------------------------------------------------------------------
 
 
-def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
-    r"""Writes a `tokenizer.json` that encodes ordinary text to the same ids.
+@contextmanager
+def _no_search_for_garbage() -> Generator[None]:
+    """Python would look for it among all objects of torch because of our many small ones: that takes longer than they.
+
+    None of ours is garbage.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+@_no_search_for_garbage()
+def save_hugging_face(tokenizer: Tokenizer, path: str | Path, prepend: str | None = None) -> None:
+    r"""Writes a `tokenizer.json` that encodes ordinary text to the same ids, after the special token `prepend` if any.
 
     Hugging Face also recognizes special tokens in text, which this tokenizer does not by default. Hugging Face's regex
     engine, Oniguruma, reads `\p{N}{1,3}+` as "one or more of" a range. Possessive ranges therefore lose their `+`,
@@ -88,12 +114,15 @@ def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
     possessive ranges, whose meaning would change, and for merges that Hugging Face, which merges by pairs, would apply
     differently than this tokenizer, which merges by tokens.
     """
-    if from_tokens(ordinary_tokens(tokenizer), tokenizer.pattern).merges != tokenizer.merges:
+    ordinary = ordinary_tokens(tokenizer)
+    with _named_errors():
+        _, merges = rustbpe_py.merges_of_ranks(ordinary)
+    if tuple(merges) != tokenizer.merges:
         raise TokenizerError(
             "tokenizer.json cannot represent this tokenizer: some tokens result from other merges than those that "
             "define them"
         )
-    tokens = [_visible(token) for token in ordinary_tokens(tokenizer)]
+    tokens = [_visible(token) for token in ordinary]
     split = {
         "type": "Split",
         "pattern": {"Regex": _for_oniguruma(tokenizer.pattern)},
@@ -113,7 +142,7 @@ def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
         "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": None,
+        "post_processor": None if prepend is None else _prepending(prepend, tokenizer.special(prepend)),
         "decoder": byte_level | {"add_prefix_space": True, "use_regex": True},
         "model": {
             "type": "BPE",
@@ -128,18 +157,55 @@ def save_hugging_face(tokenizer: Tokenizer, path: str | Path) -> None:
             "merges": [[tokens[left], tokens[right]] for left, right in tokenizer.merges],
         },
     }
-    Path(path).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    # Without indentation, which takes five times as long.
+    Path(path).write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _prepending(name: str, id_: int) -> dict[str, Any]:
+    """The post-processor that puts a special token before a text, and before each of a pair."""
+    parts = [
+        [{"SpecialToken": {"id": name, "type_id": n}}, {"Sequence": {"id": "AB"[n], "type_id": n}}] for n in range(2)
+    ]
+    return {
+        "type": "TemplateProcessing",
+        "single": parts[0],
+        "pair": parts[0] + parts[1],
+        "special_tokens": {name: {"id": name, "ids": [id_], "tokens": [name]}},
+    }
 
 
 def load_hugging_face(path: str | Path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`. Raises `TokenizerError` if it cannot be reproduced exactly."""
     try:
         document = json.loads(_read(path))
+        _check_types(document, path)
         return _from_hugging_face(document)
-    except (KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise TokenizerError(f"{path} is not a tokenizer.json: {type(e).__name__} {e}") from None
+    except KeyError as e:
+        raise TokenizerError(f"{path} is not a tokenizer.json: it lacks {str(e.args[0])[:40]!r}") from None
+    except (TypeError, AttributeError, RecursionError):
+        raise TokenizerError(
+            f"{path} is not a tokenizer.json: one of its parts has another type than Hugging Face writes"
+        ) from None
     except ValueError as e:
         raise TokenizerError(f"{path} cannot be imported exactly: {e}") from None
+
+
+_OBJECT, _LIST = (dict, "an object"), (list, "a list")
+_TYPES = {
+    "model": _OBJECT, "model.vocab": _OBJECT, "model.merges": _LIST, "pre_tokenizer": _OBJECT, "added_tokens": _LIST,
+}  # fmt: skip
+
+
+def _check_types(document: object, path: str | Path) -> None:
+    """Raises `TokenizerError` for a large part of another type. What is missing is found where it is needed."""
+    if not isinstance(document, dict):
+        raise TokenizerError(f"{path} is not a tokenizer.json: it is not a JSON object")
+    for name, (kind, described) in _TYPES.items():
+        part: Any = cast("dict[str, Any]", document)
+        for key in name.split("."):
+            part = cast("dict[str, Any]", part).get(key, _ABSENT) if isinstance(part, dict) else _ABSENT
+        if part is not _ABSENT and not isinstance(part, kind):
+            raise TokenizerError(f"{path} is not a tokenizer.json: its {name} is not {described}")
 
 
 def _from_hugging_face(document: Mapping[str, Any]) -> Tokenizer:
@@ -211,7 +277,7 @@ _BYTE = {character: byte for byte, character in _CHARACTER.items()}
 
 
 def _visible(token: bytes) -> str:
-    return "".join(_CHARACTER[byte] for byte in token)
+    return token.decode("latin-1").translate(_CHARACTER)
 
 
 def _bytes_of(token: str) -> bytes:

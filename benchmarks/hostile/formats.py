@@ -22,8 +22,8 @@ from benchmarks.hostile.mutations import mutate_bytes, mutate_json, mutate_lines
 HASH = "ab" * 32
 SHARES = {
     "manifest": 12, "ref": 4, "pin": 3, "launch": 5, "spec": 4, "status": 4, "output": 4, "result": 3, "commit": 4,
-    "lease": 3, "ticket": 3, "tokenizer": 8, "tokenizer_hf": 5, "tokenizer_tiktoken": 4, "parquet": 8,
-    "safetensors": 6, "nanochat": 6, "profile": 8, "hosts": 4, "dotenv": 2,
+    "lease": 3, "ticket": 3, "tokenizer": 8, "tokenizer_hf": 5, "tokenizer_tiktoken": 4,
+    "tokenizer_pickled": 5, "parquet": 8, "safetensors": 6, "nanochat": 6, "profile": 8, "hosts": 4, "dotenv": 2,
 }  # fmt: skip
 """How many of a hundred inputs, about, each format gets."""
 
@@ -200,6 +200,32 @@ def _tokenizer_tiktoken(folder: Path) -> Format:
     return Format([(folder / "sample").read_bytes()], read, [mutate_lines])
 
 
+def _tokenizer_pickled(folder: Path) -> Format:
+    import pickle
+
+    import tiktoken
+
+    from aquarat_core.exchange.pickled_tokenizer import load_pickled
+    from aquarat_core.text.formats import ordinary_tokens
+
+    folder.mkdir(exist_ok=True)
+    made = _trained()
+    ranks = {token: rank for rank, token in enumerate(ordinary_tokens(made))}
+    encoding = tiktoken.Encoding(
+        "rustbpe", pat_str=made.pattern, mergeable_ranks=ranks, special_tokens=made.special_ids
+    )
+    read = _on_disk(folder / "tokenizer.pkl", load_pickled)
+
+    def with_call(rng: random.Random, sample: bytes) -> bytes:
+        at = rng.randrange(len(sample))
+        return sample[:at] + b"cos\nsystem\n(S'touch evil'\ntR" + sample[at:]
+
+    def check(value: Any, _: bytes) -> None:
+        assert value.decode(value.encode("the cat")) == "the cat" and not Path("evil").exists()
+
+    return Format([pickle.dumps(encoding)], read, [with_call], check=check)
+
+
 def _parquet(folder: Path) -> Format:
     from aquarat_core.tasks.aqua.files import read_questions, write_questions
     from aquarat_core.tasks.aqua.synthetic import generate_questions
@@ -319,6 +345,7 @@ FORMATS: dict[str, Callable[[Path], Format]] = {
     "tokenizer": _tokenizer,
     "tokenizer_hf": _tokenizer_hf,
     "tokenizer_tiktoken": _tokenizer_tiktoken,
+    "tokenizer_pickled": _tokenizer_pickled,
     "parquet": _parquet,
     "safetensors": _safetensors,
     "nanochat": _nanochat,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aquarat_core.artifacts.weights import load_sharded, save_sharded
 
@@ -26,6 +27,17 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
 def test_few_weights_are_one_file(tmp_path: Path) -> None:
     assert save_sharded(tmp_path, tensors()) == [tmp_path / "model.safetensors"]
     assert_same(load_sharded(tmp_path), tensors())
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+@pytest.mark.parametrize("shapes", [[(3, 5)], [(1,), (2, 40_000), (0, 7), (), (5,)]])
+def test_the_bytes_are_those_of_safetensors(
+    tmp_path: Path, shapes: list[tuple[int, ...]], metadata: dict[str, str] | None
+) -> None:
+    made = {f"b{i % 3}.\u00e9 {i}": torch.randn(shape) for i, shape in enumerate(shapes)}
+    (path,) = save_sharded(tmp_path, made, metadata=metadata)
+    save_file(made, tmp_path / "theirs", metadata)
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
 def test_many_weights_are_shards_within_the_limit_and_an_index(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ RUN_STAGE = """
 import importlib, json, sys
 from pathlib import Path
 from aquarat_core.config import Profile
-from aquarat_core.data import hub
+from aquarat_core.data import hub_client
 from aquarat_core.stages.base import StageContext
-hub.WAITS = tuple(seconds / 50 for seconds in hub.WAITS)
+hub_client.WAITS = tuple(seconds / 50 for seconds in hub_client.WAITS)
 stage, config, out = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
 out.mkdir(parents=True, exist_ok=True)
 config = Profile.model_fields[stage].annotation.model_validate(config)

@@ -167,7 +167,12 @@ def set_in(*keys: str | int):
         (set_in("pre_tokenizer", "pretokenizers", 0, "pattern", {"Regex": r"\d{1,3}+|."}), "repeats a range"),
         (set_in("model", "vocab", {"a": 0, "b": 2}), "without gaps"),
         (set_in("model", "merges", []), "merges do not produce its tokens"),
-        (set_in("model", {}), "not a tokenizer.json"),
+        (set_in("model", {}), "not a tokenizer.json: it lacks 'vocab'"),
+        (set_in("model", None), "not a tokenizer.json: its model is not an object"),
+        (set_in("model", "vocab", []), "not a tokenizer.json: its model.vocab is not an object"),
+        (set_in("model", "merges", {}), "not a tokenizer.json: its model.merges is not a list"),
+        (set_in("pre_tokenizer", None), "not a tokenizer.json: its pre_tokenizer is not an object"),
+        (set_in("added_tokens", [3]), "not a tokenizer.json: one of its parts has another type than"),
     ],
 )
 def test_a_tokenizer_json_that_cannot_be_exact_is_refused(tmp_path: Path, change, message: str) -> None:

@@ -1,0 +1,114 @@
+"""Requests to the Hugging Face Hub through its own client: bounded retries, and reasons that say what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from aquarat_core.errors import DataError
+from aquarat_core.plain_text import first_line
+
+Result = TypeVar("Result")
+Log = Callable[[str], None]
+
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds to wait before each retry."""
+_TRY_LATER = (408, 429)
+
+
+def with_retries(
+    action: Callable[[], Result],
+    repo: str,
+    what: str,
+    hint: str,
+    log: Log,
+    waits: Sequence[float] | None = None,
+    kind: str = "data set",
+) -> Result:
+    """Calls `action`, again after transient errors; else `DataError` with repository, file, endpoint and remedy.
+
+    `kind` is the word for the repository.
+    """
+    from huggingface_hub import get_session
+
+    where = f"{repo}, {what}, from {endpoint()}"
+    waits = WAITS if waits is None else waits
+    for wait in (*waits, None):
+        get_session().timeout = timeout()  # Some of the client's requests have no timeout of their own.
+        try:
+            return action()
+        # The clients pass on the exceptions of their transport, which have no common base class.
+        except Exception as e:
+            if reason := final_reason(e, kind):
+                raise DataError(f"{where}: {reason}. To continue: {hint}") from e
+            if wait is None:
+                raise DataError(
+                    f"{where}: not delivered in {len(waits) + 1} tries (last error: {_said(e)}). To continue: "
+                    "check the network and HF_ENDPOINT, or start again later; only complete files are kept"
+                ) from e
+            log(f"{where}: {_said(e)}; trying again in {wait} s")
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def final_reason(error: BaseException | None, kind: str = "data set") -> str | None:
+    """The reason why trying again cannot help, or None if it may."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, LocalEntryNotFoundError):  # no connection and no cached copy
+        return None
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if isinstance(error, GatedRepoError):
+        return "request access on its page, and set HF_TOKEN"
+    if isinstance(error, (RepositoryNotFoundError, *_not_found_by_datasets())):
+        return f"there is no such {kind}, or it is private and HF_TOKEN is not set"
+    if isinstance(error, RevisionNotFoundError):
+        return "there is no such revision"
+    if isinstance(error, EntryNotFoundError):
+        return "there is no such file"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return f"refused with status {status}" if 400 <= status < 500 and status not in _TRY_LATER else None
+    if isinstance(error, ValueError):  # an unknown subset or split
+        return _said(error).rstrip(".")
+    return None
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error's message, without the token, which some messages of the transport contain."""
+    text = first_line(error)
+    for token in filter(None, (part for part in os.environ.get("HF_TOKEN", "").split() if len(part) > 3)):
+        text = text.replace(token, "***")
+    return text
+
+
+def _not_found_by_datasets() -> tuple[type[Exception], ...]:
+    """The exception for a missing data set. Only `datasets` raises it, whose import would take seconds."""
+    loaded = sys.modules.get("datasets.exceptions")
+    return (loaded.DatasetNotFoundError,) if loaded else ()
+
+
+def endpoint() -> str:
+    """The address of the Hub: HF_ENDPOINT, or its own."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def timeout() -> float:
+    """Seconds that a request may take."""
+    from huggingface_hub import constants
+
+    return float(constants.HF_HUB_ETAG_TIMEOUT)
