@@ -13,6 +13,14 @@ class UsageError(UserError):
     """An argument, an environment variable or a setting that is invalid, by itself or in combination with others."""
 
 
+class MissingPackageError(UsageError):
+    """A package that is only needed for some work, and is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        """`what` needs the `package`, which the project's `extra` installs."""
+        super().__init__(f"{what} needs {package}, which is not installed: pip install 'aquarat[{extra}]'")
+
+
 class DataError(UserError):
     """Data that cannot be read or used; the message says which data set, split, row or file, and what to do."""
 

@@ -31,6 +31,7 @@ NOT_BENCHES = (
     "harness",
     "in_memory",
     "random_models",
+    "release_worker",
     "store_worker",
     "tokenizer_worker",
     "rl_stage",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aquarat_core.artifacts.backend import Backend
 from aquarat_core.artifacts.errors import StoreError
+from aquarat_core.errors import MissingPackageError
 
 
 def open_backend(uri: str) -> Backend:
@@ -24,10 +25,14 @@ def open_backend(uri: str) -> Backend:
 
         return MemoryBackend(rest)
     if scheme == "gs":
-        from aquarat_core.artifacts.gcs import GCSBackend
-
         bucket, _, prefix = rest.partition("/")
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket):
             raise StoreError(f"store {uri!r} does not name a bucket: write gs://bucket or gs://bucket/prefix")
+        try:
+            from aquarat_core.artifacts.gcs import GCSBackend
+        except ModuleNotFoundError as e:
+            if not (e.name or "").startswith("google"):
+                raise
+            raise MissingPackageError(f"the store {uri}", "google-cloud-storage", "gcp") from None
         return GCSBackend(bucket, prefix)
     raise StoreError(f"store {uri!r} has the unknown scheme {scheme!r}: use file://, gs:// or memory://")

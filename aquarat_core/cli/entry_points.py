@@ -16,10 +16,14 @@ GARBAGE_ROOTS = "aquarat.garbage_roots"
 
 
 def load(group: str, said: Callable[[str], None]) -> Iterator[Callable[..., Any]]:
-    """The functions of a group, by name. Leaves out those that cannot be imported, and passes the reason to `said`."""
+    """The functions of a group, by name. Leaves out those that cannot be imported, and passes each reason to `said`,
+    once for all that it concerns."""
+    failed: dict[str, list[str]] = {}
     for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
         try:
             yield point.load()
         except (ImportError, AttributeError) as e:
             owner = point.dist.name if point.dist else "a package"
-            said(f"{point.name} of {owner} cannot be used: {e}")
+            failed.setdefault(f" of {owner} cannot be used: {e}", []).append(point.name)
+    for reason, names in failed.items():
+        said(f"{', '.join(names)}{reason}")

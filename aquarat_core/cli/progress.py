@@ -1,4 +1,7 @@
-"""Progress bars for large transfers and long computations, on a terminal or if `AQUARAT_PROGRESS` requests them."""
+"""Progress bars for large transfers and long computations, on a terminal or if `AQUARAT_PROGRESS` requests them.
+
+There are none where rich is not installed, which comes with the extra `pipeline`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from aquarat_core.artifacts.transfer import OnBytes, no_progress
 
@@ -42,4 +46,4 @@ def counting_bar() -> Generator[Callable[[int, int, str], None]]:
 
 def _bars_wanted() -> bool:
     wanted = os.environ.get("AQUARAT_PROGRESS", "auto")
-    return wanted != "plain" and (wanted == "bars" or sys.stderr.isatty())
+    return wanted != "plain" and (wanted == "bars" or sys.stderr.isatty()) and find_spec("rich") is not None

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -149,6 +150,9 @@ def _start_wandb(ctx: RunContext, config: WandbConfig, continued: str | None) ->
     run; None if that fails too."""
     mode = wandb_mode(config)
     if mode == "disabled":
+        return None
+    if find_spec("wandb") is None:
+        ctx.log(f"W&B is not installed (pip install 'aquarat[train]'): the stage continues with {METRICS_FILE} alone")
         return None
     for tried in dict.fromkeys((mode, "offline")):
         try:

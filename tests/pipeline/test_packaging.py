@@ -6,12 +6,20 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tomllib
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+
+from aquarat_core.cli import entry_points
+from aquarat_core.config import WandbConfig
+from aquarat_core.data.hub import HubDataset
+from aquarat_core.errors import UserError
+from aquarat_core.tracking import metrics
 
 LOCKS = ("requirements.lock", "requirements-host.lock", "requirements-harness.lock", "requirements-uv.lock")
 NEEDED = "bash cat cut dirname env find flock head mkdir mv readlink realpath rm sed sha256sum sort xargs"
@@ -32,11 +40,21 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_address(root: Path, na
 
 def test_the_lock_holds_every_direct_dependency(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
     wanted = [*project["project"]["dependencies"], *chain.from_iterable(project["dependency-groups"].values())]
-    names = {re.match(r"[A-Za-z0-9._-]+", w)[0].lower().replace("_", "-") for w in wanted}
+    wanted += chain.from_iterable(extras[name] for name in extras.keys() - {"eval"})
+    names = {re.match(r"[A-Za-z0-9._-]+", w)[0].lower().replace("_", "-") for w in wanted} - {"aquarat", "rustbpe-py"}
     locked = set(re.findall(r"^([a-z0-9._-]+)==", (root / "requirements.lock").read_text(), re.M))
     assert names <= locked, names - locked
-    assert "torch>=2.9" in wanted
+    assert "torch>=2.9" in wanted and not any("dagster>" in w for w in project["project"]["dependencies"])
+
+
+def test_the_tokenizers_wheel_has_the_version_that_the_package_needs(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wheel = tomllib.loads((root / "rust/pyproject.toml").read_text())["project"]
+    crate = tomllib.loads((root / "rust/Cargo.toml").read_text())["package"]
+    assert wheel["version"] == crate["version"] == project["version"]
+    assert f"rustbpe_py=={wheel['version']}" in project["dependencies"]
 
 
 def test_lm_evaluation_harness_is_locked_apart_and_replaces_nothing(root: Path) -> None:
@@ -251,3 +269,38 @@ def test_the_demos_help_needs_no_set_up(copy: Path) -> None:
 def test_what_takes_long_keeps_its_exit_code_and_leaves_nothing_running(copy: Path) -> None:
     out = sourced(copy, 'patiently "failing" bash -c "exit 7" || echo "code $?"; jobs -r; patiently "working" true')
     assert (out.returncode, out.stdout) == (0, "code 7\n"), out.stderr
+
+
+# --- packages of extras that are not installed ------------------------------------------------------------------------
+
+
+def test_a_data_set_of_the_hub_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    hub = HubDataset("owner/name", "0" * 40, lambda text: None)
+    with pytest.raises(UserError, match=r"owner/name needs datasets, which is not .*: pip install 'aquarat\[train\]'"):
+        hub._find_names("default", "train")
+
+
+def test_a_stage_without_wandb_says_so_and_writes_its_own_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    said: list[str] = []
+    context = SimpleNamespace(rank=0, wandb=None, extras_dir=tmp_path, log=said.append)
+    with metrics.metric_log(context, WandbConfig()) as log:
+        log.row(1, loss=2.0)
+    assert said == ["W&B is not installed (pip install 'aquarat[train]'): the stage continues with metrics.jsonl alone"]
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+
+
+def test_commands_that_cannot_be_loaded_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point(SimpleNamespace):
+        def load(self) -> None:
+            raise ImportError("Dagster is not installed")
+
+    points = [Point(name=name, dist=SimpleNamespace(name="aquarat")) for name in ("launch", "adopt")]
+    monkeypatch.setattr(entry_points.metadata, "entry_points", lambda group: points)
+    said: list[str] = []
+    assert list(entry_points.load(entry_points.COMMANDS, said.append)) == []
+    assert said == ["adopt, launch of aquarat cannot be used: Dagster is not installed"]
