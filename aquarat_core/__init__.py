@@ -1,17 +1,30 @@
-"""All code that runs on a GPU host: data, tokenizer, model, training, RL, evaluation, artifacts. No Dagster."""
+"""All code that runs on a GPU host: data, tokenizer, model, training, RL, evaluation, artifacts. No Dagster.
+
+`load` opens a checkpoint; `api.py` has what can be done with it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aquarat_core.api import Generation, Logprobs, Model, load
+    from aquarat_core.errors import UserError
+
     __version__: str
+    __all__ = ["Generation", "Logprobs", "Model", "UserError", "load"]
 else:
+    __all__ = ("Generation", "Logprobs", "Model", "UserError", "load")
 
-    def __getattr__(name: str) -> str:
-        """`__version__`, looked up on demand, because most imports of the package do not need it."""
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import version
+    def __getattr__(name: str) -> object:
+        """Looked up on demand, because most imports of the package need neither torch nor the version."""
+        from importlib import import_module, metadata
 
-        return version("aquarat")
+        if name in __all__:
+            return getattr(import_module(".errors" if name == "UserError" else ".api", __name__), name)
+        if name == "__version__":
+            return metadata.version("aquarat")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "__version__"})
