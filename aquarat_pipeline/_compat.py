@@ -1,7 +1,8 @@
 """All names taken from Dagster's private modules, in one place, with the version that they were read from.
 
 - Dagster's public API returns and renders input data versions, but does not name the tags that record them. We record
-  them ourselves, because an input is pinned when a stage first starts, even if the step is resumed later.
+  them ourselves, because an input is pinned when a stage first starts, even if the step is resumed later, and because
+  a checkpoint can be adopted outside of any run.
 - Run launchers and executors are extension points without a public module: what both need of the plan, the events and
   a run worker's command comes from here (read: `_core/launcher`, `_core/executor/in_process.py`,
   `_core/execution/api.py`, `_core/execution/plan/active.py`, `_daemon/monitoring/run_monitoring.py`).
@@ -19,7 +20,10 @@ from typing import Any
 
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
+    NULL_DATA_VERSION,
+    NULL_EVENT_POINTER,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -60,8 +64,11 @@ READ_FROM = "1.13.27"
 __all__ = [
     "CODE_LOCATION_TAG",
     "CODE_VERSION_TAG",
+    "DATA_VERSION_IS_USER_PROVIDED_TAG",
     "DATA_VERSION_TAG",
     "IN_PROGRESS_RUN_STATUSES",
+    "NULL_DATA_VERSION",
+    "NULL_EVENT_POINTER",
     "READ_FROM",
     "REPOSITORY_LABEL_TAG",
     "SINGLETON_REPOSITORY_NAME",

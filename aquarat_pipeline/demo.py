@@ -152,7 +152,7 @@ def show(out: TextIO, outcome: Outcome) -> None:
     table.columns[1].justify = table.columns[2].justify = "right"
     for name, artifact in outcome.artifacts.items():
         held = outcome.fresh.get(name)
-        took = f"fresh: {ago(held.made)}" if held else f"{outcome.seconds[name]:.1f}"
+        took = f"{'adopted' if held.adopted else 'fresh'}: {ago(held.made)}" if held else f"{outcome.seconds[name]:.1f}"
         size = decimal(sum(f.size for f in artifact.manifest.files))
         table.add_row(name, took, size, artifact.data_version[:12], headline(artifact.manifest.metrics))
     console(out).print(table)
@@ -185,6 +185,7 @@ def _show_next(out: TextIO, outcome: Outcome, report: str, details: str) -> None
         ("the Dagster UI", "./run dev"),
         ("the ancestry of the last checkpoint", f"./run shell -c 'aquarat lineage {ref('rl_checkpoint')}'"),
         ("ask it", f"./run shell -c 'aquarat ask {ref('mid_checkpoint')} \"Who are you?\"'"),
+        ("for other tools", f"./run shell -c 'aquarat release {ref('model_release')} --to release'"),
     ):
         page.print(f"  {what}: {where}", highlight=False, soft_wrap=True)
 

@@ -26,6 +26,8 @@ FORMAT = 1
 Scalar = float | int | str | bool | None
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 """The pattern of valid names of assets and kinds."""
+ADOPTED_FROM = "adopted_from"
+"""The key in the config of an adopted artifact (`adoption.py`)."""
 MAX_PATH = 1024
 MAX_FILES = 100_000
 MAX_ENTRIES = 10_000
@@ -156,6 +158,11 @@ class Manifest(_Frozen):
         """SHA-256 over format, kind and (path, size, sha256) of the content files."""
         files = [[f.path, f.size, f.sha256] for f in self.files]
         return hashlib.sha256(canonical({"format": self.format, "kind": self.kind, "files": files})).hexdigest()
+
+    @property
+    def adopted_from(self) -> Parent | None:
+        """The artifact that this one was adopted from, with the same files; None if a stage or an import made it."""
+        return self.parents[0] if ADOPTED_FROM in self.config and len(self.parents) == 1 else None
 
     @classmethod
     def create(cls, **fields: Any) -> Manifest:

@@ -198,9 +198,12 @@ class ArtifactStore:
 
     def describe_unknown(self, asset_or_manifest: str) -> str:
         """The error message for a name that `find` does not find."""
+        from aquarat_core.config.validation import did_you_mean
+
         assets = self.assets()
         known = f"it has {', '.join(assets)}" if assets else "it is empty: materialize an asset first"
-        return f"{self.uri} has no asset or manifest {asset_or_manifest!r}; {known}"
+        near = did_you_mean(asset_or_manifest, assets).rstrip()
+        return f"{self.uri} has no asset or manifest {asset_or_manifest!r}; {known}{near and f': {near}'}"
 
     def job(self, run_id: str, step_key: str, attempt: int) -> JobDir:
         """The folder of one attempt at one step."""
@@ -310,6 +313,9 @@ def rebuild_advice(store: ArtifactStore, manifest: Manifest) -> str:
     # The manifest comes from another machine, and the reader pastes this command into a shell.
     select = f"AQUARAT_PROFILE={shlex.quote(manifest.profile)} dagster asset materialize --select"
     asset = shlex.quote(manifest.asset)
+    if source := manifest.adopted_from:
+        again = f"aquarat adopt {shlex.quote(source.asset)} --as {asset}"
+        return f"It was adopted from {source.asset}, manifest {source.manifest_sha256[:12]}: restore that, and {again}"
     if not manifest.parents:
         return f"It has no parents, so its source rebuilds it: {select} {asset}"
     names = ", ".join(f"{p.asset} (manifest {p.manifest_sha256[:12]})" for p in manifest.parents)

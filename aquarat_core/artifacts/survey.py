@@ -59,13 +59,18 @@ def _small(
                 yield key, e
 
 
-def ancestry(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Artifact | ArtifactError]:
-    """The manifests with those hashes and of all their ancestors, read one generation at a time."""
+def ancestry(
+    store: ArtifactStore, hashes: Iterable[str], through: Callable[[Artifact], bool] = lambda artifact: True
+) -> dict[str, Artifact | ArtifactError]:
+    """The manifests with those hashes and of all their ancestors, read one generation at a time.
+
+    Ancestors of artifacts for which `through` is false are left out, unless there is another way to them.
+    """
     known: dict[str, Artifact | ArtifactError] = {}
     wanted = set(hashes)
     while wanted:
         read = read_artifacts(store, sorted(wanted))
         known |= read
-        found = [a for a in read.values() if isinstance(a, Artifact)]
+        found = [a for a in read.values() if isinstance(a, Artifact) and through(a)]
         wanted = {p.manifest_sha256 for a in found for p in a.manifest.parents} - set(known)
     return known

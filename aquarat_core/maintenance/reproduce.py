@@ -81,6 +81,11 @@ def reproduce(
     code (unless `run_code`), or if the stage fails.
     """
     manifest = artifact.manifest
+    if source := manifest.adopted_from:
+        raise ReproductionError(
+            f"{artifact.asset} ({artifact.uri}) was adopted from {source.asset} and has the same files: reproduce "
+            f"{source.manifest_sha256[:12]} instead"
+        )
     stage = STAGES.get(artifact.asset)
     if stage is None:
         raise ReproductionError(f"{artifact.asset} is not a stage of this version, which has {', '.join(STAGES)}")

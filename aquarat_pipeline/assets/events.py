@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
+from aquarat_core.artifacts.manifest import ADOPTED_FROM
+
+RUN = "run"
+"""In the metadata of what no Dagster run has made: the run id in its manifest."""
+
 
 def latest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMaterialization | None:
     """The asset's latest materialization; None if it has none."""
@@ -14,6 +19,11 @@ def latest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg
 def manifest_of(materialization: dg.AssetMaterialization) -> str | None:
     """SHA-256 of the materialized manifest; None for an event that was reported by hand."""
     return text_of(materialization, "manifest_sha256")
+
+
+def adoption_of(materialization: dg.AssetMaterialization) -> str | None:
+    """SHA-256 of the manifest from which this one was adopted; None if a stage made it."""
+    return text_of(materialization, ADOPTED_FROM)
 
 
 def text_of(materialization: dg.AssetMaterialization, name: str) -> str | None:

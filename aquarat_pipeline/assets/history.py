@@ -9,14 +9,14 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel
 
-from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Parent, StoreError
 from aquarat_core.config import same_config
 from aquarat_core.stages.code_version import code_version
-from aquarat_core.stages.registry import STAGES
+from aquarat_core.stages.registry import CHECKPOINTS, STAGES
 from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
 from aquarat_pipeline.assets.config import run_config_of
-from aquarat_pipeline.assets.events import latest_materialization, manifest_of
+from aquarat_pipeline.assets.events import adoption_of, latest_materialization, manifest_of
 from aquarat_pipeline.assets.skipped import skipped_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.progress import Ahead
@@ -27,31 +27,44 @@ LOOKED_AT = 20
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """An asset's latest result, if the current code, config and inputs would make it again."""
+    """An asset's latest result, if the current code, config and inputs would make it again, or if it was adopted."""
 
     artifact: Artifact
     made: float
     """Seconds since 1970."""
 
+    @property
+    def adopted(self) -> Parent | None:
+        """The artifact that it was adopted from."""
+        return self.artifact.manifest.adopted_from
+
 
 def fresh(
     instance: dg.DagsterInstance, store: ArtifactStore, experiment: Experiment, names: Iterable[str]
 ) -> dict[str, Fresh]:
-    """Assets of an experiment that need not be made again, and none of whose inputs among `names` need to be.
+    """Assets of an experiment that need not be made again, and none of whose inputs among `names` need to be, unless
+    they were adopted.
 
     Does not check sources outside the store, such as a newer revision of a data set on the Hub.
     """
     wanted, found = set(names), dict[str, Fresh]()
     # In the table, every stage comes after its inputs.
     for name in (name for name in STAGES if name in wanted):
-        if any(parent in wanted and parent not in found for parent in experiment.inputs(name)):
+        remade = any(parent in wanted and parent not in found for parent in experiment.inputs(name))
+        if remade and name not in CHECKPOINTS:
             continue
         match standing(instance, store, experiment, STAGES[name], STAGES[name].config(experiment.profile)):
-            case Fresh() as held:
+            case Fresh() as held if held.adopted or not remade:
                 found[name] = held
             case _:
                 pass
     return found
+
+
+def adopted(instance: dg.DagsterInstance, store: ArtifactStore, experiment: Experiment) -> set[str]:
+    """The training stages whose latest result was adopted and is complete in the store."""
+    made = {name: latest_materialization(instance, experiment.key(name)) for name in CHECKPOINTS}
+    return {name for name, event in made.items() if event and adoption_of(event) and _artifact(store, event)}
 
 
 def standing(
@@ -63,13 +76,15 @@ def standing(
 ) -> Fresh | str:
     """The stage's latest result if it is up to date under that config, else why it is not, as half a sentence.
 
-    Does not check whether the inputs themselves are up to date.
+    An adopted checkpoint is always up to date. Does not check whether the inputs themselves are up to date.
     """
     records = instance.fetch_materializations(experiment.key(stage.name), limit=1).records
     made = records[0].asset_materialization if records else None
     if made is None:
         return "was never made"
     tags = made.tags or {}
+    if adoption_of(made) and (artifact := _artifact(store, made)):
+        return Fresh(artifact, records[0].timestamp)
     if tags.get(CODE_VERSION_TAG) != code_version(stage, section):
         return "was made by other code or with another config"
     inputs = {name: experiment.key(name) for name in stage.needs(section)}

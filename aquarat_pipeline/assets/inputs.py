@@ -14,7 +14,7 @@ from aquarat_core.artifacts import Parent
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
-from aquarat_pipeline.assets.events import manifest_of, text_of
+from aquarat_pipeline.assets.events import RUN, manifest_of, text_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.tags import INPUTS_TAG
 
@@ -103,5 +103,7 @@ def latest_input(instance: dg.DagsterInstance, stage: Stage, name: str, experime
             f"the latest materialization of {ref} names no manifest: it was reported by hand. Materialize it again: "
             f"dagster asset materialize --select {ref}"
         )
-    parent = Parent(asset=name, manifest_sha256=sha256, data_version=version, run_id=record.run_id)
+    # An adopted checkpoint was made by no run.
+    run_id = record.run_id or (event and text_of(event, RUN)) or ""
+    parent = Parent(asset=name, manifest_sha256=sha256, data_version=version, run_id=run_id)
     return Pinned(parent, record.storage_id, key)

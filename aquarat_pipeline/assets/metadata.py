@@ -9,6 +9,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.artifacts.adoption import RUN
 from aquarat_core.tasks.origin import questions_of
 from aquarat_pipeline.assets.inputs import Pinned
 
@@ -32,6 +33,7 @@ HEADLINES: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("bytes_per_token", "{:.2f} bytes per token".format),
     ("rows_train", "{:,} training questions".format),
     ("train_documents", "{:,} training documents".format),
+    ("parameters", "{:,} parameters".format),
 )
 """Metrics for the summary line and their formats; the first one that an artifact has is shown."""
 
@@ -107,6 +109,9 @@ def _report(artifact: Artifact) -> dict[str, Any]:
             found["report"] = dg.MetadataValue.md(text)
     if "report.html" in records:
         found["report_html"] = dg.PathMetadataValue(str(artifact.record("report.html")))
+    if artifact.manifest.kind == "release" and any(f.path == "README.md" for f in artifact.manifest.files):
+        # Without the front matter, which Dagster would show as text.
+        found["model_card"] = dg.MetadataValue.md(artifact.path("README.md").read_text().split("---\n", 2)[-1])
     return found
 
 
@@ -123,7 +128,8 @@ def _links(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
     for pinned in inputs:
         asset = pinned.parent.asset
         links[f"input/{asset}"] = dg.MetadataValue.asset(pinned.key)
-        links[f"input/{asset}/run"] = dg.MetadataValue.dagster_run(pinned.parent.run_id)
+        run_id = pinned.parent.run_id
+        links[f"input/{asset}/run"] = run_id if run_id.startswith(RUN) else dg.MetadataValue.dagster_run(run_id)
         links[f"input/{asset}/data_version"] = pinned.parent.data_version
         uri = artifact.store.manifest_uri(pinned.parent.manifest_sha256)
         links |= {f"input/{asset}/{name}": value for name, value in _place(uri).items()}

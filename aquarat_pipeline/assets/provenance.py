@@ -55,7 +55,8 @@ def check_inputs(
     """
     profile = experiment.profile
     for parent in inputs:
-        read = ancestry(store, [parent.manifest_sha256]).values()
+        # Adopting a checkpoint means to accept it, whatever its own ancestors were made under.
+        read = ancestry(store, [parent.manifest_sha256], lambda a: a.manifest.adopted_from is None).values()
         made = [a for a in read if isinstance(a, Artifact)]
         if lost := [str(a) for a in read if not isinstance(a, Artifact)]:
             say(
@@ -94,12 +95,16 @@ def say_what_is_replaced(
     before = latest.manifest
     if before.profile == profile.name and before.profile_sha256 in (None, profile.sha256):
         return
-    made = format_profile(before.profile, before.profile_sha256)
+    source = before.adopted_from
+    made = (
+        f"was adopted from {source.asset} {source.manifest_sha256[:12]}"
+        if source
+        else f"was made under profile {format_profile(before.profile, before.profile_sha256)}"
+    )
     context.log.warning(
-        f"this run's {name} replaces the one that was made under profile {made}, manifest "
-        f"{latest.sha256[:12]}. That one stays in the store until garbage collection; `aquarat store pin "
-        f"{latest.sha256[:12]}` keeps it. To have both side by side: aquarat experiments add NAME --profile "
-        f"{profile.name}"
+        f"this run's {name} replaces the one that {made}, manifest {latest.sha256[:12]}. That one stays in the store "
+        f"until garbage collection; `aquarat store pin {latest.sha256[:12]}` keeps it. To have both side "
+        f"by side: aquarat experiments add NAME --profile {profile.name}"
     )
 
 

@@ -31,6 +31,8 @@ def overtaken_by(instance: dg.DagsterInstance, run_id: str, assets: Iterable[str
     for name in sorted(assets):
         wanted = dg.AssetRecordsFilter(dg.AssetKey.from_user_string(name), after_timestamp=began.timestamp())
         others = {event.run_id for event in instance.fetch_materializations(wanted, limit=PAGE).records} - {run_id}
+        if "" in others:  # reported outside of any run
+            return f"another {name}, which was adopted since, is the latest"
         if not others:
             continue
         newer = dg.RunsFilter(run_ids=list(others), created_after=began)

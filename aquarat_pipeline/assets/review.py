@@ -29,7 +29,11 @@ class Review:
     @property
     def skipped(self) -> dict[str, str]:
         """Assets not to make, each with the reason as half a sentence."""
-        return {**{name: f"is fresh, made {ago(held.made)}" for name, held in self.fresh.items()}, **self.impossible}
+        kept = {
+            name: f"is {'adopted' if held.adopted else 'fresh'}, made {ago(held.made)}"
+            for name, held in self.fresh.items()
+        }
+        return {**kept, **self.impossible}
 
 
 def review(

@@ -62,7 +62,7 @@ def _list(arguments: argparse.Namespace) -> str | CheckFailed:
 
 def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Facts about an experiment and those of its assets that are `there`, and the assets that cannot be read."""
-    from aquarat_core.artifacts import ArtifactError
+    from aquarat_core.artifacts import ArtifactError, adoption
 
     made: dict[str, Artifact] = {}
     problems: dict[str, str] = {}
@@ -82,7 +82,9 @@ def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tup
         "profile_sha256": experiment.profile.sha256,
         "stages": len(experiment.stages),
         "made": {asset: artifact.sha256 for asset, artifact in made.items()},
-        "other_profiles": sorted({a.manifest.profile for a in made.values()} - {experiment.profile.name}),
+        "other_profiles": sorted(
+            {a.manifest.profile for a in made.values()} - {experiment.profile.name, adoption.PROFILE}
+        ),
         "reports": {
             asset.removesuffix("_eval_report"): {name: artifact.manifest.metrics.get(name) for name in names}
             for asset, artifact in made.items()

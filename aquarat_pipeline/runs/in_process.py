@@ -87,7 +87,7 @@ def beside(user: Terminal, profile: Profile) -> Experiment:
 
     Raises `ExperimentError` if that name belongs to another profile.
     """
-    from aquarat_core.artifacts import ArtifactError, ArtifactStore
+    from aquarat_core.artifacts import ArtifactError, ArtifactStore, adoption
     from aquarat_core.settings import store_uri
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline import experiments
@@ -97,7 +97,7 @@ def beside(user: Terminal, profile: Profile) -> Experiment:
     for asset in STAGES:
         with suppress(ArtifactError):
             latest = store.latest(asset)
-            others |= {latest.manifest.profile} - {profile.name} if latest else set()
+            others |= {latest.manifest.profile} - {profile.name, adoption.PROFILE} if latest else set()
     if not others:
         return experiments.Experiment(profile)
     found = experiments.named_after(profile)
@@ -126,13 +126,14 @@ def materialize(
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline import experiments
     from aquarat_pipeline.assets.events import latest_materialization, manifest_of
-    from aquarat_pipeline.assets.history import fresh
+    from aquarat_pipeline.assets.history import adopted, fresh
     from aquarat_pipeline.runs.executor import skip_checks
     from aquarat_pipeline.runs.submit import create_run
 
     experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
-    names = _named(assets, with_parents, experiment)
     store = ArtifactStore.open(store_uri())
+    given = set[str]() if again else adopted(instance, store, experiment)
+    names = _named(assets, with_parents, experiment, given)
     kept = {} if again else fresh(instance, store, experiment, names)
     _say_fresh(user, kept)
     wanted = [name for name in names if name not in kept]
@@ -162,8 +163,11 @@ def materialize(
     return Outcome(experiment, {name: found[name] for name in STAGES if name in found}, seconds, kept)
 
 
-def _named(assets: Sequence[str], with_parents: bool, experiment: Experiment) -> list[str]:
-    """The assets' stages in the order of the chain. Raises `LaunchError` for an unknown asset."""
+def _named(assets: Sequence[str], with_parents: bool, experiment: Experiment, given: set[str]) -> list[str]:
+    """The assets' stages in the order of the chain. Stages that are `given` need no inputs.
+
+    Raises `LaunchError` for an unknown asset.
+    """
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.stages.registry import STAGES
     from aquarat_pipeline.runs.submit import LaunchError
@@ -173,7 +177,7 @@ def _named(assets: Sequence[str], with_parents: bool, experiment: Experiment) ->
         raise LaunchError(f"there is no asset {shown}; there are {', '.join(sorted(STAGES))}")
     wanted = set(map(asset_of, assets))
     for name in reversed(STAGES) if with_parents else ():
-        if name in wanted:
+        if name in wanted and name not in given:
             wanted.update(experiment.inputs(name))
     return [name for name in STAGES if name in wanted]
 
@@ -182,7 +186,9 @@ def _say_fresh(user: Terminal, kept: dict[str, Fresh]) -> None:
     from aquarat_pipeline.durations import ago
 
     for name, held in kept.items():
-        user.say(f"{name:<17} fresh: made {ago(held.made)}")
+        source = held.adopted
+        what = f"adopted from {source.asset} {source.manifest_sha256[:12]}" if source else "fresh: made"
+        user.say(f"{name:<17} {what} {ago(held.made)}{', kept until --again' if source else ''}")
 
 
 def _execute(instance: dg.DagsterInstance, run: dg.DagsterRun, kept: int, total: int) -> None:

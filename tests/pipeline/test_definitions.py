@@ -18,7 +18,7 @@ from aquarat_pipeline.assets.stage import stage_assets
 from aquarat_pipeline.experiments import Experiment
 
 HEAVY = ("torch", "wandb", "datasets", "gcsfs", "google.cloud.storage", "pyarrow", "matplotlib", "pandas")
-GROUPS = ("data", "tokenizer", "training", "evaluation")
+GROUPS = ("data", "tokenizer", "training", "evaluation", "release")
 DEMO = used_stages(load_profile("demo"))
 
 

@@ -55,7 +55,7 @@ def test_the_demo_ends_with_its_result_and_makes_only_what_is_not_fresh(root: Pa
     shell = Shell(root, tmp_path)
     out = shell.interrupted("tokenizer", DEMO)
     assert out.returncode == 130
-    assert out.stderr.splitlines()[-1].startswith("interrupted: 3 of 14 assets are made and kept. Run it again")
+    assert out.stderr.splitlines()[-1].startswith("interrupted: 3 of 15 assets are made and kept. Run it again")
     assert json.loads(out.stdout)["ok"] is False
 
     out = shell.run(DEMO)
@@ -70,7 +70,7 @@ def test_the_demo_ends_with_its_result_and_makes_only_what_is_not_fresh(root: Pa
         "aqua_dataset", "chat_datasets", "pretrain_text",
     }  # fmt: skip
     assert "aqua_dataset      fresh: made " in out.stderr
-    assert "stage 1 of 11" in out.stderr and "stage 11 of 11" in out.stderr
+    assert "stage 1 of 12" in out.stderr and "stage 12 of 12" in out.stderr
     assert "left" not in out.stderr, "nothing is known of stages that never ran"
     # The run stands under its job, and in the UI it can be run again.
     latest = shell.runs()[0]
@@ -85,4 +85,4 @@ def test_the_demo_ends_with_its_result_and_makes_only_what_is_not_fresh(root: Pa
     code, shown = shell.on_terminal(DEMO, "--again", "--json")
     assert code == 0
     assert json.loads(shown.splitlines()[-1])["ok"] is True
-    assert re.search(r"stage 5 of 14 .*about \d+ s left", shown), "as long as these stages took before"
+    assert re.search(r"stage 5 of 15 .*about \d+ s left", shown), "as long as these stages took before"
