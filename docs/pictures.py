@@ -141,9 +141,11 @@ def table(demo: Demo) -> str:
 
 
 def worked(demo: Demo) -> str:
-    """One question with the answers of all checkpoints: the first that only RL answers correctly, not mid or SFT."""
+    """One question with the answers of all checkpoints: the first to which only RL gives the right letter, not mid or
+    SFT, and with it the right option's text: a letter may be right by chance."""
     answers = {name: {r.id: r for r in stage.evaluated.records} for name, stage in demo.stages.items()}
-    chosen = next((i for i in sorted(answers["rl"]) if _only_rl({x: a[i] for x, a in answers.items()})), None)
+    only_rl = [i for i in sorted(answers["rl"]) if _only_rl({x: a[i] for x, a in answers.items()})]
+    chosen = next((i for i in only_rl if _states_the_option(answers["rl"][i])), None)
     if chosen is None:
         raise DataError("no question that RL answers correctly and mid and SFT do not: there is none to show")
     first, *options, instruction = answers["rl"][chosen].question.splitlines()
@@ -152,8 +154,8 @@ def worked(demo: Demo) -> str:
     result = demo.rl_against_sft
     head = (
         f"RL answers {result['only_child']:,} questions correctly that SFT gets wrong, and SFT "
-        f"{result['only_parent']:,} that RL gets wrong. This is the first that only RL answers correctly (`|` stands "
-        "for a line break):"
+        f"{result['only_parent']:,} that RL gets wrong. This is the first that only RL answers correctly, the "
+        "option's value included (`|` stands for a line break):"
     )
     return "\n".join([fill(head, WIDTH), "", *(f"    {line}".rstrip() for line in shown)])
 
@@ -198,6 +200,12 @@ def _compared(row: StageRow) -> Comparison:
 
 def _reason(row: StageRow) -> str | None:
     return row["comparison"]["reason"]
+
+
+def _states_the_option(r: Record) -> bool:
+    """Whether the answer repeats the right option, as it was asked to."""
+    option = next(line for line in r.question.splitlines() if line.endswith(f" = {r.gold}"))
+    return option in r.completion.splitlines()
 
 
 def _only_rl(answers: dict[str, Record]) -> bool:
@@ -305,7 +313,7 @@ def _picture(figure: Figure, name: str, alt: str) -> Picture:
 def standalone(svg: str, title: str) -> str:
     """An inline SVG of `plots.to_svg` as a file: with size, title, background, and colours for light and dark."""
     width, height = (round(96 * side) for side in SIZE)
-    svg, found = re.subn(r'style="max-width: [^"]*"', f'width="{width}" height="{height}" role="img"', svg, count=1)
+    svg, found = re.subn(r'style="--width: [^"]*"', f'width="{width}" height="{height}" role="img"', svg, count=1)
     if found != 1:
         raise DataError("plots.to_svg no longer writes the width that is replaced here")
     head = f"<title>{_escaped(title)}</title>\n{_style()}\n"

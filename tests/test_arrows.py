@@ -17,7 +17,7 @@ from aquarat_core.stages.import_graph import ImportGraph
 
 CORE_FLOORS = (
     ("cli",),
-    ("maintenance",),
+    ("api", "maintenance"),
     ("stages",),
     ("exchange",),
     ("rl",),
@@ -32,7 +32,7 @@ CORE_FLOORS = (
     ("artifacts",),
     ("sandbox",),
     ("agent", "config"),
-    ("plain_text", "settings"),
+    ("arguments", "plain_text", "settings"),
     ("conversation", "errors"),
 )
 PIPELINE_FLOORS = (
