@@ -19,13 +19,10 @@ from aquarat_pipeline._compat import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
-    NULL_DATA_VERSION,
-    NULL_EVENT_POINTER,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
 )
 from aquarat_pipeline.assets.events import RUN
 from aquarat_pipeline.assets.metadata import artifact_metadata
+from aquarat_pipeline.assets.needed import tags_of_present
 from aquarat_pipeline.assets.publishing import sole_publisher
 from aquarat_pipeline.experiments import Experiment
 
@@ -136,10 +133,5 @@ def _tags(instance: dg.DagsterInstance, experiment: Experiment, stage: Stage, ma
         DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
         CODE_VERSION_TAG: code_version(stage, stage.config(experiment.profile)),
     }
-    for key in map(experiment.key, experiment.inputs(stage.name)):
-        records = instance.fetch_materializations(key, limit=1).records
-        event = records[0].asset_materialization if records else None
-        version = (event.tags or {}).get(DATA_VERSION_TAG) if event else None
-        tags[get_input_data_version_tag(key)] = version or NULL_DATA_VERSION.value
-        tags[get_input_event_pointer_tag(key)] = str(records[0].storage_id) if version else NULL_EVENT_POINTER
+    tags |= tags_of_present(instance, map(experiment.key, experiment.inputs(stage.name)))
     return tags

@@ -10,6 +10,10 @@ RUN = "run"
 """In the metadata of what no Dagster run has made: the run id in its manifest."""
 
 
+LEFT_OUT, LIST = "left_out", ", "
+"""In the metadata: the inputs that a stage did not read, separated by `LIST`."""
+
+
 def latest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMaterialization | None:
     """The asset's latest materialization; None if it has none."""
     event = instance.get_latest_materialization_event(key)
@@ -30,3 +34,9 @@ def text_of(materialization: dg.AssetMaterialization, name: str) -> str | None:
     """A text in the metadata; None if there is no text with that name."""
     held = materialization.metadata.get(name)
     return held.value if held is not None and isinstance(held.value, str) else None
+
+
+def left_out_of(materialization: dg.AssetMaterialization) -> list[str]:
+    """The inputs of the asset that it was not made from."""
+    text = text_of(materialization, LEFT_OUT)
+    return text.split(LIST) if text else []

@@ -17,6 +17,7 @@ from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
 from aquarat_pipeline.assets.config import run_config_of
 from aquarat_pipeline.assets.events import adoption_of, latest_materialization, manifest_of
+from aquarat_pipeline.assets.needed import needed_inputs
 from aquarat_pipeline.assets.skipped import skipped_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.progress import Ahead
@@ -50,7 +51,9 @@ def fresh(
     wanted, found = set(names), dict[str, Fresh]()
     # In the table, every stage comes after its inputs.
     for name in (name for name in STAGES if name in wanted):
-        remade = any(parent in wanted and parent not in found for parent in experiment.inputs(name))
+        stage, left = STAGES[name], wanted - found.keys()
+        inputs = needed_inputs(instance, experiment, stage, stage.config(experiment.profile), left)
+        remade = any(parent in wanted and parent not in found for parent in inputs)
         if remade and name not in CHECKPOINTS:
             continue
         match standing(instance, store, experiment, STAGES[name], STAGES[name].config(experiment.profile)):
@@ -87,7 +90,7 @@ def standing(
         return Fresh(artifact, records[0].timestamp)
     if tags.get(CODE_VERSION_TAG) != code_version(stage, section):
         return "was made by other code or with another config"
-    inputs = {name: experiment.key(name) for name in stage.needs(section)}
+    inputs = {name: experiment.key(name) for name in needed_inputs(instance, experiment, stage, section)}
     changed = [
         experiment.ref(name)
         for name, key in inputs.items()

@@ -14,6 +14,7 @@ from aquarat_core.config import Profile, with_current_names
 from aquarat_core.maintenance.diff import flat
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.inputs import InputError, latest_input
+from aquarat_pipeline.assets.needed import needed_inputs
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.tags import ANY_INPUTS_TAG
@@ -34,7 +35,8 @@ def check_given(instance: dg.DagsterInstance, plan: Plan, job: dg.JobDefinition,
     store = ArtifactStore.open(plan.store)
     for stage in plan.stages:
         parents = job.asset_layer.asset_graph.get(plan.experiment.key(stage.name)).parent_keys
-        needed = stage.needs(plan.sections[stage.name])
+        section, remade = plan.sections[stage.name], {other.name for other in plan.stages}
+        needed = needed_inputs(instance, plan.experiment, stage, section, remade)
         given = [name for name in needed if plan.experiment.key(name) in parents - made]
         pinned = [latest_input(instance, stage, name, plan.experiment).parent for name in given]
         check_inputs(store, plan.experiment, stage.name, pinned, takes_any(plan.tags), say)

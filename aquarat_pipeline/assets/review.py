@@ -12,6 +12,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.events import latest_materialization, manifest_of
 from aquarat_pipeline.assets.history import Fresh, standing
+from aquarat_pipeline.assets.needed import needed_inputs
 from aquarat_pipeline.durations import ago
 from aquarat_pipeline.experiments import Experiment
 
@@ -49,7 +50,7 @@ def review(
     for name in (name for name in STAGES if name in wanted):
         stage = STAGES[name]
         section = (sections or {}).get(name, stage.config(experiment.profile))
-        needed = stage.needs(section)
+        needed = needed_inputs(instance, experiment, stage, section, found.outdated)
         if lacking := [x for x in needed if x not in found.outdated and not _is_made(instance, experiment.key(x))]:
             verb = "was" if len(lacking) == 1 else "were"
             found.impossible[name] = f"needs {_listed(map(experiment.ref, lacking))}, which {verb} never made"

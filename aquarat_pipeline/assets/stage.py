@@ -17,9 +17,11 @@ from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.config import config_schema, run_config_of
+from aquarat_pipeline.assets.events import LEFT_OUT, LIST
 from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
+from aquarat_pipeline.assets.needed import needed_inputs, tags_of_present
 from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced, takes_any
 from aquarat_pipeline.assets.publishing import overtaken_by, sole_publisher
 from aquarat_pipeline.experiments import Experiment
@@ -90,7 +92,8 @@ def _new_attempt(
 ) -> Attempt:
     section = _section(context, stage, experiment)
     # The inputs of the run's first attempt, so that a retry of the step starts from the same ones.
-    inputs = pin_inputs(context.instance, stage, stage.needs(section), context.run.run_id, experiment)
+    needed = needed_inputs(context.instance, experiment, stage, section)
+    inputs = pin_inputs(context.instance, stage, needed, context.run.run_id, experiment)
     others = [pinned.parent for pinned in inputs.values() if pinned.parent.run_id != context.run.run_id]
     check_inputs(store, experiment, stage.name, others, takes_any(context.run.tags), context.log.warning)
     say_what_is_replaced(context, store, experiment, stage.name)
@@ -166,15 +169,18 @@ def _materialize(
         )
     # With overrides, the code version differs from the definition's, so Dagster rightly shows the asset as stale.
     tags = {CODE_VERSION_TAG: spec.code.version}
+    left_out = [name for name in experiment.inputs(stage.name) if name not in inputs]
+    tags |= tags_of_present(context.instance, map(experiment.key, left_out))
     for pinned in inputs.values():
-        tags.update(pinned.tags)
+        tags |= pinned.tags
     # Dagster and the store's refs must agree on the latest, so the lock is held until Dagster has recorded the result.
     with sole_publisher(Path(context.instance.root_directory), experiment.step(stage.name)):
         _refuse_if_overtaken(context, artifact, experiment.ref(stage.name))
         store.make_latest(artifact, experiment.ref(stage.name))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(artifact.data_version),
-            metadata=artifact_metadata(artifact, inputs.values()),
+            metadata=artifact_metadata(artifact, inputs.values())
+            | ({LEFT_OUT: LIST.join(left_out)} if left_out else {}),
             tags=tags,
         )
 

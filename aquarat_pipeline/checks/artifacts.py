@@ -6,7 +6,7 @@ from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag
-from aquarat_pipeline.assets.events import adoption_of, latest_materialization, manifest_of
+from aquarat_pipeline.assets.events import adoption_of, latest_materialization, left_out_of, manifest_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.resources.store import StoreResource
 
@@ -77,7 +77,8 @@ def _lineage_agrees(experiment: Experiment, stage: Stage) -> dg.AssetChecksDefin
                 metadata={"manifest": source.manifest_sha256, "dagster": recorded_source or "none"},
             )
         tags = event.tags or {}
-        recorded = {name: tags.get(get_input_data_version_tag(experiment.key(name))) for name in stage.inputs}
+        read = [name for name in stage.inputs if name not in left_out_of(event)]
+        recorded = {name: tags.get(get_input_data_version_tag(experiment.key(name))) for name in read}
         in_dagster = {name: version for name, version in recorded.items() if version is not None}
         return dg.AssetCheckResult(
             passed=in_manifest == in_dagster, metadata={"manifest": in_manifest, "dagster": in_dagster}

@@ -133,7 +133,7 @@ def materialize(
     experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
     store = ArtifactStore.open(store_uri())
     given = set[str]() if again else adopted(instance, store, experiment)
-    names = _named(assets, with_parents, experiment, given)
+    names = _named(instance, assets, with_parents, experiment, given)
     kept = {} if again else fresh(instance, store, experiment, names)
     _say_fresh(user, kept)
     wanted = [name for name in names if name not in kept]
@@ -163,13 +163,16 @@ def materialize(
     return Outcome(experiment, {name: found[name] for name in STAGES if name in found}, seconds, kept)
 
 
-def _named(assets: Sequence[str], with_parents: bool, experiment: Experiment, given: set[str]) -> list[str]:
+def _named(
+    instance: dg.DagsterInstance, assets: Sequence[str], with_parents: bool, experiment: Experiment, given: set[str]
+) -> list[str]:
     """The assets' stages in the order of the chain. Stages that are `given` need no inputs.
 
     Raises `LaunchError` for an unknown asset.
     """
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.stages.registry import STAGES
+    from aquarat_pipeline.assets.needed import needed_inputs
     from aquarat_pipeline.runs.submit import LaunchError
 
     if unknown := [name for name in assets if asset_of(name) not in STAGES or name.startswith("/")]:
@@ -178,7 +181,9 @@ def _named(assets: Sequence[str], with_parents: bool, experiment: Experiment, gi
     wanted = set(map(asset_of, assets))
     for name in reversed(STAGES) if with_parents else ():
         if name in wanted and name not in given:
-            wanted.update(experiment.inputs(name))
+            stage = STAGES[name]
+            remade = STAGES.keys() - given
+            wanted.update(needed_inputs(instance, experiment, stage, stage.config(experiment.profile), remade))
     return [name for name in STAGES if name in wanted]
 
 

@@ -117,6 +117,25 @@ def test_rl_continues_from_an_adopted_checkpoint(
     assert verify(store).problems == ()
 
 
+def test_an_adopted_checkpoint_has_a_report_without_the_chain_before_it(
+    chain: Chain, adopt: Adopt, imported: Artifact, store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"n": 9, "accuracy": 0.5, "accuracy_lo": 0.4, "accuracy_hi": 0.6, "constant_letter_accuracy": 0.2}
+    monkeypatch.setenv("TOY_SFT_EVAL_REPORT", json.dumps({"metrics": scores | {"parse_rate": 1.0}}))
+    assert adopt("nanochat_checkpoint", "--as", "sft_checkpoint")[0] == 0
+    assert chain.materialize("aqua_dataset").success
+    result = chain.materialize("sft_eval_report")
+    assert result.success and checked(result)["sft_eval_report", "lineage_agrees"]
+    report = ArtifactStore.open(store_uri).latest("sft_eval_report")
+    assert {parent.asset for parent in report.manifest.parents} == {"sft_checkpoint", "aqua_dataset"}
+    assert status(chain, "sft_eval_report") == StaleStatus.FRESH
+    experiment = Experiment(load_profile("demo"))
+    opened = ArtifactStore.open(store_uri)
+    names = ("sft_checkpoint", "sft_eval_report")
+    assert fresh(chain.instance, opened, experiment, names).keys() == set(names)
+    assert not chain.materialize("base_eval_report").success, "as before"
+
+
 def test_an_adopted_checkpoint_is_its_source_to_checks_and_commands(
     chain: Chain, adopt: Adopt, imported: Artifact, store_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
