@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ from aquarat_core.conversation import (
 )
 from aquarat_core.tasks.aqua.question import conversation
 from aquarat_core.tasks.aqua.synthetic import generate_questions
-
-# Read when transformers is imported: nothing here may ask the Hub.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 PLAIN = {"depth": 3, "qk_scale": 1.0, "sequence_len": 256}
 GROUPED = {"n_kv_head": 2, "rope_base": 50_000.0, "softcap": 12.0}
