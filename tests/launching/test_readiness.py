@@ -89,7 +89,7 @@ def test_a_request_that_no_host_meets_is_refused(home: Path, tags: dict[str, str
 
 def test_a_host_that_fits_and_cannot_be_reached_is_waited_for(home: Path) -> None:
     (home / "hosts.yaml").write_text("hosts: [{name: away, address: nobody@nowhere.invalid, gpus: 8}]")
-    assert ask(home, "d12")[0] == "hosts: 7 stages on this machine; 8 stages with 8 GPUs on away"
+    assert ask(home, "d12")[0] == "hosts: 8 stages on this machine; 8 stages with 8 GPUs on away"
 
 
 def test_without_an_inventory_this_machine_has_the_gpus_that_its_driver_shows(
