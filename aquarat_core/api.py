@@ -12,13 +12,12 @@ Needs no Dagster, and runs on a CPU or a GPU.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -27,6 +26,8 @@ from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.artifacts.finding import find_artifact
 from aquarat_core.config import LaunchConfig, ModelConfig
 from aquarat_core.errors import UsageError, WeightsError
+from aquarat_core.exchange.hub import SCHEME
+from aquarat_core.exchange.json_files import json_object
 from aquarat_core.model.checkpoint import load_checkpoint
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.model.typed_torch import to_list
@@ -39,7 +40,6 @@ from aquarat_core.settings import store_uri
 from aquarat_core.text.chat import reading_text, render_prompt, stop_tokens
 from aquarat_core.text.tokenizer import Tokenizer
 
-HUB = "hf://"
 CHECKPOINT, RELEASE = "checkpoint", "release"
 """Kinds of artifacts that hold a model."""
 MAX_ROWS = 256
@@ -48,7 +48,6 @@ MAX_CHAT_TOKENS = 512
 """Maximum number of tokens of an answer, if neither its caller nor the model's folder names another."""
 GENERATION = "generation_config.json"
 """Hugging Face's file of defaults for generating, in releases and other folders."""
-MAX_GENERATION_BYTES = 1 << 20
 DTYPES = ("float32", "bfloat16")
 
 
@@ -58,8 +57,8 @@ class Generation:
 
     prompt: str
     text: str
-    """What was generated, without the stop token or stop text that ended it. Names of special tokens, calls of the
-    calculator and their output are only in it if they were asked for."""
+    """What was generated, without the stop token or stop text that ended it. It has the names of
+    special tokens, calls of the calculator and their output only if they were asked for."""
     tokens: tuple[int, ...]
     """Ids of the generated tokens, including the stop token or those of the stop text."""
     logprobs: tuple[float, ...]
@@ -67,7 +66,7 @@ class Generation:
     top-k and top-p); of the most likely tokens (temperature 0) under the model's own. 0 for tokens of the
     calculator."""
     ended: bool
-    """Whether a stop token or stop text ended it, and not the limit of tokens."""
+    """Whether it ended at a stop token or stop text, rather than at the limit of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +301,7 @@ def _named(what: object) -> str | Path:
 
 def _folder(name: str) -> Path | None:
     """The folder that is certainly meant by this; None for a name or address in a store."""
-    if name.startswith(HUB):
+    if name.startswith(SCHEME):
         from aquarat_core.exchange.hub import download
 
         return download(name)
@@ -342,14 +341,7 @@ def _chat_tokens(path: Path) -> int:
     """
     if not path.is_file():
         return MAX_CHAT_TOKENS
-    try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(MAX_GENERATION_BYTES))
-    except (ValueError, RecursionError):
-        raise WeightsError(f"{path} is not valid JSON: the file is damaged") from None
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path} is not a JSON object: the file is damaged")
-    limit = cast("dict[str, object]", found).get("max_new_tokens")
+    limit: object = json_object(path).get("max_new_tokens")
     if limit is None:
         return MAX_CHAT_TOKENS
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:

@@ -116,10 +116,10 @@ def how(
 
 
 def _lists(given: object) -> bool:
-    """Whether this has items that may be texts or messages: those of bytes are numbers, and those of a mapping keys."""
+    """Whether it can be a list of texts or messages. Bytes and mappings cannot: their items are numbers and keys."""
     return isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray, Mapping))
 
 
 def kind(given: object) -> str:
-    """What was given instead of what is needed, for an error."""
+    """The type of a wrong argument, in words for an error."""
     return "None" if given is None else f"of type {type(given).__name__}"

@@ -22,6 +22,11 @@ def all_artifacts(store: ArtifactStore) -> dict[str, Artifact | ArtifactError]:
     return read_artifacts(store, (Path(key).stem for key in store.backend.keys("manifests/")))
 
 
+def readable_artifacts(store: ArtifactStore) -> dict[str, Artifact]:
+    """The manifests in the store that can be read, by hash."""
+    return {sha256: found for sha256, found in all_artifacts(store).items() if isinstance(found, Artifact)}
+
+
 def read_artifacts(store: ArtifactStore, hashes: Iterable[str]) -> dict[str, Artifact | ArtifactError]:
     """The manifests with those hashes; an error for those that cannot be read."""
 

@@ -1,4 +1,4 @@
-"""What a store knows of a checkpoint's evaluations: the limit of its answers, and the looks at a split."""
+"""What the reports in a store tell: how long a checkpoint's answers may be, and how often a split was looked at."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
+from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.looks import looks_at, reports_about, uncounted_sentence
 
 MAX_NEW_TOKENS = 256
 """Maximum number of tokens of an answer where nothing says another; at most half of the model's context."""
-
-
-def artifacts_of(store: ArtifactStore) -> dict[str, Artifact]:
-    """The readable artifacts of a store by the hash of their manifest."""
-    from aquarat_core.artifacts.survey import all_artifacts
-
-    return {sha256: a for sha256, a in all_artifacts(store).items() if isinstance(a, Artifact)}
 
 
 def new_tokens(checkpoint: Artifact, artifacts: Mapping[str, Artifact], task: str) -> int | None:

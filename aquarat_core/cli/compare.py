@@ -99,10 +99,10 @@ class _Stores:
         self._read: dict[str, dict[str, Artifact]] = {}
 
     def all(self, store: ArtifactStore) -> dict[str, Artifact]:
-        from aquarat_core.cli.asked_before import artifacts_of
+        from aquarat_core.artifacts.survey import readable_artifacts
 
         if store.uri not in self._read:
-            self._read[store.uri] = artifacts_of(store)
+            self._read[store.uri] = readable_artifacts(store)
         return self._read[store.uri]
 
 
@@ -140,10 +140,8 @@ def _side(name: str, store_uri: str, stores: _Stores) -> _Side:
     from aquarat_core.evaluation.report import Evaluated
 
     folder = Path(name)
-    if "://" not in name and (report := folder / "report.json").is_file():
-        if not (questions := folder / "questions.parquet").is_file():
-            raise DataError(f"{folder} has a report.json and no questions.parquet: it is no eval report")
-        return _Side(Evaluated.read_files(report, questions, name), name, None)
+    if "://" not in name and (folder / "report.json").is_file():
+        return _Side(Evaluated.read_folder(folder), name, None)
     try:
         found = _report(name, store_uri, stores)
     except UserError as e:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.finding import find_artifact, find_checkpoint
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.output import answer
+from aquarat_core.cli.output import answer, log
 from aquarat_core.cli.progress import counting_bar
 from aquarat_core.config import EvalConfig, LaunchConfig, validate
 from aquarat_core.config.core import MAX_CORE_SHOTS
@@ -84,7 +83,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> str:
-    from aquarat_core.cli.asked_before import artifacts_of, uncounted_looks
+    from aquarat_core.artifacts.survey import readable_artifacts
+    from aquarat_core.cli.asked_before import uncounted_looks
     from aquarat_core.cli.evaluation_output import as_text, write_report
     from aquarat_core.evaluation.chat_core import chat_core
     from aquarat_core.evaluation.figures import evaluate
@@ -97,7 +97,7 @@ def _eval(arguments: argparse.Namespace) -> str:
     given = [find_artifact(name, arguments.store) for name in arguments.data]
     experiment = arguments.artifact.partition("/")[0] if arguments.artifact.count("/") == 1 else ""
     search = TaskSearch(checkpoint, given, experiment, arguments.run_code)
-    there = artifacts_of(checkpoint.store)
+    there = readable_artifacts(checkpoint.store)
     config = _config(arguments, checkpoint, search, there)
     asked = _asked(arguments, config, search)
     with _bundle(arguments, checkpoint, experiment) as bundle:
@@ -310,7 +310,7 @@ def _ask(
     data = list({x.dataset.sha256: x.dataset for x in found.values()}.values())
     plan = questions(asked, found.__getitem__, data)
     named = {config.resolved(entry).name for entry in config.tasks}
-    plan = suite.runnable(plan, config.optional() - named, lambda line: print(line, file=sys.stderr))
+    plan = suite.runnable(plan, config.optional() - named, log)
     if not plan and not bundle and not arguments.harness:
         raise UsageError("none of these tasks can be graded on this machine")
     tell: Callable[[int, int, str], None]

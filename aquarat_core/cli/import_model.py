@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.output import answer
+from aquarat_core.cli.output import answer, log
 from aquarat_core.errors import UsageError
 
 
@@ -69,11 +68,7 @@ def _fetch(what: str, step: int | None) -> tuple[Path, str]:
     if "://" in what:
         from aquarat_core.exchange.hub import download
 
-        folder = download(what, _tell, step)
+        folder = download(what, log, step)
         # The client keeps each commit in a folder of its name.
         return folder, f"{what.partition('@')[0]}@{folder.name}"
     return Path(what), Path(what).resolve().name
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,3 +22,8 @@ class CheckFailed:
 def answer(arguments: argparse.Namespace, machine: Any, human: str) -> str:
     """`machine` as JSON if `--json` was given, otherwise `human`."""
     return json.dumps(machine, default=str) if arguments.json else human
+
+
+def log(text: str) -> None:
+    """Says on standard error what is going on."""
+    print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.finding import find_artifact
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.output import answer
+from aquarat_core.cli.output import answer, log
 from aquarat_core.errors import UsageError
 from aquarat_core.runtime.scratch import scratch_folder
 
@@ -85,6 +84,11 @@ def _check(arguments: argparse.Namespace, artifact: Artifact) -> None:
             "section model_release of the profile"
         )
     _check_place(to)
+    if on_hub:
+        from aquarat_core.exchange.hub import Repository, write_token
+
+        Repository.parse(to)
+        write_token()
 
 
 def _check_place(to: str) -> None:
@@ -139,7 +143,7 @@ def _config(arguments: argparse.Namespace) -> ReleaseConfig:
 
 def _report(arguments: argparse.Namespace, checkpoint: Artifact) -> EvalReport | None:
     """The evaluation to show. Raises `UsageError` if there is none."""
-    from aquarat_core.artifacts.survey import all_artifacts
+    from aquarat_core.artifacts.survey import readable_artifacts
     from aquarat_core.evaluation.looks import reports_about
     from aquarat_core.evaluation.report import Evaluated
 
@@ -148,13 +152,9 @@ def _report(arguments: argparse.Namespace, checkpoint: Artifact) -> EvalReport |
     if arguments.report:
         folder = Path(arguments.report)
         if folder.is_dir():
-            for name in ("report.json", "questions.parquet"):
-                if not (folder / name).is_file():
-                    raise UsageError(f"{folder} has no {name}: name a folder that `aquarat eval --out` wrote")
-            return Evaluated.read_files(folder / "report.json", folder / "questions.parquet", str(folder)).report
+            return Evaluated.read_folder(folder).report
         return Evaluated.read(find_artifact(arguments.report, arguments.store)).report
-    readable = (a for a in all_artifacts(checkpoint.store).values() if isinstance(a, Artifact))
-    if not (found := reports_about(checkpoint, readable)):
+    if not (found := reports_about(checkpoint, readable_artifacts(checkpoint.store).values())):
         raise UsageError(
             f"there is no report about {checkpoint.asset} {checkpoint.sha256[:12]} for its card: materialize its eval "
             f"report; or make one with `aquarat eval {checkpoint.sha256[:12]} --out DIR`, and name it with "
@@ -181,10 +181,6 @@ def _to_hub(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any]
     from aquarat_core.exchange.hub import Repository, upload
 
     to = Repository.parse(arguments.to)
-    done = upload(folder, to, public=arguments.public, tag=arguments.tag, force=arguments.force, log=_tell)
+    done = upload(folder, to, public=arguments.public, tag=arguments.tag, force=arguments.force, log=log)
     said = f"released to {done.url}" if done.changed else f"{done.url} has this release already: nothing was changed"
     return {"to": arguments.to, "commit": done.commit, "url": done.url, "changed": done.changed}, said
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

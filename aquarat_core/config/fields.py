@@ -22,7 +22,7 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 
 
 def covers(of: Collection[str], phase: str | None) -> bool:
-    """Whether an evaluation for the phases `of` (empty: for all) is for `phase`; None asks for any phase."""
+    """Whether `phase` is one of the phases `of` an evaluation; an empty `of` has all phases, and so does None."""
     return phase is None or not of or phase in of
 
 

@@ -6,10 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
 Result = TypeVar("Result")
 Log = Callable[[str], None]
@@ -52,6 +56,20 @@ def with_retries(
             log(f"{where}: {_said(e)}; trying again in {wait} s")
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def repository_files(
+    api: HfApi, repo: str, revision: str, ask: Callable[[str, Callable[[], Any]], Any]
+) -> tuple[str, dict[str, RepoFile]]:
+    """The commit that a revision of a model repository names, and its files by path.
+
+    `ask` sends a request, which it can name in an error (`with_retries`).
+    """
+    from huggingface_hub.hf_api import RepoFile
+
+    commit = str(ask("the revision", lambda: api.repo_info(repo, revision=revision)).sha)
+    entries: list[Any] = ask("the files", lambda: list(api.list_repo_tree(repo, recursive=True, revision=commit)))
+    return commit, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
 def final_reason(error: BaseException | None, kind: str = "data set") -> str | None:

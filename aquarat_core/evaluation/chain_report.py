@@ -348,7 +348,7 @@ def _core_text(core: CoreValue) -> str:
 
 
 def cost_table(costs: Iterable[tuple[str, Cost]]) -> doc.Table:
-    """What the training of the named checkpoints took, a row each."""
+    """A row for each checkpoint: the tokens, FLOPs, time and money that its training took."""
     rows: list[tuple[str, ...]] = []
     for name, c in costs:
         hours = None if c["seconds"] is None else c["seconds"] / 3600

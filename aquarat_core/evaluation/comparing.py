@@ -75,7 +75,7 @@ class Line(TypedDict):
     rose: int
     """Questions that the second side answered correctly more often."""
     mean_square: float
-    """Of the questions' differences."""
+    """Mean of the squared differences of the questions."""
     test: str
     p: float
     p_corrected: float

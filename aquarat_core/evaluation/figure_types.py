@@ -64,10 +64,10 @@ class Bias(TypedDict):
     counts: list[int]
     chi2: float
     p: float
-    """Of a permutation test with the question as its unit; not the chi-square's own."""
+    """p-value of a permutation test that moves the counts of whole questions; not that of the chi-square."""
     cramers_v: float
     cochran_q: float
-    """Of right answers by place of the right option."""
+    """Cochran's Q: whether accuracy depends on the place of the right option."""
     cochran_p: float
 
 
@@ -91,7 +91,7 @@ class Rotation(TypedDict):
     """Mean accuracy over the orders less that of the first; resampled by question."""
     difference_p: float
     difference_verdict: Verdict
-    """Whether all orders are above or below the first one, by test and interval together."""
+    """Whether the mean over all orders is above or below the first order; test and interval must agree."""
 
 
 class Accuracy(TypedDict):

@@ -1,4 +1,4 @@
-"""Whether several answers to each question are right more often than guesses would be."""
+"""Tests several answers to each question against guessing."""
 
 from __future__ import annotations
 

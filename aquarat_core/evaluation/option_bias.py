@@ -49,7 +49,7 @@ class PlaceBias(NamedTuple):
     cramers_v: float
     """0: all places as often; 1: always the same place."""
     p: float
-    """Of the permutation test whose unit is the question."""
+    """p-value of the permutation test, which moves the counts of whole questions."""
 
 
 def accuracy_by_place(gold_place: Sequence[int], correct: Sequence[bool]) -> list[PlaceAccuracy]:

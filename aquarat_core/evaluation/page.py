@@ -37,8 +37,8 @@ from aquarat_core.tasks import origin
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a page shows besides the report. Some of it depends on other artifacts of the store, so it is only on the
-    pages: equal evaluations have equal content."""
+    """The parts of a page that are not in the report. Some depend on other artifacts of the store, so they are left out
+    of `report.json`, whose bytes are the same for equal evaluations."""
 
     records: Mapping[str, Sequence[Record]]
     """The records of each evaluation by its name, the main one first."""

@@ -88,6 +88,17 @@ class Evaluated:
         return cls.read_files(artifact.path("report.json"), artifact.path("questions.parquet"), artifact.asset)
 
     @classmethod
+    def read_folder(cls, folder: Path) -> Evaluated:
+        """The report in a folder that `aquarat eval --out` wrote. Raises `DataError` if it has none, as `read` does
+        too."""
+        report, questions = folder / "report.json", folder / "questions.parquet"
+        if not report.is_file():
+            raise DataError(f"{folder} has no report.json: name a folder that `aquarat eval --out` wrote")
+        if not questions.is_file():
+            raise DataError(f"{folder} has a report.json and no questions.parquet: it is no eval report")
+        return cls.read_files(report, questions, str(folder))
+
+    @classmethod
     def read_files(cls, report_json: Path, questions: Path, name: str) -> Evaluated:
         """The report in two files, which errors call by its name. Raises as `read` does."""
         report = json.loads(report_json.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts.weights import weight_files
-from aquarat_core.data.hub_client import Log, with_retries
+from aquarat_core.data.hub_client import Log, repository_files, with_retries
 from aquarat_core.errors import DataError, WeightsError
 from aquarat_core.exchange.nanochat.reading import described_model
 from aquarat_core.exchange.opening import check_config
@@ -89,12 +89,8 @@ class _Source:
     def listing(self) -> tuple[str, dict[str, RepoFile]]:
         """The commit that the revision names, and its files by path."""
         from huggingface_hub import HfApi
-        from huggingface_hub.hf_api import RepoFile
 
-        api = HfApi(token=_token())
-        commit = str(self._ask(lambda: api.repo_info(self.name, revision=self.revision)).sha)
-        entries: list[Any] = self._ask(lambda: list(api.list_repo_tree(self.name, recursive=True, revision=commit)))
-        return commit, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        return repository_files(HfApi(token=_token()), self.name, self.revision, lambda _, action: self._ask(action))
 
     def download(self, revision: str, names: Collection[str], waits: tuple[float, ...] | None = None) -> Path:
         """The folder of the revision's commit with the files of these names, which have no wildcards."""

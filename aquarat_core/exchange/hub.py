@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts.bounded import MAX_BYTES
-from aquarat_core.data.hub_client import Log, endpoint, with_retries
+from aquarat_core.data.hub_client import Log, endpoint, repository_files, with_retries
 from aquarat_core.errors import DataError, UsageError, UserError
 from aquarat_core.exchange.facts import FACTS, ReleaseFacts, read_facts
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
 SCHEME = "hf://"
 MAIN = "main"
@@ -93,7 +94,7 @@ def upload(
 
     if tag is not None and not _REVISION.fullmatch(tag):
         raise UsageError(f"{tag!r} is not a name for a tag: letters, digits and . _ - / only, such as v1.0")
-    target = _Target(HfApi(token=_token()), to.name, to.revision or MAIN, log)
+    target = _Target(HfApi(token=write_token()), to.name, to.revision or MAIN, log)
     target.prepare(private=not public)
     head, there = target.state()
     if not force:
@@ -110,8 +111,9 @@ def upload(
     return Uploaded(commit, f"{endpoint()}/{to.name}/tree/{tag or commit}", changed)
 
 
-def _token() -> str:
-    """The token in the environment, without the line break of a file that it may come from."""
+def write_token() -> str:
+    """The token in the environment, without the line break of a file that it may come from. Raises `UsageError` if
+    there is none."""
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise UsageError("HF_TOKEN is not set: export a token that may write to the repository")
@@ -143,16 +145,11 @@ class _Target:
             make = lambda: self.api.create_branch(self.repo, branch=self.branch, exist_ok=True)  # noqa: E731
             self._ask(f"branch {self.branch}", make)
 
-    def state(self) -> tuple[str, dict[str, Any]]:
+    def state(self) -> tuple[str, dict[str, RepoFile]]:
         """The branch's commit, and its files by path."""
-        from huggingface_hub.hf_api import RepoFile
+        return repository_files(self.api, self.repo, self.branch, self._ask)
 
-        info = self._ask("the branch", lambda: self.api.repo_info(self.repo, revision=self.branch))
-        listing = lambda: list(self.api.list_repo_tree(self.repo, recursive=True, revision=info.sha))  # noqa: E731
-        entries = self._ask("the files", listing)
-        return str(info.sha), {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-
-    def check_family(self, head: str, there: dict[str, Any], folder: Path) -> None:
+    def check_family(self, head: str, there: dict[str, RepoFile], folder: Path) -> None:
         """Raises `UsageError` if the repository holds a model that does not descend from the same first checkpoint."""
         weights = [name for name in there if name.endswith((".safetensors", ".bin", ".pt", ".gguf"))]
         if FACTS not in there:
@@ -236,7 +233,7 @@ class _Target:
         return with_retries(action, self.repo, what, hint, self.log, kind="repository")
 
 
-def _differs(path: Path, entry: Any) -> bool:
+def _differs(path: Path, entry: RepoFile | None) -> bool:
     """Whether a file differs from the Hub's, whose digest is SHA-256 for large files and Git's SHA-1 for small ones."""
     if entry is None or entry.size != path.stat().st_size:
         return True

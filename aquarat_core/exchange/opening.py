@@ -6,7 +6,6 @@ a `vocab_size` ours.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +14,13 @@ import torch
 
 from aquarat_core.artifacts.weights import weight_files
 from aquarat_core.errors import WeightsError
+from aquarat_core.exchange.json_files import json_value
 from aquarat_core.exchange.nanochat import read_nanochat, saved_steps
 from aquarat_core.exchange.opened import Opened, origin_of
 from aquarat_core.model.checkpoint import CONFIG, load_checkpoint, read_description
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
 
 OURS = "aquarat"
-MAX_CONFIG_BYTES = 1 << 20
 
 
 def open_folder(folder: Path, step: int | None = None, tokenizer: Path | None = None) -> Opened:
@@ -70,11 +69,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"there is no checkpoint in {folder}: nanochat's has model_STEP.pt and meta_STEP.json, Hugging Face's and "
             f"aquarat's have a {CONFIG}" + (f". There is one in {folder / inside[0]}" if inside else "")
         )
-    try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(MAX_CONFIG_BYTES))
-    except (ValueError, RecursionError):
-        raise WeightsError(f"{path} is not valid JSON: the file is damaged") from None
+    config = json_value(path)
     if isinstance(config, dict) and ("model_type" in config or {"model", "vocab_size"} <= config.keys()):
         return cast("dict[str, Any]", config)
     raise WeightsError(f"{path} has neither a model_type (Hugging Face) nor a model and a vocab_size (aquarat)")

@@ -18,7 +18,6 @@ from aquarat_core.exchange.provenance import ancestors, family_of, origin_of_roo
 from aquarat_core.model.accounting import parameters
 from aquarat_core.model.checkpoint import load_checkpoint
 
-KIND = "release"
 CARD = "README.md"
 DEFAULT_NEW_TOKENS = 256
 """Of an answer, for a checkpoint whose evaluation sets no limit."""

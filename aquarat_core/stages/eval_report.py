@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.artifacts.lineage import format_profile
-from aquarat_core.artifacts.survey import all_artifacts
+from aquarat_core.artifacts.survey import readable_artifacts
 from aquarat_core.config import EvalConfig
 from aquarat_core.config.protocols import CORE
 from aquarat_core.data.documents import read_documents
@@ -72,7 +72,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     )
     report["core"] = core
     report["interpretability"], inside = look_inside(ctx, model, asked[0].task, asked[0].examples)
-    there = {sha256: a for sha256, a in all_artifacts(checkpoint.store).items() if isinstance(a, Artifact)}
+    there = readable_artifacts(checkpoint.store)
     beside = page.Beside(
         {one.facts["name"]: one.records for one in answered},
         checkpoint_metrics(checkpoint),

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 import dagster as dg
 from pydantic import BaseModel
 
-from aquarat_core.stages.registry import CHECKPOINTS, EVAL_REPORTS
+from aquarat_core.stages.registry import EVAL_REPORTS
 from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import (
     DATA_VERSION_TAG,
@@ -34,7 +34,7 @@ def needed_inputs(
     """
     names = stage.needs(section)
     checkpoint = stage.name.replace("_eval_report", "_checkpoint")
-    if stage.name not in EVAL_REPORTS or checkpoint not in CHECKPOINTS or checkpoint in remade:
+    if stage.name not in EVAL_REPORTS or checkpoint in remade:
         return names
     event = latest_materialization(instance, experiment.key(checkpoint))
     if event is None or not adoption_of(event):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_core.cli.asked_before import artifacts_of
+from aquarat_core.artifacts.survey import readable_artifacts
 from aquarat_core.evaluation.figures import rebuild
 from aquarat_core.evaluation.looks import reports_about
 from aquarat_core.evaluation.records import read_records
@@ -83,7 +83,7 @@ def test_looks_at_a_split_are_told_though_not_counted(run: Run, shop: Shop, tmp_
     counted = "This evaluation is not counted in the store, which has 1 report on aqua (test), of 1 checkpoint."
     said = run("sft_checkpoint", "--out", str(tmp_path / "again"))[1]
     assert counted in said and counted in (tmp_path / "again" / "report.html").read_text()
-    assert made.sha256 in {a.sha256 for a in reports_about(shop.sft, artifacts_of(shop.store).values())}
+    assert made.sha256 in {a.sha256 for a in reports_about(shop.sft, readable_artifacts(shop.store).values())}
 
 
 def test_answers_may_be_as_long_as_in_the_newest_report(run: Run, shop: Shop, tmp_path: Path) -> None:

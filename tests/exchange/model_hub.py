@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -71,6 +72,14 @@ class ModelHub(ThreadingHTTPServer):
     def files(self, repo: str, revision: str = "main") -> dict[str, bytes]:
         held = self.repos[repo]
         return held.commits[held.find(revision)]
+
+
+def client_environment(hub: ModelHub) -> dict[str, str]:
+    """The environment of a process whose Hugging Face client talks to this server, without a token."""
+    settings = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        settings.pop(name, None)
+    return settings
 
 
 class _Refused(Exception):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.exchange.model_hub import READER, ModelHub, Repo
-from tests.serving import serving
+from tests.exchange.model_hub import READER, ModelHub, Repo, client_environment
 
 pytestmark = pytest.mark.slow
 NAME = "someone/model"
@@ -38,12 +35,6 @@ except UserError as e:
 """
 
 
-@pytest.fixture
-def hub() -> Iterator[ModelHub]:
-    with serving(ModelHub()) as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -61,12 +52,9 @@ def fetched(
     hub: ModelHub, revision: str = "", step: str = "", free: str = "", code: int = 0, **environment: str
 ) -> tuple[str, str]:
     """What the real client answers and logs, in a process of its own, as it reads its settings when it is imported."""
-    settings = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
-        settings.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-c", DOWNLOAD, f"hf://{NAME}{revision}", step, free],
-        env=settings | environment, capture_output=True, text=True, check=False,
+        env=client_environment(hub) | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout.strip(), done.stderr

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,7 @@ import pytest
 from aquarat_core.errors import DataError, UsageError
 from aquarat_core.exchange.facts import FACTS, Publication, ReleaseFacts, write_facts
 from aquarat_core.exchange.hub import Repository
-from tests.exchange.model_hub import READER, WRITER, ModelHub
-from tests.serving import serving
+from tests.exchange.model_hub import READER, WRITER, ModelHub, client_environment
 
 NAME = "someone/model"
 UPLOAD = """
@@ -37,12 +34,6 @@ except UserError as e:
     print(f"{type(e).__name__}: {e}")
     sys.exit(2)
 """
-
-
-@pytest.fixture
-def hub() -> Iterator[ModelHub]:
-    with serving(ModelHub()) as server:
-        yield server
 
 
 @pytest.fixture
@@ -69,10 +60,7 @@ def made(folder: Path, root: str, weights: bytes = bytes(range(256)) * 100) -> P
 
 def run(hub: ModelHub, *arguments: str, token: str | None = WRITER, code: int = 0) -> str:
     """What the real client says and does, in a process of its own, as it reads its address when it is imported."""
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
-        environment.pop(name, None)
-    environment |= {"HF_TOKEN": token} if token else {}
+    environment = client_environment(hub) | ({"HF_TOKEN": token} if token else {})
     done = subprocess.run(
         [sys.executable, "-c", UPLOAD, *arguments], env=environment, capture_output=True, text=True, check=False
     )

@@ -11,8 +11,8 @@ from typing import Any, cast
 from aquarat_core.config import ModelConfig, validate
 from aquarat_core.errors import WeightsError
 from aquarat_core.exchange.huggingface.description import AQUARAT, NANOCHAT
+from aquarat_core.exchange.json_files import json_object
 
-MAX_CONFIG_BYTES = 1 << 20
 MAX_WIDTH = 65_536
 MIN_CONSTANT, MAX_CONSTANT = 1e-3, 1e9
 """Bounds of the scale, the cap and the rotary base, with which float32 neither overflows nor vanishes."""
@@ -60,16 +60,7 @@ class _Entries:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                document: object = json.loads(file.read(MAX_CONFIG_BYTES))
-        except OSError as e:
-            raise WeightsError(f"cannot read {path}: {e.strerror}") from None
-        except (ValueError, RecursionError):
-            raise WeightsError(f"{path} is not valid JSON") from None
-        if not isinstance(document, dict):
-            raise WeightsError(f"{path} is not a JSON object")
-        self._all = cast("dict[str, Any]", document)
+        self._all = json_object(path)
         self._rest = {name for name, value in self._all.items() if value is not None} - _NO_EFFECT
 
     def take(self, name: str, default: Any = None) -> Any:
