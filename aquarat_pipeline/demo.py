@@ -184,7 +184,7 @@ def _show_next(out: TextIO, outcome: Outcome, report: str, details: str) -> None
         ("all figures", details),
         ("the Dagster UI", "./run dev"),
         ("the ancestry of the last checkpoint", f"./run shell -c 'aquarat lineage {ref('rl_checkpoint')}'"),
-        ("ask it", f"./run shell -c 'aquarat ask {ref('mid_checkpoint')} \"Who are you?\"'"),
+        ("ask it", f"./run shell -c 'aquarat ask {ref('mid_checkpoint')} \"How do you show your answer?\"'"),
         ("for other tools", f"./run shell -c 'aquarat release {ref('model_release')} --to release'"),
     ):
         page.print(f"  {what}: {where}", highlight=False, soft_wrap=True)

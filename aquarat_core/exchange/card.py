@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HERE = "path/to/this/folder"
 """Stands in the examples for a release that has no repository yet."""
-QUESTION = "What is 12 + 30?"
+QUESTION = "How do you show your answer?"
 LIMITS = (
     "This is a small model trained by a research pipeline, mainly on word problems. What it writes can be wrong, "
     "made up or unsuitable, also where it sounds sure. It has had no training for safety.",
