@@ -1,4 +1,4 @@
-"""Checkpoints from Python: load one, generate, chat, and see how likely it finds a text.
+"""Checkpoints from Python: generate, chat, and see how likely one finds a text.
 
     import aquarat_core as aq
 
@@ -12,43 +12,32 @@ Needs no Dagster, and runs on a CPU or a GPU.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from aquarat_core import arguments
-from aquarat_core.artifacts import Artifact, ArtifactError
-from aquarat_core.artifacts.finding import find_artifact
-from aquarat_core.config import LaunchConfig, ModelConfig
-from aquarat_core.errors import UsageError, WeightsError
-from aquarat_core.exchange.hub import SCHEME
-from aquarat_core.exchange.json_files import json_object
-from aquarat_core.model.checkpoint import load_checkpoint
+from aquarat_core.artifacts import Artifact
+from aquarat_core.config import ModelConfig
+from aquarat_core.errors import UsageError
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.rollout.random import row_key
+from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.stops import StopTexts
 from aquarat_core.rollout.tools import calculator as calculator_of
-from aquarat_core.runtime.distributed import compute_dtype
-from aquarat_core.settings import store_uri
 from aquarat_core.text.chat import reading_text, render_prompt, stop_tokens
+from aquarat_core.text.reading import Piece, Reader
 from aquarat_core.text.tokenizer import Tokenizer
 
-CHECKPOINT, RELEASE = "checkpoint", "release"
-"""Kinds of artifacts that hold a model."""
 MAX_ROWS = 256
 """Completions that are generated at a time."""
 MAX_CHAT_TOKENS = 512
 """Maximum number of tokens of an answer, if neither its caller nor the model's folder names another."""
-GENERATION = "generation_config.json"
-"""Hugging Face's file of defaults for generating, in releases and other folders."""
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +95,12 @@ class Model:
         self.max_chat_tokens = max_chat_tokens
         """Maximum number of tokens of an answer of `chat` whose caller names no other: that of the folder's
         `generation_config.json`, else 512."""
-        self._engine = Engine(transformer, stop_tokens(tokenizer))
+        self.engine = Engine(transformer, stop_tokens(tokenizer))
 
     @property
     def transformer(self) -> Transformer:
         """The network: ids [B, T] in, float32 logits [B, T, V] out."""
-        return self._engine.model
+        return self.engine.model
 
     @property
     def config(self) -> ModelConfig:
@@ -178,23 +167,38 @@ class Model:
         other arguments are those of `generate`, and so are the errors; a conversation in another form is a `UsageError`
         too.
         """
-        said = arguments.conversation(messages)
         limit = self.max_chat_tokens if max_new_tokens is None else max_new_tokens
         how = arguments.how(limit, temperature, top_k, top_p, seed, stop, 1, calculator, special_tokens)
-        try:
-            ids = render_prompt(self.tokenizer, said)
-        except ValueError as e:
-            raise UsageError(f"this is not a conversation to answer: {e}") from None
-        if max_new_tokens is None:
-            room = self.config.sequence_len - len(ids)
-            if room < 1:
-                raise UsageError(
-                    f"a conversation of {len(ids)} tokens leaves no room for an answer in the model's context of "
-                    f"{self.config.sequence_len}: shorten it"
-                )
-            how = replace(how, max_new_tokens=min(limit, room))
-        (found,) = self._generate([said[-1]["content"]], [ids], how)
+        prompt, ids, how = self._asked(messages, how, max_new_tokens is None)
+        (found,) = self._generate([prompt], [ids], how)
         return found.text
+
+    def stream(
+        self,
+        messages: str | Sequence[Mapping[str, str]],
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        calculator: bool = False,
+        special_tokens: bool = False,
+    ) -> Iterator[Piece]:
+        """The answer of `chat` to the same arguments, piece by piece while it is generated.
+
+        A piece has new text, which may be empty, and the calls of the calculator that are complete by then. The model
+        must not be used for anything else meanwhile. Raises the errors of `chat`, before the first piece.
+        """
+        limit = self.max_chat_tokens if max_new_tokens is None else max_new_tokens
+        how = arguments.how(limit, temperature, top_k, top_p, seed, stop, 1, calculator, special_tokens)
+        prompt, ids, how = self._asked(messages, how, max_new_tokens is None)
+        reader = Reader(self.tokenizer, how.stop, how.special_tokens)
+        drawn = self.engine.stream(
+            ids, row_key("generate", how.seed, prompt, 0), how.max_new_tokens,
+            Sampling(how.temperature, how.top_k, how.top_p), calculator_of(self.tokenizer) if how.calculator else None,
+        )  # fmt: skip
+        return _pieces(reader, (one.token for one in drawn), self.engine.stop_tokens)
 
     @torch.no_grad()
     def logprobs(self, text: str, continuation: str | None = None) -> Logprobs:
@@ -219,11 +223,28 @@ class Model:
         losses = self.transformer.token_losses(row[:, :-1], row[:, 1:])[0, -len(scored) :]
         return Logprobs(tuple(scored), tuple(to_list(-losses.float())))
 
+    def _asked(self, messages: object, how: arguments.How, as_room: bool) -> tuple[str, list[int], arguments.How]:
+        """The last message, the conversation's ids, and how to answer: `as_room` allows, if the limit may shrink."""
+        said = arguments.conversation(messages)
+        try:
+            ids = render_prompt(self.tokenizer, said)
+        except ValueError as e:
+            raise UsageError(f"this is not a conversation to answer: {e}") from None
+        if as_room:
+            room = self.config.sequence_len - len(ids)
+            if room < 1:
+                raise UsageError(
+                    f"a conversation of {len(ids)} tokens leaves no room for an answer in the model's context of "
+                    f"{self.config.sequence_len}: shorten it"
+                )
+            how = replace(how, max_new_tokens=min(how.max_new_tokens, room))
+        return said[-1]["content"], ids, how
+
     def _generate(self, prompts: Sequence[str], ids: Sequence[Sequence[int]], how: arguments.How) -> list[Generation]:
         decode = None if how.special_tokens else partial(reading_text, self.tokenizer)
         stops = StopTexts(self.tokenizer, how.stop, decode)
         keys = [[row_key("generate", how.seed, prompt, n) for n in range(how.samples)] for prompt in prompts]
-        found = self._engine.generate(
+        found = self.engine.generate(
             ids, keys, how.max_new_tokens, how.temperature, MAX_ROWS, how.top_k, how.top_p,
             calculator_of(self.tokenizer) if how.calculator else None, enough=stops.enough,
         )  # fmt: skip
@@ -236,137 +257,13 @@ class Model:
         return made
 
 
-def load(
-    what: str | Path,
-    *,
-    store: str | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-) -> Model:
-    """A checkpoint, ready to generate.
-
-    `what` is one of
-
-    - an asset (`rl_checkpoint`, `EXPERIMENT/ASSET` in a named experiment) or the beginning of a manifest hash, in the
-      artifact store `store` (default: that of `AQUARAT_STORE`), also with `aquarat://` before it;
-    - the URI of a manifest in any store, as `aquarat show` prints it;
-    - `hf://owner/name` or `hf://owner/name@revision`, a repository of the Hugging Face Hub;
-    - a folder: a checkpoint of aquarat, a release, or one of the forms of nanochat. Write `./NAME` where the store may
-      have an asset of that name, or give a `Path`.
-
-    `device` is `cpu` or `cuda`, by default the GPU if torch sees one. `dtype` is `float32` or `bfloat16`, by default
-    bfloat16 where the hardware computes in it natively. `chat` answers with up to as many tokens as the folder's
-    `generation_config.json` says, if it has one. Raises a `UserError`, such as `ArtifactError` for what is not
-    in the store and `WeightsError` for what is no model.
-    """
-    named = _named(what)
-    if store is not None:
-        store = arguments.text("store", store)
-    where = _device(device)
-    kind = _dtype(dtype) or compute_dtype(LaunchConfig(), where)
-    folder = named if isinstance(named, Path) else _folder(named)
-    if folder is not None:
-        _is_folder(folder)  # a path that the system cannot even look up
-        return _opened(folder, where, kind)
-    name = str(named)
-    try:
-        artifact = find_artifact(name, store or store_uri())
-    except ArtifactError:
-        # A folder may be called like an asset that does not exist, but not like anything in the store.
-        if "://" not in name and _is_folder(Path(name)):
-            return _opened(Path(name), where, kind)
-        raise
-    if artifact.manifest.kind == RELEASE:
-        return _opened(artifact.directory(), where, kind, artifact)
-    if artifact.manifest.kind != CHECKPOINT:
-        raise UsageError(f"{artifact.asset} is a {artifact.manifest.kind}: only checkpoints and releases have a model")
-    transformer, tokenizer = load_checkpoint(artifact.directory(), where, kind)
-    return Model(transformer, tokenizer, artifact)
-
-
-def _named(what: object) -> str | Path:
-    """Raises `UsageError` for what can be no name, address or folder."""
-    if isinstance(what, Path):
-        return what
-    if not isinstance(what, str):
-        raise UsageError(
-            f"the name to load is {arguments.kind(what)}, but must be that of an asset, an address, or a folder "
-            "(str or Path)"
-        )
-    name = arguments.text("the name to load", what)
-    if not name.strip():
-        raise UsageError("the name to load is empty: give an asset, an address, or a folder ('.' for this one)")
-    return name
-
-
-def _folder(name: str) -> Path | None:
-    """The folder that is certainly meant by this; None for a name or address in a store."""
-    if name.startswith(SCHEME):
-        from aquarat_core.exchange.hub import download
-
-        return download(name)
-    try:
-        return Path(name).expanduser() if re.match(r"[./~]", name) else None
-    except RuntimeError:
-        raise UsageError(f"{_short(name)}: there is no such user, or no home folder is known") from None
-
-
-def _is_folder(path: Path) -> bool:
-    """Like `Path.is_dir`. Raises `UsageError` for a path that the system refuses to look up."""
-    try:
-        return path.is_dir()
-    except OSError as e:
-        raise UsageError(f"{_short(str(path))} cannot be opened: {e.strerror}") from None
-    except ValueError:
-        raise UsageError(f"{_short(str(path))!r} is no path: it contains a NUL character") from None
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 80 else f"{name[:80]}..."
-
-
-def _opened(folder: Path, device: torch.device, dtype: torch.dtype, artifact: Artifact | None = None) -> Model:
-    from aquarat_core.exchange.opening import open_folder
-
-    opened = open_folder(folder)
-    limit = _chat_tokens(folder / GENERATION)
-    opened.model.compute_dtype = dtype
-    return Model(opened.model.to(device), opened.tokenizer, artifact, opened.origin, limit)
-
-
-def _chat_tokens(path: Path) -> int:
-    """The `max_new_tokens` of a `generation_config.json`, or the default if there is none.
-
-    Raises `WeightsError` for a file that is damaged.
-    """
-    if not path.is_file():
-        return MAX_CHAT_TOKENS
-    limit: object = json_object(path).get("max_new_tokens")
-    if limit is None:
-        return MAX_CHAT_TOKENS
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise WeightsError(f"max_new_tokens in {path} must be a whole number of at least 1")
-    return limit
-
-
-def _device(named: str | torch.device | None) -> torch.device:
-    if named is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(named)
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"{named!r} is no device: use cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"{device} is not supported: use cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"torch sees no GPU {device} here: use device='cpu'")
-    return device
-
-
-def _dtype(named: str | torch.dtype | None) -> torch.dtype | None:
-    if named is None:
-        return None
-    name = str(named).removeprefix("torch.")
-    if name not in DTYPES:
-        raise UsageError(f"{name} is no type to compute in: use {' or '.join(DTYPES)}")
-    return getattr(torch, name)
+def _pieces(reader: Reader, tokens: Iterable[int], stop_tokens: Sequence[int]) -> Iterator[Piece]:
+    for token in tokens:
+        if token in stop_tokens:
+            break
+        n_calls = len(reader.calls)
+        yield Piece(reader.push([token]), tuple(reader.calls[n_calls:]))
+        if reader.stopped:
+            return
+    if rest := reader.finish():
+        yield Piece(rest)

@@ -17,11 +17,12 @@ from aquarat_core.stages.import_graph import ImportGraph
 
 CORE_FLOORS = (
     ("cli",),
-    ("api", "maintenance"),
+    ("serving",),
+    ("loading", "maintenance"),
     ("stages",),
     ("exchange",),
     ("rl",),
-    ("evaluation", "training"),
+    ("api", "evaluation", "training"),
     ("optim", "rollout", "tracking"),
     ("model",),
     ("text",),

@@ -117,9 +117,9 @@ class KVCache:
         for state in (self.prompt_R, self.slot_R, self.n_generated_R, self.recent_RN):
             state[target] = state[source]
 
-    def move_prompts(self, source: Tensor, target: Tensor) -> None:
-        """Copy the prompts `source` to `target` and redirect their rows."""
-        for tensor in (self.prompt_k_LPKDT, self.prompt_v_LPKTD):
+    def move_prompts(self, source: Tensor, target: Tensor, length: int) -> None:
+        """Copy the prompts `source`, which have up to `length` tokens, to `target` and redirect their rows."""
+        for tensor in (self.prompt_k_LPKDT[..., :length], self.prompt_v_LPKTD[:, :, :, :length]):
             tensor[:, target] = tensor[:, source]
         self.prompt_lengths_P[target] = self.prompt_lengths_P[source]
         new_index_P = torch.arange(len(self.prompt_lengths_P), device=source.device)

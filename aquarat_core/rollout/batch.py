@@ -1,7 +1,8 @@
 """Continuous batching on the host: ended rows are removed, and waiting completions take their place.
 
-`step` touches only the device. In `harvest` the host learns which rows have ended. Between two harvests ended rows are
-still computed, and their tokens are dropped.
+Requests may be added at any time, and each has its own budget and way of sampling. `step` touches only the device,
+unless a request needs the host at every token. In `harvest` the host learns which rows have ended. Between two
+harvests ended rows are still computed, and their tokens are dropped.
 
 Shapes: R rows, P prompts, T tokens of a prompt, C width.
 """
@@ -9,10 +10,11 @@ Shapes: R rows, P prompts, T tokens of a prompt, C width.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from aquarat_core.data.rows import pad
 from aquarat_core.model.kv_cache import DecodeShape, Prefill, last_ids
@@ -35,6 +37,18 @@ class Request:
     prompt: Sequence[int]
     keys: Sequence[int]
     first: int
+    budget: int
+    """Maximum number of tokens of a completion, at least 1."""
+    sampling: Sampling
+    tool: Tool | None = None
+    enough: Enough | None = None
+    alternatives: int | None = None
+    """Number of most likely tokens to report with each sampled one; None reports nothing (`Drawn.likelihood`)."""
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether the host must see every token."""
+        return self.tool is not None or self.alternatives is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +74,53 @@ class Completion:
         return len(self.tokens) - len(self.forced)
 
 
-@dataclass(slots=True)
-class _Row:
-    """The host's record of a row: its completion, its prompt's index in the KV cache, its slot of that prompt, and the
-    step at which it started."""
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely the model found a token, at temperature 1 and with nothing cut off."""
+
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...]
+    """The most likely tokens in its place and their log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One new token of a completion."""
 
     item: int
+    """Number of the completion."""
+    token: int
+    likelihood: Likelihood | None = None
+    """If the request asked for it."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """The host's record of a row."""
+
+    item: int
+    """Number of its completion."""
+    request: Request
     prompt: int
+    """Index of its prompt in the KV cache."""
     slot: int
+    """Its slot of that prompt."""
     start_step: int
+    calls: Calls | None
+    likelihood: Likelihood | None = None
+    """That of its newest token."""
 
 
 class Batch:
-    """Samples every completion of `requests`, in the rows of `runner` and the prompts of their KV cache."""
+    """Samples every completion of `requests`, in the rows of `runner` and the prompts of their KV cache.
 
-    def __init__(
-        self,
-        runner: GraphRunner,
-        requests: Sequence[Request],
-        budget: int,
-        sampling: Sampling,
-        tool: Tool | None = None,
-        enough: Enough | None = None,
-    ) -> None:
+    The prompts and budgets must fit the KV cache.
+    """
+
+    def __init__(self, runner: GraphRunner, requests: Iterable[Request] = ()) -> None:
         self.runner, self.state, self.kv_cache = runner, runner.rows, runner.rows.kv_cache
         self.model = self.state.model
-        self.budget, self.sampling, self.enough = budget, sampling, enough
-        self.waiting = deque((request, n) for request in requests for n in range(len(request.keys)))
+        self.waiting: deque[tuple[Request, int]] = deque()
         self.rows: list[_Row] = []
         self.prompt_indices: dict[int, int] = {}
         """Index of each prompt in the KV cache, by its request's `first`."""
@@ -94,21 +128,32 @@ class Batch:
         self.steps = 0
         self.completions: dict[int, Completion] = {}
         """Finished completions by number."""
+        # What the host knows about all rows together, which changes only where rows do.
+        self.needs_host = False
+        """Whether the rows need a `harvest` after every step."""
         self._in_slot_order = False
+        self._ages: set[tuple[int, int]] = set()
+        """First step and budget of the rows."""
+        self._samplings: dict[Sampling, list[int]] = {}
+        """The rows of each way of sampling."""
         P, _, self.n_rows, _ = self.kv_cache.size
         hidden_RC = self.state.hidden_RC
         self.prompt_hidden_PC = torch.zeros((P, hidden_RC.size(1)), dtype=hidden_RC.dtype, device=hidden_RC.device)
-        self.calls = Calls(tool) if tool else None
         self.state.clear(0)
+        self.add(requests)
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Queue the completions of further requests; they start at a later `harvest`, as rows become free."""
+        self.waiting.extend((request, n) for request in requests for n in range(len(request.keys)))
 
     def step(self) -> None:
-        """Sample one token for every row and run the model on it. Without a tool, the device never waits."""
+        """Sample one token for every row and run the model on it. The device waits only if a row needs the host."""
         self.steps += 1
-        step = DecodeStep(self._shape(), self.sampling, self.budget)
-        if self.calls:
-            self._with_tool(self.calls, step)
+        step = DecodeStep(self._shape(), next(iter(self._samplings)))
+        if self.needs_host:
+            self._seen_by_host(step)
         elif self._is_last():
-            self.state.append(step, *self.state.sample(step))
+            self.state.append(step, *self.state.sample(len(self.rows), step.sampling))
         else:
             self.runner.advance(step)
 
@@ -116,43 +161,86 @@ class Batch:
         """True if no row samples again."""
         return self._left() <= 0 and not self.waiting
 
-    def _with_tool(self, calls: Calls, step: DecodeStep) -> None:
-        """With a tool, the host sees every token, so all rows are live. Tokens from the tool have log-probability 0."""
-        token_R, logp_R = self.state.sample(step)
-        items = [row.item for row in self.rows]
-        pending_R = torch.tensor(calls.pending(items), device=token_R.device)
+    def _seen_by_host(self, step: DecodeStep) -> None:
+        """The host sees every token, so all rows are live. Tokens from a tool have log-probability 0."""
+        asking = [i for i, row in enumerate(self.rows) if row.request.alternatives is not None]
+        # The last hidden states are gone after the step.
+        asked_B = torch.tensor(asking, device=self.prompt_hidden_PC.device) if asking else None
+        logp_BV = self.state.logprobs(asked_B) if asked_B is not None else None
+        token_R, logp_R = self._sampled()
+        pending_R = torch.tensor([row.calls.pending() if row.calls else -1 for row in self.rows], device=token_R.device)
         forced_R = pending_R >= 0
         token_R = torch.where(forced_R, pending_R, token_R)
         self.state.append(step, token_R, logp_R.masked_fill(forced_R, 0.0))
-        calls.observe(items, to_list(token_R), to_list(forced_R))
+        for row, token, forced in zip(self.rows, to_list(token_R), to_list(forced_R), strict=True):
+            if row.calls:
+                row.calls.observe(token, forced)
+        if logp_BV is not None and asked_B is not None:
+            self._note(asking, logp_BV, token_R[asked_B])
         if not self._is_last():
             self.state.forward(step, token_R)
 
+    def _note(self, asking: Sequence[int], logp_BV: Tensor, token_B: Tensor) -> None:
+        """Keep the likelihoods of the newest tokens for the rows that are `asking`."""
+        own = to_list(logp_BV.gather(1, token_B[:, None])[:, 0])
+        most = max(self.rows[i].request.alternatives or 0 for i in asking)
+        top = logp_BV.topk(min(most, logp_BV.size(1)), dim=1)
+        for i, logp, ids, logps in zip(asking, own, to_list(top.indices), to_list(top.values), strict=True):
+            row = self.rows[i]
+            row.likelihood = Likelihood(logp, tuple(zip(ids, logps, strict=True))[: row.request.alternatives])
+
+    def _sampled(self) -> tuple[Tensor, Tensor]:
+        """Tokens [R] and log-probabilities [R], each row's drawn in its own way."""
+        if len(self._samplings) == 1:
+            return self.state.sample(len(self.rows), next(iter(self._samplings)))
+        device = self.prompt_hidden_PC.device
+        token_R = torch.zeros(len(self.rows), dtype=torch.long, device=device)
+        logp_R = torch.zeros(len(self.rows), device=device)
+        for sampling, rows in self._samplings.items():
+            at = torch.tensor(rows, device=device)
+            token_R[at], logp_R[at] = self.state.sample(at, sampling)
+        return token_R, logp_R
+
+    def newest(self) -> list[Drawn]:
+        """The token that each row got in the last step. Valid after one step since the last `harvest`."""
+        n = len(self.rows)
+        last_R1 = self.kv_cache.n_generated_R[:n, None] - 1
+        tokens = to_list(self.state.tokens_RS[:n].gather(1, last_R1)[:, 0])
+        return [Drawn(row.item, token, row.likelihood) for row, token in zip(self.rows, tokens, strict=True)]
+
+    def end(self, items: Iterable[int]) -> None:
+        """Do not continue these completions: they finish at the next `harvest` with what they have, or, if they have
+        not started, never."""
+        ending = set(items)
+        self.waiting = deque((request, n) for request, n in self.waiting if request.first + n not in ending)
+        if rows := [i for i, row in enumerate(self.rows) if row.item in ending]:
+            self.state.live_R[torch.tensor(rows, device=self.state.live_R.device)] = False
+
     def _shape(self) -> DecodeShape:
-        starts = {row.start_step for row in self.rows}
         return DecodeShape(
             rows=len(self.rows),
             prompts=len(self.prompt_lengths),
             prompt_len=max(self.prompt_lengths),
-            n_generated=min(self.steps - min(starts), self.budget),
-            same_age=len(starts) == 1,
+            n_generated=self._longest(),
+            same_age=len({start for start, _ in self._ages}) == 1,
             in_slot_order=self._in_slot_order,
         )
 
     def harvest(self) -> int:
         """Replace ended rows by waiting completions; returns the largest number of steps that a row has left."""
         live: list[bool] = to_list(self.state.live_R[: len(self.rows)])
-        if self.enough is not None and live:
-            live = self._continued(live, self.enough)
+        if any(row.request.enough for row in self.rows):
+            live = self._continued(live)
         self._collect_ended([i for i, alive in enumerate(live) if not alive])
         self.rearrange(live)
         return self._left()
 
-    def _continued(self, live: Sequence[bool], enough: Enough) -> list[bool]:
+    def _continued(self, live: Sequence[bool]) -> list[bool]:
         """The `live` rows whose tokens so far are not enough."""
         tokens: list[list[int]] = to_list(self.state.tokens_RS[: len(live)])
         lengths: list[int] = to_list(self.kv_cache.n_generated_R[: len(live)])
-        return [alive and not enough(ids[:n]) for alive, ids, n in zip(live, tokens, lengths, strict=True)]
+        rows = zip(live, self.rows, tokens, lengths, strict=True)
+        return [alive and not (row.request.enough and row.request.enough(ids[:n])) for alive, row, ids, n in rows]
 
     def rearrange(self, live: Sequence[bool]) -> None:
         """Compact the rows that are `live`, and start waiting completions in the free ones."""
@@ -160,12 +248,20 @@ class Batch:
         self._compact_prompts()
         self._admit()
         G = self.kv_cache.slots
-        self._in_slot_order = [row.prompt * G + row.slot for row in self.rows] == list(
-            range(len(self.prompt_lengths) * G)
-        )
+        slots = [row.prompt * G + row.slot for row in self.rows]
+        self._in_slot_order = slots == list(range(len(self.prompt_lengths) * G))
+        self._ages = {(row.start_step, row.request.budget) for row in self.rows}
+        self._samplings = {}
+        for i, row in enumerate(self.rows):
+            self._samplings.setdefault(row.request.sampling, []).append(i)
+        self.needs_host = len(self._samplings) > 1 or any(row.request.needs_host for row in self.rows)
 
     def _left(self) -> int:
-        return max((self.budget - (self.steps - row.start_step) for row in self.rows), default=0)
+        return max((budget - (self.steps - start) for start, budget in self._ages), default=0)
+
+    def _longest(self) -> int:
+        """Number of tokens of the row that has the most."""
+        return max((min(self.steps - start, budget) for start, budget in self._ages), default=0)
 
     def _collect_ended(self, rows: Sequence[int]) -> None:
         """Store the completions of ended rows."""
@@ -174,18 +270,17 @@ class Batch:
         at = torch.tensor(rows, device=self.state.live_R.device)
         columns = (self.state.tokens_RS, self.state.logp_RS, self.kv_cache.n_generated_R, self.state.ended_R)
         tokens, logprobs, lengths, ended = (to_list(x[at]) for x in columns)
-        for row, ids, logps, n, stopped in zip(rows, tokens, logprobs, lengths, ended, strict=True):
-            item = self.rows[row].item
-            forced = self.calls.forced(item) if self.calls else ()
-            self.completions[item] = Completion(ids[:n], logps[:n], stopped, forced)
+        for i, ids, logps, n, stopped in zip(rows, tokens, logprobs, lengths, ended, strict=True):
+            row = self.rows[i]
+            forced = tuple(row.calls.forced) if row.calls else ()
+            self.completions[row.item] = Completion(ids[:n], logps[:n], stopped, forced)
 
     def _compact_rows(self, live: Sequence[bool]) -> None:
         """Move live rows from the end to replace ended ones, so that live rows are contiguous."""
         source, target = _moves(live)
         if source:
             rows = torch.tensor([source, target], device=self.state.live_R.device)
-            oldest = self.steps - min(row.start_step for row in self.rows)
-            self.state.compact(rows[0], rows[1], min(oldest, self.budget))
+            self.state.compact(rows[0], rows[1], self._longest())
             for old, new in zip(source, target, strict=True):
                 self.rows[new] = self.rows[old]
         if not all(live):
@@ -201,7 +296,7 @@ class Batch:
         source, target = _moves(live)
         if source:
             prompts = torch.tensor([source, target], device=self.prompt_hidden_PC.device)
-            self.kv_cache.move_prompts(prompts[0], prompts[1])
+            self.kv_cache.move_prompts(prompts[0], prompts[1], max(self.prompt_lengths))
             self.prompt_hidden_PC[prompts[1]] = self.prompt_hidden_PC[prompts[0]]
         moved = dict(zip(source, target, strict=True))
         for old, new in moved.items():
@@ -226,7 +321,8 @@ class Batch:
                 self.prompt_lengths.append(len(request.prompt))
                 new.append(request)
             self.waiting.popleft()
-            self.rows.append(_Row(request.first + n, self.prompt_indices[request.first], n, self.steps))
+            calls = Calls(request.tool) if request.tool else None
+            self.rows.append(_Row(request.first + n, request, self.prompt_indices[request.first], n, self.steps, calls))
             started.append((request, n))
         if not started:
             return
@@ -238,7 +334,8 @@ class Batch:
         tails = last_ids([request.prompt for request, _ in started], self.kv_cache.recent_RN.size(1))
         self.kv_cache.start_rows(rows, prompts, slots, tails.to(device))
         keys = torch.tensor([request.keys[n] for request, n in started], device=device)
-        self.state.start(rows, self.prompt_hidden_PC[prompts], keys)
+        budgets = torch.tensor([request.budget for request, _ in started], device=device)
+        self.state.start(rows, self.prompt_hidden_PC[prompts], keys, budgets)
 
     def _prefill(self, requests: Sequence[Request]) -> None:
         device = self.prompt_hidden_PC.device

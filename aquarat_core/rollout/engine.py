@@ -7,7 +7,7 @@ cache between calls.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch import nn
 from aquarat_core.errors import UsageError
 from aquarat_core.model.kv_cache import KVCache
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rollout.batch import Batch, Completion, Enough, Request
+from aquarat_core.rollout.batch import Batch, Completion, Drawn, Enough, Request
 from aquarat_core.rollout.replay import CudaGraphs, GraphCapture, GraphRunner
 from aquarat_core.rollout.rows import DeviceRows
 from aquarat_core.rollout.sampling import Sampling
@@ -78,23 +78,51 @@ class Engine:
         `stop` returns true.
         """
         self._check_lengths(prompts, max_new_tokens)
+        sampling = Sampling(temperature, top_k, top_p)
         requests: list[Request] = []
         n = 0
         for prompt, row_keys in zip(prompts, keys, strict=True):
-            requests.append(Request(prompt, row_keys, n))
+            requests.append(Request(prompt, row_keys, n, max_new_tokens, sampling, tool, enough))
             n += len(row_keys)
         # Prompts of similar length are prefilled together, to minimize padding.
         ordered = sorted(requests, key=lambda request: len(request.prompt))
-        runner = self._runner_for(requests, min(max_rows, n), max_new_tokens)
-        batch = Batch(runner, ordered, max_new_tokens, Sampling(temperature, top_k, top_p), tool, enough)
+        batch = Batch(self._runner_for(requests, min(max_rows, n), max_new_tokens), ordered)
         while left := batch.harvest():
             if stop():
                 raise Abandoned("sampling was abandoned")
             if tell:
                 tell(len(batch.completions))
-            for _ in range(min(1 if tool else SYNC_EVERY, left)):
+            for _ in range(min(1 if batch.needs_host else SYNC_EVERY, left)):
                 batch.step()
         return [[batch.completions[r.first + i] for i in range(len(r.keys))] for r in requests]
+
+    def stream(
+        self, prompt: Sequence[int], key: int, max_new_tokens: int, sampling: Sampling, tool: Tool | None = None
+    ) -> Iterator[Drawn]:
+        """The tokens of one completion, each as soon as it is there; with the stop token, if one is sampled.
+
+        They are those of `generate`. The engine must do nothing else meanwhile. Raises the same `UsageError`.
+        """
+        self._check_lengths([prompt], max_new_tokens)
+        request = Request(prompt, [key], 0, max_new_tokens, sampling, tool)
+        return self._drawn(Batch(self._runner_for([request], 1, max_new_tokens), [request]))
+
+    def _drawn(self, batch: Batch) -> Iterator[Drawn]:
+        while True:
+            with torch.inference_mode():  # not while the caller has control
+                if not batch.harvest():
+                    return
+                batch.step()
+                (drawn,) = batch.newest()
+            yield drawn
+
+    def open(self, rows: int, prompt_len: int, budget: int) -> Batch:
+        """A batch of its own to which requests with one key each can be added at any time.
+
+        It has room for `rows` completions at a time, of prompts of up to `prompt_len` tokens and with a budget of up to
+        `budget` tokens; further ones wait. Use it inside `torch.inference_mode()`.
+        """
+        return Batch(self._runner_of_size(rows, prompt_len, 1, rows, budget))
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], budget: int) -> None:
         longest, room = max(map(len, prompts), default=0), self.model.config.sequence_len
@@ -117,9 +145,12 @@ class Engine:
             if self._runner is not None and self._runner.failed:
                 self.graph_capture = None
             self._runner = None  # frees its memory before the next one is allocated
-            device, dtype = self.model.cos.device, self.model.compute_dtype
-            if device.type == "cpu" and rows <= MAX_FLOAT32_ROWS:
-                dtype = torch.float32
-            kv_cache = KVCache(self.model.config, *size, dtype, device)
-            self._runner = GraphRunner(DeviceRows(self.model, kv_cache, self.stop_tokens), self.graph_capture)
+            self._runner = self._runner_of_size(*size)
         return self._runner
+
+    def _runner_of_size(self, prompts: int, prompt_len: int, slots: int, rows: int, budget: int) -> GraphRunner:
+        device, dtype = self.model.cos.device, self.model.compute_dtype
+        if device.type == "cpu" and rows <= MAX_FLOAT32_ROWS:
+            dtype = torch.float32
+        kv_cache = KVCache(self.model.config, prompts, prompt_len, slots, rows, budget, dtype, device)
+        return GraphRunner(DeviceRows(self.model, kv_cache, self.stop_tokens), self.graph_capture)

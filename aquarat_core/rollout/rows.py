@@ -28,12 +28,10 @@ class DecodeStep:
 
     shape: DecodeShape
     sampling: Sampling
-    budget: int
-    """Tokens after which a row ends."""
 
 
 class DeviceRows:
-    """R rows of `kv_cache`, each of which samples one completion at a time until a stop token or the budget."""
+    """R rows of `kv_cache`, each of which samples one completion at a time until a stop token or its budget."""
 
     def __init__(self, model: Transformer, kv_cache: KVCache, stop_tokens: Sequence[int]) -> None:
         self.model, self.kv_cache = model, kv_cache
@@ -42,6 +40,8 @@ class DeviceRows:
         self.hidden_RC = torch.zeros((R, C), dtype=model.compute_dtype, device=device)
         """Hidden state of each row's last token, from which the next token is sampled."""
         self.keys_R = torch.zeros(R, dtype=torch.long, device=device)
+        self.budget_R = torch.ones(R, dtype=torch.long, device=device)
+        """Number of tokens after which a row ends."""
         self.live_R = torch.zeros(R, dtype=torch.bool, device=device)
         self.ended_R = torch.zeros(R, dtype=torch.bool, device=device)
         """Rows that have sampled a stop token."""
@@ -57,19 +57,23 @@ class DeviceRows:
 
     def advance(self, step: DecodeStep) -> None:
         """Sample one token for every row and run the model on it."""
-        token_R, logp_R = self.sample(step)
+        token_R, logp_R = self.sample(step.shape.rows, step.sampling)
         self.append(step, token_R, logp_R)
         self.forward(step, token_R)
 
-    def sample(self, step: DecodeStep) -> tuple[Tensor, Tensor]:
-        """Sampled tokens [R] and their log-probabilities [R]."""
-        n, model = step.shape.rows, self.model
-        raw_RV = model.head(self.hidden_RC[:n])
-        keys_R, n_generated_R = self.keys_R[:n], self.kv_cache.n_generated_R[:n]
-        at_once = max(1, LOGITS_PER_DRAW // model.vocab_size) if raw_RV.device.type == "cpu" else n
+    def sample(self, rows: Tensor | int, how: Sampling) -> tuple[Tensor, Tensor]:
+        """Tokens [B] and their log-probabilities [B] of B `rows`: of those indices, or of that many from the first."""
+        at, model = rows if isinstance(rows, Tensor) else slice(rows), self.model
+        raw_BV = model.head(self.hidden_RC[at])
+        keys_B, n_generated_B = self.keys_R[at], self.kv_cache.n_generated_R[at]
+        at_once = max(1, LOGITS_PER_DRAW // model.vocab_size) if raw_BV.device.type == "cpu" else len(keys_B)
         return sample_head(
-            raw_RV, model.softcap, step.sampling, keys_R, n_generated_R, model.vocab_size, model.config.softcap, at_once
+            raw_BV, model.softcap, how, keys_B, n_generated_B, model.vocab_size, model.config.softcap, at_once
         )
+
+    def logprobs(self, rows: Tensor) -> Tensor:
+        """Log-probabilities [B, V] of the next token of B `rows` at temperature 1."""
+        return torch.log_softmax(self.model.softcap(self.model.head(self.hidden_RC[rows])), dim=1)
 
     def append(self, step: DecodeStep, token_R: Tensor, logp_R: Tensor) -> None:
         """Append the new tokens; rows that they end are no longer live."""
@@ -80,7 +84,7 @@ class DeviceRows:
         n_generated_R += live_R
         stopped_R = live_R & (token_R[:, None] == self.stop_tokens_N).any(dim=1)
         ended_R |= stopped_R
-        live_R &= ~(stopped_R | (n_generated_R >= step.budget))
+        live_R &= ~(stopped_R | (n_generated_R >= self.budget_R[:n]))
 
     def forward(self, step: DecodeStep, token_R: Tensor) -> None:
         """Run the model on the new tokens."""
@@ -89,15 +93,16 @@ class DeviceRows:
 
     # --- starting and moving rows -----------------------------------------------------------------------------------
 
-    def start(self, rows: Tensor, hidden_RC: Tensor, keys_R: Tensor) -> None:
+    def start(self, rows: Tensor, hidden_BC: Tensor, keys_B: Tensor, budgets_B: Tensor) -> None:
         """Start new completions in `rows`, which the KV cache has already started."""
-        self.hidden_RC[rows], self.keys_R[rows] = hidden_RC, keys_R
+        self.hidden_RC[rows], self.keys_R[rows], self.budget_R[rows] = hidden_BC, keys_B, budgets_B
         self.live_R[rows], self.ended_R[rows] = True, False
 
     def compact(self, source: Tensor, target: Tensor, n_generated: int) -> None:
         """Copy the rows `source`, which have up to `n_generated` generated tokens, to `target`."""
         self.kv_cache.move_rows(source, target, n_generated)
-        for state in (self.hidden_RC, self.keys_R, self.live_R, self.ended_R, self.tokens_RS, self.logp_RS):
+        decided = (self.keys_R, self.budget_R, self.live_R, self.ended_R)
+        for state in (self.hidden_RC, *decided, self.tokens_RS, self.logp_RS):
             state[target] = state[source]
 
     def clear(self, first: int) -> None:

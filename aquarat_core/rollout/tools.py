@@ -8,8 +8,8 @@ cannot evaluate, the output is empty.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aquarat_core.conversation import MARKS
@@ -36,35 +36,31 @@ def calculator(tokenizer: Tokenizer) -> Tool:
 
 
 class Calls:
-    """Tracks the tool calls of all completions of a batch, by completion number."""
+    """Tracks the calls of a tool in one completion."""
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
-        self._open_calls: dict[int, list[int]] = {}
-        """Tokens so far of calls that have not ended."""
-        self._pending: defaultdict[int, deque[int]] = defaultdict(deque)
-        self._lengths: defaultdict[int, int] = defaultdict(int)
-        self._forced: defaultdict[int, list[int]] = defaultdict(list)
+        self.forced: list[int] = []
+        """Positions of the tool's tokens."""
+        self._length = 0
+        self._open: list[int] | None = None
+        """Tokens so far of a call that has not ended."""
+        self._pending: deque[int] = deque()
 
-    def forced(self, item: int) -> tuple[int, ...]:
-        """Positions of the tool's tokens in a completion."""
-        return tuple(self._forced[item])
+    def pending(self) -> int:
+        """The next forced token; -1 if the model may sample one."""
+        return self._pending.popleft() if self._pending else -1
 
-    def pending(self, items: Sequence[int]) -> list[int]:
-        """The next forced token of each completion; -1 if the model may sample one."""
-        return [self._pending[i].popleft() if self._pending[i] else -1 for i in items]
-
-    def observe(self, items: Sequence[int], tokens: Sequence[int], forced: Sequence[bool]) -> None:
-        """Record the newest token of each completion."""
-        for i, token, was_forced in zip(items, tokens, forced, strict=True):
-            self._lengths[i] += 1
-            if was_forced:
-                self._forced[i].append(self._lengths[i] - 1)
-                continue
-            if token == self.tool.call_start:
-                self._open_calls[i] = []
-            elif token == self.tool.call_end and i in self._open_calls:
-                output = self.tool.answer(self._open_calls.pop(i))
-                self._pending[i].extend([self.tool.output_start, *output, self.tool.output_end])
-            elif i in self._open_calls:
-                self._open_calls[i].append(token)
+    def observe(self, token: int, forced: bool) -> None:
+        """Record the newest token."""
+        self._length += 1
+        if forced:
+            self.forced.append(self._length - 1)
+        elif token == self.tool.call_start:
+            self._open = []
+        elif token == self.tool.call_end and self._open is not None:
+            output = self.tool.answer(self._open)
+            self._open = None
+            self._pending.extend([self.tool.output_start, *output, self.tool.output_end])
+        elif self._open is not None:
+            self._open.append(token)

@@ -181,9 +181,9 @@ def test_a_gpus_prefill_steps_and_refilling_need_nothing_of_the_host(
             net = Transformer(described, VOCABULARY, torch.bfloat16)
         kv_cache = KVCache(net.config, 4, 17, 3, 7, BUDGET, torch.bfloat16, torch.device("cuda"))
         rows = DeviceRows(net, kv_cache, [STOP])
-        requests = [Request(p, [1, 2, 3], 3 * i) for i, p in enumerate(asked)]
+        requests = [Request(p, [1, 2, 3], 3 * i, BUDGET, sampling) for i, p in enumerate(asked)]
         watched = Watched(rows)
-        batch = Batch(watched, requests, BUDGET, sampling)
+        batch = Batch(watched, requests)
         batch.rearrange([])
         assert len(batch.rows) == 7 and len(batch.prompt_lengths) == 3
         for live in ([True] * 7, [False] * 5 + [True] * 2, [True, False] * 3 + [True]):
@@ -204,7 +204,7 @@ class Watched(GraphRunner):
     def advance(self, step: DecodeStep) -> None:
         self.steps += 1
         with Capture("cuda"):
-            self.rows.advance(DecodeStep(rounded(step.shape, self.rows.kv_cache.size), step.sampling, step.budget))
+            self.rows.advance(DecodeStep(rounded(step.shape, self.rows.kv_cache.size), step.sampling))
 
 
 class Plain(Recording):

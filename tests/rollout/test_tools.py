@@ -39,15 +39,16 @@ def says(script: list[int]) -> Engine:
 
 def test_calls_are_answered_once_they_end() -> None:
     encode = tokenizer().encode
-    calls = Calls(calculator(tokenizer()))
+    calls, other = Calls(calculator(tokenizer())), Calls(calculator(tokenizer()))
     for token in [7, START, *encode("12*7")]:
-        assert calls.pending([3]) == [-1]
-        calls.observe([3], [token], [False])
-    assert calls.pending([3, 4]) == [-1, -1]
-    calls.observe([3, 4], [END, END], [False, False])  # row 4 ends a call that it has not begun
+        assert calls.pending() == -1
+        calls.observe(token, False)
+    assert calls.pending() == -1
+    calls.observe(END, False)
+    other.observe(END, False)  # ends a call that it has not begun
     expected = [OUT, *encode("84"), DONE]
-    assert [calls.pending([3, 4]) for _ in expected] == [[token, -1] for token in expected]
-    assert calls.pending([3, 4]) == [-1, -1]
+    assert [(calls.pending(), other.pending()) for _ in expected] == [(token, -1) for token in expected]
+    assert calls.pending() == -1
 
 
 def test_what_cannot_be_calculated_is_answered_by_nothing() -> None:
