@@ -34,6 +34,7 @@ COMMANDS = (
     "aquarat_core.cli.reproduce",
     "aquarat_core.cli.models",
     "aquarat_core.cli.generate",
+    "aquarat_core.cli.serve",
     "aquarat_core.cli.evaluate",
     "aquarat_core.cli.compare",
     "aquarat_core.cli.import_model",

@@ -1,4 +1,7 @@
-"""How a process on a CPU allocates memory: freed blocks are kept for reuse until released, and pages have 2 MiB."""
+"""The memory of a process on a CPU: freed blocks are kept for reuse until released, and pages have 2 MiB.
+
+`free_bytes` is how much is free, on any device.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import functools
 import mmap
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -68,3 +72,15 @@ def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device)
         advise = ctypes.CDLL(None).madvise
         advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_int(mmap.MADV_HUGEPAGE))
     return x.zero_()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of memory that this process could still take: on the GPU, or on the host within its control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free

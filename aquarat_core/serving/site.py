@@ -46,6 +46,8 @@ class Site:
     worker: Worker
     store_uri: str
     """The artifact store whose artifacts can be looked at."""
+    seconds: float = 600.0
+    """Time that one answer may take."""
     send_seconds: float = 60.0
     """A client that takes longer than this to receive a part of an answer is given up."""
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
-
-import torch
 
 from aquarat_core.config import ConfigError, TrainConfig
 from aquarat_core.model import fused
 from aquarat_core.model.accounting import MAX_SAVED_ATTENTION, training_bytes
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.memory import free_bytes
 
 LOWER = "lower micro_batch_rows (batch_tokens may stay: a step then takes more passes)"
 SMALLER = "or take a smaller model.depth or sequence_len"
@@ -45,18 +43,6 @@ def check_run(model: Transformer, config: TrainConfig, world: World) -> None:
             f"training needs at least {needed / 1e9:.1f} GB on each rank, but {free / 1e9:.1f} GB are free: "
             f"{LOWER}, {SMALLER}"
         )
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes of memory that this process could still take: on the GPU, or on the host within its control group."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import torch
 from aquarat_core.config import ConfigError, TrainConfig
 from aquarat_core.model.accounting import parameters, training_bytes
 from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.memory import free_bytes
 from aquarat_core.training import preflight
-from aquarat_core.training.preflight import check_run, free_bytes, out_of_memory_explained
+from aquarat_core.training.preflight import check_run, out_of_memory_explained
 from tests.factories import CPU, ONE, random_model
 
 TWO = World(0, 2, CPU, torch.float32)
