@@ -79,15 +79,13 @@ class KVCache:
         if block is None and device.type == "cpu" and dtype == torch.bfloat16:
             block = CPU_BLOCK
         L, K, D = config.depth, config.kv_heads, config.head_size
-        zeros = huge_zeros if device.type == "cpu" else torch.zeros
-        self.slots, self.dtype = slots, dtype
-        self.prompt_k_LPKDT = zeros((L, prompts, K, D, prompt_len), dtype=dtype, device=device)
-        self.prompt_v_LPKTD = zeros((L, prompts, K, prompt_len, D), dtype=dtype, device=device)
+        self.slots, self.dtype, self.device = slots, dtype, device
+        self.prompt_k_LPKDT = self._zeros(L, prompts, K, D, prompt_len)
+        self.prompt_v_LPKTD = self._zeros(L, prompts, K, prompt_len, D)
         self.whole_blocks = block is not None
         self.block = min(block or row_len, row_len)
         blocks = -(-row_len // self.block)
-        generated = (L, blocks, rows, K, self.block, D)
-        self.row_k_LNRKSD, self.row_v_LNRKSD = (zeros(generated, dtype=dtype, device=device) for _ in range(2))
+        self.row_k_LNRKSD, self.row_v_LNRKSD = (self._zeros(L, blocks, rows, K, self.block, D) for _ in range(2))
         self.prompt_lengths_P = torch.ones(prompts, dtype=torch.long, device=device)
         self.prompt_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.slot_R = torch.zeros(rows, dtype=torch.long, device=device)
@@ -108,6 +106,20 @@ class KVCache:
         _, P, _, T, _ = self.prompt_v_LPKTD.shape
         _, N, R, _, S, _ = self.row_k_LNRKSD.shape
         return P, T, R, N * S
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return (huge_zeros if self.device.type == "cpu" else torch.zeros)(shape, dtype=self.dtype, device=self.device)
+
+    def resize_prompts(self, prompt_len: int, keep: int) -> None:
+        """Change the room for a prompt to `prompt_len` tokens, and keep the first `keep` tokens of all prompts.
+
+        Their tensors are new afterwards: steps that were captured before must not be replayed.
+        """
+        old_k, old_v = self.prompt_k_LPKDT, self.prompt_v_LPKTD
+        self.prompt_k_LPKDT = self._zeros(*old_k.shape[:-1], prompt_len)
+        self.prompt_k_LPKDT[..., :keep] = old_k[..., :keep]
+        self.prompt_v_LPKTD = self._zeros(*old_v.shape[:3], prompt_len, old_v.size(4))
+        self.prompt_v_LPKTD[:, :, :, :keep] = old_v[:, :, :, :keep]
 
     def move_rows(self, source: Tensor, target: Tensor, n_generated: int) -> None:
         """Copy the rows `source`, which have up to `n_generated` generated tokens, to `target`."""

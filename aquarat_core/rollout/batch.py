@@ -19,13 +19,15 @@ from torch import Tensor
 from aquarat_core.data.rows import pad
 from aquarat_core.model.kv_cache import DecodeShape, Prefill, last_ids
 from aquarat_core.model.typed_torch import to_list
-from aquarat_core.rollout.replay import GraphRunner
+from aquarat_core.rollout.replay import GraphRunner, quarters
 from aquarat_core.rollout.rows import DecodeStep
 from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.rollout.tools import Calls, Tool
 
 PREFILL_TOKENS = 16_384
 """Maximum number of tokens in one prefill pass, including padding."""
+PROMPT_ROOM = 64
+"""The smallest room for a prompt in an elastic batch."""
 Enough = Callable[[list[int]], bool]
 """Whether a completion with these tokens so far need not be continued."""
 
@@ -117,9 +119,11 @@ class Batch:
     The prompts and budgets must fit the KV cache.
     """
 
-    def __init__(self, runner: GraphRunner, requests: Iterable[Request] = ()) -> None:
+    def __init__(self, runner: GraphRunner, requests: Iterable[Request] = (), elastic: bool = False) -> None:
+        """With `elastic`, the KV cache's room for prompts follows the longest one: a step reads all of that room."""
         self.runner, self.state, self.kv_cache = runner, runner.rows, runner.rows.kv_cache
         self.model = self.state.model
+        self.elastic = elastic
         self.waiting: deque[tuple[Request, int]] = deque()
         self.rows: list[_Row] = []
         self.prompt_indices: dict[int, int] = {}
@@ -337,8 +341,17 @@ class Batch:
         budgets = torch.tensor([request.budget for request, _ in started], device=device)
         self.state.start(rows, self.prompt_hidden_PC[prompts], keys, budgets)
 
+    def _fit_prompts(self) -> None:
+        """Make the KV cache's room for prompts fit the present ones, with enough to spare that it seldom changes."""
+        _, room, _, _ = self.kv_cache.size
+        longest = max(self.prompt_lengths)
+        if longest > room or 4 * longest < room > PROMPT_ROOM:
+            self.kv_cache.resize_prompts(max(PROMPT_ROOM, quarters(longest)), min(longest, room))
+
     def _prefill(self, requests: Sequence[Request]) -> None:
         device = self.prompt_hidden_PC.device
+        if self.elastic and requests:
+            self._fit_prompts()
         longest = max((len(request.prompt) for request in requests), default=1)
         at_once = max(1, PREFILL_TOKENS // longest)
         for start in range(0, len(requests), at_once):

@@ -15,7 +15,7 @@ from torch import nn
 from aquarat_core.errors import UsageError
 from aquarat_core.model.kv_cache import KVCache
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rollout.batch import Batch, Completion, Drawn, Enough, Request
+from aquarat_core.rollout.batch import PROMPT_ROOM, Batch, Completion, Drawn, Enough, Request
 from aquarat_core.rollout.replay import CudaGraphs, GraphCapture, GraphRunner
 from aquarat_core.rollout.rows import DeviceRows
 from aquarat_core.rollout.sampling import Sampling
@@ -122,7 +122,11 @@ class Engine:
         It has room for `rows` completions at a time, of prompts of up to `prompt_len` tokens and with a budget of up to
         `budget` tokens; further ones wait. Use it inside `torch.inference_mode()`.
         """
-        return Batch(self._runner_of_size(rows, prompt_len, 1, rows, budget))
+        # Captured steps work on fixed addresses, and read no more than they need.
+        elastic = self.graph_capture is None
+        return Batch(
+            self._runner_of_size(rows, PROMPT_ROOM if elastic else prompt_len, 1, rows, budget), elastic=elastic
+        )
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], budget: int) -> None:
         longest, room = max(map(len, prompts), default=0), self.model.config.sequence_len

@@ -125,8 +125,8 @@ class GraphRunner:
 def rounded(shape: DecodeShape, size: tuple[int, int, int, int]) -> DecodeShape:
     """`shape` rounded up, so that many steps have the same one, within a KV cache of that size."""
     P, T, R, S = size
-    rows = min(max(MIN_ROWS, _quarters(shape.rows)), R)
-    prompts = min(_quarters(shape.prompts), P)
+    rows = min(max(MIN_ROWS, quarters(shape.rows)), R)
+    prompts = min(quarters(shape.prompts), P)
     return DecodeShape(
         rows,
         prompts,
@@ -136,7 +136,7 @@ def rounded(shape: DecodeShape, size: tuple[int, int, int, int]) -> DecodeShape:
     )
 
 
-def _quarters(n: int) -> int:
+def quarters(n: int) -> int:
     """`n` rounded up to a multiple of a quarter of the power of two below: adds at most a quarter."""
     quarter = max(1, (1 << (n - 1).bit_length()) // 8)
     return -(-n // quarter) * quarter

@@ -191,3 +191,28 @@ def test_what_just_fits_is_scored(random: aq.Model) -> None:
     assert len(random.logprobs(text).tokens) == 128
     with pytest.raises(aq.UserError):
         random.logprobs(text + " 7 7")
+
+
+def test_a_stream_is_the_answer_of_chat_in_pieces(random: aq.Model) -> None:
+    for how in ({}, {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "max_new_tokens": 7, "special_tokens": True}):
+        pieces = list(random.stream("Zoe is 6.", **how))
+        assert "".join(piece.text for piece in pieces) == random.chat("Zoe is 6.", **how)
+    stop = random.chat("Zoe is 6.", max_new_tokens=20)[5:8]
+    stopped = "".join(piece.text for piece in random.stream("Zoe is 6.", max_new_tokens=20, stop=stop))
+    assert stop and stopped == random.chat("Zoe is 6.", max_new_tokens=20, stop=stop)
+
+
+def test_a_stream_tells_the_calls_of_the_calculator() -> None:
+    calling = aq.Model(calling_model(), tokenizer())
+    calls = [
+        call
+        for seed in range(20)
+        for piece in calling.stream("1 + 2", max_new_tokens=80, temperature=1.0, seed=seed, calculator=True)
+        for call in piece.calls
+    ]
+    assert calls and any(call.result for call in calls)
+
+
+def test_a_stream_refuses_before_its_first_piece(random: aq.Model) -> None:
+    with pytest.raises(aq.UserError, match="do not fit"):
+        random.stream("Zoe", max_new_tokens=1000)

@@ -120,7 +120,7 @@ def test_moved_rows_and_prompts_go_on_where_they_were(
     rows.kv_cache.move_rows(torch.tensor([6, 7, 8, 9, 10, 11]), torch.tensor([0, 1, 2, 4, 5, 3]), n_generated=2)
     s = rows.sequences
     rows.sequences = [s[6], s[7], s[8], s[11], s[9], s[10]]
-    rows.kv_cache.move_prompts(torch.tensor([2, 3]), torch.tensor([0, 1]))
+    rows.kv_cache.move_prompts(torch.tensor([2, 3]), torch.tensor([0, 1]), max(map(len, prompts)))
     rows.prompts = [prompts[2], prompts[3]]
     for step in range(4):
         close(rows.decode([step] * 6, True, False), rows.uncached())
