@@ -32,6 +32,7 @@ NOT_BENCHES = (
     "in_memory",
     "random_models",
     "release_worker",
+    "serve_worker",
     "store_worker",
     "tokenizer_worker",
     "rl_stage",

@@ -92,3 +92,14 @@ def _is_text(path: Path) -> bool:
     if path.suffix == ".gz":
         return True
     return path.suffix in PLAIN or (str(path).startswith("/usr/share/doc/") and path.suffix in ("", ".copyright"))
+
+
+def sources(chars: int) -> list[str]:
+    """Python's own sources, in a fixed order, up to this many characters."""
+    texts: list[str] = []
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        if chars <= 0:
+            break
+        texts.append(path.read_text(encoding="utf-8", errors="replace")[:chars])
+        chars -= len(texts[-1])
+    return texts

@@ -11,9 +11,9 @@ MODEL = ModelConfig(depth=4, width_per_layer=64, head_size=64, sequence_len=1024
 
 
 @torch.no_grad()
-def random_model(vocab_size: int, dtype: torch.dtype) -> Transformer:
-    """`MODEL` with `vocab_size` ids; always the same weights."""
-    model, generator = Transformer(MODEL, vocab_size, dtype), torch.Generator().manual_seed(0)
+def random_model(vocab_size: int, dtype: torch.dtype, config: ModelConfig = MODEL) -> Transformer:
+    """A model with `vocab_size` ids; always the same weights."""
+    model, generator = Transformer(config, vocab_size, dtype), torch.Generator().manual_seed(0)
     model.init_weights(generator)
     for block in model.blocks:
         block.attention.out.weight.normal_(0.0, 0.05, generator=generator)

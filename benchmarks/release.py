@@ -13,7 +13,6 @@ What exporting takes is measured in a process of its own on a model with 1 GiB o
 from __future__ import annotations
 
 import random
-import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from aquarat_core.rollout.engine import Engine
 from aquarat_core.settings import REPO_ROOT, store_uri
 from aquarat_core.text.chat import render, stop_tokens
 from aquarat_core.text.tokenizer import Tokenizer, train_tokenizer
+from benchmarks.corpus import sources
 from benchmarks.harness import Against, Result, run_apart, unmeasured
 from tests.exchange.huggingface.examples import conversations, keep_code_in, load_model, load_tokenizer
 
@@ -178,17 +178,6 @@ def _text(tokenizer: Tokenizer) -> Result:
     other = [text for text in documents if theirs(text)["input_ids"] != [bos, *tokenizer.encode(text)]]
     different = float(sum(len(text.encode()) for text in other))
     return Result(f"{size:,} bytes of mixed text, encoded otherwise", "bytes", (different,), goal=GOALS["text"])
-
-
-def sources(chars: int) -> list[str]:
-    """Python's own sources, in a fixed order, up to this many characters."""
-    texts: list[str] = []
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        if chars <= 0:
-            break
-        texts.append(path.read_text(encoding="utf-8", errors="replace")[:chars])
-        chars -= len(texts[-1])
-    return texts
 
 
 def mixed_text() -> list[str]:
