@@ -53,6 +53,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--waiting", type=int, default=256, help="further ones that may wait (%(default)s)")
     command.add_argument("--max-new-tokens", type=int, default=1024, help="maximum length of an answer (%(default)s)")
     command.add_argument("--timeout", type=float, default=600.0, help="seconds that an answer may take (%(default)s)")
+    command.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="type to compute in (default: what suits the hardware)"
+    )
     add_store(command)
     command.set_defaults(run=_serve)
 
@@ -126,7 +129,7 @@ def _site(arguments: argparse.Namespace) -> Site:
     from aquarat_core.serving.site import Served, Site
     from aquarat_core.serving.worker import Limits, Worker
 
-    models = _models(arguments.models or [_last_checkpoint(arguments.store)], arguments.store)
+    models = _models(arguments.models or [_last_checkpoint(arguments.store)], arguments.store, arguments.dtype)
     limits: dict[str, Limits] = {}
     for name, model in models.items():
         longest = min(arguments.max_new_tokens, model.config.sequence_len - 1)
@@ -137,7 +140,7 @@ def _site(arguments: argparse.Namespace) -> Site:
     return Site(served, worker, arguments.store, arguments.timeout)
 
 
-def _models(names: list[str], store: str) -> dict[str, Model]:
+def _models(names: list[str], store: str, dtype: str | None) -> dict[str, Model]:
     from aquarat_core.loading import load
 
     models: dict[str, Model] = {}
@@ -147,7 +150,7 @@ def _models(names: list[str], store: str) -> dict[str, Model]:
         if called in models:
             raise UsageError(f"{called} is given twice")
         print(f"loading {name}", file=sys.stderr, flush=True)
-        models[called] = load(name, store=store)
+        models[called] = load(name, store=store, dtype=dtype)
     return models
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import torch
-
 from aquarat_core.api import Model
 from aquarat_core.artifacts import Artifact
 from aquarat_core.serving.worker import Worker
@@ -33,8 +31,8 @@ class Served:
         return self.model.artifact
 
     async def run(self, work: Callable[[Model], T]) -> T:
-        """The result of `work`, done in the thread that owns torch, between two steps of generation."""
-        return await self.worker.run(lambda: _without_gradients(work, self.model))
+        """The result of `work`, done in the thread that owns torch, in inference mode, between two steps."""
+        return await self.worker.run(lambda: work(self.model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,3 @@ class Site:
     """Time that one answer may take."""
     send_seconds: float = 60.0
     """A client that takes longer than this to receive a part of an answer is given up."""
-
-
-def _without_gradients(work: Callable[[Model], T], model: Model) -> T:
-    with torch.no_grad():
-        return work(model)
