@@ -32,8 +32,8 @@ from benchmarks.harness import Against, BenchError, Result
 
 STREAMS = (1, 8, 64)
 NEW_TOKENS = 128
-ROUNDS = 1
-REQUESTS, KINDS = 1_000, 40
+ROUNDS = 3
+REQUESTS, KINDS = 10_000, 40
 VOCABULARIES = {"demo": 768, "depth 4, width 256": 4_096}
 SECONDS = 1_800
 
