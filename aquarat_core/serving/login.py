@@ -38,7 +38,8 @@ def routes(token: str) -> list[BaseRoute]:
         if not checked.is_token(given.strip()):
             return _page("That is not the token.", 401)
         response = RedirectResponse("/", 303)
-        response.set_cookie(Token.COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        # Not "strict": a link from a report, which has no origin, to the explorer would lead to the login page again.
+        response.set_cookie(Token.COOKIE, token, httponly=True, samesite="lax", secure=request.url.scheme == "https")
         return response
 
     return [Route(PATH, show), Route(PATH, log_in, methods=["POST"])]
@@ -60,7 +61,9 @@ async def refused(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _page(said: str, status: int) -> Response:
-    return HTMLResponse(PAGE.format(said=said), status, {"content-security-policy": POLICY})
+    # With no referrer at all, a browser sends the form with the origin "null", which the guard refuses.
+    headers = {"content-security-policy": POLICY, "referrer-policy": "same-origin"}
+    return HTMLResponse(PAGE.format(said=said), status, headers)
 
 
 async def _unused(_scope: Scope, _receive: Receive, _send: Send) -> None:
