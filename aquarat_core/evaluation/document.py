@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
+from urllib.parse import quote
 
 from aquarat_core.evaluation.stylesheet import STYLESHEET
 from aquarat_core.plain_text import fenced
@@ -74,6 +75,15 @@ class Sample:
     verdict: Literal["right", "wrong", "no answer"]
     question: str
     completion: str
+    evaluation: str = ""
+    """The evaluation that the question belongs to, and the question's id: its link in the page, and in the explorer."""
+    id: str = ""
+    sample: int = 0
+
+    @property
+    def anchor(self) -> str:
+        """The fragment of the page's address that leads to this sample; empty without an id."""
+        return "-".join(_quoted(str(part)) for part in (self.evaluation, self.id, self.sample)) if self.id else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +148,47 @@ def _html(block: Block) -> str:
             return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
         case Sample(title, verdict, question, completion):
             return (
-                f'<article class="sample"><h3>{escape(title)} '
+                f'<article class="sample"{_anchor(block)}><h3>{_title(block)} '
                 f'<span class="badge {verdict.replace(" ", "-")}">{verdict}</span></h3><div class="pair">'
-                f"<pre>{escape(question)}</pre><pre>{escape(completion)}</pre></div></article>"
+                f"<pre>{escape(question)}</pre><pre>{escape(completion)}</pre></div>{_place(block)}</article>"
             )
         case Code(text):
             return f"<pre>{escape(text)}</pre>"
         case Details(title, samples):
             inner = "\n".join(map(_html, samples))
             return f"<details><summary>{escape(title)}</summary>\n{inner}\n</details>"
+
+
+def linked(html: str, explorer: str) -> str:
+    """A page with links to the explorer at that address, which ends in the beginning of its query.
+
+    In the stored page their places are comments, so that a page that is read as a file has no dead links.
+    """
+    before, after = f'<p class="explore"><a href="{escape(explorer)}&amp;', '">In the explorer</a></p>'
+    return _PLACE.sub(lambda place: f"{before}{place[1]}{after}", html)
+
+
+_PLACE = re.compile(r"<!--explore (evaluation=[A-Za-z0-9._%]*&amp;question=[A-Za-z0-9._%]*&amp;sample=[0-9]*)-->")
+
+
+def _place(sample: Sample) -> str:
+    if not sample.id:
+        return ""
+    query = f"evaluation={_quoted(sample.evaluation)}&amp;question={_quoted(sample.id)}&amp;sample={sample.sample}"
+    return f"<!--explore {query}-->"
+
+
+def _anchor(sample: Sample) -> str:
+    return f' id="{sample.anchor}"' if sample.id else ""
+
+
+def _title(sample: Sample) -> str:
+    return f'<a href="#{sample.anchor}">{escape(sample.title)}</a>' if sample.id else escape(sample.title)
+
+
+def _quoted(text: str) -> str:
+    """`text` as part of a URL, without characters that end a comment."""
+    return quote(text, safe="").replace("-", "%2D").replace("~", "%7E")
 
 
 def _html_table(table: Table) -> str:

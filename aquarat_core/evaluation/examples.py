@@ -42,6 +42,9 @@ def _sample(r: Record) -> doc.Sample:
         verdict="right" if r.correct else "wrong" if r.parsed else "no answer",
         question=r.question,
         completion=r.completion if r.choice_scores is None else "\n".join(filter(None, [r.completion, _scores(r)])),
+        evaluation=r.evaluation,
+        id=r.id,
+        sample=r.sample,
     )
 
 

@@ -42,6 +42,10 @@ figure svg { display: block; width: 100%; height: auto; max-width: var(--width);
 figure svg text { font-family: inherit !important; }
 figcaption { color: var(--muted); font-size: .82rem; margin-top: .5rem; }
 .sample { padding: .8rem 1rem; margin: .75rem 0; }
+.sample h3 a { color: inherit; text-decoration: none; }
+.sample h3 a:hover, .sample h3 a:focus { text-decoration: underline; }
+.explore a { color: var(--series-1); }
+.explore { font-size: .82rem; margin: .5rem 0 0; }
 details { margin: .75rem 0; }
 summary { cursor: pointer; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
