@@ -109,7 +109,7 @@ class Accuracy:
     hi: float
 
 
-_PANELS = (
+PANELS = (
     ("Loss", "nats per token", ("train/loss", "val/loss")),
     ("Held-out bits per byte", "bits per byte", ("val/bpb",)),
     ("Reward and accuracy", "share", ("rl/mean_reward", "eval/accuracy")),
@@ -142,7 +142,7 @@ def curve_panels(rows: Sequence[Row], stage: str = "") -> list[Panel]:
     """A panel for each group of known metrics that `rows` holds; values that are not finite are left out."""
     prefix = f"{stage}: " if stage else ""
     panels: list[Panel] = []
-    for title, unit, names in _PANELS:
+    for title, unit, names in PANELS:
         series = tuple(s for name in names if (s := _series(rows, name)).values)
         if series:
             panels.append(Panel(prefix + title, unit, series))

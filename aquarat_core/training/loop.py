@@ -20,8 +20,8 @@ from aquarat_core.training.optimizer import ShardedOptimizer
 from aquarat_core.training.preflight import check_run, out_of_memory_explained
 from aquarat_core.training.session import TrainingSession
 
-HEADLINES = ("train/loss", "val/bpb", "train/tokens_per_second")
-"""Metrics that are reported at each step."""
+HEADLINES = ("train/loss", "val/bpb", "train/tokens_per_second", "train/lr_factor", "time/eta")
+"""Metrics that are reported at each step, the first three also on a terminal."""
 
 
 def train(
