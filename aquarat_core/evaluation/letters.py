@@ -10,18 +10,26 @@ Shapes: B contexts, L letters, V tokens of the vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from aquarat_core.data.rows import pad
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.tasks.task import Task
 from aquarat_core.text.tokenizer import Tokenizer, TokenizerError
 
 
-def letter_ids(tokenizer: Tokenizer, task: Task[Any]) -> list[int]:
+class Lettered(Protocol):
+    """A task whose answers are letters, as far as their tokens are concerned; see `tasks.task.Task`."""
+
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+
+    def answer_text(self, answer: str) -> str: ...
+
+
+def letter_ids(tokenizer: Tokenizer, task: Lettered) -> list[int]:
     """Ids of the task's letters at their position in an answer.
 
     Raises `TokenizerError` if the letter in an answer is not a token of its own.
@@ -29,7 +37,7 @@ def letter_ids(tokenizer: Tokenizer, task: Task[Any]) -> list[int]:
     return answer_cue(tokenizer, task, "so.\n")[1]
 
 
-def answer_cue(tokenizer: Tokenizer, task: Task[Any], before: str = "") -> tuple[list[int], list[int]]:
+def answer_cue(tokenizer: Tokenizer, task: Lettered, before: str = "") -> tuple[list[int], list[int]]:
     """The ids of the task's own words for an answer up to the letter, after the text `before`, and those of its letters
     there.
 
@@ -45,7 +53,7 @@ def answer_cue(tokenizer: Tokenizer, task: Task[Any], before: str = "") -> tuple
     return list(stems.pop()), ids
 
 
-def bare_letters(tokenizer: Tokenizer, task: Task[Any]) -> list[int]:
+def bare_letters(tokenizer: Tokenizer, task: Lettered) -> list[int]:
     """Ids of the task's letters where each is the whole answer.
 
     Raises `TokenizerError` when one is more than one token.
