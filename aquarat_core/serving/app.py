@@ -10,11 +10,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from aquarat_core.serving import login
+from aquarat_core.serving import chat, login, reports
+from aquarat_core.serving.explorer import routes as explorer
 from aquarat_core.serving.guard import App, Guard, Token
 from aquarat_core.serving.metrics import TYPE, Metrics
 from aquarat_core.serving.openai import routes as openai
 from aquarat_core.serving.openai.errors import ApiError, answer_error
+from aquarat_core.serving.pages import LINKS, error_handlers
+from aquarat_core.serving.runs import routes as runs
 from aquarat_core.serving.site import Site
 
 CLOSED = (
@@ -50,10 +53,18 @@ def application(site: Site, hosts: Iterable[str] = (), token: str | None = None)
         finally:
             site.worker.close()
 
-    routes = [Route("/health", health), Route("/metrics", show_metrics), *openai.routes(site)]
+    routes = [
+        Route("/health", health),
+        Route("/metrics", show_metrics),
+        *openai.routes(site),
+        *chat.routes(site),
+        *explorer.routes(site),
+        *runs.routes(site.store_uri),
+        *reports.routes(site.store_uri),
+    ]
     if token is not None:
         routes += login.routes(token)
-    handlers = {ApiError: answer_error, ClientDisconnect: _nobody}
+    handlers = {**error_handlers(tuple(LINKS)), ApiError: answer_error, ClientDisconnect: _nobody}
     app: App = metrics.wrapped(Starlette(routes=routes, lifespan=working, exception_handlers=handlers))
     if token is not None:
         app = Token(app, token, login.refused, OPEN)
