@@ -92,6 +92,8 @@ def test_pages_of_the_list_have_each_question_once(url: str) -> None:
         seen += [one["id"] for one in found["questions"]]
     assert seen == [f"q{i:02d}" for i in range(N)] and PAGE_SIZE == 25
     assert asked(url, "questions", report="rl_eval_report", page=99)["page"] == 2
+    assert asked(url, "questions", report="rl_eval_report", around="q30")["page"] == 1
+    assert asked(url, "questions", report="rl_eval_report", around="q30", filter="broke")["page"] == 0
 
 
 def test_text_is_searched_in_questions_answers_and_ids(url: str) -> None:
@@ -119,6 +121,7 @@ def test_a_question_is_shown_with_both_answers(url: str, web: WebStore) -> None:
     assert found["gold"] == record(3, True).gold and found["letters"] == list("ABCDE")
     assert [side["id"] for side in found["sides"]] == [web.sft_report.sha256, web.rl_report.sha256]
     assert [side["answers"][0]["mark"] for side in found["sides"]] == ["wrong", "right"]
+    assert {side["answers"][0]["gold"] for side in found["sides"]} == {found["gold"]}
     form = asked(url, "question", report="rl_eval_report", question="q02")["sides"][1]["answers"][0]
     assert (form["mark"], form["parsed"], form["stop_reason"]) == ("form", None, "length")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
@@ -143,6 +145,16 @@ def test_pages_can_be_mounted_on_another_server(web: WebStore) -> None:
         moved = requests.get(f"{address}/aquarat/reports/rl_eval_report", allow_redirects=False, timeout=limit(30))
         assert moved.headers["location"] == f"/aquarat/reports/{web.rl_report.sha256}"
         assert "/explore?" not in get(f"{address}/aquarat/reports/rl_eval_report").text
+
+
+def test_pages_without_a_model_need_no_torch() -> None:
+    """So that Dagster's web server can have them."""
+    program = (
+        "import sys; from aquarat_core.serving import reports; from aquarat_core.serving.runs import routes; "
+        "print([name for name in ('torch', 'pyarrow', 'dagster') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_every_link_leads_to_a_page(url: str) -> None:

@@ -50,7 +50,7 @@ class _Endpoints:
         return refreshed(request, await in_thread(self._explorer.reports))
 
     async def questions(self, request: Request) -> Response:
-        chosen = [text_of(request, name) for name in ("report", "other", "evaluation", "filter", "text")]
+        chosen = [text_of(request, name) for name in ("report", "other", "evaluation", "filter", "text", "around")]
         at = number(request, "page", 0, MAX_PAGES)
         return refreshed(request, await in_thread(self._explorer.questions, *chosen, at))
 

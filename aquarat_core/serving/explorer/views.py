@@ -110,9 +110,19 @@ class Explorer:
         return Pair(now, before, now.named(evaluation))
 
     def questions(
-        self, report: str, other: str = "", evaluation: str = "", kept: str = "", text: str = "", page: int = 0
+        self,
+        report: str,
+        other: str = "",
+        evaluation: str = "",
+        kept: str = "",
+        text: str = "",
+        around: str = "",
+        page: int = 0,
     ) -> dict[str, Any]:
-        """One page of the questions that the filter keeps, and how many each filter keeps."""
+        """One page of the questions that the filter keeps, and how many each filter keeps.
+
+        It is the page with the question `around`, if that is among them.
+        """
         if kept and kept not in FILTERS:
             raise UserError(f"there is no filter {kept[:40]!r}: the filters are {', '.join(FILTERS)}")
         pair = self.pair(report, other, evaluation)
@@ -123,7 +133,7 @@ class Explorer:
         counts["all"] = len(marks)
         questions = [q for q, m in marks.items() if not kept or FILTERS[kept](m)]
         pages = max(1, -(-len(questions) // PAGE_SIZE))
-        page = min(page, pages - 1)
+        page = questions.index(around) // PAGE_SIZE if around in questions else min(page, pages - 1)
         shown = questions[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
         return {
             "report": described(pair.now.report),
@@ -275,6 +285,7 @@ def _side(answers: Answers, evaluation: str, question: str) -> dict[str, Any]:
         "answers": [
             {
                 **_mark(answers.answers[row]),
+                "gold": answers.answers[row].gold,
                 "text": answers.text("completion", row),
                 "tokens": answers.tokens(row),
                 "scores": answers.scores(row),

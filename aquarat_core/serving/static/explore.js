@@ -72,7 +72,9 @@ async function renderList(chosen, mine) {
   if (shown.list !== key) {
     byId("list").setAttribute("aria-busy", "true");
     try {
-      shown.found = await get("explore/questions", asked);
+      // A link from elsewhere opens the page of the list that has its question.
+      const around = shown.list === null && !chosen.page ? chosen.question : null;
+      shown.found = await get("explore/questions", { ...asked, around });
     } catch (failure) {
       if (mine === turn) broken(chosen);
       throw failure;

@@ -26,7 +26,8 @@ function insideView(question, chosen) {
     (value) => go({ sample: value, token: null })) : null;
   const content = make("div", { id: "looked" }, make("p", { class: "quiet" }, "computing… a checkpoint is loaded first"));
   show(box, make("div", { class: "looking" }, whose, which), content);
-  look(question, chosen, { report: side.id, evaluation: chosen.evaluation, question: chosen.question, sample: answer.sample });
+  look(chosen, { report: side.id, evaluation: chosen.evaluation, question: chosen.question, sample: answer.sample },
+    answer.gold);
 }
 
 function select(name, options, value, changed, id = "") {
@@ -36,24 +37,24 @@ function select(name, options, value, changed, id = "") {
   return make("label", {}, name, field);
 }
 
-async function look(question, chosen, asked) {
+async function look(chosen, asked, gold) {
   const mine = ++looking;
   const box = byId("looked");
   try {
     const found = await get("explore/inside", { ...asked, view: "tokens" });
     if (mine !== looking) return;
-    drawInside(question, chosen, asked, found, box);
+    seen.gold = gold;
+    drawInside(chosen, asked, found, box);
   } catch (failure) {
     if (mine === looking) show(box, band(failure.message));
   }
 }
 
-function drawInside(question, chosen, asked, found, box) {
+function drawInside(chosen, asked, found, box) {
   seen.tokens = found.tokens;
   seen.map = null;
   seen.layers = found.layers;
   seen.asked = asked;
-  seen.question = question;
   const list = make("div", { class: "tokens card", id: "tokens", role: "listbox", tabIndex: 0,
     aria: { label: "Tokens of the prompt and the answer; arrow keys choose one" } });
   found.tokens.forEach((token, i) => list.append(...chip(token, i, found.prompt)));
@@ -67,7 +68,7 @@ function drawInside(question, chosen, asked, found, box) {
     event.preventDefault();
     choose(Math.min(found.tokens.length - 1, Math.max(1, seen.selected + moves[event.key])));
   });
-  const legend = make("span", { class: "legend" }, "likely", make("i", {}), "unlikely");
+  const legend = make("span", { class: "legend", id: "legend" }, "likely", make("i", {}), "unlikely");
   const layers = Array.from({ length: found.layers }, (_, i) => [i, `${i + 1}`]);
   const heads = Array.from({ length: found.heads }, (_, i) => [i, `${i + 1}`]);
   const layer = Math.min(Number(chosen.layer ?? found.layers - 1), found.layers - 1);
@@ -109,6 +110,7 @@ function shadeTokens(by) {
   if (!list) return;
   const row = by === "attention" ? rowOf(seen.selected) : null;
   list.classList.toggle("attention", row !== null);
+  byId("legend").hidden = row !== null;
   const top = row ? Math.max(1, ...row) : 1;
   seen.tokens.forEach((token, i) => {
     const weight = row ? (row[i - seen.map.cut] ?? 0) / top : token.logp === undefined ? 0 : 1 - Math.exp(token.logp);
@@ -172,7 +174,7 @@ function about(place) {
 }
 
 function lensTable(found) {
-  const gold = seen.question.gold;
+  const { gold } = seen;
   const letters = found.letters.map((letter) => make("th", { scope: "col", class: letter === gold ? "gold" : "" },
     letter === gold ? `${letter} ✓` : letter));
   const head = make("tr", {}, make("th", { scope: "col" }, "After"), ...letters,

@@ -36,6 +36,7 @@ function answerBox(answer, question) {
   const facts = [badge(answer.mark)];
   if (answer.parsed !== null) facts.push(`answered ${visible(answer.parsed)}`);
   if (answer.sample) facts.push(`answer ${answer.sample + 1}`);
+  if (answer.gold !== question.gold) facts.push(`right is ${visible(answer.gold)} here, the options were in another order`);
   if (answer.tokens) facts.push(`${answer.tokens} tokens`);
   if (answer.stop_reason === "length") facts.push("cut off by the limit of tokens");
   if (answer.stop_reason === "too_long") facts.push("not asked: the prompt is too long for the context");
