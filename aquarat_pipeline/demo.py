@@ -145,8 +145,8 @@ def show(out: TextIO, outcome: Outcome) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    from aquarat_pipeline.assets.metadata import headline
-    from aquarat_pipeline.durations import ago
+    from aquarat_core.durations import ago
+    from aquarat_core.evaluation.headlines import headline
 
     table = Table("asset", "seconds", "size", "data version", "result")
     table.columns[1].justify = table.columns[2].justify = "right"

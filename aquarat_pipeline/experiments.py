@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import yaml
 
 from aquarat_core.config import DEFAULT_PROFILE, Profile, load_profile, strict_yaml
@@ -25,6 +24,9 @@ from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.resources.profile import current_profile
 from aquarat_pipeline.tags import EXPERIMENT_TAG
 from aquarat_pipeline.workers import RUN_PROFILE
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 MAX_NAME = 40
 _PLACE = Path("aquarat", "experiments")
@@ -53,15 +55,17 @@ class Experiment:
 
     def key(self, asset: str) -> dg.AssetKey:
         """Dagster's key of one of its assets."""
+        import dagster as dg
+
         return dg.AssetKey([self.name, asset] if self.name else [asset])
 
     def ref(self, asset: str) -> str:
         """The name of one of its assets for users and the store's refs: `rl_checkpoint`, `wide/rl_checkpoint`."""
-        return self.key(asset).to_user_string()
+        return f"{self.name}/{asset}" if self.name else asset
 
     def step(self, asset: str) -> str:
         """Dagster's name of the step that makes one of its assets; can also be used as a file name."""
-        return self.key(asset).to_python_identifier()
+        return f"{self.name}__{asset}" if self.name else asset
 
     def local(self, name: str) -> str:
         """The full name of something that every experiment has: a group, a job, a schedule."""

@@ -33,7 +33,7 @@ CORE_FLOORS = (
     ("artifacts",),
     ("sandbox",),
     ("agent", "config"),
-    ("arguments", "plain_text", "settings"),
+    ("arguments", "durations", "plain_text", "settings"),
     ("conversation", "errors"),
 )
 PIPELINE_FLOORS = (
@@ -46,7 +46,7 @@ PIPELINE_FLOORS = (
     ("jobs",),
     ("hosts",),
     ("experiments",),
-    ("durations", "memory", "resources", "workers"),
+    ("memory", "resources", "workers"),
     ("_compat", "home", "tags"),
 )
 """The rooms of each package, from the roof down. A room imports those of lower floors, none of its own or a higher."""

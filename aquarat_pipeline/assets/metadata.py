@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -10,32 +10,13 @@ import dagster as dg
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.adoption import RUN
+from aquarat_core.evaluation.headlines import accuracy_text
 from aquarat_core.tasks.origin import questions_of
 from aquarat_pipeline.assets.inputs import Pinned
 
 CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
 MAX_REPORT = 200_000
 """Number of characters of a report that Dagster's event stores; a longer report is linked instead of embedded."""
-
-
-def _rl_against_sft(p: float) -> str:
-    # Imports numpy, which Dagster's definitions do without.
-    from aquarat_core.evaluation.statistics import p_text
-
-    return f"RL against SFT: {p_text(p, 'p')}"
-
-
-HEADLINES: tuple[tuple[str, Callable[[Any], str]], ...] = (
-    ("val_bpb", "{:.3f} bits per byte on validation text".format),
-    ("held_out_accuracy_best", "{:.1%} of held-out questions right, at best".format),
-    ("val_loss", "validation loss {:.3f}".format),
-    ("rl_mcnemar_p", _rl_against_sft),
-    ("bytes_per_token", "{:.2f} bytes per token".format),
-    ("rows_train", "{:,} training questions".format),
-    ("train_documents", "{:,} training documents".format),
-    ("parameters", "{:,} parameters".format),
-)
-"""Metrics for the summary line and their formats; the first one that an artifact has is shown."""
 
 
 def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str, Any]:
@@ -69,25 +50,6 @@ def artifact_metadata(artifact: Artifact, inputs: Iterable[Pinned]) -> dict[str,
         ),
         "config": dg.MetadataValue.json(manifest.config),
     }
-
-
-def headline(metrics: Mapping[str, Any]) -> str:
-    """The most important number of an artifact; empty if its stage measured none."""
-    if text := accuracy_text(metrics):
-        return text
-    for name, shown in HEADLINES:
-        if metrics.get(name) is not None:
-            return shown(metrics[name])
-    rows = sum(value for name, value in metrics.items() if name.endswith("_train") and isinstance(value, int))
-    return f"{rows:,} conversations to train on" if rows else ""
-
-
-def accuracy_text(metrics: Mapping[str, Any]) -> str | None:
-    """`41.2% [39.1%, 43.4%] of 2,000`, or None if the stage measured no accuracy."""
-    if metrics.get("accuracy") is None:
-        return None
-    low, high = metrics["accuracy_lo"], metrics["accuracy_hi"]
-    return f"{metrics['accuracy']:.1%} [{low:.1%}, {high:.1%}] of {metrics['n']:,}"
 
 
 def _questions(artifact: Artifact) -> dict[str, Any]:

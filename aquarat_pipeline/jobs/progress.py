@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from aquarat_pipeline.durations import duration
+from aquarat_core.durations import duration
 
 OBSERVE_SECONDS = 10.0
 

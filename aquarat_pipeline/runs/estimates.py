@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from aquarat_core.artifacts import Manifest
+from aquarat_core.durations import duration
 from aquarat_core.runtime.peaks import peak_of
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
-from aquarat_pipeline.durations import duration
 from aquarat_pipeline.jobs.requirement import processes
 from aquarat_pipeline.runs.disk_space import Disk
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import dagster as dg
 
+from aquarat_core.durations import duration
+from aquarat_core.evaluation.headlines import headline
 from aquarat_core.plain_text import printable
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource
 from aquarat_pipeline.assets.events import text_of
-from aquarat_pipeline.assets.metadata import headline
-from aquarat_pipeline.durations import duration
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
 """Beginnings of Dagster's own lines that carry no information."""

@@ -18,9 +18,9 @@ import pytest
 from aquarat_core.agent.supervisor import _visible
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
 from aquarat_core.config import ConfigError, load_profile
+from aquarat_core.durations import duration
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.plan import Plan
-from aquarat_pipeline.durations import duration
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import readiness
 from aquarat_pipeline.runs.executor import resuming_executor, skip_checks

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aquarat_pipeline.assets.metadata import headline
+from aquarat_core.evaluation.headlines import headline
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 
 def duration(seconds: float) -> str:
@@ -22,3 +23,15 @@ def ago(moment: float) -> str:
         if seconds >= 2 * size or (unit != "days" and seconds >= size):
             return f"{seconds / size:.0f} {unit} ago"
     return "just now"
+
+
+def age(created: str) -> str:
+    """How long ago an artifact was made, in at most six characters, for tables: `44 min`, `3 h`, `12 d`.
+
+    `created` is a manifest's time, in ISO format.
+    """
+    seconds = max(0.0, time.time() - datetime.fromisoformat(created).timestamp())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= (2 * size if unit == "d" else size):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
