@@ -187,8 +187,8 @@ def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | No
 
     Without a name, uses `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
     """
-    asked = name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
-    raw = _merge(_read(asked, seen=()), with_current_names(Profile, overrides or {}))
+    asked = asked_profile(name_or_path)
+    raw = _merge(_read(asked), with_current_names(Profile, overrides or {}))
     return validate(Profile, raw, f"profile {asked}")
 
 
@@ -198,8 +198,27 @@ def override(profile: Profile, changes: dict[str, Any]) -> Profile:
     return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
 
 
-def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None) -> dict[str, Any]:
-    """The fields of a profile and of those that it extends. A path is relative to the file `beside` it."""
+def layers(name_or_path: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """The fields that a profile's file gives, after those of the profiles that it extends, each with the profile's name
+    or file. Later ones win. Raises `ConfigError`."""
+    return _layers(asked_profile(name_or_path), seen=())
+
+
+def asked_profile(name_or_path: str | None = None) -> str:
+    """The profile's name or file: the given one, else that of `AQUARAT_PROFILE` in the environment, else `demo`."""
+    return name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    """The fields of a profile and of those that it extends."""
+    fields: dict[str, Any] = {}
+    for _, given in _layers(name_or_path, seen=()):
+        fields = _merge(fields, given)
+    return fields
+
+
+def _layers(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """`layers`; a path is relative to the file `beside` it."""
     is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
     path = (beside or Path()) / name_or_path if is_path else PROFILES_DIR / f"{name_or_path}.yaml"
     if not _is_file(path):
@@ -224,9 +243,10 @@ def _read(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None)
         raise ConfigError(f"profile {path}: extends must be one profile's name or file, not {parent!r}")
     if len(seen) >= MAX_PARENTS:
         raise ConfigError(f"profile {path} extends more than {MAX_PARENTS} others")
-    base = _read(parent, (*seen, path), path.parent) if parent else {}
+    before = _layers(parent, (*seen, path), path.parent) if parent else []
     # A user's own file does not inherit its parent's name, under which other artifacts are known.
-    return _merge(base, {"name": path.stem} | fields if is_path and parent else fields)
+    own = {"name": path.stem} | fields if is_path and parent else fields
+    return [*before, (str(path) if is_path else name_or_path, own)]
 
 
 def _is_file(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Reads every settings file with `load`: ordinary YAML, without features that cause surprises.
+"""Reads settings: files with `load`, values of the command line with `parse`. Ordinary YAML without surprises.
 
 Three things that YAML allows are errors here. A repeated key, because YAML silently keeps the last one. An alias,
 because nested ones turn a few lines into gigabytes. And unusually large files, which could keep a parser busy for
@@ -57,11 +57,16 @@ def load(path: Path) -> Any:
     if len(data) > MAX_BYTES:
         raise YamlError(f"{path} is longer than {MAX_BYTES >> 10} KiB, the limit for a settings file")
     try:
-        text = data.decode()
-        _check_events(path, text)
-        return yaml.load(text, _Loader)
+        return parse(data.decode(), str(path))
     except UnicodeDecodeError:
         raise YamlError(f"{path} is not UTF-8 text") from None
+
+
+def parse(text: str, path: str) -> Any:
+    """The content of a text as plain values; `path` names it in errors. Raises `YamlError`."""
+    try:
+        _check_events(path, text)
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -70,7 +75,7 @@ def load(path: Path) -> Any:
         raise e if isinstance(e, YamlError) else YamlError(f"{path} is not valid YAML: {e}") from None
 
 
-def _check_events(path: Path, text: str) -> None:
+def _check_events(path: str, text: str) -> None:
     depth = 0
     # The stubs do not declare its types.
     events = cast("Iterator[Any]", yaml.parse(text, _Base))  # pyright: ignore[reportUnknownMemberType]

@@ -116,27 +116,26 @@ def materialize(
     with_parents: bool = False,
     again: bool = False,
     job: str | None = None,
+    fields: Sequence[str] = (),
 ) -> Outcome:
     """Makes the assets of one experiment, except those that are fresh, unless `again`.
+
+    `fields` are those with other values in this run, such as `rl_checkpoint.steps=20`.
 
     Raises `RunFailedError`, and `UserError` for problems that the user can fix before anything starts.
     """
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.settings import store_uri
     from aquarat_core.stages.registry import STAGES
-    from aquarat_pipeline import experiments
     from aquarat_pipeline.assets.events import latest_materialization, manifest_of
-    from aquarat_pipeline.assets.history import adopted, fresh
     from aquarat_pipeline.runs.executor import skip_checks
+    from aquarat_pipeline.runs.planning import planned
     from aquarat_pipeline.runs.submit import create_run
 
-    experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
+    plan = planned(instance, assets, with_parents=with_parents, again=again, fields=fields)
+    experiment, kept, wanted = plan.experiment, plan.kept, plan.wanted
     store = ArtifactStore.open(store_uri())
-    given = set[str]() if again else adopted(instance, store, experiment)
-    names = _named(instance, assets, with_parents, experiment, given)
-    kept = {} if again else fresh(instance, store, experiment, names)
     _say_fresh(user, kept)
-    wanted = [name for name in names if name not in kept]
     made: dict[str, Artifact] = {}
     seconds: dict[str, float] = {}
     if wanted:
@@ -147,9 +146,9 @@ def materialize(
             checked.append(line)
             user.say(line)
 
-        run = create_run(instance, [experiment.ref(name) for name in wanted], job=job, say=say)
+        run = create_run(instance, [*map(experiment.ref, wanted)], job=job, fields=plan.fields, say=say)
         skip_checks(run.run_id, checked)
-        _execute(instance, run, len(kept), len(names))
+        _execute(instance, run, len(kept), len(plan.names))
         for name in wanted:
             event = latest_materialization(instance, experiment.key(name))
             sha256 = manifest_of(event) if event else None
@@ -163,32 +162,8 @@ def materialize(
     return Outcome(experiment, {name: found[name] for name in STAGES if name in found}, seconds, kept)
 
 
-def _named(
-    instance: dg.DagsterInstance, assets: Sequence[str], with_parents: bool, experiment: Experiment, given: set[str]
-) -> list[str]:
-    """The assets' stages in the order of the chain. Stages that are `given` need no inputs.
-
-    Raises `LaunchError` for an unknown asset.
-    """
-    from aquarat_core.artifacts.store import asset_of
-    from aquarat_core.stages.registry import STAGES
-    from aquarat_pipeline.assets.needed import needed_inputs
-    from aquarat_pipeline.runs.submit import LaunchError
-
-    if unknown := [name for name in assets if asset_of(name) not in STAGES or name.startswith("/")]:
-        shown = ", ".join(repr(name) for name in unknown)
-        raise LaunchError(f"there is no asset {shown}; there are {', '.join(sorted(STAGES))}")
-    wanted = set(map(asset_of, assets))
-    for name in reversed(STAGES) if with_parents else ():
-        if name in wanted and name not in given:
-            stage = STAGES[name]
-            remade = STAGES.keys() - given
-            wanted.update(needed_inputs(instance, experiment, stage, stage.config(experiment.profile), remade))
-    return [name for name in STAGES if name in wanted]
-
-
 def _say_fresh(user: Terminal, kept: dict[str, Fresh]) -> None:
-    from aquarat_pipeline.durations import ago
+    from aquarat_core.durations import ago
 
     for name, held in kept.items():
         source = held.adopted

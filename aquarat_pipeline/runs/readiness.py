@@ -47,10 +47,10 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
     if not plan.stages:
         return
     costs = {stage.name: cost_of(stage.name, plan.sections) for stage in plan.stages}
-    places = _places(home, plan)
+    places = places_of(home, plan)
     store = ArtifactStore.open(plan.store)
     store.check_writable()
-    made = _made_before(store, plan)
+    made = made_before(store, plan)
     disks = disk_space.needed(home, store.uri, plan.sections, costs, made, _run_here(plan, places))
     if short := next((disk for disk in disks if disk.needs > disk.free), None):
         raise NotReadyError(short.complaint())
@@ -60,7 +60,7 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def _places(home: Path, plan: Plan) -> list[Place]:
+def places_of(home: Path, plan: Plan) -> list[Place]:
     """Where the distributed stages can run. Raises `NotReadyError` if some can run nowhere, or `InventoryError`."""
     hosts = read_inventory(home).hosts
     where = home / FILE
@@ -124,7 +124,7 @@ def _run_here(plan: Plan, places: Iterable[Place]) -> set[str]:
     return {stage.name for stage in plan.stages} - distributed
 
 
-def _made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
+def made_before(store: ArtifactStore, plan: Plan) -> dict[str, Manifest]:
     """Manifests of assets in the store that this run would make again: with the same config throughout the chain."""
     found: dict[str, Manifest] = {}
     for stage in STAGES.values():

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from aquarat_core.config.overrides import overrides
 from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
+from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import ReconstructableRepository, coerce_valid_log_level
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
+from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.attempts import cancel_job
 from aquarat_pipeline.runs import lines, readiness
 from aquarat_pipeline.runs.origin import MODULE, WORKSPACE, job_origin
 from aquarat_pipeline.runs.profiles import remember
-from aquarat_pipeline.tags import JOB_TAG
+from aquarat_pipeline.tags import JOB_TAG, SET_TAG
 
 FINISH_SECONDS = 40.0
 SHOWN_EVENTS = {
@@ -66,14 +69,15 @@ def create_run(
     with_parents: bool = False,
     job: str | None = None,
     tags: Mapping[str, str] | None = None,
+    fields: Sequence[str] = (),
     workspace: Path = WORKSPACE,
     say: Callable[[str], None] = lambda line: None,
 ) -> dg.DagsterRun:
     """A run, not yet started, of `assets`, and with `with_parents` of all their inputs; under `job`, or none.
 
-    `say` is called with its requirements. Raises `LaunchError`, or the `UserError` of `readiness.check` or
-    `check_given`
-    for a run that could not be completed.
+    `fields` are those with other values in this run, such as `rl_checkpoint.steps=20`. `say` is called with the run's
+    requirements. Raises `LaunchError`, `ConfigError` for a field that cannot have its value, and the `UserError` of
+    `readiness.check` or `check_given` for a run that could not be completed.
     """
     repository = definitions()
     definition = repository.get_definition()
@@ -87,17 +91,44 @@ def create_run(
     keys = chosen.resolve(graph)  # pyright: ignore[reportUnknownMemberType]  # a generic class without its argument
     whole = definition.get_job(job) if job else definition.get_implicit_job_def_for_assets(keys)
     assert whole is not None, "no two assets of this project have different partitions"
-    asked = Plan.of((key.to_python_identifier() for key in keys), experiment, tags or {})
+    steps = [key.to_python_identifier() for key in keys]
+    run_config = config_of(experiment, fields, steps)
+    asked = Plan.of(steps, experiment, tags or {}, run_config)
     home = Path(instance.root_directory)
     readiness.check(home, asked, say)
     check_given(instance, asked, whole, say)
     return instance.create_run_for_job(
         job_def=whole,  # reduced to the selection there; the UI compares with the whole job
+        run_config=run_config,
         asset_selection=frozenset(keys),
-        tags={**remember(home, experiment.profile), **experiment.tags, **(tags or {})},
+        tags={
+            **remember(home, experiment.profile),
+            **experiment.tags,
+            **({SET_TAG: ", ".join(fields)} if fields else {}),
+            **(tags or {}),
+        },
         remote_job_origin=job_origin(whole.name, definition.name, workspace),
         job_code_origin=repository.get_reconstructable_job(whole.name).get_python_origin(),
     )
+
+
+def config_of(experiment: Experiment, fields: Sequence[str], steps: Iterable[str]) -> dict[str, Any]:
+    """The run config of a run of those steps in which fields have other values than in the experiment's profile.
+
+    Raises `ConfigError` for a field that cannot have its value, and `LaunchError` for one that no step reads.
+    """
+    steps, ops = list(steps), dict[str, Any]()
+    for section, values in overrides(experiment.profile, fields).items():
+        read = [stage.name for stage in STAGES.values() if stage.section == section]
+        made = [step for name in read if (step := experiment.step(name)) in steps]
+        if not made:
+            names = " or ".join(map(experiment.ref, read))
+            raise LaunchError(
+                f"{section} is set, but the run does not make {names}: name it too, or add --with-parents if another "
+                "asset of the run is made from it"
+            )
+        ops |= {step: {"config": values} for step in made}
+    return {"ops": ops} if ops else {}
 
 
 def definitions() -> ReconstructableRepository:
