@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.cli import entry_points, main
+from aquarat_core.cli.commands import Command
 
 Points = list[EntryPoint]
 
@@ -25,8 +27,11 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Points:
     return found
 
 
-def greet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    commands.add_parser("greet", help="greet").set_defaults(run=lambda _: "hello")
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    commands.add_parser("greet").set_defaults(run=lambda _: "hello")
+
+
+greet = [Command("greet", "greet", "polite", __name__)]
 
 
 def five(days: int) -> set[str]:
@@ -39,13 +44,17 @@ def test_what_the_project_names_is_registered_and_there(root: Path) -> None:
     for group, members in named.items():
         installed = {p.name: p for p in metadata.entry_points(group=group) if p.dist and p.dist.name == "aquarat"}
         assert {name: p.value for name, p in installed.items()} == members, "the environment is old: ./run setup"
-        assert all(callable(point.load()) for point in installed.values())
+        for point in installed.values():
+            found = point.load()
+            assert callable(found) or all(importlib.import_module(command.module).add_commands for command in found)
 
 
 def test_another_package_adds_a_command(points: Points, capsys: pytest.CaptureFixture[str]) -> None:
     points.append(EntryPoint("greet", f"{__name__}:greet", entry_points.COMMANDS))
     assert main(["greet"]) == 0
     assert capsys.readouterr() == ("hello\n", "")
+    assert main(["--help"]) == 0
+    assert "\npolite     greet        greet\n" in capsys.readouterr().out
 
 
 def test_where_there_are_none_the_way_out_is_said(points: Points, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +62,8 @@ def test_where_there_are_none_the_way_out_is_said(points: Points, capsys: pytest
     with pytest.raises(SystemExit, match="2"):
         main(["launch", "rl_checkpoint"])
     said = capsys.readouterr().err
-    assert "invalid choice: 'launch'" in said and said.endswith("an environment older than the sources: ./run setup\n")
+    assert said.startswith("aquarat: there is no command 'launch'; ")
+    assert said.endswith("an environment older than the sources: ./run setup\n")
     points.append(EntryPoint("greet", f"{__name__}:greet", entry_points.COMMANDS))
     with pytest.raises(SystemExit, match="2"):
         main(["lunch"])
@@ -64,7 +74,7 @@ def test_one_that_cannot_be_used_is_named_and_the_others_are_there(
     points: Points, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points += [
-        EntryPoint("a", "no_such_package.cli:add_commands", entry_points.COMMANDS),
+        EntryPoint("a", "no_such_package.cli:COMMANDS", entry_points.COMMANDS),
         EntryPoint("b", f"{__name__}:nothing", entry_points.COMMANDS),
         EntryPoint("c", f"{__name__}:greet", entry_points.COMMANDS),
     ]
@@ -73,7 +83,7 @@ def test_one_that_cannot_be_used_is_named_and_the_others_are_there(
     with pytest.raises(SystemExit, match="2"):
         main(["launch"])
     said = capsys.readouterr().err.splitlines()
-    assert "invalid choice: 'launch'" in said[-3]
+    assert said[-3].startswith("aquarat: there is no command 'launch'; ")
     assert said[-2] == "a of a package cannot be used: No module named 'no_such_package'"
     assert said[-1].startswith("b of a package cannot be used: ")
 

@@ -54,17 +54,18 @@ def test_the_ground_floor_imports_nothing(root: Path) -> None:
 def test_the_command_line(kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     raises, found, said = KINDS[kind]
 
-    def parser() -> argparse.ArgumentParser:
+    def parser(*_: object) -> argparse.ArgumentParser:
         made = argparse.ArgumentParser()
+        made.add_argument("command")
         made.set_defaults(run=lambda _: raises(), json=True)
         return made
 
-    monkeypatch.setattr(cli, "_parser", parser)
+    monkeypatch.setattr(cli, "build_parser", parser)
     if kind not in FIXED_BY_USER:
         with pytest.raises(found, match=said):  # and so Python shows its traceback and ends with 1
-            cli.main([])
+            cli.main(["x"])
         return
-    assert cli.main([]) == 2
+    assert cli.main(["x"]) == 2
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == ({"error": said}, f"aquarat: {said}\n")
 
@@ -72,9 +73,9 @@ def test_the_command_line(kind: str, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_the_command_ends_with_1_and_a_traceback_for_a_fault(root: Path) -> None:
     code = (
         "import sys, argparse, aquarat_core.cli as cli; from tests.failures import KINDS\n"
-        "cli._parser = argparse.ArgumentParser\n"
+        "cli.build_parser = lambda *_: argparse.ArgumentParser()\n"
         "argparse.ArgumentParser.parse_args = lambda *_: argparse.Namespace(run=lambda _: KINDS[sys.argv[1]][0]())\n"
-        "sys.exit(cli.main())"
+        "sys.exit(cli.main(['x']))"
     )
     ended = {
         kind: subprocess.run([sys.executable, "-c", code, kind], cwd=root, capture_output=True, text=True)

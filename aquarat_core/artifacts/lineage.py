@@ -52,10 +52,17 @@ def format_lineage(tree: Node) -> str:
 
     An ancestor that several artifacts share is expanded once and marked "(above)" after that.
     """
-    rows: list[tuple[str, Node, bool]] = []
-    _rows(tree, "", "", rows, set())
+    rows = branches(tree)
     width = max(len(label) for label, _, _ in rows)
     return "\n".join(f"{label:<{width}}  {_facts(node)}{'  (above)' if seen else ''}" for label, node, seen in rows)
+
+
+def branches(tree: Node) -> list[tuple[str, Node, bool]]:
+    """The rows of the indented tree: the branch with the asset's name, the artifact, and whether its own ancestors were
+    listed above."""
+    rows: list[tuple[str, Node, bool]] = []
+    _rows(tree, "", "", rows, set())
+    return rows
 
 
 def dot(tree: Node) -> str:

@@ -7,10 +7,13 @@ import itertools
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
-from aquarat_core.artifacts.lineage import dot, format_code, format_lineage, format_profile, lineage
+from aquarat_core.artifacts.lineage import branches, dot, format_code, format_lineage, format_profile, lineage
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.completion import complete_artifacts
 from aquarat_core.cli.output import answer
 from aquarat_core.cli.table import table
+from aquarat_core.durations import age
+from aquarat_core.evaluation.headlines import headline
 from aquarat_core.maintenance.diff import flat
 from aquarat_core.settings import store_uri
 from aquarat_core.tasks.origin import questions_of
@@ -27,6 +30,7 @@ def add_lineage(commands: Commands) -> None:
     add_artifact(command)
     add_store(command)
     add_json(command)
+    command.add_argument("--long", action="store_true", help="print data versions, runs, times and code too")
     command.add_argument("--dot", action="store_true", help="print a graph for Graphviz")
     command.set_defaults(run=_lineage)
 
@@ -42,11 +46,13 @@ def add_show(commands: Commands) -> None:
 
 def add_artifact(command: argparse.ArgumentParser, name: str = "artifact") -> None:
     """Adds an argument that names an artifact."""
-    command.add_argument(
-        name,
-        metavar="ASSET_OR_MANIFEST",
-        help="an asset's name (EXPERIMENT/ASSET in a named experiment) for its latest artifact, or (the beginning "
-        "of) a manifest hash",
+    complete_artifacts(
+        command.add_argument(
+            name,
+            metavar="ASSET_OR_MANIFEST",
+            help="an asset's name (EXPERIMENT/ASSET in a named experiment) for its latest artifact, or (the beginning "
+            "of) a manifest hash",
+        )
     )
 
 
@@ -61,7 +67,21 @@ def add_json(command: argparse.ArgumentParser, what: str = "print one line of JS
 def _lineage(arguments: argparse.Namespace) -> str:
     store = ArtifactStore.open(arguments.store)
     tree = lineage(store, store.resolve(arguments.artifact).sha256)
-    return answer(arguments, _nodes(tree), dot(tree) if arguments.dot else format_lineage(tree))
+    if arguments.dot:
+        return answer(arguments, _nodes(tree), dot(tree))
+    return answer(arguments, _nodes(tree), format_lineage(tree) if arguments.long else _short(tree))
+
+
+def _short(tree: Node) -> str:
+    """The ancestry as an indented tree that fits 80 columns: manifest, age and result of each artifact."""
+    return table([("asset", "manifest", "age", "result"), *(_branch(*row) for row in branches(tree))])
+
+
+def _branch(label: str, node: Node, seen: bool) -> tuple[str, ...]:
+    if node.artifact is None:
+        return label, node.manifest_sha256[:8], "", "missing from the store"
+    manifest = node.artifact.manifest
+    return label, node.manifest_sha256[:8], age(manifest.created), "(above)" if seen else headline(manifest.metrics)
 
 
 def _nodes(tree: Node) -> dict[str, Any]:

@@ -28,7 +28,7 @@ FINDINGS = {"above": "B is better", "below": "B is worse", "no difference shown"
 
 def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
-        "compare", help="compare two checkpoints, question by question, by their eval reports"
+        "compare", description="Compare two checkpoints, question by question, by their eval reports."
     )
     command.add_argument(
         "first",

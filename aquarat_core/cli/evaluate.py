@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "eval",
-        help="evaluate a checkpoint on tasks of your choice",
         description="Asks a checkpoint the questions of tasks and prints accuracies with intervals and baselines. The"
         " questions are those of the data sets that the checkpoint was made from, else of the store's latest ones.",
     )

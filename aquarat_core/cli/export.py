@@ -25,7 +25,6 @@ ENDING = ".parquet"
 def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "export",
-        help="write the questions or conversations of a data set as JSONL",
         description="Each line is a JSON object with `id` and `messages` ([{role, content}], plus `parts` if the "
         "assistant calls the calculator). Questions with options also have `letters` and `answer_letter`, other "
         "questions have `answer`. The files get their names when all of them are complete.",

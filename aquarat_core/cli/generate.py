@@ -17,7 +17,7 @@ from aquarat_core.tasks.origin import questions_of
 
 
 def add_commands(commands: Commands) -> None:
-    command = commands.add_parser("ask", help="print a checkpoint's answer to a message")
+    command = commands.add_parser("ask")
     add_artifact(command)
     command.add_argument("text", help="the message, or - to read it from standard input")
     command.add_argument("--plain", action="store_true", help="continue the text itself, as a base checkpoint does")

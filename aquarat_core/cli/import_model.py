@@ -16,7 +16,6 @@ from aquarat_core.errors import UsageError
 def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "import",
-        help="publish another program's checkpoint as an artifact",
         description="Finds out what the folder is: a checkpoint of nanochat (model_STEP.pt and meta_STEP.json), of"
         " Hugging Face transformers (config.json and safetensors), or of aquarat. Files are only read as data, and"
         " nothing is published unless all of it fits together.",

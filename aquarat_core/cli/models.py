@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import argparse
 
+from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.completion import complete_profiles
+from aquarat_core.cli.output import answer
 from aquarat_core.cli.table import table
 from aquarat_core.config import Profile, load_profile, profile_names
 
 
 def add_commands(commands: Commands) -> None:
-    command = commands.add_parser("model", help="print the size and cost of the profiles' models")
-    command.add_argument("--profile", help="name or YAML file of one profile (default: all built-in ones)")
+    """Adds `model` and `profiles`."""
+    command = commands.add_parser("model")
+    profile = command.add_argument("--profile", help="name or YAML file of one profile (default: all built-in ones)")
+    complete_profiles(profile)
+    add_json(command)
     command.set_defaults(run=_model)
 
-    command = commands.add_parser("profiles", help="list the built-in profiles")
+    command = commands.add_parser("profiles")
+    add_json(command)
     command.set_defaults(run=_profiles)
 
 
 def _model(arguments: argparse.Namespace) -> str:
-    profiles = [load_profile(name) for name in ([arguments.profile] if arguments.profile else profile_names())]
+    profiles = [load_profile(arguments.profile)] if arguments.profile else _by_size()
     columns = [_described(p) for p in profiles]
     rows = [("profile", *(p.name for p in profiles))]
     rows += [(name, *(_number(c[name]) for c in columns)) for name in columns[0]]
-    return table(rows)
+    facts = {p.name: column for p, column in zip(profiles, columns, strict=True)}
+    return answer(arguments, facts, table(rows, right=range(1, len(profiles) + 1)))
+
+
+def _by_size() -> list[Profile]:
+    """The built-in profiles, the smallest model first."""
+    from aquarat_core.model.accounting import parameters
+
+    loaded = map(load_profile, profile_names())
+    return sorted(loaded, key=lambda p: parameters(p.base_checkpoint.model, p.tokenizer.vocab_size))
 
 
 def _described(profile: Profile) -> dict[str, int | str]:
@@ -44,5 +60,6 @@ def _number(value: int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _profiles(_: argparse.Namespace) -> str:
-    return table([(name, load_profile(name).description) for name in profile_names()])
+def _profiles(arguments: argparse.Namespace) -> str:
+    found = {profile.name: profile.description for profile in _by_size()}
+    return answer(arguments, found, table(list(found.items())))

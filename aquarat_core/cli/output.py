@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,9 @@ def answer(arguments: argparse.Namespace, machine: Any, human: str) -> str:
 def log(text: str) -> None:
     """Says on standard error what is going on."""
     print(text, file=sys.stderr, flush=True)
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """`text` in a weaker color on a terminal, unless `NO_COLOR` is set."""
+    wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[2m{text}\x1b[0m" if wanted and text else text

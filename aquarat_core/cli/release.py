@@ -25,7 +25,6 @@ TRANSFORMERS, NANOCHAT = "transformers", "nanochat"
 def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "release",
-        help="write a checkpoint for other tools, and publish it",
         description="Writes a folder that Hugging Face tools open, with a model card made from the artifacts, or a "
         "checkpoint that nanochat loads. An artifact of model_release is published as it is.",
     )

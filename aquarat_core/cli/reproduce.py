@@ -14,7 +14,7 @@ from aquarat_core.runtime.scratch import scratch_folder
 
 
 def add_commands(commands: Commands) -> None:
-    command = commands.add_parser("reproduce", help="run an artifact's stage again and compare the results")
+    command = commands.add_parser("reproduce")
     add_artifact(command)
     add_store(command)
     add_json(command)

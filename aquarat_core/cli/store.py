@@ -16,19 +16,23 @@ from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.progress import transfer_bar
-from aquarat_core.cli.table import table
+from aquarat_core.cli.table import short_size, table
+from aquarat_core.durations import age
+from aquarat_core.evaluation.headlines import headline
 from aquarat_core.maintenance.collect import clock, find_garbage, remove
 from aquarat_core.maintenance.copying import pull, push, size_of, with_ancestors
 from aquarat_core.maintenance.diff import differences
 from aquarat_core.maintenance.verify import verify
+from aquarat_core.stages.registry import STAGES
 
 
 def add_commands(commands: Commands) -> None:
-    parser = commands.add_parser("store", help="list, fetch, verify and clean up the artifact store")
+    parser = commands.add_parser("store")
     group = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _command(group, "ls", _ls, "list the assets' latest artifacts")
     command.add_argument("--all", action="store_true", help="every artifact, the newest first")
+    command.add_argument("--long", action="store_true", help="print data versions, runs, times and bytes too")
     add_show(group)
     add_lineage(group)
     command = _command(group, "diff", _diff, "show the differences between two artifacts")
@@ -88,7 +92,7 @@ def _ls(arguments: argparse.Namespace) -> str:
         names.setdefault(sha256, []).append(name)
     artifacts = sorted(
         (a for a in found.values() if isinstance(a, Artifact)),
-        key=lambda a: a.manifest.created if arguments.all else min(names[a.sha256]),
+        key=lambda a: a.manifest.created if arguments.all else _place(min(names[a.sha256])),
         reverse=arguments.all,
     )
     damaged = [str(e) for e in (*named.values(), *pinned.values(), *found.values()) if isinstance(e, ArtifactError)]
@@ -96,9 +100,18 @@ def _ls(arguments: argparse.Namespace) -> str:
     found_here = {"artifacts": facts, "problems": damaged}
     if not facts and not damaged:
         return answer(arguments, found_here, f"{store.uri} is empty: materialize an asset first")
-    heads = ("asset", "created (UTC)", "files", "bytes", "data", "manifest", "run", "")
-    rows = [heads, *(_row(fact) for fact in facts)]
-    return answer(arguments, found_here, "\n".join([table(rows), *damaged]))
+    if arguments.long:
+        heads = ("asset", "created (UTC)", "files", "bytes", "data", "manifest", "run", "")
+        text = table([heads, *map(_long_row, facts)], right=(2, 3))
+    else:
+        text = table([("asset", "age", "size", "manifest", "result"), *map(_row, facts)], right=(1, 2))
+    return answer(arguments, found_here, "\n".join([text, *damaged]))
+
+
+def _place(name: str) -> tuple[str, int, str]:
+    """Sorts assets by experiment, and then in the order of the chain."""
+    experiment, _, asset = name.rpartition("/")
+    return experiment, list(STAGES).index(asset) if asset in STAGES else len(STAGES), asset
 
 
 def _fact(artifact: Artifact, names: list[str], pinned: bool) -> dict[str, Any]:
@@ -117,10 +130,18 @@ def _fact(artifact: Artifact, names: list[str], pinned: bool) -> dict[str, Any]:
         "run_id": m.run_id,
         "latest": bool(names),
         "pinned": pinned,
+        "headline": headline(m.metrics),
     }
 
 
 def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    marks = " ".join(mark for mark in ("pinned",) if fact[mark])
+    name = ", ".join(fact["names"]) or fact["asset"]
+    result = f"{marks}{'  ' if marks and fact['headline'] else ''}{fact['headline']}"
+    return name, age(fact["created"]), short_size(fact["bytes"]), fact["manifest_sha256"][:8], result
+
+
+def _long_row(fact: dict[str, Any]) -> tuple[str, ...]:
     marks = " ".join(mark for mark in ("latest", "pinned") if fact[mark])
     numbers = str(fact["files"]), f"{fact['bytes']:,}"
     hashes = fact["data_version"][:12], fact["manifest_sha256"][:12]

@@ -1,9 +1,27 @@
-"""The subcommands of `aquarat` that need Dagster; they use the instance in DAGSTER_HOME.
+"""The commands of `aquarat` that need Dagster; they use the instance in DAGSTER_HOME.
 
 Without Dagster they cannot be imported, and the command line says why.
 """
 
 from importlib.util import find_spec
 
+from aquarat_core.cli.commands import Command
+
 if find_spec("dagster") is None:
     raise ImportError("Dagster is not installed: pip install 'aquarat[pipeline]'")
+
+_CLI = "aquarat_pipeline.cli"
+COMMANDS = (
+    Command("status", "print the state of assets, runs, hosts and disk", "look", f"{_CLI}.status"),
+    Command("experiments", "list experiments side by side; add or remove one", "look", f"{_CLI}.experiments"),
+    Command("materialize", "make assets in this terminal", "make", f"{_CLI}.materialize"),
+    Command("launch", "queue a run that outlives this terminal", "make", f"{_CLI}.launch"),
+    Command("plan", "print what would be made, why, where and at what cost", "make", f"{_CLI}.plan"),
+    Command("tail", "print the last output of a run, of every rank", "make", f"{_CLI}.launch"),
+    Command("cancel", "cancel a run in whatever state it is", "make", f"{_CLI}.launch"),
+    Command("adopt", "continue the chain from any checkpoint", "make", f"{_CLI}.adopt"),
+    Command("hosts", "list, check and prepare hosts; show their leases", "operate", f"{_CLI}.hosts"),
+    Command("refs", "list assets on which Dagster and the store disagree", "operate", f"{_CLI}.maintenance"),
+    Command("prune", "delete old Dagster runs; artifacts stay", "operate", f"{_CLI}.maintenance"),
+)
+"""The entry point `aquarat.commands`."""

@@ -6,6 +6,7 @@ import argparse
 
 from aquarat_core.cli.artifacts import add_artifact, add_json
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.completion import complete_profiles
 from aquarat_core.cli.output import answer
 from aquarat_core.settings import store_uri
 from aquarat_pipeline.cli.launch import open_instance, use_profile
@@ -15,8 +16,8 @@ def add_commands(commands: Commands) -> None:
     """Adds `adopt`."""
     command = commands.add_parser(
         "adopt",
-        help="continue the chain from any checkpoint: an imported one, or one of another experiment",
-        description="Publishes the checkpoint's files as an artifact of a training stage, as if it had made them. "
+        description="Continues the chain from any checkpoint: an imported one, or one of another experiment. "
+        "Publishes its files as an artifact of a training stage, as if it had made them. "
         "Nothing is copied. `aquarat materialize` and the demo keep it until they are called with --again.",
     )
     add_artifact(command)
@@ -24,7 +25,7 @@ def add_commands(commands: Commands) -> None:
         "--as", dest="asset", required=True, metavar="ASSET",
         help="the stage's asset, such as sft_checkpoint; EXPERIMENT/ASSET in a named experiment",
     )  # fmt: skip
-    command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
+    complete_profiles(command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE"))
     add_json(command)
     command.set_defaults(run=_adopt)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.completion import complete_profiles, complete_with
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 
@@ -18,18 +19,28 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Adds `experiments`, by itself and with `add` and `remove`."""
-    command = commands.add_parser("experiments", help="list the experiments of this DAGSTER_HOME side by side")
+    command = commands.add_parser(
+        "experiments", description="Lists the experiments of this DAGSTER_HOME side by side; adds or removes one."
+    )
     add_store(command)
     add_json(command)
     command.set_defaults(run=_list)
     group = command.add_subparsers(metavar="COMMAND")
     added = group.add_parser("add", help="add a chain of assets, NAME/rl_checkpoint and so on, with its own profile")
     added.add_argument("name", metavar="NAME")
-    added.add_argument("--profile", required=True, help="a profile's name or file")
+    complete_profiles(added.add_argument("--profile", required=True, help="a profile's name or file"))
+    add_json(added)
     added.set_defaults(run=_add)
     removed = group.add_parser("remove", help="remove a named experiment; its artifacts stay")
-    removed.add_argument("name", metavar="NAME")
+    complete_with(removed.add_argument("name", metavar="NAME"), _known)
+    add_json(removed)
     removed.set_defaults(run=_remove)
+
+
+def _known() -> Iterable[str]:
+    from aquarat_pipeline import experiments
+
+    return experiments.registered()
 
 
 def _list(arguments: argparse.Namespace) -> str | CheckFailed:
@@ -110,11 +121,14 @@ def _add(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline import experiments
 
     made = experiments.add(arguments.name, arguments.profile)
-    return (
+    facts = {"experiment": made.name, "profile": made.profile.name, "profile_sha256": made.profile.sha256}
+    return answer(
+        arguments,
+        facts,
         f"{made.name} follows profile {made.profile.name} ({made.profile.sha256[:12]}). To run its chain:\n"
-        f"  dagster asset materialize --select '*{made.ref('rl_checkpoint')}'\n"
+        f"  aquarat materialize --with-parents {made.ref('rl_checkpoint')}\n"
         f"  aquarat launch --with-parents {made.ref('rl_checkpoint')}\n"
-        "In a UI that is already running: Deployment, Reload definitions."
+        "In a UI that is already running: Deployment, Reload definitions.",
     )
 
 
@@ -122,7 +136,9 @@ def _remove(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline import experiments
 
     experiments.remove(arguments.name)
-    return (
+    return answer(
+        arguments,
+        {"removed": arguments.name},
         f"{arguments.name} is removed; its artifacts stay in the store, where its refs keep them from garbage "
-        f"collection. With the same name and profile, `aquarat experiments add` brings it back"
+        f"collection. With the same name and profile, `aquarat experiments add` brings it back",
     )

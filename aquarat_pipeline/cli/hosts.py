@@ -7,11 +7,15 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aquarat_core.agent.protocol import DoctorReply, DoctorRequest
+from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.completion import complete_with
+from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.plain_text import printable
 from aquarat_core.settings import REPO_ROOT, store_uri
@@ -22,32 +26,46 @@ from aquarat_pipeline.hosts.transports import HostError
 
 def add_commands(commands: Commands) -> None:
     """Adds `hosts list`, `doctor`, `leases`, `release` and `prepare`."""
-    hosts = commands.add_parser("hosts", help="list, check and prepare the training hosts; show their leases")
-    actions = hosts.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="the inventory").set_defaults(run=_list)
+    hosts = commands.add_parser("hosts")
+    actions = hosts.add_subparsers(required=True, metavar="COMMAND")
+    listed = actions.add_parser("list", help="the inventory")
+    add_json(listed)
+    listed.set_defaults(run=_list)
     for name, run, what in (
         ("doctor", _doctor, "GPUs, driver, torch, NCCL, disk, clock and access to the store"),
         ("leases", _leases, "which jobs use which GPUs"),
     ):
         action = actions.add_parser(name, help=what)
-        action.add_argument("hosts", nargs="*", metavar="HOST", help="all hosts if none is named")
+        complete_with(
+            action.add_argument("hosts", nargs="*", metavar="HOST", help="all hosts if none is named"), _known_hosts
+        )
+        add_json(action)
         action.set_defaults(run=run)
     release = actions.add_parser("release", help="end the job that holds a lease, and release it")
-    release.add_argument("host", metavar="HOST")
+    complete_with(release.add_argument("host", metavar="HOST"), _known_hosts)
     release.add_argument("lease", metavar="LEASE", help="its id, as `aquarat hosts leases` shows it")
+    add_json(release)
     release.set_defaults(run=_release)
     prepare = actions.add_parser("prepare", help="install the project on a bare host")
-    prepare.add_argument("host", metavar="HOST")
+    complete_with(prepare.add_argument("host", metavar="HOST"), _known_hosts)
     prepare.set_defaults(run=_prepare)
 
 
-def _list(_: argparse.Namespace) -> str:
+def _known_hosts() -> Iterable[str]:
+    return (host.name for host in read_inventory(_home()).hosts)
+
+
+def _list(arguments: argparse.Namespace) -> str:
+    hosts = read_inventory(_home()).hosts
     rows = [
         (host.name, host.transport, host.address or "", f"{host.gpus} {host.gpu_kind or ''}".strip(),
          " ".join(host.labels), f"{host.price_per_hour:.2f}", str(host.max_leases))
-        for host in read_inventory(_home()).hosts
+        for host in hosts
     ]  # fmt: skip
-    return table([("host", "transport", "address", "gpus", "labels", "$/hour", "leases"), *rows])
+    shown = {"name", "transport", "address", "gpus", "gpu_kind", "labels", "price_per_hour", "max_leases"}
+    facts = [host.model_dump(mode="json", include=shown) for host in hosts]
+    heads = ("host", "transport", "address", "gpus", "labels", "$/hour", "leases")
+    return answer(arguments, facts, table([heads, *rows]))
 
 
 def examine(host: Host) -> DoctorReply:
@@ -55,45 +73,58 @@ def examine(host: Host) -> DoctorReply:
     return HostAgent(host).doctor(_questions(host), seconds=180)
 
 
-def _doctor(arguments: argparse.Namespace) -> str:
-    def describe(host: Host) -> tuple[str, bool]:
-        answer = examine(host)
-        facts = "  ".join(f"{name} {value}" for name, value in answer["facts"].items() if value is not None)
-        lines = [f"{host.name}: {facts}", *(f"  problem: {problem}" for problem in answer["problems"])]
-        return "\n".join(lines), not answer["problems"]
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a host has said: lines for people, facts for programs, and whether all is well."""
 
-    return _report(_each(arguments.hosts, describe))
+    host: str
+    text: str
+    facts: dict[str, Any]
+    well: bool = True
 
 
-def _leases(arguments: argparse.Namespace) -> str:
-    def ask(host: Host) -> tuple[str, bool]:
+def _doctor(arguments: argparse.Namespace) -> str | CheckFailed:
+    def describe(host: Host) -> Said:
+        found = examine(host)
+        facts = "  ".join(f"{name} {value}" for name, value in found["facts"].items() if value is not None)
+        lines = [f"{host.name}: {facts}", *(f"  problem: {problem}" for problem in found["problems"])]
+        return Said(host.name, "\n".join(lines), {**found}, not found["problems"])
+
+    return _together(arguments, _each(arguments.hosts, describe))
+
+
+def _leases(arguments: argparse.Namespace) -> str | CheckFailed:
+    def ask(host: Host) -> Said:
         leases = HostAgent(host).leases()["leases"]
         said = [
             f"{host.name}: {lease['id']}  {lease['step']} of run {lease['owner']}"
             f"  GPUs {','.join(map(str, lease['gpus'])) or 'none'}  {lease['seconds_left']:.0f} s without renewal"
             for lease in leases
         ]
-        return "\n".join(said) or f"{host.name}: free", True
+        return Said(host.name, "\n".join(said) or f"{host.name}: free", {"leases": leases})
 
-    return _report(_each(arguments.hosts, ask))
+    return _together(arguments, _each(arguments.hosts, ask))
 
 
 def _release(arguments: argparse.Namespace) -> str:
     host = read_inventory(_home()).get(arguments.host)
-    answer = _reached(host, lambda: HostAgent(host).release(arguments.lease))
-    if answer["state"] == "unknown":
+    reply = _reached(host, lambda: HostAgent(host).release(arguments.lease))
+    if reply["state"] == "unknown":
         raise InventoryError(f"{host.name} has no lease {arguments.lease}: see `aquarat hosts leases {host.name}`")
-    if answer["state"] == "held":
+    if reply["state"] == "held":
         raise InventoryError(f"{host.name} still holds {arguments.lease}: its processes did not end; try again")
-    return f"{host.name}: {arguments.lease} is released"
+    return answer(
+        arguments, {"host": host.name, "released": arguments.lease}, f"{host.name}: {arguments.lease} is released"
+    )
 
 
-def _prepare(arguments: argparse.Namespace) -> str:
+def _prepare(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_pipeline.hosts.prepare import prepare
 
     host = read_inventory(_home()).get(arguments.host)
     done = _reached(host, lambda: prepare(host, REPO_ROOT, lambda line: print(printable(line), flush=True)))
-    return f"{done}\n{_doctor(argparse.Namespace(hosts=[host.name]))}"
+    print(printable(done), flush=True)
+    return _doctor(argparse.Namespace(hosts=[host.name], json=False))
 
 
 def _questions(host: Host) -> DoctorRequest:
@@ -110,27 +141,26 @@ def _questions(host: Host) -> DoctorRequest:
     }
 
 
-def _each(names: list[str], ask: Callable[[Host], tuple[str, bool]]) -> Iterable[tuple[str, bool]]:
-    """Asks the named hosts, or all, in parallel; an unreachable host becomes a line of output too."""
+def _each(names: list[str], ask: Callable[[Host], Said]) -> list[Said]:
+    """Asks the named hosts, or all, in parallel; that one cannot be reached is an answer too."""
     inventory = read_inventory(_home())
     hosts = [inventory.get(name) for name in names] or list(inventory.hosts)
 
-    def safely(host: Host) -> tuple[str, bool]:
+    def safely(host: Host) -> Said:
         try:
             return ask(host)
         except HostError as e:
-            return f"{host.name}: {e}", False
+            return Said(host.name, f"{host.name}: {e}", {"problems": [str(e)]}, False)
 
     with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
         return list(pool.map(safely, hosts))
 
 
-def _report(answers: Iterable[tuple[str, bool]]) -> str:
-    text = "\n".join(text for text, _ in answers)
-    if not all(well for _, well in answers):
-        print(printable(text))
-        raise InventoryError("not all hosts are ready: see the problems above")
-    return text
+def _together(arguments: argparse.Namespace, replies: Iterable[Said]) -> str | CheckFailed:
+    replies = list(replies)
+    text = "\n".join(reply.text for reply in replies)
+    found = answer(arguments, {reply.host: reply.facts for reply in replies}, text)
+    return found if all(reply.well for reply in replies) else CheckFailed(found)
 
 
 def _reached(host: Host, do: Callable[[], Any]) -> Any:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.completion import complete_profiles, complete_with
+from aquarat_core.cli.output import CheckFailed, answer, log
 from aquarat_core.plain_text import printable
 
 if TYPE_CHECKING:
@@ -20,63 +24,127 @@ HEARTBEAT_SECONDS = 120.0
 
 def add_commands(commands: Commands) -> None:
     """Adds `launch`, `tail` and `cancel`."""
-    launch = commands.add_parser("launch", help="queue a run on the running Dagster instance")
+    launch = commands.add_parser(
+        "launch",
+        description="Queues a run, which the daemon of `./run dev` starts. The run outlives this terminal.",
+    )
     add_assets(launch)
     launch.add_argument("--any-inputs", action="store_true", help="accept inputs that another profile made")
     launch.add_argument("--pool", help="only hosts with this label")
     launch.add_argument("--host", help="only this host")
     launch.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
     launch.add_argument("--follow", action="store_true", help="show the run's log; Ctrl-C leaves the run alone")
+    add_json(launch)
     launch.set_defaults(run=_launch)
-    tail = commands.add_parser("tail", help="print the last output of every rank of a run's job")
-    tail.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
+    tail = commands.add_parser("tail", description="Prints the last output of every rank of a run's job.")
+    _add_run(tail)
     tail.add_argument("--lines", type=int, default=20, help="lines of each log (20)")
+    add_json(tail)
     tail.set_defaults(run=_tail)
-    cancel = commands.add_parser("cancel", help="cancel a run in whatever state it is")
-    cancel.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
+    cancel = commands.add_parser(
+        "cancel", description="Cancels a run in whatever state it is. Training saves its state."
+    )
+    _add_run(cancel)
+    add_json(cancel)
     cancel.set_defaults(run=_cancel)
 
 
-def add_assets(command: argparse.ArgumentParser) -> None:
-    """Arguments for the assets to make and their profile; `use_profile` applies the profile."""
-    command.add_argument("assets", nargs="+", metavar="ASSET", help="EXPERIMENT/ASSET in a named experiment")
+def add_assets(command: argparse.ArgumentParser, default: list[str] | None = None) -> None:
+    """Arguments for the assets to make, their profile and the fields with other values; `use_profile` applies the
+    profile."""
+    several, without = ("*", f" (default: {' '.join(default)} --with-parents)") if default else ("+", "")
+    assets = command.add_argument(
+        "assets", nargs=several, default=default, metavar="ASSET",
+        help=f"an asset's name; EXPERIMENT/ASSET in a named experiment{without}",
+    )  # fmt: skip
+    complete_with(assets, _known_assets)
     command.add_argument("--with-parents", action="store_true", help="also make all of the assets' inputs")
-    command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE")
+    complete_profiles(command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE"))
+    fields = command.add_argument(
+        "--set", action="append", default=[], dest="fields", metavar="FIELD=VALUE",
+        help="another value than the profile's, such as rl_checkpoint.steps=20; can be repeated",
+    )  # fmt: skip
+    complete_with(fields, _known_fields)
 
 
-def _launch(arguments: argparse.Namespace) -> str:
+def _add_run(command: argparse.ArgumentParser) -> None:
+    run = command.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
+    complete_with(run, _known_runs)
+
+
+def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
     use_profile(arguments)
     from aquarat_pipeline import tags
     from aquarat_pipeline.runs import submit
 
     wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
     wanted[tags.ANY_INPUTS_TAG] = "true" if arguments.any_inputs else None
-
-    def say(line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)
-
     with open_instance() as instance:
         run = submit.submit(
             instance,
             arguments.assets,
             with_parents=arguments.with_parents,
             tags={name: str(value) for name, value in wanted.items() if value is not None},
-            say=say,
+            fields=arguments.fields,
+            say=lambda line: log(printable(line)),
         )
-        hint = "" if _daemon_is_alive(instance) else "\nNo Dagster daemon is running: it starts with `./run dev`."
-        queued = f"run {run.run_id} is queued{hint}"
+        alive = _daemon_is_alive(instance)
+        queued = f"run {run.run_id} is queued"
+        hint = "" if alive else "\nNo Dagster daemon is running: it starts with `./run dev`."
         if not arguments.follow:
-            return queued
-        print(queued, flush=True)
-        try:
-            for line in submit.watch(instance, run.run_id):
-                print(printable(line), flush=True)
-        except KeyboardInterrupt:
-            return f"\nThe run continues. To end it: aquarat cancel {run.run_id[:8]}"
-        status = submit.run_of(instance, run.run_id).status.value
-        if status != "SUCCESS":
-            raise submit.LaunchError(f"run {run.run_id} ended: {status}")
-        return f"run {run.run_id} ended: {status}"
+            later = f"\nTo see how it goes: aquarat status, aquarat tail {run.run_id[:8]}"
+            return answer(arguments, {"run_id": run.run_id, "status": "QUEUED", "daemon": alive}, queued + hint + later)
+        log(f"{queued}{hint}")
+        return _follow(arguments, instance, run.run_id)
+
+
+def _follow(arguments: argparse.Namespace, instance: dg.DagsterInstance, run_id: str) -> str | CheckFailed:
+    """Shows the run's log until the run has ended, and then what it has made."""
+    from aquarat_pipeline.runs import submit
+
+    stream = sys.stderr if arguments.json else sys.stdout
+    try:
+        for line in submit.watch(instance, run_id):
+            print(printable(line), file=stream, flush=True)
+    except KeyboardInterrupt:
+        status = submit.run_of(instance, run_id).status.value
+        left = f"\nThe run continues. To end it: aquarat cancel {run_id[:8]}"
+        return answer(arguments, {"run_id": run_id, "status": status}, left)
+    run = submit.run_of(instance, run_id)
+    made = dict(_made(instance, run))
+    facts = {"run_id": run_id, "status": run.status.value, "made": made}
+    if run.status.value != "SUCCESS":
+        again = f"aquarat launch {' '.join(arguments.assets)}{' --with-parents' if arguments.with_parents else ''}"
+        text = f"run {run_id} ended: {run.status.value}. To continue: {again}. Its output: aquarat tail {run_id[:8]}"
+        return CheckFailed(answer(arguments, facts, text))
+    return answer(arguments, facts, "\n".join([f"run {run_id} ended: SUCCESS", *next_steps(made)]))
+
+
+def _made(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[str, str]]:
+    """Names and manifests of the assets that the run has made."""
+    import dagster as dg
+
+    from aquarat_pipeline.assets.events import manifest_of
+
+    for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records:
+        made = record.event_log_entry.asset_materialization
+        if made is not None:
+            yield made.asset_key.to_user_string(), manifest_of(made) or ""
+
+
+def next_steps(assets: Iterable[str]) -> list[str]:
+    """Commands that one may want after those assets were made, as lines."""
+    last = {asset.rpartition("/")[2]: asset for asset in assets}
+    reports = [asset for name, asset in last.items() if name.endswith("_report")]
+    models = [asset for name, asset in last.items() if name.endswith("_checkpoint") or name == "model_release"]
+    steps: list[tuple[str, str]] = []
+    if reports:
+        steps.append(("its report", f"aquarat report {reports[-1]}"))
+    if models:
+        steps.append(("talk with it", f"aquarat chat {models[-1]}"))
+    if last:
+        steps.append(("what it was made from", f"aquarat lineage {[*last.values()][-1]}"))
+    return ["Where to look next:", *(f"  {what + ':':<23}{command}" for what, command in steps)] if steps else []
 
 
 def _tail(arguments: argparse.Namespace) -> str:
@@ -84,7 +152,8 @@ def _tail(arguments: argparse.Namespace) -> str:
 
     with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
-        return "\n".join(tailing.last_lines(Path(instance.root_directory), run, arguments.lines))
+        lines = list(tailing.last_lines(Path(instance.root_directory), run, arguments.lines))
+        return answer(arguments, {"run_id": run.run_id, "lines": lines}, "\n".join(lines))
 
 
 def _cancel(arguments: argparse.Namespace) -> str:
@@ -92,7 +161,8 @@ def _cancel(arguments: argparse.Namespace) -> str:
 
     with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
-        return f"run {run.run_id}: {submit.cancel(instance, run).value}"
+        status = submit.cancel(instance, run).value
+        return answer(arguments, {"run_id": run.run_id, "status": status}, f"run {run.run_id}: {status}")
 
 
 def use_profile(arguments: argparse.Namespace) -> None:
@@ -116,14 +186,39 @@ def use_profile(arguments: argparse.Namespace) -> None:
 
 def open_instance() -> dg.DagsterInstance:
     """The Dagster instance that `DAGSTER_HOME` names. Raises `HomeError` if it names none."""
-    import dagster as dg
-
     from aquarat_pipeline.home import dagster_home
 
     dagster_home()
+    import dagster as dg
+
     return dg.DagsterInstance.get()
 
 
 def _daemon_is_alive(instance: dg.DagsterInstance) -> bool:
     beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
     return beat is not None and time.time() - beat.timestamp < HEARTBEAT_SECONDS
+
+
+# --- completion -----------------------------------------------------------------------------------------------------
+
+
+def _known_assets() -> Iterable[str]:
+    from aquarat_core.stages.registry import STAGES
+    from aquarat_pipeline import experiments
+
+    names = ["", *(f"{name}/" for name in experiments.registered())]
+    return (f"{name}{asset}" for name in names for asset in STAGES)
+
+
+def _known_fields() -> Iterable[str]:
+    from aquarat_core.config.overrides import field_names
+
+    return (f"{name}=" for name in field_names())
+
+
+def _known_runs() -> Iterable[str]:
+    from aquarat_pipeline.home import dagster_home
+    from aquarat_pipeline.runs.records import Records
+
+    found: list[Any] = Records(dagster_home()).runs(time.time() - 7 * 86400)
+    return (run.run_id[:8] for run in found)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import signal
 
+from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import answer
-from aquarat_pipeline.cli.launch import add_assets, open_instance, use_profile
+from aquarat_pipeline.cli.launch import add_assets, next_steps, open_instance, use_profile
 
 
 def add_commands(commands: Commands) -> None:
     """Adds `materialize`."""
-    made = commands.add_parser("materialize", help="make assets in this terminal, except those that are up to date")
+    made = commands.add_parser(
+        "materialize",
+        description="Makes assets in this terminal, except those that are up to date. Needs no daemon.",
+    )
     add_assets(made)
     made.add_argument("--again", action="store_true", help="also make assets that are up to date")
-    made.add_argument("--json", action="store_true")
+    add_json(made)
     made.set_defaults(run=_materialize)
 
 
@@ -29,8 +33,9 @@ def _materialize(arguments: argparse.Namespace) -> str:
         try:
             with open_instance() as instance:
                 outcome = materialize(
-                    user, instance, arguments.assets, with_parents=arguments.with_parents, again=arguments.again
-                )
+                    user, instance, arguments.assets, with_parents=arguments.with_parents, again=arguments.again,
+                    fields=arguments.fields,
+                )  # fmt: skip
         except RunInterruptedError as e:
             user.say(f"\n{e}")
             raise SystemExit(128 + signal.SIGINT) from None
@@ -42,8 +47,9 @@ def _materialize(arguments: argparse.Namespace) -> str:
             show(user.out, outcome)
     ref = outcome.experiment.ref
     made = {name: artifact.uri for name, artifact in outcome.artifacts.items()}
+    places = [f"{ref(name)}: {uri}" for name, uri in made.items() if name not in outcome.fresh]
     return answer(
         arguments,
         {ref(name): {"uri": uri, "fresh": name in outcome.fresh} for name, uri in made.items()},
-        "\n".join(f"{ref(name)}: {uri}" for name, uri in made.items() if name not in outcome.fresh),
+        "\n".join([*places, *next_steps(map(ref, made))]),
     )

@@ -37,10 +37,13 @@ def chain(publish: Publish, tmp_path: Path) -> tuple[str, Artifact, Artifact]:
 def test_lineage_names_the_parent(chain: tuple[str, Artifact, Artifact]) -> None:
     uri, sft, rl = chain
     by_asset = aquarat("lineage", "rl_checkpoint", "--store", uri)
-    by_hash = aquarat("lineage", rl.sha256[:10], AQUARAT_STORE=uri)
-    assert by_asset.stdout == by_hash.stdout
+    by_hash = aquarat("lineage", rl.sha256[:10], "--long", AQUARAT_STORE=uri)
     assert (by_asset.returncode, by_asset.stderr) == (0, "")
-    top, below = by_asset.stdout.splitlines()
+    head, top, below = by_asset.stdout.splitlines()
+    assert head.split() == ["asset", "manifest", "age", "result"]
+    assert top.split()[:2] == ["rl_checkpoint", rl.sha256[:8]]
+    assert below.split()[:3] == ["└─", "sft_checkpoint", sft.sha256[:8]]
+    top, below = by_hash.stdout.splitlines()
     assert top.startswith(f"rl_checkpoint      data {rl.data_version[:12]}  manifest {rl.sha256[:12]}")
     assert below.startswith(f"└─ sft_checkpoint  data {sft.data_version[:12]}  manifest {sft.sha256[:12]}")
 
@@ -48,7 +51,7 @@ def test_lineage_names_the_parent(chain: tuple[str, Artifact, Artifact]) -> None
 def test_text_of_a_manifest_cannot_command_the_terminal(publish: Publish, tmp_path: Path) -> None:
     store = ArtifactStore.open(f"file://{tmp_path}/store")
     evil = publish(store, "sft_checkpoint", {"f": b""}, run_id="r\x1b[2J\x1b]0;title\x07\nx", profile="p\u202ex\x9b1m")
-    for command in (["store", "ls"], ["show", "sft_checkpoint"], ["lineage", "sft_checkpoint"]):
+    for command in (["store", "ls", "--long"], ["show", "sft_checkpoint"], ["lineage", "sft_checkpoint", "--long"]):
         shown = aquarat(*command, "--store", store.uri).stdout
         assert "r\\u001b[2J\\u001b]0;title\\u0007" in shown, command
         assert not set(shown) & set("\x1b\x07\u202e\x9b"), command
@@ -114,14 +117,16 @@ def test_model_prints_what_accounting_counts(name: str, kept: dict[str, bool]) -
 
 def test_profiles_lists_them_all() -> None:
     lines = aquarat("profiles").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == profile_names()
-    assert lines[profile_names().index("demo")].split(maxsplit=1)[1] == load_profile("demo").description
+    assert [line.split()[0] for line in lines] == ["demo", "tiny", "d8", "d12", "d20", "d26"], "by size"
+    assert {line.split()[0] for line in lines} == set(profile_names())
+    assert lines[0].split(maxsplit=1)[1] == load_profile("demo").description
+    assert list(json.loads(aquarat("profiles", "--json").stdout)) == [line.split()[0] for line in lines]
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("ask", "Print a checkpoint's answer to a message."),
+        ("ask", "Print a checkpoint's answer to one message."),
         ("store gc", "List what nothing needs anymore; remove it with --delete."),
         ("hosts leases", "Which jobs use which GPUs."),
     ],
@@ -143,7 +148,7 @@ def test_ctrl_c_ends_without_a_traceback(
     publish(ArtifactStore.open(uri), "sft_checkpoint", {"model.safetensors": b"sft"}, kind="checkpoint")
     monkeypatch.setattr(sys, "stdin", Interrupted())
     assert main(["ask", "sft_checkpoint", "-", "--store", uri]) == 130
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "aquarat: interrupted\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -152,7 +157,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = [sys.executable, "-m", "aquarat_core.cli", "profiles"]
     with os.fdopen(write, "w") as closed:
         done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("command", ["ls", "verify", "gc --without-dagster"])

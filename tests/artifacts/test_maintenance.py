@@ -59,13 +59,16 @@ def test_ls_shows_the_latest_or_all(chain: list[Artifact], aquarat: Command) -> 
     facts = json.loads(aquarat("ls", "--json"))["artifacts"]
     assert [(f["asset"], f["manifest_sha256"], f["latest"]) for f in facts] == [
         ("aqua_dataset", data.sha256, True),
-        ("rl_checkpoint", rl.sha256, True),
         ("sft_checkpoint", sft.sha256, True),
-    ]
-    assert [f["bytes"] for f in facts] == [4, 2, 4]
+        ("rl_checkpoint", rl.sha256, True),
+    ], "in the order of the chain"
+    assert [f["bytes"] for f in facts] == [4, 4, 2]
     everything = json.loads(aquarat("ls", "--all", "--json"))["artifacts"]
     assert [f["manifest_sha256"] for f in everything] == [rl.sha256, sft.sha256, old.sha256, data.sha256]
-    row = aquarat("ls").splitlines()[2].split()
+    head, first, *_ = aquarat("ls").splitlines()
+    assert head.split() == ["asset", "age", "size", "manifest", "result"]
+    assert first.split()[0] == "aqua_dataset" and first.split()[-1] == data.sha256[:8]
+    row = aquarat("ls", "--long").splitlines()[3].split()
     assert row[0] == "rl_checkpoint" and row[3:6] == ["2", "2", rl.data_version[:12]] and row[-1] == "latest"
 
 
@@ -78,7 +81,7 @@ def test_an_empty_store_says_so(aquarat: Command, uri: str) -> None:
 
 def test_lineage_as_text_graph_and_data(chain: list[Artifact], aquarat: Command) -> None:
     data, _, sft, rl = chain
-    assert [line.split()[0] for line in aquarat("lineage", "rl_checkpoint").splitlines()] == [
+    assert [line.split()[0] for line in aquarat("lineage", "rl_checkpoint").splitlines()[1:]] == [
         "rl_checkpoint",
         "├─",
         "│",
@@ -308,11 +311,11 @@ def test_what_a_manifest_says_neither_reaches_the_terminal_raw_nor_a_shell(
     fields = {"run_id": "\x1b]52;c;eA==\x07\x9b31m\u202e", "profile": "demo; touch X #"}
     artifact = publish(ArtifactStore.open(uri), "x", {"a": b"1"}, **fields)
     for command in (
-        ["ls"],
-        ["ls", "--all"],
+        ["ls", "--long"],
+        ["ls", "--long", "--all"],
         ["show", "x"],
         ["show", "x", "--json"],
-        ["lineage", "x"],
+        ["lineage", "x", "--long"],
         ["ls", "--json"],
     ):
         text = aquarat(*command)
