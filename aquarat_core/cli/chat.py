@@ -301,6 +301,9 @@ class _Terminal(_Pipe):
             super().take(text)
         except UsageError as e:
             self._note(printable(str(e)))
+        except KeyboardInterrupt:  # before the first token
+            self.conversation.forget_question()
+            self._note("stopped")
 
     def _show(self, piece: Piece) -> None:
         for call in piece.calls:

@@ -45,7 +45,7 @@ def add_commands(commands: Commands) -> None:
         epilog="In VS Code and others with the YAML language server: aquarat config schema > profile.schema.json, and "
         "as first line of the profile: # yaml-language-server: $schema=profile.schema.json",
     )
-    schema.set_defaults(run=lambda _: json.dumps(schema_of_files(), indent=2))
+    schema.set_defaults(run=_schema)
 
 
 def _add_profile(
@@ -153,12 +153,17 @@ def _validate(arguments: argparse.Namespace) -> str | CheckFailed:
         profile = load_profile(str(Path(arguments.file).absolute()))
     except ConfigError as e:
         return CheckFailed(answer(arguments, {"valid": False, "problem": str(e)}, str(e)))
-    facts = {"valid": True, "name": profile.name, "sha256": profile.sha256, "stages": used_stages(profile)}
+    stages = used_stages(profile)
+    facts = {"valid": True, "name": profile.name, "sha256": profile.sha256, "stages": stages}
     return answer(
         arguments,
         facts,
-        f"{arguments.file} is valid: profile {profile.name} ({profile.sha256[:12]}), {len(facts['stages'])} stages",
+        f"{arguments.file} is valid: profile {profile.name} ({profile.sha256[:12]}), {len(stages)} stages",
     )
+
+
+def _schema(_: argparse.Namespace) -> str:
+    return json.dumps(schema_of_files(), indent=2)
 
 
 def schema_of_files() -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Conversation:
             self.messages.pop()
             raise
         return self.model.stream(
-            self._with_system(), max_new_tokens=self.limit, temperature=self.temperature, top_k=self.top_k,
+            self._plain(), max_new_tokens=self.limit, temperature=self.temperature, top_k=self.top_k,
             top_p=self.top_p, seed=self.seed, calculator=self.calculator,
         )  # fmt: skip
 
@@ -82,6 +82,11 @@ class Conversation:
         if answer.text:
             self.messages.append(assistant_message(answer.text))
         else:
+            self.forget_question()
+
+    def forget_question(self) -> None:
+        """Removes the last message if it has no answer."""
+        if len(self.messages) % 2:
             self.messages.pop()
 
     def undo(self) -> str:
@@ -100,7 +105,7 @@ class Conversation:
         """Writes the conversation as one line of JSON. Raises `UsageError` if the file exists or cannot be written."""
         artifact = self.model.artifact
         facts: dict[str, Any] = {
-            "messages": [{"role": m["role"], "content": m["content"]} for m in self._with_system()],
+            "messages": self._plain(),
             "model": artifact.uri if artifact else repr(self.model),
             "temperature": self.temperature,
             "seed": self.seed,
@@ -112,6 +117,9 @@ class Conversation:
             raise UsageError(f"{path} exists already: choose another name") from None
         except OSError as e:
             raise UsageError(f"{path} cannot be written: {e.strerror}") from None
+
+    def _plain(self) -> list[dict[str, str]]:
+        return [{"role": m["role"], "content": m["content"]} for m in self._with_system()]
 
     def _with_system(self) -> list[Message]:
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.messages]

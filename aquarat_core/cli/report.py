@@ -138,8 +138,9 @@ def _handler(page: bytes) -> type[BaseHTTPRequestHandler]:
             self._answer(b"")
 
         def _answer(self, body: bytes) -> None:
-            _, port = self.server.server_address[:2]
-            if self.headers.get("Host") not in {f"127.0.0.1:{port!s}", f"localhost:{port!s}"}:
+            assert isinstance(self.server, ThreadingHTTPServer)
+            port = self.server.server_port
+            if self.headers.get("Host") not in {f"127.0.0.1:{port}", f"localhost:{port}"}:
                 self.send_error(403, "Only under 127.0.0.1 or localhost")
                 return
             if self.path != "/":

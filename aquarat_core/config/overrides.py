@@ -63,9 +63,10 @@ def _parsed(text: str) -> tuple[Path, Any]:
 def _put(changes: dict[str, Any], path: Iterable[str], value: Any) -> None:
     *parents, last = path
     for n, name in enumerate(parents):
-        changes = changes.setdefault(name, {})
-        if not isinstance(changes, dict):
+        inner: Any = changes.setdefault(name, {})
+        if not isinstance(inner, dict):
             raise ConfigError(f"{'.'.join(parents[: n + 1])} is set as a whole and in part: set one of them")
+        changes = cast("dict[str, Any]", inner)
     changes[last] = value
 
 

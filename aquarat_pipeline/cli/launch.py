@@ -86,7 +86,7 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
             with_parents=arguments.with_parents,
             tags={name: str(value) for name, value in wanted.items() if value is not None},
             fields=arguments.fields,
-            say=lambda line: log(printable(line)),
+            say=_say,
         )
         alive = _daemon_is_alive(instance)
         queued = f"run {run.run_id} is queued"
@@ -96,6 +96,10 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
             return answer(arguments, {"run_id": run.run_id, "status": "QUEUED", "daemon": alive}, queued + hint + later)
         log(f"{queued}{hint}")
         return _follow(arguments, instance, run.run_id)
+
+
+def _say(line: str) -> None:
+    log(printable(line))
 
 
 def _follow(arguments: argparse.Namespace, instance: dg.DagsterInstance, run_id: str) -> str | CheckFailed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,7 +113,7 @@ class Records:
         return datetime.fromisoformat(row[0]).replace(tzinfo=UTC).timestamp() if row else None
 
     @contextmanager
-    def _open(self, name: str) -> Iterator[sqlite3.Connection | None]:
+    def _open(self, name: str) -> Generator[sqlite3.Connection | None]:
         """A database, only to read; None if nothing was ever recorded in it."""
         path = self._history / name
         if not path.exists():
@@ -141,5 +141,5 @@ def _check_storage(path: Path) -> None:
 
 
 def _assets(body: str) -> tuple[str, ...]:
-    selection = json.loads(body).get("asset_selection") or {}
+    selection: Any = json.loads(body).get("asset_selection") or {}
     return tuple(sorted("/".join(key["path"]) for key in selection.get("__frozenset__", ())))

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, JobDir, StoreError
 from aquarat_core.artifacts.survey import read_artifacts, refs
@@ -241,19 +242,21 @@ def _job(run: Run) -> JobDir | None:
 def _hosts(job: JobDir) -> tuple[str, ...]:
     """The hosts that were last asked to run the job."""
     with suppress(UserError, TypeError, KeyError):
-        return tuple(map(str, (job.read_json("hosts.json") or {})["hosts"]))
+        held: Any = job.read_json("hosts.json") or {}
+        return tuple(map(str, held["hosts"]))
     return ()
 
 
 def _progress(job: JobDir) -> tuple[int, int, str]:
     """What is done, of how much, and in which unit, by the job's last report; zeros without one."""
-    with suppress(UserError, TypeError, KeyError, ValueError):
-        shown = int((job.read_json("cursor.json") or {}).get("node0", 0))
+    with suppress(UserError, AttributeError, TypeError, KeyError, ValueError):
+        cursor: Any = job.read_json("cursor.json") or {}
+        shown = int(cursor.get("node0", 0))
         for number in range(shown, max(0, shown - CHUNKS), -1):
-            chunk = job.read_json(f"output/node0/{number:06d}.json") or {}
+            chunk: Any = job.read_json(f"output/node0/{number:06d}.json") or {}
             for message in reversed(chunk.get("messages", [])):
-                payload = message.get("params", {}).get("payload", {})
-                if isinstance(payload, dict) and payload.get("aquarat") == "progress":
+                payload = message.get("params", {}).get("payload") or {}
+                if payload.get("aquarat") == "progress":
                     return int(payload["done"]), int(payload["total"]), str(payload["unit"])
     return 0, 0, ""
 
