@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
@@ -14,6 +15,9 @@ from aquarat_core.cli.completion import complete_profiles
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from aquarat_core.config import Profile
 
 DEFAULT = "default"
 """The origin of a value that no file gives."""
@@ -91,9 +95,9 @@ def origins_of(profile: str | None, values: Mapping[str, Any]) -> dict[str, str]
     for source, given in layers(profile):
         for name in leaves(given):
             # A list is given as a whole, and so is a mapping that a file gives in another form than it is filled in.
-            for field in origins:
-                if field == name or field.startswith(f"{name}.") or name.startswith(f"{field}."):
-                    origins[field] = source
+            for leaf in origins:
+                if leaf == name or leaf.startswith(f"{name}.") or name.startswith(f"{leaf}."):
+                    origins[leaf] = source
     return origins
 
 
@@ -109,23 +113,42 @@ def leaves(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _diff(arguments: argparse.Namespace) -> str:
-    (left, a), (right, b) = (_config(name, arguments.store) for name in (arguments.left, arguments.right))
+    left, right = (_side(name, arguments.store) for name in (arguments.left, arguments.right))
+    if left.section and right.section and left.section != right.section:
+        raise UsageError(f"{left.name} and {right.name} are of different stages: aquarat store diff compares them")
     # An artifact has only its stage's section.
-    common = set(a) & set(b)
-    a, b = (leaves({name: given[name] for name in given if name in common}) for given in (a, b))
+    section = left.section or right.section
+    a, b = (leaves(side.values(section)) for side in (left, right))
     names = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name) or (name in a) != (name in b)]
     facts = [{"field": name, "left": a.get(name), "right": b.get(name)} for name in names]
-    rows = [("field", left, right), *((name, _shown(a, name), _shown(b, name)) for name in names)]
-    text = table(rows) if names else f"{left} and {right} have the same values"
+    rows = [("field", left.name, right.name), *((name, _shown(a, name), _shown(b, name)) for name in names)]
+    text = table(rows) if names else f"{left.name} and {right.name} have the same values"
     return answer(arguments, facts, text)
 
 
-def _config(name: str, store: str) -> tuple[str, dict[str, Any]]:
-    """The sections that a profile or an artifact has, and what to call it."""
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a comparison: a profile, or an artifact with the section that it was made with."""
+
+    name: str
+    profile: Profile | None = None
+    section: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def values(self, section: str | None) -> dict[str, Any]:
+        """All values, or those of a section with its tasks filled in, as an artifact's are."""
+        if self.profile is None:
+            return {self.section: self.config} if self.section and section == self.section else {}
+        if section is None:
+            return self.profile.model_dump(mode="json")
+        return {section: self.profile.section(section).model_dump(mode="json")}
+
+
+def _side(name: str, store: str) -> _Side:
     from aquarat_core.config import load_profile, profile_names
 
     if name in profile_names() or name.endswith((".yaml", ".yml")):
-        return name, load_profile(name).model_dump(mode="json")
+        return _Side(name, load_profile(name))
     from aquarat_core.artifacts.finding import find_artifact
     from aquarat_core.config.fields import with_current_names
     from aquarat_core.stages.registry import STAGES
@@ -133,10 +156,10 @@ def _config(name: str, store: str) -> tuple[str, dict[str, Any]]:
     artifact = find_artifact(name, store)
     stage = STAGES.get(artifact.asset)
     kind = stage.config_type() if stage else None
-    if stage is None or kind is None or stage.section is None or artifact.manifest.adopted_from:
+    if stage is None or kind is None or artifact.manifest.adopted_from:
         raise UsageError(f"{artifact.asset} {artifact.sha256[:12]} was not made with a section of a profile")
     config = with_current_names(kind, artifact.manifest.config, warn=False)
-    return f"{artifact.asset} {artifact.sha256[:12]}", {stage.section: config}
+    return _Side(f"{artifact.asset} {artifact.sha256[:12]}", section=stage.section, config=config)
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:
@@ -182,7 +205,7 @@ def schema_of_files() -> dict[str, Any]:
 def _make_optional(group: dict[str, Any], groups: dict[str, dict[str, Any]]) -> None:
     """Lets fields of a group, and of groups directly in it, be left out; those of a list's entries stay required."""
     group.pop("required", None)
-    for field in group.get("properties", {}).values():
-        name = field.get("$ref", "").rpartition("/")[2]
+    for one in group.get("properties", {}).values():
+        name = one.get("$ref", "").rpartition("/")[2]
         if name:
             _make_optional(groups[name], groups)

@@ -26,8 +26,11 @@ def overrides(profile: Profile, given: Sequence[str]) -> dict[str, dict[str, Any
     paths: list[Path] = []
     for text in given:
         path, value = _parsed(text)
-        if path in paths:
-            raise ConfigError(f"{'.'.join(path)} is set twice")
+        for other in paths:
+            if path[: len(other)] == other[: len(path)]:
+                raise ConfigError(
+                    f"{'.'.join(min(path, other, key=len))} is set twice: set it as a whole or its fields"
+                )
         paths.append(path)
         _put(changes, path, value)
     held: Mapping[str, Any] = override(profile, cast("dict[str, Any]", changes)).model_dump(mode="json")
@@ -62,11 +65,8 @@ def _parsed(text: str) -> tuple[Path, Any]:
 
 def _put(changes: dict[str, Any], path: Iterable[str], value: Any) -> None:
     *parents, last = path
-    for n, name in enumerate(parents):
-        inner: Any = changes.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{'.'.join(parents[: n + 1])} is set as a whole and in part: set one of them")
-        changes = cast("dict[str, Any]", inner)
+    for name in parents:
+        changes = changes.setdefault(name, {})
     changes[last] = value
 
 

@@ -255,7 +255,7 @@ def _progress(job: JobDir) -> tuple[int, int, str]:
         for number in range(shown, max(0, shown - CHUNKS), -1):
             chunk: Any = job.read_json(f"output/node0/{number:06d}.json") or {}
             for message in reversed(chunk.get("messages", [])):
-                payload = message.get("params", {}).get("payload") or {}
+                payload: Any = message.get("params", {}).get("payload") or {}
                 if payload.get("aquarat") == "progress":
                     return int(payload["done"]), int(payload["total"]), str(payload["unit"])
     return 0, 0, ""
