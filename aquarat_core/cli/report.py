@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
+import socket
 import sys
-from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import answer, log
-from aquarat_core.errors import UsageError
+from aquarat_core.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
     from aquarat_core.artifacts import Artifact
 
 PAGE = "report.html"
-HEADERS: Mapping[str, str] = {
-    # The store's content is not trusted: a page can neither run scripts nor load anything.
-    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 def add_commands(commands: Commands) -> None:
@@ -42,7 +34,7 @@ def add_commands(commands: Commands) -> None:
     how.add_argument("--open", action="store_true", help="open the page in the browser of this machine")
     how.add_argument(
         "--serve", nargs="?", type=int, const=0, metavar="PORT",
-        help="serve the page on 127.0.0.1 until Ctrl-C (default: a free port)",
+        help="serve the store's reports on 127.0.0.1 until Ctrl-C (default: a free port)",
     )  # fmt: skip
     add_store(command)
     add_json(command)
@@ -58,7 +50,7 @@ def _report(arguments: argparse.Namespace) -> str:
     path = report.record(PAGE)
     facts = {"asset": report.asset, "manifest_sha256": report.sha256, "path": str(path)}
     if arguments.serve is not None:
-        _serve(path, arguments.serve, report.asset)
+        _serve(report, arguments.serve)
         return ""
     if arguments.open:
         _open(path)
@@ -99,62 +91,28 @@ def _open(path: Path) -> None:
         raise UsageError(f"no browser was found that could open {path}: copy it, or use --serve and a tunnel")
 
 
-def _serve(path: Path, port: int, name: str) -> None:
-    """Serves the one page on loopback until Ctrl-C."""
+def _serve(report: Artifact, port: int) -> None:
+    """Serves the store's reports on loopback until Ctrl-C, and prints the address of this one."""
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(path.read_bytes()))
+        import uvicorn
+        from starlette.applications import Starlette
+
+        from aquarat_core.serving.guard import Guard
+        from aquarat_core.serving.pages import error_handlers
+        from aquarat_core.serving.reports import routes
+    except ModuleNotFoundError as e:
+        raise MissingPackageError("aquarat report --serve", e.name or "a package", "serve") from None
+    links = ("reports",)
+    app = Starlette(routes=routes(report.store.uri, links), exception_handlers=error_handlers(links))
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
     except OSError as e:
         raise UsageError(f"port {port} cannot be used ({e.strerror}): choose another, or leave it out") from None
-    with server:
-        port = server.server_port
-        print(f"http://127.0.0.1:{port}/", flush=True)
-        log(
-            f"{name} until Ctrl-C. From another machine: ssh -L {port}:127.0.0.1:{port} {_me()}, then open that address"
-        )
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            log("")
-
-
-def _me() -> str:
-    import getpass
-    import socket
-
-    return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
-def _handler(page: bytes) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        """Answers with the page, and only under a name of this machine: another page could have its name lead here."""
-
-        timeout = 30
-        server_version, sys_version = "aquarat", ""
-
-        def do_GET(self) -> None:
-            self._answer(page)
-
-        def do_HEAD(self) -> None:
-            self._answer(b"")
-
-        def _answer(self, body: bytes) -> None:
-            assert isinstance(self.server, ThreadingHTTPServer)
-            port = self.server.server_port
-            if self.headers.get("Host") not in {f"127.0.0.1:{port}", f"localhost:{port}"}:
-                self.send_error(403, "Only under 127.0.0.1 or localhost")
-                return
-            if self.path != "/":
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(page)))
-            for name, value in HEADERS.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Requests are not worth a line."""
-
-    return Handler
+    with listening:
+        port = listening.getsockname()[1]
+        print(f"http://127.0.0.1:{port}/reports/{report.sha256}", flush=True)
+        tunnel = f"ssh -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.gethostname()}"
+        log(f"{report.asset} until Ctrl-C. From another machine: {tunnel}, then open that address")
+        config = uvicorn.Config(Guard(app), log_level="warning", access_log=False, server_header=False, ws="none")
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
