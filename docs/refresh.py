@@ -5,18 +5,22 @@ A part is between `<!-- generated: NAME -->` and `<!-- end -->`, and NAME is a k
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from aquarat_core.cli import build_parser, command_table
+from aquarat_core.cli.commands import GROUPS
 from aquarat_core.config import Profile, load_profile, profile_names
 from aquarat_core.config.fields import MAX_COUNT
 from aquarat_core.model.accounting import describe
+from aquarat_core.settings import store_uri
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/configuration.md")
+PAGES = ("README.md", "docs/cli.md", "docs/configuration.md")
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BOUNDS = {
     "minimum": "≥",
@@ -143,7 +147,48 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PARTS = {"profiles": profiles, "configuration": configuration}
+def commands() -> str:
+    """All commands in the groups of the manual, each with its sentence, an example, its arguments and options."""
+    table = command_table([])
+    parsers = subparsers(build_parser(table))
+    lines: list[str] = []
+    for group in GROUPS:
+        lines += [f"### {group[0].upper()}{group[1:]}", ""]
+        for command in (command for command in table.values() if command.group == group):
+            lines += [*_command(parsers[command.name], f"#### `aquarat {command.name}`", command.example), ""]
+    return "\n".join(lines).rstrip()
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of a parser's commands, by name; none for a command without any."""
+    return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})
+
+
+def _command(parser: argparse.ArgumentParser, title: str, example: str = "") -> list[str]:
+    described = [title, "", _one_line(parser.description or "")]
+    arguments = [a for a in parser._actions if a.help not in (None, argparse.SUPPRESS) and a.dest != "help"]
+    own = [action for action in arguments if not isinstance(action, argparse._SubParsersAction)]
+    described += ["", f"    {example}"] if example else []
+    described += ["", *(f"- {_argument(action)}: {_help(parser, action)}" for action in own)] if own else []
+    for inner in subparsers(parser).values():
+        described += ["", *_command(inner, f"**`{inner.prog}`**")]
+    return described
+
+
+def _argument(action: argparse.Action) -> str:
+    """An argument as it is typed: `--json`, `--lines N`, `ASSET`."""
+    name = str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
+    value = "" if action.nargs == 0 else f" {name}"
+    return f"`{', '.join(action.option_strings)}{value}`" if action.option_strings else f"`{name}`"
+
+
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """Its sentence, in which this checkout's own folder is not named."""
+    text = str(action.help) % {**vars(action), "prog": parser.prog}
+    return _one_line(text).replace(store_uri(), "AQUARAT_STORE")
+
+
+PARTS = {"profiles": profiles, "configuration": configuration, "commands": commands}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -84,7 +84,7 @@ def command_table(problems: list[str]) -> dict[str, Command]:
     others = [row for more in entry_points.load(entry_points.COMMANDS, problems.append) for row in more]
     if not others and not problems:
         problems.append(NOT_SET_UP)
-    return rows | {command.name: command for command in others}
+    return {command.name: command for command in others} | rows
 
 
 def build_parser(
@@ -135,11 +135,14 @@ class _Parser(argparse.ArgumentParser):
 
 class _Commands(_SubParsers):
     table: dict[str, Command] = {}  # noqa: RUF012  # set for the first level only
-    """The sentences of the commands; those of their own commands come with each `add_parser`."""
+    """The sentences and examples of the commands; those of commands within them come with each `add_parser`."""
 
     def add_parser(self, name: str, **kwargs: Any) -> argparse.ArgumentParser:
-        what = self.table[name].what if name in self.table else kwargs.get("help", "")
+        row = self.table.get(name)
+        what = row.what if row else kwargs.get("help", "")
         described: dict[str, Any] = {"description": f"{what[:1].upper()}{what[1:]}.", **kwargs, "help": what}
+        if row and row.example and "epilog" not in kwargs:
+            described["epilog"] = f"Example: {row.example}"
         return super().add_parser(name, **described)
 
 

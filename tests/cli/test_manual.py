@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -42,6 +43,16 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: aquarat {command} ")
     assert shown.partition("\n\n")[2].partition("\n")[0][0].isupper(), "a sentence says what it does"
+
+
+@pytest.mark.parametrize("command", TABLE)
+def test_every_command_has_an_example_that_can_be_typed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example = TABLE[command].example
+    program, *arguments = shlex.split(example.removeprefix("source <(").removesuffix(")"))
+    assert program == "aquarat" and build_parser(TABLE, chosen=command).parse_args(arguments).run
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "\n\nExample: aquarat " in (shown := capsys.readouterr().out) or len(shown.strip().split("\n\n")) > 3
 
 
 def test_only_the_chosen_command_has_its_arguments() -> None:

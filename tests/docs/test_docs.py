@@ -46,6 +46,7 @@ def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -
     script, reference = old / "refresh.py", old / "configuration.md"
     script.write_bytes((root / "docs" / "refresh.py").read_bytes())
     reference.write_text((root / "docs" / "configuration.md").read_text().replace("`group_size`", "`group`"))
+    (old / "cli.md").write_text((root / "docs" / "cli.md").read_text().replace("`aquarat cancel`", "`aquarat stop`"))
     copy = tmp_path / "README.md"
     copy.write_text(readme.replace("| `demo` |", "| `older` |"))
 
@@ -55,6 +56,7 @@ def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -
     assert refresh("--check") == 1
     assert refresh() == 0
     assert refresh("--check") == 0
+    assert "#### `aquarat cancel`\n" in (old / "cli.md").read_text()
     assert "| `demo` |" in copy.read_text() and "`older`" not in copy.read_text()
     assert "| `group_size` | integer ≥ 2, ≤ 256 | `16` | Completions sampled for each" in reference.read_text()
 
