@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,9 @@ def add_commands(commands: Commands) -> None:
     tail = commands.add_parser("tail", description="Prints the last output of every rank of a run's job.")
     _add_run(tail)
     tail.add_argument("--lines", type=int, default=20, help="lines of each log (20)")
+    tail.add_argument(
+        "--follow", action="store_true", help="print what rank 0 prints from now on, until the run has ended"
+    )
     add_json(tail)
     tail.set_defaults(run=_tail)
     cancel = commands.add_parser(
@@ -92,9 +96,9 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
         queued = f"run {run.run_id} is queued"
         hint = "" if alive else "\nNo Dagster daemon is running: it starts with `./run dev`."
         if not arguments.follow:
-            later = f"\nTo see how it goes: aquarat status, aquarat tail {run.run_id[:8]}"
+            later = f"\nTo see how it goes: aquarat status, aquarat tail --follow {run.run_id[:8]}"
             return answer(arguments, {"run_id": run.run_id, "status": "QUEUED", "daemon": alive}, queued + hint + later)
-        log(f"{queued}{hint}")
+        print(f"{queued}{hint}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
         return _follow(arguments, instance, run.run_id)
 
 
@@ -156,8 +160,13 @@ def _tail(arguments: argparse.Namespace) -> str:
 
     with open_instance() as instance:
         run = submit.find_run(instance, arguments.run_id)
-        lines = list(tailing.last_lines(Path(instance.root_directory), run, arguments.lines))
-        return answer(arguments, {"run_id": run.run_id, "lines": lines}, "\n".join(lines))
+        if not arguments.follow or run.is_finished:
+            lines = list(tailing.last_lines(Path(instance.root_directory), run, arguments.lines))
+            return answer(arguments, {"run_id": run.run_id, "lines": lines}, "\n".join(lines))
+        for line in tailing.follow(instance, run.run_id):
+            print(json.dumps({"line": line}) if arguments.json else printable(line), flush=True)
+        status = submit.run_of(instance, run.run_id).status.value
+        return answer(arguments, {"run_id": run.run_id, "status": status}, f"run {run.run_id} ended: {status}")
 
 
 def _cancel(arguments: argparse.Namespace) -> str:

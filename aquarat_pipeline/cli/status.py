@@ -55,7 +55,9 @@ def _lines(state: State) -> Iterator[str]:
         yield from _labeled("", [f"no Dagster daemon is running, so {what} will not start: `./run dev` has one"])
     yield from _labeled("hosts", map(_host, state.hosts))
     yield from _labeled("disk", (f"{short_size(d.free)} free of {short_size(d.total)}, {d.path}" for d in state.disks))
-    yield from _labeled("store", [state.store])
+    yield from _labeled(
+        "store", [state.store if state.store_exists else f"{state.store} (there is no such folder yet)"]
+    )
     if state.dollars_today is not None:
         yield from _labeled("cost", [f"${state.dollars_today:,.2f} today, by price_per_hour of the hosts"])
     if state.problems:

@@ -98,6 +98,8 @@ class DiskState:
 @dataclass(slots=True)
 class State:
     store: str
+    store_exists: bool
+    """Whether the folder of a store on this machine exists."""
     experiments: list[ExperimentState] = field(default_factory=list[ExperimentState])
     runs: list[RunState] = field(default_factory=list[RunState])
     hosts: list[HostState] = field(default_factory=list[HostState])
@@ -112,7 +114,8 @@ class State:
 def state_of(home: Path, store_uri: str) -> State:
     """Everything. Raises `StoreError` for a store that cannot be read; other problems are in the result."""
     store = ArtifactStore.open(store_uri)
-    state = State(store.uri, disks=_disks(home, store.uri))
+    folder = store.uri.removeprefix("file://")
+    state = State(store.uri, folder == store.uri or Path(folder).is_dir(), disks=_disks(home, store.uri))
     latest = _latest(store, state.problems)
     for experiment in _experiments(state.problems):
         state.experiments.append(_experiment(experiment, latest))

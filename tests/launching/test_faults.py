@@ -69,7 +69,7 @@ def test_the_command_line_launches_detaches_and_cancels(busy: Cluster) -> None:
     assert not busy.run(run_id).is_finished
     out = subprocess.run([*aquarat, "tail", run_id[:8], "--lines", "1"], env=env, capture_output=True, text=True)
     said = out.stdout.splitlines()
-    rank = next(k for k, line in enumerate(said) if line.startswith("== one: ") and line.endswith("/0/stdout.log"))
+    rank = next(k for k, line in enumerate(said) if line == "== one: rank 0, stdout")
     assert re.fullmatch(r"step \d+", said[rank + 1]), out.stdout + out.stderr
     out = subprocess.run([*aquarat, "cancel", run_id[:8]], env=env, capture_output=True, text=True)
     assert out.stdout == f"run {run_id}: CANCELED\n", out.stderr
