@@ -96,8 +96,9 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
         queued = f"run {run.run_id} is queued"
         hint = "" if alive else "\nNo Dagster daemon is running: it starts with `./run dev`."
         if not arguments.follow:
-            later = f"\nTo see how it goes: aquarat status, aquarat tail --follow {run.run_id[:8]}"
-            return answer(arguments, {"run_id": run.run_id, "status": "QUEUED", "daemon": alive}, queued + hint + later)
+            if not arguments.json:
+                log(f"To see how it goes: aquarat status, aquarat tail --follow {run.run_id[:8]}")
+            return answer(arguments, {"run_id": run.run_id, "status": "QUEUED", "daemon": alive}, queued + hint)
         print(f"{queued}{hint}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
         return _follow(arguments, instance, run.run_id)
 
@@ -125,7 +126,11 @@ def _follow(arguments: argparse.Namespace, instance: dg.DagsterInstance, run_id:
         again = f"aquarat launch {' '.join(arguments.assets)}{' --with-parents' if arguments.with_parents else ''}"
         text = f"run {run_id} ended: {run.status.value}. To continue: {again}. Its output: aquarat tail {run_id[:8]}"
         return CheckFailed(answer(arguments, facts, text))
-    return answer(arguments, facts, "\n".join([f"run {run_id} ended: SUCCESS", *next_steps(made)]))
+    if arguments.json:
+        return json.dumps(facts)
+    print(f"run {run_id} ended: SUCCESS", flush=True)
+    say_next(made)
+    return ""
 
 
 def _made(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[str, str]]:
@@ -140,8 +145,8 @@ def _made(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[st
             yield made.asset_key.to_user_string(), manifest_of(made) or ""
 
 
-def next_steps(assets: Iterable[str]) -> list[str]:
-    """Commands that one may want after those assets were made, as lines."""
+def say_next(assets: Iterable[str]) -> None:
+    """Says which commands one may want after those assets were made."""
     last = {asset.rpartition("/")[2]: asset for asset in assets}
     reports = [asset for name, asset in last.items() if name.endswith("_report")]
     models = [asset for name, asset in last.items() if name.endswith("_checkpoint") or name == "model_release"]
@@ -152,7 +157,8 @@ def next_steps(assets: Iterable[str]) -> list[str]:
         steps.append(("talk with it", f"aquarat chat {models[-1]}"))
     if last:
         steps.append(("what it was made from", f"aquarat lineage {[*last.values()][-1]}"))
-    return ["Where to look next:", *(f"  {what + ':':<23}{command}" for what, command in steps)] if steps else []
+    if steps:
+        log("\n".join(["Where to look next:", *(f"  {what + ':':<23}{command}" for what, command in steps)]))
 
 
 def _tail(arguments: argparse.Namespace) -> str:

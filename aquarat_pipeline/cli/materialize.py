@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.output import answer
-from aquarat_pipeline.cli.launch import add_assets, next_steps, open_instance, use_profile
+from aquarat_core.plain_text import printable
+from aquarat_pipeline.cli.launch import add_assets, open_instance, say_next, use_profile
 
 
 def add_commands(commands: Commands) -> None:
@@ -48,8 +49,10 @@ def _materialize(arguments: argparse.Namespace) -> str:
     ref = outcome.experiment.ref
     made = {name: artifact.uri for name, artifact in outcome.artifacts.items()}
     places = [f"{ref(name)}: {uri}" for name, uri in made.items() if name not in outcome.fresh]
-    return answer(
-        arguments,
-        {ref(name): {"uri": uri, "fresh": name in outcome.fresh} for name, uri in made.items()},
-        "\n".join([*places, *next_steps(map(ref, made))]),
-    )
+    facts = {ref(name): {"uri": uri, "fresh": name in outcome.fresh} for name, uri in made.items()}
+    if arguments.json:
+        return json.dumps(facts)
+    for place in places:
+        print(printable(place), flush=True)
+    say_next(map(ref, made))
+    return ""

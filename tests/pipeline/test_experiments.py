@@ -151,7 +151,7 @@ def test_experiments_are_added_listed_and_removed(
     profile = tmp_path / "my profile.yaml"
     profile.write_text("extends: demo\nname: mine\ndescription: Of a test.\n")
     assert main(["experiments", "add", "wide", "--profile", "d12"]) == 0
-    assert "--select '*wide/rl_checkpoint'" in capsys.readouterr().out
+    assert "aquarat materialize --with-parents wide/rl_checkpoint" in capsys.readouterr().out
     assert main(["experiments", "add", "mine_2", "--profile", str(profile)]) == 0
     assert experiments.registered() == {"mine_2": str(profile), "wide": "d12"}
     for bad in ("Wide", "a/b", "../x", "a__b", "x" * 41, "rl_checkpoint", ""):

@@ -72,6 +72,7 @@ def test_aquarat_materialize_shows_the_result_and_leaves_what_is_fresh(shell: Sh
     assert out.returncode == 0, out.stderr
     assert "1,234 training questions" in out.stdout
     assert lines(out.stdout)[-1].startswith(f"chat_datasets: file://{shell.directory}/store/manifests/")
+    assert out.stderr.splitlines()[-1] == "  what it was made from: aquarat lineage chat_datasets"
     (run,) = shell.runs()
     assert run.job_name == "__ASSET_JOB" and run.remote_job_origin is not None
 
