@@ -29,7 +29,7 @@ def test_the_examples_run_one_after_the_other(checkpoint: None, root: Path, caps
     page = (root / "docs" / "python.md").read_text()
     examples = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.MULTILINE)
     examples = [example for example in examples if "pip install" not in example]
-    assert len(examples) == 6
+    assert len(examples) == 7
     names: dict[str, object] = {}
     for example in examples:
         exec(compile(re.sub(r"^    ", "", example, flags=re.MULTILINE), "docs/python.md", "exec"), names)
