@@ -146,7 +146,7 @@ def show(out: TextIO, outcome: Outcome) -> None:
     from rich.table import Table
 
     from aquarat_core.durations import ago
-    from aquarat_core.evaluation.headlines import headline
+    from aquarat_core.evaluation.headline import headline
 
     table = Table("asset", "seconds", "size", "data version", "result")
     table.columns[1].justify = table.columns[2].justify = "right"

@@ -13,7 +13,7 @@ from aquarat_core.cli.completion import complete_artifacts
 from aquarat_core.cli.output import answer
 from aquarat_core.cli.table import table
 from aquarat_core.durations import age
-from aquarat_core.evaluation.headlines import headline
+from aquarat_core.evaluation.headline import headline
 from aquarat_core.maintenance.diff import flat
 from aquarat_core.settings import store_uri
 from aquarat_core.tasks.origin import questions_of

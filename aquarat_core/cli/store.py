@@ -18,7 +18,7 @@ from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.progress import transfer_bar
 from aquarat_core.cli.table import short_size, table
 from aquarat_core.durations import age
-from aquarat_core.evaluation.headlines import headline
+from aquarat_core.evaluation.headline import headline
 from aquarat_core.maintenance.collect import clock, find_garbage, remove
 from aquarat_core.maintenance.copying import pull, push, size_of, with_ancestors
 from aquarat_core.maintenance.diff import differences

@@ -10,7 +10,7 @@ import dagster as dg
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.adoption import RUN
-from aquarat_core.evaluation.headlines import accuracy_text
+from aquarat_core.evaluation.headline import accuracy_text
 from aquarat_core.tasks.origin import questions_of
 from aquarat_pipeline.assets.inputs import Pinned
 

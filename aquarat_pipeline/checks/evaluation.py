@@ -10,7 +10,7 @@ from aquarat_core.config import Profile
 from aquarat_core.config.rl import RLConfig
 from aquarat_core.config.training import ChatTrainConfig
 from aquarat_core.errors import UserError
-from aquarat_core.evaluation.headlines import accuracy_text
+from aquarat_core.evaluation.headline import accuracy_text
 from aquarat_core.stages.registry import CHECKPOINTS, EVAL_REPORTS, STAGES
 from aquarat_pipeline.assets.events import manifest_of
 from aquarat_pipeline.checks.artifacts import latest

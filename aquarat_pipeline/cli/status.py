@@ -46,7 +46,7 @@ def _lines(state: State) -> Iterator[str]:
         yield from _experiment(experiment)
         yield ""
     if not any(asset.created for e in state.experiments for asset in e.assets):
-        yield "Nothing is made yet. `./run demo` makes everything; `aquarat plan` shows the steps."
+        yield "Nothing is made yet. `./run demo` makes everything; `aquarat plan` shows how."
         yield ""
     yield from _labeled("runs", (part for run in state.runs for part in _run(run)))
     if not state.daemon:

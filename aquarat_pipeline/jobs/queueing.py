@@ -21,6 +21,8 @@ from aquarat_pipeline.jobs.requirement import Requirement
 
 log = logging.getLogger(__name__)
 
+WAITING = "Waiting for "
+"""Begins the line of a run's log that says what it waits for."""
 POLL_SECONDS = 2.0
 REMIND_SECONDS = 300.0
 
@@ -35,7 +37,7 @@ class WaitReporter:
 
     def __call__(self, why: str) -> None:
         if why != self._last or time.monotonic() - self._when > REMIND_SECONDS:
-            self._report(f"Waiting for {why}")
+            self._report(f"{WAITING}{why}")
             self._last, self._when = why, time.monotonic()
 
 

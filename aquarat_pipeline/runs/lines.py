@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from aquarat_core.durations import duration
-from aquarat_core.evaluation.headlines import headline
+from aquarat_core.evaluation.headline import headline
 from aquarat_core.plain_text import printable
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource
 from aquarat_pipeline.assets.events import text_of

@@ -21,13 +21,14 @@ from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, JobDi
 from aquarat_core.artifacts.survey import read_artifacts, refs
 from aquarat_core.config import load_profile
 from aquarat_core.errors import UserError
-from aquarat_core.evaluation.headlines import headline
+from aquarat_core.evaluation.headline import headline
 from aquarat_core.settings import cache_dir
 from aquarat_core.stages.freshness import why_stale
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
+from aquarat_pipeline.jobs.queueing import WAITING
 from aquarat_pipeline.runs.records import UNFINISHED, Records, RecordsError, Run, Step
 from aquarat_pipeline.tags import DECIDED_TAG, EXPERIMENT_TAG, JOB_TAG, PROFILE_TAG
 
@@ -202,10 +203,9 @@ def _add_runs(state: State, records: Records, hosts: Iterable[Host]) -> None:
 
 def _run(run: Run, steps: Iterable[Step], records: Records) -> RunState:
     current = next((step for step in reversed(list(steps)) if step.ended is None), None)
-    line = records.last_line(run.run_id)
-    waits_for = line.removeprefix("Waiting for ") if line.startswith("Waiting for ") else ""
-    job = _job(run)
-    done, total, unit = _progress(job) if job and current else (0, 0, "")
+    job = _job(run, current) if current else None
+    line = "" if job else records.last_line(run.run_id)
+    done, total, unit = _progress(job) if job else (0, 0, "")
     left = None
     if current and 0 < done <= total:
         left = (time.time() - current.began) / done * (total - done)
@@ -221,8 +221,8 @@ def _run(run: Run, steps: Iterable[Step], records: Records) -> RunState:
         total=total,
         unit=unit,
         seconds_left=left,
-        waits_for=waits_for,
-        hosts=_hosts(job) if job and current and not waits_for else (),
+        waits_for=line.removeprefix(WAITING) if line.startswith(WAITING) else "",
+        hosts=_hosts(job) if job else (),
     )
 
 
@@ -236,9 +236,12 @@ def _what(run: Run) -> str:
             return f"{len(run.assets)} assets"
 
 
-def _job(run: Run) -> JobDir | None:
-    with suppress(StoreError):
-        return JobDir.at(run.tags[JOB_TAG]) if JOB_TAG in run.tags else None
+def _job(run: Run, step: Step) -> JobDir | None:
+    """The job of the step, once a host has started it; None while the step waits for one."""
+    with suppress(UserError, KeyError):
+        job = JobDir.at(run.tags[JOB_TAG])
+        if f"/{step.key}/" in job.prefix and job.read_json("status/node0.json") is not None:
+            return job
     return None
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aquarat_core.evaluation.headlines import headline
+from aquarat_core.evaluation.headline import headline
 
 
 @pytest.mark.parametrize(

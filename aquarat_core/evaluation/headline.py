@@ -20,6 +20,7 @@ HEADLINES: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("rl_mcnemar_p", _rl_against_sft),
     ("bytes_per_token", "{:.2f} bytes per token".format),
     ("rows_train", "{:,} training questions".format),
+    ("train_tokens", "{:,} training tokens".format),
     ("train_documents", "{:,} training documents".format),
     ("parameters", "{:,} parameters".format),
 )
