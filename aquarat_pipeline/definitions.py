@@ -4,8 +4,6 @@ import dagster as dg
 
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_pipeline.assets.stage import stage_assets
-from aquarat_pipeline.checks.artifacts import artifact_checks
-from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.experiments import Experiment, experiments
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
@@ -21,7 +19,6 @@ def of(experiment: Experiment) -> dg.Definitions:
     again = reevaluation(experiment)
     return dg.Definitions(
         assets=stage_assets(experiment),
-        asset_checks=[*artifact_checks(experiment), *evaluation_checks(experiment)],
         jobs=[pipeline(experiment), again],
         schedules=[weekly(experiment, again)],
         sensors=[new_checkpoints(experiment, again)],

@@ -55,6 +55,10 @@ _UP_TO_RL = (
         name="aqua_dataset",
         kind="dataset",
         description="Questions in AQuA-RAT's form, cleaned: five options, a rationale and the right letter.",
+        how=(
+            "Real rows are loaded from the Hub, tidied, and left out of training if they contradict themselves or "
+            "are too close to a held-out question; generated ones come from templates and a seed."
+        ),
         inputs=(),
         section="aqua_dataset",
         entry="aquarat_core.stages.aqua_dataset:run",
@@ -65,6 +69,9 @@ _UP_TO_RL = (
         name="chat_datasets",
         kind="dataset",
         description="Conversations for mid-training and SFT, and questions of tasks; one file per source and split.",
+        how=(
+            "Each source of the profile becomes Parquet files of conversations: from the Hub, from files, or generated."
+        ),
         inputs=(),
         section="chat_datasets",
         entry="aquarat_core.stages.chat_datasets:run",
@@ -75,6 +82,10 @@ _UP_TO_RL = (
         name="pretrain_text",
         kind="dataset",
         description="Documents for pretraining, with a pinned validation shard.",
+        how=(
+            "Shards of documents are taken from the Hub, from files, or generated; the validation shard is never "
+            "trained on."
+        ),
         inputs=(),
         section="pretrain_text",
         entry="aquarat_core.stages.pretrain_text:run",
@@ -85,6 +96,10 @@ _UP_TO_RL = (
         name="tokenizer",
         kind="tokenizer",
         description="Byte-level BPE trained on the pretraining text and the conversations.",
+        how=(
+            "The most frequent pairs of bytes are merged, in Rust, until the vocabulary is full; compression is "
+            "then compared with known vocabularies."
+        ),
         inputs=("pretrain_text", "chat_datasets", "aqua_dataset"),
         section="tokenizer",
         entry="aquarat_core.stages.tokenizer:run",
@@ -97,6 +112,7 @@ _UP_TO_RL = (
         name="pretrain_tokens",
         kind="dataset",
         description="The pretraining text as token ids, memory-mapped by those who train on it.",
+        how="Every document is encoded with the tokenizer, after a token that marks its beginning.",
         inputs=("pretrain_text", "tokenizer"),
         section=None,
         entry="aquarat_core.stages.pretrain_tokens:run",
@@ -107,22 +123,30 @@ _UP_TO_RL = (
         name="base_checkpoint",
         kind="checkpoint",
         description="The language model after pretraining on plain text.",
+        how=(
+            "Predicts the next token of packed documents, with Muon for matrices and AdamW for the rest, under "
+            "torchrun."
+        ),
         inputs=("tokenizer", "pretrain_tokens"),
         section="base_checkpoint",
         entry="aquarat_core.stages.base_checkpoint:run",
         group="training",
-        kinds=("torch", "wandb"),
+        kinds=("pytorch", "wandb"),
         distributed=True,
     ),
     Stage(
         name="mid_checkpoint",
         kind="checkpoint",
         description="The base model after mid-training on conversations and problems.",
+        how=(
+            "Goes on with the mixture of conversations and questions in the profile, with the loss on the "
+            "assistant's words only."
+        ),
         inputs=("base_checkpoint", "chat_datasets", "aqua_dataset"),
         section="mid_checkpoint",
         entry="aquarat_core.stages.chat_training:run_mid",
         group="training",
-        kinds=("torch", "wandb"),
+        kinds=("pytorch", "wandb"),
         tasks=_tasks,
         datasets=_datasets,
         distributed=True,
@@ -131,11 +155,12 @@ _UP_TO_RL = (
         name="sft_checkpoint",
         kind="checkpoint",
         description="The mid-trained model after supervised fine-tuning on rationales.",
+        how="Trains on worked answers, each a row of its own, with the loss on the assistant's words only.",
         inputs=("mid_checkpoint", "chat_datasets", "aqua_dataset"),
         section="sft_checkpoint",
         entry="aquarat_core.stages.chat_training:run_sft",
         group="training",
-        kinds=("torch", "wandb"),
+        kinds=("pytorch", "wandb"),
         tasks=_tasks,
         datasets=_datasets,
         distributed=True,
@@ -143,12 +168,17 @@ _UP_TO_RL = (
     Stage(
         name="rl_checkpoint",
         kind="checkpoint",
-        description="The SFT model after on-policy GRPO against the verified answer.",
+        description="The SFT model after reinforcement learning on its own answers, rewarded when right.",
+        how=(
+            "Samples a group of answers to each question, rewards the right ones, and follows the policy gradient "
+            "with the group's mean reward as the baseline (the profile can choose another objective). Keeps the "
+            "step that was best on held-out questions."
+        ),
         inputs=("sft_checkpoint", "aqua_dataset", "chat_datasets"),
         section="rl_checkpoint",
         entry="aquarat_core.stages.rl_checkpoint:run",
         group="training",
-        kinds=("torch", "wandb"),
+        kinds=("pytorch", "wandb"),
         tasks=_tasks,
         datasets=_datasets,
         distributed=True,
@@ -171,11 +201,15 @@ def _eval_report(before: str | None, phase: str) -> Stage:
         name=f"{phase}_eval_report",
         kind="report",
         description=f"Accuracy of the {phase} checkpoint on its task's questions, interval, baselines, records.",
+        how=(
+            "Asks every question of the chosen split once, greedily, reads the answer's last line, and compares "
+            "with the best constant answer and, question by question, with the stage before."
+        ),
         inputs=(f"{phase}_checkpoint", "aqua_dataset", "chat_datasets", EVAL_BUNDLE, *text, *compared),
         section="eval_report",
         entry="aquarat_core.stages.eval_report:run",
         group="evaluation",
-        kinds=("torch", "markdown"),
+        kinds=("pytorch", "markdown"),
         tasks=_tasks_of_report,
         datasets=partial(_datasets_of_report, phase),
         distributed=True,
@@ -187,6 +221,7 @@ _FROM_CHECKPOINTS = (
         name=EVAL_BUNDLE,
         kind="dataset",
         description="Questions of the tasks of CORE, from the published bundle.",
+        how="The bundle is fetched once, checked against its published hash, and unpacked.",
         inputs=(),
         section="eval_bundle",
         entry="aquarat_core.stages.eval_bundle:run",
@@ -198,6 +233,7 @@ _FROM_CHECKPOINTS = (
         name="pipeline_report",
         kind="report",
         description="One page over the whole chain: curves, accuracies, paired tests, lineage.",
+        how="Computed from the records of the four checkpoints and their reports; no model is run.",
         inputs=(*CHECKPOINTS, *EVAL_REPORTS),
         section=None,
         entry="aquarat_core.stages.pipeline_report:run",
@@ -209,6 +245,7 @@ _FROM_CHECKPOINTS = (
         name="model_release",
         kind="release",
         description="The last checkpoint as a folder that Hugging Face tools open, with its model card.",
+        how="The weights are renamed, not changed; every number on the card comes from an artifact.",
         inputs=(CHECKPOINTS[-1], EVAL_REPORTS[-1]),
         section="model_release",
         entry="aquarat_core.stages.model_release:run",

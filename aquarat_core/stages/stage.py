@@ -52,6 +52,8 @@ class Stage:
     """The group under which the UI shows the asset."""
     kinds: tuple[str, ...]
     """Dagster's kinds, which select the icons of the asset in the UI."""
+    how: str = ""
+    """How the stage makes its artifact, in a sentence or two for the asset's page."""
     distributed: bool = False
     """True if torchrun starts it, on `launch.nproc` ranks."""
     tasks: Callable[[Any], Iterable[str]] = no_tasks

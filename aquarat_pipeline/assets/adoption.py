@@ -24,6 +24,7 @@ from aquarat_pipeline.assets.events import RUN
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.assets.needed import tags_of_present
 from aquarat_pipeline.assets.publishing import sole_publisher
+from aquarat_pipeline.checks.again import check_again
 from aquarat_pipeline.experiments import Experiment
 
 
@@ -56,6 +57,7 @@ def adopt_as(
                 tags=_tags(instance, experiment, stage, made),
             )
         )
+    check_again(instance, store, experiment, stage)
     return made
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from aquarat_core.artifacts.manifest import ADOPTED_FROM
 
 RUN = "run"
 """In the metadata of what no Dagster run has made: the run id in its manifest."""
-
-
+METRICS = "metrics"
+"""In the metadata: all metrics of the manifest with their exact values, as JSON."""
 LEFT_OUT, LIST = "left_out", ", "
 """In the metadata: the inputs that a stage did not read, separated by `LIST`."""
 
@@ -40,3 +43,11 @@ def left_out_of(materialization: dg.AssetMaterialization) -> list[str]:
     """The inputs of the asset that it was not made from."""
     text = text_of(materialization, LEFT_OUT)
     return text.split(LIST) if text else []
+
+
+def metrics_of(materialization: dg.AssetMaterialization) -> Mapping[str, Any]:
+    """The metrics of the materialized artifact. Older events have each of them as metadata of its own."""
+    held = materialization.metadata.get(METRICS)
+    if held is not None and isinstance(held.value, dict):
+        return held.value
+    return {name: value.value for name, value in materialization.metadata.items()}

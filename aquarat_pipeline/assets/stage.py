@@ -8,7 +8,6 @@ import dagster as dg
 from pydantic import BaseModel
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
-from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
@@ -16,54 +15,56 @@ from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
 from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import CODE_VERSION_TAG
+from aquarat_pipeline.assets.about import About
+from aquarat_pipeline.assets.automation import automation, freshness
 from aquarat_pipeline.assets.config import config_schema, run_config_of
-from aquarat_pipeline.assets.events import LEFT_OUT, LIST
+from aquarat_pipeline.assets.cost import cost
+from aquarat_pipeline.assets.events import LEFT_OUT, LIST, latest_materialization
 from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.assets.needed import needed_inputs, tags_of_present
 from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced, takes_any
 from aquarat_pipeline.assets.publishing import overtaken_by, sole_publisher
+from aquarat_pipeline.checks.check import Subject
+from aquarat_pipeline.checks.table import check_specs, results
 from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.hosts.inventory import LOCAL
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.jobs.progress import Ahead
 from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.resources.store import StoreResource
-from aquarat_pipeline.tags import RANKS_TAG
+from aquarat_pipeline.tags import LEASE_TAG, RANKS_TAG
 
 OWNERS = ["team:aquarat"]
-_SOURCES = {
-    "hub": ("huggingface", "From the Hugging Face Hub."),
-    "files": ("file", "From the user's own files."),
-    "synthetic": ("python", "Generated here, not real data."),
-}
-"""By a section's data source: the icon and the end of the description."""
 
 
 def stage_assets(experiment: Experiment, names: Iterable[str] | None = None) -> list[dg.AssetsDefinition]:
     """The assets of an experiment, for `names` or for all stages that its profile uses."""
-    return [stage_asset(experiment, name) for name in (experiment.stages if names is None else names)]
+    about = About(experiment.profile)
+    return [stage_asset(experiment, name, about) for name in (experiment.stages if names is None else names)]
 
 
-def stage_asset(experiment: Experiment, name: str) -> dg.AssetsDefinition:
+def stage_asset(experiment: Experiment, name: str, about: About | None = None) -> dg.AssetsDefinition:
     """The asset of stage `name` in an experiment, configured by its profile and the run's overrides."""
+    about = about or About(experiment.profile)
     stage, profile = STAGES[name], experiment.profile
     section = stage.config(profile)
-    kinds, description = set(stage.kinds), stage.description
-    if source := getattr(section, "source", None):
-        kind, note = _SOURCES[source]
-        kinds, description = kinds | {kind}, f"{description} {note}"
     need = Requirement.of(stage, section.model_dump(mode="json") if section else None, tags={})
     ranks = {RANKS_TAG: str(need.ranks)} if need.distributed else {}
 
     @dg.asset(
         key=experiment.key(name),
-        description=description,
+        description=about.description(stage),
         group_name=experiment.local(stage.group),
-        metadata={"profile": format_profile(profile.name, profile.sha256)},
-        kinds=kinds,
+        metadata=about.metadata(stage),
+        kinds=about.kinds(stage),
+        tags=about.tags(stage),
         owners=OWNERS,
+        check_specs=check_specs(experiment, stage),
+        freshness_policy=freshness(stage),
+        automation_condition=automation(stage),
         deps=[experiment.key(name) for name in stage.needs(section)],
         code_version=code_version(stage, section),
         config_schema=config_schema(section) if section else None,
@@ -173,16 +174,31 @@ def _materialize(
     tags |= tags_of_present(context.instance, map(experiment.key, left_out))
     for pinned in inputs.values():
         tags |= pinned.tags
+    home, hosts = Path(context.instance.root_directory), _hosts(context, stage)
+    metadata = artifact_metadata(artifact, inputs.values(), cost(artifact.manifest, home, hosts)) | (
+        {LEFT_OUT: LIST.join(left_out)} if left_out else {}
+    )
+    made = dg.AssetMaterialization(experiment.key(stage.name), metadata=metadata, tags=tags)
+    before = latest_materialization(context.instance, experiment.key(stage.name))
+    subject = Subject(context.instance, experiment, stage, artifact, made, before, recorded=False)
+    checked = [result for _, result in results(subject)]
     # Dagster and the store's refs must agree on the latest, so the lock is held until Dagster has recorded the result.
-    with sole_publisher(Path(context.instance.root_directory), experiment.step(stage.name)):
+    with sole_publisher(home, experiment.step(stage.name)):
         _refuse_if_overtaken(context, artifact, experiment.ref(stage.name))
         store.make_latest(artifact, experiment.ref(stage.name))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(artifact.data_version),
-            metadata=artifact_metadata(artifact, inputs.values())
-            | ({LEFT_OUT: LIST.join(left_out)} if left_out else {}),
+            metadata=metadata,
             tags=tags,
+            check_results=checked,
         )
+
+
+def _hosts(context: dg.AssetExecutionContext, stage: Stage) -> list[str]:
+    """The names of the hosts that the stage ran on."""
+    run = context.instance.get_run_by_id(context.run.run_id) if stage.distributed else None
+    lease = run.tags.get(LEASE_TAG) if run else None
+    return lease.split(",") if lease else [LOCAL]
 
 
 def _refuse_if_overtaken(context: dg.AssetExecutionContext, artifact: Artifact, name: str) -> None:

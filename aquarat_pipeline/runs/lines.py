@@ -13,7 +13,7 @@ from aquarat_core.durations import duration
 from aquarat_core.evaluation.headline import headline
 from aquarat_core.plain_text import printable
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource
-from aquarat_pipeline.assets.events import text_of
+from aquarat_pipeline.assets.events import metrics_of, text_of
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
 """Beginnings of Dagster's own lines that carry no information."""
@@ -87,7 +87,7 @@ def is_blocked(event: DagsterEvent) -> bool:
 
 
 def _made(made: dg.AssetMaterialization) -> str:
-    facts: dict[str, Any] = {name: value.value for name, value in made.metadata.items()}
+    facts = metrics_of(made)
     took = f"in {duration(facts['seconds'])}" if "seconds" in facts else ""
     return ", ".join(filter(None, ("made", headline(facts), took, text_of(made, "dagster/uri"))))
 

@@ -79,10 +79,7 @@ def checked(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], bool]:
 
 
 def check(chain: Chain, name: str) -> dict[tuple[str, str], bool]:
-    keys = [dg.AssetCheckKey(dg.AssetKey(name), check) for check in ("artifact_complete", "lineage_agrees")]
-    job = dg.define_asset_job("checks_alone", dg.AssetSelection.checks(*keys))
-    defs = dg.Definitions.merge(chain.defs, dg.Definitions(jobs=[job]))
-    return checked(defs.resolve_job_def("checks_alone").execute_in_process(instance=chain.instance))
+    return {(name, check): event.passed for check, event in chain.check(name).items()}
 
 
 def test_rl_continues_from_an_adopted_checkpoint(
@@ -101,6 +98,7 @@ def test_rl_continues_from_an_adopted_checkpoint(
     assert check(chain, "sft_checkpoint") == {
         ("sft_checkpoint", "artifact_complete"): True,
         ("sft_checkpoint", "lineage_agrees"): True,
+        ("sft_checkpoint", "loss_is_sane"): True,
     }
     assert status(chain, "sft_checkpoint") == StaleStatus.FRESH, "although its stage's inputs were never made"
 

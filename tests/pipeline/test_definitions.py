@@ -15,6 +15,7 @@ from aquarat_core.config import Profile, load_profile
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_pipeline.assets.stage import stage_assets
+from aquarat_pipeline.checks.table import checks_of
 from aquarat_pipeline.experiments import Experiment
 
 HEAVY = ("torch", "wandb", "datasets", "gcsfs", "google.cloud.storage", "pyarrow", "matplotlib", "pandas")
@@ -86,6 +87,7 @@ def test_every_asset_is_checked(repository: dg.RepositoryDefinition) -> None:
     names = {(key.asset_key.to_user_string(), key.name) for key in repository.asset_graph.asset_check_keys}
     for name in DEMO:
         stage = STAGES[name]
+        assert {check for asset, check in names if asset == name} == {check.name for check in checks_of(stage)}
         assert (name, "artifact_complete") in names
         assert ((name, "lineage_agrees") in names) == bool(stage.inputs)
         for check in ("beats_constant_letter", "not_worse_than_last", "parse_rate_holds"):
@@ -104,7 +106,11 @@ def test_reevaluation_trains_nothing_and_is_off(repository: dg.RepositoryDefinit
 def test_sensors_are_off(repository: dg.RepositoryDefinition) -> None:
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
     off = dg.DefaultSensorStatus.STOPPED
-    assert sensors == {"evaluate_new_checkpoints": off, "notify_failed_reevaluation": off}
+    assert sensors == {
+        "default_automation_condition_sensor": off,
+        "evaluate_new_checkpoints": off,
+        "notify_failed_reevaluation": off,
+    }
 
 
 @pytest.mark.slow

@@ -204,8 +204,10 @@ def test_graphql_tells_which_sft_checkpoint_fed_an_rl_run(chain: Chain, sft: Cal
     assert tags["dagster/input_data_version/sft_checkpoint"] == version
     assert entries["input/sft_checkpoint"]["assetKey"] == {"path": ["sft_checkpoint"]}
     assert entries["input/sft_checkpoint/run"]["runId"] == sft_run
-    assert entries["input/sft_checkpoint/data_version"]["text"] == version
-    assert entries["input/sft_checkpoint/uri"]["path"] == store.manifest_uri(fed.metadata["manifest_sha256"].value)
+    inputs = [row.data for row in chain.latest("rl_checkpoint").metadata["inputs"].records]
+    (named,) = [row for row in inputs if row["input"] == "sft_checkpoint"]
+    assert named["data version"] == version
+    assert named["manifest"] == store.manifest_uri(fed.metadata["manifest_sha256"].value)
     assert entries["uri"]["path"] == store.manifest_uri(entries["manifest_sha256"]["text"])
     assert "console" not in entries, "a directory has no page"
     assert [r["runId"] for r in runs["runsOrError"]["results"]] == [rl.run_id]

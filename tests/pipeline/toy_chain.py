@@ -6,6 +6,13 @@ from typing import Any
 
 import dagster as dg
 
+from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.config import load_profile
+from aquarat_core.settings import store_uri
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.checks.again import check_again
+from aquarat_pipeline.experiments import Experiment
+
 
 class Chain:
     """Materializes assets of `toy_definitions` on one instance and says what came of it."""
@@ -30,6 +37,13 @@ class Chain:
         event = self.instance.get_latest_materialization_event(dg.AssetKey.from_user_string(name))
         assert event is not None and event.asset_materialization is not None
         return event.asset_materialization
+
+    def check(self, name: str) -> dict[str, dg.AssetCheckEvaluation]:
+        """Evaluates the checks of an asset again, as the job `verification` does."""
+        found = check_again(
+            self.instance, ArtifactStore.open(store_uri()), Experiment(load_profile("demo")), STAGES[name]
+        )
+        return {event.check_name: event for event in found}
 
 
 def failure_text(result: dg.ExecuteInProcessResult, step: str) -> str:

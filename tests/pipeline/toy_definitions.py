@@ -12,8 +12,6 @@ import dagster as dg
 from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import CHECKPOINTS, STAGES
 from aquarat_pipeline.assets.stage import stage_assets
-from aquarat_pipeline.checks.artifacts import artifact_checks
-from aquarat_pipeline.checks.evaluation import evaluation_checks
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
@@ -50,11 +48,6 @@ def build(
         ]
     return dg.Definitions(
         assets=assets,
-        asset_checks=[
-            check
-            for experiment in experiments
-            for check in (*artifact_checks(experiment), *evaluation_checks(experiment))
-        ],
         jobs=[pipeline(experiments[0]), *(job for _, job in again)],
         schedules=[weekly(experiment, job) for experiment, job in again],
         sensors=sensors,
