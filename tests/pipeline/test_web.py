@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_pipeline.web import Guard
 from tests.patience import limit, wait_until
 from tests.serving import dagster_ui
@@ -34,8 +35,43 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     (home / "toys.py").write_text("import dagster as dg\n@dg.asset\ndef toy(): ...\ndefs = dg.Definitions([toy])\n")
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     env = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(root), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    env |= {"AQUARAT_STORE": f"file://{home}/store", "AQUARAT_CACHE": str(home / "cache")}
+    publish(home)
     with dagster_ui(["-f", "toys.py"], home / "log", home, env) as url:
         yield url
+
+
+def publish(home: Path) -> None:
+    """A report whose page holds a script, as the latest `rl_eval_report` of the store in `home`."""
+    content, records = home / "content", home / "records"
+    for folder in (content, records):
+        folder.mkdir()
+    (content / "report.json").write_text("{}")
+    (records / "report.html").write_text("<title>A report</title><script>document.title = 'changed'</script>")
+    ArtifactStore.open(f"file://{home}/store").publish(
+        asset="rl_eval_report", kind="report", directory=content, records=records, config={}, profile="demo",
+        code=CodeVersion(version="c"), parents=(), metrics={}, seeds={}, run_id="run",
+    )  # fmt: skip
+
+
+def test_the_page_of_a_report_is_served_so_that_it_can_run_nothing(server: str) -> None:
+    page = requests.get(f"{server}/aquarat/reports/rl_eval_report", timeout=limit(60))
+    assert page.status_code == 200 and page.history[0].headers["location"].startswith("/aquarat/reports/")
+    sha256 = page.url.rpartition("/")[2]
+    assert len(sha256) == 64 and requests.get(page.url[:-56], timeout=limit(60)).url == page.url, "eight digits do"
+    assert "<title>A report</title>" in page.text
+    policy = page.headers["Content-Security-Policy"]
+    assert policy.startswith("sandbox ") and "default-src 'none'" in policy and "allow-scripts" not in policy
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert requests.get(f"{server}/aquarat/reports/nope", timeout=limit(60)).status_code == 404
+    assert requests.get(f"{server}/aquarat/runs", timeout=limit(60)).status_code == 200
+    assert requests.get(f"{server}/aquaratic", timeout=limit(60)).headers["content-type"].startswith("text/html")
+
+
+def test_our_pages_are_behind_the_guard_too(server: str) -> None:
+    for headers in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}):
+        refused = requests.get(f"{server}/aquarat/reports/rl_eval_report", headers=headers, timeout=limit(60))
+        assert refused.status_code == 403
 
 
 def ask(server: str, **headers: str) -> int:
