@@ -9,6 +9,8 @@
 - A run that was started from a terminal gets the remote origin by which the UI finds it. This uses `replace_job_origin`
   of the run storage, like `dagster run migrate-repository` (read: `_cli/run.py`,
   `_core/storage/runs/sql_run_storage.py`).
+- Config types that check a range are scalars with a step after validation, for which Dagster has no public name (read:
+  `_config/config_type.py`, `_config/post_process.py`).
 - The web server takes its middleware from one of its methods, and `dagster dev` starts that server by module name. Both
   are replaced to put a guard in front of the server (read: `dagster_webserver/webserver.py`, `_cli/dev.py`).
 
@@ -18,6 +20,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dagster._config.config_type import ConfigScalar, ConfigScalarKind
+from dagster._config.errors import PostProcessingError
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -73,6 +77,8 @@ __all__ = [
     "REPOSITORY_LABEL_TAG",
     "SINGLETON_REPOSITORY_NAME",
     "CheckRunHealthResult",
+    "ConfigScalar",
+    "ConfigScalarKind",
     "ConfigurableClass",
     "ConfigurableClassData",
     "DagsterEvent",
@@ -89,6 +95,7 @@ __all__ = [
     "LaunchRunContext",
     "PlanExecutionContextManager",
     "PlanOrchestrationContext",
+    "PostProcessingError",
     "ReconstructableRepository",
     "RemoteJobOrigin",
     "RemoteRepositoryOrigin",

@@ -1,8 +1,9 @@
 """The Dagster config of a stage, generated from its pydantic section: all fields, with the profile's values as
 defaults.
 
-Dagster rejects unknown fields and wrong types before a run starts. Ranges and contradictory fields are checked by
-pydantic, for all stages of the run, before the first one starts (`run_config_of`).
+Dagster rejects unknown fields and wrong types in its launchpad, and values out of range when a run is launched: types
+of fields with limits check them. Contradictory fields are found by pydantic, for all stages of the run, before the
+first one starts (`run_config_of`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aquarat_core.config.fields import old_names
 from aquarat_core.config.locations import HubRows
 from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_core.stages.stage import Stage
+from aquarat_pipeline.assets.limits import Limits, limited, limits_of, limits_text
 
 SCALARS: dict[type, Any] = {bool: dg.Bool, int: dg.Int, float: dg.Float, str: dg.String}
 
@@ -89,16 +91,26 @@ def _field(info: Any, value: Any) -> dg.Field:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         nested = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else None
         return dg.Field(dg.Shape(_fields(annotation, nested)), description=info.description)
+    limits = limits_of(info)
+    kind, description = _type(annotation, limits), _described(info.description, limits)
     if value is PydanticUndefined:
-        return dg.Field(_type(annotation), description=info.description)
+        return dg.Field(kind, description=description)
     value = list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
-    return dg.Field(_type(annotation), default_value=value, is_required=False, description=info.description)
+    return dg.Field(kind, default_value=value, is_required=False, description=description)
 
 
-def _type(annotation: Any) -> Any:
+def _described(description: str | None, limits: Limits) -> str | None:
+    """The field's description with its range."""
+    text = limits_text(limits)
+    return " ".join(filter(None, (description, f"Must be {text}." if text else "")))
+
+
+def _type(annotation: Any, limits: Limits = ()) -> Any:
     annotation = _plain(annotation)
     if _is_location(annotation):
         return dg.Any  # A text or a mapping, for which Dagster has no type; pydantic checks it.
+    if annotation in (int, float) and limits:
+        return limited(annotation, limits)
     if annotation in SCALARS:
         return SCALARS[annotation]
     origin: Any = get_origin(annotation)
@@ -106,7 +118,7 @@ def _type(annotation: Any) -> Any:
     if origin is Literal:
         return _choice(args)
     if origin in (Union, types.UnionType) and len(args) == 2 and args[1] is type(None):
-        return dg.Noneable(_type(args[0]))
+        return dg.Noneable(_type(args[0], limits))
     if origin in (Union, types.UnionType):
         return dg.Any  # Dagster has no larger unions: pydantic checks it, before the first stage of a run
     if origin in (tuple, list):

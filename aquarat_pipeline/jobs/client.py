@@ -13,8 +13,9 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.plain_text import printable
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.jobs.attempts import Attempt
-from aquarat_pipeline.jobs.progress import Ahead, Message, Observations, display
+from aquarat_pipeline.jobs.progress import Ahead, Message, display
 from aquarat_pipeline.jobs.runner import StageRunner
+from aquarat_pipeline.jobs.telling import Teller
 
 
 class StageInvocation(dg.PipesClientCompletedInvocation):
@@ -51,7 +52,13 @@ class TorchrunPipesClient(dg.PipesClient):
         Raises `dg.Failure` with the stage's own message if it fails, and Dagster's interrupt if it is cancelled.
         """
         with display(stage.name, ahead) as show:
-            reader = _Reader([show, Observations(context)])
+            tell = Teller(context)
+            reader = _Reader([show, tell])
+
+            def say(text: str) -> None:
+                show.say(text)
+                tell.say(f"{text[:1].upper()}{text[1:]}.")
+
             with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader, extras=extras) as session:
                 runner = StageRunner(
                     context,
@@ -62,7 +69,7 @@ class TorchrunPipesClient(dg.PipesClient):
                     pipes_env=session.get_bootstrap_env_vars(),
                     grace_seconds=self._grace_seconds,
                     handle=reader.handle,
-                    say=show.say,
+                    say=say,
                 )
                 result = runner.run()
         return StageInvocation(session, result)

@@ -1,8 +1,7 @@
-"""Shows a running stage's progress as bars on the terminal, and in Dagster as observations that it plots live."""
+"""Shows a running stage's progress on the terminal, as bars or lines. `telling.py` shows it in Dagster."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Generator
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
-import dagster as dg
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -163,27 +161,6 @@ class _Last(ProgressColumn):
     def render(self, task: Task) -> Text:
         metrics: str | Callable[[], str] = task.fields["metrics"]
         return Text(metrics() if callable(metrics) else metrics, style="dim", no_wrap=True, overflow="ellipsis")
-
-
-class Observations:
-    """Logs a stage's numbers to Dagster, at most one observation every ten seconds, but always the last one."""
-
-    def __init__(self, context: dg.AssetExecutionContext) -> None:
-        self._context = context
-        self._throttle = _Throttle(OBSERVE_SECONDS)
-
-    def __call__(self, message: Message) -> None:
-        last = message["done"] >= message["total"]
-        if not (self._throttle.due() or last):
-            return
-        numbers = {name: float(value) for name, value in message["metrics"].items() if math.isfinite(value)}
-        self._context.log_event(
-            dg.AssetObservation(
-                self._context.asset_key,
-                description=f"{message['done']} of {message['total']} {message['unit']}",
-                metadata={"progress/done": message["done"], "progress/total": message["total"], **numbers},
-            )
-        )
 
 
 class _Throttle:

@@ -24,6 +24,7 @@ from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.attempts import cancel_job
+from aquarat_pipeline.jobs.telling import PROGRESS
 from aquarat_pipeline.runs import lines, readiness
 from aquarat_pipeline.runs.origin import MODULE, WORKSPACE, job_origin
 from aquarat_pipeline.runs.profiles import remember
@@ -40,7 +41,6 @@ SHOWN_EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.STEP_UP_FOR_RETRY,
     dg.DagsterEventType.ASSET_MATERIALIZATION,
-    dg.DagsterEventType.ASSET_OBSERVATION,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
 """The events that `watch` shows, in addition to those about workers."""
@@ -199,13 +199,10 @@ def _line(entry: dg.EventLogEntry) -> str | None:
     if event is None:
         text = lines.line(None, entry.user_message, level)
         return text and f"{clock} {lines.of_step(entry.step_key, text)}"
+    if event.is_engine_event and (event.message or "").startswith(PROGRESS):
+        return f"{clock} {step}{(event.message or '').removeprefix(PROGRESS)}"
     if event.event_type not in SHOWN_EVENTS and not (event.is_engine_event and "worker" in (event.message or "")):
         return None
-    if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
-        observed = event.asset_observation_data.asset_observation
-        numbers = {k: v.value for k, v in observed.metadata.items() if not k.startswith("progress/")}
-        shown = list(numbers.items())[:3]
-        return f"{clock} {step}{observed.description}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown)
     if event.event_type in _LIKE_THE_TERMINAL:
         text = lines.line(event, event.message or "", level)
         return text and f"{clock} {lines.of_step(entry.step_key, text)}"

@@ -16,6 +16,7 @@ from aquarat_core.artifacts import ArtifactStore, lineage
 from aquarat_core.config import load_profile
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.checks.table import checks_of
 from tests.pipeline.toy_chain import Chain, failure_text
 
 pytestmark = pytest.mark.slow
@@ -56,9 +57,11 @@ def test_an_instance_that_vanishes_is_refused(chain: Chain, monkeypatch: pytest.
 
 
 def test_a_value_out_of_range_stops_the_run_before_anything_starts(chain: Chain, tmp_path: Path) -> None:
-    result = chain.materialize("aqua_dataset", config={"aqua_dataset": {"max_level": 9}})
-    assert not result.success
-    assert "aqua_dataset.max_level: Input should be less than or equal to 3" in failure_text(result, "aqua_dataset")
+    with pytest.raises(dg.DagsterInvalidConfigError) as caught:
+        chain.materialize("aqua_dataset", config={"aqua_dataset": {"max_level": 9}})
+    assert "at path root:ops:aqua_dataset:config:max_level" in str(caught.value)
+    assert "it must be ≥ 1 and ≤ 3, but is 9" in str(caught.value)
+    assert chain.instance.get_runs() == []
     assert not list(tmp_path.glob("store/jobs/**/spec.json"))
 
 
@@ -80,30 +83,49 @@ def test_a_materialization_records_what_a_person_wants_to_know(chain: Chain, ord
     assert first.success and result.success
     event = chain.latest("tokenizer")
     metadata = {name: value.value for name, value in event.metadata.items()}
-    assert metadata["train_loss"] == 0.5
-    assert metadata["accuracy_with_interval"] == "25.0% [20.0%, 30.0%] of 2,000"
-    assert next(iter(metadata)) == "accuracy_with_interval", "before the metrics"
-    assert (metadata["questions"], metadata["kind_of_questions"]) == (8000, "generated word problems")
-    assert "nothing" not in metadata
-    assert (metadata["files"], metadata["bytes"], metadata["profile"]) == (1, 3, "demo")
+    assert metadata["metrics"] == {"train_loss": 0.5, **accuracy, "questions": 8000}
+    assert metadata["result"] == "25.0% [20.0%, 30.0%] of 2,000"
+    assert metadata["compared with"] == "training loss 0.500 nats per token"
+    assert metadata["number/accuracy (%)"] == 25
+    order_of_rows = [
+        "result",
+        "input/pretrain_text",
+        "get it",
+        "report page",
+        "number/accuracy (%)",
+        "metrics",
+        "config",
+    ]
+    assert sorted(order_of_rows, key=list(metadata).index) == order_of_rows
+    assert metadata["kind_of_questions"] == "generated word problems"
+    assert metadata["profile"] == "demo"
+    assert metadata["get it"] == f"aquarat store pull {metadata['manifest_sha256'][:8]} --to tokenizer"
+    assert metadata["report page"] == f"/aquarat/reports/{metadata['manifest_sha256'][:8]}"
     assert metadata["report"] == "# Toy report\n"
     assert metadata["dagster/uri"].endswith(f"/manifests/{metadata['manifest_sha256']}.json")
     assert metadata["input/aqua_dataset/run"] == first.run_id
     assert event.metadata["input/aqua_dataset"].asset_key == dg.AssetKey("aqua_dataset")
-    assert metadata["input/aqua_dataset/data_version"] == chain.latest("aqua_dataset").tags["dagster/data_version"]
+    versions = {row.data["input"]: row.data["data version"] for row in event.metadata["inputs"].records}
+    assert versions["aqua_dataset"] == chain.latest("aqua_dataset").tags["dagster/data_version"]
     stage = STAGES["tokenizer"]
     assert event.tags["dagster/code_version"] == code_version(stage, stage.config(load_profile("demo")))
     assert event.tags["dagster/data_version"] == metadata["data_version"]
 
 
-def test_progress_becomes_observations(chain: Chain) -> None:
-    assert chain.materialize("aqua_dataset").success
+def test_progress_becomes_observations_and_lines_in_the_run(chain: Chain) -> None:
+    result = chain.materialize("aqua_dataset")
+    assert result.success
     observations = chain.instance.fetch_observations(dg.AssetKey("aqua_dataset"), limit=10).records
-    assert len(observations) == 1, "one in ten seconds, and always the last"
-    observation = observations[0].event_log_entry.asset_observation
-    assert observation.description == "3 of 3 steps"
-    numbers = {name: value.value for name, value in observation.metadata.items()}
-    assert numbers == {"progress/done": 3, "progress/total": 3, "train/loss": pytest.approx(1 / 3)}
+    last, first = (record.event_log_entry.asset_observation for record in observations)
+    assert (first.description, last.description) == ("1 of 3 steps", "3 of 3 steps"), "the first and the last at once"
+    assert {name: value.value for name, value in last.metadata.items()} == {"train/loss": 0.3333}
+    events = [entry.dagster_event for entry in chain.instance.all_logs(result.run_id)]
+    lines = [event.message or "" for event in events if event and event.step_key == "aqua_dataset"]
+    assert "Loading." in lines
+    assert [line for line in lines if line.startswith("Progress: ")] == [
+        "Progress: 1 of 3 steps  train/loss 1",
+        "Progress: 3 of 3 steps  train/loss 0.3333",
+    ]
 
 
 def test_overrides_reach_the_stage_and_its_code_version(chain: Chain, store_uri: str) -> None:
@@ -168,27 +190,22 @@ def test_a_lost_file_fails_its_check(chain: Chain, tmp_path: Path) -> None:
     artifact = ArtifactStore.open(f"file://{tmp_path}/store").latest("aqua_dataset")
     sha256 = artifact.manifest.files[0].sha256
     (tmp_path / "store/blobs/sha256" / sha256[:2] / sha256).unlink()
-    check = dg.AssetCheckKey(dg.AssetKey("aqua_dataset"), "artifact_complete")
-    result = run_checks(chain, dg.AssetSelection.checks(check))
-    assert evaluations(result) == {("aqua_dataset", "artifact_complete"): False}
-
-
-def run_checks(chain: Chain, selection: dg.AssetSelection) -> dg.ExecuteInProcessResult:
-    job = dg.define_asset_job("checks_alone", selection)
-    defs = dg.Definitions.merge(chain.defs, dg.Definitions(jobs=[job]))
-    return defs.resolve_job_def("checks_alone").execute_in_process(instance=chain.instance)
+    check = chain.check("aqua_dataset")["artifact_complete"]
+    assert (check.passed, check.blocking, check.severity) == (False, True, dg.AssetCheckSeverity.ERROR)
+    recorded = chain.instance.event_log_storage.get_asset_check_execution_history(check.asset_check_key, limit=5)
+    assert [record.status.value for record in recorded] == ["FAILED", "SUCCEEDED"]
 
 
 def test_lineage_that_disagrees_fails_its_check(chain: Chain) -> None:
-    names = {(name, "artifact_complete") for name in (*DATA, "tokenizer")} | {("tokenizer", "lineage_agrees")}
-    assert evaluations(chain.materialize(*DATA, "tokenizer")) == dict.fromkeys(names, True)
+    made = evaluations(chain.materialize(*DATA, "tokenizer"))
+    names = {(name, check.name) for name in (*DATA, "tokenizer") for check in checks_of(STAGES[name])}
+    assert made == dict.fromkeys(names, True) and ("tokenizer", "lineage_agrees") in made
     event = chain.latest("tokenizer")
     forged = {**event.tags, "dagster/input_data_version/aqua_dataset": "0" * 64}
     chain.instance.report_runless_asset_event(
         dg.AssetMaterialization("tokenizer", metadata=event.metadata, tags=forged)
     )
-    result = run_checks(chain, dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("tokenizer"), "lineage_agrees")))
-    assert evaluations(result) == {("tokenizer", "lineage_agrees"): False}
+    assert not chain.check("tokenizer")["lineage_agrees"].passed
 
 
 def test_a_report_below_the_constant_letter_warns(chain: Chain, order: Callable[..., None]) -> None:

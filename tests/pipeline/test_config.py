@@ -78,8 +78,11 @@ def test_a_location_is_a_text_or_a_mapping(profile: Profile) -> None:
     ("given", "expected"),
     [
         ({"stepz": 3}, 'unexpected config entry "stepz"'),
-        ({"steps": "many"}, 'not valid for expected type "Int"'),
-        ({"steps": 1.5}, 'not valid for expected type "Int"'),
+        ({"steps": "many"}, 'not valid for expected type "Int ≥ 1'),
+        ({"steps": 1.5}, 'not valid for expected type "Int ≥ 1'),
+        ({"steps": 0}, "config:steps of original value 0 failed"),
+        ({"steps": 0}, "it must be ≥ 1 and ≤ 10,000,000, but is 0"),
+        ({"optim": {"grad_clip": 0}}, "optim:grad_clip of original value 0"),
         ({"launch": {"device": "tpu"}}, "not in enum"),
         ({"mixture": [{"repeat": 2}]}, 'Missing required config entry "name"'),
     ],
@@ -156,3 +159,12 @@ def test_an_override_to_a_task_without_rows_is_refused_at_once(profile: Profile)
     ops = {"rl_checkpoint": {"config": {"tasks": [{"name": "gsm8k"}]}}}
     with pytest.raises(ConfigError, match=r"names the task 'gsm8k': add \{name: gsm8k\} to chat_datasets.sources"):
         run_config_of(STAGES["aqua_dataset"], profile, None, ops)
+
+
+def test_a_field_says_its_range(profile: Profile) -> None:
+    fields = config_schema(STAGES["rl_checkpoint"].config(profile))
+    assert fields["group_size"].description == "Completions sampled for each question. Must be ≥ 2 and ≤ 256."
+    assert fields["limit"].description.endswith("null uses all. Must be ≥ 1."), (
+        "a limit against absurd values is not said"
+    )
+    assert "Must be" not in fields["seed"].description
