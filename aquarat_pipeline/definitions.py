@@ -9,7 +9,7 @@ from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
-from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
+from aquarat_pipeline.schedules import by_profile, pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
 from aquarat_pipeline.sensors.notifications import failed_reevaluations
 
@@ -19,7 +19,7 @@ def of(experiment: Experiment) -> dg.Definitions:
     again = reevaluation(experiment)
     return dg.Definitions(
         assets=stage_assets(experiment),
-        jobs=[pipeline(experiment), again],
+        jobs=[pipeline(experiment), again, *([] if experiment.name else [by_profile(experiment)])],
         schedules=[weekly(experiment, again)],
         sensors=[new_checkpoints(experiment, again)],
         metadata={

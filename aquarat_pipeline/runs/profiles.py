@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aquarat_core.artifacts.files import atomic_write
-from aquarat_core.config import ConfigError, Profile, load_profile
+from aquarat_core.config import ConfigError, Profile, load_profile, profile_names
 from aquarat_core.errors import UserError
 from aquarat_pipeline.tags import PROFILE_HASH_TAG, PROFILE_TAG
 
@@ -48,6 +48,8 @@ def recall(home: Path, tags: Mapping[str, str]) -> Path | None:
     if sha256 is None:
         return None
     name = tags.get(PROFILE_TAG, "?")
+    if name in profile_names() and (preset := load_profile(name)).sha256 == sha256:
+        remember(home, preset)  # a run that the launchpad has started under another profile than that of its process
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not _path(home, sha256).is_file():
         raise ProfileMismatchError(
             f"the run started with profile {name} ({sha256[:12]}), which is not in {home}: run it again"
