@@ -11,7 +11,7 @@ from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import by_profile, pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
-from aquarat_pipeline.sensors.notifications import failed_reevaluations
+from aquarat_pipeline.sensors.notifications import notify_runs
 
 
 def of(experiment: Experiment) -> dg.Definitions:
@@ -34,7 +34,7 @@ _EXPERIMENTS = experiments()
 defs = dg.Definitions.merge(
     *(of(experiment) for experiment in _EXPERIMENTS),
     dg.Definitions(
-        sensors=[failed_reevaluations(map(reevaluation, _EXPERIMENTS))],
+        sensors=[notify_runs()],
         resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
         executor=resuming_executor,
         loggers={"console": terminal_logger},

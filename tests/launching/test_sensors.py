@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DATA = ("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer", "pretrain_tokens")
 SCORES = {"n": 9, "accuracy": 0.5, "accuracy_lo": 0.4, "accuracy_hi": 0.6, "constant_letter_accuracy": 0.2}
-EVALUATE, NOTIFY = "evaluate_new_checkpoints", "notify_failed_reevaluation"
+EVALUATE, NOTIFY = "evaluate_new_checkpoints", "notify_runs"
 
 
 @pytest.fixture
@@ -76,12 +76,13 @@ def test_a_new_checkpoint_is_evaluated_once_and_a_failure_is_told(cluster: Clust
     wait_until(lambda: len(evaluations(cluster)) == 2, 60, "the sensor starts another run")
     failed = evaluations(cluster)[1]
     assert cluster.wait(failed.run_id) == "FAILURE"
-    wait_until(lambda: hook.bodies, 60, "the webhook is told")
-    (body,) = hook.bodies
+    wait_until(lambda: len(hook.bodies) == 2, 60, "the webhook is told")
+    trained, body = hook.bodies
+    assert (trained["event"], list(trained["trained"])) == ("training_finished", ["mid_checkpoint"])
     assert (body["failed"], body["run_id"]) == (["mid_eval_report"], failed.run_id)
     assert body["error"] == "mid_eval_report: The rows are gone."
     asked = ticks(cluster, EVALUATE)
     wait_until(lambda: ticks(cluster, EVALUATE) >= asked + 2, 60, "the sensor is asked again")
-    assert len(evaluations(cluster)) == 2 and len(hook.bodies) == 1, "it is not tried again"
+    assert len(evaluations(cluster)) == 2 and len(hook.bodies) == 2, "it is not tried again"
     logs = "".join(path.read_text() for path in (cluster.directory / "home").rglob("*.log"))
     assert "s3cret" not in logs + (cluster.directory / "daemon.log").read_text()

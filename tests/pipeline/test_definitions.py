@@ -109,7 +109,7 @@ def test_sensors_are_off(repository: dg.RepositoryDefinition) -> None:
     assert sensors == {
         "default_automation_condition_sensor": off,
         "evaluate_new_checkpoints": off,
-        "notify_failed_reevaluation": off,
+        "notify_runs": off,
     }
 
 

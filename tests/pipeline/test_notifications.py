@@ -1,4 +1,4 @@
-"""A failed re-evaluation reaches the webhook, and the webhook's address reaches nobody else."""
+"""A failed run, and finished training, reach the webhook, and the webhook's address reaches nobody else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from aquarat_core.errors import UsageError
 from aquarat_pipeline.sensors import notifications, webhook
-from aquarat_pipeline.sensors.notifications import MAX_TRIES, first_sentence, message
+from aquarat_pipeline.sensors.messages import UI_URL, first_sentence, message
+from aquarat_pipeline.sensors.notifications import MAX_TRIES
 from tests.pipeline.toy_chain import Chain
 from tests.pipeline.webhook_server import SECRET, Hook
 from tests.serving import serving
@@ -33,7 +34,7 @@ class Watch:
 
     def __init__(self, chain: Chain) -> None:
         self.instance = chain.instance
-        self.sensor = chain.defs.get_repository_def().get_sensor_def("notify_failed_reevaluation")
+        self.sensor = chain.defs.get_repository_def().get_sensor_def("notify_runs")
         self.cursor: str | None = None
 
     def tick(self) -> str:
@@ -56,23 +57,21 @@ def fails(chain: Chain) -> Callable[..., str]:
     return fail
 
 
-def test_failures_of_reevaluations_are_told_once_and_no_others(
+def test_failures_are_told_once(
     chain: Chain, hook: Hook, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(notifications.UI_URL, "https://dagster.example.org/")
+    monkeypatch.setenv(UI_URL, "https://dagster.example.org/")
     watch = Watch(chain)
     fails()
-    assert watch.tick() == "Failures are reported from now on."
-    assert watch.tick() == "No re-evaluation has failed." and hook.bodies == []
-    fails("pipeline")
-    assert watch.tick() == "No re-evaluation has failed." and hook.bodies == []
+    assert watch.tick() == "Runs are reported from now on."
+    assert watch.tick() == "There is nothing to report." and hook.bodies == []
     run_id = fails()
-    assert watch.tick() == f"The failure of run {run_id} was reported."
+    assert watch.tick() == f"Run {run_id} was reported: run_failed."
     assert hook.bodies == [
         {
-            "text": f"Re-evaluation failed: reevaluation in run {run_id}. The host went away. "
+            "text": f"Run failed: reevaluation in run {run_id}. The host went away. "
             f"https://dagster.example.org/runs/{run_id}",
-            "event": "reevaluation_failed",
+            "event": "run_failed",
             "job": "reevaluation",
             "failed": [],
             "run_id": run_id,
@@ -80,9 +79,9 @@ def test_failures_of_reevaluations_are_told_once_and_no_others(
             "url": f"https://dagster.example.org/runs/{run_id}",
         }
     ]
-    for lost in ("nonsense", "[]", '{"after": 3, "pending": {}}'):
+    for lost in ("nonsense", "[]", '{"after": 3, "pending": {}}', '{"after": null, "pending": {}}'):
         watch.cursor = lost
-        assert watch.tick() == "Failures are reported from now on."
+        assert watch.tick() == "Runs are reported from now on."
     assert len(hook.bodies) == 1
 
 
@@ -108,9 +107,9 @@ def test_what_could_not_be_told_is_tried_again_a_few_times(
     began = time.monotonic()
     heard = [watch.tick() for _ in range(MAX_TRIES)]
     assert time.monotonic() - began < 30
-    assert heard[0] == f"The failure of run {run_id} is not reported yet: {said} (try 1 of 3)."
-    assert heard[-1] == f"The failure of run {run_id} could not be reported: {said} (try 3 of 3, the last)."
-    assert watch.tick() == "No re-evaluation has failed."
+    assert heard[0] == f"Run {run_id} is not reported yet: {said} (try 1 of 3)."
+    assert heard[-1] == f"Run {run_id} could not be reported: {said} (try 3 of 3, the last)."
+    assert watch.tick() == "There is nothing to report."
     assert len(hook.bodies) == MAX_TRIES and set(hook.paths) == {f"/{SECRET}"}, "nobody went elsewhere"
     everything = [*heard, watch.cursor or "", caplog.text, json.dumps(hook.bodies)]
     assert not [text for text in everything if "s3cret" in text]
@@ -118,7 +117,7 @@ def test_what_could_not_be_told_is_tried_again_a_few_times(
     run_id = fails()
     assert "try 1 of 3" in watch.tick()
     hook.does = 200
-    assert watch.tick() == f"The failure of run {run_id} was reported."
+    assert watch.tick() == f"Run {run_id} was reported: run_failed."
     assert hook.bodies[-1] == hook.bodies[-2], "the same again"
 
 
@@ -130,8 +129,8 @@ def test_without_an_address_the_failure_is_said_in_the_ui(
     watch.tick()
     run_id = fails()
     assert watch.tick() == (
-        "AQUARAT_WEBHOOK_URL is not set in the environment of the code server. The failure of run "
-        f"{run_id} is not reported."
+        "AQUARAT_WEBHOOK_URL is not set in the environment of the code server. "
+        f"The end of run {run_id} is not reported."
     )
     assert run_id not in watch.tick()
 
@@ -157,15 +156,42 @@ def test_an_address_that_may_be_used(address: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
+def test_finished_training_is_told_and_other_runs_are_not(
+    chain: Chain, hook: Hook, order: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(UI_URL, "https://dagster.example.org")
+    watch = Watch(chain)
+    watch.tick()
+    assert chain.materialize("aqua_dataset", "chat_datasets", "pretrain_text", "tokenizer", "pretrain_tokens").success
+    assert watch.tick() == "There is nothing to report." and hook.bodies == []
+    order("base_checkpoint", metrics={"val_bpb": 0.43, "seconds": 79.1})
+    run_id = chain.materialize("base_checkpoint").run_id
+    assert watch.tick() == f"Run {run_id} was reported: training_finished."
+    said = "0.430 bits per byte on validation text, in 79 s"
+    link = f"https://dagster.example.org/runs/{run_id}"
+    assert hook.bodies == [
+        {
+            "text": f"Training finished: base_checkpoint: {said}, in run {run_id}. {link}",
+            "event": "training_finished",
+            "job": "__ASSET_JOB",
+            "trained": {"base_checkpoint": said},
+            "run_id": run_id,
+            "url": link,
+        }
+    ]
+
+
+@pytest.mark.slow
 def test_a_message_names_the_steps_and_is_harmless(chain: Chain, order: Callable[..., None]) -> None:
     order("aqua_dataset", user_error="<!channel> \x1b[2Jno\u202e rows.txt & all that. Look there.\nAnd more")
     run = chain.instance.get_run_by_id(chain.materialize("aqua_dataset").run_id)
     assert run is not None
     body = message(chain.instance, run)
+    assert body is not None
     assert body["failed"] == ["aqua_dataset"] and body["url"] is None
     assert body["error"] == "aqua_dataset: <!channel> \\u001b[2Jno\\u202e rows.txt & all that."
     assert body["text"] == (
-        f"Re-evaluation failed: aqua_dataset in run {run.run_id}. aqua_dataset: &lt;!channel&gt; \\u001b[2Jno\\u202e "
+        f"Run failed: aqua_dataset in run {run.run_id}. aqua_dataset: &lt;!channel&gt; \\u001b[2Jno\\u202e "
         "rows.txt &amp; all that."
     )
 
@@ -180,7 +206,8 @@ def test_a_message_says_why_a_blocking_check_failed(chain: Chain, order: Callabl
     run = chain.instance.get_run_by_id(chain.materialize("base_eval_report", "mid_eval_report").run_id)
     assert run is not None
     body = message(chain.instance, run)
-    assert body["failed"] == ["mid_eval_report_parse_rate_holds"]
+    assert body is not None
+    assert body["failed"] == ["mid_eval_report"]
     assert body["error"].startswith("asset check parse_rate_holds of mid_eval_report failed: None of 9 answers can be")
 
 
@@ -201,5 +228,5 @@ def test_a_deleted_run_and_many_failures_end(chain: Chain, hook: Hook, fails: Ca
     hook.does = 200
     chain.instance.delete_run(gone)
     heard = " ".join(watch.tick() for _ in range(3))
-    assert f"Run {gone} was deleted before its failure was reported." in heard
-    assert all(f"The failure of run {run_id} was reported." in heard for run_id in rest)
+    assert f"Run {gone} was deleted before it was reported." in heard
+    assert all(f"Run {run_id} was reported: run_failed." in heard for run_id in rest)

@@ -19,7 +19,7 @@ from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
-from aquarat_pipeline.sensors.notifications import failed_reevaluations
+from aquarat_pipeline.sensors.notifications import notify_runs
 
 TOY_STAGE = (str(Path(__file__).with_name("toy_stage.py")),)
 
@@ -44,7 +44,7 @@ def build(
     ):
         sensors = [
             *(new_checkpoints(experiment, job) for experiment, job in again),
-            failed_reevaluations(job for _, job in again),
+            notify_runs(),
         ]
     return dg.Definitions(
         assets=assets,
