@@ -12,6 +12,7 @@ from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import by_profile, pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
 from aquarat_pipeline.sensors.notifications import notify_runs
+from aquarat_pipeline.upkeep import upkeep
 
 
 def of(experiment: Experiment) -> dg.Definitions:
@@ -33,6 +34,7 @@ def of(experiment: Experiment) -> dg.Definitions:
 _EXPERIMENTS = experiments()
 defs = dg.Definitions.merge(
     *(of(experiment) for experiment in _EXPERIMENTS),
+    upkeep(_EXPERIMENTS),
     dg.Definitions(
         sensors=[notify_runs()],
         resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
