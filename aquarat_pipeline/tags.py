@@ -1,4 +1,8 @@
-"""The tags of runs and steps: the user's requests, and the records of the launcher and the steps."""
+"""The tags of runs and steps: the user's requests, and the records of the launcher and the steps.
+
+The UI hides tags that begin with a dot; those of people's interest begin without one. GraphQL and `dagster run` show
+all of them.
+"""
 
 POOL_TAG = "aquarat/pool"
 """Request: only hosts with this label."""
@@ -18,16 +22,16 @@ PROFILE_TAG = "aquarat/profile"
 """Name of the profile that the run started with."""
 PROFILE_HASH_TAG = "aquarat/profile_sha256"
 """Hash of that profile's content; a worker that cannot load exactly this profile refuses the run."""
-WORKER_TAG = "aquarat/worker"
+WORKER_TAG = ".dagster/aquarat/worker"
 """The process that executes the run, as JSON."""
-JOB_TAG = "aquarat/job"
+JOB_TAG = ".dagster/aquarat/job"
 """URI of the job folder that the run's current step follows."""
 LEASE_TAG = "aquarat/lease"
 """Names of the hosts that the run's last distributed step got."""
-NEEDS_TAG = "aquarat/needs"
+NEEDS_TAG = ".dagster/aquarat/needs"
 """The requirements of the run's stages on their hosts."""
 DECIDED_TAG = ".dagster/aquarat/decided/"
-"""Followed by a step's key: number and hash of its last attempt, as JSON. The UI hides tags that start with a dot."""
+"""Followed by a step's key: number and hash of its last attempt, as JSON."""
 INPUTS_TAG = ".dagster/aquarat/inputs/"
 """Followed by a step's key: the inputs of its first attempt, as JSON."""
 SET_TAG = "aquarat/set"

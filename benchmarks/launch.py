@@ -17,6 +17,7 @@ from pathlib import Path
 
 from aquarat_core.artifacts import JobDir
 from aquarat_core.settings import REPO_ROOT
+from aquarat_pipeline.tags import WORKER_TAG
 from benchmarks.harness import Against, Result, unmeasured
 from tests.launching.cluster_fixture import Cluster, ready_cluster
 from tests.launching.network import SSHD, loopback
@@ -116,7 +117,7 @@ def _peak(cluster: Cluster, lines: int) -> float:
     run_id = cluster.launch(ASSET)
     peak = 0.0
     while not cluster.run(run_id).is_finished:
-        peak = max(peak, _high_water(cluster.worker(run_id))) if "aquarat/worker" in cluster.run(run_id).tags else peak
+        peak = max(peak, _high_water(cluster.worker(run_id))) if WORKER_TAG in cluster.run(run_id).tags else peak
         time.sleep(0.1)
     assert cluster.wait(run_id) == "SUCCESS", cluster.story(run_id)
     return peak
