@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from aquarat_core.config import DEFAULT_PROFILE, Profile, load_profile, strict_yaml
+from aquarat_core.config.validation import did_you_mean
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_pipeline.home import dagster_home
@@ -85,6 +86,15 @@ class Experiment:
 def experiment_of(asset: str) -> str:
     """The experiment in an asset's name; empty for the main one."""
     return asset.rpartition("/")[0]
+
+
+def check_names(assets: Iterable[str]) -> None:
+    """Raises `ExperimentError` for names that are not those of assets, alone or after `EXPERIMENT/`."""
+    unknown = [name for name in assets if name.rpartition("/")[2] not in STAGES or name.startswith("/")]
+    if unknown:
+        shown = ", ".join(repr(name) for name in unknown)
+        near = did_you_mean(unknown[0].rpartition("/")[2], STAGES)
+        raise ExperimentError(f"there is no asset {shown}; {near}there are {', '.join(sorted(STAGES))}")
 
 
 def experiments() -> list[Experiment]:

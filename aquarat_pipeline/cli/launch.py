@@ -54,7 +54,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_assets(command: argparse.ArgumentParser, default: list[str] | None = None) -> None:
-    """Arguments for the assets to make, their profile and the fields with other values; `use_profile` applies the
+    """Arguments for the assets to make, their profile and the fields with other values; `check_typed` applies the
     profile."""
     several, without = ("*", f" (default: {' '.join(default)} --with-parents)") if default else ("+", "")
     assets = command.add_argument(
@@ -77,7 +77,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
-    use_profile(arguments)
+    check_typed(arguments)
     from aquarat_pipeline import tags
     from aquarat_pipeline.runs import submit
 
@@ -201,6 +201,20 @@ def use_profile(arguments: argparse.Namespace) -> None:
                 "leave --profile out, or add another experiment for it"
             )
     load_profile()
+
+
+def check_typed(arguments: argparse.Namespace) -> None:
+    """Applies the profile and checks the assets and fields, before the seconds that Dagster's import takes.
+
+    Raises `ConfigError` for an invalid profile or value, and `ExperimentError` for names.
+    """
+    from aquarat_core.config.overrides import overrides
+    from aquarat_pipeline.experiments import check_names, experiment_of, of_run
+
+    use_profile(arguments)
+    check_names(arguments.assets)
+    experiment = of_run(map(experiment_of, arguments.assets))
+    overrides(experiment.profile, arguments.fields)
 
 
 def open_instance() -> dg.DagsterInstance:

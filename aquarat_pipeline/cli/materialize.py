@@ -9,7 +9,7 @@ import signal
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.plain_text import printable
-from aquarat_pipeline.cli.launch import add_assets, open_instance, say_next, use_profile
+from aquarat_pipeline.cli.launch import add_assets, check_typed, open_instance, say_next
 
 
 def add_commands(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _materialize(arguments: argparse.Namespace) -> str:
-    use_profile(arguments)
+    check_typed(arguments)
     from aquarat_pipeline.runs.in_process import RunFailedError, RunInterruptedError, materialize, terminal
 
     with terminal("materialize") as user:

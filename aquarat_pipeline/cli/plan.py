@@ -10,7 +10,7 @@ from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
-from aquarat_pipeline.cli.launch import add_assets, open_instance, use_profile
+from aquarat_pipeline.cli.launch import add_assets, check_typed, open_instance
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -37,7 +37,7 @@ def add_commands(commands: Commands) -> None:
 def _plan(arguments: argparse.Namespace) -> str | CheckFailed:
     # Without a name, the question is about everything.
     with_parents = arguments.with_parents or arguments.assets == [WHOLE_CHAIN]
-    use_profile(arguments)
+    check_typed(arguments)
     from aquarat_pipeline.runs.planning import planned
 
     with open_instance() as instance:

@@ -11,14 +11,13 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.artifacts.store import asset_of
 from aquarat_core.config import override
 from aquarat_core.config.overrides import overrides
-from aquarat_core.config.validation import did_you_mean
 from aquarat_core.settings import store_uri
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
 from aquarat_pipeline.assets.history import Fresh, adopted, fresh, standing
 from aquarat_pipeline.assets.needed import needed_inputs
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.runs.submit import LaunchError, config_of
+from aquarat_pipeline.runs.submit import config_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,8 @@ def planned(
 ) -> Planned:
     """The plan for assets of one experiment. `fields` are those with other values, such as `rl_checkpoint.steps=20`.
 
-    Raises `LaunchError` for an unknown asset or a field that nothing reads, and `ConfigError` for an invalid value.
+    Raises `ExperimentError` for an unknown asset, `LaunchError` for a field that nothing reads, and `ConfigError` for
+    an invalid value.
     """
     experiment = experiments.of_run(experiments.experiment_of(name) for name in assets)
     changed = replace(experiment, profile=override(experiment.profile, dict(overrides(experiment.profile, fields))))
@@ -90,10 +90,7 @@ def _names(
     given: Collection[str],
 ) -> list[str]:
     """The assets' stages in the order of the chain. Stages that are `given` need no inputs."""
-    if unknown := [name for name in assets if asset_of(name) not in STAGES or name.startswith("/")]:
-        shown = ", ".join(repr(name) for name in unknown)
-        near = did_you_mean(asset_of(unknown[0]), STAGES)
-        raise LaunchError(f"there is no asset {shown}; {near}there are {', '.join(sorted(STAGES))}")
+    experiments.check_names(assets)
     wanted = set(map(asset_of, assets))
     for name in reversed(STAGES) if with_parents else ():
         if name in wanted and name not in given:

@@ -31,6 +31,8 @@ from aquarat_pipeline.runs.profiles import remember
 from aquarat_pipeline.tags import JOB_TAG, SET_TAG
 
 FINISH_SECONDS = 40.0
+MIN_ID = 4
+"""Characters of a run's id that are enough to name it, if no other begins like this."""
 SHOWN_EVENTS = {
     dg.DagsterEventType.RUN_START,
     dg.DagsterEventType.RUN_SUCCESS,
@@ -141,6 +143,8 @@ def find_run(instance: dg.DagsterInstance, start: str) -> dg.DagsterRun:
     """The run whose id starts with `start`. Raises `LaunchError` if there is none, or more than one."""
     if run := instance.get_run_by_id(start):
         return run
+    if len(start) < MIN_ID:
+        raise LaunchError(f"{start!r} is too short for a run: give at least {MIN_ID} characters of its id")
     found = [run for run in instance.get_runs(limit=1000) if run.run_id.startswith(start)]
     if len(found) != 1:
         count = "more than one run" if found else "no run"
