@@ -65,8 +65,7 @@ def _list(arguments: argparse.Namespace) -> str | CheckFailed:
             problems |= wrong
     broken = [f"{name or 'the main experiment'}: {problem}" for name, problem in sorted(problems.items())]
     rows = [("experiment", "profile", "made", *CHAIN), *(_row(fact, CHAIN) for fact in facts)]
-    note = "The main experiment has no name; its profile is that of AQUARAT_PROFILE. Accuracies are of eval reports."
-    text = "\n".join([table(rows), *broken, note])
+    text = "\n".join([table(rows), *broken, f"The experiment - is the main one, of AQUARAT_PROFILE.{_asked(facts)}"])
     found = answer(arguments, {"experiments": facts, "problems": problems}, text)
     return CheckFailed(found) if problems else found
 
@@ -106,7 +105,7 @@ def _facts(store: ArtifactStore, experiment: Experiment, there: set[str]) -> tup
 
 def _row(fact: dict[str, Any], phases: Sequence[str]) -> tuple[str, ...]:
     others = f", and made under {', '.join(fact['other_profiles'])}" if fact["other_profiles"] else ""
-    profile = f"{fact['profile']} ({fact['profile_sha256'][:12]}){others}"
+    profile = f"{fact['profile']} ({fact['profile_sha256'][:6]}){others}"
     scores = [_score(fact["reports"].get(name)) for name in phases]
     return fact["experiment"] or "-", profile, f"{len(fact['made'])} of {fact['stages']}", *scores
 
@@ -114,7 +113,15 @@ def _row(fact: dict[str, Any], phases: Sequence[str]) -> tuple[str, ...]:
 def _score(report: dict[str, Any] | None) -> str:
     if report is None or report["accuracy"] is None:
         return "-"
-    return f"{report['accuracy']:.1%} of {report['n']:,}"
+    return f"{report['accuracy']:.1%}"
+
+
+def _asked(facts: list[dict[str, Any]]) -> str:
+    """How many questions the accuracies are of, as a sentence."""
+    asked = sorted({r["n"] for fact in facts for r in fact["reports"].values() if r["accuracy"] is not None})
+    if not asked:
+        return ""
+    return f" Accuracies are of {asked[0]:,}{f' to {asked[-1]:,}' if len(asked) > 1 else ''} questions."
 
 
 def _add(arguments: argparse.Namespace) -> str:

@@ -110,7 +110,7 @@ def test_an_input_of_another_profile_is_refused_or_taken_knowingly(
     assert said.startswith(
         "base_checkpoint of profile d12 would be made from tokenizer of another profile: made under profile"
     )
-    assert re.search(r"under profile demo \([0-9a-f]{12}\) with .*tokenizer\.vocab_size \d+ \(profile: 32768\)", said)
+    assert re.search(r"under profile demo \([0-9a-f]{6}\) with .*tokenizer\.vocab_size \d+ \(profile: 32768\)", said)
     assert "--select '*base_checkpoint'" in said and "aquarat experiments add NAME --profile d12" in said
     assert store.latest("base_checkpoint").sha256 == before
     result = d12.materialize("base_checkpoint", tags={ANY_INPUTS_TAG: "true"})
@@ -238,8 +238,8 @@ def test_the_table_of_experiments_compares_their_reports(
     assert main(["experiments", "--store", store_uri]) == 0
     heads, main_row, wide_row, _ = capsys.readouterr().out.splitlines()
     assert heads.split() == ["experiment", "profile", "made", "base", "mid", "sft", "rl"]
-    assert re.fullmatch(r"-\s+demo \([0-9a-f]{12}\)\s+7 of 15\s+50.0% of 2,000\s+-\s+-\s+-", main_row.strip())
-    assert re.fullmatch(r"wide\s+d12 \([0-9a-f]{12}\)\s+4 of 16\s+-\s+-\s+-\s+-", wide_row.strip())
+    assert re.fullmatch(r"-\s+demo \([0-9a-f]{6}\)\s+7 of 15\s+50.0%\s+-\s+-\s+-", main_row.strip())
+    assert re.fullmatch(r"wide\s+d12 \([0-9a-f]{6}\)\s+4 of 16\s+-\s+-\s+-\s+-", wide_row.strip())
 
 
 def test_a_launched_run_keeps_its_experiment_and_its_profile(
