@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -97,10 +98,18 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
         hint = "" if alive else "\nNo Dagster daemon is running: it starts with `./run dev`."
         if not arguments.follow:
             if not arguments.json:
-                log(f"To see how it goes: aquarat status, aquarat tail --follow {run.run_id[:8]}")
+                log(
+                    f"To see how it goes: aquarat status, aquarat tail --follow {run.run_id[:8]}{_in_the_ui(run.run_id)}"
+                )
             return answer(arguments, {"run_id": run.run_id, "status": "QUEUED", "daemon": alive}, queued + hint)
         print(f"{queued}{hint}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
         return _follow(arguments, instance, run.run_id)
+
+
+def _in_the_ui(run_id: str) -> str:
+    """The address of the run's page, where the UI is unless a setting says another place."""
+    where = os.environ.get("AQUARAT_UI_URL") or f"http://127.0.0.1:{os.environ.get('AQUARAT_PORT') or 3000}"
+    return f", {where.rstrip('/')}/runs/{run_id}"
 
 
 def _say(line: str) -> None:

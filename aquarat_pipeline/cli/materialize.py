@@ -8,6 +8,7 @@ import signal
 
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.cli.launch import add_assets, check_typed, open_instance, say_next
 
@@ -24,13 +25,11 @@ def add_commands(commands: Commands) -> None:
     made.set_defaults(run=_materialize)
 
 
-def _materialize(arguments: argparse.Namespace) -> str:
+def _materialize(arguments: argparse.Namespace) -> str | CheckFailed:
     check_typed(arguments)
     from aquarat_pipeline.runs.in_process import RunFailedError, RunInterruptedError, materialize, terminal
 
     with terminal("materialize") as user:
-        from aquarat_pipeline.runs.submit import LaunchError
-
         try:
             with open_instance() as instance:
                 outcome = materialize(
@@ -41,7 +40,8 @@ def _materialize(arguments: argparse.Namespace) -> str:
             user.say(f"\n{e}")
             raise SystemExit(128 + signal.SIGINT) from None
         except RunFailedError as e:
-            raise LaunchError(f"{e}\nThe full log is {user.log}") from None
+            user.say(printable(f"aquarat: {e}\nThe full log is {user.log}"))
+            return CheckFailed(json.dumps({"error": str(e), "log": str(user.log)}) if arguments.json else "")
         from aquarat_pipeline.demo import show
 
         if not arguments.json:

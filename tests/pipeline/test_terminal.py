@@ -96,9 +96,10 @@ def test_aquarat_materialize_answers_mistakes_in_one_line(shell: Shell) -> None:
     out = shell.run(*OURS, "aqua_dataset", "--profile", "nope")
     assert out.returncode == 2 and out.stderr.startswith("aquarat: unknown profile 'nope'")
     shell.orders["aqua_dataset"] = {"user_error": "mend this"}
-    out = shell.run(*OURS, "aqua_dataset")
-    assert out.returncode == 2
+    out = shell.run(*OURS, "aqua_dataset", "--json")
+    assert out.returncode == 1, "it was started and failed"
     assert "aquarat: aqua_dataset: mend this" in out.stderr and "Traceback" not in out.stderr
+    assert json.loads(out.stdout)["error"] == "aqua_dataset: mend this"
 
 
 def test_ctrl_c_in_aquarat_materialize(shell: Shell) -> None:

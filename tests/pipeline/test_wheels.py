@@ -78,7 +78,7 @@ class Environment:
 
 def commands(listed: str) -> set[str]:
     """The commands in the help of `aquarat`."""
-    return set(re.findall(r"^    (\w+)", listed, re.MULTILINE))
+    return set(re.findall(r"^[a-z ]{10} (\w+)  ", listed, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
