@@ -96,20 +96,19 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
         alive = _daemon_is_alive(instance)
         queued = f"run {run.run_id} is queued"
         hint = "" if alive else "\nNo Dagster daemon is running: it starts with `./run dev`."
-        if not arguments.follow:
-            if not arguments.json:
-                log(
-                    f"To see how it goes: aquarat status, aquarat tail --follow {run.run_id[:8]}{_in_the_ui(run.run_id)}"
-                )
-            return answer(arguments, {"run_id": run.run_id, "status": "QUEUED", "daemon": alive}, queued + hint)
+        if arguments.json and not arguments.follow:
+            return json.dumps({"run_id": run.run_id, "status": "QUEUED", "daemon": alive})
         print(f"{queued}{hint}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
-        return _follow(arguments, instance, run.run_id)
+        if arguments.follow:
+            return _follow(arguments, instance, run.run_id)
+        log(f"How it goes: aquarat status, aquarat tail --follow {run.run_id[:8]}, {_page_of(run.run_id)}")
+        return ""
 
 
-def _in_the_ui(run_id: str) -> str:
+def _page_of(run_id: str) -> str:
     """The address of the run's page, where the UI is unless a setting says another place."""
     where = os.environ.get("AQUARAT_UI_URL") or f"http://127.0.0.1:{os.environ.get('AQUARAT_PORT') or 3000}"
-    return f", {where.rstrip('/')}/runs/{run_id}"
+    return f"{where.rstrip('/')}/runs/{run_id}"
 
 
 def _say(line: str) -> None:
