@@ -40,13 +40,15 @@ PIPELINE_FLOORS = (
     ("cli", "web"),
     ("demo", "launching"),
     ("definitions",),
-    ("checks", "schedules", "sensors"),
+    ("upkeep",),
+    ("schedules", "sensors"),
     ("runs",),
     ("assets",),
     ("jobs",),
+    ("checks",),
     ("hosts",),
     ("experiments",),
-    ("memory", "resources", "workers"),
+    ("events", "memory", "resources", "workers"),
     ("_compat", "home", "tags"),
 )
 """The rooms of each package, from the roof down. A room imports those of lower floors, none of its own or a higher."""

@@ -81,7 +81,9 @@ def _run(argv: list[str]) -> int:
 def command_table(problems: list[str]) -> dict[str, Command]:
     """All commands by name, in the order of the manual's groups. Adds to `problems` why others are missing."""
     rows = {command.name: command for command in COMMANDS}
-    others = [row for more in entry_points.load(entry_points.COMMANDS, problems.append) for row in more]
+    others: list[Command] = []
+    for more in entry_points.load(entry_points.COMMANDS, problems.append):
+        others += more if isinstance(more, (list, tuple)) else ()  # before, they were functions
     if not others and not problems:
         problems.append(NOT_SET_UP)
     return {command.name: command for command in others} | rows

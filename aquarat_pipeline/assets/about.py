@@ -16,13 +16,12 @@ from rich.filesize import decimal
 from aquarat_core.artifacts.lineage import format_profile
 from aquarat_core.config import ConfigError, Profile
 from aquarat_core.durations import duration
-from aquarat_core.runtime.peaks import peak_of
+from aquarat_core.runtime.peaks import UTILIZATION, peak_of
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.costs import Cost, cost_of
 from aquarat_core.stages.registry import CHAIN, CHECKPOINTS, STAGES
 from aquarat_core.stages.stage import Stage, module_of
 from aquarat_pipeline.jobs.requirement import processes
-from aquarat_pipeline.runs.estimates import UTILIZATION
 
 _SOURCES = {
     "hub": ("huggingface", "From the Hugging Face Hub."),

@@ -20,11 +20,11 @@ from aquarat_pipeline._compat import (
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
 )
-from aquarat_pipeline.assets.events import RUN
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.assets.needed import tags_of_present
 from aquarat_pipeline.assets.publishing import sole_publisher
 from aquarat_pipeline.checks.again import check_again
+from aquarat_pipeline.events import RUN
 from aquarat_pipeline.experiments import Experiment
 
 

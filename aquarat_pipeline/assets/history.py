@@ -16,9 +16,9 @@ from aquarat_core.stages.registry import CHECKPOINTS, STAGES
 from aquarat_core.stages.stage import Stage
 from aquarat_pipeline._compat import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_data_version_tag
 from aquarat_pipeline.assets.config import run_config_of
-from aquarat_pipeline.assets.events import adoption_of, latest_materialization, manifest_of
 from aquarat_pipeline.assets.needed import needed_inputs
 from aquarat_pipeline.assets.skipped import skipped_of
+from aquarat_pipeline.events import adoption_of, latest_materialization, manifest_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.jobs.progress import Ahead
 

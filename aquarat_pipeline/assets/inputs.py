@@ -14,7 +14,7 @@ from aquarat_core.artifacts import Parent
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import get_input_data_version_tag, get_input_event_pointer_tag
-from aquarat_pipeline.assets.events import RUN, manifest_of, text_of
+from aquarat_pipeline.events import RUN, manifest_of, text_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.tags import INPUTS_TAG
 

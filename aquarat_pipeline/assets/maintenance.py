@@ -13,8 +13,8 @@ import dagster as dg
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.artifacts.store import asset_of
 from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline.assets.events import manifest_of
 from aquarat_pipeline.assets.retention import latest_events
+from aquarat_pipeline.events import manifest_of
 from aquarat_pipeline.tags import PROFILE_HASH_TAG
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]

@@ -18,10 +18,10 @@ from aquarat_core.artifacts.adoption import RUN
 from aquarat_core.evaluation.headline import headline
 from aquarat_core.tasks.origin import questions_of, warning_about
 from aquarat_pipeline.assets.comparison import comparison
-from aquarat_pipeline.assets.events import METRICS
 from aquarat_pipeline.assets.inputs import Pinned
 from aquarat_pipeline.assets.numbers import numbers
 from aquarat_pipeline.assets.preview import preview
+from aquarat_pipeline.events import METRICS
 
 CONSOLE = "https://console.cloud.google.com/storage/browser/_details"
 MAX_REPORT = 150_000

@@ -16,7 +16,7 @@ from aquarat_pipeline._compat import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
-from aquarat_pipeline.assets.events import adoption_of, latest_materialization
+from aquarat_pipeline.events import adoption_of, latest_materialization
 from aquarat_pipeline.experiments import Experiment
 
 

@@ -7,8 +7,8 @@ import time
 import dagster as dg
 
 from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline.assets.events import manifest_of
 from aquarat_pipeline.assets.inputs import require_home
+from aquarat_pipeline.events import manifest_of
 
 PAGE = 1000
 

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.durations import ago
 from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline.assets.events import latest_materialization, manifest_of
 from aquarat_pipeline.assets.history import Fresh, standing
 from aquarat_pipeline.assets.needed import needed_inputs
+from aquarat_pipeline.events import latest_materialization, manifest_of
 from aquarat_pipeline.experiments import Experiment
 
 

@@ -19,7 +19,6 @@ from aquarat_pipeline.assets.about import About
 from aquarat_pipeline.assets.automation import automation, freshness
 from aquarat_pipeline.assets.config import config_schema, run_config_of
 from aquarat_pipeline.assets.cost import cost
-from aquarat_pipeline.assets.events import LEFT_OUT, LIST, latest_materialization
 from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
@@ -28,6 +27,7 @@ from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replace
 from aquarat_pipeline.assets.publishing import overtaken_by, sole_publisher
 from aquarat_pipeline.checks.check import Subject
 from aquarat_pipeline.checks.table import check_specs, results
+from aquarat_pipeline.events import LEFT_OUT, LIST, latest_materialization
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts.inventory import LOCAL
 from aquarat_pipeline.jobs.attempts import Attempt

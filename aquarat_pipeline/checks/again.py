@@ -9,10 +9,10 @@ import dagster as dg
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.stages.stage import Stage
-from aquarat_pipeline.assets.events import manifest_of
 from aquarat_pipeline.checks.artifacts import COMPLETE
 from aquarat_pipeline.checks.check import Check, Subject
 from aquarat_pipeline.checks.table import results
+from aquarat_pipeline.events import manifest_of
 from aquarat_pipeline.experiments import Experiment
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aquarat_pipeline._compat import get_input_data_version_tag
-from aquarat_pipeline.assets.events import adoption_of, left_out_of
 from aquarat_pipeline.checks.check import WARN, Check, Finding, Subject, found
+from aquarat_pipeline.events import adoption_of, left_out_of
 
 
 def _complete(subject: Subject) -> Finding:

@@ -14,8 +14,8 @@ from aquarat_core.config.training import ChatTrainConfig
 from aquarat_core.errors import UserError
 from aquarat_core.evaluation.headline import accuracy_text
 from aquarat_core.stages.registry import CHECKPOINTS, EVAL_REPORTS, STAGES
-from aquarat_pipeline.assets.events import manifest_of, metrics_of
 from aquarat_pipeline.checks.check import ERROR, WARN, Check, Finding, Subject, found
+from aquarat_pipeline.events import manifest_of, metrics_of
 
 _FIRST = "This is the first report of this asset."
 _SIGNIFICANT = 0.05

@@ -145,7 +145,7 @@ def _made(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[st
     """Names and manifests of the assets that the run has made."""
     import dagster as dg
 
-    from aquarat_pipeline.assets.events import manifest_of
+    from aquarat_pipeline.events import manifest_of
 
     for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records:
         made = record.event_log_entry.asset_materialization

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from aquarat_core.artifacts import Manifest
 from aquarat_core.durations import duration
-from aquarat_core.runtime.peaks import peak_of
+from aquarat_core.runtime.peaks import UTILIZATION, peak_of
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.jobs.requirement import processes
@@ -24,8 +24,6 @@ from aquarat_pipeline.runs.disk_space import Disk
 if TYPE_CHECKING:
     from aquarat_pipeline.runs.readiness import Place
 
-UTILIZATION = 0.38
-"""Share of the bfloat16 peak that training reached for the one model on the one GPU that were measured."""
 BASIS = "at 38 % of the bf16 peak (d12 reached that on one H100; no other kind or number of GPUs was measured)"
 
 

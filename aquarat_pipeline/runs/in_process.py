@@ -127,7 +127,7 @@ def materialize(
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_core.settings import store_uri
     from aquarat_core.stages.registry import STAGES
-    from aquarat_pipeline.assets.events import latest_materialization, manifest_of
+    from aquarat_pipeline.events import latest_materialization, manifest_of
     from aquarat_pipeline.runs.executor import skip_checks
     from aquarat_pipeline.runs.planning import planned
     from aquarat_pipeline.runs.submit import create_run

@@ -13,7 +13,7 @@ from aquarat_core.durations import duration
 from aquarat_core.evaluation.headline import headline
 from aquarat_core.plain_text import printable
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource
-from aquarat_pipeline.assets.events import metrics_of, text_of
+from aquarat_pipeline.events import metrics_of, text_of
 
 _NOISE = ("[pipes] external process successfully opened", "Dependencies for step ")
 """Beginnings of Dagster's own lines that carry no information."""

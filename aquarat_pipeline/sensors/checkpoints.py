@@ -14,8 +14,8 @@ from aquarat_core.settings import store_uri
 from aquarat_core.stages.registry import CHAIN
 from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
 from aquarat_pipeline._compat import UnresolvedAssetJobDefinition as Job
-from aquarat_pipeline.assets.events import latest_materialization, manifest_of
 from aquarat_pipeline.assets.review import review
+from aquarat_pipeline.events import latest_materialization, manifest_of
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs.resuming import planned
 

@@ -15,7 +15,7 @@ from aquarat_core.durations import duration
 from aquarat_core.evaluation.headline import headline
 from aquarat_core.plain_text import one_line
 from aquarat_core.stages.registry import CHECKPOINTS
-from aquarat_pipeline.assets.events import metrics_of
+from aquarat_pipeline.events import metrics_of
 from aquarat_pipeline.runs.lines import failed_check, is_blocked
 
 UI_URL = "AQUARAT_UI_URL"
