@@ -166,7 +166,8 @@ def _cut(scaled_BV: Tensor, how: Sampling) -> Tensor:
     if how.top_p is not None and how.top_p < 1:
         ordered = scaled_BV.sort(dim=1, descending=True).values
         p = torch.softmax(ordered, dim=1)
-        # A token is kept if those before it sum to less than top_p: the first one always is.
-        kept = (p.cumsum(dim=1) - p < how.top_p).sum(dim=1, keepdim=True)
+        # A token is kept if those before it sum to less than top_p. The first one always is, even if top_p is so
+        # small that it is 0 in float32.
+        kept = (p.cumsum(dim=1) - p < how.top_p).sum(dim=1, keepdim=True).clamp(min=1)
         scaled_BV = scaled_BV.masked_fill(scaled_BV < ordered.gather(1, kept - 1), -torch.inf)
     return scaled_BV
