@@ -34,7 +34,8 @@ class Catalog:
         with self._lock:
             if time.monotonic() - self._listed > FRESH_SECONDS:
                 self._there = [PurePosixPath(key).stem for key in self.store.backend.keys("manifests/")]
-                new = [sha256 for sha256 in self._there if sha256 not in self._known | dict.fromkeys(self._unreadable)]
+                seen = self._known.keys() | self._unreadable
+                new = [sha256 for sha256 in self._there if sha256 not in seen]
                 for sha256, found in read_artifacts(self.store, new).items():
                     if isinstance(found, Artifact):
                         self._known[sha256] = found
@@ -90,4 +91,5 @@ def described(report: Artifact) -> dict[str, Any]:
 
 
 def _share(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    whole = isinstance(value, int) and not isinstance(value, bool) and value in (0, 1)
+    return float(value) if whole or isinstance(value, float) else None

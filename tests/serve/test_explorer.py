@@ -242,6 +242,33 @@ def test_where_letters_were_compared_the_chosen_one_is_looked_into(tmp_path: Pat
     assert answers.written(NAME, 1) == f"Answer: {scored[1].gold}"
 
 
+def test_numbers_and_texts_that_are_none_are_not_shown(tmp_path: Path, store_uri: str) -> None:
+    web = WebStore(store_uri, tmp_path / "scratch")
+    facts = json.dumps({"evaluations": [{"name": NAME}]}).encode()
+    for scores in ((float("nan"), -1.0), (float("inf"), -1.0), (None, -1.0)):
+        scored = [record(i, True, choice_scores=scores) for i in range(3)]
+        write_records(tmp_path / "scores.parquet", scored)
+        report = publish(web, (tmp_path / "scores.parquet").read_bytes(), facts)
+        assert Explorer(store_uri).question(report, "none", "", "q01")["sides"][0]["answers"][0]["scores"] is None
+    table = pq.read_table(tmp_path / "scores.parquet")
+    bad = pa.array([b"\xff"] * len(table), pa.binary())
+    for column in ("evaluation", "id", "stop_reason"):
+        texts = pa.Array.from_buffers(pa.string(), len(table), bad.buffers())
+        place = table.schema.get_field_index(column)
+        pq.write_table(table.set_column(place, table.schema.field(column), texts), tmp_path / "bad.parquet")
+        report = publish(web, (tmp_path / "bad.parquet").read_bytes(), facts)
+        with pytest.raises(DataError, match="not UTF-8"):
+            read_answers(web.store.get(report))
+
+
+def test_a_report_with_a_huge_number_is_listed(tmp_path: Path, store_uri: str) -> None:
+    web = WebStore(store_uri, tmp_path / "scratch")
+    files = {"questions.parquet": b"x", "report.json": b"{}"}
+    made = web.publish("rl_eval_report", "report", files, [web.aqua, web.rl], metrics={"accuracy": 10**400})
+    found = next(one for one in Explorer(store_uri).reports()["reports"] if one["id"] == made.sha256)
+    assert found["accuracy"] is None
+
+
 # --- inside a checkpoint ----------------------------------------------------------------------------------------------
 
 

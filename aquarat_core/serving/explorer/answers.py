@@ -6,6 +6,7 @@ rows that are shown.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -101,11 +102,12 @@ class Answers:
         return f"{text}{'' if not text or text.endswith(NEWLINE) else NEWLINE}{MARKER}{parsed}"
 
     def scores(self, row: int) -> list[float] | None:
-        """The log-probabilities of the choices, where they were compared."""
+        """The log-probabilities of the choices, where they were compared and all are numbers."""
         if "choice_scores" not in self._table.column_names:
             return None
         found = self._table.column("choice_scores")[row].as_py()
-        return None if found is None else [float(x) for x in found][:26]
+        usable = found is not None and all(x is not None and math.isfinite(x) for x in found)
+        return [float(x) for x in found][:26] if usable else None
 
     def tokens(self, row: int) -> int:
         """Generated tokens of a row."""
@@ -158,7 +160,7 @@ def read_answers(report: Artifact) -> Answers:
     facts = _facts(report.path("report.json"), f"report.json of {name}")
     table = _table(report.path("questions.parquet"), name)
     answers = _answers(table, name)
-    evaluations = _column(table, "evaluation", MAIN)
+    evaluations = _columns(table, name, {"evaluation": MAIN})[0]
     rows: dict[str, dict[str, list[int]]] = {}
     for row, answer in enumerate(answers):
         rows.setdefault(str(evaluations[row] or MAIN), {}).setdefault(answer.id, []).append(row)
@@ -186,22 +188,22 @@ def _table(path: Path, name: str) -> pa.Table:
 
 
 def _answers(table: pa.Table, name: str) -> list[Answer]:
+    wanted = {
+        "id": "", "gold": "", "parsed": None, "correct": False, "sample": 0, "stop_reason": "", "prompt_sha256": "",
+    }  # fmt: skip
+    return [
+        Answer(str(id)[:500], str(gold)[:500], None if parsed is None else str(parsed)[:500], bool(correct),
+               int(sample or 0), str(stop or ""), str(prompt or ""))
+        for id, gold, parsed, correct, sample, stop, prompt in zip(*_columns(table, name, wanted), strict=True)
+    ]  # fmt: skip
+
+
+def _columns(table: pa.Table, name: str, wanted: Mapping[str, object]) -> list[list[Any]]:
+    """The columns with these names; a column that is missing has its default in each row. Raises `DataError`."""
     try:
-        columns = [
-            _column(table, column, default)
-            for column, default in (
-                ("id", ""), ("gold", ""), ("parsed", None), ("correct", False), ("sample", 0), ("stop_reason", ""),
-                ("prompt_sha256", ""),
-            )
-        ]  # fmt: skip
-        found = [
-            Answer(str(id)[:500], str(gold)[:500], None if parsed is None else str(parsed)[:500], bool(correct),
-                   int(sample or 0), str(stop or ""), str(prompt or ""))
-            for id, gold, parsed, correct, sample, stop, prompt in zip(*columns, strict=True)
-        ]  # fmt: skip
+        return [_column(table, column, default) for column, default in wanted.items()]
     except (UnicodeDecodeError, pa.ArrowException) as e:
         raise DataError(f"the answers of {name} hold text that is not UTF-8 ({first_line(e)}). {_REMEDY}") from None
-    return found
 
 
 def _column(table: pa.Table, name: str, default: object) -> list[Any]:
