@@ -73,13 +73,15 @@ def _serve(arguments: argparse.Namespace) -> str:
         token = _token(arguments.host)
         site = _site(arguments)
         from aquarat_core.serving.app import application
+        from aquarat_core.serving.protocol import MAX_HEAD, Protocol, give_up_idle_takers
 
+        give_up_idle_takers(listening)
         app = application(site, arguments.allow_host, token)
         _say(site, f"http://{f'[{host}]' if ':' in host else host}:{port}", token)
         logging.getLogger("uvicorn.error").addFilter(lambda record: record.exc_info is not None)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
-            ws="none", h11_max_incomplete_event_size=64 << 10,
+            http=Protocol, h11_max_incomplete_event_size=MAX_HEAD, ws="none",
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listening])
     return "stopped"
@@ -88,7 +90,7 @@ def _serve(arguments: argparse.Namespace) -> str:
 def _check(arguments: argparse.Namespace) -> None:
     """Raises `UsageError` for a number that is out of range."""
     for name in ("streams", "max_new_tokens", "timeout"):
-        if getattr(arguments, name) <= 0:
+        if not getattr(arguments, name) > 0:  # NaN is above nothing
             raise UsageError(f"--{name.replace('_', '-')} must be above 0")
     if arguments.waiting < 0:
         raise UsageError("--waiting must not be below 0")

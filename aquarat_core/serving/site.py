@@ -47,4 +47,4 @@ class Site:
     seconds: float = 600.0
     """Time that one answer may take."""
     send_seconds: float = 60.0
-    """A client that takes longer than this to receive a part of an answer is given up."""
+    """A client that takes longer than this to receive a part of a stream is given up."""

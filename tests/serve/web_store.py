@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -147,10 +148,14 @@ def serving_pages(web: WebStore) -> Iterator[str]:
 
 
 @contextmanager
-def running(app: object) -> Iterator[str]:
+def running(
+    app: object, prepare: Callable[[socket.socket], None] | None = None, http: type[asyncio.Protocol] | None = None
+) -> Iterator[str]:
     """The address of an application that a real server serves, until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none")  # pyright: ignore[reportArgumentType]
+        if prepare:
+            prepare(listening)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", http=http or "auto")  # pyright: ignore[reportArgumentType]
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
