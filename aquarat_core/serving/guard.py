@@ -115,9 +115,11 @@ class Token:
             scheme, _, given = value.partition(" ")
             if scheme.lower() == "bearer" and self.is_token(given.strip()):
                 return True
-        for value in headers.get("cookie", []):
+        # Cookies of servers at other ports of this machine come along: one in a strange form must not hide ours, and
+        # one with our name may be theirs.
+        for one in (part for value in headers.get("cookie", []) for part in value.split(";")):
             try:
-                cookie = SimpleCookie(value).get(self.COOKIE)
+                cookie = SimpleCookie(one).get(self.COOKIE)
             except CookieError:
                 continue
             if cookie and self.is_token(cookie.value):
