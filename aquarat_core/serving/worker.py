@@ -96,6 +96,8 @@ class Worker:
     def __init__(self, models: Mapping[str, Model], limits: Mapping[str, Limits]) -> None:
         self.counts = {name: Counts() for name in models}
         self._orders: deque[Callable[[], None]] = deque()
+        self._work: deque[Callable[[], None]] = deque()
+        """Orders that take as long as a step or longer."""
         self._wake = threading.Condition()
         self._closing = False
         self._next = 0
@@ -167,7 +169,8 @@ class Worker:
         self._order(order)
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """The result of `work`, which is done in this worker's thread between two steps."""
+        """The result of `work`, which is done in this worker's thread between two steps: one of them at a time, so that
+        answers go on, however much work there is."""
         done: Future[T] = Future()
 
         def order() -> None:
@@ -178,12 +181,12 @@ class Worker:
             except BaseException as e:
                 done.set_exception(e)
 
-        self._order(order)
+        self._order(order, self._work)
         return asyncio.wrap_future(done)
 
-    def _order(self, order: Callable[[], None]) -> None:
+    def _order(self, order: Callable[[], None], queue: deque[Callable[[], None]] | None = None) -> None:
         with self._wake:
-            self._orders.append(order)
+            (self._orders if queue is None else queue).append(order)
             self._wake.notify()
 
     # --- the thread -------------------------------------------------------------------------------------------------
@@ -197,15 +200,20 @@ class Worker:
     def _run(self) -> None:
         while not self._closing:
             with self._wake:
-                while not (self._closing or self._orders or any(r.streams for r in self._running.values())):
+                while not (self._closing or self._has_work()):
                     self._wake.wait()
             while self._orders:
                 self._obey(self._orders.popleft())
+            if self._work:
+                self._obey(self._work.popleft())
             for name, running in self._running.items():
                 if running.streams:
                     self._turn(name, running)
         for name, running in self._running.items():
             self._fail(name, running)
+
+    def _has_work(self) -> bool:
+        return bool(self._orders or self._work or any(running.streams for running in self._running.values()))
 
     def _obey(self, order: Callable[[], None]) -> None:
         try:

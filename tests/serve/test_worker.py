@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ import aquarat_core as aq
 from aquarat_core.rollout.batch import Batch, Request
 from aquarat_core.rollout.sampling import Sampling
 from aquarat_core.serving.worker import BusyError, Limits, Stream, Worker
+from tests.patience import limit
 
 LIMITS = Limits(rows=4, waiting=2, max_new_tokens=50)
 
@@ -95,5 +97,42 @@ def test_closing_fails_what_is_unfinished(worker: Worker) -> None:
         worker.close()
         await whole(stream)
         assert stream.ending in ("failed", "stop", "length")
+
+    asyncio.run(scenario())
+
+
+def test_however_much_other_work_there_is_answers_go_on(worker: Worker) -> None:
+    async def scenario() -> None:
+        worker.start()
+        done = 0
+
+        async def keep_busy() -> None:
+            nonlocal done
+            while True:
+                await worker.run(lambda: None)
+                done += 1
+
+        busy = [asyncio.create_task(keep_busy()) for _ in range(20)]
+        ((_, stream),) = worker.ask("toy", [request(0)])
+        assert await asyncio.wait_for(whole(stream), limit(30))
+        before = done
+        for _ in range(20):  # and the other work goes on without answers
+            await worker.run(lambda: None)
+        assert done > before
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_the_smallest_top_p_takes_the_likeliest_token(worker: Worker, model: aq.Model) -> None:
+    async def scenario() -> None:
+        worker.start()
+        tiny = replace(request(0), sampling=Sampling(1.0, top_p=5e-324))
+        ((_, stream),) = worker.ask("toy", [tiny])
+        said = await whole(stream)
+        ((expected,),) = model.engine.generate([[1, 2, 3]], [[0]], 20, 0.0)
+        assert said == expected.tokens
 
     asyncio.run(scenario())
