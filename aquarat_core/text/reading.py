@@ -34,7 +34,7 @@ class Reader:
     """Turns the tokens of one answer into text, piece by piece. Raises `UsageError` if a stop text is empty.
 
     The pieces together are the text of `reading_text`, or, with `special_tokens`, that of `Tokenizer.decode`, up to the
-    first of the stop texts. It must not be given the stop token itself.
+    stop text that is complete first. It must not be given the stop token itself.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_texts: Sequence[str] = (), special_tokens: bool = False) -> None:
@@ -93,10 +93,12 @@ class Reader:
         if self.stopped:
             return ""
         text = self._held + new
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
+        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        if found:
+            # Not the one that begins first: whether that is complete may depend on how many tokens come at a time.
+            _, place = min(found)
             self.stopped, self._held = True, ""
-            return text[: min(places)]
+            return text[:place]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -13,10 +13,15 @@ import openai
 import pytest
 import requests
 import torch
+from pydantic import ValidationError
 
 import aquarat_core as aq
+from aquarat_core.rollout.batch import Drawn
 from aquarat_core.rollout.random import row_key
+from aquarat_core.serving.openai import answering
+from aquarat_core.serving.openai.bodies import ChatBody, TextBody
 from aquarat_core.text.chat import reading_text, render_prompt
+from aquarat_core.text.reading import Reader
 from tests.patience import limit
 from tests.serve.conftest import Server
 
@@ -115,6 +120,27 @@ def test_answers_end_before_a_stop_text(client: openai.OpenAI, model: aq.Model) 
         else:
             text, finish = made.choices[0].message.content, made.choices[0].finish_reason
         assert text == whole[: whole.find(stop)] and finish == "stop"
+
+
+def test_an_answer_does_not_depend_on_how_many_tokens_come_at_a_time(model: aq.Model) -> None:
+    """The stop text that is complete first ends the answer, and tokens after it do not count."""
+    tokens = [Drawn(0, id) for id in model.tokenizer.encode("it is x, so y and z")]
+    texts = [model.tokenizer.decode([one.token for one in tokens[:n]]) for n in range(len(tokens) + 1)]
+    stops = [" is x, so y an", "x,", "so"]
+
+    def read(sizes: list[int]) -> tuple[str, int]:
+        reader, at, said, n_sampled = Reader(model.tokenizer, stops), 0, "", 0
+        for size in sizes:
+            text, shown, n = answering._read(reader, tokens[at : at + size], [])
+            said, n_sampled, at = said + text, n_sampled + n, at + size
+            assert len(shown) == n
+            if reader.stopped:
+                break
+        return said, n_sampled
+
+    expected = "it is ", next(n for n, text in enumerate(texts) if "x," in text)
+    for size in range(1, len(tokens) + 1):
+        assert read([size] * len(tokens)) == expected
 
 
 def test_log_probabilities_are_the_networks(client: openai.OpenAI, model: aq.Model) -> None:
@@ -230,6 +256,29 @@ def test_a_body_that_is_none_is_a_mistake_of_the_client(server: Server, path: st
 def test_prompts_that_cannot_be_continued(server: Server, given: dict) -> None:
     answer = requests.post(f"{server.url}/v1/completions", json={"model": "toy"} | given, timeout=limit(10))
     assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+def test_more_answers_than_the_server_ever_takes_are_the_clients_mistake(server: Server) -> None:
+    body = {"model": "toy", "prompt": ["x"] * 100, "n": 16, "max_tokens": 1}
+    answer = requests.post(f"{server.url}/v1/completions", json=body, timeout=limit(10))
+    assert answer.status_code == 400 and "asks for 1600 answers" in answer.json()["error"]["message"]
+    body |= {"max_tokens": 0, "echo": True}  # no answer is generated
+    assert requests.post(f"{server.url}/v1/completions", json=body, timeout=limit(60)).ok
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "items"),
+    [
+        ("chat/completions", "messages", "1"), ("chat/completions", "stop", '""'), ("completions", "prompt", "-1"),
+        ("completions", "prompt", '""'), ("completions", "prompt", "[-1]"),
+    ],
+)  # fmt: skip
+def test_many_mistakes_cost_no_more_than_one(path: str, field: str, items: str) -> None:
+    kind = ChatBody if path.startswith("chat") else TextBody
+    content = f'{{"model": "toy", "{field}": [{", ".join([items] * 200_000)}]}}'
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate_json(content)
+    assert refused.value.error_count() < 10
 
 
 def test_many_at_once_get_what_each_gets_alone(client: openai.OpenAI) -> None:

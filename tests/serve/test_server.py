@@ -9,15 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import requests
 
+from aquarat_core.serving import protocol
+from aquarat_core.serving.guard import Receive, Scope, Send
 from aquarat_core.settings import REPO_ROOT
 from tests.patience import limit, wait_until
+from tests.serve import web_store
 from tests.serve.conftest import Server, running
 
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 ASK = {"model": "toy", "messages": [{"role": "user", "content": "Hi"}], "temperature": 1.0}
 
 
@@ -88,6 +93,51 @@ def test_a_body_that_is_too_large_is_not_read(server: Server) -> None:
     assert requests.get(f"{server.url}/health", timeout=limit(10)).ok
 
 
+@pytest.mark.parametrize("endless", [b"X: " + b"a" * 1000, b"X: a\r\n" * 200])
+def test_a_head_that_does_not_end_is_not_kept(server: Server, endless: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=limit(20)) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        with pytest.raises(ConnectionError):
+            for _ in range((32 << 20) // len(endless)):
+                connection.sendall(endless)
+    assert requests.get(f"{server.url}/health", timeout=limit(10)).ok
+
+
+def test_a_head_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    with web_store.running(app, http=protocol.Protocol) as url:
+        for begun in (b"", b"GET / HT", HEAD, HEAD + b"\r\nGET"):
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=limit(20)) as connection:
+                connection.sendall(begun)
+                answer = b"".join(iter(lambda: connection.recv(1000), b""))
+                assert answer.startswith(b"HTTP/1.1 200") == (b"\r\n\r\n" in begun)
+        assert requests.get(url, timeout=limit(10)).ok
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux gives up such clients")
+def test_a_client_that_takes_nothing_of_a_whole_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * (32 << 20)})
+        ended.set()
+
+    ended = threading.Event()
+    monkeypatch.setattr(protocol, "TAKE_SECONDS", 1.0)
+    with web_store.running(app, protocol.give_up_idle_takers) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=limit(20)) as connection:
+            connection.sendall(HEAD + b"\r\n")
+            assert ended.wait(limit(20))
+            # The client is not told: it learns it when it takes more.
+            ends = f":{connection.getpeername()[1]:04X} ", f":{connection.getsockname()[1]:04X} "
+            server_side = re.compile(rf"^ *\d+: \w+{ends[0]}\w+{ends[1]}", re.MULTILINE)
+            assert server_side.search(Path("/proc/net/tcp").read_text())
+            wait_until(lambda: not server_side.search(Path("/proc/net/tcp").read_text()), 60, "it is given up")
+
+
 def test_an_answer_ends_when_its_client_goes(server: Server) -> None:
     open_ones = [begin(server, max_tokens=200, seed=n) for n in range(5)]
     for connection in open_ones:
@@ -111,6 +161,19 @@ def test_more_than_may_wait_are_sent_away(folder: Path, tmp_path: Path) -> None:
         wait_until(lambda: metric(server, "aquarat_running") + metric(server, "aquarat_waiting") == 0, 20, "both end")
         answer = requests.post(f"{server.url}/v1/chat/completions", json=ASK | {"max_tokens": 3}, timeout=limit(20))
         assert answer.ok
+
+
+def test_an_answer_that_waits_leaves_with_its_client(folder: Path, tmp_path: Path) -> None:
+    with running([folder], tmp_path / "log", "--streams", "1", "--waiting", "2") as server:
+        endless = {"max_tokens": 240, "temperature": 1000.0}
+        long = begin_unread(server, stream=True, **endless)
+        wait_until(lambda: metric(server, "aquarat_running") == 1, 20, "the first one is asked")
+        waiting = [begin_unread(server, stream=stream, **endless) for stream in (True, False)]
+        wait_until(lambda: metric(server, "aquarat_waiting") == 2, 20, "two wait")
+        for connection in waiting:
+            connection.close()
+        wait_until(lambda: metric(server, "aquarat_waiting") == 0, 20, "nobody waits")
+        long.close()
 
 
 def begin_unread(server: Server, **body) -> socket.socket:
@@ -147,6 +210,14 @@ def test_elsewhere_than_on_loopback_a_token_is_needed(folder: Path, tmp_path: Pa
         assert browser.get(f"{url}/v1/models", timeout=wait).ok
         cookie = next(iter(browser.cookies))
         assert cookie.has_nonstandard_attr("HttpOnly") and cookie.get_nonstandard_attr("SameSite") == "lax"
+        # Those of servers at other ports come along, in any form.
+        for others in (
+            'state={"a": 1}; aquarat_token={}',
+            "aquarat_token={}; aquarat_token=theirs",
+            "a b; aquarat_token={}",
+        ):
+            sent = {"Cookie": others.replace("={}", f"={token}")}
+            assert requests.get(f"{url}/v1/models", headers=sent, timeout=wait).ok, others
         assert requests.get(f"{url}/v1/models", headers={"Host": "evil.example"}, timeout=wait).status_code == 403
         assert token not in server.log.read_text()
 
@@ -162,6 +233,7 @@ def test_a_weak_token_is_refused(folder: Path, tmp_path: Path) -> None:
         (["--port", "99999"], "no port"),
         (["--streams", "0"], "--streams must be above 0"),
         (["--max-new-tokens", "-1"], "--max-new-tokens"),
+        (["--timeout", "nan"], "--timeout must be above 0"),
         (["--waiting", "-1"], "--waiting"),
         (["--host", "256.1.1.1"], "cannot listen"),
     ],

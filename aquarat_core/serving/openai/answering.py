@@ -126,15 +126,32 @@ async def _merged(served: Served, choices: Sequence[_Choice]) -> AsyncGenerator[
 async def _parts_of(served: Served, i: int, choice: _Choice) -> AsyncGenerator[Part]:
     reader, stop_tokens = choice.reader, served.model.engine.stop_tokens
     while drawn := await choice.take():
-        shown = [one for one in drawn if one.token not in stop_tokens]
-        text = reader.push(one.token for one in shown)
+        text, shown, n_sampled = _read(reader, drawn, stop_tokens)
         calls = reader.calls[choice.n_calls :]
         choice.n_calls = len(reader.calls)
         if reader.stopped:
             served.worker.end(served.name, [choice.number])
-            yield Part(i, text, shown, calls, len(drawn), "stop")
+            yield Part(i, text, shown, calls, n_sampled, "stop")
             return
-        yield Part(i, text, shown, calls, len(drawn))
+        yield Part(i, text, shown, calls, n_sampled)
     if choice.stream.ending == "failed":
         raise ApiError(500, "generating failed; the server's log has the reason", "generation_failed")
-    yield Part(i, reader.finish(), finish=choice.stream.ending)
+    rest = reader.finish()
+    yield Part(i, rest, finish="stop" if reader.stopped else choice.stream.ending)
+
+
+def _read(reader: Reader, drawn: Sequence[Drawn], stop_tokens: Sequence[int]) -> tuple[str, list[Drawn], int]:
+    """The text of new tokens, those tokens without the stop token, and how many they are with it.
+
+    What comes after the token that completes a stop text is left out: how many tokens come at a time depends on the
+    server's load, and an answer must not.
+    """
+    said: list[str] = []
+    shown: list[Drawn] = []
+    for n, one in enumerate(drawn, 1):
+        if one.token not in stop_tokens:
+            said.append(reader.push([one.token]))
+            shown.append(one)
+            if reader.stopped:
+                return "".join(said), shown, n
+    return "".join(said), shown, len(drawn)

@@ -12,7 +12,8 @@ from aquarat_core.serving.openai.errors import ApiError
 MAX_TEXTS, MAX_CHOICES, MAX_STOPS, MAX_ALTERNATIVES = 128, 16, 16, 20
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Text = Annotated[str, Field(min_length=1)]
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# Without fail_fast, a small body of many wrong items costs minutes: each is described, and only the first one is used.
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 B = TypeVar("B", bound=BaseModel)
 
 
@@ -30,7 +31,7 @@ class _Asked(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -49,7 +50,7 @@ class ContentPart(BaseModel):
 
 class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart]
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)]
 
     @property
     def message(self) -> Message:
@@ -60,7 +61,7 @@ class ChatMessage(BaseModel):
 class ChatBody(_Asked):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -82,7 +83,7 @@ class ChatBody(_Asked):
 class TextBody(_Asked):
     """The body of `POST /v1/completions`."""
 
-    prompt: str | Ids | Annotated[list[str | Ids], Field(min_length=1, max_length=MAX_TEXTS)]
+    prompt: str | Ids | Annotated[list[str | Ids], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
     max_tokens: int | None = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
     echo: bool | None = None

@@ -66,7 +66,14 @@ def asked_of(
     Raises `ApiError` for what is out of range, and if a prompt leaves no room for the answer.
     """
     longest, room = max(map(len, prompts)), served.model.config.sequence_len
-    most = served.worker.limits[served.name].max_new_tokens
+    limits = served.worker.limits[served.name]
+    most, n_answers, most_answers = limits.max_new_tokens, len(prompts) * (body.n or 1), limits.rows + limits.waiting
+    if limit != 0 and n_answers > most_answers:  # however long the client waits
+        raise ApiError(
+            400,
+            f"the request asks for {n_answers} answers, but this server takes no more than {most_answers} at a time",
+            param="n",
+        )
     if limit is None:
         limit = max(1, min(served.model.max_chat_tokens, most, room - longest))
     if limit > most:

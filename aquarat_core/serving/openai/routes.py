@@ -33,7 +33,8 @@ def routes(site: Site) -> list[BaseRoute]:
     ) -> JSONResponse | EventStream:
         if not stream:
             return JSONResponse(await while_connected(request, asked.whole(parts)))
-        return EventStream(asked.events(await first_of(parts), parts), parts, site.send_seconds)
+        first = await while_connected(request, first_of(parts))
+        return EventStream(asked.events(first, parts), parts, site.send_seconds)
 
     async def models(_request: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [_model(one) for one in site.models.values()]})
