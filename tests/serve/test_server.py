@@ -127,15 +127,17 @@ def test_a_client_that_takes_nothing_of_a_whole_answer_is_given_up(monkeypatch: 
 
     ended = threading.Event()
     monkeypatch.setattr(protocol, "TAKE_SECONDS", 1.0)
-    with web_store.running(app, protocol.give_up_idle_takers) as url:
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=limit(20)) as connection:
-            connection.sendall(HEAD + b"\r\n")
-            assert ended.wait(limit(20))
-            # The client is not told: it learns it when it takes more.
-            ends = f":{connection.getpeername()[1]:04X} ", f":{connection.getsockname()[1]:04X} "
-            server_side = re.compile(rf"^ *\d+: \w+{ends[0]}\w+{ends[1]}", re.MULTILINE)
-            assert server_side.search(Path("/proc/net/tcp").read_text())
-            wait_until(lambda: not server_side.search(Path("/proc/net/tcp").read_text()), 60, "it is given up")
+    with (
+        web_store.running(app, protocol.give_up_idle_takers) as url,
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=limit(20)) as connection,
+    ):
+        connection.sendall(HEAD + b"\r\n")
+        assert ended.wait(limit(20))
+        # The client is not told: it learns it when it takes more.
+        ends = f":{connection.getpeername()[1]:04X} ", f":{connection.getsockname()[1]:04X} "
+        server_side = re.compile(rf"^ *\d+: \w+{ends[0]}\w+{ends[1]}", re.MULTILINE)
+        assert server_side.search(Path("/proc/net/tcp").read_text())
+        wait_until(lambda: not server_side.search(Path("/proc/net/tcp").read_text()), 60, "it is given up")
 
 
 def test_an_answer_ends_when_its_client_goes(server: Server) -> None:
