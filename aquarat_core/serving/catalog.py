@@ -91,5 +91,7 @@ def described(report: Artifact) -> dict[str, Any]:
 
 
 def _share(value: object) -> float | None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value in (0, 1)
-    return float(value) if whole or isinstance(value, float) else None
+    # A larger whole number is no share, and may not fit a float.
+    if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and value in (0, 1)):
+        return float(value)
+    return None

@@ -106,8 +106,9 @@ class Answers:
         if "choice_scores" not in self._table.column_names:
             return None
         found = self._table.column("choice_scores")[row].as_py()
-        usable = found is not None and all(x is not None and math.isfinite(x) for x in found)
-        return [float(x) for x in found][:26] if usable else None
+        if found is None or not all(x is not None and math.isfinite(x) for x in found):
+            return None
+        return [float(x) for x in found][:26]
 
     def tokens(self, row: int) -> int:
         """Generated tokens of a row."""
