@@ -1,0 +1,5 @@
+"""The chain of reports that notebooks read."""
+
+from tests.evaluation.conftest import chain
+
+__all__ = ["chain"]
