@@ -145,7 +145,8 @@ def _html(block: Block) -> str:
         case Table():
             return _html_table(block)
         case Figure(svg, _, caption):
-            return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+            # On a phone it scrolls, as tables do: keys reach what can take the focus.
+            return f'<figure tabindex="0">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
         case Sample(title, verdict, question, completion):
             return (
                 f'<article class="sample"{_anchor(block)}><h3>{_title(block)} '
@@ -200,10 +201,8 @@ def _html_table(table: Table) -> str:
     # Outside of what scrolls: a caption in a table is as wide as the table, and on a phone its end is out of sight.
     caption = f'<p class="caption">{escape(table.caption)}</p>' if table.caption else ""
     body = "\n".join(row(cells, "td") for cells in table.rows)
-    return (
-        f'{caption}<div class="scroll"><table><thead>{row(table.header, "th")}</thead>'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+    scrolled = f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.caption or "Table")}">'
+    return f"{caption}{scrolled}<table><thead>{row(table.header, 'th')}</thead><tbody>\n{body}\n</tbody></table></div>"
 
 
 def _markdown(block: Block) -> str:

@@ -14,7 +14,9 @@ def test_every_kind_of_block_is_escaped_in_html() -> None:
     )
     html = doc.Document(HOSTILE, HOSTILE, blocks).to_html()
     assert "<img" not in html
-    assert html.count("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;") == 15  # <title> and <h1> both hold the title
+    assert (
+        html.count("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;") == 16
+    )  # the page and the table say one text twice
 
 
 def test_markdown_text_is_literal() -> None:
@@ -31,5 +33,5 @@ def test_fence_outgrows_the_backticks_inside() -> None:
 
 def test_a_caption_wraps_with_the_page_and_not_with_its_table() -> None:
     html = doc.Document("t", "s", (doc.Table(("h",), (("1",),), caption="What it says."),)).to_html()
-    assert '<p class="caption">What it says.</p><div class="scroll"><table><thead>' in html
+    assert '<p class="caption">What it says.</p><div class="scroll" ' in html
     assert '<p class="caption">' not in doc.Document("t", "s", (doc.Table(("h",), (("1",),)),)).to_html()
