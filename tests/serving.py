@@ -63,31 +63,40 @@ def hub_server(server: Path, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def dagster_ui(location: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """The UI of a code location with its daemon, as `./run dev` starts them in a script's background; its address.
+    """The UI of a code location with its daemon, as `./run dev` starts them; its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "aquarat_pipeline.web", "dev", "-h", "127.0.0.1", "-p", str(port), *location]
+    # Dagster refuses to be told of the code location twice.
+    env = {name: value for name, value in environment.items() if name != "DAGSTER_MODULE_NAME"}
+    url = f"http://127.0.0.1:{port}"
+    with answering(f"{url}/server_info", command, log, cwd, env):
+        yield url
+
+
+@contextmanager
+def answering(
+    url: str, command: Sequence[str | Path], log: Path, cwd: Path, environment: Mapping[str, str]
+) -> Iterator[None]:
+    """A program that answers at `url` until the block ends, started as in a script's background.
 
     Such a process ignores SIGINT. SIGTERM must end it all the same.
     """
-    port = free_port()
-    command = ["-m", "aquarat_pipeline.web", "dev", "-h", "127.0.0.1", "-p", str(port), *location]
-    # Dagster refuses to be told of the code location twice.
-    env = {name: value for name, value in environment.items() if name != "DAGSTER_MODULE_NAME"}
-    with log.open("wb") as out:
+    with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=cwd, env=env, stdout=out, stderr=out,
+            command, cwd=cwd, env=environment, stdout=out, stderr=out,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return requests.get(f"{url}/server_info", timeout=limit(10)).ok
+            return requests.get(url, timeout=limit(10)).ok
         except requests.ConnectionError:
             return False
 
     try:
-        wait_until(answers, 120, "the web server answers")
-        yield url
+        wait_until(answers, 120, f"{url} answers")
+        yield
     finally:
         process.terminate()
         try:

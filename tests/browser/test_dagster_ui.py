@@ -13,14 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 from playwright.sync_api import Locator, Page, expect
 
 from aquarat_core.agent import processes
 from aquarat_core.stages.registry import STAGES
-from tests.patience import limit, wait_until
-from tests.serving import free_port
+from tests.serving import answering, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -51,31 +49,20 @@ def ui(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         MARK: str(folder),
     }
     environment.pop("DAGSTER_MODULE_NAME", None)
-    log = folder / "log"
+    url, log = f"http://127.0.0.1:{port}", folder / "log"
     try:
-        with log.open("ab") as out:
+        with log.open("wb") as out:
             make = [sys.executable, "-m", "tests.browser.toy_home", *MADE]
             made = subprocess.run(make, cwd=root, env=environment, stdout=out, stderr=out)
-            assert made.returncode == 0, log.read_text()
-            command = [root / "run", "dev", "--port", str(port), "--workspace", folder / "workspace.yaml"]
-            hangs = {"TOY_BASE_CHECKPOINT": json.dumps({"hang": str(folder / "hangs")})}
-            server = subprocess.Popen(command, env=environment | hangs, stdout=out, stderr=out)
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _answers(url, server, log), 120, "the web server answers")
-        yield url
-        server.terminate()
-        server.wait(limit(60))
+        assert made.returncode == 0, log.read_text()
+        command = [root / "run", "dev", "--port", str(port), "--workspace", folder / "workspace.yaml"]
+        hangs = {"TOY_BASE_CHECKPOINT": json.dumps({"hang": str(folder / "hangs")})}
+        with answering(f"{url}/server_info", command, log, root, environment | hangs):
+            yield url
     finally:
         for pid in processes.processes_with_env(MARK, str(folder)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def _answers(url: str, server: subprocess.Popen[bytes], log: Path) -> bool:
-    assert server.poll() is None, log.read_text()
-    with suppress(requests.ConnectionError):
-        return requests.get(f"{url}/server_info", timeout=limit(10)).ok
-    return False
 
 
 # --- what the tests below do ----------------------------------------------------------------------------------------
@@ -125,7 +112,9 @@ def test_an_asset_is_made_and_leads_to_its_parent_and_its_report(page: Page, ui:
 
     page.get_by_role("link", name="sft_eval_report").first.click()
     expect(page).to_have_url(re.compile("/assets/sft_eval_report"))
-    expect(page.get_by_role("heading", name="Toy report")).to_be_visible()
+    with page.expect_popup() as opened:
+        page.get_by_role("row", name=re.compile("^report page")).get_by_role("link").first.click()
+    expect(opened.value.get_by_role("heading", name="Toy report")).to_be_visible()
 
 
 def test_a_run_is_watched_and_cancelled(page: Page, ui: str) -> None:
@@ -157,5 +146,7 @@ def test_a_wrong_value_is_refused_where_it_is_written(page: Page, ui: str) -> No
     write_config(page, dialog, "ops: {rl_checkpoint: {config: {steps: many}}}")
     expect(dialog.get_by_text(re.compile(r'rl_checkpoint:config:steps. Value "many"'))).to_be_visible()
     expect(dialog.get_by_role("button", name="Materialize")).to_be_disabled()
-    write_config(page, dialog, "ops: {rl_checkpoint: {config: {steps: 3}}}")
-    expect(dialog.get_by_role("button", name="Materialize")).to_be_enabled()
+    write_config(page, dialog, "ops: {rl_checkpoint: {config: {group_size: 1}}}")
+    dialog.get_by_role("button", name="Materialize").click()
+    refusal = re.compile("rl_checkpoint:config:group_size of original value 1 failed.*it must be ≥ 2", re.DOTALL)
+    expect(page.get_by_role("dialog").get_by_role("heading", name=refusal)).to_be_visible()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +19,7 @@ from tests.evaluation.conftest import Chain
 from tests.factories import random_model, tokenizer
 from tests.patience import limit, wait_until
 from tests.serve.web_store import HOSTILE, WebStore
-from tests.serving import free_port
+from tests.serving import answering, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -41,27 +39,12 @@ def url(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         chain = Chain(store, folder / "more", n=40)
         chain.train("base")
         chain.evaluate("base", chain.answers(chain.asked, 0.5))
-    port = free_port()
-    command = ["-m", "aquarat_core.cli", "serve", "rl_checkpoint", str(endless(folder)), "--port", str(port)]
-    log = folder / "log"
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            [sys.executable, *command, "--max-new-tokens", "20000"], cwd=root, env=environment, stdout=out, stderr=out
-        )
+    port = str(free_port())
     address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert server.poll() is None, log.read_text()
-        with suppress(requests.ConnectionError):
-            return requests.get(f"{address}/health", timeout=limit(10)).ok
-        return False
-
-    try:
-        wait_until(answers, 60, "the server answers")
+    options = ["--port", port, "--max-new-tokens", "20000"]
+    command = [sys.executable, "-m", "aquarat_core.cli", "serve", "rl_checkpoint", endless(folder), *options]
+    with answering(f"{address}/health", command, folder / "log", root, environment):
         yield address
-    finally:
-        server.terminate()
-        server.wait(limit(30))
 
 
 def endless(folder: Path) -> Path:
