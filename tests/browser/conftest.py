@@ -1,9 +1,10 @@
-"""Debian's Chromium, driven by Playwright: a page for each test, which fails where a script of the page does."""
+"""Debian's Chromium, driven by Playwright, and a page in it for each test."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -28,24 +29,31 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """An empty page of a desktop's size, with no cookies."""
-    yield from _page(browser, DESKTOP)
+def script_errors() -> list[str]:
+    """What went wrong in the scripts of a test's pages."""
+    return []
 
 
 @pytest.fixture
-def phone(browser: Browser) -> Iterator[Page]:
+def page(browser: Browser, script_errors: list[str]) -> Iterator[Page]:
+    """An empty page of a desktop's size, with no cookies."""
+    with _page(browser, script_errors, DESKTOP) as opened:
+        yield opened
+
+
+@pytest.fixture
+def phone(browser: Browser, script_errors: list[str]) -> Iterator[Page]:
     """An empty page as narrow as a phone's, touched instead of clicked."""
-    yield from _page(browser, PHONE, is_mobile=True, has_touch=True)
+    with _page(browser, script_errors, PHONE, is_mobile=True, has_touch=True) as opened:
+        yield opened
 
 
-def _page(browser: Browser, size: dict[str, int], **more: bool) -> Iterator[Page]:
+@contextmanager
+def _page(browser: Browser, errors: list[str], size: dict[str, int], **more: bool) -> Iterator[Page]:
     patience = 1000 * limit(30)
     expect.set_options(timeout=patience)
     with browser.new_context(viewport=size, locale="en-US", timezone_id="UTC", **more) as context:
         context.set_default_timeout(patience)
         page = context.new_page()
-        errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
-        assert errors == []

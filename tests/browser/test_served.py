@@ -47,6 +47,12 @@ def url(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(autouse=True)
+def no_script_fails(script_errors: list[str]) -> Iterator[None]:
+    yield
+    assert script_errors == []
+
+
 def endless(folder: Path) -> Path:
     """A model that never ends its turn, with room for more than anybody waits for."""
     made = folder / "endless"
