@@ -17,11 +17,16 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import leases, machine
+from .folder import open_folder
+
 if TYPE_CHECKING:
     from .protocol import DoctorReply, DoctorRequest, Fact
 
 MAX_CLOCK_SECONDS = 60.0
 STORE = "https://storage.googleapis.com"
+DOWNLOAD_SECONDS = 10.0
+"""How long reading from the store is measured at most."""
 
 PROBE = (
     "import json, torch; print(json.dumps({'torch': torch.__version__, 'cuda': torch.version.cuda,"
@@ -45,6 +50,9 @@ def examine(root: Path, request: DoctorRequest) -> DoctorReply:
     facts["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     facts["cores"] = len(os.sched_getaffinity(0))
     _store(facts, problems, request)
+    _download(facts, problems, request)
+    if reason := leases.drained(root):
+        facts["drained"] = reason
     _meeting(facts, problems, request)
     return {"facts": facts, "problems": problems}
 
@@ -77,23 +85,8 @@ def _meeting(facts: dict[str, Fact], problems: list[str], request: DoctorRequest
         )
 
 
-def driver_gpus() -> tuple[list[list[str]], str | None]:
-    """Name, driver and memory of each GPU that the driver lists, and what is wrong with the driver, if anything."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        out = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
-    except FileNotFoundError:
-        return [], None
-    except subprocess.TimeoutExpired:
-        return [], "nvidia-smi does not answer within 30 s: the driver hangs, restart the host"
-    text = out.stdout.decode(errors="replace").strip()
-    if out.returncode:
-        return [], f"nvidia-smi fails: {text.splitlines()[-1] if text else out.returncode}"
-    return [row.split(", ") for row in text.splitlines()], None
-
-
 def _gpus(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
-    rows, wrong = driver_gpus()
+    rows, wrong = machine.driver_gpus()
     if wrong:
         problems.append(wrong)
     facts["gpus"] = len(rows)
@@ -104,6 +97,8 @@ def _gpus(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -
 
 
 def _torch(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
+    if not request["interpreter"]:
+        return
     python = os.path.expanduser(request["interpreter"])
     if not os.path.exists(python):
         problems.append(f"there is no {python}: run `aquarat hosts prepare {request['name']}`")
@@ -158,3 +153,26 @@ def _store(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) 
     facts["store"] = f"{(time.monotonic() - began) * 1000:.0f} ms"
     if date:
         facts["store_clock_off_s"] = round(time.time() - parsedate_to_datetime(date).timestamp(), 1)
+
+
+def _download(facts: dict[str, Fact], problems: list[str], request: DoctorRequest) -> None:
+    """Measures how fast the host reads from the store, for a few seconds at most."""
+    asked = request.get("download")
+    if not asked:
+        return
+    token = asked["token"]
+    folder = open_folder(asked["folder"], lambda: token["token"] if token else None)
+    read = 0
+    began = time.monotonic()
+    try:
+        for chunk in folder.chunks(asked["name"]):
+            read += len(chunk)
+            if time.monotonic() - began > DOWNLOAD_SECONDS:
+                break
+    except OSError as e:
+        problems.append(f"{asked['folder']} cannot be read: {e}")
+        return
+    rate = read / 1e6 / (time.monotonic() - began)
+    facts["download_mb_s"] = round(rate, 1)
+    if rate < asked["min_mb_s"]:
+        problems.append(f"it reads {rate:.1f} MB/s from the store, and {asked['min_mb_s']:g} MB/s are needed")

@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 HTTP_SECONDS = 15.0
+CHUNK_BYTES = 1 << 18
 MAX_BYTES = 16 << 20
 """Size limit for reading an object; a chunk of output, the largest kind, has less than two million bytes."""
 
@@ -60,6 +64,12 @@ class FileFolder:
         except FileNotFoundError:
             return None
         return _parsed(str(self._path / name), data)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The content of an object of any size and kind, piece by piece."""
+        with (self._path / name).open("rb") as f:
+            while data := f.read(CHUNK_BYTES):
+                yield data
 
     def write(self, name: str, obj: Any) -> None:
         """Writes or replaces the object."""
@@ -110,10 +120,15 @@ class GcsFolder:
         self._prefix = prefix
         self._token = token
 
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The content of an object of any size and kind, piece by piece."""
+        with self._open("GET", self._media(name), None) as answer:
+            while data := answer.read(CHUNK_BYTES):
+                yield data
+
     def read(self, name: str) -> Any | None:
         """The object, or None if there is none."""
-        path = f"/storage/v1/b/{self._bucket}/o/{self._quoted(name)}?alt=media"
-        found = self._call("GET", path, None, absent=404)
+        found = self._call("GET", self._media(name), None, absent=404)
         return None if found is None else _parsed(f"{self._bucket}/{self._prefix}/{name}", found)
 
     def write(self, name: str, obj: Any) -> None:
@@ -128,20 +143,17 @@ class GcsFolder:
         path = f"/upload/storage/v1/b/{self._bucket}/o?uploadType=media&name={self._quoted(name)}{condition}"
         return self._call("POST", path, json.dumps(obj).encode(), absent=412)
 
+    def _media(self, name: str) -> str:
+        return f"/storage/v1/b/{self._bucket}/o/{self._quoted(name)}?alt=media"
+
     def _quoted(self, name: str) -> str:
         return self._quote(f"{self._prefix}/{name}", safe="")
 
     def _call(self, method: str, path: str, body: bytes | None, absent: int) -> bytes | None:
         import urllib.error
-        import urllib.request
 
-        request = urllib.request.Request(self._server + path, data=body, method=method)
-        request.add_header("Content-Type", "application/json")
-        token = self._token()
-        if token:
-            request.add_header("Authorization", f"Bearer {token}")
         try:
-            with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
+            with self._open(method, path, body) as answer:
                 return answer.read(MAX_BYTES + 1)
         except urllib.error.HTTPError as e:
             if e.code == absent:
@@ -149,3 +161,14 @@ class GcsFolder:
             raise FolderError(f"{method} of {self._bucket}/{self._prefix} answered {e.code}") from None
         except OSError as e:
             raise FolderError(f"{self._server} cannot be reached: {e}") from None
+
+    def _open(self, method: str, path: str, body: bytes | None) -> HTTPResponse:
+        import urllib.request
+
+        request = urllib.request.Request(self._server + path, data=body, method=method)
+        request.add_header("Content-Type", "application/json")
+        token = self._token()
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        answer: HTTPResponse = urllib.request.urlopen(request, timeout=HTTP_SECONDS)
+        return answer

@@ -22,6 +22,8 @@ from .folder import open_folder
 if TYPE_CHECKING:
     from .protocol import (
         Claim,
+        DrainReply,
+        DrainRequest,
         JobRequest,
         LeaseReply,
         LeaseRequest,
@@ -136,6 +138,24 @@ def release(root: Path, request: ReleaseRequest) -> ReleaseReply:
     while path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return {"state": "held" if path.exists() else "released", "stop": stopped["state"]}
+
+
+def drain(root: Path, request: DrainRequest) -> DrainReply:
+    """Keeps new jobs away, and says what still runs here: once the reply says nothing, nothing can begin anymore.
+
+    With `stop`, it also asks the supervisors to end their jobs, which then continue on other hosts.
+    """
+    with leases.locked(root):
+        leases.set_drained(root, request["reason"])
+        held = leases.current(root)
+    if request.get("stop"):
+        for lease in held:
+            _stop(root, lease["id"], lease["mark"])
+    return {
+        "state": "open" if request["reason"] is None else "drained",
+        "leases": leases.listed(held),
+        "supervisors": sum(processes.is_alive(_supervisor(root, path.name)) for path in (root / "jobs").glob("*")),
+    }
 
 
 def _claim(request: StartRequest) -> bool:

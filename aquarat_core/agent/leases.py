@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 from . import processes
 
 if TYPE_CHECKING:
-    from .protocol import Busy, Lease, LeaseRequest, LeasesReply, LeasesRequest, ProcessId
+    from .protocol import Busy, Lease, LeaseRequest, LeasesReply, LeasesRequest, ListedLease, ProcessId
 
 MAX_BYTES = 1 << 20
 """Size limit for reading a lease file, in bytes."""
 FIELDS = {"id", "mark", "job", "owner", "step", "gpus", "unlimited", "processes", "boot", "expires"}
 """The fields of a `Lease`."""
+DRAIN = "drain.json"
+"""The file in the host's root that keeps new jobs away."""
 
 
 def now() -> float:
@@ -48,6 +50,8 @@ def acquire(root: Path, request: LeaseRequest) -> Lease | Busy:
     mine = next((lease for lease in held if lease["id"] == request["id"]), None)
     if mine:
         return mine
+    if reason := drained(root):
+        return {"busy": f"it takes no more jobs: {reason}"}
     counted = [lease for lease in held if not lease["unlimited"]]
     limit = request["max_leases"]
     if limit is not None and len(counted) >= limit:
@@ -107,11 +111,36 @@ def exists(root: Path, lease_id: str) -> bool:
     return _path(root, lease_id).exists()
 
 
+def drained(root: Path) -> str | None:
+    """Why this host takes no more jobs, or None if it takes them."""
+    try:
+        reason: object = json.loads((root / DRAIN).read_bytes()[:MAX_BYTES])["reason"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        reason = None
+    return reason if isinstance(reason, str) and reason else "it is drained"
+
+
+def set_drained(root: Path, reason: str | None) -> None:
+    """From now on the host takes no more jobs, also after a restart; with None it takes them. Call it under the
+    lock."""
+    if reason is None:
+        (root / DRAIN).unlink(missing_ok=True)
+    else:
+        processes.write_durably(root / DRAIN, {"reason": reason})
+
+
 def listing(root: Path, _: LeasesRequest) -> LeasesReply:
     """All valid leases, each with the seconds until it expires without renewal."""
     with locked(root):
         held = current(root)
-    return {"leases": [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]}
+    return {"leases": listed(held)}
+
+
+def listed(held: list[Lease]) -> list[ListedLease]:
+    """The leases, each with the seconds until it expires without renewal."""
+    return [{**lease, "seconds_left": round(lease["expires"] - now(), 1)} for lease in held]
 
 
 def _read(root: Path, path: Path) -> Lease:

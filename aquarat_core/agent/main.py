@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 from . import jobs, leases
 
 if TYPE_CHECKING:
-    from .protocol import DoctorReply, DoctorRequest, ErrorReply
+    from .protocol import DoctorReply, DoctorRequest, ErrorReply, Machine, MachineRequest
 
 
 def _doctor(root: Path, request: DoctorRequest) -> DoctorReply:
     from . import doctor  # imports HTTP, which the other commands do not need
 
     return doctor.examine(root, request)
+
+
+def _machine(root: Path, request: MachineRequest) -> Machine:
+    from . import machine  # imports what only two commands need
+
+    return machine.report(root, request)
 
 
 # Each takes the host's root and its request type from `protocol`, and returns its reply.
@@ -32,7 +38,9 @@ COMMANDS: dict[str, Callable[[Path, Any], Mapping[str, object]]] = {
     "tail": jobs.tail,
     "leases": leases.listing,
     "release": jobs.release,
+    "drain": jobs.drain,
     "doctor": _doctor,
+    "machine": _machine,
 }
 
 

@@ -105,15 +105,41 @@ class ReleaseRequest(_ReleaseRequest, total=False):
     seconds: float
 
 
+class _DrainRequest(TypedDict):
+    reason: str | None
+    """Why the host takes no more jobs; None: it takes them again."""
+
+
+class DrainRequest(_DrainRequest, total=False):
+    """`drain`: keeps new jobs away until another `drain` lets them in."""
+
+    stop: bool
+    """True also ends the jobs that run there; their runs continue on other hosts."""
+
+
 class LeasesRequest(TypedDict):
     """`leases`: has no fields."""
 
 
-class DoctorRequest(TypedDict):
-    """`doctor`: the host's entry in the inventory, and facts about the machine that asks."""
+class MachineRequest(TypedDict):
+    """`machine`: has no fields."""
 
+
+class Download(TypedDict):
+    """An object in the store that `doctor` reads to measure the rate."""
+
+    folder: str
+    """URI of the folder that it is in."""
+    name: str
+    token: Token | None
+    min_mb_s: float
+    """Megabytes (10^6 bytes) a second that are enough."""
+
+
+class _DoctorRequest(TypedDict):
     name: str
     interpreter: str
+    """The Python with the project; empty if the host is not prepared yet."""
     gpus: int
     store: str
     here: bool
@@ -123,6 +149,12 @@ class DoctorRequest(TypedDict):
     """Address and port where the hosts of one job meet, if set."""
     time: float
     """Seconds since 1970."""
+
+
+class DoctorRequest(_DoctorRequest, total=False):
+    """`doctor`: the host's entry in the inventory, and facts about the machine that asks."""
+
+    download: Download | None
 
 
 # --- leases -----------------------------------------------------------------------------------------------------------
@@ -242,6 +274,14 @@ class LeasesReply(TypedDict):
     leases: list[ListedLease]
 
 
+class DrainReply(TypedDict):
+    """What still runs on the host. A supervisor outlives its lease while it writes its last status."""
+
+    state: Literal["drained", "open"]
+    leases: list[ListedLease]
+    supervisors: int
+
+
 class _ReleaseReply(TypedDict):
     state: Literal["unknown", "held", "released"]
 
@@ -260,6 +300,38 @@ class DoctorReply(TypedDict):
 
     facts: dict[str, Fact]
     problems: list[str]
+
+
+class Gpu(TypedDict):
+    """A GPU as the driver names it."""
+
+    name: str
+    memory_mib: int | None
+    """In units of 2^20 bytes."""
+
+
+class PythonFound(TypedDict):
+    """An interpreter."""
+
+    command: str
+    version: str
+    venv: bool
+    """Whether it can make virtual environments with pip."""
+
+
+class Machine(TypedDict):
+    """What a host is made of, as far as it decides which environment can run there."""
+
+    gpus: list[Gpu]
+    driver: str | None
+    """Version of the NVIDIA driver, or None if it shows no GPU."""
+    driver_problem: str | None
+    pythons: list[PythonFound]
+    """The preferred one first."""
+    architecture: str
+    """Such as `x86_64`."""
+    libc: str
+    """Such as `glibc 2.35`."""
 
 
 class _ErrorReply(TypedDict):

@@ -169,7 +169,7 @@ class _Supervisor:
         processes.kill_job_processes(self._request["mark"], others=below)
 
     def _on_sigterm(self, number: int, frame: object) -> None:
-        self._ask("asked to stop")
+        self._ask(leases.drained(self._root) or "asked to stop")
 
     def _ask(self, reason: str) -> None:
         if self._stopping is None:

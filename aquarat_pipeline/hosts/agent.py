@@ -48,6 +48,18 @@ class HostAgent:
         request: protocol.ReleaseRequest = {"id": lease_id}
         return cast(protocol.ReleaseReply, self._call("release", request))
 
+    def drain(self, reason: str | None, *, stop: bool = False) -> protocol.DrainReply:
+        """Keeps new jobs away (None lets them in again) and says what still runs there; `stop` also ends that.
+
+        The host is empty when the reply has no leases and no supervisors, and stays so.
+        """
+        request: protocol.DrainRequest = {"reason": reason, "stop": stop}
+        return cast(protocol.DrainReply, self._call("drain", request))
+
+    def machine(self) -> protocol.Machine:
+        """GPUs, driver, Pythons and C library; needs nothing that `prepare` installs."""
+        return cast(protocol.Machine, self._call("machine", {}))
+
     def doctor(self, request: protocol.DoctorRequest, seconds: float) -> protocol.DoctorReply:
         """Reports whether the host is ready for training."""
         return cast(protocol.DoctorReply, self._call("doctor", request, seconds))

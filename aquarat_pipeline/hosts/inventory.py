@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from aquarat_core.agent.doctor import driver_gpus
+from aquarat_core.agent.machine import driver_gpus
 from aquarat_core.config import strict_yaml
 from aquarat_core.errors import UserError
 

@@ -475,3 +475,69 @@ def test_a_logs_size_is_bounded_while_it_is_written_and_the_cut_is_said(here: Ho
     assert "bytes of this log were removed" in first and last == "the last line"
     assert log.stat().st_size <= limit
     assert here.call("tail", order)["logs"][f"jobs/{order['id']}/scratch/rank.log"][-1] == "the last line"
+
+
+def test_a_drained_host_takes_no_more_jobs_and_says_what_is_left(here: HostHere) -> None:
+    first, second = here.order("a", code="import time; time.sleep(600)"), here.order("b")
+    here.running(first)
+    reply = here.call("drain", {"reason": "the rental ends"})
+    assert (reply["state"], [lease["id"] for lease in reply["leases"]]) == ("drained", [first["id"]])
+    assert reply["supervisors"] == 1
+    refused = {"state": "busy", "reason": "it takes no more jobs: the rental ends"}
+    assert here.call("start", second) == here.call("reserve", second) == refused
+    assert here.call("start", {**second, "max_leases": None}) == refused
+    assert here.folder(second).read("claim/node0.json") is None
+    assert here.call("start", first) == {"state": "already-started"}
+    reply = here.call("drain", {"reason": "the rental ends", "stop": True})
+    assert here.ended(first)["reason"] == "the rental ends"
+    wait_until(lambda: here.call("drain", {"reason": "x"})["supervisors"] == 0, 10, "nothing runs here")
+    assert here.call("drain", {"reason": "x"}) == {"state": "drained", "leases": [], "supervisors": 0}
+    assert here.call("drain", {"reason": None})["state"] == "open"
+    assert here.call("start", second)["state"] == "started"
+    here.ended(second)
+
+
+def test_a_lease_that_was_reserved_before_the_drain_is_listed_and_may_start(here: HostHere) -> None:
+    """Whoever drained must wait for it: the other hosts of its job have been promised to it too."""
+    order = here.order("a")
+    assert here.call("reserve", order) == {"state": "reserved"}
+    reply = here.call("drain", {"reason": "the rental ends"})
+    assert [lease["id"] for lease in reply["leases"]] == [order["id"]]
+    assert here.call("start", order)["state"] == "started"
+    here.ended(order)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"reason": 3}', '{"reason": ""}'])
+def test_a_drained_host_stays_so_if_its_file_cannot_be_read(here: HostHere, text: str) -> None:
+    order = here.order()
+    here.call("drain", {"reason": "x"})
+    (Path(here.host.root) / leases.DRAIN).write_text(text)
+    assert here.call("start", order) == {"state": "busy", "reason": "it takes no more jobs: it is drained"}
+
+
+def test_of_a_drain_and_many_starts_at_once_none_slips_through(here: HostHere) -> None:
+    """What starts after the reply that nothing runs here would die with the host."""
+    orders = [here.order(f"job{k}", code="import time; time.sleep(600)") for k in range(4)]
+    command = [sys.executable, "-I", "-S", LocalTransport(here.host)._installed()]
+    root = str(here.host.root)
+
+    def begin(what: str, request: dict[str, Any]) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started = subprocess.Popen([*command, what, root], **pipes)
+        assert started.stdin is not None
+        started.stdin.write(json.dumps(request))
+        started.stdin.close()
+        started.stdin = None
+        return started
+
+    starts = [begin("start", {**order, "max_leases": 9}) for order in orders[:2]]
+    drain = begin("drain", {"reason": "the rental ends"})
+    starts += [begin("start", {**order, "max_leases": 9}) for order in orders[2:]]
+    replies = [json.loads(process.communicate()[0]) for process in starts]
+    listed = {lease["id"] for lease in json.loads(drain.communicate()[0])["leases"]}
+    started = {order["id"] for order, reply in zip(orders, replies, strict=True) if reply["state"] == "started"}
+    assert listed == started
+    for order in orders:
+        if order["id"] in started:
+            here.call("stop", order)
+            here.ended(order)
