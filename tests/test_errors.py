@@ -16,7 +16,7 @@ import pytest
 import aquarat_core.cli as cli
 from aquarat_core.agent import main as agent
 from aquarat_pipeline.hosts import transports
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from tests.failures import FIXED_BY_USER, KINDS, NAMES
 
 NOT_THE_USERS: set[str] = set()

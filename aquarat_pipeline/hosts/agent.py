@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from aquarat_core.agent import protocol
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.transports import CALL_SECONDS, transport_to
 
 

@@ -1,9 +1,9 @@
 """How the control host calls a host's agent: as a local process, or through the OpenSSH client.
 
 Each call is one command with a JSON object as input and one as output. Secrets are in the input object, so they are
-only
-passed on standard input. The OpenSSH client uses the user's configuration, agent, jump hosts and host keys; checks of
-host keys are never relaxed. Calls to a host share one connection (ControlMaster), which ends soon after the last one.
+only passed on standard input. The OpenSSH client uses the user's configuration, agent, jump hosts and host keys, or for
+a rented host the key and host key in its record; checks of host keys are never relaxed. Calls to a host share one
+connection (ControlMaster), which ends soon after the last one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from aquarat_core.artifacts.files import atomic_write
 from aquarat_pipeline.hosts.bundle import agent
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 
 CALL_SECONDS = 60.0
 NO_AGENT = 111
@@ -136,10 +136,11 @@ class SshTransport:
             "ServerAliveInterval": "5",
             "ServerAliveCountMax": "3",
             "ControlMaster": "auto",
-            "ControlPath": f"{_socket_directory()}/%C",
+            "ControlPath": f"{_socket_directory()}/{self._host.connection}",
             "ControlPersist": str(self.PERSIST_SECONDS),
             "ForwardAgent": "no",
             "LogLevel": "ERROR",
+            **self._host.ssh_options,
         }
         configured = os.environ.get("AQUARAT_SSH_CONFIG")
         return [*(["-F", configured] if configured else []), *(f"-o{k}={v}" for k, v in options.items())]

@@ -15,7 +15,7 @@ from aquarat_core.agent.protocol import EndedStatus, Status
 from aquarat_core.artifacts import StoreError
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.hosts.agent import HostAgent
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.attempts import Attempt

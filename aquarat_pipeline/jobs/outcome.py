@@ -15,7 +15,7 @@ from aquarat_core.agent.protocol import EndedStatus, Result, ResultError, Succee
 from aquarat_core.artifacts import StoreError
 from aquarat_core.artifacts.errors import HostDiskFullError
 from aquarat_core.plain_text import fenced, printable
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.jobs.attempts import Job
 from aquarat_pipeline.jobs.requirement import Requirement
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aquarat_core.agent.protocol import LeaseReply, StartReply
 from aquarat_pipeline.hosts.agent import HostAgent
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.commands import Launch

@@ -2,7 +2,8 @@
 
 A shortage never fails a run: the run waits and says for what. The run that has waited longest is served first: a
 waiting step leaves a ticket in DAGSTER_HOME, and only the oldest ticket that can use a host tries it. Tickets only keep
-the order among the workers of one control host; the leases on the hosts decide.
+the order among the workers of one control host; the leases on the hosts decide. A ticket also says what its step
+needs, even if no host could ever give it, so that a host can be rented for it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from aquarat_core.agent import processes
-from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
+from aquarat_pipeline.hosts.inventory import FILE, Host, InventoryError, read_inventory
 from aquarat_pipeline.jobs.requirement import Requirement
 
 log = logging.getLogger(__name__)
@@ -41,44 +46,129 @@ class WaitReporter:
             self._last, self._when = why, time.monotonic()
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The place in line of one step, in a file that its process writes and removes."""
+
+    path: Path
+    run_id: str
+    step: str
+    waiting_since: float
+    """Seconds since 1970."""
+
+    def write(self, need: Requirement, hosts: list[Host]) -> None:
+        """Records what the step waits for, and which hosts it could use. Renting reads `need`; workers read `hosts`."""
+        record = {
+            "hosts": [host.name for host in hosts],
+            "process": processes.identity(os.getpid()),
+            "run": self.run_id,
+            "step": self.step,
+            "since": self.waiting_since,
+            "need": asdict(need),
+        }
+        processes.write_durably(self.path, record)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingStep:
+    """A step that waits for hosts, as its ticket says."""
+
+    run_id: str
+    step: str
+    waiting_since: float
+    """Seconds since 1970."""
+    need: Requirement
+    hosts: tuple[str, ...]
+    """Names of hosts that it could use when they are free; none if there are fewer than it needs."""
+
+
 @contextmanager
-def ticket(home: Path, name: str, since: float) -> Generator[Path]:
-    """A place in line, ordered by `since` (a run's creation time); it ends with its process."""
-    directory = home / "aquarat" / "queue"
+def ticket(home: Path, run_id: str, step: str, created: float) -> Generator[Ticket]:
+    """A place in line, ordered by `created` (the run's creation time); it ends with its process."""
+    directory = _queue(home)
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{since:017.3f}-{name}.json"
+    path = directory / f"{created:017.3f}-{run_id}-{step}.json"
     try:
-        yield path
+        yield Ticket(path, run_id, step, time.time())
     finally:
         with suppress(FileNotFoundError):
             path.unlink()
 
 
-def candidates(home: Path, need: Requirement, mine: Path, avoid: set[str]) -> tuple[list[Host], str]:
+def waiting_steps(home: Path) -> list[WaitingStep]:
+    """All steps that wait for hosts now, in the order in which they are served: the demand for hosts.
+
+    Leaves out tickets of dead processes, and those of workers that are too old to say what they need.
+    """
+    found: list[WaitingStep] = []
+    for path in sorted(_queue(home).glob("*.json")):
+        with suppress(FileNotFoundError, ValueError, RecursionError):
+            record = _TICKET.validate_json(path.read_bytes())
+            if processes.is_alive(record.process):
+                found.append(WaitingStep(record.run, record.step, record.since, record.need, record.hosts))
+    return found
+
+
+def candidates(
+    home: Path, need: Requirement, mine: Ticket, avoid: set[str], now: Callable[[], float] = time.time
+) -> tuple[list[Host], str]:
     """The hosts that this ticket may try now, cheapest first, and why there are not enough, if so.
 
-    A host in `avoid` (it has just failed this job) is only tried if no other host is suitable.
+    A host in `avoid` (it has just failed this job) is only tried if no other host is suitable. A rented host is not
+    tried if too little of its life is left at the time `now`.
     """
     try:
         hosts = read_inventory(home).hosts
     except InventoryError as e:
         return [], f"a usable inventory: {e}"
-    fitting = [host for host in hosts if need.fits(host)]
+    fitting, ending = _fitting(hosts, need, now())
     if len(fitting) < need.nodes:
-        return [], f"{need}: hosts.yaml has {len(fitting)} of these; add one, or change the run's requirements"
+        # It keeps no host from others, but says what it needs: such a host may be rented.
+        mine.write(need, [])
+        reasons = "".join(f"; {reason}" for reason in ending)
+        there = f"{FILE} has {len(fitting)} of these{reasons}"
+        return [], f"{need}: {there}; add one, or change the run's requirements"
     not_recently_failed = [host for host in fitting if host.name not in avoid]
     fitting = not_recently_failed if len(not_recently_failed) >= need.nodes else fitting
     # Written before the others are read, so that of two simultaneous tickets at least one sees the other.
-    _write_ticket(mine, [host.name for host in fitting])
-    wanted = _wanted_by_older(mine)
+    mine.write(need, fitting)
+    wanted = _wanted_by_older(mine.path)
     free = [host for host in fitting if host.name not in wanted]
     if len(free) < need.nodes:
         return [], f"{need}: others were first in line"
     return sorted(free, key=lambda host: (host.price_per_hour, host.gpus, host.name)), ""
 
 
-def _write_ticket(path: Path, hosts: list[str]) -> None:
-    processes.write_durably(path, {"hosts": hosts, "process": processes.identity(os.getpid())})
+def _fitting(hosts: Iterable[Host], need: Requirement, now: float) -> tuple[list[Host], list[str]]:
+    """The hosts that can run the job, and why others that would fit take none anymore."""
+    fitting: list[Host] = []
+    ending: list[str] = []
+    for host in hosts:
+        if need.fits(host):
+            if why := host.why_no_job(now):
+                ending.append(f"{host.name} takes no job, because {why}")
+            else:
+                fitting.append(host)
+    return fitting, ending
+
+
+def _queue(home: Path) -> Path:
+    return home / "aquarat" / "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What `waiting_steps` reads of a ticket; further fields, also of the requirement, are ignored."""
+
+    run: str
+    step: str
+    since: float
+    need: Requirement
+    hosts: tuple[str, ...]
+    process: dict[str, Any]
+
+
+_TICKET = TypeAdapter(_Record)
 
 
 def _wanted_by_older(mine: Path) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.stages.registry import Stage
-from aquarat_pipeline.hosts.inventory import Host, InventoryError
+from aquarat_pipeline.hosts.host import Host, InventoryError
 from aquarat_pipeline.tags import HOST_TAG, NODES_TAG, POOL_TAG
 
 

@@ -19,7 +19,8 @@ from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
-from aquarat_pipeline.hosts.inventory import Host, local_host
+from aquarat_pipeline.hosts.host import Host, InventoryError
+from aquarat_pipeline.hosts.inventory import local_host, read_inventory
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.commands import Launch
 from aquarat_pipeline.jobs.following import Output
@@ -92,14 +93,26 @@ class StageRunner:
         """The outcome of the last attempt: the first one that did not lose a host, or the last one allowed."""
         need = Requirement.of(self._stage, self._attempt.spec.config, self._run.tags)
         outcome = self._run_attempt(need)
-        for restart in range(1, MAX_RESTARTS + 1):
-            if not outcome.deserves_another_attempt(need):
+        restart = 0
+        while outcome.deserves_another_attempt(need):
+            # The end of a rental says nothing about the stage. It cannot go on forever: no job starts on such a host.
+            restart += not self._rental_ends()
+            if restart > MAX_RESTARTS:
                 break
             self._log.warning(f"{outcome.reason}. Starting again from the saved state ({restart}/{MAX_RESTARTS})")
             self._recently_failed.update({outcome.ending.host} if outcome.ending.host else ())
             self._next_attempt(outcome.reason)
             outcome = self._run_attempt(need)
         return outcome
+
+    def _rental_ends(self) -> bool:
+        """Whether a host of the job was rented and its time is over, or nearly so."""
+        hosts = self._job.hosts if self._job else ()
+        with suppress(InventoryError):
+            listed = {host.name: host for host in read_inventory(self._home).hosts}
+            # The end may have been moved since the job started.
+            hosts = tuple(listed.get(host.name, host) for host in hosts)
+        return any(host.why_no_job(time.time()) for host in hosts)
 
     def _next_attempt(self, reason: str) -> None:
         """Cancels the attempt, which may still be running somewhere, and creates the next one."""
@@ -145,7 +158,7 @@ class StageRunner:
         since = record.create_timestamp.timestamp() if record else time.time()
         report_wait = WaitReporter(self._log.info)
         self._waited = False
-        with ticket(self._home, f"{self._run.run_id}-{self._stage.name}", since) as mine:
+        with ticket(self._home, self._run.run_id, self._stage.name, since) as mine:
             while True:
                 self._monitor.check()
                 hosts, why = candidates(self._home, launch.need, mine, self._recently_failed)

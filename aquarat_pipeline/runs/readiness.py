@@ -1,13 +1,14 @@
 """Checks before the first stage whether hosts, store and disk are sufficient for all stages of a run.
 
 `aquarat launch` and `./run demo` check before anything is queued or made; the executor checks at the start of every
-run,
-however it was started. A run waits for a host that is busy or down, but not for one that is not in the inventory.
+run, however it was started. A run waits for a host that is busy or down, but not for one that is not in the inventory
+or whose rental ends too soon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from aquarat_core.errors import UserError
 from aquarat_core.stages.costs import Sections, cost_of
 from aquarat_core.stages.registry import STAGES, Stage
 from aquarat_pipeline.assets.plan import Plan
-from aquarat_pipeline.hosts.inventory import FILE, Host, read_inventory
+from aquarat_pipeline.hosts.host import Host, RentedHost
+from aquarat_pipeline.hosts.inventory import FILE, read_inventory
 from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.runs import disk_space, estimates
 from aquarat_pipeline.tags import HOST_TAG, POOL_TAG
@@ -63,10 +65,8 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
 def places_of(home: Path, plan: Plan) -> list[Place]:
     """Where the distributed stages can run. Raises `NotReadyError` if some can run nowhere, or `InventoryError`."""
     hosts = read_inventory(home).hosts
-    where = home / FILE
-    listed = f"{where} lists {', '.join(map(_described, hosts))}"
-    if not where.exists():
-        listed = f"without {where} there is only this machine: {_described(hosts[0])}"
+    listed = _listed(home / FILE, hosts)
+    hosts = tuple(host for host in hosts if not host.why_no_job(time.time()))
     asked = plan.tags.get(HOST_TAG)
     if asked is not None and asked not in {host.name for host in hosts}:
         raise NotReadyError(f"the run asks for the host {asked}, but {listed}. Name one of these, or add it there")
@@ -76,6 +76,13 @@ def places_of(home: Path, plan: Plan) -> list[Place]:
         return places
     needs = "; ".join(f"{', '.join(place.stages)}: {place.need}" for place in lacking)
     raise NotReadyError(f"no host could ever run these stages ({needs}): {listed}. {_way_out(plan, hosts)}")
+
+
+def _listed(where: Path, hosts: Sequence[Host]) -> str:
+    own = ", ".join(_described(host) for host in hosts if not isinstance(host, RentedHost))
+    said = f"{where} lists {own}" if where.exists() else f"without {where} there is only this machine: {own}"
+    rented = ", ".join(_described(host) for host in hosts if isinstance(host, RentedHost))
+    return f"{said}; rented: {rented}" if rented else said
 
 
 def _grouped(
@@ -113,7 +120,8 @@ def _fits(profile: Profile, plan: Plan, hosts: list[Host]) -> bool:
 def _described(host: Host) -> str:
     gpus = f"{host.gpus} GPU{'s' if host.gpus != 1 else ''}" if host.gpus else "no GPU"
     labels = f", labeled {' '.join(host.labels)}" if host.labels else ""
-    return f"{host.name} ({gpus}{labels})"
+    why = host.why_no_job(time.time())
+    return f"{host.name} ({gpus}{labels}{f'; {why}' if why else ''})"
 
 
 def _run_here(plan: Plan, places: Iterable[Place]) -> set[str]:

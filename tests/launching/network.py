@@ -123,7 +123,7 @@ def loopback(directory: Path, env: dict[str, str] | None = None) -> Iterator[tup
     server = Sshd(keys, "127.0.0.1", port, env or {})
     with keys.config.open("a") as f:
         f.write(f"Host gpu\n  HostName 127.0.0.1\n  Port {port}\n")
-    wait_until(lambda: _answers("127.0.0.1", port), 20, "sshd answers")
+    wait_until(lambda: answers("127.0.0.1", port), 20, "sshd answers")
     address, root = f"{getpass.getuser()}@gpu", str(directory / "far")
     try:
         yield keys.config, {"name": "far", "address": address, "root": root, "python": sys.executable, **FAST}
@@ -187,7 +187,7 @@ class Network:
         server.stop()
         server.configure({"STORAGE_EMULATOR_HOST": self.bucket_url, **self._clocks[k]})
         server.start()
-        wait_until(lambda: _answers(self.address(k), 22), 20, f"sshd of h{k} answers")
+        wait_until(lambda: answers(self.address(k), 22), 20, f"sshd of h{k} answers")
 
     def address(self, k: int) -> str:
         return f"{self._net}.{10 + k}"
@@ -258,7 +258,7 @@ class Network:
         ):
             _ip("-n", name, *arguments)
         server = Sshd(self.keys, self.address(k), 22, {"STORAGE_EMULATOR_HOST": self.bucket_url}, namespace=name)
-        wait_until(lambda: _answers(self.address(k), 22), 20, f"sshd of h{k} answers")
+        wait_until(lambda: answers(self.address(k), 22), 20, f"sshd of h{k} answers")
         return server
 
     def _start_bucket(self) -> tuple[subprocess.Popen, str]:
@@ -278,7 +278,7 @@ class Network:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until(lambda: _answers(address, port), 20, "the bucket answers")
+        wait_until(lambda: answers(address, port), 20, "the bucket answers")
         requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=limit(5)).raise_for_status()
         return server, url
 
@@ -287,7 +287,7 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
-def _answers(address: str, port: int) -> bool:
+def answers(address: str, port: int) -> bool:
     try:
         socket.create_connection((address, port), timeout=1).close()
     except OSError:

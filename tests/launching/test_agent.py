@@ -18,7 +18,7 @@ import pytest
 from aquarat_core.agent import leases, output, processes
 from aquarat_core.agent.folder import FileFolder
 from aquarat_pipeline.hosts.bundle import agent
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.transports import HostError, LocalTransport
 from tests.patience import wait_until
 

@@ -9,7 +9,7 @@ import pytest
 
 from aquarat_core.artifacts import JobDir
 from aquarat_core.artifacts.backends import open_backend
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import following
 from aquarat_pipeline.jobs.following import HeartbeatMonitor

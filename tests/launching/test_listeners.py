@@ -14,7 +14,7 @@ import pytest
 from aquarat_core.artifacts import JobDir
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.settings import REPO_ROOT
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.requirement import Requirement
 from tests.launching.cluster_fixture import Cluster

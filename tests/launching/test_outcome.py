@@ -10,7 +10,7 @@ import pytest
 from aquarat_core.agent.protocol import EndedStatus, Result
 from aquarat_core.artifacts import StoreError
 from aquarat_core.artifacts.errors import HostDiskFullError
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.jobs.outcome import Ending, JobOutcome
 from aquarat_pipeline.jobs.requirement import Requirement
 

@@ -14,7 +14,7 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.artifacts.environment import PRICE
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import placement, runner, running
 from aquarat_pipeline.jobs.attempts import Attempt

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ from aquarat_core.durations import duration
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
+from aquarat_pipeline.hosts import rentals
+from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.runs import readiness
 from aquarat_pipeline.runs.executor import resuming_executor, skip_checks
 from aquarat_pipeline.runs.readiness import NotReadyError
@@ -90,6 +93,25 @@ def test_a_request_that_no_host_meets_is_refused(home: Path, tags: dict[str, str
 def test_a_host_that_fits_and_cannot_be_reached_is_waited_for(home: Path) -> None:
     (home / "hosts.yaml").write_text("hosts: [{name: away, address: nobody@nowhere.invalid, gpus: 8}]")
     assert ask(home, "d12")[0] == "hosts: 8 stages on this machine; 8 stages with 8 GPUs on away"
+
+
+def test_a_rented_host_counts_unless_its_rental_ends_too_soon(home: Path) -> None:
+    folder = rentals.folder_of(home, "r1")
+    folder.mkdir(parents=True)
+    for name in ("id_ed25519", "known_hosts"):
+        (folder / name).touch()
+    given = {"name": "r1", "address": "203.0.113.7", "user": "ubuntu", "gpus": 8, "identity": "id_ed25519"}
+    rented = RentedHost.model_validate(given | {"folder": folder, "expires": time.time() + 7200})
+    rentals.write(rented)
+    assert ask(home, "d12")[0] == "hosts: 8 stages on this machine; 8 stages with 8 GPUs on r1"
+    rentals.write(rented.model_copy(update={"expires": time.time() + 600}))
+    listed = r"lists here \(no GPU\); rented: r1 \(8 GPUs; its rental ends at .* UTC, too soon for another job\)\. "
+    with pytest.raises(NotReadyError, match=listed):
+        ask(home, "d12")
+    (home / "hosts.yaml").unlink()
+    only = r"there is only this machine: local \(no GPU\); rented: r1 \("
+    with pytest.raises(NotReadyError, match=only):
+        ask(home, "d12")
 
 
 def test_without_an_inventory_this_machine_has_the_gpus_that_its_driver_shows(

@@ -276,7 +276,7 @@ def test_the_cheapest_fitting_host_comes_first_and_a_failed_one_last(tmp_path: P
         " {name: small, address: x, gpus: 2}]"
     )
     need = requirement({}, device="cuda")
-    with ticket(tmp_path, "r", 1.0) as mine:
+    with ticket(tmp_path, "r", "s", 1.0) as mine:
         assert [host.name for host in candidates(tmp_path, need, mine, set())[0]] == ["cheap", "dear"]
         assert [host.name for host in candidates(tmp_path, need, mine, {"cheap"})[0]] == ["dear"]
         assert [host.name for host in candidates(tmp_path, need, mine, {"cheap", "dear"})[0]] == ["cheap", "dear"]
@@ -286,14 +286,14 @@ def test_the_cheapest_fitting_host_comes_first_and_a_failed_one_last(tmp_path: P
 
 def test_the_oldest_living_ticket_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x}, {name: b, address: x, labels: [b]}]")
-    with ticket(tmp_path, "old", 1.0) as old, ticket(tmp_path, "new", 2.0) as new:
+    with ticket(tmp_path, "old", "s", 1.0) as old, ticket(tmp_path, "new", "s", 2.0) as new:
         assert candidates(tmp_path, requirement({"aquarat/pool": "b"}), old, set())[0]
         assert [host.name for host in candidates(tmp_path, requirement({}), new, set())[0]] == ["a"]
         none, why = candidates(tmp_path, requirement({"aquarat/pool": "b"}), new, set())
         assert none == [] and why.endswith("others were first in line")
         monkeypatch.setattr(processes, "is_alive", lambda who: False)
         assert [host.name for host in candidates(tmp_path, requirement({}), new, set())[0]] == ["a", "b"]
-        assert not old.exists(), "a dead worker's ticket is worth nothing"
+        assert not old.path.exists(), "a dead worker's ticket is worth nothing"
 
 
 def test_waiting_is_said_once_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,8 +321,8 @@ def test_a_run_is_found_by_the_start_of_its_id(instance: dg.DagsterInstance) -> 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"hosts": 3, "process": {}}', '{"hosts": ["local"], "process": 1}'])
 def test_a_ticket_that_cannot_be_read_holds_nobody_up(tmp_path: Path, text: str) -> None:
-    with ticket(tmp_path, "mine", 2.0) as mine:
-        older = mine.with_name(f"{1.0:017.3f}-older.json")
+    with ticket(tmp_path, "mine", "s", 2.0) as mine:
+        older = mine.path.with_name(f"{1.0:017.3f}-older.json")
         older.write_text(text)
         hosts, _ = candidates(tmp_path, Requirement(True), mine, set())
         assert [host.name for host in hosts] == ["local"]
