@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 _LIBRARIES = (
     "aquarat",
@@ -15,6 +18,9 @@ _LIBRARIES = (
     "google-cloud-storage",
     "huggingface-hub",
     "numpy",
+    # one of them says for which CUDA torch is built
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu12",
     "pyarrow",
     "pydantic",
     "rustbpe_py",
@@ -38,11 +44,15 @@ def libraries() -> dict[str, str]:
 
 PRICE = "AQUARAT_PRICE_PER_HOUR"
 """Environment variable with the price of an hour of all hosts of a job, in dollars, from the inventory."""
+ENVIRONMENT_FILE = "aquarat-environment.json"
+"""The record of a host's environment, in its folder: `aquarat hosts prepare` writes what it was made for."""
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def hardware() -> dict[str, str | int | float]:
-    """CPU model, usable cores, memory in bytes; GPU name and count if this process has imported torch; the price of an
-    hour in dollars, if the inventory has one."""
+    """CPU model, usable cores, memory in bytes; version of the NVIDIA driver, if any; GPU name and count if this
+    process has imported torch; the environment that `aquarat hosts prepare` made, if it did; the price of an hour in
+    dollars, if the inventory has one."""
     facts: dict[str, str | int | float] = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -52,6 +62,10 @@ def hardware() -> dict[str, str | int | float]:
     if torch is not None and torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name(0)
         facts["gpus"] = torch.cuda.device_count()
+    if _DRIVER.exists() and (found := re.search(r"  (\d+\.[\d.]+)  ", _DRIVER.read_text())):
+        facts["driver"] = found[1]
+    if environment := _environment(Path(sys.prefix)):
+        facts["environment"] = environment
     if price := os.environ.get(PRICE):
         facts["price_per_hour"] = float(price)
     return facts
@@ -66,6 +80,15 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
         return _git(root, "rev-parse", "HEAD"), bool(_git(root, "status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
+
+
+def _environment(prefix: Path) -> str | None:
+    """The name of the environment at `prefix` and where its Python is from: `cuda12, Python from uv`."""
+    try:
+        record: Any = json.loads((prefix / ENVIRONMENT_FILE).read_text())
+        return f"{record['name']}, Python from {record['python']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _git(root: Path, *arguments: str) -> str:

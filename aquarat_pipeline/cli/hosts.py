@@ -8,24 +8,27 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aquarat_core.agent.protocol import DoctorReply, DoctorRequest
+from aquarat_core.agent.protocol import DrainReply
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.completion import complete_with
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
+from aquarat_core.durations import duration
 from aquarat_core.plain_text import printable
-from aquarat_core.settings import REPO_ROOT, store_uri
+from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.hosts.agent import HostAgent
-from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
+from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
+from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.transports import HostError
 
 
 def add_commands(commands: Commands) -> None:
-    """Adds `hosts list`, `doctor`, `leases`, `release` and `prepare`."""
+    """Adds `hosts list`, `doctor`, `leases`, `drain`, `release` and `prepare`."""
     hosts = commands.add_parser("hosts")
     actions = hosts.add_subparsers(required=True, metavar="COMMAND")
     listed = actions.add_parser("list", help="the inventory")
@@ -41,6 +44,18 @@ def add_commands(commands: Commands) -> None:
         )
         add_json(action)
         action.set_defaults(run=run)
+        if name == "doctor":
+            action.add_argument(
+                "--download", type=float, metavar="RATE",
+                help="also read 32 MB from the store; less than RATE MB/s is a problem",
+            )  # fmt: skip
+    drain = actions.add_parser("drain", help="keep new jobs away from a host, and say what still runs there")
+    complete_with(drain.add_argument("host", metavar="HOST"), _known_hosts)
+    how = drain.add_mutually_exclusive_group()
+    how.add_argument("--stop", action="store_true", help="also end its jobs: their runs continue on other hosts")
+    how.add_argument("--undo", action="store_true", help="let jobs in again")
+    add_json(drain)
+    drain.set_defaults(run=_drain)
     release = actions.add_parser("release", help="end the job that holds a lease, and release it")
     complete_with(release.add_argument("host", metavar="HOST"), _known_hosts)
     release.add_argument("lease", metavar="LEASE", help="its id, as `aquarat hosts leases` shows it")
@@ -56,21 +71,27 @@ def _known_hosts() -> Iterable[str]:
 
 
 def _list(arguments: argparse.Namespace) -> str:
-    hosts = read_inventory(_home()).hosts
+    inventory = read_inventory(_home())
+    rented = any(isinstance(host, RentedHost) for host in inventory.hosts)
     rows = [
         (host.name, host.transport, host.address or "", f"{host.gpus} {host.gpu_kind or ''}".strip(),
-         " ".join(host.labels), f"{host.price_per_hour:.2f}", str(host.max_leases))
-        for host in hosts
+         " ".join(host.labels), f"{host.price_per_hour:.2f}", str(host.max_leases), *([_end(host)] if rented else []))
+        for host in inventory.hosts
     ]  # fmt: skip
-    shown = {"name", "transport", "address", "gpus", "gpu_kind", "labels", "price_per_hour", "max_leases"}
-    facts = [host.model_dump(mode="json", include=shown) for host in hosts]
-    heads = ("host", "transport", "address", "gpus", "labels", "$/hour", "leases")
-    return answer(arguments, facts, table([heads, *rows]))
+    shown = {"name", "transport", "address", "gpus", "gpu_kind", "labels", "price_per_hour", "max_leases", "expires"}
+    facts = [host.model_dump(mode="json", include=shown) for host in inventory.hosts]
+    end = ("rented until",) if rented else ()
+    heads = ("host", "transport", "address", "gpus", "labels", "$/hour", "leases", *end)
+    return answer(arguments, facts, "\n".join([table([heads, *rows]), *inventory.left_out]))
 
 
-def examine(host: Host) -> DoctorReply:
-    """The host's own report: facts, and problems as sentences."""
-    return HostAgent(host).doctor(_questions(host), seconds=180)
+def _end(host: Host) -> str:
+    """When the rental of the host ends, and in how much time."""
+    if not isinstance(host, RentedHost):
+        return ""
+    left = host.expires - time.time()
+    end = f"{datetime.fromtimestamp(host.expires, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{end} (in {duration(left)})" if left > 0 else f"{end} (over)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +105,17 @@ class Said:
 
 
 def _doctor(arguments: argparse.Namespace) -> str | CheckFailed:
+    from aquarat_pipeline.hosts.doctor import examine
+
     def describe(host: Host) -> Said:
-        found = examine(host)
+        found = examine(host, min_mb_s=arguments.download)
         facts = "  ".join(f"{name} {value}" for name, value in found["facts"].items() if value is not None)
         lines = [f"{host.name}: {facts}", *(f"  problem: {problem}" for problem in found["problems"])]
         return Said(host.name, "\n".join(lines), {**found}, not found["problems"])
 
-    return _together(arguments, _each(arguments.hosts, describe))
+    left_out = () if arguments.hosts else read_inventory(_home()).left_out
+    broken = [Said("rentals", problem, {"problems": list(left_out)}, False) for problem in left_out]
+    return _together(arguments, [*_each(arguments.hosts, describe), *broken])
 
 
 def _leases(arguments: argparse.Namespace) -> str | CheckFailed:
@@ -118,27 +143,29 @@ def _release(arguments: argparse.Namespace) -> str:
     )
 
 
+def _drain(arguments: argparse.Namespace) -> str:
+    host = read_inventory(_home()).get(arguments.host)
+    reason = None if arguments.undo else "it was drained with `aquarat hosts drain`"
+    reply: DrainReply = _reached(host, lambda: HostAgent(host).drain(reason, stop=arguments.stop))
+    if reply["state"] == "open":
+        text = f"{host.name} takes jobs again"
+    elif reply["leases"]:
+        held = ", ".join(f"{lease['step']} of run {lease['owner'][:8]}" for lease in reply["leases"])
+        text = f"{host.name} takes no more jobs; {'being stopped' if arguments.stop else 'still there'}: {held}"
+    elif reply["supervisors"]:
+        text = f"{host.name} takes no more jobs; its last one is ending"
+    else:
+        text = f"{host.name} takes no more jobs, and none is there"
+    return answer(arguments, {"host": host.name, **reply}, text)
+
+
 def _prepare(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_pipeline.hosts.prepare import prepare
 
     host = read_inventory(_home()).get(arguments.host)
     done = _reached(host, lambda: prepare(host, REPO_ROOT, lambda line: print(printable(line), flush=True)))
     print(printable(done), flush=True)
-    return _doctor(argparse.Namespace(hosts=[host.name], json=False))
-
-
-def _questions(host: Host) -> DoctorRequest:
-    return {
-        "name": host.name,
-        "interpreter": host.interpreter,
-        "gpus": host.gpus,
-        "store": store_uri(),
-        "here": host.transport == "local",
-        "min_free_bytes": int(host.min_free_gb * 1e9),
-        # Only checked if jobs on several hosts are intended: the inventory then says how the hosts reach each other.
-        "meeting": (host.network_address, host.rendezvous_port) if host.network_address else None,
-        "time": time.time(),
-    }
+    return _doctor(argparse.Namespace(hosts=[host.name], download=None, json=False))
 
 
 def _each(names: list[str], ask: Callable[[Host], Said]) -> list[Said]:

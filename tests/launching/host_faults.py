@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_pipeline.cli.hosts import examine
+from aquarat_pipeline.hosts.doctor import examine
 from aquarat_pipeline.hosts.inventory import read_inventory
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, cancelled, command_of, expect, training

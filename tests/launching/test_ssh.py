@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -27,7 +26,7 @@ from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.credentials import JobToken
 from aquarat_core.stages.base import StageSpec
 from aquarat_pipeline.hosts import credentials
-from aquarat_pipeline.hosts.inventory import Host
+from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.prepare import prepare
 from aquarat_pipeline.hosts.transports import HostError, SshTransport
 from aquarat_pipeline.jobs import running
@@ -271,34 +270,6 @@ def _files_with(root: Path, *planted: str) -> set[str]:
         except OSError:
             continue
     return found
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A project in small: one module, a lock of one tiny wheel, and a wheel for the tokenizer's."""
-    folder = tmp_path / "checkout"
-    (folder / "aquarat_core").mkdir(parents=True)
-    (folder / "aquarat_core/__init__.py").write_text("ANSWER = 42\n")
-    for name, text in (("aquarat", "aquarat_core*"), ("locked", "locked*"), ("rustbpe_py", "rustbpe_py*")):
-        project = folder if name == "aquarat" else tmp_path / name
-        project.mkdir(exist_ok=True)
-        (project / "pyproject.toml").write_text(
-            f'[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
-            f'[project]\nname = "{name}"\nversion = "1"\n[tool.setuptools.packages.find]\ninclude = ["{text}"]\n'
-        )
-    wheels = folder / "rust/target/wheels"
-    wheels.mkdir(parents=True)
-    index = tmp_path / "index"
-    index.mkdir()
-    for name, out in (("locked", index), ("rustbpe_py", wheels)):
-        (tmp_path / name / name).mkdir()
-        (tmp_path / name / name / "__init__.py").write_text("")
-        build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-        subprocess.run([sys.executable, "-c", build, str(out)], cwd=tmp_path / name, check=True, capture_output=True)
-    (wheel,) = index.iterdir()
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (folder / "requirements-host.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
-    return folder
 
 
 def test_a_bare_host_is_prepared_once_for_each_lock(host: Host, checkout: Path, tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ from aquarat_core.data.hub import HubDataset
 from aquarat_core.errors import UserError
 from aquarat_core.tracking import metrics
 
-LOCKS = ("requirements.lock", "requirements-host.lock", "requirements-harness.lock", "requirements-uv.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-host.lock",
+    "requirements-host-cuda12.lock",
+    "requirements-harness.lock",
+    "requirements-uv.lock",
+)
 NEEDED = "bash cat cut dirname env find flock head mkdir mv readlink realpath rm sed sha256sum sort xargs"
 
 

@@ -43,6 +43,16 @@ def test_the_hosts_lock_is_a_part_of_the_whole_one(root: Path) -> None:
                                "gigabpe", "maturin", "rustbpe", "tiktoken"}  # fmt: skip
 
 
+def test_the_lock_for_older_drivers_differs_in_torch_and_cuda_alone(root: Path) -> None:
+    """So a host with such a driver computes with the same versions of everything else."""
+
+    def others(name: str) -> set[str]:
+        pins = re.findall(r"^[a-z0-9._-]+==[^ ]+", (root / name).read_text(), re.M)
+        return {pin for pin in pins if not re.match(r"torch=|triton=|cuda-|nvidia-", pin)}
+
+    assert others("requirements-host-cuda12.lock") == others("requirements-host.lock")
+
+
 def test_a_stage_runs_with_what_the_hosts_lock_has(bench: Bench, root: Path, tmp_path: Path) -> None:
     names = tmp_path / "names"
     names.write_text(" ".join(locked(root)))

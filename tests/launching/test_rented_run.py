@@ -1,0 +1,146 @@
+"""A run on rented hosts: its need is written down while none fits, and it goes on elsewhere when its rental ends."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aquarat_pipeline.hosts import rentals
+from aquarat_pipeline.hosts.agent import HostAgent
+from aquarat_pipeline.hosts.doctor import examine
+from aquarat_pipeline.hosts.host import RentedHost
+from aquarat_pipeline.hosts.inventory import read_inventory
+from aquarat_pipeline.jobs.queueing import candidates, ticket, waiting_steps
+from aquarat_pipeline.jobs.requirement import Requirement
+from tests.launching.cluster_fixture import Cluster
+from tests.launching.kill_scenarios import ASSET, STEPS, expect
+from tests.launching.network import Network, why_not
+from tests.patience import wait_until
+
+NEED = Requirement(True, ranks=8, device="cuda", pool="h100")
+
+
+def test_a_step_that_fits_no_host_says_what_it_needs(tmp_path: Path) -> None:
+    """And keeps no host from others: not even those of too few."""
+    (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x, gpus: 8, labels: [h100]}]")
+    two = Requirement(True, ranks=8, nodes=2, device="cuda", pool="h100")
+    before = time.time()
+    with (
+        ticket(tmp_path, "run-1", "rl_checkpoint", 1.0) as first,
+        ticket(tmp_path, "run-2", "sft_checkpoint", 2.0) as second,
+    ):
+        assert waiting_steps(tmp_path) == []
+        assert candidates(tmp_path, two, first, set())[0] == []
+        assert [host.name for host in candidates(tmp_path, NEED, second, set())[0]] == ["a"]
+        rl, sft = waiting_steps(tmp_path)
+        assert (rl.run_id, rl.step, rl.need, rl.hosts) == ("run-1", "rl_checkpoint", two, ())
+        assert (sft.run_id, sft.step, sft.need, sft.hosts) == ("run-2", "sft_checkpoint", NEED, ("a",))
+        assert before <= rl.waiting_since <= time.time()
+        (tmp_path / "hosts.yaml").write_text("hosts: [{name: b, address: x}]")
+        assert candidates(tmp_path, NEED, second, set())[0] == []
+        assert waiting_steps(tmp_path)[1].hosts == (), "the host that it could use is gone"
+    assert waiting_steps(tmp_path) == []
+
+
+def test_tickets_of_other_versions_and_of_the_dead(tmp_path: Path) -> None:
+    with ticket(tmp_path, "run", "step", 5.0) as mine:
+        assert [host.name for host in candidates(tmp_path, Requirement(True), mine, set())[0]] == ["local"]
+        record = json.loads(mine.path.read_text())
+        older = {name: record[name] for name in ("hosts", "process")}
+        newer = record | {"run": "new", "colour": "blue", "need": record["need"] | {"colour": "blue"}}
+        dead = record | {"run": "dead", "process": record["process"] | {"started": 1}}
+        for number, other in enumerate((older, newer, dead, [])):
+            (mine.path.parent / f"{1.0:017.3f}-{number}.json").write_text(json.dumps(other))
+        assert [step.run_id for step in waiting_steps(tmp_path)] == ["new", "run"]
+        assert candidates(tmp_path, Requirement(True), mine, set())[1].endswith("others were first in line"), (
+            "an older worker's ticket still keeps its place"
+        )
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, Network]]:
+    """A control host whose own hosts fit no run, with two more behind a network that can be rented."""
+    if why := why_not():
+        pytest.skip(why)
+    network = Network(tmp_path / "network", 2)
+    for name, value in network.environment.items():
+        monkeypatch.setenv(name, value)
+    # What the user's own ssh knows must not help.
+    nothing = tmp_path / "nothing"
+    nothing.touch()
+    environment = network.environment | {"AQUARAT_SSH_CONFIG": str(nothing)}
+    monkeypatch.setenv("AQUARAT_SSH_CONFIG", str(nothing))
+    cluster = Cluster(tmp_path / "cluster", store=network.store_uri, env=environment)
+    monkeypatch.setenv("AQUARAT_STORE", cluster.store_uri)
+    folder = rentals.folder_of(cluster.home)
+    folder.mkdir(parents=True)
+    shutil.copy(network.keys.client, folder / "id_ed25519")
+    try:
+        yield cluster.ready(), network
+    finally:
+        cluster.close()
+        network.close()
+
+
+def rent(cluster: Cluster, network: Network, k: int, **fields: object) -> RentedHost:
+    """Host `k` of the network is ready from now on."""
+    folder = rentals.folder_of(cluster.home, f"rental{k}")
+    folder.mkdir()
+    key = network.keys.host.with_suffix(".pub").read_text()
+    (folder / "known_hosts").write_text(f"rental{k} {key}")
+    own = {"user": getpass.getuser(), "expires": time.time() + 7200, "labels": ["h100"], "folder": folder}
+    host = RentedHost.model_validate(network.host(k) | own | fields)
+    rentals.write(host)
+    return host
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_at_the_next_rental_when_one_ends(far: tuple[Cluster, Network]) -> None:
+    cluster, network = far
+    first = rent(cluster, network, 0)
+    cluster.order(ASSET, steps=STEPS, seconds=0.2, hold=2)
+    run_id = cluster.launch(ASSET, tags={"aquarat/pool": "h100"})
+    cluster.wait_for_step(run_id, ASSET, 2)
+    wait_until(lambda: waiting_steps(cluster.home) == [], 10, "a step that runs does not wait")
+
+    agent = HostAgent(first)
+    still = agent.drain("the rental ends")
+    assert [lease["owner"] for lease in still["leases"]] == [run_id] and still["supervisors"] == 1
+    assert not cluster.run(run_id).is_finished, "what runs there may go on"
+    rentals.write(first.model_copy(update={"expires": time.time() + 60}))
+    agent.drain("the rental ends", stop=True)
+    wait_until(lambda: waiting_steps(cluster.home), 60, "the step waits for another host")
+    (step,) = waiting_steps(cluster.home)
+    assert (step.run_id, step.step, step.need.pool, step.hosts) == (run_id, ASSET, "h100", ())
+    wait_until(lambda: agent.drain("the rental ends")["supervisors"] == 0, 30, "nothing runs there anymore")
+    assert agent.drain("the rental ends")["leases"] == []
+    rentals.remove(first)
+
+    cluster.order(ASSET, steps=STEPS, seconds=0.2)
+    second = rent(cluster, network, 1)
+    expect(cluster, run_id, trainers=2)
+    assert {mark["host"] for mark in cluster.trace(run_id, ASSET)} == {"h0", "h1"}
+    story = cluster.story(run_id)
+    assert "h0: the rental ends. Starting again from the saved state (0/3)" in story
+    assert "takes no job, because its rental ends at" in story
+    assert [host.name for host in read_inventory(cluster.home).hosts] == ["one", second.name]
+
+
+@pytest.mark.slow
+def test_acceptance_compares_a_rented_host_with_its_offer(far: tuple[Cluster, Network]) -> None:
+    cluster, network = far
+    host = rent(cluster, network, 0, gpus=8, gpu_kind="H100", gpu_memory_gb=80)
+    found = examine(host, prepared=False, min_mb_s=0.1)
+    assert found["problems"] == ["the inventory promises 8 GPUs, the driver shows 0"]
+    assert float(str(found["facts"]["download_mb_s"])) > 0.1
+    network.slow(0, "8mbit")
+    found = examine(host.model_copy(update={"gpus": 0}), prepared=False, min_mb_s=100)
+    assert [problem.split(" MB/s from the store, and ")[1] for problem in found["problems"]] == ["100 MB/s are needed"]
+    probes = list((network.directory / "bucket").rglob("probe"))
+    assert probes == [], "what was read is removed"
