@@ -46,6 +46,7 @@ PIPELINE_FLOORS = (
     ("assets",),
     ("jobs",),
     ("checks",),
+    ("renting",),
     ("hosts",),
     ("experiments",),
     ("events", "memory", "resources", "workers"),
