@@ -1,0 +1,122 @@
+"""Fake clouds and the clients that speak with them, on one clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pytest
+from hypothesis import settings
+
+from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect
+from aquarat_pipeline.renting.model import Instance, Limits, Order
+from aquarat_pipeline.renting.names import RentalName, new_rental
+from tests.patience import limit
+from tests.renting.fakes.clock import FakeClock
+from tests.renting.fakes.compute_api import PROJECT, ZONES, FakeComputeEngine
+from tests.renting.fakes.hyperbolic_api import FakeHyperbolic
+from tests.renting.fakes.lambda_api import FakeLambda
+from tests.renting.fakes.script import Fault, Script
+from tests.renting.fakes.server import KEY, FakeCloud
+
+# The same cases in every run, and however long they take.
+settings.register_profile("renting", deadline=None, derandomize=True, database=None)
+settings.load_profile("renting")
+
+INSTALLATION = "abc123"
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFak aquarat"
+PRICES = {"a3-highgpu-8g": 88.25, "g2-standard-4": "0.71", "n2-standard-4": 0.19, "a4-highgpu-8g": 120}
+F = TypeVar("F", bound=FakeCloud)
+
+
+@dataclass
+class World(Generic[F]):
+    """A fake cloud and a client of ours."""
+
+    fake: F
+    cloud: Cloud
+    clock: FakeClock
+
+    def order(self, hours: float = 8, **fields: Any) -> Order:
+        name = RentalName(INSTALLATION, new_rental(), int(self.clock.now() + hours * 3600))
+        key = self.cloud.ensure_ssh_key(f"aquarat-{INSTALLATION}", PUBLIC_KEY)
+        return Order(str(name), name.end, key, PUBLIC_KEY, **fields)
+
+    def rent(self, type: str | None = None, **fields: Any) -> tuple[Order, str]:
+        """Rents what is there, or this type. The order and the instance's id."""
+        offer = next(
+            one for one in self.cloud.offers() if one.available in ("yes", "unknown") and type in (None, one.type)
+        )
+        order = self.order(**fields)
+        made = self.cloud.rent(offer, order)
+        return order, made.id
+
+    def the_only(self) -> Instance:
+        listing = self.cloud.list()
+        assert listing.complete
+        [instance] = listing.instances
+        return instance
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def surroundings(clock: FakeClock, tmp_path: Path) -> Surroundings:
+    # What a fake withholds has to be waited for in earnest; what it sends comes well within these limits.
+    short = Limits(connect=limit(2), read=limit(0.5), rent_read=limit(0.5), call=limit(1.0))
+    environ = {"LAMBDA_API_KEY": KEY, "HYPERBOLIC_API_KEY": KEY}
+    return Surroundings(tmp_path / "rates", environ, clock.now, clock.sleep, short)
+
+
+class Worlds:
+    """Makes worlds; each is checked when the test ends."""
+
+    def __init__(self, clock: FakeClock, surroundings: Surroundings, stack: ExitStack) -> None:
+        self.clock = clock
+        self.surroundings = surroundings
+        self._stack = stack
+        self._fakes: list[FakeCloud] = []
+
+    def of_lambda(self, *faults: Fault, **settings: Any) -> World[FakeLambda]:
+        return self._made(FakeLambda(self.clock, Script(list(faults)), **settings), "lambda")
+
+    def of_hyperbolic(self, *faults: Fault, **settings: Any) -> World[FakeHyperbolic]:
+        return self._made(FakeHyperbolic(self.clock, Script(list(faults)), **settings), "hyperbolic")
+
+    def of_compute(self, *faults: Fault, **settings: Any) -> World[FakeComputeEngine]:
+        return self._made(FakeComputeEngine(self.clock, Script(list(faults)), **settings), "gce")
+
+    def of(self, kind: str, *faults: Fault, **settings: Any) -> World[Any]:
+        return {"lambda": self.of_lambda, "hyperbolic": self.of_hyperbolic, "gce": self.of_compute}[kind](
+            *faults, **settings
+        )
+
+    def _made(self, fake: F, kind: str) -> World[F]:
+        self._stack.enter_context(fake.serve())
+        self._fakes.append(fake)
+        # Compute Engine's client adds the path itself, and gets its prices from the account.
+        address = fake.address.removesuffix("/compute/v1")
+        options: dict[str, object] = (
+            {"project": PROJECT, "zones": list(ZONES), "prices": PRICES} if kind == "gce" else {}
+        )
+        cloud = connect(Account(kind, kind, address=address, options=options), self.surroundings)
+        return World(fake, cloud, self.clock)
+
+    def check(self) -> None:
+        for fake in self._fakes:
+            assert fake.complaints == [], "the client sent what the API does not know"
+            assert fake.too_fast == 0, "the client asked more often than it may"
+
+
+@pytest.fixture
+def worlds(clock: FakeClock, surroundings: Surroundings) -> Iterator[Worlds]:
+    with ExitStack() as stack:
+        made = Worlds(clock, surroundings, stack)
+        yield made
+        made.check()
