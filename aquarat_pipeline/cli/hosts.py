@@ -21,6 +21,7 @@ from aquarat_core.cli.table import table
 from aquarat_core.durations import duration
 from aquarat_core.plain_text import printable
 from aquarat_core.settings import REPO_ROOT
+from aquarat_pipeline.cli import renting
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
@@ -28,7 +29,7 @@ from aquarat_pipeline.hosts.transports import HostError
 
 
 def add_commands(commands: Commands) -> None:
-    """Adds `hosts list`, `doctor`, `leases`, `drain`, `release` and `prepare`."""
+    """Adds `hosts list`, `doctor`, `leases`, `drain`, `release`, `prepare`, and those for rented hosts."""
     hosts = commands.add_parser("hosts")
     actions = hosts.add_subparsers(required=True, metavar="COMMAND")
     listed = actions.add_parser("list", help="the inventory")
@@ -64,6 +65,7 @@ def add_commands(commands: Commands) -> None:
     prepare = actions.add_parser("prepare", help="install the project on a bare host")
     complete_with(prepare.add_argument("host", metavar="HOST"), _known_hosts)
     prepare.set_defaults(run=_prepare)
+    renting.add_actions(actions)
 
 
 def _known_hosts() -> Iterable[str]:
