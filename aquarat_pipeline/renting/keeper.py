@@ -1,0 +1,196 @@
+"""The keeper: brings every rental of a DAGSTER_HOME from its order to the proof that it is gone.
+
+It reads the ledger anew in each turn and asks each account for a list of its instances; what it remembers itself only
+says when to ask again. So it may be killed at any time, and another goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from aquarat_core.errors import UserError
+from aquarat_pipeline.renting import budget, reaper
+from aquarat_pipeline.renting.cloud import Account, Cloud
+from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, RentConfigError
+from aquarat_pipeline.renting.hosting import Hosts
+from aquarat_pipeline.renting.ledger import Conflict, Ledger
+from aquarat_pipeline.renting.model import CloudError, Listing, Unavailable
+from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.rental import AccountRecord, Rental
+from aquarat_pipeline.renting.sight import ours, sight
+from aquarat_pipeline.renting.steps import Steps
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 10.0
+LIST_SECONDS = 20.0
+CALM_LIST_SECONDS = 60.0
+"""Between two lists of an account whose rentals are all ready, or final."""
+ASK_WITHIN_SECONDS = 600.0
+"""An order that could not be asked for within this time, or half of its life, is given up."""
+WATCH_SECONDS = 24 * 3600.0
+"""Rentals that were refused, absent or gone are looked for until so long after the end in their names."""
+
+
+@dataclass
+class Turn:
+    """What one turn has to say to people, and whether anything is left to do."""
+
+    notes: list[str] = field(default_factory=list[str])
+    open: int = 0
+    watched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SshKey:
+    """The key of the installation, with which rented hosts are reached."""
+
+    name: str
+    public: str
+
+
+class Keeper:
+    """One turn after the other; `now`, accounts, hosts and settings are given."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        connect: Callable[[Account], Cloud],
+        hosts: Hosts,
+        config: Callable[[], RentConfig],
+        ssh_key: Callable[[], SshKey],
+        now: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._connect = connect
+        self._hosts = hosts
+        self._config = config
+        self._ssh_key = ssh_key
+        self._now = now
+        self._clouds: dict[str, Cloud] = {}
+        self._next_list: dict[str, float] = {}
+
+    def turn(self) -> Turn:
+        """At most one act for each rental. Never raises for what a provider, a rental or a file does."""
+        done = Turn()
+        loaded = self._ledger.load()
+        done.notes += loaded.problems
+        groups: dict[str, list[Rental]] = {}
+        for rental in loaded.rentals:
+            if not rental.final or rental.order.last_end + WATCH_SECONDS > self._now():
+                groups.setdefault(rental.order.account.model_dump_json(), []).append(rental)
+        for key, rentals in groups.items():
+            done.open += sum(not rental.final for rental in rentals)
+            done.watched += len(rentals)
+            try:
+                self._keep(key, rentals, done, bool(loaded.problems))
+            except UserError as e:
+                done.notes.append(str(e))
+        return done
+
+    def _keep(self, key: str, rentals: Sequence[Rental], done: Turn, damaged: bool) -> None:
+        """Keeps the rentals of one account."""
+        cloud = self._clouds.get(key) or self._connect(rentals[0].order.account.account)
+        self._clouds[key] = cloud
+        listing = self._look(key, cloud, rentals, done)
+        strangers = self._strangers(cloud, listing, rentals, done) if listing else 0
+        for rental in sorted(rentals, key=lambda rental: rental.state == "intended"):
+            steps = Steps(self._ledger, cloud, self._hosts, self._now())
+            try:
+                seen = sight(rental, listing) if listing else None
+                after = steps.step(rental, seen)
+                if after is rental and rental.state == "intended" and listing is not None:
+                    why = (
+                        "the ledger is damaged"
+                        if damaged
+                        else "the account has instances of ours that the ledger lacks"
+                        if strangers
+                        else None
+                    )
+                    self._ask(steps, rental, listing, why, done)
+                    # Asking may take a minute and a half. Others must not be judged by what was seen before.
+                    self._next_list[key] = self._now()
+                    return
+            except Conflict:
+                log.info("another keeper acted on %s", rental.name)
+            except (UserError, OSError) as e:
+                done.notes.append(f"{rental.name}: {e}")
+            except Exception as e:
+                log.exception("keeping %s", rental.name)
+                done.notes.append(f"{rental.name}: {type(e).__name__}: {e}")
+
+    def _look(self, key: str, cloud: Cloud, rentals: Sequence[Rental], done: Turn) -> Listing | None:
+        """A new list of the account, if it is time for one."""
+        now = self._now()
+        calm = all(rental.final or rental.state == "ready" for rental in rentals)
+        pause = CALM_LIST_SECONDS if calm else LIST_SECONDS
+        due = self._next_list.get(key, now)
+        urgent = any(rental.state in ("intended", "asking") for rental in rentals)
+        # No wait is longer than a pause, even if the clock was set back.
+        if not urgent and now < due <= now + pause:
+            return None
+        self._next_list[key] = now + pause
+        try:
+            return cloud.list()
+        except CloudError as e:
+            after = e.retry_after if isinstance(e, Unavailable) else None
+            self._next_list[key] = now + min(TURN_SECONDS if after is None else after, CALM_LIST_SECONDS)
+            done.notes.append(f"{cloud.account}: {e}")
+            return None
+
+    def _strangers(self, cloud: Cloud, listing: Listing, rentals: Sequence[Rental], done: Turn) -> int:
+        """How many instances carry our name that the ledger does not know; those past their end are ended."""
+        installation = self._ledger.installation()
+        known = {rental.name for rental in rentals}
+        unknown = [found for found in ours(listing, (installation,)) if str(found.name) not in known]
+        late = {found.id for found in reaper.overdue(listing, (installation,), self._now())}
+        for found in unknown:
+            done.notes.append(f"{found.name} ({found.id}) of {cloud.account} is ours, but not in the ledger: "
+                              "it will be ended after its time; nothing new is rented there before")  # fmt: skip
+            if found.id in late:
+                try:
+                    cloud.terminate(found.id)
+                except CloudError as e:
+                    done.notes.append(f"{found.name}: {e}")
+        return len(unknown)
+
+    def _ask(self, steps: Steps, rental: Rental, listing: Listing, why: str | None, done: Turn) -> None:
+        """Sends the order if all caps allow it now; refuses it if they do not."""
+        order = rental.order
+        if self._now() >= min(order.ordered + ASK_WITHIN_SECONDS, (order.ordered + order.last_end) / 2):
+            why_late = "it could not be asked for in time: order again"
+            self._ledger.append(rental, "refused", self._now(), why_late, code="late", scope="offer")
+            return
+        if why or not listing.complete:
+            done.notes.append(f"{rental.name} is not asked for: {why or 'the list of instances is not complete'}")
+            return
+        try:
+            caps, pool = self._caps(rental.order.account, rental.order.pool)
+        except RentConfigError as e:
+            done.notes.append(f"{rental.name} is not asked for: {e}")
+            return
+        balance = steps.cloud.balance() if steps.cloud.capabilities.balance else None
+        key = self._ssh_key()
+        # Read again, because others may have been ordered or granted since.
+        place = (rental.order.ordered, rental.id)
+        others = [
+            other
+            for other in self._ledger.load().rentals
+            if other.id != rental.id and (other.state != "intended" or (other.order.ordered, other.id) < place)
+        ]
+        run_budget = rental.order.run_budget_micros
+        over = budget.why_not(
+            rental.order, others, self._now(), caps, pool, balance, Money(run_budget) if run_budget else None
+        )
+        if over:
+            self._ledger.append(rental, "refused", self._now(), over, code="cap", scope="account")
+            return
+        name = steps.cloud.ensure_ssh_key(key.name, key.public)
+        Steps(self._ledger, steps.cloud, self._hosts, self._now()).ask(rental, name, key.public)
+
+    def _caps(self, account: AccountRecord, pool: str | None) -> tuple[AccountSettings, Pool | None]:
+        config = self._config()
+        caps = config.accounts.get(account.name) or AccountSettings(cloud=account.cloud)
+        return caps, config.pool(pool) if pool else None

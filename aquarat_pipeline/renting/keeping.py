@@ -1,0 +1,151 @@
+"""The keeper as a process of this machine: one for a DAGSTER_HOME, which goes on when whoever started it ends.
+
+Run as a program with DAGSTER_HOME set, it keeps rentals until there is nothing more to look for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aquarat_core.errors import UserError
+from aquarat_pipeline.home import dagster_home
+from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect, this_machine
+from aquarat_pipeline.renting.config import read_config
+from aquarat_pipeline.renting.hosting import UnmanagedHosts
+from aquarat_pipeline.renting.keeper import TURN_SECONDS, Keeper, SshKey
+from aquarat_pipeline.renting.ledger import Ledger, make_folder
+
+log = logging.getLogger("aquarat.keeper")
+
+MAX_LOG_BYTES = 4 << 20
+REMIND_SECONDS = 600.0
+
+
+class SecondKeeperError(RuntimeError):
+    """Another keeper of this DAGSTER_HOME is at work."""
+
+
+@contextmanager
+def only_keeper(home: Path) -> Generator[None]:
+    """Holds the keeper's lock. Raises `SecondKeeperError` if another process does."""
+    path = _lock(home)
+    make_folder(path.parent)
+    # Never removed: a process that had just opened it would lock a file that no other process sees.
+    with path.open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SecondKeeperError(f"process {path.read_text()} is the keeper: this one exits") from None
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def is_alive(home: Path) -> bool:
+    """Whether a keeper is at work."""
+    try:
+        with _lock(home).open() as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def start(home: Path) -> bool:
+    """Starts a keeper with this process's environment, unless one is at work; whether it did."""
+    if is_alive(home):
+        return False
+    path = home / "aquarat" / "keeper.log"
+    make_folder(path.parent)
+    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:
+        subprocess.Popen(
+            [sys.executable, "-m", "aquarat_pipeline.renting.keeping"],
+            env={**os.environ, "DAGSTER_HOME": str(home)},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    return True
+
+
+def ssh_key(home: Path, installation: str) -> SshKey:
+    """The installation's key, made at the first call. Raises `UserError`."""
+    path = home / "aquarat" / "rentals" / "id_ed25519"
+    public = path.with_suffix(".pub")
+    if not public.exists():
+        make_folder(path.parent)
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"aquarat-{installation}", "-f", str(path)]
+        try:
+            # A keeper that was killed in between has left a private key alone, which nobody knows yet.
+            path.unlink(missing_ok=True)
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
+        except FileNotFoundError:
+            raise UserError(
+                "ssh-keygen is not installed: install the OpenSSH client (Debian: openssh-client)"
+            ) from None
+        except subprocess.SubprocessError as e:
+            raise UserError(f"no ssh key could be made in {path.parent}: {e}") from None
+    return SshKey(f"aquarat-{installation}", public.read_text().strip())
+
+
+def keeper_of(home: Path, surroundings: Surroundings) -> Keeper:
+    """A keeper with the real parts."""
+    ledger = Ledger(home)
+
+    def open_account(account: Account) -> Cloud:
+        return connect(account, surroundings)
+
+    return Keeper(
+        ledger, open_account, UnmanagedHosts(), lambda: read_config(home),
+        lambda: ssh_key(home, ledger.installation()), surroundings.now,
+    )  # fmt: skip
+
+
+def keep(home: Path, surroundings: Surroundings) -> None:
+    """Turns until nothing is left to look for. Raises `SecondKeeperError`."""
+    with only_keeper(home):
+        keeper = keeper_of(home, surroundings)
+        said: dict[str, float] = {}
+        while True:
+            turn = keeper.turn()
+            for note in turn.notes:
+                if time.monotonic() - said.get(note, float("-inf")) > REMIND_SECONDS:
+                    log.warning("%s", note)
+                    said[note] = time.monotonic()
+            if not turn.watched:
+                return
+            surroundings.sleep(TURN_SECONDS)
+
+
+def _lock(home: Path) -> Path:
+    return home / "aquarat" / "keeper.lock"
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        keep(dagster_home(), this_machine())
+    except SecondKeeperError as e:
+        log.info("%s", e)
+    except UserError as e:
+        log.error("%s", e)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
