@@ -21,7 +21,7 @@ from aquarat_core.cli.table import table
 from aquarat_core.durations import duration
 from aquarat_core.plain_text import printable
 from aquarat_core.settings import REPO_ROOT
-from aquarat_pipeline.cli import renting
+from aquarat_pipeline.cli import rent, rentals, renting
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
@@ -66,6 +66,8 @@ def add_commands(commands: Commands) -> None:
     complete_with(prepare.add_argument("host", metavar="HOST"), _known_hosts)
     prepare.set_defaults(run=_prepare)
     renting.add_actions(actions)
+    rent.add_actions(actions)
+    rentals.add_actions(actions)
 
 
 def _known_hosts() -> Iterable[str]:

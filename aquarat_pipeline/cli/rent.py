@@ -1,0 +1,236 @@
+"""`aquarat hosts rent`: orders a host, and waits until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed, log
+from aquarat_core.errors import UsageError, UserError
+from aquarat_core.plain_text import printable
+from aquarat_pipeline.home import dagster_home
+from aquarat_pipeline.renting import budget, keeping
+from aquarat_pipeline.renting.cloud import Account, Cloud, accounts_in_environment, connect, this_machine
+from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, dollars, read_config
+from aquarat_pipeline.renting.ledger import Ledger
+from aquarat_pipeline.renting.model import Offer
+from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.rental import Rental, RentalOrder
+from aquarat_pipeline.renting.requests import new_order
+from aquarat_pipeline.renting.selecting import Wish, judge, nearest
+
+POLL_SECONDS = 1.0
+LATE_SECONDS = 60.0
+"""A keeper that acts takes an order sooner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An offer, and whose it is."""
+
+    account: Account
+    cloud: Cloud
+    offer: Offer
+    image: str | None = None
+
+
+def add_actions(actions: Commands) -> None:
+    """Adds `rent` to `hosts`."""
+    rent = actions.add_parser("rent", help="rent a host, for a price and a time that you confirm")
+    what = rent.add_mutually_exclusive_group(required=True)
+    what.add_argument("--pool", metavar="POOL", help="the cheapest that this pool of rent.yaml takes")
+    what.add_argument("--offer", metavar="ID", help="this offer, such as gpu_1x_a10@us-east-1")
+    what.add_argument("--type", metavar="TYPE", help="the cheapest of this type; * stands for any text")
+    rent.add_argument("--region", metavar="REGION", help="only in this region; * stands for any text")
+    rent.add_argument("--account", metavar="NAME", help="only from this account; all that have a key if none is named")
+    rent.add_argument("--hours", type=_hours, metavar="H", help="end it after so many hours (needed without --pool)")
+    rent.add_argument("--most-hours", type=_hours, metavar="H", help="how far it may be extended; default: --hours")
+    rent.add_argument("--max-price", type=_dollars, metavar="DOLLARS", help="per hour (needed without --pool)")
+    rent.add_argument("--count", type=int, default=1, metavar="N", help="so many hosts; default: 1")
+    rent.add_argument("--name", default="", metavar="LABEL", help="a name of yours for it")
+    rent.add_argument("--dry-run", action="store_true", help="only show what would be ordered")
+    rent.add_argument("--no-wait", action="store_true", help="do not wait until it runs")
+    rent.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    rent.set_defaults(run=_rent)
+
+
+def _rent(arguments: argparse.Namespace) -> str | CheckFailed:
+    home = dagster_home()
+    config = read_config(home)
+    pool = config.pool(arguments.pool) if arguments.pool else None
+    if pool is None and not (arguments.hours and arguments.max_price):
+        raise UsageError("without --pool, say for how long and for how much: --hours 2 --max-price 1.50")
+    if arguments.count < 1:
+        raise UsageError("--count must be at least 1")
+    found = candidates(config, pool, arguments)
+    ledger = Ledger(home)
+    orders = [_order(ledger, found[0], pool, arguments) for _ in range(arguments.count)]
+    _check(ledger, config, found[0], orders, pool)
+    shown = _describe(found[0], orders)
+    if arguments.dry_run:
+        return f"{shown}\nnothing was ordered (--dry-run)"
+    print(printable(shown), flush=True)
+    if not arguments.yes:
+        _confirm()
+    rentals = [ledger.order(order) for order in orders]
+    keeping.start(home)
+    names = " ".join(rental.id for rental in rentals)
+    if arguments.no_wait:
+        return f"ordered {names}: see `aquarat hosts rentals`"
+    try:
+        return wait(ledger, rentals, home, lambda rental: rental.state == "ready" or rental.final)
+    except KeyboardInterrupt:
+        log(f"The keeper goes on with {names}: see `aquarat hosts rentals`, or `aquarat hosts terminate {names}`")
+        raise
+
+
+def accounts(config: RentConfig, wanted: str | None = None) -> list[Account]:
+    """Those of rent.yaml, and for clouds that it does not name, those with a key in the environment.
+
+    Raises `UsageError` if there is none.
+    """
+    known = {name: config.account(name) for name in config.accounts}
+    configured = {account.cloud for account in known.values()}
+    known |= {one.name: one for one in accounts_in_environment(os.environ) if one.cloud not in configured}
+    if not known:
+        raise UsageError("there is no account: set LAMBDA_API_KEY or HYPERBOLIC_API_KEY in .env, or write rent.yaml")
+    if wanted is not None and wanted not in known:
+        raise UsageError(f"there is no account {wanted!r}{nearest(wanted, list(known))}")
+    return [account for name, account in known.items() if wanted in (None, name)]
+
+
+def candidates(config: RentConfig, pool: Pool | None, arguments: argparse.Namespace) -> list[Candidate]:
+    """What may be ordered, the cheapest first. Raises `UserError` if there is nothing, and says why."""
+    surroundings = this_machine()
+    asked = accounts(config, arguments.account)
+    if pool is not None:
+        taken = {source.account for source in pool.sources}
+        asked = [account for account in asked if account.name in taken]
+    found: list[Candidate] = []
+    problems: list[str] = []
+    offers: list[tuple[Candidate, Offer]] = []
+    for account in asked:
+        try:
+            cloud = connect(account, surroundings)
+            offers += [(Candidate(account, cloud, offer), offer) for offer in cloud.offers()]
+        except UserError as e:
+            problems.append(str(e))
+    highest = arguments.max_price or (pool.max_price_per_hour if pool else None)
+    excluded: list[str] = []
+    judged = judge([offer for _, offer in offers], Wish(arguments.type, arguments.region, None, None, highest))
+    reasons = {id(one.offer): one.excluded for one in judged}
+    for candidate, offer in offers:
+        sources = [s for s in pool.sources if s.account == candidate.account.name and s.takes(offer)] if pool else []
+        if (pool and not sources) or (arguments.offer and offer.id != arguments.offer):
+            continue
+        if why := reasons[id(offer)]:
+            excluded.append(f"{offer.id}: {why}")
+            continue
+        image = sources[0].image if sources else None
+        found.append(Candidate(candidate.account, candidate.cloud, offer, image))
+    if not found:
+        if arguments.offer and not excluded and not problems:
+            known = [offer.id for _, offer in offers]
+            raise UsageError(f"there is no offer {arguments.offer!r}{nearest(arguments.offer, known)}")
+        raise UserError("nothing can be rented: " + "; ".join(problems + excluded[:8] or ["no offer fits"]))
+    for problem in problems:
+        log(printable(f"aquarat: {problem}"))
+    return sorted(found, key=lambda one: (one.offer.price, one.offer.id))
+
+
+def _order(ledger: Ledger, chosen: Candidate, pool: Pool | None, arguments: argparse.Namespace) -> RentalOrder:
+    hours = arguments.hours or (pool.hours if pool else 0)
+    most = arguments.most_hours or (max(pool.longest, hours) if pool else hours)
+    highest = min(price for price in (arguments.max_price, pool and pool.max_price_per_hour) if price)
+    can = chosen.cloud.capabilities
+    return new_order(
+        ledger.installation(), chosen.account, chosen.offer, can, time.time(), hours, most, highest,
+        label=arguments.name, pool=arguments.pool, image=chosen.image,
+    )  # fmt: skip
+
+
+def _check(
+    ledger: Ledger, config: RentConfig, chosen: Candidate, orders: Sequence[RentalOrder], pool: Pool | None
+) -> None:
+    """Raises `UserError` if a cap forbids one of the orders. The keeper checks again before it asks."""
+    loaded = ledger.load()
+    if loaded.problems:
+        raise UserError(f"nothing new is rented while the ledger is damaged: {'; '.join(loaded.problems)}")
+    caps = config.accounts.get(chosen.account.name) or AccountSettings(cloud=chosen.account.cloud)
+    balance = chosen.cloud.balance() if chosen.cloud.capabilities.balance else None
+    others = list(loaded.rentals)
+    for order in orders:
+        if why := budget.why_not(order, others, time.time(), caps, pool, balance):
+            raise UserError(why)
+        others.append(Rental.of(order, ()))
+
+
+def _describe(chosen: Candidate, orders: Sequence[RentalOrder]) -> str:
+    offer, order = chosen.offer, orders[0]
+    hours = (order.last_end - order.ordered) / 3600
+    most = Money(sum(budget.price_of(one, one.ordered).micros for one in orders))
+    several = f"{len(orders)} of " if len(orders) > 1 else ""
+    gpus = f"{offer.gpus} {offer.gpu_model}" if offer.gpus else "no GPU"
+    return (
+        f"{several}{offer.type} in {offer.region or 'any region'} from {chosen.account.name}: "
+        f"{gpus}, {offer.price} an hour each, for {hours:g} h at most: {most} at most"
+    )
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here: say --yes to rent without a question")
+    if input("Rent it? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was rented")
+
+
+def wait(ledger: Ledger, rentals: Sequence[Rental], home: Path, done: Callable[[Rental], bool]) -> str | CheckFailed:
+    """Says what happens to the rentals until all are `done`; what became of them."""
+    said = dict.fromkeys((rental.id for rental in rentals), 0)
+    began = time.monotonic()
+    while True:
+        now = [ledger.read(rental.id) for rental in rentals]
+        for rental in now:
+            for event in rental.events[said[rental.id] :]:
+                if event.why or event.state != rental.state:
+                    print(printable(f"{rental.id} {event.state}: {event.why}".rstrip(": ")), flush=True)
+            said[rental.id] = len(rental.events)
+        if all(map(done, now)):
+            return _outcome(now)
+        if not keeping.is_alive(home) and time.monotonic() - began > LATE_SECONDS:
+            raise UserError(f"the keeper has ended: see {home / 'aquarat' / 'keeper.log'}")
+        time.sleep(POLL_SECONDS)
+
+
+def _outcome(rentals: Sequence[Rental]) -> str | CheckFailed:
+    lines = [f"{one.id} is {one.state}" + (f": ssh {_ssh(one)}" if one.state == "ready" else "") for one in rentals]
+    bad = any(one.state in ("refused", "absent") for one in rentals)
+    return CheckFailed("\n".join(lines)) if bad else "\n".join(lines)
+
+
+def _ssh(rental: Rental) -> str:
+    address, _, port = (rental.address or "").rpartition(":")
+    return f"-i $DAGSTER_HOME/aquarat/rentals/id_ed25519 -p {port} {address}"
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours above 0")
+    return hours
+
+
+def _dollars(text: str) -> Money:
+    try:
+        return dollars(text.removeprefix("$"))
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None

@@ -1,0 +1,254 @@
+"""`aquarat hosts rentals`, `extend`, `terminate`, `cost` and `reap`: what is rented, what it costs, and ending it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aquarat_core.cli.commands import Commands
+from aquarat_core.cli.output import CheckFailed, answer
+from aquarat_core.cli.table import table
+from aquarat_core.errors import UsageError, UserError
+from aquarat_core.plain_text import printable
+from aquarat_pipeline.cli.rent import accounts, wait
+from aquarat_pipeline.home import dagster_home
+from aquarat_pipeline.renting import costs, keeping, names, reaper
+from aquarat_pipeline.renting.alarms import alarms
+from aquarat_pipeline.renting.cloud import connect, this_machine
+from aquarat_pipeline.renting.config import RentConfig, RentConfigError, read_config
+from aquarat_pipeline.renting.ledger import Ledger
+from aquarat_pipeline.renting.money import ZERO, Money
+from aquarat_pipeline.renting.rental import Rental
+from aquarat_pipeline.renting.requests import ask_end, end_instance, extend
+from aquarat_pipeline.renting.selecting import nearest
+
+ENDED_SOMETHING, COULD_NOT_LOOK = 3, 4
+"""Exit codes of `reap`."""
+
+
+def add_actions(actions: Commands) -> None:
+    """Adds the actions to `hosts`."""
+    rentals = actions.add_parser("rentals", help="what is rented, and what it costs so far")
+    rentals.add_argument("--all", action="store_true", help="also what is gone, refused or was never made")
+    rentals.add_argument("--provider", action="store_true", help="ask the clouds what runs there, of others too")
+    rentals.add_argument("--json", action="store_true", help="print JSON; amounts are in millionths of a dollar")
+    rentals.set_defaults(run=_rentals)
+    longer = actions.add_parser("extend", help="let a rental end later, up to the end in its name")
+    longer.add_argument("rental", metavar="RENTAL")
+    longer.add_argument("--hours", type=float, required=True, metavar="H", help="so many hours later")
+    longer.set_defaults(run=_extend)
+    end = actions.add_parser("terminate", help="end rentals, and wait for the proof that they are gone")
+    end.add_argument("rentals", nargs="*", metavar="RENTAL", help="its id, its whole name, or your label for it")
+    end.add_argument("--all", action="store_true", help="all that are open")
+    end.add_argument("--now", action="store_true", help="do not wait for the jobs on it")
+    end.add_argument("--provider-id", metavar="ID", help="this nameless instance is the (unclear) rental")
+    end.add_argument("--no-wait", action="store_true", help="do not wait for the proof")
+    end.set_defaults(run=_terminate)
+    cost = actions.add_parser("cost", help="what rentals have cost, by our own count")
+    cost.add_argument("--by", choices=("rental", "run", "pool", "account", "day"), default="rental")
+    cost.add_argument("--since", type=_day, default=0.0, metavar="DATE", help="from this day on, as 2026-11-30 (UTC)")
+    cost.add_argument("--json", action="store_true", help="print JSON; amounts are in millionths of a dollar")
+    cost.set_defaults(run=_cost)
+    reap = actions.add_parser("reap", help="end every rental that has outlived its name; needs an API key only")
+    reap.add_argument(
+        "--installation", action="append", default=[], metavar="ID", help="whose; default: of DAGSTER_HOME"
+    )
+    reap.add_argument("--account", metavar="NAME", help="only this account; all that have a key if none is named")
+    reap.add_argument("--dry-run", action="store_true", help="only show what would be ended")
+    reap.set_defaults(run=_reap)
+
+
+def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
+    home, now = dagster_home(), time.time()
+    ledger = Ledger(home)
+    loaded = ledger.load()
+    shown = [rental for rental in loaded.rentals if arguments.all or not rental.final]
+    problems = [*loaded.problems, *alarms(loaded.rentals, now)]
+    if any(not rental.final for rental in loaded.rentals) and not keeping.is_alive(home):
+        keeping.start(home)
+        problems.append("no keeper was at work: one was started")
+    listed = _provider(ledger, home) if arguments.provider else []
+    machine = {"rentals": [_machine(rental, now) for rental in shown], "problems": problems, "listed": listed}
+    header = ("rental", "label", "state", "type", "region", "address", "$/hour", "age", "ends in", "cost so far")
+    lines = [table([header, *(_row(rental, now) for rental in shown)]) if shown else "nothing is rented"]
+    if listed:
+        lines.append(table([("account", "instance", "name", "state", "whose"), *listed]))
+    text = answer(arguments, machine, "\n".join([*lines, f"installation {ledger.installation()}", *problems]))
+    return CheckFailed(text) if problems else text
+
+
+def _row(rental: Rental, now: float) -> tuple[str, ...]:
+    order = rental.order
+    return (
+        rental.id, order.label, rental.state, order.offer.type, order.offer.region, rental.address or "",
+        str(rental.hourly), _span(now - order.ordered), "" if rental.final else _span(rental.end - now),
+        str(costs.accrued(rental, now)),
+    )  # fmt: skip
+
+
+def _machine(rental: Rental, now: float) -> dict[str, object]:
+    return {
+        "rental": rental.id, "name": rental.name, "label": rental.order.label, "state": rental.state,
+        "account": rental.order.account.name, "type": rental.order.offer.type, "region": rental.order.offer.region,
+        "instance_id": rental.instance_id, "address": rental.address, "hourly_micros": rental.hourly.micros,
+        "ordered": rental.order.ordered, "end": rental.end, "last_end": rental.order.last_end,
+        "cost_micros": costs.accrued(rental, now).micros,
+    }  # fmt: skip
+
+
+def _provider(ledger: Ledger, home: Path) -> list[tuple[str, ...]]:
+    """What the clouds list, a row for each instance."""
+    installation = ledger.installation()
+    known = {rental.name for rental in ledger.load().rentals}
+    rows: list[tuple[str, ...]] = []
+    for account in accounts(read_config(home)):
+        try:
+            listing = connect(account, this_machine()).list()
+        except UserError as e:
+            rows.append((account.name, "", "", str(e), "unknown"))
+            continue
+        for one in (*listing.instances, *listing.unreadable):
+            name = names.parse(one.name)
+            whose = "ours" if one.name in known else "foreign"
+            if whose == "foreign" and name is not None and name.installation == installation:
+                whose = "ours, not in the ledger"
+            rows.append((account.name, one.id or "", one.name or "", getattr(one, "raw_state", "unreadable"), whose))
+    return rows
+
+
+def _extend(arguments: argparse.Namespace) -> str:
+    ledger = Ledger(dagster_home())
+    (rental,) = _find(ledger.load().rentals, [arguments.rental])
+    after = extend(ledger, rental, arguments.hours, time.time())
+    return f"{after.id} ends at {datetime.fromtimestamp(after.end, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _terminate(arguments: argparse.Namespace) -> str | CheckFailed:
+    home = dagster_home()
+    ledger = Ledger(home)
+    rentals = ledger.load().rentals
+    if bool(arguments.rentals) == arguments.all:
+        raise UsageError("name the rentals to end, or say --all")
+    chosen = [one for one in rentals if not one.final] if arguments.all else _find(rentals, arguments.rentals)
+    if arguments.provider_id:
+        if len(chosen) != 1:
+            raise UsageError("--provider-id belongs to one rental: name that one")
+        end_instance(ledger, chosen[0], arguments.provider_id, time.time())
+    else:
+        for rental in chosen:
+            ask_end(ledger, rental, "now" if arguments.now else "drain", time.time())
+    keeping.start(home)
+    if arguments.no_wait or not chosen:
+        return f"asked to end: {' '.join(one.id for one in chosen) or 'nothing, because nothing is open'}"
+    return wait(ledger, chosen, home, lambda rental: rental.final)
+
+
+def _find(rentals: Sequence[Rental], wanted: Iterable[str]) -> list[Rental]:
+    """The rentals of those ids, names, labels. Raises `UsageError` for any that is not in the ledger."""
+    found: list[Rental] = []
+    for text in wanted:
+        exact = [one for one in rentals if text in (one.id, one.name)]
+        labelled = [one for one in rentals if one.order.label == text and not one.final]
+        if not exact and len(labelled) > 1:
+            raise UsageError(f"{len(labelled)} rentals are labelled {text}: name one by its id")
+        if not exact and not labelled:
+            known = [one.id for one in rentals if not one.final]
+            raise UsageError(
+                f"{text!r} was not rented from here, so it is not touched{nearest(text, known)}"
+                if known
+                else f"{text!r} was not rented from here, so it is not touched: nothing is open"
+            )
+        found += exact or labelled
+    return found
+
+
+def _cost(arguments: argparse.Namespace) -> str:
+    now = time.time()
+    loaded = Ledger(dagster_home()).load()
+    parts: dict[str, Money] = {}
+    total = ZERO
+    for rental in loaded.rentals:
+        total += costs.between(rental, arguments.since, now)
+        for key, amount in _parts(rental, arguments.by, arguments.since, now):
+            parts[key] = parts.get(key, ZERO) + amount
+    rows = [(key, str(amount)) for key, amount in sorted(parts.items()) if amount != ZERO]
+    machine = {"total_micros": total.micros, arguments.by: {key: amount.micros for key, amount in parts.items()}}
+    human = table([(arguments.by, "cost"), *rows, ("in all", str(total))])
+    return answer(arguments, machine, "\n".join([human, *loaded.problems]))
+
+
+def _parts(rental: Rental, by: str, since: float, now: float) -> list[tuple[str, Money]]:
+    """The rental's cost since then, in parts whose sum is the whole."""
+    match by:
+        case "run":
+            before, after = costs.split(rental, since), costs.split(rental, now)
+            return [(run, amount - before.get(run, ZERO)) for run, amount in after.items()]
+        case "day":
+            return costs.by_day(rental, since, now)
+        case "pool":
+            key = rental.order.pool or "by hand"
+        case "account":
+            key = rental.order.account.name
+        case _:
+            key = rental.id
+    return [(key, costs.between(rental, since, now))]
+
+
+def _reap(arguments: argparse.Namespace) -> str:
+    installations, config = _whose(arguments.installation)
+    passes: list[reaper.Reaped] = []
+    for account in accounts(config, arguments.account):
+        try:
+            passes.append(reaper.reap(connect(account, this_machine()), installations, time.time(), arguments.dry_run))
+        except UserError as e:
+            passes.append(reaper.Reaped(account.name, problems=[str(e)]))
+    lines: list[str] = []
+    for one in passes:
+        lines.append(f"{one.account}: {one.ours} of ours, {one.foreign} of others")
+        lines += [f"{'would end' if arguments.dry_run else 'asked to end'} {name}" for name in one.asked]
+        lines += [f"problem: {problem}" for problem in one.problems]
+    text = "\n".join(lines)
+    code = COULD_NOT_LOOK if any(one.problems for one in passes) else 0
+    code = code or (ENDED_SOMETHING if any(one.asked for one in passes) else 0)
+    if code:
+        print(printable(text), flush=True)
+        raise SystemExit(code)
+    return text
+
+
+def _whose(given: Sequence[str]) -> tuple[list[str], RentConfig]:
+    """Installations and accounts. Neither DAGSTER_HOME nor a readable rent.yaml is needed."""
+    config = RentConfig()
+    home = Path(os.environ["DAGSTER_HOME"]) if os.environ.get("DAGSTER_HOME") else None
+    if home is not None:
+        try:
+            config = read_config(home)
+        except RentConfigError as e:
+            print(printable(f"only accounts with a key in the environment are looked at: {e}"), flush=True)
+    if not given:
+        if home is None:
+            raise UsageError("whose rentals? --installation, as `aquarat hosts rentals` shows it at its end")
+        given = [Ledger(home).installation()]
+    for one in given:
+        try:
+            names.RentalName(one, "0" * 8, 0)
+        except ValueError as e:
+            raise UsageError(str(e)) from None
+    return list(given), config
+
+
+def _span(seconds: float) -> str:
+    sign = "-" if seconds < 0 else ""
+    minutes = int(abs(seconds) // 60)
+    return f"{sign}{minutes // 60}:{minutes % 60:02} h"
+
+
+def _day(text: str) -> float:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day, such as 2026-11-30") from None
