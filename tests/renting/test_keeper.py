@@ -272,6 +272,7 @@ FAULTS: dict[str, Callable[[SmallCloud], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_killed_at_every_point(tmp_path: Path, fault: str) -> None:
     """The keeper is killed at the first point of its work, in another world at the second, and so on to the last."""
@@ -311,6 +312,7 @@ def _unknowable(world: World) -> Money:
 SEQUENCES = 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(6))
 def test_random_sequences_leak_nothing(tmp_path: Path, part: int) -> None:
     """Orders, kills, faults, outages and jumps of the clock by chance: all ends, within bounds."""

@@ -171,6 +171,7 @@ def test_a_price_that_rose_is_unfit(worlds: Worlds, surroundings: Surroundings, 
     chain.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_around_the_order(worlds: Worlds, surroundings: Surroundings, home: Path, kind: str) -> None:
     """At each point up to the written answer, whose request makes an instance and is answered by an error."""
