@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 """The origin of a value that no file gives."""
 
+WIDEST = 40
+"""Characters of a value to which `diff` aligns the next column."""
+
 
 def add_commands(commands: Commands) -> None:
     """Adds `config` with `show`, `diff`, `validate` and `schema`."""
@@ -39,8 +42,8 @@ def add_commands(commands: Commands) -> None:
     add_store(diff)
     add_json(diff)
     diff.set_defaults(run=_diff)
-    check = group.add_parser("validate", help="check a profile's file; exit code 1 if it cannot be used")
-    _add_profile(check, "file", "the YAML file")
+    check = group.add_parser("validate", help="check a profile; exit code 1 if it cannot be used")
+    _add_profile(check, "profile", "a profile's file or name")
     add_json(check)
     check.set_defaults(run=_validate)
     schema = group.add_parser(
@@ -122,7 +125,7 @@ def _diff(arguments: argparse.Namespace) -> str:
     names = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name) or (name in a) != (name in b)]
     facts = [{"field": name, "left": a.get(name), "right": b.get(name)} for name in names]
     rows = [("field", left.name, right.name), *((name, _shown(a, name), _shown(b, name)) for name in names)]
-    text = table(rows) if names else f"{left.name} and {right.name} have the same values"
+    text = table(rows, widest=WIDEST) if names else f"{left.name} and {right.name} have the same values"
     return answer(arguments, facts, text)
 
 
@@ -167,13 +170,16 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
 
 
 def _validate(arguments: argparse.Namespace) -> str | CheckFailed:
-    from aquarat_core.config import ConfigError, load_profile
+    from aquarat_core.config import ConfigError, load_profile, profile_names
     from aquarat_core.stages.registry import used_stages
 
-    if not Path(arguments.file).is_file():
-        raise UsageError(f"{arguments.file} is not a file")
+    built_in = profile_names()
+    if arguments.profile not in built_in and not Path(arguments.profile).is_file():
+        raise UsageError(f"{arguments.profile} is neither a file nor a built-in profile ({', '.join(built_in)})")
     try:
-        profile = load_profile(str(Path(arguments.file).absolute()))
+        profile = load_profile(
+            arguments.profile if arguments.profile in built_in else str(Path(arguments.profile).absolute())
+        )
     except ConfigError as e:
         return CheckFailed(answer(arguments, {"valid": False, "problem": str(e)}, str(e)))
     stages = used_stages(profile)
@@ -181,7 +187,7 @@ def _validate(arguments: argparse.Namespace) -> str | CheckFailed:
     return answer(
         arguments,
         facts,
-        f"{arguments.file} is valid: profile {profile.name} ({profile.sha256[:12]}), {len(stages)} stages",
+        f"{arguments.profile} is valid: profile {profile.name} ({profile.sha256[:12]}), {len(stages)} stages",
     )
 
 

@@ -13,14 +13,19 @@ MIN_LAST = 10
 """Characters that the last column keeps on a terminal that is too narrow for the others."""
 
 
-def table(rows: Sequence[tuple[str, ...]], *, right: Sequence[int] = ()) -> str:
+def table(rows: Sequence[tuple[str, ...]], *, right: Sequence[int] = (), widest: int | None = None) -> str:
     """Rows of equally many cells as text in aligned columns; a line break within a cell is shown as `\\n`.
 
     The columns with the numbers `right` are aligned to the right. On a terminal, cells of the last column are cut where
-    the line would not fit; elsewhere nothing is cut.
+    the line would not fit; elsewhere nothing is cut. No column is made wider than `widest` characters: on a terminal
+    longer cells are cut, elsewhere they move the rest of their line.
     """
     rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if widest is not None:
+        widths = [*(min(width, widest) for width in widths[:-1]), widths[-1]]
+        if terminal_columns():
+            rows = [(*map(cut, row[:-1], widths), row[-1]) for row in rows]
     if (columns := terminal_columns()) and len(widths) > 1:
         room = max(MIN_LAST, columns - sum(widths[:-1]) - len(GAP) * (len(widths) - 1))
         rows = [(*row[:-1], cut(row[-1], room)) for row in rows]

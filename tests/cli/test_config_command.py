@@ -91,6 +91,16 @@ def test_a_file_is_valid_or_says_why_not(run: Run, mine: Path, tmp_path: Path) -
     assert code == 1 and "rl_checkpoint.stepz: unknown field; did you mean steps?" in text
     assert json.loads(run("validate", bad, "--json")[1])["valid"] is False
     assert run("validate", tmp_path / "none.yaml")[0] == 2
+    code, text = run("validate", "tiny")
+    assert code == 0 and "tiny is valid: profile tiny" in text
+
+
+def test_a_long_value_does_not_push_the_others_away(run: Run) -> None:
+    _, text = run("diff", "demo", "tiny")
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert len(lines["chat_datasets.sources"]) > 500, "in a pipe nothing is cut"
+    assert len(lines["rl_checkpoint.steps"]) < 120
+    assert lines["rl_checkpoint.steps"].split()[1:] == ["90", "12"]
 
 
 def test_the_schema_accepts_what_loads_and_refuses_what_does_not(run: Run, mine: Path) -> None:
