@@ -61,16 +61,21 @@ def _report(arguments: argparse.Namespace) -> str:
 
 
 def _with_page(artifact: Artifact) -> Artifact:
-    """The artifact itself if it has a page, else the newest report about it. Raises `UsageError` if there is none."""
+    """The artifact itself, or the newest report about a checkpoint. Raises `UsageError` if there is no page."""
     if _has_page(artifact):
         return artifact
+    if artifact.manifest.kind != "checkpoint":
+        raise UsageError(
+            f"{artifact.asset} {artifact.sha256[:12]} is a {artifact.manifest.kind} without a page; only checkpoints "
+            f"have reports about them. What is known about it: aquarat show {artifact.sha256[:12]}"
+        )
     from aquarat_core.artifacts.survey import readable_artifacts
     from aquarat_core.evaluation.looks import reports_about
 
     about = [one for one in reports_about(artifact, readable_artifacts(artifact.store).values()) if _has_page(one)]
     if not about:
         raise UsageError(
-            f"{artifact.asset} {artifact.sha256[:12]} is a {artifact.manifest.kind} without a page, and no report is "
+            f"{artifact.asset} {artifact.sha256[:12]} is a checkpoint without a page, and no report is "
             "about it. Evaluate it: aquarat eval, or make its eval report"
         )
     return about[0]

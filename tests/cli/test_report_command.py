@@ -22,7 +22,7 @@ PAGE = "<!doctype html><title>t</title><p>The page.</p>"
 
 @pytest.fixture
 def report(store_uri: str, tmp_path: Path) -> Artifact:
-    """An eval report about a checkpoint, with a page; `tokenizer` has neither."""
+    """An eval report about a checkpoint on a data set, with a page; there is another checkpoint without a report."""
     store, code = ArtifactStore.open(store_uri), CodeVersion(version="1" * 64)
     files, records = tmp_path / "files", tmp_path / "records"
     for folder in (files, records):
@@ -37,9 +37,11 @@ def report(store_uri: str, tmp_path: Path) -> Artifact:
             parents=[p.as_parent() for p in parents], metrics={}, seeds={}, code=code,
         )  # fmt: skip
 
-    publish("tokenizer", "tokenizer", [])
+    data = publish("aqua_dataset", "dataset", [])
     checkpoint = publish("rl_checkpoint", "checkpoint", [])
-    return publish("rl_eval_report", "report", [checkpoint], records)
+    (files / "config.json").write_text('{"other": true}')
+    publish("sft_checkpoint", "checkpoint", [])
+    return publish("rl_eval_report", "report", [checkpoint, data], records)
 
 
 @pytest.mark.parametrize("what", ["rl_eval_report", "rl_checkpoint"])
@@ -53,8 +55,10 @@ def test_the_path_of_the_page_is_printed(report: Artifact, what: str, capsys: py
 
 
 def test_what_has_no_page_and_no_report_says_so(report: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "tokenizer"]) == 2
-    assert "is a tokenizer without a page, and no report is about it" in capsys.readouterr().err
+    assert main(["report", "sft_checkpoint"]) == 2
+    assert "is a checkpoint without a page, and no report is about it" in capsys.readouterr().err
+    assert main(["report", "aqua_dataset"]) == 2
+    assert "is a dataset without a page; only checkpoints have reports about them" in capsys.readouterr().err
 
 
 def test_without_a_display_nothing_is_opened(
