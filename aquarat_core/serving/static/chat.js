@@ -66,6 +66,8 @@ async function example(button) {
   try {
     byId("say").value = (await get("chat/example", { model: model().id })).text;
     byId("say").focus();
+    // Focus scrolls to the cursor at the end, but people read from the beginning.
+    byId("say").scrollTop = 0;
     show(byId("problems"));
   } catch (failure) {
     show(byId("problems"), band(failure.message));
