@@ -200,7 +200,7 @@ def _eval_report(before: str | None, phase: str) -> Stage:
     return Stage(
         name=f"{phase}_eval_report",
         kind="report",
-        description=f"Accuracy of the {phase} checkpoint on its task's questions, interval, baselines, records.",
+        description=f"How many of its task's questions {phase}_checkpoint answers correctly, with an interval.",
         how=(
             "Asks every question of the chosen split once, greedily, reads the answer's last line, and compares "
             "with the best constant answer and, question by question, with the stage before."

@@ -12,9 +12,6 @@ BASELINES: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("held_out_accuracy_before", "{:.1%} before".format),
     ("train_loss", "training loss {:.3f} nats per token".format),
     ("cl100k_bytes_per_token", "GPT-4's vocabulary {:.2f}".format),
-    ("rows_test", "{:,} test questions".format),
-    ("train_tokens", "{:,} training tokens".format),
-    ("validation_documents", "{:,} validation documents".format),
 )
 """Metrics that complement a headline and their formats; all that an artifact has are shown."""
 

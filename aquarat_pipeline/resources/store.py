@@ -11,7 +11,7 @@ from aquarat_core.settings import store_uri
 
 
 class StoreResource(dg.ConfigurableResource["StoreResource"]):
-    """The location of artifacts; `open()` raises `StoreError` with what to do if it cannot be used."""
+    """Where artifacts are kept: a folder or a bucket."""
 
     uri: str
 
@@ -22,4 +22,5 @@ class StoreResource(dg.ConfigurableResource["StoreResource"]):
         return cls(uri=dg.EnvVar("AQUARAT_STORE") if os.environ.get("AQUARAT_STORE") else store_uri())
 
     def open(self) -> ArtifactStore:
+        """Raises `StoreError` with what to do if the store cannot be used."""
         return ArtifactStore.open(self.uri)

@@ -178,7 +178,7 @@ def _asset(
     why = why_stale(artifact, stage, stage.config(experiment.profile), latest)
     if why is None and not artifact.manifest.adopted_from:
         inputs = [before[one].state for one in experiment.inputs(asset) if one in before]
-        why = "some of their inputs are stale" if {"stale", "missing"} & set(inputs) else None
+        why = "some inputs are stale" if {"stale", "missing"} & set(inputs) else None
     state = "stale" if why else "adopted" if artifact.manifest.adopted_from else "fresh"
     manifest = artifact.manifest
     return AssetState(name, state, why or "", manifest.created, headline(manifest.metrics), artifact.sha256)
