@@ -90,10 +90,12 @@ def _leakage(subject: Subject) -> Finding:
 
 
 def _questions(artifact: Artifact, split: str) -> Iterator[str]:
-    from aquarat_core.data.parquet import read_parts
-    from aquarat_core.tasks.aqua.files import SCHEMA
+    import pyarrow as pa
 
-    for part in read_parts(artifact.path(f"{split}.parquet"), SCHEMA, "AQuA questions", columns=("question",)):
+    from aquarat_core.data.parquet import read_parts
+
+    schema = pa.schema([("question", pa.string())])
+    for part in read_parts(artifact.path(f"{split}.parquet"), schema, "questions"):
         yield from cast("list[str]", part.column("question").to_pylist())
 
 

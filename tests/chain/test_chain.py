@@ -91,7 +91,7 @@ def test_lineage_reaches_the_data_sets(chain: tuple[dict[str, Any], dict[str, st
     out = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=True).stdout
     ancestors = ("sft_checkpoint", "mid_checkpoint", "base_checkpoint", "tokenizer")
     for name in (*ancestors, "aqua_dataset", "chat_datasets", "pretrain_text"):
-        assert name in out and answer["assets"][name]["data_version"][:12] in out, name
+        assert name in out and answer["assets"][name]["manifest_sha256"][:8] in out, name
 
 
 def test_metrics_are_in_the_artifact_and_in_an_offline_wandb_run(

@@ -99,6 +99,8 @@ def test_a_person_stops_an_answer_and_stays(
     screen.until("there is no command /nothing")
     screen.type("/help")
     screen.until("/temperature NUMBER")
+    screen.until("Pasted lines are one message.")
+    screen.until("> ")
     screen.press("\x03")
     screen.until("Ctrl-D leaves")
     screen.press("\x04")

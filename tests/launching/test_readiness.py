@@ -303,7 +303,7 @@ def test_launch_says_what_the_run_needs_and_then_its_id(home: Path, root: Path) 
     out = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, timeout=limit(100))
     assert out.returncode == 0
     assert [line.split(":")[0].split(" of ")[0] for line in out.stderr.splitlines()] == [
-        "hosts", "store", "disk", "time"
+        "hosts", "store", "disk", "time", "How it goes"
     ]  # fmt: skip
     assert out.stdout.startswith("run ") and out.stdout.splitlines()[0].endswith(" is queued")
 

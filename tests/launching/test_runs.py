@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import dagster as dg
@@ -312,11 +313,13 @@ def test_a_run_is_found_by_the_start_of_its_id(instance: dg.DagsterInstance) -> 
     job = resumable([], set()).resolve_implicit_global_asset_job_def()
     run = instance.create_run_for_job(job)
     assert find_run(instance, run.run_id[:8]).run_id == run.run_id
-    with pytest.raises(LaunchError, match=r"no run of .* starts with 'zz'"):
-        find_run(instance, "zz")
-    instance.create_run_for_job(job)
+    with pytest.raises(LaunchError, match=r"no run of .* starts with 'zzzz'"):
+        find_run(instance, "zzzz")
+    with pytest.raises(LaunchError, match="too short"):
+        find_run(instance, run.run_id[:3])
+    instance.create_run_for_job(job, run_id=f"{run.run_id[:8]}{uuid.uuid4()}"[: len(run.run_id)])
     with pytest.raises(LaunchError, match="more than one run"):
-        find_run(instance, "")
+        find_run(instance, run.run_id[:8])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"hosts": 3, "process": {}}', '{"hosts": ["local"], "process": 1}'])

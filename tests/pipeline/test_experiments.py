@@ -110,7 +110,7 @@ def test_an_input_of_another_profile_is_refused_or_taken_knowingly(
     assert said.startswith(
         "base_checkpoint of profile d12 would be made from tokenizer of another profile: made under profile"
     )
-    assert re.search(r"under profile demo \([0-9a-f]{6}\) with .*tokenizer\.vocab_size \d+ \(profile: 32768\)", said)
+    assert re.search(r"under profile demo \([0-9a-f]{12}\) with .*tokenizer\.vocab_size \d+ \(profile: 32768\)", said)
     assert "--select '*base_checkpoint'" in said and "aquarat experiments add NAME --profile d12" in said
     assert store.latest("base_checkpoint").sha256 == before
     result = d12.materialize("base_checkpoint", tags={ANY_INPUTS_TAG: "true"})

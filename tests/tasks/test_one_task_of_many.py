@@ -29,6 +29,8 @@ MAY_SAY = {
     "aquarat_core/stages/registry.py",  # the stage's description
     "aquarat_core/config/__init__.py", "aquarat_core/config/data.py",  # the stage's section
     "aquarat_core/config/evaluation.py",  # a task of ChatCORE
+    "aquarat_core/cli/commands.py",  # an example
+    "aquarat_pipeline/checks/data.py",  # what is published of it, for the checks of its asset
     "aquarat_core/config/profile.py", "aquarat_core/config/tasks.py", "aquarat_core/config/task_use.py",  # its name
 }  # fmt: skip
 NOT_THE_TASK = re.compile(r"aquarat|aqua_dataset|load_task\(\"aqua\"\)", re.IGNORECASE)
