@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -27,6 +28,8 @@ Ending = Literal["stop", "length", "failed"]
 SECONDS_PER_ROW = 0.001
 """Tokens are handed to the event loop in intervals of at least this time for each row, because handing them over and
 sending them costs as much as computing them: with one row every token, with 64 rows 16 times a second."""
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""Environment variable by which the user chooses the number of torch's threads."""
 _log = logging.getLogger(__name__)
 
 
@@ -198,6 +201,9 @@ class Worker:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        if THREADS_VARIABLE not in os.environ:
+            # A core is left to the event loop and the clients. OpenMP counts threads for each thread of Python.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
         while not self._closing:
             with self._wake:
                 while not (self._closing or self._has_work()):
