@@ -103,6 +103,7 @@ def test_a_person_stops_an_answer_and_stays(
     screen.until("> ")
     screen.press("\x03")
     screen.until("Ctrl-D leaves")
+    screen.until("> ")  # a terminal forgets a Ctrl-D that comes before readline reads
     screen.press("\x04")
     assert screen.end() == 0
     history = (tmp_path / "cache" / "chat_history").read_text().splitlines()
