@@ -187,8 +187,9 @@ class Model:
     ) -> Iterator[Piece]:
         """The answer of `chat` to the same arguments, piece by piece while it is generated.
 
-        A piece has new text, which may be empty, and the calls of the calculator that are complete by then. The model
-        must not be used for anything else meanwhile. Raises the errors of `chat`, before the first piece.
+        A piece has new text, which may be empty, and the calls of the calculator that are complete by then; the last
+        piece says whether the answer came to an end. The model must not be used for anything else meanwhile. Raises the
+        errors of `chat`, before the first piece.
         """
         limit = self.max_chat_tokens if max_new_tokens is None else max_new_tokens
         how = arguments.how(limit, temperature, top_k, top_p, seed, stop, 1, calculator, special_tokens)
@@ -258,12 +259,14 @@ class Model:
 
 
 def _pieces(reader: Reader, tokens: Iterable[int], stop_tokens: Sequence[int]) -> Iterator[Piece]:
+    ended = False
     for token in tokens:
         if token in stop_tokens:
+            ended = True
             break
         n_calls = len(reader.calls)
         yield Piece(reader.push([token]), tuple(reader.calls[n_calls:]))
         if reader.stopped:
-            return
-    if rest := reader.finish():
-        yield Piece(rest)
+            break
+    rest = reader.finish()
+    yield Piece(rest, ended=ended or reader.stopped)

@@ -224,11 +224,11 @@ class _Pipe:
         """Shows an answer while it comes."""
         from aquarat_core.cli.conversing import Answer
 
-        text, calls, tokens, stopped = "", list["Call"](), 0, False
+        text, calls, ended, stopped = "", list["Call"](), None, False
         try:
             for piece in pieces:
-                tokens += 1
                 text += piece.text
+                ended = piece.ended
                 calls += piece.calls
                 if not self._json:
                     self._show(piece)
@@ -236,8 +236,7 @@ class _Pipe:
             if not self._survives_ctrl_c:
                 raise
             stopped = True
-        # Each token is one piece, and the stop token none.
-        return Answer(text, tuple(calls), stopped, cut_off=tokens >= self.conversation.limit)
+        return Answer(text, tuple(calls), stopped, cut_off=ended is False)
 
     _survives_ctrl_c = False
 

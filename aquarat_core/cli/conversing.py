@@ -23,7 +23,7 @@ ANSWER_SHARE = 4
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model has said, as far as it came."""
+    """The model's answer, or the part of it that came before the user stopped it."""
 
     text: str
     calls: tuple[Call, ...]

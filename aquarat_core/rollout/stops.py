@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aquarat_core.errors import UsageError
 from aquarat_core.rollout.batch import Completion, Enough
+from aquarat_core.text.reading import stop_place
 from aquarat_core.text.tokenizer import Tokenizer
 
 
@@ -45,14 +46,14 @@ class StopTexts:
         return self._is_said if self.texts else None
 
     def cut(self, completion: Completion) -> Said:
-        """The completion's text before the first of the texts, or all of it."""
+        """The completion's text before the stop text that is complete first, or all of it."""
         content = completion.content
         text = self.decode(content)
-        places = [place for stop in self.texts if (place := text.find(stop)) >= 0]
-        if not places:
+        place = stop_place(text, self.texts)
+        if place is None:
             return Said(text, len(completion.tokens), completion.ended)
         n_tokens = bisect_left(range(len(content)), True, key=lambda n: self._is_said(content[:n]))
-        return Said(text[: min(places)], n_tokens, True)
+        return Said(text[:place], n_tokens, True)
 
     def _is_said(self, ids: Sequence[int]) -> bool:
         text = self.decode(ids)

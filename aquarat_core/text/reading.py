@@ -28,6 +28,8 @@ class Piece:
 
     text: str
     calls: tuple[Call, ...] = ()
+    ended: bool | None = None
+    """In the last piece: whether a stop token or stop text ended the answer, rather than the limit of tokens."""
 
 
 class Reader:
@@ -93,15 +95,21 @@ class Reader:
         if self.stopped:
             return ""
         text = self._held + new
-        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
-        if found:
-            # Not the one that begins first: whether that is complete may depend on how many tokens come at a time.
-            _, place = min(found)
+        if (place := stop_place(text, self._stops)) is not None:
             self.stopped, self._held = True, ""
             return text[:place]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def stop_place(text: str, stops: Sequence[str]) -> int | None:
+    """Where the stop text begins that is complete first; None if the text has none.
+
+    Not the one that begins first: whether that is complete already may depend on how many tokens come at a time.
+    """
+    found = [(place + len(stop), place) for stop in stops if (place := text.find(stop)) >= 0]
+    return min(found)[1] if found else None
 
 
 def _overlap(text: str, stop: str) -> int:

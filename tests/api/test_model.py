@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import aquarat_core as aq
+from aquarat_core.rollout.random import row_key
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.text.chat import reading_text, render_prompt, stop_tokens
 from tests.factories import calling_model, guesser, random_model, reading_questions, reading_tokenizer, tokenizer
@@ -216,3 +217,16 @@ def test_a_stream_tells_the_calls_of_the_calculator() -> None:
 def test_a_stream_refuses_before_its_first_piece(random: aq.Model) -> None:
     with pytest.raises(aq.UserError, match="do not fit"):
         random.stream("Zoe", max_new_tokens=1000)
+
+
+def test_the_last_piece_says_how_the_answer_ended(random: aq.Model) -> None:
+    message = "Zoe is 6."
+    ids = render_prompt(random.tokenizer, [{"role": "user", "content": message}])
+    found = set()
+    for seed in range(12):
+        key = row_key("generate", seed, message, 0)
+        ((whole,),) = random.engine.generate([ids], [[key]], 60, 1.0)
+        *pieces, last = random.stream(message, max_new_tokens=60, temperature=1.0, seed=seed)
+        assert all(piece.ended is None for piece in pieces) and last.ended is whole.ended
+        found.add(last.ended)
+    assert found == {True, False}

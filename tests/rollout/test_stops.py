@@ -14,6 +14,7 @@ from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import SYNC_EVERY, Engine
 from aquarat_core.rollout.stops import Said, StopTexts
 from aquarat_core.text.chat import reading_text, stop_tokens
+from aquarat_core.text.reading import Reader
 from tests.factories import random_ids, random_model, tokenizer
 
 BUDGET = 30
@@ -107,3 +108,12 @@ def test_a_stop_text_is_looked_for_in_the_text_that_is_returned() -> None:
     assert stops.enough is not None and not stops.enough(ids[:6])
     assert stops.cut(one) == Said("is 42 = ", len(ids), True)
     assert StopTexts(tok, ["6*7"]).cut(one).text == "is <|python_start|>"
+
+
+def test_of_two_stop_texts_the_one_that_is_complete_first_ends_an_answer() -> None:
+    tok = tokenizer()
+    for text, stops, expected in (("so abcd.", ("abcd", "c"), "so ab"), ("x END y", ("END y", "ND"), "x E")):
+        completion = Completion(tok.encode(text), [0.0] * len(tok.encode(text)), False)
+        reader = Reader(tok, stops)
+        said = "".join(reader.push([token]) for token in completion.tokens) + reader.finish()
+        assert StopTexts(tok, stops).cut(completion).text == said == expected
