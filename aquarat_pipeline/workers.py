@@ -6,17 +6,17 @@ whoever starts it; the kernel releases it when its holder dies in any way.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from aquarat_core.agent import processes
 from aquarat_core.agent.protocol import ProcessId
+from aquarat_pipeline.locks import HeldError, held, is_held
 from aquarat_pipeline.tags import WORKER_TAG
 
 LAUNCHED = "AQUARAT_LAUNCHED"
@@ -63,28 +63,17 @@ def only_worker(home: Path, run_id: str, tag: str) -> Generator[None]:
     """Holds the run's lock, as the worker that `tag` describes. Raises `SecondWorkerError` if another process does."""
     path = _lock(home, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never removed: a process that had just opened it would lock a file that no other process sees.
-    with path.open("a+") as f:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SecondWorkerError(run_id, path.read_text()) from None
-        f.truncate(0)
-        f.write(tag)
-        f.flush()
+            stack.enter_context(held(path, tag))
+        except HeldError as e:
+            raise SecondWorkerError(run_id, e.holder) from None
         yield
 
 
 def is_executing(home: Path, run_id: str) -> bool:
     """Whether a worker has started to execute the run's steps: it then holds the run's lock."""
-    try:
-        with _lock(home, run_id).open() as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_held(_lock(home, run_id))
 
 
 def show_alive(home: Path, run_id: str) -> None:

@@ -50,7 +50,7 @@ PIPELINE_FLOORS = (
     ("hosts",),
     ("experiments",),
     ("events", "memory", "resources", "workers"),
-    ("_compat", "home", "tags"),
+    ("_compat", "home", "locks", "tags"),
 )
 """The rooms of each package, from the roof down. A room imports those of lower floors, none of its own or a higher."""
 HEIGHT = {

@@ -5,18 +5,18 @@ Run as a program with DAGSTER_HOME set, it keeps rentals until there is nothing 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline.home import dagster_home
+from aquarat_pipeline.locks import HeldError, held, is_held
 from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect, this_machine
 from aquarat_pipeline.renting.config import read_config
 from aquarat_pipeline.renting.hosting import UnmanagedHosts
@@ -38,28 +38,17 @@ def only_keeper(home: Path) -> Generator[None]:
     """Holds the keeper's lock. Raises `SecondKeeperError` if another process does."""
     path = _lock(home)
     make_folder(path.parent)
-    # Never removed: a process that had just opened it would lock a file that no other process sees.
-    with path.open("a+") as f:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SecondKeeperError(f"process {path.read_text()} is the keeper: this one exits") from None
-        f.truncate(0)
-        f.write(str(os.getpid()))
-        f.flush()
+            stack.enter_context(held(path, str(os.getpid())))
+        except HeldError as e:
+            raise SecondKeeperError(f"process {e.holder} is the keeper: this one exits") from None
         yield
 
 
 def is_alive(home: Path) -> bool:
     """Whether a keeper is at work."""
-    try:
-        with _lock(home).open() as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_held(_lock(home))
 
 
 def start(home: Path) -> bool:

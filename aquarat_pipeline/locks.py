@@ -1,0 +1,43 @@
+"""A file that a process holds as long as it lives, with who it is as its text. The kernel releases it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class HeldError(RuntimeError):
+    """Another process holds the file; `holder` is what it says in it."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"held by {holder}")
+        self.holder = holder
+
+
+@contextmanager
+def held(path: Path, holder: str) -> Generator[None]:
+    """Holds the file, with `holder` as its text. Raises `HeldError` if another process does."""
+    # Never removed: a process that had just opened it would lock a file that no other process sees.
+    with path.open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HeldError(path.read_text()) from None
+        f.truncate(0)
+        f.write(holder)
+        f.flush()
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the file."""
+    try:
+        with path.open() as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
