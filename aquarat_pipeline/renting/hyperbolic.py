@@ -26,6 +26,7 @@ from aquarat_pipeline.renting.model import (
     Offer,
     Order,
     Rate,
+    Scope,
     State,
     Termination,
     Unavailable,
@@ -43,7 +44,7 @@ from aquarat_pipeline.renting.reading import (
     text,
     when,
 )
-from aquarat_pipeline.renting.service import Failure, Service
+from aquarat_pipeline.renting.service import Failure, Meaning, Service, failure
 
 ADDRESS = "https://api.hyperbolic.ai/v2"
 CAPABILITIES = Capabilities(
@@ -69,16 +70,16 @@ _STATES: Mapping[str, State] = {
     "terminating": "ending",
     "terminated": "ended",
 }
-_FAILURES: Mapping[str, Failure] = {
-    "AlreadyTerminated": Failure("missing", "", "", "offer"),
-    "RentalNotFound": Failure("missing", "", "", "offer"),
-    "NotFound": Failure("missing", "", "", "offer"),
-    "InsufficientBalance": Failure("refused", "", "", "account"),
-    "NoPublicKey": Failure("refused", "", "", "account"),
-    "RegionDisabled": Failure("refused", "", "", "region"),
-    "CustomPortsNotSupportedForRegion": Failure("refused", "", "", "region"),
-    "FailedToCalculateCostPerHour": Failure("capacity", "", "", "offer"),
-    "Unauthorized": Failure("key", "", "", "account"),
+_FAILURES: Mapping[str, tuple[Meaning, Scope]] = {
+    "AlreadyTerminated": ("missing", "offer"),
+    "RentalNotFound": ("missing", "offer"),
+    "NotFound": ("missing", "offer"),
+    "InsufficientBalance": ("refused", "account"),
+    "NoPublicKey": ("refused", "account"),
+    "RegionDisabled": ("refused", "region"),
+    "CustomPortsNotSupportedForRegion": ("refused", "region"),
+    "FailedToCalculateCostPerHour": ("capacity", "offer"),
+    "Unauthorized": ("key", "account"),
 }
 
 
@@ -155,8 +156,7 @@ def explain(reply: Reply) -> Failure | None:
         return Failure("key", str(code or 401), message, "account")
     if not isinstance(code, str):
         return None
-    known = _FAILURES.get(code, Failure("unclear", code, ""))
-    return Failure(known.meaning, code, message, known.scope)
+    return failure(_FAILURES, code, message)
 
 
 def _array(raw: Any, where: str) -> list[Any]:

@@ -23,6 +23,7 @@ from aquarat_pipeline.renting.model import (
     Offer,
     Order,
     Rate,
+    Scope,
     State,
     Termination,
     Unavailable,
@@ -39,7 +40,7 @@ from aquarat_pipeline.renting.reading import (
     same_key,
     text,
 )
-from aquarat_pipeline.renting.service import Failure, Service
+from aquarat_pipeline.renting.service import Failure, Meaning, Service, failure
 
 ADDRESS = "https://cloud.lambda.ai/api/v1"
 CAPABILITIES = Capabilities(
@@ -66,17 +67,17 @@ _STATES: Mapping[str, State] = {
     "terminated": "ended",
     "preempted": "ended",
 }
-_FAILURES: Mapping[str, Failure] = {
-    "global/invalid-api-key": Failure("key", "", "", "account"),
-    "global/account-inactive": Failure("key", "", "", "account"),
-    "global/invalid-address": Failure("key", "", "", "account"),
-    "global/invalid-parameters": Failure("refused", "", "", "offer"),
-    "global/quota-exceeded": Failure("refused", "", "", "account"),
-    "global/duplicate": Failure("refused", "", "", "account"),
-    "global/object-does-not-exist": Failure("missing", "", "", "offer"),
-    "instance-operations/launch/insufficient-capacity": Failure("capacity", "", "", "offer"),
-    "instance-operations/launch/file-system-in-wrong-region": Failure("refused", "", "", "region"),
-    "instance-operations/launch/file-systems-not-supported": Failure("refused", "", "", "region"),
+_FAILURES: Mapping[str, tuple[Meaning, Scope]] = {
+    "global/invalid-api-key": ("key", "account"),
+    "global/account-inactive": ("key", "account"),
+    "global/invalid-address": ("key", "account"),
+    "global/invalid-parameters": ("refused", "offer"),
+    "global/quota-exceeded": ("refused", "account"),
+    "global/duplicate": ("refused", "account"),
+    "global/object-does-not-exist": ("missing", "offer"),
+    "instance-operations/launch/insufficient-capacity": ("capacity", "offer"),
+    "instance-operations/launch/file-system-in-wrong-region": ("refused", "region"),
+    "instance-operations/launch/file-systems-not-supported": ("refused", "region"),
 }
 
 
@@ -154,8 +155,7 @@ def explain(reply: Reply) -> Failure | None:
     code = field(error, "code")
     if not isinstance(code, str):
         return None
-    known = _FAILURES.get(code, Failure("unclear", code, ""))
-    return Failure(known.meaning, code, str(field(error, "message") or ""), known.scope)
+    return failure(_FAILURES, code, str(field(error, "message") or ""))
 
 
 def _launched(answer: Any) -> str | None:

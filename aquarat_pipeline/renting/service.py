@@ -6,7 +6,7 @@ of `cloud.py` promises.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,15 +30,24 @@ _PAUSE = 10.0
 """Seconds after an answer 429 that does not say how long."""
 
 
+Meaning = Literal["capacity", "refused", "key", "missing", "unclear"]
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A refusal in the provider's own form."""
 
-    meaning: Literal["capacity", "refused", "key", "missing", "unclear"]
+    meaning: Meaning
     """`unclear` if even the provider does not know whether it acted, or the code is not known here."""
     code: str
     message: str
     scope: Scope = "offer"
+
+
+def failure(known: Mapping[str, tuple[Meaning, Scope]], code: str, message: str) -> Failure:
+    """What a provider's code means, by its table of `known` ones; others decide nothing."""
+    meaning, scope = known.get(code, ("unclear", "offer"))
+    return Failure(meaning, code, message, scope)
 
 
 class Service:
