@@ -22,6 +22,7 @@ from aquarat_core.artifacts.survey import read_artifacts, refs
 from aquarat_core.config import load_profile
 from aquarat_core.errors import UserError
 from aquarat_core.evaluation.headline import headline
+from aquarat_core.serving.runs.messages import progress_message
 from aquarat_core.settings import cache_dir
 from aquarat_core.stages.freshness import why_stale
 from aquarat_core.stages.registry import STAGES
@@ -255,15 +256,14 @@ def _hosts(job: JobDir) -> tuple[str, ...]:
 
 def _progress(job: JobDir) -> tuple[int, int, str]:
     """What is done, of how much, and in which unit, by the job's last report; zeros without one."""
-    with suppress(UserError, AttributeError, TypeError, KeyError, ValueError):
+    with suppress(UserError, AttributeError, TypeError, ValueError):
         cursor: Any = job.read_json("cursor.json") or {}
         shown = int(cursor.get("node0", 0))
         for number in range(shown, max(0, shown - CHUNKS), -1):
             chunk: Any = job.read_json(f"output/node0/{number:06d}.json") or {}
             for message in reversed(chunk.get("messages", [])):
-                payload: Any = message.get("params", {}).get("payload") or {}
-                if payload.get("aquarat") == "progress":
-                    return int(payload["done"]), int(payload["total"]), str(payload["unit"])
+                if found := progress_message(message):
+                    return found["done"], found["total"], found["unit"]
     return 0, 0, ""
 
 

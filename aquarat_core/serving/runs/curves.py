@@ -20,6 +20,7 @@ from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.plots import PANELS
 from aquarat_core.serving.runs.folders import Folder, Jobs, read_record
+from aquarat_core.serving.runs.messages import object_in, progress_message, whole_number
 
 METRICS = "metrics.jsonl"
 MAX_BYTES = 256 << 20
@@ -86,7 +87,7 @@ class Curves:
             chunk = read_record(self._jobs.store.backend, f"jobs/{folder.id}/{name}", name)
         except RecordError:
             return []
-        return [m for one in chunk.get("messages", []) if (m := _progress_message(one)) is not None]
+        return [m for one in chunk.get("messages", []) if (m := progress_message(one)) is not None]
 
 
 def of_artifact(artifact: Artifact) -> dict[str, Any]:
@@ -103,8 +104,8 @@ def of_artifact(artifact: Artifact) -> dict[str, Any]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue  # the line of a process that was killed
-            if (step := _step(_object(row).get("step"))) is not None:
-                rows.append((step, _known(_object(row))))
+            if (step := whole_number(object_in(row).get("step"))) is not None:
+                rows.append((step, _known(object_in(row))))
     return {"rows": thinned([row for row in rows if row[1]]), "next": 0, "progress": None}
 
 
@@ -126,25 +127,6 @@ def _chosen(after: int, chunks: int) -> list[int]:
         return list(numbers)
     every = math.ceil(len(numbers) / (MAX_CHUNKS - LAST_CHUNKS))
     return sorted({*numbers[::every], *numbers[-LAST_CHUNKS:]})
-
-
-def _progress_message(one: object) -> dict[str, Any] | None:
-    """A stage's progress message in one of Dagster Pipes; None for other messages and what is not well formed."""
-    found = _object(_object(_object(one).get("params")).get("payload"))
-    if found.get("aquarat") != "progress":
-        return None
-    done, total, metrics = _step(found.get("done")), _step(found.get("total")), found.get("metrics")
-    if done is None or total is None or not isinstance(metrics, dict):
-        return None
-    return {"done": done, "total": total, "unit": str(found.get("unit", ""))[:40], "metrics": metrics}
-
-
-def _object(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _step(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
 def _known(metrics: Mapping[str, Any]) -> dict[str, float]:
