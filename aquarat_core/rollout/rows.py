@@ -73,7 +73,7 @@ class DeviceRows:
 
     def logprobs(self, rows: Tensor) -> Tensor:
         """Log-probabilities [B, V] of the next token of B `rows` at temperature 1."""
-        return torch.log_softmax(self.model.softcap(self.model.head(self.hidden_RC[rows])), dim=1)
+        return torch.log_softmax(self.model.logits(self.hidden_RC[rows]), dim=1)
 
     def append(self, step: DecodeStep, token_R: Tensor, logp_R: Tensor) -> None:
         """Append the new tokens; rows that they end are no longer live."""

@@ -7,6 +7,7 @@ Shapes: T tokens, N layers and the embeddings before them, V vocabulary, C width
 
 from __future__ import annotations
 
+import math
 import re
 from base64 import b64encode
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from aquarat_core.evaluation.interpret.watching import all_attention, watch
 from aquarat_core.evaluation.letters import answer_position, letter_ids
 from aquarat_core.model.transformer import norm
 from aquarat_core.model.typed_torch import to_list
+from aquarat_core.serving.likelihoods import likelihoods_of
 from aquarat_core.tasks.choice import MARKER
 from aquarat_core.text.chat import render_prompt
 from aquarat_core.text.tokenizer import Tokenizer, TokenizerError
@@ -35,8 +37,6 @@ MAX_MAP = 256
 MAX_TOKENS = 4096
 """Tokens of prompt and answer whose probabilities are shown."""
 ALTERNATIVES = 5
-PART = 64
-"""Positions whose logits over the whole vocabulary are in memory at a time."""
 _SPECIAL = re.compile("|".join(re.escape(name) for pair in MARKS.values() for name in pair if name))
 
 
@@ -73,26 +73,19 @@ def encoded(tokenizer: Tokenizer, prompt: str, answer: str, ended: bool, room: i
 @torch.no_grad()
 def token_view(model: Model, asked: Asked) -> dict[str, Any]:
     """Each token's text and probability, and for those of the answer the most likely tokens in its place."""
-    ids, network = asked.ids, model.transformer
-    hidden_TC = network.hidden(torch.tensor([ids], device=model.device))[0]
-    found: list[dict[str, Any]] = []
-    texts = token_texts(model.tokenizer, ids)
-    for start in range(0, len(ids) - 1, PART):
-        logp_TV = torch.log_softmax(network.logits(hidden_TC[start : min(start + PART, len(ids) - 1)]), dim=1)
-        targets_T = torch.tensor(ids[start + 1 : start + 1 + len(logp_TV)], device=model.device)
-        own_T = to_list(logp_TV.gather(1, targets_T[:, None]).squeeze(1))
-        best = logp_TV.topk(min(ALTERNATIVES, logp_TV.size(1)), dim=1)
-        for i, logp in enumerate(own_T):
-            one: dict[str, Any] = {"logp": round(logp, 4)}
-            if start + 1 + i >= asked.prompt:
-                names = token_texts(model.tokenizer, to_list(best.indices[i]))
-                one["best"] = list(zip(names, (round(x, 4) for x in to_list(best.values[i].exp())), strict=True))
-            found.append(one)
-    tokens = [{"text": texts[0]}, *({"text": text, **one} for text, one in zip(texts[1:], found, strict=True))]
+    tokens: list[dict[str, Any]] = [{"text": text} for text in token_texts(model.tokenizer, asked.ids)]
+    for at, found in enumerate(likelihoods_of(model, asked.ids, ALTERNATIVES)):
+        if found is None:
+            continue
+        tokens[at]["logp"] = round(found.logprob, 4)
+        if at >= asked.prompt:
+            names = token_texts(model.tokenizer, [id for id, _ in found.alternatives])
+            shares = (round(math.exp(logp), 4) for _, logp in found.alternatives)
+            tokens[at]["best"] = list(zip(names, shares, strict=True))
     return {
         "tokens": tokens,
         "prompt": asked.prompt,
-        "answer_logp": round(sum(one["logp"] for one in found[asked.prompt - 1 :]), 4),
+        "answer_logp": round(sum(one["logp"] for one in tokens[asked.prompt :]), 4),
         "layers": model.config.depth,
         "heads": model.config.n_head,
     }

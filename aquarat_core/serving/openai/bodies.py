@@ -39,6 +39,11 @@ class _Asked(BaseModel):
     """Ours: compute the calculator calls that the model makes."""
 
     @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aquarat_core.serving.openai.answering import Asked, Part, parts
 from aquarat_core.serving.openai.bodies import ChatBody
-from aquarat_core.serving.openai.envelope import DONE, Envelope, asked_of, event
+from aquarat_core.serving.openai.envelope import Envelope, asked_of, event
 from aquarat_core.serving.openai.errors import ApiError
 from aquarat_core.serving.openai.likelihoods import chat_form
 from aquarat_core.serving.site import Served
@@ -68,23 +68,10 @@ class Chat:
     async def events(self, first: Part, rest: AsyncGenerator[Part]) -> AsyncGenerator[bytes]:
         """The answer as server-sent events."""
         envelope = self._envelope("chat.completion.chunk")
-        n_sampled = 0
         for i in range(self.asked.n):
             yield event(envelope.framed([_delta(i, {"role": "assistant", "content": ""})]))
-        try:
-            async with aclosing(rest):
-                part: Part | None = first
-                while part is not None:
-                    n_sampled += part.n_sampled
-                    for choice in self._deltas(part):
-                        yield event(envelope.framed([choice]))
-                    part = await anext(rest, None)
-        except ApiError as e:
-            yield event(e.body)
-            return
-        if self.body.stream_options and self.body.stream_options.include_usage:
-            yield event(envelope.framed([], usage=envelope.usage(n_sampled)))
-        yield DONE
+        async for one in envelope.events(first, rest, self._deltas, self.body.with_usage):
+            yield one
 
     def _deltas(self, part: Part) -> list[dict[str, Any]]:
         delta: dict[str, Any] = {"content": part.text} if part.text else {}

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.rollout.batch import Likelihood
+from aquarat_core.serving.likelihoods import likelihoods_of
 from aquarat_core.serving.openai.answering import Asked, Part, parts
 from aquarat_core.serving.openai.bodies import TextBody
-from aquarat_core.serving.openai.envelope import DONE, Envelope, asked_of, event
+from aquarat_core.serving.openai.envelope import Envelope, asked_of
 from aquarat_core.serving.openai.errors import ApiError
-from aquarat_core.serving.openai.likelihoods import of_prompt, text_form
+from aquarat_core.serving.openai.likelihoods import text_form
 from aquarat_core.serving.site import Served
 
 
@@ -69,7 +70,7 @@ class Text:
         k = self.body.logprobs
         if k is None:
             return ids[first:], []
-        likelihoods = await self.served.run(lambda model: of_prompt(model, ids, k))
+        likelihoods = await self.served.run(lambda model: likelihoods_of(model, ids, k))
         return ids[first:], likelihoods[first:]
 
     def _choice(
@@ -90,22 +91,10 @@ class Text:
 
     async def events(self, first: Part, rest: AsyncGenerator[Part]) -> AsyncGenerator[bytes]:
         """The continuations as server-sent events."""
-        envelope = self._envelope()
-        n_sampled = 0
         offsets: dict[int, int] = {}
-        try:
-            async with aclosing(rest):
-                part: Part | None = first
-                while part is not None:
-                    n_sampled += part.n_sampled
-                    yield event(envelope.framed([self._chunk(part, offsets)]))
-                    part = await anext(rest, None)
-        except ApiError as e:
-            yield event(e.body)
-            return
-        if self.body.stream_options and self.body.stream_options.include_usage:
-            yield event(envelope.framed([], usage=envelope.usage(n_sampled)))
-        yield DONE
+        shown = self._envelope().events(first, rest, lambda part: [self._chunk(part, offsets)], self.body.with_usage)
+        async for one in shown:
+            yield one
 
     def _chunk(self, part: Part, offsets: dict[int, int]) -> dict[str, Any]:
         """One part; `offsets` has the length of each choice's text so far."""

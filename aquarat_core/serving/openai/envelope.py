@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,30 @@ class Envelope:
             "completion_tokens": n_sampled,
             "total_tokens": self.n_prompt + n_sampled,
         }
+
+    async def events(
+        self,
+        first: Part,
+        rest: AsyncGenerator[Part],
+        choices: Callable[[Part], list[dict[str, Any]]],
+        with_usage: bool,
+    ) -> AsyncGenerator[bytes]:
+        """The events of a stream: one for each of the `choices` that a part becomes, and the end. Closes `rest`."""
+        n_sampled = 0
+        try:
+            async with aclosing(rest):
+                part: Part | None = first
+                while part is not None:
+                    n_sampled += part.n_sampled
+                    for choice in choices(part):
+                        yield event(self.framed([choice]))
+                    part = await anext(rest, None)
+        except ApiError as e:
+            yield event(e.body)
+            return
+        if with_usage:
+            yield event(self.framed([], usage=self.usage(n_sampled)))
+        yield DONE
 
 
 def event(content: dict[str, Any]) -> bytes:
