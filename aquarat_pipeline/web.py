@@ -75,10 +75,12 @@ def _pages(store_uri: str) -> App:
     from starlette.routing import Mount
 
     from aquarat_core.serving import reports
+    from aquarat_core.serving.catalog import Catalog
     from aquarat_core.serving.pages import error_handlers
     from aquarat_core.serving.runs import routes as runs
 
-    routes = [*reports.routes(store_uri, _LINKED), *runs.routes(store_uri, _LINKED)]
+    catalog = Catalog(store_uri)
+    routes = [*reports.routes(catalog, _LINKED), *runs.routes(catalog, _LINKED)]
     return Starlette(routes=[Mount(PAGES, routes=routes)], exception_handlers=error_handlers(_LINKED))
 
 

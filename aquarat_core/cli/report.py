@@ -102,13 +102,14 @@ def _serve(report: Artifact, port: int) -> None:
         import uvicorn
         from starlette.applications import Starlette
 
+        from aquarat_core.serving.catalog import Catalog
         from aquarat_core.serving.guard import Guard
         from aquarat_core.serving.pages import error_handlers
         from aquarat_core.serving.reports import routes
     except ModuleNotFoundError as e:
         raise MissingPackageError("aquarat report --serve", e.name or "a package", "serve") from None
     links = ("reports",)
-    app = Starlette(routes=routes(report.store.uri, links), exception_handlers=error_handlers(links))
+    app = Starlette(routes=routes(Catalog(report.store.uri), links), exception_handlers=error_handlers(links))
     try:
         listening = socket.create_server(("127.0.0.1", port))
     except OSError as e:

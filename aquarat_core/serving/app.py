@@ -11,7 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from aquarat_core.serving import chat, login, reports
+from aquarat_core.serving.catalog import Catalog
 from aquarat_core.serving.explorer import routes as explorer
+from aquarat_core.serving.explorer.views import Explorer
 from aquarat_core.serving.guard import App, Guard, Token
 from aquarat_core.serving.metrics import TYPE, Metrics
 from aquarat_core.serving.openai import routes as openai
@@ -38,6 +40,8 @@ def application(site: Site, hosts: Iterable[str] = (), token: str | None = None)
     With a `token`, every request needs it, and the server may be reached by any IP address of its machine.
     """
     metrics = Metrics(site.worker)
+    catalog = Catalog(site.store_uri)
+    answers = Explorer(catalog)
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok", "models": list(site.models)})
@@ -57,10 +61,10 @@ def application(site: Site, hosts: Iterable[str] = (), token: str | None = None)
         Route("/health", health),
         Route("/metrics", show_metrics),
         *openai.routes(site),
-        *chat.routes(site),
-        *explorer.routes(site),
-        *runs.routes(site.store_uri),
-        *reports.routes(site.store_uri),
+        *chat.routes(site, answers),
+        *explorer.routes(site, answers),
+        *runs.routes(catalog),
+        *reports.routes(catalog),
     ]
     if token is not None:
         routes += login.routes(token)

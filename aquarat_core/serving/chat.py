@@ -24,9 +24,9 @@ from aquarat_core.tasks.origin import questions_of, warning_about
 from aquarat_core.tasks.registry import DATASETS, TASKS, load_task
 
 
-def routes(site: Site, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
+def routes(site: Site, explorer: Explorer, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
     """The chat page at `/`, and its endpoints."""
-    there = _Endpoints(site, links)
+    there = _Endpoints(site, explorer, links)
     return [
         Route("/", there.page),
         Route("/chat/models", endpoint(there.models)),
@@ -36,10 +36,10 @@ def routes(site: Site, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
 
 
 class _Endpoints:
-    def __init__(self, site: Site, links: Sequence[str]) -> None:
+    def __init__(self, site: Site, explorer: Explorer, links: Sequence[str]) -> None:
         self._site = site
         self._links = links
-        self._explorer = Explorer(site.store_uri)
+        self._explorer = explorer
         self._known: dict[str, dict[str, Any]] = {}
 
     async def page(self, request: Request) -> Response:
@@ -83,7 +83,8 @@ class Said(BaseModel):
 
 
 def described(served: Served) -> dict[str, Any]:
-    """What the page says of a model: its context, whether answers end in a letter, and what must be known about it."""
+    """The facts that the page shows about a model: its context, the letters of its answers, and a warning if there is
+    one."""
     artifact = served.artifact
     found: dict[str, Any] = {
         "id": served.name,

@@ -37,13 +37,13 @@ SANDBOX = (
 """The page of a report comes from the store: it gets no script, no origin and no network, only its own styles."""
 
 
-def routes(store_uri: str, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
+def routes(catalog: Catalog, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
     """`/reports` and `/reports/ARTIFACT`, where ARTIFACT is an asset, `EXPERIMENT/ASSET` or a manifest hash.
 
     `links` are the pages of `pages.LINKS` that the same server has. With the explorer among them, the questions in a
     report link to it.
     """
-    there = _Endpoints(store_uri, links)
+    there = _Endpoints(catalog, links)
     return [
         Route("/reports", there.page),
         Route("/reports/data", endpoint(there.listing)),
@@ -52,8 +52,8 @@ def routes(store_uri: str, links: Sequence[str] = tuple(LINKS)) -> list[BaseRout
 
 
 class _Endpoints:
-    def __init__(self, store_uri: str, links: Sequence[str]) -> None:
-        self._catalog = Catalog(store_uri)
+    def __init__(self, catalog: Catalog, links: Sequence[str]) -> None:
+        self._catalog = catalog
         self._links = links
 
     async def page(self, request: Request) -> Response:

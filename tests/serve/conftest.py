@@ -19,6 +19,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_core.text.tokenizer import TOKENIZER_FILE
 from tests.factories import calling_model, tokenizer
 from tests.patience import limit, wait_until
+from tests.serve.web_store import WebStore, serving_pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,20 @@ def running(
             process.wait(limit(20))
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> WebStore:
+    """A store with two checkpoints and the reports on them."""
+    folder = tmp_path_factory.mktemp("web")
+    return WebStore(f"file://{folder}/store", folder / "scratch")
+
+
+@pytest.fixture(scope="module")
+def url(web: WebStore) -> Iterator[str]:
+    """The address of a server with all pages of that store."""
+    with serving_pages(web) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

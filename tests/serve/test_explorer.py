@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from aquarat_core.errors import DataError
 from aquarat_core.evaluation.interpret.watching import attention_from, watch
 from aquarat_core.evaluation.records import write_records
 from aquarat_core.loading import load
+from aquarat_core.serving.catalog import Catalog
 from aquarat_core.serving.explorer import answers as answers_module
 from aquarat_core.serving.explorer.answers import read_answers
 from aquarat_core.serving.explorer.inside import attention_view, encoded, lens_view, token_view
@@ -31,21 +31,8 @@ from tests.serve.web_store import (
     get,
     record,
     rl_answers,
-    serving_pages,
     sft_answers,
 )
-
-
-@pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> WebStore:
-    folder = tmp_path_factory.mktemp("web")
-    return WebStore(f"file://{folder}/store", folder / "scratch")
-
-
-@pytest.fixture(scope="module")
-def url(web: WebStore) -> Iterator[str]:
-    with serving_pages(web) as address:
-        yield address
 
 
 def asked(url: str, what: str, **parameters: object) -> dict[str, Any]:
@@ -106,7 +93,7 @@ def test_a_prompt_that_was_asked_differently_is_not_compared(tmp_path: Path, sto
     web = WebStore(store_uri, tmp_path / "scratch")
     changed = [record(3, True, prompt_sha256="f" * 64), record(6, True)]
     report = web.report("rl", web.rl, changed, web.sft_report)
-    explorer = Explorer(store_uri)
+    explorer = Explorer(Catalog(store_uri))
     found = explorer.questions(report.sha256)
     assert found["counts"]["fixed"] == 1
     assert [one["before"] for one in found["questions"]] == [None, 0.0]
@@ -198,7 +185,7 @@ def test_damaged_answers_are_an_error_that_names_them(
         (good, b"[" * 100_000, "nested more than 64 levels deep"),
         (good, b"", "it is empty"),
     )
-    explorer = Explorer(store_uri)
+    explorer = Explorer(Catalog(store_uri))
     for questions, report, said in cases:
         name = publish(web, questions, report)
         with pytest.raises(ValueError, match=said):
@@ -217,7 +204,7 @@ def test_text_that_is_not_utf_8_is_shown_with_marks(tmp_path: Path, store_uri: s
     invalid = pa.array([b"\xff\xfe text"] * len(table), pa.binary()).view(pa.string())
     file = tmp_path / "invalid.parquet"
     pq.write_table(table.set_column(table.schema.get_field_index("completion"), "completion", invalid), file)
-    found = Explorer(store_uri).question(publish(web, file.read_bytes()), "none", "", "q03")
+    found = Explorer(Catalog(store_uri)).question(publish(web, file.read_bytes()), "none", "", "q03")
     assert found["sides"][0]["answers"][0]["text"] == "\ufffd\ufffd text"
 
 
@@ -226,7 +213,7 @@ def test_a_report_from_before_there_were_several_evaluations_is_read(tmp_path: P
     columns = ["id", "question", "gold", "completion", "parsed", "correct", "n_tokens", "truncated", "stop_reason"]
     file = tmp_path / "old.parquet"
     pq.write_table(pq.read_table(web.rl_report.path("questions.parquet"), columns=columns), file)
-    found = Explorer(store_uri).questions(publish(web, file.read_bytes()), "none")
+    found = Explorer(Catalog(store_uri)).questions(publish(web, file.read_bytes()), "none")
     assert found["evaluation"] == "" and found["counts"]["all"] == N
 
 
@@ -236,7 +223,7 @@ def test_where_letters_were_compared_the_chosen_one_is_looked_into(tmp_path: Pat
     write_records(tmp_path / "letters.parquet", scored)
     facts = json.dumps({"evaluations": [{"name": NAME, "protocol": "letters"}]}).encode()
     report = publish(web, (tmp_path / "letters.parquet").read_bytes(), facts)
-    answer = Explorer(store_uri).question(report, "none", "", "q01")["sides"][0]["answers"][0]
+    answer = Explorer(Catalog(store_uri)).question(report, "none", "", "q01")["sides"][0]["answers"][0]
     assert answer["scores"] == [-1.0, -2.0] and answer["inside"] is True and answer["text"] == ""
     answers = read_answers(web.store.get(report))
     assert answers.written(NAME, 1) == f"Answer: {scored[1].gold}"
@@ -249,7 +236,9 @@ def test_numbers_and_texts_that_are_none_are_not_shown(tmp_path: Path, store_uri
         scored = [record(i, True, choice_scores=scores) for i in range(3)]
         write_records(tmp_path / "scores.parquet", scored)
         report = publish(web, (tmp_path / "scores.parquet").read_bytes(), facts)
-        assert Explorer(store_uri).question(report, "none", "", "q01")["sides"][0]["answers"][0]["scores"] is None
+        assert (
+            Explorer(Catalog(store_uri)).question(report, "none", "", "q01")["sides"][0]["answers"][0]["scores"] is None
+        )
     table = pq.read_table(tmp_path / "scores.parquet")
     bad = pa.array([b"\xff"] * len(table), pa.binary())
     for column in ("evaluation", "id", "stop_reason"):
@@ -265,7 +254,7 @@ def test_a_report_with_a_huge_number_is_listed(tmp_path: Path, store_uri: str) -
     web = WebStore(store_uri, tmp_path / "scratch")
     files = {"questions.parquet": b"x", "report.json": b"{}"}
     made = web.publish("rl_eval_report", "report", files, [web.aqua, web.rl], metrics={"accuracy": 10**400})
-    found = next(one for one in Explorer(store_uri).reports()["reports"] if one["id"] == made.sha256)
+    found = next(one for one in Explorer(Catalog(store_uri)).reports()["reports"] if one["id"] == made.sha256)
     assert found["accuracy"] is None
 
 

@@ -13,9 +13,10 @@ import pytest
 import requests
 from starlette.applications import Starlette
 
-from aquarat_core.artifacts import JobDir
+from aquarat_core.artifacts import ArtifactStore, JobDir
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.job import job_dir
+from aquarat_core.serving.catalog import Catalog
 from aquarat_core.serving.runs import curves, folders
 from aquarat_core.serving.runs import routes as runs
 from tests.patience import limit
@@ -28,7 +29,7 @@ RUN = "11111111-aaaa-bbbb-cccc-222222222222"
 def url(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(folders, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(folders, "LISTING_SHARE", 0)
-    with running(Starlette(routes=runs.routes(store_uri))) as address:
+    with running(Starlette(routes=runs.routes(Catalog(store_uri)))) as address:
         yield address
 
 
@@ -88,7 +89,7 @@ def test_without_the_trainers_estimate_the_speed_so_far_counts(store_uri: str) -
         say(folder, number, (done, {}))
         path = Path(store_uri.removeprefix("file://"), folder.prefix, "output", "node0", f"{number:06d}.json")
         os.utime(path, (1_000_000 + 50 * number, 1_000_000 + 50 * number))
-    jobs = folders.Jobs(store_uri)
+    jobs = folders.Jobs(ArtifactStore.open(store_uri))
     found = curves.Curves(jobs).progress(jobs.latest()[0][0])
     assert found is not None and found["eta"] == pytest.approx(50 / 25 * 75)
 
@@ -121,7 +122,7 @@ def test_a_long_job_is_read_in_part(store_uri: str, monkeypatch: pytest.MonkeyPa
     folder = launched(store_uri)
     for number in range(1, 101):
         say(folder, number, (number, {"train/loss": float(number)}))
-    jobs = folders.Jobs(store_uri)
+    jobs = folders.Jobs(ArtifactStore.open(store_uri))
     found = curves.Curves(jobs).of_job(jobs.latest()[0][0], 0)
     steps = [step for step, _ in found["rows"]]
     assert steps[0] == 1 and steps[-20:] == list(range(81, 101)) and len(steps) == 28 and found["next"] == 100

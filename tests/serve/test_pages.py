@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Iterator
 from hashlib import sha256
 
 import pytest
@@ -17,26 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from aquarat_core.serving import reports
+from aquarat_core.serving.catalog import Catalog
 from aquarat_core.serving.pages import LINKS, STATIC, error_handlers
 from aquarat_core.serving.runs import routes as runs
 from tests.factories import questions
 from tests.patience import limit
-from tests.serve.web_store import WebStore, get, running, serving_pages
+from tests.serve.web_store import WebStore, get, running
 
 PAGES = ("/", "/explore", "/runs", "/reports")
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
-
-
-@pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> WebStore:
-    folder = tmp_path_factory.mktemp("web")
-    return WebStore(f"file://{folder}/store", folder / "scratch")
-
-
-@pytest.fixture(scope="module")
-def url(web: WebStore) -> Iterator[str]:
-    with serving_pages(web) as address:
-        yield address
 
 
 def post(url: str, body: object) -> requests.Response:
@@ -136,7 +124,7 @@ def test_what_the_chat_page_cannot_ask(url: str) -> None:
 
 def test_pages_can_be_mounted_on_another_server(web: WebStore) -> None:
     links = ("runs", "reports")
-    routes = [*runs.routes(web.uri, links), *reports.routes(web.uri, links)]
+    routes = [*runs.routes(Catalog(web.uri), links), *reports.routes(Catalog(web.uri), links)]
     with running(Starlette(routes=[Mount("/aquarat", routes=routes)])) as address:
         page = get(f"{address}/aquarat/runs").text
         assert 'data-root="/aquarat"' in page

@@ -11,19 +11,14 @@ from starlette.applications import Starlette
 
 from aquarat_core.evaluation import document as doc
 from aquarat_core.serving import reports
+from aquarat_core.serving.catalog import Catalog
 from tests.patience import limit
 from tests.serve.web_store import HOSTILE, WebStore, get, running
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> WebStore:
-    folder = tmp_path_factory.mktemp("web")
-    return WebStore(f"file://{folder}/store", folder / "scratch")
-
-
-@pytest.fixture(scope="module")
 def url(web: WebStore) -> Iterator[str]:
-    with running(Starlette(routes=reports.routes(web.uri))) as address:
+    with running(Starlette(routes=reports.routes(Catalog(web.uri)))) as address:
         yield address
 
 
@@ -81,7 +76,7 @@ def test_a_page_that_is_damaged_or_too_large_is_not_served(
     blob = Path(store_uri.removeprefix("file://")) / "blobs" / "sha256" / entry.sha256[:2] / entry.sha256
     blob.chmod(0o644)
     blob.write_bytes(b"<script>other bytes</script>")
-    with running(Starlette(routes=reports.routes(store_uri))) as address:
+    with running(Starlette(routes=reports.routes(Catalog(store_uri)))) as address:
         page = get(f"{address}/reports/rl_eval_report")
         assert page.status_code == 502 and "is damaged" in page.text and "<script>other" not in page.text
         monkeypatch.setattr(reports, "MAX_BYTES", 10)

@@ -23,9 +23,9 @@ REMEMBERED = 64
 VIEWS = ("tokens", "lens", "attention")
 
 
-def routes(site: Site, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
-    """The routes of the explorer of the site's store."""
-    there = _Endpoints(site, links)
+def routes(site: Site, explorer: Explorer, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
+    """The routes of the explorer; `explorer` reads the site's store."""
+    there = _Endpoints(site, explorer, links)
     return [
         Route("/explore", there.page),
         Route("/explore/reports", endpoint(there.reports)),
@@ -37,8 +37,8 @@ def routes(site: Site, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
 
 
 class _Endpoints:
-    def __init__(self, site: Site, links: Sequence[str]) -> None:
-        self._explorer = Explorer(site.store_uri)
+    def __init__(self, site: Site, explorer: Explorer, links: Sequence[str]) -> None:
+        self._explorer = explorer
         self._models = Models(site)
         self._links = links
         self._remembered: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()

@@ -83,8 +83,8 @@ FILTERS: dict[str, Callable[[Marks], bool]] = {
 class Explorer:
     """The answers in a store. Its methods read the store, so they are called in a thread."""
 
-    def __init__(self, store_uri: str) -> None:
-        self.catalog = Catalog(store_uri)
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
         self.reader = Reader()
         self._marks: OrderedDict[tuple[str, str, str], dict[str, Marks]] = OrderedDict()
         self._lock = threading.Lock()

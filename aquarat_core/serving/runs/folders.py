@@ -79,8 +79,8 @@ def folders(stats: Iterable[Stat]) -> list[Folder]:
 class Jobs:
     """The jobs of a store. It can be used from several threads."""
 
-    def __init__(self, store_uri: str) -> None:
-        self.store = ArtifactStore.open(store_uri)
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
         self._found: list[Folder] = []
         self._left_out = 0
         self._again = float("-inf")

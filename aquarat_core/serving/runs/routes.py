@@ -31,9 +31,9 @@ CHECKPOINTS = 100
 ACTIVE = ("running", "stopping")
 
 
-def routes(store_uri: str, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
+def routes(catalog: Catalog, links: Sequence[str] = tuple(LINKS)) -> list[BaseRoute]:
     """`/runs`, with the pages of `pages.LINKS` that the same server has as links."""
-    there = _Endpoints(store_uri, links)
+    there = _Endpoints(catalog, links)
     return [
         Route("/runs", there.page),
         Route("/runs/data", endpoint(there.data)),
@@ -42,10 +42,10 @@ def routes(store_uri: str, links: Sequence[str] = tuple(LINKS)) -> list[BaseRout
 
 
 class _Endpoints:
-    def __init__(self, store_uri: str, links: Sequence[str]) -> None:
-        self._jobs = Jobs(store_uri)
+    def __init__(self, catalog: Catalog, links: Sequence[str]) -> None:
+        self._jobs = Jobs(catalog.store)
         self._curves = Curves(self._jobs)
-        self._catalog = Catalog(store_uri)
+        self._catalog = catalog
         self._links = links
 
     async def page(self, request: Request) -> Response:
