@@ -1,4 +1,4 @@
-"""What a host is made of, as far as it decides which environment can run there: GPUs, driver, Pythons, C library."""
+"""The facts about a host that decide which environment can run there: GPUs, driver, Pythons, C library."""
 
 from __future__ import annotations
 

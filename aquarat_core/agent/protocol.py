@@ -275,7 +275,7 @@ class LeasesReply(TypedDict):
 
 
 class DrainReply(TypedDict):
-    """What still runs on the host. A supervisor outlives its lease while it writes its last status."""
+    """The jobs that still run on the host. A supervisor writes its last status after its lease has ended."""
 
     state: Literal["drained", "open"]
     leases: list[ListedLease]
@@ -320,7 +320,7 @@ class PythonFound(TypedDict):
 
 
 class Machine(TypedDict):
-    """What a host is made of, as far as it decides which environment can run there."""
+    """The facts about a host that decide which environment can run there."""
 
     gpus: list[Gpu]
     driver: str | None

@@ -22,7 +22,7 @@ class Command:
 
     name: str
     what: str
-    """What it does, as an imperative without a period; at most 56 characters, so that the manual fits 80 columns."""
+    """A phrase such as `talk with a model`, of at most 56 characters, so that the manual fits 80 columns."""
     group: str
     module: str
     """Has a function `add_commands(commands)` that adds the parser, perhaps with those of other commands."""

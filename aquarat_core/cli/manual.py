@@ -1,4 +1,4 @@
-"""What `aquarat --help` prints: all commands in groups, on one screen of 80 columns."""
+"""The text of `aquarat --help`: all commands in groups, on one screen of 80 columns."""
 
 from __future__ import annotations
 

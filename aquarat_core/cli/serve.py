@@ -147,7 +147,7 @@ def _models(names: list[str], store: str, dtype: str | None) -> dict[str, Model]
 
     models: dict[str, Model] = {}
     for name in names:
-        # A folder is called by its last part: its place is nobody's business but the user's.
+        # Clients see the name of a folder, but not the path that leads to it.
         called = Path(name).expanduser().resolve().name if name[:1] in "./~" else name
         if called in models:
             raise UsageError(f"{called} is given twice")
