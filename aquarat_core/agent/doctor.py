@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import leases, machine
+from . import leases, machine, switch
 from .folder import open_folder
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def examine(root: Path, request: DoctorRequest) -> DoctorReply:
     _download(facts, problems, request)
     if reason := leases.drained(root):
         facts["drained"] = reason
+    if state := switch.state(root):
+        facts["switch"] = state
     _meeting(facts, problems, request)
     return {"facts": facts, "problems": problems}
 

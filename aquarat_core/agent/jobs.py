@@ -6,17 +6,17 @@ supervisor's identity, the logs of all ranks and, while it runs, the token for t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from . import leases, processes, supervisor
+from . import leases, processes, supervisor, switch
 from .folder import open_folder
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def start(root: Path, request: StartRequest) -> StartReply:
                 _remove_old(root)
                 directory.mkdir(parents=True)
                 _write_token(directory, request.get("token"))
-                daemonize(lambda: supervisor.supervise(root, directory, request, lease), directory)
+                work = functools.partial(supervisor.supervise, root, directory, request, lease)
+                processes.daemonize(work, directory / "supervisor.log")
         except BaseException:
             leases.drop(root, request["id"])
             raise
@@ -121,8 +122,8 @@ def _stop(root: Path, job_id: str, mark: str) -> StopReply:
 
 
 def tail(root: Path, request: TailRequest) -> TailReply:
-    """The last lines of each of the job's logs on this host."""
-    logs = sorted((root / "jobs" / request["id"]).rglob("*.log"))
+    """The last lines of each of the job's logs on this host, and of its dead-man's switch."""
+    logs = [*sorted((root / "jobs" / request["id"]).rglob("*.log")), *root.glob(switch.LOG)]
     return {"logs": {str(path.relative_to(root)): _last_lines(path, request.get("lines", 40)) for path in logs}}
 
 
@@ -173,31 +174,6 @@ def _write_token(directory: Path, token: Token | None) -> None:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
             json.dump({"token": token["token"], "expiry": ends.isoformat()}, f)
         os.replace(temporary, directory / "token")
-
-
-def daemonize(work: Callable[[], int], directory: Path) -> None:
-    """Runs `work` in a process that outlives this one, its session and its terminal."""
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        return
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    code = 1
-    try:
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        log = os.open(directory / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        for target, source in ((0, nowhere), (1, log), (2, log)):
-            os.dup2(source, target)
-        os.closerange(3, 256)
-        code = work()
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 def _supervisor(root: Path, job_id: str) -> SupervisorRecord | None:

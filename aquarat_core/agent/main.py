@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import jobs, leases
+from . import jobs, leases, switch
 
 if TYPE_CHECKING:
     from .protocol import DoctorReply, DoctorRequest, ErrorReply, Machine, MachineRequest
@@ -39,6 +39,8 @@ COMMANDS: dict[str, Callable[[Path, Any], Mapping[str, object]]] = {
     "leases": leases.listing,
     "release": jobs.release,
     "drain": jobs.drain,
+    "arm": switch.arm,
+    "disarm": switch.disarm,
     "doctor": _doctor,
     "machine": _machine,
 }

@@ -73,6 +73,37 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def daemonize(work: Callable[[], int], log: Path, kept: int | None = None) -> None:
+    """Runs `work` in a process that outlives this one, its session and its terminal, and prints into `log`.
+
+    Of the open files it inherits only the descriptor `kept`.
+    """
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    code = 1
+    try:
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for target, source in ((0, nowhere), (1, out), (2, out)):
+            os.dup2(source, target)
+        for handle in range(3, 256):
+            if handle != kept:
+                with suppress(OSError):
+                    os.close(handle)
+        code = work()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 def reap(spared: Iterable[int]) -> None:
     """Reaps adopted children of this process that have ended, except `spared`, which other code waits for."""
     for pid in descendants([os.getpid()], depth=1, zombies=True):

@@ -117,6 +117,21 @@ class DrainRequest(_DrainRequest, total=False):
     """True also ends the jobs that run there; their runs continue on other hosts."""
 
 
+class ArmRequest(TypedDict):
+    """`arm`: arms the host's dead-man's switch, or renews it. All times are in seconds from now."""
+
+    end_in: float
+    """When the rental is over."""
+    orphan_after: float
+    """How long the control host may be silent, that is, not send `arm` again."""
+    power_off: bool
+    """Whether the host powers off once its jobs have ended."""
+
+
+class DisarmRequest(TypedDict):
+    """`disarm`: has no fields."""
+
+
 class LeasesRequest(TypedDict):
     """`leases`: has no fields."""
 
@@ -194,11 +209,27 @@ class ListedLease(_Lease):
     seconds_left: float
 
 
-class SupervisorRecord(ProcessId):
-    """`jobs/<id>/supervisor.json` on the host."""
-
+class _SupervisorRecord(ProcessId):
     mark: str
     job: str
+
+
+class SupervisorRecord(_SupervisorRecord, total=False):
+    """`jobs/<id>/supervisor.json` on the host."""
+
+    grace: float
+    """Seconds between the job's SIGTERM and its SIGKILL; older agents do not write it."""
+
+
+class SwitchRecord(TypedDict):
+    """`switch.json` on the host: its dead-man's switch. Times are in seconds since boot, including sleep."""
+
+    ends: float
+    renewed: float
+    orphan_after: float
+    power_off: bool
+    fired: str | None
+    """Why it ended the jobs, or None while it waits."""
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------
@@ -280,6 +311,31 @@ class DrainReply(TypedDict):
     state: Literal["drained", "open"]
     leases: list[ListedLease]
     supervisors: int
+
+
+class Armed(TypedDict):
+    """The switch waits."""
+
+    state: Literal["armed"]
+    started: bool
+    """Whether its process had to be started: because it was armed for the first time, or had been killed."""
+
+
+class Fired(TypedDict):
+    """The switch has ended the host's jobs, and nothing was changed: the host takes none, and may be powering off."""
+
+    state: Literal["fired"]
+    reason: str
+
+
+ArmReply = Union[Armed, Fired]  # noqa: UP007
+
+
+class DisarmReply(TypedDict):
+    """Nothing ends the host's jobs by itself. A host whose switch has fired still takes no jobs until `drain` lets
+    them in."""
+
+    state: Literal["disarmed"]
 
 
 class _ReleaseReply(TypedDict):

@@ -73,6 +73,7 @@ class _Supervisor:
             **processes.identity(os.getpid()),
             "mark": self._request["mark"],
             "job": self._request["job"],
+            "grace": self._request["grace"],
         }
         processes.write_durably(self._directory / "supervisor.json", who)
         processes.adopt_orphans()

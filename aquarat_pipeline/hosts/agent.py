@@ -56,6 +56,14 @@ class HostAgent:
         request: protocol.DrainRequest = {"reason": reason, "stop": stop}
         return cast(protocol.DrainReply, self._call("drain", request))
 
+    def arm(self, request: protocol.ArmRequest, seconds: float = CALL_SECONDS) -> protocol.ArmReply:
+        """Arms or renews the switch that ends the host's jobs when the rental is over or nobody renews it."""
+        return cast(protocol.ArmReply, self._call("arm", request, seconds))
+
+    def disarm(self) -> protocol.DisarmReply:
+        """Takes the switch away, even if it has fired; then `drain(None)` lets jobs in again."""
+        return cast(protocol.DisarmReply, self._call("disarm", {}))
+
     def machine(self) -> protocol.Machine:
         """GPUs, driver, Pythons and C library; needs nothing that `prepare` installs."""
         return cast(protocol.Machine, self._call("machine", {}))

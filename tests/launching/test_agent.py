@@ -139,6 +139,8 @@ def test_the_agent_runs_under_the_pythons_of_hosts(tmp_path: Path, version: str)
     status = here.ended(order)
     assert (status["code"], status["tail"]) == (0, ["hello"])
     assert call("status", order) == {"state": "gone"} and call("leases", {}) == {"leases": []}
+    assert call("arm", {"end_in": 0, "orphan_after": 60, "power_off": False})["state"] == "armed"
+    wait_until(lambda: leases.drained(tmp_path / "root") == "the rental is over", 10, "the switch fires")
 
 
 def test_a_job_runs_says_what_it_says_and_leaves_nothing(here: HostHere) -> None:

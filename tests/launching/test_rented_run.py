@@ -133,6 +133,27 @@ def test_a_run_goes_on_at_the_next_rental_when_one_ends(far: tuple[Cluster, Netw
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_elsewhere_when_the_control_host_does_not_renew_the_switch(far: tuple[Cluster, Network]) -> None:
+    cluster, network = far
+    network.set_clock(0, 3600)
+    first = rent(cluster, network, 0)
+    agent = HostAgent(first)
+    assert agent.arm({"end_in": 3600, "orphan_after": 3600, "power_off": False}) == {"state": "armed", "started": True}
+    cluster.order(ASSET, steps=STEPS, seconds=0.2, hold=2)
+    run_id = cluster.launch(ASSET, tags={"aquarat/pool": "h100"})
+    cluster.wait_for_step(run_id, ASSET, 2)
+    agent.arm({"end_in": 3600, "orphan_after": 2, "power_off": False})
+    wait_until(lambda: waiting_steps(cluster.home), 60, "the step waits for another host")
+    rentals.remove(first)
+
+    cluster.order(ASSET, steps=STEPS, seconds=0.2)
+    rent(cluster, network, 1)
+    expect(cluster, run_id, trainers=2)
+    assert {mark["host"] for mark in cluster.trace(run_id, ASSET)} == {"h0", "h1"}
+    assert "h0: its control host was silent for 2 s. Starting again from the saved state (0/3)" in cluster.story(run_id)
+
+
+@pytest.mark.slow
 def test_acceptance_compares_a_rented_host_with_its_offer(far: tuple[Cluster, Network]) -> None:
     cluster, network = far
     host = rent(cluster, network, 0, gpus=8, gpu_kind="H100", gpu_memory_gb=80)
