@@ -33,6 +33,8 @@ set -eu
 umask 077
 root={root} name={name}
 env="$root/envs/$name"
+exec 9>"$root/prepare.lock"
+flock 9
 if [ ! -e "$env/.ready" ]; then
     {python}
     rm -rf "$env"
@@ -49,6 +51,7 @@ else
 fi
 ln -sfn "$env" "$root/env.new" && mv -T "$root/env.new" "$root/env"
 """
+"""One at a time: whoever started another may be gone while it goes on."""
 BRING_PYTHON = """
     chmod 700 {uv}
     export UV_PYTHON_INSTALL_DIR="$root/pythons" UV_CACHE_DIR="$root/uv/cache"
@@ -67,11 +70,10 @@ def prepare(host: Host, checkout: Path, say: Callable[[str], None], options: str
     if host.transport == "local":
         raise InventoryError(f"{host.name} is this machine, which already has the project: only ssh hosts are prepared")
     transport = SshTransport(host)
-    tokenizer = _tokenizer_wheel(checkout)
-    uv = _uv(checkout)
+    tokenizer = tokenizer_wheel(checkout)
     machine = HostAgent(host).machine()
     try:
-        choice = choose(environments(checkout), machine, tokenizer.name, gpus=host.gpus, brings=uv is not None)
+        choice = choice_for(host, machine, checkout)
     except UnfitHostError as e:
         raise UnfitHostError(f"{host.name}: {e}") from None
     lock = choice.environment.lock
@@ -80,7 +82,7 @@ def prepare(host: Host, checkout: Path, say: Callable[[str], None], options: str
     script = SCRIPT.format(
         root=shell_path(host.root),
         name=name,
-        python=_python(transport, host, choice, uv, say),
+        python=_python(transport, host, choice, _uv(checkout), say),
         options=options,
         lock=lock.name,
         record=shlex.quote(json.dumps(_record(choice, machine))),
@@ -89,6 +91,12 @@ def prepare(host: Host, checkout: Path, say: Callable[[str], None], options: str
     say(f"{host.name}: environment {name}, {choice.environment} (takes minutes the first time)")
     made = _run(transport, script, INSTALL_SECONDS)
     return f"{host.name}: environment {name}, {choice.environment}, was {made.split()[-1]}"
+
+
+def choice_for(host: Host, machine: Machine, checkout: Path) -> Choice:
+    """What the host gets. Raises `UnfitHostError` with the reason if no environment runs there."""
+    wheel, brings = tokenizer_wheel(checkout).name, _uv(checkout) is not None
+    return choose(environments(checkout), machine, wheel, gpus=host.gpus, brings=brings)
 
 
 def _send_packages(
@@ -155,7 +163,8 @@ def _project_wheel(checkout: Path, scratch: Path) -> Path:
     return next(out.glob("*.whl"))
 
 
-def _tokenizer_wheel(checkout: Path) -> Path:
+def tokenizer_wheel(checkout: Path) -> Path:
+    """The wheel for hosts. Raises `InventoryError` if it was not built."""
     wheels = sorted((checkout / "rust/target/wheels").glob("*.whl"))
     if not wheels:
         raise InventoryError("the tokenizer's wheel is missing: `./run setup` builds it")

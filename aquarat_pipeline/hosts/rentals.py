@@ -58,6 +58,14 @@ def read(home: Path, taken: Collection[str] = ()) -> Rentals:
     return Rentals(tuple(hosts), tuple(problems))
 
 
+def find(home: Path, rental: str) -> RentedHost | None:
+    """The record of that rental; None if it has none that can be used."""
+    try:
+        return _read(folder_of(home, rental) / RECORD)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _read(path: Path) -> RentedHost:
     given: Any = json.loads(path.read_bytes())
     if not isinstance(given, dict):

@@ -33,6 +33,10 @@ class HostError(OSError):
     """A host that could not be reached, or whose agent failed; trying again may help."""
 
 
+class HostKeyError(HostError):
+    """A host that shows another key than the one that is known; nothing was sent to it."""
+
+
 class Transport(Protocol):
     """The connection to one host."""
 
@@ -119,7 +123,10 @@ class SshTransport:
                 f"{self._host.name} ({self._host.address}) does not answer within {seconds:.0f} s"
             ) from None
         if done.returncode == 255:
-            raise HostError(f"{self._host.name} ({self._host.address}) cannot be reached: {_reason(done)}")
+            unknown = b"Host key verification failed" in done.stderr
+            raise (HostKeyError if unknown else HostError)(
+                f"{self._host.name} ({self._host.address}) cannot be reached: {_reason(done)}"
+            )
         return done
 
     def close(self) -> None:
