@@ -62,6 +62,8 @@ class Limits(_Section):
     drain_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10
     wait_minutes: Annotated[float, Field(ge=0)] = 2
     """A run waits for so long before something is rented for it."""
+    download_mb_s: Annotated[float, Field(ge=0)] = 10
+    """A host that reads less from the store, in megabytes a second, is unfit."""
     rest_hours: Annotated[float, Field(ge=0)] = 24
     """An offer is not taken again for so long after a host of it was unfit."""
 

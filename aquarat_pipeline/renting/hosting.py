@@ -18,6 +18,8 @@ class Progress:
     done: bool = False
     unfit: str | None = None
     """Why it will never come there."""
+    why: str = ""
+    """What was found when it is done; before that, what keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Use:
     """Which runs use how many of its GPUs."""
     silent_seconds: float
     """Since its last sign of life."""
+    unfit: str | None = None
+    """Why it can no longer be used."""
 
 
 class Hosts(Protocol):

@@ -13,15 +13,16 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.locks import HeldError, held, is_held
 from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect, this_machine
 from aquarat_pipeline.renting.config import read_config
-from aquarat_pipeline.renting.hosting import UnmanagedHosts
 from aquarat_pipeline.renting.keeper import TURN_SECONDS, Keeper, SshKey
 from aquarat_pipeline.renting.ledger import Ledger, make_folder
+from aquarat_pipeline.renting.managing import ManagedHosts
 
 log = logging.getLogger("aquarat.keeper")
 
@@ -91,7 +92,7 @@ def ssh_key(home: Path, installation: str) -> SshKey:
     return SshKey(f"aquarat-{installation}", public.read_text().strip())
 
 
-def keeper_of(home: Path, surroundings: Surroundings) -> Keeper:
+def keeper_of(home: Path, surroundings: Surroundings, hosts: ManagedHosts) -> Keeper:
     """A keeper with the real parts."""
     ledger = Ledger(home)
 
@@ -99,15 +100,25 @@ def keeper_of(home: Path, surroundings: Surroundings) -> Keeper:
         return connect(account, surroundings)
 
     return Keeper(
-        ledger, open_account, UnmanagedHosts(), lambda: read_config(home),
+        ledger, open_account, hosts, lambda: read_config(home),
         lambda: ssh_key(home, ledger.installation()), surroundings.now,
     )  # fmt: skip
 
 
-def keep(home: Path, surroundings: Surroundings) -> None:
+def managed_hosts(home: Path, surroundings: Surroundings, **more: Any) -> ManagedHosts:
+    """The hosts of a keeper; `more` are settings of `ManagedHosts`."""
+
+    def open_account(account: Account) -> Cloud:
+        return connect(account, surroundings)
+
+    return ManagedHosts(home, surroundings.now, open_account, lambda: read_config(home), **more)
+
+
+def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = None) -> None:
     """Turns until nothing is left to look for. Raises `SecondKeeperError`."""
     with only_keeper(home):
-        keeper = keeper_of(home, surroundings)
+        hosts = hosts or managed_hosts(home, surroundings)
+        keeper = keeper_of(home, surroundings, hosts)
         said: dict[str, float] = {}
         while True:
             turn = keeper.turn()
@@ -117,7 +128,7 @@ def keep(home: Path, surroundings: Surroundings) -> None:
                     said[note] = time.monotonic()
             if not turn.watched:
                 return
-            surroundings.sleep(TURN_SECONDS)
+            surroundings.sleep(hosts.pause(TURN_SECONDS))
 
 
 def _lock(home: Path) -> Path:

@@ -49,6 +49,8 @@ _FORWARD: Mapping[State, tuple[State, ...]] = MappingProxyType(
         "gone": ("ending",),
     }
 )
+UNFIT = "unfit"
+"""The code of an end that says something about the offer."""
 Micros = Annotated[int, Field(ge=0)]
 
 
@@ -203,7 +205,10 @@ class Event(BaseModel):
     raw_state: str | None = None
     address: str | None = None
     """`user@host:port`."""
+    private_host: str | None = None
+    """Its address in the provider's network."""
     code: str | None = None
+    """Of a refusal, the provider's; `unfit` for the end of a host that was not as offered."""
     scope: str | None = None
     """What a refusal is about."""
     ssh_key: str | None = None
@@ -242,6 +247,7 @@ class Rental:
     price: Money | None = None
     """The highest that the provider has named for the instance, per hour."""
     address: str | None = None
+    private_host: str | None = None
     addressed: float | None = None
     """When the address became known."""
     end: float = 0.0
@@ -291,6 +297,7 @@ class Rental:
             instance_id=event.instance_id or self.instance_id,
             price=self._price(event),
             address=event.address or self.address,
+            private_host=event.private_host or self.private_host,
             addressed=event.at if event.address and self.addressed is None else self.addressed,
             end=self.end if event.end is None else event.end,
             end_asked=event.end_asked or self.end_asked,
@@ -318,6 +325,11 @@ class Rental:
     @property
     def name(self) -> str:
         return self.order.name
+
+    @property
+    def unfit(self) -> Event | None:
+        """The event that ended it because it was not as offered, if that was the reason."""
+        return next((event for event in self.events if event.state == "ending" and event.code == UNFIT), None)
 
     @property
     def final(self) -> bool:

@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from aquarat_pipeline.renting import host_keys
 from aquarat_pipeline.renting.cloud import Cloud
 from aquarat_pipeline.renting.hosting import Goal, Hosts
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
 from aquarat_pipeline.renting.model import CloudError, Granted, Order, OutcomeUnknown, Refused, Unauthorized
-from aquarat_pipeline.renting.rental import ALIVE, IllegalTransition, Rental, State
+from aquarat_pipeline.renting.rental import ALIVE, UNFIT, IllegalTransition, Rental, State
 from aquarat_pipeline.renting.sight import Sight
 
 PROOF_SECONDS = 60
@@ -39,7 +40,10 @@ class Steps:
         """Sends the order, once. The rental must be `intended`."""
         order = rental.order
         tags = {"aq-installation": order.parts.installation, "aq-rental": order.rental, "aq-end": str(order.last_end)}
-        wanted = Order(order.name, order.last_end, ssh_key_name, ssh_public_key, None, order.image, tags)
+        user_data = None
+        if self.cloud.capabilities.host_key == "user_data":
+            user_data = host_keys.ordered(self.ledger.folder(rental.id), rental.id)
+        wanted = Order(order.name, order.last_end, ssh_key_name, ssh_public_key, user_data, order.image, tags)
         rental = self._write(rental, "asking", f"asking for {order.offer.id}", ssh_key=ssh_key_name)
         try:
             answer = self.cloud.rent(order.offer.offer, wanted)
@@ -58,6 +62,8 @@ class Steps:
 
     def step(self, rental: Rental, seen: Sight | None) -> Rental:
         """The rental after its next act. `seen` is None if there is no new list."""
+        if rental.state != "intended":
+            host_keys.discard(self.ledger.folder(rental.id))
         if seen is not None and (after := self._listed(rental, seen)) is not None:
             return after
         if rental.state in ALIVE:
@@ -115,7 +121,7 @@ class Steps:
 
     def _alive(self, rental: Rental, seen: Sight | None) -> Rental:
         if why := self._over(rental, seen):
-            return self._end(rental, why)
+            return self._end(rental, why, UNFIT if why.startswith(UNFIT) else None)
         if seen is not None:
             if seen.missing:
                 return self._missed(rental, seen)
@@ -172,24 +178,26 @@ class Steps:
         phases = rental.order.phases
         began = rental.asked if rental.asked is not None else rental.since
         if rental.addressed is None:
-            if self.now >= began + phases.boot:
-                return self._end(rental, f"it did not boot within {phases.boot / 60:g} min")
-            return rental
+            return self._late(rental) if self.now >= began + phases.boot else rental
         if rental.order.managed:
             return self._advance(rental, "reachable", rental.addressed + phases.reach)
         if seen is not None and seen.instance is not None and seen.instance.state == "running":
             return self._write(rental, "ready", f"it runs at {rental.address}")
-        if self.now >= began + phases.boot:
-            return self._end(rental, f"it did not boot within {phases.boot / 60:g} min")
-        return rental
+        return self._late(rental) if self.now >= began + phases.boot else rental
+
+    def _late(self, rental: Rental) -> Rental:
+        return self._end(rental, f"it did not boot within {rental.order.phases.boot / 60:g} min", UNFIT)
 
     def _advance(self, rental: Rental, goal: Goal, limit: float) -> Rental:
-        if self.now >= limit:
-            return self._end(rental, f"unfit: it was not {goal} in time")
         progress = self.hosts.advance(rental, goal)
         if progress.unfit:
-            return self._end(rental, f"unfit: {progress.unfit}")
-        return self._write(rental, goal, "") if progress.done else rental
+            return self._end(rental, f"unfit: {progress.unfit}", UNFIT)
+        if progress.done:
+            return self._write(rental, goal, progress.why)
+        if self.now >= limit:
+            why = f": {progress.why}" if progress.why else ""
+            return self._end(rental, f"unfit: it was not {goal} in time{why}", UNFIT)
+        return rental
 
     def _ready(self, rental: Rental) -> Rental:
         if not rental.order.managed:
@@ -200,6 +208,8 @@ class Steps:
         if self.now >= rental.end - phases.drain:
             return self._write(rental, "draining", "its time is almost over")
         use = self.hosts.use(rental)
+        if use.unfit:
+            return self._end(rental, f"unfit: {use.unfit}", UNFIT)
         if use.silent_seconds >= phases.lost:
             return self._end(rental, f"lost: no sign of life for {use.silent_seconds / 60:.0f} min")
         if dict(use.runs) != dict(rental.runs):
@@ -213,9 +223,9 @@ class Steps:
         idle = self.hosts.drain(rental, "its rental ends", stop)
         return self._end(rental, "nothing runs on it") if idle else rental
 
-    def _end(self, rental: Rental, why: str) -> Rental:
+    def _end(self, rental: Rental, why: str, code: str | None = None) -> Rental:
         self.hosts.forget(rental)
-        return self._write(rental, "ending", why, runs={} if rental.runs else None)
+        return self._write(rental, "ending", why, runs={} if rental.runs else None, code=code)
 
     def _ending(self, rental: Rental, seen: Sight | None) -> Rental:
         if seen is not None:
@@ -258,6 +268,7 @@ class Steps:
 
     def _write_answer(self, rental: Rental, state: State, why: str, **facts: Any) -> Rental:
         """What the provider answered must be written, whatever another keeper wrote meanwhile."""
+        host_keys.discard(self.ledger.folder(rental.id))
         while True:
             try:
                 return self._write(rental, state, why, **facts)
@@ -290,4 +301,6 @@ def _facts(rental: Rental, seen: Sight) -> dict[str, Any]:
         address = f"{instance.endpoint.user}@{instance.endpoint.host}:{instance.endpoint.port}"
         if address != rental.address:
             facts["address"] = address
+        if instance.endpoint.private_host not in (None, rental.private_host):
+            facts["private_host"] = instance.endpoint.private_host
     return facts

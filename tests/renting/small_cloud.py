@@ -33,6 +33,7 @@ RentFault = Literal[
     "ghost", "dear", "nameless",
 ]  # fmt: skip
 STEP = 60
+ENDPOINT = Endpoint("203.0.113.7", 22, "ubuntu", None)
 A10 = Offer("lambda", "gpu_1x_a10@us-east-1", "gpu_1x_a10", "us-east-1", 1, "A10", Money.cents(129), "yes")
 CAPABILITIES = Capabilities(
     idempotent=False, ends_itself=None, poweroff_stops_billing=False, user_data=True, host_key="user_data",
@@ -82,6 +83,10 @@ class SmallCloud:
     price: Money = A10.price
     status: State | None = None
     """Shown in place of `running`."""
+    orders: list[Order] = field(default_factory=list[Order])
+    endpoint: Endpoint = ENDPOINT
+    keys: tuple[str, ...] = ()
+    """What it tells of host keys."""
 
     def offers(self) -> tuple[Offer, ...]:
         return (A10,)
@@ -96,6 +101,7 @@ class SmallCloud:
         assert offer.id == A10.id and names.parse(order.name), "an order of no offer, or without a name of ours"
         assert order.end > self.now() and order.ssh_key_name == "key-of-" + order.ssh_public_key
         self.rents.append(order.name)
+        self.orders.append(order)
         fault, self.rent_fault = self.rent_fault, ""
         match fault:
             case "capacity":
@@ -148,7 +154,7 @@ class SmallCloud:
             state = "ending"
         if state == "running" and self.status is not None:
             state = self.status
-        address = Endpoint("203.0.113.7", 22, "ubuntu", None) if state == "running" else None
+        address = self.endpoint if state == "running" else None
         created = datetime.fromtimestamp(machine.made, UTC)
         key = () if machine.id in self.foreign else ("key-of-ssh-ed25519 AAAA",)
         return Instance(
@@ -188,7 +194,7 @@ class SmallCloud:
         return f"key-of-{public_key}"
 
     def host_keys(self, instance_id: str) -> tuple[str, ...]:
-        return ()
+        return self.keys
 
     def ours(self) -> list[Machine]:
         return [machine for machine in self.machines if machine.id not in self.foreign]

@@ -48,6 +48,7 @@ def home(fake: FakeLambda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("LAMBDA_API_KEY", KEY)
     monkeypatch.delenv("HYPERBOLIC_API_KEY", raising=False)
     monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path))
+    monkeypatch.setenv("AQUARAT_STORE", "gs://bucket/store")
     return path
 
 
@@ -193,9 +194,10 @@ def test_a_real_keeper_rents_and_ends_and_is_followed_by_another(
     ledger = Ledger(home)
     lock = home / "aquarat" / "keeper.lock"
     try:
-        text = said(capsys, [*RENT, "-y", "--name", "first"], 0)
-        assert "is ready: ssh -i $DAGSTER_HOME/aquarat/rentals/id_ed25519 -p 22 ubuntu@203.0.113.1" in text
+        text = said(capsys, [*RENT, "-y", "--name", "first", "--no-prepare"], 0)
         (rental,) = ledger.load().rentals
+        assert "is ready: ssh -i $DAGSTER_HOME/aquarat/rentals/id_ed25519 -o UserKnownHostsFile=" in text
+        assert f"/known_hosts -o HostKeyAlias={rental.id} -p 22 ubuntu@203.0.113.1" in text
         assert [one.name for one in fake.alive()] == [rental.name]
         os.kill(int(lock.read_text()), signal.SIGKILL)
         wait_until(lambda: not keeping.is_alive(home), 30, "the keeper is gone")
