@@ -15,7 +15,8 @@ from aquarat_core.cli.output import CheckFailed, log
 from aquarat_core.errors import UsageError, UserError
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.home import dagster_home
-from aquarat_pipeline.renting import budget, keeping
+from aquarat_pipeline.renting import budget, host_keys, keeping
+from aquarat_pipeline.renting.acceptance import why_not_here
 from aquarat_pipeline.renting.cloud import Account, Cloud, accounts_in_environment, connect, this_machine
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, dollars, read_config
 from aquarat_pipeline.renting.ledger import Ledger
@@ -23,11 +24,14 @@ from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import Rental, RentalOrder
 from aquarat_pipeline.renting.requests import new_order
+from aquarat_pipeline.renting.resting import resting
 from aquarat_pipeline.renting.selecting import Wish, judge, nearest
 
 POLL_SECONDS = 1.0
 LATE_SECONDS = 60.0
 """A keeper that acts takes an order sooner."""
+IDLE_MINUTES = 10.0
+"""After so long without a job, a host that belongs to no pool is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,9 @@ def add_actions(actions: Commands) -> None:
     rent.add_argument("--max-price", type=_dollars, metavar="DOLLARS", help="per hour (needed without --pool)")
     rent.add_argument("--count", type=int, default=1, metavar="N", help="so many hosts; default: 1")
     rent.add_argument("--name", default="", metavar="LABEL", help="a name of yours for it")
+    rent.add_argument("--no-prepare", action="store_true", help="no run uses it, and it stays when it is idle")
     rent.add_argument("--dry-run", action="store_true", help="only show what would be ordered")
-    rent.add_argument("--no-wait", action="store_true", help="do not wait until it runs")
+    rent.add_argument("--no-wait", action="store_true", help="do not wait until it is ready")
     rent.add_argument("-y", "--yes", action="store_true", help="do not ask")
     rent.set_defaults(run=_rent)
 
@@ -68,9 +73,11 @@ def _rent(arguments: argparse.Namespace) -> str | CheckFailed:
         raise UsageError("without --pool, say for how long and for how much: --hours 2 --max-price 1.50")
     if arguments.count < 1:
         raise UsageError("--count must be at least 1")
-    found = candidates(config, pool, arguments)
+    if not arguments.no_prepare and (why := why_not_here()):
+        raise UsageError(f"no host could be prepared: {why}; or rent without preparing it (--no-prepare)")
     ledger = Ledger(home)
-    orders = [_order(ledger, found[0], pool, arguments) for _ in range(arguments.count)]
+    found = candidates(config, pool, arguments, ledger)
+    orders = [_order(ledger, found[0], config, pool, arguments) for _ in range(arguments.count)]
     _check(ledger, config, found[0], orders, pool)
     shown = _describe(found[0], orders)
     if arguments.dry_run:
@@ -105,9 +112,13 @@ def accounts(config: RentConfig, wanted: str | None = None) -> list[Account]:
     return [account for name, account in known.items() if wanted in (None, name)]
 
 
-def candidates(config: RentConfig, pool: Pool | None, arguments: argparse.Namespace) -> list[Candidate]:
-    """What may be ordered, the cheapest first. Raises `UserError` if there is nothing, and says why."""
+def candidates(config: RentConfig, pool: Pool | None, arguments: argparse.Namespace, ledger: Ledger) -> list[Candidate]:
+    """What may be ordered, the cheapest first. Raises `UserError` if there is nothing, and says why.
+
+    Of a pool, offers rest whose hosts were unfit; whoever names an offer or a type gets it nevertheless.
+    """
     surroundings = this_machine()
+    known = ledger.load().rentals if pool else ()
     asked = accounts(config, arguments.account)
     if pool is not None:
         taken = {source.account for source in pool.sources}
@@ -129,29 +140,32 @@ def candidates(config: RentConfig, pool: Pool | None, arguments: argparse.Namesp
         sources = [s for s in pool.sources if s.account == candidate.account.name and s.takes(offer)] if pool else []
         if (pool and not sources) or (arguments.offer and offer.id != arguments.offer):
             continue
-        if why := reasons[id(offer)]:
+        if why := reasons[id(offer)] or resting(known, offer, time.time(), config.limits.rest_hours):
             excluded.append(f"{offer.id}: {why}")
             continue
         image = sources[0].image if sources else None
         found.append(Candidate(candidate.account, candidate.cloud, offer, image))
     if not found:
         if arguments.offer and not excluded and not problems:
-            known = [offer.id for _, offer in offers]
-            raise UsageError(f"there is no offer {arguments.offer!r}{nearest(arguments.offer, known)}")
+            ids = [offer.id for _, offer in offers]
+            raise UsageError(f"there is no offer {arguments.offer!r}{nearest(arguments.offer, ids)}")
         raise UserError("nothing can be rented: " + "; ".join(problems + excluded[:8] or ["no offer fits"]))
     for problem in problems:
         log(printable(f"aquarat: {problem}"))
     return sorted(found, key=lambda one: (one.offer.price, one.offer.id))
 
 
-def _order(ledger: Ledger, chosen: Candidate, pool: Pool | None, arguments: argparse.Namespace) -> RentalOrder:
+def _order(
+    ledger: Ledger, chosen: Candidate, config: RentConfig, pool: Pool | None, arguments: argparse.Namespace
+) -> RentalOrder:
     hours = arguments.hours or (pool.hours if pool else 0)
     most = arguments.most_hours or (max(pool.longest, hours) if pool else hours)
     highest = min(price for price in (arguments.max_price, pool and pool.max_price_per_hour) if price)
     can = chosen.cloud.capabilities
     return new_order(
         ledger.installation(), chosen.account, chosen.offer, can, time.time(), hours, most, highest,
-        label=arguments.name, pool=arguments.pool, image=chosen.image,
+        label=arguments.name, pool=arguments.pool, image=chosen.image, managed=not arguments.no_prepare,
+        phases=config.limits.phases(pool.idle_minutes if pool else IDLE_MINUTES),
     )  # fmt: skip
 
 
@@ -202,21 +216,30 @@ def wait(ledger: Ledger, rentals: Sequence[Rental], home: Path, done: Callable[[
                     print(printable(f"{rental.id} {event.state}: {event.why}".rstrip(": ")), flush=True)
             said[rental.id] = len(rental.events)
         if all(map(done, now)):
-            return _outcome(now)
+            return _outcome(now, ledger.folder)
         if not keeping.is_alive(home) and time.monotonic() - began > LATE_SECONDS:
             raise UserError(f"the keeper has ended: see {home / 'aquarat' / 'keeper.log'}")
         time.sleep(POLL_SECONDS)
 
 
-def _outcome(rentals: Sequence[Rental]) -> str | CheckFailed:
-    lines = [f"{one.id} is {one.state}" + (f": ssh {_ssh(one)}" if one.state == "ready" else "") for one in rentals]
-    bad = any(one.state in ("refused", "absent") for one in rentals)
+def _outcome(rentals: Sequence[Rental], folder: Callable[[str], Path]) -> str | CheckFailed:
+    lines: list[str] = []
+    bad = False
+    for one in rentals:
+        unfit = one.unfit if not one.end_asked else None
+        bad = bad or one.state in ("refused", "absent") or unfit is not None
+        more = f": ssh {_ssh(one, folder(one.id))}" if one.state == "ready" else f": {unfit.why}" if unfit else ""
+        lines.append(f"{one.id} is {one.state}{more}")
     return CheckFailed("\n".join(lines)) if bad else "\n".join(lines)
 
 
-def _ssh(rental: Rental) -> str:
+def _ssh(rental: Rental, folder: Path) -> str:
     address, _, port = (rental.address or "").rpartition(":")
-    return f"-i $DAGSTER_HOME/aquarat/rentals/id_ed25519 -p {port} {address}"
+    rentals = "$DAGSTER_HOME/aquarat/rentals"
+    known = ""
+    if host_keys.is_pinned(folder):
+        known = f"-o UserKnownHostsFile={rentals}/{rental.id}/{host_keys.KNOWN_HOSTS} -o HostKeyAlias={rental.id} "
+    return f"-i {rentals}/id_ed25519 {known}-p {port} {address}"
 
 
 def _hours(text: str) -> float:

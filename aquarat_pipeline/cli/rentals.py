@@ -22,6 +22,7 @@ from aquarat_pipeline.renting.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import RentConfig, RentConfigError, read_config
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.money import ZERO, Money
+from aquarat_pipeline.renting.phases import phase
 from aquarat_pipeline.renting.rental import Rental
 from aquarat_pipeline.renting.requests import ask_end, end_instance, extend
 from aquarat_pipeline.renting.selecting import nearest
@@ -84,7 +85,7 @@ def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
 def _row(rental: Rental, now: float) -> tuple[str, ...]:
     order = rental.order
     return (
-        rental.id, order.label, rental.state, order.offer.type, order.offer.region, rental.address or "",
+        rental.id, order.label, phase(rental, now), order.offer.type, order.offer.region, rental.address or "",
         str(rental.hourly), _span(now - order.ordered), "" if rental.final else _span(rental.end - now),
         str(costs.accrued(rental, now)),
     )  # fmt: skip
@@ -93,6 +94,7 @@ def _row(rental: Rental, now: float) -> tuple[str, ...]:
 def _machine(rental: Rental, now: float) -> dict[str, object]:
     return {
         "rental": rental.id, "name": rental.name, "label": rental.order.label, "state": rental.state,
+        "phase": phase(rental, now), "managed": rental.order.managed, "runs": dict(rental.runs),
         "account": rental.order.account.name, "type": rental.order.offer.type, "region": rental.order.offer.region,
         "instance_id": rental.instance_id, "address": rental.address, "hourly_micros": rental.hourly.micros,
         "ordered": rental.order.ordered, "end": rental.end, "last_end": rental.order.last_end,

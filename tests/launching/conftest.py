@@ -40,18 +40,36 @@ def checkout(tmp_path: Path) -> Path:
         ("requirements-host.lock", ("cuda_toolkit", "13.2.2"), "2.15.0"),
         ("requirements-host-cuda12.lock", ("nvidia_cuda_runtime_cu12", "12.8.90"), "2.10.0"),
     ):
-        pins = [wheel(index, *cuda), common, wheel(index, "torch", torch)]
+        pins = [
+            wheel(index, *cuda),
+            common,
+            wheel(index, "torch", torch, TORCH.format(version=torch, cuda=cuda[1][:4])),
+        ]
         (folder / lock).write_text("".join(pins))
     return folder
 
 
-def wheel(folder: Path, name: str, version: str) -> str:
-    """Makes a wheel of one empty module; its line in a lock file."""
+TORCH = """
+import subprocess
+from types import SimpleNamespace
+__version__, version = "{version}", SimpleNamespace(cuda="{cuda}")
+def _count():
+    try:
+        return len(subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE).stdout.split(b"\\n")) - 1
+    except OSError:
+        return 0
+cuda = SimpleNamespace(device_count=_count, is_available=lambda: False)
+"""
+"""What the doctor asks of torch, answered by what the driver lists."""
+
+
+def wheel(folder: Path, name: str, version: str, code: str = "") -> str:
+    """Makes a wheel of one module; its line in a lock file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}-py3-none-any.whl"
     about = f"{name}-{version}.dist-info"
     content = {
-        f"{name}.py": "",
+        f"{name}.py": code,
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
