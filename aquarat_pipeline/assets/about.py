@@ -21,7 +21,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.costs import Cost, cost_of
 from aquarat_core.stages.registry import CHAIN, CHECKPOINTS, STAGES
 from aquarat_core.stages.stage import Stage, module_of
-from aquarat_pipeline.jobs.requirement import processes
+from aquarat_pipeline.hosts.requirement import processes
 
 _SOURCES = {
     "hub": ("huggingface", "From the Hugging Face Hub."),

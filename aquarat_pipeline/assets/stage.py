@@ -30,10 +30,10 @@ from aquarat_pipeline.checks.table import check_specs, results
 from aquarat_pipeline.events import LEFT_OUT, LIST, latest_materialization
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts.inventory import LOCAL
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.jobs.progress import Ahead
-from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.resources.store import StoreResource
 from aquarat_pipeline.tags import LEASE_TAG, RANKS_TAG
 

@@ -15,8 +15,8 @@ from aquarat_core.stages.command import Meeting, torchrun
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.hosts.credentials import host_token
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Attempt, Job
-from aquarat_pipeline.jobs.requirement import Requirement
 
 GB = 1_000_000_000
 

@@ -16,8 +16,8 @@ from aquarat_core.artifacts import StoreError
 from aquarat_core.artifacts.errors import HostDiskFullError
 from aquarat_core.plain_text import fenced, printable
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Job
-from aquarat_pipeline.jobs.requirement import Requirement
 
 Kind = Literal["succeeded", "user_error", "fault", "host_lost", "interrupted"]
 """`fault` is a program fault; `interrupted` means that `cancel.json` ended the job."""

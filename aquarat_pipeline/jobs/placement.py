@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from aquarat_core.agent.protocol import LeaseReply, StartReply
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.requirement import processes
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.commands import Launch
-from aquarat_pipeline.jobs.requirement import processes
 
 
 class NoHostError(Exception):

@@ -21,13 +21,13 @@ from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
 from aquarat_pipeline.hosts.host import Host, InventoryError
 from aquarat_pipeline.hosts.inventory import local_host, read_inventory
+from aquarat_pipeline.hosts.queueing import POLL_SECONDS, WaitReporter, candidates, ticket
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.commands import Launch
 from aquarat_pipeline.jobs.following import Output
 from aquarat_pipeline.jobs.outcome import JobOutcome, saved_state
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
-from aquarat_pipeline.jobs.queueing import POLL_SECONDS, WaitReporter, candidates, ticket
-from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.jobs.run_monitor import RunMonitor, is_resumed
 from aquarat_pipeline.jobs.running import RunningJob
 from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG

@@ -18,7 +18,7 @@ from aquarat_core.durations import duration
 from aquarat_core.runtime.peaks import UTILIZATION, peak_of
 from aquarat_core.stages.costs import Cost
 from aquarat_core.stages.registry import Stage
-from aquarat_pipeline.jobs.requirement import processes
+from aquarat_pipeline.hosts.requirement import processes
 from aquarat_pipeline.runs.disk_space import Disk
 
 if TYPE_CHECKING:

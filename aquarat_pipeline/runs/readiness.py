@@ -21,7 +21,7 @@ from aquarat_core.stages.registry import STAGES, Stage
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.hosts.host import Host, RentedHost
 from aquarat_pipeline.hosts.inventory import FILE, read_inventory
-from aquarat_pipeline.jobs.requirement import Requirement
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.runs import disk_space, estimates
 from aquarat_pipeline.tags import HOST_TAG, POOL_TAG
 

@@ -29,7 +29,7 @@ from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
-from aquarat_pipeline.jobs.queueing import WAITING
+from aquarat_pipeline.hosts.queueing import WAITING
 from aquarat_pipeline.runs.records import UNFINISHED, Records, RecordsError, Run, Step
 from aquarat_pipeline.tags import DECIDED_TAG, EXPERIMENT_TAG, JOB_TAG, PROFILE_TAG
 

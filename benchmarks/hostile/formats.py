@@ -133,7 +133,7 @@ def _lease(folder: Path) -> Format:
 
 def _ticket(folder: Path) -> Format:
     from aquarat_core.agent import processes
-    from aquarat_pipeline.jobs import queueing
+    from aquarat_pipeline.hosts import queueing
 
     queue = folder / "home/aquarat/queue"
     queue.mkdir(parents=True, exist_ok=True)

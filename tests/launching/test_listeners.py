@@ -15,8 +15,8 @@ from aquarat_core.artifacts import JobDir
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs import commands
-from aquarat_pipeline.jobs.requirement import Requirement
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET
 from tests.launching.listeners import attack, children, listening

@@ -11,8 +11,8 @@ from aquarat_core.agent.protocol import EndedStatus, Result
 from aquarat_core.artifacts import StoreError
 from aquarat_core.artifacts.errors import HostDiskFullError
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.outcome import Ending, JobOutcome
-from aquarat_pipeline.jobs.requirement import Requirement
 
 A, B = Host(name="a", address="a"), Host(name="b", address="b")
 MADE: Result = {"ok": True, "manifest_sha256": "0" * 64}

@@ -15,12 +15,12 @@ from aquarat_core.artifacts.environment import PRICE
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import placement, runner, running
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.commands import Launch, _environment
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
-from aquarat_pipeline.jobs.requirement import Requirement
 from aquarat_pipeline.jobs.runner import StageRunner
 from aquarat_pipeline.tags import JOB_TAG
 

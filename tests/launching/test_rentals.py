@@ -19,9 +19,9 @@ from aquarat_core.cli import main
 from aquarat_pipeline.hosts import rentals
 from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
+from aquarat_pipeline.hosts.queueing import candidates, ticket
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError, SshTransport
-from aquarat_pipeline.jobs.queueing import candidates, ticket
-from aquarat_pipeline.jobs.requirement import Requirement
 from tests.launching.cluster_fixture import FAST
 from tests.launching.network import SSHD, Keys, Sshd, answers
 from tests.patience import wait_until

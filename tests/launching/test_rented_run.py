@@ -16,8 +16,8 @@ from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.doctor import examine
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
-from aquarat_pipeline.jobs.queueing import candidates, ticket, waiting_steps
-from aquarat_pipeline.jobs.requirement import Requirement
+from aquarat_pipeline.hosts.queueing import candidates, ticket, waiting_steps
+from aquarat_pipeline.hosts.requirement import Requirement
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, expect
 from tests.launching.network import Network, why_not

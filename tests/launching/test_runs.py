@@ -18,10 +18,10 @@ from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import workers
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource, ResumeRunContext, WorkerStatus
+from aquarat_pipeline.hosts import queueing
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
-from aquarat_pipeline.jobs import queueing
-from aquarat_pipeline.jobs.queueing import candidates, ticket
-from aquarat_pipeline.jobs.requirement import Requirement
+from aquarat_pipeline.hosts.queueing import candidates, ticket
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.runs import resuming
 from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.launcher import GpuRunLauncher

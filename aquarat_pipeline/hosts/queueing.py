@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from aquarat_core.agent import processes
 from aquarat_pipeline.hosts.inventory import FILE, Host, InventoryError, read_inventory
-from aquarat_pipeline.jobs.requirement import Requirement
+from aquarat_pipeline.hosts.requirement import Requirement
 
 log = logging.getLogger(__name__)
 
