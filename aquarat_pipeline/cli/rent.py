@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from aquarat_core.cli.commands import Commands
@@ -17,31 +16,21 @@ from aquarat_core.plain_text import printable
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.renting import budget, host_keys, keeping
 from aquarat_pipeline.renting.acceptance import why_not_here
-from aquarat_pipeline.renting.cloud import Account, Cloud, accounts_in_environment, connect, this_machine
+from aquarat_pipeline.renting.choosing import Candidate, Rests, accounts, choose
+from aquarat_pipeline.renting.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, dollars, read_config
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import Rental, RentalOrder
 from aquarat_pipeline.renting.requests import new_order
 from aquarat_pipeline.renting.resting import resting
-from aquarat_pipeline.renting.selecting import Wish, judge, nearest
+from aquarat_pipeline.renting.selecting import Wish, nearest
 
 POLL_SECONDS = 1.0
 LATE_SECONDS = 60.0
 """A keeper that acts takes an order sooner."""
 IDLE_MINUTES = 10.0
 """After so long without a job, a host that belongs to no pool is ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An offer, and whose it is."""
-
-    account: Account
-    cloud: Cloud
-    offer: Offer
-    image: str | None = None
 
 
 def add_actions(actions: Commands) -> None:
@@ -76,7 +65,7 @@ def _rent(arguments: argparse.Namespace) -> str | CheckFailed:
     if not arguments.no_prepare and (why := why_not_here()):
         raise UsageError(f"no host could be prepared: {why}; or rent without preparing it (--no-prepare)")
     ledger = Ledger(home)
-    found = candidates(config, pool, arguments, ledger)
+    found = candidates(config, pool, arguments, _rests(ledger, config))
     orders = [_order(ledger, found[0], config, pool, arguments) for _ in range(arguments.count)]
     _check(ledger, config, found[0], orders, pool)
     shown = _describe(found[0], orders)
@@ -97,62 +86,39 @@ def _rent(arguments: argparse.Namespace) -> str | CheckFailed:
         raise
 
 
-def accounts(config: RentConfig, wanted: str | None = None) -> list[Account]:
-    """Those of rent.yaml, and for clouds that it does not name, those with a key in the environment.
-
-    Raises `UsageError` if there is none.
-    """
-    known = {name: config.account(name) for name in config.accounts}
-    configured = {account.cloud for account in known.values()}
-    known |= {one.name: one for one in accounts_in_environment(os.environ) if one.cloud not in configured}
-    if not known:
-        raise UsageError("there is no account: set LAMBDA_API_KEY or HYPERBOLIC_API_KEY in .env, or write rent.yaml")
-    if wanted is not None and wanted not in known:
-        raise UsageError(f"there is no account {wanted!r}{nearest(wanted, list(known))}")
-    return [account for name, account in known.items() if wanted in (None, name)]
+def _rests(ledger: Ledger, config: RentConfig) -> Rests:
+    """Offers of a pool rest if their hosts were unfit; whoever names an offer or a type gets it nevertheless."""
+    known, now = ledger.load().rentals, time.time()
+    return lambda one: resting(known, one.offer, now, config.limits.rest_hours)
 
 
-def candidates(config: RentConfig, pool: Pool | None, arguments: argparse.Namespace, ledger: Ledger) -> list[Candidate]:
-    """What may be ordered, the cheapest first. Raises `UserError` if there is nothing, and says why.
-
-    Of a pool, offers rest whose hosts were unfit; whoever names an offer or a type gets it nevertheless.
-    """
+def candidates(config: RentConfig, pool: Pool | None, arguments: argparse.Namespace, rests: Rests) -> list[Candidate]:
+    """What may be ordered, the cheapest first. Raises `UserError` if there is nothing, and says why."""
     surroundings = this_machine()
-    known = ledger.load().rentals if pool else ()
-    asked = accounts(config, arguments.account)
+    asked = accounts(config, os.environ, arguments.account)
     if pool is not None:
         taken = {source.account for source in pool.sources}
         asked = [account for account in asked if account.name in taken]
-    found: list[Candidate] = []
+    offers: list[Candidate] = []
     problems: list[str] = []
-    offers: list[tuple[Candidate, Offer]] = []
     for account in asked:
         try:
             cloud = connect(account, surroundings)
-            offers += [(Candidate(account, cloud, offer), offer) for offer in cloud.offers()]
+            offers += [Candidate(account, cloud, offer) for offer in cloud.offers()]
         except UserError as e:
             problems.append(str(e))
-    highest = arguments.max_price or (pool.max_price_per_hour if pool else None)
-    excluded: list[str] = []
-    judged = judge([offer for _, offer in offers], Wish(arguments.type, arguments.region, None, None, highest))
-    reasons = {id(one.offer): one.excluded for one in judged}
-    for candidate, offer in offers:
-        sources = [s for s in pool.sources if s.account == candidate.account.name and s.takes(offer)] if pool else []
-        if (pool and not sources) or (arguments.offer and offer.id != arguments.offer):
-            continue
-        if why := reasons[id(offer)] or resting(known, offer, time.time(), config.limits.rest_hours):
-            excluded.append(f"{offer.id}: {why}")
-            continue
-        image = sources[0].image if sources else None
-        found.append(Candidate(candidate.account, candidate.cloud, offer, image))
-    if not found:
-        if arguments.offer and not excluded and not problems:
-            ids = [offer.id for _, offer in offers]
-            raise UsageError(f"there is no offer {arguments.offer!r}{nearest(arguments.offer, ids)}")
-        raise UserError("nothing can be rented: " + "; ".join(problems + excluded[:8] or ["no offer fits"]))
+    named = [one for one in offers if arguments.offer in (None, one.offer.id)]
+    if arguments.offer and not named and not problems:
+        known = [one.offer.id for one in offers]
+        raise UsageError(f"there is no offer {arguments.offer!r}{nearest(arguments.offer, known)}")
+    wish = Wish(arguments.type, arguments.region, None, None, arguments.max_price)
+    choice = choose(named, wish, pool, rests if pool else lambda _: None)
+    if not choice.found:
+        reasons = [*problems, *choice.excluded[:8]] or ["no offer fits"]
+        raise UserError(f"nothing can be rented: {'; '.join(reasons)}")
     for problem in problems:
         log(printable(f"aquarat: {problem}"))
-    return sorted(found, key=lambda one: (one.offer.price, one.offer.id))
+    return list(choice.found)
 
 
 def _order(

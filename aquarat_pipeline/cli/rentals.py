@@ -14,10 +14,11 @@ from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.errors import UsageError, UserError
 from aquarat_core.plain_text import printable
-from aquarat_pipeline.cli.rent import accounts, wait
+from aquarat_pipeline.cli.rent import wait
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.renting import costs, keeping, names, reaper
 from aquarat_pipeline.renting.alarms import alarms
+from aquarat_pipeline.renting.choosing import accounts
 from aquarat_pipeline.renting.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import RentConfig, RentConfigError, read_config
 from aquarat_pipeline.renting.ledger import Ledger
@@ -107,7 +108,7 @@ def _provider(ledger: Ledger, home: Path) -> list[tuple[str, ...]]:
     installation = ledger.installation()
     known = {rental.name for rental in ledger.load().rentals}
     rows: list[tuple[str, ...]] = []
-    for account in accounts(read_config(home)):
+    for account in accounts(read_config(home), os.environ):
         try:
             listing = connect(account, this_machine()).list()
         except UserError as e:
@@ -203,7 +204,7 @@ def _parts(rental: Rental, by: str, since: float, now: float) -> list[tuple[str,
 def _reap(arguments: argparse.Namespace) -> str:
     installations, config = _whose(arguments.installation)
     passes: list[reaper.Reaped] = []
-    for account in accounts(config, arguments.account):
+    for account in accounts(config, os.environ, arguments.account):
         try:
             passes.append(reaper.reap(connect(account, this_machine()), installations, time.time(), arguments.dry_run))
         except UserError as e:

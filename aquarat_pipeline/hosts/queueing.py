@@ -40,9 +40,10 @@ class WaitReporter:
         self._last = ""
         self._when = 0.0
 
-    def __call__(self, why: str) -> None:
+    def __call__(self, why: str, lasting: str = "") -> None:
+        """`lasting` says for how long it has been so, which is no new reason."""
         if why != self._last or time.monotonic() - self._when > REMIND_SECONDS:
-            self._report(f"{WAITING}{why}")
+            self._report(f"{WAITING}{why}{lasting}")
             self._last, self._when = why, time.monotonic()
 
 
@@ -55,6 +56,8 @@ class Ticket:
     step: str
     waiting_since: float
     """Seconds since 1970."""
+    budget_micros: int | None = None
+    """What rentals for the run may cost, in millionths of a dollar."""
 
     def write(self, need: Requirement, hosts: list[Host]) -> None:
         """Records what the step waits for, and which hosts it could use. Renting reads `need`; workers read `hosts`."""
@@ -65,6 +68,7 @@ class Ticket:
             "step": self.step,
             "since": self.waiting_since,
             "need": asdict(need),
+            "budget_micros": self.budget_micros,
         }
         processes.write_durably(self.path, record)
 
@@ -80,16 +84,18 @@ class WaitingStep:
     need: Requirement
     hosts: tuple[str, ...]
     """Names of hosts that it could use when they are free; none if there are fewer than it needs."""
+    budget_micros: int | None = None
+    """What rentals for its run may cost, in millionths of a dollar."""
 
 
 @contextmanager
-def ticket(home: Path, run_id: str, step: str, created: float) -> Generator[Ticket]:
+def ticket(home: Path, run_id: str, step: str, created: float, budget_micros: int | None = None) -> Generator[Ticket]:
     """A place in line, ordered by `created` (the run's creation time); it ends with its process."""
     directory = _queue(home)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{created:017.3f}-{run_id}-{step}.json"
     try:
-        yield Ticket(path, run_id, step, time.time())
+        yield Ticket(path, run_id, step, time.time(), budget_micros)
     finally:
         with suppress(FileNotFoundError):
             path.unlink()
@@ -105,8 +111,17 @@ def waiting_steps(home: Path) -> list[WaitingStep]:
         with suppress(FileNotFoundError, ValueError, RecursionError):
             record = _TICKET.validate_json(path.read_bytes())
             if processes.is_alive(record.process):
-                found.append(WaitingStep(record.run, record.step, record.since, record.need, record.hosts))
+                found.append(
+                    WaitingStep(record.run, record.step, record.since, record.need, record.hosts, record.budget_micros)
+                )
     return found
+
+
+def queued(home: Path) -> set[str]:
+    """Names of the tickets that are there, whoever wrote them: cheap, to see whether one was added."""
+    with suppress(FileNotFoundError):
+        return {name for name in os.listdir(_queue(home)) if name.endswith(".json")}
+    return set()
 
 
 def candidates(
@@ -166,6 +181,7 @@ class _Record:
     need: Requirement
     hosts: tuple[str, ...]
     process: dict[str, Any]
+    budget_micros: int | None = None
 
 
 _TICKET = TypeAdapter(_Record)

@@ -30,6 +30,8 @@ from aquarat_pipeline.jobs.outcome import JobOutcome, saved_state
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
 from aquarat_pipeline.jobs.run_monitor import RunMonitor, is_resumed
 from aquarat_pipeline.jobs.running import RunningJob
+from aquarat_pipeline.renting.asking import Renting
+from aquarat_pipeline.renting.config import budget_micros
 from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
 
 MAX_RESTARTS = 3
@@ -157,8 +159,10 @@ class StageRunner:
         record = self._instance.get_run_record_by_id(self._run.run_id)
         since = record.create_timestamp.timestamp() if record else time.time()
         report_wait = WaitReporter(self._log.info)
+        renting = Renting(self._home, self._run.run_id, self._stage.name, launch.need)
         self._waited = False
-        with ticket(self._home, self._run.run_id, self._stage.name, since) as mine:
+        budget = budget_micros(self._run.tags)
+        with ticket(self._home, self._run.run_id, self._stage.name, since, budget) as mine:
             while True:
                 self._monitor.check()
                 hosts, why = candidates(self._home, launch.need, mine, self._recently_failed)
@@ -168,8 +172,12 @@ class StageRunner:
                     except NoHostError as e:
                         why = str(e)
                 self._waited = True
-                self._say(f"waiting for {why}")
-                report_wait(why)
+                lasting = ""
+                if notice := renting.notice():
+                    why = f"{why if hosts else launch.need}: {notice.text}"
+                    lasting = notice.lasting(time.time())
+                self._say(f"waiting for {why}{lasting}")
+                report_wait(why, lasting)
                 time.sleep(POLL_SECONDS)
 
     def _start_on_first(self, launch: Launch, hosts: Sequence[Host]) -> None:

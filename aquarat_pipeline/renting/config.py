@@ -7,6 +7,7 @@ order. Without the file, hosts are rented by hand only.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aquarat_core.config import strict_yaml
-from aquarat_core.errors import UserError
+from aquarat_core.errors import UsageError, UserError
 from aquarat_pipeline.renting.cloud import KINDS, Account
 from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import HIGHEST_GPU_PRICE, LOWEST_GPU_PRICE, Money, doubtful
 from aquarat_pipeline.renting.rental import Phases
 from aquarat_pipeline.renting.selecting import nearest
+from aquarat_pipeline.tags import BUDGET_TAG
 
 FILE = "rent.yaml"
 LONGEST_HOURS = 24 * 30
@@ -215,6 +217,22 @@ class RentConfig(_Section):
         if found is None:
             raise RentConfigError(f"{FILE} has no pool {name!r}{nearest(name, list(self.pools))}")
         return found
+
+
+def budget_micros(tags: Mapping[str, str]) -> int | None:
+    """What rentals for a run with these tags may cost, in millionths of a dollar. Raises `UsageError`."""
+    given = tags.get(BUDGET_TAG)
+    if given is None:
+        return None
+    try:
+        return dollars(given.removeprefix("$")).micros
+    except ValueError as e:
+        raise UsageError(f"the run's tag {BUDGET_TAG} is {given!r}: {e}") from None
+
+
+def by_hand(pool: str) -> str:
+    """What is said to a run that waits for a pool which is not automatic."""
+    return f"the pool {pool} of {FILE} is not automatic, so a person has to rent: aquarat hosts rent --pool {pool}"
 
 
 def total_price(price_per_hour: Money, hours: float) -> Money:

@@ -62,6 +62,7 @@ CAPABILITIES = Capabilities(
     settle_seconds=300,
     not_before_seconds=0,
     rate=Rate(every=1.0, rent_every=1.0),
+    private_network=False,
 )
 _RENTALS = "/on-demand/virtual-machine-rentals"
 _STATES: Mapping[str, State] = {

@@ -14,6 +14,7 @@ from aquarat_core.errors import UserError
 from aquarat_pipeline.renting import budget, reaper
 from aquarat_pipeline.renting.cloud import Account, Cloud
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, RentConfigError
+from aquarat_pipeline.renting.demand import Demand
 from aquarat_pipeline.renting.hosting import Hosts
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
 from aquarat_pipeline.renting.model import CloudError, Listing, Unavailable
@@ -41,6 +42,10 @@ class Turn:
     notes: list[str] = field(default_factory=list[str])
     open: int = 0
     watched: int = 0
+    waiting: int = 0
+    """Steps that wait, and for which hosts may be rented."""
+    pause: float = TURN_SECONDS
+    """Until the next turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +67,16 @@ class Keeper:
         config: Callable[[], RentConfig],
         ssh_key: Callable[[], SshKey],
         now: Callable[[], float],
+        demand: Demand | None = None,
     ) -> None:
+        """Without a `demand`, nothing is ordered for steps that wait."""
         self._ledger = ledger
         self._connect = connect
         self._hosts = hosts
         self._config = config
         self._ssh_key = ssh_key
         self._now = now
+        self._demand = demand
         self._clouds: dict[str, Cloud] = {}
         self._next_list: dict[str, float] = {}
 
@@ -88,12 +96,33 @@ class Keeper:
                 self._keep(key, rentals, done, bool(loaded.problems))
             except UserError as e:
                 done.notes.append(str(e))
+        if self._demand is not None:
+            self._order(self._demand, done)
         return done
+
+    def _order(self, demand: Demand, done: Turn) -> None:
+        """Lets hosts be ordered for steps that wait, after what happened in this turn."""
+        try:
+            wanted = demand(self._ledger.load(), self._cloud, done.notes)
+        except (UserError, OSError) as e:
+            done.notes.append(f"nothing is ordered for runs that wait: {e}")
+        except Exception as e:
+            log.exception("ordering for runs that wait")
+            done.notes.append(f"nothing is ordered for runs that wait: {type(e).__name__}: {e}")
+        else:
+            done.waiting = wanted.steps
+            done.pause = min(TURN_SECONDS, max(wanted.due - self._now(), 0.0))
+
+    def _cloud(self, account: Account) -> Cloud:
+        """Raises `UsageError` if its key is missing."""
+        key = AccountRecord.of(account).model_dump_json()
+        if key not in self._clouds:
+            self._clouds[key] = self._connect(account)
+        return self._clouds[key]
 
     def _keep(self, key: str, rentals: Sequence[Rental], done: Turn, damaged: bool) -> None:
         """Keeps the rentals of one account."""
-        cloud = self._clouds.get(key) or self._connect(rentals[0].order.account.account)
-        self._clouds[key] = cloud
+        cloud = self._cloud(rentals[0].order.account.account)
         listing = self._look(key, cloud, rentals, done)
         strangers = self._strangers(cloud, listing, rentals, done) if listing else 0
         for rental in sorted(rentals, key=lambda rental: rental.state == "intended"):

@@ -17,10 +17,12 @@ from typing import Any
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline.home import dagster_home
+from aquarat_pipeline.hosts.queueing import queued, waiting_steps
 from aquarat_pipeline.locks import HeldError, held, is_held
 from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect, this_machine
-from aquarat_pipeline.renting.config import read_config
-from aquarat_pipeline.renting.keeper import TURN_SECONDS, Keeper, SshKey
+from aquarat_pipeline.renting.config import RentConfig, RentConfigError, read_config
+from aquarat_pipeline.renting.demand import Demand
+from aquarat_pipeline.renting.keeper import WATCH_SECONDS, Keeper, SshKey
 from aquarat_pipeline.renting.ledger import Ledger, make_folder
 from aquarat_pipeline.renting.managing import ManagedHosts
 
@@ -28,6 +30,8 @@ log = logging.getLogger("aquarat.keeper")
 
 MAX_LOG_BYTES = 4 << 20
 REMIND_SECONDS = 600.0
+LOOK_SECONDS = 2.0
+"""Between two looks whether another step waits."""
 
 
 class SecondKeeperError(RuntimeError):
@@ -52,11 +56,16 @@ def is_alive(home: Path) -> bool:
     return is_held(_lock(home))
 
 
+def log_of(home: Path) -> Path:
+    """The file in which the keeper says what happens."""
+    return home / "aquarat" / "keeper.log"
+
+
 def start(home: Path) -> bool:
     """Starts a keeper with this process's environment, unless one is at work; whether it did."""
     if is_alive(home):
         return False
-    path = home / "aquarat" / "keeper.log"
+    path = log_of(home)
     make_folder(path.parent)
     if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.replace(path.with_suffix(".old.log"))
@@ -70,6 +79,32 @@ def start(home: Path) -> bool:
             start_new_session=True,
         )
     return True
+
+
+def why_needed(home: Path, now: float) -> str | None:
+    """Why a keeper should be at work, or None. Reads files only, and speaks with no cloud."""
+    rentals = Ledger(home).load().rentals
+    if opened := sum(not rental.final for rental in rentals):
+        return f"{opened} rental{'s have' if opened > 1 else ' has'} not ended"
+    if any(rental.order.last_end + WATCH_SECONDS > now for rental in rentals):
+        return "rentals that may still turn up"
+    needs = [step for step in waiting_steps(home) if step.need.pool]
+    if not needs:
+        return None
+    try:
+        pools = read_config(home).pools
+    except RentConfigError:
+        return None
+    waiting = [step for step in needs if (pool := pools.get(step.need.pool or "")) and pool.automatic]
+    return f"{waiting[0].step} of run {waiting[0].run_id} waits for a host" if waiting else None
+
+
+def start_if_needed(home: Path) -> str | None:
+    """Starts a keeper if there is something to do for one and none is at work; why it was started."""
+    if is_alive(home):
+        return None
+    why = why_needed(home, time.time())
+    return why if why and start(home) else None
 
 
 def ssh_key(home: Path, installation: str) -> SshKey:
@@ -99,9 +134,12 @@ def keeper_of(home: Path, surroundings: Surroundings, hosts: ManagedHosts) -> Ke
     def open_account(account: Account) -> Cloud:
         return connect(account, surroundings)
 
+    def config() -> RentConfig:
+        return read_config(home)
+
     return Keeper(
-        ledger, open_account, hosts, lambda: read_config(home),
-        lambda: ssh_key(home, ledger.installation()), surroundings.now,
+        ledger, open_account, hosts, config, lambda: ssh_key(home, ledger.installation()), surroundings.now,
+        Demand(home, ledger, config, surroundings.now),
     )  # fmt: skip
 
 
@@ -126,9 +164,17 @@ def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = No
                 if time.monotonic() - said.get(note, float("-inf")) > REMIND_SECONDS:
                     log.warning("%s", note)
                     said[note] = time.monotonic()
-            if not turn.watched:
+            if not turn.watched and not turn.waiting:
                 return
-            surroundings.sleep(hosts.pause(TURN_SECONDS))
+            _pause(home, surroundings, hosts.pause(turn.pause))
+
+
+def _pause(home: Path, surroundings: Surroundings, seconds: float) -> None:
+    """Ends early when a step begins to wait."""
+    end = surroundings.now() + seconds
+    before = queued(home)
+    while 0 < (left := end - surroundings.now()) <= seconds and queued(home) <= before:
+        surroundings.sleep(min(left, LOOK_SECONDS))
 
 
 def _lock(home: Path) -> Path:

@@ -60,6 +60,8 @@ class Capabilities:
     not_before_seconds: int
     """An instance cannot be ended sooner after its order."""
     rate: Rate
+    private_network: bool = True
+    """Hosts of one region reach each other, as the processes of a job on several hosts have to."""
 
 
 @dataclass(frozen=True, slots=True)

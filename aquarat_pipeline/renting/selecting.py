@@ -35,6 +35,12 @@ def judge(offers: Iterable[Offer], wish: Wish) -> list[Judged]:
     """All offers, the cheapest first. Raises `UsageError`, with the nearest name, for a type, region or model that no
     cloud has."""
     offers = sorted(offers, key=lambda one: (one.price.micros, one.cloud, one.id))
+    check_names(offers, wish)
+    return [Judged(one, why_not(one, wish)) for one in offers]
+
+
+def check_names(offers: Sequence[Offer], wish: Wish) -> None:
+    """Raises `UsageError`, with the nearest name, if no offer is of the type, region or model."""
     for what, wanted, known in (
         ("type", wish.type, [one.type for one in offers]),
         ("region", wish.region, [one.region for one in offers if one.region]),
@@ -42,7 +48,6 @@ def judge(offers: Iterable[Offer], wish: Wish) -> list[Judged]:
     ):
         if offers and wanted is not None and not any(_matches(name, wanted) for name in known):
             raise UsageError(f"there is no {what} {wanted!r}{nearest(wanted, known)}")
-    return [Judged(one, why_not(one, wish)) for one in offers]
 
 
 def why_not(offer: Offer, wish: Wish) -> str | None:

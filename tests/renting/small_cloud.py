@@ -54,6 +54,7 @@ class Machine:
     ended: float | None = None
     deaf: int = 0
     """Requests to end it that are accepted without effect."""
+    offer: Offer = A10
 
     def alive_at(self, at: float) -> bool:
         return self.ended is None or at < self.ended
@@ -87,22 +88,31 @@ class SmallCloud:
     endpoint: Endpoint = ENDPOINT
     keys: tuple[str, ...] = ()
     """What it tells of host keys."""
+    offered: tuple[Offer, ...] = (A10,)
+    looks: list[float] = field(default_factory=list[float])
+    """When offers were asked for."""
+    sold_out: set[str] = field(default_factory=set[str])
+    """Ids of offers that are refused for lack of capacity, although they are shown as available."""
+    credit: Money | None = None
 
     def offers(self) -> tuple[Offer, ...]:
-        return (A10,)
+        self.looks.append(self.now())
+        return self.offered
 
-    def add(self, name: str | None) -> Machine:
+    def add(self, name: str | None, offer: Offer = A10) -> Machine:
         """An instance that somebody else made."""
-        machine = Machine(f"i-{len(self.machines)}", name, self.price, self.now(), deaf=self.deaf)
+        machine = Machine(f"i-{len(self.machines)}", name, self.price, self.now(), deaf=self.deaf, offer=offer)
         self.machines.append(machine)
         return machine
 
     def rent(self, offer: Offer, order: Order) -> Instance | Granted:
-        assert offer.id == A10.id and names.parse(order.name), "an order of no offer, or without a name of ours"
+        assert offer in self.offered and names.parse(order.name), "an order of no offer, or without a name of ours"
         assert order.end > self.now() and order.ssh_key_name == "key-of-" + order.ssh_public_key
         self.rents.append(order.name)
         self.orders.append(order)
         fault, self.rent_fault = self.rent_fault, ""
+        if offer.id in self.sold_out:
+            fault = "capacity"
         match fault:
             case "capacity":
                 raise NoCapacity("insufficient-capacity", "none left")
@@ -114,7 +124,9 @@ class SmallCloud:
                 return Granted("i-ghost")
             case _:
                 pass
-        made = self.add(None if fault == "nameless" else order.name)
+        made = self.add(None if fault == "nameless" else order.name, offer)
+        if offer is not A10:
+            made.price = offer.price
         if fault == "dear":
             made.price = Money.dollars(40)
         if fault == "made twice":
@@ -158,7 +170,16 @@ class SmallCloud:
         created = datetime.fromtimestamp(machine.made, UTC)
         key = () if machine.id in self.foreign else ("key-of-ssh-ed25519 AAAA",)
         return Instance(
-            machine.id, machine.name, state, state, address, machine.price, created, A10.type, A10.region, key
+            machine.id,
+            machine.name,
+            state,
+            state,
+            address,
+            machine.price,
+            created,
+            machine.offer.type,
+            machine.offer.region,
+            key,
         )
 
     def get(self, instance_id: str) -> Instance | None:
@@ -188,7 +209,7 @@ class SmallCloud:
         return Termination("accepted")
 
     def balance(self) -> Money | None:
-        return None
+        return self.credit
 
     def ensure_ssh_key(self, name: str, public_key: str) -> str:
         return f"key-of-{public_key}"

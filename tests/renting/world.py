@@ -13,8 +13,9 @@ import pytest
 
 from aquarat_pipeline.renting import ledger as ledger_module
 from aquarat_pipeline.renting.cloud import Account
-from aquarat_pipeline.renting.config import RentConfig
+from aquarat_pipeline.renting.config import RentConfig, RentConfigError
 from aquarat_pipeline.renting.costs import accrued
+from aquarat_pipeline.renting.demand import Demand
 from aquarat_pipeline.renting.hosting import Hosts, UnmanagedHosts
 from aquarat_pipeline.renting.keeper import Keeper, SshKey, Turn
 from aquarat_pipeline.renting.ledger import Ledger
@@ -75,6 +76,10 @@ class World:
     config: RentConfig = field(default_factory=RentConfig)
     hosts: Hosts = field(default_factory=UnmanagedHosts)
     notes: list[str] = field(default_factory=list[str])
+    rents_for_runs: bool = False
+    """Whether the keeper orders hosts for steps that wait."""
+    broken: str = ""
+    """What is wrong with rent.yaml."""
 
     def __post_init__(self) -> None:
         self.cloud = SmallCloud(self.now)
@@ -88,7 +93,13 @@ class World:
         def connect(_: Account) -> Any:
             return Watched(self.cloud, self.points)
 
-        return Keeper(self.ledger, connect, self.hosts, lambda: self.config, lambda: KEY, self.now)
+        demand = Demand(self.home, self.ledger, self.settings, self.now) if self.rents_for_runs else None
+        return Keeper(self.ledger, connect, self.hosts, self.settings, lambda: KEY, self.now, demand)
+
+    def settings(self) -> RentConfig:
+        if self.broken:
+            raise RentConfigError(self.broken)
+        return self.config
 
     def order(self, hours: float = 1.0, most: float | None = None, **changed: Any) -> Rental:
         account, capabilities = Account("lambda", "lambda"), self.cloud.capabilities

@@ -1,0 +1,108 @@
+"""Which offer is taken for an order: the cheapest that is wanted, within its limits, and not at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aquarat_core.errors import UsageError
+from aquarat_pipeline.renting.cloud import Account, Cloud, accounts_in_environment
+from aquarat_pipeline.renting.config import FILE, Pool, RentConfig, Source
+from aquarat_pipeline.renting.model import Offer
+from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.rental import RentalOrder
+from aquarat_pipeline.renting.requests import new_order
+from aquarat_pipeline.renting.selecting import Wish, check_names, nearest, why_not
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An offer, and whose it is."""
+
+    account: Account
+    cloud: Cloud
+    offer: Offer
+    image: str | None = None
+    """As the pool's source asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    found: tuple[Candidate, ...]
+    """The cheapest first."""
+    excluded: tuple[str, ...]
+    """A sentence for each other offer of the pool."""
+
+
+Rests = Callable[[Candidate], str | None]
+"""Why an offer is not tried now, or None."""
+
+
+def accounts(config: RentConfig, environ: Mapping[str, str], wanted: str | None = None) -> list[Account]:
+    """Those of rent.yaml, and for clouds that it does not name, those with a key in the environment.
+
+    Raises `UsageError` if there is none.
+    """
+    known = {name: config.account(name) for name in config.accounts}
+    configured = {account.cloud for account in known.values()}
+    known |= {one.name: one for one in accounts_in_environment(environ) if one.cloud not in configured}
+    if not known:
+        raise UsageError(f"there is no account: set LAMBDA_API_KEY or HYPERBOLIC_API_KEY in .env, or write {FILE}")
+    if wanted is not None and wanted not in known:
+        raise UsageError(f"there is no account {wanted!r}{nearest(wanted, list(known))}")
+    return [account for name, account in known.items() if wanted in (None, name)]
+
+
+def choose(
+    candidates: Iterable[Candidate], wish: Wish, pool: Pool | None = None, rests: Rests = lambda _: None
+) -> Choice:
+    """What of `candidates` may be ordered. Offers that the pool does not take are left out without a word.
+
+    Raises `UsageError`, with the nearest name, for a type, region or model that no cloud has.
+    """
+    candidates = list(candidates)
+    check_names([one.offer for one in candidates], wish)
+    found: list[Candidate] = []
+    excluded: list[str] = []
+    for one in candidates:
+        source = source_of(pool, one.account.name, one.offer) if pool else None
+        if pool and source is None:
+            continue
+        if why := why_not(one.offer, wish) or _too_dear(one.offer, pool) or rests(one):
+            excluded.append(f"{one.offer.id}: {why}")
+        else:
+            found.append(Candidate(one.account, one.cloud, one.offer, source.image if source else None))
+    found.sort(key=lambda one: (one.offer.price, one.offer.id))
+    return Choice(tuple(found), tuple(excluded))
+
+
+def source_of(pool: Pool, account: str, offer: Offer) -> Source | None:
+    """The first source of the pool that takes the account's offer."""
+    return next((source for source in pool.sources if source.account == account and source.takes(offer)), None)
+
+
+def _too_dear(offer: Offer, pool: Pool | None) -> str | None:
+    if pool is None:
+        return None
+    if offer.price > pool.max_price_per_hour:
+        return f"above {pool.max_price_per_hour} an hour"
+    limit = pool.max_gpu_price
+    if limit and offer.gpus and offer.price > limit * offer.gpus:
+        return f"above {limit} per GPU-hour"
+    return None
+
+
+def order_of_pool(
+    installation: str, chosen: Candidate, name: str, config: RentConfig, now: float, **more: Any
+) -> RentalOrder:
+    """An order of a host that is prepared for jobs, with all limits of the pool. `more`: further fields.
+
+    Raises `RentConfigError` and `UsageError`.
+    """
+    pool = config.pool(name)
+    highest: Money = more.pop("max_price", pool.max_price_per_hour)
+    return new_order(
+        installation, chosen.account, chosen.offer, chosen.cloud.capabilities, now, pool.hours, pool.longest, highest,
+        pool=name, image=chosen.image, phases=config.limits.phases(pool.idle_minutes), managed=True, **more,
+    )  # fmt: skip
