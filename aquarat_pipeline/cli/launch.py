@@ -32,9 +32,7 @@ def add_commands(commands: Commands) -> None:
     )
     add_assets(launch)
     launch.add_argument("--any-inputs", action="store_true", help="accept inputs that another profile made")
-    launch.add_argument("--pool", help="only hosts with this label")
-    launch.add_argument("--host", help="only this host")
-    launch.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
+    add_hosts(launch)
     launch.add_argument("--follow", action="store_true", help="show the run's log; Ctrl-C leaves the run alone")
     add_json(launch)
     launch.set_defaults(run=_launch)
@@ -72,6 +70,34 @@ def add_assets(command: argparse.ArgumentParser, default: list[str] | None = Non
     complete_with(fields, _known_fields)
 
 
+def add_hosts(command: argparse.ArgumentParser) -> None:
+    """Arguments for the hosts of the run's stages, and what may be rented for it; `tags_of` makes tags of them."""
+    command.add_argument("--pool", help="only hosts with this label; rented ones, if it is a pool of rent.yaml")
+    command.add_argument("--host", help="only this host")
+    command.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
+    command.add_argument(
+        "--budget",
+        metavar="DOLLARS",
+        help="what hosts rented for the run may cost in all; default: per_run of the pool",
+    )
+
+
+def tags_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The run's tags for the arguments of `add_hosts`. Raises `UsageError`."""
+    from aquarat_core.errors import UsageError
+    from aquarat_pipeline import tags
+
+    if arguments.budget is not None and arguments.pool is None:
+        raise UsageError("--budget limits what is rented from a pool of rent.yaml: name it with --pool")
+    wanted = {
+        tags.POOL_TAG: arguments.pool,
+        tags.HOST_TAG: arguments.host,
+        tags.NODES_TAG: arguments.nodes,
+        tags.BUDGET_TAG: arguments.budget,
+    }
+    return {name: str(value) for name, value in wanted.items() if value is not None}
+
+
 def _add_run(command: argparse.ArgumentParser) -> None:
     run = command.add_argument("run_id", metavar="RUN", help="the run's id, or the start of it")
     complete_with(run, _known_runs)
@@ -82,14 +108,13 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_pipeline import tags
     from aquarat_pipeline.runs import submit
 
-    wanted = {tags.POOL_TAG: arguments.pool, tags.HOST_TAG: arguments.host, tags.NODES_TAG: arguments.nodes}
-    wanted[tags.ANY_INPUTS_TAG] = "true" if arguments.any_inputs else None
+    wanted = tags_of(arguments) | ({tags.ANY_INPUTS_TAG: "true"} if arguments.any_inputs else {})
     with open_instance() as instance:
         run = submit.submit(
             instance,
             arguments.assets,
             with_parents=arguments.with_parents,
-            tags={name: str(value) for name, value in wanted.items() if value is not None},
+            tags=wanted,
             fields=arguments.fields,
             say=_say,
         )

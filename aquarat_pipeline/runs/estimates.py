@@ -52,9 +52,13 @@ def _hosts(stages: Sequence[Stage], places: Sequence[Place]) -> str:
     for place in places:
         each = place.need.ranks
         gpus = f"with {each} GPU{'s' if each > 1 else ''}"
-        how = gpus if place.need.gpus_on(place.hosts[0]) else f"in {processes(each)} each"
-        where = ", ".join(host.display_name for host in place.hosts)
+        on_gpus = place.need.gpus_on(place.hosts[0]) if place.hosts else place.need.device != "cpu"
+        how = gpus if on_gpus else f"in {processes(each)} each"
+        where = ", ".join(
+            [*(host.display_name for host in place.hosts), *filter(None, [place.pool and str(place.pool)])]
+        )
         nodes = f" on each of {place.need.nodes} hosts of" if place.need.nodes > 1 else " on"
+        nodes = f"{nodes} a host of" if place.need.nodes == 1 and place.pool else nodes
         said.append(f"{_count(len(place.stages))} {how}{nodes} {where}")
     return "; ".join(said)
 
@@ -92,6 +96,8 @@ def _last_time(timed: Mapping[str, float], made: Mapping[str, Manifest], places:
 
 def _on_gpus(place: Place, flops: float) -> str | None:
     """How long and at what cost the host that would be used computes that many FLOPs; None if unknown."""
+    if len(place.hosts) < place.need.nodes:
+        return None
     host = min(place.hosts, key=lambda host: (host.price_per_hour, host.gpus, host.name))
     gpus = place.need.gpus_on(host) * place.need.nodes
     peak = peak_of(host.gpu_kind) if host.gpu_kind else None

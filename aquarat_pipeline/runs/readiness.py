@@ -1,8 +1,8 @@
 """Checks before the first stage whether hosts, store and disk are sufficient for all stages of a run.
 
 `aquarat launch` and `./run demo` check before anything is queued or made; the executor checks at the start of every
-run, however it was started. A run waits for a host that is busy or down, but not for one that is not in the inventory
-or whose rental ends too soon.
+run, however it was started. A run waits for a host that is busy or down, and for one of a pool of rent.yaml that could
+serve it, but not for another that is not in the inventory or whose rental ends too soon.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore, Manifest
@@ -22,7 +22,10 @@ from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.hosts.host import Host, RentedHost
 from aquarat_pipeline.hosts.inventory import FILE, read_inventory
 from aquarat_pipeline.hosts.requirement import Requirement
+from aquarat_pipeline.renting.config import budget_micros
+from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.runs import disk_space, estimates
+from aquarat_pipeline.runs.rentable import Rentable, pools_beside, rentable
 from aquarat_pipeline.tags import HOST_TAG, POOL_TAG
 
 
@@ -37,6 +40,8 @@ class Place:
     need: Requirement
     stages: tuple[str, ...]
     hosts: tuple[Host, ...]
+    pool: Rentable | None = None
+    """From which hosts are rented, if there are too few."""
 
 
 def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
@@ -63,19 +68,32 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def places_of(home: Path, plan: Plan) -> list[Place]:
-    """Where the distributed stages can run. Raises `NotReadyError` if some can run nowhere, or `InventoryError`."""
+    """Where the distributed stages can run.
+
+    Raises `NotReadyError` or `NotRentableError` if some can run nowhere, `InventoryError` and `RentConfigError`.
+    """
     hosts = read_inventory(home).hosts
     listed = _listed(home / FILE, hosts)
     hosts = tuple(host for host in hosts if not host.why_no_job(time.time()))
     asked = plan.tags.get(HOST_TAG)
     if asked is not None and asked not in {host.name for host in hosts}:
         raise NotReadyError(f"the run asks for the host {asked}, but {listed}. Name one of these, or add it there")
-    places = _grouped(plan.stages, plan.sections, plan.tags, hosts)
-    lacking = [place for place in places if len(place.hosts) < place.need.nodes]
+    budget = budget_micros(plan.tags)
+    places = [
+        place if len(place.hosts) >= place.need.nodes else _rented(home, place, budget)
+        for place in _grouped(plan.stages, plan.sections, plan.tags, hosts)
+    ]
+    lacking = [place for place in places if len(place.hosts) < place.need.nodes and place.pool is None]
     if not lacking:
         return places
     needs = "; ".join(f"{', '.join(place.stages)}: {place.need}" for place in lacking)
-    raise NotReadyError(f"no host could ever run these stages ({needs}): {listed}. {_way_out(plan, hosts)}")
+    labels = {label for host in hosts for label in host.labels}
+    pools = pools_beside(home, lacking[0].need, labels)
+    raise NotReadyError(f"no host could ever run these stages ({needs}): {listed}.{pools} {_way_out(plan, hosts)}")
+
+
+def _rented(home: Path, place: Place, budget: int | None) -> Place:
+    return replace(place, pool=rentable(home, place.need, None if budget is None else Money(budget)))
 
 
 def _listed(where: Path, hosts: Sequence[Host]) -> str:
@@ -127,7 +145,10 @@ def _described(host: Host) -> str:
 def _run_here(plan: Plan, places: Iterable[Place]) -> set[str]:
     """Names of the stages that are sure to use this machine's disk."""
     distributed = {
-        name for place in places if any(host.transport != "local" for host in place.hosts) for name in place.stages
+        name
+        for place in places
+        if place.pool or any(host.transport != "local" for host in place.hosts)
+        for name in place.stages
     }
     return {stage.name for stage in plan.stages} - distributed
 

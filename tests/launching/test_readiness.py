@@ -20,6 +20,7 @@ from aquarat_core.agent.supervisor import _visible
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
 from aquarat_core.config import ConfigError, load_profile
 from aquarat_core.durations import duration
+from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
@@ -112,6 +113,50 @@ def test_a_rented_host_counts_unless_its_rental_ends_too_soon(home: Path) -> Non
     only = r"there is only this machine: local \(no GPU\); rented: r1 \("
     with pytest.raises(NotReadyError, match=only):
         ask(home, "d12")
+
+
+def test_a_pool_that_could_serve_a_run_lets_it_wait(home: Path) -> None:
+    rent = (
+        "accounts: {lambda: {cloud: lambda, per_day: 300}}\n"
+        "pools: {h100: {from: [{account: lambda, GPUS}], max_price_per_hour: 34, hours: 8, MORE}}\n"
+    )
+
+    def rented(gpus: str = "gpus: 8", more: str = "", **tags: str) -> str:
+        (home / "rent.yaml").write_text(rent.replace("GPUS", gpus).replace("MORE", more))
+        return ask(home, "d12", **{"pool": "h100", **tags})[0]
+
+    assert rented(more="automatic: true") == (
+        "hosts: 8 stages on this machine; 8 stages with 8 GPUs on a host of the pool h100 of rent.yaml (at most $34.00 "
+        "an hour, rented when a stage has waited for 2 min)"
+    )
+    assert "as soon as a person has rented it: aquarat hosts rent --pool h100)" in rented()
+    assert "; how many GPUs it has is seen then: aquarat hosts offers)" in rented("types: ['gpu_8x_*']")
+    assert "on each of 2 hosts of the pool h100" in rented(nodes="2")
+    assert rented(budget="272") == rented(budget="$1000")
+    for told, message in (
+        (lambda: rented("gpus: 4"), "a host labeled h100 with 8 GPUs is needed, but the pool h100 of rent.yaml rents "
+         "hosts of 4 GPUs at most"),
+        (lambda: rented(nodes="3"), "rent.yaml never allows so many at a time: raise max_rentals or max_gpus of "
+         "accounts.lambda"),
+        (lambda: rented(more="max_rentals: 1", nodes="2"), "raise pools.h100.max_rentals"),
+        (lambda: rented(budget="271.99"), "a budget of $271.99 is never enough for a host of the pool h100: 8 h at up "
+         "to $34.00 an hour may cost $272.00. Raise the budget, or lower hours"),
+        (lambda: rented(budget="272", nodes="2"), "2 hosts of the pool h100: 8 h at up to $34.00 an hour may cost "
+         "$544.00"),
+        (lambda: rented(budget="lots"), "the run's tag aquarat/budget is 'lots': 'lots' is not an amount of money"),
+        (lambda: rented(budget="-1"), "an amount of money must be above 0"),
+        (lambda: rented(pool="h10O"), "rent.yaml has no pool 'h10O': did you mean h100?"),
+        (lambda: rented(gpus="gpu: 8"), "rent.yaml: pools.h100.from.0.gpu: Extra inputs are not permitted"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            told()
+        assert message in str(caught.value)
+    (home / "rent.yaml").write_text(rent.replace("GPUS", "gpus: 8").replace("MORE", ""))
+    with pytest.raises(NotReadyError, match=r"Name a pool of rent\.yaml to have a host rented: --pool h100"):
+        ask(home, "d12")
+    (home / "hosts.yaml").write_text("hosts: [{name: own, address: x, gpus: 8, labels: [h100]}]")
+    (home / "rent.yaml").write_text("pools: nothing that can be read")
+    assert ask(home, "d12", pool="h100")[0].endswith("8 stages with 8 GPUs on own"), "a host of our own serves it"
 
 
 def test_without_an_inventory_this_machine_has_the_gpus_that_its_driver_shows(
