@@ -12,6 +12,7 @@ from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import by_profile, pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
 from aquarat_pipeline.sensors.notifications import notify_runs
+from aquarat_pipeline.sensors.renting import keep_rentals
 from aquarat_pipeline.upkeep import upkeep
 
 
@@ -36,7 +37,7 @@ defs = dg.Definitions.merge(
     *(of(experiment) for experiment in _EXPERIMENTS),
     upkeep(_EXPERIMENTS),
     dg.Definitions(
-        sensors=[notify_runs()],
+        sensors=[notify_runs(), keep_rentals()],
         resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},
         executor=resuming_executor,
         loggers={"console": terminal_logger},

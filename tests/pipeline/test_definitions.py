@@ -103,12 +103,13 @@ def test_reevaluation_trains_nothing_and_is_off(repository: dg.RepositoryDefinit
     assert {key.to_user_string() for key in selected} == reports
 
 
-def test_sensors_are_off(repository: dg.RepositoryDefinition) -> None:
+def test_sensors_are_off_but_the_one_that_guards_rentals(repository: dg.RepositoryDefinition) -> None:
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
     off = dg.DefaultSensorStatus.STOPPED
     assert sensors == {
         "default_automation_condition_sensor": off,
         "evaluate_new_checkpoints": off,
+        "keep_rentals": dg.DefaultSensorStatus.RUNNING,
         "notify_runs": off,
     }
 
