@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from aquarat_pipeline.renting import costs
+from aquarat_pipeline.renting import costs, credit
 from aquarat_pipeline.renting.cloud import KINDS
 from aquarat_pipeline.renting.rental import Rental
 
@@ -20,6 +20,9 @@ def alarms(rentals: Iterable[Rental], now: float) -> list[str]:
         lasting = now - rental.since
         kind = KINDS[rental.order.account.cloud]
         where = f"instance {rental.instance_id} of {rental.order.account.name}"
+        low = next((event for event in rental.events if event.code == credit.CODE), None)
+        if low is not None and not rental.final:
+            urgent.append(f"{rental.name} is drained, because {low.why}: add credit to {rental.order.account.name}")
         if rental.state == "ending" and lasting >= WARN_SECONDS:
             last = next((event for event in reversed(rental.events) if event.answer), None)
             answered = f" ({last.answer}{': ' + last.why if last.why else ''})" if last else ""

@@ -14,6 +14,7 @@ from aquarat_core.errors import UserError
 from aquarat_pipeline.renting import budget, reaper
 from aquarat_pipeline.renting.cloud import Account, Cloud
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, RentConfigError
+from aquarat_pipeline.renting.credit import Credit
 from aquarat_pipeline.renting.demand import Demand
 from aquarat_pipeline.renting.hosting import Hosts
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
@@ -77,6 +78,7 @@ class Keeper:
         self._ssh_key = ssh_key
         self._now = now
         self._demand = demand
+        self._credit = Credit(ledger, now)
         self._clouds: dict[str, Cloud] = {}
         self._next_list: dict[str, float] = {}
 
@@ -125,6 +127,8 @@ class Keeper:
         cloud = self._cloud(rentals[0].order.account.account)
         listing = self._look(key, cloud, rentals, done)
         strangers = self._strangers(cloud, listing, rentals, done) if listing else 0
+        if listing and self._drained(key, cloud, listing, rentals, done):
+            rentals = [self._ledger.read(rental.id) for rental in rentals]
         for rental in sorted(rentals, key=lambda rental: rental.state == "intended"):
             steps = Steps(self._ledger, cloud, self._hosts, self._now())
             try:
@@ -168,6 +172,18 @@ class Keeper:
             self._next_list[key] = now + min(TURN_SECONDS if after is None else after, CALM_LIST_SECONDS)
             done.notes.append(f"{cloud.account}: {e}")
             return None
+
+    def _drained(self, key: str, cloud: Cloud, listing: Listing, rentals: Sequence[Rental], done: Turn) -> bool:
+        """Whether the account's balance is low; then its rentals have been asked to end."""
+        try:
+            low = self._credit.look(key, cloud, listing, rentals)
+        except Conflict:
+            return True
+        except (CloudError, OSError) as e:
+            done.notes.append(f"{cloud.account}: its balance could not be looked at: {e}")
+            return False
+        done.notes += [low] if low else []
+        return low is not None
 
     def _strangers(self, cloud: Cloud, listing: Listing, rentals: Sequence[Rental], done: Turn) -> int:
         """How many instances carry our name that the ledger does not know; those past their end are ended."""
