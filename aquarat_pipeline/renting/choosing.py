@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.errors import UsageError
+from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.renting.cloud import Account, Cloud, accounts_in_environment
 from aquarat_pipeline.renting.config import FILE, Pool, RentConfig, Source
 from aquarat_pipeline.renting.model import Offer
@@ -14,6 +15,7 @@ from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import RentalOrder
 from aquarat_pipeline.renting.requests import new_order
 from aquarat_pipeline.renting.selecting import Wish, check_names, nearest, why_not
+from aquarat_pipeline.renting.supply import host_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,18 @@ def choose(
 def source_of(pool: Pool, account: str, offer: Offer) -> Source | None:
     """The first source of the pool that takes the account's offer."""
     return next((source for source in pool.sources if source.account == account and source.takes(offer)), None)
+
+
+def fitting(found: Sequence[Candidate], need: Requirement) -> tuple[list[Candidate], list[str]]:
+    """Offers of hosts that can run the job; and why others cannot.
+
+    A job that takes what a host has gets one with GPUs, if the pool has any.
+    """
+    with_gpus = [one for one in found if one.offer.gpus]
+    wide = with_gpus if need.device == "auto" and with_gpus else found
+    fitting = [one for one in wide if need.fits(host_of(one.offer, need.pool))]
+    reasons = [f"{one.offer.id}: {one.offer.gpus} GPUs" for one in found if one not in fitting]
+    return fitting, reasons
 
 
 def _too_dear(offer: Offer, pool: Pool | None) -> str | None:

@@ -16,7 +16,7 @@ from aquarat_pipeline.hosts.inventory import InventoryError, read_inventory
 from aquarat_pipeline.hosts.queueing import WaitingStep, waiting_steps
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.renting import budget, notices, refusals
-from aquarat_pipeline.renting.choosing import Candidate, Rests, choose, order_of_pool
+from aquarat_pipeline.renting.choosing import Candidate, Rests, choose, fitting, order_of_pool
 from aquarat_pipeline.renting.cloud import Account, Cloud
 from aquarat_pipeline.renting.config import Pool, RentConfig, by_hand
 from aquarat_pipeline.renting.ledger import Ledger, Loaded
@@ -25,8 +25,9 @@ from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.notices import Notice
 from aquarat_pipeline.renting.rental import Rental, RentalOrder
 from aquarat_pipeline.renting.requests import ask_end
+from aquarat_pipeline.renting.resting import resting
 from aquarat_pipeline.renting.selecting import Wish
-from aquarat_pipeline.renting.supply import Supply, host_of, on_its_way, serving, supplies
+from aquarat_pipeline.renting.supply import Supply, on_its_way, serving, supplies
 
 SAY_AGAIN_SECONDS = 60.0
 _SHOWN = 4
@@ -58,11 +59,20 @@ class _Turn:
 class Demand:
     """Looks at the steps that wait, once a turn of the keeper."""
 
-    def __init__(self, home: Path, ledger: Ledger, config: Callable[[], RentConfig], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        ledger: Ledger,
+        config: Callable[[], RentConfig],
+        now: Callable[[], float],
+        why_unready: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`why_unready` says why no host could be prepared for jobs, or None: then nothing is ordered."""
         self._home = home
         self._ledger = ledger
         self._config = config
         self._now = now
+        self._why_unready = why_unready
         self._market = Market()
         self._unmet: set[tuple[str, str]] = set()
         """Who waited in vain in the turn before."""
@@ -98,9 +108,11 @@ class Demand:
         except InventoryError:
             # The workers wait for a usable inventory, and say so.
             hosts = ()
-        stopped = (
-            f"nothing new is rented while the ledger is damaged: {loaded.problems[0]}" if loaded.problems else None
-        )
+        stopped = None
+        if loaded.problems:
+            stopped = f"nothing new is rented while the ledger is damaged: {loaded.problems[0]}"
+        elif why := self._why_unready():
+            stopped = f"nothing is rented, because no host could be prepared: {why}"
         rentals = list(loaded.rentals)
         return _Turn(self._config(), now, rentals, supplies(rentals, hosts, now), cloud_of, stopped)
 
@@ -152,15 +164,13 @@ class Demand:
         self, need: Requirement, pool: Pool, served: Sequence[Supply], turn: _Turn, looked: Iterable[Seen]
     ) -> tuple[list[list[Candidate]], list[str]]:
         """What could be ordered for the job, the cheapest first; and why other offers are not considered."""
-        choice = choose(
-            (one for seen in looked for one in seen.candidates), Wish(), pool, _rests(turn.rentals, turn.now)
-        )
-        fitting, reasons = _fitting(choice.found, need)
+        choice = choose((one for seen in looked for one in seen.candidates), Wish(), pool, _rests(turn))
+        able, reasons = fitting(choice.found, need)
         reasons += choice.excluded
         if need.nodes == 1:
-            return [[one] for one in fitting], reasons
+            return [[one] for one in able], reasons
         cheapest: dict[tuple[str, str], Candidate] = {}
-        for one in fitting:
+        for one in able:
             if not one.cloud.capabilities.private_network:
                 reasons.append(f"{one.offer.id}: hosts of {one.account.name} do not reach each other")
             else:
@@ -220,20 +230,15 @@ def _accounts(config: RentConfig, pool: Pool) -> list[Account]:
     return [config.account(name) for name in dict.fromkeys(source.account for source in pool.sources)]
 
 
-def _rests(rentals: Sequence[Rental], now: float) -> Rests:
-    return lambda one: refusals.refused(rentals, one.account.name, one.offer, now)
+def _rests(turn: _Turn) -> Rests:
+    """Offers rest after a refusal for minutes, and after an unfit host for hours."""
+    hours = turn.config.limits.rest_hours
 
+    def why(one: Candidate) -> str | None:
+        unfit = resting(turn.rentals, one.offer, turn.now, hours)
+        return unfit or refusals.refused(turn.rentals, one.account.name, one.offer, turn.now)
 
-def _fitting(found: Sequence[Candidate], need: Requirement) -> tuple[list[Candidate], list[str]]:
-    """Offers of hosts that can run the job; and why others cannot.
-
-    A job that takes what a host has gets one with GPUs, if the pool has any.
-    """
-    with_gpus = [one for one in found if one.offer.gpus]
-    wide = with_gpus if need.device == "auto" and with_gpus else found
-    fitting = [one for one in wide if need.fits(host_of(one.offer, need.pool))]
-    reasons = [f"{one.offer.id}: {one.offer.gpus} GPUs" for one in found if one not in fitting]
-    return fitting, reasons
+    return why
 
 
 def _clock(at: float) -> str:

@@ -19,6 +19,7 @@ from aquarat_core.errors import UserError
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.hosts.queueing import queued, waiting_steps
 from aquarat_pipeline.locks import HeldError, held, is_held
+from aquarat_pipeline.renting.acceptance import why_not_here
 from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect, this_machine
 from aquarat_pipeline.renting.config import RentConfig, RentConfigError, read_config
 from aquarat_pipeline.renting.demand import Demand
@@ -139,7 +140,7 @@ def keeper_of(home: Path, surroundings: Surroundings, hosts: ManagedHosts) -> Ke
 
     return Keeper(
         ledger, open_account, hosts, config, lambda: ssh_key(home, ledger.installation()), surroundings.now,
-        Demand(home, ledger, config, surroundings.now),
+        Demand(home, ledger, config, surroundings.now, why_not_here),
     )  # fmt: skip
 
 

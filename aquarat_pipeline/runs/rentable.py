@@ -9,6 +9,7 @@ from pathlib import Path
 from aquarat_core.durations import duration
 from aquarat_core.errors import UserError
 from aquarat_pipeline.hosts.requirement import Requirement
+from aquarat_pipeline.renting.acceptance import why_not_here
 from aquarat_pipeline.renting.config import FILE, Pool, RentConfig, read_config, total_price
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.selecting import nearest
@@ -60,6 +61,8 @@ def rentable(home: Path, need: Requirement, budget: Money | None) -> Rentable | 
     pool = config.pools.get(need.pool)
     if pool is None:
         return None
+    if why := why_not_here():
+        raise NotRentableError(f"{need} is needed, but no rented host of the pool {need.pool} could be prepared: {why}")
     gpus = [source.gpus for source in pool.sources]
     needs = 0 if need.device == "cpu" else need.ranks
     most = max((count for count in gpus if count), default=0)

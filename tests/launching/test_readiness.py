@@ -26,7 +26,7 @@ from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts import rentals
 from aquarat_pipeline.hosts.host import RentedHost
-from aquarat_pipeline.runs import readiness
+from aquarat_pipeline.runs import readiness, rentable
 from aquarat_pipeline.runs.executor import resuming_executor, skip_checks
 from aquarat_pipeline.runs.readiness import NotReadyError
 from tests.launching.cluster_fixture import Cluster
@@ -115,7 +115,7 @@ def test_a_rented_host_counts_unless_its_rental_ends_too_soon(home: Path) -> Non
         ask(home, "d12")
 
 
-def test_a_pool_that_could_serve_a_run_lets_it_wait(home: Path) -> None:
+def test_a_pool_that_could_serve_a_run_lets_it_wait(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rent = (
         "accounts: {lambda: {cloud: lambda, per_day: 300}}\n"
         "pools: {h100: {from: [{account: lambda, GPUS}], max_price_per_hour: 34, hours: 8, MORE}}\n"
@@ -125,6 +125,9 @@ def test_a_pool_that_could_serve_a_run_lets_it_wait(home: Path) -> None:
         (home / "rent.yaml").write_text(rent.replace("GPUS", gpus).replace("MORE", more))
         return ask(home, "d12", **{"pool": "h100", **tags})[0]
 
+    with pytest.raises(UserError, match=r"could be prepared: the store is file://.*, which rented hosts cannot reach"):
+        rented()
+    monkeypatch.setattr(rentable, "why_not_here", lambda: None)
     assert rented(more="automatic: true") == (
         "hosts: 8 stages on this machine; 8 stages with 8 GPUs on a host of the pool h100 of rent.yaml (at most $34.00 "
         "an hour, rented when a stage has waited for 2 min)"

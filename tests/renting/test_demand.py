@@ -237,6 +237,27 @@ def test_refusals_come_ever_more_rarely(world: World) -> None:
     assert "nothing of the pool small can be rented: gpu_1x_a10@us-east-1: none left (tried again from" in said(world)
 
 
+def test_an_offer_whose_host_was_unfit_is_not_taken_again(world: World) -> None:
+    world.cloud.offered = (A10, DEARER)
+    wait(world)
+    turns(world, WAIT + 20)
+    world.cloud.machines[0].price = Money.dollars(3)
+    turns(world, 60)
+    assert [one.order.offer.id for one in world.rentals()] == [A10.id, DEARER.id]
+    world.cloud.offered = (A10,)
+    world.cloud.machines[1].price = Money.dollars(3)
+    turns(world, 600)
+    assert len(world.rentals()) == 2 and "gpu_1x_a10@us-east-1: it rests until" in said(world)
+
+
+def test_a_machine_that_could_prepare_no_host_orders_none(world: World) -> None:
+    world.unready = "the store is file:///store, which rented hosts cannot reach"
+    wait(world)
+    turns(world, WAIT + 20)
+    assert said(world) == f"nothing is rented, because no host could be prepared: {world.unready}"
+    assert not world.rentals() and not world.cloud.looks
+
+
 def test_a_quota_rests_the_whole_account(world: World) -> None:
     world.cloud.offered = (A10, WEST)
     world.cloud.rent_fault = "quota"

@@ -22,6 +22,7 @@ from aquarat_pipeline.runs import submit
 from aquarat_pipeline.sensors.renting import keep_rentals
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET
+from tests.launching.network import Network, why_not
 from tests.patience import wait_until
 from tests.renting.fakes.lambda_api import FakeLambda
 from tests.renting.fakes.machines import Timing
@@ -48,10 +49,20 @@ def fake() -> Iterator[FakeLambda]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, fake: FakeLambda) -> Iterator[Cluster]:
-    made = Cluster(tmp_path / "cluster", env={"LAMBDA_API_KEY": KEY})
-    yield made.ready()
-    made.close()
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """With its store in a bucket, as rented hosts need it."""
+    if why := why_not():
+        pytest.skip(why)
+    network = Network(tmp_path / "network", 0)
+    for name, value in network.environment.items():
+        monkeypatch.setenv(name, value)
+    env = {"LAMBDA_API_KEY": KEY, **network.environment}
+    made = Cluster(tmp_path / "cluster", store=network.store_uri, env=env)
+    try:
+        yield made.ready()
+    finally:
+        made.close()
+        network.close()
 
 
 def settings(cluster: Cluster, fake: FakeLambda, automatic: bool) -> None:

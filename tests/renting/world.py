@@ -80,6 +80,8 @@ class World:
     """Whether the keeper orders hosts for steps that wait."""
     broken: str = ""
     """What is wrong with rent.yaml."""
+    unready: str | None = None
+    """Why no host could be prepared for jobs."""
 
     def __post_init__(self) -> None:
         self.cloud = SmallCloud(self.now)
@@ -93,8 +95,9 @@ class World:
         def connect(_: Account) -> Any:
             return Watched(self.cloud, self.points)
 
-        demand = Demand(self.home, self.ledger, self.settings, self.now) if self.rents_for_runs else None
-        return Keeper(self.ledger, connect, self.hosts, self.settings, lambda: KEY, self.now, demand)
+        demand = Demand(self.home, self.ledger, self.settings, self.now, lambda: self.unready)
+        orders = demand if self.rents_for_runs else None
+        return Keeper(self.ledger, connect, self.hosts, self.settings, lambda: KEY, self.now, orders)
 
     def settings(self) -> RentConfig:
         if self.broken:
