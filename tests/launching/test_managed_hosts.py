@@ -171,8 +171,8 @@ class Renting(World):
             self.hosts.forget(rental)
         for instance in self.instances:
             instance.stop()
-            # Its switch ends without it.
-            (instance.root / "switch.json").unlink(missing_ok=True)
+            # Its switch, and what a keeper that was "killed" had begun.
+            subprocess.run(["pkill", "-KILL", "-f", f"{instance.root}/"])
 
 
 def _config(**more: Any) -> RentConfig:

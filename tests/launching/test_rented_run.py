@@ -6,7 +6,7 @@ import getpass
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,15 @@ from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.queueing import candidates, ticket, waiting_steps
 from aquarat_pipeline.hosts.requirement import Requirement
+from aquarat_pipeline.renting import host_keys
+from aquarat_pipeline.renting.config import RentConfig
+from aquarat_pipeline.renting.managing import ManagedHosts
+from aquarat_pipeline.renting.model import Endpoint
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, expect
 from tests.launching.network import Network, why_not
 from tests.patience import wait_until
+from tests.renting.world import World
 
 NEED = Requirement(True, ranks=8, device="cuda", pool="h100")
 
@@ -166,3 +171,61 @@ def test_acceptance_compares_a_rented_host_with_its_offer(far: tuple[Cluster, Ne
     assert [problem.split(" MB/s from the store, and ")[1] for problem in found["problems"]] == ["100 MB/s are needed"]
     probes = list((network.directory / "bucket").rglob("probe"))
     assert probes == [], "what was read is removed"
+
+
+@pytest.mark.slow
+def test_the_keeper_drains_a_host_and_its_run_goes_on_elsewhere(far: tuple[Cluster, Network]) -> None:
+    """It waits for the job, lets none begin, stops it a minute before the end, and then ends the rental."""
+    cluster, network = far
+    world = World(cluster.home, seconds=time.time())
+    world.config = RentConfig.model_validate(
+        {"accounts": {"lambda": {"cloud": "lambda"}},
+         "pools": {"h100": {"from": [{"account": "lambda"}], "max_price_per_hour": 2, "hours": 2}}}
+    )  # fmt: skip
+    own = network.host(0)
+    fields = {name: own[name] for name in own.keys() - {"name", "address"}} | {"gpus": 0}
+    world.hosts = ManagedHosts(
+        cluster.home, world.now, lambda _: world.cloud, lambda: world.config, power_off=False, fields=fields
+    )
+    world.keeper = world.started()
+    rental = world.order(hours=2, managed=True, pool="h100")
+    instance = world.cloud.add(rental.name)
+    world.cloud.boot = 0
+    world.cloud.endpoint = Endpoint(network.address(0), 22, getpass.getuser(), None)
+    key = network.keys.host.with_suffix(".pub").read_text()
+    host_keys.pin(world.ledger.folder(rental.id), rental.id, [key])
+    address = f"{getpass.getuser()}@{network.address(0)}:22"
+    for state, facts in (
+        ("asking", {}), ("granted", {"instance_id": instance.id}), ("booting", {"address": address}),
+        ("reachable", {}), ("fit", {}), ("ready", {}),
+    ):  # fmt: skip
+        rental = world.ledger.append(rental, state, world.now(), **facts)  # type: ignore[arg-type]
+
+    def turns(until: Callable[[], object], what: str) -> None:
+        def turn() -> object:
+            world.turn(0.5)
+            return until()
+
+        wait_until(turn, 60, what)
+
+    turns(lambda: len(read_inventory(cluster.home).hosts) == 2, "the host is in the inventory")
+    cluster.order(ASSET, steps=STEPS, seconds=0.2, hold=2)
+    run_id = cluster.launch(ASSET, tags={"aquarat/pool": "h100"})
+    cluster.wait_for_step(run_id, ASSET, 2)
+    turns(lambda: run_id in world.only().runs, "the ledger knows who uses it")
+    world.ledger.append(world.only(), "ready", world.now(), "please", end_asked="drain")
+    for _ in range(5):
+        world.turn(5)
+        time.sleep(0.2)
+    assert world.only().state == "draining" and not cluster.run(run_id).is_finished
+    world.seconds = world.only().end - 60
+    turns(lambda: waiting_steps(cluster.home), "the step waits for another host")
+    turns(lambda: world.only().state == "ending", "its host is to end")
+    assert [host.name for host in read_inventory(cluster.home).hosts] == ["one"]
+    world.run(world.settled)
+    world.check()
+
+    cluster.order(ASSET, steps=STEPS, seconds=0.2)
+    rent(cluster, network, 1)
+    expect(cluster, run_id, trainers=2)
+    assert "h0: its rental ends. Starting again from the saved state (0/3)" in cluster.story(run_id)
