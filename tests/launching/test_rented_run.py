@@ -228,4 +228,5 @@ def test_the_keeper_drains_a_host_and_its_run_goes_on_elsewhere(far: tuple[Clust
     cluster.order(ASSET, steps=STEPS, seconds=0.2)
     rent(cluster, network, 1)
     expect(cluster, run_id, trainers=2)
-    assert "h0: its rental ends. Starting again from the saved state (0/3)" in cluster.story(run_id)
+    story = cluster.story(run_id)
+    assert f"h100-{rental.id}: its rental ends. Starting again from the saved state (0/3)" in story, story
