@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from aquarat_core.agent.protocol import ListedLease
+from aquarat_core.agent.protocol import ListedLease, Status
 from aquarat_core.errors import UserError
 from aquarat_core.settings import store_uri
 from aquarat_pipeline.hosts.agent import HostAgent
@@ -66,7 +65,7 @@ def runs_of(leases: Sequence[ListedLease]) -> dict[str, int]:
 
 def heartbeats(host: RentedHost, runs: Sequence[str]) -> dict[str, int]:
     """The number of the last heartbeat of each of the runs' jobs on that host. Empty if the store does not answer."""
-    from aquarat_core.artifacts import JobDir
+    from aquarat_core.artifacts import JobDir, RecordError
     from aquarat_core.artifacts.backends import open_backend
 
     found: dict[str, int] = {}
@@ -77,8 +76,8 @@ def heartbeats(host: RentedHost, runs: Sequence[str]) -> dict[str, int]:
                 folder, _, name = key.rpartition("/status/")
                 if not name.startswith("node"):
                     continue
-                status: Any = JobDir(backend, folder).read_json(f"status/{name}")
-                with suppress(KeyError, TypeError, ValueError):
-                    if status["host"] == host.name:
-                        found[key] = int(status["sequence"])
+                with suppress(RecordError):
+                    status: Status | None = JobDir(backend, folder).read_json(f"status/{name}")
+                    if status and status["host"] == host.name:
+                        found[key] = status["sequence"]
     return found

@@ -483,6 +483,8 @@ def test_it_ends_in_time_although_something_holds_on(world: Renting, ready: Inst
 
 
 def test_a_host_that_vanishes_is_lost_after_its_time(world: Renting, ready: Instance) -> None:
+    at_work(world)
+    world.until(lambda: bool(world.only().runs))
     ready.stop()
     SshTransport(world.host()).close()
     began = world.seconds
@@ -501,7 +503,8 @@ def test_heartbeats_in_the_store_are_signs_of_life(world: Renting, ready: Instan
     SshTransport(host).close()
 
     def beat(sequence: int) -> None:
-        status.write_text(json.dumps({"host": host.name, "sequence": sequence, "state": "running"}))
+        running = {"state": "running", "node": 0, "host": host.name, "sequence": sequence, "chunks": 0}
+        status.write_text(json.dumps({**running, "supervisor": {"boot": "b", "pid": 1, "started": 1}}))
 
     for sequence in range(30):
         beat(sequence)
@@ -512,6 +515,8 @@ def test_heartbeats_in_the_store_are_signs_of_life(world: Renting, ready: Instan
 
 
 def test_a_keeper_that_was_away_looks_before_it_gives_a_host_up(world: Renting, ready: Instance) -> None:
+    at_work(world)
+    world.until(lambda: bool(world.only().runs))
     world.seconds += 3600
     world.restart()
     for _ in range(3):

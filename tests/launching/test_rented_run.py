@@ -213,6 +213,12 @@ def test_the_keeper_drains_a_host_and_its_run_goes_on_elsewhere(far: tuple[Clust
     run_id = cluster.launch(ASSET, tags={"aquarat/pool": "h100"})
     cluster.wait_for_step(run_id, ASSET, 2)
     turns(lambda: run_id in world.only().runs, "the ledger knows who uses it")
+    network.servers[0].stop()
+    for _ in range(18):
+        world.turn(60)
+        time.sleep(1)
+    assert world.only().state == "ready", "the job's heartbeats are in the store"
+    network.servers[0].start()
     world.ledger.append(world.only(), "ready", world.now(), "please", end_asked="drain")
     for _ in range(5):
         world.turn(5)
