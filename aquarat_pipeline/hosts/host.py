@@ -109,8 +109,9 @@ class Host(BaseModel):
         """File name of the socket of the shared connection; `ssh` replaces %C by a hash of address, port and user."""
         return "%C"
 
-    def why_no_job(self, now: float) -> str | None:
-        """Why no job may start there at the time `now` (seconds since 1970), or None if one may."""
+    def why_no_job(self, now: float, *, several: bool = False) -> str | None:
+        """Why no job may start there at the time `now` (seconds since 1970), or None if one may; `several`: a job on
+        several hosts."""
         return None
 
 
@@ -174,8 +175,11 @@ class RentedHost(Host):
         told = f"{self.folder}\0{self.address}\0{self.port}\0{self.user}"
         return f"rental-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
 
-    def why_no_job(self, now: float) -> str | None:
-        """Whether its life is over, or too little of it is left."""
+    def why_no_job(self, now: float, *, several: bool = False) -> str | None:
+        """Whether its life is over, or too little of it is left. Its address is one that anybody can reach, so that it
+        meets others only if it has a private one too."""
+        if several and not self.network_address:
+            return "it has no private address at which the other hosts could reach it"
         left = self.expires - now
         if left >= self.margin_seconds:
             return None

@@ -160,7 +160,7 @@ def _fitting(hosts: Iterable[Host], need: Requirement, now: float) -> tuple[list
     ending: list[str] = []
     for host in hosts:
         if need.fits(host):
-            if why := host.why_no_job(now):
+            if why := host.why_no_job(now, several=need.nodes > 1):
                 ending.append(f"{host.name} takes no job, because {why}")
             else:
                 fitting.append(host)

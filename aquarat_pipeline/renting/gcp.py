@@ -186,7 +186,8 @@ def _offer(kind: Any, zone: str, price: Money) -> Offer:
         type=kind.name,
         region=zone,
         gpus=accelerator.guest_accelerator_count,
-        gpu_model=re.sub(r"^nvidia-(tesla-)?|-\d+gb.*$", "", described).upper(),
+        # The driver does not say by which network a GPU's host is connected ("mega").
+        gpu_model=re.sub(r"^nvidia-(tesla-)?|(-mega)?-\d+gb.*$", "", described).upper(),
         price=price,
         available="unknown",
         gpu_memory_gb=int(memory[1]) if memory else None,

@@ -144,6 +144,18 @@ def test_no_job_starts_when_too_little_of_a_rental_is_left(home: Path) -> None:
     assert names(home) == ["own", "r1"], "its job is still followed"
 
 
+def test_rented_hosts_meet_others_at_a_private_address_only(home: Path) -> None:
+    rent(home, "r1", network_address="10.0.0.7")
+    rent(home, "r2")
+    with ticket(home, "run", "step", 1.0) as mine:
+        two = Requirement(True, ranks=8, nodes=2, device="cuda")
+        hosts, _ = candidates(home, two, mine, set(), now=lambda: NOW)
+        assert sorted(host.name for host in hosts) == ["own", "r1"]
+        three = Requirement(True, ranks=8, nodes=3, device="cuda")
+        why = candidates(home, three, mine, set(), now=lambda: NOW)[1]
+        assert "r2 takes no job, because it has no private address" in why
+
+
 def test_the_list_of_hosts_says_when_rentals_end_and_what_is_left_out(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,3 +210,34 @@ def test_a_real_keeper_rents_and_ends_and_is_followed_by_another(
     finally:
         if keeping.is_alive(home):
             os.kill(int(lock.read_text()), signal.SIGKILL)
+
+
+def test_a_pool_passes_over_offers_that_rest(unkept: Ledger, capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    """Whoever names the offer gets it nevertheless."""
+    text = (home / "rent.yaml").read_text().replace("per_day: 3", "per_day: 30").replace("gpu_1x_*", "gpu_1x_a10")
+    (home / "rent.yaml").write_text(text.replace("max_price_per_hour: 1.00", "max_price_per_hour: 1.30"))
+    pool = ["hosts", "rent", "--pool", "small", "-y", "--no-wait", "--region", "us-east-1"]
+    text = said(capsys, pool, 0)
+    (rental,) = unkept.load().rentals
+    assert rental.order.managed and rental.order.phases.idle == 600
+    why = "unfit: its NVIDIA driver is too old"
+    for state, facts in (("asking", {}), ("granted", {"instance_id": "i"}), ("ending", {"why": why, "code": "unfit"})):
+        rental = unkept.append(rental, state, time.time(), **facts)  # type: ignore[arg-type]
+    text = said(capsys, ["hosts", "rentals", "--json"], 1)
+    (row,) = json.loads(text.splitlines()[0])["rentals"]
+    assert row["phase"] == "ending 0 min" and row["managed"]
+    text = said(capsys, pool, 2)
+    assert "@us-east-1: it rests until " in text and f"after {rental.id}: its NVIDIA driver is too old" in text
+    offer = rental.order.offer.id
+    said(capsys, ["hosts", "rent", "--offer", offer, "--hours", "1", "--max-price", "1.3", "-y", "--no-wait"], 0)
+
+
+def test_nothing_is_rented_that_could_not_be_prepared(
+    unkept: Ledger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AQUARAT_STORE", "file:///srv/store")
+    text = said(capsys, [*RENT, "-y", "--no-wait"], 2)
+    assert "the store is file:///srv/store, which rented hosts cannot reach: set AQUARAT_STORE=gs://" in text
+    assert not unkept.load().rentals
+    said(capsys, [*RENT, "-y", "--no-wait", "--no-prepare"], 0)
+    assert not unkept.load().rentals[0].order.managed
