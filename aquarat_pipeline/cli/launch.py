@@ -33,6 +33,10 @@ def add_commands(commands: Commands) -> None:
     add_assets(launch)
     launch.add_argument("--any-inputs", action="store_true", help="accept inputs that another profile made")
     add_hosts(launch)
+    launch.add_argument(
+        "--plan", action="store_true",
+        help="queue nothing: only say what would run, where, for how long and for how much",
+    )  # fmt: skip
     launch.add_argument("--follow", action="store_true", help="show the run's log; Ctrl-C leaves the run alone")
     add_json(launch)
     launch.set_defaults(run=_launch)
@@ -104,6 +108,11 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
+    if arguments.plan:
+        from aquarat_pipeline.cli import plan
+
+        # Unlike `materialize`, it makes what it is told to make, whether that is up to date or not.
+        return plan.show(arguments, arguments.with_parents, again=True)
     check_typed(arguments)
     from aquarat_pipeline import tags
     from aquarat_pipeline.runs import submit

@@ -10,7 +10,7 @@ from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
-from aquarat_pipeline.cli.launch import add_assets, check_typed, open_instance
+from aquarat_pipeline.cli.launch import add_assets, add_hosts, check_typed, open_instance, tags_of
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -30,24 +30,30 @@ def add_commands(commands: Commands) -> None:
     )
     add_assets(plan, default=[WHOLE_CHAIN])
     plan.add_argument("--again", action="store_true", help="as if nothing were up to date")
+    add_hosts(plan)
     add_json(plan)
     plan.set_defaults(run=_plan)
 
 
 def _plan(arguments: argparse.Namespace) -> str | CheckFailed:
     # Without a name, the question is about everything.
-    with_parents = arguments.with_parents or arguments.assets == [WHOLE_CHAIN]
+    return show(arguments, arguments.with_parents or arguments.assets == [WHOLE_CHAIN], arguments.again)
+
+
+def show(arguments: argparse.Namespace, with_parents: bool, again: bool) -> str | CheckFailed:
+    """What `aquarat plan` answers, and `aquarat launch --plan` too."""
     check_typed(arguments)
+    tags = tags_of(arguments)
     from aquarat_pipeline.runs.planning import planned
 
     with open_instance() as instance:
-        plan = planned(
-            instance, arguments.assets, with_parents=with_parents, again=arguments.again, fields=arguments.fields
-        )
-        return _answer(arguments, plan, instance)
+        plan = planned(instance, arguments.assets, with_parents=with_parents, again=again, fields=arguments.fields)
+        return _answer(arguments, plan, instance, tags)
 
 
-def _answer(arguments: argparse.Namespace, plan: Planned, instance: dg.DagsterInstance) -> str | CheckFailed:
+def _answer(
+    arguments: argparse.Namespace, plan: Planned, instance: dg.DagsterInstance, tags: dict[str, str]
+) -> str | CheckFailed:
     from aquarat_core.durations import ago
     from aquarat_core.errors import UserError
 
@@ -57,16 +63,19 @@ def _answer(arguments: argparse.Namespace, plan: Planned, instance: dg.DagsterIn
     if not plan.wanted:
         return answer(arguments, {"make": [], "fresh": kept}, "\n".join([*lines, "Nothing would be made."]))
     said: list[str] = []
+    rentals: list[dict[str, Any]] = []
     problem = None
     makes: list[dict[str, Any]] = [{"asset": ref(name), "why": plan.why[name]} for name in plan.wanted]
     try:
-        facts = _checked(plan, instance, said)
+        facts = _checked(plan, instance, tags, said, rentals)
         makes = [make | facts[name] for make, name in zip(makes, plan.wanted, strict=True)]
     except UserError as e:
         problem = str(e)
-    rows = [(m["asset"], m.get("host") or "-", _seconds(m.get("seconds_before")), m["why"]) for m in makes]
-    text = "\n".join([table([("asset", "host", "took before", "why"), *rows]), "", *lines, *said])
+    rows = [(m["asset"], m.get("host") or "-", _time(m), m["why"]) for m in makes]
+    when = "time" if rentals else "took before"
+    text = "\n".join([table([("asset", "host", when, "why"), *rows]), "", *lines, *said])
     machine = {"make": makes, "fresh": kept, "requirements": said, "problem": problem}
+    machine |= {"rentals": rentals} if rentals else {}
     if problem:
         return CheckFailed(
             answer(arguments, machine, f"{text}\n\nIt could not be made: {problem}".replace("\n\n\n", "\n\n"))
@@ -74,29 +83,35 @@ def _answer(arguments: argparse.Namespace, plan: Planned, instance: dg.DagsterIn
     return answer(arguments, machine, text)
 
 
-def _checked(plan: Planned, instance: dg.DagsterInstance, said: list[str]) -> dict[str, dict[str, Any]]:
-    """Where each stage would run, and how long it took before. Adds to `said` what the run needs.
+def _checked(
+    plan: Planned, instance: dg.DagsterInstance, tags: dict[str, str], said: list[str], rentals: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Where each stage would run, and how long it took before. Adds to `said` what the run needs, and to `rentals` what
+    would be rented for it.
 
     Raises the `UserError` of a run that could not be completed.
     """
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_pipeline.assets.plan import Plan
-    from aquarat_pipeline.runs import readiness
+    from aquarat_pipeline.runs import prices, readiness
     from aquarat_pipeline.runs.submit import config_of
 
     experiment, home = plan.experiment, Path(instance.root_directory)
     steps = [*map(experiment.step, plan.wanted)]
-    asked = Plan.of(steps, experiment, {}, config_of(experiment, plan.fields, steps))
+    asked = Plan.of(steps, experiment, tags, config_of(experiment, plan.fields, steps))
     readiness.check(home, asked, said.append)
-    hosts = {
-        name: ", ".join(host.display_name for host in place.hosts)
-        for place in readiness.places_of(home, asked)
-        for name in place.stages
-    }
+    places = readiness.places_of(home, asked)
+    hosts = {name: place.names for place in places for name in place.stages}
     made = readiness.made_before(ArtifactStore.open(asked.store), asked)
-    return {
+    facts: dict[str, dict[str, Any]] = {
         name: {"host": hosts.get(name, "this machine"), "seconds_before": _took(made.get(name))} for name in plan.wanted
     }
+    for one in prices.of_run(home, asked, places, made):
+        said += prices.lines(one)
+        rentals.append(prices.machine(one))
+        for name, time in one.stages.items():
+            facts[name] |= {"seconds": time.seconds, "basis": time.basis}
+    return facts
 
 
 def _took(made: Manifest | None) -> float | None:
@@ -105,7 +120,10 @@ def _took(made: Manifest | None) -> float | None:
     return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
-def _seconds(seconds: float | None) -> str:
+def _time(make: dict[str, Any]) -> str:
+    """How long the stage takes where it is rented for, with where that is known from; else how long it took before."""
     from aquarat_core.durations import duration
 
-    return "-" if seconds is None else duration(seconds)
+    seconds = make.get("seconds", make.get("seconds_before"))
+    basis = f" ({make['basis']})" if "basis" in make else ""
+    return "-" if seconds is None else f"{duration(seconds)}{basis}"

@@ -43,6 +43,12 @@ class Place:
     pool: Rentable | None = None
     """From which hosts are rented, if there are too few."""
 
+    @property
+    def names(self) -> str:
+        """The hosts, or from where they come."""
+        rented = [f"rented from {self.pool.name}"] if self.pool else []
+        return ", ".join([*(host.display_name for host in self.hosts), *rented])
+
 
 def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
     """Reports in a few lines what the run needs and about how long it takes.

@@ -124,7 +124,8 @@ def test_the_sensor_starts_a_keeper_only_where_one_is_needed(tmp_path: Path, mon
         silent.setblocking(False)
         cluster: Any = SimpleNamespace(instance=instance, home=home)
         fake: Any = SimpleNamespace(address=f"http://127.0.0.1:{silent.getsockname()[1]}/api/v1")
-        for name, value in (("LAMBDA_API_KEY", KEY), ("AQUARAT_CACHE", str(tmp_path))):
+        keeper = {"LAMBDA_API_KEY": KEY, "AQUARAT_CACHE": str(tmp_path), "AQUARAT_STORE": "gs://bucket/store"}
+        for name, value in keeper.items():
             monkeypatch.setenv(name, value)
         assert tick(cluster) == "No keeper is needed."
         settings(cluster, fake, automatic=True)
