@@ -9,7 +9,7 @@ from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.completion import complete_profiles
 from aquarat_core.cli.output import answer
 from aquarat_core.settings import store_uri
-from aquarat_pipeline.cli.launch import open_instance, use_profile
+from aquarat_pipeline.cli.runs import open_instance, use_profile
 
 
 def add_commands(commands: Commands) -> None:

@@ -10,7 +10,8 @@ from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed
 from aquarat_core.plain_text import printable
-from aquarat_pipeline.cli.launch import add_assets, check_typed, open_instance, say_next
+from aquarat_pipeline.cli.launch import say_next
+from aquarat_pipeline.cli.runs import add_assets, check_typed, open_instance
 
 
 def add_commands(commands: Commands) -> None:

@@ -10,7 +10,7 @@ from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
-from aquarat_pipeline.cli.launch import add_assets, add_hosts, check_typed, open_instance, tags_of
+from aquarat_pipeline.cli.runs import add_assets, add_hosts, check_typed, open_instance, tags_of
 
 if TYPE_CHECKING:
     import dagster as dg

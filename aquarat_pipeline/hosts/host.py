@@ -40,6 +40,8 @@ class Host(BaseModel):
     """The address at which the other hosts of a job reach this one; the default is the host part of `address`."""
     network_interface: str | None = None
     """The interface for traffic between hosts, such as eth0; the default is the one with `network_address`."""
+    site: str = ""
+    """Where it is. All hosts of a job are of one site, because others may not reach each other."""
     rendezvous_port: Annotated[int, Field(gt=0, lt=65536)] = 29400
     gpus: Annotated[int, Field(ge=0)] = 0
     gpu_kind: str | None = None

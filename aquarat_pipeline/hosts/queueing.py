@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -137,21 +138,30 @@ def candidates(
     except InventoryError as e:
         return [], f"a usable inventory: {e}"
     fitting, ending = _fitting(hosts, need, now())
-    if len(fitting) < need.nodes:
+    found, fitting = len(fitting), together(fitting, need.nodes)
+    if not fitting:
         # It keeps no host from others, but says what it needs: such a host may be rented.
         mine.write(need, [])
         reasons = "".join(f"; {reason}" for reason in ending)
-        there = f"{FILE} has {len(fitting)} of these{reasons}"
+        apart = ", not enough at one site" if found >= need.nodes else ""
+        there = f"{FILE} has {found} of these{apart}{reasons}"
         return [], f"{need}: {there}; add one, or change the run's requirements"
     not_recently_failed = [host for host in fitting if host.name not in avoid]
-    fitting = not_recently_failed if len(not_recently_failed) >= need.nodes else fitting
+    fitting = together(not_recently_failed, need.nodes) or fitting
     # Written before the others are read, so that of two simultaneous tickets at least one sees the other.
     mine.write(need, fitting)
     wanted = _wanted_by_older(mine.path)
-    free = [host for host in fitting if host.name not in wanted]
-    if len(free) < need.nodes:
+    free = together([host for host in fitting if host.name not in wanted], need.nodes)
+    if not free:
         return [], f"{need}: others were first in line"
     return sorted(free, key=lambda host: (host.price_per_hour, host.gpus, host.name)), ""
+
+
+def together(hosts: Iterable[Host], nodes: int) -> list[Host]:
+    """Those of the hosts that a job on so many can use: a job on several needs all of them at one site."""
+    hosts = list(hosts)
+    count = Counter(host.site for host in hosts)
+    return [host for host in hosts if nodes == 1 or count[host.site] >= nodes]
 
 
 def _fitting(hosts: Iterable[Host], need: Requirement, now: float) -> tuple[list[Host], list[str]]:

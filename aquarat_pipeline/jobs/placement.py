@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 
 from aquarat_core.agent.protocol import LeaseReply, StartReply
 from aquarat_pipeline.hosts.agent import HostAgent
@@ -41,23 +42,25 @@ class Placement:
 
     @classmethod
     def on_several(cls, launch: Launch, candidates: Iterable[Host]) -> Placement:
-        """On as many of the candidates as the job needs, with their leases. If it fails, releases all:
+        """On as many of the candidates as the job needs, of one site and with their leases. If it fails, releases all:
         `NoHostError`."""
-        taken: list[Host] = []
         reasons: list[str] = []
         # In the order of their names, so that two jobs never hold half each and wait for the other half.
-        for host in sorted(candidates, key=lambda host: host.name):
+        ordered = sorted(candidates, key=lambda host: (host.site, host.name))
+        for _, hosts in groupby(ordered, key=lambda host: host.site):
+            taken: list[Host] = []
+            for host in hosts:
+                if len(taken) == launch.need.nodes:
+                    break
+                if why := _why_not_reserved(launch, host):
+                    reasons.append(f"{host.name}: {why}")
+                else:
+                    taken.append(host)
+            placement = cls(launch, tuple(taken))
             if len(taken) == launch.need.nodes:
-                break
-            if why := _why_not_reserved(launch, host):
-                reasons.append(f"{host.name}: {why}")
-            else:
-                taken.append(host)
-        placement = cls(launch, tuple(taken))
-        if len(taken) < launch.need.nodes:
+                return placement
             placement.release()
-            raise NoHostError(f"{launch.need}: {'; '.join(reasons)}")
-        return placement
+        raise NoHostError(f"{launch.need}: {'; '.join(reasons)}")
 
     def start(self) -> None:
         """Starts every node unless it was started before. Raises `NoHostError` at the first refusal."""

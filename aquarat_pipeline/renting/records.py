@@ -29,6 +29,7 @@ def host_of(rental: Rental, folder: Path, fields: Mapping[str, Any]) -> RentedHo
             "port": int(port),
             "user": user,
             "network_address": rental.private_host,
+            "site": f"{order.account.name}/{order.offer.region}",
             "gpus": order.offer.gpus,
             "gpu_kind": order.offer.gpu_model or None if order.offer.gpus else None,
             "gpu_memory_gb": order.offer.gpu_memory_gb,

@@ -67,6 +67,8 @@ def serving(need: Requirement, free: Sequence[Supply]) -> list[Supply]:
     fitting = [one for one in free if need.fits(one.host)]
     if need.nodes == 1:
         return fitting[:1]
+    # One that is ready has a private address by now, or will never have one.
+    fitting = [one for one in fitting if one.rental.state != "ready" or one.host.network_address]
     sites: dict[tuple[str, str], list[Supply]] = {}
     for one in fitting:
         sites.setdefault(one.site, []).append(one)

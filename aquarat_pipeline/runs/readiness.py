@@ -21,6 +21,7 @@ from aquarat_core.stages.registry import STAGES, Stage
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.hosts.host import Host, RentedHost
 from aquarat_pipeline.hosts.inventory import FILE, read_inventory
+from aquarat_pipeline.hosts.queueing import together
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.renting.config import budget_micros
 from aquarat_pipeline.renting.money import Money
@@ -120,7 +121,8 @@ def _grouped(
             need = Requirement.of(stage, config.model_dump(mode="json") if config else None, tags)
             found.setdefault(need, []).append(stage.name)
     return [
-        Place(need, tuple(names), tuple(host for host in hosts if need.fits(host))) for need, names in found.items()
+        Place(need, tuple(names), tuple(together((host for host in hosts if need.fits(host)), need.nodes)))
+        for need, names in found.items()
     ]
 
 

@@ -15,6 +15,7 @@ from aquarat_core.artifacts.environment import PRICE
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.queueing import candidates, ticket, together
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import placement, runner, running
@@ -50,6 +51,18 @@ class Agents:
             return reply
 
         return ask
+
+
+def test_hosts_of_a_job_are_of_one_site(tmp_path: Path) -> None:
+    hosts = [Host(name=f"{site}{k}", address="x", site=site) for site, count in (("a", 1), ("b", 2), ("c", 3))
+             for k in range(count)]  # fmt: skip
+    assert [host.name for host in together(hosts, 1)] == ["a0", "b0", "b1", "c0", "c1", "c2"]
+    assert [host.name for host in together(hosts, 2)] == ["b0", "b1", "c0", "c1", "c2"]
+    assert together(hosts, 4) == []
+    (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x, site: a}, {name: b, address: x, site: b}]")
+    with ticket(tmp_path, "run", "step", 1.0) as mine:
+        none, why = candidates(tmp_path, Requirement(True, nodes=2), mine, set())
+        assert not none and "hosts.yaml has 2 of these, not enough at one site; add one" in why
 
 
 @pytest.fixture
@@ -99,6 +112,14 @@ def test_too_few_leases_are_given_back(attempt: Attempt, monkeypatch: pytest.Mon
     found = Placement.on_several(launch(attempt, TWO), hosts("d", "c", "a"))
     assert [host.name for host in found.hosts] == ["a", "d"]
     assert str(found) == "1 process each on a, d"
+
+    agents.asked.clear()
+    apart = [
+        host.model_copy(update={"site": site}) for host, site in zip(hosts("a", "b", "d", "e"), "1122", strict=True)
+    ]
+    found = Placement.on_several(launch(attempt, TWO), apart)
+    assert [host.name for host in found.hosts] == ["d", "e"], "b is busy, and a and d are not of one site"
+    assert agents.asked == ["reserve a", "reserve b", "stop a", "reserve d", "reserve e"]
 
 
 def test_a_host_whose_reply_was_lost_has_started_the_job_if_it_claimed_it(
