@@ -50,8 +50,26 @@ class AquaDatasetConfig(StrictModel):
     on_bad_row: Literal["error", "drop"] = "error"
     """What to do with a row that has other than five options, a letter outside A-E, or a value of the wrong type or
     size; dropped rows are counted and named."""
+    rationales: Literal["published", "normalized"] = "published"
+    """Hub only: `normalized` brings rationales into one form, one step on each line, and finds out whether they reach
+    the right option (docs/data.md)."""
+    unreached: Literal["drop", "keep"] = "drop"
+    """Normalized rationales only: training rows whose rationale does not reach the right option are left out, or kept
+    with a mark."""
+    n_holdout: NonNegativeInt = 0
+    """Hub only: training questions set aside for choosing between models, as the split `holdout`; the questions
+    themselves decide which ones, and near duplicates of them are never trained on."""
     seed: int = 1
     """Decides which rows are kept and which problems are generated."""
+
+    @model_validator(mode="after")
+    def _published_rows(self) -> AquaDatasetConfig:
+        if self.source == "synthetic" and (self.rationales != "published" or self.n_holdout):
+            raise ValueError(
+                "rationales and n_holdout are for published rows: set source to 'hub', or rationales to 'published' "
+                "and n_holdout to 0"
+            )
+        return self
 
 
 class ChatSource(StrictModel):

@@ -1,7 +1,8 @@
 """aqua_dataset: AQuA-RAT from the Hub, cleaned, or generated questions of the same shape.
 
-Writes `train.parquet`, `validation.parquet`, `test.parquet` and `cleaning.json`, which counts drops and changes by
-rule.
+Writes `train.parquet`, `validation.parquet`, `test.parquet`, where questions are set aside `holdout.parquet`, and
+`cleaning.json`, which counts drops and changes by rule. Where rationales are normalized, the record `rationales.md`
+shows people examples.
 """
 
 from __future__ import annotations
@@ -17,22 +18,25 @@ from aquarat_core.config import AquaDatasetConfig
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.tasks.aqua.cleaning import clean
+from aquarat_core.tasks.aqua.cleaning import TRAIN, Cleaned, clean
 from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.aqua.holdout import HOLDOUT, set_aside
 from aquarat_core.tasks.aqua.question import LETTERS, Question
+from aquarat_core.tasks.aqua.rationale_report import NormalizedRationales, normalize_rationales
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "options", "rationale", "correct")
+EXAMPLES_FILE = "rationales.md"
 
 MAX_DRAWS = 8
 """Up to this many times the requested number of questions are generated to find enough distinct ones."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
-    """Write the three splits; returns rows, drops by rule and the share of each letter."""
+    """Write the splits; returns rows, drops by rule and the share of each letter."""
     config: AquaDatasetConfig = ctx.config
     splits, report, summary = _from_hub(ctx, config) if config.source == "hub" else _generated(ctx, config)
-    for name in SPLITS:
+    for name in splits:
         write_questions(ctx.outdir / f"{name}.parquet", splits[name])
         summary |= _shares(name, splits[name])
         summary[f"bytes_{name}"] = (ctx.outdir / f"{name}.parquet").stat().st_size
@@ -49,12 +53,19 @@ def _from_hub(
         ctx.progress(i, len(SPLITS), unit="splits")
         raw[split] = list(rows(hub.split((config.subset,), split, COLUMNS)))
     cleaned = clean(raw, config.repo, config.on_bad_row, lambda done, total: ctx.progress(done, total, unit="rows"))
-    kept: dict[str, list[Question]] = {}
-    for split in SPLITS:
-        found = cleaned.splits[split]
-        if not found:
-            raise DataError(f"{config.repo}, split {split}: no row is left after cleaning: {cleaned.counts[split]}")
-        kept[split] = [found[i] for i in sample(len(found), getattr(config, f"n_{split}"), config.seed)]
+    extra: dict[str, object] = {}
+    summary: dict[str, Scalar] = {}
+    if config.n_holdout:
+        parts = set_aside(cleaned.splits[TRAIN], config.n_holdout)
+        cleaned.splits |= {TRAIN: parts.train, HOLDOUT: parts.holdout}
+        summary |= {"near_groups": parts.groups, "near_groups_largest": parts.largest_group}
+        extra[HOLDOUT] = {"rows": len(parts.holdout), "groups": parts.groups, "largest_group": parts.largest_group}
+    if config.rationales == "normalized":
+        normalized = normalize_rationales(cleaned.splits, config.unreached == "drop")
+        cleaned.splits = normalized.splits
+        summary |= _normalized(ctx, normalized)
+        extra["rationales"] = {"counts": normalized.counts, "unreached": normalized.unreached}
+    kept = _kept(cleaned, config)
     if cleaned.bad_rows:
         first, n = cleaned.bad_rows[0], sum(c.get("dropped_bad_row", 0) for c in cleaned.counts.values())
         ctx.log(f"{n:,} bad rows left out, named in cleaning.json; the first is {first.row}: {first.reason}")
@@ -64,6 +75,7 @@ def _from_hub(
         "near_held_out": [asdict(x) for x in cleaned.leaks],
         "bad_rows": [asdict(x) for x in cleaned.bad_rows],
         "letters_left_share": cleaned.letters_left(),
+        **extra,
     }
     dropped = {
         f"{split}_{rule}": n
@@ -71,7 +83,31 @@ def _from_hub(
         for rule, n in counts.items()
         if n and (rule.startswith("dropped_") or rule in ("option_prefix_missing", "options_keep_order"))
     }
-    return kept, report, {"revision": hub.revision, **dropped}
+    return kept, report, {"revision": hub.revision, **dropped, **summary}
+
+
+def _kept(cleaned: Cleaned, config: AquaDatasetConfig) -> dict[str, list[Question]]:
+    """As many rows of each split as the config asks for. Raises `DataError` if a split has none."""
+    kept: dict[str, list[Question]] = {}
+    for split in SPLITS:
+        found = cleaned.splits[split]
+        if not found:
+            raise DataError(f"{config.repo}, split {split}: no row is left after cleaning: {cleaned.counts[split]}")
+        kept[split] = [found[i] for i in sample(len(found), getattr(config, f"n_{split}"), config.seed)]
+    return kept | ({HOLDOUT: cleaned.splits[HOLDOUT]} if config.n_holdout else {})
+
+
+def _normalized(ctx: StageContext, found: NormalizedRationales) -> dict[str, Scalar]:
+    """Writes the page of examples; returns the metrics of the training rationales."""
+    (ctx.extras_dir / EXAMPLES_FILE).write_text(found.page(), encoding="utf-8")
+    counts, share = found.counts[TRAIN], found.changed_share(TRAIN)
+    ctx.log(
+        f"{share:.1%} of {counts['rows']:,} training rationales are changed; {counts.get('unreached', 0):,} do not "
+        f"reach the right option ({counts.get('dropped_unreached', 0):,} of them are left out); examples are in "
+        f"{EXAMPLES_FILE}"
+    )
+    named = {f"rationales_{name}": n for name, n in counts.items()}
+    return {**named, "rationales_changed_share": round(share, 4)}
 
 
 def _generated(

@@ -1,16 +1,22 @@
-"""Exact search for near duplicates of held-out questions.
+"""Exact search for near duplicates: of held-out questions, in other texts, and among the questions of a data set.
 
 If a data set was made by rewriting seed problems, its splits probably share copies with other numbers or names. The
 held-out side is small: an inverted index of its word 5-grams gives the exact Jaccard similarity of every pair that
-shares one, without hashing tricks.
+shares one, without hashing tricks. Whole conversations are searched for runs of 13 words, as is usual (GPT-3, Brown et
+al. 2020, arXiv 2005.14165, appendix C).
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Literal
 
 Rule = Literal["same_text", "same_but_numbers", "similar"]
+CopyRule = Literal["same_text", "same_but_numbers", "similar", "shares_13_words", "contains_it"]
+RUN, SHORTEST_RUN = 13, 8
+"""Words in a row that count as a copy; of a shorter question all of its words, if there are at least so many."""
+THRESHOLD, GRAM = 0.5, 5
 
 _WORD = re.compile(r"[^\W_]+|[+*/=<>^%\u00d7\u00f7\u2212\u221a]|(?<=[\d)])\s?[-:]{1,2}(?=\s?[\d(?])")
 """Words, numbers and operators; a hyphen or colon only between numbers, where it is an operator."""
@@ -26,20 +32,28 @@ def normalized(text: str) -> str:
 class HeldOut:
     """Held-out texts to compare others with; `threshold` is the Jaccard similarity that counts as near."""
 
-    def __init__(self, texts: Mapping[str, str], threshold: float = 0.5, gram: int = 5) -> None:
+    def __init__(self, texts: Mapping[str, str], threshold: float = THRESHOLD, gram: int = GRAM) -> None:
         self._threshold, self._gram = threshold, gram
         self._same: dict[str, str] = {}
         self._same_but_numbers: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._holders: defaultdict[str, list[str]] = defaultdict(list)
+        self._runs: dict[str, tuple[str, CopyRule]] = {}
+        self._run_lengths: set[int] = set()
         for name, text in texts.items():
             plain = normalized(text)
             self._same.setdefault(plain, name)
             self._same_but_numbers.setdefault(_NUMBER.sub("#", plain), name)
-            grams = self._grams(plain)
+            grams = _grams(plain, self._gram)
             self._sizes[name] = len(grams)
             for g in grams:
                 self._holders[g].append(name)
+            n = len(plain.split())
+            if n >= SHORTEST_RUN:
+                self._run_lengths.add(length := min(RUN, n))
+                rule: CopyRule = "shares_13_words" if n >= RUN else "contains_it"
+                for run in _grams(plain, length):
+                    self._runs.setdefault(run, (name, rule))
 
     def find(self, text: str) -> tuple[str, Rule] | None:
         """The name of the held-out text that `text` is too close to, and the rule that says so; None if there is
@@ -49,13 +63,65 @@ class HeldOut:
             return self._same[plain], "same_text"
         if (masked := _NUMBER.sub("#", plain)) in self._same_but_numbers:
             return self._same_but_numbers[masked], "same_but_numbers"
-        grams = self._grams(plain)
+        grams = _grams(plain, self._gram)
         shared = Counter(name for g in grams for name in self._holders.get(g, ()))
         for name, both in shared.most_common():
             if both / (len(grams) + self._sizes[name] - both) >= self._threshold:
                 return name, "similar"
         return None
 
-    def _grams(self, plain: str) -> set[str]:
-        words = plain.split()
-        return {" ".join(words[i : i + self._gram]) for i in range(max(1, len(words) - self._gram + 1))}
+    def copied(self, text: str) -> tuple[str, CopyRule] | None:
+        """The name of a held-out text of which `text` has a run of 13 words, or the whole if it is shorter, and the
+        rule; None if there is none. `text` may be as long as a conversation."""
+        words = normalized(text).split()
+        for length in sorted(self._run_lengths, reverse=True):
+            for i in range(len(words) - length + 1):
+                if found := self._runs.get(" ".join(words[i : i + length])):
+                    return found
+        return None
+
+
+def near_groups(texts: Sequence[str], threshold: float = THRESHOLD, gram: int = GRAM) -> list[int]:
+    """For each text the number of its group, counted from 0 in the order in which groups appear.
+
+    Two texts are in one group if `HeldOut` finds the one for the other, or if others connect them. Exact: if the grams
+    of two texts have a Jaccard similarity of at least `threshold`, then the rarest grams of each (one more than the
+    share 1 - `threshold` of them) have one in common (prefix filtering, Chaudhuri, Ganti and Kaushik 2006), and only
+    such pairs are compared.
+    """
+    plain = [normalized(text) for text in texts]
+    parents = list(range(len(texts)))
+    first: dict[str, int] = {}
+    for i, text in enumerate(plain):
+        _join(parents, i, first.setdefault(_NUMBER.sub("#", text), i))
+    alone = sorted({plain[i]: i for i in reversed(range(len(plain)))}.values())
+    grams = {i: _grams(plain[i], gram) for i in alone}
+    frequency = Counter(g for found in grams.values() for g in found)
+    holders: defaultdict[str, list[int]] = defaultdict(list)
+    for i in alone:
+        own = grams[i]
+        rarest = sorted(own, key=lambda g: (frequency[g], g))[: len(own) - ceil(threshold * len(own)) + 1]
+        for j in {j for g in rarest for j in holders[g]}:
+            shared = len(own & grams[j])
+            if shared / (len(own) + len(grams[j]) - shared) >= threshold:
+                _join(parents, i, j)
+        for g in rarest:
+            holders[g].append(i)
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(_root(parents, i), len(numbers)) for i in range(len(texts))]
+
+
+def _grams(plain: str, gram: int) -> set[str]:
+    words = plain.split()
+    return {" ".join(words[i : i + gram]) for i in range(max(1, len(words) - gram + 1))}
+
+
+def _root(parents: list[int], i: int) -> int:
+    while parents[i] != i:
+        parents[i] = parents[parents[i]]
+        i = parents[i]
+    return i
+
+
+def _join(parents: list[int], i: int, j: int) -> None:
+    parents[_root(parents, i)] = _root(parents, j)

@@ -1,5 +1,6 @@
 """The data stages on real rows, where a copy of the Hub's data sets lies beside the checkout."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from aquarat_core.conversation import Message
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
+from aquarat_core.tasks.aqua.normalizing import normalize
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, permute, prompt, target
+from aquarat_core.tasks.duplicates import HeldOut
 from aquarat_core.tasks.example_files import holds_examples, read_examples
 from tests.serving import hub_server
 
@@ -41,6 +44,30 @@ def test_real_aqua_rows(endpoint, run_stage) -> None:
         assert parse_answer(q.rationale[: len(q.rationale) // 2]) is None
         assert all(option and option == option.strip() and "\n" not in option for option in q.options)
     assert "dropped_near_held_out_same_text" in (done.out / "cleaning.json").read_text()
+
+
+def test_normalized_rationales_of_real_rows(endpoint, run_stage) -> None:
+    published = run_stage("aqua_dataset", {"source": "hub"}, endpoint, out="published")
+    config = {"source": "hub", "rationales": "normalized", "unreached": "keep", "n_holdout": 500}
+    done = run_stage("aqua_dataset", config, endpoint, out="normalized")
+    before = {q.id: q for s in ("train", "validation", "test") for q in read_questions(published.out / f"{s}.parquet")}
+    splits = {s: read_questions(done.out / f"{s}.parquet") for s in ("train", "validation", "test", "holdout")}
+    after = {q.id: q for rows in splits.values() for q in rows}
+    assert after.keys() == before.keys() and 480 < len(splits["holdout"]) <= 500
+    for name, q in after.items():
+        assert parse_answer(target(q)) == q.correct and parse_answer(q.rationale) is None
+        assert normalize(q.rationale, q.options, q.gold).text == q.rationale, "once is enough"
+        numbers = re.findall(r"\d+", before[name].rationale)
+        kept = re.findall(r"\d+", q.rationale)
+        assert kept == numbers[len(numbers) - len(kept) :], "no number but those of a first line with the answer goes"
+    index = HeldOut({q.id: q.question for q in splits["holdout"]})
+    assert not any(index.find(q.question) for q in splits["train"])
+    assert 0.2 < done.metrics["rationales_changed_share"] < 0.4
+    assert done.metrics["rationales_unreached"] < 0.1 * done.metrics["rationales_rows"]
+    dropped = run_stage("aqua_dataset", config | {"unreached": "drop"}, endpoint, out="dropped")
+    reached = {q.id: q for q in splits["train"] if q.reached}
+    assert {q.id: q for q in read_questions(dropped.out / "train.parquet")} == reached
+    assert read_questions(dropped.out / "validation.parquet") == splits["validation"]
 
 
 def test_a_constant_letter_earns_a_fifth_once_options_are_permuted(endpoint, run_stage) -> None:

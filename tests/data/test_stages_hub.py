@@ -64,6 +64,27 @@ def test_aqua_rows_arrive_clean(hub, run_stage) -> None:
         assert (again.out / name).read_bytes() == (done.out / name).read_bytes()
 
 
+def test_rationales_are_normalized_and_questions_set_aside_where_asked(hub, run_stage) -> None:
+    add_aqua(hub)
+    plain = run_stage("aqua_dataset", {"source": "hub"}, hub.endpoint)
+    config = {"source": "hub", "rationales": "normalized", "n_holdout": 3}
+    done = run_stage("aqua_dataset", config, hub.endpoint, out="normalized")
+    holdout, train = (read_questions(done.out / f"{split}.parquet") for split in ("holdout", "train"))
+    assert len(holdout) == 3 and len(train) == 5 and done.metrics["rows_holdout"] == 3
+    assert {q.id for q in holdout + train} == {q.id for q in read_questions(plain.out / "train.parquet")}
+    assert all(q.reached for q in holdout + train)
+    assert done.metrics["rationales_rows"] == 5 and done.metrics["rationales_changed_share"] == 0
+    assert done.metrics["near_groups"] == 8 and done.metrics["near_groups_largest"] == 1
+    report = json.loads((done.out / "cleaning.json").read_text())
+    assert report["holdout"]["rows"] == 3 and report["rationales"]["unreached"]["train"] == []
+    assert (done.out / "rationales.md").read_text().startswith("# Normalized rationales")
+    assert not (plain.out / "rationales.md").exists() and not (plain.out / "holdout.parquet").exists()
+    fewer = run_stage("aqua_dataset", config | {"n_train": 2, "seed": 9}, hub.endpoint, out="fewer")
+    assert read_questions(fewer.out / "holdout.parquet") == holdout
+    more = run_stage("aqua_dataset", config | {"n_holdout": 5}, hub.endpoint, out="more")
+    assert "n_holdout 5 is more than half of the 8 training questions" in more.message
+
+
 def test_a_bad_row_names_itself_or_is_dropped(hub, run_stage) -> None:
     add_aqua(hub, correct="F")
     failed = run_stage("aqua_dataset", {"source": "hub"}, hub.endpoint)

@@ -23,13 +23,14 @@ _COLUMNS = [
     ("level", pa.int32()),
 ]
 SCHEMA = pa.schema(_COLUMNS)
-WITH_PARTS = pa.schema([*_COLUMNS, ("rationale_parts", PARTS)])
-"""Used if any rationale of the file calls the calculator."""
+_OPTIONAL = [("rationale_parts", PARTS), ("reached", pa.bool_())]
+"""Columns of a file in which any rationale calls the calculator, or was normalized."""
 
 
 def write_questions(path: str | Path, rows: Sequence[Question]) -> None:
-    """Write `rows` as Parquet with the columns of `SCHEMA`, or of `WITH_PARTS` if a rationale has parts."""
-    schema = WITH_PARTS if any(q.rationale_parts for q in rows) else SCHEMA
+    """Write `rows` as Parquet with the columns of `SCHEMA`, and those of `_OPTIONAL` that any row has."""
+    there = [any(q.rationale_parts for q in rows), any(q.reached is not None for q in rows)]
+    schema = pa.schema([*_COLUMNS, *(column for column, wanted in zip(_OPTIONAL, there, strict=True) if wanted)])
     columns = {name: [getattr(q, name) for q in rows] for name in schema.names}
     write_table(path, pa.Table.from_pydict(columns, schema=schema))
 
@@ -42,7 +43,8 @@ def read_questions(path: str | Path) -> list[Question]:
 def iterate_questions(path: Path) -> Iterator[Question]:
     """Like `read_questions`, in bounded memory."""
     number = 0
-    for part in read_parts(path, WITH_PARTS, "AQuA questions", optional=("rationale_parts",)):
+    optional = [name for name, _ in _OPTIONAL]
+    for part in read_parts(path, pa.schema([*_COLUMNS, *_OPTIONAL]), "AQuA questions", optional=optional):
         rows: list[dict[str, Any]] = part.to_pylist()
         for row in rows:
             options = row["options"] or ()

@@ -31,6 +31,8 @@ class Question:
     level: int = 0
     rationale_parts: tuple[Part, ...] = ()
     """The parts of the rationale if it calls the calculator; `rationale` is then `parts_text(rationale_parts)`."""
+    reached: bool | None = None
+    """Whether the rationale arrives at the right option; None if nobody looked."""
 
     @property
     def gold(self) -> int:

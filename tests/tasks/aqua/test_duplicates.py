@@ -2,7 +2,7 @@
 
 import random
 
-from aquarat_core.tasks.duplicates import HeldOut, normalized
+from aquarat_core.tasks.duplicates import HeldOut, near_groups, normalized
 
 TRAINS = "A train 120 m long crosses a bridge 380 m long in 25 seconds. What is its speed in km per hour?"
 
@@ -59,3 +59,33 @@ def test_operators_are_part_of_a_question() -> None:
     assert index.find("What is 3/4 - 1/2 ?") is None
     assert index.find("800 + 7 * 11 = ?") == ("v0", "same_but_numbers")
     assert index.find("What is 3/4+1/2?") == ("v1", "same_text")
+
+
+def test_groups_are_those_that_brute_force_connects() -> None:
+    rng = random.Random(1)
+    words = [f"w{i}" for i in range(9)]
+    texts = [" ".join(rng.choices(words, k=4)) + " " + " ".join(words[: rng.randint(2, 9)]) for _ in range(120)]
+    texts += [texts[3].replace("w1", "w1 7"), texts[3].replace("w1", "w1 8"), texts[5].upper()]
+    groups = near_groups(texts)
+    expected = list(range(len(texts)))
+    for i, a in enumerate(texts):
+        for j, b in enumerate(texts[:i]):
+            if HeldOut({"other": b}).find(a):
+                old, new = expected[i], expected[j]
+                expected = [new if x == old else x for x in expected]
+    assert [[x == y for y in groups] for x in groups] == [[x == y for y in expected] for x in expected]
+    assert 3 < len(set(groups)) < 110 and groups[0] == 0
+    assert sorted(set(groups)) == list(range(len(set(groups))))
+
+
+def test_copies_in_longer_texts() -> None:
+    long = "A shop sells pens at four coins each and gives one free pen for every five pens, so what do twenty cost?"
+    index = HeldOut({"v0": long, "v1": "How many days are in eleven whole leap years?", "v2": "What is 3 + 4?"})
+    part = " ".join(long.split()[3:16])
+    assert len(part.split()) == 13
+    assert index.copied(f"Please tell me: {part}. I really need to know.") == ("v0", "shares_13_words")
+    assert index.copied(" ".join(part.split()[1:])) is None, "twelve words in a row are none"
+    assert index.copied("He asked HOW many days are in eleven whole leap years, and left") == ("v1", "contains_it")
+    assert index.copied("How many days are in eleven leap years?") is None
+    assert index.copied("What is 3 + 4? It is 7.") is None, "too short to be found in a longer text"
+    assert index.copied("") is None
