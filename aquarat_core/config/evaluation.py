@@ -15,7 +15,8 @@ from aquarat_core.config.protocols import GENERATING, GREEDY, OF_CHOICES, EvalPr
 from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import LaunchConfig
 
-Split = Literal["validation", "test"]
+Split = Literal["validation", "test", "holdout"]
+"""The splits that can be asked; only AQuA-RAT has the last one, from `aqua_dataset.n_holdout`."""
 Cue = Literal["answer", "bare"]
 SAMPLES, TEMPERATURE = 16, 1.0
 """The values that a null in an entry stands for."""

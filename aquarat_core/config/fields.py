@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aquarat_core.errors import UserError
 
@@ -17,6 +17,8 @@ MAX_COUNT = 10**12
 MAX_STEPS = 10_000_000
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+ValidationSplit = Literal["validation", "holdout"]
+"""The splits that training may look at to choose between models; only AQuA-RAT has the second."""
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 """Number of optimizer steps of a stage."""
 
@@ -73,8 +75,14 @@ def with_current_names(
 
 
 def same_config(section: BaseModel | None, recorded: object) -> bool:
-    """Whether the config recorded with an artifact, perhaps under old names, equals `section`."""
+    """Whether the config recorded with an artifact, perhaps under old names, equals `section`.
+
+    A field that the recorded config lacks did not exist yet, and its default leaves everything as it was.
+    """
     if section is None or not isinstance(recorded, dict):
         return not section and recorded == {}
     made_with = with_current_names(type(section), cast("dict[str, Any]", recorded), warn=False)
-    return made_with == section.model_dump(mode="json")
+    try:
+        return type(section).model_validate(made_with) == section
+    except ValidationError:
+        return False

@@ -66,7 +66,7 @@ class Profile(StrictModel):
     @property
     def names(self) -> TaskNames:
         """The profile's tasks and data sets by name. Raises `ValueError` if two have the same name."""
-        rows = {split: getattr(self.aqua_dataset, f"n_{split}") for split in ("train", "validation", "test")}
+        rows = {split: getattr(self.aqua_dataset, f"n_{split}") for split in ("train", "validation", "test", "holdout")}
         return TaskNames(self.task, self.tasks, self.chat_datasets, rows)
 
     def section(self, field: str) -> BaseModel:
@@ -144,11 +144,14 @@ class Profile(StrictModel):
                         "task with options"
                     )
             names.check(train.validation_task, f"{stage}.validation_task", names.graded)
-            names.check_split(train.validation_task, "validation", f"{stage}.validation_task")
+            split = names.choice_split(train.validation_task, train.validation_split)
+            names.check_split(train.validation_task, split, f"{stage}.validation_task")
+            names.check_decontaminated(train.decontaminate, stage)
         for task in rl.tasks:
             names.check(task.name, "rl_checkpoint.tasks", names.graded)
-            for split in ("train", "validation"):
+            for split in ("train", names.choice_split(task.name, rl.validation_split)):
                 names.check_split(task.name, split, "rl_checkpoint.tasks")
+        names.check_decontaminated(rl.decontaminate, "rl_checkpoint")
         if len({names.own(task.name) for task in rl.tasks}) < len(rl.tasks):
             raise ValueError("rl_checkpoint.tasks names a task twice")
         names.check(evaluation.task, "eval_report.task", names.graded)

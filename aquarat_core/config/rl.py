@@ -7,7 +7,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import NonNegativeInt, Positive, PositiveInt, Steps, StrictModel, UnitInterval
+from aquarat_core.config.fields import (
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Steps,
+    StrictModel,
+    UnitInterval,
+    ValidationSplit,
+)
 from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
 from aquarat_core.config.training import CheckpointConfig, LaunchConfig, OptimConfig, WandbConfig
 
@@ -139,6 +147,12 @@ class RLConfig(StrictModel):
     """Steps between two evaluations on held-out questions."""
     eval_questions: PositiveInt = 256
     """Held-out questions per evaluation, for each task."""
+    validation_split: ValidationSplit = "validation"
+    """The split of the held-out questions, by which the best policy is chosen; `holdout` takes those that
+    `aqua_dataset.n_holdout` sets aside, and the validation split of tasks that have none."""
+    decontaminate: tuple[str, ...] = ()
+    """Tasks of which no validation or test question may occur in a training question; those with one are left out,
+    counted and listed. `task` is the profile's own."""
     probe_questions: PositiveInt = 32
     """Held-out questions with a rationale on which each evaluation probes letters and attention."""
     min_parse_rate: UnitInterval = 0.5

@@ -31,9 +31,9 @@ def names_in(section: BaseModel | None) -> set[str]:
     """The data sets that a section names: tasks and, for a mixture, also other conversations."""
     match section:
         case ChatTrainConfig():
-            return {entry.name for entry in section.mixture} | {section.validation_task}
+            return {*(entry.name for entry in section.mixture), section.validation_task, *section.decontaminate}
         case RLConfig():
-            return {task.name for task in section.tasks}
+            return {*(task.name for task in section.tasks), *section.decontaminate}
         case EvalConfig():
             chat_core = section.chat_core.tasks if section.chat_core else ()
             return {section.task, *(entry.task for entry in section.tasks), *chat_core}
@@ -79,9 +79,25 @@ class TaskNames:
     def check_split(self, name: str, split: str, field: str) -> None:
         """Raises `ValueError` for a split of which the profile keeps no rows."""
         name = self.own(name)
+        if split == "holdout" and not self.rows[name].get(split):
+            raise ValueError(
+                f"{field} needs questions of {name} that are set aside: set aqua_dataset.n_holdout, e.g. to 5000"
+                if name == AQUA
+                else f"{field} asks for the split 'holdout' of {name}, which only aqua has: take 'validation'"
+            )
         if self.rows[name][split] == 0:
             where = f"tasks.{name}" if name in self.tasks else f"the source {name} in chat_datasets.sources"
             raise ValueError(f"{field} needs {split} rows of {name}, but none are kept: set n_{split} of {where}")
+
+    def check_decontaminated(self, names: Iterable[str], stage: str) -> None:
+        """Raises `ValueError` unless each of `names` is a task."""
+        for name in names:
+            self.check(name, f"{stage}.decontaminate", self.graded)
+
+    def choice_split(self, name: str, split: str) -> str:
+        """The split of a task by which models are chosen where the config says `split`: only AQuA-RAT has a
+        hold-out."""
+        return split if self.own(name) == AQUA else "validation"
 
     def check_filled_in(self, section: BaseModel, stage: str) -> None:
         """Raises `ValueError` if a section contradicts the profile's `tasks`, because its definition would be
@@ -140,9 +156,16 @@ class TaskNames:
                 changes = {"tasks": tuple(sorted(self.graded.intersection(used)))}
             case ChatTrainConfig():
                 mixture = tuple(e.model_copy(update={"name": self.own(e.name)}) for e in section.mixture)
-                changes = {"mixture": mixture, "validation_task": self.own(section.validation_task)}
+                changes = {
+                    "mixture": mixture,
+                    "validation_task": self.own(section.validation_task),
+                    "decontaminate": tuple(map(self.own, section.decontaminate)),
+                }
             case RLConfig():
-                changes = {"tasks": tuple(t.model_copy(update={"name": self.own(t.name)}) for t in section.tasks)}
+                changes = {
+                    "tasks": tuple(t.model_copy(update={"name": self.own(t.name)}) for t in section.tasks),
+                    "decontaminate": tuple(map(self.own, section.decontaminate)),
+                }
             case EvalConfig():
                 entries = tuple(
                     e.model_copy(update={"task": self.own(e.task), "split": e.split or section.split})

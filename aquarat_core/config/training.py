@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aquarat_core.config.fields import NonNegativeInt, Positive, PositiveInt, Steps, StrictModel, UnitInterval
+from aquarat_core.config.fields import (
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Steps,
+    StrictModel,
+    UnitInterval,
+    ValidationSplit,
+)
 from aquarat_core.config.model import ModelConfig
 from aquarat_core.config.tasks import MAIN_TASK, TaskDefinition
 
@@ -185,6 +193,12 @@ class ChatTrainConfig(TrainConfig):
     """The data sets to train on."""
     validation_task: str = MAIN_TASK
     """The task whose validation split the validation loss is measured on."""
+    validation_split: ValidationSplit = "validation"
+    """`holdout` measures it on the questions that `aqua_dataset.n_holdout` sets aside; tasks that have none use their
+    validation split."""
+    decontaminate: tuple[str, ...] = ()
+    """Tasks of which no validation or test question may occur in a training conversation; those with one are left out,
+    counted and listed. `task` is the profile's own."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
     """Definitions of the mixture's tasks; filled in from the profile's `tasks`."""
     loss_on: Literal["all", "assistant"] = "assistant"

@@ -108,7 +108,7 @@ class ConversationFile:
     def turns(self, rows: Ints) -> Iterator[Turns]:
         """The conversations of `rows`, which must ascend, in parts of about a megabyte."""
         base = 0
-        for part in self._parts():
+        for part in self.parts():
             low, high = np.searchsorted(rows, (base, base + len(part)))
             if high > low:
                 yield part.take(rows[low:high] - base)
@@ -116,7 +116,7 @@ class ConversationFile:
                 return
             base += len(part)
 
-    def _parts(self) -> Iterator[Turns]:
+    def parts(self) -> Iterator[Turns]:
         """All rows, in parts of about a megabyte."""
         for part in read_parts(self._path, WITH_PARTS, WHAT, optional=("parts",)):
             if "parts" in part.schema.names:

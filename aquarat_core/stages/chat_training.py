@@ -6,6 +6,7 @@ They only differ in their mixture and loss mask: mid-training learns every token
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.chat_rows import Packed, pack, too_long_said
+from aquarat_core.stages.decontamination import protected_questions, record_left_out
 from aquarat_core.stages.task_inputs import task_input
+from aquarat_core.tasks.decontamination import Contaminated, contaminated
 from aquarat_core.tasks.mixture import Source, StoredConversations, mix, whole
 from aquarat_core.tasks.registry import OTHER_DATASET, TASKS
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -40,7 +43,8 @@ def run_sft(ctx: StageContext) -> dict[str, Scalar]:
 
 def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
     config: ChatTrainConfig = ctx.config
-    held_out = task_input(ctx, config.validation_task).source("validation")
+    judged = task_input(ctx, config.validation_task)
+    held_out = judged.source(judged.choice_split(config.validation_split))
     with training_session(ctx, config) as session, scratch_folder("packed") as folder:
         world = session.world
         model, tokenizer = load_checkpoint(parent.directory(), world.device, world.compute_dtype)
@@ -56,15 +60,27 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
         summary = train(session, model, rows, validation, tokenizer.token_bytes(), (samples,))
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, model, parent.path(TOKENIZER_FILE))
-    return {**summary, **packed[TRAINING].metrics(), "rows": len(rows), "ranks": world.size}
+    left_out = record_left_out(ctx, [Contaminated(**row) for row in made["left_out"]], _named(config))
+    return {**summary, **packed[TRAINING].metrics(), "rows": len(rows), "ranks": world.size, **left_out}
 
 
 def _prepare(ctx: StageContext, held_out: Source, tokenizer: Tokenizer, T: int, folder: Path) -> dict[str, Any]:
-    """Write the packed rows of both splits to `folder`; returns the folder and the result of `pack` for each."""
+    """Write the packed rows of both splits to `folder`; returns the folder, the result of `pack` for each, and the
+    rows that were left out because they contain a held-out question."""
     config: ChatTrainConfig = ctx.config
-    mixed = {TRAINING: mix(config.mixture, _sources(ctx), config.seed), VALIDATION: whole(held_out)}
+    sources, numbers, listed = _sources(ctx), dict[str, frozenset[int]](), list[Contaminated]()
+    if protected := protected_questions(ctx):
+        # A name that no source has is refused by `mix`.
+        numbers, listed = contaminated(protected, {name: sources[name] for name in _named(config) if name in sources})
+    mixed = {TRAINING: mix(config.mixture, sources, config.seed, numbers), VALIDATION: whole(held_out)}
     made = {split: pack(mixture, tokenizer, T, config, folder, split) for split, mixture in mixed.items()}
-    return {"folder": str(folder), **{split: packed.to_json() for split, packed in made.items()}}
+    packed = {split: found.to_json() for split, found in made.items()}
+    return {"folder": str(folder), "left_out": [asdict(row) for row in listed], **packed}
+
+
+def _named(config: ChatTrainConfig) -> list[str]:
+    """The sources of the mixture, each once."""
+    return list(dict.fromkeys(entry.name for entry in config.mixture))
 
 
 def _sources(ctx: StageContext) -> Mapping[str, Source]:

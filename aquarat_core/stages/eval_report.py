@@ -18,7 +18,13 @@ from aquarat_core.evaluation.chat_core import chat_core
 from aquarat_core.evaluation.core.section import core_sentence
 from aquarat_core.evaluation.figure_types import Evaluation
 from aquarat_core.evaluation.figures import evaluate, remarks
-from aquarat_core.evaluation.looks import is_eval_report, looks_at, looks_sentence
+from aquarat_core.evaluation.looks import (
+    is_eval_report,
+    looks_at,
+    looks_in_training,
+    looks_sentence,
+    training_sentences,
+)
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.protocols import evaluator
 from aquarat_core.evaluation.records import write_records
@@ -77,7 +83,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         {one.facts["name"]: one.records for one in answered},
         checkpoint_metrics(checkpoint),
         inside,
-        earlier_looks(there, evaluations),
+        [*earlier_looks(there, evaluations), *training_sentences(looks_in_training(checkpoint, there))],
         previous_report(there.values(), ctx.spec),
     )
     page.write(ctx.outdir, ctx.extras_dir, report, beside)

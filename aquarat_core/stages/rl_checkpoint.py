@@ -15,7 +15,10 @@ from aquarat_core.rl.preflight import check_reward
 from aquarat_core.rl.task_mixture import TaskMixture, shares
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.stages.decontamination import protected_questions, record_left_out
 from aquarat_core.stages.task_inputs import TaskInput, task_input
+from aquarat_core.tasks.decontamination import Contaminated, contamination, searched
+from aquarat_core.tasks.duplicates import HeldOut
 from aquarat_core.tasks.task import Example, Task
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.session import training_session
@@ -34,6 +37,8 @@ class Questions:
     """As shown to the policy."""
     left_out: tuple[int, int]
     """Number of training and of held-out questions without room."""
+    contaminated: list[Contaminated]
+    """Training questions that contain a held-out one and were left out."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -44,7 +49,10 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         world = session.world
         policy, tokenizer = load_checkpoint(sft.directory(), world.device, world.compute_dtype)
         room = policy.config.sequence_len
-        found = {task.name: _questions(ctx, task_input(ctx, task.name), tokenizer, room) for task in config.tasks}
+        protected = protected_questions(ctx)
+        found = {
+            task.name: _questions(ctx, task_input(ctx, task.name), tokenizer, room, protected) for task in config.tasks
+        }
         _check_enough(list(found.values()), config)
         for name, questions in found.items():
             _check_reward(name, questions, tokenizer, config)
@@ -52,6 +60,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         summary = Trainer(policy, tokenizer, config, world, task, train, held_out).run(session)
         if ctx.rank == 0:
             save_checkpoint(ctx.outdir, policy, sft.path(TOKENIZER_FILE))
+    contaminated = record_left_out(ctx, [row for q in found.values() for row in q.contaminated], found)
     return {
         **summary,
         "questions": len(train),
@@ -59,15 +68,19 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         "held_out_questions_left_out": sum(q.left_out[1] for q in found.values()),
         **{f"chance_{name}": mean(q.task.chance(e) for e in q.held_out) for name, q in found.items()},
         "ranks": world.size,
+        **contaminated,
     }
 
 
-def _questions(ctx: StageContext, found: TaskInput, tokenizer: Tokenizer, sequence_len: int) -> Questions:
+def _questions(
+    ctx: StageContext, found: TaskInput, tokenizer: Tokenizer, sequence_len: int, protected: HeldOut | None
+) -> Questions:
     config: RLConfig = ctx.config
     task = found.task
     task.check_ready()
-    train = found.examples("train")[: config.limit]
-    held_out = [task.shown(e, config.seed) for e in found.examples("validation")]
+    train, contaminated = _clean(task.name, found.examples("train"), protected)
+    train = train[: config.limit]
+    held_out = [task.shown(e, config.seed) for e in found.examples(found.choice_split(config.validation_split))]
     asked, asked_held_out = (
         fitting(some, tokenizer, config.max_new_tokens, sequence_len) for some in (train, held_out)
     )
@@ -78,7 +91,18 @@ def _questions(ctx: StageContext, found: TaskInput, tokenizer: Tokenizer, sequen
             f"of {task.name} are left out, because they leave no room for rl_checkpoint.max_new_tokens "
             f"{config.max_new_tokens} in the policy's context"
         )
-    return Questions(task, asked, asked_held_out[: config.eval_questions], left_out)
+    return Questions(task, asked, asked_held_out[: config.eval_questions], left_out, contaminated)
+
+
+def _clean(
+    name: str, examples: list[Example[Any]], protected: HeldOut | None
+) -> tuple[list[Example[Any]], list[Contaminated]]:
+    """The examples without those that contain a protected question, and a list of these."""
+    if protected is None:
+        return examples, []
+    found = {e.id: contamination(protected, searched(e)) for e in examples}
+    listed = [Contaminated(name, row, *why) for row, why in found.items() if why]
+    return [e for e in examples if not found[e.id]], listed
 
 
 def _check_enough(found: Sequence[Questions], config: RLConfig) -> None:

@@ -44,6 +44,11 @@ class TaskInput:
             "another split (eval_report.split)"
         )
 
+    def choice_split(self, split: str) -> str:
+        """The split by which models are chosen where the config says `split`: data sets of many tasks have no
+        hold-out."""
+        return split if self.dataset.asset in DATASETS else "validation"
+
     def source(self, split: str) -> TaskExamples:
         """The examples of a split for a mixture; nothing is read before it is needed."""
         return TaskExamples(self.task, self.dataset.path, split)

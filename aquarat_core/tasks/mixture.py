@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -24,6 +24,7 @@ from aquarat_core.config.validation import did_you_mean
 from aquarat_core.conversation import Message
 from aquarat_core.data.turns import ConversationFile, Turns
 from aquarat_core.errors import DataError
+from aquarat_core.tasks.decontamination import Row, searched
 from aquarat_core.tasks.task import Example, FilePath, Task
 
 PART_ROWS = 500
@@ -46,6 +47,10 @@ class Source(Protocol):
         """The conversations of `rows`, which ascend, in parts: as published (None), or as shown under a seed."""
         ...
 
+    def searched(self) -> Iterator[Row]:
+        """Every row as it is searched for held-out questions."""
+        ...
+
 
 class StoredConversations(Source):
     """A file of conversations with one copy each."""
@@ -63,6 +68,12 @@ class StoredConversations(Source):
     def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
         del copy_seeds
         return self._file.turns(rows)
+
+    def searched(self) -> Iterator[Row]:
+        conversations = (part.messages(i) for part in self._file.parts() for i in range(len(part)))
+        for name, messages in zip(self._file.ids(), conversations, strict=True):
+            asked = [m["content"] for m in messages if m["role"] == "user"]
+            yield Row(name, asked, "\n".join(m["content"] for m in messages))
 
 
 class TaskExamples(Source):
@@ -101,6 +112,9 @@ class TaskExamples(Source):
                 part = []
         if part:
             yield Turns.of(part)
+
+    def searched(self) -> Iterator[Row]:
+        return map(searched, self)
 
     @cached_property
     def _length(self) -> int:
@@ -147,8 +161,13 @@ def whole(source: Source) -> Mixture:
     return Mixture([Part(source, rows, [None] * len(rows))], rows)
 
 
-def mix(entries: Sequence[MixtureEntry], sources: Mapping[str, Source], seed: int) -> Mixture:
-    """The rows of all `entries` in one shuffled order.
+def mix(
+    entries: Sequence[MixtureEntry],
+    sources: Mapping[str, Source],
+    seed: int,
+    without: Mapping[str, Collection[int]] | None = None,
+) -> Mixture:
+    """The rows of all `entries` in one shuffled order, except those whose numbers are in `without` by source.
 
     Copy 0 of a row is as published; the others are shown in another way if the source can do that. Raises
     `DataError` for a name that is not in `sources`.
@@ -158,7 +177,9 @@ def mix(entries: Sequence[MixtureEntry], sources: Mapping[str, Source], seed: in
     for entry in entries:
         source = _named(entry.name, sources)
         rows, seeds = array("q"), list[int | None]()
-        for row, (name, copies) in enumerate(islice(source.copies(entry.permutations), entry.limit)):
+        skipped = (without or {}).get(entry.name, ())
+        there = ((row, *found) for row, found in enumerate(source.copies(entry.permutations)) if row not in skipped)
+        for row, name, copies in islice(there, entry.limit):
             published = len(rows)
             rows.append(row)
             seeds.append(None)

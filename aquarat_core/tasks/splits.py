@@ -34,7 +34,8 @@ class Leaks:
 def question_of(example: Example[Any]) -> str:
     """The question in an example, without its options and instruction if its task keeps them apart."""
     answer: object = example.answer
-    asked = cast("Mapping[str, Any]", answer).get("question") if isinstance(answer, Mapping) else None
+    fields = cast("Mapping[str, Any]", answer) if isinstance(answer, Mapping) else {}
+    asked: object = fields.get("question", getattr(answer, "question", None))
     return asked if isinstance(asked, str) else example.prompt
 
 

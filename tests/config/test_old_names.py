@@ -66,3 +66,12 @@ def test_names_are_found_at_any_depth_and_others_are_kept() -> None:
     found = with_current_names(Profile, given, warn=False)
     assert found == {"name": "x", "tokenizer": {"max_chars_per_document": 5}, "no_such": {"doc_cap": 5}}
     assert given["tokenizer"] == {"doc_cap": 5}
+
+
+def test_a_field_that_did_not_exist_yet_had_its_default() -> None:
+    section = RLConfig()
+    recorded = section.model_dump(mode="json")
+    del recorded["validation_split"]
+    assert same_config(section, recorded)
+    assert not same_config(section.model_copy(update={"validation_split": "holdout"}), recorded)
+    assert not same_config(section, recorded | {"a_field_that_is_gone": 1})

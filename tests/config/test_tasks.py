@@ -150,3 +150,42 @@ def test_a_wrong_profile_is_the_users_to_mend(tmp_path: Path, fields: dict[str, 
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, **fields)
     assert "mine.yaml" in str(caught.value)
+
+
+REAL: dict[str, Any] = {"aqua_dataset": {"source": "hub", "n_holdout": 500}}
+
+
+def test_models_are_chosen_by_a_holdout_where_there_is_one(tmp_path: Path) -> None:
+    by_holdout = {"validation_split": "holdout"}
+    both = {"sft_checkpoint": by_holdout, "rl_checkpoint": {**by_holdout}}
+    profile = load(tmp_path, **REAL, **both)
+    assert profile.section("rl_checkpoint").validation_split == "holdout"
+    with pytest.raises(ConfigError, match=r"rl_checkpoint\.tasks needs .* set aqua_dataset\.n_holdout"):
+        load(tmp_path, rl_checkpoint=by_holdout)
+    with pytest.raises(ConfigError, match=r"sft_checkpoint\.validation_task needs .* set aqua_dataset\.n_holdout"):
+        load(tmp_path, sft_checkpoint=by_holdout)
+    other = load(tmp_path, task={"name": "birds", **OWN}, **both)
+    assert other.section("rl_checkpoint").validation_split == "holdout", "tasks without one use their validation split"
+    asked = load(tmp_path, **REAL, eval_report={"tasks": [{"split": "holdout"}]})
+    assert [a.name for a in asked.section("eval_report").asked()] == ["aqua/greedy", "aqua@holdout/greedy"]
+    with pytest.raises(ConfigError, match=r"eval_report\.tasks\[0\] needs .* set aqua_dataset\.n_holdout"):
+        load(tmp_path, eval_report={"tasks": [{"split": "holdout"}]})
+    with pytest.raises(ConfigError, match=r"the split 'holdout' of birds, which only aqua has: take 'validation'"):
+        load(tmp_path, task={"name": "birds", **OWN}, eval_report={"split": "holdout"})
+
+
+def test_only_published_rows_are_normalized_and_set_aside(tmp_path: Path) -> None:
+    for fields in ({"n_holdout": 5}, {"rationales": "normalized"}):
+        with pytest.raises(ConfigError, match="are for published rows: set source to 'hub'"):
+            load(tmp_path, aqua_dataset=fields)
+
+
+def test_the_data_set_that_is_protected_is_an_input(tmp_path: Path) -> None:
+    chats = {"mixture": [{"name": "identity"}, {"name": "drills"}], "decontaminate": ["task"]}
+    profile = load(tmp_path, mid_checkpoint=chats)
+    mid = STAGES["mid_checkpoint"]
+    assert profile.section("mid_checkpoint").decontaminate == ("aqua",)
+    assert mid.needs(mid.config(profile)) == ("base_checkpoint", "chat_datasets", "aqua_dataset")
+    for stage in ("sft_checkpoint", "rl_checkpoint"):
+        with pytest.raises(ConfigError, match=rf"{stage}\.decontaminate names 'aqau': did you mean 'aqua'"):
+            load(tmp_path, **{stage: {"decontaminate": ["aqau"]}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens,
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.stages.base import StageContext
 from aquarat_core.stages.chat_rows import pack
-from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.aqua.files import read_questions, write_questions
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.example_files import write_examples
 from aquarat_core.tasks.mixture import StoredConversations, whole
@@ -125,6 +126,30 @@ def test_mid_and_sft_go_on_from_their_parent(bench: Bench, data: dict[str, Artif
     assert (sft.outdir / "tokenizer.json").read_bytes() == base.path("tokenizer.json").read_bytes()
 
 
+def test_rows_with_a_held_out_question_are_left_out_counted_and_listed(
+    bench: Bench, data: dict[str, Artifact], base: Artifact
+) -> None:
+    """The validation questions are generated as the training questions are, so many are alike."""
+    inputs = {name: data[name] for name in ("chat_datasets", "aqua_dataset")}
+    mixture = [{"name": "drills"}, {"name": "aqua", "limit": 100}]
+    config = TRAIN | {"mixture": mixture, "decontaminate": ["aqua"], "steps": 1}
+    ctx = bench.context("mid_checkpoint", config, base_checkpoint=base, **inputs)
+    metrics = chat_training.run_mid(ctx)
+    listed = json.loads((ctx.extras_dir / "decontamination.json").read_text())
+    assert metrics["contaminated"] == len(listed) > 0
+    assert metrics["contaminated"] == metrics["contaminated_aqua"] + metrics["contaminated_drills"]
+    held_out = {f"aqua/validation/{q.id}" for q in read_questions(data["aqua_dataset"].path("validation.parquet"))}
+    trained = {q.id for q in read_questions(data["aqua_dataset"].path("train.parquet"))}
+    assert {row["held_out"] for row in listed} <= held_out
+    assert {row["row"] for row in listed if row["source"] == "aqua"} <= trained
+    drills = 100 - metrics["contaminated_drills"]
+    left = min(100, 200 - metrics["contaminated_aqua"])
+    assert metrics["conversations"] + metrics["too_long"] == drills + left
+    plain = bench.context("mid_checkpoint", TRAIN | {"mixture": mixture, "steps": 1}, base_checkpoint=base, **inputs)
+    assert not any("contaminated" in name for name in chat_training.run_mid(plain))
+    assert not (plain.extras_dir / "decontamination.json").exists()
+
+
 def test_sft_learns_what_the_assistant_says_and_mid_training_all(
     bench: Bench, data: dict[str, Artifact], base: Artifact, tmp_path: Path
 ) -> None:
@@ -217,6 +242,36 @@ def test_rl_trains_measures_and_saves(bench: Bench, reading: dict[str, Artifact]
     again = bench.context("rl_checkpoint", RL, **reading)
     rl_checkpoint.run(again)
     assert (again.outdir / "model.safetensors").read_bytes() == (ctx.outdir / "model.safetensors").read_bytes()
+
+
+def test_rl_chooses_by_the_holdout_and_leaves_out_what_it_is_judged_by(
+    bench: Bench, reading: dict[str, Artifact]
+) -> None:
+    def write(folder: Path) -> None:
+        write_questions(folder / "train.parquet", reading_questions(40))
+        write_questions(folder / "validation.parquet", [replace(reading_questions(1)[0], id="v0")])
+        write_questions(folder / "holdout.parquet", reading_questions(20, first=1000))
+
+    bench.scratch = bench.scratch / "holdout"
+    own = reading | {"aqua_dataset": bench.make("aqua_dataset", write)}
+    by_holdout = bench.context("rl_checkpoint", RL | {"validation_split": "holdout"}, **own)
+    metrics = rl_checkpoint.run(by_holdout)
+    as_before = bench.context("rl_checkpoint", RL, **reading)
+    expected = rl_checkpoint.run(as_before)
+    assert metrics["held_out_accuracy_best"] == expected["held_out_accuracy_best"]
+    weights = [(ctx.outdir / "model.safetensors").read_bytes() for ctx in (by_holdout, as_before)]
+    assert weights[0] == weights[1], "the same questions, under another name"
+    with pytest.raises(StageError, match=r"no holdout questions of aqua: set aqua_dataset\.n_holdout above 0"):
+        rl_checkpoint.run(bench.context("rl_checkpoint", RL | {"validation_split": "holdout"}, **reading))
+
+    strict = {"validation_split": "holdout", "decontaminate": ["aqua"]}
+    ctx = bench.context("rl_checkpoint", RL | strict, **own)
+    metrics = rl_checkpoint.run(ctx)
+    listed = json.loads((ctx.extras_dir / "decontamination.json").read_text())
+    assert listed[0] == {
+        "source": "aqua", "row": reading_questions(1)[0].id, "held_out": "aqua/validation/v0", "rule": "same_text"
+    }  # fmt: skip
+    assert metrics["questions"] == 40 - len(listed) and metrics["contaminated_aqua"] == len(listed)
 
 
 def test_rl_stops_at_once_where_there_is_nothing_to_learn_from(

@@ -1,0 +1,109 @@
+"""Leaves out training rows that contain a question which models are later judged by.
+
+A row is contaminated if one of its user's messages is a held-out question or a near duplicate of one, or if any of its
+text has a run of 13 of its words (`duplicates.HeldOut`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aquarat_core.tasks.duplicates import HeldOut
+from aquarat_core.tasks.splits import HELD_OUT, question_of
+from aquarat_core.tasks.task import Example
+
+DECONTAMINATION_FILE = "decontamination.json"
+"""Record of a checkpoint that lists what was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is searched of a training row."""
+
+    id: str
+    asked: Sequence[str]
+    """The user's messages, or what a task knows to be the question."""
+    text: str
+    """All of it, questions and answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contaminated:
+    """A training row that was left out."""
+
+    source: str
+    row: str
+    held_out: str
+    """The question that it contains, as task/split/id."""
+    rule: str
+
+
+def searched(example: Example[Any]) -> Row:
+    """An example of a task as a row."""
+    return Row(example.id, [question_of(example)], f"{example.prompt}\n{example.target or ''}")
+
+
+class Searchable(Protocol):
+    """A source whose rows can be searched."""
+
+    def searched(self) -> Iterator[Row]: ...
+
+
+def held_out_questions(tasks: Mapping[str, Mapping[str, Sequence[Example[Any]]]]) -> HeldOut:
+    """The held-out questions of `tasks`, given as examples by task and split."""
+    return HeldOut({
+        f"{task}/{split}/{e.id}": _bare(e)
+        for task, splits in tasks.items()
+        for split in HELD_OUT
+        for e in splits.get(split, ())
+    })  # fmt: skip
+
+
+def contamination(held_out: HeldOut, row: Row) -> tuple[str, str] | None:
+    """The held-out question that a row contains, and the rule that says so; None for a clean row."""
+    for text in dict.fromkeys(part for message in row.asked for part in _parts(message)):
+        if found := held_out.find(text):
+            return found
+    return held_out.copied(row.text)
+
+
+def _parts(message: str) -> tuple[str, ...]:
+    """Where a question may stand in a message: before a last line with an instruction, on the first line, in all."""
+    before, _, _ = message.rpartition("\n")
+    first, _, _ = message.partition("\n")
+    return tuple(part for part in (before, first, message) if part)
+
+
+def _bare(example: Example[Any]) -> str:
+    """The question without the instruction that ends its prompt, whose words are in every other prompt too."""
+    question = question_of(example)
+    return question if question != example.prompt else question.rpartition("\n")[0] or question
+
+
+def contaminated(
+    held_out: HeldOut, sources: Mapping[str, Searchable]
+) -> tuple[dict[str, frozenset[int]], list[Contaminated]]:
+    """By source, the numbers of the rows that contain a held-out question, and a list of them."""
+    numbers: dict[str, set[int]] = {name: set() for name in sources}
+    listed: list[Contaminated] = []
+    for name, source in sources.items():
+        for number, row in enumerate(source.searched()):
+            if found := contamination(held_out, row):
+                numbers[name].add(number)
+                listed.append(Contaminated(name, row.id, *found))
+    return {name: frozenset(found) for name, found in numbers.items()}, listed
+
+
+def counts(found: Iterable[Contaminated], sources: Iterable[str]) -> dict[str, int]:
+    """Metrics: rows left out in all, of each source, and by each rule that applied."""
+    found = list(found)
+    of_source = Counter(row.source for row in found)
+    of_rule = Counter(row.rule for row in found)
+    return {
+        "contaminated": len(found),
+        **{f"contaminated_{name}": of_source[name] for name in sources},
+        **{f"contaminated_by_{rule}": n for rule, n in sorted(of_rule.items())},
+    }
