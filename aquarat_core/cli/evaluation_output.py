@@ -12,7 +12,7 @@ from aquarat_core.cli.table import table
 from aquarat_core.config import EvalConfig
 from aquarat_core.config.protocols import HARNESS
 from aquarat_core.errors import UsageError
-from aquarat_core.evaluation import page
+from aquarat_core.evaluation import page, three_figures
 from aquarat_core.evaluation.chat_core import ChatCore
 from aquarat_core.evaluation.core.result import CoreReport
 from aquarat_core.evaluation.core.section import core_text, task_row
@@ -20,7 +20,7 @@ from aquarat_core.evaluation.figure_types import Evaluation, Figures
 from aquarat_core.evaluation.figures import evaluate, remarks
 from aquarat_core.evaluation.harness.running import HarnessResults, to_json
 from aquarat_core.evaluation.plots import checkpoint_metrics
-from aquarat_core.evaluation.records import write_records
+from aquarat_core.evaluation.records import Record, write_records
 from aquarat_core.evaluation.report import EvalReport
 from aquarat_core.evaluation.sections import ORDERS, rates_text
 from aquarat_core.evaluation.statistics import p_text
@@ -68,6 +68,7 @@ def as_text(
     lines.append(f"{checkpoint.asset} {checkpoint.sha256[:12]}")
     lines += ["", table([HEADS, *map(_row, evaluations)])] if evaluations else []
     details = [f"{e['name']}: {text}" for e in evaluations if (text := _details(e["figures"]))]
+    details += _three_figures(found)
     lines += ["", *details] if details else []
     lines += _chat_core(chat) if chat else []
     lines += _core(found.core) if found.core else []
@@ -76,6 +77,18 @@ def as_text(
     if out:
         lines += ["", f"the report is in {out}"]
     return "\n".join(lines)
+
+
+def _three_figures(found: Found) -> list[str]:
+    """The figures of tasks that were asked greedily and after a forced cue, on the same questions."""
+    records = _records(found)
+    figures = {name: three_figures.of_evaluation(name, records) for name in records}
+    return [three_figures.as_text(name.partition("/")[0], f) for name, f in figures.items() if f]
+
+
+def _records(found: Found) -> dict[str, list[Record]]:
+    """The records of each evaluation by its name."""
+    return {one.facts["name"]: one.records for one in found.answered}
 
 
 def _chat_core(chat: ChatCore) -> list[str]:
@@ -187,8 +200,8 @@ def write_report(
                 everything = [*found.answered, *found.core_tasks]
                 rows = [r for one in everything for r in one.records]
                 write_records(made / "questions.parquet", rows, [a.facts for a in everything])
-                records = {one.facts["name"]: one.records for one in found.answered}
-                page.write(made, made, report, page.Beside(records, checkpoint_metrics(checkpoint), looks=looks))
+                beside = page.Beside(_records(found), checkpoint_metrics(checkpoint), looks=looks)
+                page.write(made, made, report, beside)
             for file in sorted(made.iterdir()):
                 file.replace(folder / file.name)
                 stale.discard(file.name)
@@ -213,6 +226,8 @@ def _report(
     report["comparison"]["reason"] = "aquarat eval looks at one checkpoint, and aquarat compare at two"
     report["core"] = found.core
     main = found.answered[0].facts
+    if figures := three_figures.of_evaluation(main["name"], _records(found)):
+        report["three_figures"] = figures
     if tokens := main["settings"].get("max_new_tokens"):
         report["evaluation"]["max_new_tokens"] = tokens
     if main["protocol"] == HARNESS:

@@ -154,6 +154,10 @@ class EvalConfig(StrictModel):
     """Maximum number of tokens of an answer; an answer that is cut off counts as wrong."""
     calculator: bool = False
     """Answer the calls that the model makes of the calculator."""
+    forced_letter: bool = False
+    """Also compare the letters after a forced cue that follows each of the main task's solutions (`cued`), and give
+    three figures: as generated, among the answers that can be read, and by the forced letter. Nothing is generated
+    again. Has no effect on tasks without options."""
     batch_rows: PositiveInt = 256
     """Answers that one process generates at a time."""
     bpb_tokens: PositiveInt = 65_536
@@ -174,10 +178,18 @@ class EvalConfig(StrictModel):
         """The evaluation of the main task."""
         return self.resolved(EvalEntry(task=self.task, limit=self.limit))
 
+    @property
+    def forced(self) -> Asked | None:
+        """The evaluation that `forced_letter` adds."""
+        if not self.forced_letter:
+            return None
+        return self.resolved(EvalEntry(task=self.task, protocol="cued", limit=self.limit))
+
     def asked(self, phase: str | None = None) -> list[Asked]:
         """All evaluations of a phase's checkpoint, the main one first and each once; None takes those of all phases."""
         found: dict[str, Asked] = {}
-        for asked in (self.main, *self.of_tasks(phase), *self.of_chat_core(phase)):
+        forced = [self.forced] if self.forced else []
+        for asked in (self.main, *forced, *self.of_tasks(phase), *self.of_chat_core(phase)):
             found.setdefault(asked.name, asked)
         return list(found.values())
 
@@ -207,7 +219,8 @@ class EvalConfig(StrictModel):
         code of a task may know that it has none."""
         entries = self.of_tasks(phase)
         of_chat_core = {asked.name for asked in self.of_chat_core(phase)} - {a.name for a in (self.main, *entries)}
-        return of_chat_core | {a.name for a in entries if a.task == self.task and a.protocol in OF_CHOICES}
+        by_letter = [*entries, *([self.forced] if self.forced else [])]
+        return of_chat_core | {a.name for a in by_letter if a.task == self.task and a.protocol in OF_CHOICES}
 
     def resolved(self, entry: EvalEntry) -> Asked:
         """An entry with its nulls replaced by the section's values."""
@@ -251,6 +264,8 @@ def check_asked_once(config: EvalConfig, phase: str) -> None:
     """Raises `ValueError` if two entries of the filled-in section are the same evaluation for a phase's checkpoint."""
     entries = [(i, config.resolved(e).name) for i, e in enumerate(config.tasks) if covers(e.of, phase)]
     seen = {config.main.name: "the main evaluation, whose task, split and limit are those of eval_report itself"}
+    if config.forced:
+        seen[config.forced.name] = "eval_report.forced_letter"
     for place, name in entries:
         if name in seen:
             raise ValueError(

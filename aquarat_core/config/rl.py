@@ -64,9 +64,11 @@ class ObjectiveConfig(StrictModel):
 class RewardConfig(StrictModel):
     """The reward of a completion."""
 
-    kind: Literal["answer", "probability"] = "answer"
+    kind: Literal["answer", "probability", "forced_letter"] = "answer"
     """`answer`: 1 for the right letter in the right form, else 0. `probability`: for an answer in that form, the
-    policy's probability of the right letter at its position."""
+    policy's probability of the right letter at its position. `forced_letter`: for every completion, the probability of
+    the right letter among the letters after a forced cue that follows the completion's solution; it needs no form and
+    teaches none."""
     format_bonus: Annotated[float, Field(ge=0, lt=0.2)] = 0.0
     """Paid for any well-formed answer; a policy that cannot solve the questions learns only the form from it."""
     control: Literal["none", "random", "constant"] = "none"

@@ -172,7 +172,8 @@ class TaskNames:
                     for e in section.tasks
                     if self.is_possible(e.task, e.protocol)
                 )
-                changes = {"task": self.own(section.task), "tasks": entries}
+                forced = section.forced_letter and self.has_options(section.task)
+                changes = {"task": self.own(section.task), "tasks": entries, "forced_letter": forced}
                 if section.chat_core:
                     there = self.chat_core({*used, *(e.task for e in entries)})
                     changes["chat_core"] = section.chat_core.model_copy(update={"tasks": there})

@@ -11,7 +11,7 @@ from typing import Any
 
 from aquarat_core.config.protocols import CORE, GREEDY, HARNESS
 from aquarat_core.evaluation import document as doc
-from aquarat_core.evaluation import plots
+from aquarat_core.evaluation import plots, three_figures
 from aquarat_core.evaluation.core.section import core_section
 from aquarat_core.evaluation.examples import examples_section
 from aquarat_core.evaluation.figure_types import Evaluation
@@ -78,6 +78,7 @@ def to_document(report: EvalReport, beside: Beside) -> doc.Document:
             doc.Tiles(_tiles(report)),
             doc.Paragraph(baseline_sentence(checkpoint["asset"], s), tone="finding"),
             doc.Paragraph(comparison_sentence(report["comparison"]), tone="finding"),
+            *three_figures.section(report.get("three_figures")),
             _accuracy_figure(report),
             *_letter_table(s),
             *_paired_table(report["comparison"]),

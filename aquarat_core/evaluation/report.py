@@ -30,6 +30,7 @@ from aquarat_core.evaluation.summary import (
     question_difference,
     questions_sha256,
 )
+from aquarat_core.evaluation.three_figures import ThreeFigures
 from aquarat_core.tasks import origin
 from aquarat_core.tasks.task import Task
 
@@ -69,6 +70,8 @@ class EvalReport(TypedDict):
     """All evaluations, the main task first; older reports have none."""
     chat_core: ChatCore | None
     core: NotRequired[CoreReport | None]
+    three_figures: NotRequired[ThreeFigures]
+    """Of the main task, where `eval_report.forced_letter` asks for them."""
     interpretability: NotRequired[Findings | None]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from string import ascii_uppercase
 from typing import Any, Generic
 
 import torch
 
 from aquarat_core.config import ConfigError, RLConfig
-from aquarat_core.evaluation.letters import answer_position, letter_ids, logits_after
+from aquarat_core.evaluation.forced import ForcedCue
+from aquarat_core.evaluation.letters import answer_position, letter_ids, letter_logits, logits_after
 from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rl.advantage import group_std, mean_baseline
 from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
@@ -60,11 +62,11 @@ class RolloutCollector(Generic[A]):
         self.engine, self.tokenizer, self.config, self.task = engine, tokenizer, config, task
         self.reward = with_format_bonus(reward or task.grade, config.reward.format_bonus)
         self.parts = parts_of(task)
-        by_letter = config.reward.kind == "probability" or config.reward.control != "none"
+        by_letter = config.reward.kind != "answer" or config.reward.control != "none"
         if by_letter and (others := [part.task.name for part in self.parts if not part.task.categories]):
             raise ConfigError(
                 f"the answers of the task {others[0]!r} are open, and rl_checkpoint.reward.kind 'probability' and "
-                "reward.control need a choice among letters: leave both at their defaults"
+                "'forced_letter' and reward.control need a choice among letters: leave both at their defaults"
             )
         self.tool = calculator(tokenizer) if config.calculator else None
         self.stop: Stop = never
@@ -91,6 +93,8 @@ class RolloutCollector(Generic[A]):
         groups = [self._graded(e, ids, group) for e, ids, group in zip(shown, prompts, sampled, strict=True)]
         if config.reward.kind == "probability":
             groups = self._with_probabilities(groups)
+        if config.reward.kind == "forced_letter":
+            groups = self._with_forced_letters(groups)
         if config.reward.control != "none":
             groups = [self._uninformed(group, row_keys) for group, row_keys in zip(groups, keys, strict=True)]
         self.seconds_rollout += grading - started
@@ -162,6 +166,27 @@ class RolloutCollector(Generic[A]):
                 ids = ids_of[part_of(self.parts, group.example).name]
                 rewards[g][n] += float(p_V[ids[group.example.reference]]) - float(group.grades[n].correct)
         return [replace(group, rewards=earned) for group, earned in zip(groups, rewards, strict=True)]
+
+    def _with_forced_letters(self, groups: list[Group[A]]) -> list[Group[A]]:
+        """Rewards each completion, in form or not, with the probability of the right letter among the question's
+        letters after a forced cue that follows its solution."""
+        config, found = self.config, list[Group[A]]()
+        cues = {part.name: ForcedCue(self.tokenizer, part.task, part.task.name) for part in self.parts}
+        for group in groups:
+            cue, example = cues[part_of(self.parts, group.example).name], group.example
+            contexts = [cue.context(group.prompt, cue.solution(c.content)) for c in group.completions]
+            ids = cue.letter_ids[: len(example.choices)]
+            logits_BL = letter_logits(self.engine.model, contexts, ids, config.micro_batch_rows)
+            p_B = torch.softmax(logits_BL / config.temperature, dim=1)[:, ascii_uppercase.index(example.reference)]
+            earned = zip(group.rewards, group.grades, to_list(p_B), strict=True)
+            found.append(replace(group, rewards=[r - float(grade.correct) + p for r, grade, p in earned]))
+        return found
+
+
+def room_for_cue(config: RLConfig, tokenizer: Tokenizer, task: Task[Any]) -> int:
+    """The tokens that the reward needs after a completion in the policy's context."""
+    forced = config.reward.kind == "forced_letter" and task.categories
+    return ForcedCue(tokenizer, task, task.name).n_tokens if forced else 0
 
 
 def samples(groups: Sequence[Group[Any]], config: RLConfig) -> list[Sample]:

@@ -12,7 +12,7 @@ from aquarat_core.config import EvalConfig
 from aquarat_core.config.protocols import CORE
 from aquarat_core.data.documents import read_documents
 from aquarat_core.errors import DataError
-from aquarat_core.evaluation import page, suite
+from aquarat_core.evaluation import page, suite, three_figures
 from aquarat_core.evaluation import report as reports
 from aquarat_core.evaluation.chat_core import chat_core
 from aquarat_core.evaluation.core.section import core_sentence
@@ -77,10 +77,13 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         ctx.outdir / "questions.parquet", [r for one in everything for r in one.records], [a.facts for a in everything]
     )
     report["core"] = core
+    records = {one.facts["name"]: one.records for one in answered}
+    if config.forced_letter and (figures := three_figures.of_evaluation(config.main.name, records)):
+        report["three_figures"] = figures
     report["interpretability"], inside = look_inside(ctx, model, asked[0].task, asked[0].examples)
     there = readable_artifacts(checkpoint.store)
     beside = page.Beside(
-        {one.facts["name"]: one.records for one in answered},
+        records,
         checkpoint_metrics(checkpoint),
         inside,
         [*earlier_looks(there, evaluations), *training_sentences(looks_in_training(checkpoint, there))],
@@ -129,6 +132,8 @@ def metrics(report: reports.EvalReport) -> dict[str, Scalar]:
     }
     if report["bits_per_byte"] is not None:
         found["bpb"] = report["bits_per_byte"]
+    if figures := report.get("three_figures"):
+        found |= three_figures.metrics(figures)
     if result:
         found |= {"parent_difference": result["difference"], "mcnemar_p": result["mcnemar_p"]}
     for e in (e for e in report["evaluations"][1:] if e["protocol"] != CORE):

@@ -12,6 +12,7 @@ from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.rl.preflight import check_reward
+from aquarat_core.rl.rollouts import room_for_cue
 from aquarat_core.rl.task_mixture import TaskMixture, shares
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.stages.base import Scalar, StageContext
@@ -81,9 +82,8 @@ def _questions(
     train, contaminated = _clean(task.name, found.examples("train"), protected)
     train = train[: config.limit]
     held_out = [task.shown(e, config.seed) for e in found.examples(found.choice_split(config.validation_split))]
-    asked, asked_held_out = (
-        fitting(some, tokenizer, config.max_new_tokens, sequence_len) for some in (train, held_out)
-    )
+    room = config.max_new_tokens + room_for_cue(config, tokenizer, task)
+    asked, asked_held_out = (fitting(some, tokenizer, room, sequence_len) for some in (train, held_out))
     left_out = len(train) - len(asked), len(held_out) - len(asked_held_out)
     if any(left_out):
         ctx.log(

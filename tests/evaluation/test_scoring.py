@@ -11,14 +11,14 @@ import torch
 from aquarat_core.config import EvalConfig
 from aquarat_core.config.evaluation import Asked, EvalEntry
 from aquarat_core.errors import UserError
+from aquarat_core.evaluation.forced import ForcedCue
 from aquarat_core.evaluation.letters import answer_cue, bare_letters, letter_ids
 from aquarat_core.evaluation.protocols.evaluator import check_supported
 from aquarat_core.evaluation.protocols.generating import greedy, sampled
 from aquarat_core.evaluation.protocols.rotating import rotated
-from aquarat_core.evaluation.protocols.scoring import continuations, cued, letters, solution_of
+from aquarat_core.evaluation.protocols.scoring import continuations, cued, letters
 from aquarat_core.evaluation.protocols.subject import Subject
 from aquarat_core.evaluation.records import prompt_hash
-from aquarat_core.rollout.batch import Completion
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.tasks.registry import load_task
@@ -124,7 +124,7 @@ def test_a_question_without_room_is_not_scored_and_changes_no_other(subject: Sub
 def test_a_solution_is_cut_before_its_own_answer(text: str, kept: str) -> None:
     tok = reading_tokenizer()
     ids = tok.encode(text)
-    found = tok.decode(solution_of(tok, Completion(ids, [0.0] * len(ids), False), "Answer: "))
+    found = tok.decode(ForcedCue(tok, AQUA, "aqua").solution(ids))
     assert found.rstrip(" ") == kept
 
 

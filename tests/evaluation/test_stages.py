@@ -263,6 +263,27 @@ def test_what_cannot_be_graded_here_stops_the_stage_or_is_left_out_of_chat_core(
     assert said == ["aqua/greedy is left out: no sandbox works here"]
 
 
+def test_three_figures_are_in_the_report_the_metrics_and_on_the_page(untrained, tmp_path) -> None:
+    inputs = {"sft_checkpoint": untrained.checkpoints["sft"], "aqua_dataset": untrained.aqua}
+    plain = context(untrained, tmp_path, "sft_eval_report", CONFIG, inputs)
+    before = eval_report.run(plain)
+    config = EvalConfig.model_validate({**CONFIG.model_dump(), "forced_letter": True})
+    (tmp_path / "forced").mkdir()
+    ctx = context(untrained, tmp_path / "forced", "sft_eval_report", config, inputs)
+    found = eval_report.run(ctx)
+    report = json.loads((ctx.outdir / "report.json").read_text())
+    figures = report["three_figures"]
+    assert figures["as_generated"]["n"] == figures["forced_letter"]["n"] == 12
+    assert figures["among_parsed"] == {"n": 0, "value": None, "lo": None, "hi": None}
+    assert found["accuracy_forced_letter"] == found["aqua/cued/accuracy"] == figures["forced_letter"]["value"]
+    assert found["right_probability"] == pytest.approx(0.2, abs=0.1), "random weights guess"
+    assert found["accuracy_among_parsed"] is None and found["accuracy_among_parsed_n"] == 0
+    assert before.items() <= found.items() and report["evaluations"] == rebuild(ctx.outdir / "questions.parquet")
+    assert "Three figures" in (ctx.extras_dir / "report.html").read_text()
+    old = json.loads((plain.outdir / "report.json").read_text())
+    assert "three_figures" not in old and old["evaluations"] == report["evaluations"][:1]
+
+
 def test_bits_per_byte_of_random_weights_is_about_a_uniform_guess(untrained, tmp_path) -> None:
     inputs = {"base_checkpoint": untrained.checkpoints["base"], "aqua_dataset": untrained.aqua}
     inputs["pretrain_text"] = untrained.text

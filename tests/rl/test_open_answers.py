@@ -60,7 +60,9 @@ def test_completions_are_graded_by_the_task() -> None:
     assert not [name for name in metrics if "letter" in name]
 
 
-@pytest.mark.parametrize("reward", [{"kind": "probability"}, {"control": "constant"}, {"control": "random"}])
+@pytest.mark.parametrize(
+    "reward", [{"kind": "probability"}, {"kind": "forced_letter"}, {"control": "constant"}, {"control": "random"}]
+)
 def test_rewards_that_need_letters_are_refused(reward: dict[str, str]) -> None:
     config = RLConfig(reward=reward)
     with pytest.raises(ConfigError, match=r"answers of the task 'gsm8k' are open.* need a choice among letters"):

@@ -11,7 +11,7 @@ import torch
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.letters import answer_position, letter_ids
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.rl.rollouts import Group, RolloutCollector, samples
+from aquarat_core.rl.rollouts import Group, RolloutCollector, room_for_cue, samples
 from aquarat_core.rl.scoring import Sample
 from aquarat_core.rl.tally import all_reduce, count, summarize
 from aquarat_core.rollout.engine import Engine
@@ -191,6 +191,26 @@ def test_the_probability_of_the_right_letter_after_its_own_rationale(model: Tran
         assert 0 < reward < 1
     assert group.rewards[2:] == [0.0, 0.0]
     assert [grade.reward for grade in group.grades] == [0.0, 1.0, 0.0, 0.0]  # accuracy counts what was said
+
+
+def test_the_probability_of_the_right_letter_after_a_forced_cue(model: Transformer) -> None:
+    """Among the five letters, for every completion: in form, announcing two answers, without any, cut off."""
+    reward = CONFIG.reward.model_copy(update={"kind": "forced_letter", "format_bonus": 0.1})
+    config = CONFIG.model_copy(update={"temperature": 0.7, "reward": reward})
+    texts = ["1 + 1 = 2\nAnswer: A", "Answer: A\nAnswer: B", "2", "Answer: B~"]
+    engine = Scripted([texts])
+    engine.model = model
+    (group,) = collector(engine, config).collect([FIXED], 0)
+    kept = ["1 + 1 = 2\nAnswer:", "Answer:", "2\nAnswer:", "Answer:"]
+    for text, bonus, paid in zip(kept, (0.1, 0.0, 0.0, 0.0), group.rewards, strict=True):
+        context = [*group.prompt, *tokenizer().encode(text)]
+        with torch.no_grad():
+            logits = model(torch.tensor([context]))[0, -1][letter_ids(tokenizer(), AQUA)]
+        assert paid == pytest.approx(float(torch.softmax(logits / 0.7, dim=0)[1]) + bonus, rel=1e-4)
+    assert group.rewards[1] == pytest.approx(group.rewards[3]), "the same solution, which is none"
+    assert [grade.correct for grade in group.grades] == [False] * 4, "accuracy counts what was said"
+    assert room_for_cue(config, tokenizer(), AQUA) >= len(tokenizer().encode("Answer:")) > 0
+    assert room_for_cue(CONFIG, tokenizer(), AQUA) == 0
 
 
 def test_the_beginning_of_a_document_ends_an_answer_like_the_end_of_a_turn() -> None:

@@ -6,6 +6,7 @@ A prompt that leaves no room for the budget in the model's context is not asked,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,10 +33,28 @@ def greedy(
     subject: Subject, task: Task[A], examples: Sequence[Example[A]], asked: Asked, tell: Tell | None = None
 ) -> list[Record]:
     """The most likely answer to each example."""
-    return answer(
-        subject.engine, subject.tokenizer, task, examples, asked.max_new_tokens, subject.max_rows,
-        tool_of(subject, asked), tell,
+    said = greedy_completions(subject, examples, asked, tell)
+    return graded(subject.tokenizer, task, examples, [[c] for c in said])
+
+
+def greedy_completions(
+    subject: Subject, examples: Sequence[Example[Any]], asked: Asked, tell: Tell | None = None, reserve: int = 0
+) -> list[Completion | None]:
+    """The most likely completion of each example; None where the context has no room for it and `reserve` tokens.
+
+    What was generated for an earlier evaluation is not generated again: it does not depend on the others of a batch.
+    """
+    prompts = [render_prompt(subject.tokenizer, e.messages) for e in examples]
+    keys = [(*ids, asked.max_new_tokens, int(asked.calculator)) for ids in prompts]
+    new = [i for i, key in enumerate(keys) if key not in subject.said]
+    known = len(examples) - len(new)
+    found = completions(
+        subject.engine, subject.tokenizer, [examples[i] for i in new], [[0]] * len(new), asked.max_new_tokens, 0.0,
+        subject.max_rows, tool_of(subject, asked), tell and (lambda n: tell(known + n)),
     )  # fmt: skip
+    subject.said |= {keys[i]: c and replace(c, logprobs=[]) for i, (c,) in zip(new, found, strict=True)}
+    room = subject.sequence_len - asked.max_new_tokens - reserve
+    return [subject.said[key] if len(ids) <= room else None for key, ids in zip(keys, prompts, strict=True)]
 
 
 def sampled(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aquarat_core.config.evaluation import Asked
-from aquarat_core.evaluation.protocols.generating import greedy
+from aquarat_core.evaluation.protocols.generating import answer, tool_of
 from aquarat_core.evaluation.protocols.subject import Subject, Tell
 from aquarat_core.evaluation.records import Record
 from aquarat_core.tasks.task import A, Example, Task
@@ -28,5 +28,8 @@ def rotated(
 ) -> list[Record]:
     """Greedy answers to all rotations of each example, one after the other; `sample` is the shift."""
     shown = [(shift, e) for example in examples for shift, e in enumerate(rotations(task, example))]
-    records = greedy(subject, task, [e for _, e in shown], asked, tell)
+    records = answer(
+        subject.engine, subject.tokenizer, task, [e for _, e in shown], asked.max_new_tokens, subject.max_rows,
+        tool_of(subject, asked), tell,
+    )  # fmt: skip
     return [replace(record, sample=shift) for (shift, _), record in zip(shown, records, strict=True)]

@@ -6,23 +6,22 @@ not keep to the form of an answer, and they give probabilities.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
 from aquarat_core.config.evaluation import Asked
 from aquarat_core.errors import DataError
+from aquarat_core.evaluation.forced import ForcedCue, words_for_an_answer
 from aquarat_core.evaluation.letters import answer_cue, bare_letters
 from aquarat_core.evaluation.likelihood import Choices
-from aquarat_core.evaluation.protocols.generating import completions, tool_of
+from aquarat_core.evaluation.protocols.generating import greedy_completions
 from aquarat_core.evaluation.protocols.subject import Subject, Tell
 from aquarat_core.evaluation.records import Record, as_scores, prompt_hash
 from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rollout.batch import Completion
 from aquarat_core.tasks.task import A, Example, Task
 from aquarat_core.text.chat import render_prompt
-from aquarat_core.text.tokenizer import Tokenizer
 
 PART = 256
 """Questions that are scored between two calls of `tell`."""
@@ -35,7 +34,7 @@ def letters(
     tokenizer = subject.tokenizer
     stem, ids = answer_cue(tokenizer, task) if asked.cue == "answer" else ([], bare_letters(tokenizer, task))
     contexts = [[*render_prompt(tokenizer, e.messages), *stem] for e in examples]
-    cue = _stem_text(task) if asked.cue == "answer" else ""
+    cue = words_for_an_answer(task) if asked.cue == "answer" else ""
     scores = _letter_scores(subject, contexts, ids, tell)
     return [_scored(task, e, s, cue, protocol="letters") for e, s in zip(examples, scores, strict=True)]
 
@@ -65,40 +64,18 @@ def cued(
     subject: Subject, task: Task[A], examples: Sequence[Example[A]], asked: Asked, tell: Tell | None = None
 ) -> list[Record]:
     """The letters after a forced cue that follows the model's own greedy solution, cut before an answer of its own."""
-    tokenizer, text = subject.tokenizer, _stem_text(task)
-    after_line, ids = answer_cue(tokenizer, task, "\n")
-    at_once, same = answer_cue(tokenizer, task)
-    if ids != same:
-        raise DataError(f"task {task.name}: the letters of its answers have other tokens at the start of a line")
-    said = completions(
-        subject.engine, tokenizer, examples, [[0]] * len(examples), asked.max_new_tokens, 0.0, subject.max_rows,
-        tool_of(subject, asked), tell, reserve=len(after_line),
-    )  # fmt: skip
-    kept = [None if c is None else solution_of(tokenizer, c, text) for (c,) in said]
-    contexts = [
-        [*render_prompt(tokenizer, e.messages), *(k or ()), *(after_line if _open_line(tokenizer, k) else at_once)]
-        for e, k in zip(examples, kept, strict=True)
-    ]
+    tokenizer = subject.tokenizer
+    cue = ForcedCue(tokenizer, task, task.name)
+    said = greedy_completions(subject, examples, asked, tell, reserve=cue.n_tokens)
+    kept = [None if c is None else cue.solution(c.content) for c in said]
+    contexts = [cue.context(render_prompt(tokenizer, e.messages), k or ()) for e, k in zip(examples, kept, strict=True)]
     asked_of = [i for i, k in enumerate(kept) if k is not None]
-    found = dict(zip(asked_of, _letter_scores(subject, [contexts[i] for i in asked_of], ids, None), strict=True))
+    scores = _letter_scores(subject, [contexts[i] for i in asked_of], cue.letter_ids, None)
+    found = dict(zip(asked_of, scores, strict=True))
     return [
         _scored(task, e, found.get(i), "", "cued", completion=c, text=tokenizer.decode(k or []))
-        for i, (e, k, (c,)) in enumerate(zip(examples, kept, said, strict=True))
+        for i, (e, k, c) in enumerate(zip(examples, kept, said, strict=True))
     ]
-
-
-def solution_of(tokenizer: Tokenizer, completion: Completion, marker: str) -> list[int]:
-    """The tokens of a completion before the one in which it begins to say `marker`; all if it does not."""
-    ids, text = completion.content, marker.rstrip()
-    if text not in tokenizer.decode(ids):
-        return ids
-    begins = tokenizer.decode(ids).index(text)
-    return ids[: bisect_right(tokenizer.offsets(ids), begins) - 1]
-
-
-def _open_line(tokenizer: Tokenizer, kept: Sequence[int] | None) -> bool:
-    """Whether a solution does not end in a line break, so that the cue needs one."""
-    return bool(kept) and not tokenizer.decode(list(kept or ())).endswith("\n")
 
 
 def _letter_scores(
@@ -115,12 +92,6 @@ def _letter_scores(
         if tell is not None:
             tell(start + len(part))
     return found
-
-
-def _stem_text(task: Task[Any]) -> str:
-    """The task's own words for an answer, up to the letter."""
-    first = task.answer_text(task.categories[0])
-    return first.removesuffix(task.categories[0])
 
 
 def _scored(

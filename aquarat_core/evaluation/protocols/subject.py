@@ -7,6 +7,7 @@ from functools import cached_property
 
 from aquarat_core.evaluation.likelihood import Scorer
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.text.chat import stop_tokens
 from aquarat_core.text.tokenizer import Tokenizer
@@ -20,6 +21,8 @@ class Subject:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, max_rows: int = 256) -> None:
         self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
+        self.said: dict[tuple[int, ...], Completion | None] = {}
+        """Greedy completions by prompt, limit and calculator, for evaluations that need the same ones."""
 
     @property
     def sequence_len(self) -> int:
