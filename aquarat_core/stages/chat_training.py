@@ -71,7 +71,8 @@ def _prepare(ctx: StageContext, held_out: Source, tokenizer: Tokenizer, T: int, 
     sources, numbers, listed = _sources(ctx), dict[str, frozenset[int]](), list[Contaminated]()
     if protected := protected_questions(ctx):
         # A name that no source has is refused by `mix`.
-        numbers, listed = contaminated(protected, {name: sources[name] for name in _named(config) if name in sources})
+        named = {name: sources[name] for name in _named(config) if name in sources}
+        numbers, listed = contaminated(protected, named, _limits(config))
     mixed = {TRAINING: mix(config.mixture, sources, config.seed, numbers), VALIDATION: whole(held_out)}
     made = {split: pack(mixture, tokenizer, T, config, folder, split) for split, mixture in mixed.items()}
     packed = {split: found.to_json() for split, found in made.items()}
@@ -81,6 +82,15 @@ def _prepare(ctx: StageContext, held_out: Source, tokenizer: Tokenizer, T: int, 
 def _named(config: ChatTrainConfig) -> list[str]:
     """The sources of the mixture, each once."""
     return list(dict.fromkeys(entry.name for entry in config.mixture))
+
+
+def _limits(config: ChatTrainConfig) -> dict[str, int | None]:
+    """How many rows of each source are used at most; None for all."""
+    limits: dict[str, int | None] = {}
+    for entry in config.mixture:
+        before = limits.get(entry.name, 0)
+        limits[entry.name] = None if before is None or entry.limit is None else max(before, entry.limit)
+    return limits
 
 
 def _sources(ctx: StageContext) -> Mapping[str, Source]:

@@ -63,9 +63,12 @@ def held_out_questions(tasks: Mapping[str, Mapping[str, Sequence[Example[Any]]]]
 
 
 def contamination(held_out: HeldOut, row: Row) -> tuple[str, str] | None:
-    """The held-out question that a row contains, and the rule that says so; None for a clean row."""
+    """The held-out question that a row contains, and the rule that says so; None for a clean row.
+
+    Texts of more than twice as many words as any held-out question are searched for runs of words alone.
+    """
     for text in dict.fromkeys(part for message in row.asked for part in _parts(message)):
-        if found := held_out.find(text):
+        if len(text.split()) <= 2 * held_out.longest and (found := held_out.find(text)):
             return found
     return held_out.copied(row.text)
 
@@ -84,13 +87,19 @@ def _bare(example: Example[Any]) -> str:
 
 
 def contaminated(
-    held_out: HeldOut, sources: Mapping[str, Searchable]
+    held_out: HeldOut, sources: Mapping[str, Searchable], limits: Mapping[str, int | None] | None = None
 ) -> tuple[dict[str, frozenset[int]], list[Contaminated]]:
-    """By source, the numbers of the rows that contain a held-out question, and a list of them."""
+    """By source, the numbers of the rows that contain a held-out question, and a list of them.
+
+    A source that has a limit is searched until so many clean rows are found.
+    """
     numbers: dict[str, set[int]] = {name: set() for name in sources}
     listed: list[Contaminated] = []
     for name, source in sources.items():
+        limit = (limits or {}).get(name)
         for number, row in enumerate(source.searched()):
+            if limit is not None and number - len(numbers[name]) >= limit:
+                break
             if found := contamination(held_out, row):
                 numbers[name].add(number)
                 listed.append(Contaminated(name, row.id, *found))

@@ -9,6 +9,7 @@ al. 2020, arXiv 2005.14165, appendix C).
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import ceil
 from typing import Literal
 
@@ -38,8 +39,8 @@ class HeldOut:
         self._same_but_numbers: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._holders: defaultdict[str, list[str]] = defaultdict(list)
-        self._runs: dict[str, tuple[str, CopyRule]] = {}
-        self._run_lengths: set[int] = set()
+        self._runs: defaultdict[tuple[str, str], list[tuple[int, list[str], str]]] = defaultdict(list)
+        """By their rarest pair of words: its place in a run, the run, and the text's name."""
         for name, text in texts.items():
             plain = normalized(text)
             self._same.setdefault(plain, name)
@@ -48,12 +49,18 @@ class HeldOut:
             self._sizes[name] = len(grams)
             for g in grams:
                 self._holders[g].append(name)
-            n = len(plain.split())
-            if n >= SHORTEST_RUN:
-                self._run_lengths.add(length := min(RUN, n))
-                rule: CopyRule = "shares_13_words" if n >= RUN else "contains_it"
-                for run in _grams(plain, length):
-                    self._runs.setdefault(run, (name, rule))
+        self._add_runs({name: normalized(text).split() for name, text in texts.items()})
+        self.longest = max((len(text.split()) for text in texts.values()), default=0)
+        """Words of the longest text."""
+
+    def _add_runs(self, words_of: Mapping[str, list[str]]) -> None:
+        frequency = Counter(pair for words in words_of.values() for pair in pairwise(words))
+        for name, words in words_of.items():
+            for i in range(len(words) - min(RUN, len(words)) + 1 if len(words) >= SHORTEST_RUN else 0):
+                run = words[i : i + RUN]
+                pairs = list(pairwise(run))
+                place = min(range(len(pairs)), key=lambda k: (frequency[pairs[k]], pairs[k]))
+                self._runs[pairs[place]].append((place, run, name))
 
     def find(self, text: str) -> tuple[str, Rule] | None:
         """The name of the held-out text that `text` is too close to, and the rule that says so; None if there is
@@ -74,10 +81,11 @@ class HeldOut:
         """The name of a held-out text of which `text` has a run of 13 words, or the whole if it is shorter, and the
         rule; None if there is none. `text` may be as long as a conversation."""
         words = normalized(text).split()
-        for length in sorted(self._run_lengths, reverse=True):
-            for i in range(len(words) - length + 1):
-                if found := self._runs.get(" ".join(words[i : i + length])):
-                    return found
+        runs = self._runs
+        for i in [i for i, pair in enumerate(pairwise(words)) if pair in runs]:
+            for place, run, name in runs[words[i], words[i + 1]]:
+                if i >= place and words[i - place : i - place + len(run)] == run:
+                    return name, "shares_13_words" if len(run) == RUN else "contains_it"
         return None
 
 

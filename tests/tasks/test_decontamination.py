@@ -67,6 +67,8 @@ def test_questions_near_duplicates_and_runs_of_words_are_found(held_out: HeldOut
         Contaminated("chats", "c2", "aqua/validation/v0", "shares_13_words"),
         Contaminated("aqua", "q1", "aqua/validation/v0", "similar"),
     ]
+    limited, some = contaminated(held_out, sources, {"chats": 1, "aqua": None})
+    assert limited == {"chats": frozenset(), "aqua": {1}} and some == listed[2:], "c0 is clean, and one is enough"
     assert counts(listed, ["aqua", "chats", "others"]) == {
         "contaminated": 3, "contaminated_aqua": 1, "contaminated_chats": 2, "contaminated_others": 0,
         "contaminated_by_same_text": 1, "contaminated_by_shares_13_words": 1, "contaminated_by_similar": 1,
