@@ -102,7 +102,7 @@ def _normalized(ctx: StageContext, found: NormalizedRationales) -> dict[str, Sca
     (ctx.extras_dir / EXAMPLES_FILE).write_text(found.page(), encoding="utf-8")
     counts, share = found.counts[TRAIN], found.changed_share(TRAIN)
     ctx.log(
-        f"{share:.1%} of {counts['rows']:,} training rationales are changed; {counts.get('unreached', 0):,} do not "
+        f"{share:.1%} of {counts['rows']:,} training rationales are changed; {counts['unreached']:,} do not "
         f"reach the right option ({counts.get('dropped_unreached', 0):,} of them are left out); examples are in "
         f"{EXAMPLES_FILE}"
     )

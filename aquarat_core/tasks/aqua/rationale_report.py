@@ -13,6 +13,8 @@ from aquarat_core.tasks.aqua.question import Question
 
 EXAMPLES, UNREACHED = 50, 20
 """Training rows that the page shows before and after, and of those that do not reach the right option."""
+_REACHED = {"last_line": "reached_on_last_line", "earlier": "reached_earlier", "nowhere": "unreached"}
+"""The counts of where rationales reach the right option."""
 _MEANING = {
     "rows": "rationales",
     "changed": "changed in any way",
@@ -76,7 +78,8 @@ def normalize_rationales(splits: Mapping[str, Sequence[Question]], drop_unreache
     """
     found = NormalizedRationales()
     for split, questions in splits.items():
-        counts: Counter[str] = Counter({"rows": len(questions), **dict.fromkeys(("changed", *RULES), 0)})
+        none = dict.fromkeys(("changed", *RULES, *_REACHED.values()), 0)
+        counts: Counter[str] = Counter({"rows": len(questions), **none})
         changed: list[tuple[Question, Question, tuple[str, ...]]] = []
         kept: list[Question] = []
         unreached: list[Question] = []
@@ -100,9 +103,6 @@ def normalize_rationales(splits: Mapping[str, Sequence[Question]], drop_unreache
             found.examples = sorted(changed, key=lambda row: _place(row[0]))[:EXAMPLES]
             found.left_out = sorted(unreached, key=_place)[:UNREACHED]
     return found
-
-
-_REACHED = {"last_line": "reached_on_last_line", "earlier": "reached_earlier", "nowhere": "unreached"}
 
 
 def _place(question: Question) -> bytes:

@@ -17,8 +17,8 @@ from aquarat_core.tasks.aqua.signs import one_sign
 Reach = Literal["last_line", "earlier", "nowhere"]
 """Where a rationale reaches the right option: on its last line, on an earlier one alone, or nowhere."""
 
-_NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{2,3})+(?!\d)|\d+)(?:\.\d+)?|(?<![A-Za-z])\.\d+")
-"""Commas only in thousands or lakhs; the period of "Rs.500" is no point."""
+_NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|(?<![A-Za-z])\.\d+")
+"""Commas in thousands or lakhs ("1,20,000") do not end a number; the period of "Rs.500" is no point."""
 _SYMBOLIC = re.compile(r"[\^\u221a\u03c0!<>|]|\d\s?(?![glhms](?![a-z]))[a-z](?![a-z])|(?<![a-z])[a-z]\s?[-+*/=^\d(]")
 """Something that numbers alone do not say: a power, a root, a variable. A single letter after a number may be a unit
 ("150m")."""

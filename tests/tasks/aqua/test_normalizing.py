@@ -77,6 +77,8 @@ def test_what_is_not_certain_stays(kept: str) -> None:
         ("= 5000", ("Rs. 500", "Rs. 50"), 0, "nowhere"),
         ("A gets 20\nB gets 30", ("20, 30", "30, 40"), 0, "last_line"),
         ("A gets 20\nB gets 31", ("20, 30", "30, 40"), 0, "nowhere"),
+        ("the numbers are 27 and 36", ("27,36", "26,37"), 0, "last_line"),
+        ("= 120000", ("1,20,000", "12,000"), 0, "last_line"),
         ("7 \u00bd sec", ("7 1/2 sec", "8 sec"), 0, "last_line"),
         ("240 is the sum\nNote: 1 is not prime", ("240", "241"), 0, "earlier"),
         ("a length of 150", ("150m", "200m"), 0, "last_line"),
