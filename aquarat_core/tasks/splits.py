@@ -34,8 +34,8 @@ class Leaks:
 def question_of(example: Example[Any]) -> str:
     """The question in an example, without its options and instruction if its task keeps them apart."""
     answer: object = example.answer
-    fields = cast("Mapping[str, Any]", answer) if isinstance(answer, Mapping) else {}
-    asked: object = fields.get("question", getattr(answer, "question", None))
+    named = isinstance(answer, Mapping)
+    asked: object = cast("Any", answer).get("question") if named else getattr(cast("Any", answer), "question", None)
     return asked if isinstance(asked, str) else example.prompt
 
 
