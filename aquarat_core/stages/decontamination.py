@@ -34,5 +34,5 @@ def record_left_out(ctx: StageContext, rows: Sequence[Contaminated], sources: It
         listed = json.dumps([asdict(row) for row in rows], indent=1)
         (ctx.extras_dir / DECONTAMINATION_FILE).write_text(listed + "\n", encoding="utf-8")
     tasks = " and ".join(ctx.config.decontaminate)
-    ctx.log(f"{len(rows):,} training rows are left out, because they contain a held-out question of {tasks}")
+    ctx.log(f"training rows left out because they contain a held-out question of {tasks}: {len(rows):,}")
     return {**counts(rows, sources)}

@@ -147,7 +147,9 @@ OF_QUESTIONS = (
         "often.",
         _letters,
     ),
-    Check("no_leakage", "No training question is also a validation or test question.", _leakage, blocking=True),
+    Check(
+        "no_leakage", "No training question is also a validation, test or hold-out question.", _leakage, blocking=True
+    ),
 )
 OF_TOKENIZER = (
     Check("round_trip", "Encoding and decoding leaves difficult texts unchanged.", _round_trip, blocking=True),

@@ -15,7 +15,7 @@ import pytest
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
 from aquarat_core.config import TokenizerConfig, load_profile
 from aquarat_core.stages.registry import STAGES
-from aquarat_core.tasks.aqua.files import write_questions
+from aquarat_core.tasks.aqua.files import read_questions, write_questions
 from aquarat_core.tasks.aqua.synthetic import generate_questions
 from aquarat_core.text.tokenizer import train_tokenizer
 from aquarat_pipeline.checks.check import Subject
@@ -126,6 +126,14 @@ def test_a_training_question_that_is_also_held_out_is_found(publish: Publish, lo
     assert look(publish("aqua_dataset", questions), "no_leakage").passed
     found = look(publish("aqua_dataset", lambda folder: questions(folder, leaked=3)), "no_leakage")
     assert (found.passed, found.severity, found.metadata["leaked"].value) == (False, dg.AssetCheckSeverity.ERROR, 3)
+
+    def set_aside(folder: Path) -> None:
+        questions(folder)
+        write_questions(folder / "holdout.parquet", read_questions(folder / "train.parquet")[:2])
+
+    found = look(publish("aqua_dataset", set_aside), "no_leakage")
+    assert (found.passed, found.metadata["leaked"].value) == (False, 2)
+    assert found.description == "2 training questions are also validation or test or holdout questions."
 
 
 def test_a_tokenizer_that_changes_texts_fails(publish: Publish, look: Look) -> None:
