@@ -20,12 +20,14 @@ from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.durations import duration
 from aquarat_core.plain_text import printable
-from aquarat_core.settings import REPO_ROOT
+from aquarat_core.settings import REPO_ROOT, store_uri
 from aquarat_pipeline.cli import rent, rentals, renting
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.transports import HostError
+from aquarat_pipeline.renting import heartbeats, watching
+from aquarat_pipeline.renting.ledger import Ledger
 
 
 def add_commands(commands: Commands) -> None:
@@ -119,7 +121,16 @@ def _doctor(arguments: argparse.Namespace) -> str | CheckFailed:
 
     left_out = () if arguments.hosts else read_inventory(_home()).left_out
     broken = [Said("rentals", problem, {"problems": list(left_out)}, False) for problem in left_out]
-    return _together(arguments, [*_each(arguments.hosts, describe), *broken])
+    alone = [] if arguments.hosts else _second_reaper()
+    return _together(arguments, [*_each(arguments.hosts, describe), *broken, *alone])
+
+
+def _second_reaper() -> list[Said]:
+    """A complaint while something is rented, or may be by itself, and only this machine could end it."""
+    found = watching.known(Ledger(_home()), _home(), store_uri(), heartbeats.this_machine(), time.time())
+    if found.unprotected is None:
+        return []
+    return [Said("second reaper", found.unprotected, {"problems": [found.unprotected]}, False)]
 
 
 def _leases(arguments: argparse.Namespace) -> str | CheckFailed:

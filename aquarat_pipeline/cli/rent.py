@@ -16,7 +16,8 @@ from aquarat_core.plain_text import printable
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.renting import budget, host_keys, keeping
 from aquarat_pipeline.renting.acceptance import why_not_here
-from aquarat_pipeline.renting.choosing import Candidate, Rests, accounts, choose
+from aquarat_pipeline.renting.accounts import accounts
+from aquarat_pipeline.renting.choosing import Candidate, Rests, choose
 from aquarat_pipeline.renting.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, dollars, read_config
 from aquarat_pipeline.renting.ledger import Ledger

@@ -14,13 +14,15 @@ from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.errors import UsageError, UserError
 from aquarat_core.plain_text import printable
+from aquarat_core.settings import store_uri
 from aquarat_pipeline.cli.rent import wait
 from aquarat_pipeline.home import dagster_home
-from aquarat_pipeline.renting import costs, keeping, names, reaper
+from aquarat_pipeline.renting import costs, heartbeats, keeping, names, reaper, watching
+from aquarat_pipeline.renting.accounts import accounts, config_of
 from aquarat_pipeline.renting.alarms import alarms
-from aquarat_pipeline.renting.choosing import accounts
 from aquarat_pipeline.renting.cloud import connect, this_machine
-from aquarat_pipeline.renting.config import RentConfig, RentConfigError, read_config
+from aquarat_pipeline.renting.config import RentConfig, read_config
+from aquarat_pipeline.renting.heartbeats import Look, Pass
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.money import ZERO, Money
 from aquarat_pipeline.renting.phases import phase
@@ -61,25 +63,39 @@ def add_actions(actions: Commands) -> None:
     )
     reap.add_argument("--account", metavar="NAME", help="only this account; all that have a key if none is named")
     reap.add_argument("--dry-run", action="store_true", help="only show what would be ended")
+    reap.add_argument(
+        "--store",
+        metavar="URI",
+        default=os.environ.get("AQUARAT_STORE"),
+        help="the artifact store, where this pass is noted if it can be reached; default: AQUARAT_STORE, or nowhere",
+    )
+    reap.add_argument("--machine", metavar="NAME", help="this machine's name there; default: its host name")
     reap.set_defaults(run=_reap)
 
 
 def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     home, now = dagster_home(), time.time()
     ledger = Ledger(home)
-    loaded = ledger.load()
+    loaded = watching.known(ledger, home, store_uri(), heartbeats.this_machine(), now)
     shown = [rental for rental in loaded.rentals if arguments.all or not rental.final]
     problems = [*loaded.problems, *alarms(loaded.rentals, now)]
     if any(not rental.final for rental in loaded.rentals) and not keeping.is_alive(home):
         keeping.start(home)
         problems.append("no keeper was at work: one was started")
     listed = _provider(ledger, home) if arguments.provider else []
-    machine = {"rentals": [_machine(rental, now) for rental in shown], "problems": problems, "listed": listed}
+    machine = {
+        "rentals": [_machine(rental, now) for rental in shown], "problems": problems, "unprotected": loaded.unprotected,
+        "listed": listed,
+    }  # fmt: skip
     header = ("rental", "label", "state", "type", "region", "address", "$/hour", "age", "ends in", "cost so far")
     lines = [table([header, *(_row(rental, now) for rental in shown)]) if shown else "nothing is rented"]
     if listed:
         lines.append(table([("account", "instance", "name", "state", "whose"), *listed]))
-    text = answer(arguments, machine, "\n".join([*lines, f"installation {ledger.installation()}", *problems]))
+    text = answer(
+        arguments,
+        machine,
+        "\n".join([*lines, f"installation {ledger.installation()}", *problems, *filter(None, [loaded.unprotected])]),
+    )
     return CheckFailed(text) if problems else text
 
 
@@ -204,7 +220,8 @@ def _parts(rental: Rental, by: str, since: float, now: float) -> list[tuple[str,
 def _reap(arguments: argparse.Namespace) -> str:
     installations, config = _whose(arguments.installation)
     passes: list[reaper.Reaped] = []
-    for account in accounts(config, os.environ, arguments.account):
+    asked = accounts(config, os.environ, arguments.account)
+    for account in asked:
         try:
             passes.append(reaper.reap(connect(account, this_machine()), installations, time.time(), arguments.dry_run))
         except UserError as e:
@@ -214,6 +231,12 @@ def _reap(arguments: argparse.Namespace) -> str:
         lines.append(f"{one.account}: {one.ours} of ours, {one.foreign} of others")
         lines += [f"{'would end' if arguments.dry_run else 'asked to end'} {name}" for name in one.asked]
         lines += [f"problem: {problem}" for problem in one.problems]
+    if not arguments.dry_run:
+        looks = [
+            Look(account=account.name, cloud=account.cloud, looked=not one.problems)
+            for account, one in zip(asked, passes, strict=True)
+        ]
+        lines.append(_note(arguments, installations, looks))
     text = "\n".join(lines)
     code = COULD_NOT_LOOK if any(one.problems for one in passes) else 0
     code = code or (ENDED_SOMETHING if any(one.asked for one in passes) else 0)
@@ -223,19 +246,29 @@ def _reap(arguments: argparse.Namespace) -> str:
     return text
 
 
+def _note(arguments: argparse.Namespace, installations: Sequence[str], looks: Sequence[Look]) -> str:
+    """Leaves the pass in the store, for the control host to see; a line that says so. Never fails."""
+    if not arguments.store:
+        return "not noted anywhere: with --store the control host sees that this reaper is at work"
+    here = heartbeats.this_machine(arguments.machine)
+    told = Pass(machine=here.name, boot=here.boot, at=time.time(), looks=tuple(looks))
+    try:
+        for installation in installations:
+            heartbeats.write(arguments.store, installation, told)
+    except (UserError, OSError) as e:
+        return f"not noted in the store: {e}"
+    return f"noted in {arguments.store} as {here.name}"
+
+
 def _whose(given: Sequence[str]) -> tuple[list[str], RentConfig]:
     """Installations and accounts. Neither DAGSTER_HOME nor a readable rent.yaml is needed."""
-    config = RentConfig()
-    home = Path(os.environ["DAGSTER_HOME"]) if os.environ.get("DAGSTER_HOME") else None
-    if home is not None:
-        try:
-            config = read_config(home)
-        except RentConfigError as e:
-            print(printable(f"only accounts with a key in the environment are looked at: {e}"), flush=True)
+    config, broken = config_of(os.environ)
+    if broken:
+        print(printable(broken), flush=True)
     if not given:
-        if home is None:
+        if not os.environ.get("DAGSTER_HOME"):
             raise UsageError("whose rentals? --installation, as `aquarat hosts rentals` shows it at its end")
-        given = [Ledger(home).installation()]
+        given = [Ledger(dagster_home()).installation()]
     for one in given:
         try:
             names.RentalName(one, "0" * 8, 0)

@@ -7,6 +7,8 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
@@ -14,15 +16,19 @@ from aquarat_core.cli.output import CheckFailed, answer, log
 from aquarat_core.cli.table import table
 from aquarat_core.errors import UsageError, UserError
 from aquarat_core.plain_text import printable
-from aquarat_pipeline.renting.cloud import KINDS, Account, accounts_in_environment, connect, this_machine
+from aquarat_pipeline.renting.accounts import accounts, config_of
+from aquarat_pipeline.renting.choosing import why_not_of
+from aquarat_pipeline.renting.cloud import Account, connect, this_machine
+from aquarat_pipeline.renting.config import FILE, Pool, RentConfig
 from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.selecting import Judged, Wish, judge, nearest
+from aquarat_pipeline.renting.selecting import Wish, judge, nearest
 
 
 def add_actions(actions: Commands) -> None:
     """Adds `offers` to `hosts`."""
     offers = actions.add_parser("offers", help="hosts that can be rented now, the cheapest first; live prices")
+    offers.add_argument("--pool", metavar="POOL", help="what this pool of rent.yaml takes")
     offers.add_argument("--account", metavar="NAME", help="only this account; all that have a key if none is named")
     offers.add_argument("--gpus", type=_count, metavar="N", help="with exactly N GPUs; 0 for hosts without")
     offers.add_argument("--type", metavar="TYPE", help="of this type; * stands for any text, as in 'gpu_8x_*'")
@@ -34,30 +40,65 @@ def add_actions(actions: Commands) -> None:
     offers.set_defaults(run=_offers)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An offer, whose it is, and why it is not what is wanted."""
+
+    account: str
+    offer: Offer
+    excluded: str | None
+
+
 def _offers(arguments: argparse.Namespace) -> str | CheckFailed:
+    config, broken = config_of(os.environ)
+    if arguments.pool and broken:
+        raise UsageError(broken)
+    pool = config.pool(arguments.pool) if arguments.pool else None
+    found, problems = _ask(_asked(config, pool, arguments))
     wish = Wish(arguments.type, arguments.region, arguments.model, arguments.gpus, arguments.max_price)
-    found, problems = _ask(_accounts(arguments.account))
-    for problem in problems:
+    judged = _judged(found, wish, pool)
+    for problem in [*([broken] if broken else ()), *problems, *(_unknown_types(found, pool) if pool else ())]:
         log(printable(f"aquarat: {problem}"))
-    judged = judge(found, wish)
     shown = judged if arguments.all else [one for one in judged if one.excluded is None]
     text = answer(arguments, [_machine(one) for one in shown], _human(shown, judged, wish))
-    return CheckFailed(text) if problems else text
+    return CheckFailed(text) if problems or broken else text
 
 
-def _accounts(wanted: str | None) -> list[Account]:
-    """Raises `UsageError` if there is none, or none of this name."""
-    accounts = accounts_in_environment(os.environ)
-    if not accounts:
-        ways = " or ".join(f"{kind.key_variable} ({kind.keys_page})" for kind in KINDS.values() if kind.key_variable)
-        raise UsageError(f"no cloud can be asked, because there is no key: set {ways} in .env")
-    names = [account.name for account in accounts]
-    if wanted is not None and wanted not in names:
-        raise UsageError(f"there is no account {wanted!r}{nearest(wanted, names)}")
-    return [account for account in accounts if wanted in (None, account.name)]
+def _asked(config: RentConfig, pool: Pool | None, arguments: argparse.Namespace) -> list[Account]:
+    """The accounts to ask. Raises `UsageError` if there is none."""
+    asked = accounts(config, os.environ, arguments.account)
+    if pool is None:
+        return asked
+    taken = [source.account for source in pool.sources]
+    chosen = [account for account in asked if account.name in taken]
+    if not chosen:
+        raise UsageError(f"the pool {arguments.pool} takes nothing from {arguments.account}{nearest('', taken)}")
+    return chosen
 
 
-def _ask(accounts: Sequence[Account]) -> tuple[list[Offer], list[str]]:
+def _judged(found: Sequence[tuple[str, Offer]], wish: Wish, pool: Pool | None) -> list[Shown]:
+    """All offers, the cheapest first, each with the first reason against it."""
+    whose = {id(offer): account for account, offer in found}
+    judged: list[Shown] = []
+    for one in judge([offer for _, offer in found], wish):
+        account = whose[id(one.offer)]
+        why = why_not_of(pool, account, one.offer) if pool else None
+        judged.append(Shown(account, one.offer, why or one.excluded))
+    return judged
+
+
+def _unknown_types(found: Sequence[tuple[str, Offer]], pool: Pool) -> list[str]:
+    """A sentence for each type of the pool that its account does not offer, not even sold out."""
+    said: list[str] = []
+    for source in pool.sources:
+        known = [offer.type for account, offer in found if account == source.account]
+        for pattern in source.types if known else ():
+            if not any(fnmatchcase(name, pattern) for name in known):
+                said.append(f"{FILE}: {source.account} has no type {pattern!r}{nearest(pattern, known)}")
+    return said
+
+
+def _ask(accounts: Sequence[Account]) -> tuple[list[tuple[str, Offer]], list[str]]:
     """The offers of all accounts, and what those say that cannot be asked. Raises if none can."""
     surroundings = this_machine()
 
@@ -69,26 +110,31 @@ def _ask(accounts: Sequence[Account]) -> tuple[list[Offer], list[str]]:
 
     with ThreadPoolExecutor(max_workers=len(accounts)) as pool:
         answers = list(pool.map(ask, accounts))
-    problems = [one for one in answers if isinstance(one, UserError)]
+    problems = [str(one) for one in answers if isinstance(one, UserError)]
     if len(problems) == len(answers):
-        raise UserError("; ".join(str(one) for one in problems))
-    offers = [offer for one in answers if not isinstance(one, UserError) for offer in one]
-    return offers, [str(one) for one in problems]
+        raise UserError("; ".join(problems))
+    offers = [
+        (account.name, offer)
+        for account, one in zip(accounts, answers, strict=True)
+        if not isinstance(one, UserError)
+        for offer in one
+    ]
+    return offers, problems
 
 
-def _human(shown: Sequence[Judged], judged: Sequence[Judged], wish: Wish) -> str:
+def _human(shown: Sequence[Shown], judged: Sequence[Shown], wish: Wish) -> str:
     hidden = len(judged) - len(shown)
     more = f"{hidden} more do not fit or are sold out: --all shows them, and why" if hidden else ""
     if not shown:
         return f"nothing fits{_cheapest(judged, wish)}" + (f"\n{more}" if more else "")
     why = any(one.excluded for one in shown)
-    header = ("$/hour", "$/GPU", "cloud", "type", "region", "GPUs", "GPU", "vCPUs", "GB", "arch", "left")
+    header = ("$/hour", "$/GPU", "account", "type", "region", "GPUs", "GPU", "vCPUs", "GB", "arch", "left")
     rows = [(*header, "excluded because") if why else header]
-    rows += [(*_cells(one.offer), one.excluded or "") if why else _cells(one.offer) for one in shown]
+    rows += [(*_cells(one), one.excluded or "") if why else _cells(one) for one in shown]
     return table(rows) + (f"\n{more}" if more else "")
 
 
-def _cheapest(judged: Sequence[Judged], wish: Wish) -> str:
+def _cheapest(judged: Sequence[Shown], wish: Wish) -> str:
     """What a higher limit of the price would give."""
     if wish.max_price is None:
         return ""
@@ -99,20 +145,23 @@ def _cheapest(judged: Sequence[Judged], wish: Wish) -> str:
     return f" for {wish.max_price} an hour or less: the cheapest is {offer.type} in {offer.region} for {offer.price}"
 
 
-def _cells(offer: Offer) -> tuple[str, ...]:
+def _cells(shown: Shown) -> tuple[str, ...]:
+    offer = shown.offer
     per_gpu = str(Money(-(-offer.price.micros // offer.gpus))) if offer.gpus else ""
     memory = f" {offer.gpu_memory_gb} GB" if offer.gpu_memory_gb else ""
     return (
-        str(offer.price), per_gpu, offer.cloud, offer.type, offer.region, str(offer.gpus),
+        str(offer.price), per_gpu, shown.account, offer.type, offer.region, str(offer.gpus),
         f"{offer.gpu_model}{memory}" if offer.gpus else "", str(offer.vcpus or ""), str(offer.memory_gb or ""),
         offer.arch, {"yes": "yes", "no": "no", "unknown": "?"}[offer.available],
     )  # fmt: skip
 
 
-def _machine(judged: Judged) -> dict[str, object]:
-    fields = dataclasses.asdict(judged.offer)
+def _machine(shown: Shown) -> dict[str, object]:
+    fields = dataclasses.asdict(shown.offer)
     del fields["price"]
-    return {**fields, "price_micros": judged.offer.price.micros, "excluded": judged.excluded}
+    return {
+        **fields, "account": shown.account, "price_micros": shown.offer.price.micros, "excluded": shown.excluded
+    }  # fmt: skip
 
 
 def _count(text: str) -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aquarat_core.errors import UsageError
 from aquarat_pipeline.hosts.requirement import Requirement
-from aquarat_pipeline.renting.cloud import Account, Cloud, accounts_in_environment
-from aquarat_pipeline.renting.config import FILE, Pool, RentConfig, Source
+from aquarat_pipeline.renting.cloud import Account, Cloud
+from aquarat_pipeline.renting.config import Pool, RentConfig, Source
 from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import RentalOrder
 from aquarat_pipeline.renting.requests import new_order
-from aquarat_pipeline.renting.selecting import Wish, check_names, nearest, why_not
+from aquarat_pipeline.renting.selecting import Wish, check_names, why_not
 from aquarat_pipeline.renting.supply import host_of
 
 
@@ -39,21 +38,6 @@ class Choice:
 
 Rests = Callable[[Candidate], str | None]
 """Why an offer is not tried now, or None."""
-
-
-def accounts(config: RentConfig, environ: Mapping[str, str], wanted: str | None = None) -> list[Account]:
-    """Those of rent.yaml, and for clouds that it does not name, those with a key in the environment.
-
-    Raises `UsageError` if there is none.
-    """
-    known = {name: config.account(name) for name in config.accounts}
-    configured = {account.cloud for account in known.values()}
-    known |= {one.name: one for one in accounts_in_environment(environ) if one.cloud not in configured}
-    if not known:
-        raise UsageError(f"there is no account: set LAMBDA_API_KEY or HYPERBOLIC_API_KEY in .env, or write {FILE}")
-    if wanted is not None and wanted not in known:
-        raise UsageError(f"there is no account {wanted!r}{nearest(wanted, list(known))}")
-    return [account for name, account in known.items() if wanted in (None, name)]
 
 
 def choose(
@@ -94,6 +78,13 @@ def fitting(found: Sequence[Candidate], need: Requirement) -> tuple[list[Candida
     fitting = [one for one in wide if need.fits(host_of(one.offer, need.pool))]
     reasons = [f"{one.offer.id}: {one.offer.gpus} GPUs" for one in found if one not in fitting]
     return fitting, reasons
+
+
+def why_not_of(pool: Pool, account: str, offer: Offer) -> str | None:
+    """Why the pool does not take the account's offer, or None if it does."""
+    if source_of(pool, account, offer) is None:
+        return "no source of the pool takes it"
+    return _too_dear(offer, pool)
 
 
 def _too_dear(offer: Offer, pool: Pool | None) -> str | None:

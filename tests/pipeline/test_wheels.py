@@ -69,9 +69,14 @@ class Environment:
             "--constraint", self.root / "requirements.lock", f"{wheel}{extra}",
         )  # fmt: skip
 
-    def run(self, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
         """A program of the environment, away from the checkout."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "DAGSTER_HOME": str(self.folder)}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "DAGSTER_HOME": str(self.folder),
+            **environ,
+        }
         command = [self.folder / "bin" / program, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.folder)
 

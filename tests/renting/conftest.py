@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 import pytest
 from hypothesis import settings
 
+from aquarat_pipeline.renting import keeping
 from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect
+from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.model import Instance, Limits, Order
 from aquarat_pipeline.renting.names import RentalName, new_rental
 from tests.patience import limit
@@ -19,6 +23,7 @@ from tests.renting.fakes.clock import FakeClock
 from tests.renting.fakes.compute_api import PROJECT, ZONES, FakeComputeEngine
 from tests.renting.fakes.hyperbolic_api import FakeHyperbolic
 from tests.renting.fakes.lambda_api import FakeLambda
+from tests.renting.fakes.machines import Timing
 from tests.renting.fakes.script import Fault, Script
 from tests.renting.fakes.server import KEY, FakeCloud
 
@@ -120,3 +125,41 @@ def worlds(clock: FakeClock, surroundings: Surroundings) -> Iterator[Worlds]:
         made = Worlds(clock, surroundings, stack)
         yield made
         made.check()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeLambda]:
+    clock: Any = SimpleNamespace(now=time.time)
+    # Requests that leave a second apart can arrive with less between them: in real time, half of that is too fast.
+    with FakeLambda(clock, timing=Timing(boot=1, ending=1), every=0.5).serve() as fake:
+        assert isinstance(fake, FakeLambda)
+        yield fake
+        assert fake.complaints == [] and fake.too_fast == 0
+
+
+@pytest.fixture
+def home(fake: FakeLambda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "home"
+    path.mkdir()
+    (path / "rent.yaml").write_text(
+        f"accounts:\n  mine: {{cloud: lambda, address: '{fake.address}', per_day: 3}}\n"
+        "pools:\n  small:\n    from: [{account: mine, types: ['gpu_1x_*']}]\n"
+        "    max_price_per_hour: 1.00\n    hours: 2\n"
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(path))
+    monkeypatch.setenv("LAMBDA_API_KEY", KEY)
+    monkeypatch.delenv("HYPERBOLIC_API_KEY", raising=False)
+    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path))
+    monkeypatch.setenv("AQUARAT_STORE", "gs://bucket/store")
+    return path
+
+
+@pytest.fixture
+def unkept(home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """The ledger, with a keeper that never comes."""
+
+    def never(_: Path) -> bool:
+        return False
+
+    monkeypatch.setattr(keeping, "start", never)
+    return Ledger(home)

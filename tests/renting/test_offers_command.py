@@ -26,8 +26,8 @@ class Clouds:
 
     def __init__(self, stack: ExitStack) -> None:
         clock: Any = SimpleNamespace(now=time.time)
-        self.of_lambda = FakeLambda(clock)
-        self.of_hyperbolic = FakeHyperbolic(clock)
+        self.of_lambda = FakeLambda(clock, every=0.5)
+        self.of_hyperbolic = FakeHyperbolic(clock, every=0.5)
         stack.enter_context(self.of_lambda.serve())
         stack.enter_context(self.of_hyperbolic.serve())
 
@@ -41,6 +41,7 @@ def clouds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Clouds]:
         monkeypatch.setenv("LAMBDA_API_KEY", KEY)
         monkeypatch.setenv("HYPERBOLIC_API_KEY", KEY)
         monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path))
+        monkeypatch.delenv("DAGSTER_HOME", raising=False)
         yield made
         assert made.of_lambda.complaints == made.of_hyperbolic.complaints == []
 
@@ -52,7 +53,7 @@ def types_in(printed: str) -> list[str]:
 def test_the_cheapest_come_first(clouds: Clouds, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hosts", "offers"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:4] == ["$/hour", "$/GPU", "cloud", "type"]
+    assert lines[0].split()[:4] == ["$/hour", "$/GPU", "account", "type"]
     prices = [float(line.split()[0].lstrip("$")) for line in lines[1:-1]]
     assert prices == sorted(prices) and len(prices) == 9
     assert lines[-1] == "3 more do not fit or are sold out: --all shows them, and why"
@@ -165,3 +166,65 @@ def test_what_a_provider_writes_cannot_command_the_terminal(
     assert main(["hosts", "offers"]) == 2
     said = capsys.readouterr().err
     assert "\x1b" not in said and said.count("\n") == 1
+
+
+RENT = """
+accounts:
+  work: {cloud: lambda, key: WORK_KEY}
+pools:
+  small:
+    from: [{account: work, types: [gpu_1x_a10, gpu_1x_rtx6000], regions: [us-*]}]
+    max_price_per_hour: 1
+    hours: 1
+"""
+
+
+def rented_from(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (home / "rent.yaml").write_text(text)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("WORK_KEY", KEY)
+
+
+def test_the_accounts_are_those_of_rent_yaml_as_for_renting(
+    clouds: Clouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rented_from(tmp_path, monkeypatch, RENT)
+    monkeypatch.delenv("LAMBDA_API_KEY")
+    assert main(["hosts", "offers", "--json"]) == 0
+    assert {one["account"] for one in json.loads(capsys.readouterr().out)} == {"work", "hyperbolic"}
+    assert main(["hosts", "offers", "--account", "lambda"]) == 2
+    assert "there is no account 'lambda': there are hyperbolic, work" in capsys.readouterr().err
+
+
+def test_what_a_pool_takes_and_why_it_takes_nothing_else(
+    clouds: Clouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rented_from(tmp_path, monkeypatch, RENT)
+    assert main(["hosts", "offers", "--pool", "small", "--json"]) == 0
+    assert types_in(capsys.readouterr().out) == ["gpu_1x_rtx6000"]
+    assert main(["hosts", "offers", "--pool", "small", "--all", "--json"]) == 0
+    why = {one["id"]: one["excluded"] for one in json.loads(capsys.readouterr().out)}
+    assert why["gpu_1x_a10@us-east-1"] == "above $1.00 an hour"
+    assert why["gpu_8x_h100_sxm5@us-east-1"] == "no source of the pool takes it"
+    assert main(["hosts", "offers", "--pool", "small", "--account", "hyperbolic"]) == 2
+    assert "the pool small takes nothing from hyperbolic: there are work" in capsys.readouterr().err
+    assert main(["hosts", "offers", "--pool", "smal"]) == 2
+    assert "rent.yaml has no pool 'smal': did you mean small?" in capsys.readouterr().err
+
+
+def test_a_type_that_a_pool_misspells_is_named(
+    clouds: Clouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rented_from(tmp_path, monkeypatch, RENT.replace("gpu_1x_a10,", "gpu_1x_a1O,"))
+    assert main(["hosts", "offers", "--pool", "small"]) == 0
+    assert "work has no type 'gpu_1x_a1O': did you mean gpu_1x_a10?" in capsys.readouterr().err
+
+
+def test_a_broken_rent_yaml_does_not_hide_the_offers(
+    clouds: Clouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rented_from(tmp_path, monkeypatch, RENT.replace("cloud: lambda", "clowd: lambda"))
+    assert main(["hosts", "offers", "--json"]) == 1
+    printed = capsys.readouterr()
+    assert len(types_in(printed.out)) == 9 and "Only accounts with a key in the environment are asked" in printed.err
+    assert main(["hosts", "offers", "--pool", "small"]) == 2

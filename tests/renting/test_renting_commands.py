@@ -6,10 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -18,58 +15,9 @@ from aquarat_pipeline.renting import keeping
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.names import RentalName
 from tests.patience import wait_until
+from tests.renting.commands import RENT, machine, said
 from tests.renting.fakes.lambda_api import FakeLambda
-from tests.renting.fakes.machines import Machine, Timing
 from tests.renting.fakes.server import KEY
-
-RENT = ["hosts", "rent", "--type", "gpu_1x_a10", "--hours", "1", "--max-price", "1.50"]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeLambda]:
-    clock: Any = SimpleNamespace(now=time.time)
-    # Requests that leave a second apart can arrive with less between them: in real time, half of that is too fast.
-    with FakeLambda(clock, timing=Timing(boot=1, ending=1), every=0.5).serve() as fake:
-        assert isinstance(fake, FakeLambda)
-        yield fake
-        assert fake.complaints == [] and fake.too_fast == 0
-
-
-@pytest.fixture
-def home(fake: FakeLambda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "home"
-    path.mkdir()
-    (path / "rent.yaml").write_text(
-        f"accounts:\n  mine: {{cloud: lambda, address: '{fake.address}', per_day: 3}}\n"
-        "pools:\n  small:\n    from: [{account: mine, types: ['gpu_1x_*']}]\n"
-        "    max_price_per_hour: 1.00\n    hours: 2\n"
-    )
-    monkeypatch.setenv("DAGSTER_HOME", str(path))
-    monkeypatch.setenv("LAMBDA_API_KEY", KEY)
-    monkeypatch.delenv("HYPERBOLIC_API_KEY", raising=False)
-    monkeypatch.setenv("AQUARAT_CACHE", str(tmp_path))
-    monkeypatch.setenv("AQUARAT_STORE", "gs://bucket/store")
-    return path
-
-
-@pytest.fixture
-def unkept(home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """The ledger, with a keeper that never comes."""
-
-    def never(_: Path) -> bool:
-        return False
-
-    monkeypatch.setattr(keeping, "start", never)
-    return Ledger(home)
-
-
-def said(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
-    capsys.readouterr()
-    assert main(argv) == code
-    captured = capsys.readouterr()
-    text = captured.out + captured.err
-    assert KEY not in text
-    return text
 
 
 def test_an_order_is_shown_with_its_price_before_it_is_made(unkept: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,12 +83,6 @@ def test_extend_up_to_the_end_in_the_name(unkept: Ledger, capsys: pytest.Capture
 def test_a_stranger_is_refused(unkept: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert "was not rented from here, so it is not touched" in said(capsys, ["hosts", "terminate", "their-host"], 2)
     assert "name the rentals to end, or say --all" in said(capsys, ["hosts", "terminate"], 2)
-
-
-def machine(fake: FakeLambda, name: str | None, account: str = KEY) -> Machine:
-    return fake.add(
-        Machine(fake.new_id(), name, "gpu_1x_a10", "us-east-1", 1_290_000, time.time(), fake.timing, account, "key")
-    )
 
 
 def test_reap_needs_a_key_and_an_installation_only(
