@@ -1,5 +1,8 @@
 """The code location: everything that Dagster serves, assembled once for each experiment."""
 
+import os
+from pathlib import Path
+
 import dagster as dg
 
 from aquarat_core.artifacts.lineage import format_profile
@@ -12,6 +15,7 @@ from aquarat_pipeline.runs.lines import terminal_logger
 from aquarat_pipeline.schedules import by_profile, pipeline, reevaluation, weekly
 from aquarat_pipeline.sensors.checkpoints import new_checkpoints
 from aquarat_pipeline.sensors.notifications import notify_runs
+from aquarat_pipeline.sensors.rentals import rented_hosts
 from aquarat_pipeline.sensors.renting import keep_rentals
 from aquarat_pipeline.upkeep import upkeep
 
@@ -36,6 +40,7 @@ _EXPERIMENTS = experiments()
 defs = dg.Definitions.merge(
     *(of(experiment) for experiment in _EXPERIMENTS),
     upkeep(_EXPERIMENTS),
+    rented_hosts(Path(os.environ["DAGSTER_HOME"]) if os.environ.get("DAGSTER_HOME") else None),
     dg.Definitions(
         sensors=[notify_runs(), keep_rentals()],
         resources={"store": StoreResource.from_environment(), "torchrun": TorchrunPipesClient()},

@@ -26,8 +26,7 @@ from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.transports import HostError
-from aquarat_pipeline.renting import heartbeats, watching
-from aquarat_pipeline.renting.ledger import Ledger
+from aquarat_pipeline.renting import watching
 
 
 def add_commands(commands: Commands) -> None:
@@ -127,7 +126,7 @@ def _doctor(arguments: argparse.Namespace) -> str | CheckFailed:
 
 def _second_reaper() -> list[Said]:
     """A complaint while something is rented, or may be by itself, and only this machine could end it."""
-    found = watching.known(Ledger(_home()), _home(), store_uri(), heartbeats.this_machine(), time.time())
+    found = watching.known_here(_home(), store_uri(), time.time())
     if found.unprotected is None:
         return []
     return [Said("second reaper", found.unprotected, {"problems": [found.unprotected]}, False)]

@@ -76,7 +76,7 @@ def add_actions(actions: Commands) -> None:
 def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     home, now = dagster_home(), time.time()
     ledger = Ledger(home)
-    loaded = watching.known(ledger, home, store_uri(), heartbeats.this_machine(), now)
+    loaded = watching.known_here(home, store_uri(), now)
     shown = [rental for rental in loaded.rentals if arguments.all or not rental.final]
     problems = [*loaded.problems, *alarms(loaded.rentals, now)]
     if any(not rental.final for rental in loaded.rentals) and not keeping.is_alive(home):
@@ -91,11 +91,8 @@ def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     lines = [table([header, *(_row(rental, now) for rental in shown)]) if shown else "nothing is rented"]
     if listed:
         lines.append(table([("account", "instance", "name", "state", "whose"), *listed]))
-    text = answer(
-        arguments,
-        machine,
-        "\n".join([*lines, f"installation {ledger.installation()}", *problems, *filter(None, [loaded.unprotected])]),
-    )
+    lines += [f"installation {ledger.installation()}", *problems, *([loaded.unprotected] if loaded.unprotected else [])]
+    text = answer(arguments, machine, "\n".join(lines))
     return CheckFailed(text) if problems else text
 
 

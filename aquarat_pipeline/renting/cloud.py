@@ -107,15 +107,29 @@ class Kind:
     """The variable of the environment that holds the key; None if credentials come from elsewhere."""
     keys_page: str
     """Where a person makes or looks at keys."""
+    console: str
+    """Where a person sees the instances, and can end them by hand."""
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "lambda": Kind("Lambda", "lambda_cloud", "LAMBDA_API_KEY", "https://cloud.lambda.ai/api-keys"),
-        "hyperbolic": Kind(
-            "Hyperbolic", "hyperbolic", "HYPERBOLIC_API_KEY", "https://hyperbolic.ai (Settings, API Keys)"
+        "lambda": Kind(
+            "Lambda", "lambda_cloud", "LAMBDA_API_KEY", "https://cloud.lambda.ai/api-keys", "https://cloud.lambda.ai"
         ),
-        "gce": Kind("Google Compute Engine", "gcp", None, "https://console.cloud.google.com/iam-admin/serviceaccounts"),
+        "hyperbolic": Kind(
+            "Hyperbolic",
+            "hyperbolic",
+            "HYPERBOLIC_API_KEY",
+            "https://hyperbolic.ai (Settings, API Keys)",
+            "https://app.hyperbolic.ai",
+        ),
+        "gce": Kind(
+            "Google Compute Engine",
+            "gcp",
+            None,
+            "https://console.cloud.google.com/iam-admin/serviceaccounts",
+            "https://console.cloud.google.com/compute/instances",
+        ),
     }
 )
 

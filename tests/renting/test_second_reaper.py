@@ -102,10 +102,10 @@ def test_only_what_can_cost_money_needs_one(tmp_path: Path) -> None:
 
 def test_without_a_rental_the_store_is_not_even_read(tmp_path: Path) -> None:
     world = World(tmp_path)
-    known = watching.known(world.ledger, tmp_path, "gs://no such bucket", HERE, START)
+    known = watching.known_here(tmp_path, "gs://no such bucket", START)
     assert known.unprotected is None
     world.order()
-    known = watching.known(world.ledger, tmp_path, "gs://no such bucket", HERE, START)
+    known = watching.known_here(tmp_path, "gs://no such bucket", START)
     assert "cannot be read: store 'gs://no such bucket'" in str(known.unprotected)
 
 
