@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from aquarat_core.evaluation import chain_report
+import json
+from dataclasses import replace
+
+from aquarat_core.evaluation import chain_costs, chain_report
 from aquarat_core.evaluation.page import write_pages
 from aquarat_core.evaluation.plots import checkpoint_metrics
 from aquarat_core.evaluation.report import Evaluated
@@ -20,10 +23,22 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         ctx.progress(done, len(CHAIN), "stages")
     report = chain_report.build(stages)
     document = chain_report.to_document(report, {s.checkpoint.asset: s.curves for s in stages})
+    costs = _costs()
+    document = replace(document, blocks=(*document.blocks, *chain_costs.section(costs)))
     write_pages(ctx.outdir, ctx.extras_dir, report, document)
+    if costs:
+        (ctx.extras_dir / chain_costs.FILE).write_text(json.dumps(costs, indent=1, allow_nan=False) + "\n")
     for warning in report["warnings"]:
         ctx.log(warning)
     return metrics(report)
+
+
+def _costs() -> list[chain_costs.CostRow]:
+    """What the control host passes about the costs of the stages; nothing if the stage was started by hand."""
+    from dagster_pipes import PipesContext
+
+    extras = PipesContext.get().extras if PipesContext.is_initialized() else {}
+    return chain_costs.rows_of(extras.get(chain_costs.EXTRA))
 
 
 def metrics(report: chain_report.ChainReport) -> dict[str, Scalar]:

@@ -1,5 +1,6 @@
 """The factory of the asset graph: a Dagster asset that runs one stage and records the result."""
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.about import About
 from aquarat_pipeline.assets.automation import automation, freshness
 from aquarat_pipeline.assets.config import config_schema, run_config_of
-from aquarat_pipeline.assets.cost import cost
+from aquarat_pipeline.assets.cost import cost, cost_facts, costs_of
 from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
@@ -29,15 +30,17 @@ from aquarat_pipeline.checks.check import Subject
 from aquarat_pipeline.checks.table import check_specs, results
 from aquarat_pipeline.events import LEFT_OUT, LIST, latest_materialization
 from aquarat_pipeline.experiments import Experiment
-from aquarat_pipeline.hosts.inventory import LOCAL
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.client import TorchrunPipesClient
 from aquarat_pipeline.jobs.progress import Ahead
+from aquarat_pipeline.jobs.spending import spent_by_step
 from aquarat_pipeline.resources.store import StoreResource
-from aquarat_pipeline.tags import LEASE_TAG, RANKS_TAG
+from aquarat_pipeline.tags import RANKS_TAG
 
 OWNERS = ["team:aquarat"]
+REPORT = "pipeline_report"
+"""The stage that is told what its inputs have cost."""
 
 
 def stage_assets(experiment: Experiment, names: Iterable[str] | None = None) -> list[dg.AssetsDefinition]:
@@ -159,7 +162,8 @@ def _materialize(
     parents = {name: p.parent.data_version for name, p in inputs.items() if STAGES[name].kind == "checkpoint"}
     if parents:
         context.instance.add_run_tags(spec.run_id, {f"aquarat/input/{name}": v for name, v in parents.items()})
-    result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store, ahead=place).result
+    extras = costs_of(context.instance, inputs) if stage.name == REPORT else None
+    result = torchrun.run(context=context, stage=stage, attempt=attempt, store=store, ahead=place, extras=extras).result
     artifact = store.get(result["manifest_sha256"])
     if lies := _differing(artifact, stage, spec):
         raise dg.Failure(
@@ -174,10 +178,12 @@ def _materialize(
     tags |= tags_of_present(context.instance, map(experiment.key, left_out))
     for pinned in inputs.values():
         tags |= pinned.tags
-    home, hosts = Path(context.instance.root_directory), _hosts(context, stage)
-    metadata = artifact_metadata(artifact, inputs.values(), cost(artifact.manifest, home, hosts)) | (
+    home = Path(context.instance.root_directory)
+    spent = spent_by_step(context.instance, spec.run_id, time.time()).get(spec.step_key) if stage.distributed else None
+    metadata = artifact_metadata(artifact, inputs.values(), cost(artifact.manifest, spent)) | (
         {LEFT_OUT: LIST.join(left_out)} if left_out else {}
     )
+    metadata |= cost_facts(spent) if spent else {}
     made = dg.AssetMaterialization(experiment.key(stage.name), metadata=metadata, tags=tags)
     before = latest_materialization(context.instance, experiment.key(stage.name))
     subject = Subject(context.instance, experiment, stage, artifact, made, before, recorded=False)
@@ -192,13 +198,6 @@ def _materialize(
             tags=tags,
             check_results=checked,
         )
-
-
-def _hosts(context: dg.AssetExecutionContext, stage: Stage) -> list[str]:
-    """The names of the hosts that the stage ran on."""
-    run = context.instance.get_run_by_id(context.run.run_id) if stage.distributed else None
-    lease = run.tags.get(LEASE_TAG) if run else None
-    return lease.split(",") if lease else [LOCAL]
 
 
 def _refuse_if_overtaken(context: dg.AssetExecutionContext, artifact: Artifact, name: str) -> None:

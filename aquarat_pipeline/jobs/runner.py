@@ -30,6 +30,8 @@ from aquarat_pipeline.jobs.outcome import JobOutcome, saved_state
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
 from aquarat_pipeline.jobs.run_monitor import RunMonitor, is_resumed
 from aquarat_pipeline.jobs.running import RunningJob
+from aquarat_pipeline.jobs.spending import tag_run
+from aquarat_pipeline.jobs.usage import UsageRecord
 from aquarat_pipeline.renting.asking import Renting
 from aquarat_pipeline.renting.config import budget_micros
 from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
@@ -67,6 +69,7 @@ class StageRunner:
         self._home = Path(context.instance.root_directory)
         self._local = local_host(self._home).model_copy(update={"grace_seconds": grace_seconds})
         self._monitor = RunMonitor(context.instance, context.run.run_id)
+        self._usage = UsageRecord(context.instance, context.run.run_id, attempt.spec.step_key, time.time)
         self._job: RunningJob | None = None
         self._recently_failed: set[str] = set()
         self._waited = False
@@ -135,11 +138,14 @@ class StageRunner:
         self._job = job
         if need.distributed:
             self._tag(LEASE_TAG, ",".join(job.host_names))
+            self._usage.begin(self._attempt.spec.attempt, job.hosts, need.gpus_on)
         output = Output(self._attempt, len(job.hosts), self._handle)
         if output.is_resumed:
             self._log.info(f"Attached to the running job {self._attempt.folder.uri} on {', '.join(job.host_names)}")
         self._say("loading")
-        return job.follow(output, self._monitor.check)
+        outcome = job.follow(output, self._monitor.check)
+        self._count_usage()
+        return outcome
 
     def _attach(self) -> RunningJob | None:
         return RunningJob.attach(self._attempt, self._home, self._local)
@@ -217,9 +223,17 @@ class StageRunner:
         with suppress(StoreError):
             self._attempt.cancel(reason)
         unconfirmed = self._job.stop() if self._job else []
+        self._count_usage()
         if unconfirmed:
             names = ", ".join(unconfirmed)
             self._log.warning(f"{names} did not confirm that the job ended: without the store, it stops by itself")
+
+    def _count_usage(self) -> None:
+        """The attempt uses its hosts no longer: the run's tags say what it has cost so far."""
+        # What it cost may not be counted, but a stage that took hours must not be lost for that.
+        with suppress(UserError, OSError):
+            if self._usage.end():
+                tag_run(self._instance, self._run.run_id, time.time())
 
     def _tag(self, name: str, value: str) -> None:
         self._instance.add_run_tags(self._run.run_id, {name: value})

@@ -7,9 +7,11 @@ budgets count it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 
 from aquarat_pipeline.renting.money import ZERO, Money, bill
 from aquarat_pipeline.renting.rental import Rental
@@ -109,3 +111,56 @@ def _add(weights: dict[str, Fraction], runs: Mapping[str, int], seconds: float, 
     whole = sum(used.values())
     for run, gpus in used.items():
         weights[run] = weights.get(run, Fraction(0)) + Fraction(seconds) * gpus / whole
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """GPUs of a rental that were taken for something, named by `key`."""
+
+    key: str
+    began: float
+    ended: float
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a rental's cost, of the time up to `ended`."""
+
+    key: str | None
+    """What it was taken for; None for a time when it was taken for nothing."""
+    ended: float
+    amount: Money
+
+
+def pieces(rental: Rental, taken: Iterable[Taken], until: float, marks: Iterable[float] = ()) -> list[Piece]:
+    """The cost up to that time in parts whose sum is `accrued`, to the micro-dollar.
+
+    Those who share a time share its cost by their GPUs. No piece reaches across a mark. What was counted up to a time
+    stays the same when more time passes.
+    """
+    start = begin(rental)
+    if start is None:
+        return []
+    end = until if rental.ended is None else min(until, rental.ended)
+    taken = sorted(taken, key=lambda one: one.key)
+    times = {start, end, *marks, *(at for one in taken for at in (one.began, one.ended))}
+    bounds = sorted(at for at in times if start <= at <= end)
+    found: list[Piece] = []
+    for last, at in pairwise(bounds):
+        amount = between(rental, last, at)
+        here = [one for one in taken if one.began <= last and one.ended >= at]
+        found += _shared(here, at, amount) if here else [Piece(None, at, amount)]
+    return found
+
+
+def _shared(taken: Sequence[Taken], at: float, amount: Money) -> list[Piece]:
+    whole = sum(max(one.gpus, 1) for one in taken)
+    found: list[Piece] = []
+    given = counted = 0
+    for one in taken:
+        counted += max(one.gpus, 1)
+        upto = amount.micros * counted // whole
+        found.append(Piece(one.key, at, Money(upto - given)))
+        given = upto
+    return found

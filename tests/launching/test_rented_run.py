@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from aquarat_pipeline.hosts import rentals
@@ -18,10 +19,13 @@ from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.queueing import candidates, ticket, waiting_steps
 from aquarat_pipeline.hosts.requirement import Requirement
+from aquarat_pipeline.jobs.usage import uses
 from aquarat_pipeline.renting import host_keys
 from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.managing import ManagedHosts
 from aquarat_pipeline.renting.model import Endpoint
+from aquarat_pipeline.renting.money import Money, bill
+from aquarat_pipeline.tags import COST_TAG, RENTAL_TAG
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, expect
 from tests.launching.network import Network, why_not
@@ -108,7 +112,7 @@ def rent(cluster: Cluster, network: Network, k: int, **fields: object) -> Rented
 @pytest.mark.slow
 def test_a_run_goes_on_at_the_next_rental_when_one_ends(far: tuple[Cluster, Network]) -> None:
     cluster, network = far
-    first = rent(cluster, network, 0)
+    first = rent(cluster, network, 0, price_per_hour=36)
     cluster.order(ASSET, steps=STEPS, seconds=0.2, hold=2)
     run_id = cluster.launch(ASSET, tags={"aquarat/pool": "h100"})
     cluster.wait_for_step(run_id, ASSET, 2)
@@ -128,13 +132,25 @@ def test_a_run_goes_on_at_the_next_rental_when_one_ends(far: tuple[Cluster, Netw
     rentals.remove(first)
 
     cluster.order(ASSET, steps=STEPS, seconds=0.2)
-    second = rent(cluster, network, 1)
+    second = rent(cluster, network, 1, price_per_hour=72)
     expect(cluster, run_id, trainers=2)
     assert {mark["host"] for mark in cluster.trace(run_id, ASSET)} == {"h0", "h1"}
     story = cluster.story(run_id)
     assert "h0: the rental ends. Starting again from the saved state (0/3)" in story
     assert "takes no job, because its rental ends at" in story
     assert [host.name for host in read_inventory(cluster.home).hosts] == ["one", second.name]
+
+    # Both attempts are paid for, the lost one too, second by second.
+    tags = cluster.run(run_id).tags
+    lost, last = uses(tags, ASSET)
+    assert [one.host for use in (lost, last) for one in use.hosts] == ["h0", "h1"] and lost.ended <= last.began
+    assert tags[RENTAL_TAG] == "rental0,rental1"
+    paid = sum(bill(Money.dollars(each), use.ended - use.began, 1).micros for each, use in ((36, lost), (72, last)))
+    assert tags[COST_TAG] == f"{paid / 1e6:.6f}"
+    made = cluster.instance.get_latest_materialization_event(dg.AssetKey(ASSET)).asset_materialization
+    found = {name: made.metadata[name].value for name in ("host", "gpu_hours", "cost_usd", "cost_overhead_usd")}
+    assert found == {"host": "h0, h1", "gpu_hours": 0.0, "cost_usd": paid / 1e6, "cost_overhead_usd": 0.0}
+    assert "in 2 attempts on h0, h1" in made.metadata["cost"].value
 
 
 @pytest.mark.slow

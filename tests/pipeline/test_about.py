@@ -14,9 +14,12 @@ from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_pipeline.assets import about
 from aquarat_pipeline.assets.automation import automation, freshness
-from aquarat_pipeline.assets.cost import cost
+from aquarat_pipeline.assets.cost import cost, cost_facts
 from aquarat_pipeline.assets.numbers import numbers
 from aquarat_pipeline.assets.preview import markdown_table, row_count
+from aquarat_pipeline.jobs.spending import Spent
+from aquarat_pipeline.jobs.usage import HostUse, Use
+from aquarat_pipeline.renting.money import ZERO, Money
 
 
 @pytest.mark.parametrize("profile", ["demo", "d12"])
@@ -85,20 +88,35 @@ def manifest(hardware: dict[str, Any], seconds: float | None) -> Any:
     return SimpleNamespace(metrics={} if seconds is None else {"seconds": seconds}, hardware=hardware)
 
 
-def test_the_cost_of_an_artifact_names_the_machine_and_the_price(tmp_path: Path) -> None:
-    (tmp_path / "hosts.yaml").write_text(
-        "hosts:\n- {name: a100-1, address: me@a, gpus: 8, price_per_hour: 12.0}\n"
-        "- {name: a100-2, address: me@b, gpus: 8, price_per_hour: 4.0}\n"
-    )
+def use(*hosts: HostUse, attempt: int = 1, began: float = 0.0, seconds: float = 1800.0) -> Use:
+    return Use(attempt=attempt, began=began, ended=began + seconds, hosts=hosts)
+
+
+def test_the_cost_of_an_artifact_names_the_machine_and_the_price() -> None:
     gpus = {"gpus": 8, "gpu": "NVIDIA A100"}
-    one = cost(manifest(gpus, 1800.0), tmp_path, ["a100-1"])
-    assert one == "30 min on a100-1, 8 x NVIDIA A100, $6.00 by price_per_hour"
-    both = cost(manifest(gpus, 3600.0), tmp_path, ["a100-1", "a100-2"])
-    assert both == "60 min on a100-1, a100-2, 8 x NVIDIA A100, $16.00 by price_per_hour"
-    assert cost(manifest(gpus, 60.0), tmp_path, ["gone"]) == "60 s on gone, 8 x NVIDIA A100"
+    one, two = (HostUse(host=name, gpus=8, price_micros=12_000_000) for name in ("a100-1", "a100-2"))
+    spent = Spent((use(one),), 9e9, own=Money.dollars(6))
+    assert cost(manifest(gpus, 1800.0), spent) == "30 min on a100-1, 8 x NVIDIA A100, $6.00 by price_per_hour"
+    spent = Spent((use(one), use(two, attempt=2, began=2000.0, seconds=3600.0)), 9e9, own=Money.dollars(18))
+    text = cost(manifest(gpus, 3600.0), spent)
+    assert text == "1.5 h in 2 attempts on a100-1, a100-2, 8 x NVIDIA A100, $18.00 by price_per_hour"
+    free = Spent((use(HostUse(host="gone", gpus=8), seconds=60.0),), 9e9)
+    assert cost(manifest(gpus, 60.0), free) == "60 s on gone, 8 x NVIDIA A100"
+    rented = Spent((use(HostUse(host="r1", gpus=8, rental="abcdefgh")),), 9e9, ZERO, Money.dollars(6), Money.dollars(2))
+    assert cost(manifest(gpus, 1.0), rented).endswith("8 x NVIDIA A100, $6.00 and $2.00 of overhead by our own count")
     cpu = {"cores": 2, "cpu": "AMD EPYC"}
-    assert cost(manifest(cpu, 20.0), tmp_path, ["local"]) == "20 s on this machine, 2 cores of AMD EPYC"
-    assert cost(manifest(cpu, None), tmp_path, ["local"]) == ""
+    assert cost(manifest(cpu, 20.0), None) == "20 s on this machine, 2 cores of AMD EPYC"
+    assert cost(manifest(cpu, None), None) == ""
+
+
+def test_the_cost_is_also_there_in_numbers() -> None:
+    one = HostUse(host="a100-1", gpus=8, price_micros=12_000_000)
+    spent = Spent((use(one),), 9e9, own=Money(6_000_001))
+    assert cost_facts(spent) == {
+        "host": "a100-1", "hours": 0.5, "gpu_hours": 4.0, "cost_usd": 6.000001, "cost_overhead_usd": 0.0
+    }  # fmt: skip
+    free = Spent((use(HostUse(host="local", gpus=0)),), 9e9)
+    assert cost_facts(free) == {"host": "this machine", "hours": 0.5, "gpu_hours": 0.0}, "no price is not $0"
 
 
 def test_few_numbers_are_plotted_and_they_have_units() -> None:
