@@ -65,16 +65,16 @@ def evaluation(name: str, finding: Finding) -> dg.AssetCheckEvaluation:
     )
 
 
-def observations(rental: Rental, seen: int) -> Iterator[dg.AssetObservation]:
+def observations(rental: Rental, seen: int, known: Known) -> Iterator[dg.AssetObservation]:
     """One for each change of state after the first `seen` events."""
     for number in range(seen + 1, len(rental.events) + 1):
         before = rental.events[number - 2].state if number > 1 else "intended"
         if rental.events[number - 1].state != before:
-            yield observation(Rental.of(rental.order, rental.events[:number]))
+            yield observation(Rental.of(rental.order, rental.events[:number]), known)
 
 
-def observation(rental: Rental) -> dg.AssetObservation:
-    """What is known of a rental after its last event."""
+def observation(rental: Rental, known: Known) -> dg.AssetObservation:
+    """What is known of a rental after its last event, and what else is open now."""
     order, event = rental.order, rental.events[-1] if rental.events else None
     at = event.at if event else order.ordered
     kind = KINDS[order.account.cloud]
@@ -95,6 +95,7 @@ def observation(rental: Rental) -> dg.AssetObservation:
         "cost_usd": costs.accrued(rental, at).micros / 1_000_000,
         "instance": rental.instance_id or "",
         "console": dg.MetadataValue.url(kind.console),
+        "open_now": dg.MetadataValue.table([_row(one, known.now) for one in known.open], schema=_SCHEMA),
     }
     said = f"{rental.id} ({order.offer.type}{f', {order.label}' if order.label else ''}) is {rental.state}"
     return dg.AssetObservation(
@@ -102,4 +103,25 @@ def observation(rental: Rental) -> dg.AssetObservation:
         description=f"{said}: {event.why}" if event and event.why else said,
         metadata={name: value for name, value in facts.items() if value != ""},
         tags={"state": rental.state},
+    )
+
+
+_SCHEMA = dg.TableSchema(
+    [dg.TableColumn(name) for name in ("rental", "label", "state", "pool", "type", "price", "age", "cost")]
+)
+
+
+def _row(rental: Rental, now: float) -> dg.TableRecord:
+    order = rental.order
+    return dg.TableRecord(
+        {
+            "rental": rental.id,
+            "label": order.label,
+            "state": rental.state,
+            "pool": order.pool or "by hand",
+            "type": order.offer.type,
+            "price": f"{rental.hourly} an hour",
+            "age": duration(now - order.ordered),
+            "cost": str(costs.accrued(rental, now)),
+        }
     )

@@ -5,6 +5,7 @@ A check fails as an error where money runs away now, and warns where it could.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -92,8 +93,9 @@ def _second_reaper(known: Known) -> Finding:
 def _budget(known: Known) -> Finding:
     over, near, facts = list[str](), list[str](), dict[str, float]()
     for what, cap, held in _positions(known):
-        facts[f"{what}_spent_usd"] = _dollars(held.spent)
-        facts[f"{what}_promised_usd"] = _dollars(held.promised)
+        name = re.sub(r"\W+", "_", what.partition(" ")[2])
+        facts[f"{name}_spent_usd"] = _dollars(held.spent)
+        facts[f"{name}_promised_usd"] = _dollars(held.promised)
         if cap is None:
             continue
         if held.spent > cap:

@@ -131,7 +131,7 @@ def _changes(known: watching.Known, state: State) -> Iterator[dg.AssetObservatio
         seen = state.seen.get(rental.id, 0)
         if count >= MOST or seen >= len(rental.events):
             continue
-        for one in shown.observations(rental, seen):
+        for one in shown.observations(rental, seen, known):
             count += 1
             yield one
         state.seen[rental.id] = len(rental.events)

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from dagster_pipes import PipesContext
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import CoreConfig, EvalConfig, ModelConfig, TokenizerConfig
@@ -122,7 +124,18 @@ def test_the_stages_report_on_a_chain_that_cannot_answer(untrained, tmp_path) ->
     metrics = pipeline_report.run(ctx)
     assert (metrics["sft_accuracy"], metrics["rl_accuracy"], metrics["rl_mcnemar_p"]) == (0.0, 0.0, 1.0)
     assert {p.name for p in ctx.extras_dir.iterdir()} == {"report.md", "report.html"}
-    assert len(json.loads((ctx.outdir / "report.json").read_text())["stages"]) == 4
+    content = (ctx.outdir / "report.json").read_text()
+    assert len(json.loads(content)["stages"]) == 4
+
+    # What the control host tells of costs is on the page, and not in what decides the data version.
+    told = {"costs": [{"asset": "rl_checkpoint", "host": "h1", "hours": 1.5, "gpu_hours": 12.0, "cost_usd": 47.88}]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PipesContext, "is_initialized", lambda: True)
+        patch.setattr(PipesContext, "get", lambda: SimpleNamespace(extras=told))
+        pipeline_report.run(ctx)
+    assert {p.name for p in ctx.extras_dir.iterdir()} == {"report.md", "report.html", "costs.json"}
+    assert "| rl_checkpoint | 1.5 h | h1 | 12 | $47.88 | - |" in (ctx.extras_dir / "report.md").read_text()
+    assert (ctx.outdir / "report.json").read_text() == content
 
 
 EVERYTHING = CONFIG.model_copy(

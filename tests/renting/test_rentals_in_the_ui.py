@@ -111,7 +111,7 @@ def test_money_over_a_limit(world: World) -> None:
     world.seconds += 2 * 3600
     finding = judge(world, "budget", config=lower)
     assert finding.severity == ERROR and "are spent on lambda today, and $2.00 are allowed" in finding.said
-    assert finding.facts["on lambda today_spent_usd"] > 2
+    assert finding.facts["lambda_today_spent_usd"] > 2
 
 
 def test_a_run_that_passes_its_budget(world: World) -> None:
@@ -201,6 +201,17 @@ def test_each_change_of_state_becomes_one_observation(ticks: Ticks) -> None:
     assert metadata["cost_usd"] == world.cost().micros / 1e6 and metadata["price_per_hour_usd"] == 1.29
     assert (metadata["rental"], metadata["label"], metadata["pool"]) == (rental.id, "first", "by hand")
     assert metadata["console"] == "https://cloud.lambda.ai" and metadata["ends"] == rental.end
+    assert metadata["open_now"].records == []
+
+
+def test_the_latest_observation_lists_all_that_is_open(ticks: Ticks) -> None:
+    made = [ticks.world.order(hours=1, label=label) for label in ("one", "two")]
+    ticks.world.run(lambda: all(rental.state == "ready" for rental in ticks.world.rentals()))
+    ticks()
+    record = ticks.instance.fetch_observations(dg.AssetKey("rented_hosts"), limit=1).records[0]
+    rows = record.asset_observation.metadata["open_now"].value.records
+    assert sorted(row.data["rental"] for row in rows) == sorted(rental.id for rental in made)
+    assert {row.data["state"] for row in rows} == {"ready"} and {row.data["label"] for row in rows} == {"one", "two"}
 
 
 def test_what_was_over_before_is_no_news_and_a_lost_cursor_does_no_harm(ticks: Ticks) -> None:
