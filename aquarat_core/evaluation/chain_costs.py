@@ -83,7 +83,7 @@ def section(rows: Sequence[CostRow]) -> list[doc.Block]:
     caption = (
         "By our own count, no provider's bill. Times are of all attempts in the run that made the artifact. Overhead "
         "is what rented hosts cost while they booted, were prepared or had nothing to do; idling after a run's last "
-        f"stage is not in it. Stages without a row ran on the control host.{whole}"
+        f"stage is not in it. Of stages without a row nothing is known: they were made earlier, or elsewhere.{whole}"
     )
     header = ("Stage", "Time", "Host", "GPU-hours", "Dollars", "Overhead")
     return [
