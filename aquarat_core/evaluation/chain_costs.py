@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 from aquarat_core.durations import duration
 from aquarat_core.evaluation import document as doc
@@ -39,7 +39,7 @@ def rows_of(told: object) -> list[CostRow]:
     held = cast("list[object]", told) if isinstance(told, list) else []
     found: list[CostRow] = []
     for one in held:
-        facts = cast("Mapping[str, Any]", one) if isinstance(one, dict) else {}
+        facts: Mapping[str, object] = cast("dict[str, object]", one) if isinstance(one, dict) else {}
         if isinstance(asset := facts.get("asset"), str):
             host = facts.get(HOST)
             found.append(
@@ -56,8 +56,9 @@ def rows_of(told: object) -> list[CostRow]:
 
 
 def _number(value: object) -> float | None:
-    finite = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if finite else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def section(rows: Sequence[CostRow]) -> list[doc.Block]:
@@ -76,7 +77,8 @@ def section(rows: Sequence[CostRow]) -> list[doc.Block]:
         for row in rows
     ]
     hours, gpu_hours = sum(row["hours"] or 0.0 for row in rows), sum(row["gpu_hours"] or 0.0 for row in rows)
-    cost, overhead = (_sum([row[name] for row in rows]) for name in (COST, OVERHEAD))
+    cost = _sum([row["cost_usd"] for row in rows])
+    overhead = _sum([row["cost_overhead_usd"] for row in rows])
     total = ("in all", duration(hours * 3600), "", _decimal(gpu_hours), _dollars(cost), _dollars(overhead))
     known = None if cost is None else cost + (overhead or 0)
     whole = "" if known is None else f" Together: {_dollars(known)}."

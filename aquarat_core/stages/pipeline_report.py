@@ -37,8 +37,9 @@ def _costs() -> list[chain_costs.CostRow]:
     """What the control host passes about the costs of the stages; nothing if the stage was started by hand."""
     from dagster_pipes import PipesContext
 
-    extras = PipesContext.get().extras if PipesContext.is_initialized() else {}
-    return chain_costs.rows_of(extras.get(chain_costs.EXTRA))
+    if not PipesContext.is_initialized():
+        return []
+    return chain_costs.rows_of(PipesContext.get().extras.get(chain_costs.EXTRA))
 
 
 def metrics(report: chain_report.ChainReport) -> dict[str, Scalar]:

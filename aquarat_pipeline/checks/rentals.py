@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from aquarat_core.durations import duration
 from aquarat_pipeline.checks.check import ERROR, WARN, Finding, found
@@ -34,8 +35,14 @@ class RentalCheck:
 def _terminations(known: Known) -> Finding:
     ending = [rental for rental in known.rentals if rental.state == "ending"]
     slow = [rental for rental in ending if known.now - rental.since >= WARN_SECONDS]
-    said = [*known.problems, *alarms(known.rentals, known.now)]
-    facts = {"ending": len(ending), "cost_of_what_should_have_ended_usd": _dollars(_after(slow, known.now))}
+    said = [
+        *known.problems,
+        *alarms([one for one in known.rentals if not one.final and one.state not in ALIVE], known.now),
+    ]
+    facts: dict[str, Any] = {
+        "ending": len(ending),
+        "cost_of_what_should_have_ended_usd": _dollars(_after(slow, known.now)),
+    }
     if not said:
         now = f"{len(ending)} being ended" if ending else "nothing is to end now"
         return found(True, f"Whatever was ended is proved to be gone; {now}.", **facts)
@@ -53,7 +60,7 @@ def _limits(known: Known) -> Finding:
         doubtful.append("no keeper is at work, so nothing ends them from here: `aquarat hosts rentals` starts one")
     if known.broken:
         doubtful.append(f"nothing new can be rented: {known.broken}")
-    facts = {"open": len(known.open), "gpus": sum(rental.order.offer.gpus for rental in known.open)}
+    facts: dict[str, Any] = {"open": len(known.open), "gpus": sum(rental.order.offer.gpus for rental in known.open)}
     if over or doubtful:
         return found(False, _sentences([*over, *doubtful]), ERROR if over else WARN, **facts)
     return found(True, f"{_rentals(len(known.open))} open, within their times, prices and numbers.", **facts)
@@ -91,7 +98,7 @@ def _second_reaper(known: Known) -> Finding:
 
 
 def _budget(known: Known) -> Finding:
-    over, near, facts = list[str](), list[str](), dict[str, float]()
+    over, near, facts = list[str](), list[str](), dict[str, Any]()
     for what, cap, held in _positions(known):
         name = re.sub(r"\W+", "_", what.partition(" ")[2])
         facts[f"{name}_spent_usd"] = _dollars(held.spent)
@@ -104,6 +111,7 @@ def _budget(known: Known) -> Finding:
             near.append(
                 f"{held.spent} are spent {what} and {held.promised} promised, which together are more than {cap}"
             )
+    near += alarms([rental for rental in known.open if rental.state in ALIVE], known.now)
     if over or near:
         return found(False, _sentences([*over, *near]), ERROR if over else WARN, **facts)
     spent = _sum(costs.between(rental, budget.month(known.now), known.now) for rental in known.rentals)

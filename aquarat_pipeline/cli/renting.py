@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from aquarat_core.cli.output import CheckFailed, answer, log
 from aquarat_core.cli.table import table
 from aquarat_core.errors import UsageError, UserError
 from aquarat_core.plain_text import printable
+from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.renting.accounts import accounts, config_of
 from aquarat_pipeline.renting.choosing import why_not_of
 from aquarat_pipeline.renting.cloud import Account, connect, this_machine
 from aquarat_pipeline.renting.config import FILE, Pool, RentConfig
+from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.resting import resting
 from aquarat_pipeline.renting.selecting import Wish, judge, nearest
 
 
@@ -56,7 +60,7 @@ def _offers(arguments: argparse.Namespace) -> str | CheckFailed:
     pool = config.pool(arguments.pool) if arguments.pool else None
     found, problems = _ask(_asked(config, pool, arguments))
     wish = Wish(arguments.type, arguments.region, arguments.model, arguments.gpus, arguments.max_price)
-    judged = _judged(found, wish, pool)
+    judged = _judged(found, wish, config, pool)
     for problem in [*([broken] if broken else ()), *problems, *(_unknown_types(found, pool) if pool else ())]:
         log(printable(f"aquarat: {problem}"))
     shown = judged if arguments.all else [one for one in judged if one.excluded is None]
@@ -76,14 +80,17 @@ def _asked(config: RentConfig, pool: Pool | None, arguments: argparse.Namespace)
     return chosen
 
 
-def _judged(found: Sequence[tuple[str, Offer]], wish: Wish, pool: Pool | None) -> list[Shown]:
+def _judged(found: Sequence[tuple[str, Offer]], wish: Wish, config: RentConfig, pool: Pool | None) -> list[Shown]:
     """All offers, the cheapest first, each with the first reason against it."""
+    # Whoever has a pool has a DAGSTER_HOME.
+    rentals, now = (Ledger(dagster_home()).load().rentals, time.time()) if pool else ((), 0.0)
     whose = {id(offer): account for account, offer in found}
     judged: list[Shown] = []
     for one in judge([offer for _, offer in found], wish):
         account = whose[id(one.offer)]
         why = why_not_of(pool, account, one.offer) if pool else None
-        judged.append(Shown(account, one.offer, why or one.excluded))
+        why = why or one.excluded or (resting(rentals, one.offer, now, config.limits.rest_hours) if pool else None)
+        judged.append(Shown(account, one.offer, why))
     return judged
 
 

@@ -18,6 +18,7 @@ from tests.renting.fakes.hyperbolic_api import FakeHyperbolic
 from tests.renting.fakes.lambda_api import FakeLambda
 from tests.renting.fakes.script import Fault, always
 from tests.renting.fakes.server import KEY
+from tests.renting.world import World
 from tests.serving import free_port
 
 
@@ -210,6 +211,24 @@ def test_what_a_pool_takes_and_why_it_takes_nothing_else(
     assert "the pool small takes nothing from hyperbolic: there are work" in capsys.readouterr().err
     assert main(["hosts", "offers", "--pool", "smal"]) == 2
     assert "rent.yaml has no pool 'smal': did you mean small?" in capsys.readouterr().err
+
+
+def test_an_offer_of_a_pool_rests_after_a_host_of_it_was_unfit(
+    clouds: Clouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rented_from(tmp_path, monkeypatch, RENT.replace("price_per_hour: 1\n", "price_per_hour: 2\n"))
+    world = World(tmp_path, seconds=time.time())
+    rental = world.order(pool="small")
+    for state, facts in (
+        ("asking", {}),
+        ("granted", {"instance_id": "i"}),
+        ("ending", {"why": "unfit: old driver", "code": "unfit"}),
+    ):
+        rental = world.ledger.append(rental, state, world.now(), **facts)
+    assert main(["hosts", "offers", "--pool", "small", "--all", "--json"]) == 0
+    why = {one["id"]: one["excluded"] for one in json.loads(capsys.readouterr().out)}
+    assert "it rests until" in why["gpu_1x_a10@us-east-1"] and "old driver" in why["gpu_1x_a10@us-east-1"]
+    assert why["gpu_1x_a10@us-west-1"] is None
 
 
 def test_a_type_that_a_pool_misspells_is_named(

@@ -13,7 +13,7 @@ import pytest
 
 from aquarat_pipeline.checks.check import ERROR, WARN, Finding
 from aquarat_pipeline.checks.rentals import CHECKS
-from aquarat_pipeline.renting import heartbeats, keeping
+from aquarat_pipeline.renting import credit, heartbeats, keeping
 from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.heartbeats import Heartbeat, Look, Pass
 from aquarat_pipeline.renting.watching import Known
@@ -123,6 +123,15 @@ def test_a_run_that_passes_its_budget(world: World) -> None:
     assert judge(world, "budget", config=RentConfig()).severity == WARN
     assert "for run 01234567 and" in judge(world, "budget", config=RentConfig()).said
     assert rental.state == "ready"
+
+
+def test_a_balance_that_runs_out_is_a_matter_of_the_budget(world: World) -> None:
+    world.order(hours=3)
+    world.run(lambda: world.only().state == "ready")
+    why = "the balance of lambda lasts for less than half an hour"
+    world.ledger.append(world.only(), "ready", world.now(), why, end_asked="drain", code=credit.CODE)
+    assert names(world) == ["budget"] and judge(world, "budget").severity == WARN
+    assert "is drained, because the balance of lambda lasts" in judge(world, "budget").said
 
 
 def test_the_second_reaper(world: World) -> None:

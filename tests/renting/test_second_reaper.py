@@ -120,7 +120,7 @@ def test_reap_notes_its_pass_and_the_control_host_sees_it(
     store = f"file://{tmp_path}/store"
     monkeypatch.setenv("AQUARAT_STORE", store)
     machine(fake, "somebody-elses")
-    said(capsys, [*RENT, "-y", "--no-wait"], 0)
+    said(capsys, [*RENT, "--no-prepare", "-y", "--no-wait"], 0)
     assert "no second reaper has looked at mine for 30 min (none ever was)" in said(capsys, ["hosts", "rentals"], 1)
     assert "no second reaper has looked at mine" in said(capsys, ["hosts", "doctor"], 1)
     reap = ["hosts", "reap", "--machine", "box"]
