@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
@@ -21,7 +20,7 @@ from aquarat_pipeline.renting import costs, heartbeats, keeping, names, reaper, 
 from aquarat_pipeline.renting.accounts import accounts, config_of
 from aquarat_pipeline.renting.alarms import alarms
 from aquarat_pipeline.renting.cloud import connect, this_machine
-from aquarat_pipeline.renting.config import RentConfig, read_config
+from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.heartbeats import Look, Pass
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.money import ZERO, Money
@@ -38,7 +37,11 @@ def add_actions(actions: Commands) -> None:
     """Adds the actions to `hosts`."""
     rentals = actions.add_parser("rentals", help="what is rented, and what it costs so far")
     rentals.add_argument("--all", action="store_true", help="also what is gone, refused or was never made")
-    rentals.add_argument("--provider", action="store_true", help="ask the clouds what runs there, of others too")
+    rentals.add_argument(
+        "--provider",
+        action="store_true",
+        help="ask the clouds what runs there, and which filesystems and disks there are, of others too",
+    )
     rentals.add_argument("--json", action="store_true", help="print JSON; amounts are in millionths of a dollar")
     rentals.set_defaults(run=_rentals)
     longer = actions.add_parser("extend", help="let a rental end later, up to the end in its name")
@@ -82,7 +85,7 @@ def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     if any(not rental.final for rental in loaded.rentals) and not keeping.is_alive(home):
         keeping.start(home)
         problems.append("no keeper was at work: one was started")
-    listed = _provider(ledger, home) if arguments.provider else []
+    listed = _provider(ledger) if arguments.provider else []
     machine = {
         "rentals": [_machine(rental, now) for rental in shown], "problems": problems, "unprotected": loaded.unprotected,
         "listed": listed,
@@ -90,7 +93,7 @@ def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     header = ("rental", "label", "state", "type", "region", "address", "$/hour", "age", "ends in", "cost so far")
     lines = [table([header, *(_row(rental, now) for rental in shown)]) if shown else "nothing is rented"]
     if listed:
-        lines.append(table([("account", "instance", "name", "state", "whose"), *listed]))
+        lines.append(table([("account", "id", "name", "state", "whose"), *listed]))
     lines += [f"installation {ledger.installation()}", *problems, *([loaded.unprotected] if loaded.unprotected else [])]
     text = answer(arguments, machine, "\n".join(lines))
     return CheckFailed(text) if problems else text
@@ -116,23 +119,31 @@ def _machine(rental: Rental, now: float) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _provider(ledger: Ledger, home: Path) -> list[tuple[str, ...]]:
-    """What the clouds list, a row for each instance."""
+def _provider(ledger: Ledger) -> list[tuple[str, ...]]:
+    """What the clouds list, a row for each instance, and for each filesystem or disk, which are billed too."""
     installation = ledger.installation()
     known = {rental.name for rental in ledger.load().rentals}
     rows: list[tuple[str, ...]] = []
-    for account in accounts(read_config(home), os.environ):
+
+    def whose(name: str | None) -> str:
+        parts = names.parse(name)
+        if name in known:
+            return "ours"
+        return "ours, not in the ledger" if parts and parts.installation == installation else "foreign"
+
+    for account in accounts(config_of(os.environ)[0], os.environ):
         try:
-            listing = connect(account, this_machine()).list()
+            cloud = connect(account, this_machine())
+            listing, leftovers = cloud.list(), cloud.leftovers()
         except UserError as e:
             rows.append((account.name, "", "", str(e), "unknown"))
             continue
         for one in (*listing.instances, *listing.unreadable):
-            name = names.parse(one.name)
-            whose = "ours" if one.name in known else "foreign"
-            if whose == "foreign" and name is not None and name.installation == installation:
-                whose = "ours, not in the ledger"
-            rows.append((account.name, one.id or "", one.name or "", getattr(one, "raw_state", "unreadable"), whose))
+            state = getattr(one, "raw_state", "unreadable")
+            rows.append((account.name, one.id or "", one.name or "", state, whose(one.name)))
+        for thing in leftovers:
+            state = f"{thing.kind}, {'in use' if thing.in_use else 'billed, but not in use'}"
+            rows.append((account.name, thing.id, thing.name, state, whose(thing.name)))
     return rows
 
 

@@ -13,7 +13,17 @@ from typing import Protocol
 
 from aquarat_core.errors import UsageError
 from aquarat_core.settings import cache_dir
-from aquarat_pipeline.renting.model import Capabilities, Granted, Instance, Limits, Listing, Offer, Order, Termination
+from aquarat_pipeline.renting.model import (
+    Capabilities,
+    Granted,
+    Instance,
+    Leftover,
+    Limits,
+    Listing,
+    Offer,
+    Order,
+    Termination,
+)
 from aquarat_pipeline.renting.money import Money
 
 
@@ -57,6 +67,10 @@ class Cloud(Protocol):
 
     def ensure_ssh_key(self, name: str, public_key: str) -> str:
         """The name by which orders refer to this key. Compares keys, not names, and registers it if it is missing."""
+        ...
+
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """What else costs money, also of others. Nothing of it is made here; () where the API does not tell."""
         ...
 
     def host_keys(self, instance_id: str) -> tuple[str, ...]:

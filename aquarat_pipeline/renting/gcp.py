@@ -23,6 +23,7 @@ from aquarat_pipeline.renting.model import (
     Endpoint,
     Granted,
     Instance,
+    Leftover,
     Listing,
     Offer,
     Order,
@@ -129,6 +130,13 @@ class ComputeEngine:
     def ensure_ssh_key(self, name: str, public_key: str) -> str:
         """Keys are part of an order."""
         return name
+
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """Disks. Those of our instances are deleted with them."""
+        return tuple(
+            Leftover("disk", f"{zone_of(disk.zone)}/{disk.name}", disk.name, zone_of(disk.zone), bool(disk.users))
+            for disk in self._calls.disks()
+        )
 
     def host_keys(self, instance_id: str) -> tuple[str, ...]:
         return tuple(f"{kind} {key}" for kind, key in self._calls.guest_attributes(*_place(instance_id), "hostkeys/"))

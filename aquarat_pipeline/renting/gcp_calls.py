@@ -40,6 +40,7 @@ class Calls:
             from google.auth import credentials
             from google.auth import exceptions as auth
             from google.cloud import compute_v1
+            from google.cloud.compute_v1.services.disks.transports import DisksRestTransport
             from google.cloud.compute_v1.services.instances.transports import InstancesRestTransport
             from google.cloud.compute_v1.services.machine_types.transports import MachineTypesRestTransport
         except ImportError:
@@ -56,14 +57,16 @@ class Calls:
         try:
             instances = InstancesRestTransport(**settings)
             machine_types = MachineTypesRestTransport(**settings)
+            disks = DisksRestTransport(**settings)
         except auth.GoogleAuthError as e:
             raise Unauthorized(f"{account}: no Google credentials: {one_line(str(e))}") from None
-        for transport in (instances, machine_types):
+        for transport in (instances, machine_types, disks):
             session: requests.Session = transport._session  # pyright: ignore[reportPrivateUsage]
             session.headers["User-Agent"] = USER_AGENT
             # A redirected request may be sent twice, or with its credentials to somebody else.
             session.max_redirects = 0
         self._instances: Any = compute_v1.InstancesClient(transport=instances)
+        self._disks: Any = compute_v1.DisksClient(transport=disks)
         self._machine_types: Any = compute_v1.MachineTypesClient(transport=machine_types)
 
     def machine_types(self, zone: str) -> list[Any]:
@@ -75,14 +78,20 @@ class Calls:
     def instances(self) -> list[Any]:
         """All instances of the project. A zone that does not answer makes it `Unavailable`."""
         request = self._compute.AggregatedListInstancesRequest(project=self._project)
+        return self._in_all_zones(self._instances, request, "instances")
 
+    def disks(self) -> list[Any]:
+        """All disks of the project, as `instances`."""
+        return self._in_all_zones(self._disks, self._compute.AggregatedListDisksRequest(project=self._project), "disks")
+
+    def _in_all_zones(self, client: Any, request: Any, what: str) -> list[Any]:
         def read() -> list[Any]:
             found: list[Any] = []
-            for page in self._instances.aggregated_list(request, retry=None, timeout=self._limits.read).pages:
+            for page in client.aggregated_list(request, retry=None, timeout=self._limits.read).pages:
                 if page.unreachables:
                     raise Unavailable(f"{self._account}: no answer about {', '.join(page.unreachables)}")
                 for scope in page.items.values():
-                    found += scope.instances
+                    found += getattr(scope, what)
             return found
 
         return self._read(read, "list")

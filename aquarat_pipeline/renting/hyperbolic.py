@@ -22,6 +22,7 @@ from aquarat_pipeline.renting.model import (
     Endpoint,
     Granted,
     Instance,
+    Leftover,
     Listing,
     Offer,
     Order,
@@ -143,6 +144,9 @@ class Hyperbolic:
     def ensure_ssh_key(self, name: str, public_key: str) -> str:
         """Assumes that the account has the key. An order without any is refused with `NoPublicKey`."""
         return name
+
+    def leftovers(self) -> tuple[Leftover, ...]:
+        return ()
 
     def host_keys(self, instance_id: str) -> tuple[str, ...]:
         return ()

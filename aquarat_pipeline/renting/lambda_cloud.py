@@ -19,6 +19,7 @@ from aquarat_pipeline.renting.model import (
     Endpoint,
     Granted,
     Instance,
+    Leftover,
     Listing,
     Offer,
     Order,
@@ -145,6 +146,10 @@ class LambdaCloud:
         made = self._service.change("/ssh-keys", {"name": free, "public_key": public_key})
         return text(member(made, "data", dict, "ssh-keys"), "name", "ssh-keys")
 
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """Filesystems, which are billed by what is in them."""
+        return tuple(map(_filesystem, members(self._service.read("/file-systems"), "data", "file-systems")))
+
     def host_keys(self, instance_id: str) -> tuple[str, ...]:
         return ()
 
@@ -193,6 +198,12 @@ def _offers(entry: Any) -> list[Offer]:
 
     regions = members(entry, "regions_with_capacity_available", "instance-types")
     return [offer(text(region, "name", "regions"), True) for region in regions] or [offer("", False)]
+
+
+def _filesystem(raw: Any) -> Leftover:
+    region = text(member(raw, "region", dict, "file-systems"), "name", "file-systems")
+    in_use = member(raw, "is_in_use", bool, "file-systems")
+    return Leftover("filesystem", text(raw, "id", "file-systems"), text(raw, "name", "file-systems"), region, in_use)
 
 
 def _instance(raw: Any) -> Instance:

@@ -163,6 +163,18 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something other than an instance that an account pays for until somebody deletes it."""
+
+    kind: Literal["filesystem", "disk"]
+    id: str
+    name: str
+    region: str
+    in_use: bool
+    """An instance uses it now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Termination:
     """The answer to a request to end an instance. Not even `accepted` or `gone` proves that it has ended."""
 

@@ -41,6 +41,8 @@ class FakeComputeEngine(FakeCloud):
         self.host_keys: dict[str, list[tuple[str, str]]] = {}
         """By name of instance: what the guest has published."""
         self.unreachable: list[str] = []
+        self.disks: list[tuple[str, str, list[str]]] = []
+        """Name, zone, and the instances that use it."""
         self.pages_of: int = 500
         self.request_ids: set[str] = set()
         self.quota_left = 100
@@ -61,6 +63,8 @@ class FakeComputeEngine(FakeCloud):
         path = request.path.removeprefix(self.prefix)
         if request.method == "GET" and path == f"/projects/{PROJECT}/aggregated/instances":
             return "list", lambda: self._list(request.query)
+        if request.method == "GET" and path == f"/projects/{PROJECT}/aggregated/disks":
+            return "leftovers", self._disks
         if found := re.fullmatch(rf"/projects/{PROJECT}/zones/([^/]+)/machineTypes", path):
             return ("offers", lambda: self._machine_types(found[1])) if request.method == "GET" else None
         if found := re.fullmatch(rf"/projects/{PROJECT}/zones/([^/]+)/instances", path):
@@ -141,6 +145,14 @@ class FakeComputeEngine(FakeCloud):
         answer = {"kind": "compute#instanceAggregatedList", "items": items, "unreachables": self.unreachable}
         more = first + self.pages_of
         return Answer(200, {**answer, "nextPageToken": str(more)} if more < len(listed) else answer)
+
+    def _disks(self) -> Answer:
+        items: dict[str, dict[str, Any]] = {f"zones/{zone}": {} for zone in ZONES}
+        for name, zone, users in self.disks:
+            place = f"https://compute.example/projects/{PROJECT}/zones/{zone}"
+            disk = {"kind": "compute#disk", "name": name, "zone": place, "users": users, "sizeGb": "200"}
+            items[f"zones/{zone}"].setdefault("disks", []).append(disk)
+        return Answer(200, {"kind": "compute#diskAggregatedList", "items": items, "unreachables": self.unreachable})
 
     def _find(self, zone: str, name: str) -> Machine | None:
         found = (one for one in self._ours() if (one.region, one.name) == (zone, name))

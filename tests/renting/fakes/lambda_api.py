@@ -37,6 +37,7 @@ class FakeLambda(FakeCloud):
         """Prices that instances get, where they differ from those of the offers."""
         self.ssh_keys: list[dict[str, str]] = []
         self.preempted: set[str] = set()
+        self.filesystems: list[dict[str, Any]] = []
 
     def route(self, request: Request) -> tuple[Verb, Act] | None:
         match request.method, request.path.removeprefix(self.prefix):
@@ -50,6 +51,8 @@ class FakeLambda(FakeCloud):
                 return "rent", lambda: self._launch(request.body)
             case "POST", "/instance-operations/terminate":
                 return "terminate", lambda: self._terminate(request.body)
+            case "GET", "/file-systems":
+                return "leftovers", lambda: self._answer(schemas.FileSystems, self.filesystems)
             case "GET", "/ssh-keys":
                 return "keys", lambda: self._answer(schemas.Keys, self.ssh_keys)
             case "POST", "/ssh-keys":
@@ -107,6 +110,13 @@ class FakeLambda(FakeCloud):
                 self.new_id(), name, type, "us-east-1", cents * MICROS_PER_CENT, self.clock.now(), self.timing, account,
                 key, CATALOG[type][5],
             )
+        )  # fmt: skip
+
+    def add_filesystem(self, name: str, in_use: bool = False) -> None:
+        who = {"id": "u", "email": "me@example.org", "status": "active"}
+        self.filesystems.append(
+            {"id": self.new_id(), "name": name, "mount_point": f"/lambda/nfs/{name}", "created": "2026-11-01T00:00:00Z",
+             "created_by": who, "is_in_use": in_use, "region": _region("us-east-1"), "bytes_used": 10**9}
         )  # fmt: skip
 
     def _answer(self, schema: type[Schema], data: Any) -> Answer:

@@ -123,6 +123,27 @@ class Instance(Schema):
     is_reserved: bool | None = None
 
 
+class User(Schema):
+    id: str
+    email: str
+    status: Literal["active", "deactivated"]
+
+
+class FileSystem(Schema):
+    id: str
+    name: str
+    mount_point: str
+    created: str
+    created_by: User
+    is_in_use: bool
+    region: Region
+    bytes_used: int | None = None
+
+
+class FileSystems(Schema):
+    data: list[FileSystem]
+
+
 class Instances(Schema):
     data: list[Instance]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Verb = Literal["offers", "rent", "list", "get", "terminate", "balance", "keys", "attributes"]
+Verb = Literal["offers", "rent", "list", "get", "terminate", "balance", "keys", "attributes", "leftovers"]
 Effect = Literal[
     # instead of acting
     "500",
