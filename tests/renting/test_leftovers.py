@@ -28,10 +28,10 @@ def test_filesystems_of_lambda(worlds: Worlds) -> None:
 def test_disks_of_compute_engine(worlds: Worlds) -> None:
     world = worlds.of_compute()
     world.fake.disks += [("aq-disk", ZONES[0], []), ("theirs", ZONES[1], ["instances/one"])]
-    assert world.cloud.leftovers() == (
+    assert sorted(world.cloud.leftovers(), key=lambda one: one.name) == [
         Leftover("disk", f"{ZONES[0]}/aq-disk", "aq-disk", ZONES[0], in_use=False),
         Leftover("disk", f"{ZONES[1]}/theirs", "theirs", ZONES[1], in_use=True),
-    )
+    ]
     world.fake.unreachable.append(ZONES[1])
     with pytest.raises(Unavailable, match="no answer about"):
         world.cloud.leftovers()
