@@ -27,7 +27,15 @@ from aquarat_core.config.profile import (
     override,
     profile_names,
 )
-from aquarat_core.config.rl import CurriculumConfig, ObjectiveConfig, RewardConfig, RLConfig, RLOptimConfig, RLTask
+from aquarat_core.config.rl import (
+    CurriculumConfig,
+    DistillationConfig,
+    ObjectiveConfig,
+    RewardConfig,
+    RLConfig,
+    RLOptimConfig,
+    RLTask,
+)
 from aquarat_core.config.task_use import standing_alone
 from aquarat_core.config.tasks import TaskConfig, TaskDefinition
 from aquarat_core.config.training import (
@@ -56,6 +64,7 @@ __all__ = [
     "ConfigError",
     "CoreConfig",
     "CurriculumConfig",
+    "DistillationConfig",
     "EvalBundleConfig",
     "EvalConfig",
     "LaunchConfig",

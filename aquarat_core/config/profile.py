@@ -151,6 +151,8 @@ class Profile(StrictModel):
             names.check(task.name, "rl_checkpoint.tasks", names.graded)
             for split in ("train", names.choice_split(task.name, rl.validation_split)):
                 names.check_split(task.name, split, "rl_checkpoint.tasks")
+            if rl.distills:
+                names.check_solutions(task.name, "rl_checkpoint.distillation.teacher")
         names.check_decontaminated(rl.decontaminate, "rl_checkpoint")
         if len({names.own(task.name) for task in rl.tasks}) < len(rl.tasks):
             raise ValueError("rl_checkpoint.tasks names a task twice")

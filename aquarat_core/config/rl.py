@@ -77,6 +77,22 @@ class RewardConfig(StrictModel):
     """The reward falls by up to 1 within this many last tokens of the budget; 0 does not penalize length."""
 
 
+class DistillationConfig(StrictModel):
+    """Self-distillation from worked solutions, in place of rewards: a teacher with the policy's own weights also sees
+    the solution of the question, and the policy learns its distribution at every token of its own samples."""
+
+    teacher: Literal["none", "policy", "average"] = "none"
+    """`policy` teaches with the policy's current weights, `average` with an exponential moving average of them. `none`
+    trains on rewards."""
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """With `average`: the weight of the old average when a step is done."""
+    divergence: Literal["reverse", "forward"] = "reverse"
+    """`reverse` minimizes KL(policy || teacher), `forward` KL(teacher || policy)."""
+    top_k: PositiveInt | None = 20
+    """The divergence is taken over the teacher's most likely tokens and, as one more class, all others together; null
+    takes the whole vocabulary."""
+
+
 class CurriculumConfig(StrictModel):
     """Which questions are drawn more often, depending on their pass rate above chance."""
 
@@ -122,6 +138,7 @@ class RLConfig(StrictModel):
     wandb: WandbConfig = WandbConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     reward: RewardConfig = RewardConfig()
+    distillation: DistillationConfig = DistillationConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     steps: Steps = 100
@@ -191,3 +208,22 @@ class RLConfig(StrictModel):
                 f"{self.max_new_tokens}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _distillation_fits(self) -> RLConfig:
+        """Refuses settings that would do nothing, because distillation learns from every sample whatever it earns."""
+        if not self.distills:
+            return self
+        unused = {"objective": ObjectiveConfig(), "reward": RewardConfig(), "dynamic_sampling_rounds": 0}
+        if given := [name for name, default in unused.items() if getattr(self, name) != default]:
+            raise ValueError(
+                f"distillation.teacher {self.distillation.teacher!r} replaces the objective on rewards, so "
+                f"{' and '.join(given)} would have no effect: leave at the default, or set distillation.teacher to "
+                "'none'"
+            )
+        return self
+
+    @property
+    def distills(self) -> bool:
+        """Whether the policy learns from a teacher in place of rewards."""
+        return self.distillation.teacher != "none"

@@ -26,6 +26,9 @@ TASK_SOURCES = frozenset({"arc", "arc_challenge", "arc_easy", "gsm8k", "humaneva
 WITH_OPTIONS = frozenset({AQUA, "arc", "arc_challenge", "arc_easy", "mmlu"})
 """The built-in tasks whose options can be reordered."""
 
+WITH_SOLUTIONS = frozenset({AQUA, "gsm8k", "spelling"})
+"""The built-in tasks whose training rows have worked solutions."""
+
 
 def names_in(section: BaseModel | None) -> set[str]:
     """The data sets that a section names: tasks and, for a mixture, also other conversations."""
@@ -126,6 +129,15 @@ class TaskNames:
             raise ValueError(
                 f"{field} asks {self.own(name)} under protocol {protocol!r}, which needs lettered options, and it has "
                 "none: greedy and sampled work with every task"
+            )
+
+    def check_solutions(self, name: str, field: str) -> None:
+        """Raises `ValueError` for a built-in task without worked solutions; those of other tasks are seen in their
+        rows."""
+        if (name := self.own(name)) not in WITH_SOLUTIONS and name not in self.tasks:
+            raise ValueError(
+                f"{field} needs worked solutions for its teacher, and {name} has none: train on rewards "
+                f"({field} 'none'), or on {', '.join(sorted(WITH_SOLUTIONS))} or a task of your own with a rationale"
             )
 
     def is_possible(self, name: str, protocol: EvalProtocol) -> bool:

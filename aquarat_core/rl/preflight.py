@@ -93,6 +93,8 @@ def _check_first_batch(figures: Mapping[str, float], config: RLConfig, suffix: s
             f"{config.min_parse_rate:.0%}): train SFT longer, or raise rl_checkpoint.max_new_tokens "
             f"({config.max_new_tokens}; {cut_off:.0%} cut off)"
         )
+    if config.distills:  # a teacher corrects samples that earn nothing, and those of groups with equal rewards
+        return
     if reward < config.min_first_reward:
         raise StageError(
             f"the mean reward of the first completions is {reward:.3f} (rl_checkpoint.min_first_reward is "

@@ -15,6 +15,7 @@ from aquarat_core.evaluation.forced import ForcedCue
 from aquarat_core.evaluation.letters import answer_position, letter_ids, letter_logits, logits_after
 from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rl.advantage import group_std, mean_baseline
+from aquarat_core.rl.demonstration import teacher_prompt
 from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
 from aquarat_core.rl.scoring import Sample
 from aquarat_core.rl.task_mixture import part_of, parts_of
@@ -43,6 +44,8 @@ class Group(Generic[A_co]):
     grades: list[Grade]
     rewards: list[float]
     """The rewards for training: those of the grades, plus additions from the config."""
+    teacher_prompt: Sequence[int] = ()
+    """What the teacher sees in place of `prompt`, in self-distillation."""
 
     @property
     def has_signal(self) -> bool:
@@ -91,6 +94,9 @@ class RolloutCollector(Generic[A]):
         )  # fmt: skip
         grading = time.monotonic()
         groups = [self._graded(e, ids, group) for e, ids, group in zip(shown, prompts, sampled, strict=True)]
+        if config.distills:
+            room = self.engine.model.config.sequence_len - config.max_new_tokens
+            groups = [replace(g, teacher_prompt=teacher_prompt(self.tokenizer, g.example, room)) for g in groups]
         if config.reward.kind == "probability":
             groups = self._with_probabilities(groups)
         if config.reward.kind == "forced_letter":
@@ -193,7 +199,7 @@ def samples(groups: Sequence[Group[Any]], config: RLConfig) -> list[Sample]:
     """All completions with their advantages."""
     estimate = group_std if config.objective.advantage == "group_std" else mean_baseline
     return [
-        Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.forced)
+        Sample(group.prompt, completion.tokens, completion.logprobs, advantage, completion.forced, group.teacher_prompt)
         for group in groups
         for completion, advantage in zip(
             group.completions, to_list(estimate(torch.tensor([group.rewards]))[0]), strict=True

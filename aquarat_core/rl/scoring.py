@@ -25,6 +25,8 @@ class Sample:
     advantage: float
     forced: Sequence[int] = ()
     """Positions of completion tokens that came from a tool."""
+    teacher_prompt: Sequence[int] = ()
+    """What the teacher sees in place of `prompt`, in self-distillation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +56,23 @@ def collate(samples: Sequence[Sample], device: torch.device) -> SampleBatch:
     return SampleBatch(*(t.to(device) for t in (ids, positions, completion, mask, logp, advantages)))
 
 
-def completion_logp(model: Transformer, batch: SampleBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability [B, N] of each completion token at the sampling temperature, and the entropy [B, N] in nats
-    of the distribution it was drawn from. Logits are only computed at completion positions."""
+def completion_distribution(model: Transformer, batch: SampleBatch, temperature: float) -> Tensor:
+    """Log-probabilities [B, N, V] of all tokens in the place of each completion token, at the sampling temperature.
+    Logits are only computed at completion positions."""
     hidden_BTC = model.hidden(batch.ids_BT[:, :-1])
     rows = torch.arange(len(hidden_BTC), device=hidden_BTC.device)[:, None]
     logits_BNV = model.logits(hidden_BTC[rows, batch.positions_BN])
-    logp_BNV = torch.log_softmax(logits_BNV / temperature, dim=-1)
+    return torch.log_softmax(logits_BNV / temperature, dim=-1)
+
+
+def of_sampled(logp_BNV: Tensor, batch: SampleBatch) -> tuple[Tensor, Tensor]:
+    """From a distribution, the log-probability [B, N] of each completion token, and the entropy [B, N] in nats of the
+    distribution it was drawn from."""
     with torch.no_grad():
         entropy_BN = -(logp_BNV.exp() * logp_BNV).sum(dim=-1)
     return logp_BNV.gather(2, batch.completion_BN[..., None]).squeeze(2), entropy_BN
+
+
+def completion_logp(model: Transformer, batch: SampleBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    """`of_sampled` of the model's `completion_distribution`."""
+    return of_sampled(completion_distribution(model, batch, temperature), batch)

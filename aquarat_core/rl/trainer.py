@@ -2,7 +2,8 @@
 
 By default this is REINFORCE on fresh samples, with the mean reward of a question's group as baseline: GRPO without the
 division by the group's standard deviation, without a KL term, and with equal weights for all tokens of a step;
-`objective/` has the alternatives. Everything else, from held-out accuracy to alarms, is a callback of the loop.
+`objective/` has the alternatives, among them self-distillation, which measures rewards but learns from a teacher.
+Everything else, from held-out accuracy to alarms, is a callback of the loop.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from aquarat_core.checkpointing import Stateful
 from aquarat_core.config import RLConfig
 from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
@@ -115,7 +117,9 @@ class Trainer(Generic[A]):
             AlarmReport(self.alarms, ctx.log),
             self.totals,
         )
-        replicated = {"model": self.policy, "curriculum": self.curriculum}
+        replicated: dict[str, Stateful] = {"model": self.policy, "curriculum": self.curriculum}
+        if (teacher := self.optimizer.teacher) and teacher.averages:
+            replicated["teacher"] = teacher
         sharded = {"updater": self.optimizer.sharded}
         with session.loop(replicated, sharded, callbacks, HEADLINES, report_all=True) as loop:
             self.engine.refresh(self.policy)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -11,6 +11,7 @@ from aquarat_core.config import RLConfig
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols import fitting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
+from aquarat_core.rl.demonstration import taught
 from aquarat_core.rl.preflight import check_reward
 from aquarat_core.rl.rollouts import room_for_cue
 from aquarat_core.rl.task_mixture import TaskMixture, shares
@@ -40,6 +41,10 @@ class Questions:
     """Number of training and of held-out questions without room."""
     contaminated: list[Contaminated]
     """Training questions that contain a held-out one and were left out."""
+    unsolved: int = 0
+    """Number of training questions without a worked solution, in self-distillation."""
+    cut: int = 0
+    """Number of training questions whose teacher sees only the end of the solution."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -67,6 +72,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         "questions": len(train),
         "questions_left_out": sum(q.left_out[0] for q in found.values()),
         "held_out_questions_left_out": sum(q.left_out[1] for q in found.values()),
+        **(_solution_counts(found.values()) if config.distills else {}),
         **{f"chance_{name}": mean(q.task.chance(e) for e in q.held_out) for name, q in found.items()},
         "ranks": world.size,
         **contaminated,
@@ -91,7 +97,8 @@ def _questions(
             f"of {task.name} are left out, because they leave no room for rl_checkpoint.max_new_tokens "
             f"{config.max_new_tokens} in the policy's context"
         )
-    return Questions(task, asked, asked_held_out[: config.eval_questions], left_out, contaminated)
+    questions = Questions(task, asked, asked_held_out[: config.eval_questions], left_out, contaminated)
+    return _with_solutions(ctx, questions, tokenizer, sequence_len) if config.distills else questions
 
 
 def _clean(
@@ -103,6 +110,26 @@ def _clean(
     found = {e.id: contamination(protected, searched(e)) for e in examples}
     listed = [Contaminated(name, row, *why) for row, why in found.items() if why]
     return [e for e in examples if not found[e.id]], listed
+
+
+def _with_solutions(ctx: StageContext, found: Questions, tokenizer: Tokenizer, sequence_len: int) -> Questions:
+    """The questions that a teacher who sees the worked solution can teach. Raises `StageError` if there are none."""
+    config: RLConfig = ctx.config
+    kept = taught(found.task, found.train, tokenizer, sequence_len - config.max_new_tokens)
+    ctx.log(
+        f"self-distillation on {len(kept.examples)} of {len(found.train)} questions of {found.task.name}: "
+        f"{kept.unsolved} have no worked solution that holds in every order of the options, {kept.too_long} leave no "
+        f"room for its last line in the teacher's context, and {kept.cut} are taught with the end of theirs"
+    )
+    left_out = found.left_out[0] + kept.too_long, found.left_out[1]
+    return replace(found, train=kept.examples, left_out=left_out, unsolved=kept.unsolved, cut=kept.cut)
+
+
+def _solution_counts(found: Collection[Questions]) -> dict[str, Scalar]:
+    return {
+        "questions_without_solution": sum(q.unsolved for q in found),
+        "solutions_cut": sum(q.cut for q in found),
+    }
 
 
 def _check_enough(found: Sequence[Questions], config: RLConfig) -> None:

@@ -36,12 +36,13 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True)
 class LossOutputs:
-    """The loss to differentiate, and the clipped tokens as sums."""
+    """The loss to differentiate, and sums over tokens: the clipped ones, and the divergence from a teacher."""
 
     loss: Tensor
     clipped_low: Tensor
     clipped_high: Tensor
     truncated: Tensor
+    teacher_kl: Tensor | None = None
 
 
 def objective(x: LossInputs, config: ObjectiveConfig) -> LossOutputs:
