@@ -82,10 +82,10 @@ class DistillationConfig(StrictModel):
     the solution of the question, and the policy learns its distribution at every token of its own samples."""
 
     teacher: Literal["none", "policy", "average"] = "none"
-    """`policy` teaches with the policy's current weights, `average` with an exponential moving average of them. `none`
-    trains on rewards."""
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """With `average`: the weight of the old average when a step is done."""
+    """`policy` teaches with the policy's current weights, `average` with an exponential moving average of them, which
+    is steadier. `none` trains on rewards."""
+    average_decay: UnitInterval = 0.99
+    """With `average`: the weight of the old average when a step is done; 1 keeps the weights of the start."""
     divergence: Literal["reverse", "forward"] = "reverse"
     """`reverse` minimizes KL(policy || teacher), `forward` KL(teacher || policy)."""
     top_k: PositiveInt | None = 20

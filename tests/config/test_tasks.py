@@ -100,6 +100,9 @@ def test_a_profile_is_the_same_read_again(tmp_path: Path) -> None:
         ({"task": {**OWN, "n_validation": 0}}, "needs validation rows of own, but none are kept"),
         ({"task": {**OWN, "kind": "numeric"}, "sft_checkpoint": {"mixture": [{"name": "task", "permutations": 2}]}},
          "permutations of own are not possible"),
+        ({"rl_checkpoint": {"tasks": [{"name": "arc"}], "distillation": {"teacher": "average"}},
+          "chat_datasets": {**HUB, "sources": [{"name": "arc", "n_validation": 9}, *HUB["sources"][1:]]}},
+         "needs worked solutions for its teacher, and arc has none"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_the_way_out(tmp_path: Path, fields: dict[str, Any], said: str) -> None:

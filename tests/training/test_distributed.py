@@ -139,6 +139,17 @@ def test_two_ranks_reinforce_like_one(one, two) -> None:
     np.testing.assert_allclose(weights["rl"], alone_weights["rl"], atol=1e-3)
 
 
+def test_two_ranks_distill_like_one(one, two) -> None:
+    (alone, _), (together, _) = one, two
+    on_some = {"rl/kl_sequence_mean", "rl/kl_sequence_k1"}  # measured on one micro-batch, which ranks divide otherwise
+    for a, b in zip(alone["distilled"], together["distilled"], strict=True):
+        b = {name: x for name, x in b.items() if name not in on_some}
+        assert b == pytest.approx({name: a[name] for name in a if name not in on_some}, abs=1e-4, rel=1e-3)
+        assert a["rl/mean_reward"] == 0.0 and a["rl/grad_norm"] > 1e-3 and a["rl/teacher_kl"] > 0.01
+    ranks = together["distilled_hashes"]
+    assert len(ranks) == 2 and ranks[0] == ranks[1], "the policy and its average are the same on both"
+
+
 def test_a_lone_process_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)

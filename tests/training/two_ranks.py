@@ -184,6 +184,19 @@ def reinforcement(world: World) -> tuple[list[dict[str, float]], np.ndarray]:
     return steps, flat(trainer.policy)
 
 
+def distilled(world: World) -> tuple[list[dict[str, float]], str]:
+    """Two steps of self-distillation from an average, without any reward, and a hash of the policy and its teacher."""
+    config = RLConfig(
+        steps=2, prompts_per_step=4, group_size=4, max_new_tokens=8, micro_batch_rows=5, min_parse_rate=0.0,
+        optim={"grad_clip": None}, distillation={"teacher": "average", "average_decay": 0.5},
+    )  # fmt: skip
+    policy = random_model(tokenizer().vocab_size, sequence_len=384).to(world.device)
+    trainer = Trainer(policy, tokenizer(), config, world, AQUA, examples()[:12], examples()[12:20])
+    steps = [without_times(trainer.step(n)[0]) for n in range(2)]
+    weights = np.concatenate([flat(policy), flat(trainer.optimizer.teacher.model)])
+    return steps, hashlib.sha256(weights.tobytes()).hexdigest()
+
+
 def silence(world: World) -> dict[str, Any]:
     """What moves after two steps: when no rank has a gradient, and when rank 0 alone has one, of half of a table."""
     model = random_model().to(world.device)
@@ -210,6 +223,7 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
     first, weights = training(world, folder)
     second, again = training(world, folder)
     rl_steps, rl_weights = reinforcement(world)
+    distilled_steps, distilled_hash = distilled(world)
     hashes = [hashlib.sha256(w.tobytes()).hexdigest() for w in (weights, again, rl_weights)]
     if world.rank == 0:
         np.savez(folder / "weights.npz", training=weights, rl=rl_weights)
@@ -217,6 +231,8 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
         "first": first,
         "second": second,
         "rl": rl_steps,
+        "distilled": distilled_steps,
+        "distilled_hashes": world.gather_to_rank0([distilled_hash]),
         "mid_step": world.gather_to_rank0([mid_step(world, folder)]),
         "mid_rollout": world.gather_to_rank0([mid_rollout(world, folder)]),
         "stopped": world.gather_to_rank0([half(world, folder)]),
