@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "(made by the same code, config and inputs) are left as they are.",
     )
     parser.add_argument("--profile", metavar="NAME", help="a profile's name or file instead of AQUARAT_PROFILE (demo)")
+    parser.add_argument("--depth", type=int, metavar="N", help="another depth for a profile that has one")
     parser.add_argument("--again", action="store_true", help="also make assets that are up to date")
     parser.add_argument("--json", action="store_true", help="print a line of JSON at the end, on a terminal too")
     return parser
@@ -56,10 +57,10 @@ def _answer(user: Terminal, arguments: argparse.Namespace) -> tuple[dict[str, An
 
     log = str(user.log)
     try:
-        if arguments.profile:
+        if arguments.profile or arguments.depth is not None:
             from aquarat_pipeline.runs.profiles import choose
 
-            choose(arguments.profile)
+            choose(arguments.profile, arguments.depth)
         return {"ok": True, **_run(user, arguments.again), "log": log}, 0
     except KeyboardInterrupt:
         user.say("\ninterrupted before anything was started")

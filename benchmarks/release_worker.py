@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from aquarat_core.config import SPLIT_PATTERN, ModelConfig
+from aquarat_core.config.accounting import parameters
 from aquarat_core.exchange.huggingface import write_huggingface
-from aquarat_core.model.accounting import parameters
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.text.tokenizer import N_BYTES, SPECIAL_TOKENS, Tokenizer
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from aquarat_core.config import LaunchConfig, ModelConfig
-from aquarat_core.model.accounting import kv_bytes_per_token, matrix_parameters, padded_vocabulary
+from aquarat_core.config.accounting import kv_bytes_per_token, matrix_parameters, padded_vocabulary
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import compute_dtype

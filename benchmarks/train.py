@@ -3,7 +3,7 @@
 Depth 4, head size 64, 8,192 rows of embedding and head, rows of 512 tokens, 8,192 tokens a step, generated text. The
 rate of a 2048 x 2048 matrix product is measured between the steps, by all ranks at once with their threads, so that
 what slows the machine slows both; a run's model FLOP/s are given as a ratio to the float32 one. FLOPs are counted as
-`model.accounting` does: 6 for each weight of a product and 12 T C a layer for attention, at their full length.
+`config.accounting` does: 6 for each weight of a product and 12 T C a layer for attention, at their full length.
 
 Two cores can train as one rank of two threads or as two ranks of one. The goal is about two cores, so the better of the
 two counts; two ranks are what `launch` does by default, as on a host of GPUs. On GPUs `train_gpu.py` measures.
@@ -136,8 +136,8 @@ def worker(work: dict[str, Any]) -> None:
     from aquarat_core.artifacts.backends import open_backend
     from aquarat_core.checkpointing import Checkpointer, checkpoint_store
     from aquarat_core.config import LaunchConfig, ModelConfig, TrainConfig, WandbConfig
+    from aquarat_core.config.accounting import flops_per_token
     from aquarat_core.data.rows import PackedRows
-    from aquarat_core.model.accounting import flops_per_token
     from aquarat_core.model.transformer import Transformer
     from aquarat_core.tracking.context import DetachedContext
     from aquarat_core.training.loop import train

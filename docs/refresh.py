@@ -15,8 +15,8 @@ from typing import Any
 from aquarat_core.cli import build_parser, command_table
 from aquarat_core.cli.commands import GROUPS
 from aquarat_core.config import Profile, load_profile, profile_names
+from aquarat_core.config.accounting import describe
 from aquarat_core.config.fields import MAX_COUNT
-from aquarat_core.model.accounting import describe
 from aquarat_core.settings import store_uri
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,6 +13,7 @@ from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.completion import complete_profiles
 from aquarat_core.cli.output import CheckFailed, answer
+from aquarat_core.cli.profile_option import add_depth
 from aquarat_core.cli.table import table
 from aquarat_core.errors import UsageError
 
@@ -31,6 +32,7 @@ def add_commands(commands: Commands) -> None:
     group = commands.add_parser("config").add_subparsers(required=True, metavar="COMMAND")
     show = group.add_parser("show", help="print a profile's values, and where each comes from")
     _add_profile(show, "profile", nargs="?")
+    add_depth(show)
     show.add_argument("--section", help="only this section, such as rl_checkpoint")
     show.add_argument("--given", action="store_true", help="only values that a file gives, no defaults")
     show.add_argument("--yaml", action="store_true", help="print a complete profile file")
@@ -65,7 +67,7 @@ def _add_profile(
 def _show(arguments: argparse.Namespace) -> str:
     from aquarat_core.config import load_profile
 
-    profile = load_profile(arguments.profile)
+    profile = load_profile(arguments.profile, depth=arguments.depth)
     values = profile.model_dump(mode="json")
     if arguments.section is not None:
         if arguments.section not in values:
@@ -80,7 +82,7 @@ def _show(arguments: argparse.Namespace) -> str:
         import yaml
 
         return yaml.safe_dump(values, allow_unicode=True, sort_keys=False).rstrip()
-    origins = origins_of(arguments.profile, values)
+    origins = origins_of(arguments.profile, values, arguments.depth)
     facts = {
         name: {"value": value, "from": origins[name]}
         for name, value in leaves(values).items()
@@ -90,12 +92,13 @@ def _show(arguments: argparse.Namespace) -> str:
     return answer(arguments, facts, table([("field", "from", "value"), *((a, c, b) for a, b, c in rows)]))
 
 
-def origins_of(profile: str | None, values: Mapping[str, Any]) -> dict[str, str]:
-    """For each field in `values` by its dotted name, the profile or file that gives it, or `default`."""
+def origins_of(profile: str | None, values: Mapping[str, Any], depth: int | None = None) -> dict[str, str]:
+    """For each field in `values` by its dotted name, the profile or file that gives it, the rule by which it follows
+    from the depth, or `default`."""
     from aquarat_core.config.profile import layers
 
     origins = dict.fromkeys(leaves(values), DEFAULT)
-    for source, given in layers(profile):
+    for source, given in layers(profile, depth):
         for name in leaves(given):
             # A list is given as a whole, and so is a mapping that a file gives in another form than it is filled in.
             for leaf in origins:

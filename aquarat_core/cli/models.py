@@ -6,8 +6,8 @@ import argparse
 
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.completion import complete_profiles
 from aquarat_core.cli.output import answer
+from aquarat_core.cli.profile_option import add_profile
 from aquarat_core.cli.table import table
 from aquarat_core.config import Profile, load_profile, profile_names
 
@@ -15,8 +15,7 @@ from aquarat_core.config import Profile, load_profile, profile_names
 def add_commands(commands: Commands) -> None:
     """Adds `model` and `profiles`."""
     command = commands.add_parser("model")
-    profile = command.add_argument("--profile", help="name or YAML file of one profile (default: all built-in ones)")
-    complete_profiles(profile)
+    add_profile(command, "name or YAML file of one profile (default: all built-in ones)")
     add_json(command)
     command.set_defaults(run=_model)
 
@@ -26,7 +25,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _model(arguments: argparse.Namespace) -> str:
-    profiles = [load_profile(arguments.profile)] if arguments.profile else _by_size()
+    one = arguments.profile or arguments.depth
+    profiles = [load_profile(arguments.profile, depth=arguments.depth)] if one else _by_size()
     columns = [_described(p) for p in profiles]
     rows = [("profile", *(p.name for p in profiles))]
     rows += [(name, *(_number(c[name]) for c in columns)) for name in columns[0]]
@@ -36,14 +36,14 @@ def _model(arguments: argparse.Namespace) -> str:
 
 def _by_size() -> list[Profile]:
     """The built-in profiles, the smallest model first."""
-    from aquarat_core.model.accounting import parameters
+    from aquarat_core.config.accounting import parameters
 
     loaded = map(load_profile, profile_names())
     return sorted(loaded, key=lambda p: parameters(p.base_checkpoint.model, p.tokenizer.vocab_size))
 
 
 def _described(profile: Profile) -> dict[str, int | str]:
-    from aquarat_core.model.accounting import MAX_SAVED_ATTENTION, describe, training_bytes
+    from aquarat_core.config.accounting import MAX_SAVED_ATTENTION, describe, training_bytes
 
     base, vocab_size = profile.base_checkpoint, profile.tokenizer.vocab_size
     launch = base.launch

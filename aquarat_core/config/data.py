@@ -15,6 +15,7 @@ HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "h
 """Names of the built-in conversation data sets."""
 LICENSES = {
     "HuggingFaceTB/smol-smoltalk": "Apache-2.0",
+    "HuggingFaceTB/smoltalk": "Apache-2.0",
     "allenai/ai2_arc": "CC-BY-SA-4.0",
     "cais/mmlu": "MIT",
     "deepmind/aqua_rat": "Apache-2.0",

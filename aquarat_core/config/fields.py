@@ -45,6 +45,16 @@ class StrictModel(BaseModel):
         return with_current_names(cls, cast("dict[str, Any]", raw)) if isinstance(raw, dict) else raw
 
 
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as nested mappings laid over each other: a later mapping changes the earlier one, other values replace."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = merge(merged[key], cast("dict[str, Any]", value)) if both else value
+    return merged
+
+
 def old_names(model: type[BaseModel]) -> Mapping[str, str]:
     """New names of a model's fields by their names in the previous release."""
     none: dict[str, str] = {}

@@ -7,15 +7,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, model_validator
 
-from aquarat_core.config import strict_yaml
+from aquarat_core.config import dial, strict_yaml
 from aquarat_core.config.core import EvalBundleConfig
 from aquarat_core.config.data import AquaDatasetConfig, ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.config.evaluation import EvalConfig, check_asked_once, check_chat_core, check_phases
-from aquarat_core.config.fields import ConfigError, StrictModel, with_current_names
+from aquarat_core.config.fields import ConfigError, StrictModel, merge, with_current_names
 from aquarat_core.config.locations import anchored
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.release import ReleaseConfig
@@ -28,6 +28,8 @@ from aquarat_core.config.validation import validate
 
 PROFILES_DIR = Path(__file__).parents[1] / "profiles"
 DEFAULT_PROFILE = "demo"
+SCALED = "d12"
+"""The profile whose recipe the others with a depth extend."""
 MAX_PARENTS = 20
 S = TypeVar("S", bound=StrictModel)
 
@@ -37,6 +39,10 @@ class Profile(StrictModel):
 
     name: str
     description: str
+    depth: Annotated[int, Field(ge=1, le=64)] | None = Field(default=None, exclude_if=lambda depth: depth is None)
+    """The one dial: from the model's depth follow its width, batch, rates, weight decay, amount of text and
+    micro-batches, as far as this file does not set them; `aquarat config show` names the rules. null derives
+    nothing."""
     task: str = AQUA
     """The subject of the chain: the name of a built-in task or of one under `tasks`, or a task defined in place."""
     tasks: dict[TaskName, TaskConfig] = Field(default_factory=dict[str, TaskConfig])
@@ -82,6 +88,12 @@ class Profile(StrictModel):
 
     @model_validator(mode="after")
     def _stages_fit_each_other(self) -> Profile:
+        depth = self.base_checkpoint.model.depth
+        if self.depth not in (None, depth):
+            raise ValueError(
+                f"base_checkpoint.model.depth {depth} would keep the rates, batch and text of depth {self.depth}: they "
+                f"follow from depth: {depth} at the top of the profile, or from --depth {depth}; give that instead"
+            )
         T = self.base_checkpoint.model.sequence_len
         for stage, train in self._sections(TrainConfig):
             per_pass = train.micro_batch_rows * T * train.launch.nproc
@@ -187,39 +199,70 @@ def profile_names() -> list[str]:
     return sorted(p.stem for p in PROFILES_DIR.glob("*.yaml"))
 
 
-def load_profile(name_or_path: str | None = None, overrides: dict[str, Any] | None = None) -> Profile:
+def load_profile(
+    name_or_path: str | None = None, overrides: dict[str, Any] | None = None, depth: int | None = None
+) -> Profile:
     """The profile with that name (or YAML path), with nested `overrides` applied.
 
-    Without a name, uses `AQUARAT_PROFILE` from the environment, else `demo`. Raises `ConfigError`.
+    Without a name, uses `AQUARAT_PROFILE` from the environment, else `demo`, or with a `depth` `d12`. `depth` turns the
+    profile's dial; the profile is then named after it. Raises `ConfigError`.
     """
-    asked = asked_profile(name_or_path)
-    raw = _merge(_read(asked), with_current_names(Profile, overrides or {}))
-    return validate(Profile, raw, f"profile {asked}")
+    asked = asked_profile(name_or_path, depth)
+    fields = merge(*(given for _, given in layers(asked, depth)))
+    return validate(Profile, merge(fields, with_current_names(Profile, overrides or {})), f"profile {asked}")
 
 
 def override(profile: Profile, changes: dict[str, Any]) -> Profile:
     """`profile` with nested `changes` applied and everything validated again. Raises `ConfigError`."""
     changes = with_current_names(Profile, changes)
-    return validate(Profile, _merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
+    return validate(Profile, merge(profile.model_dump(), changes), f"profile {profile.name} with the run's overrides")
 
 
-def layers(name_or_path: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+def layers(name_or_path: str | None = None, depth: int | None = None) -> list[tuple[str, dict[str, Any]]]:
     """The fields that a profile's file gives, after those of the profiles that it extends, each with the profile's name
-    or file. Later ones win. Raises `ConfigError`."""
-    return _layers(asked_profile(name_or_path), seen=())
+    or file. Later ones win. Raises `ConfigError`.
+
+    Values derived from the depth come before the fields of the last file that sets it, each with its rule in place of a
+    name: so they replace what that file inherits, and what it sets by hand replaces them.
+    """
+    asked = asked_profile(name_or_path, depth)
+    given = _layers(asked, seen=())
+    dialled = [place for place, (_, fields) in enumerate(given) if "depth" in fields]
+    if not dialled:
+        if depth is not None:
+            raise ConfigError(
+                f"profile {asked} has values of its own for its size, none that follow a depth: take one of "
+                f"{', '.join(_scaled())}, or write depth: {depth} into a file that extends {asked}"
+            )
+        return given
+    place = dialled[-1]
+    if depth not in (None, given[place][1]["depth"]):
+        source, fields = given[place]
+        name = given[-1][1].get("name", asked)
+        given[place] = (source, fields | {"depth": depth})
+        named = f"d{depth}" if asked == SCALED else f"{name}-d{depth}"
+        given.append((f"--depth {depth}", {"name": named, "description": f"Depth {depth} by the rules of {asked}."}))
+    turned = given[place][1]["depth"]
+    if not isinstance(turned, int):
+        return given
+    own = merge(*(fields for _, fields in given[place:]))
+    found = dial.derived(turned, merge(*(fields for _, fields in given)), own)
+    return [*given[:place], *((f"depth {turned}: {rule}", fields) for rule, fields in found), *given[place:]]
 
 
-def asked_profile(name_or_path: str | None = None) -> str:
-    """The profile's name or file: the given one, else that of `AQUARAT_PROFILE` in the environment, else `demo`."""
-    return name_or_path or os.environ.get("AQUARAT_PROFILE") or DEFAULT_PROFILE
+def asked_profile(name_or_path: str | None = None, depth: int | None = None) -> str:
+    """The profile's name or file: the given one, else that of `AQUARAT_PROFILE` in the environment, else `demo`.
+
+    For a `depth`, `d12` instead of `demo`; and instead of `d12` the built-in profile of that depth, if there is one.
+    """
+    asked = name_or_path or os.environ.get("AQUARAT_PROFILE") or (DEFAULT_PROFILE if depth is None else SCALED)
+    return f"d{depth}" if asked == SCALED and f"d{depth}" in profile_names() else asked
 
 
-def _read(name_or_path: str) -> dict[str, Any]:
-    """The fields of a profile and of those that it extends."""
-    fields: dict[str, Any] = {}
-    for _, given in _layers(name_or_path, seen=()):
-        fields = _merge(fields, given)
-    return fields
+def _scaled() -> list[str]:
+    """The built-in profiles with a depth, the smallest first."""
+    depths = {name: _layers(name, seen=())[-1][1].get("depth", 0) for name in profile_names()}
+    return sorted((name for name in depths if depths[name]), key=lambda name: int(depths[name]))
 
 
 def _layers(name_or_path: str, seen: tuple[Path, ...], beside: Path | None = None) -> list[tuple[str, dict[str, Any]]]:
@@ -259,11 +302,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # the name is too long for a file
         return False
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], cast("dict[str, Any]", value)) if both else value
-    return merged

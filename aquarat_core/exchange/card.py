@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.lineage import format_code, format_profile
 from aquarat_core.config import ModelConfig
+from aquarat_core.config.accounting import parameters
 from aquarat_core.config.protocols import CORE
 from aquarat_core.config.release import ReleaseConfig
 from aquarat_core.evaluation import document as doc
@@ -24,7 +25,6 @@ from aquarat_core.evaluation.report import EvalReport
 from aquarat_core.evaluation.sections import above_chance, chat_core_section, overview_table
 from aquarat_core.evaluation.wording import baseline_sentence, comparison_sentence
 from aquarat_core.exchange.provenance import DataSource, Origin, data_sources, origin_of_root, root_of
-from aquarat_core.model.accounting import parameters
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -6,8 +6,8 @@ import hashlib
 import json
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, git_state
+from aquarat_core.config.accounting import parameters
 from aquarat_core.exchange.opened import Opened
-from aquarat_core.model.accounting import parameters
 from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT

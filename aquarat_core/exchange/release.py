@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from aquarat_core.artifacts import Artifact
+from aquarat_core.config.accounting import parameters
 from aquarat_core.config.release import ReleaseConfig
 from aquarat_core.errors import DataError, UsageError
 from aquarat_core.evaluation.report import EvalReport
@@ -15,7 +16,6 @@ from aquarat_core.exchange.card import Subject, model_card
 from aquarat_core.exchange.facts import FACTS, ReleaseFacts, write_facts
 from aquarat_core.exchange.huggingface import write_huggingface
 from aquarat_core.exchange.provenance import ancestors, family_of, origin_of_root, publication
-from aquarat_core.model.accounting import parameters
 from aquarat_core.model.checkpoint import load_checkpoint
 
 CARD = "README.md"

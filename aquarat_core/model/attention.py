@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aquarat_core.config.accounting import MAX_SAVED_ATTENTION
 from aquarat_core.model import fused
-from aquarat_core.model.accounting import MAX_SAVED_ATTENTION
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

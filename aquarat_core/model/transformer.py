@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aquarat_core.config import ModelConfig
+from aquarat_core.config.accounting import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, padded_vocabulary
 from aquarat_core.model import float8, fused
-from aquarat_core.model.accounting import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, padded_vocabulary
 from aquarat_core.model.attention import Backend, attend, block_mask
 from aquarat_core.model.kv_cache import CacheView
 

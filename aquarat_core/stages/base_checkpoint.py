@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from aquarat_core.config import PretrainConfig
+from aquarat_core.config.accounting import parameters
+from aquarat_core.config.scaling import horizon_of
 from aquarat_core.data.tokens import open_rows
-from aquarat_core.model.accounting import parameters
 from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
-from aquarat_core.optim.scaling import horizon_of
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.loop import train

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquarat_core.config import ConfigError, PretrainConfig, PretrainTextConfig
+from aquarat_core.config.accounting import flops_per_token, matrix_parameters, parameters
 from aquarat_core.config.evaluation import Asked
 from aquarat_core.config.fields import MAX_STEPS
 from aquarat_core.config.protocols import GENERATING
-from aquarat_core.model.accounting import flops_per_token, matrix_parameters, parameters
-from aquarat_core.optim.scaling import horizon_of
+from aquarat_core.config.scaling import horizon_of
 from aquarat_core.tasks.registry import DATASETS, dataset_of
 
 KNOWN_REPO = PretrainTextConfig().repo

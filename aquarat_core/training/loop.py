@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from aquarat_core.config import TrainConfig
+from aquarat_core.config.accounting import flops_per_token
 from aquarat_core.data.rows import EpochShuffle, Rows
-from aquarat_core.model.accounting import flops_per_token
 from aquarat_core.model.bits_per_byte import score_rows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World

@@ -7,8 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from aquarat_core.config import ConfigError, TrainConfig
+from aquarat_core.config.accounting import MAX_SAVED_ATTENTION, training_bytes
 from aquarat_core.model import fused
-from aquarat_core.model.accounting import MAX_SAVED_ATTENTION, training_bytes
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.memory import free_bytes

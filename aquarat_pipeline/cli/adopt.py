@@ -6,8 +6,8 @@ import argparse
 
 from aquarat_core.cli.artifacts import add_artifact, add_json
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.completion import complete_profiles
 from aquarat_core.cli.output import answer
+from aquarat_core.cli.profile_option import add_profile
 from aquarat_core.settings import store_uri
 from aquarat_pipeline.cli.runs import open_instance, use_profile
 
@@ -25,7 +25,7 @@ def add_commands(commands: Commands) -> None:
         "--as", dest="asset", required=True, metavar="ASSET",
         help="the stage's asset, such as sft_checkpoint; EXPERIMENT/ASSET in a named experiment",
     )  # fmt: skip
-    complete_profiles(command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE"))
+    add_profile(command)
     add_json(command)
     command.set_defaults(run=_adopt)
 

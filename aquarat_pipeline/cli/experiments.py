@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.completion import complete_profiles, complete_with
+from aquarat_core.cli.completion import complete_with
 from aquarat_core.cli.output import CheckFailed, answer
+from aquarat_core.cli.profile_option import add_profile
 from aquarat_core.cli.table import table
+from aquarat_core.errors import UsageError
 
 if TYPE_CHECKING:
     from aquarat_core.artifacts import Artifact, ArtifactStore
@@ -28,7 +30,7 @@ def add_commands(commands: Commands) -> None:
     group = command.add_subparsers(metavar="COMMAND")
     added = group.add_parser("add", help="add a chain of assets, NAME/rl_checkpoint and so on, with its own profile")
     added.add_argument("name", metavar="NAME")
-    complete_profiles(added.add_argument("--profile", required=True, help="a profile's name or file"))
+    add_profile(added, "a profile's name or file")
     add_json(added)
     added.set_defaults(run=_add)
     removed = group.add_parser("remove", help="remove a named experiment; its artifacts stay")
@@ -126,8 +128,14 @@ def _asked(facts: list[dict[str, Any]]) -> str:
 
 def _add(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline import experiments
+    from aquarat_pipeline.runs import profiles
 
-    made = experiments.add(arguments.name, arguments.profile)
+    followed: str | None = arguments.profile
+    if arguments.depth is not None:
+        followed = str(profiles.at_depth(followed, arguments.depth))
+    if followed is None:
+        raise UsageError("an experiment needs a profile of its own: give --profile or --depth")
+    made = experiments.add(arguments.name, followed)
     facts = {"experiment": made.name, "profile": made.profile.name, "profile_sha256": made.profile.sha256}
     return answer(
         arguments,

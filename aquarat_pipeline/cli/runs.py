@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from aquarat_core.cli.completion import complete_profiles, complete_with
+from aquarat_core.cli.completion import complete_with
+from aquarat_core.cli.profile_option import add_profile
 from aquarat_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_assets(command: argparse.ArgumentParser, default: list[str] | None = Non
     )  # fmt: skip
     complete_with(assets, _known_assets)
     command.add_argument("--with-parents", action="store_true", help="also make all of the assets' inputs")
-    complete_profiles(command.add_argument("--profile", help="a profile's name or file instead of AQUARAT_PROFILE"))
+    add_profile(command)
     fields = command.add_argument(
         "--set", action="append", default=[], dest="fields", metavar="FIELD=VALUE",
         help="another value than the profile's, such as rl_checkpoint.steps=20; can be repeated",
@@ -59,7 +60,7 @@ def tags_of(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def use_profile(arguments: argparse.Namespace) -> None:
-    """Makes this process use the profile of `--profile`. Named experiments have their own profile.
+    """Makes this process use the profile of `--profile` and `--depth`. Named experiments have their own profile.
 
     Raises `ConfigError` for an invalid profile, before Dagster would with a long traceback, and `ExperimentError`.
     """
@@ -67,12 +68,12 @@ def use_profile(arguments: argparse.Namespace) -> None:
     from aquarat_pipeline.experiments import ExperimentError, experiment_of
     from aquarat_pipeline.runs.profiles import choose
 
-    if arguments.profile:
-        choose(arguments.profile)
+    if arguments.profile or arguments.depth is not None:
+        choose(arguments.profile, arguments.depth)
         if named := [name for name in arguments.assets if experiment_of(name)]:
             raise ExperimentError(
                 f"{', '.join(named)}: a named experiment has its own profile (see `aquarat experiments`): "
-                "leave --profile out, or add another experiment for it"
+                "leave --profile and --depth out, or add another experiment for it"
             )
     load_profile()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from aquarat_core.artifacts.files import atomic_write
 from aquarat_core.config import ConfigError, Profile, load_profile, profile_names
 from aquarat_core.errors import UserError
+from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.tags import PROFILE_HASH_TAG, PROFILE_TAG
 
 
@@ -22,10 +23,29 @@ class ProfileMismatchError(UserError):
     """A run that would continue under another profile than the one with which it started."""
 
 
-def choose(name: str) -> None:
-    """Makes this process, and all processes that it starts, use the profile with that name or file."""
-    path = os.path.abspath(name)
-    os.environ["AQUARAT_PROFILE"] = path if os.path.isfile(path) else name
+def choose(name: str | None, depth: int | None = None) -> None:
+    """Makes this process, and all processes that it starts, use the profile with that name or file, at a `depth` if one
+    is given. Raises `ConfigError` for a depth that does not fit, and `HomeError`."""
+    path = os.path.abspath(name or "")
+    chosen = path if name and os.path.isfile(path) else name
+    if depth is not None:
+        chosen = str(at_depth(chosen, depth))
+    if chosen:
+        os.environ["AQUARAT_PROFILE"] = chosen
+
+
+def at_depth(name: str | None, depth: int) -> Path:
+    """The file in `DAGSTER_HOME` with the profile of that name or file at another depth; its name says its content.
+
+    Raises `ConfigError` for a depth that does not fit, and `HomeError`.
+    """
+    profile = load_profile(name, depth=depth)
+    path = dagster_home() / "aquarat" / "depths" / f"{profile.name}-{profile.sha256[:12]}.yaml"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, durable=True) as file:
+            file.write(profile.to_json())
+    return path
 
 
 def remember(home: Path, profile: Profile) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 from aquarat_core.artifacts import Artifact, ArtifactStore
 from aquarat_core.cli import main
 from aquarat_core.config import load_profile, profile_names
-from aquarat_core.model.accounting import describe, training_bytes
+from aquarat_core.config.accounting import describe, training_bytes
 
 from .conftest import ROOT, Publish
 
@@ -117,7 +117,7 @@ def test_model_prints_what_accounting_counts(name: str, kept: dict[str, bool]) -
 
 def test_profiles_lists_them_all() -> None:
     lines = aquarat("profiles").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["demo", "tiny", "d8", "d12", "d20", "d26"], "by size"
+    assert [line.split()[0] for line in lines] == ["demo", "tiny", "d8", "d12", "d16", "d20", "d24", "d26"], "by size"
     assert {line.split()[0] for line in lines} == set(profile_names())
     assert lines[0].split(maxsplit=1)[1] == load_profile("demo").description
     assert list(json.loads(aquarat("profiles", "--json").stdout)) == [line.split()[0] for line in lines]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.config import load_profile, profile_names
-from aquarat_core.model.accounting import parameters
+from aquarat_core.config.accounting import parameters
 from aquarat_core.stages.registry import STAGES
 
 SVG = "{http://www.w3.org/2000/svg}"

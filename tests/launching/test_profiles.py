@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from aquarat_core.config import load_profile
+from aquarat_core.config import ConfigError, load_profile
 from aquarat_pipeline.runs import profiles
 from aquarat_pipeline.runs.executor import resuming_executor
 from aquarat_pipeline.runs.launcher import GpuRunLauncher
@@ -76,3 +76,24 @@ def test_a_run_is_not_executed_under_another_profile(
     monkeypatch.setenv("AQUARAT_PROFILE", "tiny")
     list(execute_run_iterator(InMemoryJob(job), instance.create_run_for_job(job), instance))
     assert calls == ["tiny"]
+
+
+def test_a_profile_at_another_depth_is_a_file_that_workers_and_experiments_can_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("AQUARAT_PROFILE", "demo")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: d12\nname: mine\ndepth: 20\nbase_checkpoint: {optim: {lr_scale: 0.5}}\n")
+    profiles.choose(str(mine), 16)
+    followed = Path(os.environ["AQUARAT_PROFILE"])
+    assert followed.is_relative_to(tmp_path / "aquarat" / "depths") and followed.name.startswith("mine-d16-")
+    found = load_profile()
+    assert found == load_profile(str(followed)) == load_profile(str(mine), depth=16)
+    assert (found.depth, found.base_checkpoint.optim.lr_scale) == (16, 0.5)
+    # The recipe again, not the last choice.
+    profiles.choose("d12", 13)
+    assert load_profile() == load_profile(depth=13)
+    monkeypatch.setenv("AQUARAT_PROFILE", "tiny")
+    with pytest.raises(ConfigError, match="profile tiny has values of its own"):
+        profiles.choose(None, 8)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from aquarat_core.config import ModelConfig
-from aquarat_core.model import accounting, fused
+from aquarat_core.config import ModelConfig, accounting
+from aquarat_core.model import fused
 from aquarat_core.model.transformer import Transformer, attend, rotary_table, rotate
 from tests.factories import random_ids, random_model
 

@@ -171,6 +171,17 @@ def test_experiments_are_added_listed_and_removed(
     assert "there is no experiment 'mine_2'" in capsys.readouterr().err
 
 
+def test_a_ladder_of_depths_is_an_experiment_for_each(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for depth in (10, 14):
+        assert main(["experiments", "add", f"depth_{depth}", "--depth", str(depth)]) == 0
+    loaded = {e.name: e.profile for e in experiments.experiments()}
+    assert {name: profile.depth for name, profile in loaded.items()} == {"": None, "depth_10": 10, "depth_14": 14}
+    assert loaded["depth_14"] == load_profile(depth=14)
+    assert main(["experiments", "add", "none"]) == 2
+    assert "give --profile or --depth" in capsys.readouterr().err
+    assert main(["experiments", "add", "small", "--profile", "demo", "--depth", "8"]) == 2
+
+
 def test_a_file_that_is_no_experiment_harms_no_other_and_can_be_removed(
     home: Path, store_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

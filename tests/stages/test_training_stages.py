@@ -17,11 +17,10 @@ import yaml
 from aquarat_core.artifacts import Artifact
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.checkpointing import checkpoint_store
-from aquarat_core.config import ConfigError, load_profile, override
+from aquarat_core.config import ConfigError, accounting, load_profile, override
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.packed_files import open_rows
 from aquarat_core.errors import DataError, StageError, UserError
-from aquarat_core.model import accounting
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.rl.trainer import Stopping, Trainer
 from aquarat_core.stages import base_checkpoint, chat_training, pretrain_tokens, rl_checkpoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aquarat_core.config import ConfigError, TrainConfig
-from aquarat_core.model.accounting import parameters, training_bytes
+from aquarat_core.config.accounting import parameters, training_bytes
 from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.memory import free_bytes
 from aquarat_core.training import preflight

@@ -17,11 +17,11 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
+from aquarat_core.config.accounting import padded_vocabulary
 from aquarat_core.errors import WeightsError
 from aquarat_core.exchange.nanochat.forms import Form, config_of, form_of, is_table, tensor_names
 from aquarat_core.exchange.opened import Opened, check_finite, origin_of
 from aquarat_core.exchange.tokenizer_files import find_tokenizer, read_tokenizer
-from aquarat_core.model.accounting import padded_vocabulary
 from aquarat_core.model.transformer import Transformer
 
 MAX_META_BYTES = 1 << 20

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.config import ModelConfig
+from aquarat_core.config.accounting import SMEAR_CHANNELS, padded_vocabulary
 from aquarat_core.errors import WeightsError
 from aquarat_core.exchange.nanochat.forms import (
     OCTOBER_2025,
@@ -27,7 +28,6 @@ from aquarat_core.exchange.nanochat.forms import (
     tensor_names,
 )
 from aquarat_core.exchange.tokenizer_files import RANKS_FILE
-from aquarat_core.model.accounting import SMEAR_CHANNELS, padded_vocabulary
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.text.formats import save_tiktoken
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from aquarat_core.config import ModelConfig
+from aquarat_core.config.model import ModelConfig
+from aquarat_core.config.rl import RLConfig
 
 VOCABULARY_MULTIPLE = 64
 """Embedding and head are padded to a multiple of this many rows, for faster matrix products."""
@@ -18,6 +19,12 @@ MAX_SAVED_ATTENTION = 1024
 """Maximum length of rows whose attention probabilities a CPU saves for the backward pass."""
 SMEAR_CHANNELS = 24
 """Channels of an embedding that its smear gate reads."""
+QUESTION_TOKENS = 512
+"""Tokens that a question of RL is assumed to have at most; AQuA-RAT's longest have about half of it."""
+EAGER_WIDTHS = 28
+"""Values that eager operations save per token and block for the backward pass, in widths of the model."""
+LOGIT_COPIES = 5
+"""Float32 copies of the completions' logits that RL's update holds at its peak: two saved, the others on the way."""
 
 
 def padded_vocabulary(vocab_size: int) -> int:
@@ -72,20 +79,78 @@ def training_bytes(
     keeps_attention: bool = False,
     keeps_logits: bool = False,
 ) -> int:
-    """Estimated bytes for training on one rank with micro-batches of `rows` rows.
+    """Estimated bytes for training on one rank with micro-batches of `rows` rows: the sum of `training_parts`."""
+    kept = {"keeps_attention": keeps_attention, "keeps_logits": keeps_logits}
+    return sum(training_parts(config, vocab_size, rows, ranks=ranks, **kept).values())
 
-    The sum of float32 master weights and gradients, and with several ranks their flat copies for communication; the
-    optimizer's moments (one for matrices, two for other parameters), sharded over the ranks; and the two-byte
-    activations saved for the backward pass: 20 times the width per token and block and, if saved, the attention
-    probabilities (one per pair of tokens and head) and the logits with their gradient.
+
+def training_parts(
+    config: ModelConfig,
+    vocab_size: int,
+    rows: int,
+    *,
+    ranks: int = 1,
+    keeps_attention: bool = False,
+    keeps_logits: bool = False,
+) -> dict[str, int]:
+    """Estimated bytes of one rank's training with micro-batches of `rows` rows, by part.
+
+    `weights` and `gradients` are float32; `exchange` are their flat copies for communication between several ranks;
+    `optimizer` are the moments (one for matrices, two for other parameters), sharded over the ranks. `activations` are
+    the two-byte values saved for the backward pass, 20 times the width per token and block, and if saved the attention
+    probabilities (one per pair of tokens and head); `logits` are those that are saved, with their gradient.
     """
-    weights, matrices = parameters(config, vocab_size), matrix_parameters(config)
-    moments = (matrices + 2 * (weights - matrices)) / ranks
-    flat = weights * (1 + 1 / ranks) if ranks > 1 else 0
     probabilities = config.n_head * sum(config.windows) if keeps_attention else 0
     logits = 2 * padded_vocabulary(vocab_size) if keeps_logits else 0
-    kept = rows * config.sequence_len * (20 * config.dim * config.depth + probabilities + logits)
-    return int(4 * (2 * weights + moments + flat) + 2 * kept)
+    tokens = rows * config.sequence_len
+    return state_parts(config, vocab_size, ranks) | {
+        "activations": 2 * tokens * (20 * config.dim * config.depth + probabilities),
+        "logits": 2 * tokens * logits,
+    }
+
+
+def state_parts(config: ModelConfig, vocab_size: int, ranks: int) -> dict[str, int]:
+    """The parts of `training_parts` that do not depend on the micro-batch."""
+    weights, matrices = parameters(config, vocab_size), matrix_parameters(config)
+    return {
+        "weights": 4 * weights,
+        "gradients": 4 * weights,
+        "exchange": int(4 * weights * (1 + 1 / ranks)) if ranks > 1 else 0,
+        "optimizer": int(4 * (matrices + 2 * (weights - matrices)) / ranks),
+    }
+
+
+def rl_parts(
+    config: ModelConfig,
+    vocab_size: int,
+    rl: RLConfig,
+    *,
+    micro_batch_rows: int | None = None,
+    rollout_rows: int | None = None,
+) -> dict[str, int]:
+    """Estimated bytes of one rank in RL, by part, at the most: all questions have `QUESTION_TOKENS` tokens and no
+    completion ends early.
+
+    To the parts of `training_parts` come the frozen `reference`, the sampler's copy of the weights (matrices in two
+    bytes) and its `rollout_cache`, which stays allocated during the update. The update runs eagerly and so keeps more
+    of each block, and several float32 copies of the logits of completions.
+    """  # fmt: skip
+    ranks, answer = rl.launch.nproc, rl.max_new_tokens
+    question = min(QUESTION_TOKENS, config.sequence_len - answer)
+    samples = -(-rl.prompts_per_step * rl.group_size // ranks)
+    rows = min(micro_batch_rows or rl.micro_batch_rows, samples)
+    sampled = min(rollout_rows or rl.rollout_rows, samples)
+    weights, products = parameters(config, vocab_size), scaling_parameters(config, vocab_size)
+    # The cache keeps the prompts of twice as many full groups as its rows hold.
+    prompts = min(-(-samples // rl.group_size), max(2, 2 * sampled // rl.group_size))
+    return state_parts(config, vocab_size, ranks) | {
+        # With the matrices in two bytes, which each pass keeps for its way back.
+        "activations": 2 * rows * (question + answer) * EAGER_WIDTHS * config.dim * config.depth + 2 * products,
+        "logits": LOGIT_COPIES * 4 * rows * answer * vocab_size,
+        "reference": 4 * weights,
+        "sampler": 4 * (weights - products) + 2 * products,
+        "rollout_cache": kv_bytes_per_token(config) * (sampled * answer + prompts * question),
+    }
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-from aquarat_core.config import PretrainConfig
-from aquarat_core.model.accounting import flops_per_token, scaling_parameters
+from aquarat_core.config.accounting import flops_per_token, scaling_parameters
+from aquarat_core.config.training import PretrainConfig
 
 REFERENCE_BATCH = 1 << 19
 """Tokens per step for which the learning rates are specified."""

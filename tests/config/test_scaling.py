@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aquarat_core.optim import scaling
+from aquarat_core.config import scaling
 
 PUBLISHED = {  # depth: millions of scaling parameters, billions of tokens, tokens a step, steps
     4: (11.5, 0.14, 262_144, 528),
