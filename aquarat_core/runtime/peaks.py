@@ -27,6 +27,37 @@ UTILIZATION = 0.38
 """Share of the bfloat16 peak that training reached for the one model on the one GPU that were measured."""
 
 
+MEMORY_BYTES = {
+    "GB200": 186e9,
+    "B200": 180e9,
+    "H200": 141e9,
+    "H100 NVL": 94e9,
+    "H100": 80e9,
+    "H800": 80e9,
+    "H20": 96e9,
+    "A100 40GB": 40e9,
+    "A100": 80e9,
+    "A800": 80e9,
+    "L40S": 48e9,
+    "L40": 48e9,
+    "L4": 24e9,
+    "A10G": 24e9,
+    "RTX 4090": 24e9,
+}
+"""Memory by the same names, from the same sheets; for an A100 that of the larger kind, unless its name says 40GB."""
+
+
 def peak_of(name: str) -> float | None:
-    """The peak in bfloat16 of one GPU with that name; None if unknown."""
-    return next((flops for part, flops in PEAK_BF16_FLOPS.items() if part in name), None)
+    """The peak in bfloat16 of one GPU with that name, in either case; None if unknown."""
+    return _first(PEAK_BF16_FLOPS, name)
+
+
+def memory_of(name: str) -> float | None:
+    """Bytes of memory of one GPU with that name, in either case; None if unknown."""
+    if "a100" in name.lower() and "40gb" in name.lower():
+        name = "A100 40GB"
+    return _first(MEMORY_BYTES, name)
+
+
+def _first(table: dict[str, float], name: str) -> float | None:
+    return next((value for part, value in table.items() if part.lower() in name.lower()), None)

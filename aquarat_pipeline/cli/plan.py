@@ -10,6 +10,7 @@ from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
+from aquarat_pipeline.cli import forecast
 from aquarat_pipeline.cli.runs import add_assets, add_hosts, check_typed, open_instance, tags_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_commands(commands: Commands) -> None:
     add_assets(plan, default=[WHOLE_CHAIN])
     plan.add_argument("--again", action="store_true", help="as if nothing were up to date")
     add_hosts(plan)
+    forecast.add_options(plan)
     add_json(plan)
     plan.set_defaults(run=_plan)
 
@@ -76,6 +78,9 @@ def _answer(
     text = "\n".join([table([("asset", "host", when, "why"), *rows]), "", *lines, *said])
     machine = {"make": makes, "fresh": kept, "requirements": said, "problem": problem}
     machine |= {"rentals": rentals} if rentals else {}
+    computed = forecast.computed(arguments, plan)
+    text, problem = f"{text}{computed.text}", "; ".join(filter(None, (problem, computed.problem))) or None
+    machine |= {"computed": computed.numbers, "problem": problem}
     if problem:
         return CheckFailed(
             answer(arguments, machine, f"{text}\n\nIt could not be made: {problem}".replace("\n\n\n", "\n\n"))

@@ -137,3 +137,27 @@ def test_a_plan_that_no_host_can_run_is_a_finding(shell: Shell) -> None:
     facts = json.loads(out.stdout)
     assert "no host could ever run these stages" in facts["problem"]
     assert [make["asset"] for make in facts["make"]][:2] == ["aqua_dataset", "chat_datasets"], "the whole chain"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_plan_counts_on_gpus_that_are_not_there(shell: Shell) -> None:
+    options = ("--depth", "10", "--gpu", "a100", "--price", "1.5")
+    out = shell.run(CLI, "plan", *options, "--json")
+    facts = json.loads(out.stdout)
+    found = {one["stage"]: one for one in facts["computed"]}
+    assert list(found) == [make["asset"] for make in facts["make"]]
+    base = found["base_checkpoint"]
+    assert base["ranks"] == 8 and base["problem"] is None
+    assert base["flops"] == pytest.approx(base["seconds"] * 0.38 * 312e12 * 8)
+    assert base["dollars"] == pytest.approx(base["seconds"] / 3600 * 8 * 1.5)
+    assert base["memory"]["weights"] == base["memory"]["gradients"] > 0
+    text = shell.run(CLI, "plan", *options).stdout
+    assert "Computed, not measured, for 8 x a100, $1.5 each an hour, training at 38% of the bf16 peak" in text
+    assert "GB of one GPU" in text and "rollout_cache" in text
+    small = shell.run(CLI, "plan", "--profile", "d26", "--gpu", "L4")
+    assert small.returncode == 1
+    assert "base_checkpoint needs about" in small.stdout and "more than 80% of the 24 GB of L4" in small.stdout
+    wrong = shell.run(CLI, "plan", "--depth", "10", "--utilization", "38")
+    assert wrong.returncode == 2 and "--utilization 38 is not a share of the peak" in wrong.stderr
+    assert shell.run(CLI, "plan", "--profile", "tiny", "--depth", "10").returncode == 2
