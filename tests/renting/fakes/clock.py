@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 START = 1_796_000_000.0
 
@@ -26,3 +27,16 @@ class FakeClock:
         assert seconds >= 0
         with self._lock:
             self._now += seconds
+
+
+class WallClock(FakeClock):
+    """The real time, for processes that cannot be given another."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def advance(self, seconds: float) -> None:
+        raise AssertionError("real time cannot be made to pass")

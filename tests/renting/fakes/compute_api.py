@@ -181,20 +181,30 @@ class FakeComputeEngine(FakeCloud):
         if zone not in ZONES or kind not in CATALOG:
             return self.error(400, "invalid", f"Invalid value for field 'resource.machineType': {kind!r}")
         self.request_ids.add(request_id)
-        machine = self.order(body["name"], kind, zone)
-        machine.asked = body
+        machine = self.order(body["name"], kind, zone, asked=body)
         scheduling = body.get("scheduling") or {}
         if "maxRunDuration" in scheduling and scheduling.get("instanceTerminationAction") == "DELETE":
             machine.ends_itself = self.clock.now() + int(scheduling["maxRunDuration"]["seconds"])
         return Answer(200, self._operation("insert", body["name"], "RUNNING"))
 
-    def order(self, name: str, kind: str = "g2-standard-4", zone: str = ZONES[0], account: str = KEY) -> Machine:
-        """An instance that was made without this API."""
+    def order(
+        self,
+        name: str,
+        kind: str = "g2-standard-4",
+        zone: str = ZONES[0],
+        account: str = KEY,
+        asked: dict[str, Any] | None = None,
+    ) -> Machine:
+        """A new instance; without `asked`, one that was made without this API."""
         price = CATALOG[kind][4] * MICROS_PER_CENT
         gpus = CATALOG[kind][1]
         return self.add(
-            Machine(self.new_id(), name, kind, zone, price, self.clock.now(), self.timing, account, gpus=gpus)
-        )
+            Machine(
+                self.new_id(), name, kind, zone, price, self.clock.now(), self.timing, account, gpus=gpus,
+                asked=asked or {}, authorized=_metadata(asked, "ssh-keys").partition(":")[2],
+                user_data=_metadata(asked, "user-data") or None,
+            )
+        )  # fmt: skip
 
     def _delete(self, zone: str, name: str) -> Answer:
         found = self._find(zone, name)
@@ -240,3 +250,8 @@ def _is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text and int(uuid.UUID(text)) != 0
     except ValueError:
         return False
+
+
+def _metadata(asked: dict[str, Any] | None, name: str) -> str:
+    items = ((asked or {}).get("metadata") or {}).get("items") or []
+    return next((item["value"] for item in items if item["key"] == name), "")

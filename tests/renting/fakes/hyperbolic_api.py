@@ -33,6 +33,8 @@ class FakeHyperbolic(FakeCloud):
         self.options = [list(row) for row in CATALOG]
         self.credit = credit_cents * MICROS_PER_CENT
         self.has_ssh_key = True
+        self.public_key = ""
+        """The one that a person has put on the website."""
         self.granted_cents: dict[str, int] = {}
         self.label_length = 64
 
@@ -122,14 +124,14 @@ class FakeHyperbolic(FakeCloud):
         self._count += 1
         return str(41_000 + self._count)
 
-    def order(self, name: str | None, row: int = 1, account: str = KEY) -> Machine:
-        """A rental that was made without this API."""
+    def order(self, name: str | None, row: int = 1, account: str = KEY, asked: dict[str, Any] | None = None) -> Machine:
+        """A new rental; without `asked`, one that was made without this API."""
         model, _, gpus, region, _, _, cents, *_ = self.options[row]
         cents = self.granted_cents.get(model, cents)
         return self.add(
             Machine(
                 self.new_id(), name, model, region, cents * MICROS_PER_CENT, self.clock.now(), self.timing, account,
-                gpus=gpus,
+                gpus=gpus, asked=asked or {}, authorized=self.public_key,
             )
         )  # fmt: skip
 
@@ -168,8 +170,7 @@ class FakeHyperbolic(FakeCloud):
                     return self.error(400, "RegionDisabled", "?")
                 if left == 0:
                     return self.fault("no capacity", "rent")
-                made = self.order((body.get("label") or RANDOM_NAME)[: self.label_length], number)
-                made.asked = body
+                made = self.order((body.get("label") or RANDOM_NAME)[: self.label_length], number, asked=body)
                 return Answer(200, self._checked([self._record(made)])[0])
         return self.fault("no capacity", "rent")
 

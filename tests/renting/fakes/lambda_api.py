@@ -102,13 +102,23 @@ class FakeLambda(FakeCloud):
                 data = [_strange(effect, one) for one in data] if isinstance(data, list) else _strange(effect, data)
         return replace(answer, data={"data": data})
 
-    def order(self, name: str | None, type: str = "gpu_1x_a10", account: str = KEY, key: str = "") -> Machine:
-        """An instance that was made without this API, such as somebody else's."""
+    def order(
+        self,
+        name: str | None,
+        type: str = "gpu_1x_a10",
+        account: str = KEY,
+        key: str = "",
+        region: str = "us-east-1",
+        asked: dict[str, Any] | None = None,
+    ) -> Machine:
+        """A new instance; without `asked`, one that was made without this API, such as somebody else's."""
         cents = self.granted_cents.get(type, self.cents[type])
         return self.add(
             Machine(
-                self.new_id(), name, type, "us-east-1", cents * MICROS_PER_CENT, self.clock.now(), self.timing, account,
-                key, CATALOG[type][5],
+                self.new_id(), name, type, region, cents * MICROS_PER_CENT, self.clock.now(), self.timing, account,
+                key, CATALOG[type][5], asked or {},
+                next((one["public_key"] for one in self.ssh_keys if one["name"] == key), ""),
+                (asked or {}).get("user_data"),
             )
         )  # fmt: skip
 
@@ -164,8 +174,7 @@ class FakeLambda(FakeCloud):
             return self.error(404, "global/object-does-not-exist", f"{kind} or {key} does not exist")
         if region not in self.capacity[kind]:
             return self.fault("no capacity", "rent")
-        machine = self.order(body.get("name"), kind, key=key)
-        machine.region, machine.asked = region, body
+        machine = self.order(body.get("name"), kind, key=key, region=region, asked=body)
         return self._answer(schemas.Launched, {"instance_ids": [machine.id]})
 
     def _terminate(self, body: Any) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 MICROS_PER_CENT = 10_000
 
@@ -45,8 +45,11 @@ class Machine:
     account: str
     ssh_key: str = ""
     gpus: int = 1
-    asked: dict[str, object] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
     """The order as it came."""
+    authorized: str = ""
+    """The public ssh key that may log in."""
+    user_data: str | None = None
     address: Address | None = None
     end_asked: float | None = None
     vanished: float | None = None
