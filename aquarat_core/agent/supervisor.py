@@ -103,8 +103,10 @@ class _Supervisor:
             env["AQUARAT_STORE_TOKEN_FILE"] = str(self._directory / "token")
         if self._lease["gpus"]:
             env["CUDA_VISIBLE_DEVICES"] = _visible(self._lease["gpus"], env.get("CUDA_VISIBLE_DEVICES", ""))
+        program, *rest = [part.replace("{scratch}", str(self._scratch)) for part in request["argv"]]
         return subprocess.Popen(
-            [part.replace("{scratch}", str(self._scratch)) for part in request["argv"]],
+            # The interpreter is in the host's root, which is in the home folder unless the inventory says otherwise.
+            [os.path.expanduser(program), *rest],
             env=env,
             cwd=request.get("cwd") or self._scratch,
             stdin=subprocess.DEVNULL,

@@ -307,6 +307,15 @@ def test_a_full_host_refuses_before_it_claims(here: HostHere) -> None:
     assert here.call("leases", {}) == {"leases": []}
 
 
+def test_a_program_is_found_in_the_home_folder(here: HostHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the interpreter of a host is whose root is the default."""
+    monkeypatch.setenv("HOME", str(here.directory))
+    (here.directory / "python").symlink_to(sys.executable)
+    order = here.order(argv=["~/python", "-c", "print('at home')"])
+    here.call("start", order)
+    assert here.ended(order)["tail"] == ["at home"]
+
+
 def test_a_program_that_is_not_there_is_said(here: HostHere) -> None:
     order = here.order(argv=["/nowhere/python"])
     here.call("start", order)
