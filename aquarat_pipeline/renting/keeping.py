@@ -153,8 +153,8 @@ def managed_hosts(home: Path, surroundings: Surroundings, **more: Any) -> Manage
     return ManagedHosts(home, surroundings.now, open_account, lambda: read_config(home), **more)
 
 
-def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = None) -> None:
-    """Turns until nothing is left to look for. Raises `SecondKeeperError`."""
+def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = None, *, stay: bool = False) -> None:
+    """Turns until nothing is left to look for, or with `stay` until it is killed. Raises `SecondKeeperError`."""
     with only_keeper(home):
         hosts = hosts or managed_hosts(home, surroundings)
         keeper = keeper_of(home, surroundings, hosts)
@@ -165,7 +165,7 @@ def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = No
                 if time.monotonic() - said.get(note, float("-inf")) > REMIND_SECONDS:
                     log.warning("%s", note)
                     said[note] = time.monotonic()
-            if not turn.watched and not turn.waiting:
+            if not turn.watched and not turn.waiting and not stay:
                 return
             _pause(home, surroundings, hosts.pause(turn.pause))
 
