@@ -27,6 +27,8 @@ from aquarat_pipeline.renting.steps import Steps
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 10.0
+SOON_SECONDS = 1.0
+"""To the next turn, if something happened to a rental: the next act may be due."""
 LIST_SECONDS = 20.0
 CALM_LIST_SECONDS = 60.0
 """Between two lists of an account whose rentals are all ready, or final."""
@@ -113,7 +115,7 @@ class Keeper:
             done.notes.append(f"nothing is ordered for runs that wait: {type(e).__name__}: {e}")
         else:
             done.waiting = wanted.steps
-            done.pause = min(TURN_SECONDS, max(wanted.due - self._now(), 0.0))
+            done.pause = min(done.pause, max(wanted.due - self._now(), 0.0))
 
     def _cloud(self, account: Account) -> Cloud:
         """Raises `UsageError` if its key is missing."""
@@ -134,6 +136,8 @@ class Keeper:
             try:
                 seen = sight(rental, listing) if listing else None
                 after = steps.step(rental, seen)
+                if after is not rental:
+                    done.pause = min(done.pause, SOON_SECONDS)
                 if after is rental and rental.state == "intended" and listing is not None:
                     why = (
                         "the ledger is damaged"
@@ -234,6 +238,7 @@ class Keeper:
             return
         name = steps.cloud.ensure_ssh_key(key.name, key.public)
         Steps(self._ledger, steps.cloud, self._hosts, self._now()).ask(rental, name, key.public)
+        done.pause = min(done.pause, SOON_SECONDS)
 
     def _caps(self, account: AccountRecord, pool: str | None) -> tuple[AccountSettings, Pool | None]:
         config = self._config()
