@@ -260,6 +260,8 @@ def _write(root: Path, record: SwitchRecord) -> None:
     try:
         processes.write_durably(root / RECORD, record)
     except OSError:
+        if not (root / RECORD).exists():
+            raise
         # A full disk has no room for a second file, but the block of the first one has.
         with (root / RECORD).open("r+b") as f:
             f.write(json.dumps(record).encode())

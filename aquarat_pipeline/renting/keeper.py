@@ -22,7 +22,7 @@ from aquarat_pipeline.renting.model import CloudError, Listing, Unavailable
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import AccountRecord, Rental
 from aquarat_pipeline.renting.sight import ours, sight
-from aquarat_pipeline.renting.steps import Steps
+from aquarat_pipeline.renting.steps import Steps, idle_end
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,7 @@ class Keeper:
             try:
                 seen = sight(rental, listing) if listing else None
                 after = steps.step(rental, seen)
-                if after is not rental:
-                    done.pause = min(done.pause, SOON_SECONDS)
+                done.pause = min(done.pause, self._rest(rental, after))
                 if after is rental and rental.state == "intended" and listing is not None:
                     why = (
                         "the ledger is damaged"
@@ -157,6 +156,14 @@ class Keeper:
             except Exception as e:
                 log.exception("keeping %s", rental.name)
                 done.notes.append(f"{rental.name}: {type(e).__name__}: {e}")
+
+    def _rest(self, before: Rental, after: Rental) -> float:
+        """Seconds for which nothing is due."""
+        if after is not before:
+            return SOON_SECONDS
+        if after.state == "ready" and after.order.managed and not after.runs:
+            return max(SOON_SECONDS, idle_end(after) - self._now())
+        return TURN_SECONDS
 
     def _look(self, key: str, cloud: Cloud, rentals: Sequence[Rental], done: Turn) -> Listing | None:
         """A new list of the account, if it is time for one."""

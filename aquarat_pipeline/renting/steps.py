@@ -214,7 +214,7 @@ class Steps:
             return self._end(rental, f"lost: no sign of life for {use.silent_seconds / 60:.0f} min")
         if dict(use.runs) != dict(rental.runs):
             return self._write(rental, "ready", "", runs=dict(use.runs))
-        if not use.runs and self.now >= max(rental.since, rental.runs_since) + phases.idle:
+        if not use.runs and self.now >= idle_end(rental):
             return self._write(rental, "draining", f"it had no job for {phases.idle / 60:g} min")
         return rental
 
@@ -278,6 +278,11 @@ class Steps:
                 if "instance_id" not in facts:
                     return rental
                 state = "ending"
+
+
+def idle_end(rental: Rental) -> float:
+    """When a rental that is ready and has no job is drained."""
+    return max(rental.since, rental.runs_since) + rental.order.phases.idle
 
 
 def _pause(attempts: int) -> float:

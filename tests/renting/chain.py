@@ -46,7 +46,7 @@ extends: demo
 sft_checkpoint:
   launch: {nproc: 1, device: cuda}
 """
-SHORT = Timing(boot=3, ending=2)
+SHORT = Timing(boot=0.5, ending=2)
 
 
 class Chain:
