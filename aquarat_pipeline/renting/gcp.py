@@ -115,7 +115,8 @@ class ComputeEngine:
 
     def list(self) -> Listing:
         at = self._calls.now()
-        return Listing(tuple(map(_instance, self._calls.instances())), (), True, at)
+        found = tuple(map(_instance, self._calls.instances()))
+        return Listing(found, (), True, at, self._calls.clock_ahead)
 
     def get(self, instance_id: str) -> Instance | None:
         found = self._calls.instance(*_place(instance_id))

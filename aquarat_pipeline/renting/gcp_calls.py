@@ -11,7 +11,7 @@ import urllib3.exceptions
 from aquarat_core.errors import MissingPackageError
 from aquarat_core.plain_text import one_line
 from aquarat_pipeline.renting.cloud import KINDS, Surroundings
-from aquarat_pipeline.renting.http import USER_AGENT
+from aquarat_pipeline.renting.http import USER_AGENT, date_of
 from aquarat_pipeline.renting.model import (
     NoCapacity,
     OutcomeUnknown,
@@ -51,6 +51,8 @@ class Calls:
         self._api, self._auth, self._compute = exceptions, auth, compute_v1
         self._limits = surroundings.limits
         self.now = surroundings.now
+        self.clock_ahead: float | None = None
+        """By how many seconds our clock was ahead of Google's at its last answer, if it told its time."""
         settings: dict[str, Any] = {}
         if address:
             settings = {"host": address, "credentials": credentials.AnonymousCredentials()}
@@ -65,9 +67,14 @@ class Calls:
             session.headers["User-Agent"] = USER_AGENT
             # A redirected request may be sent twice, or with its credentials to somebody else.
             session.max_redirects = 0
+            session.hooks["response"].append(self._note_time)
         self._instances: Any = compute_v1.InstancesClient(transport=instances)
         self._disks: Any = compute_v1.DisksClient(transport=disks)
         self._machine_types: Any = compute_v1.MachineTypesClient(transport=machine_types)
+
+    def _note_time(self, response: requests.Response, **_: Any) -> None:
+        date = date_of(response.headers.get("Date"))
+        self.clock_ahead = None if date is None else self.now() - date
 
     def machine_types(self, zone: str) -> list[Any]:
         request = self._compute.ListMachineTypesRequest(project=self._project, zone=zone)
@@ -136,6 +143,8 @@ class Calls:
                 why = f"{self._account}: Compute Engine cannot be reached; nothing was ordered"
                 raise Refused("unreachable", why, "account") from None
             raise OutcomeUnknown(f"{self._account}: {one_line(str(e))[:300]}") from None
+        finally:
+            self._limit.leave("rent")
         for problem in operation.error.errors:
             raise self._declined(problem.code, problem.message)
 
@@ -165,6 +174,8 @@ class Calls:
             raise Unauthorized(f"{self._say(e)}: look at {KINDS['gce'].keys_page}") from None
         except Exception as e:
             raise Unavailable(self._say(e)) from None
+        finally:
+            self._limit.leave(use)
 
     def _refused(self, error: Any) -> Exception:
         """What a failed order means: 4xx in Google's own form are definite, all else may have been done."""

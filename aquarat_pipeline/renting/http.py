@@ -19,6 +19,7 @@ import threading
 import urllib.request
 from dataclasses import dataclass, field
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,6 +57,8 @@ class Reply:
     """2xx, or one of those that decide."""
     data: Any
     """JSON, in which numbers with a point are `Decimal`."""
+    date: float | None = None
+    """The provider's time in Unix seconds, from the header `Date`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class JsonClient:
                 retry_after=_retry_after(response),
             ) from None
         if 200 <= status < 300 or status in _DECIDING:
-            return Reply(status, data)
+            return Reply(status, data, date_of(response.headers.get("Date")))
         shown = one_line(json.dumps(data, default=str)[:_SHOWN])
         raise Unclear(self._redacted(f"{host} answered {status}: {shown}"), status, data, _retry_after(response))
 
@@ -179,6 +182,14 @@ def _retry_after(response: http.client.HTTPResponse) -> float | None:
     """Seconds. A date in this header counts as no value: providers' clocks are not trusted."""
     text = response.headers.get("Retry-After", "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
+
+
+def date_of(header: str | None) -> float | None:
+    """Unix seconds of a header `Date`; None if it is missing or cannot be read."""
+    try:
+        return parsedate_to_datetime(header or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _proxy(host: str) -> Any:

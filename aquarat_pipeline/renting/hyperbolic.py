@@ -120,7 +120,8 @@ class Hyperbolic:
 
     def list(self) -> Listing:
         at = self._service.now()
-        return listing(_array(self._service.read(_RENTALS), "rentals"), _rental, at, name_field="label")
+        entries = _array(self._service.read(_RENTALS), "rentals")
+        return listing(entries, _rental, at, self._service.clock_ahead, name_field="label")
 
     def get(self, instance_id: str) -> Instance | None:
         """None if the list of active rentals does not have it: there is no request for a single one."""

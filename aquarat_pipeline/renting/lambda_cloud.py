@@ -116,7 +116,8 @@ class LambdaCloud:
 
     def list(self) -> Listing:
         at = self._service.now()
-        return listing(members(self._service.read("/instances"), "data", "instances"), _instance, at)
+        entries = members(self._service.read("/instances"), "data", "instances")
+        return listing(entries, _instance, at, self._service.clock_ahead)
 
     def get(self, instance_id: str) -> Instance | None:
         found = self._service.find(f"/instances/{quote(instance_id, safe='')}")

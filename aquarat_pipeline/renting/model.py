@@ -160,6 +160,8 @@ class Listing:
     """Whether an instance that is not here does not exist: False if there is an entry with neither id nor name."""
     at: float
     """Unix seconds, before the request was sent."""
+    clock_ahead: float | None = None
+    """By how many seconds this machine's clock is ahead of the provider's, if the provider told its time."""
 
 
 @dataclass(frozen=True, slots=True)

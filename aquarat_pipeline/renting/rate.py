@@ -24,6 +24,8 @@ _LOOK_AGAIN = 0.25
 _FORGOTTEN_AFTER = 5.0
 """Seconds after which a waiting request that has not looked again no longer counts."""
 _LONGEST_PAUSE = 60.0
+_MARGIN = 0.02
+"""Seconds more than the rate asks for: clocks run differently, and are rounded."""
 
 
 class _Waiting(TypedDict):
@@ -68,6 +70,12 @@ class RateLimit:
                     return False
             self._sleep(min(max(wait, 0.01), _LOOK_AGAIN))
 
+    def leave(self, use: Use) -> None:
+        """To be called after each request. Providers count from when one arrives, which may be long after `enter`, as
+        connections take time: the next one waits from here."""
+        with self._locked() as shared:
+            self._space(shared, use, self._now())
+
     def pause(self, seconds: float) -> None:
         """Lets nothing through for a while, because the provider said that there were too many requests."""
         with self._locked() as shared:
@@ -90,10 +98,14 @@ class RateLimit:
         if not ready or ready[0] is not me:
             return _LOOK_AGAIN
         line.remove(me)
-        shared["free"] = now + self._rate.every
-        if use == "rent":
-            shared["rent_free"] = now + self._rate.rent_every
+        self._space(shared, use, now)
         return None
+
+    def _space(self, shared: _Shared, use: Use, now: float) -> None:
+        """Sets when the next request may be sent after one at this time."""
+        shared["free"] = max(shared["free"], now + self._rate.every + _MARGIN)
+        if use == "rent":
+            shared["rent_free"] = max(shared["rent_free"], now + self._rate.rent_every + _MARGIN)
 
     def _mend_clock(self, shared: _Shared, now: float) -> None:
         """After the clock was set back, times in the file may be far in the future."""
@@ -115,8 +127,9 @@ class RateLimit:
             yield shared
             try:
                 file.seek(0)
-                file.truncate()
                 json.dump(shared, file)
+                # After writing: ext4 flushes a file to the disk that was cut to nothing and written again.
+                file.truncate()
                 file.flush()
             except OSError:
                 self._alone = shared

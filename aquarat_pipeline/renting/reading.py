@@ -78,7 +78,13 @@ def same_key(one: str, other: str) -> bool:
     return one.split()[:2] == other.split()[:2] and len(one.split()) >= 2
 
 
-def listing(entries: Iterable[Any], read: Callable[[Any], Instance], at: float, name_field: str = "name") -> Listing:
+def listing(
+    entries: Iterable[Any],
+    read: Callable[[Any], Instance],
+    at: float,
+    clock_ahead: float | None,
+    name_field: str = "name",
+) -> Listing:
     """Reads the entries one by one, so that one that cannot be read does not hide the others."""
     instances: list[Instance] = []
     unreadable: list[Unreadable] = []
@@ -88,4 +94,4 @@ def listing(entries: Iterable[Any], read: Callable[[Any], Instance], at: float, 
         except Unavailable as e:
             unreadable.append(Unreadable(id_in(entry, "id"), id_in(entry, name_field), str(e)))
     complete = all(one.id is not None or one.name is not None for one in unreadable)
-    return Listing(tuple(instances), tuple(unreadable), complete, at)
+    return Listing(tuple(instances), tuple(unreadable), complete, at, clock_ahead)

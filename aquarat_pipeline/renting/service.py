@@ -69,6 +69,8 @@ class Service:
         self._limit = RateLimit(surroundings.shared, cloud, client.key, rate, surroundings.now, surroundings.sleep)
         self._explain = explain
         self.now = surroundings.now
+        self.clock_ahead: float | None = None
+        """By how many seconds our clock was ahead of the provider's at its last answer, if it told its time."""
 
     def read(self, path: str, use: Use = "list") -> Any:
         """The answer's JSON. Raises `Unavailable` or `Unauthorized`."""
@@ -112,6 +114,8 @@ class Service:
         except Unclear as e:
             self._heed(e)
             raise OutcomeUnknown(f"{self._account}: {e}", id_of(e.data)) from None
+        finally:
+            self._limit.leave("rent")
         made = id_of(reply.data)
         if made is not None and reply.status < 300:
             return made, reply.data
@@ -144,12 +148,16 @@ class Service:
         if not self._limit.enter(use):
             raise Unavailable(f"{self._account}: too many requests are waiting; try again")
         try:
-            return self._client.call(method, path, body)
+            reply = self._client.call(method, path, body)
+            self.clock_ahead = None if reply.date is None else self.now() - reply.date
+            return reply
         except NotSent as e:
             raise Unavailable(f"{self._account}: {e}") from None
         except Unclear as e:
             self._heed(e)
             raise Unavailable(f"{self._account}: {e}", e.retry_after) from None
+        finally:
+            self._limit.leave(use)
 
     def _heed(self, answer: Unclear) -> None:
         if answer.status == 429:
