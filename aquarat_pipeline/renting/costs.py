@@ -2,7 +2,7 @@
 
 The count never is too low by itself: it begins when the instance may have begun to run, ends when it was proved to have
 ended, and takes the highest price that the provider named. A rental whose outcome is unclear costs nothing yet, but
-budgets count it.
+budgets count it. If an order made several instances, all of them are counted from the same time.
 """
 
 from __future__ import annotations
@@ -31,11 +31,25 @@ def begin(rental: Rental) -> float | None:
 
 def accrued(rental: Rental, until: float) -> Money:
     """What the rental has cost from its beginning to that time."""
+    total = ZERO
+    for end in (rental.ended, *rental.doubles.values()):
+        total += _of_one(rental, end, until)
+    return total
+
+
+def _of_one(rental: Rental, ended: float | None, until: float) -> Money:
+    """What one of its instances has cost."""
     start = begin(rental)
     if start is None:
         return ZERO
-    end = until if rental.ended is None else min(until, rental.ended)
+    end = until if ended is None else min(until, ended)
     return bill(rental.hourly, end - start, rental.order.billing_step_seconds)
+
+
+def _last(rental: Rental, until: float) -> float:
+    """When the last of its instances had ended, or `until` if that is later or not known."""
+    ends = [rental.ended, *rental.doubles.values()]
+    return min(until, max(until if end is None else end for end in ends))
 
 
 def between(rental: Rental, start: float, until: float) -> Money:
@@ -50,7 +64,7 @@ def by_day(rental: Rental, since: float, until: float) -> list[tuple[str, Money]
         return []
     parts: list[tuple[str, Money]] = []
     at = since = max(since, start)
-    end = until if rental.ended is None else min(until, rental.ended)
+    end = _last(rental, until)
     while at < end:
         day = datetime.fromtimestamp(at, UTC)
         following = (day.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)).timestamp()
@@ -70,7 +84,11 @@ def committed(rental: Rental, now: float) -> Money:
     start = begin(rental)
     if start is None:
         return bill(price, longest - now, step)
-    return max(bill(price, longest - start, step) - accrued(rental, now), ZERO)
+    total = ZERO
+    for end in (rental.ended, *rental.doubles.values()):
+        if end is None:
+            total += max(bill(price, longest - start, step) - _of_one(rental, end, now), ZERO)
+    return total
 
 
 def split(rental: Rental, until: float) -> Mapping[str, Money]:
@@ -83,7 +101,7 @@ def split(rental: Rental, until: float) -> Mapping[str, Money]:
     start = begin(rental)
     if not total or start is None:
         return {}
-    end = until if rental.ended is None else min(until, rental.ended)
+    end = _last(rental, until)
     nobody = rental.order.run or OVERHEAD
     weights: dict[str, Fraction] = {}
     marks = [(event.at, event.runs) for event in rental.events if event.runs is not None]

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline.renting import budget, reaper
-from aquarat_pipeline.renting.cloud import Account, Cloud
+from aquarat_pipeline.renting.cloud import KINDS, Account, Cloud
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, RentConfigError
 from aquarat_pipeline.renting.credit import Credit
 from aquarat_pipeline.renting.demand import Demand
 from aquarat_pipeline.renting.hosting import Hosts
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
-from aquarat_pipeline.renting.model import CloudError, Listing, Unavailable
+from aquarat_pipeline.renting.model import CloudError, Listing, Scope, Unauthorized, Unavailable
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import AccountRecord, Rental
 from aquarat_pipeline.renting.sight import ours, sight
@@ -36,6 +36,8 @@ ASK_WITHIN_SECONDS = 600.0
 """An order that could not be asked for within this time, or half of its life, is given up."""
 WATCH_SECONDS = 24 * 3600.0
 """Rentals that were refused, absent or gone are looked for until so long after the end in their names."""
+
+WRONG_CLOCK_SECONDS = 300.0
 
 
 @dataclass
@@ -83,6 +85,8 @@ class Keeper:
         self._credit = Credit(ledger, now)
         self._clouds: dict[str, Cloud] = {}
         self._next_list: dict[str, float] = {}
+        self._silent: set[str] = set()
+        """Accounts whose last list failed."""
 
     def turn(self) -> Turn:
         """At most one act for each rental. Never raises for what a provider, a rental or a file does."""
@@ -127,12 +131,16 @@ class Keeper:
     def _keep(self, key: str, rentals: Sequence[Rental], done: Turn, damaged: bool) -> None:
         """Keeps the rentals of one account."""
         cloud = self._cloud(rentals[0].order.account.account)
+        silent = key in self._silent
         listing = self._look(key, cloud, rentals, done)
+        back = silent and key not in self._silent
         strangers = self._strangers(cloud, listing, rentals, done) if listing else 0
+        wrong_clock = clock_problem(cloud.account, listing.clock_ahead) if listing else None
+        done.notes += [wrong_clock] if wrong_clock else []
         if listing and self._drained(key, cloud, listing, rentals, done):
             rentals = [self._ledger.read(rental.id) for rental in rentals]
         for rental in sorted(rentals, key=lambda rental: rental.state == "intended"):
-            steps = Steps(self._ledger, cloud, self._hosts, self._now())
+            steps = Steps(self._ledger, cloud, self._hosts, self._now(), back)
             try:
                 seen = sight(rental, listing) if listing else None
                 after = steps.step(rental, seen)
@@ -145,7 +153,10 @@ class Keeper:
                         if strangers
                         else None
                     )
-                    self._ask(steps, rental, listing, why, done)
+                    if wrong_clock:
+                        self._refuse(rental, f"{wrong_clock}, then order again", "clock")
+                    else:
+                        self._ask(steps, rental, listing, why, done)
                     # Asking may take a minute and a half. Others must not be judged by what was seen before.
                     self._next_list[key] = self._now()
                     return
@@ -177,11 +188,20 @@ class Keeper:
             return None
         self._next_list[key] = now + pause
         try:
-            return cloud.list()
+            listing = cloud.list()
+            self._silent.discard(key)
+            return listing
         except CloudError as e:
+            self._silent.add(key)
             after = e.retry_after if isinstance(e, Unavailable) else None
             self._next_list[key] = now + min(TURN_SECONDS if after is None else after, CALM_LIST_SECONDS)
             done.notes.append(f"{cloud.account}: {e}")
+            if isinstance(e, Unauthorized) and (alive := [one for one in rentals if one.instance_id and not one.final]):
+                named = ", ".join(f"{one.name} (instance {one.instance_id})" for one in alive)
+                done.notes.append(
+                    f"nobody can end {named} without a key that {cloud.account} takes: put a new one into .env "
+                    f"({KINDS[rentals[0].order.account.cloud].keys_page}), or end them in the dashboard"
+                )
             return None
 
     def _drained(self, key: str, cloud: Cloud, listing: Listing, rentals: Sequence[Rental], done: Turn) -> bool:
@@ -216,8 +236,7 @@ class Keeper:
         """Sends the order if all caps allow it now; refuses it if they do not."""
         order = rental.order
         if self._now() >= min(order.ordered + ASK_WITHIN_SECONDS, (order.ordered + order.last_end) / 2):
-            why_late = "it could not be asked for in time: order again"
-            self._ledger.append(rental, "refused", self._now(), why_late, code="late", scope="offer")
+            self._refuse(rental, "it could not be asked for in time: order again", "late", "offer")
             return
         if why or not listing.complete:
             done.notes.append(f"{rental.name} is not asked for: {why or 'the list of instances is not complete'}")
@@ -241,13 +260,27 @@ class Keeper:
             rental.order, others, self._now(), caps, pool, balance, Money(run_budget) if run_budget else None
         )
         if over:
-            self._ledger.append(rental, "refused", self._now(), over, code="cap", scope="account")
+            self._refuse(rental, over, "cap")
             return
         name = steps.cloud.ensure_ssh_key(key.name, key.public)
         Steps(self._ledger, steps.cloud, self._hosts, self._now()).ask(rental, name, key.public)
         done.pause = min(done.pause, SOON_SECONDS)
 
+    def _refuse(self, rental: Rental, why: str, code: str, scope: Scope = "account") -> None:
+        self._ledger.append(rental, "refused", self._now(), why, code=code, scope=scope)
+
     def _caps(self, account: AccountRecord, pool: str | None) -> tuple[AccountSettings, Pool | None]:
         config = self._config()
         caps = config.accounts.get(account.name) or AccountSettings(cloud=account.cloud)
         return caps, config.pool(pool) if pool else None
+
+
+def clock_problem(account: str, ahead: float | None) -> str | None:
+    """What is wrong with this machine's clock, by which rentals end; `ahead` of the provider's, in seconds."""
+    if ahead is None or abs(ahead) < WRONG_CLOCK_SECONDS:
+        return None
+    side = "ahead of" if ahead > 0 else "behind"
+    return (
+        f"the clock of this machine is {abs(ahead) / 60:.0f} min {side} that of {account}, and rentals end by it: set "
+        "it (timedatectl set-ntp true)"
+    )

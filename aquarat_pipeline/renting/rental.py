@@ -200,7 +200,7 @@ class Event(BaseModel):
     by: str = ""
     instance_id: str | None = None
     double_id: str | None = None
-    """A second instance of the same name, which is being ended."""
+    """A second instance of the same name. It is being ended; with `ended`, it has."""
     price_micros: Micros | None = None
     raw_state: str | None = None
     address: str | None = None
@@ -259,6 +259,8 @@ class Rental:
     """The provider accepted a request to end it, or knows no such instance."""
     missed: float | None = None
     """The first of the complete lists in a row that did not have it."""
+    doubles: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
+    """Other instances that were made for the order, and when each had ended. They cost as much."""
     runs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     runs_since: float = 0.0
     began: float | None = None
@@ -306,11 +308,21 @@ class Rental:
             provable=(self.provable and not event.seen) or event.answer in ("accepted", "gone"),
             # What was missed before it was to end is not the proof that it has ended.
             missed=None if moved else missed,
+            doubles=self._doubles(event),
             runs=self.runs if event.runs is None else event.runs,
             runs_since=event.at if event.runs is not None else self.runs_since,
             began=self.began if event.began is None else event.began,
             ended=event.ended if moved else self.ended,
         )
+
+    def _doubles(self, event: Event) -> Mapping[str, float | None]:
+        if event.double_id is not None:
+            return {**self.doubles, event.double_id: event.ended}
+        if self.instance_id is None or event.instance_id in (None, self.instance_id):
+            return self.doubles
+        # Another takes the place of one that is not listed any more.
+        others = {one: end for one, end in self.doubles.items() if one != event.instance_id}
+        return {**others, self.instance_id: event.at}
 
     def _price(self, event: Event) -> Money | None:
         if event.price_micros is None:

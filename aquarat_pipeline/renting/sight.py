@@ -21,6 +21,10 @@ class Sight:
     """Ids of further instances of its name that have not ended."""
     missing: bool
     """It is certain that this list does not have it."""
+    listed: frozenset[str] = frozenset()
+    """Ids of all instances of its name that have not ended."""
+    complete: bool = False
+    """Whether what is not in `listed` has ended, or is too young for lists."""
     suspects: tuple[str, ...] = ()
     """Ids of nameless instances that may be it: of its type and region, with our key. They cannot be ended for that."""
 
@@ -39,7 +43,10 @@ def sight(rental: Rental, listing: Listing) -> Sight:
     doubles += [u.id for u in unreadable if u.id and chosen and u.id != chosen.id]
     suspects = [i.id for i in listing.instances if rental.instance_id is None and _may_be(rental, i)]
     missing = listing.complete and not named and not unreadable
-    return Sight(listing.at, chosen, tuple(doubles), missing, tuple(suspects))
+    alive = [i.id for i in named if i.state != "ended"] + [u.id for u in unreadable if u.id]
+    return Sight(
+        listing.at, chosen, tuple(doubles), missing, frozenset(alive), listing.complete, suspects=tuple(suspects)
+    )
 
 
 def _may_be(rental: Rental, instance: Instance) -> bool:

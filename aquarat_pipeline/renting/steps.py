@@ -15,7 +15,8 @@ from aquarat_pipeline.renting import host_keys
 from aquarat_pipeline.renting.cloud import Cloud
 from aquarat_pipeline.renting.hosting import Goal, Hosts
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
-from aquarat_pipeline.renting.model import CloudError, Granted, Order, OutcomeUnknown, Refused, Unauthorized
+from aquarat_pipeline.renting.model import CloudError, Granted, Instance, Order, OutcomeUnknown, Refused, Unauthorized
+from aquarat_pipeline.renting.money import doubtful
 from aquarat_pipeline.renting.rental import ALIVE, UNFIT, IllegalTransition, Rental, State
 from aquarat_pipeline.renting.sight import Sight
 
@@ -35,6 +36,8 @@ class Steps:
     cloud: Cloud
     hosts: Hosts
     now: float
+    back: bool = False
+    """The provider answers again after a time in which it did not: requests that failed are repeated at once."""
 
     def ask(self, rental: Rental, ssh_key_name: str, ssh_public_key: str) -> Rental:
         """Sends the order, once. The rental must be `intended`."""
@@ -55,7 +58,7 @@ class Steps:
             return self._write_answer(rental, "granted", str(e), instance_id=e.instance_id)
         except Exception as e:
             return self._write_answer(rental, "unclear", f"{type(e).__name__}: {e}")
-        price = None if isinstance(answer, Granted) or answer.price is None else answer.price.micros
+        price = None if isinstance(answer, Granted) else _price(rental, answer)
         return self._write_answer(
             rental, "granted", "the provider grants it", instance_id=answer.id, price_micros=price
         )
@@ -83,15 +86,13 @@ class Steps:
     def _listed(self, rental: Rental, seen: Sight) -> Rental | None:
         """The act that the mere presence of an instance asks for, if any."""
         instance = seen.instance
-        if (after := self._end_doubles(rental, seen.doubles)) is not None:
-            return after
-        if instance is None:
-            return None
-        if rental.final:
-            if not seen.alive:
-                return None
+        if rental.final and instance is not None and seen.alive:
             why = f"it is listed as {instance.raw_state} although it was {rental.state}"
             return self._write(rental, "ending", why, instance_id=instance.id, seen=True)
+        if (after := self._end_doubles(rental, seen.doubles) or self._close_doubles(rental, seen)) is not None:
+            return after
+        if instance is None or rental.final:
+            return None
         if rental.state in ("intended", "asking", "unclear"):
             return self._write(rental, "granted", "it is listed", instance_id=instance.id, **_facts(rental, seen))
         return None
@@ -109,6 +110,14 @@ class Steps:
             return rental
         return None
 
+    def _close_doubles(self, rental: Rental, seen: Sight) -> Rental | None:
+        """Writes down that another instance of its name has ended, for the bill."""
+        for double, ended in rental.doubles.items():
+            if ended is None and seen.complete and double not in seen.listed and not rental.final:
+                why = f"the other instance of its name, {double}, is not listed any more"
+                return self._write(rental, rental.state, why, double_id=double, ended=seen.at)
+        return None
+
     def _unclear(self, rental: Rental, seen: Sight | None) -> Rental:
         if seen is not None and seen.suspects:
             raise CloudError(
@@ -123,7 +132,7 @@ class Steps:
         if why := self._over(rental, seen):
             return self._end(rental, why, UNFIT if why.startswith(UNFIT) else None)
         if seen is not None:
-            if seen.missing:
+            if seen.missing and not self._lives(rental):
                 return self._missed(rental, seen)
             if seen.instance is not None and (facts := _facts(rental, seen)):
                 state: State = "booting" if rental.state == "granted" else rental.state
@@ -163,6 +172,11 @@ class Steps:
         if instance.name != rental.name and (instance.name or instance.state == "running"):
             return "unfit: the provider did not keep its name, without which nobody could end it later"
         return None
+
+    def _lives(self, rental: Rental) -> bool:
+        """A host that gives signs of life is not lost, whatever lists say."""
+        at_work = rental.order.managed and rental.state in ("ready", "draining")
+        return at_work and self.hosts.use(rental).silent_seconds < PROOF_SECONDS
 
     def _missed(self, rental: Rental, seen: Sight) -> Rental:
         """A list without the rental: it may be too young for lists, or lost."""
@@ -232,9 +246,11 @@ class Steps:
             if seen.instance is not None and seen.alive and seen.instance.id != rental.instance_id:
                 why = "another instance of its name is listed: that one must end too"
                 return self._write(rental, "ending", why, instance_id=seen.instance.id, seen=True)
-            if seen.instance is not None and not seen.alive:
+            if None in rental.doubles.values():
+                seen = None  # the rental lasts as long as any of its instances
+            elif seen.instance is not None and not seen.alive:
                 return self._write(rental, "gone", "the provider says that it has ended", ended=seen.at)
-            if seen.missing and rental.provable and self._settled(rental, seen.at):
+            elif seen.missing and rental.provable and self._settled(rental, seen.at):
                 if rental.missed is None:
                     return self._write(rental, "ending", "it is not listed any more", missed=seen.at)
                 if seen.at >= rental.missed + PROOF_SECONDS:
@@ -242,7 +258,7 @@ class Steps:
             elif not seen.missing and rental.missed is not None:
                 return self._write(rental, "ending", "it is listed again", seen=True)
         # A clock that was set back does not put the next attempt off.
-        if rental.attempts and 0 <= self.now - rental.last_attempt < _pause(rental.attempts):
+        if not self.back and rental.attempts and 0 <= self.now - rental.last_attempt < _pause(rental.attempts):
             return rental
         return self._terminate(rental)
 
@@ -298,8 +314,9 @@ def _facts(rental: Rental, seen: Sight) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if rental.state == "granted" or rental.instance_id is None:
         facts["raw_state"] = instance.raw_state
-    if instance.price is not None and (rental.price is None or instance.price > rental.price):
-        facts["price_micros"] = instance.price.micros
+    price = _price(rental, instance)
+    if price is not None and (rental.price is None or price > rental.price.micros):
+        facts["price_micros"] = price
     if rental.order.billing_starts == "running" and instance.state == "pending":
         facts["began"] = seen.at
     if instance.endpoint is not None and instance.state == "running":
@@ -309,3 +326,12 @@ def _facts(rental: Rental, seen: Sight) -> dict[str, Any]:
         if instance.endpoint.private_host not in (None, rental.private_host):
             facts["private_host"] = instance.endpoint.private_host
     return facts
+
+
+def _price(rental: Rental, instance: Instance) -> int | None:
+    """What the provider says that the instance costs, in micro-dollars per hour. An amount that is too low for any such
+    host is an error in its unit, and would make the bill too low."""
+    offer, price = rental.order.offer, instance.price
+    if price is None or (price.micros < offer.price_micros and doubtful(price, offer.gpus)):
+        return None
+    return price.micros
