@@ -17,11 +17,11 @@ from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.renting import budget, host_keys, keeping
 from aquarat_pipeline.renting.acceptance import why_not_here
 from aquarat_pipeline.renting.accounts import accounts
-from aquarat_pipeline.renting.choosing import Candidate, Rests, choose
+from aquarat_pipeline.renting.choosing import Candidate, Rests, choose, nothing_taken
 from aquarat_pipeline.renting.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, dollars, read_config
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.money import HIGHEST_GPU_PRICE, Money
 from aquarat_pipeline.renting.rental import Rental, RentalOrder
 from aquarat_pipeline.renting.requests import new_order
 from aquarat_pipeline.renting.resting import resting
@@ -113,9 +113,15 @@ def candidates(config: RentConfig, pool: Pool | None, arguments: argparse.Namesp
         known = [one.offer.id for one in offers]
         raise UsageError(f"there is no offer {arguments.offer!r}{nearest(arguments.offer, known)}")
     wish = Wish(arguments.type, arguments.region, None, None, arguments.max_price)
-    choice = choose(named, wish, pool, rests if pool else lambda _: None)
+    try:
+        choice = choose(named, wish, pool, rests if pool else lambda _: None)
+    except UsageError as e:
+        # It may be a name of an account that could not be asked.
+        raise UsageError("; ".join([str(e), *problems])) from None
     if not choice.found:
-        reasons = [*problems, *choice.excluded[:8]] or ["no offer fits"]
+        # What has another type or region than was asked for says nothing.
+        near = [one for one in choice.excluded if ": another " not in one]
+        reasons = [*problems, *(near or choice.excluded)[:8]] or [nothing_taken(pool, named) or "no offer fits"]
         raise UserError(f"nothing can be rented: {'; '.join(reasons)}")
     for problem in problems:
         log(printable(f"aquarat: {problem}"))
@@ -129,6 +135,11 @@ def _order(
     most = arguments.most_hours or (max(pool.longest, hours) if pool else hours)
     highest = min(price for price in (arguments.max_price, pool and pool.max_price_per_hour) if price)
     can = chosen.cloud.capabilities
+    if chosen.offer.gpus and highest.micros > HIGHEST_GPU_PRICE * chosen.offer.gpus:
+        raise UsageError(
+            f"--max-price {highest}: dollars per hour for the whole host are meant, and nobody asks for more than "
+            f"{Money(HIGHEST_GPU_PRICE)} per GPU"
+        )
     return new_order(
         ledger.installation(), chosen.account, chosen.offer, can, time.time(), hours, most, highest,
         label=arguments.name, pool=arguments.pool, image=chosen.image, managed=not arguments.no_prepare,
@@ -222,5 +233,5 @@ def _hours(text: str) -> float:
 def _dollars(text: str) -> Money:
     try:
         return dollars(text.removeprefix("$"))
-    except ValueError as e:
-        raise argparse.ArgumentTypeError(str(e)) from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in dollars above 0, such as 1.50") from None

@@ -184,10 +184,10 @@ def _find(rentals: Sequence[Rental], wanted: Iterable[str]) -> list[Rental]:
             raise UsageError(f"{len(labelled)} rentals are labelled {text}: name one by its id")
         if not exact and not labelled:
             known = [one.id for one in rentals if not one.final]
+            near = nearest(text, known) if known else ": nothing is open"
             raise UsageError(
-                f"{text!r} was not rented from here, so it is not touched{nearest(text, known)}"
-                if known
-                else f"{text!r} was not rented from here, so it is not touched: nothing is open"
+                f"{text!r} was not rented from here, so it is not touched{near} (`aquarat hosts rentals --provider` "
+                "shows all that the providers list; what is not yours ends in their dashboards)"
             )
         found += exact or labelled
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from aquarat_pipeline.hosts.requirement import Requirement
@@ -13,7 +14,7 @@ from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import RentalOrder
 from aquarat_pipeline.renting.requests import new_order
-from aquarat_pipeline.renting.selecting import Wish, check_names, why_not
+from aquarat_pipeline.renting.selecting import Wish, check_names, nearest, why_not
 from aquarat_pipeline.renting.supply import host_of
 
 
@@ -63,6 +64,16 @@ def choose(
     return Choice(tuple(found), tuple(excluded))
 
 
+def nothing_taken(pool: Pool | None, candidates: Iterable[Candidate]) -> str | None:
+    """Which types of the pool no account has, with the nearest name; None if that is not what is wrong."""
+    known = [one.offer.type for one in candidates]
+    patterns = [type_ for source in pool.sources for type_ in source.types] if pool else []
+    unknown = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in known)]
+    if not unknown or not known:
+        return None
+    return f"no account of the pool has a type {unknown[0]!r}{nearest(unknown[0].strip('*'), known)}"
+
+
 def source_of(pool: Pool, account: str, offer: Offer) -> Source | None:
     """The first source of the pool that takes the account's offer."""
     return next((source for source in pool.sources if source.account == account and source.takes(offer)), None)
@@ -91,7 +102,7 @@ def _too_dear(offer: Offer, pool: Pool | None) -> str | None:
     if pool is None:
         return None
     if offer.price > pool.max_price_per_hour:
-        return f"above {pool.max_price_per_hour} an hour"
+        return f"above {pool.max_price_per_hour} an hour (max_price_per_hour): it costs {offer.price}"
     limit = pool.max_gpu_price
     if limit and offer.gpus and offer.price > limit * offer.gpus:
         return f"above {limit} per GPU-hour"

@@ -256,7 +256,19 @@ def read_config(home: Path) -> RentConfig:
     except ValidationError as e:
         # Without the values, one of which may be a key.
         problems = "; ".join(
-            f"{'.'.join(map(str, p['loc'])) or 'the file'}: {p['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(map(str, p['loc'])) or 'the file'}: {_problem(p['type'], p['msg'], p['loc'])}"
             for p in e.errors(include_input=False, include_url=False)
         )
         raise RentConfigError(f"{path}: {problems}") from None
+
+
+def _problem(kind: str, message: str, where: tuple[int | str, ...]) -> str:
+    """In words for people; a setting that does not exist comes with the nearest one that does."""
+    if kind != "extra_forbidden":
+        return message.removeprefix("Value error, ")
+    section: type[_Section] = {"accounts": AccountSettings, "pools": Pool, "limits": Limits}.get(
+        str(where[0]), RentConfig
+    )
+    section = RentConfig if len(where) == 1 else Source if "from" in where else section
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    return f"there is no such setting{nearest(str(where[-1]), known)}"

@@ -85,6 +85,6 @@ def doubtful(price_per_hour: Money, gpus: int) -> str | None:
     if gpus < 1 or LOWEST_GPU_PRICE * gpus <= price_per_hour.micros <= HIGHEST_GPU_PRICE * gpus:
         return None
     return (
-        f"{price_per_hour} an hour for {gpus} GPUs is outside {Money(LOWEST_GPU_PRICE)} to {Money(HIGHEST_GPU_PRICE)} "
-        "per GPU-hour: the provider's unit of price may have changed"
+        f"{price_per_hour} an hour for {gpus} GPU{'s' if gpus > 1 else ''} is outside {Money(LOWEST_GPU_PRICE)} to "
+        f"{Money(HIGHEST_GPU_PRICE)} per GPU-hour: the provider's unit of price may have changed"
     )

@@ -63,7 +63,7 @@ def why_not(offer: Offer, wish: Wish) -> str | None:
     if wish.gpus is not None and offer.gpus != wish.gpus:
         return f"{offer.gpus} GPUs"
     if wish.max_price is not None and offer.price > wish.max_price:
-        return f"above {wish.max_price} an hour"
+        return f"above {wish.max_price} an hour: it costs {offer.price}"
     if offer.available == "no":
         return offer.detail or "sold out"
     return None

@@ -82,7 +82,7 @@ def test_filters(clouds: Clouds, capsys: pytest.CaptureFixture[str], options: li
 def test_all_says_why_not(clouds: Clouds, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hosts", "offers", "--all", "--json", "--gpus", "8", "--max-price", "30"]) == 0
     why = {one["id"]: one["excluded"] for one in json.loads(capsys.readouterr().out)}
-    assert why["gpu_8x_h100_sxm5@us-east-1"] == "above $30.00 an hour"
+    assert why["gpu_8x_h100_sxm5@us-east-1"] == "above $30.00 an hour: it costs $31.92"
     assert why["gpu_8x_a100_80gb_sxm4@"] == "sold out in all regions"
     assert why["8x-h100@us-east-1/infiniband"] is None
     assert why["gpu_1x_a10@us-east-1"] == "1 GPUs"
@@ -205,7 +205,7 @@ def test_what_a_pool_takes_and_why_it_takes_nothing_else(
     assert types_in(capsys.readouterr().out) == ["gpu_1x_rtx6000"]
     assert main(["hosts", "offers", "--pool", "small", "--all", "--json"]) == 0
     why = {one["id"]: one["excluded"] for one in json.loads(capsys.readouterr().out)}
-    assert why["gpu_1x_a10@us-east-1"] == "above $1.00 an hour"
+    assert why["gpu_1x_a10@us-east-1"] == "above $1.00 an hour (max_price_per_hour): it costs $1.29"
     assert why["gpu_8x_h100_sxm5@us-east-1"] == "no source of the pool takes it"
     assert main(["hosts", "offers", "--pool", "small", "--account", "hyperbolic"]) == 2
     assert "the pool small takes nothing from hyperbolic: there are work" in capsys.readouterr().err

@@ -41,6 +41,10 @@ def test_an_order_is_shown_with_its_price_before_it_is_made(unkept: Ledger, caps
         (["--type", "gpu_1x_a10", "--hours", "1", "--max-price", "1"], "gpu_1x_a10@us-east-1: above $1.00 an hour"),
         (["--type", "gpu_1x_a10", "--hours", "3", "--max-price", "1.3"], "$3.00 a day from mine are allowed"),
         (["--type", "gpu_1x_a10", "--hours", "1000", "--max-price", "1.3"], "cannot be ordered"),
+        (
+            ["--type", "gpu_1x_a10", "--hours", "1", "--max-price", "129"],
+            "for the whole host are meant",
+        ),
         (["--pool", "smal"], "has no pool 'smal': did you mean small?"),
         (["--pool", "small", "--region", "us-west-*"], "gpu_1x_a10@us-west-1: above $1.00 an hour"),
         (["--pool", "small", "--account", "other"], "there is no account 'other'"),
