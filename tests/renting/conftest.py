@@ -14,26 +14,24 @@ import pytest
 from hypothesis import settings
 
 from aquarat_pipeline.renting import keeping
-from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect
+from aquarat_pipeline.renting.cloud import Cloud, Surroundings, connect
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Instance, Limits, Order
+from aquarat_pipeline.renting.model import Instance, Order
 from aquarat_pipeline.renting.names import RentalName, new_rental
-from tests.patience import limit
 from tests.renting.fakes.clock import FakeClock
-from tests.renting.fakes.compute_api import PROJECT, ZONES, FakeComputeEngine
+from tests.renting.fakes.compute_api import FakeComputeEngine
 from tests.renting.fakes.hyperbolic_api import FakeHyperbolic
 from tests.renting.fakes.lambda_api import FakeLambda
 from tests.renting.fakes.machines import Timing
 from tests.renting.fakes.script import Fault, Script
 from tests.renting.fakes.server import KEY, FakeCloud
+from tests.renting.faults.control_host import PUBLIC_KEY, account_of, surroundings_of
 
 # The same cases in every run, and however long they take.
 settings.register_profile("renting", deadline=None, derandomize=True, database=None)
 settings.load_profile("renting")
 
 INSTALLATION = "abc123"
-PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFak aquarat"
-PRICES = {"a3-highgpu-8g": 88.25, "g2-standard-4": "0.71", "n2-standard-4": 0.19, "a4-highgpu-8g": 120}
 F = TypeVar("F", bound=FakeCloud)
 
 
@@ -73,10 +71,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def surroundings(clock: FakeClock, tmp_path: Path) -> Surroundings:
-    # What a fake withholds has to be waited for in earnest; what it sends comes well within these limits.
-    short = Limits(connect=limit(2), read=limit(0.5), rent_read=limit(0.5), call=limit(1.0))
-    environ = {"LAMBDA_API_KEY": KEY, "HYPERBOLIC_API_KEY": KEY}
-    return Surroundings(tmp_path / "rates", environ, clock.now, clock.sleep, short)
+    return surroundings_of(tmp_path, clock.now, clock.sleep)
 
 
 class Worlds:
@@ -105,13 +100,7 @@ class Worlds:
     def _made(self, fake: F, kind: str) -> World[F]:
         self._stack.enter_context(fake.serve())
         self._fakes.append(fake)
-        # Compute Engine's client adds the path itself, and gets its prices from the account.
-        address = fake.address.removesuffix("/compute/v1")
-        options: dict[str, object] = (
-            {"project": PROJECT, "zones": list(ZONES), "prices": PRICES} if kind == "gce" else {}
-        )
-        cloud = connect(Account(kind, kind, address=address, options=options), self.surroundings)
-        return World(fake, cloud, self.clock)
+        return World(fake, connect(account_of(kind, fake.address), self.surroundings), self.clock)
 
     def check(self) -> None:
         for fake in self._fakes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,9 +142,7 @@ class World:
 
     def act_as_a_person(self) -> None:
         """Ends by hand what the keeper says that nobody else can."""
-        asked = re.search("aquarat hosts terminate ([a-z0-9]+) --provider-id (.+)$", "".join(self.notes[-1:]))
-        if asked and (rental := self.ledger.read(asked[1])).state == "unclear":
-            end_instance(self.ledger, rental, asked[2], self.now())
+        end_suspects(self.ledger, self.notes[-1:], self.now())
 
     def rentals(self) -> tuple[Rental, ...]:
         loaded = self.ledger.load()
@@ -169,6 +167,14 @@ class World:
         assert self.settled() and not self.cloud.alive()
         assert not self.cloud.foreign & set(self.cloud.terminated), "a stranger was touched"
         assert len(set(self.cloud.rents)) == len(self.cloud.rents), "an order was sent twice"
+
+
+def end_suspects(ledger: Ledger, notes: Iterable[str], now: float) -> None:
+    """What a person does who reads the keeper's notes: ends the nameless instances that they name."""
+    for note in notes:
+        asked = re.search("aquarat hosts terminate ([a-z0-9]+) --provider-id (.+)$", note)
+        if asked and (rental := ledger.read(asked[1])).state == "unclear":
+            end_instance(ledger, rental, asked[2], now)
 
 
 @contextmanager

@@ -102,16 +102,25 @@ class FakeComputeEngine(FakeCloud):
                 return self.error(503, "backendError")
             case "without effect":
                 return Answer(200, self._operation("delete", "x", "RUNNING"))
+            case "ghost":
+                return Answer(200, self._operation("insert", "x", "RUNNING"))
             case _:
                 raise AssertionError(f"{effect} of {verb} is not known here")
 
     def mangle(self, effect: Effect, answer: Answer) -> Answer:
+        change: dict[str, Any] = {
+            "new status": {"status": "HIBERNATED"},
+            "extra fields": {"carbon": {"grams": 5}, "fingerprint": "x"},
+            "no ip": {"networkInterfaces": []},
+            "empty ip": {"networkInterfaces": [{"name": "nic0", "accessConfigs": [{"natIP": ""}]}]},
+            "odd time": {"creationTimestamp": "yesterday, about noon"},
+        }.get(effect, {})
         match effect:
-            case "new status":
+            case "new status" | "extra fields" | "no ip" | "empty ip" | "odd time":
                 scopes = answer.data["items"]
                 for scope in scopes.values():
                     for one in scope.get("instances", []):
-                        one["status"] = "HIBERNATED"
+                        one |= change
                 return replace(answer, data={**answer.data, "items": scopes})
             case "empty":
                 return replace(answer, data={"kind": "compute#instanceAggregatedList"})
@@ -210,6 +219,8 @@ class FakeComputeEngine(FakeCloud):
         found = self._find(zone, name)
         if found is None:
             return self._missing(zone, name)
+        if self.clock.now() < found.ordered + found.timing.earliest_end:
+            return self.error(400, "resourceNotReady", "The resource cannot be deleted yet")
         self.end(found)
         return Answer(200, self._operation("delete", name, "RUNNING"))
 

@@ -94,6 +94,8 @@ class FakeHyperbolic(FakeCloud):
                 return self.error(409, "UpstreamConflict", "?")
             case "without effect" if verb == "terminate":
                 return Answer(200, checked(schemas.Terminated, {"message": "Terminated", "rentalId": self._last_asked}))
+            case "ghost" if verb == "rent":
+                return Answer(200, {"id": 99_999, "status": "Pending"})
             case _:
                 raise AssertionError(f"{effect} of {verb} is not known here")
 
@@ -106,6 +108,8 @@ class FakeHyperbolic(FakeCloud):
                 return Answer(500, data)
             case "then 400 with id":
                 return Answer(400, {**data, "code": "InsufficientBalance", "message": "?"})
+            case "then 200 with errors":
+                return Answer(200, {"success": False, "error": "try again", "id": data["id"]})
             case "empty":
                 return replace(answer, data=[])
             case "not a list":
@@ -183,6 +187,8 @@ class FakeHyperbolic(FakeCloud):
             return self.error(404, "RentalNotFound", "There is no such rental")
         if found.state(now) == "ended":
             return self.error(400, "AlreadyTerminated", "The rental was terminated")
+        if now < found.ordered + found.timing.earliest_end:
+            return self.error(400, "TooEarly", "The rental cannot be terminated yet")
         self.end(found)
         return Answer(200, checked(schemas.Terminated, {"message": "Rental terminated", "rentalId": int(wanted)}))
 
@@ -228,6 +234,8 @@ def _strange(effect: Effect, record: dict[str, Any]) -> dict[str, Any]:
             return {key: value for key, value in record.items() if key not in ("id", "name", "label")}
         case "odd time":
             return {**record, "createdAt": "yesterday, about noon", "startedAt": 5}
+        case "price in dollars" if "costPerHourCents" in record:
+            return {**record, "costPerHourCents": record["costPerHourCents"] / 100}
         case "price in dollars":
             return {**record, "currentTerm": {"costPerHourCents": record["currentTerm"]["costPerHourCents"] / 100}}
         case _:

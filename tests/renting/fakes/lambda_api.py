@@ -79,6 +79,8 @@ class FakeLambda(FakeCloud):
                 return self.error(400, "provider/internal-unavailable", "Provider unavailable")
             case "without effect" if verb == "terminate":
                 return self._answer(schemas.Terminated, {"terminated_instances": self._records(self._listed())})
+            case "ghost" if verb == "rent":
+                return self._answer(schemas.Launched, {"instance_ids": ["f" * 32]})
             case _:
                 raise AssertionError(f"{effect} of {verb} is not known here")
 
@@ -92,8 +94,12 @@ class FakeLambda(FakeCloud):
             case "then 400 with id":
                 wrong = self.error(400, "global/invalid-parameters").data
                 return Answer(400, {**wrong, **answer.data})
+            case "then 200 with errors":
+                return Answer(200, {**self.error(200, "global/unknown").data, **answer.data})
             case "empty":
                 data = []
+            case "price in dollars" if isinstance(data, dict) and "gpu_1x_a10" in data:
+                data = {name: {**one, "instance_type": _in_dollars(one["instance_type"])} for name, one in data.items()}
             case "not a list":
                 data = {"instances": data}
             case "first half":
@@ -253,7 +259,10 @@ def _strange(effect: Effect, record: dict[str, Any]) -> dict[str, Any]:
         case "a record without id and name":
             return {key: value for key, value in record.items() if key not in ("id", "name")}
         case "price in dollars":
-            kind = record["instance_type"]
-            return {**record, "instance_type": {**kind, "price_cents_per_hour": kind["price_cents_per_hour"] / 100}}
+            return {**record, "instance_type": _in_dollars(record["instance_type"])}
         case _:
             raise AssertionError(f"{effect} is not known here")
+
+
+def _in_dollars(kind: dict[str, Any]) -> dict[str, Any]:
+    return {**kind, "price_cents_per_hour": kind["price_cents_per_hour"] / 100}

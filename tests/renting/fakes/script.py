@@ -47,8 +47,11 @@ Effect = Literal[
     "then too long",
     "then no id",
     "then 400 with id",
+    "then 200 with errors",
+    "then twice",
     # an answer as after acting, without it
     "without effect",
+    "ghost",
     "html 200",
     "empty",
     "not a list",

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.renting.fakes.clock import FakeClock
@@ -56,6 +57,10 @@ HTML = Answer(200, raw=b"<html><body>Just a moment...</body></html>", kind="text
 Act = Callable[[], Answer]
 
 
+def _nobody(verb: Verb, when: Literal["before", "after"]) -> None:
+    return
+
+
 class FakeCloud:
     """One provider. Subclasses know its verbs (`route`), its errors (`error`), and how it bills."""
 
@@ -82,7 +87,11 @@ class FakeCloud:
         self.complaints: list[str] = []
         self.too_fast = 0
         self.requests: list[tuple[Verb, Request]] = []
+        self.looks: list[float] = []
+        """When a list was answered in full."""
         self.keys_revoked_at: float | None = None
+        self.interfere: Callable[[Verb, Literal["before", "after"]], None] = _nobody
+        """Called before the fake acts upon a request, and before it answers. May raise `CutOff`."""
         self.address = ""
         self._last = self._last_rent = float("-inf")
         self._lock = threading.RLock()
@@ -170,8 +179,15 @@ class FakeCloud:
                 return self.fault("401", verb)
             if self._is_too_fast(verb):
                 return self.error(429, "too-many-requests")
+            self.interfere(verb, "before")
             effect = self.script.pick(verb, self.clock.now() - self.started)
-            return act() if effect is None else self._faulty(effect, verb, act)
+            if effect is not None:
+                return self._faulty(effect, verb, act)
+            if verb == "list":
+                self.looks.append(self.clock.now())
+            answer = act()
+            self.interfere(verb, "after")
+            return answer
 
     def _revoked(self) -> bool:
         return self.keys_revoked_at is not None and self.clock.now() >= self.keys_revoked_at
@@ -187,7 +203,11 @@ class FakeCloud:
 
     def _faulty(self, effect: Effect, verb: Verb, act: Act) -> Answer:
         acted = act() if effect.startswith("then ") or effect not in _INSTEAD else None
+        if effect == "then twice":
+            act()
         match effect:
+            case "then twice":
+                return self.error(500, "global/internal-error")
             case "500" | "503" | "504" | "418" | "then 500" | "then 504" | "then 404":
                 return self.error(int(effect[-3:]), "global/unknown")
             case "429" | "then 429":
@@ -221,7 +241,10 @@ class FakeCloud:
                 return Answer(200, raw=b'"' + b"x" * 20_000_000 + b'"')
             case "not the provider's form":
                 return Answer(400, {"detail": "a proxy's idea"})
-            case "401" | "no capacity" | "quota" | "inactive" | "unknown code" | "provider error" | "without effect":
+            case (
+                "401" | "no capacity" | "quota" | "inactive" | "unknown code" | "provider error" | "without effect"
+                | "ghost"
+            ):  # fmt: skip
                 return self.fault(effect, verb)
             case _:
                 assert acted is not None
@@ -232,7 +255,7 @@ _INSTEAD = frozenset(
     {
         "500", "503", "504", "429", "429 with Retry-After", "418", "401", "401 html", "403 html", "403 error code 1010",
         "redirect", "cut", "late", "drip", "no capacity", "quota", "inactive", "unknown code",
-        "not the provider's form", "provider error", "without effect", "html 200",
+        "not the provider's form", "provider error", "without effect", "ghost", "html 200",
     }
 )  # fmt: skip
 
@@ -268,7 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer) -> None:
         payload = answer.payload
-        headers = {"Content-Type": answer.kind, "Content-Length": str(len(payload)), "Connection": "close"}
+        headers = {"Content-Type": answer.kind, "Content-Length": str(len(payload)), "Connection": "close",
+                   "Date": formatdate(self.fake.clock.now(), usegmt=True)}  # fmt: skip
         self.send_response_only(answer.status)
         for name, value in {**headers, **dict(answer.headers)}.items():
             self.send_header(name, value)
