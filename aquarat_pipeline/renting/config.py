@@ -255,9 +255,12 @@ def read_config(home: Path) -> RentConfig:
         return RentConfig.model_validate(given or {})
     except ValidationError as e:
         # Without the values, one of which may be a key.
+        errors = e.errors(include_input=False, include_url=False)
         problems = "; ".join(
             f"{'.'.join(map(str, p['loc'])) or 'the file'}: {_problem(p['type'], p['msg'], p['loc'])}"
-            for p in e.errors(include_input=False, include_url=False)
+            for p in errors
+            # A list whose entries are wrong is also too short, which says nothing new.
+            if not any(p["loc"] == q["loc"][: len(p["loc"])] != q["loc"] for q in errors)
         )
         raise RentConfigError(f"{path}: {problems}") from None
 

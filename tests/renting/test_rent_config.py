@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_pipeline.renting.config import RentConfig, RentConfigError, dollars, read_config
+from aquarat_pipeline.renting.config import (
+    AccountSettings,
+    Limits,
+    Pool,
+    RentConfig,
+    RentConfigError,
+    Source,
+    dollars,
+    read_config,
+)
 from aquarat_pipeline.renting.money import Money
 from tests.renting.small_cloud import A10
 
@@ -30,6 +39,15 @@ pools:
 def config(tmp_path: Path, text: str) -> RentConfig:
     (tmp_path / "rent.yaml").write_text(text)
     return read_config(tmp_path)
+
+
+def test_the_example_is_right_and_shows_every_setting(root: Path, tmp_path: Path) -> None:
+    found = config(tmp_path, (root / "dagster_home/rent.example.yaml").read_text())
+    (pool,) = found.pools.values()
+    shown = {name for account in found.accounts.values() for name in account.model_fields_set}
+    assert shown == set(AccountSettings.model_fields) and pool.model_fields_set == set(Pool.model_fields)
+    assert pool.sources[0].model_fields_set == set(Source.model_fields)
+    assert found.limits.model_fields_set == set(Limits.model_fields) and found.limits == Limits()
 
 
 def test_a_whole_file(tmp_path: Path) -> None:
