@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -25,9 +26,9 @@ def held(path: Path, holder: str) -> Generator[None]:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HeldError(path.read_text()) from None
-        f.truncate(0)
-        f.write(holder)
-        f.flush()
+        with suppress(OSError):  # a full disk: the lock holds without its text
+            f.truncate(0)
+            os.write(f.fileno(), holder.encode())
         yield
 
 

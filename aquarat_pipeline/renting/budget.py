@@ -69,7 +69,12 @@ def why_not(
     if why := why_not_price(order, pool):
         return why
     account = order.account.name
-    mine = [rental for rental in others if rental.order.account.name == account]
+    # Also by the names that rent.yaml had for the account before.
+    mine = [
+        rental
+        for rental in others
+        if rental.order.account.name == account or rental.order.account.place == order.account.place
+    ]
     open_now = [rental for rental in mine if not rental.final]
     if len(open_now) >= caps.max_rentals:
         return f"{FILE} allows {caps.max_rentals} rentals of {account} at a time, and {len(open_now)} are open"

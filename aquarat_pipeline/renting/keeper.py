@@ -7,6 +7,7 @@ says when to ask again. So it may be killed at any time, and another goes on.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, R
 from aquarat_pipeline.renting.credit import Credit
 from aquarat_pipeline.renting.demand import Demand
 from aquarat_pipeline.renting.hosting import Hosts
-from aquarat_pipeline.renting.ledger import Conflict, Ledger
+from aquarat_pipeline.renting.ledger import Conflict, Ledger, Loaded
 from aquarat_pipeline.renting.model import CloudError, Listing, Scope, Unauthorized, Unavailable
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import AccountRecord, Rental
@@ -93,20 +94,39 @@ class Keeper:
         done = Turn()
         loaded = self._ledger.load()
         done.notes += loaded.problems
-        groups: dict[str, list[Rental]] = {}
+        # Rentals that cannot be read may cost money too. Their names tell when their instances are to end.
+        done.watched += len(loaded.problems)
+        accounts = {account.model_dump_json(): account for account in self._damaged(loaded, done)}
+        groups: dict[str, list[Rental]] = {key: [] for key in accounts}
         for rental in loaded.rentals:
             if not rental.final or rental.order.last_end + WATCH_SECONDS > self._now():
-                groups.setdefault(rental.order.account.model_dump_json(), []).append(rental)
+                key = rental.order.account.model_dump_json()
+                accounts[key] = rental.order.account
+                groups.setdefault(key, []).append(rental)
         for key, rentals in groups.items():
             done.open += sum(not rental.final for rental in rentals)
             done.watched += len(rentals)
             try:
-                self._keep(key, rentals, done, bool(loaded.problems))
+                self._keep(key, accounts[key], rentals, done, bool(loaded.problems))
             except UserError as e:
                 done.notes.append(str(e))
+            except Exception as e:
+                log.exception("keeping what %s rents", accounts[key].name)
+                done.notes.append(f"{accounts[key].name}: {type(e).__name__}: {e}")
         if self._demand is not None:
             self._order(self._demand, done)
         return done
+
+    def _damaged(self, loaded: Loaded, done: Turn) -> list[AccountRecord]:
+        """The accounts that rentals which cannot be read may belong to."""
+        if len(loaded.damaged) == len(loaded.problems):
+            return list(loaded.damaged)
+        try:
+            config = self._config()
+        except UserError as e:
+            done.notes.append(str(e))
+            return list(loaded.damaged)
+        return [*loaded.damaged, *(AccountRecord.of(config.account(name)) for name in config.accounts)]
 
     def _order(self, demand: Demand, done: Turn) -> None:
         """Lets hosts be ordered for steps that wait, after what happened in this turn."""
@@ -128,13 +148,14 @@ class Keeper:
             self._clouds[key] = self._connect(account)
         return self._clouds[key]
 
-    def _keep(self, key: str, rentals: Sequence[Rental], done: Turn, damaged: bool) -> None:
+    def _keep(self, key: str, account: AccountRecord, rentals: Sequence[Rental], done: Turn, damaged: bool) -> None:
         """Keeps the rentals of one account."""
-        cloud = self._cloud(rentals[0].order.account.account)
+        cloud = self._cloud(account.account)
         silent = key in self._silent
         listing = self._look(key, cloud, rentals, done)
         back = silent and key not in self._silent
-        strangers = self._strangers(cloud, listing, rentals, done) if listing else 0
+        why = self._strangers(cloud, listing, done) if listing else None
+        why = "the ledger is damaged" if damaged else why
         wrong_clock = clock_problem(cloud.account, listing.clock_ahead) if listing else None
         done.notes += [wrong_clock] if wrong_clock else []
         if listing and self._drained(key, cloud, listing, rentals, done):
@@ -146,13 +167,6 @@ class Keeper:
                 after = steps.step(rental, seen)
                 done.pause = min(done.pause, self._rest(rental, after))
                 if after is rental and rental.state == "intended" and listing is not None:
-                    why = (
-                        "the ledger is damaged"
-                        if damaged
-                        else "the account has instances of ours that the ledger lacks"
-                        if strangers
-                        else None
-                    )
                     if wrong_clock:
                         self._refuse(rental, f"{wrong_clock}, then order again", "clock")
                     else:
@@ -200,7 +214,8 @@ class Keeper:
                 named = ", ".join(f"{one.name} (instance {one.instance_id})" for one in alive)
                 done.notes.append(
                     f"nobody can end {named} without a key that {cloud.account} takes: put a new one into .env "
-                    f"({KINDS[rentals[0].order.account.cloud].keys_page}), or end them in the dashboard"
+                    f"({KINDS[rentals[0].order.account.cloud].keys_page}), start Dagster again with it, and end this "
+                    f"keeper (kill {os.getpid()}), whose place one with the new key takes; or end them in the dashboard"
                 )
             return None
 
@@ -216,10 +231,15 @@ class Keeper:
         done.notes += [low] if low else []
         return low is not None
 
-    def _strangers(self, cloud: Cloud, listing: Listing, rentals: Sequence[Rental], done: Turn) -> int:
-        """How many instances carry our name that the ledger does not know; those past their end are ended."""
-        installation = self._ledger.installation()
-        known = {rental.name for rental in rentals}
+    def _strangers(self, cloud: Cloud, listing: Listing, done: Turn) -> str | None:
+        """Ends instances of our name that the ledger does not know and whose end is past; why nothing new may be
+        rented, if there are any."""
+        try:
+            installation = self._ledger.installation()
+        except UserError as e:
+            done.notes.append(str(e))
+            return "nobody knows which instances are ours"
+        known = {rental.name for rental in self._ledger.load().rentals}
         unknown = [found for found in ours(listing, (installation,)) if str(found.name) not in known]
         late = {found.id for found in reaper.overdue(listing, (installation,), self._now())}
         for found in unknown:
@@ -230,7 +250,7 @@ class Keeper:
                     cloud.terminate(found.id)
                 except CloudError as e:
                     done.notes.append(f"{found.name}: {e}")
-        return len(unknown)
+        return "the account has instances of ours that the ledger lacks" if unknown else None
 
     def _ask(self, steps: Steps, rental: Rental, listing: Listing, why: str | None, done: Turn) -> None:
         """Sends the order if all caps allow it now; refuses it if they do not."""
@@ -271,7 +291,14 @@ class Keeper:
 
     def _caps(self, account: AccountRecord, pool: str | None) -> tuple[AccountSettings, Pool | None]:
         config = self._config()
-        caps = config.accounts.get(account.name) or AccountSettings(cloud=account.cloud)
+        caps = config.accounts.get(account.name) or next(
+            (
+                settings
+                for name, settings in config.accounts.items()
+                if AccountRecord.of(config.account(name)).place == account.place
+            ),
+            AccountSettings(cloud=account.cloud),
+        )
         return caps, config.pool(pool) if pool else None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_core.errors import UserError
+from aquarat_core.plain_text import one_line
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.hosts.queueing import queued, waiting_steps
 from aquarat_pipeline.locks import HeldError, held, is_held
@@ -84,7 +85,10 @@ def start(home: Path) -> bool:
 
 def why_needed(home: Path, now: float) -> str | None:
     """Why a keeper should be at work, or None. Reads files only, and speaks with no cloud."""
-    rentals = Ledger(home).load().rentals
+    loaded = Ledger(home).load()
+    rentals = loaded.rentals
+    if loaded.problems:
+        return loaded.problems[0]
     if opened := sum(not rental.final for rental in rentals):
         return f"{opened} rental{'s have' if opened > 1 else ' has'} not ended"
     if any(rental.order.last_end + WATCH_SECONDS > now for rental in rentals):
@@ -163,7 +167,7 @@ def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = No
             turn = keeper.turn()
             for note in turn.notes:
                 if time.monotonic() - said.get(note, float("-inf")) > REMIND_SECONDS:
-                    log.warning("%s", note)
+                    log.warning("%s", one_line(note))  # hosts and providers wrote some of it
                     said[note] = time.monotonic()
             if not turn.watched and not turn.waiting and not stay:
                 return

@@ -22,11 +22,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from aquarat_core.errors import UserError
+from aquarat_core.plain_text import one_line
 from aquarat_pipeline.renting import names
-from aquarat_pipeline.renting.rental import Event, IllegalTransition, Rental, RentalOrder, State
+from aquarat_pipeline.renting.rental import AccountRecord, Event, IllegalTransition, Rental, RentalOrder, State
 
 MAX_BYTES = 1 << 20
 """Size limit for a file of the ledger."""
+MAX_WHY = 2000
+"""Characters of a reason. Providers and hosts, which write some of them, may say anything."""
 
 
 class LedgerError(UserError):
@@ -53,6 +56,8 @@ class Loaded:
 
     rentals: tuple[Rental, ...]
     problems: tuple[str, ...]
+    damaged: tuple[AccountRecord, ...] = ()
+    """The accounts of rentals that cannot be read, as far as their orders tell."""
 
 
 class Ledger:
@@ -96,7 +101,7 @@ class Ledger:
 
         Raises `Conflict`, and `IllegalTransition` if this state cannot follow.
         """
-        given: Mapping[str, Any] = {"state": state, "at": at, "why": why, "by": self._by, **facts}
+        given: Mapping[str, Any] = {"state": state, "at": at, "why": one_line(why)[:MAX_WHY], "by": self._by, **facts}
         event = Event.model_validate(given)
         following = rental.followed_by(event)
         path = self.folder(rental.id) / "events" / f"{len(following.events):06}.json"
@@ -142,24 +147,40 @@ class Ledger:
         problems."""
         rentals: list[Rental] = []
         problems: list[str] = []
-        for path in sorted(self._rentals.glob("*/order.json")):
+        damaged: list[AccountRecord] = []
+        try:
+            found = sorted(os.listdir(self._rentals))
+        except FileNotFoundError:
+            found = []
+        except OSError as e:
+            # Not an empty ledger: what is in it costs money.
+            return Loaded((), (f"{self._rentals} cannot be read: {e}",))
+        for name in found:
+            if not _may_exist(f"{self._rentals}/{name}/order.json"):
+                continue
             try:
-                rentals.append(self.read(path.parent.name))
+                rentals.append(self.read(name))
             except LedgerError as e:
                 problems.append(str(e))
+                with suppress(LedgerError, ValidationError, TypeError, KeyError):
+                    damaged.append(AccountRecord.model_validate(_read(self.folder(name) / "order.json")["account"]))
         rentals.sort(key=lambda rental: (rental.order.ordered, rental.id))
-        return Loaded(tuple(rentals), tuple(problems))
+        return Loaded(tuple(rentals), tuple(problems), tuple(damaged))
 
 
 def create_durably(path: Path, obj: object) -> None:
     """Creates a small JSON file that is on the disk, with its name, at return. Raises `FileExistsError`.
 
-    A power cut or a kill leaves the whole file or none, besides a hidden one.
+    A power cut or a kill leaves the whole file or none, besides a hidden one. Raises `LedgerError` for what could not
+    be read again.
     """
+    data = json.dumps(obj)
+    if len(data) > MAX_BYTES:
+        raise LedgerError(f"{path} would have {len(data)} bytes, and {MAX_BYTES} are allowed: it was not written")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
-            json.dump(obj, f)
+            f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.link(temporary, path)
@@ -176,6 +197,17 @@ def make_folder(folder: Path) -> None:
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     _fsync_folder(folder.parent)
+
+
+def _may_exist(path: str) -> bool:
+    """False only if there certainly is no such file."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -132,6 +132,12 @@ class AccountRecord(BaseModel):
         )  # fmt: skip
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """The same for all names that rent.yaml may give to one account."""
+        variable = self.key_variable or KINDS[self.cloud].key_variable
+        return self.cloud, variable, self.address, self.options.get("project")
+
+    @property
     def account(self) -> Account:
         return Account(self.name, self.cloud, self.key_variable, self.address, self.options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, Literal
 
 from aquarat_core.errors import UsageError
@@ -82,6 +83,8 @@ def end_instance(ledger: Ledger, rental: Rental, instance_id: str, now: float) -
 
 def extend(ledger: Ledger, rental: Rental, hours: float, now: float) -> Rental:
     """Lets it end so many hours later. Raises `UsageError` beyond the end in its name."""
+    if not isfinite(hours):
+        raise UsageError(f"{hours} is not a number of hours")
 
     def move(rental: Rental) -> Rental:
         if rental.final or rental.state in ("ending", "draining") or rental.end_asked:

@@ -6,6 +6,7 @@ the provider lists.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from typing import Any
 
 from aquarat_pipeline.renting import host_keys
 from aquarat_pipeline.renting.cloud import Cloud
-from aquarat_pipeline.renting.hosting import Goal, Hosts
+from aquarat_pipeline.renting.hosting import Goal, Hosts, Progress
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
 from aquarat_pipeline.renting.model import CloudError, Granted, Instance, Order, OutcomeUnknown, Refused, Unauthorized
 from aquarat_pipeline.renting.money import doubtful
 from aquarat_pipeline.renting.rental import ALIVE, UNFIT, IllegalTransition, Rental, State
 from aquarat_pipeline.renting.sight import Sight
+
+log = logging.getLogger(__name__)
 
 PROOF_SECONDS = 60
 """Between two lists that prove by their silence that an instance has ended."""
@@ -203,7 +206,12 @@ class Steps:
         return self._end(rental, f"it did not boot within {rental.order.phases.boot / 60:g} min", UNFIT)
 
     def _advance(self, rental: Rental, goal: Goal, limit: float) -> Rental:
-        progress = self.hosts.advance(rental, goal)
+        try:
+            progress = self.hosts.advance(rental, goal)
+        except Exception as e:
+            # Nothing that happens here keeps the limit from holding.
+            log.exception("making %s %s", rental.name, goal)
+            progress = Progress(why=f"{type(e).__name__}: {e}")
         if progress.unfit:
             return self._end(rental, f"unfit: {progress.unfit}", UNFIT)
         if progress.done:
@@ -239,7 +247,13 @@ class Steps:
 
     def _end(self, rental: Rental, why: str, code: str | None = None) -> Rental:
         self.hosts.forget(rental)
-        return self._write(rental, "ending", why, runs={} if rental.runs else None, code=code)
+        try:
+            return self._write(rental, "ending", why, runs={} if rental.runs else None, code=code)
+        except OSError:
+            # A full disk must not keep it running. When there is room again, lists tell that it has ended.
+            if rental.instance_id is not None:
+                self.cloud.terminate(rental.instance_id)
+            raise
 
     def _ending(self, rental: Rental, seen: Sight | None) -> Rental:
         if seen is not None:
