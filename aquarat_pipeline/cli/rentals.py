@@ -82,7 +82,7 @@ def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     loaded = watching.known_here(home, store_uri(), now)
     shown = [rental for rental in loaded.rentals if arguments.all or not rental.final]
     problems = [*loaded.problems, *alarms(loaded.rentals, now)]
-    if any(not rental.final for rental in loaded.rentals) and not keeping.is_alive(home):
+    if (loaded.problems or any(not rental.final for rental in loaded.rentals)) and not keeping.is_alive(home):
         keeping.start(home)
         problems.append("no keeper was at work: one was started")
     listed = _provider(ledger) if arguments.provider else []
@@ -164,6 +164,7 @@ def _terminate(arguments: argparse.Namespace) -> str | CheckFailed:
     if arguments.provider_id:
         if len(chosen) != 1:
             raise UsageError("--provider-id belongs to one rental: name that one")
+        _check_nameless(chosen[0], arguments.provider_id)
         end_instance(ledger, chosen[0], arguments.provider_id, time.time())
     else:
         for rental in chosen:
@@ -172,6 +173,18 @@ def _terminate(arguments: argparse.Namespace) -> str | CheckFailed:
     if arguments.no_wait or not chosen:
         return f"asked to end: {' '.join(one.id for one in chosen) or 'nothing, because nothing is open'}"
     return wait(ledger, chosen, home, lambda rental: rental.final)
+
+
+def _check_nameless(rental: Rental, instance_id: str) -> None:
+    """Raises `UserError` unless the provider lists an instance of this id that has no other name: with a name, it is
+    another rental, or somebody else's."""
+    account = rental.order.account.account
+    listing = connect(account, this_machine()).list()
+    found = next((one for one in (*listing.instances, *listing.unreadable) if one.id == instance_id), None)
+    if found is None:
+        raise UsageError(f"{account.name} lists no instance {instance_id!r}: `aquarat hosts rentals --provider`")
+    if found.name and found.name != rental.name:
+        raise UsageError(f"{instance_id} is named {found.name}, so it is not the nameless {rental.id}, and not touched")
 
 
 def _find(rentals: Sequence[Rental], wanted: Iterable[str]) -> list[Rental]:

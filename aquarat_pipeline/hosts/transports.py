@@ -16,10 +16,12 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from aquarat_core.artifacts.files import atomic_write
 from aquarat_pipeline.hosts.bundle import agent
@@ -27,6 +29,8 @@ from aquarat_pipeline.hosts.host import Host
 
 CALL_SECONDS = 60.0
 NO_AGENT = 111
+MAX_OUTPUT = 32 << 20
+"""Bytes of an answer. A host that is not ours may send without end, and must not fill the memory here."""
 
 
 class HostError(OSError):
@@ -115,13 +119,15 @@ class SshTransport:
         """Runs one of our scripts in the host's sh. Raises `HostError` if the host cannot be reached."""
         argv = ["ssh", *self._options(), "--", str(self._host.address), f"sh -c {shlex.quote(script)}"]
         try:
-            done = subprocess.run(argv, input=given, capture_output=True, timeout=seconds, start_new_session=True)
+            done = _run(argv, given, seconds)
         except FileNotFoundError:
             raise HostError("ssh is not installed here: install the OpenSSH client (Debian: openssh-client)") from None
         except subprocess.TimeoutExpired:
             raise HostError(
                 f"{self._host.name} ({self._host.address}) does not answer within {seconds:.0f} s"
             ) from None
+        if len(done.stdout) > MAX_OUTPUT or len(done.stderr) > MAX_OUTPUT:
+            raise HostError(f"{self._host.name} ({self._host.address}) sent more than {MAX_OUTPUT >> 20} MB: cut off")
         if done.returncode == 255:
             unknown = b"Host key verification failed" in done.stderr
             raise (HostKeyError if unknown else HostError)(
@@ -153,16 +159,57 @@ class SshTransport:
         return [*(["-F", configured] if configured else []), *(f"-o{k}={v}" for k, v in options.items())]
 
 
+def _run(argv: Sequence[str], given: bytes, seconds: float) -> subprocess.CompletedProcess[bytes]:
+    """As `subprocess.run` with captured output, but ends a process that prints more than `MAX_OUTPUT` bytes."""
+    ended = time.monotonic() + seconds
+    process = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    outputs = bytearray(), bytearray()
+
+    def read(pipe: IO[bytes], output: bytearray) -> None:
+        with pipe:
+            while len(output) <= MAX_OUTPUT and (chunk := os.read(pipe.fileno(), 1 << 16)):
+                output += chunk
+        if len(output) > MAX_OUTPUT:
+            process.kill()
+
+    def write(pipe: IO[bytes]) -> None:
+        with suppress(OSError), pipe:
+            pipe.write(given)
+
+    assert process.stdin and process.stdout and process.stderr
+    work = [
+        threading.Thread(target=read, args=(process.stdout, outputs[0]), daemon=True),
+        threading.Thread(target=read, args=(process.stderr, outputs[1]), daemon=True),
+        threading.Thread(target=write, args=(process.stdin,), daemon=True),
+    ]
+    try:
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join(max(ended - time.monotonic(), 0))
+        if any(thread.is_alive() for thread in work):
+            raise subprocess.TimeoutExpired(argv, seconds)
+        code = process.wait(max(ended - time.monotonic(), 0))
+    finally:
+        process.kill()
+        process.wait()
+    return subprocess.CompletedProcess(argv, code, bytes(outputs[0]), bytes(outputs[1]))
+
+
 def _reply(host: Host, done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
     out = done.stdout.decode(errors="replace")
     try:
-        reply = json.loads(out.splitlines()[-1])
-    except (IndexError, ValueError):
+        reply: Any = json.loads(out.splitlines()[-1])
+        if not isinstance(reply, dict):
+            raise ValueError
+    except (IndexError, ValueError, RecursionError):
         raise HostError(f"the agent on {host.name} ended with {done.returncode}: {_reason(done)}") from None
     if "error" in reply:
         trace = f"\n{reply['traceback']}" if "traceback" in reply else ""
         raise HostError(f"the agent on {host.name}: {reply['error']}{trace}")
-    return reply
+    return cast("dict[str, Any]", reply)
 
 
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:

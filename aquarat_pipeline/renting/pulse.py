@@ -14,8 +14,13 @@ from aquarat_core.errors import UserError
 from aquarat_core.settings import store_uri
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import RentedHost
-from aquarat_pipeline.hosts.transports import HostError, HostKeyError
+from aquarat_pipeline.hosts.transports import HostKeyError
 from aquarat_pipeline.renting.acceptance import Arming
+
+MAX_OWNER = 100
+"""Characters of a run's id."""
+MAX_RUNS = 100
+"""On one host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +54,20 @@ def feel(
         return Pulse(True, runs_of(reply["leases"]), nobody)
     except HostKeyError as e:
         return Pulse(False, unfit=f"its host key is not the one that was pinned: {e}", why=str(e))
-    except HostError as e:
+    except Exception as e:
+        # Also an answer of another form than an agent's is no sign of life.
         beats = heartbeats(host, runs)
         moved = before is not None and any(beats[job] != before.heartbeats.get(job, beats[job]) for job in beats)
         return Pulse(moved, heartbeats=beats, why=str(e))
 
 
 def runs_of(leases: Sequence[ListedLease]) -> dict[str, int]:
-    """The number of GPUs by run."""
+    """The number of GPUs by run. Raises `ValueError` for what no agent of ours says."""
     runs: dict[str, int] = {}
     for lease in leases:
+        owner: object = lease["owner"]
+        if not isinstance(owner, str) or len(owner) > MAX_OWNER or len(runs) >= MAX_RUNS:
+            raise ValueError("its agent tells of leases that cannot be true")
         runs[lease["owner"]] = runs.get(lease["owner"], 0) + len(lease["gpus"])
     return runs
 
@@ -76,7 +85,7 @@ def heartbeats(host: RentedHost, runs: Sequence[str]) -> dict[str, int]:
                 folder, _, name = key.rpartition("/status/")
                 if not name.startswith("node"):
                     continue
-                with suppress(RecordError):
+                with suppress(RecordError, KeyError, TypeError):  # the host itself writes it
                     status: Status | None = JobDir(backend, folder).read_json(f"status/{name}")
                     if status and status["host"] == host.name:
                         found[key] = status["sequence"]

@@ -89,6 +89,23 @@ def test_a_stranger_is_refused(unkept: Ledger, capsys: pytest.CaptureFixture[str
     assert "name the rentals to end, or say --all" in said(capsys, ["hosts", "terminate"], 2)
 
 
+def test_only_a_nameless_instance_is_taken_for_an_unclear_rental(
+    fake: FakeLambda, unkept: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped id must not end what belongs to somebody else."""
+    said(capsys, [*RENT, "-y", "--no-wait", "--name", "first"], 0)
+    (rental,) = unkept.load().rentals
+    for state in ("asking", "unclear"):
+        rental = unkept.append(rental, state, time.time())
+    theirs, nameless = machine(fake, "their-host"), machine(fake, None)
+    end = ["hosts", "terminate", "first", "--no-wait", "--provider-id"]
+    assert "is named their-host" in said(capsys, [*end, theirs.id], 2)
+    assert "lists no instance 'no-such-id'" in said(capsys, [*end, "no-such-id"], 2)
+    assert unkept.load().rentals == (rental,)
+    said(capsys, [*end, nameless.id], 0)
+    assert unkept.load().rentals[0].instance_id == nameless.id
+
+
 def test_reap_needs_a_key_and_an_installation_only(
     fake: FakeLambda, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
