@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from aquarat_core.errors import UserError
+from aquarat_core.errors import UsageError, UserError
 from aquarat_pipeline.renting import budget, reaper
 from aquarat_pipeline.renting.cloud import KINDS, Account, Cloud
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, RentConfigError
@@ -52,6 +52,8 @@ class Turn:
     """Steps that wait, and for which hosts may be rented."""
     pause: float = TURN_SECONDS
     """Until the next turn."""
+    helpless: bool = False
+    """No account that it watches can be asked, because their keys are not in its environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +105,27 @@ class Keeper:
                 key = rental.order.account.model_dump_json()
                 accounts[key] = rental.order.account
                 groups.setdefault(key, []).append(rental)
+        shut = 0
         for key, rentals in groups.items():
             done.open += sum(not rental.final for rental in rentals)
             done.watched += len(rentals)
             try:
-                self._keep(key, accounts[key], rentals, done, bool(loaded.problems))
+                cloud = self._cloud(accounts[key].account)
+            except UsageError as e:
+                shut += 1
+                done.notes.append(str(e))
+                continue
+            except UserError as e:
+                done.notes.append(str(e))
+                continue
+            try:
+                self._keep(key, cloud, rentals, done, bool(loaded.problems))
             except UserError as e:
                 done.notes.append(str(e))
             except Exception as e:
                 log.exception("keeping what %s rents", accounts[key].name)
                 done.notes.append(f"{accounts[key].name}: {type(e).__name__}: {e}")
+        done.helpless = bool(groups) and shut == len(groups)
         if self._demand is not None:
             self._order(self._demand, done)
         return done
@@ -148,9 +161,8 @@ class Keeper:
             self._clouds[key] = self._connect(account)
         return self._clouds[key]
 
-    def _keep(self, key: str, account: AccountRecord, rentals: Sequence[Rental], done: Turn, damaged: bool) -> None:
+    def _keep(self, key: str, cloud: Cloud, rentals: Sequence[Rental], done: Turn, damaged: bool) -> None:
         """Keeps the rentals of one account."""
-        cloud = self._cloud(account.account)
         silent = key in self._silent
         listing = self._look(key, cloud, rentals, done)
         back = silent and key not in self._silent

@@ -158,20 +158,31 @@ def managed_hosts(home: Path, surroundings: Surroundings, **more: Any) -> Manage
 
 
 def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = None, *, stay: bool = False) -> None:
-    """Turns until nothing is left to look for, or with `stay` until it is killed. Raises `SecondKeeperError`."""
-    with only_keeper(home):
-        hosts = hosts or managed_hosts(home, surroundings)
-        keeper = keeper_of(home, surroundings, hosts)
-        said: dict[str, float] = {}
-        while True:
-            turn = keeper.turn()
-            for note in turn.notes:
-                if time.monotonic() - said.get(note, float("-inf")) > REMIND_SECONDS:
-                    log.warning("%s", one_line(note))  # hosts and providers wrote some of it
-                    said[note] = time.monotonic()
-            if not turn.watched and not turn.waiting and not stay:
-                return
-            _pause(home, surroundings, hosts.pause(turn.pause))
+    """Turns until nothing is left to look for, or with `stay` until it is killed. Raises `SecondKeeperError`, and
+    `UserError` if it can ask none of the accounts: then it makes room for one that has their keys."""
+    hosts = hosts or managed_hosts(home, surroundings)
+    keeper = keeper_of(home, surroundings, hosts)
+    while True:
+        with only_keeper(home):
+            _turns(home, surroundings, keeper, hosts, stay)
+        # Whoever orders something starts no keeper while one is at work.
+        if all(rental.final for rental in Ledger(home).load().rentals):
+            return
+
+
+def _turns(home: Path, surroundings: Surroundings, keeper: Keeper, hosts: ManagedHosts, stay: bool) -> None:
+    said: dict[str, float] = {}
+    while True:
+        turn = keeper.turn()
+        for note in turn.notes:
+            if time.monotonic() - said.get(note, float("-inf")) > REMIND_SECONDS:
+                log.warning("%s", one_line(note))  # hosts and providers wrote some of it
+                said[note] = time.monotonic()
+        if turn.helpless and not stay:
+            raise UserError("this keeper can ask no account, and ends: start one with the accounts' keys (./run shell)")
+        if not turn.watched and not turn.waiting and not stay:
+            return
+        _pause(home, surroundings, hosts.pause(turn.pause))
 
 
 def _pause(home: Path, surroundings: Surroundings, seconds: float) -> None:

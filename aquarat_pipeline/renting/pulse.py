@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from aquarat_core.agent.protocol import ListedLease, Status
 from aquarat_core.errors import UserError
@@ -65,7 +66,7 @@ def runs_of(leases: Sequence[ListedLease]) -> dict[str, int]:
     """The number of GPUs by run. Raises `ValueError` for what no agent of ours says."""
     runs: dict[str, int] = {}
     for lease in leases:
-        owner: object = lease["owner"]
+        owner = cast(Any, lease["owner"])
         if not isinstance(owner, str) or len(owner) > MAX_OWNER or len(runs) >= MAX_RUNS:
             raise ValueError("its agent tells of leases that cannot be true")
         runs[lease["owner"]] = runs.get(lease["owner"], 0) + len(lease["gpus"])

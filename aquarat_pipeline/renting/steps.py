@@ -327,7 +327,7 @@ def _facts(rental: Rental, seen: Sight) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = {}
     if rental.state == "granted" or rental.instance_id is None:
-        facts["raw_state"] = instance.raw_state
+        facts["raw_state"] = instance.raw_state[:100]
     price = _price(rental, instance)
     if price is not None and (rental.price is None or price > rental.price.micros):
         facts["price_micros"] = price

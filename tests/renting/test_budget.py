@@ -85,7 +85,7 @@ def test_unclear_ones_count_and_refused_ones_do_not(world: World) -> None:
 
 def test_another_accounts_money_is_another_matter(world: World) -> None:
     mine, other = order(world, hours=1), world.order(hours=9)
-    moved = other.order.account.model_copy(update={"name": "second"})
+    moved = other.order.account.model_copy(update={"name": "second", "key_variable": "SECOND_KEY"})
     other = Rental.of(other.order.model_copy(update={"account": moved}), [])
     assert budget.why_not(mine, [other], START, caps(per_day=2)) is None
 

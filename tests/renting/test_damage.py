@@ -56,7 +56,7 @@ def test_the_only_rental_ends_in_time_although_it_cannot_be_read(world: World, d
 def test_a_ledger_that_cannot_be_listed_is_not_an_empty_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as when a process has too many files open."""
     ready(world, hours=1)
-    listdir = os.listdir
+    listdir: Any = os.listdir
 
     def failing(path: Any = ".") -> list[str]:
         if str(path).endswith("rentals"):
