@@ -149,7 +149,8 @@ def test_a_pool_that_could_serve_a_run_lets_it_wait(home: Path, monkeypatch: pyt
         (lambda: rented(budget="lots"), "the run's tag aquarat/budget is 'lots': 'lots' is not an amount of money"),
         (lambda: rented(budget="-1"), "an amount of money must be above 0"),
         (lambda: rented(pool="h10O"), "rent.yaml has no pool 'h10O': did you mean h100?"),
-        (lambda: rented(gpus="gpu: 8"), "rent.yaml: pools.h100.from.0.gpu: there is no such setting: did you mean gpus?"),
+        (lambda: rented(gpus="gpu: 8"), "rent.yaml: pools.h100.from.0.gpu: there is no such setting: did you mean "
+         "gpus?"),
     ):  # fmt: skip
         with pytest.raises(UserError) as caught:
             told()
