@@ -66,10 +66,11 @@ def evaluation(name: str, finding: Finding) -> dg.AssetCheckEvaluation:
 
 
 def observations(rental: Rental, seen: int, known: Known) -> Iterator[dg.AssetObservation]:
-    """One for each change of state after the first `seen` events."""
+    """One for each change of state or of the end after the first `seen` events."""
     for number in range(seen + 1, len(rental.events) + 1):
         before = rental.events[number - 2].state if number > 1 else "intended"
-        if rental.events[number - 1].state != before:
+        event = rental.events[number - 1]
+        if event.state != before or event.end is not None:
             yield observation(Rental.of(rental.order, rental.events[:number]), known)
 
 

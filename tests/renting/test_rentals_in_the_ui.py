@@ -16,6 +16,7 @@ from aquarat_pipeline.checks.rentals import CHECKS
 from aquarat_pipeline.renting import credit, heartbeats, keeping
 from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.heartbeats import Heartbeat, Look, Pass
+from aquarat_pipeline.renting.requests import extend
 from aquarat_pipeline.renting.watching import Known
 from aquarat_pipeline.sensors import rentals as sensor_module
 from aquarat_pipeline.sensors.rentals import rented_hosts
@@ -211,6 +212,17 @@ def test_each_change_of_state_becomes_one_observation(ticks: Ticks) -> None:
     assert (metadata["rental"], metadata["label"], metadata["pool"]) == (rental.id, "first", "by hand")
     assert metadata["console"] == "https://cloud.lambda.ai" and metadata["ends"] == rental.end
     assert metadata["open_now"].records == []
+
+
+def test_an_extension_is_an_observation_with_the_new_end(ticks: Ticks) -> None:
+    world = ticks.world
+    rental = world.order(hours=0.5, most=1)
+    world.run(lambda: world.only().state == "ready")
+    ticks()
+    longer = extend(world.ledger, world.only(), 0.25, world.now())
+    assert ticks.states() == ["ready"]
+    record = ticks.instance.fetch_observations(dg.AssetKey("rented_hosts"), limit=1).records[0]
+    assert record.asset_observation.metadata["ends"].value == longer.end == rental.end + 900
 
 
 def test_the_latest_observation_lists_all_that_is_open(ticks: Ticks) -> None:
