@@ -183,8 +183,8 @@ def _confirm() -> None:
 
 
 def wait(ledger: Ledger, rentals: Sequence[Rental], home: Path, done: Callable[[Rental], bool]) -> str | CheckFailed:
-    """Says what happens to the rentals until all are `done`; what became of them."""
-    said = dict.fromkeys((rental.id for rental in rentals), 0)
+    """Says what happens to the rentals from now on until all are `done`; what became of them."""
+    said = {rental.id: len(rental.events) for rental in rentals}
     began = time.monotonic()
     while True:
         now = [ledger.read(rental.id) for rental in rentals]

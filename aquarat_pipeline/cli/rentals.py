@@ -56,7 +56,12 @@ def add_actions(actions: Commands) -> None:
     end.add_argument("--no-wait", action="store_true", help="do not wait for the proof")
     end.set_defaults(run=_terminate)
     cost = actions.add_parser("cost", help="what rentals have cost, by our own count")
-    cost.add_argument("--by", choices=("rental", "run", "pool", "account", "day"), default="rental")
+    cost.add_argument(
+        "--by",
+        choices=("rental", "run", "pool", "account", "day"),
+        default="rental",
+        help="the parts that the total is split into; default: rental",
+    )
     cost.add_argument("--since", type=_day, default=0.0, metavar="DATE", help="from this day on, as 2026-11-30 (UTC)")
     cost.add_argument("--json", action="store_true", help="print JSON; amounts are in millionths of a dollar")
     cost.set_defaults(run=_cost)
@@ -94,7 +99,8 @@ def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     lines = [table([header, *(_row(rental, now) for rental in shown)]) if shown else "nothing is rented"]
     if listed:
         lines.append(table([("account", "id", "name", "state", "whose"), *listed]))
-    lines += [f"installation {ledger.installation()}", *problems, *([loaded.unprotected] if loaded.unprotected else [])]
+    notices = [f"nothing new can be rented: {loaded.broken}" if loaded.broken else None, loaded.unprotected]
+    lines += [f"installation {ledger.installation()}", *problems, *filter(None, notices)]
     text = answer(arguments, machine, "\n".join(lines))
     return CheckFailed(text) if problems else text
 
@@ -171,7 +177,7 @@ def _terminate(arguments: argparse.Namespace) -> str | CheckFailed:
             ask_end(ledger, rental, "now" if arguments.now else "drain", time.time())
     keeping.start(home)
     if arguments.no_wait or not chosen:
-        return f"asked to end: {' '.join(one.id for one in chosen) or 'nothing, because nothing is open'}"
+        return f"asked to end: {' '.join(one.id for one in chosen) or 'nothing, because nothing is rented'}"
     return wait(ledger, chosen, home, lambda rental: rental.final)
 
 
@@ -197,7 +203,7 @@ def _find(rentals: Sequence[Rental], wanted: Iterable[str]) -> list[Rental]:
             raise UsageError(f"{len(labelled)} rentals are labelled {text}: name one by its id")
         if not exact and not labelled:
             known = [one.id for one in rentals if not one.final]
-            near = nearest(text, known) if known else ": nothing is open"
+            near = nearest(text, known) if known else ": nothing is rented now"
             raise UsageError(
                 f"{text!r} was not rented from here, so it is not touched{near} (`aquarat hosts rentals --provider` "
                 "shows all that the providers list; what is not yours ends in their dashboards)"
@@ -249,7 +255,8 @@ def _reap(arguments: argparse.Namespace) -> str:
             passes.append(reaper.Reaped(account.name, problems=[str(e)]))
     lines: list[str] = []
     for one in passes:
-        lines.append(f"{one.account}: {one.ours} of ours, {one.foreign} of others")
+        if one.ours or one.foreign or not one.problems:
+            lines.append(f"{one.account}: {one.ours} of ours, {one.foreign} of others")
         lines += [f"{'would end' if arguments.dry_run else 'asked to end'} {name}" for name in one.asked]
         lines += [f"problem: {problem}" for problem in one.problems]
     if not arguments.dry_run:

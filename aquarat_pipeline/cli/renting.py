@@ -57,11 +57,14 @@ def _offers(arguments: argparse.Namespace) -> str | CheckFailed:
     config, broken = config_of(os.environ)
     if arguments.pool and broken:
         raise UsageError(broken)
+    if broken:
+        # Before any account is asked: if none can be, this may be why.
+        log(printable(f"aquarat: {broken}"))
     pool = config.pool(arguments.pool) if arguments.pool else None
     found, problems = _ask(_asked(config, pool, arguments))
     wish = Wish(arguments.type, arguments.region, arguments.model, arguments.gpus, arguments.max_price)
     judged = _judged(found, wish, config, pool)
-    for problem in [*([broken] if broken else ()), *problems, *(_unknown_types(found, pool) if pool else ())]:
+    for problem in [*problems, *(_unknown_types(found, pool) if pool else ())]:
         log(printable(f"aquarat: {problem}"))
     shown = judged if arguments.all else [one for one in judged if one.excluded is None]
     text = answer(arguments, [_machine(one) for one in shown], _human(shown, judged, wish))

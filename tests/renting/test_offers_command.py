@@ -126,8 +126,8 @@ def test_a_limit_that_is_no_price_is_refused(amount: str, capsys: pytest.Capture
 
 
 def test_without_a_key_the_ways_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.delenv("LAMBDA_API_KEY", raising=False)
-    monkeypatch.delenv("HYPERBOLIC_API_KEY", raising=False)
+    for name in ("LAMBDA_API_KEY", "HYPERBOLIC_API_KEY", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert main(["hosts", "offers"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -246,4 +246,10 @@ def test_a_broken_rent_yaml_does_not_hide_the_offers(
     assert main(["hosts", "offers", "--json"]) == 1
     printed = capsys.readouterr()
     assert len(types_in(printed.out)) == 9 and "Only accounts with a key in the environment are asked" in printed.err
+    monkeypatch.setenv("LAMBDA_API_KEY", "wrong")
+    monkeypatch.setenv("HYPERBOLIC_API_KEY", "wrong")
+    assert main(["hosts", "offers"]) == 2
+    assert "Only accounts with a key in the environment are asked" in capsys.readouterr().err, (
+        "said if none answers too"
+    )
     assert main(["hosts", "offers", "--pool", "small"]) == 2
