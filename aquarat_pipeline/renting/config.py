@@ -215,7 +215,8 @@ class RentConfig(_Section):
         """Raises `RentConfigError`."""
         found = self.pools.get(name)
         if found is None:
-            raise RentConfigError(f"{FILE} has no pool {name!r}{nearest(name, list(self.pools))}")
+            near = nearest(name, list(self.pools)) if self.pools else f": write it into {FILE} first (docs/renting.md)"
+            raise RentConfigError(f"{FILE} has no pool {name!r}{near}")
         return found
 
 

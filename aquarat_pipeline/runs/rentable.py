@@ -103,10 +103,12 @@ def _too_little(found: Rentable, nodes: int, budget: Money) -> str:
 
 
 def pools_beside(home: Path, need: Requirement, labels: Iterable[str]) -> str:
-    """How a sentence about a label that no host has goes on, if rent.yaml has pools. Raises `RentConfigError`."""
+    """How a sentence about a label that no host has goes on. Raises `RentConfigError`."""
     pools = list(read_config(home).pools)
-    if not pools or need.host is not None:
+    if need.host is not None:
         return ""
+    if not pools:
+        return f" To have one rented, write a pool {need.pool} into {FILE} (docs/renting.md)." if need.pool else ""
     if need.pool is not None:
         return f" {FILE} has no pool {need.pool!r}{nearest(need.pool, [*pools, *labels])}."
     return f" Name a pool of {FILE} to have a host rented: --pool {' or '.join(pools)}."
