@@ -15,7 +15,7 @@ from aquarat_core.cli.output import answer
 from aquarat_core.cli.table import short_size, table
 
 if TYPE_CHECKING:
-    from aquarat_pipeline.runs.state import AssetState, ExperimentState, HostState, RunState, State
+    from aquarat_pipeline.runs.state import AssetState, ExperimentState, HostState, RentalState, RunState, State
 
 WIDTH = 80
 _INDENT = 10
@@ -26,7 +26,7 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "status",
         description="Prints every asset with its age, freshness and figure, the runs that wait or work, the hosts that "
-        "they use, free disk, and what hosts with a price have cost today.",
+        "they use, what is rented, free disk, and what hosts with a price have cost today.",
     )
     add_store(command)
     add_json(command)
@@ -54,6 +54,8 @@ def _lines(state: State) -> Iterator[str]:
         what = f"{waiting} queued run{'s' if waiting > 1 else ''}" if waiting else "what `aquarat launch` queues"
         yield from _labeled("", [f"no Dagster daemon is running, so {what} will not start: `./run dev` has one"])
     yield from _labeled("hosts", map(_host, state.hosts))
+    if state.rented:
+        yield from _labeled("rented", map(_rental, state.rented))
     yield from _labeled("disk", (f"{short_size(d.free)} free of {short_size(d.total)}, {d.path}" for d in state.disks))
     yield from _labeled(
         "store", [state.store if state.store_exists else f"{state.store} (there is no such folder yet)"]
@@ -102,6 +104,15 @@ def _host(host: HostState) -> str:
     price = f", ${host.price_per_hour:g}/h" if host.price_per_hour else ""
     used = f"used by run {', '.join(run[:8] for run in host.runs)}" if host.runs else "free"
     return f"{host.name} ({gpus}{price}): {used}"
+
+
+def _rental(one: RentalState) -> str:
+    from aquarat_core.durations import duration
+
+    left = one.end - time.time()
+    ends = f"ends in {duration(left)}" if left > 0 else "should have ended"
+    name = f"{one.rental} ({one.label})" if one.label else one.rental
+    return f"{name}: {one.type}, {one.state}, ${one.dollars_per_hour:.2f}/h, {ends}, ${one.dollars:.2f} so far"
 
 
 def _labeled(label: str, texts: Iterable[str]) -> Iterator[str]:

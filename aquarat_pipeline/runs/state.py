@@ -30,6 +30,9 @@ from aquarat_pipeline import experiments
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
 from aquarat_pipeline.hosts.queueing import WAITING
+from aquarat_pipeline.renting import costs
+from aquarat_pipeline.renting.ledger import Ledger
+from aquarat_pipeline.renting.phases import phase
 from aquarat_pipeline.runs.records import UNFINISHED, Records, RecordsError, Run, Step
 from aquarat_pipeline.tags import DECIDED_TAG, EXPERIMENT_TAG, JOB_TAG, PROFILE_TAG
 
@@ -91,6 +94,21 @@ class HostState:
 
 
 @dataclass(frozen=True, slots=True)
+class RentalState:
+    """A rental that costs money, or may do so."""
+
+    rental: str
+    label: str
+    type: str
+    state: str
+    dollars_per_hour: float
+    end: float
+    """In seconds since 1970."""
+    dollars: float
+    """What it has cost so far, by our own count."""
+
+
+@dataclass(frozen=True, slots=True)
 class DiskState:
     path: str
     free: int
@@ -105,6 +123,7 @@ class State:
     experiments: list[ExperimentState] = field(default_factory=list[ExperimentState])
     runs: list[RunState] = field(default_factory=list[RunState])
     hosts: list[HostState] = field(default_factory=list[HostState])
+    rented: list[RentalState] = field(default_factory=list[RentalState])
     disks: list[DiskState] = field(default_factory=list[DiskState])
     dollars_today: float | None = None
     """What hosts with a price have cost since midnight; None if no host has a price."""
@@ -127,10 +146,24 @@ def state_of(home: Path, store_uri: str) -> State:
         _add_runs(state, Records(home), hosts)
     except (InventoryError, RecordsError) as e:
         state.problems.append(str(e))
+    _add_rentals(state, home)
     state.hosts = [
         HostState(h.name, h.gpus, h.price_per_hour, [r.run_id for r in state.runs if h.name in r.hosts]) for h in hosts
     ]
     return state
+
+
+def _add_rentals(state: State, home: Path) -> None:
+    now, loaded = time.time(), Ledger(home).load()
+    state.problems += loaded.problems
+    state.rented = [
+        RentalState(
+            one.id, one.order.label, one.order.offer.type, phase(one, now), one.hourly.micros / 1e6, one.end,
+            costs.accrued(one, now).micros / 1e6,
+        )
+        for one in loaded.rentals
+        if not one.final
+    ]  # fmt: skip
 
 
 # --- assets ---------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def test_a_broken_file_stops_new_rentals_only(unkept: Ledger, home: Path, capsys
     said(capsys, [*RENT, "-y", "--no-wait", "--name", "first"], 0)
     (home / "rent.yaml").write_text("accounts: {mine: {cloud: lamda}}")
     assert "did you mean lambda?" in said(capsys, [*RENT, "-y"], 2)
+    assert "nothing new can be rented: " in said(capsys, ["hosts", "rentals"], 1), "1, as no keeper is at work"
     assert "asked to end" in said(capsys, ["hosts", "terminate", "first", "--no-wait"], 0)
     assert unkept.load().rentals[0].end_asked == "drain"
 
@@ -82,6 +83,18 @@ def test_extend_up_to_the_end_in_the_name(unkept: Ledger, capsys: pytest.Capture
     assert "UTC" in said(capsys, ["hosts", "extend", rental.id, "--hours", "0.5"], 0)
     assert unkept.read(rental.id).end == rental.end + 1800
     assert "can be extended by 0.00 h at most" in said(capsys, ["hosts", "extend", rental.id, "--hours", "0.1"], 2)
+
+
+def test_status_shows_what_is_rented(unkept: Ledger, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = ["status", "--store", f"file://{home}/store"]
+    assert "\nrented" not in said(capsys, status, 0)
+    said(capsys, [*RENT, "-y", "--no-wait", "--name", "first"], 0)
+    (rental,) = unkept.load().rentals
+    text = " ".join(said(capsys, status, 0).split())
+    assert (
+        f" rented {rental.id} (first): gpu_1x_a10, not asked for yet, 0 min, $1.29/h, ends in 60 min, $0.00 so far"
+        in text
+    )
 
 
 def test_a_stranger_is_refused(unkept: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
