@@ -30,6 +30,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--utilization", type=float, metavar="SHARE", help="share of the bf16 peak in training (0.38)")
 
 
+def is_asked(arguments: argparse.Namespace) -> bool:
+    """Whether an option describes GPUs that need not be there."""
+    return any(vars(arguments).get(name) is not None for name in ("gpu", "gpus", "price", "utilization"))
+
+
 @dataclass(frozen=True, slots=True)
 class Computed:
     """The numbers of a plan's stages, the same as text, and why some of them cannot run on the GPUs that were named."""

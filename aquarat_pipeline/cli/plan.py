@@ -27,7 +27,8 @@ def add_commands(commands: Commands) -> None:
     plan = commands.add_parser(
         "plan",
         description="Prints which assets would be made and why, on which hosts, how long that takes as far as it is "
-        "known, and what it costs. Makes nothing. Exit code 1 if the run could not be completed.",
+        "known, and what it costs. Makes nothing. Exit code 1 if the run could not be completed; for GPUs that need "
+        "not be there, if a stage does not fit into them.",
     )
     add_assets(plan, default=[WHOLE_CHAIN])
     plan.add_argument("--again", action="store_true", help="as if nothing were up to date")
@@ -79,7 +80,13 @@ def _answer(
     machine = {"make": makes, "fresh": kept, "requirements": said, "problem": problem}
     machine |= {"rentals": rentals} if rentals else {}
     computed = forecast.computed(arguments, plan)
-    text, problem = f"{text}{computed.text}", "; ".join(filter(None, (problem, computed.problem))) or None
+    text = f"{text}{computed.text}"
+    if problem and computed.numbers and forecast.is_asked(arguments):
+        # The question is about other GPUs than those of this inventory.
+        text += f"\n\nIt could not be made with what is here now: {problem}"
+        machine |= {"missing_here": problem}
+        problem = None
+    problem = "; ".join(filter(None, (problem, computed.problem))) or None
     machine |= {"computed": computed.numbers, "problem": problem}
     if problem:
         return CheckFailed(

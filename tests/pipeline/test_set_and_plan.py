@@ -153,6 +153,8 @@ def test_a_plan_counts_on_gpus_that_are_not_there(shell: Shell) -> None:
     assert base["dollars"] == pytest.approx(base["seconds"] / 3600 * 8 * 1.5)
     assert base["memory"]["weights"] == base["memory"]["gradients"] > 0
     text = shell.run(CLI, "plan", *options).stdout
+    assert out.returncode == 0 and facts["problem"] is None and "a host with 8 GPUs" in facts["missing_here"]
+    assert "It could not be made with what is here now: no host could ever run these stages" in text
     assert "Computed, not measured, for 8 x a100, $1.5 each an hour, training at 38% of the bf16 peak" in text
     assert "GB of one GPU" in text and "rollout_cache" in text
     small = shell.run(CLI, "plan", "--profile", "d26", "--gpu", "L4")
