@@ -9,7 +9,7 @@ from aquarat_core.durations import duration
 from aquarat_pipeline.checks.check import Finding
 from aquarat_pipeline.checks.rentals import CHECKS
 from aquarat_pipeline.renting import costs
-from aquarat_pipeline.renting.cloud import KINDS
+from aquarat_pipeline.renting.clouds.cloud import KINDS
 from aquarat_pipeline.renting.rental import Rental
 from aquarat_pipeline.renting.watching import Known
 

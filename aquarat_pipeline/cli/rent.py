@@ -14,18 +14,19 @@ from aquarat_core.cli.output import CheckFailed, log
 from aquarat_core.errors import UsageError, UserError
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.home import dagster_home
-from aquarat_pipeline.renting import budget, host_keys, keeping
-from aquarat_pipeline.renting.acceptance import why_not_here
+from aquarat_pipeline.renting import budget, keeping
 from aquarat_pipeline.renting.accounts import accounts
-from aquarat_pipeline.renting.choosing import Candidate, Rests, choose, nothing_taken
-from aquarat_pipeline.renting.cloud import connect, this_machine
+from aquarat_pipeline.renting.clouds.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, dollars, read_config
 from aquarat_pipeline.renting.ledger import Ledger
+from aquarat_pipeline.renting.managed import host_keys
+from aquarat_pipeline.renting.managed.acceptance import why_not_here
 from aquarat_pipeline.renting.money import HIGHEST_GPU_PRICE, Money
+from aquarat_pipeline.renting.ordering.choosing import Candidate, Rests, choose, nothing_taken
+from aquarat_pipeline.renting.ordering.resting import resting
+from aquarat_pipeline.renting.ordering.selecting import Wish, nearest
 from aquarat_pipeline.renting.rental import Rental, RentalOrder
 from aquarat_pipeline.renting.requests import new_order
-from aquarat_pipeline.renting.resting import resting
-from aquarat_pipeline.renting.selecting import Wish, nearest
 
 POLL_SECONDS = 1.0
 LATE_SECONDS = 60.0

@@ -19,15 +19,15 @@ from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.renting import costs, heartbeats, keeping, names, reaper, watching
 from aquarat_pipeline.renting.accounts import accounts, config_of
 from aquarat_pipeline.renting.alarms import alarms
-from aquarat_pipeline.renting.cloud import connect, this_machine
+from aquarat_pipeline.renting.clouds.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.heartbeats import Look, Pass
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.money import ZERO, Money
+from aquarat_pipeline.renting.ordering.selecting import nearest
 from aquarat_pipeline.renting.phases import phase
 from aquarat_pipeline.renting.rental import Rental
 from aquarat_pipeline.renting.requests import ask_end, end_instance, extend
-from aquarat_pipeline.renting.selecting import nearest
 
 ENDED_SOMETHING, COULD_NOT_LOOK = 3, 4
 """Exit codes of `reap`."""

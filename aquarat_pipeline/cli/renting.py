@@ -19,14 +19,14 @@ from aquarat_core.errors import UsageError, UserError
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.renting.accounts import accounts, config_of
-from aquarat_pipeline.renting.choosing import why_not_of
-from aquarat_pipeline.renting.cloud import Account, connect, this_machine
+from aquarat_pipeline.renting.clouds.cloud import Account, connect, this_machine
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.config import FILE, Pool, RentConfig
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.resting import resting
-from aquarat_pipeline.renting.selecting import Wish, judge, nearest
+from aquarat_pipeline.renting.ordering.choosing import why_not_of
+from aquarat_pipeline.renting.ordering.resting import resting
+from aquarat_pipeline.renting.ordering.selecting import Wish, judge, nearest
 
 
 def add_actions(actions: Commands) -> None:

@@ -32,8 +32,8 @@ from aquarat_pipeline.jobs.run_monitor import RunMonitor, is_resumed
 from aquarat_pipeline.jobs.running import RunningJob
 from aquarat_pipeline.jobs.spending import tag_run
 from aquarat_pipeline.jobs.usage import UsageRecord
-from aquarat_pipeline.renting.asking import Renting
 from aquarat_pipeline.renting.config import budget_micros
+from aquarat_pipeline.renting.ordering.asking import Renting
 from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
 
 MAX_RESTARTS = 3

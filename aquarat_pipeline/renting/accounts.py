@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aquarat_core.errors import UsageError
-from aquarat_pipeline.renting.cloud import KINDS, Account, accounts_in_environment
+from aquarat_pipeline.renting.clouds.cloud import KINDS, Account, accounts_in_environment
 from aquarat_pipeline.renting.config import FILE, RentConfig, RentConfigError, read_config
-from aquarat_pipeline.renting.selecting import nearest
+from aquarat_pipeline.renting.ordering.selecting import nearest
 
 
 def accounts(config: RentConfig, environ: Mapping[str, str], wanted: str | None = None) -> list[Account]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aquarat_pipeline.renting import costs, credit
-from aquarat_pipeline.renting.cloud import KINDS
+from aquarat_pipeline.renting.clouds.cloud import KINDS
 from aquarat_pipeline.renting.rental import Rental
 
 WARN_SECONDS = 300

@@ -17,11 +17,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from aquarat_core.config import strict_yaml
 from aquarat_core.errors import UsageError, UserError
-from aquarat_pipeline.renting.cloud import KINDS, Account
-from aquarat_pipeline.renting.model import Offer
+from aquarat_pipeline.renting.clouds.cloud import KINDS, Account
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.money import HIGHEST_GPU_PRICE, LOWEST_GPU_PRICE, Money, doubtful
+from aquarat_pipeline.renting.ordering.selecting import nearest
 from aquarat_pipeline.renting.rental import Phases
-from aquarat_pipeline.renting.selecting import nearest
 from aquarat_pipeline.tags import BUDGET_TAG
 
 FILE = "rent.yaml"

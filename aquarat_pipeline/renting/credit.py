@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aquarat_core.durations import duration
-from aquarat_pipeline.renting.cloud import Cloud
+from aquarat_pipeline.renting.clouds.cloud import Cloud
+from aquarat_pipeline.renting.clouds.model import Listing
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Listing
 from aquarat_pipeline.renting.money import ZERO, Money
 from aquarat_pipeline.renting.rental import ALIVE, Rental
 

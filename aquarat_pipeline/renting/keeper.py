@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from aquarat_core.errors import UsageError, UserError
 from aquarat_pipeline.renting import budget, reaper
-from aquarat_pipeline.renting.cloud import KINDS, Account, Cloud
+from aquarat_pipeline.renting.clouds.cloud import KINDS, Account, Cloud
+from aquarat_pipeline.renting.clouds.model import CloudError, Listing, Scope, Unauthorized, Unavailable
 from aquarat_pipeline.renting.config import AccountSettings, Pool, RentConfig, RentConfigError
 from aquarat_pipeline.renting.credit import Credit
-from aquarat_pipeline.renting.demand import Demand
-from aquarat_pipeline.renting.hosting import Hosts
 from aquarat_pipeline.renting.ledger import Conflict, Ledger, Loaded
-from aquarat_pipeline.renting.model import CloudError, Listing, Scope, Unauthorized, Unavailable
+from aquarat_pipeline.renting.managed.hosting import Hosts
 from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.ordering.demand import Demand
 from aquarat_pipeline.renting.rental import AccountRecord, Rental
 from aquarat_pipeline.renting.sight import ours, sight
 from aquarat_pipeline.renting.steps import Steps, idle_end

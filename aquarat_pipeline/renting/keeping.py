@@ -20,13 +20,13 @@ from aquarat_core.plain_text import one_line
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.hosts.queueing import queued, waiting_steps
 from aquarat_pipeline.locks import HeldError, held, is_held
-from aquarat_pipeline.renting.acceptance import why_not_here
-from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect, this_machine
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud, Surroundings, connect, this_machine
 from aquarat_pipeline.renting.config import RentConfig, RentConfigError, read_config
-from aquarat_pipeline.renting.demand import Demand
 from aquarat_pipeline.renting.keeper import WATCH_SECONDS, Keeper, SshKey
 from aquarat_pipeline.renting.ledger import Ledger, make_folder
-from aquarat_pipeline.renting.managing import ManagedHosts
+from aquarat_pipeline.renting.managed.acceptance import why_not_here
+from aquarat_pipeline.renting.managed.managing import ManagedHosts
+from aquarat_pipeline.renting.ordering.demand import Demand
 
 log = logging.getLogger("aquarat.keeper")
 

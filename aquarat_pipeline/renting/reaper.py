@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from aquarat_pipeline.renting.cloud import Cloud
-from aquarat_pipeline.renting.model import CloudError, Listing
+from aquarat_pipeline.renting.clouds.cloud import Cloud
+from aquarat_pipeline.renting.clouds.model import CloudError, Listing
 from aquarat_pipeline.renting.sight import Listed, ours
 
 GRACE_SECONDS = 300

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline.renting import names
-from aquarat_pipeline.renting.cloud import KINDS, Account
-from aquarat_pipeline.renting.model import Availability, BillingStart, Offer
+from aquarat_pipeline.renting.clouds.cloud import KINDS, Account
+from aquarat_pipeline.renting.clouds.model import Availability, BillingStart, Offer
 from aquarat_pipeline.renting.money import Money
 
 State = Literal[

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from aquarat_core.errors import UsageError
 from aquarat_pipeline.renting import names
-from aquarat_pipeline.renting.cloud import Account
+from aquarat_pipeline.renting.clouds.cloud import Account
+from aquarat_pipeline.renting.clouds.model import Capabilities, Offer
 from aquarat_pipeline.renting.config import LONGEST_HOURS
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
-from aquarat_pipeline.renting.model import Capabilities, Offer
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import AccountRecord, OfferRecord, Rental, RentalOrder
 

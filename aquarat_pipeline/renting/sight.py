@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from aquarat_pipeline.renting import names
-from aquarat_pipeline.renting.model import Instance, Listing, Unreadable
+from aquarat_pipeline.renting.clouds.model import Instance, Listing, Unreadable
 from aquarat_pipeline.renting.rental import Rental
 
 

@@ -12,11 +12,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from aquarat_pipeline.renting import host_keys
-from aquarat_pipeline.renting.cloud import Cloud
-from aquarat_pipeline.renting.hosting import Goal, Hosts, Progress
+from aquarat_pipeline.renting.clouds.cloud import Cloud
+from aquarat_pipeline.renting.clouds.model import (
+    CloudError,
+    Granted,
+    Instance,
+    Order,
+    OutcomeUnknown,
+    Refused,
+    Unauthorized,
+)
 from aquarat_pipeline.renting.ledger import Conflict, Ledger
-from aquarat_pipeline.renting.model import CloudError, Granted, Instance, Order, OutcomeUnknown, Refused, Unauthorized
+from aquarat_pipeline.renting.managed import host_keys
+from aquarat_pipeline.renting.managed.hosting import Goal, Hosts, Progress
 from aquarat_pipeline.renting.money import doubtful
 from aquarat_pipeline.renting.rental import ALIVE, UNFIT, IllegalTransition, Rental, State
 from aquarat_pipeline.renting.sight import Sight

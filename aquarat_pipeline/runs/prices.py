@@ -19,13 +19,13 @@ from aquarat_core.runtime.peaks import UTILIZATION, peak_of
 from aquarat_core.stages.costs import Cost, cost_of
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.renting import budget
-from aquarat_pipeline.renting.choosing import Candidate, choose, fitting, order_of_pool
-from aquarat_pipeline.renting.cloud import connect, this_machine
+from aquarat_pipeline.renting.clouds.cloud import connect, this_machine
 from aquarat_pipeline.renting.config import RentConfig, budget_micros, read_config
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.ordering.choosing import Candidate, choose, fitting, order_of_pool
+from aquarat_pipeline.renting.ordering.selecting import Wish
 from aquarat_pipeline.renting.rental import Rental
-from aquarat_pipeline.renting.selecting import Wish
 from aquarat_pipeline.runs.readiness import Place
 from aquarat_pipeline.runs.rentable import Rentable
 

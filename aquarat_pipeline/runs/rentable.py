@@ -9,10 +9,10 @@ from pathlib import Path
 from aquarat_core.durations import duration
 from aquarat_core.errors import UserError
 from aquarat_pipeline.hosts.requirement import Requirement
-from aquarat_pipeline.renting.acceptance import why_not_here
 from aquarat_pipeline.renting.config import FILE, Pool, RentConfig, read_config, total_price
+from aquarat_pipeline.renting.managed.acceptance import why_not_here
 from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.selecting import nearest
+from aquarat_pipeline.renting.ordering.selecting import nearest
 
 
 class NotRentableError(UserError):

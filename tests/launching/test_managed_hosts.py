@@ -25,10 +25,10 @@ from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.transports import SshTransport
-from aquarat_pipeline.renting import host_keys
+from aquarat_pipeline.renting.clouds.model import Endpoint
 from aquarat_pipeline.renting.config import RentConfig
-from aquarat_pipeline.renting.managing import ManagedHosts
-from aquarat_pipeline.renting.model import Endpoint
+from aquarat_pipeline.renting.managed import host_keys
+from aquarat_pipeline.renting.managed.managing import ManagedHosts
 from aquarat_pipeline.renting.rental import Rental
 from tests.launching.network import SSHD, Keys, Sshd, answers
 from tests.patience import wait_until

@@ -20,10 +20,10 @@ from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.queueing import candidates, ticket, waiting_steps
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.usage import uses
-from aquarat_pipeline.renting import host_keys
+from aquarat_pipeline.renting.clouds.model import Endpoint
 from aquarat_pipeline.renting.config import RentConfig
-from aquarat_pipeline.renting.managing import ManagedHosts
-from aquarat_pipeline.renting.model import Endpoint
+from aquarat_pipeline.renting.managed import host_keys
+from aquarat_pipeline.renting.managed.managing import ManagedHosts
 from aquarat_pipeline.renting.money import Money, bill
 from aquarat_pipeline.tags import COST_TAG, RENTAL_TAG
 from tests.launching.cluster_fixture import Cluster

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import settings
 
 from aquarat_pipeline.renting import keeping
-from aquarat_pipeline.renting.cloud import Cloud, Surroundings, connect
+from aquarat_pipeline.renting.clouds.cloud import Cloud, Surroundings, connect
+from aquarat_pipeline.renting.clouds.model import Instance, Order
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Instance, Order
 from aquarat_pipeline.renting.names import RentalName, new_rental
 from tests.renting.fakes.clock import FakeClock
 from tests.renting.fakes.compute_api import FakeComputeEngine

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from aquarat_pipeline.home import dagster_home
-from aquarat_pipeline.renting.cloud import this_machine
+from aquarat_pipeline.renting.clouds.cloud import this_machine
 from aquarat_pipeline.renting.keeping import SecondKeeperError, keep, managed_hosts
 from tests.launching.cluster_fixture import FAST
 

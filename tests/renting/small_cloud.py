@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from aquarat_pipeline.renting import names
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.model import (
     Capabilities,
     Endpoint,
     Granted,

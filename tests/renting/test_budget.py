@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aquarat_pipeline.renting import budget, costs
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.config import AccountSettings, Pool
-from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.rental import OfferRecord, Rental, RentalOrder
 from tests.renting.small_cloud import A10

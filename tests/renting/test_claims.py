@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from aquarat_pipeline.renting.model import Granted, Instance, OutcomeUnknown, Refused, Unauthorized, Unavailable
+from aquarat_pipeline.renting.clouds.model import Granted, Instance, OutcomeUnknown, Refused, Unauthorized, Unavailable
 from aquarat_pipeline.renting.names import parse
 from tests.renting.conftest import INSTALLATION, World, Worlds
 from tests.renting.fakes.machines import Timing

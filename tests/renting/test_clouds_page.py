@@ -7,8 +7,8 @@ import importlib
 import pytest
 
 from aquarat_core.settings import REPO_ROOT
-from aquarat_pipeline.renting.cloud import KINDS
-from aquarat_pipeline.renting.model import Capabilities
+from aquarat_pipeline.renting.clouds.cloud import KINDS
+from aquarat_pipeline.renting.clouds.model import Capabilities
 
 
 def yes(value: object) -> str:
@@ -34,6 +34,6 @@ def expected(can: Capabilities) -> dict[str, str]:
 def test_the_table_is_true(column: int, kind: str) -> None:
     text = (REPO_ROOT / "docs" / "clouds.md").read_text().partition("## What they can do")[2].partition("\n\nSo for")[0]
     rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")][2:]
-    adapter = importlib.import_module(f"aquarat_pipeline.renting.{KINDS[kind].adapter}")
+    adapter = importlib.import_module(f"aquarat_pipeline.renting.clouds.{KINDS[kind].adapter}")
     assert {row[1]: row[column] for row in rows} == expected(adapter.CAPABILITIES)
     assert len(KINDS) == 3

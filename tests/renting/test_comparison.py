@@ -10,7 +10,8 @@ import pytest
 
 from aquarat_core.cli import build_parser, command_table
 from aquarat_core.settings import REPO_ROOT
-from aquarat_pipeline.renting import hyperbolic, keeping, lambda_cloud
+from aquarat_pipeline.renting import keeping
+from aquarat_pipeline.renting.clouds import hyperbolic, lambda_cloud
 from aquarat_pipeline.renting.ledger import Ledger
 from tests.renting.commands import RENT, said
 from tests.renting.fakes.hyperbolic_api import FakeHyperbolic

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aquarat_core.errors import UsageError
-from aquarat_pipeline.renting.cloud import Account, Surroundings, connect
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.cloud import Account, Surroundings, connect
+from aquarat_pipeline.renting.clouds.model import (
     Endpoint,
     NoCapacity,
     OutcomeUnknown,

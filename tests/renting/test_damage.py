@@ -11,11 +11,11 @@ import pytest
 from aquarat_core.errors import UsageError
 from aquarat_pipeline.locks import held, is_held
 from aquarat_pipeline.renting import ledger as ledger_module
-from aquarat_pipeline.renting.cloud import Account
+from aquarat_pipeline.renting.clouds.cloud import Account
 from aquarat_pipeline.renting.config import RentConfig
-from aquarat_pipeline.renting.hosting import Goal, Progress
 from aquarat_pipeline.renting.keeping import why_needed
 from aquarat_pipeline.renting.ledger import MAX_BYTES, LedgerError
+from aquarat_pipeline.renting.managed.hosting import Goal, Progress
 from aquarat_pipeline.renting.rental import Rental
 from aquarat_pipeline.renting.requests import extend, new_order
 from tests.renting.small_cloud import A10

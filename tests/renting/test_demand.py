@@ -15,12 +15,12 @@ from aquarat_core.agent import processes
 from aquarat_pipeline.hosts import rentals
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.requirement import Requirement
-from aquarat_pipeline.renting import notices
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.config import RentConfig
-from aquarat_pipeline.renting.hosting import Goal, Progress, Use
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Offer
+from aquarat_pipeline.renting.managed.hosting import Goal, Progress, Use
 from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.ordering import notices
 from aquarat_pipeline.renting.rental import Rental
 from tests.renting.small_cloud import A10
 from tests.renting.world import START, Points, World, killed_at_points

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aquarat_pipeline.renting import host_keys
-from aquarat_pipeline.renting.host_keys import NoHostKeyError
+from aquarat_pipeline.renting.managed import host_keys
+from aquarat_pipeline.renting.managed.host_keys import NoHostKeyError
 from tests.renting.small_cloud import CAPABILITIES
 from tests.renting.world import Points, World, killed_at_points
 from tests.serving import free_port

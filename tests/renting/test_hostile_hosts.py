@@ -12,8 +12,8 @@ import pytest
 from aquarat_pipeline.hosts import transports
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.transports import HostError, SshTransport
-from aquarat_pipeline.renting.acceptance import Arming
-from aquarat_pipeline.renting.pulse import Pulse, feel
+from aquarat_pipeline.renting.managed.acceptance import Arming
+from aquarat_pipeline.renting.managed.pulse import Pulse, feel
 
 ARMED = {"state": "armed", "started": False}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from aquarat_core.errors import UsageError
-from aquarat_pipeline.renting.http import USER_AGENT, JsonClient, NotSent, Reply, Unclear, redacted
-from aquarat_pipeline.renting.model import Limits
+from aquarat_pipeline.renting.clouds.http import USER_AGENT, JsonClient, NotSent, Reply, Unclear, redacted
+from aquarat_pipeline.renting.clouds.model import Limits
 from tests.patience import limit
 from tests.serving import free_port
 

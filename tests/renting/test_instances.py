@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from aquarat_pipeline.renting.model import CloudError, Endpoint, Unauthorized, Unavailable
+from aquarat_pipeline.renting.clouds.model import CloudError, Endpoint, Unauthorized, Unavailable
 from aquarat_pipeline.renting.money import Money
 from tests.renting.conftest import World, Worlds
 from tests.renting.fakes.clock import START

@@ -9,7 +9,7 @@ import pytest
 
 from aquarat_core.errors import UserError
 from aquarat_pipeline.renting import keeping
-from aquarat_pipeline.renting.cloud import Surroundings
+from aquarat_pipeline.renting.clouds.cloud import Surroundings
 from aquarat_pipeline.renting.keeper import Keeper, Turn
 from tests.renting.world import World
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aquarat_pipeline.renting.model import Unavailable
+from aquarat_pipeline.renting.clouds.model import Unavailable
 from tests.renting.conftest import PUBLIC_KEY, Worlds
 from tests.renting.fakes.script import once
 

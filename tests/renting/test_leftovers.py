@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from aquarat_pipeline.renting.clouds.model import Leftover, Unavailable
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Leftover, Unavailable
 from tests.renting.commands import RENT, machine, said
 from tests.renting.conftest import Worlds
 from tests.renting.fakes.compute_api import ZONES

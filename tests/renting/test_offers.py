@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from aquarat_core.errors import UsageError
-from aquarat_pipeline.renting.cloud import Account, Surroundings, accounts_in_environment, connect
-from aquarat_pipeline.renting.model import Offer, Unavailable
+from aquarat_pipeline.renting.clouds.cloud import Account, Surroundings, accounts_in_environment, connect
+from aquarat_pipeline.renting.clouds.model import Offer, Unavailable
 from aquarat_pipeline.renting.money import Money
 from tests.renting.conftest import Worlds
 from tests.renting.fakes.script import once
@@ -115,7 +115,7 @@ def test_accounts_are_those_that_have_keys() -> None:
 
 
 def test_another_key_is_refused_and_not_shown(worlds: Worlds, surroundings: Surroundings) -> None:
-    from aquarat_pipeline.renting.model import Unauthorized
+    from aquarat_pipeline.renting.clouds.model import Unauthorized
 
     fake: FakeCloud = worlds.of_lambda().fake
     wrong = Surroundings(surroundings.shared, {"LAMBDA_API_KEY": "wrong-canary"}, worlds.clock.now, worlds.clock.sleep)

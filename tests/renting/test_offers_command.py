@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aquarat_core.cli import main
-from aquarat_pipeline.renting import hyperbolic, lambda_cloud
+from aquarat_pipeline.renting.clouds import hyperbolic, lambda_cloud
 from tests.renting.fakes.hyperbolic_api import FakeHyperbolic
 from tests.renting.fakes.lambda_api import FakeLambda
 from tests.renting.fakes.script import Fault, always

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aquarat_pipeline.renting.cloud import Account, connect
-from aquarat_pipeline.renting.model import Granted, NoCapacity, OutcomeUnknown, Refused
+from aquarat_pipeline.renting.clouds.cloud import Account, connect
+from aquarat_pipeline.renting.clouds.model import Granted, NoCapacity, OutcomeUnknown, Refused
 from tests.renting.conftest import Worlds
 from tests.renting.fakes.script import Effect, Fault, once
 from tests.renting.fakes.server import KEY

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from aquarat_pipeline.renting import host_keys
+from aquarat_pipeline.renting.clouds.model import Endpoint
 from aquarat_pipeline.renting.config import RentConfig
-from aquarat_pipeline.renting.hosting import Goal, Progress, Use
-from aquarat_pipeline.renting.model import Endpoint
+from aquarat_pipeline.renting.managed import host_keys
+from aquarat_pipeline.renting.managed.hosting import Goal, Progress, Use
+from aquarat_pipeline.renting.managed.records import expires, host_of, job_settings, name_of
+from aquarat_pipeline.renting.ordering.resting import resting
 from aquarat_pipeline.renting.phases import phase
-from aquarat_pipeline.renting.records import expires, host_of, job_settings, name_of
 from aquarat_pipeline.renting.rental import Rental
-from aquarat_pipeline.renting.resting import resting
 from tests.renting.small_cloud import A10
 from tests.renting.world import World
 

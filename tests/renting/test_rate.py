@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_pipeline.renting.model import Rate
-from aquarat_pipeline.renting.rate import RateLimit, Use
+from aquarat_pipeline.renting.clouds.model import Rate
+from aquarat_pipeline.renting.clouds.rate import RateLimit, Use
 from tests.patience import limit
 from tests.renting.fakes.clock import FakeClock
 

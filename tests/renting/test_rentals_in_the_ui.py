@@ -308,7 +308,7 @@ def test_the_checks_can_be_evaluated_from_the_page(ticks: Ticks, monkeypatch: py
 
 
 def test_nothing_of_it_asks_a_cloud(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aquarat_pipeline.renting import cloud
+    from aquarat_pipeline.renting.clouds import cloud
 
     def never(*_: Any) -> None:
         raise AssertionError("a cloud was asked")

@@ -122,7 +122,7 @@ def test_only_a_nameless_instance_is_taken_for_an_unclear_rental(
 def test_reap_needs_a_key_and_an_installation_only(
     fake: FakeLambda, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aquarat_pipeline.renting import lambda_cloud
+    from aquarat_pipeline.renting.clouds import lambda_cloud
 
     monkeypatch.setattr(lambda_cloud, "ADDRESS", fake.address)
     monkeypatch.delenv("DAGSTER_HOME")

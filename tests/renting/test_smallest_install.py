@@ -24,7 +24,7 @@ import sys
 from importlib.util import find_spec
 assert not any(map(find_spec, ("dagster", "torch", "numpy", "pyarrow", "fsspec", "requests"))), "none of them is needed"
 from aquarat_core.cli import main
-from aquarat_pipeline.renting import lambda_cloud
+from aquarat_pipeline.renting.clouds import lambda_cloud
 lambda_cloud.ADDRESS = sys.argv.pop(1)
 sys.exit(main(sys.argv[1:]))
 """

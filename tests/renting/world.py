@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from aquarat_pipeline.renting import ledger as ledger_module
-from aquarat_pipeline.renting.cloud import Account
+from aquarat_pipeline.renting.clouds.cloud import Account
 from aquarat_pipeline.renting.config import RentConfig, RentConfigError
 from aquarat_pipeline.renting.costs import accrued
-from aquarat_pipeline.renting.demand import Demand
-from aquarat_pipeline.renting.hosting import Hosts, UnmanagedHosts
 from aquarat_pipeline.renting.keeper import Keeper, SshKey, Turn
 from aquarat_pipeline.renting.ledger import Ledger
+from aquarat_pipeline.renting.managed.hosting import Hosts, UnmanagedHosts
 from aquarat_pipeline.renting.money import ZERO, Money
+from aquarat_pipeline.renting.ordering.demand import Demand
 from aquarat_pipeline.renting.rental import Rental
 from aquarat_pipeline.renting.requests import end_instance, new_order
 from tests.renting.small_cloud import A10, SmallCloud

@@ -27,7 +27,7 @@ def too_many_requests_by_others(stage: Stage) -> None:
 @case(20)
 def a_keeper_a_person_and_a_reaper_at_once(stage: Stage) -> None:
     """All share one file: not one request comes too soon."""
-    from aquarat_pipeline.renting.cloud import connect
+    from aquarat_pipeline.renting.clouds.cloud import connect
     from aquarat_pipeline.renting.reaper import reap
 
     chain = stage.chain()

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings, connect
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud, Surroundings, connect
+from aquarat_pipeline.renting.clouds.model import Limits
 from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.costs import accrued, begin
-from aquarat_pipeline.renting.hosting import Hosts, UnmanagedHosts
 from aquarat_pipeline.renting.keeper import Keeper, SshKey
 from aquarat_pipeline.renting.ledger import Ledger
-from aquarat_pipeline.renting.model import Limits
+from aquarat_pipeline.renting.managed.hosting import Hosts, UnmanagedHosts
 from aquarat_pipeline.renting.money import Money, bill
 from aquarat_pipeline.renting.names import parse
 from aquarat_pipeline.renting.rental import Rental

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aquarat_pipeline.renting.cloud import Account
+from aquarat_pipeline.renting.clouds.cloud import Account
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.rental import State
 from aquarat_pipeline.renting.requests import new_order

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from aquarat_pipeline.renting import keeping
-from aquarat_pipeline.renting.cloud import connect
+from aquarat_pipeline.renting.clouds.cloud import connect
 from aquarat_pipeline.renting.costs import accrued
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.rental import Rental

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aquarat_pipeline.renting.hosting import Goal, Progress, Use
+from aquarat_pipeline.renting.managed.hosting import Goal, Progress, Use
 from aquarat_pipeline.renting.rental import Rental
 
 

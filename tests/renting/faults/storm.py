@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from aquarat_pipeline.renting.cloud import connect
-from aquarat_pipeline.renting.model import Limits
+from aquarat_pipeline.renting.clouds.cloud import connect
+from aquarat_pipeline.renting.clouds.model import Limits
 from tests.renting.fakes.lambda_api import FakeLambda
 from tests.renting.faults.control_host import account_of, surroundings_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_pipeline.hosts.host import RentedHost
-from aquarat_pipeline.renting import host_keys
 from aquarat_pipeline.renting.config import Pool, RentConfig
+from aquarat_pipeline.renting.managed import host_keys
 from aquarat_pipeline.renting.rental import Rental
 
 LONGEST_MARGIN = 1800.0

@@ -12,9 +12,9 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from aquarat_core.plain_text import one_line
-from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings
-from aquarat_pipeline.renting.http import JsonClient, Reply
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud, Surroundings
+from aquarat_pipeline.renting.clouds.http import JsonClient, Reply
+from aquarat_pipeline.renting.clouds.model import (
     Capabilities,
     Endpoint,
     Granted,
@@ -29,8 +29,7 @@ from aquarat_pipeline.renting.model import (
     Termination,
     Unavailable,
 )
-from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.reading import (
+from aquarat_pipeline.renting.clouds.reading import (
     field,
     id_in,
     integer,
@@ -41,7 +40,8 @@ from aquarat_pipeline.renting.reading import (
     same_key,
     text,
 )
-from aquarat_pipeline.renting.service import Failure, Meaning, Service, failure
+from aquarat_pipeline.renting.clouds.service import Failure, Meaning, Service, failure
+from aquarat_pipeline.renting.money import Money
 
 ADDRESS = "https://cloud.lambda.ai/api/v1"
 CAPABILITIES = Capabilities(

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from aquarat_core.plain_text import one_line
-from aquarat_pipeline.renting.model import Instance, Listing, Unavailable, Unreadable
+from aquarat_pipeline.renting.clouds.model import Instance, Listing, Unavailable, Unreadable
 from aquarat_pipeline.renting.money import Money
 
 

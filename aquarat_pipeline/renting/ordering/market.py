@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aquarat_core.errors import UserError
-from aquarat_pipeline.renting.choosing import Candidate
-from aquarat_pipeline.renting.cloud import Account, Cloud
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud
 from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.ordering.choosing import Candidate
 from aquarat_pipeline.renting.rental import AccountRecord
 
 LOOK_SECONDS = 60.0

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 from aquarat_pipeline.hosts.requirement import Requirement
-from aquarat_pipeline.renting import keeping, notices
+from aquarat_pipeline.renting import keeping
 from aquarat_pipeline.renting.config import RentConfigError, by_hand, read_config
-from aquarat_pipeline.renting.notices import Notice
+from aquarat_pipeline.renting.ordering import notices
+from aquarat_pipeline.renting.ordering.notices import Notice
 
 LOOK_SECONDS = 10.0
 """Between two looks at rent.yaml, and whether a keeper is at work."""

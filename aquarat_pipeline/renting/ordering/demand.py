@@ -15,19 +15,20 @@ from aquarat_core.errors import UserError
 from aquarat_pipeline.hosts.inventory import InventoryError, read_inventory
 from aquarat_pipeline.hosts.queueing import WaitingStep, waiting_steps
 from aquarat_pipeline.hosts.requirement import Requirement
-from aquarat_pipeline.renting import budget, notices, refusals
-from aquarat_pipeline.renting.choosing import Candidate, Rests, choose, fitting, order_of_pool
-from aquarat_pipeline.renting.cloud import Account, Cloud
+from aquarat_pipeline.renting import budget
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud
 from aquarat_pipeline.renting.config import Pool, RentConfig, by_hand
 from aquarat_pipeline.renting.ledger import Ledger, Loaded
-from aquarat_pipeline.renting.market import Market, Seen
 from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.notices import Notice
+from aquarat_pipeline.renting.ordering import notices, refusals
+from aquarat_pipeline.renting.ordering.choosing import Candidate, Rests, choose, fitting, order_of_pool
+from aquarat_pipeline.renting.ordering.market import Market, Seen
+from aquarat_pipeline.renting.ordering.notices import Notice
+from aquarat_pipeline.renting.ordering.resting import resting
+from aquarat_pipeline.renting.ordering.selecting import Wish
+from aquarat_pipeline.renting.ordering.supply import Supply, on_its_way, serving, supplies
 from aquarat_pipeline.renting.rental import Rental, RentalOrder
 from aquarat_pipeline.renting.requests import ask_end
-from aquarat_pipeline.renting.resting import resting
-from aquarat_pipeline.renting.selecting import Wish
-from aquarat_pipeline.renting.supply import Supply, on_its_way, serving, supplies
 
 SAY_AGAIN_SECONDS = 60.0
 _SHOWN = 4

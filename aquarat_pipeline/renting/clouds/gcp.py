@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from aquarat_core.errors import UsageError
-from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings
-from aquarat_pipeline.renting.gcp_calls import Calls, zone_of
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud, Surroundings
+from aquarat_pipeline.renting.clouds.gcp_calls import Calls, zone_of
+from aquarat_pipeline.renting.clouds.model import (
     Capabilities,
     Endpoint,
     Granted,
@@ -31,8 +31,8 @@ from aquarat_pipeline.renting.model import (
     State,
     Termination,
 )
+from aquarat_pipeline.renting.clouds.reading import when
 from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.reading import when
 
 CAPABILITIES = Capabilities(
     idempotent=True,

@@ -15,9 +15,9 @@ from decimal import Decimal
 from typing import Any
 
 from aquarat_core.plain_text import one_line
-from aquarat_pipeline.renting.cloud import Account, Cloud, Surroundings
-from aquarat_pipeline.renting.http import JsonClient, Reply
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud, Surroundings
+from aquarat_pipeline.renting.clouds.http import JsonClient, Reply
+from aquarat_pipeline.renting.clouds.model import (
     Capabilities,
     Endpoint,
     Granted,
@@ -32,8 +32,7 @@ from aquarat_pipeline.renting.model import (
     Termination,
     Unavailable,
 )
-from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.reading import (
+from aquarat_pipeline.renting.clouds.reading import (
     amount_in_cents,
     field,
     id_in,
@@ -45,7 +44,8 @@ from aquarat_pipeline.renting.reading import (
     text,
     when,
 )
-from aquarat_pipeline.renting.service import Failure, Meaning, Service, failure
+from aquarat_pipeline.renting.clouds.service import Failure, Meaning, Service, failure
+from aquarat_pipeline.renting.money import Money
 
 ADDRESS = "https://api.hyperbolic.ai/v2"
 CAPABILITIES = Capabilities(

@@ -18,14 +18,14 @@ from aquarat_core.errors import UserError
 from aquarat_pipeline.hosts import rentals
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.transports import HostError, HostKeyError
-from aquarat_pipeline.renting import acceptance
-from aquarat_pipeline.renting.acceptance import Arming, Preparation
-from aquarat_pipeline.renting.background import Work
-from aquarat_pipeline.renting.cloud import Account, Cloud
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud
 from aquarat_pipeline.renting.config import Limits, RentConfig, RentConfigError
-from aquarat_pipeline.renting.hosting import Goal, Progress, Use
-from aquarat_pipeline.renting.pulse import Pulse, feel
-from aquarat_pipeline.renting.records import host_of, job_settings
+from aquarat_pipeline.renting.managed import acceptance
+from aquarat_pipeline.renting.managed.acceptance import Arming, Preparation
+from aquarat_pipeline.renting.managed.background import Work
+from aquarat_pipeline.renting.managed.hosting import Goal, Progress, Use
+from aquarat_pipeline.renting.managed.pulse import Pulse, feel
+from aquarat_pipeline.renting.managed.records import host_of, job_settings
 from aquarat_pipeline.renting.rental import Rental
 
 log = logging.getLogger(__name__)

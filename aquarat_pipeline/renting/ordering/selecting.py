@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from aquarat_core.errors import UsageError
-from aquarat_pipeline.renting.model import Offer
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.money import Money, doubtful
 
 

@@ -10,9 +10,9 @@ import urllib3.exceptions
 
 from aquarat_core.errors import MissingPackageError
 from aquarat_core.plain_text import one_line
-from aquarat_pipeline.renting.cloud import KINDS, Surroundings
-from aquarat_pipeline.renting.http import USER_AGENT, date_of
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.cloud import KINDS, Surroundings
+from aquarat_pipeline.renting.clouds.http import USER_AGENT, date_of
+from aquarat_pipeline.renting.clouds.model import (
     NoCapacity,
     OutcomeUnknown,
     Rate,
@@ -21,8 +21,8 @@ from aquarat_pipeline.renting.model import (
     Unauthorized,
     Unavailable,
 )
-from aquarat_pipeline.renting.rate import RateLimit, Use
-from aquarat_pipeline.renting.reading import field
+from aquarat_pipeline.renting.clouds.rate import RateLimit, Use
+from aquarat_pipeline.renting.clouds.reading import field
 
 T = TypeVar("T")
 _NO_STOCK = ("ZONE_RESOURCE_POOL_EXHAUSTED", "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", "resourcePoolExhausted")

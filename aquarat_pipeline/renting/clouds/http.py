@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from aquarat_core import __version__
 from aquarat_core.errors import UsageError
 from aquarat_core.plain_text import one_line
-from aquarat_pipeline.renting.model import Limits
+from aquarat_pipeline.renting.clouds.model import Limits
 
 USER_AGENT = f"aquarat/{__version__}"
 _DECIDING = frozenset({400, 401, 403, 404, 409, 422})

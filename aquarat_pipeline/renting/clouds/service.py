@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aquarat_core.plain_text import one_line
-from aquarat_pipeline.renting.cloud import KINDS, Surroundings
-from aquarat_pipeline.renting.http import JsonClient, NotSent, Reply, Unclear, redacted
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.cloud import KINDS, Surroundings
+from aquarat_pipeline.renting.clouds.http import JsonClient, NotSent, Reply, Unclear, redacted
+from aquarat_pipeline.renting.clouds.model import (
     CloudError,
     NoCapacity,
     OutcomeUnknown,
@@ -24,7 +24,7 @@ from aquarat_pipeline.renting.model import (
     Unauthorized,
     Unavailable,
 )
-from aquarat_pipeline.renting.rate import RateLimit, Use
+from aquarat_pipeline.renting.clouds.rate import RateLimit, Use
 
 _PAUSE = 10.0
 """Seconds after an answer 429 that does not say how long."""

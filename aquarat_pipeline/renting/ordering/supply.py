@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from aquarat_pipeline.hosts.host import Host, RentedHost
 from aquarat_pipeline.hosts.requirement import Requirement
-from aquarat_pipeline.renting.model import Offer
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.money import Money
-from aquarat_pipeline.renting.notices import Notice
+from aquarat_pipeline.renting.ordering.notices import Notice
 from aquarat_pipeline.renting.rental import Rental
 
 PHASES = {

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from aquarat_core.errors import UsageError
 from aquarat_core.settings import cache_dir
-from aquarat_pipeline.renting.model import (
+from aquarat_pipeline.renting.clouds.model import (
     Capabilities,
     Granted,
     Instance,
@@ -159,7 +159,7 @@ def connect(account: Account, surroundings: Surroundings) -> Cloud:
             raise UsageError(f"{account.name}: {variable} is not set: make a key at {kind.keys_page}, put it into .env")
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise UsageError(f"{account.name}: {variable} holds characters that no key has: copy it again")
-    adapter = importlib.import_module(f"aquarat_pipeline.renting.{kind.adapter}")
+    adapter = importlib.import_module(f"aquarat_pipeline.renting.clouds.{kind.adapter}")
     return adapter.connect(account, key, surroundings)
 
 

@@ -15,9 +15,9 @@ from aquarat_core.settings import REPO_ROOT, store_uri
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.transports import SshTransport
-from aquarat_pipeline.renting import host_keys
-from aquarat_pipeline.renting.cloud import Cloud
-from aquarat_pipeline.renting.hosting import Progress
+from aquarat_pipeline.renting.clouds.cloud import Cloud
+from aquarat_pipeline.renting.managed import host_keys
+from aquarat_pipeline.renting.managed.hosting import Progress
 
 PYTHON_PROBE = "python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null"
 

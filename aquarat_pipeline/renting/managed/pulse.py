@@ -16,7 +16,7 @@ from aquarat_core.settings import store_uri
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.transports import HostKeyError
-from aquarat_pipeline.renting.acceptance import Arming
+from aquarat_pipeline.renting.managed.acceptance import Arming
 
 MAX_OWNER = 100
 """Characters of a run's id."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from aquarat_pipeline.renting.model import Rate
+from aquarat_pipeline.renting.clouds.model import Rate
 
 Use = Literal["terminate", "rent", "list", "offers"]
 FIRST: tuple[Use, ...] = ("terminate", "rent", "list", "offers")

@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from aquarat_pipeline.hosts.requirement import Requirement
-from aquarat_pipeline.renting.cloud import Account, Cloud
+from aquarat_pipeline.renting.clouds.cloud import Account, Cloud
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.config import Pool, RentConfig, Source
-from aquarat_pipeline.renting.model import Offer
 from aquarat_pipeline.renting.money import Money
+from aquarat_pipeline.renting.ordering.selecting import Wish, check_names, nearest, why_not
+from aquarat_pipeline.renting.ordering.supply import host_of
 from aquarat_pipeline.renting.rental import RentalOrder
 from aquarat_pipeline.renting.requests import new_order
-from aquarat_pipeline.renting.selecting import Wish, check_names, nearest, why_not
-from aquarat_pipeline.renting.supply import host_of
 
 
 @dataclass(frozen=True, slots=True)

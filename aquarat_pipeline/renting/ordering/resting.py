@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from aquarat_pipeline.renting.model import Offer
+from aquarat_pipeline.renting.clouds.model import Offer
 from aquarat_pipeline.renting.rental import Rental
 
 

@@ -1,0 +1,1 @@
+"""Providers: one protocol, an adapter for each, and what all of them share over HTTP."""
