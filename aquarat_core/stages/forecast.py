@@ -88,6 +88,14 @@ def forecast(profile: Profile, gpus: Gpus, *, ranks: int | None = None, only: It
     return [_of(name, sections, gpus) for name in used_stages(profile) if not wanted or name in wanted]
 
 
+def seconds_of(name: str, sections: Mapping[str, Any], gpus: Gpus, ranks: int) -> float:
+    """Seconds of computing of one stage on `ranks` GPUs; of RL and evaluations an upper bound."""
+    model, V = sections["base_checkpoint"].model, sections["tokenizer"].vocab_size
+    _, _, flops, sampled = _work(name, sections, cost_of(name, sections))
+    rate = SAMPLED_PER_SECOND * D12_MATRICES / scaling_parameters(model, V) * gpus.peak / H100_PEAK
+    return flops / (gpus.utilization * gpus.peak * ranks) + sampled / (rate * ranks)
+
+
 def on_ranks(profile: Profile, ranks: int) -> Profile:
     """The profile with `ranks` processes in each stage that is launched on GPUs. Raises `ConfigError`."""
     launched = [name for name, section in profile if getattr(section, "launch", None) and _on_gpus(section.launch)]
@@ -106,9 +114,7 @@ def _of(name: str, sections: Mapping[str, Any], gpus: Gpus) -> Forecast:
         return Forecast(name, disk=disk, downloads=cost.downloads)
     model, V = sections["base_checkpoint"].model, sections["tokenizer"].vocab_size
     steps, tokens, flops, sampled = _work(name, sections, cost)
-    seconds = flops / (gpus.utilization * gpus.peak * launch.nproc)
-    rate = SAMPLED_PER_SECOND * D12_MATRICES / scaling_parameters(model, V) * gpus.peak / H100_PEAK
-    seconds += sampled / (rate * launch.nproc)
+    seconds = seconds_of(name, sections, gpus, launch.nproc)
     memory = _memory(section, model, V)
     return Forecast(
         name, launch.nproc, memory, steps, tokens or sampled, flops, seconds,

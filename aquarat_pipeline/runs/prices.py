@@ -15,8 +15,8 @@ from typing import Any
 from aquarat_core.artifacts import Manifest
 from aquarat_core.durations import duration
 from aquarat_core.errors import UserError
-from aquarat_core.runtime.peaks import UTILIZATION, peak_of
-from aquarat_core.stages.costs import Cost, cost_of
+from aquarat_core.runtime.peaks import peak_of
+from aquarat_core.stages.costs import Sections, cost_of
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.renting import budget
 from aquarat_pipeline.renting.clouds.cloud import connect, this_machine
@@ -37,7 +37,7 @@ class StageTime:
     seconds: float | None
     """None if nothing is known."""
     basis: str
-    """`measured`, `estimate`, or `unknown`."""
+    """`measured`, `estimate`, `estimate, at most` or `unknown`."""
 
     def __str__(self) -> str:
         return "not known" if self.seconds is None else f"{duration(self.seconds)} ({self.basis})"
@@ -95,10 +95,9 @@ def of_run(home: Path, plan: Plan, places: Sequence[Place], made: Mapping[str, M
     rented = [place for place in places if place.pool is not None]
     if not rented:
         return []
-    costs = {name: cost_of(name, plan.sections) for place in rented for name in place.stages}
     config, ledger, micros = read_config(home), Ledger(home), budget_micros(plan.tags)
     rentals, run_budget = ledger.load().rentals, None if micros is None else Money(micros)
-    return [_priced(config, ledger, rentals, place, costs, made, run_budget) for place in rented]
+    return [_priced(config, ledger, rentals, place, plan.sections, made, run_budget) for place in rented]
 
 
 def machine(one: Priced) -> dict[str, Any]:
@@ -141,6 +140,8 @@ def lines(one: Priced) -> list[str]:
         said.append(f"rentals: {one.rentals} one after the other, {each}; the run goes on from its last checkpoint")
     count = f"up to {pool.whole_price * one.nodes} ({pool.pool.longest:g} h at {pool.price})"
     verdict = f"it would wait: {one.forbids}" if one.forbids else "they allow it now"
+    if one.taken is None:
+        verdict = "whether they allow it now can only be said of an offer"
     return [*said, f"caps: a rental counts {count}; {verdict}"]
 
 
@@ -149,14 +150,14 @@ def _priced(
     ledger: Ledger,
     rentals: Sequence[Rental],
     place: Place,
-    costs: Mapping[str, Cost],
+    sections: Sections,
     made: Mapping[str, Manifest],
     run_budget: Money | None,
 ) -> Priced:
     pool = place.pool
     assert pool is not None
     taken, notes = _cheapest(config, pool, place)
-    stages = {name: time_of(name, place, taken, costs, made) for name in place.stages}
+    stages = {name: time_of(name, place, taken, sections, made) for name in place.stages}
     ready, basis = _ready_seconds(config, rentals, pool.name)
     life = pool.pool.hours * 3600 - ready - config.limits.drain_minutes * 60
     work = sum(stage.seconds or 0.0 for stage in stages.values())
@@ -199,19 +200,22 @@ def _cheapest(config: RentConfig, pool: Rentable, place: Place) -> tuple[Candida
 
 
 def time_of(
-    name: str, place: Place, taken: Candidate | None, costs: Mapping[str, Cost], made: Mapping[str, Manifest]
+    name: str, place: Place, taken: Candidate | None, sections: Sections, made: Mapping[str, Manifest]
 ) -> StageTime:
-    """From an earlier run on such GPUs, else by its FLOPs, else from an earlier run on other hardware."""
+    """From an earlier run on such GPUs, else computed, else from an earlier run on other hardware."""
     seconds = made[name].metrics.get("seconds") if name in made else None
     gpu = str(made[name].hardware.get("gpu", "")) if name in made else ""
     model = taken.offer.gpu_model if taken else ""
     measured = StageTime(float(seconds), "measured") if isinstance(seconds, (int, float)) else None
     if measured and (not model or model.split()[0].lower() in gpu.lower()):
         return measured
-    peak = peak_of(model) if place.need.device != "cpu" else None
-    if costs[name].flops and peak:
-        gpus = place.need.ranks * place.need.nodes
-        return StageTime(costs[name].flops / (UTILIZATION * peak * gpus), "estimate")
+    if place.need.device != "cpu" and peak_of(model):
+        from aquarat_core.stages.forecast import Gpus, seconds_of
+
+        computed = seconds_of(name, sections, Gpus(model), place.need.ranks * place.need.nodes)
+        if computed:
+            # Sampling is counted as if no answer ended early.
+            return StageTime(computed, "estimate, at most" if cost_of(name, sections).sampled else "estimate")
     if measured:
         return StageTime(measured.seconds, f"measured on {gpu or 'another machine'}")
     return StageTime(None, "unknown")
