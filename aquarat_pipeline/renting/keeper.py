@@ -23,7 +23,7 @@ from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.ordering.demand import Demand
 from aquarat_pipeline.renting.rental import AccountRecord, Rental
 from aquarat_pipeline.renting.sight import ours, sight
-from aquarat_pipeline.renting.steps import Steps, idle_end
+from aquarat_pipeline.renting.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class Keeper:
         if after is not before:
             return SOON_SECONDS
         if after.state == "ready" and after.order.managed and not after.runs:
-            return max(SOON_SECONDS, idle_end(after) - self._now())
+            return max(SOON_SECONDS, after.idle_end - self._now())
         return TURN_SECONDS
 
     def _look(self, key: str, cloud: Cloud, rentals: Sequence[Rental], done: Turn) -> Listing | None:

@@ -354,6 +354,11 @@ class Rental:
         return self.state in FINAL
 
     @property
+    def idle_end(self) -> float:
+        """When it is drained if it is ready and has no job."""
+        return max(self.since, self.runs_since) + self.order.phases.idle
+
+    @property
     def hourly(self) -> Money:
         """What it costs per hour: as the provider said after the grant, before that as it was offered."""
         return self.price if self.price is not None else Money(self.order.offer.price_micros)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from aquarat_core.durations import duration
 from aquarat_pipeline.renting.clouds.cloud import Cloud
 from aquarat_pipeline.renting.clouds.model import (
     CloudError,
@@ -241,10 +242,11 @@ class Steps:
         if use.unfit:
             return self._end(rental, f"unfit: {use.unfit}", UNFIT)
         if use.silent_seconds >= phases.lost:
-            return self._end(rental, f"lost: no sign of life for {use.silent_seconds / 60:.0f} min")
+            return self._end(rental, f"lost: no sign of life for {duration(use.silent_seconds)}")
         if dict(use.runs) != dict(rental.runs):
             return self._write(rental, "ready", "", runs=dict(use.runs))
-        if not use.runs and self.now >= idle_end(rental):
+        # What was seen before may be outdated: a job may have begun since.
+        if not use.runs and min(use.looked, self.now) >= rental.idle_end:
             return self._write(rental, "draining", f"it had no job for {phases.idle / 60:g} min")
         return rental
 
@@ -316,11 +318,6 @@ class Steps:
                 if "instance_id" not in facts:
                     return rental
                 state = "ending"
-
-
-def idle_end(rental: Rental) -> float:
-    """When a rental that is ready and has no job is drained."""
-    return max(rental.since, rental.runs_since) + rental.order.phases.idle
 
 
 def _pause(attempts: int) -> float:

@@ -76,7 +76,7 @@ class Chain:
             "from": [{"account": "lambda", "types": [*types]}],
             "max_price_per_hour": 2,
             "hours": 0.5,
-            "idle_minutes": 0.1,
+            "idle_minutes": 0.2,
             "automatic": True,
             "env": {"PYTHONPATH": f"{REPO_ROOT}:{PACKAGES}"},
         }

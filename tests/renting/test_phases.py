@@ -96,6 +96,27 @@ def test_each_phase_has_its_words(world: World, hosts: Scripted) -> None:
     assert words(world) == "gone" and hosts.forgotten == ["draining"]
 
 
+def test_a_host_is_idle_only_by_a_look_that_is_young_enough(world: World, hosts: Scripted) -> None:
+    hosts.goals = ["reachable", "fit", "ready"]
+    managed(world)
+    world.run(lambda: world.only().state == "ready")
+    due = world.only().idle_end
+    hosts.used = Use({}, 0.0, looked=due - 1)
+    world.seconds = due + 5
+    world.turn()
+    assert world.only().state == "ready", "a job may have begun since"
+    hosts.used = Use({"a": 8}, 0.0, looked=due + 6)
+    world.turn()
+    assert world.only().state == "ready" and world.only().runs == {"a": 8}
+    hosts.used = Use({}, 0.0, looked=world.now())
+    world.turn()
+    due = world.only().idle_end
+    hosts.used = Use({}, 0.0, looked=due)
+    world.seconds = due
+    world.turn()
+    assert world.only().state == "draining"
+
+
 @pytest.mark.parametrize("until", ["reachable", "fit", "ready"])
 def test_what_keeps_a_host_too_long_is_said_at_its_end(world: World, hosts: Scripted, until: Goal) -> None:
     order: list[Goal] = ["reachable", "fit", "ready"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -32,6 +33,8 @@ class Use:
     """Since its last sign of life."""
     unfit: str | None = None
     """Why it can no longer be used."""
+    looked: float = math.inf
+    """When the host was asked for its runs, in Unix seconds."""
 
 
 class Hosts(Protocol):

@@ -53,6 +53,10 @@ class _Kept:
     watch: Work[Pulse] | None = None
     watched: float = 0.0
     """When the last watch began."""
+    looked: float = 0.0
+    """When the watch began that found `pulse`."""
+    decides: bool = False
+    """Whether the watch tells that the host has been idle for long enough."""
     drain: tuple[str, bool] | None = None
     """Why no job may begin, and whether those at work are stopped, as the host was last told."""
     pulse: Pulse | None = None
@@ -95,7 +99,7 @@ class ManagedHosts:
 
     def pause(self, usual: float) -> float:
         """How long a keeper may rest: not as long as usual while a host is on its way, or may be empty at last."""
-        busy = any(kept.goal or (kept.watch and kept.drain) for kept in self._all.values())
+        busy = any(kept.goal or (kept.watch and (kept.drain or kept.decides)) for kept in self._all.values())
         return min(usual, BUSY_PAUSE) if busy else usual
 
     # --- on its way --------------------------------------------------------------------------------------------------
@@ -167,7 +171,7 @@ class ManagedHosts:
             log.warning("%s: %s", rental.name, e)
         pulse = kept.pulse
         runs = rental.runs if pulse is None or pulse.runs is None else pulse.runs
-        return Use(runs, max(0.0, self._silence(kept)), pulse.unfit if pulse else None)
+        return Use(runs, max(0.0, self._silence(kept)), pulse.unfit if pulse else None, kept.looked)
 
     def drain(self, rental: Rental, why: str, stop: bool) -> bool:
         kept = self._watch(rental, drain=(why, stop))
@@ -189,18 +193,19 @@ class ManagedHosts:
         if kept.watch is not None and kept.watch.done:
             watch, kept.watch = kept.watch, None
             try:
-                kept.pulse = watch.outcome()
+                kept.pulse, kept.looked = watch.outcome(), kept.watched
                 if kept.pulse.alive:
                     kept.heard = now
             except Exception:
                 log.exception("watching %s", rental.name)
-        due = drain != kept.drain or not kept.watched <= now < kept.watched + FEEL_SECONDS - 1
+        decides = not rental.runs and kept.watched < rental.idle_end <= now
+        due = decides or drain != kept.drain or not kept.watched <= now < kept.watched + FEEL_SECONDS - 1
         if kept.watch is None and due:
             with suppress(ValueError):
                 host, arming, before = kept.written or self._host(rental), self._arming(rental), kept.pulse
                 runs = tuple(rental.runs)
                 kept.watch = Work(lambda: feel(host, arming, runs, before, drain))
-                kept.watched, kept.drain = now, drain
+                kept.watched, kept.drain, kept.decides = now, drain, decides
         return kept
 
     def _silence(self, kept: _Kept) -> float:
