@@ -20,7 +20,7 @@ MAX_SAVED_ATTENTION = 1024
 SMEAR_CHANNELS = 24
 """Channels of an embedding that its smear gate reads."""
 QUESTION_TOKENS = 512
-"""Tokens that a question of RL is assumed to have at most; AQuA-RAT's longest have about half of it."""
+"""Tokens that a question of RL is assumed to have at most; the longest of published questions have about half of it."""
 EAGER_WIDTHS = 28
 """Values that eager operations save per token and block for the backward pass, in widths of the model."""
 LOGIT_COPIES = 5

@@ -17,7 +17,7 @@ from aquarat_core.config.accounting import flops_per_token, rl_parts, scaling_pa
 from aquarat_core.config.fields import ConfigError, merge
 from aquarat_core.config.model import ModelConfig, TokenizerConfig
 from aquarat_core.config.rl import RLConfig
-from aquarat_core.config.training import ChatTrainConfig, LaunchConfig, MidConfig, PretrainConfig, TrainConfig
+from aquarat_core.config.training import LaunchConfig, PretrainConfig, TrainConfig
 
 REFERENCE_DEPTH = 12
 """Depth of the model for which the rates are specified."""
@@ -32,23 +32,22 @@ SHARD_TOKENS = 50_000_000
 """Tokens of one shard of the default text."""
 SPARE_TEXT = 1.1
 """Text that is fetched, as a multiple of the tokens trained on."""
-SECTIONS: Mapping[str, type[TrainConfig]] = {
-    "base_checkpoint": PretrainConfig, "mid_checkpoint": MidConfig, "sft_checkpoint": ChatTrainConfig,
-}  # fmt: skip
 
 Derived = tuple[str, dict[str, Any]]
 """The rule in words, and the fields that it gives, nested as in a profile."""
 
 
-def derived(depth: int, given: Mapping[str, Any], own: Mapping[str, Any]) -> list[Derived]:
+def derived(
+    depth: int, given: Mapping[str, Any], own: Mapping[str, Any], sections: Mapping[str, type[TrainConfig]]
+) -> list[Derived]:
     """The values that follow from `depth`, each with its rule.
 
-    `given` are the fields of the whole profile as nested mappings, `own` those that win over derived ones. Values that
-    cannot be read yield nothing here: validating the profile reports them. Raises `ConfigError` for a model of which
-    not even one row fits into a GPU.
+    `given` are the fields of the whole profile as nested mappings, `own` those that win over derived ones, `sections`
+    those of the stages that train on tokens. Values that cannot be read yield nothing here: validating the profile
+    reports them. Raises `ConfigError` for a model of which not even one row fits into a GPU.
     """
     try:
-        return _Dial(depth, given, own).turned()
+        return _Dial(depth, given, own, sections).turned()
     except ValidationError:
         return []
 
@@ -56,8 +55,10 @@ def derived(depth: int, given: Mapping[str, Any], own: Mapping[str, Any]) -> lis
 class _Dial:
     """Derives one value after the other, because later ones depend on earlier ones."""
 
-    def __init__(self, depth: int, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        self.depth, self.given, self.own = depth, given, own
+    def __init__(
+        self, depth: int, given: Mapping[str, Any], own: Mapping[str, Any], sections: Mapping[str, type[TrainConfig]]
+    ) -> None:
+        self.depth, self.given, self.own, self.sections = depth, given, own, sections
         self.found: list[Derived] = []
 
     def turned(self) -> list[Derived]:
@@ -76,7 +77,7 @@ class _Dial:
             "pretrain_text.first_shards", f"{SPARE_TEXT:g} x tokens / {SHARD_TOKENS / 1e6:.0f} million",
             lambda: math.ceil(SPARE_TEXT * tokens / SHARD_TOKENS),
         )  # fmt: skip
-        for section in SECTIONS:
+        for section in self.sections:
             rule = self._memory_rule(section, "rows")
             self._set(f"{section}.micro_batch_rows", rule, lambda name=section: self._rows(name))
         rule = self._memory_rule("rl_checkpoint", "completions")
@@ -116,7 +117,7 @@ class _Dial:
 
     def _rows(self, section: str) -> int:
         """Rows of a micro-batch: as many as fit into the GPU and divide the rows of a rank."""
-        kind = SECTIONS[section]
+        kind = self.sections[section]
         config, model = kind.model_validate(self._now(section)), self._base().model
         per_rank = config.batch_tokens // (model.sequence_len * config.launch.nproc)
 

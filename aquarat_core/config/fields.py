@@ -18,7 +18,7 @@ MAX_STEPS = 10_000_000
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 ValidationSplit = Literal["validation", "holdout"]
-"""The splits that training may look at to choose between models; only AQuA-RAT has the second."""
+"""The splits that training may look at to choose between models; not every task has the second."""
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 """Number of optimizer steps of a stage."""
 

@@ -246,7 +246,12 @@ def layers(name_or_path: str | None = None, depth: int | None = None) -> list[tu
     if not isinstance(turned, int):
         return given
     own = merge(*(fields for _, fields in given[place:]))
-    found = dial.derived(turned, merge(*(fields for _, fields in given)), own)
+    trained = {
+        name: kind
+        for name, field in Profile.model_fields.items()
+        if isinstance(kind := field.annotation, type) and issubclass(kind, TrainConfig)
+    }
+    found = dial.derived(turned, merge(*(fields for _, fields in given)), own, trained)
     return [*given[:place], *((f"depth {turned}: {rule}", fields) for rule, fields in found), *given[place:]]
 
 

@@ -54,7 +54,7 @@ class _Kept:
     watched: float = 0.0
     """When the last watch began."""
     looked: float = 0.0
-    """When the watch began that found `pulse`."""
+    """When the last watch began in which the host told its runs: one that is silent is not known to be idle."""
     decides: bool = False
     """Whether the watch tells that the host has been idle for long enough."""
     drain: tuple[str, bool] | None = None
@@ -193,7 +193,9 @@ class ManagedHosts:
         if kept.watch is not None and kept.watch.done:
             watch, kept.watch = kept.watch, None
             try:
-                kept.pulse, kept.looked = watch.outcome(), kept.watched
+                kept.pulse = watch.outcome()
+                if kept.pulse.runs is not None:
+                    kept.looked = kept.watched
                 if kept.pulse.alive:
                     kept.heard = now
             except Exception:
