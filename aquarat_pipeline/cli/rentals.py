@@ -90,7 +90,10 @@ def _rentals(arguments: argparse.Namespace) -> str | CheckFailed:
     if (loaded.problems or any(not rental.final for rental in loaded.rentals)) and not keeping.is_alive(home):
         keeping.start(home)
         problems.append("no keeper was at work: one was started")
-    listed = _provider(ledger) if arguments.provider else []
+    listed: list[tuple[str, ...]] = []
+    if arguments.provider:
+        listed, unasked = _provider(ledger)
+        problems += unasked
     machine = {
         "rentals": [_machine(rental, now) for rental in shown], "problems": problems, "unprotected": loaded.unprotected,
         "listed": listed,
@@ -125,11 +128,13 @@ def _machine(rental: Rental, now: float) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _provider(ledger: Ledger) -> list[tuple[str, ...]]:
-    """What the clouds list, a row for each instance, and for each filesystem or disk, which are billed too."""
+def _provider(ledger: Ledger) -> tuple[list[tuple[str, ...]], list[str]]:
+    """What the clouds list, a row for each instance, and for each filesystem or disk, which are billed too; and a
+    sentence for each account that could not be asked."""
     installation = ledger.installation()
     known = {rental.name for rental in ledger.load().rentals}
     rows: list[tuple[str, ...]] = []
+    unasked: list[str] = []
 
     def whose(name: str | None) -> str:
         parts = names.parse(name)
@@ -142,7 +147,7 @@ def _provider(ledger: Ledger) -> list[tuple[str, ...]]:
             cloud = connect(account, this_machine())
             listing, leftovers = cloud.list(), cloud.leftovers()
         except UserError as e:
-            rows.append((account.name, "", "", str(e), "unknown"))
+            unasked.append(f"what {account.name} has is not known: {e}")
             continue
         for one in (*listing.instances, *listing.unreadable):
             state = getattr(one, "raw_state", "unreadable")
@@ -150,7 +155,7 @@ def _provider(ledger: Ledger) -> list[tuple[str, ...]]:
         for thing in leftovers:
             state = f"{thing.kind}, {'in use' if thing.in_use else 'billed, but not in use'}"
             rows.append((account.name, thing.id, thing.name, state, whose(thing.name)))
-    return rows
+    return rows, unasked
 
 
 def _extend(arguments: argparse.Namespace) -> str:

@@ -162,6 +162,17 @@ def test_what_the_provider_lists_is_told_apart(
     assert whose == {"foreign", "ours, not in the ledger"}
 
 
+def test_an_account_that_cannot_be_looked_at_is_a_problem(
+    unkept: Ledger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMBDA_API_KEY", "another")
+    told = json.loads(said(capsys, ["hosts", "rentals", "--provider", "--json"], 1))
+    assert (
+        told["listed"] == []
+        and "what mine has is not known: mine: Lambda says global/invalid-api-key" in told["problems"][0]
+    )
+
+
 @pytest.mark.slow
 def test_a_real_keeper_rents_and_ends_and_is_followed_by_another(
     fake: FakeLambda, home: Path, capsys: pytest.CaptureFixture[str]
