@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aquarat_core.errors import UsageError
+from aquarat_pipeline.renting.clouds.cloud import Account, Surroundings, connect
 from aquarat_pipeline.renting.managed import host_keys
 from aquarat_pipeline.renting.managed.host_keys import NoHostKeyError
 from tests.renting.small_cloud import CAPABILITIES
@@ -94,3 +96,16 @@ def test_no_key_is_sent_where_it_would_not_be_taken(tmp_path: Path) -> None:
     world.turn()
     assert [order.user_data for order in world.cloud.orders] == [None]
     assert not host_keys.is_pinned(world.ledger.folder(rental.id))
+
+
+def test_an_account_of_lambda_can_trust_the_first_look(tmp_path: Path) -> None:
+    """In case its images do not take the key of the order."""
+
+    def way(**options: object) -> str:
+        surroundings = Surroundings(tmp_path, {"LAMBDA_API_KEY": "key"})
+        return connect(Account("mine", "lambda", options=options), surroundings).capabilities.host_key
+
+    assert (way(), way(host_key="user_data"), way(host_key="first_use")) == ("user_data", "user_data", "first_use")
+    for wrong in ({"host_key": "none"}, {"hostkey": "first_use"}):
+        with pytest.raises(UsageError, match="mine: the only option is host_key: user_data or first_use"):
+            way(**wrong)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 from urllib.parse import quote
 
+from aquarat_core.errors import UsageError
 from aquarat_core.plain_text import one_line
 from aquarat_pipeline.renting.clouds.cloud import Account, Cloud, Surroundings
 from aquarat_pipeline.renting.clouds.http import JsonClient, Reply
@@ -83,15 +85,19 @@ _FAILURES: Mapping[str, tuple[Meaning, Scope]] = {
 
 
 def connect(account: Account, key: str, surroundings: Surroundings) -> Cloud:
+    """Raises `UsageError` for an option that there is not."""
+    way = account.options.get("host_key", CAPABILITIES.host_key)
+    if account.options.keys() - {"host_key"} or (way != "user_data" and way != "first_use"):
+        raise UsageError(f"{account.name}: the only option is host_key: user_data or first_use (docs/clouds.md)")
     client = JsonClient(account.address or ADDRESS, key, surroundings.limits)
-    return LambdaCloud(account.name, Service(account.name, "lambda", client, CAPABILITIES.rate, surroundings, explain))
+    service = Service(account.name, "lambda", client, CAPABILITIES.rate, surroundings, explain)
+    return LambdaCloud(account.name, service, replace(CAPABILITIES, host_key=way))
 
 
 class LambdaCloud:
-    capabilities = CAPABILITIES
-
-    def __init__(self, account: str, service: Service) -> None:
+    def __init__(self, account: str, service: Service, capabilities: Capabilities = CAPABILITIES) -> None:
         self.account = account
+        self.capabilities = capabilities
         self._service = service
 
     def offers(self) -> tuple[Offer, ...]:

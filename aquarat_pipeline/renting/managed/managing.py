@@ -150,8 +150,12 @@ class ManagedHosts:
                 self._write(rental, host.model_copy(update=self._job_settings(rental)))
             return progress
         except HostKeyError as e:
-            young = goal == "reachable" and self._now() < (rental.addressed or 0.0) + PATIENCE_SECONDS
-            return Progress(unfit=None if young else f"its host key is not the one that was pinned: {e}", why=str(e))
+            first = goal == "reachable"
+            young = first and self._now() < (rental.addressed or 0.0) + PATIENCE_SECONDS
+            hint = ". If that happens with every host of the account, see docs/clouds.md, accounts" if first else ""
+            return Progress(
+                unfit=None if young else f"its host key is not the one that was pinned: {e}{hint}", why=str(e)
+            )
         except HostError as e:
             tired = goal == "ready" and tries >= MOST_TRIES
             return Progress(unfit=f"it could not be prepared: {e}" if tired else None, why=str(e))
