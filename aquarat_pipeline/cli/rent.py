@@ -197,7 +197,7 @@ def wait(ledger: Ledger, rentals: Sequence[Rental], home: Path, done: Callable[[
         if all(map(done, now)):
             return _outcome(now, ledger.folder)
         if not keeping.is_alive(home) and time.monotonic() - began > LATE_SECONDS:
-            raise UserError(f"the keeper has ended: see {home / 'aquarat' / 'keeper.log'}")
+            raise UserError(f"the keeper has ended: see {keeping.log_of(home)}")
         time.sleep(POLL_SECONDS)
 
 

@@ -151,6 +151,10 @@ class Pool(_Section):
         """Hours."""
         return self.hours if self.most_hours is None else self.most_hours
 
+    def source_of(self, account: str, offer: Offer) -> Source | None:
+        """The first source that takes the account's offer."""
+        return next((source for source in self.sources if source.account == account and source.takes(offer)), None)
+
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         if self.longest < self.hours:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,25 +136,22 @@ def keeper_of(home: Path, surroundings: Surroundings, hosts: ManagedHosts) -> Ke
     """A keeper with the real parts."""
     ledger = Ledger(home)
 
-    def open_account(account: Account) -> Cloud:
-        return connect(account, surroundings)
-
     def config() -> RentConfig:
         return read_config(home)
 
     return Keeper(
-        ledger, open_account, hosts, config, lambda: ssh_key(home, ledger.installation()), surroundings.now,
+        ledger, _opening(surroundings), hosts, config, lambda: ssh_key(home, ledger.installation()), surroundings.now,
         Demand(home, ledger, config, surroundings.now, why_not_here),
     )  # fmt: skip
 
 
 def managed_hosts(home: Path, surroundings: Surroundings, **more: Any) -> ManagedHosts:
     """The hosts of a keeper; `more` are settings of `ManagedHosts`."""
+    return ManagedHosts(home, surroundings.now, _opening(surroundings), lambda: read_config(home), **more)
 
-    def open_account(account: Account) -> Cloud:
-        return connect(account, surroundings)
 
-    return ManagedHosts(home, surroundings.now, open_account, lambda: read_config(home), **more)
+def _opening(surroundings: Surroundings) -> Callable[[Account], Cloud]:
+    return lambda account: connect(account, surroundings)
 
 
 def keep(home: Path, surroundings: Surroundings, hosts: ManagedHosts | None = None, *, stay: bool = False) -> None:

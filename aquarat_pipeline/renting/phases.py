@@ -25,7 +25,7 @@ def phase(rental: Rental, now: float) -> str:
                 return "ready"
             if rental.runs:
                 return f"ready, {len(rental.runs)} run{'s' if len(rental.runs) > 1 else ''}"
-            doing, since = "ready, idle", max(rental.since, rental.runs_since)
+            doing, since = "ready, idle", rental.idle_since
         case "draining" | "ending":
             doing = rental.state
         case _:

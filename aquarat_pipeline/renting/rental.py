@@ -354,9 +354,14 @@ class Rental:
         return self.state in FINAL
 
     @property
+    def idle_since(self) -> float:
+        """Since when it has had no job, if it is ready and has none."""
+        return max(self.since, self.runs_since)
+
+    @property
     def idle_end(self) -> float:
         """When it is drained if it is ready and has no job."""
-        return max(self.since, self.runs_since) + self.order.phases.idle
+        return self.idle_since + self.order.phases.idle
 
     @property
     def hourly(self) -> Money:

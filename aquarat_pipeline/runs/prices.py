@@ -39,9 +39,6 @@ class StageTime:
     basis: str
     """`measured`, `estimate`, `estimate, at most` or `unknown`."""
 
-    def __str__(self) -> str:
-        return "not known" if self.seconds is None else f"{duration(self.seconds)} ({self.basis})"
-
 
 @dataclass(frozen=True, slots=True)
 class Priced:
@@ -163,11 +160,11 @@ def _priced(
     work = sum(stage.seconds or 0.0 for stage in stages.values())
     forbids = None
     if taken is not None:
+        caps = config.accounts[taken.account.name]
+        balance = taken.cloud.balance() if taken.cloud.capabilities.balance else None
         orders: list[Rental] = list(rentals)
         for _ in range(place.need.nodes):
             order = order_of_pool(ledger.installation(), taken, pool.name, config, time.time(), run="planned")
-            caps = config.accounts[taken.account.name]
-            balance = taken.cloud.balance() if taken.cloud.capabilities.balance else None
             forbids = budget.why_not(order, orders, time.time(), caps, pool.pool, balance, run_budget)
             if forbids:
                 break

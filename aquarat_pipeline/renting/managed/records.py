@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aquarat_pipeline.hosts.host import RentedHost
-from aquarat_pipeline.renting.config import Pool, RentConfig
+from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.managed import host_keys
 from aquarat_pipeline.renting.rental import Rental
 
@@ -64,11 +64,8 @@ def job_settings(rental: Rental, config: RentConfig, folder: Path) -> dict[str, 
     pool = config.pools.get(rental.order.pool or "")
     if pool is None:
         return {}
-    named = _source_forward(rental, pool)
+    source = pool.source_of(rental.order.account.name, rental.order.offer.offer)
     forward = () if host_keys.was_seen(folder) else pool.forward
-    return {"env": pool.env, "forward": forward if named is None else named}
-
-
-def _source_forward(rental: Rental, pool: Pool) -> tuple[str, ...] | None:
-    account, offer = rental.order.account.name, rental.order.offer.offer
-    return next((one.forward for one in pool.sources if one.account == account and one.takes(offer)), None)
+    if source is not None and source.forward is not None:
+        forward = source.forward
+    return {"env": pool.env, "forward": forward}

@@ -10,7 +10,7 @@ from typing import Any
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.renting.clouds.cloud import Account, Cloud
 from aquarat_pipeline.renting.clouds.model import Offer
-from aquarat_pipeline.renting.config import Pool, RentConfig, Source
+from aquarat_pipeline.renting.config import Pool, RentConfig
 from aquarat_pipeline.renting.money import Money
 from aquarat_pipeline.renting.ordering.selecting import Wish, check_names, nearest, why_not
 from aquarat_pipeline.renting.ordering.supply import host_of
@@ -53,7 +53,7 @@ def choose(
     found: list[Candidate] = []
     excluded: list[str] = []
     for one in candidates:
-        source = source_of(pool, one.account.name, one.offer) if pool else None
+        source = pool.source_of(one.account.name, one.offer) if pool else None
         if pool and source is None:
             continue
         if why := why_not(one.offer, wish) or _too_dear(one.offer, pool) or rests(one):
@@ -74,11 +74,6 @@ def nothing_taken(pool: Pool | None, candidates: Iterable[Candidate]) -> str | N
     return f"no account of the pool has a type {unknown[0]!r}{nearest(unknown[0].strip('*'), known)}"
 
 
-def source_of(pool: Pool, account: str, offer: Offer) -> Source | None:
-    """The first source of the pool that takes the account's offer."""
-    return next((source for source in pool.sources if source.account == account and source.takes(offer)), None)
-
-
 def fitting(found: Sequence[Candidate], need: Requirement) -> tuple[list[Candidate], list[str]]:
     """Offers of hosts that can run the job; and why others cannot.
 
@@ -93,7 +88,7 @@ def fitting(found: Sequence[Candidate], need: Requirement) -> tuple[list[Candida
 
 def why_not_of(pool: Pool, account: str, offer: Offer) -> str | None:
     """Why the pool does not take the account's offer, or None if it does."""
-    if source_of(pool, account, offer) is None:
+    if pool.source_of(account, offer) is None:
         return "no source of the pool takes it"
     return _too_dear(offer, pool)
 
