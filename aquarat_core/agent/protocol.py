@@ -318,7 +318,7 @@ class Armed(TypedDict):
 
     state: Literal["armed"]
     started: bool
-    """Whether its process had to be started: because it was armed for the first time, or had been killed."""
+    """Whether this call started its process, because there was none yet or it had been killed."""
 
 
 class Fired(TypedDict):

@@ -85,7 +85,7 @@ def with_current_names(
 
 
 def same_config(section: BaseModel | None, recorded: object) -> bool:
-    """Whether the config recorded with an artifact, perhaps under old names, equals `section`.
+    """Whether `section` equals the config recorded with an artifact, which may use old names.
 
     A field that the recorded config lacks did not exist yet, and its default leaves everything as it was.
     """

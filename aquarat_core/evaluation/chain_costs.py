@@ -23,12 +23,12 @@ _MICROS = 1_000_000
 
 
 class CostRow(TypedDict):
-    """What making one artifact has cost; None for what is not known, as the price of a host without one."""
+    """What one artifact has cost to make. A value that is not known is None, for example if its host has no price."""
 
     asset: str
     host: str | None
     hours: float | None
-    """Of all attempts."""
+    """Time on its hosts, summed over all attempts to make it."""
     gpu_hours: float | None
     cost_usd: float | None
     cost_overhead_usd: float | None

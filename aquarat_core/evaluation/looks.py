@@ -40,7 +40,7 @@ class TrainingLook(NamedTuple):
     split: str
     times: int
     chose: bool
-    """Whether the published policy was chosen by it."""
+    """Whether these measurements chose the policy that was published."""
 
 
 def is_eval_report(artifact: Artifact) -> bool:

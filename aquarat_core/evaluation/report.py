@@ -71,7 +71,7 @@ class EvalReport(TypedDict):
     chat_core: ChatCore | None
     core: NotRequired[CoreReport | None]
     three_figures: NotRequired[ThreeFigures]
-    """Of the main task, where `eval_report.forced_letter` asks for them."""
+    """The three figures of the main task, where `eval_report.forced_letter` asks for them."""
     interpretability: NotRequired[Findings | None]
 
 

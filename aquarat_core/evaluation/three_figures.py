@@ -34,7 +34,7 @@ class ThreeFigures(TypedDict):
 
     as_generated: Share
     among_parsed: Share
-    """Of the answers that could be read."""
+    """The share that is correct among the answers that could be read."""
     forced_letter: Share
     """The most likely letter after the cue; questions without room for it count as wrong."""
     right_probability: Share

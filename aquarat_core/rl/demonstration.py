@@ -60,7 +60,7 @@ def taught(task: Task[A], examples: Sequence[Example[A]], tokenizer: Tokenizer, 
 
 
 def has_solution(task: Task[A], example: Example[A]) -> bool:
-    """Whether the example's target works its answer out, and stays right however the example is shown."""
+    """Whether the example's target contains a worked solution that stays correct however its options are ordered."""
     if example.target is None or example.target.strip() == task.answer_text(example.reference).strip():
         return False
     keeps_order = task.rotated(example, 1) == example

@@ -45,7 +45,7 @@ class Group(Generic[A_co]):
     rewards: list[float]
     """The rewards for training: those of the grades, plus additions from the config."""
     teacher_prompt: Sequence[int] = ()
-    """What the teacher sees in place of `prompt`, in self-distillation."""
+    """The tokens that the teacher of self-distillation reads in place of `prompt`."""
 
     @property
     def has_signal(self) -> bool:

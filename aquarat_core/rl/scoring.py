@@ -26,7 +26,7 @@ class Sample:
     forced: Sequence[int] = ()
     """Positions of completion tokens that came from a tool."""
     teacher_prompt: Sequence[int] = ()
-    """What the teacher sees in place of `prompt`, in self-distillation."""
+    """The tokens that the teacher of self-distillation reads in place of `prompt`."""
 
 
 @dataclass(frozen=True, slots=True)
