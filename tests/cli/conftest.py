@@ -44,6 +44,14 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
+    def press_until(self, keys: str, text: str) -> None:
+        """Presses the keys, as often as a person would, until the command has shown `text`.
+
+        Python shows a prompt a moment before it reads keys, and what is pressed in between waits for the next key.
+        """
+        self._read_while(lambda: text not in self.shown, keys)
+        self.until(text)
+
     def until(self, text: str) -> str:
         """Waits until the command has shown `text`, and returns all since the last time."""
         self._read_while(lambda: text not in self.shown)
@@ -55,16 +63,22 @@ class Terminal:
         """Waits until the command shows more than how it sets up the terminal."""
         self._read_while(lambda: not re.sub(r"\x1b\[[?0-9;]*[a-z]", "", self.shown).strip())
 
-    def end(self) -> int:
-        """Waits until the command has ended; its exit code."""
-        self._read_while(lambda: self.process.poll() is None)
+    def end(self, keys: str = "") -> int:
+        """Waits until the command has ended, and presses the keys until then; its exit code."""
+        self._read_while(lambda: self.process.poll() is None, keys)
         return self.process.wait()
 
-    def _read_while(self, going: Callable[[], bool]) -> None:
-        """Reads what is shown, until the command has closed the terminal."""
-        deadline = time.monotonic() + limit(60)
+    def _read_while(self, going: Callable[[], bool], keys: str = "") -> None:
+        """Reads what is shown, until the command has closed the terminal; presses the keys every few seconds."""
+        started = pressed = time.monotonic()
+        if keys:
+            self.press(keys)
         while going():
-            assert time.monotonic() < deadline, self.shown
+            now = time.monotonic()
+            assert now - started < limit(60), self.shown
+            if keys and now - pressed > limit(2):
+                self.press(keys)
+                pressed = now
             if select.select([self._ours], [], [], 0.2)[0]:
                 try:
                     self.shown += os.read(self._ours, 65536).decode(errors="replace")

@@ -101,11 +101,9 @@ def test_a_person_stops_an_answer_and_stays(
     screen.until("/temperature NUMBER")
     screen.until("Pasted lines are one message.")
     screen.until("> ")
-    screen.press("\x03")
-    screen.until("Ctrl-D leaves")
-    screen.until("> ")  # a terminal forgets a Ctrl-D that comes before readline reads
-    screen.press("\x04")
-    assert screen.end() == 0
+    screen.press_until("\x03", "Ctrl-D leaves")
+    screen.until("> ")
+    assert screen.end("\x04") == 0
     history = (tmp_path / "cache" / "chat_history").read_text().splitlines()
     assert history == ["Hello", "/undo", "/nothing", "/help"]
 
