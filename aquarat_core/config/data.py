@@ -57,6 +57,9 @@ class AquaDatasetConfig(StrictModel):
     unreached: Literal["drop", "keep"] = "drop"
     """Normalized rationales only: training rows whose rationale does not reach the right option are left out, or kept
     with a mark."""
+    max_rationale_chars: PositiveInt | None = None
+    """Hub only: training rows whose rationale is longer, after the rules above, are left out; null keeps all. A small
+    model that learns from short solutions repeats itself less, and more of its answers come to an end."""
     n_holdout: NonNegativeInt = 0
     """Hub only: training questions set aside for choosing between models, as the split `holdout`; the questions
     themselves decide which ones, and near duplicates of them are never trained on."""
@@ -65,10 +68,12 @@ class AquaDatasetConfig(StrictModel):
 
     @model_validator(mode="after")
     def _published_rows(self) -> AquaDatasetConfig:
-        if self.source == "synthetic" and (self.rationales != "published" or self.n_holdout):
+        if self.source == "synthetic" and (
+            self.rationales != "published" or self.n_holdout or self.max_rationale_chars is not None
+        ):
             raise ValueError(
-                "rationales and n_holdout are for published rows: set source to 'hub', or rationales to 'published' "
-                "and n_holdout to 0"
+                "rationales, max_rationale_chars and n_holdout are for published rows: set source to 'hub', or "
+                "rationales to 'published', max_rationale_chars to null and n_holdout to 0"
             )
         return self
 

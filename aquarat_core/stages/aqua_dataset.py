@@ -65,6 +65,8 @@ def _from_hub(
         cleaned.splits = normalized.splits
         summary |= _normalized(ctx, normalized)
         extra["rationales"] = {"counts": normalized.counts, "unreached": normalized.unreached}
+    if config.max_rationale_chars is not None:
+        _drop_long(ctx, cleaned, config.max_rationale_chars)
     kept = _kept(cleaned, config)
     if cleaned.bad_rows:
         first, n = cleaned.bad_rows[0], sum(c.get("dropped_bad_row", 0) for c in cleaned.counts.values())
@@ -84,6 +86,25 @@ def _from_hub(
         if n and (rule.startswith("dropped_") or rule in ("option_prefix_missing", "options_keep_order"))
     }
     return kept, report, {"revision": hub.revision, **dropped, **summary}
+
+
+def _drop_long(ctx: StageContext, cleaned: Cleaned, limit: int) -> None:
+    """Removes from training, and counts, the questions whose rationale has more than `limit` characters."""
+    questions = cleaned.splits[TRAIN]
+    kept = [q for q in questions if len(q.rationale) <= limit]
+    if questions and not kept:
+        shortest = min(len(q.rationale) for q in questions)
+        raise DataError(
+            f"no row is left of split train: the shortest of {len(questions):,} rationales has {shortest:,} "
+            f"characters, more than aqua_dataset.max_rationale_chars {limit:,}"
+        )
+    cleaned.splits[TRAIN] = kept
+    n = len(questions) - len(kept)
+    cleaned.counts[TRAIN]["dropped_long_rationale"] = n
+    cleaned.counts[TRAIN]["kept"] -= n
+    ctx.log(
+        f"{n:,} of {len(questions):,} training rows are left out: their rationale is longer than {limit:,} characters"
+    )
 
 
 def _kept(cleaned: Cleaned, config: AquaDatasetConfig) -> dict[str, list[Question]]:

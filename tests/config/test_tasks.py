@@ -178,7 +178,7 @@ def test_models_are_chosen_by_a_holdout_where_there_is_one(tmp_path: Path) -> No
 
 
 def test_only_published_rows_are_normalized_and_set_aside(tmp_path: Path) -> None:
-    for fields in ({"n_holdout": 5}, {"rationales": "normalized"}):
+    for fields in ({"n_holdout": 5}, {"rationales": "normalized"}, {"max_rationale_chars": 9}):
         with pytest.raises(ConfigError, match="are for published rows: set source to 'hub'"):
             load(tmp_path, aqua_dataset=fields)
 

@@ -26,9 +26,11 @@ def aqua_row(n: int, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def add_aqua(hub, **test_changes: Any) -> None:
+def add_aqua(hub, long: tuple[int, ...] = (), **test_changes: Any) -> None:
+    """`long` are the training rows with a rationale of two lines."""
+    two_lines = {n: {"rationale": f"The number is {n}.\n{n} + 2 = {n + 2}"} for n in long}
     files = {
-        "raw/train-00000-of-00001.parquet": [aqua_row(n) for n in range(8)],
+        "raw/train-00000-of-00001.parquet": [aqua_row(n, **two_lines.get(n, {})) for n in range(8)],
         "raw/validation-00000-of-00001.parquet": [aqua_row(n) for n in (8, 9)],
         "raw/test-00000-of-00001.parquet": [aqua_row(10), aqua_row(11, **test_changes)],
     }
@@ -83,6 +85,20 @@ def test_rationales_are_normalized_and_questions_set_aside_where_asked(hub, run_
     assert read_questions(fewer.out / "holdout.parquet") == holdout
     more = run_stage("aqua_dataset", config | {"n_holdout": 5}, hub.endpoint, out="more")
     assert "n_holdout 5 is more than half of the 8 training questions" in more.message
+
+
+def test_training_rows_with_long_rationales_are_left_out_where_asked(hub, run_stage) -> None:
+    two_lines = "It is the sum of both.\n11 + 2 = 13"
+    add_aqua(hub, long=(1, 4, 6), rationale=two_lines)
+    config = {"source": "hub", "max_rationale_chars": 9}
+    done = run_stage("aqua_dataset", config, hub.endpoint)
+    kept = read_questions(done.out / "train.parquet")
+    assert {q.id for q in kept} == {f"train-{n:06d}" for n in (0, 2, 3, 5, 7)}
+    assert done.metrics["train_dropped_long_rationale"] == 3
+    assert json.loads((done.out / "cleaning.json").read_text())["counts"]["train"]["dropped_long_rationale"] == 3
+    assert two_lines in {q.rationale for q in read_questions(done.out / "test.parquet")}
+    none = run_stage("aqua_dataset", config | {"max_rationale_chars": 1}, hub.endpoint, out="none")
+    assert "no row is left of split train" in none.message and "max_rationale_chars 1" in none.message
 
 
 def test_a_bad_row_names_itself_or_is_dropped(hub, run_stage) -> None:
