@@ -18,9 +18,10 @@ from aquarat_core.config import Profile, load_profile, profile_names
 from aquarat_core.config.accounting import describe
 from aquarat_core.config.fields import MAX_COUNT
 from aquarat_core.settings import store_uri
+from aquarat_core.stages.forecast import Gpus, forecast
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/cli.md", "docs/configuration.md")
+PAGES = ("README.md", "docs/cli.md", "docs/configuration.md", "docs/recipe.md")
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BOUNDS = {
     "minimum": "≥",
@@ -73,6 +74,40 @@ def _row(profile: Profile) -> tuple[str, ...]:
     names = ("depth", "dim", "heads", "sequence_len", "vocabulary", "parameters", "flops_per_token")
     numbers = (f"{f:,}" if isinstance(f := facts[name], int) else f for name in names)
     return (f"`{profile.name}`", profile.description, *numbers)
+
+
+PRICE = 2.99
+"""Dollars of one H100 for an hour in the table of costs: an example, which only decides that column."""
+
+
+def costs() -> str:
+    """What the profiles that train on GPUs take on eight H100s, computed, as a Markdown table."""
+    gpus = Gpus("H100", PRICE)
+    head = ("profile", "tokens", "base", "mid, SFT", "RL", "evaluation", "all", "price", "GB of a GPU", "disk")
+    rows: list[tuple[str, ...]] = []
+    for profile in sorted(map(load_profile, profile_names()), key=lambda p: describe_model(p)["parameters"]):
+        found = {one.stage: one for one in forecast(profile, gpus)}
+        if not found["base_checkpoint"].ranks:
+            continue
+        base, mid, sft, rl = (found[f"{name}_checkpoint"] for name in ("base", "mid", "sft", "rl"))
+        reports = sum(one.seconds for name, one in found.items() if name.endswith("_report"))
+        seconds = sum(one.seconds for one in found.values())
+        times = (base.seconds, mid.seconds + sft.seconds, rl.seconds, reports, seconds)
+        rows.append(
+            (
+                f"`{profile.name}`", f"{base.tokens / 1e9:.1f} billion", *map(_time, times),
+                f"${sum(one.dollars or 0 for one in found.values()):.2f}",
+                f"{max(sum(one.memory.values()) for one in found.values()) / 1e9:.0f}",
+                f"{sum(one.disk for one in found.values()) / 1e9:.0f} GB",
+            )
+        )  # fmt: skip
+    rule = ("---", *("---:" for _ in head[1:]))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+def _time(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} h" if minutes >= 60 else "< 1 min" if minutes < 1 else f"{minutes:.0f} min"
 
 
 def configuration() -> str:
@@ -188,7 +223,7 @@ def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     return _one_line(text).replace(store_uri(), "AQUARAT_STORE")
 
 
-PARTS = {"profiles": profiles, "configuration": configuration, "commands": commands}
+PARTS = {"profiles": profiles, "costs": costs, "configuration": configuration, "commands": commands}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

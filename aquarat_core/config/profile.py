@@ -155,6 +155,11 @@ class Profile(StrictModel):
                         f"{stage}.mixture: permutations of {names.own(entry.name)} are not possible, only those of a "
                         "task with options"
                     )
+                if entry.answer_only and names.own(entry.name) not in names.graded:
+                    raise ValueError(
+                        f"{stage}.mixture: {names.own(entry.name)} has no answers to show alone (answer_only): only "
+                        f"tasks have, here {', '.join(sorted(names.graded))}"
+                    )
             names.check(train.validation_task, f"{stage}.validation_task", names.graded)
             split = names.choice_split(train.validation_task, train.validation_split)
             names.check_split(train.validation_task, split, f"{stage}.validation_task")

@@ -202,7 +202,8 @@ class TaskNames:
         found = {name: self.tasks[name].definition for name in sorted(self.of(section)) if name in self.tasks}
         if not isinstance(section, ChatTrainConfig):
             return found
-        shown_anew = {self.own(entry.name) for entry in section.mixture if entry.permutations > 1}
+        anew = (entry for entry in section.mixture if entry.permutations > 1 or entry.answer_only)
+        shown_anew = {self.own(entry.name) for entry in anew}
         return {
             name: task if name in shown_anew else task.model_copy(update={"code": None}) for name, task in found.items()
         }

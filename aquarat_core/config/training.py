@@ -82,8 +82,7 @@ class LaunchConfig(StrictModel):
     attention: Literal["auto", "sdpa", "flex", "fa3"] = "auto"
     """Attention kernel in base, mid and SFT. `auto` is FlashAttention-3 on Hopper if its package is installed, else
     FlexAttention for windows in compiled code, else torch's own; a kernel that fails a trial is replaced by the next.
-    All
-    give the same results except for rounding. On CPUs, short rows always use the fused function."""
+    All give the same results except for rounding. On CPUs, short rows always use the fused function."""
     float8: bool = False
     """Multiply the blocks' matrices in 8-bit floats (base, mid and SFT) on GPUs that can: faster but less exact."""
     deterministic: bool = True
@@ -183,6 +182,9 @@ class MixtureEntry(StrictModel):
     """Number of rows taken; null takes all."""
     permutations: PositiveInt = 1
     """For tasks with options: copies of each row, each with its options in another order."""
+    answer_only: bool = False
+    """For tasks: the answer alone, in its form, without the worked solution. Beside an entry with solutions it teaches
+    a small model the form, but also to answer without reasoning."""
 
 
 class ChatTrainConfig(TrainConfig):

@@ -82,12 +82,18 @@ class TaskExamples(Source):
     Each pass reads the examples again, because as objects they would take more memory than everything else.
     """
 
-    def __init__(self, task: Task[Any], path: FilePath, split: str) -> None:
-        """`path` finds the files of the task's artifact; nothing is read before it is needed."""
-        self._task, self._path, self._split = task, path, split
+    def __init__(self, task: Task[Any], path: FilePath, split: str, answer_only: bool = False) -> None:
+        """`path` finds the files of the task's artifact; nothing is read before it is needed. With `answer_only`, the
+        targets are answers without solutions."""
+        self._task, self._path, self._split, self._answer_only = task, path, split, answer_only
+
+    def without_solutions(self) -> TaskExamples:
+        """The same rows with their answers alone."""
+        return TaskExamples(self._task, self._path, self._split, answer_only=True)
 
     def __iter__(self) -> Iterator[Example[Any]]:
-        return iter(self._task.iterate(self._path, self._split))
+        examples = self._task.iterate(self._path, self._split)
+        return map(self._task.without_solution, examples) if self._answer_only else iter(examples)
 
     def __len__(self) -> int:
         return self._length
@@ -121,7 +127,10 @@ class TaskExamples(Source):
         return sum(1 for _ in self)
 
     def _shown(self, example: Example[Any], copy_seed: int | None) -> list[Message]:
-        return (example if copy_seed is None else self._task.shown(example, copy_seed)).conversation()
+        if copy_seed is not None:
+            example = self._task.shown(example, copy_seed)
+            example = self._task.without_solution(example) if self._answer_only else example
+        return example.conversation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +184,9 @@ def mix(
     parts: list[Part] = []
     order, keys, n = array("q"), bytearray(), 0
     for entry in entries:
-        source = _named(entry.name, sources)
+        source, called = _named(entry.name, sources), entry.name
+        if entry.answer_only:
+            source, called = _without_solutions(source, entry.name), f"{entry.name} answers"
         rows, seeds = array("q"), list[int | None]()
         skipped = (without or {}).get(entry.name, ())
         there = ((row, *found) for row, found in enumerate(source.copies(entry.permutations)) if row not in skipped)
@@ -184,7 +195,7 @@ def mix(
             rows.append(row)
             seeds.append(None)
             for copy in range(copies * entry.repeat):
-                keys += hashlib.blake2b(f"{seed}\0{entry.name}/{name}/{copy}".encode(), digest_size=16).digest()
+                keys += hashlib.blake2b(f"{seed}\0{called}/{name}/{copy}".encode(), digest_size=16).digest()
                 if copy % copies:
                     order.append(n + len(rows))
                     rows.append(row)
@@ -201,6 +212,12 @@ def _named(name: str, sources: Mapping[str, Source]) -> Source:
         return sources[name]
     hint = did_you_mean(name, sources)
     raise DataError(f"the mixture names {name!r}: {hint}there are {', '.join(sorted(sources))}")
+
+
+def _without_solutions(source: Source, name: str) -> Source:
+    if isinstance(source, TaskExamples):
+        return source.without_solutions()
+    raise DataError(f"the mixture asks for answers of {name} alone (answer_only), but only tasks have them")
 
 
 def _sorted(keys: bytearray) -> npt.NDArray[np.int64]:

@@ -20,7 +20,7 @@ import importlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -170,6 +170,10 @@ class Task(Protocol[A]):
         """Whether the target holds however the example is shown, so that copies of it may differ; False by default."""
         del example
         return False
+
+    def without_solution(self, example: Example[A]) -> Example[A]:
+        """The example with the answer alone as its target, in the form that is asked for; by default `answer_text`."""
+        return replace(example, target=self.answer_text(example.reference), target_parts=())
 
     def chance(self, example: Example[A]) -> float:
         """The probability that a guess is right: one divided by the number of choices, or 0 for an open answer."""

@@ -98,6 +98,28 @@ def test_the_first_copy_is_as_published_and_others_move_the_letter(sources: dict
             assert f"\n{q.options[0]} = {letter}\n" in user["content"]
 
 
+def test_answers_alone_are_other_rows_beside_the_solutions(sources: dict[str, Source]) -> None:
+    entries = [MixtureEntry(name="aqua"), MixtureEntry(name="aqua", answer_only=True, permutations=2)]
+    mixture = mix(entries, sources, seed=1)
+    assert len(mixture.order) == 3 * len(QUESTIONS)  # without its rationale every row can be permuted
+    replies = Counter(reply["content"] for _, reply in conversations(mixture))
+    assert all(replies[conversation(q)[1]["content"]] for q in QUESTIONS)
+    bare = [(user, reply["content"]) for user, reply in conversations(mixture) if "It is" not in reply["content"]]
+    assert len(bare) == 2 * len(QUESTIONS)
+    for user, reply in bare:
+        line, answer = reply.split("\n")
+        letter = answer.removeprefix("Answer: ")
+        number = user["content"].split("\n")[0].removeprefix("What is ").removesuffix("?")
+        assert line == f"{number} = {letter}" and f"\n{line}\n" in user["content"]
+    alone = conversations(mix(entries[1:], sources, seed=1))
+    assert alone == [[user, reply] for user, reply in conversations(mixture) if "It is" not in reply["content"]]
+
+
+def test_answers_of_conversations_are_refused(sources: dict[str, Source]) -> None:
+    with pytest.raises(DataError, match=r"asks for answers of drills alone \(answer_only\), but only tasks have them"):
+        mix([MixtureEntry(name="drills", answer_only=True)], sources, seed=0)
+
+
 def test_the_order_is_the_seeds_and_nothing_elses(sources: dict[str, Source]) -> None:
     entries = [MixtureEntry(name="aqua"), MixtureEntry(name="identity", repeat=2), MixtureEntry(name="drills")]
     first = places(mix(entries, sources, seed=5), sources)

@@ -47,8 +47,12 @@ def prompt(q: Question) -> str:
 
 def target(q: Question) -> str:
     """The assistant's reply: rationale, right option and answer line; without a rationale only the answer line."""
-    answer = f"{MARKER}{q.correct}"
-    return f"{q.rationale}\n{option_line(q.options[q.gold], q.correct)}\n{answer}" if q.rationale else answer
+    return f"{q.rationale}\n{answer_lines(q)}" if q.rationale else f"{MARKER}{q.correct}"
+
+
+def answer_lines(q: Question) -> str:
+    """The reply without a solution, as the prompt asks for its end: right option and answer line."""
+    return f"{option_line(q.options[q.gold], q.correct)}\n{MARKER}{q.correct}"
 
 
 def target_parts(q: Question) -> tuple[Part, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 from aquarat_core.conversation import user_message
 from aquarat_core.tasks.aqua.question import (
     LETTERS,
     Question,
+    answer_lines,
     permute,
     prompt,
     rotate,
@@ -79,6 +81,10 @@ class AquaTask(LetteredTask[Question]):
     def is_permutable(self, example: Example[Question]) -> bool:
         """Whether the rationale names no option by its letter or position."""
         return letter_free(example.answer.rationale, len(LETTERS))
+
+    def without_solution(self, example: Example[Question]) -> Example[Question]:
+        bare = replace(example.answer, rationale="", rationale_parts=())
+        return replace(to_example(bare), target=answer_lines(bare))
 
     def worthless(self, example: Example[Question]) -> Mapping[str, Attempt]:
         rationale = example.answer.rationale
