@@ -26,7 +26,7 @@ class RLOptimConfig(OptimConfig):
     lr_scale: Positive = 0.05
     """Multiplies all learning rates of the optimizer; RL takes far smaller steps than pretraining."""
     warmdown: UnitInterval = 1.0
-    """Share of the steps, at the end, in which the rates fall linearly to `final_lr`."""
+    """Share of the steps, at the end, in which the rates fall to `final_lr`."""
 
 
 class ObjectiveConfig(StrictModel):
