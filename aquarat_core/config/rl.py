@@ -26,7 +26,7 @@ class RLOptimConfig(OptimConfig):
     lr_scale: Positive = 0.05
     """Multiplies all learning rates of the optimizer; RL takes far smaller steps than pretraining."""
     warmdown: UnitInterval = 1.0
-    """Share of the steps, at the end, in which the rates fall linearly to `final_lr`."""
+    """Share of the steps, at the end, in which the rates fall to `final_lr`."""
 
 
 class ObjectiveConfig(StrictModel):
@@ -69,12 +69,32 @@ class RewardConfig(StrictModel):
     policy's probability of the right letter at its position. `forced_letter`: for every completion, the probability of
     the right letter among the letters after a forced cue that follows the completion's solution; it needs no form and
     teaches none."""
+    exact_after: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the steps, at the beginning, in which `kind` is paid. The steps after them are paid as by `answer`; null
+    pays `kind` in all steps."""
     format_bonus: Annotated[float, Field(ge=0, lt=0.2)] = 0.0
     """Paid for any well-formed answer; a policy that cannot solve the questions learns only the form from it."""
+    format_bonus_until: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The bonus ends for good after the first step in which more than this share of the completions is well-formed;
+    null pays it in all steps."""
     control: Literal["none", "random", "constant"] = "none"
     """Rewards that ignore the right answer, to show what they teach: 1 for a random fifth, or for the letter A."""
     overlong_tokens: NonNegativeInt = 0
     """The reward falls by up to 1 within this many last tokens of the budget; 0 does not penalize length."""
+
+    @model_validator(mode="after")
+    def _changes_do_something(self) -> RewardConfig:
+        if self.exact_after is not None and self.kind == "answer":
+            raise ValueError(
+                f"exact_after {self.exact_after} would do nothing, because the kind 'answer' is exact in all steps: "
+                "set exact_after to null, or kind to 'probability' or 'forced_letter'"
+            )
+        if self.format_bonus_until is not None and not self.format_bonus:
+            raise ValueError(
+                f"format_bonus_until {self.format_bonus_until} would do nothing, because no bonus is paid: set it to "
+                "null, or format_bonus above 0"
+            )
+        return self
 
 
 class DistillationConfig(StrictModel):

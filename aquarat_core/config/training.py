@@ -41,7 +41,7 @@ class OptimConfig(StrictModel):
     momentum_steps: NonNegativeInt = 0
     """Steps over which Muon's momentum changes."""
     momentum_last: UnitInterval | None = None
-    """Muon's momentum at the end of the warm-down; null keeps it."""
+    """Muon's momentum at the end of the warm-down, in which it falls in the shape of the rates; null keeps it."""
     muon_beta2: UnitInterval | None = 0.9
     """Decay rate of the mean squares that normalize the rows of Muon's updates (NorMuon); null disables it."""
     embedding_betas: tuple[UnitInterval, UnitInterval] = (0.8, 0.95)
@@ -51,7 +51,9 @@ class OptimConfig(StrictModel):
     warmup: UnitInterval = 0.0
     """Share of the steps, at the beginning, in which the rates rise linearly from zero."""
     warmdown: UnitInterval = 0.2
-    """Share of the steps, at the end, in which the rates fall linearly to `final_lr`."""
+    """Share of the steps, at the end, in which the rates fall to `final_lr`."""
+    warmdown_shape: Literal["linear", "cosine"] = "linear"
+    """How the rates fall: in equal steps, or along half a cosine, slowly at first and slowly at last."""
     final_lr: UnitInterval = 0.0
     """Rates at the last step, as a share of the full rates."""
     grad_clip: Positive | None = 1.0

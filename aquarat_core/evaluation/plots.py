@@ -109,10 +109,12 @@ class Accuracy:
     hi: float
 
 
+REWARD, EXACT_REWARD = "rl/mean_reward", "rl/exact_reward"
+"""The mean reward of every step, and that of the steps in which the exact reward has replaced another one."""
 PANELS = (
     ("Loss", "nats per token", ("train/loss", "val/loss")),
     ("Held-out bits per byte", "bits per byte", ("val/bpb",)),
-    ("Reward and accuracy", "share", ("rl/mean_reward", "eval/accuracy")),
+    ("Reward and accuracy", "share", (REWARD, EXACT_REWARD, "eval/accuracy")),
     ("Form of the answers", "share", ("rl/parse_rate", "rl/truncated_rate")),
     ("KL to the start", "nats", ("rl/kl_sequence_mean",)),
 )
@@ -224,8 +226,13 @@ def to_png_data_uri(figure: Figure, dpi: int = 72) -> str:
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
+def drawn(row: Row, name: str) -> bool:
+    """Whether a curve of `name` has the row. A mean reward on another scale than before has a curve of its own."""
+    return isinstance(row.get(name), int | float) and not (name == REWARD and EXACT_REWARD in row)
+
+
 def _series(rows: Sequence[Row], name: str) -> Series:
-    points = [(float(r["step"]), float(r[name])) for r in rows if isinstance(r.get(name), int | float)]
+    points = [(float(r["step"]), float(r[name])) for r in rows if drawn(r, name)]
     points = _binned([p for p in points if math.isfinite(p[1])])
     return Series(name, tuple(p[0] for p in points), tuple(p[1] for p in points))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aquarat_core.rl.alarms import Monitors
+from aquarat_core.rl.reward import RewardSchedule
 from aquarat_core.rl.rollouts import Group
 from aquarat_core.rl.samples import sample_rows
 from aquarat_core.tracking.sample_table import SampleTable
@@ -61,6 +62,26 @@ class SampledAnswers(Callback):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         self.table.load_state_dict(state_dict)
+
+
+@dataclass
+class RewardChanges(Callback):
+    """Shows in the metrics what a step was paid if that changes within the run, and logs the changes."""
+
+    name = "reward"
+    schedule: RewardSchedule
+    log: Callable[[str], None]
+
+    def after_step(self, step: TrainingStep) -> None:
+        step.metrics |= self.schedule.metrics(step.index, step.metrics["rl/mean_reward"])
+        for text in self.schedule.after_step(step.index, step.metrics["rl/parse_rate"]):
+            self.log(f"step {step.done}: {text}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        self.schedule.load_state_dict(state_dict)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from aquarat_core.evaluation.letters import answer_position, letter_ids, letter_
 from aquarat_core.model.typed_torch import to_list
 from aquarat_core.rl.advantage import group_std, mean_baseline
 from aquarat_core.rl.demonstration import teacher_prompt
-from aquarat_core.rl.reward import overlong_penalty, with_format_bonus
+from aquarat_core.rl.reward import RewardSchedule, overlong_penalty, with_format_bonus
 from aquarat_core.rl.scoring import Sample
 from aquarat_core.rl.task_mixture import part_of, parts_of
 from aquarat_core.rollout.batch import Completion
@@ -63,7 +63,8 @@ class RolloutCollector(Generic[A]):
         self, engine: Engine, tokenizer: Tokenizer, config: RLConfig, task: Task[A], reward: Reward[A] | None = None
     ) -> None:
         self.engine, self.tokenizer, self.config, self.task = engine, tokenizer, config, task
-        self.reward = with_format_bonus(reward or task.grade, config.reward.format_bonus)
+        self.reward = reward or task.grade
+        self.schedule = RewardSchedule(config.reward, config.steps)
         self.parts = parts_of(task)
         by_letter = config.reward.kind != "answer" or config.reward.control != "none"
         if by_letter and (others := [part.task.name for part in self.parts if not part.task.categories]):
@@ -93,13 +94,15 @@ class RolloutCollector(Generic[A]):
             stop=self.stop,
         )  # fmt: skip
         grading = time.monotonic()
-        groups = [self._graded(e, ids, group) for e, ids, group in zip(shown, prompts, sampled, strict=True)]
+        graded = with_format_bonus(self.reward, self.schedule.bonus(step))
+        groups = [self._graded(e, ids, group, graded) for e, ids, group in zip(shown, prompts, sampled, strict=True)]
         if config.distills:
             room = self.engine.model.config.sequence_len - config.max_new_tokens
             groups = [replace(g, teacher_prompt=teacher_prompt(self.tokenizer, g.example, room)) for g in groups]
-        if config.reward.kind == "probability":
+        kind = self.schedule.kind(step)
+        if kind == "probability":
             groups = self._with_probabilities(groups)
-        if config.reward.kind == "forced_letter":
+        if kind == "forced_letter":
             groups = self._with_forced_letters(groups)
         if config.reward.control != "none":
             groups = [self._uninformed(group, row_keys) for group, row_keys in zip(groups, keys, strict=True)]
@@ -126,9 +129,11 @@ class RolloutCollector(Generic[A]):
                 groups[i] = group
         return groups, drawn
 
-    def _graded(self, example: Example[A], ids: list[int], completions: list[Completion]) -> Group[A]:
+    def _graded(
+        self, example: Example[A], ids: list[int], completions: list[Completion], graded: Reward[A]
+    ) -> Group[A]:
         texts = [self.tokenizer.decode(c.content) for c in completions]
-        grades = [self.reward(example, text, c.ended) for text, c in zip(texts, completions, strict=True)]
+        grades = [graded(example, text, c.ended) for text, c in zip(texts, completions, strict=True)]
         budget, buffer = self.config.max_new_tokens, self.config.reward.overlong_tokens
         rewards = [
             grade.reward + overlong_penalty(c.n_sampled, budget, buffer)

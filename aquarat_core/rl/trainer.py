@@ -22,7 +22,7 @@ from aquarat_core.evaluation.protocols import accuracy
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.alarms import Monitors
 from aquarat_core.rl.best import BestPolicy
-from aquarat_core.rl.callbacks import PHASES, AlarmReport, Measurement, RunTotals, SampledAnswers
+from aquarat_core.rl.callbacks import PHASES, AlarmReport, Measurement, RewardChanges, RunTotals, SampledAnswers
 from aquarat_core.rl.curriculum import Curriculum, CurriculumMixture
 from aquarat_core.rl.preflight import check_first_batch
 from aquarat_core.rl.probes import Probes
@@ -104,16 +104,19 @@ class Trainer(Generic[A]):
         """Train until `config.steps` steps are done, continuing an earlier start, and measure held-out accuracy;
         returns
         the summary. Leaves the policy that `config.publish` selects."""
-        config, ctx = self.config, session.ctx
+        config, ctx, schedule = self.config, session.ctx, self.sampler.schedule
         if config.reward.format_bonus:
             ctx.log(
                 f"warning: {config.reward.format_bonus} is paid for every well-formed answer, right or wrong "
                 "(rl_checkpoint.reward.format_bonus): rl/mean_reward is not accuracy, and the form alone can raise it"
             )
+        # Without changes there is no state of it, as in checkpoints that are older than these.
+        changing = [RewardChanges(schedule, ctx.log)] if schedule.changes else []
         table = SampleTable(ctx, session.log, "rl/samples", COLUMNS)
         callbacks = (
             *self.measurements,
             SampledAnswers(config.eval_every, table, lambda: self.groups, self.world.rank),
+            *changing,
             AlarmReport(self.alarms, ctx.log),
             self.totals,
         )
@@ -147,6 +150,7 @@ class Trainer(Generic[A]):
             "best_step": self.best.step or 0,
             "sampled_tokens": round(self.totals.tokens),
             "sampled_tokens_per_second": self.totals.tokens / seconds["all"],
+            **self.sampler.schedule.summary(),
             **{f"{phase}_share": seconds[phase] / seconds["all"] for phase in PHASES},
         }
 

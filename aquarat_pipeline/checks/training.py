@@ -67,7 +67,7 @@ def _unigram_entropy(checkpoint: Artifact) -> float | None:
 
 
 def _reward(subject: Subject) -> Finding:
-    from aquarat_core.evaluation.plots import checkpoint_metrics
+    from aquarat_core.evaluation.plots import EXACT_REWARD, checkpoint_metrics
 
     rows = checkpoint_metrics(subject.artifact)
     steps = [row for row in rows if "rl/mean_reward" in row]
@@ -79,8 +79,12 @@ def _reward(subject: Subject) -> Finding:
         name for row in last for name in row if name.startswith("rl/letter_") and len(name) == len("rl/letter_A")
     }
     shares = {name[-1]: sum(row.get(name, 0.0) for row in last) / len(last) for name in letters}
-    reward = sum(row["rl/mean_reward"] for row in last) / len(last)
-    said = f"Mean reward of the last quarter {reward:.3f}; {silent:.0%} of the steps taught nothing."
+    # The exact reward may have replaced another one in between, and their means do not compare.
+    exact = EXACT_REWARD in last[-1]
+    paid = [row["rl/mean_reward"] for row in last if (EXACT_REWARD in row) == exact]
+    reward = sum(paid) / len(paid)
+    of = f"exact reward of the last {len(paid)} steps" if len(paid) < len(last) else "reward of the last quarter"
+    said = f"Mean {of} {reward:.3f}; {silent:.0%} of the steps taught nothing."
     facts: dict[str, Any] = {"mean_reward": reward, "silent_steps": silent}
     if silent > _MAX_SHARE:
         return found(False, f"{said} All answers of each group earned the same.", WARN, **facts)

@@ -129,6 +129,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, field: str, valu
         ({"aqua_dataset": {"n_train": 10}}, "prompts_per_step 16 exceeds the 10 training questions"),
         ({"rl_checkpoint": {"curriculum": {"hard": 0.9, "easy": 0.1}}}, "hard 0.9 is above easy 0.1"),
         ({"rl_checkpoint": {"reward": {"overlong_tokens": 49}}}, "overlong_tokens 49 is more than max_new_tokens 48"),
+        ({"rl_checkpoint": {"reward": {"exact_after": 0.3}}}, "the kind 'answer' is exact in all steps"),
         ({"rl_checkpoint": {"steps": 10_000_001}}, "rl_checkpoint.steps: Input should be less than or equal to 100000"),
         ({"sft_checkpoint": {"steps": 10**30}}, "sft_checkpoint.steps: Input should be less than or equal to 10000000"),
         ({"aqua_dataset": {"n_train": 10**13}}, "aqua_dataset.n_train: Input should be less than or equal to"),

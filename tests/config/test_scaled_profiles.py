@@ -68,6 +68,8 @@ def test_a_profile_takes_all_questions_several_times_and_some_mathematics(name: 
     assert {"metamath", "numina", "gsm8k", "task"} <= mid
     rl = profile.rl_checkpoint
     assert rl.reward.kind == "probability" and rl.dynamic_sampling_rounds and rl.optim.warmdown < 0.5
+    assert rl.optim.warmdown_shape == "cosine" and rl.reward.exact_after == 0.33
+    assert rl.reward.format_bonus and rl.reward.format_bonus_until == 0.95
     assert _calls_are_answered(profile)
 
 

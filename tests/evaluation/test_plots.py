@@ -19,6 +19,15 @@ def test_metrics_become_panels_and_odd_values_are_left_out() -> None:
     assert plots.curve_panels([{"step": 1, "lr": 0.1}]) == []
 
 
+def test_rewards_on_two_scales_are_two_curves() -> None:
+    rows = [{"step": i, "rl/mean_reward": 0.4} for i in (1, 2)]
+    rows += [{"step": i, "rl/mean_reward": 0.2, "rl/exact_reward": 0.2} for i in (3, 4)]
+    (panel,) = plots.curve_panels(rows)
+    assert panel.series == (
+        plots.Series("rl/mean_reward", (1.0, 2.0), (0.4, 0.4)), plots.Series("rl/exact_reward", (3.0, 4.0), (0.2, 0.2))
+    )  # fmt: skip
+
+
 def test_long_curves_are_averaged_in_bins() -> None:
     rows = [{"step": i, "train/loss": float(i % 2)} for i in range(1200)]
     (panel,) = plots.curve_panels(rows)

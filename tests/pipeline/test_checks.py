@@ -209,6 +209,17 @@ def test_a_degenerate_reward_warns(
     assert said is None or (found.description.endswith(said) and found.severity == dg.AssetCheckSeverity.WARN)
 
 
+def test_rewards_on_two_scales_are_not_averaged(publish: Publish, look: Look) -> None:
+    rows = [
+        {"step": i, "rl/mean_reward": 0.4 if i < 17 else 0.2, "rl/silent": 0.0}
+        | ({"rl/exact_reward": 0.2} if i >= 17 else {})
+        for i in range(20)
+    ]
+    rl = publish("rl_checkpoint", questions, {"metrics.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows)})
+    found = look(rl, "reward_not_degenerate")
+    assert found.passed and found.description.startswith("Mean exact reward of the last 3 steps 0.200; ")
+
+
 @pytest.mark.parametrize(
     ("difference", "p", "passed"), [(0.03, 1e-6, True), (-0.01, 0.4, True), (-0.03, 1e-4, False), (None, None, True)]
 )

@@ -107,6 +107,14 @@ def test_curves_grow_by_what_is_new(url: str, store_uri: str) -> None:
     assert get(f"{url}/runs/curves", job=job, after=2).json()["rows"] == []
 
 
+def test_a_reward_on_another_scale_has_a_curve_of_its_own(url: str, store_uri: str) -> None:
+    folder = launched(store_uri)
+    beat(folder)
+    say(folder, 1, (1, {"rl/mean_reward": 0.4}), (2, {"rl/mean_reward": 0.2, "rl/exact_reward": 0.2}))
+    found = get(f"{url}/runs/curves", job=f"{RUN}/sft_checkpoint/1").json()
+    assert found["rows"] == [[1, {"rl/mean_reward": 0.4}], [2, {"rl/exact_reward": 0.2}]]
+
+
 def test_nothing_is_sent_again_while_nothing_changes(url: str, store_uri: str) -> None:
     beat(launched(store_uri))
     first = get(f"{url}/runs/data")

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from aquarat_core.stages.registry import CHECKPOINTS
-from benchmarks.kill.chain import IN_FLOAT32, SAVE_EVERY, Chain, chain, points
+from aquarat_core.artifacts import Artifact
+from aquarat_core.model.checkpoint import save_checkpoint
+from aquarat_core.stages.registry import CHECKPOINTS, STAGES
+from aquarat_core.tasks.aqua.files import write_questions
+from benchmarks.kill.chain import CODE, CONFIGS, IN_FLOAT32, SAVE_EVERY, Chain, chain, points
+from tests.factories import guesser, reading_questions, reading_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,46 @@ def test_a_run_killed_eight_times_ends_with_the_same_bytes(made: Chain, stage: s
     assert outcome.left_in_work == 0, "published: nothing unfinished is left"
     log = (Path(made.folder) / "worker.log").read_text()
     assert "resuming after step" in log
+
+
+@pytest.mark.slow
+def test_a_reward_that_changes_changes_at_the_same_steps_after_kills(
+    made: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a policy that answers in form half of the time: a run that forgot the end of the bonus would pay it again."""
+
+    def publish(asset: str, write: Callable[[Path], None]) -> Artifact:
+        folder = tmp_path / asset
+        folder.mkdir()
+        write(folder)
+        return made.store.publish(
+            asset=asset, kind=STAGES[asset].kind, directory=folder, config={}, profile="kill", code=CODE, parents=(),
+            metrics={}, seeds={}, run_id="run-0",
+        )  # fmt: skip
+
+    def questions(folder: Path) -> None:
+        write_questions(folder / "train.parquet", reading_questions(40))
+        write_questions(folder / "validation.parquet", reading_questions(20, first=1000))
+
+    def policy(folder: Path) -> None:
+        reading_tokenizer().save(tmp_path / "tokenizer.json")
+        save_checkpoint(folder, guesser(), tmp_path / "tokenizer.json")
+
+    for asset, write in {"aqua_dataset": questions, "sft_checkpoint": policy}.items():
+        monkeypatch.setitem(made.made, asset, publish(asset, write))
+    reward = {"kind": "probability", "exact_after": 0.5, "format_bonus": 0.1, "format_bonus_until": 0.5}
+    changes = {"steps": 24, "prompts_per_step": 4, "reward": reward, "temperature": 1.6, "optim": {"lr_scale": 0.3}}
+    at = [("step", 3), ("update", 5), ("commit", 1), ("rollout", 20), ("step", 5), ("update", 2)]
+    outcome = made.kill("rl_checkpoint", at, config=CONFIGS["rl_checkpoint"] | changes)
+    assert outcome.died == len(at) and outcome.passed, outcome
+    ended = made.store.latest("rl_checkpoint")
+    assert ended is not None
+    rows = [json.loads(line) for line in ended.record("metrics.jsonl").read_text().splitlines()][1:]
+    bonuses = [row["rl/format_bonus"] for row in rows]
+    n = bonuses.index(0.0)
+    assert bonuses == [0.1] * n + [0.0] * (24 - n) and 0 < n < 20
+    assert any(row["rl/parse_rate"] <= 0.5 for row in rows[n:]), "it would not have ended at any later step"
+    assert ["rl/exact_reward" in row for row in rows] == [False] * 12 + [True] * 12
 
 
 @pytest.mark.slow

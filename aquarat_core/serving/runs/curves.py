@@ -18,7 +18,7 @@ from aquarat_core.artifacts import Artifact, RecordError
 from aquarat_core.artifacts.bounded import printable
 from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.errors import DataError
-from aquarat_core.evaluation.plots import PANELS
+from aquarat_core.evaluation.plots import PANELS, drawn
 from aquarat_core.serving.runs.folders import Folder, Jobs, read_record
 from aquarat_core.serving.runs.messages import object_in, progress_message, whole_number
 
@@ -131,7 +131,8 @@ def _chosen(after: int, chunks: int) -> list[int]:
 
 def _known(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that have a chart, with six digits."""
-    return {name: float(f"{value:.6g}") for name in _NAMES if (value := _finite(metrics.get(name))) is not None}
+    found = {name: value for name in _NAMES if drawn(metrics, name) and (value := _finite(metrics[name])) is not None}
+    return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
 def _finite(value: object) -> float | None:
