@@ -61,7 +61,7 @@ def _from_hub(
         summary |= {"near_groups": parts.groups, "near_groups_largest": parts.largest_group}
         extra[HOLDOUT] = {"rows": len(parts.holdout), "groups": parts.groups, "largest_group": parts.largest_group}
     if config.rationales == "normalized":
-        normalized = normalize_rationales(cleaned.splits, config.unreached == "drop")
+        normalized = normalize_rationales(cleaned.splits, config.unreached == "drop", config.calculator_calls)
         cleaned.splits = normalized.splits
         summary |= _normalized(ctx, normalized)
         extra["rationales"] = {"counts": normalized.counts, "unreached": normalized.unreached}
@@ -106,7 +106,11 @@ def _normalized(ctx: StageContext, found: NormalizedRationales) -> dict[str, Sca
         f"reach the right option ({counts.get('dropped_unreached', 0):,} of them are left out); examples are in "
         f"{EXAMPLES_FILE}"
     )
-    named = {f"rationales_{name}": n for name, n in counts.items()}
+    named: dict[str, Scalar] = {f"rationales_{name}": n for name, n in counts.items()}
+    if "calls" in counts:
+        calling = found.calls_share(TRAIN)
+        ctx.log(f"{calling:.1%} of the training rationales call the calculator, {counts['calls']:,} times in all")
+        named["rationales_with_calls_share"] = round(calling, 4)
     return {**named, "rationales_changed_share": round(share, 4)}
 
 
