@@ -75,6 +75,12 @@ def parts_text(parts: Iterable[Part]) -> str:
     return "".join(part["text"].join(MARKS[part["type"]]) for part in parts)
 
 
+def without_calls(text: str, parts: Sequence[Part]) -> str:
+    """A text as a reader is meant to see it: without the calls and outputs among its `parts`; as it is if it has no
+    parts."""
+    return "".join(part["text"] for part in parts if part["type"] == "text") if parts else text
+
+
 def message_texts(message: Message) -> list[str]:
     """The texts in a message that become ordinary tokens, each encoded separately."""
     parts = message.get("parts")

@@ -46,8 +46,9 @@ class AquaDatasetConfig(StrictModel):
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
     """Synthetic only: the maximum difficulty."""
     calculator_calls: bool = False
-    """Synthetic only: rationales compute with calls of the calculator. A model that learns from them needs
-    `calculator: true` in RL and evaluation."""
+    """Rationales compute with calls of the calculator: generated ones all their equations, normalized ones of the Hub
+    their exact equations of numbers (docs/data.md). A model that learns from them needs `calculator: true` in RL and
+    evaluation."""
     on_bad_row: Literal["error", "drop"] = "error"
     """What to do with a row that has other than five options, a letter outside A-E, or a value of the wrong type or
     size; dropped rows are counted and named."""
@@ -74,6 +75,11 @@ class AquaDatasetConfig(StrictModel):
             raise ValueError(
                 "rationales, max_rationale_chars and n_holdout are for published rows: set source to 'hub', or "
                 "rationales to 'published', max_rationale_chars to null and n_holdout to 0"
+            )
+        if self.source == "hub" and self.calculator_calls and self.rationales == "published":
+            raise ValueError(
+                "calculator_calls of published rows needs their equations in one form: set rationales to 'normalized', "
+                "or calculator_calls to false"
             )
         return self
 

@@ -1,6 +1,8 @@
 """What the teacher of self-distillation sees: the question and, after it, its worked solution.
 
 The solution stands in the user's message, so that policy and teacher continue the same turn of the same conversation.
+Only an assistant calls tools, so calls and outputs are left out of it: as text, their marks would be words that the
+policy has never read.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from aquarat_core.conversation import Message, user_message
+from aquarat_core.conversation import Message, user_message, without_calls
 from aquarat_core.errors import StageError
 from aquarat_core.evaluation.protocols.generating import ORDER_TOKENS
 from aquarat_core.tasks.task import A, A_co, Example, Task
@@ -86,7 +88,7 @@ def teacher_prompt(tokenizer: Tokenizer, example: Example[Any], room: int) -> li
 
 def _fitted(tokenizer: Tokenizer, example: Example[Any], room: int) -> tuple[list[int], bool] | None:
     """The prompt and whether its solution was cut; None if the last line of the solution does not fit."""
-    solution = (example.target or "").strip()
+    solution = without_calls(example.target or "", example.target_parts).strip()
 
     def rendered(start: int) -> list[int]:
         return render_prompt(tokenizer, _messages(example, f"{CUT if start else ''}{solution[start:]}"))

@@ -40,6 +40,7 @@ class TaskMixture(Task[Member]):
             answer=Member(task, example),
             reference=example.reference,
             choices=example.choices,
+            target_parts=example.target_parts,
         )
 
     def examples(self, path: FilePath, split: str) -> list[Example[Member]]:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from aquarat_core.config import AquaDatasetConfig
+from aquarat_core.conversation import without_calls
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
@@ -61,7 +62,7 @@ def _from_hub(
         summary |= {"near_groups": parts.groups, "near_groups_largest": parts.largest_group}
         extra[HOLDOUT] = {"rows": len(parts.holdout), "groups": parts.groups, "largest_group": parts.largest_group}
     if config.rationales == "normalized":
-        normalized = normalize_rationales(cleaned.splits, config.unreached == "drop")
+        normalized = normalize_rationales(cleaned.splits, config.unreached == "drop", config.calculator_calls)
         cleaned.splits = normalized.splits
         summary |= _normalized(ctx, normalized)
         extra["rationales"] = {"counts": normalized.counts, "unreached": normalized.unreached}
@@ -91,9 +92,10 @@ def _from_hub(
 def _drop_long(ctx: StageContext, cleaned: Cleaned, limit: int) -> None:
     """Removes from training, and counts, the questions whose rationale has more than `limit` characters."""
     questions = cleaned.splits[TRAIN]
-    kept = [q for q in questions if len(q.rationale) <= limit]
+    lengths = [len(without_calls(q.rationale, q.rationale_parts)) for q in questions]
+    kept = [q for q, length in zip(questions, lengths, strict=True) if length <= limit]
     if questions and not kept:
-        shortest = min(len(q.rationale) for q in questions)
+        shortest = min(lengths)
         raise DataError(
             f"no row is left of split train: the shortest of {len(questions):,} rationales has {shortest:,} "
             f"characters, more than aqua_dataset.max_rationale_chars {limit:,}"
@@ -127,7 +129,11 @@ def _normalized(ctx: StageContext, found: NormalizedRationales) -> dict[str, Sca
         f"reach the right option ({counts.get('dropped_unreached', 0):,} of them are left out); examples are in "
         f"{EXAMPLES_FILE}"
     )
-    named = {f"rationales_{name}": n for name, n in counts.items()}
+    named: dict[str, Scalar] = {f"rationales_{name}": n for name, n in counts.items()}
+    if "calls" in counts:
+        calling = found.calls_share(TRAIN)
+        ctx.log(f"{calling:.1%} of the training rationales call the calculator, {counts['calls']:,} times in all")
+        named["rationales_with_calls_share"] = round(calling, 4)
     return {**named, "rationales_changed_share": round(share, 4)}
 
 

@@ -6,7 +6,8 @@ They are written like GSM8K's: in `48/2 = <<48/2=24>>24 clips`, the brackets hol
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from aquarat_core.conversation import Message, Part, assistant_message, call_parts, parts_text, text_part
 from aquarat_core.tasks.calculator import calculate
@@ -15,14 +16,27 @@ _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 _EQUATION = re.compile(r"(?P<left>\d+(?:% of| [-+*/]) \d+) = (?P<result>\d+)")
 
 
-def annotated_parts(text: str) -> list[Part]:
-    """Splits an annotated text into parts: each annotation becomes a call and its output; the text around it stays.
+class Call(NamedTuple):
+    """A call of the calculator in place of a span of a text."""
 
-    The output is the calculator's own result, so it has the same tokens that generation inserts. An annotation with
-    another result, or without a valid expression, is left out, because a call must not be taught with an output that
-    the calculator would not give.
+    start: int
+    end: int
+    expression: str
+
+
+def called_parts(text: str, calls: Iterable[Call]) -> list[Part]:
+    """Splits a text into parts: each of `calls`, which are in order, and its output take the place of its span.
+
+    The output is the calculator's own result, so it has the same tokens that generation inserts. A call without a
+    result is left out with its span, because a call must not be taught with an output that the calculator would not
+    give.
     """
-    return list(_joined(text))
+    return list(_joined(text, calls))
+
+
+def annotated_parts(text: str) -> list[Part]:
+    """`called_parts` of an annotated text; an annotation with another result than the calculator's is left out."""
+    return called_parts(text, map(_call, _ANNOTATION.finditer(text)))
 
 
 def annotated_message(text: str) -> Message:
@@ -43,19 +57,25 @@ def annotated(solution: str) -> str:
     return _EQUATION.sub(with_call, solution)
 
 
-def _joined(text: str) -> Iterator[Part]:
+def _call(annotation: re.Match[str]) -> Call:
+    """The call of an annotation; one of nothing, which has no result, if the annotation gives another result."""
+    expression, _, result = annotation[1].rpartition("=")
+    right = calculate(expression) == calculate(result)
+    return Call(annotation.start(), annotation.end(), expression if right else "")
+
+
+def _joined(text: str, calls: Iterable[Call]) -> Iterator[Part]:
     """Calls, outputs, and the text between them, each in one piece."""
     said, at = "", 0
-    for match in _ANNOTATION.finditer(text):
-        said += text[at : match.start()]
-        at = match.end()
-        call, _, result = match[1].rpartition("=")
-        output = calculate(call)
-        if output is None or output != calculate(result):
+    for call in calls:
+        said += text[at : call.start]
+        at = call.end
+        output = calculate(call.expression)
+        if output is None:
             continue
         if said:
             yield text_part(said)
         said = ""
-        yield from call_parts(call, output)
+        yield from call_parts(call.expression, output)
     if said := said + text[at:]:
         yield text_part(said)

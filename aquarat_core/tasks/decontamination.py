@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aquarat_core.conversation import without_calls
 from aquarat_core.tasks.duplicates import HeldOut
 from aquarat_core.tasks.splits import HELD_OUT, question_of
 from aquarat_core.tasks.task import Example
@@ -27,7 +28,7 @@ class Row:
     asked: Sequence[str]
     """The user's messages, or what a task knows to be the question."""
     text: str
-    """All of it, questions and answers."""
+    """All of it, questions and answers, without the calls of tools, which would interrupt a run of words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Contaminated:
 
 def searched(example: Example[Any]) -> Row:
     """An example of a task as a row."""
-    return Row(example.id, [question_of(example)], f"{example.prompt}\n{example.target or ''}")
+    said = without_calls(example.target or "", example.target_parts)
+    return Row(example.id, [question_of(example)], f"{example.prompt}\n{said}")
 
 
 class Searchable(Protocol):

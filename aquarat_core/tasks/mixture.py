@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from aquarat_core.config import MixtureEntry
 from aquarat_core.config.validation import did_you_mean
-from aquarat_core.conversation import Message
+from aquarat_core.conversation import Message, without_calls
 from aquarat_core.data.turns import ConversationFile, Turns
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.decontamination import Row, searched
@@ -73,7 +73,7 @@ class StoredConversations(Source):
         conversations = (part.messages(i) for part in self._file.parts() for i in range(len(part)))
         for name, messages in zip(self._file.ids(), conversations, strict=True):
             asked = [m["content"] for m in messages if m["role"] == "user"]
-            yield Row(name, asked, "\n".join(m["content"] for m in messages))
+            yield Row(name, asked, "\n".join(without_calls(m["content"], m.get("parts", ())) for m in messages))
 
 
 class TaskExamples(Source):

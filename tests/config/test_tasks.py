@@ -183,6 +183,14 @@ def test_only_published_rows_are_normalized_and_set_aside(tmp_path: Path) -> Non
             load(tmp_path, aqua_dataset=fields)
 
 
+def test_calls_of_published_rows_need_normalized_rationales(tmp_path: Path) -> None:
+    hub = {"source": "hub", "calculator_calls": True}
+    with pytest.raises(ConfigError, match="set rationales to 'normalized', or calculator_calls to false"):
+        load(tmp_path, aqua_dataset=hub)
+    assert load(tmp_path, aqua_dataset=hub | {"rationales": "normalized"}).section("aqua_dataset").calculator_calls
+    assert load(tmp_path, aqua_dataset={"calculator_calls": True}).section("aqua_dataset").calculator_calls
+
+
 def test_the_data_set_that_is_protected_is_an_input(tmp_path: Path) -> None:
     chats = {"mixture": [{"name": "identity"}, {"name": "drills"}], "decontaminate": ["task"]}
     profile = load(tmp_path, mid_checkpoint=chats)

@@ -2,17 +2,20 @@
 
 import re
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from aquarat_core.conversation import Message
+from aquarat_core.conversation import Message, without_calls
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.aqua.normalizing import normalize
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, permute, prompt, target
+from aquarat_core.tasks.calculator import calculate
 from aquarat_core.tasks.duplicates import HeldOut
 from aquarat_core.tasks.example_files import holds_examples, read_examples
+from aquarat_core.tasks.option_order import letter_free
 from tests.serving import hub_server
 
 SERVER = (Path(__file__).parents[3] / "shared/tools/hub_server.py").resolve()
@@ -68,6 +71,26 @@ def test_normalized_rationales_of_real_rows(endpoint, run_stage) -> None:
     reached = {q.id: q for q in splits["train"] if q.reached}
     assert {q.id: q for q in read_questions(dropped.out / "train.parquet")} == reached
     assert read_questions(dropped.out / "validation.parquet") == splits["validation"]
+
+
+def test_calls_in_real_rationales(endpoint, run_stage) -> None:
+    config = {"source": "hub", "rationales": "normalized", "unreached": "keep"}
+    plain = run_stage("aqua_dataset", config, endpoint, out="plain")
+    done = run_stage("aqua_dataset", config | {"calculator_calls": True}, endpoint, out="calls")
+    for split in ("train", "validation", "test"):
+        before, after = (read_questions(one.out / f"{split}.parquet") for one in (plain, done))
+        for q, called in zip(before, after, strict=True):
+            assert without_calls(called.rationale, called.rationale_parts) == q.rationale
+            assert (called.reached, called.correct, called.options) == (q.reached, q.correct, q.options)
+            assert parse_answer(target(called)) == q.correct and parse_answer(called.rationale) is None
+            assert letter_free(called.rationale, 5) == letter_free(q.rationale, 5)
+            for call, output, then in zip(*(called.rationale_parts[n:] for n in range(3)), strict=False):
+                if call["type"] == "call":
+                    assert calculate(call["text"]) == output["text"]
+                    number = re.match(r"-?[\d,]*\.?\d+", then["text"])
+                    assert number and Decimal(number[0].replace(",", "")) == Decimal(output["text"])
+    assert 0.45 < done.metrics["rationales_with_calls_share"] < 0.6
+    assert done.metrics["rationales_calls"] > 1.5 * done.metrics["rationales_with_calls"]
 
 
 def test_a_constant_letter_earns_a_fifth_once_options_are_permuted(endpoint, run_stage) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from aquarat_core.conversation import without_calls
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.example_files import read_examples
@@ -99,6 +100,22 @@ def test_training_rows_with_long_rationales_are_left_out_where_asked(hub, run_st
     assert two_lines in {q.rationale for q in read_questions(done.out / "test.parquet")}
     none = run_stage("aqua_dataset", config | {"max_rationale_chars": 1}, hub.endpoint, out="none")
     assert "no row is left of split train" in none.message and "max_rationale_chars 1" in none.message
+
+
+def test_normalized_rationales_call_the_calculator_where_asked(hub, run_stage) -> None:
+    add_aqua(hub)
+    config = {"source": "hub", "rationales": "normalized", "n_holdout": 3}
+    plain = run_stage("aqua_dataset", config, hub.endpoint, out="plain")
+    done = run_stage("aqua_dataset", config | {"calculator_calls": True}, hub.endpoint, out="calls")
+    for split in ("train", "validation", "test", "holdout"):
+        before, after = (read_questions(one.out / f"{split}.parquet") for one in (plain, done))
+        assert [q.id for q in before] == [q.id for q in after]
+        assert all(q.rationale_parts for q in after) and not any(q.rationale_parts for q in before)
+        assert [without_calls(q.rationale, q.rationale_parts) for q in after] == [q.rationale for q in before]
+    assert done.metrics["rationales_with_calls"] == done.metrics["rationales_calls"] == 5
+    assert done.metrics["rationales_with_calls_share"] == 1 and "rationales_calls" not in plain.metrics
+    counts = json.loads((done.out / "cleaning.json").read_text())["rationales"]["counts"]
+    assert counts["holdout"]["calls"] == 3 and "Calls: 1" in (done.out / "rationales.md").read_text()
 
 
 def test_a_bad_row_names_itself_or_is_dropped(hub, run_stage) -> None:

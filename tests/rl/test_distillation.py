@@ -19,7 +19,9 @@ from aquarat_core.rl.objective.distillation import classes, distillation_loss, d
 from aquarat_core.rl.preflight import check_first_batch
 from aquarat_core.rl.rollouts import samples
 from aquarat_core.rl.scoring import collate, completion_distribution
+from aquarat_core.rl.task_mixture import TaskMixture
 from aquarat_core.rl.trainer import Trainer
+from aquarat_core.tasks.aqua.equations import with_calls
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.aqua.task import to_example
 from aquarat_core.tasks.task import Grade
@@ -131,6 +133,17 @@ def test_the_teacher_sees_the_question_and_its_solution() -> None:
     assert f"{question['content']}\n\n{LEAD}\n{WORKED.target}" in said
     ours = render_prompt(tokenizer(), WORKED.messages)
     assert ids[-2:] == ours[-2:], "both continue with the assistant's turn"
+
+
+def test_the_teacher_sees_a_solution_without_its_calls() -> None:
+    called = with_calls(replace(WORKED.answer, rationale="First 2 + 3 = 5.\nThen 5 + 4 = 9."))
+    plain = to_example(replace(called, rationale="First 2 + 3 = 5.\nThen 5 + 4 = 9.", rationale_parts=()))
+    example = to_example(called)
+    assert "<|python_start|>" in example.target
+    both = TaskMixture({"aqua": AQUA})
+    for asked in (example, both.member("aqua", example)):
+        assert teacher_prompt(tokenizer(), asked, 10_000) == teacher_prompt(tokenizer(), plain, 10_000)
+    assert both.member("aqua", example).conversation() == example.conversation(), "its calls are still calls"
 
 
 def test_a_long_solution_keeps_its_end() -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from aquarat_core.config import MixtureEntry
-from aquarat_core.conversation import Conversation, assistant_message, user_message
+from aquarat_core.conversation import (
+    Conversation,
+    assistant_message,
+    call_parts,
+    parts_text,
+    text_part,
+    user_message,
+)
 from aquarat_core.data.conversations import write_conversations
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import Question
@@ -73,6 +83,18 @@ def test_questions_near_duplicates_and_runs_of_words_are_found(held_out: HeldOut
         "contaminated": 3, "contaminated_aqua": 1, "contaminated_chats": 2, "contaminated_others": 0,
         "contaminated_by_same_text": 1, "contaminated_by_shares_13_words": 1, "contaminated_by_similar": 1,
     }  # fmt: skip
+
+
+def test_a_call_hides_no_run_of_words(held_out: HeldOut, tmp_path: Path) -> None:
+    begins, ends = " ".join(TRAIN_TEXT.split()[:10]), " ".join(TRAIN_TEXT.split()[10:])
+    parts = [text_part(f"It is {begins} "), *call_parts("1+1", "2"), text_part(ends)]
+    example = replace(to_example(question("q0", "What is 1 + 1?")), target=parts_text(parts), target_parts=tuple(parts))
+    assert contamination(held_out, searched(example)) == ("aqua/validation/v0", "shares_13_words")
+    assert contamination(held_out, searched(replace(example, target_parts=()))) is None, "its text has the marks"
+    reply = assistant_message(parts_text(parts), parts)
+    write_conversations(tmp_path / "talks.parquet", [Conversation("c0", [user_message("Tell me."), reply])])
+    (row,) = StoredConversations(tmp_path / "talks.parquet").searched()
+    assert contamination(held_out, row) == ("aqua/validation/v0", "shares_13_words")
 
 
 def test_what_is_left_out_changes_nothing_else(held_out: HeldOut, sources: dict[str, Source]) -> None:

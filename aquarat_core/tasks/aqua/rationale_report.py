@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aquarat_core.tasks.aqua.cleaning import TRAIN
+from aquarat_core.tasks.aqua.equations import with_calls
 from aquarat_core.tasks.aqua.normalizing import RULES, normalize
 from aquarat_core.tasks.aqua.question import Question
 
@@ -17,11 +18,13 @@ _REACHED = {"last_line": "reached_on_last_line", "earlier": "reached_earlier", "
 """The counts of where rationales reach the right option."""
 _MEANING = {
     "rows": "rationales",
-    "changed": "changed in any way",
+    "changed": "changed by any rule",
     "reached_on_last_line": "the last line has the right option",
     "reached_earlier": "only an earlier line has it",
     "unreached": "no line has it",
     "dropped_unreached": "left out of training, because no line has it",
+    "with_calls": "with calls of the calculator",
+    "calls": "calls of the calculator",
 }
 
 
@@ -37,14 +40,19 @@ class NormalizedRationales:
     examples: list[tuple[Question, Question, tuple[str, ...]]] = field(
         default_factory=list[tuple[Question, Question, tuple[str, ...]]]
     )
-    """Changed training rows, before and after, with the rules used."""
+    """Training rows that rules or calls changed, before and after, with the rules used."""
     left_out: list[Question] = field(default_factory=list[Question])
     """Training rows that do not reach the right option."""
 
     def changed_share(self, split: str) -> float:
-        """Share of a split's rationales that were changed."""
+        """Share of a split's rationales that rules changed."""
         counts = self.counts[split]
         return counts["changed"] / max(1, counts["rows"])
+
+    def calls_share(self, split: str) -> float:
+        """Share of a split's rationales that call the calculator."""
+        counts = self.counts[split]
+        return counts.get("with_calls", 0) / max(1, counts["rows"])
 
     def page(self) -> str:
         """Counts and examples as Markdown."""
@@ -63,7 +71,9 @@ class NormalizedRationales:
         ]
         lines += ["", f"## {len(self.examples)} changed training rows, drawn by a hash of their ids"]
         for before, after, rules in self.examples:
-            lines += [*_title(before), f"Rules: {', '.join(rules)}", "", *_fenced(before.rationale)]
+            said = [f"Rules: {', '.join(rules)}"] if rules else []
+            said += [f"Calls: {calls}"] if (calls := _calls(after)) else []
+            lines += [*_title(before), "; ".join(said), "", *_fenced(before.rationale)]
             lines += ["becomes", "", *_fenced(after.rationale)]
         lines += ["", f"## {len(self.left_out)} training rows that do not reach the right option"]
         for question in self.left_out:
@@ -71,14 +81,19 @@ class NormalizedRationales:
         return "\n".join(lines).rstrip() + "\n"
 
 
-def normalize_rationales(splits: Mapping[str, Sequence[Question]], drop_unreached: bool) -> NormalizedRationales:
+def normalize_rationales(
+    splits: Mapping[str, Sequence[Question]], drop_unreached: bool, calculator_calls: bool = False
+) -> NormalizedRationales:
     """Every split with its rationales in one form, and each question marked as `reached` or not.
 
-    With `drop_unreached`, training loses the rows that do not reach the right option; other splits keep every row.
+    With `drop_unreached`, training loses the rows that do not reach the right option; other splits keep every row. With
+    `calculator_calls`, the normalized rationales compute their exact equations with calls (`equations`).
     """
     found = NormalizedRationales()
     for split, questions in splits.items():
         none = dict.fromkeys(("changed", *RULES, *_REACHED.values()), 0)
+        if calculator_calls:
+            none |= {"with_calls": 0, "calls": 0}
         counts: Counter[str] = Counter({"rows": len(questions), **none})
         changed: list[tuple[Question, Question, tuple[str, ...]]] = []
         kept: list[Question] = []
@@ -88,13 +103,16 @@ def normalize_rationales(splits: Mapping[str, Sequence[Question]], drop_unreache
             counts.update(normalized.rules)
             counts.update([_REACHED[normalized.reach]])
             after = replace(q, rationale=normalized.text, reached=normalized.reach != "nowhere")
-            if normalized.rules:
+            if calculator_calls:
+                after = with_calls(after)
+                counts.update({"with_calls": bool(after.rationale_parts), "calls": _calls(after)})
+            counts["changed"] += bool(normalized.rules)
+            if normalized.rules or after.rationale_parts:
                 changed.append((q, after, normalized.rules))
             if not after.reached:
                 unreached.append(after)
             if after.reached or not (drop_unreached and split == TRAIN):
                 kept.append(after)
-        counts["changed"] = len(changed)
         if dropped := len(questions) - len(kept):
             counts["dropped_unreached"] = dropped
         found.splits[split], found.counts[split] = kept, dict(counts)
@@ -103,6 +121,10 @@ def normalize_rationales(splits: Mapping[str, Sequence[Question]], drop_unreache
             found.examples = sorted(changed, key=lambda row: _place(row[0]))[:EXAMPLES]
             found.left_out = sorted(unreached, key=_place)[:UNREACHED]
     return found
+
+
+def _calls(question: Question) -> int:
+    return sum(part["type"] == "call" for part in question.rationale_parts)
 
 
 def _place(question: Question) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from aquarat_core.conversation import without_calls
 from aquarat_core.tasks.aqua.normalizing import RULES, normalize
 from aquarat_core.tasks.aqua.question import Question, parse_answer, target
 from aquarat_core.tasks.aqua.rationale_report import normalize_rationales
@@ -129,6 +130,24 @@ def test_counts_marks_and_the_page() -> None:
     kept = normalize_rationales({"train": rows}, drop_unreached=False).splits["train"]
     assert [q.reached for q in kept] == [True, True, False, True]
     assert all(parse_answer(target(q)) == q.correct for q in kept)
+
+
+def test_calls_are_counted_beside_the_rules_and_shown() -> None:
+    rows = [question("q0", "10 + 5=15 and 3 * 5 = 15"), question("q1", "x = 15"), question("q2", "45/3 = 15")]
+    given = {"train": rows, "validation": [question("h0", "30/2 = 15")]}
+    plain = normalize_rationales(given, drop_unreached=True)
+    found = normalize_rationales(given, drop_unreached=True, calculator_calls=True)
+    assert "calls" not in plain.counts["train"] and "calculator" not in plain.page()
+    assert found.counts["train"] == plain.counts["train"] | {"with_calls": 2, "calls": 3}
+    assert found.counts["validation"]["calls"] == 1 and found.counts["train"]["changed"] == 1
+    assert found.calls_share("train") == 2 / 3 and plain.calls_share("train") == 0
+    for q, called in zip(plain.splits["train"], found.splits["train"], strict=True):
+        assert without_calls(called.rationale, called.rationale_parts) == q.rationale
+        assert called.reached == q.reached and parse_answer(target(called)) == q.correct
+    page = found.page()
+    assert "| calls of the calculator | 3 | 1 |" in page
+    assert "## 2 changed training rows" in page and "Rules: spacing; Calls: 2" in page and "\nCalls: 1" in page
+    assert "45/3 = <|python_start|>45/3<|python_end|><|output_start|>15<|output_end|>15" in page
 
 
 def test_a_rationale_with_a_fence_cannot_leave_its_own() -> None:
