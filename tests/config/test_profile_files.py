@@ -135,7 +135,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, field: str, valu
         ({"aqua_dataset": {"n_train": 10**13}}, "aqua_dataset.n_train: Input should be less than or equal to"),
         ({"sft_checkpoint": {"mixture": []}}, "sft_checkpoint.mixture is empty"),
         ({"mid_checkpoint": {"mixture": [{"name": "drills", "permutations": 2}]}}, "permutations of drills are"),
-        ({"mid_checkpoint": {"mixture": [{"name": "drills", "answer_only": True}]}}, "drills has no answers to show alone"),
+        ({"mid_checkpoint": {"mixture": [{"name": "drills", "answer_only": True}]}}, "drills has no answers to show"),
         ({"chat_datasets": {"sources": [{"name": "identity"}, {"name": "drills", "n_train": 0}]}},
          "mixture needs train rows of drills, but none are kept: set n_train of the source drills"),
     ],
