@@ -199,8 +199,11 @@ class PretrainTextConfig(StrictModel):
     """Synthetic only: number of documents generated for training."""
     n_validation_documents: PositiveInt = 500
     """Synthetic only: number of documents generated for validation."""
+    added_documents: NonNegativeInt = 0
+    """Hub and files only: this many generated documents are one more training shard. Some are lists of options in which
+    values are looked up: a model of a few million parameters learns from them to find an option's letter."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
-    """Synthetic only: the maximum difficulty."""
+    """Of generated documents: the maximum difficulty."""
     max_documents_per_shard: PositiveInt | None = None
     """Hub only: rows kept of each shard; null keeps all."""
     seed: int = 3
@@ -217,6 +220,11 @@ class PretrainTextConfig(StrictModel):
             raise ValueError("source is 'files', but train does not say where they are: write a path or a URL")
         if self.source != "files" and (self.train or self.validation):
             raise ValueError("train and validation are only read with source 'files': set it, or leave them out")
+        if self.source == "synthetic" and self.added_documents:
+            raise ValueError(
+                "added_documents adds to published or your own text, and source 'synthetic' generates all of it: set "
+                "n_documents instead"
+            )
         if self.validation_shard in self.shards:
             raise ValueError(f"validation_shard {self.validation_shard} is also a training shard: choose another")
         return self

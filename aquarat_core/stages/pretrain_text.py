@@ -27,6 +27,8 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
             shards, notes = write_own_text(ctx)
         case _:
             shards = list(_generated(ctx))
+    if n := ctx.config.added_documents:
+        shards.insert(-1, _added(ctx, n, len(shards) - 1))
     (ctx.outdir / "shards.json").write_text(json.dumps([asdict(s) for s in shards], indent=2) + "\n")
     train, validation = shards[:-1], shards[-1]
     return {
@@ -85,6 +87,16 @@ def _generated(ctx: StageContext) -> Iterator[Shard]:
     ctx.progress(1, 2, unit="files")
     yield _write(ctx.outdir / "validation.parquet", held_out[: config.n_validation_documents], "synthetic")
     ctx.progress(2, 2, unit="files")
+
+
+def _added(ctx: StageContext, n: int, number: int) -> Shard:
+    """`n` generated documents as the training shard `number`."""
+    from aquarat_core.tasks.word_problems import generate_text
+
+    texts = generate_text(n, ctx.config.seed, ctx.config.max_level)
+    shard = _write(ctx.outdir / f"train-{number:05d}.parquet", texts, "synthetic")
+    ctx.log(f"{shard.file}: {shard.documents:,} generated documents, {shard.text_bytes:,} bytes of text")
+    return shard
 
 
 def _write(path: Path, texts: Iterable[str | bytes | None], source: str, bad: BadRows | None = None) -> Shard:

@@ -133,6 +133,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, field: str, valu
         ({"rl_checkpoint": {"steps": 10_000_001}}, "rl_checkpoint.steps: Input should be less than or equal to 100000"),
         ({"sft_checkpoint": {"steps": 10**30}}, "sft_checkpoint.steps: Input should be less than or equal to 10000000"),
         ({"aqua_dataset": {"n_train": 10**13}}, "aqua_dataset.n_train: Input should be less than or equal to"),
+        ({"pretrain_text": {"added_documents": 5}}, "source 'synthetic' generates all of it: set n_documents instead"),
         ({"sft_checkpoint": {"mixture": []}}, "sft_checkpoint.mixture is empty"),
         ({"mid_checkpoint": {"mixture": [{"name": "drills", "permutations": 2}]}}, "permutations of drills are"),
         ({"mid_checkpoint": {"mixture": [{"name": "drills", "answer_only": True}]}}, "drills has no answers to show"),

@@ -11,6 +11,7 @@ from aquarat_core.conversation import without_calls
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.example_files import read_examples
+from aquarat_core.tasks.word_problems import generate_text
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +117,20 @@ def test_normalized_rationales_call_the_calculator_where_asked(hub, run_stage) -
     assert done.metrics["rationales_with_calls_share"] == 1 and "rationales_calls" not in plain.metrics
     counts = json.loads((done.out / "cleaning.json").read_text())["rationales"]["counts"]
     assert counts["holdout"]["calls"] == 3 and "Calls: 1" in (done.out / "rationales.md").read_text()
+
+
+def test_generated_documents_are_one_more_training_shard(hub, run_stage) -> None:
+    add_shards(hub, 0, 1, 7)
+    plain = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    done = run_stage("pretrain_text", SHARDS | {"added_documents": 40, "max_level": 1}, hub.endpoint, out="added")
+    assert (
+        done.metrics["train_documents"] == plain.metrics["train_documents"] + 40 and done.metrics["train_shards"] == 3
+    )
+    for name in ("train-00000.parquet", "train-00001.parquet", "validation.parquet"):
+        assert (done.out / name).read_bytes() == (plain.out / name).read_bytes()
+    assert pq.read_table(done.out / "train-00002.parquet")["text"].to_pylist() == generate_text(40, 3, 1)
+    files = [shard["file"] for shard in json.loads((done.out / "shards.json").read_text())]
+    assert files == [f"train-{n:05d}.parquet" for n in range(3)] + ["validation.parquet"]
 
 
 def test_a_bad_row_names_itself_or_is_dropped(hub, run_stage) -> None:
