@@ -14,6 +14,7 @@ GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
 """Names of the built-in conversation data sets."""
 LICENSES = {
+    "HuggingFaceTB/finemath": "ODC-By",
     "HuggingFaceTB/smol-smoltalk": "Apache-2.0",
     "HuggingFaceTB/smoltalk": "Apache-2.0",
     "allenai/ai2_arc": "CC-BY-SA-4.0",
