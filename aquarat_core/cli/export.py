@@ -1,10 +1,11 @@
-"""`aquarat export`: questions and conversations of a data set as JSONL files, for other tools."""
+"""`aquarat export`: questions, conversations and documents of a data set as JSONL files, for other tools."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from string import ascii_uppercase
 from tempfile import TemporaryDirectory
@@ -27,7 +28,8 @@ def add_commands(commands: Commands) -> None:
         "export",
         description="Each line is a JSON object with `id` and `messages` ([{role, content}], plus `parts` if the "
         "assistant calls the calculator). Questions with options also have `letters` and `answer_letter`, other "
-        "questions have `answer`. The files get their names when all of them are complete.",
+        "questions have `answer`. A document has `id` and `text`. The files get their names when all of them are "
+        "complete.",
     )
     add_artifact(command)
     command.add_argument("--format", choices=("jsonl",), default="jsonl", help="format of the files (%(default)s)")
@@ -94,6 +96,7 @@ def _write(path: Path, rows: Iterator[dict[str, Any]]) -> int:
 
 def _rows(artifact: Artifact, file: str) -> Iterator[dict[str, Any]]:
     from aquarat_core.data.conversations import iterate_conversations
+    from aquarat_core.data.mixed_documents import DocumentFile, holds_documents
     from aquarat_core.tasks.example_files import holds_examples, read_examples
     from aquarat_core.tasks.registry import DATASETS, load_task
 
@@ -102,6 +105,8 @@ def _rows(artifact: Artifact, file: str) -> Iterator[dict[str, Any]]:
         yield from map(_question, load_task(DATASETS[artifact.asset]).iterate(artifact.path, split))
     elif holds_examples(path := artifact.path(file)):
         yield from map(_question, read_examples(path))
+    elif holds_documents(path):
+        yield from map(asdict, DocumentFile(path).documents())
     else:
         for conversation in iterate_conversations(path):
             yield {"id": conversation.id, "messages": conversation.messages}

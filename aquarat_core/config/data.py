@@ -14,6 +14,7 @@ GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
 """Names of the built-in conversation data sets."""
 LICENSES = {
+    "HuggingFaceTB/finemath": "ODC-By",
     "HuggingFaceTB/smol-smoltalk": "Apache-2.0",
     "HuggingFaceTB/smoltalk": "Apache-2.0",
     "allenai/ai2_arc": "CC-BY-SA-4.0",
@@ -85,25 +86,33 @@ class AquaDatasetConfig(StrictModel):
 
 
 class ChatSource(StrictModel):
-    """One conversation data set: the location of its rows, and how many to keep of each split."""
+    """One data set of conversations or documents: the location of its rows, and how many to keep of each split."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     """`smoltalk`, `gsm8k`, `arc` (or `arc_easy`, `arc_challenge`), `mmlu` and `humaneval` are loaded from the Hub;
-    `identity`, `drills` (arithmetic) and `spelling` are generated; any other name is for your own conversations, which
-    need `train`."""
+    `identity`, `drills` (arithmetic) and `spelling` are generated; any other name is for your own rows, which need
+    `train`."""
     train: Location | None = None
-    """Own conversations only: location of the training conversations, in the forms that docs/data.md describes."""
+    """Own rows only: location of the training rows, in the forms that docs/data.md describes."""
     test: Location | None = None
-    """Own conversations only: location of the test split; null for none."""
-    format: Literal["auto", "messages", "sharegpt"] = "auto"
-    """Own conversations only: `messages` rows have `[{role, content}]` in a column of that name, `sharegpt` rows have
-    `[{from, value}]` in `conversations`; `auto` recognizes the form of each row."""
+    """Own rows only: location of the test split; null for none."""
+    format: Literal["auto", "messages", "sharegpt", "documents"] = "auto"
+    """Own rows only: `messages` rows have `[{role, content}]` in a column of that name, `sharegpt` rows have
+    `[{from, value}]` in `conversations`; `auto` recognizes which of these two forms each row has. `documents` rows are
+    plain text, not conversations."""
+    column: Annotated[str, Field(min_length=1)] = "text"
+    """Documents only: the column with the text of a row."""
     n_train: NonNegativeInt | None = None
-    """Conversations kept of the training split; null keeps 1,000, or all of your own conversations."""
+    """Rows kept of the training split; null keeps 1,000, or all of your own."""
     n_validation: NonNegativeInt = 0
     """Tasks only: questions kept of the validation split; if none is published, they are held out of training."""
     n_test: NonNegativeInt | None = None
-    """Conversations kept of the test split; null keeps 100, or all of your own conversations."""
+    """Rows kept of the test split; null keeps 100, or all of your own."""
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether its rows are documents."""
+        return self.format == "documents"
 
     def kept(self, split: Literal["train", "validation", "test"]) -> int | None:
         """Maximum number of rows kept of the split; None for all."""
@@ -115,23 +124,25 @@ class ChatSource(StrictModel):
     @model_validator(mode="after")
     def _name_fits(self) -> ChatSource:
         if self.name in (*HUB_CHATS, *GENERATED_CHATS, "aqua"):
-            if self.train or self.test:
+            if self.train or self.test or self.has_documents:
                 raise ValueError(f"{self.name} is the name of a built-in data set: choose another name for your own")
         elif not self.train:
             known = ", ".join((*GENERATED_CHATS, *HUB_CHATS))
             raise ValueError(
-                f"{self.name!r} is not a built-in data set ({known}): for your own conversations, give their "
-                "location under train"
+                f"{self.name!r} is not a built-in data set ({known}): for your own conversations or documents, give "
+                "their location under train"
             )
+        if self.column != "text" and not self.has_documents:
+            raise ValueError(f"{self.name}: column is only read of documents: add format: documents, or leave it out")
         return self
 
 
 class ChatDatasetsConfig(StrictModel):
-    """Conversations for mid-training and SFT, and the questions of tasks other than AQuA-RAT."""
+    """Conversations and documents for mid-training and SFT, and the questions of tasks other than AQuA-RAT."""
 
     source: Literal["synthetic", "hub"] = "synthetic"
-    """`synthetic` generates all sources that are not real data; `hub` also loads the real ones. Your own conversations
-    are read with either."""
+    """`synthetic` generates all sources that are not real data; `hub` also loads the real ones. Your own rows are read
+    with either."""
     sources: tuple[ChatSource, ...] = (ChatSource(name="identity"), ChatSource(name="drills"))
     """The data sets to make; the mixtures of mid-training and SFT refer to them by name."""
     tasks: dict[str, TaskConfig] = Field(default_factory=dict[str, TaskConfig])
@@ -146,8 +157,8 @@ class ChatDatasetsConfig(StrictModel):
     assistant_facts: tuple[tuple[str, str], ...] = ()
     """Further facts that the model should know about itself: pairs of a user's question and the answer."""
     on_bad_row: Literal["error", "drop"] = "drop"
-    """What to do with a row that is not a valid conversation (a null, an answer outside the choices, two consecutive
-    turns of one role); dropped rows are named."""
+    """What to do with a row that is not a valid conversation or document (a null, an answer outside the choices, two
+    consecutive turns of one role, a blank text); dropped rows are named."""
     seed: int = 2
     """Decides which rows are kept and which conversations are generated."""
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 
-from aquarat_core.config.fields import StrictModel
+from aquarat_core.config.fields import PositiveInt, StrictModel
 from aquarat_core.config.local_files import check_format, pin_of
 
 SCHEMES = ("file", "gs", "hf", "http", "https", "memory", "s3")
@@ -38,6 +38,9 @@ class HubRows(StrictModel):
     """The data set's configuration."""
     split: str = "train"
     """The split's name."""
+    first_files: PositiveInt | None = None
+    """Only the first files of the split, in the order of their names; null reads all. A large data set has hundreds of
+    files, and each that is read is downloaded."""
 
 
 class Anchor:
@@ -96,7 +99,8 @@ def split_pin(text: str) -> tuple[str, str | None]:
 def shown(location: str | HubRows) -> str:
     """The location for messages, without its hash and without the parts of a URL that may be secret."""
     if isinstance(location, HubRows):
-        return f"{location.hub}, subset {location.subset}, split {location.split}"
+        part = f", first_files {location.first_files}" if location.first_files else ""
+        return f"{location.hub}, subset {location.subset}, split {location.split}{part}"
     return without_secrets(split_pin(location)[0])
 
 

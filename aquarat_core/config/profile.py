@@ -150,6 +150,7 @@ class Profile(StrictModel):
             for entry in train.mixture:
                 names.check(entry.name, f"{stage}.mixture", names.rows)
                 names.check_split(entry.name, "train", f"{stage}.mixture")
+                names.check_learned(entry.name, train.loss_on, stage)
                 if entry.permutations > 1 and not names.has_options(entry.name):
                     raise ValueError(
                         f"{stage}.mixture: permutations of {names.own(entry.name)} are not possible, only those of a "

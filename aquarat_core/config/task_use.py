@@ -30,6 +30,14 @@ WITH_SOLUTIONS = frozenset({AQUA, "gsm8k", "spelling"})
 """The built-in tasks whose training rows have worked solutions."""
 
 
+def nothing_learned(name: str, stage: str) -> str:
+    """The error for documents in a mixture of which only the assistant's words are learned."""
+    return (
+        f"{stage}.mixture names {name}, which has documents, but with loss_on 'assistant' only what the assistant says "
+        f"is learned, so nothing of them: name it in mid_checkpoint.mixture alone, or set {stage}.loss_on to 'all'"
+    )
+
+
 def names_in(section: BaseModel | None) -> set[str]:
     """The data sets that a section names: tasks and, for a mixture, also other conversations."""
     match section:
@@ -63,6 +71,8 @@ class TaskNames:
         for name, task in tasks.items():
             self.rows[name] = {"train": task.n_train, "validation": task.n_validation, "test": task.n_test}
         self.graded = {AQUA, *tasks, *(TASK_SOURCES & self.rows.keys())}
+        self.documents = frozenset(source.name for source in chats.sources if source.has_documents)
+        """The sources of chat_datasets that have documents instead of conversations."""
         self.main = main
         self.check(main, "task", self.graded)
 
@@ -91,6 +101,11 @@ class TaskNames:
         if self.rows[name][split] == 0:
             where = f"tasks.{name}" if name in self.tasks else f"the source {name} in chat_datasets.sources"
             raise ValueError(f"{field} needs {split} rows of {name}, but none are kept: set n_{split} of {where}")
+
+    def check_learned(self, name: str, loss_on: str, stage: str) -> None:
+        """Raises `ValueError` for documents in a mixture of which only the assistant's words are learned."""
+        if name in self.documents and loss_on != "all":
+            raise ValueError(nothing_learned(name, stage))
 
     def check_decontaminated(self, names: Iterable[str], stage: str) -> None:
         """Raises `ValueError` unless each of `names` is a task."""

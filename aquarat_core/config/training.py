@@ -190,7 +190,8 @@ class MixtureEntry(StrictModel):
 
 
 class ChatTrainConfig(TrainConfig):
-    """SFT and, with other defaults, mid-training: conversations that are packed whole, with a loss mask."""
+    """SFT and, with other defaults, mid-training: conversations that are packed whole, with a loss mask, and
+    documents."""
 
     samples: SamplesConfig = SamplesConfig(prompts=("Who are you?", "What is 12 + 7?"))
     mixture: tuple[MixtureEntry, ...] = (MixtureEntry(name=MAIN_TASK),)
@@ -201,19 +202,19 @@ class ChatTrainConfig(TrainConfig):
     """`holdout` measures it on the questions that `aqua_dataset.n_holdout` sets aside; tasks that have none use their
     validation split."""
     decontaminate: tuple[str, ...] = ()
-    """Tasks of which no validation or test question may occur in a training conversation; those with one are left out,
-    counted and listed. `task` is the profile's own."""
+    """Tasks of which no validation or test question may occur in a training row; those with one are left out, counted
+    and listed. `task` is the profile's own."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
     """Definitions of the mixture's tasks; filled in from the profile's `tasks`."""
     loss_on: Literal["all", "assistant"] = "assistant"
-    """Mid-training learns every token, SFT only the assistant's."""
+    """Mid-training learns every token, SFT only the assistant's. A mixture with documents needs `all`."""
     too_long: Literal["leave_out", "trim"] = "leave_out"
     """A conversation that does not fit into `sequence_len` + 1 tokens is left out, or loses its last pairs of user and
-    assistant until it fits. If not even its first pair fits, it is always left out."""
+    assistant until it fits. If not even its first pair fits, it is always left out. Documents are cut into pieces."""
 
 
 class MidConfig(ChatTrainConfig):
-    """Mid-training: conversations and problems after plain text."""
+    """Mid-training: conversations, problems and chosen documents after plain text."""
 
     loss_on: Literal["all", "assistant"] = "all"
-    """The tokens that have a loss: all, or only the assistant's."""
+    """The tokens that have a loss: all, or only the assistant's. A mixture with documents needs `all`."""

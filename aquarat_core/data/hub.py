@@ -67,16 +67,24 @@ class HubDataset:
         # The Hub names the commit of every data set; only other kinds of responses leave it out.
         return cls(repo, cast(str, info.sha), log)
 
-    def split(self, subsets: Sequence[str], split: str, columns: Sequence[str] | None) -> pa.Table:
+    def split(
+        self,
+        subsets: Sequence[str],
+        split: str,
+        columns: Sequence[str] | None,
+        first_files: int | None = None,
+        advice: str = _USE_ANOTHER,
+    ) -> pa.Table:
         """`columns` (None: all) of one split of `subsets`, concatenated and memory-mapped.
 
-        Raises `DataError` if it does not exist, cannot be fetched or lacks one of `columns`.
+        Only the `first_files` of each subset are fetched, if that is not None. Raises `DataError` if the split does not
+        exist, cannot be fetched or lacks one of `columns`; `advice` tells the user what to do about a missing column.
         """
         parts: list[pa.Table] = []
         for subset in subsets:
             where = f"{self.repo}, subset {subset}, split {split}"
-            for name in self._names(subset, split):
-                parts.append(self._table(self.file(name, _CHECK_NAMES), name, columns, where))
+            for name in self._names(subset, split)[:first_files]:
+                parts.append(self._table(self.file(name, _CHECK_NAMES), name, columns, where, advice=advice))
         try:
             return pa.concat_tables(parts, promote_options="permissive")
         except pa.ArrowException as e:
@@ -190,12 +198,18 @@ class HubDataset:
         return found
 
     def _table(
-        self, path: Path, filename: str, columns: Sequence[str] | None, where: str, limit: int | None = None
+        self,
+        path: Path,
+        filename: str,
+        columns: Sequence[str] | None,
+        where: str,
+        limit: int | None = None,
+        advice: str = _USE_ANOTHER,
     ) -> pa.Table:
         try:
             return read_foreign(path, columns, limit)
         except NoColumn as e:
-            raise DataError(f"{where}: {e}. {_USE_ANOTHER}") from None
+            raise DataError(f"{where}: {e}. {advice}") from None
         except Unreadable as e:
             raise DataError(
                 f"{where}: {filename} is not readable as Parquet: {e}. The published file itself is damaged: choose "

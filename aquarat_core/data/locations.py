@@ -29,6 +29,8 @@ from aquarat_core.errors import DataError
 from aquarat_core.plain_text import one_line
 from aquarat_core.runtime.scratch import scratch_folder
 
+_NAME_ANOTHER = "Name a column that is there"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -98,7 +100,7 @@ class RowReader:
     def described(self) -> dict[str, Any]:
         """What was read, for the artifact's description; the same on every machine."""
         if isinstance(self.location, HubRows):
-            return {**self.location.model_dump(), "revision": self.revision}
+            return {**self.location.model_dump(exclude_none=True), "revision": self.revision}
         return {"name": self.name, "files": [asdict(file) for file in self.files]}
 
     def _local_files(self, place: str) -> list[tuple[str, Path]]:
@@ -165,7 +167,7 @@ class RowReader:
         try:
             table = read_foreign(path, columns)
         except NoColumn as e:
-            raise DataError(f"{self.where}: {name}: {e}. Name a column that is there") from None
+            raise DataError(f"{self.where}: {name}: {e}. {_NAME_ANOTHER}") from None
         except Unreadable as e:
             raise DataError(f"{self.where}: {name} is not readable as Parquet: {e}. Write it again") from None
         for number, values in enumerate(hub.rows(table), 1):
@@ -174,6 +176,6 @@ class RowReader:
     def _hub_rows(self, location: HubRows, columns: Sequence[str] | None) -> Iterator[Row]:
         data = hub.HubDataset.open(location.hub, self.log)
         self.revision = data.revision
-        table = data.split([location.subset], location.split, columns)
+        table = data.split([location.subset], location.split, columns, location.first_files, _NAME_ANOTHER)
         for number, values in enumerate(hub.rows(table), 1):
             yield Row(values, f"split {location.split}, row {number}")

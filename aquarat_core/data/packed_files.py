@@ -1,4 +1,5 @@
-"""Conversations as token ids in files: first concatenated, then as packed rows that ranks map into memory.
+"""Conversations and documents as token ids in files: first concatenated, then as packed rows that ranks map into
+memory.
 
 Neither file is ever in memory as a whole while it is written.
 """
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from aquarat_core.data.packing import ConversationPlan, id_dtype
 from aquarat_core.data.rows import PackedRows
+from aquarat_core.data.turns import edges
 
 CHUNK_IDS = 2_000_000
 """Approximate number of ids in the rows that are assembled at a time."""
@@ -23,7 +25,7 @@ CHUNK_IDS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """N conversations as tokens; those that fit are concatenated."""
+    """N conversations, or N pieces of documents, as tokens; those that fit are concatenated."""
 
     ids: npt.NDArray[np.integer]
     mask: npt.NDArray[np.uint8]
@@ -34,20 +36,33 @@ class Rendered:
     """[N]"""
     trimmed: npt.NDArray[np.bool_]
     """[N] True if it fits only because its last turns were cut."""
+    pieces: npt.NDArray[np.int64] | None = None
+    """[D] of documents: the number of pieces of each, N together. None for conversations, which are whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedFiles:
-    """V conversations as tokens in two flat files, which leave out those that did not fit."""
+    """V pieces as tokens in two flat files, which leave out those that did not fit: of R rows of a mixture, each
+    conversation is one piece, and each document one or more."""
 
     ids: Path
     mask: Path
     starts: npt.NDArray[np.int64]
-    """[V] start of each conversation, in ids."""
+    """[V] start of each piece, in ids."""
     lengths: npt.NDArray[np.int64]
     """[V] as in `Rendered`."""
     trimmed: npt.NDArray[np.bool_]
     """[V] as in `Rendered`."""
+    pieces: npt.NDArray[np.int64]
+    """[R] number of pieces of each row."""
+    is_document: npt.NDArray[np.bool_]
+    """[R]"""
+
+    def pieces_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The numbers of the pieces of these rows, one row after another."""
+        counts = self.pieces[rows]
+        first = edges(self.pieces)[rows]
+        return np.repeat(first - edges(counts)[:-1], counts) + np.arange(counts.sum(), dtype=np.int64)
 
     def remove(self) -> None:
         """Delete the files when they are no longer needed."""
@@ -60,6 +75,7 @@ def write_rendered(folder: Path, parts: Iterable[Rendered], vocab_size: int) -> 
     dtype = id_dtype(vocab_size)
     # Starts with an empty array, because `concatenate` needs at least one.
     lengths, fits, trimmed = [np.empty(0, np.int64)], [np.empty(0, np.bool_)], [np.empty(0, np.bool_)]
+    pieces, is_document = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
     ids_path, mask_path = folder / "rendered.ids", folder / "rendered.mask"
     with ids_path.open("wb") as ids, mask_path.open("wb") as mask:
         for part in parts:
@@ -68,9 +84,19 @@ def write_rendered(folder: Path, parts: Iterable[Rendered], vocab_size: int) -> 
             lengths.append(part.lengths)
             fits.append(part.fits)
             trimmed.append(part.trimmed)
+            pieces.append(np.ones(len(part.lengths), np.int64) if part.pieces is None else part.pieces)
+            is_document.append(np.full(len(pieces[-1]), part.pieces is not None))
     every = np.concatenate(lengths)
     sizes = np.where(np.concatenate(fits), every, 0)
-    return RenderedFiles(ids_path, mask_path, np.cumsum(sizes) - sizes, every, np.concatenate(trimmed))
+    return RenderedFiles(
+        ids_path,
+        mask_path,
+        edges(sizes)[:-1],
+        every,
+        np.concatenate(trimmed),
+        np.concatenate(pieces),
+        np.concatenate(is_document),
+    )
 
 
 def write_rows(
@@ -83,7 +109,7 @@ def write_rows(
     pad: int,
     vocab_size: int,
 ) -> None:
-    """Write the rows of `plan` as `<name>.ids` and `<name>.mask`. Conversation i of the plan is `order[i]` of
+    """Write the rows of `plan` as `<name>.ids` and `<name>.mask`. Conversation i of the plan is piece `order[i]` of
     `rendered`."""
     n = max(1, CHUNK_IDS // (T + 1))
     with ExitStack() as files:

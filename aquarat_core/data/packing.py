@@ -3,7 +3,8 @@
 Best-fit from a bounded buffer, as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (arXiv
 2404.10830): documents longer than a row are first cut into pieces, every piece starts with a BOS, and a row takes the
 largest waiting piece that still fits. Pretraining text then fills each row to the last token by cropping the shortest
-piece; conversations are never cut, so their rows are padded. The rows depend only on the input and its order.
+piece; conversations are never cut, so the rows of a mixture are padded. The rows depend only on the input and its
+order.
 """
 
 from array import array

@@ -15,6 +15,7 @@ from aquarat_core.plain_text import first_line
 
 PART_BYTES = 1 << 20
 """Approximate number of bytes of values that are read at a time; at least one row."""
+IDS_AT_ONCE = 10_000
 
 
 def write_table(path: str | Path, table: pa.Table) -> None:
@@ -55,6 +56,22 @@ def read_parts(
                 converted = part.select(wanted.names).cast(wanted)
                 converted.validate(full=True)
             yield converted
+
+
+def read_ids(path: Path, schema: pa.Schema, what: str) -> Iterator[str]:
+    """The column `id` of a file of ours. Raises `DataError` like `read_parts`, and for a row without an id."""
+    for part in read_parts(path, schema, what, ["id"]):
+        column = cast("pa.StringArray", part["id"])
+        if column.null_count:
+            raise lacking(path, what, "an id")
+        # A part of ids alone has many of them, and as a Python object each takes five times its bytes.
+        for start in range(0, len(column), IDS_AT_ONCE):
+            yield from cast("list[str]", column[start : start + IDS_AT_ONCE].to_pylist())
+
+
+def lacking(path: Path, what: str, missing: str) -> DataError:
+    """The error for a file of `what` in which a row lacks something."""
+    return DataError(f"{path} does not hold a table of {what} ({missing} is missing)")
 
 
 @contextmanager

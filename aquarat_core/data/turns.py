@@ -17,11 +17,9 @@ import pyarrow as pa
 
 from aquarat_core.conversation import Message
 from aquarat_core.data.conversations import SCHEMA, WITH_PARTS, messages_of
-from aquarat_core.data.parquet import read_parts
-from aquarat_core.errors import DataError
+from aquarat_core.data.parquet import lacking, read_ids, read_parts
 
 WHAT = "conversations"
-IDS_AT_ONCE = 10_000
 Ints = npt.NDArray[np.int64]
 
 
@@ -97,13 +95,7 @@ class ConversationFile:
 
     def ids(self) -> Iterator[str]:
         """The ids of all rows."""
-        for part in read_parts(self._path, SCHEMA, WHAT, ["id"]):
-            column = cast("pa.StringArray", part["id"])
-            if column.null_count:
-                raise self._lacks("an id")
-            # A part of ids alone has many of them, and as a Python object each takes five times its bytes.
-            for start in range(0, len(column), IDS_AT_ONCE):
-                yield from cast("list[str]", column[start : start + IDS_AT_ONCE].to_pylist())
+        return read_ids(self._path, SCHEMA, WHAT)
 
     def turns(self, rows: Ints) -> Iterator[Turns]:
         """The conversations of `rows`, which must ascend, in parts of about a megabyte."""
@@ -127,9 +119,6 @@ class ConversationFile:
             turns: Any = messages.flatten()
             roles, texts = turns.flatten()
             if messages.null_count or roles.null_count or texts.null_count:
-                raise self._lacks("a role or a text")
+                raise lacking(self._path, WHAT, "a role or a text")
             first = messages.offsets.to_numpy().astype(np.int64)
             yield Turns(first - first[0], roles, texts)
-
-    def _lacks(self, what: str) -> DataError:
-        return DataError(f"{self._path} does not hold a table of {WHAT} ({what} is missing)")

@@ -40,8 +40,12 @@ def _first(metrics: Mapping[str, Any]) -> str:
     for name, shown in HEADLINES:
         if metrics.get(name) is not None:
             return shown(metrics[name])
-    rows = sum(value for name, value in metrics.items() if name.endswith("_train") and isinstance(value, int))
-    return f"{rows:,} conversations to train on" if rows else ""
+    rows = {name: n for name, n in metrics.items() if name.endswith("_train") and isinstance(n, int)}
+    # Only sources of documents have a size of their text.
+    documents = sum(n for name, n in rows.items() if f"{name}_bytes" in metrics)
+    counts = {"conversations": sum(rows.values()) - documents, "documents": documents}
+    said = " and ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+    return f"{said} to train on" if said else ""
 
 
 def accuracy_text(metrics: Mapping[str, Any]) -> str | None:

@@ -116,8 +116,12 @@ def _sources(artifact: Artifact) -> list[DataSource]:
 
 
 def _chat_source(artifact: Artifact, name: str, facts: Any) -> DataSource:
-    repo = cast("dict[str, Any]", facts).get("repo") if isinstance(facts, dict) else None
-    if isinstance(repo, str):
+    described = cast("dict[str, Any]", facts) if isinstance(facts, dict) else {}
+    if isinstance(published := described.get("train"), dict) and "hub" in published:
+        # A publisher's own source, whose rows are on the Hub.
+        rows = cast("dict[str, Any]", published)
+        return DataSource(f"{artifact.asset}: {name}", str(rows["hub"]), str(rows["revision"]), artifact.data_version)
+    if isinstance(repo := described.get("repo"), str):
         revision = str(artifact.manifest.metrics.get(f"{name}_revision", "not recorded"))
         return DataSource(f"{artifact.asset}: {name}", repo, revision, artifact.data_version)
     kind = "files" if f"{name}_train_sha256" in artifact.manifest.metrics else "synthetic"

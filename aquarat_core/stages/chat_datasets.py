@@ -1,4 +1,7 @@
-"""chat_datasets: conversations for mid-training and SFT, one Parquet file per source and split, and `sources.json`."""
+"""chat_datasets: conversations and documents for mid-training and SFT, questions of tasks, and `sources.json`.
+
+There is one Parquet file for each source and split.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from aquarat_core.data.conversations import write_conversations
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.data.identity import generate_identity
 from aquarat_core.data.locations import RowReader
+from aquarat_core.data.mixed_documents import Document, write_mixed_documents
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.task_rows import read_task
@@ -28,7 +32,7 @@ from aquarat_core.tasks import arc, gsm8k, humaneval, mmlu, smoltalk
 from aquarat_core.tasks.example_files import write_examples
 from aquarat_core.tasks.own_chats import COLUMNS, own_conversation
 from aquarat_core.tasks.registry import SOURCES_FILE
-from aquarat_core.tasks.source import HubSource
+from aquarat_core.tasks.source import HubSource, text_of
 from aquarat_core.tasks.task import Example
 
 SOURCES: dict[str, HubSource] = {
@@ -42,7 +46,7 @@ SOURCES: dict[str, HubSource] = {
 }
 
 
-Rows = list[Conversation] | list[Example[Any]]
+Rows = list[Conversation] | list[Document] | list[Example[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Made:
     splits: Mapping[str, Rows]
     summary: dict[str, Scalar]
     described: dict[str, Any]
+    documents: bool = False
+    """Whether the rows are documents."""
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -67,7 +73,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         described[name] = dict(made.described)
         for split, found in made.splits.items():
             path = ctx.outdir / f"{name}.{split}.parquet"
-            _write(path, found)
+            _write(path, found, made.documents)
             described[name] |= {f"rows_{split}": len(found), f"bytes_{split}": path.stat().st_size}
             summary[f"{name}_{split}"] = len(found)
         ctx.progress(done, total, unit="sources")
@@ -75,9 +81,11 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     return summary
 
 
-def _write(path: Path, rows: Rows) -> None:
-    """Write the rows of one split, which are all conversations or all examples."""
-    if rows and isinstance(rows[0], Example):
+def _write(path: Path, rows: Rows, documents: bool) -> None:
+    """Write the rows of one split, which are all conversations, all examples or all `documents`."""
+    if documents:
+        write_mixed_documents(path, cast("list[Document]", rows))
+    elif rows and isinstance(rows[0], Example):
         write_examples(path, cast("list[Example[Any]]", rows))
     else:
         write_conversations(path, cast("list[Conversation]", rows))
@@ -172,10 +180,11 @@ class _Published:
 
 
 def _own(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> Made:
-    """A user's own conversations: the splits, their metrics, and a description of what was read."""
-    splits: dict[str, list[Conversation]] = {"train": [], "test": []}
+    """A user's own conversations or documents: the splits, their metrics, and a description of what was read."""
+    splits: dict[str, Rows] = {"train": [], "test": []}
     summary: dict[str, Scalar] = {f"{source.name}_dropped": 0}
     described: dict[str, Any] = {"repo": None, "bad_rows": []}
+    what = "document" if source.has_documents else "conversation"
     dropped = 0
     for split, location, n in (
         ("train", source.train, source.kept("train")),
@@ -185,39 +194,62 @@ def _own(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> M
             continue
         bad = BadRows(shown(location), "chat_datasets", config.on_bad_row)
         reader = RowReader(location, bad, ctx.log)
-        splits[split] = _own_rows(reader, source, split, n, config.seed)
+        splits[split] = rows = _own_rows(reader, source, split, n, config.seed)
         if said := bad.summary():
             ctx.log(said)
-        if not splits[split] and n != 0:
-            raise DataError(f"{reader.where}: no conversation is left{_first(bad)}. Check the file, or name another")
+        if not rows and n != 0:
+            raise DataError(f"{reader.where}: no {what} is left{_first(bad)}. Check the file, or name another")
+        if n is not None and len(rows) < n:
+            ctx.log(f"warning: {reader.where}: n_{split} of {source.name} is {n:,}, but there are only {len(rows):,}")
         dropped += bad.count
         described[split] = reader.described()
         described["bad_rows"] += [{"split": split} | asdict(row) for row in bad.rows]
         summary[f"{source.name}_{split}_sha256"] = reader.sha256
-    return Made(splits, summary | {f"{source.name}_dropped": dropped}, described)
+        if source.has_documents:
+            size = sum(len(row.text.encode()) for row in cast("list[Document]", rows))
+            described[f"text_bytes_{split}"] = summary[f"{source.name}_{split}_bytes"] = size
+    return Made(splits, summary | {f"{source.name}_dropped": dropped}, described, source.has_documents)
 
 
-def _own_rows(reader: RowReader, source: ChatSource, split: str, n: int | None, seed: int) -> list[Conversation]:
-    """The conversations (all, or a seeded sample of `n`), in the order of the rows."""
-    columns = None if source.format == "auto" else [COLUMNS[source.format]]
-    found: list[Conversation] = []
-    kept: list[tuple[int, int, Conversation]] = []
-    for number, row in enumerate(reader.rows(columns)):
+def _own_rows(reader: RowReader, source: ChatSource, split: str, n: int | None, seed: int) -> Rows:
+    """The conversations or documents (all, or a seeded sample of `n`), in the order of the rows."""
+    found: list[Any] = []
+    kept: list[tuple[int, int, Any]] = []
+    for number, row in enumerate(reader.rows(_columns(source))):
         try:
-            messages = own_conversation(row.values, source.format)
+            one = _read(row.values, source, f"{split}-{number:06d}")
         except DataError as e:
             reader.bad.add_at(row.where, str(e))
             continue
-        conversation = Conversation(f"{split}-{number:06d}", messages)
         if n is None:
-            found.append(conversation)
+            found.append(one)
             continue
         # The n smallest hashes are a sample of an unknown number of rows; the largest of them is first in the heap.
         place = hashlib.blake2b(f"{seed}\0{split}\0{number}".encode(), digest_size=8).digest()
-        heapq.heappush(kept, (-int.from_bytes(place, "big"), number, conversation))
+        heapq.heappush(kept, (-int.from_bytes(place, "big"), number, one))
         if len(kept) > n:
             heapq.heappop(kept)
-    return found if n is None else [c for _, _, c in sorted(kept, key=lambda entry: entry[1])]
+    return found if n is None else [one for _, _, one in sorted(kept, key=lambda entry: entry[1])]
+
+
+def _columns(source: ChatSource) -> list[str] | None:
+    """The columns of a user's rows that are read; None for all."""
+    match source.format:
+        case "auto":
+            return None
+        case "documents":
+            return [source.column]
+        case known:
+            return [COLUMNS[known]]
+
+
+def _read(row: Mapping[str, Any], source: ChatSource, name: str) -> Conversation | Document:
+    """A user's row with the id `name`. Raises `DataError` for one that cannot be used."""
+    if source.format != "documents":
+        return Conversation(name, own_conversation(row, source.format))
+    if isinstance(row[source.column], bytes):
+        raise DataError(f"{source.column} is not valid UTF-8")
+    return Document(name, text_of(row, source.column))
 
 
 def _first(bad: BadRows) -> str:

@@ -1,4 +1,4 @@
-"""Mid-training and SFT: trains the previous stage's model on conversations.
+"""Mid-training and SFT: trains the previous stage's model on conversations and, in mid-training, on documents.
 
 They only differ in their mixture and loss mask: mid-training learns every token, SFT only the assistant's.
 """
@@ -13,15 +13,18 @@ from typing import Any
 
 from aquarat_core.artifacts import Artifact
 from aquarat_core.config import ChatTrainConfig
+from aquarat_core.config.task_use import nothing_learned
+from aquarat_core.data.mixed_documents import holds_documents
 from aquarat_core.data.packed_files import open_rows
+from aquarat_core.errors import StageError
 from aquarat_core.model.checkpoint import load_checkpoint, save_checkpoint
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.stages.chat_rows import Packed, pack, too_long_said
+from aquarat_core.stages.chat_rows import Packed, documents_said, pack, too_long_said
 from aquarat_core.stages.decontamination import protected_questions, record_left_out
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.decontamination import Contaminated, contaminated
-from aquarat_core.tasks.mixture import Source, StoredConversations, mix, whole
+from aquarat_core.tasks.mixture import Source, StoredConversations, StoredDocuments, mix, whole
 from aquarat_core.tasks.registry import OTHER_DATASET, TASKS
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.loop import train
@@ -52,7 +55,7 @@ def _run(ctx: StageContext, parent: Artifact) -> dict[str, Scalar]:
         made = world.once_per_host(lambda: _prepare(ctx, held_out, tokenizer, T, folder))
         packed = {split: Packed(**made[split]) for split in (TRAINING, VALIDATION)}
         for split, what in packed.items():
-            for line in too_long_said(split, what, T):
+            for line in (*documents_said(split, what), *too_long_said(split, what, T)):
                 ctx.log(line)
         rows, validation = (open_rows(Path(made["folder"]), split, T, tokenizer.vocab_size) for split in packed)
         prompts = chat_prompts(config.samples.prompts, list(islice(held_out, QUESTIONS)), tokenizer)
@@ -94,12 +97,22 @@ def _limits(config: ChatTrainConfig) -> dict[str, int | None]:
 
 
 def _sources(ctx: StageContext) -> Mapping[str, Source]:
-    """The sources that the mixture can name: all of `chat_datasets`, and the examples of the tasks that it names."""
+    """The sources that the mixture can name: all of `chat_datasets`, and the examples of the tasks that it names.
+
+    Raises `StageError` for documents in a mixture of which only the assistant's words are learned.
+    """
     config: ChatTrainConfig = ctx.config
     chats, ending = ctx.inputs.get(OTHER_DATASET), ".train.parquet"
-    files = [f.path for f in chats.manifest.files if f.path.endswith(ending)] if chats else []
-    tasks = {e.name for e in config.mixture} & {*TASKS, *config.definitions}
-    return {
-        **{file.removesuffix(ending): StoredConversations(chats.path(file)) for file in files if chats},
-        **{name: task_input(ctx, name).source("train") for name in sorted(tasks)},
-    }
+    files = {f.path: chats.path(f.path) for f in chats.manifest.files if f.path.endswith(ending)} if chats else {}
+    named = _named(config)
+    tasks = {*named} & {*TASKS, *config.definitions}
+    found: dict[str, Source] = {name: task_input(ctx, name).source("train") for name in sorted(tasks)}
+    for file, path in files.items():
+        if (name := file.removesuffix(ending)) in tasks:
+            continue
+        # What the mixture does not name is not read.
+        documents = name in named and holds_documents(path)
+        if documents and config.loss_on != "all":
+            raise StageError(nothing_learned(name, ctx.spec.stage))
+        found[name] = StoredDocuments(path) if documents else StoredConversations(path)
+    return found

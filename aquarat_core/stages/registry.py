@@ -68,10 +68,11 @@ _UP_TO_RL = (
     Stage(
         name="chat_datasets",
         kind="dataset",
-        description="Conversations for mid-training and SFT, and questions of tasks; one file per source and split.",
-        how=(
-            "Each source of the profile becomes Parquet files of conversations: from the Hub, from files, or generated."
+        description=(
+            "Conversations and documents for mid-training and SFT, and questions of tasks; one file per source and "
+            "split."
         ),
+        how="Each source of the profile becomes Parquet files of its rows: from the Hub, from files, or generated.",
         inputs=(),
         section="chat_datasets",
         entry="aquarat_core.stages.chat_datasets:run",
@@ -138,10 +139,7 @@ _UP_TO_RL = (
         name="mid_checkpoint",
         kind="checkpoint",
         description="The base model after mid-training on conversations and problems.",
-        how=(
-            "Goes on with the mixture of conversations and questions in the profile, with the loss on the "
-            "assistant's words only."
-        ),
+        how="Goes on with the profile's mixture of conversations, questions and documents, learning every word of it.",
         inputs=("base_checkpoint", "chat_datasets", "aqua_dataset"),
         section="mid_checkpoint",
         entry="aquarat_core.stages.chat_training:run_mid",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from aquarat_core.config import TokenizerConfig
 from aquarat_core.conversation import message_texts
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.documents import read_columns, read_documents
+from aquarat_core.data.mixed_documents import DocumentFile, holds_documents
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.registry import DATASETS, dataset_of
@@ -28,8 +30,8 @@ TEXTS_PER_SOURCE = 2_000
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Count up to `max_chars` characters, learn the merges, and measure the compression of every source.
 
-    `bytes_per_token` is measured on validation text, which the tokenizer has not seen; the values for questions and
-    conversations are from texts that it was trained on.
+    `bytes_per_token` is measured on validation text, which the tokenizer has not seen; the values for questions and for
+    the sources of conversations and documents are from texts that it was trained on.
     """
     config: TokenizerConfig = ctx.config
     tokenizer = train_tokenizer(_texts(ctx), config, lambda done, total, unit: ctx.progress(done, total, unit))
@@ -37,6 +39,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     questions = _first(_questions(ctx))
     sources = {"questions": questions} if questions else {}
     sources |= {name: _first(texts) for name, texts in _chats(ctx)}
+    sources |= {name: _first(row.text for row in file.documents()) for name, file in _documents(ctx)}
     sources["validation"] = _first(read_documents(ctx.inputs["pretrain_text"].path("validation.parquet")))
     made = report(tokenizer, sources)
     (ctx.extras_dir / REPORT_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
@@ -64,6 +67,8 @@ def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
     yield from _questions(ctx)
     for _, texts in _chats(ctx):
         yield from texts
+    for _, file in _documents(ctx):
+        yield from (part.texts for part in file.parts())
     text = ctx.inputs["pretrain_text"]
     for name in sorted(f.path for f in text.manifest.files if f.path.startswith("train-")):
         yield from read_columns(text.path(name))
@@ -79,10 +84,22 @@ def _questions(ctx: StageContext) -> Iterator[str]:
 
 def _chats(ctx: StageContext) -> Iterator[tuple[str, Iterator[str]]]:
     """Every source of conversations with the texts of its messages, without the special tokens around calls."""
+    for name, path in _sources(ctx, documents=False):
+        conversations = read_conversations(path)
+        yield name, (text for c in conversations for m in c.messages for text in message_texts(m))
+
+
+def _documents(ctx: StageContext) -> Iterator[tuple[str, DocumentFile]]:
+    """Every source of documents."""
+    return ((name, DocumentFile(path)) for name, path in _sources(ctx, documents=True))
+
+
+def _sources(ctx: StageContext, *, documents: bool) -> Iterator[tuple[str, Path]]:
+    """Name and training file of the sources that have documents, or of those that do not."""
     chats, ending = ctx.inputs["chat_datasets"], ".train.parquet"
     for file in sorted(f.path for f in chats.manifest.files if f.path.endswith(ending)):
-        conversations = read_conversations(chats.path(file))
-        yield file.removesuffix(ending), (text for c in conversations for m in c.messages for text in message_texts(m))
+        if holds_documents(path := chats.path(file)) == documents:
+            yield file.removesuffix(ending), path
 
 
 def _first(texts: Iterator[str]) -> list[str]:

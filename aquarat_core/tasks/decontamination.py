@@ -1,7 +1,7 @@
 """Leaves out training rows that contain a question which models are later judged by.
 
-A row is contaminated if one of its user's messages is a held-out question or a near duplicate of one, or if any of its
-text has a run of 13 of its words (`duplicates.HeldOut`).
+A row is contaminated if one of its user's messages, or one line of a document, is a held-out question or a near
+duplicate of one, or if any of its text has a run of 13 of its words (`duplicates.HeldOut`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Row:
 
     id: str
     asked: Sequence[str]
-    """The user's messages, or what a task knows to be the question."""
+    """The user's messages, the lines of a document, or what a task knows to be the question."""
     text: str
     """All of it, questions and answers, without the calls of tools, which would interrupt a run of words."""
 

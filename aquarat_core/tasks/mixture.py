@@ -1,8 +1,8 @@
-"""Deterministic mixtures of conversations for mid-training and SFT.
+"""Deterministic mixtures of conversations and documents for mid-training and SFT.
 
 The position of a row depends only on (seed, source, row, copy): rows are sorted by a hash of these, so no random
 generator has to be saved, and adding a source does not reorder the others among themselves. Only positions are mixed;
-the conversations are read from their source in its own order when they are tokenized.
+the rows are read from their source in its own order when they are tokenized.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from aquarat_core.config import MixtureEntry
 from aquarat_core.config.validation import did_you_mean
 from aquarat_core.conversation import Message, without_calls
+from aquarat_core.data.mixed_documents import DocumentFile, Texts
 from aquarat_core.data.turns import ConversationFile, Turns
 from aquarat_core.errors import DataError
 from aquarat_core.tasks.decontamination import Row, searched
@@ -32,7 +33,7 @@ PART_ROWS = 500
 
 
 class Source(Protocol):
-    """Conversations by row."""
+    """Conversations or documents by row."""
 
     def __len__(self) -> int: ...
 
@@ -43,8 +44,9 @@ class Source(Protocol):
         """
         ...
 
-    def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns]:
-        """The conversations of `rows`, which ascend, in parts: as published (None), or as shown under a seed."""
+    def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Turns | Texts]:
+        """The conversations or documents of `rows`, which ascend, in parts: as published (None), or as shown under a
+        seed."""
         ...
 
     def searched(self) -> Iterator[Row]:
@@ -74,6 +76,28 @@ class StoredConversations(Source):
         for name, messages in zip(self._file.ids(), conversations, strict=True):
             asked = [m["content"] for m in messages if m["role"] == "user"]
             yield Row(name, asked, "\n".join(without_calls(m["content"], m.get("parts", ())) for m in messages))
+
+
+class StoredDocuments(Source):
+    """A file of documents with one copy each."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = DocumentFile(path)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def copies(self, permutations: int) -> Iterator[tuple[str, int]]:
+        del permutations
+        return ((name, 1) for name in self._file.ids())
+
+    def turns(self, rows: npt.NDArray[np.int64], copy_seeds: Sequence[int | None]) -> Iterator[Texts]:
+        del copy_seeds
+        return self._file.texts(rows)
+
+    def searched(self) -> Iterator[Row]:
+        """A page may ask a question on any of its lines, with other numbers too."""
+        return (Row(found.id, found.text.splitlines(), found.text) for found in self._file.documents())
 
 
 class TaskExamples(Source):
@@ -135,7 +159,7 @@ class TaskExamples(Source):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The distinct conversations that one entry of a mixture takes from its source."""
+    """The distinct conversations or documents that one entry of a mixture takes from its source."""
 
     source: Source
     rows: npt.NDArray[np.int64]
@@ -143,7 +167,7 @@ class Part:
     copy_seeds: Sequence[int | None]
     """[V] the seeds under which they are shown; None means as published."""
 
-    def turns(self) -> Iterator[Turns]:
+    def turns(self) -> Iterator[Turns | Texts]:
         """All of them, in this order."""
         return self.source.turns(self.rows, self.copy_seeds)
 
@@ -155,11 +179,10 @@ class Mixture:
     parts: Sequence[Part]
     """One part for each entry."""
     order: npt.NDArray[np.int64]
-    """[N] index, over all parts, of the conversation at each position; repeated conversations appear several
-    times."""
+    """[N] index, over all parts, of the row at each position; repeated rows appear several times."""
 
-    def turns(self) -> Iterator[Turns]:
-        """The conversations of all parts, one part after another."""
+    def turns(self) -> Iterator[Turns | Texts]:
+        """The conversations and documents of all parts, one part after another."""
         for part in self.parts:
             yield from part.turns()
 

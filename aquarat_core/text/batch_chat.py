@@ -1,4 +1,5 @@
-"""Conversations as tokens, in batches: equal to `text.chat.render` for each, plus the rule for long conversations.
+"""A mixture as tokens, in batches. Conversations are equal to `text.chat.render` for each, plus the rule for long ones;
+documents are those of `text.batch_documents`.
 
 The tokenizer is called once for about a thousand messages, and numpy inserts special tokens and masks. Conversations
 that columns cannot hold (`Turns.apart`), or that are invalid, go through `render` one by one.
@@ -15,9 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from aquarat_core.conversation import Message
+from aquarat_core.data.mixed_documents import Texts
 from aquarat_core.data.packed_files import Rendered
 from aquarat_core.data.parallel import mapped
 from aquarat_core.data.turns import Ints, Turns, edges
+from aquarat_core.text.batch_documents import render_documents
 from aquarat_core.text.chat import render
 from aquarat_core.text.tokenizer import Tokenizer
 
@@ -28,18 +31,22 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class ChatRenderer:
-    """Converts the conversations of one run to tokens."""
+    """Converts the conversations and documents of one run to tokens."""
 
     tokenizer: Tokenizer
     room: int
-    """Maximum number of ids in a conversation."""
+    """Maximum number of ids in a conversation, or in a piece of a document."""
     loss_on: Literal["all", "assistant"] = "assistant"
     too_long: Literal["leave_out", "trim"] = "leave_out"
     """What to do with longer ones; `trim` cuts pairs of user and assistant from the end but keeps the first one."""
 
-    def stream(self, parts: Iterable[Turns], threads: int | None = None) -> Iterator[Rendered]:
-        """`render` of each part, on `threads` threads (default: one per core)."""
-        return mapped(self.render, parts, threads)
+    def stream(self, parts: Iterable[Turns | Texts], threads: int | None = None) -> Iterator[Rendered]:
+        """`render` of each part of conversations and `render_documents` of each part of documents, on `threads` threads
+        (default: one per core)."""
+        return mapped(self._part, parts, threads)
+
+    def _part(self, part: Turns | Texts) -> Rendered:
+        return render_documents(self.tokenizer, part, self.room) if isinstance(part, Texts) else self.render(part)
 
     def render(self, turns: Turns) -> Rendered:
         """All conversations of `turns`, in order.

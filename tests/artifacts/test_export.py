@@ -19,6 +19,7 @@ from aquarat_core.artifacts import Artifact, ArtifactStore
 from aquarat_core.cli import export, main
 from aquarat_core.conversation import Conversation, assistant_message, user_message
 from aquarat_core.data.conversations import write_conversations
+from aquarat_core.data.mixed_documents import Document, write_mixed_documents
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.synthetic import generate_questions
 from aquarat_core.tasks.example_files import write_examples
@@ -30,6 +31,7 @@ from .conftest import ROOT, Publish
 AQUA = generate_questions(30, seed=1, max_level=1)
 CHOICE = choice_example("c", {"question": "Où? 東京", "options": ["a", "b", "c"], "correct": 1, "rationale": "So."})
 NUMBER = numeric_example("n", "Half of 48?", "24", "48/2 = <<48/2=24>>24")
+PAGE = Document("page-0", "Pages\u2028have <|bos|>\n lines.")
 CHAT = Conversation("chat-0", [user_message("Hi"), assistant_message("Hello\u2028you")])
 
 
@@ -50,6 +52,7 @@ def store(publish: Publish, tmp_path: Path) -> str:
     write_examples(chats / "sums.test.parquet", [NUMBER])
     write_conversations(chats / "identity.train.parquet", [CHAT])
     write_conversations(chats / "empty.test.parquet", [])
+    write_mixed_documents(chats / "pages.train.parquet", [PAGE])
     publish(opened, "aqua_dataset", bytes_of(aqua) | {"dropped.json": b"[]"})
     publish(opened, "chat_datasets", bytes_of(chats) | {"sources.json": b"{}"})
     publish(opened, "sft_checkpoint", {"model.safetensors": b"sft"})
@@ -77,7 +80,7 @@ def test_any_task_and_conversations(store: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     assert main(["export", "chat_datasets", "--store", store]) == 0
     out = tmp_path / "chat_datasets"
-    names = ("birds.train", "empty.test", "identity.train", "sums.test")
+    names = ("birds.train", "empty.test", "identity.train", "pages.train", "sums.test")
     assert sorted(os.listdir(out)) == [f"{name}.jsonl" for name in names]
     (choice,), (number,) = lines(out / "birds.train.jsonl"), lines(out / "sums.test.jsonl")
     assert (choice["letters"], choice["answer_letter"]) == (["A", "B", "C"], "B")
@@ -85,6 +88,7 @@ def test_any_task_and_conversations(store: str, tmp_path: Path, monkeypatch: pyt
     assert number["answer"] == "24" and "letters" not in number
     assert {part["type"] for part in number["messages"][-1]["parts"]} == {"text", "call", "output"}
     assert lines(out / "identity.train.jsonl") == [{"id": "chat-0", "messages": CHAT.messages}]
+    assert lines(out / "pages.train.jsonl") == [{"id": "page-0", "text": PAGE.text}]
     assert (out / "empty.test.jsonl").read_bytes() == b""
 
 
@@ -97,7 +101,7 @@ def test_one_source_alone(store: str, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["sft_checkpoint"], "sft_checkpoint has no questions or conversations: aqua_dataset and chat_datasets have"),
-        (["chat_datasets", "--only", "bird"], "has nothing of 'bird': it has birds, empty, identity, sums"),
+        (["chat_datasets", "--only", "bird"], "has nothing of 'bird': it has birds, empty, identity, pages, sums"),
         (["chat_datasets", "--only", ""], "has nothing of ''"),
         (["rl_checkpoint"], "rl_checkpoint"),
         (["aqua_dataset", "--out", "a_file"], "a_file cannot be written: File exists"),

@@ -149,6 +149,7 @@ def test_a_split_of_the_hub(tmp_path: Path) -> None:
     held = with_text(tmp_path / "p.yaml", {"hub": "a/b", "split": "train"}).pretrain_text.train
     assert held == HubRows(hub="a/b", subset="default", split="train")
     assert shown(held) == "a/b, subset default, split train"
+    assert shown(HubRows(hub="a/b", first_files=2)) == "a/b, subset default, split train, first_files 2"
 
 
 def test_secrets_are_not_shown() -> None:

@@ -119,6 +119,10 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, field: str, valu
         load_profile(profile(tmp_path, field.format(value) + "\n"))
 
 
+CHATS = [{"name": "identity"}, {"name": "drills"}]
+PAGES = {"name": "pages", "train": {"hub": "owner/pages"}, "format": "documents"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -139,8 +143,31 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, field: str, valu
         ({"mid_checkpoint": {"mixture": [{"name": "drills", "answer_only": True}]}}, "drills has no answers to show"),
         ({"chat_datasets": {"sources": [{"name": "identity"}, {"name": "drills", "n_train": 0}]}},
          "mixture needs train rows of drills, but none are kept: set n_train of the source drills"),
+        ({"chat_datasets": {"sources": [*CHATS, PAGES]}, "sft_checkpoint": {"mixture": [{"name": "pages"}]}},
+         "sft_checkpoint.mixture names pages, which has documents, but with loss_on 'assistant' only what"),
+        ({"chat_datasets": {"sources": [*CHATS, PAGES]},
+          "mid_checkpoint": {"mixture": [{"name": "pages"}], "loss_on": "assistant"}}, "or set mid_checkpoint.loss_on"),
+        ({"chat_datasets": {"sources": [*CHATS, PAGES]},
+          "mid_checkpoint": {"mixture": [{"name": "pages", "permutations": 2}]}}, "permutations of pages are"),
+        ({"chat_datasets": {"sources": [*CHATS, PAGES]}, "mid_checkpoint": {"validation_task": "pages"}},
+         "mid_checkpoint.validation_task names 'pages'"),
+        ({"chat_datasets": {"sources": [{"name": "drills", "format": "documents"}]}},
+         "drills is the name of a built-in"),
+        ({"chat_datasets": {"sources": [*CHATS, {**PAGES, "format": "auto", "column": "body"}]}},
+         "pages: column is only read of documents"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_before_anything_starts(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_profile("demo", changes)
+
+
+def test_documents_are_named_in_mid_training_and_where_sft_learns_everything() -> None:
+    changes = {
+        "chat_datasets": {"sources": [*CHATS, PAGES | {"column": "body"}]},
+        "mid_checkpoint": {"mixture": [{"name": "pages", "limit": 5, "repeat": 2}]},
+        "sft_checkpoint": {"mixture": [{"name": "pages"}], "loss_on": "all"},
+    }
+    profile = load_profile("demo", changes)
+    assert profile.chat_datasets.sources[2].kept("train") is None
+    assert profile.section("mid_checkpoint").mixture[0].limit == 5

@@ -6,6 +6,7 @@ import pytest
 
 from aquarat_core.config import Profile, load_profile, profile_names
 from aquarat_core.config.accounting import rl_parts, scaling_parameters, training_bytes
+from aquarat_core.config.data import LICENSES
 from aquarat_core.config.scaling import horizon_of, training_tokens
 
 GPU_BYTES = 80e9
@@ -65,7 +66,9 @@ def test_a_profile_takes_all_questions_several_times_and_some_mathematics(name: 
     assert profile.aqua_dataset.n_train == 97_467
     assert sft["task"].limit is None and 2 <= sft["task"].permutations <= 4
     mid = {entry.name for entry in profile.mid_checkpoint.mixture}
-    assert {"metamath", "numina", "gsm8k", "task"} <= mid
+    assert {"metamath", "numina", "gsm8k", "task", "finemath"} <= mid
+    pages = next(source for source in profile.chat_datasets.sources if source.name == "finemath")
+    assert pages.has_documents and pages.column == "text" and pages.train.hub in LICENSES
     rl = profile.rl_checkpoint
     assert rl.reward.kind == "probability" and rl.dynamic_sampling_rounds and rl.optim.warmdown < 0.5
     assert rl.optim.warmdown_shape == "cosine" and rl.reward.exact_after == 0.33

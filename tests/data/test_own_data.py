@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.config import ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.data.conversations import read_conversations
+from aquarat_core.data.mixed_documents import Document, DocumentFile, holds_documents
 from aquarat_core.errors import DataError
 from aquarat_core.stages import chat_datasets, own_text, pretrain_text
 from aquarat_core.stages.base import Scalar, StageContext
@@ -153,6 +155,63 @@ def test_a_sample_of_own_conversations_is_seeded(run: Run, tmp_path: Path) -> No
     first = ids(1)
     assert len(first) == 30 and first == sorted(first) == ids(1) and first != ids(2)
     assert read_conversations(tmp_path / "out" / "mine.test.parquet") == []
+
+
+def test_documents_are_a_source_like_any_other(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts stay as they are, with white space and names of special tokens; what is no text is named."""
+    odd = "  <|bos|>What is <|assistant_end|>?\n\n"
+    bad = [{"body": " \n"}, {"body": 5}, {"body": None}, {"text": "a"}]
+    train = jsonl(tmp_path / "t.jsonl", [*({"body": text} for text in [odd, *TEXTS]), *bad])
+    test = jsonl(tmp_path / "v.jsonl", [{"body": "é"}])
+    done = run(chat_config(train=train, test=test, format="documents", column="body", n_train=1_000))
+    found = list(DocumentFile(tmp_path / "out" / "mine.train.parquet").documents())
+    assert [d.text for d in found] == [odd, *TEXTS] and found[7].id == "train-000007"
+    assert done["mine_train"] == 401 and done["mine_dropped"] == 4
+    assert done["mine_train_bytes"] == sum(len(d.text.encode()) for d in found) and done["mine_test_bytes"] == 2
+    described = json.loads((tmp_path / "out" / "sources.json").read_text())["mine"]
+    assert described["rows_train"] == 401 and described["text_bytes_train"] == done["mine_train_bytes"]
+    assert {row["row"]: row["reason"] for row in described["bad_rows"]} == {
+        "t.jsonl, line 402": "body is blank",
+        "t.jsonl, line 403": "body is a int instead of a text",
+        "t.jsonl, line 404": "body is null",
+        "t.jsonl, line 405": "it has no body (there are text)",
+    }
+    assert "n_train of mine is 1,000, but there are only 401" in capsys.readouterr().err
+    refusing = chat_config(train=train, format="documents", column="body").model_copy(update={"on_bad_row": "error"})
+    with pytest.raises(DataError, match=r"t\.jsonl, line 402 .*body is blank\. Set chat_datasets\.on_bad_row"):
+        run(refusing)
+
+
+def test_a_sample_of_documents_is_seeded(run: Run, tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "t.jsonl", [{"text": text} for text in TEXTS])
+
+    def sampled(seed: int) -> list[Document]:
+        run(chat_config(train=train, format="documents", n_train=30).model_copy(update={"seed": seed}))
+        return list(DocumentFile(tmp_path / "out" / "mine.train.parquet").documents())
+
+    first = sampled(1)
+    assert len(first) == 30 and first == sampled(1) != sampled(2)
+    assert [d.text for d in first] == [TEXTS[int(d.id[-6:])] for d in first] and first == sorted(first, key=str)
+    # A source of documents without a test split has an empty file of documents.
+    assert holds_documents(tmp_path / "out" / "mine.test.parquet")
+
+
+def test_documents_in_parquet(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    torn = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": torn}), path)
+    done = run(chat_config(train=str(path), format="documents"))
+    assert done["mine_train"] == 1
+    (bad,) = json.loads((tmp_path / "out" / "sources.json").read_text())["mine"]["bad_rows"]
+    assert bad["reason"] == "text is not valid UTF-8"
+    with pytest.raises(DataError, match=r"no column body \(there are text\)\. Name a column that is there"):
+        run(chat_config(train=str(path), format="documents", column="body"))
+
+
+def test_no_document_left_is_an_error(run: Run, tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "t.jsonl", [{"text": "a"}])
+    with pytest.raises(DataError, match=r"no document is left of 1 \(the first, t.jsonl, line 1: it has no body"):
+        run(chat_config(train=train, format="documents", column="body"))
 
 
 def test_no_conversation_left_is_an_error(run: Run, tmp_path: Path) -> None:

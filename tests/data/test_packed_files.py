@@ -52,3 +52,25 @@ def test_a_file_that_was_cut_off_is_a_fault(tmp_path: Path) -> None:
     order = np.zeros(1, np.int64)
     with pytest.raises(OSError, match="only 16 of 18 bytes could be read"):
         write_rows(tmp_path, "x", rendered, order, plan_conversations(rendered.lengths, T), T, PAD, 100)
+
+
+def test_pieces_of_documents_are_packed_beside_conversations(tmp_path: Path) -> None:
+    """A repeated document's pieces all come again; a conversation that is left out has no ids in between."""
+    yes, no = (np.full(3, value, np.bool_) for value in (True, False))
+    lengths, pieces = np.array([4, 2, 3]), np.array([2, 0, 1])
+    documents = Rendered(np.arange(9), np.ones(9, np.uint8), lengths, yes, no, pieces)
+    fits = np.array([True, False, True])
+    chats = Rendered(np.arange(20, 25), np.zeros(5, np.uint8), np.array([2, 9, 3]), fits, no)
+    rendered = write_rendered(tmp_path, [chats, documents, chats], 100)
+    assert rendered.is_document.tolist() == [False] * 3 + [True] * 3 + [False] * 3
+    numbers = rendered.pieces_of(np.array([5, 3, 4, 3, 0, 1, 8]))
+    assert numbers.tolist() == [5, 3, 4, 3, 4, 0, 1, 8]
+    plan = plan_conversations(rendered.lengths[numbers], 3, buffer=1)
+    write_rows(tmp_path, "x", rendered, numbers, plan, 3, PAD, 100)
+    rows = open_rows(tmp_path, "x", 3, 100)
+    assert plan.too_long == 1
+    assert rows.ids.tolist() == [
+        [6, 7, 8, PAD], [0, 1, 2, 3], [4, 5, PAD, PAD], [0, 1, 2, 3], [4, 5, 20, 21], [22, 23, 24, PAD],
+    ]  # fmt: skip
+    assert rows.mask is not None and rows.mask.sum() == 3 + 2 * 6
+    assert rendered.pieces_of(np.empty(0, np.int64)).tolist() == []

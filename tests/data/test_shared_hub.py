@@ -9,6 +9,7 @@ import pytest
 
 from aquarat_core.conversation import Message, without_calls
 from aquarat_core.data.conversations import read_conversations
+from aquarat_core.data.mixed_documents import DocumentFile
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.aqua.normalizing import normalize
 from aquarat_core.tasks.aqua.question import LETTERS, parse_answer, permute, prompt, target
@@ -127,3 +128,13 @@ def test_real_text_shards(endpoint, run_stage) -> None:
     assert done.metrics["train_documents"] == 2_178 and done.metrics["validation_documents"] == 1_088
     missing = run_stage("pretrain_text", config | {"train_shards": [0, 99]}, endpoint)
     assert missing.error == "DataError" and "shard_00099.parquet" in missing.message
+
+
+def test_real_documents_for_a_mixture(endpoint, run_stage) -> None:
+    train = {"hub": "karpathy/fineweb-edu-100b-shuffle", "first_files": 2}
+    source = {"name": "pages", "train": train, "format": "documents", "n_train": 1_500}
+    done = run_stage("chat_datasets", {"sources": [source]}, endpoint)
+    found = list(DocumentFile(done.out / "pages.train.parquet").documents())
+    assert len(found) == done.metrics["pages_train"] == 1_500 and done.metrics["pages_dropped"] == 0
+    assert max(int(d.id[-6:]) for d in found) < 2_178 and all(d.text.strip() for d in found)
+    assert done.metrics["pages_train_bytes"] == sum(len(d.text.encode()) for d in found)

@@ -9,6 +9,7 @@ import pytest
 
 from aquarat_core.conversation import without_calls
 from aquarat_core.data.conversations import read_conversations
+from aquarat_core.data.mixed_documents import DocumentFile
 from aquarat_core.tasks.aqua.files import read_questions
 from aquarat_core.tasks.example_files import read_examples
 from aquarat_core.tasks.word_problems import generate_text
@@ -276,3 +277,23 @@ def test_a_text_column_of_another_type_is_refused(hub, run_stage) -> None:
     hub.add("karpathy/fineweb-edu-100b-shuffle", files, {})
     refused = run_stage("pretrain_text", SHARDS, hub.endpoint)
     assert refused.error == "DataError" and "column text is int64, not text" in refused.message
+
+
+def test_documents_of_the_first_files_of_a_split(hub, run_stage) -> None:
+    files = {
+        f"math-4/train-{n:05d}-of-00003.parquet": [{"url": f"u{i}", "text": f"page {n}.{i} <|bos|>"} for i in range(40)]
+        for n in range(3)
+    }
+    hub.add("owner/maths", files, {"math-4": ["train"]})
+    train = {"hub": "owner/maths", "subset": "math-4", "first_files": 2}
+    source = {"name": "pages", "train": train, "format": "documents", "n_train": 50}
+    done = run_stage("chat_datasets", {"sources": [source]}, hub.endpoint)
+    found = list(DocumentFile(done.out / "pages.train.parquet").documents())
+    pages = [f"page {n}.{i} <|bos|>" for n in range(2) for i in range(40)]
+    assert [pages[int(d.id[-6:])] for d in found] == [d.text for d in found] and len(found) == 50
+    assert {d.text[:6] for d in found} == {"page 0", "page 1"}
+    assert sorted(hub.downloads) == [f"train-0000{n}-of-00003.parquet" for n in (0, 1)]
+    described = json.loads((done.out / "sources.json").read_text())["pages"]["train"]
+    assert described == train | {"split": "train", "revision": described["revision"]}
+    wrong = run_stage("chat_datasets", {"sources": [source | {"column": "body"}]}, hub.endpoint)
+    assert "no column body (there are url, text). Name a column that is there" in wrong.message

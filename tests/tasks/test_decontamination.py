@@ -17,6 +17,7 @@ from aquarat_core.conversation import (
     user_message,
 )
 from aquarat_core.data.conversations import write_conversations
+from aquarat_core.data.mixed_documents import Document, Texts, write_mixed_documents
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import Question
 from aquarat_core.tasks.aqua.task import to_example
@@ -29,7 +30,7 @@ from aquarat_core.tasks.decontamination import (
     searched,
 )
 from aquarat_core.tasks.duplicates import HeldOut
-from aquarat_core.tasks.mixture import Source, StoredConversations, TaskExamples, mix
+from aquarat_core.tasks.mixture import Source, StoredConversations, StoredDocuments, TaskExamples, mix
 from aquarat_core.tasks.numeric import numeric_example
 from aquarat_core.tasks.splits import question_of
 from tests.factories import AQUA
@@ -95,6 +96,26 @@ def test_a_call_hides_no_run_of_words(held_out: HeldOut, tmp_path: Path) -> None
     write_conversations(tmp_path / "talks.parquet", [Conversation("c0", [user_message("Tell me."), reply])])
     (row,) = StoredConversations(tmp_path / "talks.parquet").searched()
     assert contamination(held_out, row) == ("aqua/validation/v0", "shares_13_words")
+
+
+def test_documents_are_searched_line_by_line_and_as_a_whole(held_out: HeldOut, tmp_path: Path) -> None:
+    texts = [
+        "Trains. They cross bridges at a steady speed.\nNothing else.",
+        f"A forum.\n{TEST_TEXT.replace('Seven', 'Six')}\nReply: it is easy.",
+        f"Of course {' '.join(TRAIN_TEXT.split()[2:17])}, and so on.",
+    ]
+    pages = [Document(f"train-{i:06d}", text) for i, text in enumerate(texts)]
+    write_mixed_documents(tmp_path / "pages.train.parquet", pages)
+    sources = {"pages": StoredDocuments(tmp_path / "pages.train.parquet")}
+    numbers, listed = contaminated(held_out, sources)
+    assert numbers == {"pages": {1, 2}}
+    assert [(row.row, row.held_out, row.rule) for row in listed] == [
+        ("train-000001", "aqua/test/e0", "similar"),
+        ("train-000002", "aqua/validation/v0", "shares_13_words"),
+    ]
+    mixture = mix([MixtureEntry(name="pages", repeat=2)], sources, 5, numbers)
+    (part,) = mixture.turns()
+    assert isinstance(part, Texts) and part.texts.to_pylist() == texts[:1] and mixture.order.tolist() == [0, 0]
 
 
 def test_what_is_left_out_changes_nothing_else(held_out: HeldOut, sources: dict[str, Source]) -> None:
