@@ -48,7 +48,7 @@ def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -
     reference.write_text((root / "docs" / "configuration.md").read_text().replace("`group_size`", "`group`"))
     (old / "cli.md").write_text((root / "docs" / "cli.md").read_text().replace("`aquarat cancel`", "`aquarat stop`"))
     recipe = old / "recipe.md"
-    recipe.write_text((root / "docs" / "recipe.md").read_text().replace("| `d8` |", "| `d9` |"))
+    recipe.write_text((root / "docs" / "recipe.md").read_text().replace("| `d8` | 0.5", "| `d8` | 0.7"))
     copy = tmp_path / "README.md"
     copy.write_text(readme.replace("| `demo` |", "| `older` |"))
 
@@ -60,7 +60,7 @@ def test_a_check_finds_what_is_behind(root: Path, readme: str, tmp_path: Path) -
     assert refresh("--check") == 0
     assert "#### `aquarat cancel`\n" in (old / "cli.md").read_text()
     assert "| `demo` |" in copy.read_text() and "`older`" not in copy.read_text()
-    assert "| `d8` | 0.5 billion |" in recipe.read_text() and "`d9`" not in recipe.read_text()
+    assert "| `d8` | 0.5 billion |" in recipe.read_text()
     assert "| `group_size` | integer ≥ 2, ≤ 256 | `16` | Completions sampled for each" in reference.read_text()
 
 
