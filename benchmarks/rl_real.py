@@ -35,7 +35,7 @@ from tests.serving import hub_server
 
 SERVER = REPO_ROOT.parent / "shared/tools/hub_server.py"
 FIXED, SAMPLES = 64, 8
-FEW = {"limit": FIXED}
+FEW = {"limit": FIXED, "steps": 200}
 NUMBERS = {"tasks": [{"name": "one_step"}], "calculator": True, "group_size": 8, "max_new_tokens": 208}
 VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "numbers": NUMBERS,
 }
 """Changes to RL, by the name of the run."""
-SMALLER = {"group_size": 4, "max_new_tokens": 48}
+SMALLER = {"group_size": 4, "max_new_tokens": 48, "steps": 4}
 """What a quick run changes in all of them."""
 
 
@@ -119,8 +119,8 @@ class Bench:
         self._part("whole", self.paid, self._whole, "b", "RL on all questions keeps the form, and its accuracy")
         for control in ("random", "constant"):
             self._part(f"few_{control}", {}, self._control, f"d-{control}", f"a {control} reward does not raise it")
-        self._part("few_distilled", {}, self._distilled, "distilled", f"self-distillation on the {FIXED} questions")
         self._part("numbers", {}, self._of_numbers, "gsm8k", "RL on one-step problems, numeric answers")
+        self._part("few_distilled", {}, self._distilled, "distilled", f"self-distillation on the {FIXED} questions")
         return self.lines
 
     def _say(self, line: Line) -> None:
