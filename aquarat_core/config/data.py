@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
-from aquarat_core.config.locations import Location
+from aquarat_core.config.locations import Location, RowLocation
 from aquarat_core.config.tasks import TaskConfig
 
 GENERATED_CHATS = ("identity", "drills", "spelling")
@@ -92,9 +92,9 @@ class ChatSource(StrictModel):
     """`smoltalk`, `gsm8k`, `arc` (or `arc_easy`, `arc_challenge`), `mmlu` and `humaneval` are loaded from the Hub;
     `identity`, `drills` (arithmetic) and `spelling` are generated; any other name is for your own rows, which need
     `train`."""
-    train: Location | None = None
+    train: RowLocation | None = None
     """Own rows only: location of the training rows, in the forms that docs/data.md describes."""
-    test: Location | None = None
+    test: RowLocation | None = None
     """Own rows only: location of the test split; null for none."""
     format: Literal["auto", "messages", "sharegpt", "documents"] = "auto"
     """Own rows only: `messages` rows have `[{role, content}]` in a column of that name, `sharegpt` rows have
