@@ -213,18 +213,14 @@ def test_a_binary_column_is_no_text(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"text": pa.array([b"good"], pa.binary())}), path)
     for config in (chat_config(train=str(path), format="documents"), text_config(str(path))):
-        with pytest.raises(
-            DataError, match=r"t.parquet: column text is binary, not text\. Name a column .*under column"
-        ):
+        with pytest.raises(DataError, match=r"t.parquet: column text is binary, not text\. Name a column"):
             run(config)
 
 
 def test_a_wrong_column_is_told_in_the_same_words_for_each_format(run: Run, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text\na\n")
     for path in (str(tmp_path / "t.csv"), jsonl(tmp_path / "t.jsonl", [{"text": "a"}])):
-        with pytest.raises(
-            DataError, match=r"no.* body \(there are text\)\)?\. Name a column that is there, under column"
-        ):
+        with pytest.raises(DataError, match=r"no.* body \(there are text\)\)?\. Name a column that is there, under"):
             run(chat_config(train=path, format="documents", column="body"))
 
 
