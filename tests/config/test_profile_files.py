@@ -153,7 +153,7 @@ PAGES = {"name": "pages", "train": {"hub": "owner/pages"}, "format": "documents"
         ({"aqua_dataset": {"max_rationale_chars": True}}, "max_rationale_chars: true and false are not numbers"),
         ({"rl_checkpoint": {"temperature": False}}, "rl_checkpoint.temperature: true and false are not numbers"),
         ({"mid_checkpoint": {"mixture": [{"name": "task", "answers_only": True}]}},
-         "mid_checkpoint.mixture.0.answers_only: unknown field; did you mean answer_only? known here: answer_only, lim"),
+         "mid_checkpoint.mixture.0.answers_only: unknown field; did you mean answer_only? known here: answer_only,"),
         ({"pretrain_text": {"train": {"hub": "a/b", "splitt": "x"}}},
          "splitt: unknown field; did you mean split? known here: first_files, hub, split, subset"),
         ({"mid_checkpoint": {"mixture": 5}}, "mid_checkpoint.mixture: should be a list (got 5)"),
