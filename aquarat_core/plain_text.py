@@ -32,6 +32,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def type_of(value: object) -> str:
+    """The type of a value with its article: `an integer`, `a list`."""
+    return "an integer" if type(value) is int else f"a {type(value).__name__}"
+
+
 def fenced(text: str, language: str = "text") -> str:
     """`printable(text)` as a Markdown code block that nothing in `text` can end."""
     text = printable(text)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
-from aquarat_core.config.locations import Location
-from aquarat_core.config.tasks import TaskConfig
+from aquarat_core.config.locations import Location, RowLocation
+from aquarat_core.config.tasks import MAIN_TASK, TaskConfig
 
 GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
@@ -92,9 +92,9 @@ class ChatSource(StrictModel):
     """`smoltalk`, `gsm8k`, `arc` (or `arc_easy`, `arc_challenge`), `mmlu` and `humaneval` are loaded from the Hub;
     `identity`, `drills` (arithmetic) and `spelling` are generated; any other name is for your own rows, which need
     `train`."""
-    train: Location | None = None
+    train: RowLocation | None = None
     """Own rows only: location of the training rows, in the forms that docs/data.md describes."""
-    test: Location | None = None
+    test: RowLocation | None = None
     """Own rows only: location of the test split; null for none."""
     format: Literal["auto", "messages", "sharegpt", "documents"] = "auto"
     """Own rows only: `messages` rows have `[{role, content}]` in a column of that name, `sharegpt` rows have
@@ -123,6 +123,8 @@ class ChatSource(StrictModel):
 
     @model_validator(mode="after")
     def _name_fits(self) -> ChatSource:
+        if self.name == MAIN_TASK:
+            raise ValueError(f"{self.name!r} stands for the profile's own task: choose another name for your own data")
         if self.name in (*HUB_CHATS, *GENERATED_CHATS, "aqua"):
             if self.train or self.test or self.has_documents:
                 raise ValueError(f"{self.name} is the name of a built-in data set: choose another name for your own")
@@ -131,6 +133,16 @@ class ChatSource(StrictModel):
             raise ValueError(
                 f"{self.name!r} is not a built-in data set ({known}): for your own conversations or documents, give "
                 "their location under train"
+            )
+        if self.train and self.n_validation:
+            raise ValueError(
+                f"{self.name}: n_validation {self.n_validation} would do nothing, because only tasks have a validation "
+                "split: leave it out"
+            )
+        if self.train and self.n_test and not self.test:
+            raise ValueError(
+                f"{self.name}: n_test {self.n_test} would do nothing without a test split: give its location under "
+                "test, or leave n_test out"
             )
         if self.column != "text" and not self.has_documents:
             raise ValueError(f"{self.name}: column is only read of documents: add format: documents, or leave it out")

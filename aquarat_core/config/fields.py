@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, ClassVar, Literal, cast
+from collections.abc import Collection, Hashable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from aquarat_core.errors import UserError
 
@@ -39,10 +39,28 @@ class StrictModel(BaseModel):
     OLD_NAMES: ClassVar[Mapping[str, str]] = {}
     """New names of fields by their old names, which are accepted with a warning for one release."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """In Python, and so in pydantic, true is 1; in a profile it is a mistake."""
+        field = cls.model_fields.get(info.field_name or "")
+        kinds = _kinds(field.annotation) if field and isinstance(value, bool) else set[Any]()
+        if kinds & {int, float} and not any(kind is bool or isinstance(kind, bool) for kind in kinds):
+            raise ValueError("true and false are not numbers")
+        return cast("object", value)
+
     @model_validator(mode="before")
     @classmethod
     def _read_old_names(cls, raw: Any) -> Any:
         return with_current_names(cls, cast("dict[str, Any]", raw)) if isinstance(raw, dict) else raw
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation allows, and the values of its literals."""
+    if arguments := get_args(annotation):
+        inside = arguments[:1] if get_origin(annotation) is Annotated else arguments
+        return set() if get_origin(annotation) in (tuple, list, dict) else set().union(*map(_kinds, inside))
+    return {annotation} if isinstance(annotation, Hashable) else set()
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,11 +38,12 @@ def check_format(name: str) -> None:
         )
 
 
-def local_files(path: str) -> list[tuple[str, Path]]:
+def local_files(path: str, *, text: bool = True) -> list[tuple[str, Path]]:
     """The files that `path` stands for, by relative name: the file itself, those in a folder, or those of a pattern.
 
     Folders are searched to any depth and give the files with an ending in `FORMATS`, sorted by name. So do patterns, in
-    which `**` stands for folders of any depth. Hidden files are left out. Raises `ValueError`.
+    which `**` stands for folders of any depth. Hidden files are left out, and without `text` the text files of folders
+    and patterns, which have no rows with columns. Raises `ValueError`.
     """
     if os.path.isfile(path):
         check_format(path)
@@ -56,9 +57,11 @@ def local_files(path: str) -> list[tuple[str, Path]]:
             f"there is no file {path}. Write the path of a file, a folder or a pattern. If it was removed because its "
             "artifact is complete, write path#sha256=<SHA-256 of the file>, and the artifact stays fresh"
         )
-    names = {os.path.relpath(file, root): file for file in found if format_of(file) and os.path.isfile(file)}
+    formats = {kind for kind in FORMATS.values() if text or kind != "text"}
+    names = {os.path.relpath(file, root): file for file in found if format_of(file) in formats and os.path.isfile(file)}
     if not names:
-        raise ValueError(f"{path} has no file that ends in {ENDINGS}")
+        endings = ", ".join(ending for ending, kind in FORMATS.items() if kind in formats)
+        raise ValueError(f"{path} has no file that ends in {endings}")
     return [(name, Path(names[name])) for name in sorted(names)]
 
 
@@ -79,10 +82,10 @@ def combined(files: Sequence[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(f"{sha256}  {name}\n" for name, sha256 in files).encode()).hexdigest()
 
 
-def pin_of(path: str) -> str:
-    """`combined` for the files that `path` stands for. Raises `ValueError`."""
+def pin_of(path: str, *, text: bool = True) -> str:
+    """`combined` for the files that `path` stands for, as in `local_files`. Raises `ValueError`."""
     try:
-        return combined([(name, sha256_of(file)) for name, file in local_files(path)])
+        return combined([(name, sha256_of(file)) for name, file in local_files(path, text=text)])
     except OSError as e:
         raise ValueError(f"{e.filename or path} cannot be read: {e.strerror or e}") from None
 

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import types
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -47,18 +48,19 @@ class Anchor:
     """Marks the texts whose paths `anchored` completes."""
 
 
-def pinned(text: str) -> str:
-    """The location as stored in a config: a valid URL, or an absolute path with a hash.
+def pinned(location: str, *, text: bool = True) -> str:
+    """The location as stored in a config: a valid URL, or an absolute path with a hash, which is that of the files that
+    are read: without `text`, no text files of a folder.
 
     Raises `ValueError` for a path that is relative or leads to no file, and for an unsupported URL.
     """
-    place, sha256 = split_pin(text)
+    place, sha256 = split_pin(location)
     path = local_path(place)
     if path is None:
         if place.startswith(("http://", "https://")):
             check_format(urlsplit(place).path)  # A single file: folders are not listed over HTTP.
-        return text
-    return f"{path}#sha256={sha256 or pin_of(path)}"
+        return location
+    return f"{path}#sha256={sha256 or pin_of(path, text=text)}"
 
 
 def local_path(place: str) -> str | None:
@@ -83,11 +85,16 @@ def local_path(place: str) -> str | None:
     return place
 
 
+_KIND = Discriminator(lambda value: "hub" if isinstance(value, (dict, HubRows)) else "path")
 Location = Annotated[
-    Annotated[str, AfterValidator(pinned), Anchor(), Tag("path")] | Annotated[HubRows, Tag("hub")],
-    Discriminator(lambda value: "hub" if isinstance(value, (dict, HubRows)) else "path"),
+    Annotated[str, AfterValidator(pinned), Anchor(), Tag("path")] | Annotated[HubRows, Tag("hub")], _KIND
 ]
 """`data/train.jsonl`, `data/`, `data/*.parquet`, `gs://bucket/train.jsonl`, or `{hub: owner/name, split: train}`."""
+RowLocation = Annotated[
+    Annotated[str, AfterValidator(partial(pinned, text=False)), Anchor(), Tag("path")] | Annotated[HubRows, Tag("hub")],
+    _KIND,
+]
+"""A `Location` of rows with columns: text files in a folder are not read."""
 
 
 def split_pin(text: str) -> tuple[str, str | None]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 from pydantic import BaseModel
 
 from aquarat_core.config import strict_yaml
 from aquarat_core.config.fields import ConfigError
 from aquarat_core.config.profile import Profile, override
-from aquarat_core.config.validation import did_you_mean
+from aquarat_core.config.validation import did_you_mean, kinds_at
 
 Path = tuple[str, ...]
 """The names that lead to a field of a profile: `("rl_checkpoint", "steps")`."""
@@ -60,6 +60,10 @@ def _parsed(text: str) -> tuple[Path, Any]:
         hint = "eval_report sets a field of all eval reports; " if path[0].endswith("_eval_report") else ""
         near = hint or did_you_mean(path[0], sections)
         raise ConfigError(f"{name}: a profile has no section {path[0]!r}; {near}there are {', '.join(sections)}")
+    for n in range(2, len(path)):
+        if any(get_origin(kind) in (tuple, list) for kind in kinds_at(Profile, path[:n])):
+            whole = ".".join(path[:n])
+            raise ConfigError(f"{name}: {whole} is a list, and a list is set as a whole, as in {whole}='[...]'")
     return path, strict_yaml.parse(value, f"the value of {name}")
 
 

@@ -161,6 +161,8 @@ class Profile(StrictModel):
                         f"{stage}.mixture: {names.own(entry.name)} has no answers to show alone (answer_only): only "
                         f"tasks have, here {', '.join(sorted(names.graded))}"
                     )
+                if entry.answer_only:
+                    names.check_shortened(entry.name, f"{stage}.mixture")
             names.check(train.validation_task, f"{stage}.validation_task", names.graded)
             split = names.choice_split(train.validation_task, train.validation_split)
             names.check_split(train.validation_task, split, f"{stage}.validation_task")

@@ -227,6 +227,13 @@ class RLConfig(StrictModel):
                 f"reward.overlong_tokens {self.reward.overlong_tokens} is more than max_new_tokens "
                 f"{self.max_new_tokens}"
             )
+        share, kind = self.reward.exact_after, self.reward.kind
+        if share is not None and (paid := round(share * self.steps)) in (0, self.steps):
+            raise ValueError(
+                f"reward.exact_after {share} would do nothing, because it is {paid} of {self.steps} steps: "
+                + (f"take reward.kind 'answer' instead of {kind!r}" if paid == 0 else "set it to null")
+                + ", or change one of them"
+            )
         return self
 
     @model_validator(mode="after")

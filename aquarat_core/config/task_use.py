@@ -146,6 +146,13 @@ class TaskNames:
                 "none: greedy and sampled work with every task"
             )
 
+    def check_shortened(self, name: str, field: str) -> None:
+        """Raises `ValueError` for answers alone of a built-in task whose rows are no longer than that."""
+        if (name := self.own(name)) not in WITH_SOLUTIONS and name not in self.tasks:
+            raise ValueError(
+                f"{field}: answer_only would do nothing for {name}, whose rows have no worked solutions: leave it out"
+            )
+
     def check_solutions(self, name: str, field: str) -> None:
         """Raises `ValueError` for a built-in task without worked solutions; those of other tasks are seen in their
         rows."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
-from aquarat_core.config.locations import Location
+from aquarat_core.config.locations import RowLocation
 
 MAIN_TASK = "task"
 """The name by which stages refer to the profile's own task, `Profile.task`."""
@@ -56,12 +56,12 @@ class TaskConfig(TaskDefinition):
 
     name: TaskName = "own"
     """Its name in files, mixtures and metrics; under `tasks`, the key is its name."""
-    train: Location
+    train: RowLocation
     """Location of the training rows: a path, a URL, or a split on the Hub."""
-    validation: Location | None = None
+    validation: RowLocation | None = None
     """Location of the validation rows; null holds out `n_validation` rows of `train`, chosen by the hash of their
     question."""
-    test: Location | None = None
+    test: RowLocation | None = None
     """Location of the rows for the final evaluation; null holds out `n_test` rows of `train` in the same way."""
     columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict[str, str | tuple[str, ...]])
     """Names of columns that are called otherwise: ours and theirs, e.g. {question: stem}. Several columns are a

@@ -63,6 +63,11 @@ class OptimConfig(StrictModel):
     def _schedule_fits(self) -> OptimConfig:
         if self.warmup + self.warmdown > 1:
             raise ValueError(f"warmup {self.warmup} and warmdown {self.warmdown} together exceed the whole run")
+        if self.warmdown_shape != "linear" and not self.warmdown:
+            raise ValueError(
+                f"warmdown_shape {self.warmdown_shape!r} would do nothing, because the rates do not fall: set warmdown "
+                "above 0, or warmdown_shape to 'linear'"
+            )
         return self
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +14,13 @@ from aquarat_core.config.locations import without_secrets
 
 ALIKE = 0.75
 """Minimum similarity at which an unknown field counts as a misspelled one."""
+_SHAPES = {
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "dict_type": "should be a mapping of names to values",
+    "model_type": "should be a mapping of fields to values",
+}
+"""Messages for pydantic's types of errors, in the words of YAML."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -34,19 +42,54 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         return f"{field}: unknown field;{meant} known here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{field}: missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _SHAPES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(error["input"], (dict, BaseModel)) else f" (got {without_secrets(repr(error['input']))})"
     return f"{field}: {message}{shown}"
 
 
-def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    for part in loc:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ["see aquarat_core/config/"]
-        model = inner
+def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """The fields of the innermost models on the path: the branch of a union at its end may have the name of a field."""
+    for end in range(len(path), 0, -1):
+        found = {name for kind in kinds_at(model, path[:end]) if _is_model(kind) for name in kind.model_fields}
+        if found:
+            return sorted(found)
     return sorted(model.model_fields)
+
+
+def kinds_at(kind: Any, path: Iterable[Any]) -> list[Any]:
+    """The types that the value at `path` may have, where the value at the beginning may have the type `kind`.
+
+    A path consists of names of fields, keys and places in lists. Parts that are none of them are skipped: pydantic also
+    names the branch of a union.
+    """
+    kinds = _branches(kind)
+    for part in path:
+        inner = [found for kind in kinds for found in _inside(kind, part)]
+        kinds = inner or kinds
+    return kinds
+
+
+def _inside(kind: Any, part: Any) -> list[Any]:
+    """The types of one part of a value of the type `kind`."""
+    if _is_model(kind):
+        return _branches(kind.model_fields[part].annotation) if part in kind.model_fields else []
+    arguments = get_args(kind)
+    if get_origin(kind) in (tuple, list) and isinstance(part, int):
+        return _branches(arguments[0])
+    return _branches(arguments[1]) if get_origin(kind) is dict else []
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """The types of a union without their marks."""
+    if get_origin(annotation) is Annotated:
+        return _branches(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [found for argument in get_args(annotation) for found in _branches(argument)]
+    return [annotation]
+
+
+def _is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

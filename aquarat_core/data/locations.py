@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from aquarat_core.artifacts.hashing import digest_file
 from aquarat_core.config.local_files import combined, format_of, local_files
 from aquarat_core.config.locations import HubRows, short_name, shown, split_pin
@@ -24,12 +26,14 @@ from aquarat_core.data import hub
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.foreign import NoColumn, Unreadable, read_foreign
 from aquarat_core.data.remote_files import RemoteFile, remote_files
-from aquarat_core.data.row_files import TextRows, Unusable, csv_rows, json_rows, text_rows
+from aquarat_core.data.row_files import NamesNoColumn, TextRows, Unusable, csv_rows, json_rows, text_rows
 from aquarat_core.errors import DataError
 from aquarat_core.plain_text import one_line
 from aquarat_core.runtime.scratch import scratch_folder
 
-_NAME_ANOTHER = "Name a column that is there"
+NAME_A_COLUMN = "Name a column that is there, under column"
+"""What to do about a missing column where the config has a field `column`."""
+_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,15 @@ class ReadFile:
 class RowReader:
     """The rows of one location. Unparsable rows go to `bad`; `files` and `revision` say what was read."""
 
-    def __init__(self, location: str | HubRows, bad: BadRows, log: hub.Log = lambda text: None) -> None:
-        self.location, self.bad, self.log = location, bad, log
+    def __init__(
+        self,
+        location: str | HubRows,
+        bad: BadRows,
+        log: hub.Log = lambda text: None,
+        *,
+        advice: str = "Name a column that is there",
+    ) -> None:
+        self.location, self.bad, self.log, self.advice = location, bad, log, advice
         self.where, self.name = shown(location), short_name(location)
         self.files: list[ReadFile] = []
         """The files read so far, in order."""
@@ -77,7 +88,7 @@ class RowReader:
         if "://" in place:
             files = [(file.name, file) for file in remote_files(place, self.log)]
         else:
-            files = self._local_files(place)
+            files = self._local_files(place, text is not None)
         if text is None:
             files = [file for file in files if format_of(file[0]) != "text"]
         if not files:
@@ -103,9 +114,9 @@ class RowReader:
             return {**self.location.model_dump(exclude_none=True), "revision": self.revision}
         return {"name": self.name, "files": [asdict(file) for file in self.files]}
 
-    def _local_files(self, place: str) -> list[tuple[str, Path]]:
+    def _local_files(self, place: str, text: bool) -> list[tuple[str, Path]]:
         try:
-            return local_files(place)
+            return local_files(place, text=text)
         except ValueError as e:
             raise DataError(
                 f"{e}. A local path has to be there on the host that runs the stage; gs://, s3://, hf:// and https:// "
@@ -160,6 +171,8 @@ class RowReader:
             try:
                 for number, values in found:
                     yield Row(values, f"{shown_name}, line {number}")
+            except NamesNoColumn as e:
+                raise DataError(f"{self.where}: {shown_name}: {e}. {self.advice}") from None
             except Unusable as e:
                 raise DataError(f"{self.where}: {shown_name}: {e}") from None
 
@@ -167,15 +180,23 @@ class RowReader:
         try:
             table = read_foreign(path, columns)
         except NoColumn as e:
-            raise DataError(f"{self.where}: {name}: {e}. {_NAME_ANOTHER}") from None
+            raise DataError(f"{self.where}: {name}: {e}. {self.advice}") from None
         except Unreadable as e:
             raise DataError(f"{self.where}: {name} is not readable as Parquet: {e}. Write it again") from None
+        self._check_texts(table, columns, name)
         for number, values in enumerate(hub.rows(table), 1):
             yield Row(values, f"{name}, row {number}")
+
+    def _check_texts(self, table: pa.Table, columns: Sequence[str] | None, name: str) -> None:
+        """Raises `DataError` if one of the columns that are asked for holds bytes: nothing reads those."""
+        for field in table.schema if columns is not None else ():
+            if any(is_one(field.type) for is_one in _BINARY):
+                raise DataError(f"{self.where}: {name}: column {field.name} is binary, not text. {self.advice}")
 
     def _hub_rows(self, location: HubRows, columns: Sequence[str] | None) -> Iterator[Row]:
         data = hub.HubDataset.open(location.hub, self.log)
         self.revision = data.revision
-        table = data.split([location.subset], location.split, columns, location.first_files, _NAME_ANOTHER)
+        table = data.split([location.subset], location.split, columns, location.first_files, self.advice)
+        self._check_texts(table, columns, f"split {location.split}")
         for number, values in enumerate(hub.rows(table), 1):
             yield Row(values, f"split {location.split}, row {number}")

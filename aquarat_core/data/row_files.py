@@ -36,6 +36,10 @@ class Unusable(DataError):
     """A file that cannot be used, as a whole or after some line; the message says why but does not name the file."""
 
 
+class NamesNoColumn(Unusable):
+    """A CSV file whose first line lacks a requested column; the message says which, and which columns there are."""
+
+
 def json_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> Numbered:
     """The objects of a JSONL file, one per line; skips blank lines. A row must have all `columns`."""
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
@@ -77,7 +81,7 @@ def csv_rows(file: BinaryIO, columns: Sequence[str] | None, report: Report) -> N
     if wrong := [name for name in names if not name.strip() or names.count(name) > 1]:
         raise Unusable(f"the first line must name the columns, but the name {wrong[0]!r} is blank or appears twice")
     if missing := [name for name in columns or () if name not in names]:
-        raise Unusable(f"there is no column {', '.join(missing)} (there are {_listed(names)})")
+        raise NamesNoColumn(f"there is no column {', '.join(missing)} (there are {_listed(names)})")
     for number, values in records:
         if not values:
             continue

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 PEAK_BF16_FLOPS = {
     "GB200": 2500e12,
+    "GH200": 989e12,
     "B200": 2250e12,
     "H200 NVL": 835e12,
     "H200": 989e12,
@@ -21,7 +24,8 @@ PEAK_BF16_FLOPS = {
     "RTX 4090": 165e12,
 }
 """Dense bfloat16 tensor FLOP/s from the makers' data sheets (without sparsity, accumulating in float32). The keys are
-parts of device names; the first match counts. Training in 8-bit floats is measured against the same peak, so a
+parts of device names, each a word or several ("NVIDIA H100 80GB HBM3", "gpu_1x_h100_pcie"); the first match counts.
+Training in 8-bit floats is measured against the same peak, so a
 utilization above 1 means faster than bfloat16 could ever be."""
 UTILIZATION = 0.38
 """Share of the bfloat16 peak that training reached for the one model on the one GPU that were measured."""
@@ -29,6 +33,7 @@ UTILIZATION = 0.38
 
 MEMORY_BYTES = {
     "GB200": 186e9,
+    "GH200": 96e9,
     "B200": 180e9,
     "H200": 141e9,
     "H100 NVL": 94e9,
@@ -44,7 +49,8 @@ MEMORY_BYTES = {
     "A10G": 24e9,
     "RTX 4090": 24e9,
 }
-"""Memory by the same names, from the same sheets; for an A100 that of the larger kind, unless its name says 40GB."""
+"""Memory by the same names, from the same sheets; for an A100 that of the larger kind, unless its name says 40GB, and
+for a GH200 that of the smaller one."""
 
 
 def peak_of(name: str) -> float | None:
@@ -60,4 +66,10 @@ def memory_of(name: str) -> float | None:
 
 
 def _first(table: dict[str, float], name: str) -> float | None:
-    return next((value for part, value in table.items() if part.lower() in name.lower()), None)
+    return next((value for part, value in table.items() if _has(name, part)), None)
+
+
+def _has(name: str, part: str) -> bool:
+    """Whether `part` is in `name` as words of its own, so that an H1000 is no H100."""
+    words = r"[ _-]".join(map(re.escape, part.split()))
+    return re.search(rf"(?<![a-z0-9]){words}(?![a-z0-9])", name, re.IGNORECASE) is not None

@@ -23,7 +23,7 @@ from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.conversations import write_conversations
 from aquarat_core.data.hub import HubDataset, rows, sample
 from aquarat_core.data.identity import generate_identity
-from aquarat_core.data.locations import RowReader
+from aquarat_core.data.locations import NAME_A_COLUMN, RowReader
 from aquarat_core.data.mixed_documents import Document, write_mixed_documents
 from aquarat_core.errors import DataError
 from aquarat_core.stages.base import Scalar, StageContext
@@ -193,12 +193,12 @@ def _own(ctx: StageContext, source: ChatSource, config: ChatDatasetsConfig) -> M
         if location is None:
             continue
         bad = BadRows(shown(location), "chat_datasets", config.on_bad_row)
-        reader = RowReader(location, bad, ctx.log)
+        reader = RowReader(location, bad, ctx.log, **({"advice": NAME_A_COLUMN} if source.has_documents else {}))
         splits[split] = rows = _own_rows(reader, source, split, n, config.seed)
         if said := bad.summary():
             ctx.log(said)
         if not rows and n != 0:
-            raise DataError(f"{reader.where}: no {what} is left{_first(bad)}. Check the file, or name another")
+            raise DataError(f"{reader.where}: no {what} is left{_first(bad)}. {_remedy(source, bad)}")
         if n is not None and len(rows) < n:
             ctx.log(f"warning: {reader.where}: n_{split} of {source.name} is {n:,}, but there are only {len(rows):,}")
         dropped += bad.count
@@ -250,6 +250,11 @@ def _read(row: Mapping[str, Any], source: ChatSource, name: str) -> Conversation
     if isinstance(row[source.column], bytes):
         raise DataError(f"{source.column} is not valid UTF-8")
     return Document(name, text_of(row, source.column))
+
+
+def _remedy(source: ChatSource, bad: BadRows) -> str:
+    lacks = source.has_documents and bad.rows and bad.rows[0].reason.startswith(f"it has no {source.column} (")
+    return NAME_A_COLUMN if lacks else "Check the file, or name another"
 
 
 def _first(bad: BadRows) -> str:

@@ -54,7 +54,8 @@ class Gpus:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A stage's computed needs. Those of RL and evaluations are upper bounds: no answer ends early."""
+    """A stage's computed needs. In RL and evaluations no answer ends early, and every question is as long as
+    `QUESTION_TOKENS`."""
 
     stage: str
     ranks: int = 0
@@ -65,12 +66,16 @@ class Forecast:
     tokens: float = 0.0
     """Tokens trained on, or sampled."""
     flops: float = 0.0
+    """Of training, and of the passes in which a model only reads."""
     seconds: float = 0.0
     """Of computing on GPUs; start-up, validation and downloads come on top."""
     dollars: float | None = None
     disk: int = 0
     """Bytes of the artifact, and of unfinished training in the store."""
     downloads: int = 0
+    """Bytes of pretraining text from the Hub; other data sets are not counted."""
+    uncounted: tuple[str, ...] = ()
+    """What of an evaluation is in none of these numbers."""
     problem: str | None = None
     """Why the stage cannot run on these GPUs, and the nearest way out."""
 
@@ -89,7 +94,8 @@ def forecast(profile: Profile, gpus: Gpus, *, ranks: int | None = None, only: It
 
 
 def seconds_of(name: str, sections: Mapping[str, Any], gpus: Gpus, ranks: int) -> float:
-    """Seconds of computing of one stage on `ranks` GPUs; of RL and evaluations an upper bound."""
+    """Seconds of computing of one stage on `ranks` GPUs, where no answer ends early. Forward passes are assumed to
+    reach the utilization of training."""
     model, V = sections["base_checkpoint"].model, sections["tokenizer"].vocab_size
     _, _, flops, sampled = _work(name, sections, cost_of(name, sections))
     rate = SAMPLED_PER_SECOND * D12_MATRICES / scaling_parameters(model, V) * gpus.peak / H100_PEAK
@@ -119,22 +125,24 @@ def _of(name: str, sections: Mapping[str, Any], gpus: Gpus) -> Forecast:
     return Forecast(
         name, launch.nproc, memory, steps, tokens or sampled, flops, seconds,
         None if gpus.price is None else seconds / 3600 * launch.nproc * gpus.price, disk, cost.downloads,
-        _problem(name, section, memory, model, V, gpus),
+        cost.uncounted, _problem(name, section, memory, model, V, gpus),
     )  # fmt: skip
 
 
 def _work(name: str, sections: Mapping[str, Any], cost: Cost) -> tuple[int, float, float, float]:
-    """Steps, tokens trained on, training FLOPs and sampled tokens."""
+    """Steps, tokens trained on, FLOPs apart from sampling, and sampled tokens."""
     section, model, V = sections[name], sections["base_checkpoint"].model, sections["tokenizer"].vocab_size
     if isinstance(section, TrainConfig):
         steps = pretraining_steps(sections[name], V) if name == "base_checkpoint" else section.steps
         return steps, float(steps) * section.batch_tokens, cost.flops, 0.0
+    # Of a training token's FLOPs, a third are of its forward pass.
+    reading = cost.read * flops_per_token(model, V) / 3
     if isinstance(section, RLConfig):
         # Replaced groups are sampled but not trained on.
         samples = float(section.steps) * section.prompts_per_step * section.group_size
         trained = samples * (QUESTION_TOKENS + section.max_new_tokens) * section.objective.updates_per_batch
-        return section.steps, trained, trained * flops_per_token(model, V), float(cost.sampled)
-    return 0, 0.0, 0.0, float(cost.sampled)
+        return section.steps, trained, trained * flops_per_token(model, V) + reading, float(cost.sampled)
+    return 0, 0.0, reading, float(cost.sampled)
 
 
 def _memory(section: Any, model: ModelConfig, V: int, rows: int | None = None) -> dict[str, int]:

@@ -14,8 +14,9 @@ from aquarat_core.config.locations import shown
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.documents import DocumentWriter
 from aquarat_core.data.hub_client import Log
-from aquarat_core.data.locations import RowReader
+from aquarat_core.data.locations import NAME_A_COLUMN, RowReader
 from aquarat_core.errors import DataError
+from aquarat_core.plain_text import type_of
 from aquarat_core.stages.base import Scalar, StageContext
 
 SHARD_BYTES = 250_000_000
@@ -85,7 +86,9 @@ def write_own_text(ctx: StageContext) -> tuple[list[Shard], dict[str, Scalar]]:
     config: PretrainTextConfig = ctx.config
     sources = {"train": config.train, "validation": config.validation}
     readers = {
-        split: RowReader(location, BadRows(shown(location), "pretrain_text", config.on_bad_row), ctx.log)
+        split: RowReader(
+            location, BadRows(shown(location), "pretrain_text", config.on_bad_row), ctx.log, advice=NAME_A_COLUMN
+        )
         for split, location in sources.items()
         if location is not None
     }
@@ -145,7 +148,7 @@ def _documents(config: PretrainTextConfig, reader: RowReader, shards: _Shards) -
         elif isinstance(text, bytes):
             reader.bad.add_at(row.where, "the text is not valid UTF-8")
         else:
-            reader.bad.add_at(row.where, f"{config.column} is a {type(text).__name__} instead of a text")
+            reader.bad.add_at(row.where, f"{config.column} is {type_of(text)} instead of a text")
 
 
 def _nothing_left(split: str, config: PretrainTextConfig, readers: Mapping[str, RowReader]) -> str:

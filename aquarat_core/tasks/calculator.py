@@ -34,12 +34,28 @@ class _Wrong(ValueError):
 
 
 def calculate(text: str) -> str | None:
-    """The value of an expression as text, an integer or rounded to `DECIMALS` places; None if it has no value."""
+    """The value of an expression as text; None if it has no value.
+
+    An integer is printed in full, any other value rounded to `DECIMALS` places without zeros at the end: `1/8000000`
+    gives "0". No digit passes through a float.
+    """
+    text = text.strip()
+    if len(text) <= MAX_CHARS and text.isascii() and (match := _COUNT.fullmatch(text)):
+        return _count(match)
+    value = exact_value(text)
+    if value is None:
+        return None
+    scaled = round(value * 10**DECIMALS)
+    whole, decimals = divmod(abs(scaled), 10**DECIMALS)
+    printed = f"{whole}.{decimals:0{DECIMALS}}".rstrip("0").rstrip(".")
+    return f"-{printed}" if scaled < 0 else printed
+
+
+def exact_value(text: str) -> Fraction | None:
+    """The value of an arithmetic expression before it is rounded; None if it has no value, and for a count."""
     text = text.strip()
     if len(text) > MAX_CHARS or not text.isascii():
         return None
-    if match := _COUNT.fullmatch(text):
-        return _count(match)
     try:
         parser = _Parser(_tokens(text))
         value = parser.sum(0)
@@ -47,10 +63,7 @@ def calculate(text: str) -> str | None:
             raise _Wrong
     except _Wrong:
         return None
-    if value.denominator == 1:
-        return str(value.numerator)
-    rounded = f"{float(round(value, DECIMALS)):.{DECIMALS}f}".rstrip("0").rstrip(".")
-    return "0" if rounded == "-0" else rounded
+    return value
 
 
 def _count(match: re.Match[str]) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 from aquarat_core.config import TaskConfig, TaskDefinition
 from aquarat_core.config.tasks import COLUMNS, OPTIONAL_COLUMNS
 from aquarat_core.errors import DataError
+from aquarat_core.plain_text import type_of
 from aquarat_core.tasks.choice import count_markers
 from aquarat_core.tasks.multiple_choice import MultipleChoiceTask, choice_example
 from aquarat_core.tasks.numeric import NumericTask, numeric_example
@@ -203,7 +204,7 @@ def _text_or_empty(row: Row, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{name} is a {type(value).__name__} instead of a text")
+        raise DataError(f"{name} is {type_of(value)} instead of a text")
     return value
 
 

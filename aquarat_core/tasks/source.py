@@ -6,6 +6,7 @@ from typing import Any
 
 from aquarat_core.conversation import Conversation, Message
 from aquarat_core.errors import DataError
+from aquarat_core.plain_text import type_of
 from aquarat_core.tasks.task import Example
 
 Row = Mapping[str, Any]
@@ -80,7 +81,7 @@ def _of_type(row: Row, name: str, kind: type, what: str) -> Any:
     if value is None:
         raise DataError(f"{name} is null")
     if not isinstance(value, kind):
-        raise DataError(f"{name} is a {type(value).__name__} instead of {what}")
+        raise DataError(f"{name} is {type_of(value)} instead of {what}")
     return value
 
 

@@ -83,13 +83,23 @@ def _gpus(arguments: argparse.Namespace) -> tuple[Gpus, int | None]:
 
 
 def _about(trained: Sequence[Forecast], gpus: Gpus) -> str:
+    from aquarat_core.config.accounting import QUESTION_TOKENS
+
     counts = sorted({one.ranks for one in trained})
     price = "" if gpus.price is None else f", ${gpus.price:g} each an hour"
     return (
         f"Computed, not measured, for {' or '.join(map(str, counts))} x {gpus.kind}{price}, training at "
-        f"{gpus.utilization:.0%} of the bf16 peak (measured for d12 on one H100).\nRL and evaluation are upper bounds: "
-        "no answer ends early. Start-up, validation and downloads come on top."
+        f"{gpus.utilization:.0%} of the bf16 peak (measured for d12 on one H100).\nIn RL and "
+        f"evaluation no answer ends early, and a question has {QUESTION_TOKENS} tokens. {_uncounted(trained)}Start-up, "
+        "downloads, and validation and samples during training come on top; the column download has pretraining text "
+        "alone."
     )
+
+
+def _uncounted(trained: Sequence[Forecast]) -> str:
+    """A sentence with the evaluations that the numbers leave out; empty if there are none."""
+    missing = dict.fromkeys(what for one in trained for what in one.uncounted)
+    return f"Not counted in evaluation: {', '.join(missing)}. " if missing else ""
 
 
 def _table(found: Sequence[Forecast]) -> str:

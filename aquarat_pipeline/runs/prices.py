@@ -212,7 +212,8 @@ def time_of(
         computed = seconds_of(name, sections, Gpus(model), place.need.ranks * place.need.nodes)
         if computed:
             # Sampling is counted as if no answer ended early.
-            return StageTime(computed, "estimate, at most" if cost_of(name, sections).sampled else "estimate")
+            cost = cost_of(name, sections)
+            return StageTime(computed, "estimate, at most" if cost.sampled and not cost.uncounted else "estimate")
     if measured:
         return StageTime(measured.seconds, f"measured on {gpu or 'another machine'}")
     return StageTime(None, "unknown")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aquarat_core.config import ChatDatasetsConfig, PretrainTextConfig
+from aquarat_core.config.local_files import local_files
 from aquarat_core.data.conversations import read_conversations
 from aquarat_core.data.mixed_documents import Document, DocumentFile, holds_documents
 from aquarat_core.errors import DataError
@@ -103,7 +104,7 @@ def test_bad_documents_are_dropped_or_named(run: Run, tmp_path: Path) -> None:
     train = jsonl(tmp_path / "t.jsonl", [{"text": "a" * n} for n in range(1, 200)] + [{"text": 5}, {"title": "a"}])
     done = run(text_config(train))
     assert done["dropped_documents"] == 2 and done["blank_documents"] == 0
-    with pytest.raises(DataError, match=r"t.jsonl, line 200 .*text is a int instead of a text"):
+    with pytest.raises(DataError, match=r"t.jsonl, line 200 .*text is an integer instead of a text"):
         run(text_config(train, on_bad_row="error"))
     with pytest.raises(DataError, match=r"no document with text.*201 bad rows.*it has no body \(there are text\)"):
         run(text_config(train, column="body", validation=train))
@@ -172,7 +173,7 @@ def test_documents_are_a_source_like_any_other(run: Run, tmp_path: Path, capsys:
     assert described["rows_train"] == 401 and described["text_bytes_train"] == done["mine_train_bytes"]
     assert {row["row"]: row["reason"] for row in described["bad_rows"]} == {
         "t.jsonl, line 402": "body is blank",
-        "t.jsonl, line 403": "body is a int instead of a text",
+        "t.jsonl, line 403": "body is an integer instead of a text",
         "t.jsonl, line 404": "body is null",
         "t.jsonl, line 405": "it has no body (there are text)",
     }
@@ -204,8 +205,45 @@ def test_documents_in_parquet(run: Run, tmp_path: Path) -> None:
     assert done["mine_train"] == 1
     (bad,) = json.loads((tmp_path / "out" / "sources.json").read_text())["mine"]["bad_rows"]
     assert bad["reason"] == "text is not valid UTF-8"
-    with pytest.raises(DataError, match=r"no column body \(there are text\)\. Name a column that is there"):
+    with pytest.raises(DataError, match=r"no column body \(there are text\)\. Name a column that is there, under"):
         run(chat_config(train=str(path), format="documents", column="body"))
+
+
+def test_a_binary_column_is_no_text(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": pa.array([b"good"], pa.binary())}), path)
+    for config in (chat_config(train=str(path), format="documents"), text_config(str(path))):
+        with pytest.raises(DataError, match=r"t.parquet: column text is binary, not text\. Name a column"):
+            run(config)
+
+
+def test_a_wrong_column_is_told_in_the_same_words_for_each_format(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\na\n")
+    for path in (str(tmp_path / "t.csv"), jsonl(tmp_path / "t.jsonl", [{"text": "a"}])):
+        with pytest.raises(DataError, match=r"no.* body \(there are text\)\)?\. Name a column that is there, under"):
+            run(chat_config(train=path, format="documents", column="body"))
+
+
+@pytest.mark.parametrize("added", ["README.txt", "sub/notes.txt"])
+def test_a_text_file_beside_rows_with_columns_is_skipped(run: Run, tmp_path: Path, added: str) -> None:
+    folder = tmp_path / "chats"
+    (folder / "sub").mkdir(parents=True)
+    jsonl(folder / "1.jsonl", [{"messages": talk(n)} for n in range(3)])
+    without = chat_config(train=str(folder))
+    (folder / added).write_text("About these files.\n")
+    config = chat_config(train=str(folder))
+    assert config == without and run(config)["mine_train"] == 3
+    # Text is what pretraining reads of such a folder.
+    assert text_config(str(folder)).train != config.sources[0].train
+
+
+def test_a_folder_of_text_alone_has_no_rows_with_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"has no file that ends in \.jsonl, \.ndjson, \.parquet, \.csv$") as refused:
+        local_files(str(tmp_path), text=False)
+    assert ".txt" not in str(refused.value)
+    with pytest.raises(ValueError, match="has no file that ends in"):
+        chat_config(train=str(tmp_path))
 
 
 def test_no_document_left_is_an_error(run: Run, tmp_path: Path) -> None:

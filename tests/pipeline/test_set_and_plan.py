@@ -55,6 +55,7 @@ def test_values_have_the_types_of_the_config() -> None:
         (["rl_checkpoint.steps=1", "rl_checkpoint.steps=2"], "rl_checkpoint.steps is set twice"),
         (["rl_checkpoint.optim={}", "rl_checkpoint.optim.lr_scale=1"], "rl_checkpoint.optim is set twice"),
         (["rl_checkpoint.optim.lr_scale=1", "rl_checkpoint.optim={}"], "rl_checkpoint.optim is set twice"),
+        (["chat_datasets.sources.0.n_train=3"], "chat_datasets.sources is a list, and a list is set as a whole"),
         (["rl_checkpoint.prompts_per_step=15"], "is not a multiple of launch.nproc 2"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,7 +19,9 @@ from aquarat_core.config.accounting import (
 from aquarat_core.model.kv_cache import KVCache
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
+from aquarat_core.stages.costs import Cost, cost_of
 from aquarat_core.stages.forecast import D12_MATRICES, Forecast, Gpus, forecast
+from aquarat_core.stages.registry import STAGES
 from aquarat_core.training.dry_run import META, state_bytes
 from aquarat_core.training.optimizer import ShardedOptimizer
 
@@ -46,19 +50,72 @@ def test_hours_and_dollars_of_pretraining_by_hand() -> None:
     assert found.disk == 4 * 286_261_730 + 2 * 4 * (286_261_730 + matrices + 2 * (286_261_730 - matrices))
 
 
-def test_rl_and_evaluations_are_upper_bounds_by_hand() -> None:
+def test_rl_and_evaluations_by_hand() -> None:
     found = by_stage("d12", Gpus("H100"))
-    rl = found["rl_checkpoint"]
-    samples = 600 * 64 * 16
-    assert rl.tokens == samples * (512 + 256) and rl.flops == pytest.approx(rl.tokens * 759_696_048)
-    # Two rounds of replaced groups are sampled as well.
-    sampling = 3 * samples * 256 / (98_000 * 8)
+    rl, config = found["rl_checkpoint"], load_profile("d12").rl_checkpoint
+    samples, row = 600 * 64 * 16, 512 + 256
+    assert rl.tokens == samples * row
+    # Two rounds of replaced groups are sampled as well, and held-out questions before the first step and every 25.
+    assert (config.eval_every, config.eval_questions, config.probe_questions) == (25, 1_000, 32)
+    held_out = 25 * 1_000
+    # The reference reads a micro-batch of each rank, and 198 steps are paid by probability.
+    read = (600 * 32 * 8 + 198 * 3 * 64 * 16 + 26 * 32) * row + (held_out + 3 * 600 * 64) * 512
+    assert (config.micro_batch_rows, round(0.33 * 600)) == (32, 198)
+    assert rl.flops == pytest.approx((rl.tokens + read / 3) * 759_696_048)
+    sampling = (3 * samples + held_out) * 256 / (98_000 * 8)
     assert rl.seconds == pytest.approx(rl.flops / (0.38 * 989e12 * 8) + sampling)
     assert rl.dollars is None, "nobody has named a price"
-    report = found["sft_eval_report"]
-    assert report.ranks == 8 and report.flops == 0
-    assert report.seconds == pytest.approx(report.tokens / (98_000 * 8))
     assert found["tokenizer"].ranks == 0 and found["pretrain_text"].downloads > 0
+
+
+def report(**fields: Any) -> Cost:
+    changes = {"chat_datasets": {"source": "hub", "sources": [{"name": "identity"}, {"name": "drills"}, ARC]}}
+    profile = load_profile("demo", {**changes, "eval_report": NOTHING_ELSE | fields})
+    return cost_of("rl_eval_report", {name: STAGES[name].config(profile) for name in STAGES})
+
+
+ARC = {"name": "arc", "n_test": 50}
+NOTHING_ELSE = {
+    "limit": 100, "max_new_tokens": 10, "tasks": [], "forced_letter": False,
+    "chat_core": None, "core": None, "interpret": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "sampled", "read"),
+    [
+        ({}, 0, 0),
+        ({"tasks": [{"task": "arc", "protocol": "letters"}]}, 0, 50 * 512),
+        ({"tasks": [{"task": "arc", "protocol": "letters", "limit": 20}]}, 0, 20 * 512),
+        ({"tasks": [{"task": "arc", "protocol": "continuations"}]}, 0, 5 * 50 * 512),
+        ({"tasks": [{"task": "arc", "protocol": "cued"}]}, 50 * 10, 50 * (2 * 512 + 10)),
+        ({"tasks": [{"task": "arc", "protocol": "rotated"}]}, 5 * 50 * 10, 5 * 50 * 512),
+        ({"forced_letter": True}, 0, 100 * (512 + 10)),
+    ],
+)
+def test_what_evaluations_read_is_counted(fields: dict[str, Any], sampled: int, read: int) -> None:
+    found = report(**fields)
+    assert (found.sampled, found.read) == (100 * 10 + sampled, 100 * 512 + read) and not found.uncounted
+
+
+def test_what_is_not_counted_is_named() -> None:
+    found = report(core={}, interpret={"of": ["sft"]})
+    assert found.uncounted == ("CORE",) and found.sampled == 1_000
+    assert report(interpret={}).uncounted == ("the analysis of attention and layers",)
+
+
+def test_rl_reads_the_reference_for_its_kl_and_the_policy_for_rewards_by_probability() -> None:
+    def read(**fields: Any) -> int:
+        rl = {"steps": 10, "prompts_per_step": 8, "group_size": 4, "micro_batch_rows": 4, "max_new_tokens": 10}
+        profile = load_profile("demo", {"rl_checkpoint": rl | {"launch": {"nproc": 2}} | fields})
+        return cost_of("rl_checkpoint", {name: STAGES[name].config(profile) for name in STAGES}).read
+
+    plain, row = read(), 10 * 32 * (512 + 10)
+    assert read(objective={"kl": "k3"}) - plain == row - 10 * 8 * (512 + 10)
+    assert read(objective={"updates_per_batch": 2}) - plain == row
+    assert read(reward={"kind": "forced_letter"}) - plain == row
+    assert read(reward={"kind": "probability", "exact_after": 0.2}) - plain == row // 5
+    assert read(distillation={"teacher": "policy"}) - plain == row
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 8])

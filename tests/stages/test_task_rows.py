@@ -88,7 +88,7 @@ def test_each_split_may_be_a_file_of_another_format(bench: Bench, tmp_path: Path
         (row(3, choices=[3, 4, None]), "an option is None"),
         (row(3, choices=[str(i) for i in range(27)]), "27 options"),
         (row(3, stem=" "), "question is blank"),
-        (row(3, stem=5), "question is a int instead of a text"),
+        (row(3, stem=5), "question is an integer instead of a text"),
         ({"stem": "?", "key": "A"}, "there is no column 'choices' (columns.options); there are stem, key"),
         (row(3, id=True), "the id is True"),
         (row(3, id="x" * 1000), None),

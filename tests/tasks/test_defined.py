@@ -112,7 +112,7 @@ def test_a_solution_states_no_answer_of_its_own() -> None:
         ({"question": "?", "answer": "A", "options": None}, "the options are None"),
         ({"question": None, "options": ["1", "2"], "answer": "A"}, "question is null"),
         ({"question": "?", "answer": "A"}, "there is no column 'options'; there are question, answer."),
-        (row("C", rationale=5), "rationale is a int instead of a text"),
+        (row("C", rationale=5), "rationale is an integer instead of a text"),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(bad: dict[str, Any], said: str) -> None:

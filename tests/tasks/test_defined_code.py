@@ -46,7 +46,7 @@ def test_a_row_without_a_solution_can_be_graded() -> None:
         ({"entry_point": "double()"}, "is not a function name"),
         ({"entry_point": "triple"}, "solution does not define triple"),
         ({"solution": "  return 2 *"}, "solution is not valid Python"),
-        ({"solution": 5}, "solution is a int instead of a text"),
+        ({"solution": 5}, "solution is an integer instead of a text"),
         ({"test": "def check(f):\n    return " + "(" * 5000}, "test is not valid Python"),
     ],
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aquarat_core.data.bad_rows import BadRow, BadRows
+from aquarat_core.plain_text import type_of
 from aquarat_core.tasks.aqua.letters import letter_left, named, prefixes
 from aquarat_core.tasks.aqua.question import LETTERS, Question
 from aquarat_core.tasks.aqua.rationales import strip_answer
@@ -110,14 +111,14 @@ def _checked(row: RawRow, split: str, number: int, bad: BadRows, counts: Counter
 
 def _what_is_wrong(row: object) -> str | None:
     if not isinstance(row, Mapping):
-        return f"a {type(row).__name__} instead of a row"
+        return f"{type_of(row)} instead of a row"
     fields = cast("Mapping[str, Any]", row)
     options, correct, question = fields.get("options"), fields.get("correct"), fields.get("question")
     rationale = fields.get("rationale")
     if question is None or (isinstance(question, str) and not question.strip()):
         return "the question is empty"
     if options is not None and not isinstance(options, (list, tuple)):
-        return f"the options are a {type(options).__name__} instead of a list"
+        return f"the options are {type_of(options)} instead of a list"
     choices = cast("Sequence[object]", options or ())
     if len(choices) != len(LETTERS):
         return f"{len(choices)} options instead of five"
@@ -139,7 +140,7 @@ def _wrong_text(what: str, text: object) -> str | None:
     """The reason why a value cannot be the text of a question, an option or a rationale; None if it can."""
     name = "an option" if what == "option" else f"the {what}"
     if not isinstance(text, str):
-        return f"{name} is a {type(text).__name__} instead of a text"
+        return f"{name} is {type_of(text)} instead of a text"
     if len(text) > MAX_CHARACTERS[what]:
         return f"{name} has {len(text):,} characters, more than {MAX_CHARACTERS[what]:,}"
     if text.isascii():

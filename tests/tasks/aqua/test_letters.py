@@ -187,7 +187,7 @@ def test_options_with_the_letters_of_other_places_leave_training() -> None:
     [
         ({"options": "12345"}, "the options are a str instead of a list"),
         ({"options": dict.fromkeys("ABCDE", "1")}, "the options are a dict instead of a list"),
-        ({"options": ["A)1", "B)2", "C)3", "D)4", 5]}, "an option is a int instead of a text"),
+        ({"options": ["A)1", "B)2", "C)3", "D)4", 5]}, "an option is an integer instead of a text"),
         ({"rationale": 7.0}, "the rationale is a float instead of a text"),
         ({"rationale": ["1 + 1"]}, "the rationale is a list instead of a text"),
         ({"rationale": "so " * 10_000}, "the rationale has 30,000 characters, more than 20,000"),
