@@ -59,7 +59,8 @@ def _kinds(annotation: Any) -> set[Any]:
     """The types that an annotation allows, and the values of its literals."""
     if arguments := get_args(annotation):
         inside = arguments[:1] if get_origin(annotation) is Annotated else arguments
-        return set() if get_origin(annotation) in (tuple, list, dict) else set().union(*map(_kinds, inside))
+        in_container = get_origin(annotation) in (tuple, list, dict)
+        return {kind for argument in inside for kind in _kinds(argument) if not in_container}
     return {annotation} if isinstance(annotation, Hashable) else set()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -189,9 +189,10 @@ class RowReader:
 
     def _check_texts(self, table: pa.Table, columns: Sequence[str] | None, name: str) -> None:
         """Raises `DataError` if one of the columns that are asked for holds bytes: nothing reads those."""
-        for field in table.schema if columns is not None else ():
-            if any(is_one(field.type) for is_one in _BINARY):
-                raise DataError(f"{self.where}: {name}: column {field.name} is binary, not text. {self.advice}")
+        for column in columns or ():
+            kind = cast("pa.DataType", table.column(column).type)
+            if any(is_one(kind) for is_one in _BINARY):
+                raise DataError(f"{self.where}: {name}: column {column} is binary, not text. {self.advice}")
 
     def _hub_rows(self, location: HubRows, columns: Sequence[str] | None) -> Iterator[Row]:
         data = hub.HubDataset.open(location.hub, self.log)

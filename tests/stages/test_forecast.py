@@ -75,7 +75,7 @@ def report(**fields: Any) -> Cost:
 
 
 ARC = {"name": "arc", "n_test": 50}
-NOTHING_ELSE = {
+NOTHING_ELSE: dict[str, Any] = {
     "limit": 100, "max_new_tokens": 10, "tasks": [], "forced_letter": False,
     "chat_core": None, "core": None, "interpret": None,
 }  # fmt: skip
