@@ -122,7 +122,14 @@ def test_every_run_has_a_config() -> None:
 
 def made(folder: Path, said: list[str], **rows: Any) -> Chain:
     """A chain whose questions are generated: no Hub is asked."""
-    fields = {"source": "synthetic", "rationales": "published", "n_train": 20, "n_validation": 5, "n_test": 5} | rows
+    fields = {
+        "source": "synthetic",
+        "rationales": "published",
+        "max_rationale_chars": None,
+        "n_train": 20,
+        "n_validation": 5,
+        "n_test": 5,
+    } | rows
     folder.mkdir(exist_ok=True)
     file = folder / "own.yaml"
     file.write_text(yaml.safe_dump({"extends": str(PROFILE), "aqua_dataset": fields}))
