@@ -262,7 +262,7 @@ def test_time_and_price_come_with_their_basis(home: Path) -> None:
         "time: the training steps of base_checkpoint about 6 min on 8 x H100, about $1.9 by price_per_hour, at 38 % of "
         "the bf16 peak (d12 reached that on one H100; no other kind or number of GPUs was measured)"
     )
-    assert time.endswith("; not known for rl_checkpoint (at most 470,000,000 sampled tokens)")
+    assert time.endswith("; not known for rl_checkpoint (at most 480,000,000 sampled tokens)")
     (home / "hosts.yaml").write_text("hosts: [{name: odd, address: x, gpus: 8, gpu_kind: X1}]")
     time = ask(home, "d12", "base_checkpoint")[-1]
     assert time == "time: not known yet: no stage has been made with this config before (1.0e18 FLOPs of training)"
