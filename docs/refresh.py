@@ -17,6 +17,7 @@ from aquarat_core.cli.commands import GROUPS
 from aquarat_core.config import Profile, load_profile, profile_names
 from aquarat_core.config.accounting import describe
 from aquarat_core.config.fields import MAX_COUNT
+from aquarat_core.durations import duration
 from aquarat_core.settings import store_uri
 from aquarat_core.stages.forecast import Gpus, forecast
 
@@ -95,7 +96,7 @@ def costs() -> str:
         times = (base.seconds, mid.seconds + sft.seconds, rl.seconds, reports, seconds)
         rows.append(
             (
-                f"`{profile.name}`", f"{base.tokens / 1e9:.1f} billion", *map(_time, times),
+                f"`{profile.name}`", f"{base.tokens / 1e9:.1f} billion", *map(duration, times),
                 f"${sum(one.dollars or 0 for one in found.values()):.2f}",
                 f"{max(sum(one.memory.values()) for one in found.values()) / 1e9:.0f}",
                 f"{sum(one.disk for one in found.values()) / 1e9:.0f} GB",
@@ -103,11 +104,6 @@ def costs() -> str:
         )  # fmt: skip
     rule = ("---", *("---:" for _ in head[1:]))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
-
-
-def _time(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes / 60:.1f} h" if minutes >= 60 else "< 1 min" if minutes < 1 else f"{minutes:.0f} min"
 
 
 def configuration() -> str:

@@ -226,7 +226,7 @@ class PretrainTextConfig(StrictModel):
     """Hub and files only: this many generated documents are one more training shard. Some are lists of options in which
     values are looked up: a model of a few million parameters learns from them to find an option's letter."""
     max_level: Annotated[int, Field(ge=1, le=3)] = 3
-    """Of generated documents: the maximum difficulty."""
+    """Maximum difficulty of generated documents."""
     max_documents_per_shard: PositiveInt | None = None
     """Hub only: rows kept of each shard; null keeps all."""
     seed: int = 3

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import types
 import warnings
-from collections.abc import Collection, Hashable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, cast, get_args, get_origin
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -44,8 +45,8 @@ class StrictModel(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """In Python, and so in pydantic, true is 1; in a profile it is a mistake."""
         field = cls.model_fields.get(info.field_name or "")
-        kinds = _kinds(field.annotation) if field and isinstance(value, bool) else set[Any]()
-        if kinds & {int, float} and not any(kind is bool or isinstance(kind, bool) for kind in kinds):
+        kinds = branches(field.annotation) if field and isinstance(value, bool) else []
+        if any(kind in (int, float) for kind in kinds) and not any(map(_takes_truth, kinds)):
             raise ValueError("true and false are not numbers")
         return cast("object", value)
 
@@ -55,13 +56,17 @@ class StrictModel(BaseModel):
         return with_current_names(cls, cast("dict[str, Any]", raw)) if isinstance(raw, dict) else raw
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """The types that an annotation allows, and the values of its literals."""
-    if arguments := get_args(annotation):
-        inside = arguments[:1] if get_origin(annotation) is Annotated else arguments
-        in_container = get_origin(annotation) in (tuple, list, dict)
-        return {kind for argument in inside for kind in _kinds(argument) if not in_container}
-    return {annotation} if isinstance(annotation, Hashable) else set()
+def branches(annotation: Any) -> list[Any]:
+    """The types of a union without their marks."""
+    if get_origin(annotation) is Annotated:
+        return branches(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [found for argument in get_args(annotation) for found in branches(argument)]
+    return [annotation]
+
+
+def _takes_truth(kind: Any) -> bool:
+    return kind is bool or (get_origin(kind) is Literal and any(isinstance(value, bool) for value in get_args(kind)))
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,10 @@ class RewardConfig(StrictModel):
     overlong_tokens: NonNegativeInt = 0
     """The reward falls by up to 1 within this many last tokens of the budget; 0 does not penalize length."""
 
+    def steps_of_kind(self, steps: int) -> int:
+        """How many of a run's `steps`, its first ones, are paid by `kind`; the others are exact."""
+        return steps if self.exact_after is None else round(self.exact_after * steps)
+
     @model_validator(mode="after")
     def _changes_do_something(self) -> RewardConfig:
         if self.exact_after is not None and self.kind == "answer":
@@ -228,7 +232,7 @@ class RLConfig(StrictModel):
                 f"{self.max_new_tokens}"
             )
         share, kind = self.reward.exact_after, self.reward.kind
-        if share is not None and (paid := round(share * self.steps)) in (0, self.steps):
+        if share is not None and (paid := self.reward.steps_of_kind(self.steps)) in (0, self.steps):
             raise ValueError(
                 f"reward.exact_after {share} would do nothing, because it is {paid} of {self.steps} steps: "
                 + (f"take reward.kind 'answer' instead of {kind!r}" if paid == 0 else "set it to null")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from aquarat_core.config.fields import ConfigError
+from aquarat_core.config.fields import ConfigError, branches
 from aquarat_core.config.locations import without_secrets
 
 ALIKE = 0.75
@@ -62,7 +61,7 @@ def kinds_at(kind: Any, path: Iterable[Any]) -> list[Any]:
     A path consists of names of fields, keys and places in lists. Parts that are none of them are skipped: pydantic also
     names the branch of a union.
     """
-    kinds = _branches(kind)
+    kinds = branches(kind)
     for part in path:
         inner = [found for kind in kinds for found in _inside(kind, part)]
         kinds = inner or kinds
@@ -72,20 +71,11 @@ def kinds_at(kind: Any, path: Iterable[Any]) -> list[Any]:
 def _inside(kind: Any, part: Any) -> list[Any]:
     """The types of one part of a value of the type `kind`."""
     if _is_model(kind):
-        return _branches(kind.model_fields[part].annotation) if part in kind.model_fields else []
+        return branches(kind.model_fields[part].annotation) if part in kind.model_fields else []
     arguments = get_args(kind)
     if get_origin(kind) in (tuple, list) and isinstance(part, int):
-        return _branches(arguments[0])
-    return _branches(arguments[1]) if get_origin(kind) is dict else []
-
-
-def _branches(annotation: Any) -> list[Any]:
-    """The types of a union without their marks."""
-    if get_origin(annotation) is Annotated:
-        return _branches(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [found for argument in get_args(annotation) for found in _branches(argument)]
-    return [annotation]
+        return branches(arguments[0])
+    return branches(arguments[1]) if get_origin(kind) is dict else []
 
 
 def _is_model(kind: Any) -> TypeGuard[type[BaseModel]]:

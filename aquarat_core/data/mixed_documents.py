@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aquarat_core.data.documents import DOCUMENTS_PER_GROUP
-from aquarat_core.data.parquet import damage_named, lacking, read_ids, read_parts
+from aquarat_core.data.parquet import damage_named, lacking, read_ids, read_parts, rows_taken
 
 WHAT = "documents"
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
@@ -39,6 +39,10 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, numbers: npt.NDArray[np.int64]) -> Texts:
+        """The documents with these numbers."""
+        return Texts(self.texts.take(numbers))
 
 
 def write_mixed_documents(path: str | Path, rows: Sequence[Document]) -> None:
@@ -78,14 +82,7 @@ class DocumentFile:
 
     def texts(self, rows: npt.NDArray[np.int64]) -> Iterator[Texts]:
         """The documents of `rows`, which must ascend, in parts of about a megabyte."""
-        base = 0
-        for part in self.parts():
-            low, high = np.searchsorted(rows, (base, base + len(part)))
-            if high > low:
-                yield Texts(part.texts.take(rows[low:high] - base))
-            if high == len(rows):
-                return
-            base += len(part)
+        return rows_taken(self.parts(), rows)
 
     def parts(self) -> Iterator[Texts]:
         """All rows, in parts of about a megabyte."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +18,19 @@ from aquarat_core.plain_text import first_line
 PART_BYTES = 1 << 20
 """Approximate number of bytes of values that are read at a time; at least one row."""
 IDS_AT_ONCE = 10_000
+
+
+class Part(Protocol):
+    """Consecutive rows of a file."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, numbers: npt.NDArray[np.int64]) -> Part:
+        """The rows with these numbers, which ascend, counted from the part's first."""
+        ...
+
+
+P = TypeVar("P", bound=Part)
 
 
 def write_table(path: str | Path, table: pa.Table) -> None:
@@ -37,6 +52,19 @@ def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
         converted = table.select(schema.names).cast(schema)
         converted.validate(full=True)
     return converted
+
+
+def rows_taken(parts: Iterator[P], rows: npt.NDArray[np.int64]) -> Iterator[P]:
+    """Of a file's consecutive `parts`, only the `rows`, which must ascend and are counted from the file's first row.
+    Nothing is read after the last of them."""
+    base = 0
+    for part in parts:
+        low, high = np.searchsorted(rows, (base, base + len(part)))
+        if high > low:
+            yield cast("P", part.take(rows[low:high] - base))
+        if high == len(rows):
+            return
+        base += len(part)
 
 
 def read_parts(

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from aquarat_core.conversation import Message
 from aquarat_core.data.conversations import SCHEMA, WITH_PARTS, messages_of
-from aquarat_core.data.parquet import lacking, read_ids, read_parts
+from aquarat_core.data.parquet import lacking, read_ids, read_parts, rows_taken
 
 WHAT = "conversations"
 Ints = npt.NDArray[np.int64]
@@ -99,14 +99,7 @@ class ConversationFile:
 
     def turns(self, rows: Ints) -> Iterator[Turns]:
         """The conversations of `rows`, which must ascend, in parts of about a megabyte."""
-        base = 0
-        for part in self.parts():
-            low, high = np.searchsorted(rows, (base, base + len(part)))
-            if high > low:
-                yield part.take(rows[low:high] - base)
-            if high == len(rows):
-                return
-            base += len(part)
+        return rows_taken(self.parts(), rows)
 
     def parts(self) -> Iterator[Turns]:
         """All rows, in parts of about a megabyte."""

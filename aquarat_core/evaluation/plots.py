@@ -227,7 +227,10 @@ def to_png_data_uri(figure: Figure, dpi: int = 72) -> str:
 
 
 def drawn(row: Row, name: str) -> bool:
-    """Whether a curve of `name` has the row. A mean reward on another scale than before has a curve of its own."""
+    """Whether the curve of `name` has a point for this row.
+
+    Where the exact reward has replaced another one, the two are separate curves, because their scales differ.
+    """
     return isinstance(row.get(name), int | float) and not (name == REWARD and EXACT_REWARD in row)
 
 

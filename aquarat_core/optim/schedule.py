@@ -32,7 +32,7 @@ def momentum_at(step: int, steps: int, config: OptimConfig) -> float:
 
 
 def _share_left(step: int, steps: int, config: OptimConfig) -> float:
-    """What is left of the fall in the warm-down: 1 before it, above 0 in its last step."""
+    """How far the rates are from the end of the warm-down: 1 before it begins, and still above 0 in its last step."""
     warmdown = round(config.warmdown * steps)
     left = steps - step
     if left > warmdown:

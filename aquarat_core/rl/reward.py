@@ -1,5 +1,5 @@
-"""What is added to a completion's grade, a bonus for the answer format and a length penalty, and what of the reward
-changes within a run. All of it is off by default.
+"""Rewards beyond a completion's grade: a bonus for form, a length penalty, and changes within a run. All of it is off
+by default.
 
 The grade itself comes from the task, so that reward and evaluation parse answers in the same way.
 """
@@ -15,18 +15,18 @@ from aquarat_core.tasks.task import A, Example, Grade, Reward
 
 
 class RewardSchedule:
-    """What each step of a run pays, by its index from 0: the same on all ranks, and in a run that was resumed."""
+    """The reward that each step of a run pays, counted from 0. It is the same on all ranks and after a resume."""
 
     def __init__(self, config: RewardConfig, steps: int) -> None:
         self.config, self.steps = config, steps
-        self.exact_from = steps if config.exact_after is None else round(config.exact_after * steps)
+        self.exact_from = config.steps_of_kind(steps)
         """The first step that is paid exactly instead of by `kind`; the number of steps if there is none."""
         self.bonus_steps: int | None = None
         """Number of steps that paid the bonus for form, once it has ended."""
 
     @property
     def changes(self) -> bool:
-        """Whether the config asks for a change; controls pay neither kind nor bonus."""
+        """Whether the reward changes within the run. A control reward never does."""
         config = self.config
         return config.control == "none" and (config.exact_after is not None or config.format_bonus_until is not None)
 

@@ -173,8 +173,7 @@ def _read_in_rl(config: RLConfig) -> int:
     shown = of_step if config.objective.kl != "none" else config.micro_batch_rows * config.launch.nproc
     rows = config.steps * (min(of_step, shown) + of_step * ((updates > 1) + updates * config.distills))
     if config.reward.kind != "answer":
-        share = config.reward.exact_after
-        paid = config.steps if share is None else round(share * config.steps)
+        paid = config.reward.steps_of_kind(config.steps)
         rows += paid * of_step * (1 + config.dynamic_sampling_rounds)
     # The reference is probed once, the policy at each measurement.
     rows += (1 + _measurements(config)) * config.probe_questions * len(config.tasks)
