@@ -185,6 +185,9 @@ class MixtureEntry(StrictModel):
     """`task` for the profile's task, another task's name, or a source of chat_datasets."""
     repeat: Annotated[int, Field(ge=1, le=100)] = 1
     """How often each row appears in the mixture."""
+    skip: NonNegativeInt = 0
+    """Number of rows left out at the beginning of the data set. With `rl_checkpoint.limit` set to the same number, RL
+    trains on questions that no earlier stage has practised."""
     limit: PositiveInt | None = None
     """Number of rows taken; null takes all."""
     permutations: PositiveInt = 1

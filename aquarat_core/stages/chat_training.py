@@ -88,11 +88,11 @@ def _named(config: ChatTrainConfig) -> list[str]:
 
 
 def _limits(config: ChatTrainConfig) -> dict[str, int | None]:
-    """How many rows of each source are used at most; None for all."""
+    """How many rows of each source are used or skipped at most; None for all."""
     limits: dict[str, int | None] = {}
     for entry in config.mixture:
         before = limits.get(entry.name, 0)
-        limits[entry.name] = None if before is None or entry.limit is None else max(before, entry.limit)
+        limits[entry.name] = None if before is None or entry.limit is None else max(before, entry.skip + entry.limit)
     return limits
 
 

@@ -202,7 +202,7 @@ def mix(
     """The rows of all `entries` in one shuffled order, except those whose numbers are in `without` by source.
 
     Copy 0 of a row is as published; the others are shown in another way if the source can do that. Raises
-    `DataError` for a name that is not in `sources`.
+    `DataError` for a name that is not in `sources`, and if an entry skips all rows.
     """
     parts: list[Part] = []
     order, keys, n = array("q"), bytearray(), 0
@@ -211,9 +211,10 @@ def mix(
         if entry.answer_only:
             source, called = _without_solutions(source, entry.name), f"{entry.name} answers"
         rows, seeds = array("q"), list[int | None]()
-        skipped = (without or {}).get(entry.name, ())
-        there = ((row, *found) for row, found in enumerate(source.copies(entry.permutations)) if row not in skipped)
-        for row, name, copies in islice(there, entry.limit):
+        left_out = (without or {}).get(entry.name, ())
+        there = ((row, *found) for row, found in enumerate(source.copies(entry.permutations)) if row not in left_out)
+        end = None if entry.limit is None else entry.skip + entry.limit
+        for row, name, copies in islice(there, entry.skip, end):
             published = len(rows)
             rows.append(row)
             seeds.append(None)
@@ -225,6 +226,8 @@ def mix(
                     seeds.append(_derived(seed, copy))
                 else:
                     order.append(n + published)
+        if entry.skip and not rows:
+            raise DataError(f"the mixture skips the first {entry.skip} rows of {entry.name}, which leaves none of them")
         parts.append(Part(source, np.array(rows, np.int64), seeds))
         n += len(rows)
     return Mixture(parts, np.array(order, np.int64)[_sorted(keys)])

@@ -58,7 +58,7 @@ def test_an_old_name_in_a_runs_config_wins_over_the_default_of_the_new_one(profi
 
 def test_an_entry_of_a_list_gets_the_defaults_of_its_type(profile: Profile) -> None:
     mixture = received(profile, "sft_checkpoint", {"mixture": [{"name": "aqua", "repeat": 2}]})["mixture"]
-    assert mixture == [{"name": "aqua", "repeat": 2, "limit": None, "permutations": 1, "answer_only": False}]
+    assert mixture == [{"name": "aqua", "repeat": 2, "skip": 0, "limit": None, "permutations": 1, "answer_only": False}]
 
 
 def test_a_location_is_a_text_or_a_mapping(profile: Profile) -> None:

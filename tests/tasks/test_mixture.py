@@ -83,6 +83,23 @@ def test_repeat_limit_and_permutations_count(sources: dict[str, Source]) -> None
     assert [len(part.rows) for part in mixture.parts] == [80, 10, 7]
 
 
+def test_rows_at_the_beginning_can_be_skipped(sources: dict[str, Source]) -> None:
+    """What RL alone is to see: the rows without the left-out ones are counted, as RL counts them."""
+
+    def ids(*entries: MixtureEntry, without: dict[str, set[int]] | None = None) -> set[str]:
+        return {name for _, name, _ in places(mix(entries, sources, 1, without), sources)}
+
+    assert ids(MixtureEntry(name="drills", skip=7)) == {id for id, _ in sources["drills"].copies(1)} - {
+        f"drills-{i}" for i in range(7)
+    }
+    assert ids(MixtureEntry(name="drills", skip=2, limit=3)) == {f"drills-{i}" for i in (2, 3, 4)}
+    assert ids(MixtureEntry(name="drills", skip=2, limit=3), without={"drills": {0, 3}}) == {
+        f"drills-{i}" for i in (4, 5, 6)
+    }
+    with pytest.raises(DataError, match="skips the first 10 rows of identity, which leaves none of them"):
+        ids(MixtureEntry(name="identity", skip=10))
+
+
 def test_the_first_copy_is_as_published_and_others_move_the_letter(sources: dict[str, Source]) -> None:
     mixture = mix((MixtureEntry(name="aqua", permutations=12),), sources, seed=1)
     copies: dict[str, list[list[Message]]] = {}
