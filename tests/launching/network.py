@@ -139,6 +139,15 @@ class Sshd:
             start_new_session=True,
         )
         log.close()
+        try:
+            wait_until(self._answers, 20, f"sshd answers at {self.address}:{self.port}")
+        except AssertionError as e:
+            said = self.config.with_suffix(".log").read_text(errors="replace")
+            raise AssertionError(f"{e}; it said: {said.strip() or 'nothing'}") from None
+
+    def _answers(self) -> bool:
+        assert (code := self.process.poll()) is None, f"sshd at {self.address}:{self.port} ended with {code}"
+        return answers(self.address, self.port)
 
     def stop(self) -> None:
         """The server and every connection it serves; what was started over them goes on."""
@@ -158,7 +167,6 @@ def loopback(directory: Path, env: dict[str, str] | None = None) -> Iterator[tup
     server = Sshd(keys, "127.0.0.1", port, env or {})
     with keys.config.open("a") as f:
         f.write(f"Host gpu\n  HostName 127.0.0.1\n  Port {port}\n")
-    wait_until(lambda: answers("127.0.0.1", port), 20, "sshd answers")
     address, root = f"{getpass.getuser()}@gpu", str(directory / "far")
     try:
         yield keys.config, {"name": "far", "address": address, "root": root, "python": sys.executable, **FAST}
@@ -226,7 +234,6 @@ class Network:
         server.stop()
         server.configure({"STORAGE_EMULATOR_HOST": self.bucket_url, **self._clocks[k]})
         server.start()
-        wait_until(lambda: answers(self.address(k), 22), 20, f"sshd of h{k} answers")
 
     def address(self, k: int) -> str:
         return self._addresses[k]
@@ -309,7 +316,6 @@ class Network:
             _ip("neigh", "flush", "to", address, "dev", self.bridge)
         variables = {"STORAGE_EMULATOR_HOST": self.bucket_url, **(env or {})}
         self.servers.append(Sshd(self.keys, self.address(k), 22, variables, name, login))
-        wait_until(lambda: answers(self.address(k), 22), 20, f"sshd of h{k} answers")
         return k
 
     def _start_bucket(self) -> tuple[subprocess.Popen, str]:

@@ -30,7 +30,7 @@ from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.managed import host_keys
 from aquarat_pipeline.renting.managed.managing import ManagedHosts
 from aquarat_pipeline.renting.rental import Rental
-from tests.launching.network import SSHD, Keys, Sshd, answers
+from tests.launching.network import SSHD, Keys, Sshd
 from tests.patience import wait_until
 from tests.renting.small_cloud import CAPABILITIES
 from tests.renting.world import World
@@ -80,7 +80,6 @@ class Instance:
         self.server = Sshd(
             self.keys, "127.0.0.1", self.port, {"PATH": str(self.programs), "HOME": str(self.keys.directory)}
         )
-        wait_until(lambda: answers("127.0.0.1", self.port), 20, "sshd answers")
 
     def stop(self) -> None:
         """Its network is gone; what runs on it goes on."""

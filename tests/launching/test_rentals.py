@@ -23,7 +23,7 @@ from aquarat_pipeline.hosts.queueing import candidates, ticket
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError, SshTransport
 from tests.launching.cluster_fixture import FAST
-from tests.launching.network import SSHD, Keys, Sshd, answers
+from tests.launching.network import SSHD, Keys, Sshd
 from tests.patience import wait_until
 from tests.serving import free_port
 
@@ -221,7 +221,6 @@ class Machine:
     def __init__(self, directory: Path, name: str, port: int, home: Path) -> None:
         self.keys = Keys(directory / name)
         self.server = Sshd(self.keys, "127.0.0.1", port, {"AQ_MACHINE": name})
-        wait_until(lambda: answers("127.0.0.1", port), 20, "sshd answers")
         shutil.copy(self.keys.client, rentals.folder_of(home, f"id_{name}"))
         self.host = rent(
             home, name, address="127.0.0.1", port=port, user=getpass.getuser(), identity=f"../id_{name}",
