@@ -1,9 +1,10 @@
 """RL on real rows of AQuA-RAT and GSM8K: does it learn what it is rewarded for, and only that?
 
-Trains the chain of `real/profile.yaml` up to SFT, then RL and its controls from the same SFT checkpoint, each as a
-stage in a store in the work folder (`--work`), on the rows that `../shared/tools/hub_server.py` serves. A run that was
-cut off goes on where it was: started again, it takes what is made from the store, and a stage from its last checkpoint.
-Lines are printed as they are measured; they are also in `results.json` of the work folder.
+Trains the chain of `real/profile.yaml` up to SFT, then RL and its controls from the same SFT checkpoint (answers that
+are numbers have an SFT of their own), each as a stage in a store in the work folder (`--work`), on the rows that
+`../shared/tools/hub_server.py` serves. A run that was cut off goes on where it was: started again, it takes what is
+made from the store, and a stage from its last checkpoint. Lines are printed as they are measured; they are also in
+`results.json` of the work folder.
 
     ./run bench rl-real                 the whole bench, up to 45 minutes on two free cores
     ./run bench rl-real --quick         a small model on few rows: shows that the parts fit, decides nothing
@@ -34,19 +35,24 @@ from benchmarks.real.lines import Group, Line, at_least, does_not_fall, does_not
 from tests.serving import hub_server
 
 SERVER = REPO_ROOT.parent / "shared/tools/hub_server.py"
-FIXED, SAMPLES = 64, 8
-FEW = {"limit": FIXED, "steps": 200}
-NUMBERS = {"tasks": [{"name": "one_step"}], "calculator": True, "group_size": 8, "max_new_tokens": 208}
+FIXED, FEWER, SAMPLES = 64, 32, 8
+"""Questions that RL on letters and on numbers is trained on, and samples of each that are measured."""
+FEW = {"limit": FIXED}
 VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {},
     "few": FEW,
     "few_random": FEW | {"reward": {"control": "random"}},
     "few_constant": FEW | {"reward": {"control": "constant"}},
     "few_distilled": FEW | {"distillation": {"teacher": "average"}},
-    "numbers": NUMBERS,
 }
-"""Changes to RL, by the name of the run."""
-SMALLER = {"group_size": 4, "max_new_tokens": 48, "steps": 4}
+"""Changes to RL on letters, by the name of the run."""
+NUMBERS = {
+    "sft_checkpoint": {"mixture": [{"name": "short", "limit": 400}, {"name": "one_step"}], "steps": 900},
+    "rl_checkpoint": {"tasks": [{"name": "one_step"}], "calculator": True, "limit": FEWER, "max_new_tokens": 208},
+}
+"""Changes to the sections for answers that are numbers. After one SFT on both kinds of answers, 4 of 100 samples on the
+problems mixed the two forms."""
+SMALLER = {"sft_checkpoint": {"steps": 60}, "rl_checkpoint": {"group_size": 4, "max_new_tokens": 48, "steps": 4}}
 """What a quick run changes in all of them."""
 
 
@@ -97,7 +103,6 @@ class Bench:
         bonus = 0.1 if reward == "forced_letter" else 0.0  # that reward teaches no form
         self.paid = {"reward": {"kind": reward, "format_bonus": bonus}}
         self.letters = Questions("aqua", chain.made, chain.profile())
-        self.numbers = Questions("one_step", chain.made, chain.profile(VARIANTS["numbers"]))
         self.sft = chain.made["sft_checkpoint"]
         self.rewarded: Artifact | None = None
         """RL on the fixed questions."""
@@ -105,10 +110,8 @@ class Bench:
 
     def run(self) -> list[Line]:
         """Measures and prints all lines."""
-        # Of numbers as of letters, the first training questions, and the held-out ones of each.
         self.few = self.letters.split("train", limit=FIXED)
         self.held_out = self.letters.split("validation", "test")
-        self.problems, self.new_problems = self.numbers.split("train"), self.numbers.split("validation")
         self._say(at_least("form", f"SFT's answers to validation questions can be read, {lines.FORM:.0%} or more",
                            self._form(self.sft, self.letters.split("validation")), lines.FORM))  # fmt: skip
         self._say(not_below_chance("c1", "SFT on held-out questions in all orders is not below a fifth",
@@ -119,7 +122,7 @@ class Bench:
         self._part("whole", self.paid, self._whole, "b", "RL on all questions keeps the form, and its accuracy")
         for control in ("random", "constant"):
             self._part(f"few_{control}", {}, self._control, f"d-{control}", f"a {control} reward does not raise it")
-        self._part("numbers", {}, self._of_numbers, "gsm8k", "RL on one-step problems, numeric answers")
+        self._numbers()
         self._part("few_distilled", {}, self._distilled, "distilled", f"self-distillation on the {FIXED} questions")
         return self.lines
 
@@ -165,14 +168,26 @@ class Bench:
             self._say(measured(f"{name}-held-out-{what}", f"{what} and self-distillation: held-out accuracy",
                                self._held_out(other), self._held_out(trained)))  # fmt: skip
 
-    def _of_numbers(self, name: str, trained: Artifact) -> None:
-        before, after = (self._sampled(x, self.numbers, self.problems) for x in (self.sft, trained))
-        self._say(rises(f"{name}-a", "RL on one-step problems raises their mean reward", before, after))
-        parsed = [self._sampled(x, self.numbers, self.problems, "parsed") for x in (self.sft, trained)]
+    def _numbers(self) -> None:
+        """Trains SFT and RL on numeric answers and measures their lines."""
+        name, chain = "gsm8k", self.chain.branch(NUMBERS)
+        try:
+            sft = chain.made["sft_checkpoint"] = chain.make("sft_checkpoint", "sft_numbers")
+            trained = chain.make("rl_checkpoint", "numbers")
+        except BenchError as e:
+            self._say(lines.not_measured(name, "RL on one-step problems, numeric answers", str(e)))
+            return
+        questions = Questions("one_step", chain.made, chain.profile())
+        practised, new = questions.split("train", limit=FEWER), questions.split("validation")
+        before, after = (self._sampled(x, questions, practised) for x in (sft, trained))
+        self._say(
+            rises(f"{name}-a", f"RL on {len(practised)} one-step problems raises their mean reward", before, after)
+        )
+        before, after = (self._sampled(x, questions, practised, "parsed") for x in (sft, trained))
         self._say(at_least(f"{name}-form", f"SFT's samples on them can be read, {lines.FORM:.0%} or more",
-                           parsed[0], lines.FORM))  # fmt: skip
-        self._say(does_not_fall(f"{name}-b", "RL's samples on them can be read as often", *parsed))
-        before, after = (self._sampled(x, self.numbers, self.new_problems) for x in (self.sft, trained))
+                           before, lines.FORM))  # fmt: skip
+        self._say(does_not_fall(f"{name}-b", "RL's samples on them can be read as often", before, after))
+        before, after = (self._sampled(x, questions, new) for x in (sft, trained))
         self._say(does_not_fall(f"{name}-c", "RL on held-out one-step problems is not below SFT", before, after))
 
     # --- what is asked ----------------------------------------------------------------------------------------------

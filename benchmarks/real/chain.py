@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, JobDir, git_state
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.config import Profile, load_profile
+from aquarat_core.config.fields import merge
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.code_version import code_version, result_version
@@ -38,8 +39,8 @@ class Chain:
     folder: Path
     file: Path
     """The profile's."""
-    smaller: dict[str, Any]
-    """What a quick run changes of RL in every variant."""
+    changes: dict[str, Any]
+    """To the profile's sections, for all that is made here; they win over those of a variant."""
     endpoint: str
     """The address of the Hub."""
     tell: Callable[[str], None]
@@ -50,9 +51,13 @@ class Chain:
     def __post_init__(self) -> None:
         self.store = ArtifactStore.open(f"file://{self.folder}/store")
 
+    def branch(self, changes: dict[str, Any]) -> Chain:
+        """A chain that has the same parts up to now, and makes others with `changes` to the profile's sections."""
+        return replace(self, changes=merge(changes, self.changes), made={**self.made})
+
     def profile(self, changes: dict[str, Any] | None = None) -> Profile:
         """The bench's profile with `changes` to its RL section."""
-        return load_profile(str(self.file), {LAST: {**(changes or {}), **self.smaller}})
+        return load_profile(str(self.file), merge({LAST: changes or {}}, self.changes))
 
     def prepare(self) -> None:
         """Makes everything before RL."""

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from aquarat_core.config import load_profile
+from aquarat_core.config.fields import merge
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.records import Record
 from benchmarks import rl_real
@@ -20,6 +21,7 @@ from benchmarks.real.answers import shares
 from benchmarks.real.chain import PROFILE, QUICK, Chain
 from benchmarks.real.lines import Group
 from benchmarks.real.one_step import OneStep
+from benchmarks.real.short_solutions import ShortSolutions
 
 # --- lines ----------------------------------------------------------------------------------------------------------
 
@@ -103,9 +105,17 @@ def test_problems_of_one_step_are_those_that_compute_once() -> None:
         ("48/2 = <<48/2=24>>24, and <<24*2=48>>48.\n#### 48", "2 computations"),
         ("It is 48.\n#### 48", "0 computations"),
         ("48/2 = <<48/2=24>>24, and twice that.\n#### 48", "it computes '24', but its answer is '48'"),
+        ("48/2 = <<48/2=24>>24." + " That is so." * 20 + "\n#### 24", "characters of solution: 200 are allowed"),
     ):
         with pytest.raises(DataError, match=why):
             task.example(row(answer), "train-2")
+
+
+def test_short_solutions_have_any_number_of_computations() -> None:
+    task = ShortSolutions()
+    assert task.example(row("48/2 = <<48/2=24>>24, and <<24*2=48>>48.\n#### 48"), "train-1").reference == "48"
+    with pytest.raises(DataError, match="241 characters of solution: 200 are allowed"):
+        task.example(row("So 48." + " " * 235 + "\n#### 48"), "train-2")
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -114,10 +124,25 @@ def test_problems_of_one_step_are_those_that_compute_once() -> None:
 def test_every_run_has_a_config() -> None:
     profile = load_profile(str(PROFILE))
     assert profile.rl_checkpoint.steps >= 150
-    for variant in rl_real.VARIANTS.values():
-        load_profile(str(PROFILE), {"rl_checkpoint": variant})
-        load_profile(str(QUICK), {"rl_checkpoint": variant | rl_real.SMALLER})
-    assert load_profile(str(QUICK)).rl_checkpoint.steps < 10
+    for changes in (*({"rl_checkpoint": variant} for variant in rl_real.VARIANTS.values()), rl_real.NUMBERS):
+        assert load_profile(str(PROFILE), changes).rl_checkpoint.steps >= 150
+        assert load_profile(str(QUICK), merge(changes, rl_real.SMALLER)).rl_checkpoint.steps < 10
+
+
+def test_no_stage_practises_the_questions_that_rl_lifts() -> None:
+    profile = load_profile(str(PROFILE))
+    for entry in (*profile.mid_checkpoint.mixture, *profile.sft_checkpoint.mixture):
+        assert entry.name != "task" or entry.skip == rl_real.FIXED == rl_real.FEW["limit"]
+
+
+def test_a_branch_has_what_was_made_and_its_own_changes(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, PROFILE, {"rl_checkpoint": {"steps": 7}}, "http://127.0.0.1:9", print)
+    branch = chain.branch(rl_real.NUMBERS)
+    assert branch.profile({"steps": 9}).rl_checkpoint.steps == 7, "what holds for all wins"
+    assert [e.name for e in branch.profile().sft_checkpoint.mixture] == ["short", "one_step"]
+    assert [e.name for e in chain.profile().sft_checkpoint.mixture] == ["task"]
+    branch.made["sft_checkpoint"] = object()  # type: ignore[assignment]
+    assert not chain.made and branch.seconds is chain.seconds
 
 
 def made(folder: Path, said: list[str], **rows: Any) -> Chain:
