@@ -55,8 +55,10 @@ def read_table(path: str | Path, schema: pa.Schema, what: str) -> pa.Table:
 
 
 def rows_taken(parts: Iterator[P], rows: npt.NDArray[np.int64]) -> Iterator[P]:
-    """Of a file's consecutive `parts`, only the `rows`, which must ascend and are counted from the file's first row.
-    Nothing is read after the last of them."""
+    """The rows with the numbers `rows` of a file that is read part by part from its beginning.
+
+    `rows` are counted from 0 and must be in ascending order. Reading stops after the last of them.
+    """
     base = 0
     for part in parts:
         low, high = np.searchsorted(rows, (base, base + len(part)))

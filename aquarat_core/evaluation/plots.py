@@ -227,9 +227,9 @@ def to_png_data_uri(figure: Figure, dpi: int = 72) -> str:
 
 
 def drawn(row: Row, name: str) -> bool:
-    """Whether the curve of `name` has a point for this row.
+    """Whether this row is a point on the curve of the metric `name`.
 
-    Where the exact reward has replaced another one, the two are separate curves, because their scales differ.
+    An exact reward that replaces another one has a curve of its own, because the two have different scales.
     """
     return isinstance(row.get(name), int | float) and not (name == REWARD and EXACT_REWARD in row)
 

@@ -26,7 +26,7 @@ class RewardSchedule:
 
     @property
     def changes(self) -> bool:
-        """Whether the reward changes within the run. A control reward never does."""
+        """Whether later steps are rewarded by another rule than the first. Control rewards never change."""
         config = self.config
         return config.control == "none" and (config.exact_after is not None or config.format_bonus_until is not None)
 

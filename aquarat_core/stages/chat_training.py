@@ -88,7 +88,7 @@ def _named(config: ChatTrainConfig) -> list[str]:
 
 
 def _limits(config: ChatTrainConfig) -> dict[str, int | None]:
-    """How many rows of each source are used or skipped at most; None for all."""
+    """The number of clean rows that the mixture needs from the beginning of each source; None if it needs all."""
     limits: dict[str, int | None] = {}
     for entry in config.mixture:
         before = limits.get(entry.name, 0)

@@ -1,6 +1,6 @@
 """GSM8K's problems of one step, as a profile's own task: those whose solution computes once, and that is the answer.
 
-A long solution is none of one step, whatever it annotates: it computes in its head.
+Long solutions are left out as well, because they often take further steps that they do not annotate.
 
 The profile drops all other rows (`on_bad_row: drop`), which are counted.
 """

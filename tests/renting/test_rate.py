@@ -160,7 +160,7 @@ def _enter_often(folder: Path, count: int) -> list[float]:
 
 
 def test_processes_share_it(tmp_path: Path) -> None:
-    # Not a Pool: its end kills workers, and one that dies with a lock leaves the others waiting for ever.
+    # A Pool kills its workers when it ends, and once waited for ever for one of them.
     with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
         times = sorted(itertools.chain(*pool.map(_enter_often, [tmp_path] * 3, [8] * 3)))
     # What a process notes down comes a little after its turn: the whole is what counts.

@@ -84,7 +84,7 @@ def test_repeat_limit_and_permutations_count(sources: dict[str, Source]) -> None
 
 
 def test_rows_at_the_beginning_can_be_skipped(sources: dict[str, Source]) -> None:
-    """What RL alone is to see: the rows without the left-out ones are counted, as RL counts them."""
+    """Contaminated rows are removed first and the rest is counted, as RL does when it takes its first questions."""
 
     def ids(*entries: MixtureEntry, without: dict[str, set[int]] | None = None) -> set[str]:
         return {name for _, name, _ in places(mix(entries, sources, 1, without), sources)}

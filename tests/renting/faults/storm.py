@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ def storm(folder: Path, processes: int = 3, requests: int = 8) -> tuple[int, int
     """How many requests came, and how many of them too soon."""
     clock: Any = SimpleNamespace(now=time.time)
     with FakeLambda(clock).serve() as fake:
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            pool.starmap(_ask, [(folder, fake.address, requests)] * processes)
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(_ask, [folder] * processes, [fake.address] * processes, [requests] * processes))
         return len(fake.requests), fake.too_fast
 
 
