@@ -30,6 +30,9 @@ COMMIT = "commit.json"
 PLACEMENT = ("launch", "wandb", "checkpoint", "samples")
 """Config fields that control where a run happens and how it is watched, but not its result. In `launch`, only the
 types of matrix products affect the result."""
+DIVISION = ("micro_batch_rows", "rollout_rows")
+"""Config fields that say how much a rank computes at a time, which follow from its memory and so from the number of
+ranks. They only change the last bits of sums, except that 8-bit products take one scale for a micro-batch."""
 SHOWN = 5
 
 
@@ -128,7 +131,9 @@ class CheckpointStore:
     def refuse_another_run(self, manifest: CheckpointManifest) -> None:
         """Raise `ConfigError` with both values if `manifest` was made with other settings or other data."""
         differing = list(differences(manifest.identity, self.identity))
-        decisive = [line for line in differing if not line.startswith("code:")]
+        # Older checkpoints state how their steps were divided.
+        mute = ("code:", *(f"config.{name}:" for name in DIVISION if name not in self.identity["config"]))
+        decisive = [line for line in differing if not line.startswith(mute)]
         if decisive:
             more = f"\n  and {len(decisive) - SHOWN} more" if len(decisive) > SHOWN else ""
             lines = "".join(f"\n  {line}" for line in decisive[:SHOWN])
@@ -201,8 +206,9 @@ def checkpoint_store(
 
     `code_version` is the hash of all sources; checkpoints record it, but it does not decide anything.
     """
-    decisive = {name: value for name, value in (config or {}).items() if name not in PLACEMENT}
     launch = (config or {}).get("launch", {})
+    without = PLACEMENT if launch.get("float8") else (*PLACEMENT, *DIVISION)
+    decisive = {name: value for name, value in (config or {}).items() if name not in without}
     decisive["launch"] = {"dtype": launch.get("dtype")}
     if launch.get("float8"):  # older checkpoints do not have this field in their key
         decisive["launch"]["float8"] = True

@@ -100,10 +100,10 @@ class _Dial:
         )
         if base.target_flops is not None:
             tokens = round(base.target_flops / flops_per_token(base.model, V))
-        pass_tokens = base.model.sequence_len * base.launch.nproc
+        row = base.model.sequence_len
         self._set(
             "base_checkpoint.batch_tokens", "524,288 x (tokens / d12's tokens)^0.383, to a power of two",
-            lambda: math.ceil(scaling.batch_tokens(tokens, at_reference) / pass_tokens) * pass_tokens,
+            lambda: math.ceil(scaling.batch_tokens(tokens, at_reference) / row) * row,
         )  # fmt: skip
         batch = self._base().batch_tokens
         if base.tokens_per_parameter is None and base.target_flops is None and counted:
@@ -116,10 +116,10 @@ class _Dial:
         return tokens
 
     def _rows(self, section: str) -> int:
-        """Rows of a micro-batch: as many as fit into the GPU and divide the rows of a rank."""
+        """Rows of a micro-batch: as many as fit into the GPU and divide the largest share of a rank."""
         kind = self.sections[section]
         config, model = kind.model_validate(self._now(section)), self._base().model
-        per_rank = config.batch_tokens // (model.sequence_len * config.launch.nproc)
+        per_rank = math.ceil(config.batch_tokens // model.sequence_len / config.launch.nproc)
 
         def needs(rows: int) -> int:
             return training_bytes(

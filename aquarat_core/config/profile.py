@@ -96,17 +96,11 @@ class Profile(StrictModel):
             )
         T = self.base_checkpoint.model.sequence_len
         for stage, train in self._sections(TrainConfig):
-            per_pass = train.micro_batch_rows * T * train.launch.nproc
-            if train.batch_tokens % per_pass:
+            if train.batch_tokens % T:
                 raise ValueError(
-                    f"{stage}.batch_tokens {train.batch_tokens} is not a multiple of micro_batch_rows x sequence_len x "
-                    f"launch.nproc = {train.micro_batch_rows} x {T} x {train.launch.nproc} = {per_pass}"
+                    f"{stage}.batch_tokens {train.batch_tokens} is not a whole number of rows: make it a multiple of "
+                    f"base_checkpoint.model.sequence_len {T}"
                 )
-        if self.rl_checkpoint.prompts_per_step % self.rl_checkpoint.launch.nproc:
-            raise ValueError(
-                f"rl_checkpoint.prompts_per_step {self.rl_checkpoint.prompts_per_step} is not a multiple of "
-                f"launch.nproc {self.rl_checkpoint.launch.nproc}"
-            )
         self._tasks_fit()
         self._answers_fit(T)
         return self

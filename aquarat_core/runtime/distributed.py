@@ -109,6 +109,10 @@ class World:
         """This rank's part of `items`: every size-th item, starting at index `rank`."""
         return items[self.rank :: self.size]
 
+    def largest_share(self, count: int) -> int:
+        """The most of `count` items that a rank has in `shard`."""
+        return -(-count // self.size)
+
 
 @contextmanager
 def distributed_world(launch: LaunchConfig) -> Generator[World]:

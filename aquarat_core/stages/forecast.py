@@ -83,8 +83,7 @@ class Forecast:
 def forecast(profile: Profile, gpus: Gpus, *, ranks: int | None = None, only: Iterable[str] = ()) -> list[Forecast]:
     """The needs of the chain's stages, or of `only` some, in their order.
 
-    `ranks` replaces the profile's `launch.nproc`. Raises `ConfigError` for batches that so many ranks cannot divide,
-    and for unknown GPUs.
+    `ranks` replaces the profile's `launch.nproc`. Raises `ConfigError` for unknown GPUs.
     """
     if ranks is not None:
         profile = on_ranks(profile, ranks)

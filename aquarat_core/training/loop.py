@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from torch import Tensor
 
 from aquarat_core.config import TrainConfig
 from aquarat_core.config.accounting import flops_per_token
@@ -35,15 +36,15 @@ def train(
     """Train `model` in place until `config.steps` steps are done, continuing an earlier start; returns the run's
     summary.
 
-    Each rank gets its share of each step's rows. The loss is the mean over all target tokens of the step, however it is
-    divided into micro-batches and ranks. `callbacks` are called after validation, before the step's metrics are
-    recorded.
+    Each rank gets its share of each step's rows; shares may differ by a row or be empty. The loss is the mean over all
+    target tokens of the step, however it is divided into micro-batches and ranks. `callbacks` are called after
+    validation, before the step's metrics are recorded.
     """
     config, world = session.config, session.world
     check_run(model, config, world)
     rows_per_step = config.batch_tokens // model.config.sequence_len
     order = EpochShuffle(len(rows), config.seed)
-    per_pass = min(config.micro_batch_rows, rows_per_step // world.size)
+    per_pass = min(config.micro_batch_rows, world.largest_share(rows_per_step))
     repeatable = partial(deterministic, config.launch.deterministic, world.device)
     with repeatable(), out_of_memory_explained(config):
         loss_sum = loss_function(model, config.launch, world, per_pass, session.ctx.log)
@@ -57,8 +58,7 @@ def train(
         session.loop(state, {"updater": optimizer}, watching, HEADLINES) as loop,
     ):
         for step in loop:
-            mine = np.array(world.shard(list(order.rows(step.index, rows_per_step))))
-            inputs, targets = rows.tensors(mine, world.device)
+            inputs, targets = _share(rows, order.rows(step.index, rows_per_step), world)
             waited = step.elapsed
             with repeatable():
                 loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world, loop.stop)
@@ -77,6 +77,14 @@ def train(
         "silent_steps": optimizer.silent,
         "checkpoint_seconds": loop.checkpoint_seconds,
     }
+
+
+def _share(rows: Rows, step: np.ndarray, world: World) -> tuple[Tensor, Tensor]:
+    """Inputs [B, T] and targets [B, T] of this rank's part of a step's rows; B is 0 if there are fewer rows than
+    ranks."""
+    mine = step[world.rank :: world.size]
+    inputs, targets = rows.tensors(mine if len(mine) else step[:1], world.device)
+    return inputs[: len(mine)], targets[: len(mine)]
 
 
 def _throughput(model: Transformer, config: TrainConfig, world: World) -> Throughput:

@@ -19,15 +19,15 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def check_run(model: Transformer, config: TrainConfig, world: World) -> None:
-    """Raise `ConfigError` for a batch that cannot be divided or a model that will not fit into this host's memory."""
+    """Raise `ConfigError` for a batch of no whole number of rows, or a model that will not fit into this host's
+    memory."""
     T = model.config.sequence_len
     rows, rest = divmod(config.batch_tokens, T)
-    if rest or rows % world.size:
+    if rest:
         raise ConfigError(
-            f"batch_tokens {config.batch_tokens} is not a multiple of sequence_len x ranks = {T} x {world.size} = "
-            f"{T * world.size}: change one of them"
+            f"batch_tokens {config.batch_tokens} is not a multiple of sequence_len {T}: change one of them"
         )
-    per_rank = min(config.micro_batch_rows, rows // world.size)
+    per_rank = min(config.micro_batch_rows, world.largest_share(rows))
     on_cpu = world.device.type == "cpu"
     needed = training_bytes(
         model.config, model.vocab_size, per_rank, ranks=world.size,

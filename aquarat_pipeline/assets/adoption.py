@@ -80,13 +80,10 @@ def check_fits(profile: Profile, stage: Stage, artifact: Artifact) -> None:
             )
     for name in later:
         train = STAGES[name].config(profile)
-        if isinstance(train, ChatTrainConfig) and train.batch_tokens % (
-            per_pass := train.micro_batch_rows * room * train.launch.nproc
-        ):
+        if isinstance(train, ChatTrainConfig) and train.batch_tokens % room:
             raise AdoptionError(
                 f"{what} does not fit profile {profile.name}: {name}.batch_tokens {train.batch_tokens} is not a "
-                f"multiple of micro_batch_rows x its context x launch.nproc = {train.micro_batch_rows} x {room} x "
-                f"{train.launch.nproc} = {per_pass}. Change that in a profile"
+                f"multiple of its context of {room} tokens. Change that in a profile"
             )
 
 

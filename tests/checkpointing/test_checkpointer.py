@@ -200,6 +200,23 @@ def test_the_state_of_another_run_is_refused_with_both_values() -> None:
     assert advance(one, 4, resume="never").n == 4
 
 
+def test_the_number_of_ranks_and_what_follows_from_it_are_no_part_of_the_key() -> None:
+    divided = {"launch": {"nproc": 8, "nodes": 4, "min_nodes": 1}, "micro_batch_rows": 32, "rollout_rows": 128}
+    assert checkpoints_of(config=CONFIG | divided).prefix == checkpoints_of().prefix
+    exact = checkpoints_of(config=CONFIG | {"launch": {"float8": True}})
+    assert checkpoints_of(config=CONFIG | {"launch": {"float8": True}, "micro_batch_rows": 4}).prefix != exact.prefix
+
+
+def test_an_older_key_with_the_rows_of_a_pass_is_taken_where_it_is_named() -> None:
+    now = checkpoints_of("older", CONFIG | {"micro_batch_rows": 4})
+    identity = {**now.identity, "config": {**now.identity["config"], "micro_batch_rows": 8}}
+    before = replace(now, prefix=f"work/base_checkpoint/{'0' * 16}", identity=identity)
+    advance(before, 2, every_steps=2)
+    with checkpointer(now, part := Counter(), resume=before.prefix) as saves:
+        assert saves.restore() == 2
+    assert part.n == 2
+
+
 def test_a_part_that_was_not_saved_is_refused() -> None:
     where = checkpoints_of()
     advance(where, 2, every_steps=2)

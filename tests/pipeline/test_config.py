@@ -110,8 +110,16 @@ def test_a_value_out_of_range_names_the_field(profile: Profile) -> None:
 
 
 def test_fields_that_contradict_each_other_are_refused(profile: Profile) -> None:
-    with pytest.raises(ConfigError, match=r"prompts_per_step 3 is not a multiple of launch\.nproc 2"):
-        run_config_of(STAGES["rl_checkpoint"], profile, complete(profile, "rl_checkpoint", prompts_per_step=3), {})
+    own = complete(profile, "sft_checkpoint", batch_tokens=2000)
+    with pytest.raises(ConfigError, match=r"sft_checkpoint\.batch_tokens 2000 is not a whole number of rows"):
+        run_config_of(STAGES["sft_checkpoint"], profile, own, {})
+
+
+def test_a_batch_need_not_divide_by_the_ranks(profile: Profile) -> None:
+    three = {"launch": {"nproc": 3}}
+    own = complete(profile, "rl_checkpoint", prompts_per_step=7, **three)
+    section = run_config_of(STAGES["rl_checkpoint"], profile, own, {"sft_checkpoint": {"config": three}})
+    assert (section.prompts_per_step, section.launch.nproc) == (7, 3)
 
 
 def test_a_mistake_in_a_later_stage_stops_the_first(profile: Profile) -> None:
@@ -122,14 +130,14 @@ def test_a_mistake_in_a_later_stage_stops_the_first(profile: Profile) -> None:
 
 def test_overrides_that_fit_each_other_pass_together() -> None:
     """A longer sequence does not fit the profile's mid and SFT batches, but does fit those of this run."""
-    profile = Profile(name="defaults", description="8 rows of 512 tokens on 2 ranks make a batch of 8,192 tokens")
-    longer = profile.base_checkpoint.model.model_dump(mode="json") | {"sequence_len": 1024}
-    own = complete(profile, "base_checkpoint", model=longer, micro_batch_rows=4)
+    profile = Profile(name="defaults", description="16 rows of 512 tokens make a batch of 8,192 tokens")
+    longer = profile.base_checkpoint.model.model_dump(mode="json") | {"sequence_len": 768}
+    own = complete(profile, "base_checkpoint", model=longer, batch_tokens=7680)
     with pytest.raises(ConfigError, match=r"mid_checkpoint\.batch_tokens"):
         run_config_of(STAGES["base_checkpoint"], profile, own, {})
-    ops = {name: {"config": {"micro_batch_rows": 4}} for name in ("mid_checkpoint", "sft_checkpoint")}
+    ops = {name: {"config": {"batch_tokens": 7680}} for name in ("mid_checkpoint", "sft_checkpoint")}
     section = run_config_of(STAGES["base_checkpoint"], profile, own, ops)
-    assert section.model.sequence_len == 1024
+    assert section.model.sequence_len == 768
 
 
 def test_eval_reports_share_a_section_but_not_its_overrides(profile: Profile) -> None:

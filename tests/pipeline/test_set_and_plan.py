@@ -56,7 +56,7 @@ def test_values_have_the_types_of_the_config() -> None:
         (["rl_checkpoint.optim={}", "rl_checkpoint.optim.lr_scale=1"], "rl_checkpoint.optim is set twice"),
         (["rl_checkpoint.optim.lr_scale=1", "rl_checkpoint.optim={}"], "rl_checkpoint.optim is set twice"),
         (["chat_datasets.sources.0.n_train=3"], "chat_datasets.sources is a list, and a list is set as a whole"),
-        (["rl_checkpoint.prompts_per_step=15"], "is not a multiple of launch.nproc 2"),
+        (["mid_checkpoint.batch_tokens=2000"], "make it a multiple of base_checkpoint.model.sequence_len 256"),
     ],
 )
 def test_what_cannot_be_set_is_refused_with_the_field(given: list[str], said: str) -> None:
