@@ -71,11 +71,20 @@ class OptimConfig(StrictModel):
         return self
 
 
+MAX_NODES = 4096
+"""Upper limit of the hosts of a stage; a larger number must be a mistake."""
+Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
+
+
 class LaunchConfig(StrictModel):
     """How torchrun starts a training stage."""
 
     nproc: PositiveInt = 2
-    """Processes on this host: one per GPU, or CPU ranks with gloo."""
+    """Processes on each host: one per GPU, or CPU ranks with gloo."""
+    nodes: Nodes = 1
+    """Hosts of the stage, if so many are free when it starts; `--nodes` of a run replaces it."""
+    min_nodes: Nodes | None = None
+    """Fewest hosts with which it starts, also after a host was lost; null needs all of `nodes`."""
     threads: PositiveInt = 1
     """CPU threads of each process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -95,6 +104,12 @@ class LaunchConfig(StrictModel):
     deterministic: bool = True
     """On GPUs, compute gradients with kernels whose sums do not depend on thread order, so that a run can be repeated
     and resumed bit for bit on the same kind of GPU. On CPUs this is always so."""
+
+    @model_validator(mode="after")
+    def _fewest_hosts_come_first(self) -> LaunchConfig:
+        if self.min_nodes is not None and self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes {self.min_nodes} exceeds nodes {self.nodes}: lower the one or raise the other")
+        return self
 
     def compiles_on(self, device_type: str) -> bool:
         """Whether the training step's loss is compiled on `cpu` or `cuda`."""

@@ -36,7 +36,12 @@ def add_hosts(command: argparse.ArgumentParser) -> None:
     """Arguments for the hosts of the run's stages, and what may be rented for it; `tags_of` makes tags of them."""
     command.add_argument("--pool", help="only hosts with this label; rented ones, if it is a pool of rent.yaml")
     command.add_argument("--host", help="only this host")
-    command.add_argument("--nodes", type=int, help="hosts for each training stage (1)")
+    command.add_argument(
+        "--nodes",
+        metavar="N|MIN:MAX",
+        help="hosts for each training stage; as many between MIN and MAX as are free when it starts, and again after "
+        "a host is lost (launch.min_nodes and launch.nodes of the stage, 1)",
+    )
     command.add_argument(
         "--budget",
         metavar="DOLLARS",
@@ -47,9 +52,15 @@ def add_hosts(command: argparse.ArgumentParser) -> None:
 def tags_of(arguments: argparse.Namespace) -> dict[str, str]:
     """The run's tags for the arguments of `add_hosts`. Raises `UsageError`."""
     from aquarat_pipeline import tags
+    from aquarat_pipeline.hosts.numbers import read_numbers
 
     if arguments.budget is not None and arguments.pool is None:
         raise UsageError("--budget limits what is rented from a pool of rent.yaml: name it with --pool")
+    if arguments.nodes is not None:
+        try:
+            read_numbers(arguments.nodes)
+        except ValueError as e:
+            raise UsageError(f"--nodes is {arguments.nodes!r}: {e}") from None
     wanted = {
         tags.POOL_TAG: arguments.pool,
         tags.HOST_TAG: arguments.host,

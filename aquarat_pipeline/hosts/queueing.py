@@ -130,8 +130,9 @@ def candidates(
 ) -> tuple[list[Host], str]:
     """The hosts that this ticket may try now, cheapest first, and why there are not enough, if so.
 
-    A host in `avoid` (it has just failed this job) is only tried if no other host is suitable. A rented host is not
-    tried if too little of its life is left at the time `now`.
+    A host in `avoid` (it has just failed this job) is only tried if no other host is suitable; a job on a varying
+    number of hosts leaves that to its placement. A rented host is not tried if too little of its life is left at the
+    time `now`.
     """
     try:
         hosts = read_inventory(home).hosts
@@ -146,8 +147,9 @@ def candidates(
         apart = ", not enough at one site" if found >= need.nodes else ""
         there = f"{FILE} has {found} of these{apart}{reasons}"
         return [], f"{need}: {there}; add one, or change the run's requirements"
-    not_recently_failed = [host for host in fitting if host.name not in avoid]
-    fitting = together(not_recently_failed, need.nodes) or fitting
+    if need.max_nodes is None:
+        not_recently_failed = [host for host in fitting if host.name not in avoid]
+        fitting = together(not_recently_failed, need.nodes) or fitting
     # Written before the others are read, so that of two simultaneous tickets at least one sees the other.
     mine.write(need, fitting)
     wanted = _wanted_by_older(mine.path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline.hosts.host import Host, InventoryError
+from aquarat_pipeline.hosts.numbers import read_numbers
 from aquarat_pipeline.tags import HOST_TAG, NODES_TAG, POOL_TAG
 
 
@@ -20,6 +21,9 @@ class Requirement:
     ranks: int = 1
     """Processes on each host."""
     nodes: int = 1
+    """Hosts that it needs, at least."""
+    max_nodes: int | None = None
+    """Hosts that it takes if so many are free; None for no more than it needs."""
     device: str = "cpu"
     pool: str | None = None
     """A label that the hosts must have."""
@@ -28,15 +32,31 @@ class Requirement:
 
     @classmethod
     def of(cls, stage: Stage, config: Mapping[str, Any] | None, tags: Mapping[str, str]) -> Requirement:
-        """Requirements from the stage's config and the run's tags `aquarat/pool`, `aquarat/host`, `aquarat/nodes`."""
+        """Requirements from the stage's config and the run's tags `aquarat/pool`, `aquarat/host` and `aquarat/nodes`,
+        which replaces `launch.nodes` and `launch.min_nodes`. Raises `InventoryError` for a tag that is no number."""
         if not stage.distributed:
             return cls(distributed=False)
         launch = (config or {}).get("launch", {})
-        nodes = tags.get(NODES_TAG, "1")
-        if not nodes.isdecimal() or not int(nodes):
-            raise InventoryError(f"the run's tag {NODES_TAG} is {nodes!r}: write the number of hosts")
+        most = launch.get("nodes", 1)
+        least = launch.get("min_nodes") or most
+        if (text := tags.get(NODES_TAG)) is not None:
+            try:
+                least, most = read_numbers(text)
+            except ValueError as e:
+                raise InventoryError(f"the run's tag {NODES_TAG} is {text!r}: {e}") from None
         ranks, device = launch.get("nproc", 1), launch.get("device", "auto")
-        return cls(True, ranks, int(nodes), device, tags.get(POOL_TAG), tags.get(HOST_TAG))
+        more = most if most > least else None
+        return cls(True, ranks, least, more, device, tags.get(POOL_TAG), tags.get(HOST_TAG))
+
+    @property
+    def most_nodes(self) -> int:
+        """Hosts that it takes if so many are free."""
+        return self.max_nodes or self.nodes
+
+    @property
+    def counted(self) -> str:
+        """`1`, `2`, `1 to 4`: the number of hosts."""
+        return f"{self.nodes}" if self.max_nodes is None else f"{self.nodes} to {self.max_nodes}"
 
     def gpus_on(self, host: Host) -> int:
         """Number of GPUs that the job uses there: one per rank, or none if it runs on the CPU."""
@@ -51,12 +71,13 @@ class Requirement:
         return self.gpus_on(host) <= host.gpus
 
     def __str__(self) -> str:
-        hosts = "a host" if self.nodes == 1 else f"{self.nodes} hosts"
+        several = self.most_nodes > 1
+        hosts = f"{self.counted} hosts" if several else "a host"
         if self.host:
-            hosts = f"{'the host' if self.nodes == 1 else f'{self.nodes} hosts named'} {self.host}"
+            hosts = f"{f'{self.counted} hosts named' if several else 'the host'} {self.host}"
         pool = f" labeled {self.pool}" if self.pool else ""
         if self.device == "cpu":
-            return f"{hosts}{pool} for {processes(self.ranks)}{' each' if self.nodes > 1 else ''}"
+            return f"{hosts}{pool} for {processes(self.ranks)}{' each' if several else ''}"
         return f"{hosts}{pool} with {self.ranks} GPU{'s' if self.ranks > 1 else ''}"
 
 

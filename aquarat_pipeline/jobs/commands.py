@@ -94,9 +94,9 @@ def _argv(launch: Launch, hosts: Sequence[Host], node: int) -> list[str]:
     if not need.distributed:
         return [*python, *run]
     meeting = None
-    if need.nodes > 1:
+    if len(hosts) > 1:
         address = hosts[node].rendezvous.rpartition(":")[0]
-        meeting = Meeting(need.nodes, node, hosts[0].rendezvous, job_request(launch.attempt, 0)["id"], address)
+        meeting = Meeting(len(hosts), node, hosts[0].rendezvous, job_request(launch.attempt, 0)["id"], address)
     return torchrun(run, need.ranks, "{scratch}", python, meeting=meeting, tee=True)
 
 
@@ -107,7 +107,7 @@ def _environment(launch: Launch, hosts: Sequence[Host], node: int) -> dict[str, 
         SPEC_SHA256: launch.attempt.spec_sha256,
         "OMP_NUM_THREADS": str(launched.get("threads", 1)),
     }
-    if launch.need.nodes > 1 and host.network_interface:
+    if len(hosts) > 1 and host.network_interface:
         env |= {"GLOO_SOCKET_IFNAME": host.network_interface, "NCCL_SOCKET_IFNAME": host.network_interface}
     if price := sum(one.price_per_hour for one in hosts):
         env[PRICE] = repr(price)

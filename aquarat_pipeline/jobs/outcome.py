@@ -78,6 +78,14 @@ class JobOutcome:
         """Whether the attempt says nothing about the stage, so that another host may succeed."""
         return self.kind == "host_lost"
 
+    @property
+    def is_host_gone(self) -> bool:
+        """Whether the host itself failed the attempt: it is silent, told to stop or full, and not only one of its
+        processes was killed."""
+        error = _error(self.result)
+        stopped = error is not None and error["type"] == "Stopped"
+        return self.is_host_lost and (self.ending.code is None or stopped or _is_disk_full(self.result))
+
     def deserves_another_attempt(self, need: Requirement) -> bool:
         """Whether another attempt may succeed: not if the only machine that can run the stage has a full disk."""
         return self.is_host_lost and (need.distributed or not _is_disk_full(self.result))

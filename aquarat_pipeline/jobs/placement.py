@@ -1,20 +1,21 @@
 """A placement: the hosts of an attempt, and starting it there.
 
 A job on one host takes the host's lease when it starts, in one call. A job on several hosts takes all leases before it
-starts anywhere, so that it never holds some hosts while it waits for others.
+starts anywhere, so that it never holds some hosts while it waits for others. One on a varying number starts as soon as
+the fewest are free, on all that are free then: it does not wait for more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 
 from aquarat_core.agent.protocol import LeaseReply, StartReply
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host
-from aquarat_pipeline.hosts.requirement import processes
+from aquarat_pipeline.hosts.requirement import Requirement, processes
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.commands import Launch
@@ -25,7 +26,7 @@ class NoHostError(Exception):
 
     def __init__(self, reason: str, host: Host | None = None) -> None:
         super().__init__(f"{host.name}: {reason}" if host else reason)
-        self.reason = reason
+        self.reason, self.host = reason, host
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +42,28 @@ class Placement:
         return cls(launch, (host,))
 
     @classmethod
-    def on_several(cls, launch: Launch, candidates: Iterable[Host]) -> Placement:
-        """On as many of the candidates as the job needs, of one site and with their leases. If it fails, releases all:
-        `NoHostError`."""
-        reasons: list[str] = []
-        # In the order of their names, so that two jobs never hold half each and wait for the other half.
-        ordered = sorted(candidates, key=lambda host: (host.site, host.name))
-        for _, hosts in groupby(ordered, key=lambda host: host.site):
+    def on_several(cls, launch: Launch, candidates: Iterable[Host], avoid: Collection[str] = ()) -> Placement:
+        """On hosts of one site, with their leases: on as many as are free, from `need.nodes` to `need.most_nodes`. If
+        too few are free at each site, releases all: `NoHostError`.
+
+        A job on a varying number only takes hosts in `avoid` if there are too few others.
+        """
+        need, reasons = launch.need, list[str]()
+        last = avoid if need.max_nodes is not None else ()
+        for hosts in _teams(candidates, need, last):
             taken: list[Host] = []
             for host in hosts:
-                if len(taken) == launch.need.nodes:
+                if len(taken) == need.most_nodes or (len(taken) >= need.nodes and host.name in last):
                     break
                 if why := _why_not_reserved(launch, host):
                     reasons.append(f"{host.name}: {why}")
                 else:
                     taken.append(host)
             placement = cls(launch, tuple(taken))
-            if len(taken) == launch.need.nodes:
+            if len(taken) >= need.nodes:
                 return placement
             placement.release()
-        raise NoHostError(f"{launch.need}: {'; '.join(reasons)}")
+        raise NoHostError(f"{need}: {'; '.join(reasons)}")
 
     def start(self) -> None:
         """Starts every node unless it was started before. Raises `NoHostError` at the first refusal."""
@@ -82,6 +85,21 @@ class Placement:
         each = " each" if len(self.hosts) > 1 else ""
         count = f"{processes(need.ranks)}{each} " if need.distributed else ""
         return f"{count}on {', '.join(host.display_name for host in self.hosts)}"
+
+
+def _teams(candidates: Iterable[Host], need: Requirement, last: Collection[str]) -> list[list[Host]]:
+    """The groups of which a job takes all its hosts, the one that could give it most first: the hosts of a site, and
+    alone those that others do not reach.
+
+    Hosts are in the order of their names, so that two jobs never hold half each and wait for the other half; those in
+    `last` follow.
+    """
+    now, teams = time.time(), dict[tuple[str, str], list[Host]]()
+    for host in sorted(candidates, key=lambda host: (host.name in last, host.name)):
+        alone = host.name if host.why_no_job(now, several=True) else ""
+        teams.setdefault((host.site, alone), []).append(host)
+    enough = [(place, hosts) for place, hosts in teams.items() if len(hosts) >= need.nodes]
+    return [hosts for _, hosts in sorted(enough, key=lambda team: (-min(len(team[1]), need.most_nodes), team[0]))]
 
 
 def _why_not_reserved(launch: Launch, host: Host) -> str | None:

@@ -24,6 +24,7 @@ from aquarat_pipeline.hosts.inventory import local_host, read_inventory
 from aquarat_pipeline.hosts.queueing import POLL_SECONDS, WaitReporter, candidates, ticket
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Attempt
+from aquarat_pipeline.jobs.avoided import AvoidedHosts
 from aquarat_pipeline.jobs.commands import Launch
 from aquarat_pipeline.jobs.following import Output
 from aquarat_pipeline.jobs.outcome import JobOutcome, saved_state
@@ -37,6 +38,10 @@ from aquarat_pipeline.renting.ordering.asking import Renting
 from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
 
 MAX_RESTARTS = 3
+
+
+class _OtherHostsError(Exception):
+    """A host may still start this attempt together with others than those that are free now."""
 
 
 class StageRunner:
@@ -71,7 +76,9 @@ class StageRunner:
         self._monitor = RunMonitor(context.instance, context.run.run_id)
         self._usage = UsageRecord(context.instance, context.run.run_id, attempt.spec.step_key, time.time)
         self._job: RunningJob | None = None
-        self._recently_failed: set[str] = set()
+        self._avoided = AvoidedHosts()
+        self._asked: Placement | None = None
+        """The hosts that were last asked to run a job on a varying number of them."""
         self._waited = False
 
     def run(self) -> Succeeded:
@@ -105,10 +112,19 @@ class StageRunner:
             if restart > MAX_RESTARTS:
                 break
             self._log.warning(f"{outcome.reason}. Starting again from the saved state ({restart}/{MAX_RESTARTS})")
-            self._recently_failed.update({outcome.ending.host} if outcome.ending.host else ())
+            self._avoided.add(need, outcome.ending.host, gone=outcome.is_host_gone)
+            if need.max_nodes is not None:
+                self._free_the_others(outcome)
             self._next_attempt(outcome.reason)
             outcome = self._run_attempt(need)
         return outcome
+
+    def _free_the_others(self, outcome: JobOutcome) -> None:
+        """Waits until the hosts that are left have given back the attempt's leases: the next one does not wait for
+        them, and would start on the first alone."""
+        self._attempt.cancel(outcome.reason)
+        if self._job:
+            self._job.stop(without=outcome.ending.host if outcome.is_host_gone else None)
 
     def _rental_ends(self) -> bool:
         """Whether a host of the job was rented and its time is over, or nearly so."""
@@ -133,7 +149,11 @@ class StageRunner:
             self._next_attempt("it was started on only some of its hosts")
         self._tag(JOB_TAG, self._attempt.folder.uri)
         while job is None:
-            self._start(Launch(self._attempt, self._stage, need, self._program, self._pipes_env))
+            try:
+                self._start(Launch(self._attempt, self._stage, need, self._program, self._pipes_env))
+            except _OtherHostsError:
+                self._next_attempt("it is started on other hosts")
+                self._tag(JOB_TAG, self._attempt.folder.uri)
             job = self._attach()
         self._job = job
         if need.distributed:
@@ -171,7 +191,7 @@ class StageRunner:
         with ticket(self._home, self._run.run_id, self._stage.name, since, budget) as mine:
             while True:
                 self._monitor.check()
-                hosts, why = candidates(self._home, launch.need, mine, self._recently_failed)
+                hosts, why = candidates(self._home, launch.need, mine, self._avoided.names)
                 if hosts:
                     try:
                         return self._start_on_first(launch, hosts)
@@ -188,8 +208,8 @@ class StageRunner:
 
     def _start_on_first(self, launch: Launch, hosts: Sequence[Host]) -> None:
         """Starts the job on the first hosts that accept it. Raises `NoHostError` with the reason of each."""
-        if launch.need.nodes > 1:
-            return self._start_on(Placement.on_several(launch, hosts))
+        if launch.need.most_nodes > 1:
+            return self._start_on(Placement.on_several(launch, hosts, self._avoided.names))
         reasons: list[str] = []
         for host in hosts:
             try:
@@ -200,12 +220,30 @@ class StageRunner:
 
     def _start_on(self, placement: Placement) -> None:
         self._monitor.check(now=True)
+        if placement.launch.need.max_nodes is not None:
+            self._refuse_other_hosts(placement)
         # A waiting job is refused every few seconds, and a line before each try would bury the reason.
         if not self._waited:
             self._say(f"starting {placement}")
-        placement.start()
+        try:
+            placement.start()
+        except NoHostError as e:
+            if placement.launch.need.max_nodes is not None and e.host:
+                self._avoided.add(placement.launch.need, e.host.name, gone=True)
+            raise
         if self._waited:
             self._say(f"starting {placement}")
+
+    def _refuse_other_hosts(self, placement: Placement) -> None:
+        """Raises `_OtherHostsError` if the attempt may have been started on other hosts, which would wait for as many
+        ranks as there were then."""
+        asked, names = self._attempt.nodes, [host.name for host in placement.hosts]
+        if asked and asked != names and (len(asked) != len(names) or any(self._attempt.claims)):
+            for one in filter(None, (self._asked, placement)):
+                one.release()
+            self._asked = None
+            raise _OtherHostsError
+        self._asked = placement
 
     def _on_interrupt(self) -> None:
         """Ends the job if the run was cancelled; if only this worker was stopped, leaves the job to the next worker."""

@@ -61,12 +61,14 @@ class RunningJob:
         ending = follow(self.attempt, self.hosts, output, poll)
         return JobOutcome.of(ending, self.attempt.result())
 
-    def stop(self) -> list[str]:
-        """Ends the job on all its hosts and waits for that; returns the hosts that did not confirm it.
+    def stop(self, without: str | None = None) -> list[str]:
+        """Ends the job on all its hosts and waits for that; returns the hosts that did not confirm it. The host
+        `without` is not asked, because it is lost.
 
         Call it after cancelling the attempt, which also reaches hosts that cannot be contacted.
         """
-        asked = [node for node in range(len(self.hosts)) if not _is_stopped(self._request_stop(node))]
+        reachable = [node for node, host in enumerate(self.hosts) if host.name != without]
+        asked = [node for node in reachable if not _is_stopped(self._request_stop(node))]
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             statuses = [self.attempt.status(node) for node in asked]

@@ -57,8 +57,9 @@ def _hosts(stages: Sequence[Stage], places: Sequence[Place]) -> str:
         where = ", ".join(
             [*(host.display_name for host in place.hosts), *filter(None, [place.pool and str(place.pool)])]
         )
-        nodes = f" on each of {place.need.nodes} hosts of" if place.need.nodes > 1 else " on"
-        nodes = f"{nodes} a host of" if place.need.nodes == 1 and place.pool else nodes
+        several = place.need.most_nodes > 1
+        nodes = f" on each of {place.need.counted} hosts of" if several else " on"
+        nodes = f"{nodes} a host of" if place.pool and not several else nodes
         said.append(f"{_count(len(place.stages))} {how}{nodes} {where}")
     return "; ".join(said)
 

@@ -96,7 +96,9 @@ def places_of(home: Path, plan: Plan) -> list[Place]:
     needs = "; ".join(f"{', '.join(place.stages)}: {place.need}" for place in lacking)
     labels = {label for host in hosts for label in host.labels}
     pools = pools_beside(home, lacking[0].need, labels)
-    raise NotReadyError(f"no host could ever run these stages ({needs}): {listed}.{pools} {_way_out(plan, hosts)}")
+    raise NotReadyError(
+        f"no host could ever run these stages ({needs}): {listed}.{pools} {_way_out(plan, hosts, lacking)}"
+    )
 
 
 def _rented(home: Path, place: Place, budget: int | None) -> Place:
@@ -126,10 +128,12 @@ def _grouped(
     ]
 
 
-def _way_out(plan: Plan, hosts: Iterable[Host]) -> str:
+def _way_out(plan: Plan, hosts: Iterable[Host], lacking: Iterable[Place]) -> str:
     ways = [f"list such a host in {FILE} (docs/hosts.md)"]
     if {HOST_TAG, POOL_TAG} & set(plan.tags):
         ways.append("ask for another host or label")
+    if any(place.need.nodes > 1 for place in lacking):
+        ways.append("ask for fewer hosts (--nodes)")
     hosts = list(hosts)
     if fitting := [name for name in profile_names() if _fits(load_profile(name), plan, hosts)]:
         ways.append(f"choose a profile whose stages fit ({', '.join(fitting)}; AQUARAT_PROFILE or --profile)")

@@ -11,6 +11,7 @@ from typing import Any
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_pipeline.hosts.doctor import examine
 from aquarat_pipeline.hosts.inventory import read_inventory
+from aquarat_pipeline.tags import LEASE_TAG
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, cancelled, command_of, expect, training
 from tests.launching.network import Network
@@ -26,6 +27,31 @@ def two_hosts(cluster: Cluster, network: Network) -> dict[str, Any]:
     facts = expect(cluster, run_id, trainers=1)
     assert "gloo: 2 ranks" in cluster.story(run_id)
     return facts
+
+
+def fewer_and_more_hosts(cluster: Cluster, network: Network) -> dict[str, Any]:
+    """With `--nodes 1:2`, one of two hosts is killed for good: the job goes on on one. When there are two again, the
+    next attempt takes both."""
+
+    def leased(hosts: str) -> bool:
+        return cluster.run(run_id).tags.get(LEASE_TAG) == hosts
+
+    cluster.order(ASSET, steps=STEPS, seconds=0.3, gloo=True, hold=STEPS - 1)
+    run_id = cluster.launch(ASSET, tags={"aquarat/nodes": "1:2"})
+    cluster.wait_for_step(run_id, ASSET, 2)
+    assert leased("h0,h1") and "gloo: 2 ranks" in cluster.story(run_id)
+    network.kill(1)
+    try:
+        # It holds the last step but one until it is released.
+        wait_until(lambda: leased("h0"), 120, "it is started on the host that is left")
+        cluster.wait_for_step(run_id, ASSET, STEPS - 1)
+    finally:
+        network.heal(1)
+        network.servers[1].start()
+    assert cluster.trace(run_id, ASSET)[-1]["attempt"] == 2 and "gloo: 1 ranks" in cluster.story(run_id)
+    os.kill(cluster.trace(run_id, ASSET)[-1]["pid"], signal.SIGKILL)
+    wait_until(lambda: leased("h0,h1"), 90, "it is started on both")
+    return expect(cluster, run_id, trainers=3)
 
 
 def connection_lost(cluster: Cluster, network: Network, seconds: float = 60.0) -> dict[str, Any]:
@@ -134,6 +160,7 @@ def cancel_uploading(cluster: Cluster, network: Network) -> dict[str, Any]:
 
 CASES = (
     two_hosts,
+    fewer_and_more_hosts,
     connection_lost,
     control_host,
     network_away,

@@ -11,6 +11,7 @@ from tests.launching.cluster_fixture import Cluster
 from tests.launching.network import Network, why_not
 
 ON_HOSTS = (
+    host_faults.fewer_and_more_hosts,
     host_faults.control_host,
     host_faults.network_away,
     host_faults.wrong_clock,

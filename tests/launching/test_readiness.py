@@ -25,7 +25,7 @@ from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts import rentals
-from aquarat_pipeline.hosts.host import RentedHost
+from aquarat_pipeline.hosts.host import InventoryError, RentedHost
 from aquarat_pipeline.runs import readiness, rentable
 from aquarat_pipeline.runs.executor import resuming_executor, skip_checks
 from aquarat_pipeline.runs.readiness import NotReadyError
@@ -77,6 +77,7 @@ def test_what_no_host_could_give_is_refused_with_what_there_is(home: Path) -> No
         ({"host": "nope"}, r"asks for the host nope, but .*/hosts.yaml lists a \(4 GPUs, labeled big\), b \(1 GPU\)"),
         ({"pool": "tpu"}, r"a host labeled tpu for 2 processes\): .* ask for another host or label"),
         ({"nodes": "3"}, r"3 hosts for 2 processes each\): .* lists a \(4 GPUs, labeled big\), b"),
+        ({"nodes": "3:4"}, r"3 to 4 hosts for 2 processes each\): .*, ask for fewer hosts \(--nodes\)"),
         ({"host": "b", "pool": "big"}, "the host b labeled big for 2 processes"),
     ],
 )
@@ -89,6 +90,13 @@ def test_a_request_that_no_host_meets_is_refused(home: Path, tags: dict[str, str
     if "host" in tags and "pool" not in tags:
         with pytest.raises(NotReadyError, match=message):
             ask(home, "demo", "aqua_dataset", **tags)  # it would run here, but the request is a mistake all the same
+
+
+def test_a_varying_number_of_hosts_needs_the_fewest(home: Path) -> None:
+    (home / "hosts.yaml").write_text("hosts: [{name: a, address: x}, {name: b, address: y}]")
+    assert ask(home, "demo", nodes="1:4")[0].endswith("in 2 processes each on each of 1 to 4 hosts of a, b")
+    with pytest.raises(InventoryError, match="the run's tag aquarat/nodes is '3:2': the fewest hosts come first"):
+        ask(home, "demo", nodes="3:2")
 
 
 def test_a_host_that_fits_and_cannot_be_reached_is_waited_for(home: Path) -> None:
@@ -135,6 +143,7 @@ def test_a_pool_that_could_serve_a_run_lets_it_wait(home: Path, monkeypatch: pyt
     assert "as soon as a person has rented it: aquarat hosts rent --pool h100)" in rented()
     assert "; how many GPUs it has is seen then: aquarat hosts offers)" in rented("types: ['gpu_8x_*']")
     assert "on each of 2 hosts of the pool h100" in rented(nodes="2")
+    assert "on each of 1 to 3 hosts of the pool h100" in rented(nodes="1:3"), "more than could be rented may be free"
     assert rented(budget="272") == rented(budget="$1000")
     for told, message in (
         (lambda: rented("gpus: 4"), "a host labeled h100 with 8 GPUs is needed, but the pool h100 of rent.yaml rents "

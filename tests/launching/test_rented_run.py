@@ -25,7 +25,7 @@ from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.managed import host_keys
 from aquarat_pipeline.renting.managed.managing import ManagedHosts
 from aquarat_pipeline.renting.money import Money, bill
-from aquarat_pipeline.tags import COST_TAG, RENTAL_TAG
+from aquarat_pipeline.tags import COST_TAG, LEASE_TAG, RENTAL_TAG
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, expect
 from tests.launching.network import Network, why_not
@@ -151,6 +151,28 @@ def test_a_run_goes_on_at_the_next_rental_when_one_ends(far: tuple[Cluster, Netw
     found = {name: made.metadata[name].value for name in ("host", "gpu_hours", "cost_usd", "cost_overhead_usd")}
     assert found == {"host": "h0, h1", "gpu_hours": 0.0, "cost_usd": paid / 1e6, "cost_overhead_usd": 0.0}
     assert "in 2 attempts on h0, h1" in made.metadata["cost"].value
+
+
+@pytest.mark.slow
+def test_a_run_on_a_varying_number_goes_on_with_the_rentals_that_are_left(far: tuple[Cluster, Network]) -> None:
+    cluster, network = far
+    first, second = (rent(cluster, network, k, network_address=network.address(k), price_per_hour=36) for k in (0, 1))
+    cluster.order(ASSET, steps=STEPS, seconds=0.2, gloo=True, hold=STEPS - 1)
+    run_id = cluster.launch(ASSET, tags={"aquarat/pool": "h100", "aquarat/nodes": "1:2"})
+    cluster.wait_for_step(run_id, ASSET, 2)
+    assert cluster.run(run_id).tags[LEASE_TAG] == "h0,h1"
+
+    rentals.write(second.model_copy(update={"expires": time.time() + 60}))
+    HostAgent(second).drain("the rental ends", stop=True)
+    wait_until(lambda: cluster.run(run_id).tags[LEASE_TAG] == "h0", 60, "it goes on with the one that is left")
+    assert waiting_steps(cluster.home) == []
+    rentals.remove(second)
+    expect(cluster, run_id, trainers=2)
+    story, tags = cluster.story(run_id), cluster.run(run_id).tags
+    assert "the rental ends. Starting again from the saved state (0/3)" in story, "an end that was agreed is no failure"
+    assert [[one.host for one in use.hosts] for use in uses(tags, ASSET)] == [["h0", "h1"], ["h0"]]
+    assert tags[RENTAL_TAG] == "rental0,rental1"
+    assert [host.name for host in read_inventory(cluster.home).hosts] == ["one", first.name]
 
 
 @pytest.mark.slow

@@ -318,6 +318,13 @@ def test_hosts_of_one_run_come_from_one_place_or_not_at_all(world: World) -> Non
     assert not apart.rentals() and "hosts of lambda do not reach each other" in said(apart)
 
 
+@pytest.mark.parametrize("fewest", [1, 2])
+def test_a_run_on_a_varying_number_of_hosts_has_the_fewest_rented(world: World, fewest: int) -> None:
+    wait(world, need=replace(NEED, nodes=fewest, max_nodes=4))
+    turns(world, WAIT + 60)
+    assert len(alive(world)) == fewest
+
+
 # --- when nothing is ordered -----------------------------------------------------------------------------------------
 
 
