@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from aquarat_core.artifacts.errors import ArtifactError
 from aquarat_core.artifacts.manifest import MAX_GENERATIONS, CodeVersion
+from aquarat_core.artifacts.names import beside
 from aquarat_core.artifacts.store import Artifact, ArtifactStore
 
 
@@ -47,14 +49,17 @@ def _node(store: ArtifactStore, asset: str, sha256: str, known: dict[str, Node],
     return known[sha256]
 
 
-def format_lineage(tree: Node) -> str:
+def format_lineage(tree: Node, known: Mapping[str, Iterable[str]] | None = None) -> str:
     """The ancestry as an indented tree: asset, data version, manifest, run, time and code of each artifact.
 
-    An ancestor that several artifacts share is expanded once and marked "(above)" after that.
+    `known` are the names of artifacts by hash. An ancestor that several artifacts share is expanded once and marked
+    "(above)" after that.
     """
     rows = branches(tree)
     width = max(len(label) for label, _, _ in rows)
-    return "\n".join(f"{label:<{width}}  {_facts(node)}{'  (above)' if seen else ''}" for label, node, seen in rows)
+    return "\n".join(
+        f"{label:<{width}}  {_facts(node, known or {})}{'  (above)' if seen else ''}" for label, node, seen in rows
+    )
 
 
 def branches(tree: Node) -> list[tuple[str, Node, bool]]:
@@ -97,12 +102,12 @@ def _rows(node: Node, head: str, indent: str, rows: list[tuple[str, Node, bool]]
         _rows(parent, indent + branch, indent + below, rows, shown)
 
 
-def _facts(node: Node) -> str:
+def _facts(node: Node, known: Mapping[str, Iterable[str]]) -> str:
     if node.artifact is None:
-        return f"manifest {node.manifest_sha256[:12]}  missing from the store"
+        return f"manifest {beside(node.manifest_sha256, known)}  missing from the store"
     m = node.artifact.manifest
     return (
-        f"data {node.artifact.data_version[:12]}  manifest {node.manifest_sha256[:12]}  run {m.run_id}  "
+        f"data {node.artifact.data_version[:12]}  manifest {beside(node.manifest_sha256, known)}  run {m.run_id}  "
         f"{m.created[:19]}Z  code {format_code(m.code)}"
     )
 

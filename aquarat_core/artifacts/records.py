@@ -139,6 +139,11 @@ def read_ref(data: bytes, uri: str) -> Ref:
     return parse_as(Ref, data, f"ref {uri}", remedy, MAX_SMALL)
 
 
+def read_name(data: bytes, uri: str) -> Ref:
+    """Parses the name at `uri`, which has the fields of a ref. Raises `RecordError`."""
+    return parse_as(Ref, data, f"name {uri}", "Give the name again with `aquarat name --move`.", MAX_SMALL)
+
+
 def read_pin(data: bytes, uri: str) -> Pin:
     """Parses the pin at `uri`. Raises `RecordError`."""
     remedy = "Remove the object and pin the artifact again with `aquarat store pin`."

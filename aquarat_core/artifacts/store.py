@@ -1,8 +1,7 @@
 """Publishing artifacts and reading them back, on any backend.
 
 Publishing writes blobs, then the manifest, then moves the ref. A writer killed at any point leaves at most blobs that
-no
-manifest names, and running the same publication again finds and uses them.
+no manifest names, and running the same publication again finds and uses them.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from aquarat_core.artifacts.manifest import (
     Scalar,
     canonical,
 )
+from aquarat_core.artifacts.names import named
 from aquarat_core.artifacts.records import read_ref
 from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
 from aquarat_core.settings import cache_dir, cache_limit
@@ -175,7 +175,7 @@ class ArtifactStore:
         return [name for key in self.backend.keys("refs/") if (name := name_of_ref(key))]
 
     def resolve(self, asset_or_manifest: str) -> Artifact:
-        """The latest artifact of an asset, or the artifact with a manifest hash (six digits are enough if unique)."""
+        """The latest artifact of an asset, or the one with a name or a manifest hash (six digits if that is unique)."""
         artifact = self.find(asset_or_manifest)
         if artifact is None:
             raise ArtifactError(self.describe_unknown(asset_or_manifest))
@@ -193,8 +193,8 @@ class ArtifactStore:
                 raise ArtifactError(f"{len(found)} manifests in {self.uri} start with {wanted}: give more digits")
             if found:
                 return self.get(found[0])
-        is_name = re.fullmatch(f"({NAME}/)?{NAME}", asset_or_manifest)
-        return self.latest(asset_or_manifest) if is_name else None
+        latest = self.latest(asset_or_manifest) if re.fullmatch(f"({NAME}/)?{NAME}", asset_or_manifest) else None
+        return latest or named(self, asset_or_manifest)
 
     def describe_unknown(self, asset_or_manifest: str) -> str:
         """The error message for a name that `find` does not find."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry, Node
 from aquarat_core.artifacts.lineage import branches, dot, format_code, format_lineage, format_profile, lineage
+from aquarat_core.artifacts.names import beside, by_hash
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.completion import complete_artifacts
 from aquarat_core.cli.output import answer
@@ -69,19 +71,21 @@ def _lineage(arguments: argparse.Namespace) -> str:
     tree = lineage(store, store.resolve(arguments.artifact).sha256)
     if arguments.dot:
         return answer(arguments, _nodes(tree), dot(tree))
-    return answer(arguments, _nodes(tree), format_lineage(tree) if arguments.long else _short(tree))
+    known = by_hash(store)
+    return answer(arguments, _nodes(tree), format_lineage(tree, known) if arguments.long else _short(tree, known))
 
 
-def _short(tree: Node) -> str:
+def _short(tree: Node, known: Mapping[str, Iterable[str]]) -> str:
     """The ancestry as an indented tree that fits 80 columns: manifest, age and result of each artifact."""
-    return table([("asset", "manifest", "age", "result"), *(_branch(*row) for row in branches(tree))])
+    return table([("asset", "manifest", "age", "result"), *(_branch(*row, known) for row in branches(tree))])
 
 
-def _branch(label: str, node: Node, seen: bool) -> tuple[str, ...]:
+def _branch(label: str, node: Node, seen: bool, known: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    which = beside(node.manifest_sha256, known, 8)
     if node.artifact is None:
-        return label, node.manifest_sha256[:8], "", "missing from the store"
+        return label, which, "", "missing from the store"
     manifest = node.artifact.manifest
-    return label, node.manifest_sha256[:8], age(manifest.created), "(above)" if seen else headline(manifest.metrics)
+    return label, which, age(manifest.created), "(above)" if seen else headline(manifest.metrics)
 
 
 def _nodes(tree: Node) -> dict[str, Any]:
@@ -97,9 +101,10 @@ def _show(arguments: argparse.Namespace) -> str:
 
 
 def _describe(artifact: Artifact) -> str:
-    m = artifact.manifest
+    m, known = artifact.manifest, by_hash(artifact.store)
     facts = [
         ("asset", f"{m.asset} ({m.kind})"),
+        *(("name", name) for name in known.get(artifact.sha256, ())),
         ("uri", artifact.uri),
         ("data version", artifact.data_version),
         *(("questions", found) for found in [questions_of(artifact)] if found),
@@ -107,7 +112,7 @@ def _describe(artifact: Artifact) -> str:
         ("run", m.run_id),
         ("profile", format_profile(m.profile, m.profile_sha256)),
         ("code", f"{format_code(m.code)}, version {m.code.version[:12]}"),
-        *(("parent", f"{p.asset}  manifest {p.manifest_sha256[:12]}  run {p.run_id}") for p in m.parents),
+        *(("parent", f"{p.asset}  manifest {beside(p.manifest_sha256, known)}  run {p.run_id}") for p in m.parents),
         *(("file", _file(e)) for e in m.files),
         *(("record", _file(e)) for e in m.records),
         *(("metric", f"{name} = {value}") for name, value in sorted(m.metrics.items())),

@@ -80,11 +80,12 @@ def _chat(arguments: argparse.Namespace) -> str:
 
 def _described(conversation: Conversation) -> str:
     """The model in a line, and what its training questions were."""
+    from aquarat_core.artifacts.names import shown
     from aquarat_core.tasks.origin import questions_of
 
     model = conversation.model
     artifact = model.artifact
-    name = f"{artifact.asset} {artifact.sha256[:12]}" if artifact else "a model from a folder"
+    name = shown(artifact) if artifact else "a model from a folder"
     questions = questions_of(artifact) if artifact else None
     of = f", trained on {questions}" if questions else ""
     parameters = sum(p.numel() for p in model.transformer.parameters())

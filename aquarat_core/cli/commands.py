@@ -43,6 +43,13 @@ COMMANDS = (
         "lineage", "print what an artifact was made from", "look", f"{_CLI}.artifacts", "aquarat lineage rl_checkpoint"
     ),
     Command(
+        "name",
+        "give an artifact a name, or list the names",
+        "look",
+        f"{_CLI}.name",
+        "aquarat name rl_checkpoint rl-with-hints",
+    ),
+    Command(
         "report",
         "open a report's page in the browser, or serve it",
         "look",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts import Artifact, ArtifactStore, StoreError
 from aquarat_core.artifacts.finding import find_checkpoint
+from aquarat_core.artifacts.names import beside, by_hash
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
@@ -131,8 +132,9 @@ class _Side:
 
     def text(self) -> str:
         checkpoint = self.evaluated.report["checkpoint"]
-        made = f" {self.report.sha256[:12]} of {self.report.manifest.created[:19]}Z" if self.report else ""
-        whose = f"{checkpoint['asset']} {checkpoint['manifest_sha256'][:12]}, profile {checkpoint['profile']}"
+        known = by_hash(self.report.store) if self.report else {}
+        made = f" {beside(self.report.sha256, known)} of {self.report.manifest.created[:19]}Z" if self.report else ""
+        whose = f"{checkpoint['asset']} {beside(checkpoint['manifest_sha256'], known)}, profile {checkpoint['profile']}"
         return f"{whose}, by {self.name}{made}"
 
 

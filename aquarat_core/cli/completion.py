@@ -64,7 +64,7 @@ def complete_with(action: argparse.Action, completer: Completer) -> None:
 
 
 def complete_artifacts(action: argparse.Action) -> None:
-    """Has an argument completed with the assets that the store has."""
+    """Has an argument completed with the assets and names that the store has."""
     complete_with(action, _artifacts)
 
 
@@ -75,11 +75,15 @@ def complete_profiles(action: argparse.Action) -> None:
 
 def _artifacts() -> Iterable[str]:
     from aquarat_core.artifacts import ArtifactStore
+    from aquarat_core.artifacts.names import names
     from aquarat_core.settings import store_uri
 
     # A bucket would have to be asked over the network at each key.
     uri = store_uri()
-    return ArtifactStore.open(uri).assets() if uri.startswith("file://") else ()
+    if not uri.startswith("file://"):
+        return ()
+    store = ArtifactStore.open(uri)
+    return [*store.assets(), *names(store)]
 
 
 def _profiles() -> Iterable[str]:

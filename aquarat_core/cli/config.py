@@ -156,6 +156,7 @@ def _side(name: str, store: str) -> _Side:
     if name in profile_names() or name.endswith((".yaml", ".yml")):
         return _Side(name, load_profile(name))
     from aquarat_core.artifacts.finding import find_artifact
+    from aquarat_core.artifacts.names import shown
     from aquarat_core.config.fields import with_current_names
     from aquarat_core.stages.registry import STAGES
 
@@ -165,7 +166,7 @@ def _side(name: str, store: str) -> _Side:
     if stage is None or kind is None or artifact.manifest.adopted_from:
         raise UsageError(f"{artifact.asset} {artifact.sha256[:12]} was not made with a section of a profile")
     config = with_current_names(kind, artifact.manifest.config, warn=False)
-    return _Side(f"{artifact.asset} {artifact.sha256[:12]}", section=stage.section, config=config)
+    return _Side(shown(artifact), section=stage.section, config=config)
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

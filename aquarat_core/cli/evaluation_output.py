@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aquarat_core.artifacts import Artifact, CodeVersion, git_state
+from aquarat_core.artifacts.names import shown
 from aquarat_core.cli.table import table
 from aquarat_core.config import EvalConfig
 from aquarat_core.config.protocols import HARNESS
@@ -65,7 +66,7 @@ def as_text(
     warnings = dict.fromkeys(warning for e in evaluations if (warning := warning_about(e["questions"])))
     lines = [*warnings, *remarks(evaluations)]
     lines += [""] if lines else []
-    lines.append(f"{checkpoint.asset} {checkpoint.sha256[:12]}")
+    lines.append(shown(checkpoint))
     lines += ["", table([HEADS, *map(_row, evaluations)])] if evaluations else []
     details = [f"{e['name']}: {text}" for e in evaluations if (text := _details(e["figures"]))]
     details += _three_figures(found)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.artifacts.names import shown
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import answer, log
@@ -58,7 +59,7 @@ def _import(arguments: argparse.Namespace) -> str:
         "uri": artifact.uri,
     }
     what = opened.form if step is None else f"{opened.form}, step {step}"
-    text = f"{artifact.asset} {artifact.sha256[:12]}: {what}, tokenizer from {tokenizer}, now in {artifact.uri}"
+    text = f"{shown(artifact)}: {what}, tokenizer from {tokenizer}, now in {artifact.uri}"
     return answer(arguments, machine, text)
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.artifacts.names import shown
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
@@ -44,7 +45,7 @@ def _reproduce(arguments: argparse.Namespace) -> str | CheckFailed:
             tolerance=arguments.tolerance,
         )
     demanded = "bit for bit (same hardware, libraries and code)" if found.bitwise else f"within {found.tolerance:g}"
-    verdict = f"{artifact.asset} {artifact.sha256[:12]} was {'' if found.ok else 'NOT '}reproduced, {demanded}"
+    verdict = f"{shown(artifact)} was {'' if found.ok else 'NOT '}reproduced, {demanded}"
     rows = [("file", f.path, f.note) for f in found.files]
     rows += [("metric", name, f"{left} then, {right} now") for name, (left, right) in found.metrics.items()]
     facts = {

@@ -171,8 +171,10 @@ def _last_checkpoint(store: str) -> str:
 
 
 def _say(site: Site, url: str, token: str | None) -> None:
+    from aquarat_core.artifacts.names import shown
+
     for name, served in site.models.items():
-        held = f"{served.artifact.asset} {served.artifact.sha256[:12]}" if served.artifact else "from a folder"
+        held = shown(served.artifact) if served.artifact else "from a folder"
         rows = site.worker.limits[name].rows
         print(f"{name}: {held}, {rows} answers at a time on {served.model.device}", file=sys.stderr)
     print(f"serving on {url} (API: {url}/v1)", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, StoreError
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.names import beside, by_hash, shown
 from aquarat_core.artifacts.survey import all_artifacts, pins, read_artifacts, refs
 from aquarat_core.cli import entry_points
 from aquarat_core.cli.artifacts import add_artifact, add_json, add_lineage, add_show, add_store
@@ -84,19 +85,19 @@ def _open(arguments: argparse.Namespace) -> ArtifactStore:
 
 def _ls(arguments: argparse.Namespace) -> str:
     store = _open(arguments)
-    named, pinned = refs(store), pins(store)
+    named, pinned, given = refs(store), pins(store), by_hash(store)
     latest = {name: ref.manifest_sha256 for name, ref in named.items() if not isinstance(ref, ArtifactError)}
-    found = all_artifacts(store) if arguments.all else read_artifacts(store, latest.values())
+    found = all_artifacts(store) if arguments.all else read_artifacts(store, [*latest.values(), *given])
     names: dict[str, list[str]] = {}
     for name, sha256 in latest.items():
         names.setdefault(sha256, []).append(name)
     artifacts = sorted(
         (a for a in found.values() if isinstance(a, Artifact)),
-        key=lambda a: a.manifest.created if arguments.all else _place(min(names[a.sha256])),
+        key=lambda a: a.manifest.created if arguments.all else _place(min(names.get(a.sha256, [a.asset]))),
         reverse=arguments.all,
     )
     damaged = [str(e) for e in (*named.values(), *pinned.values(), *found.values()) if isinstance(e, ArtifactError)]
-    facts = [_fact(a, names.get(a.sha256, []), a.sha256 in pinned) for a in artifacts]
+    facts = [_fact(a, names.get(a.sha256, []), a.sha256 in pinned, given.get(a.sha256, [])) for a in artifacts]
     found_here = {"artifacts": facts, "problems": damaged}
     if not facts and not damaged:
         return answer(arguments, found_here, f"{store.uri} is empty: materialize an asset first")
@@ -114,12 +115,13 @@ def _place(name: str) -> tuple[str, int, str]:
     return experiment, list(STAGES).index(asset) if asset in STAGES else len(STAGES), asset
 
 
-def _fact(artifact: Artifact, names: list[str], pinned: bool) -> dict[str, Any]:
-    """`names` are those for which it is the latest artifact."""
+def _fact(artifact: Artifact, names: list[str], pinned: bool, given: list[str]) -> dict[str, Any]:
+    """`names` are those for which it is the latest artifact, `given` those that people have given it."""
     m = artifact.manifest
     return {
         "asset": m.asset,
         "names": sorted(names),
+        "given_names": given,
         "profile": m.profile,
         "kind": m.kind,
         "created": m.created,
@@ -138,22 +140,26 @@ def _row(fact: dict[str, Any]) -> tuple[str, ...]:
     marks = " ".join(mark for mark in ("pinned",) if fact[mark])
     name = ", ".join(fact["names"]) or fact["asset"]
     result = f"{marks}{'  ' if marks and fact['headline'] else ''}{fact['headline']}"
-    return name, age(fact["created"]), short_size(fact["bytes"]), fact["manifest_sha256"][:8], result
+    return name, age(fact["created"]), short_size(fact["bytes"]), _which(fact, 8), result
 
 
 def _long_row(fact: dict[str, Any]) -> tuple[str, ...]:
     marks = " ".join(mark for mark in ("latest", "pinned") if fact[mark])
     numbers = str(fact["files"]), f"{fact['bytes']:,}"
-    hashes = fact["data_version"][:12], fact["manifest_sha256"][:12]
+    hashes = fact["data_version"][:12], _which(fact, 12)
     name = ", ".join(fact["names"]) or fact["asset"]
     return name, fact["created"][:19].replace("T", " "), *numbers, *hashes, fact["run_id"], marks
+
+
+def _which(fact: dict[str, Any], digits: int) -> str:
+    return beside(fact["manifest_sha256"], {fact["manifest_sha256"]: fact["given_names"]}, digits)
 
 
 def _diff(arguments: argparse.Namespace) -> str:
     store = _open(arguments)
     left, right = (store.resolve(name) for name in (arguments.left, arguments.right))
     found = differences(left.manifest, right.manifest)
-    names = tuple(f"{a.asset} {a.sha256[:12]}" for a in (left, right))
+    names = (shown(left), shown(right))
     rows = [("", "", *names), *((d.section, d.name, _text(d.left), _text(d.right)) for d in found)]
     human = table(rows) if found else f"{names[0]} and {names[1]} differ only in their runs and times"
     return answer(arguments, [dataclasses.asdict(d) for d in found], human)

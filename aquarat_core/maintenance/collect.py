@@ -1,9 +1,9 @@
 """Garbage collection: removes objects that nothing needs, but none that a process may still be writing.
 
-It keeps everything that can be reached, with all ancestors, from refs, pins, the hashes that a caller names (Dagster's
-materializations) and the inputs of recently active jobs; and everything younger than a day, reachable or not. A
-publication that finds a blob in place touches it, and an object that was touched or written after it was listed is not
-deleted.
+It keeps everything that can be reached, with all ancestors, from refs, pins, names, the hashes that a caller gives
+(Dagster's materializations) and the inputs of recently active jobs; and everything younger than a day, reachable or
+not. A publication that finds a blob in place touches it, and an object that was touched or written after it was listed
+is not deleted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.names import names
 from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_record
 from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.survey import READERS, ancestry, pins, read_artifacts, refs
@@ -55,8 +56,9 @@ class Garbage:
 def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float | None = None) -> Garbage:
     """Objects that nothing needs. `keep` are hashes of further manifests to keep; `now` is in seconds since 1970.
 
-    An unreadable ref keeps every artifact of its asset, an unreadable pin the artifact that its name refers to, and an
-    unreadable `spec.json` of a recently active job keeps every artifact; `Garbage.problems` names them.
+    An unreadable ref keeps every artifact of its asset, an unreadable pin the artifact that its name refers to; an
+    unreadable name, and an unreadable `spec.json` of a recently active job, keep every artifact; `Garbage.problems`
+    names them.
 
     Raises `ArtifactError` if a manifest that must be kept cannot be read, because its blobs are then unknown.
     """
@@ -108,15 +110,16 @@ def _hash(stat: Stat) -> str:
 
 
 def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) -> tuple[set[str], tuple[str, ...]]:
-    """Manifests that refs, pins and living jobs name, or may name if they cannot be read; and the unreadable
+    """Manifests that refs, pins, names and living jobs name, or may name if they cannot be read; and the unreadable
     objects."""
-    named, pinned = refs(store), pins(store)
+    named, pinned, given = refs(store), pins(store), names(store)
     inputs, unread = _needs_of_jobs(store, jobs, now)
-    read = [r for r in (*named.values(), *pinned.values()) if not isinstance(r, ArtifactError)]
+    read = [r for r in (*named.values(), *pinned.values(), *given.values()) if not isinstance(r, ArtifactError)]
     roots = {*inputs, *pinned, *(r.manifest_sha256 for r in read)}
     bad_pins = {name: e for name, e in pinned.items() if isinstance(e, ArtifactError)}
+    bad_names = [e for e in given.values() if isinstance(e, ArtifactError)]
     bad_refs = {name: e for name, e in named.items() if isinstance(e, ArtifactError)}
-    if unread or bad_pins.keys() - there:
+    if unread or bad_names or bad_pins.keys() - there:
         roots |= there
     elif bad_refs:
         assets = {asset_of(name) for name in bad_refs}
@@ -124,7 +127,7 @@ def _roots(store: ArtifactStore, jobs: list[Stat], there: set[str], now: float) 
         roots |= {
             h for h, a in read_artifacts(store, there).items() if isinstance(a, ArtifactError) or a.asset in assets
         }
-    return roots, tuple(str(e) for e in (*bad_refs.values(), *bad_pins.values(), *unread))
+    return roots, tuple(str(e) for e in (*bad_refs.values(), *bad_pins.values(), *bad_names, *unread))
 
 
 def _needs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> tuple[set[str], list[ArtifactError]]:

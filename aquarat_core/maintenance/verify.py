@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Digest, FileEntry
 from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.bounded import printable
+from aquarat_core.artifacts.names import names
 from aquarat_core.artifacts.records import Pin, Ref
 from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.survey import all_artifacts, ancestry, pins, refs
@@ -35,16 +36,21 @@ class Verification:
 def verify(
     store: ArtifactStore, hashes: Iterable[str] | None = None, *, read: bool = True, advance: OnBytes = no_progress
 ) -> Verification:
-    """Checks those artifacts with their ancestors; by default all artifacts, refs and pins.
+    """Checks those artifacts with their ancestors; by default all artifacts, refs, pins and names.
 
     With `read`, every byte is read and hashed; without, sizes are compared, and CRC-32C if the store keeps it.
     """
     if hashes is None:
-        named, pinned = refs(store), pins(store)
+        named, pinned, given = refs(store), pins(store), names(store)
         found = all_artifacts(store)
-        wanted = {r.manifest_sha256 for r in (*named.values(), *pinned.values()) if not isinstance(r, ArtifactError)}
+        held = (*named.values(), *pinned.values(), *given.values())
+        wanted = {r.manifest_sha256 for r in held if not isinstance(r, ArtifactError)}
         found |= ancestry(store, wanted - set(found))
-        problems = [*_wrong_refs(store, named, found), *_wrong_pins(store, pinned, found)]
+        problems = [
+            *_wrong_refs(store, named, found),
+            *_wrong_pins(store, pinned, found),
+            *_wrong_names(store, given, found),
+        ]
     else:
         found, problems = ancestry(store, hashes), []
     problems += [str(a) for a in found.values() if not isinstance(a, Artifact)]
@@ -133,6 +139,20 @@ def _wrong_pins(store: ArtifactStore, pinned: dict[str, Pin | ArtifactError], fo
             yield (
                 f"pin {store.uri}/pins/{printable(name)}.json pins {pin.asset} (manifest {pin.manifest_sha256[:12]}), "
                 "which contradicts its name or that manifest: remove the object and pin the artifact again"
+            )
+
+
+def _wrong_names(store: ArtifactStore, given: dict[str, Ref | ArtifactError], found: Found) -> Iterator[str]:
+    """Names that cannot be read, or say something else about their artifact than it does."""
+    for name, ref in given.items():
+        if isinstance(ref, ArtifactError):
+            yield str(ref)
+            continue
+        artifact = found.get(ref.manifest_sha256)
+        if isinstance(artifact, Artifact) and (ref.asset, ref.data_version) != (artifact.asset, artifact.data_version):
+            yield (
+                f"name {store.uri}/names/{name}.json contradicts manifest {ref.manifest_sha256[:12]}: give it again "
+                f"with `aquarat name {ref.manifest_sha256[:12]} {name} --move`"
             )
 
 

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
+from aquarat_core.artifacts.names import by_hash
 from aquarat_core.artifacts.survey import read_artifacts
 from aquarat_core.evaluation.looks import is_eval_report
 from aquarat_core.serving.pages import NotFound
@@ -27,6 +28,8 @@ class Catalog:
         self._unreadable: set[str] = set()
         self._there: list[str] = []
         self._listed = float("-inf")
+        self._names: dict[str, list[str]] = {}
+        self._named = float("-inf")
         self._lock = threading.Lock()
 
     def artifacts(self) -> list[Artifact]:
@@ -49,8 +52,21 @@ class Catalog:
         """The eval reports, the newest first."""
         return [a for a in self.artifacts() if is_eval_report(a)]
 
+    def names_of(self, sha256: str | None) -> list[str]:
+        """The names that people have given to an artifact."""
+        with self._lock:
+            if time.monotonic() - self._named > FRESH_SECONDS:
+                self._names, self._named = by_hash(self.store), time.monotonic()
+            return self._names.get(sha256 or "", [])
+
+    def described(self, report: Artifact) -> dict[str, Any]:
+        """A report as a line of a list shows it, with the names of the report and of its checkpoint."""
+        found = described(report)
+        return {**found, "names": self.names_of(report.sha256), "on_names": self.names_of(found["checkpoint_id"])}
+
     def find(self, what: str) -> Artifact:
-        """The artifact of that asset, `EXPERIMENT/ASSET`, or (beginning of a) manifest hash. Raises `NotFound`."""
+        """The artifact of that asset, `EXPERIMENT/ASSET`, name, or (beginning of a) manifest hash. Raises
+        `NotFound`."""
         with self._lock:
             if what in self._known:
                 return self._known[what]

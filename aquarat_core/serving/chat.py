@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from aquarat_core.artifacts import Artifact, ArtifactError
+from aquarat_core.artifacts.names import by_hash
 from aquarat_core.artifacts.survey import ancestry
 from aquarat_core.errors import UserError
 from aquarat_core.serving.explorer.views import Explorer
@@ -90,6 +91,7 @@ def described(served: Served) -> dict[str, Any]:
         "id": served.name,
         "context": served.model.config.sequence_len,
         "manifest": artifact.sha256 if artifact else None,
+        "names": by_hash(artifact.store).get(artifact.sha256, []) if artifact else [],
         "asset": artifact.asset if artifact else None,
         "letters": "",
         "form": None,

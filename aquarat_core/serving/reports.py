@@ -16,7 +16,7 @@ from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.document import linked
 from aquarat_core.evaluation.looks import is_eval_report
-from aquarat_core.serving.catalog import PAGE, Catalog, described
+from aquarat_core.serving.catalog import PAGE, Catalog
 from aquarat_core.serving.pages import (
     HEADERS,
     LINKS,
@@ -83,7 +83,7 @@ class _Endpoints:
         pages = [a for a in self._catalog.artifacts() if any(entry.path == PAGE for entry in a.manifest.records)]
         return {
             "store": self._catalog.store.uri,
-            "reports": [{**described(a), "questions_kept": is_eval_report(a)} for a in pages[:LISTED]],
+            "reports": [{**self._catalog.described(a), "questions_kept": is_eval_report(a)} for a in pages[:LISTED]],
             "left_out": max(0, len(pages) - LISTED),
         }
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from aquarat_core.artifacts.names import give, take_away
 from aquarat_core.errors import DataError
 from aquarat_core.evaluation.interpret.watching import attention_from, watch
 from aquarat_core.evaluation.records import write_records
@@ -54,6 +55,18 @@ def test_the_explorer_opens_with_rl_beside_sft(url: str, web: WebStore) -> None:
     found = asked(url, "questions", report=web.rl_report.sha256)
     assert found["other"]["id"] == web.sft_report.sha256
     assert found["evaluations"] == [{"name": NAME, "questions": N, "accuracy": pytest.approx(53 / 60)}]
+
+
+def test_the_names_of_reports_and_checkpoints_are_beside_them(web: WebStore) -> None:
+    give(web.sft, "first-sft")
+    give(web.sft_report, "its-report")
+    try:
+        (shown,) = [r for r in Explorer(Catalog(web.uri)).reports()["reports"] if r["id"] == web.sft_report.sha256]
+        assert (shown["names"], shown["on_names"]) == (["its-report"], ["first-sft"])
+        assert Catalog(web.uri).find("its-report").sha256 == web.sft_report.sha256
+    finally:
+        take_away(web.store, "first-sft")
+        take_away(web.store, "its-report")
 
 
 def test_filters_are_counted_and_kept(url: str) -> None:

@@ -14,7 +14,7 @@ from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.errors import DataError, UserError
 from aquarat_core.evaluation.looks import is_eval_report, reports_about
 from aquarat_core.plain_text import first_line
-from aquarat_core.serving.catalog import Catalog, described
+from aquarat_core.serving.catalog import Catalog
 from aquarat_core.serving.explorer.answers import Answer, Answers, Reader, same_prompt
 from aquarat_core.serving.pages import NotFound
 
@@ -95,7 +95,7 @@ class Explorer:
         first = next((r for r in found if r.asset.startswith("rl_")), found[0] if found else None)
         return {
             "store": self.catalog.store.uri,
-            "reports": [described(report) for report in found],
+            "reports": [self.catalog.described(report) for report in found],
             "first": first.sha256 if first else None,
         }
 
@@ -136,8 +136,8 @@ class Explorer:
         page = questions.index(around) // PAGE_SIZE if around in questions else min(page, pages - 1)
         shown = questions[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
         return {
-            "report": described(pair.now.report),
-            "other": described(pair.before.report) if pair.before else None,
+            "report": self.catalog.described(pair.now.report),
+            "other": self.catalog.described(pair.before.report) if pair.before else None,
             "evaluation": pair.evaluation,
             "evaluations": [_evaluation(pair.now, name) for name in pair.now.rows],
             "counts": counts,
@@ -163,7 +163,7 @@ class Explorer:
             "gold": pair.now.answers[rows[0]].gold,
             "letters": list(pair.now.letters(pair.evaluation)),
             "differs": pair.differs(question),
-            "sides": [_side(side, pair.evaluation, question) for side in reversed(sides)],
+            "sides": [self._side(side, pair.evaluation, question) for side in reversed(sides)],
         }
 
     def history(self, report: str, evaluation: str, question: str) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Explorer:
     def _entry(
         self, report: Artifact, evaluation: str, question: str, asked: Answers, in_chain: bool
     ) -> dict[str, Any] | None:
-        entry = {**described(report), "in_chain": in_chain}
+        entry = {**self.catalog.described(report), "in_chain": in_chain}
         try:
             answers = self.reader.read(report)
         except (DataError, ArtifactError) as e:
@@ -251,6 +251,25 @@ class Explorer:
             return {**entry, "problem": "was not asked"} if in_chain else None
         differs = not same_prompt((asked, asked.of(evaluation, question)[0]), (answers, rows[0]))
         return {**entry, "differs": differs, "answers": [_mark(answers.answers[row]) for row in rows[:MAX_SAMPLES]]}
+
+    def _side(self, answers: Answers, evaluation: str, question: str) -> dict[str, Any]:
+        rows = answers.of(evaluation, question)
+        return {
+            **self.catalog.described(answers.report),
+            "prompt_shown": bool(rows),
+            "answers": [
+                {
+                    **_mark(answers.answers[row]),
+                    "gold": answers.answers[row].gold,
+                    "text": answers.text("completion", row),
+                    "tokens": answers.tokens(row),
+                    "scores": answers.scores(row),
+                    "inside": bool(answers.written(evaluation, row)),
+                }
+                for row in rows[:MAX_SAMPLES]
+            ],
+            "left_out": max(0, len(rows) - MAX_SAMPLES),
+        }
 
 
 def _evaluation(answers: Answers, name: str) -> dict[str, Any]:
@@ -274,26 +293,6 @@ def _line(pair: Pair, question: str, marks: Marks) -> dict[str, Any]:
         "text": first[:160],
         "gold": pair.now.answers[row].gold,
         **marks._asdict(),
-    }
-
-
-def _side(answers: Answers, evaluation: str, question: str) -> dict[str, Any]:
-    rows = answers.of(evaluation, question)
-    return {
-        **described(answers.report),
-        "prompt_shown": bool(rows),
-        "answers": [
-            {
-                **_mark(answers.answers[row]),
-                "gold": answers.answers[row].gold,
-                "text": answers.text("completion", row),
-                "tokens": answers.tokens(row),
-                "scores": answers.scores(row),
-                "inside": bool(answers.written(evaluation, row)),
-            }
-            for row in rows[:MAX_SAMPLES]
-        ],
-        "left_out": max(0, len(rows) - MAX_SAMPLES),
     }
 
 

@@ -80,7 +80,7 @@ class _Endpoints:
             "store": self._jobs.store.uri,
             "jobs": states,
             "left_out": left_out,
-            "checkpoints": [_checkpoint(a) for a in kept[:CHECKPOINTS]],
+            "checkpoints": [{**_checkpoint(a), "names": self._catalog.names_of(a.sha256)} for a in kept[:CHECKPOINTS]],
             "charts": [{"title": title, "unit": unit, "metrics": names} for title, unit, names in SHOWN],
         }
 

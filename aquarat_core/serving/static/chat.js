@@ -34,7 +34,7 @@ function model() {
 function describe() {
   const chosen = model();
   if (!chosen) return;
-  const which = chosen.manifest ? `${chosen.manifest.slice(0, 12)}, ` : "";
+  const which = chosen.manifest ? `${named(chosen.manifest.slice(0, 12), chosen.names)}, ` : "";
   byId("facts").textContent = `${which}context of ${chosen.context.toLocaleString("en")} tokens`;
   byId("warning").textContent = chosen.warning ? visible(chosen.warning) : "";
   byId("warning").hidden = !chosen.warning;

@@ -6,7 +6,7 @@ const SIGNS = { right: "✓", wrong: "✗", form: "?" };
 const short = (name) => visible(String(name || "").replace(/_checkpoint$|_eval_report$/, "")).toUpperCase();
 
 function checkpointName(report) {
-  return short(report.checkpoint || report.asset);
+  return named(short(report.checkpoint || report.asset), report.on_names);
 }
 
 function badge(mark) {

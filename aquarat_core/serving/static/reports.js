@@ -26,8 +26,8 @@ function row(report, explorer) {
   const link = explorer && report.questions_kept
     ? make("a", { href: `${root}/explore?report=${report.id}` }, "Questions") : null;
   return make("tr", {},
-    make("td", {}, make("a", { href: `${root}/reports/${report.id}` }, visible(report.asset))),
-    make("td", {}, visible(report.checkpoint || "")),
+    make("td", {}, make("a", { href: `${root}/reports/${report.id}` }, named(report.asset, report.names))),
+    make("td", {}, named(report.checkpoint || "", report.on_names)),
     make("td", { class: "number" }, report.accuracy === null ? "" : percent(report.accuracy)),
     make("td", { class: "number interval" }, interval),
     make("td", { class: "number" }, report.questions === undefined || report.questions === null ? ""

@@ -110,7 +110,7 @@ function choices() {
   const { jobs, checkpoints } = state.found;
   const running = jobs.filter(isActive).map((job) => make("option", { value: `job:${job.id}` }, `${visible(job.stage)} · running`));
   const stored = checkpoints.map((one) => make("option", { value: `artifact:${one.id}` },
-    `${visible(one.asset)} · ${visible(one.profile)} · ${when(one.created)}`));
+    `${named(one.asset, one.names)} · ${visible(one.profile)} · ${when(one.created)}`));
   const asked = chosen();
   if (asked && !state.found.checkpoints.concat(jobs).some((one) => asked.endsWith(`:${one.id}`))) {
     stored.push(make("option", { value: asked }, visible(asked.replace(/^[a-z]+:/, ""))));

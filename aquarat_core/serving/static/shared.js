@@ -24,6 +24,11 @@ function visible(text) {
     (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
+/** A text with the names of its artifact. */
+function named(text, names) {
+  return visible(names?.length ? `${text} (${names.join(", ")})` : text);
+}
+
 class Failure extends Error {}
 
 /** JSON from this server. Throws a Failure whose message a person can act on. */
