@@ -104,6 +104,7 @@ def _checked(
     Raises the `UserError` of a run that could not be completed.
     """
     from aquarat_core.artifacts import ArtifactStore
+    from aquarat_pipeline.assets import reuse
     from aquarat_pipeline.assets.plan import Plan
     from aquarat_pipeline.runs import prices, readiness
     from aquarat_pipeline.runs.submit import config_of
@@ -112,6 +113,7 @@ def _checked(
     steps = [*map(experiment.step, plan.wanted)]
     asked = Plan.of(steps, experiment, tags, config_of(experiment, plan.fields, steps))
     readiness.check(home, asked, said.append)
+    said += reuse.lines(instance, asked)
     places = readiness.places_of(home, asked)
     hosts = {name: place.names for place in places for name in place.stages}
     made = readiness.made_before(ArtifactStore.open(asked.store), asked)

@@ -34,6 +34,7 @@ from aquarat_pipeline._compat import (
     StepFailureData,
     inprocess_execution_iterator,
 )
+from aquarat_pipeline.assets import reuse
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
@@ -176,6 +177,8 @@ def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: E
     asked = Plan.of(plan.step_keys_to_execute, experiment, context.dagster_run.tags, context.run_config)
     readiness.check(Path(context.instance.root_directory), asked, say)
     check_given(context.instance, asked, context.job.get_definition(), say)
+    for line in reuse.lines(context.instance, asked):
+        say(line)
 
 
 def _say(context: PlanOrchestrationContext, text: str) -> None:

@@ -20,6 +20,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import ReconstructableRepository, coerce_valid_log_level
+from aquarat_pipeline.assets import reuse
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
 from aquarat_pipeline.experiments import Experiment
@@ -99,6 +100,8 @@ def create_run(
     home = Path(instance.root_directory)
     readiness.check(home, asked, say)
     check_given(instance, asked, whole, say)
+    for line in reuse.lines(instance, asked):
+        say(line)
     return instance.create_run_for_job(
         job_def=whole,  # reduced to the selection there; the UI compares with the whole job
         run_config=run_config,

@@ -1,0 +1,182 @@
+"""What earlier runs have made: an artifact that a stage would make again bit for bit, or the one that comes nearest.
+
+Candidates are the latest artifacts of all experiments in the store, those with a name, and what this Dagster instance
+has recorded for the asset. Nothing else is searched, so that a launch stays quick on a store of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel, ValidationError
+
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Manifest, StoreError
+from aquarat_core.artifacts.names import beside, by_hash, names
+from aquarat_core.artifacts.records import Ref
+from aquarat_core.artifacts.survey import read_artifacts, refs
+from aquarat_core.config import with_current_names
+from aquarat_core.maintenance.diff import flat
+from aquarat_core.plain_text import one_line
+from aquarat_core.stages.code_version import code_version
+from aquarat_core.stages.stage import Stage
+from aquarat_pipeline._compat import DATA_VERSION_TAG
+from aquarat_pipeline.assets.history import LOOKED_AT
+from aquarat_pipeline.assets.needed import needed_inputs
+from aquarat_pipeline.assets.plan import Plan
+from aquarat_pipeline.events import latest_materialization, manifest_of
+from aquarat_pipeline.experiments import Experiment
+
+SHOWN = 3
+"""Differing fields that a line names."""
+_WIDEST = 40
+"""Characters of a value that a line shows."""
+MADE_NOW = None
+"""In place of an input's data version, if the same run makes the input."""
+
+Inputs = Mapping[str, str | None]
+"""The data version of each input of a stage; `MADE_NOW` for one that is made first."""
+
+
+@dataclass(slots=True)
+class Earlier:
+    """The artifacts of a store that could be used again. Manifests never change, so each is read once."""
+
+    instance: dg.DagsterInstance
+    store: ArtifactStore
+    _read: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
+    _refs: dict[str, set[str]] | None = None
+
+    def forget(self) -> None:
+        """Has the store's refs and names listed again."""
+        self._refs = None
+
+    def of(self, experiment: Experiment, asset: str) -> list[Artifact]:
+        """The candidates for an asset of an experiment, the newest first. An adopted artifact is none, because nobody
+        made it by the stage's settings."""
+        hashes = set(self._named().get(asset, ()))
+        for key in {experiment.key(asset), dg.AssetKey([asset])}:
+            for record in self.instance.fetch_materializations(key, limit=LOOKED_AT).records:
+                made = record.asset_materialization
+                if made is not None and (sha256 := manifest_of(made)):
+                    hashes.add(sha256)
+        for sha256, found in read_artifacts(self.store, hashes - self._read.keys()).items():
+            if isinstance(found, Artifact):
+                self._read[sha256] = found
+        there = [self._read[sha256] for sha256 in hashes if sha256 in self._read]
+        fitting = [a for a in there if a.asset == asset and a.manifest.adopted_from is None]
+        return sorted(fitting, key=lambda a: (a.manifest.created, a.sha256), reverse=True)
+
+    def same(
+        self, experiment: Experiment, stage: Stage, section: BaseModel | None, inputs: Mapping[str, str]
+    ) -> Artifact | None:
+        """The newest artifact that the stage would make again: by the same code and config, from the same data."""
+        version = code_version(stage, section)
+        for artifact in self.of(experiment, stage.name):
+            manifest = artifact.manifest
+            if manifest.code.version == version and _versions(manifest) == inputs and artifact.is_complete():
+                return artifact
+        return None
+
+    def nearest(
+        self, experiment: Experiment, stage: Stage, section: BaseModel | None, inputs: Inputs
+    ) -> tuple[Artifact, list[str]] | None:
+        """The artifact with the fewest differences from what the stage would make, and these differences; the newest
+        of several. None if there is no candidate."""
+        found = [(artifact, differences(artifact.manifest, stage, section, inputs)) for artifact in
+                 self.of(experiment, stage.name)]  # fmt: skip
+        return min(found, key=lambda pair: len(pair[1])) if found else None
+
+    def _named(self) -> dict[str, set[str]]:
+        if self._refs is None:
+            self._refs = {}
+            for ref in (*refs(self.store).values(), *names(self.store).values()):
+                if isinstance(ref, Ref):
+                    self._refs.setdefault(ref.asset, set()).add(ref.manifest_sha256)
+        return self._refs
+
+
+def differences(manifest: Manifest, stage: Stage, section: BaseModel | None, inputs: Inputs) -> list[str]:
+    """What differs between an artifact and what its stage would make: fields with both values, code and inputs."""
+    theirs = with_current_names(type(section), manifest.config, warn=False) if section else {}
+    found = _fields(section, theirs)
+    if _code_differs(manifest, stage, section, theirs):
+        found.append("the code")
+    before = _versions(manifest)
+    for name, version in inputs.items():
+        if name not in before:
+            found.append(f"{name} (not read then)")
+        elif version is MADE_NOW:
+            found.append(f"{name} (made anew)")
+        elif version != before[name]:
+            found.append(f"{name} (other data)")
+    return found + [f"{name} (no longer read)" for name in before if name not in inputs]
+
+
+def input_versions(instance: dg.DagsterInstance, experiment: Experiment, names: tuple[str, ...]) -> dict[str, str]:
+    """The data versions of those inputs that were made, by their latest materializations."""
+    made = {name: latest_materialization(instance, experiment.key(name)) for name in names}
+    versions = {name: (event.tags or {}).get(DATA_VERSION_TAG) for name, event in made.items() if event}
+    return {name: version for name, version in versions.items() if version}
+
+
+def lines(instance: dg.DagsterInstance, plan: Plan) -> Iterator[str]:
+    """One line for each stage of a run that an earlier artifact comes near to: which one, and what differs.
+
+    Nothing about a stage that was never made, and nothing at all if the store cannot be read: other checks say so.
+    """
+    with suppress(ArtifactError, StoreError):
+        earlier, experiment = Earlier(instance, ArtifactStore.open(plan.store)), plan.experiment
+        made = {stage.name for stage in plan.stages}
+        given = None
+        for stage in plan.stages:
+            section = plan.sections[stage.name]
+            needed = needed_inputs(instance, experiment, stage, section, made)
+            known = input_versions(instance, experiment, needed)
+            inputs = {name: MADE_NOW if name in made else known.get(name) for name in needed}
+            nearest = earlier.nearest(experiment, stage, section, inputs)
+            if nearest is not None:
+                given = by_hash(earlier.store) if given is None else given
+                yield line(experiment.ref(stage.name), nearest, given)
+
+
+def line(name: str, nearest: tuple[Artifact, list[str]], given: Mapping[str, list[str]]) -> str:
+    """The sentence about a stage that is not reused. `given` are the names of artifacts by hash."""
+    artifact, found = nearest
+    which = beside(artifact.sha256, given, 8)
+    if not found:
+        return f"not reused: {name}, though {which} has the same settings, code and inputs"
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"not reused: {name}; nearest is {which}, which differs in {', '.join(found[:SHOWN])}{more}"
+
+
+def _versions(manifest: Manifest) -> dict[str, str]:
+    return {parent.asset: parent.data_version for parent in manifest.parents}
+
+
+def _fields(section: BaseModel | None, theirs: Mapping[str, Any]) -> list[str]:
+    """The fields that differ, as `steps 20 -> 40`: before, and now."""
+    ours = flat(section.model_dump(mode="json")) if section else {}
+    before = flat(theirs)
+    return [
+        f"{name} {_value(before, name)} -> {_value(ours, name)}"
+        for name in sorted(ours.keys() | before.keys())
+        if ours.get(name) != before.get(name)
+    ]
+
+
+def _value(held: Mapping[str, Any], name: str) -> str:
+    text = one_line(str(held[name])) if name in held else "none"
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+
+
+def _code_differs(manifest: Manifest, stage: Stage, section: BaseModel | None, theirs: Mapping[str, Any]) -> bool:
+    """Whether today's code would give the artifact another code version, under the artifact's own config."""
+    try:
+        config = type(section).model_validate(theirs) if section else None
+    except ValidationError:
+        return True  # written by code whose settings had another form
+    return manifest.code.version != code_version(stage, config)
