@@ -41,7 +41,7 @@ PIPELINE_FLOORS = (
     ("demo", "launching"),
     ("definitions",),
     ("upkeep",),
-    ("schedules", "sensors"),
+    ("schedules", "sensors", "sweeps"),
     ("runs",),
     ("assets",),
     ("jobs",),

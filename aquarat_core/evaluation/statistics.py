@@ -158,6 +158,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted so that the expected share of false findings among all findings stays at the level (Benjamini &
+    Hochberg 1995).
+
+    The i-th smallest of m is multiplied by m / i, and is at most the one after it. In the given order.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i], reverse=True)
+    adjusted, smallest = [0.0] * len(p_values), 1.0
+    for rank, i in enumerate(order):
+        smallest = min(smallest, len(p_values) / (len(p_values) - rank) * p_values[i])
+        adjusted[i] = smallest
+    return adjusted
+
+
 def uniformity(counts: Sequence[int]) -> Uniformity:
     """Pearson's chi-square test of equal frequencies (1900), and Cramér's V = sqrt(chi2 / (n (k - 1))) (1946).
 

@@ -54,7 +54,7 @@ def computed(arguments: argparse.Namespace, plan: Planned) -> Computed:
     from aquarat_core.config.overrides import overrides
     from aquarat_core.stages.forecast import forecast
 
-    (gpus, ranks), profile = _gpus(arguments), plan.experiment.profile
+    (gpus, ranks), profile = gpus_of(arguments), plan.experiment.profile
     profile = override(profile, dict(overrides(profile, plan.fields)))
     found = forecast(profile, gpus, ranks=ranks, only=plan.wanted)
     trained = [one for one in found if one.ranks]
@@ -66,7 +66,7 @@ def computed(arguments: argparse.Namespace, plan: Planned) -> Computed:
     return Computed([asdict(one) for one in found], text, (short or None) if vars(arguments).get("gpu") else None)
 
 
-def _gpus(arguments: argparse.Namespace) -> tuple[Gpus, int | None]:
+def gpus_of(arguments: argparse.Namespace) -> tuple[Gpus, int | None]:
     """The GPUs that the options describe, and how many. Raises `UsageError`."""
     from aquarat_core.errors import UsageError
     from aquarat_core.runtime.peaks import UTILIZATION

@@ -81,7 +81,7 @@ def _launch(arguments: argparse.Namespace) -> str | CheckFailed:
             fields=arguments.fields,
             say=_say,
         )
-        alive = _daemon_is_alive(instance)
+        alive = daemon_is_alive(instance)
         queued = f"run {run.run_id} is queued"
         hint = "" if alive else "\nNo Dagster daemon is running: it starts with `./run dev`."
         if arguments.json and not arguments.follow:
@@ -180,7 +180,8 @@ def _cancel(arguments: argparse.Namespace) -> str:
         return answer(arguments, {"run_id": run.run_id, "status": status}, f"run {run.run_id}: {status}")
 
 
-def _daemon_is_alive(instance: dg.DagsterInstance) -> bool:
+def daemon_is_alive(instance: dg.DagsterInstance) -> bool:
+    """Whether the daemon that starts queued runs has shown a sign of life lately."""
     beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
     return beat is not None and time.time() - beat.timestamp < HEARTBEAT_SECONDS
 

@@ -48,6 +48,13 @@ COMMANDS = (
         f"{_CLI}.launch",
         "aquarat tail 3f9d927e --lines 50",
     ),
+    Command(
+        "sweep",
+        "make and compare chains that differ in a few fields",
+        "make",
+        f"{_CLI}.sweep",
+        "aquarat sweep sweep.yaml --plan",
+    ),
     Command("cancel", "cancel a run in whatever state it is", "make", f"{_CLI}.launch", "aquarat cancel 3f9d927e"),
     Command(
         "adopt",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -116,6 +116,7 @@ def materialize(
     with_parents: bool = False,
     again: bool = False,
     job: str | None = None,
+    tags: Mapping[str, str] | None = None,
     fields: Sequence[str] = (),
 ) -> Outcome:
     """Makes the assets of one experiment, except those that are fresh, unless `again`.
@@ -146,7 +147,7 @@ def materialize(
             checked.append(line)
             user.say(line)
 
-        run = create_run(instance, [*map(experiment.ref, wanted)], job=job, fields=plan.fields, say=say)
+        run = create_run(instance, [*map(experiment.ref, wanted)], job=job, tags=tags, fields=plan.fields, say=say)
         skip_checks(run.run_id, checked)
         _execute(instance, run, len(kept), len(plan.names))
         for name in wanted:

@@ -1,0 +1,1 @@
+"""Sweeps: many chains that differ in a few fields, planned together, made one after another, compared in the end."""

@@ -1,0 +1,187 @@
+"""Runs a sweep: takes what the store has, starts what is missing, and goes on until nothing more can be made.
+
+All that is known about a sweep is in the store, in Dagster and in its file. So a sweep whose process was killed goes on
+when it is started again, in this way or the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+
+from aquarat_core.agent import processes
+from aquarat_core.artifacts import ArtifactStore
+from aquarat_core.errors import UserError
+from aquarat_core.settings import store_uri
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline import experiments
+from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
+from aquarat_pipeline.assets.reuse import Earlier
+from aquarat_pipeline.assets.sharing import take
+from aquarat_pipeline.locks import HeldError, held
+from aquarat_pipeline.runs import profiles, resuming, submit
+from aquarat_pipeline.sweeps.planning import Launch, SweepPlan, launches, planned
+from aquarat_pipeline.sweeps.spec import Point, Sweep, SweepError
+from aquarat_pipeline.tags import EXPERIMENT_TAG, SWEEP_TAG
+from aquarat_pipeline.workers import is_here, worker_of
+
+POLL_SECONDS = 2.0
+UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *IN_PROGRESS_RUN_STATUSES]
+Start = Callable[[Launch], str | None]
+"""Starts a launch; returns why it failed, if it has ended and failed."""
+
+
+class SweepCancelledError(SweepError):
+    """The sweep was cancelled while it ran."""
+
+
+@dataclass(slots=True)
+class Driver:
+    """The state of a sweep that this process runs."""
+
+    sweep: Sweep
+    instance: dg.DagsterInstance
+    say: Callable[[str], None]
+    daemon: bool
+    """Whether a daemon is there that goes on with runs whose worker has died."""
+    earlier: Earlier = field(init=False)
+    failures: dict[str, str] = field(default_factory=dict[str, str])
+    """Why stages could not be made, by their names."""
+    _watched: dict[str, dg.DagsterRun] = field(default_factory=dict[str, dg.DagsterRun])
+
+    def __post_init__(self) -> None:
+        self.earlier = Earlier(self.instance, ArtifactStore.open(store_uri()))
+
+    def drive(self, start: Start, at_once: int | None) -> SweepPlan:
+        """Makes what can be made, with at most `at_once` launches started before looking again; the plan at the end.
+
+        Raises `SweepCancelledError`.
+        """
+        while True:
+            self._check_cancelled()
+            plan = self._taken()
+            running = self._running()
+            going = {run.tags.get(EXPERIMENT_TAG, "") for run in running}
+            busy = {cell.key for cell in plan.cells if cell.how != "made" and cell.ref in _assets(running)}
+            blocked = {cell.key for cell in plan.cells if cell.how in ("new", "shared") and cell.ref in self.failures}
+            ready = launches(plan, busy, blocked, going)
+            if not ready and not running:
+                return plan
+            for launch in ready[:at_once]:
+                self._check_cancelled()
+                if (problem := start(launch)) is not None:
+                    self._failed(map(launch.point.experiment.ref, launch.stages), problem)
+            if (running and not ready) or at_once is None:
+                time.sleep(POLL_SECONDS)
+
+    def _taken(self) -> SweepPlan:
+        """The plan, after taking into the sweep's chains what the store has."""
+        self.earlier.forget()
+        plan = planned(self.instance, self.earlier, self.sweep.points)
+        for cell in plan.cells:
+            if cell.how == "reused" and cell.artifact is not None:
+                take(self.instance, self.earlier.store, cell.point.experiment, STAGES[cell.stage], cell.artifact)
+        return plan
+
+    def _running(self) -> list[dg.DagsterRun]:
+        """The sweep's runs that have not ended. Notes which of those that were seen before have failed."""
+        found = {run.run_id: run for run in unfinished(self.instance, self.sweep.name)}
+        for run_id, run in self._watched.items():
+            if run_id in found:
+                continue
+            status = submit.run_of(self.instance, run_id).status
+            if status == dg.DagsterRunStatus.CANCELED:
+                raise SweepCancelledError(f"run {run_id[:8]} was cancelled, and the sweep ends with it")
+            if status != dg.DagsterRunStatus.SUCCESS:
+                self._failed(_assets([run]), f"run {run_id[:8]} failed: aquarat tail {run_id[:8]}")
+        self._watched = {run_id: run for run_id, run in found.items() if not self._is_dead(run)}
+        return list(self._watched.values())
+
+    def _is_dead(self, run: dg.DagsterRun) -> bool:
+        """Whether nobody executes the run or will: it is then ended, and the sweep goes on in its place."""
+        worker = worker_of(run.tags)
+        if worker is None and run.status != dg.DagsterRunStatus.NOT_STARTED:
+            return False
+        if self.daemon or (worker and (not is_here(worker) or processes.is_alive(worker))):
+            return False
+        self.say(f"run {run.run_id[:8]} was left unfinished: its stages are started again, and continue")
+        resuming.leave_dead(self.instance, run, "the sweep that it belongs to was started again")
+        return True
+
+    def _failed(self, assets: Iterable[str], problem: str) -> None:
+        self.failures |= dict.fromkeys(assets, problem)
+
+    def _check_cancelled(self) -> None:
+        if _mark(Path(self.instance.root_directory), self.sweep.name).exists():
+            raise SweepCancelledError(f"the sweep {self.sweep.name} was cancelled; what it has made is kept")
+
+
+@contextmanager
+def sole_driver(home: Path, sweep: Sweep) -> Generator[None]:
+    """Lets one process at a time run a sweep, and forgets that it was cancelled before. Raises `SweepError`."""
+    path = _folder(home) / f"{sweep.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(path, f"process {os.getpid()}"):
+            _mark(home, sweep.name).unlink(missing_ok=True)
+            yield
+    except HeldError as e:
+        raise SweepError(f"the sweep {sweep.name} is running already, in {e.holder}") from None
+
+
+def add_experiments(home: Path, points: Iterable[Point]) -> None:
+    """Adds the points to the experiments of this Dagster home, where they are not yet. Raises `ExperimentError`."""
+    there = experiments.registered()
+    for point in points:
+        if point.experiment.name not in there:
+            kept = profiles.recall(home, profiles.remember(home, point.experiment.profile))
+            experiments.add(point.experiment.name, str(kept))
+
+
+def remove_experiments(points: Iterable[Point]) -> list[str]:
+    """Removes the points from the experiments; artifacts and refs stay. Returns the removed names."""
+    there = experiments.registered()
+    names = [point.experiment.name for point in points if point.experiment.name in there]
+    for name in names:
+        experiments.remove(name)
+    return names
+
+
+def unfinished(instance: dg.DagsterInstance, sweep: str) -> list[dg.DagsterRun]:
+    """The runs of a sweep that have not ended."""
+    return list(instance.get_runs(dg.RunsFilter(tags={SWEEP_TAG: sweep}, statuses=UNFINISHED)))
+
+
+def cancel(instance: dg.DagsterInstance, sweep: str) -> list[str]:
+    """Cancels all runs of a sweep, and the process that starts them; returns the ids of the runs."""
+    mark = _mark(Path(instance.root_directory), sweep)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    ended: list[str] = []
+    # A second look, because one may have been created just before the mark was there.
+    for _ in range(2):
+        for run in unfinished(instance, sweep):
+            try:
+                submit.cancel(instance, run)
+            except UserError:
+                continue  # it has ended meanwhile
+            ended.append(run.run_id)
+    return list(dict.fromkeys(ended))
+
+
+def _assets(runs: Iterable[dg.DagsterRun]) -> set[str]:
+    return {key.to_user_string() for run in runs for key in run.asset_selection or ()}
+
+
+def _mark(home: Path, sweep: str) -> Path:
+    return _folder(home) / f"{sweep}.cancelled"
+
+
+def _folder(home: Path) -> Path:
+    return home / "aquarat" / "sweeps"
