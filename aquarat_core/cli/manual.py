@@ -11,7 +11,6 @@ _NAME = 13
 _GROUP = 11
 HEAD = """\
 usage: aquarat COMMAND [ARGUMENT ...]
-
 `aquarat COMMAND --help` explains a command; most take --json.
 """
 FOOT = """\
@@ -20,7 +19,6 @@ examples:
   aquarat materialize rl_checkpoint --with-parents
   aquarat launch rl_checkpoint --set rl_checkpoint.steps=200 --follow
   aquarat chat rl_checkpoint
-
 options: --version, --help. All commands with their options: docs/cli.md"""
 
 

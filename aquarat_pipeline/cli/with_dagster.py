@@ -42,18 +42,18 @@ COMMANDS = (
         "aquarat plan rl_eval_report --with-parents",
     ),
     Command(
-        "tail",
-        "print the last output of a run, of every rank",
-        "make",
-        f"{_CLI}.launch",
-        "aquarat tail 3f9d927e --lines 50",
-    ),
-    Command(
         "sweep",
         "make and compare chains that differ in a few fields",
         "make",
         f"{_CLI}.sweep",
         "aquarat sweep sweep.yaml --plan",
+    ),
+    Command(
+        "tail",
+        "print the last output of a run, of every rank",
+        "make",
+        f"{_CLI}.launch",
+        "aquarat tail 3f9d927e --lines 50",
     ),
     Command("cancel", "cancel a run in whatever state it is", "make", f"{_CLI}.launch", "aquarat cancel 3f9d927e"),
     Command(
