@@ -106,9 +106,10 @@ class Driver:
     def _is_dead(self, run: dg.DagsterRun) -> bool:
         """Whether nobody executes the run or will: it is then ended, and the sweep goes on in its place."""
         worker = worker_of(run.tags)
-        if worker is None and run.status != dg.DagsterRunStatus.NOT_STARTED:
-            return False
-        if self.daemon or (worker and (not is_here(worker) or processes.is_alive(worker))):
+        # Only this process starts runs of the sweep, so nobody starts one that was created before.
+        if run.status != dg.DagsterRunStatus.NOT_STARTED and (
+            worker is None or self.daemon or not is_here(worker) or processes.is_alive(worker)
+        ):
             return False
         self.say(f"run {run.run_id[:8]} was left unfinished: its stages are started again, and continue")
         resuming.leave_dead(self.instance, run, "the sweep that it belongs to was started again")

@@ -141,7 +141,7 @@ def read_sweep(path: Path) -> Sweep:
     except ConfigError as e:
         raise SweepError(f"{path}: {e}") from None
     _check_distinct(path, sweep)
-    assert sweep.reference is not None
+    _ = sweep.reference  # raises an error for one that is not among the points
     return sweep
 
 
