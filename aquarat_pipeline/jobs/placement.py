@@ -7,7 +7,6 @@ the fewest are free, on all that are free then: it does not wait for more.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from aquarat_core.agent.protocol import LeaseReply, StartReply
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host
-from aquarat_pipeline.hosts.requirement import Requirement, processes
+from aquarat_pipeline.hosts.requirement import processes
+from aquarat_pipeline.hosts.teams import teams
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.commands import Launch
@@ -50,7 +50,7 @@ class Placement:
         """
         need, reasons = launch.need, list[str]()
         last = avoid if need.max_nodes is not None else ()
-        for hosts in _teams(candidates, need, last):
+        for hosts in teams(candidates, need, last):
             taken: list[Host] = []
             for host in hosts:
                 if len(taken) == need.most_nodes or (len(taken) >= need.nodes and host.name in last):
@@ -85,21 +85,6 @@ class Placement:
         each = " each" if len(self.hosts) > 1 else ""
         count = f"{processes(need.ranks)}{each} " if need.distributed else ""
         return f"{count}on {', '.join(host.display_name for host in self.hosts)}"
-
-
-def _teams(candidates: Iterable[Host], need: Requirement, last: Collection[str]) -> list[list[Host]]:
-    """The groups of which a job takes all its hosts, the one that could give it most first: the hosts of a site, and
-    alone those that others do not reach.
-
-    Hosts are in the order of their names, so that two jobs never hold half each and wait for the other half; those in
-    `last` follow.
-    """
-    now, teams = time.time(), dict[tuple[str, str], list[Host]]()
-    for host in sorted(candidates, key=lambda host: (host.name in last, host.name)):
-        alone = host.name if host.why_no_job(now, several=True) else ""
-        teams.setdefault((host.site, alone), []).append(host)
-    enough = [(place, hosts) for place, hosts in teams.items() if len(hosts) >= need.nodes]
-    return [hosts for _, hosts in sorted(enough, key=lambda team: (-min(len(team[1]), need.most_nodes), team[0]))]
 
 
 def _why_not_reserved(launch: Launch, host: Host) -> str | None:
