@@ -124,7 +124,7 @@ def _places(home: Path, plan: SweepPlan, tags: Mapping[str, str]) -> tuple[str |
 
 
 def _points(sweep: Sweep, plan: SweepPlan) -> str:
-    rows = [("point", "experiment", "made", "reused", "new", "shared")]
+    rows: list[tuple[str, ...]] = [("point", "experiment", "made", "reused", "new", "shared")]
     for point in sweep.points:
         hows = [cell.how for cell in plan.of(point)]
         counts = (str(hows.count(how)) for how in ("made", "reused", "new", "shared"))

@@ -8,9 +8,9 @@ apart: then L = E + A / C^a is fitted, for C = 6 N D FLOPs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class Curve:
         return f"Bits per byte: {self.form}, with {values}; residuals {self.rms:.4f}. {self.note}".rstrip()
 
 
-def rung_of(point: Point, made: Mapping[str, Artifact], price: float | None) -> Rung | None:
+def rung_of(point: Point, made: dict[str, Artifact], price: float | None) -> Rung | None:
     """What a point's model reaches; None if it is not made yet. `price` is that of one GPU for an hour."""
     base = made.get("base_checkpoint")
     if base is None:
@@ -127,7 +127,7 @@ def _fit(
     low = [0.0, *([-20.0, 0.01] * len(middles))]
     high = [float(L.min()), *([20.0, 3.0] * len(middles))]
     found = optimize.least_squares(lambda p: curve(p) - L, start, bounds=(low, high), x_scale="jac", max_nfev=20_000)
-    J = found.jac
+    J = cast("Array", found.jac)
     scale = np.linalg.norm(J, axis=0)
     condition = float(np.linalg.cond(J / np.where(scale > 0, scale, 1.0))) if (scale > 0).all() else math.inf
     free = max(1, len(L) - len(start))

@@ -189,7 +189,7 @@ def _points(found: Results) -> str:
 def _comparisons(found: Results) -> str:
     seeds = any(len(values) > 1 for values in found.spread.values())
     heads = ("setting", "evaluation", "questions", "accuracy", "minus reference, points", "p", "corrected", "finding")
-    rows = [(*heads, *(("over seeds",) if seeds else ()))]
+    rows: list[tuple[str, ...]] = [(*heads, *(("over seeds",) if seeds else ()))]
     for one in found.compared:
         line, values = one.line, found.spread[one.settings, one.asset]
         over = f"{percent(min(values))} to {percent(max(values))}, {len(values)} seeds" if values else "-"
