@@ -210,8 +210,11 @@ def checkpoint_store(
     without = PLACEMENT if launch.get("float8") else (*PLACEMENT, *DIVISION)
     decisive = {name: value for name, value in (config or {}).items() if name not in without}
     decisive["launch"] = {"dtype": launch.get("dtype")}
-    if launch.get("float8"):  # older checkpoints do not have this field in their key
+    # Older checkpoints do not have these fields in their key.
+    if launch.get("float8"):
         decisive["launch"]["float8"] = True
+    if launch.get("gather_dtype", "float32") != "float32":
+        decisive["launch"]["gather_dtype"] = launch["gather_dtype"]
     # Through JSON, so that it compares equal with a value that was read back.
     identity = json.loads(json.dumps({"stage": stage, "config": decisive, "inputs": dict(inputs), "code": code}))
     prefix = f"work/{stage}/{digest_bytes(canonical(identity)).sha256[:16]}"

@@ -95,7 +95,7 @@ def training_parts(
 ) -> dict[str, int]:
     """Estimated bytes of one rank's training with micro-batches of `rows` rows, by part.
 
-    `weights` and `gradients` are float32; `exchange` are their flat copies for communication between several ranks;
+    `weights` and `gradients` are float32; `exchange` are the buffers for communication between several ranks;
     `optimizer` are the moments (one for matrices, two for other parameters), sharded over the ranks. `activations` are
     the two-byte values saved for the backward pass, 20 times the width per token and block, and if saved the attention
     probabilities (one per pair of tokens and head); `logits` are those that are saved, with their gradient.

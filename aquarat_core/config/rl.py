@@ -213,6 +213,15 @@ class RLConfig(StrictModel):
     """Decides the order of questions and options, and the samples."""
 
     @model_validator(mode="after")
+    def _keeps_its_weights(self) -> RLConfig:
+        if self.launch.gather_dtype != "float32":
+            raise ValueError(
+                "launch.gather_dtype 'bfloat16' would round the policy, which is evaluated, compared and published as "
+                "it is at the best step: set it to 'float32' for RL"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bounds_fit(self) -> RLConfig:
         if self.min_first_reward > self.max_first_reward:
             raise ValueError(

@@ -101,6 +101,15 @@ class LaunchConfig(StrictModel):
     All give the same results except for rounding. On CPUs, short rows always use the fused function."""
     float8: bool = False
     """Multiply the blocks' matrices in 8-bit floats (base, mid and SFT) on GPUs that can: faster but less exact."""
+    bucket_mb: Positive = 32.0
+    """Megabytes of gradients that ranks exchange at a time while the backward pass computes the next ones. Less starts
+    the exchange earlier, more needs fewer messages."""
+    gather_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which ranks receive updated weights. `bfloat16` halves these bytes; owners and checkpoints keep the
+    float32 weights, and `dtype` must be bfloat16, so that products see the same values (base, mid and SFT)."""
+    two_level: bool = False
+    """Exchange gradients and weights first among the ranks of a host, then across hosts, so that fewer bytes cross the
+    network. On one host, or with one rank on each, it changes nothing."""
     deterministic: bool = True
     """On GPUs, compute gradients with kernels whose sums do not depend on thread order, so that a run can be repeated
     and resumed bit for bit on the same kind of GPU. On CPUs this is always so."""

@@ -35,6 +35,8 @@ class ParamGroup:
     betas: tuple[float, float] = (0.8, 0.95)
     eps: float = ADAM_EPS
     weight_decay: float = 0.0
+    cast: bool = False
+    """Whether the model uses these weights only after a cast to the compute type."""
 
 
 class _Settings(TypedDict, total=False):
@@ -44,6 +46,7 @@ class _Settings(TypedDict, total=False):
     betas: tuple[float, float]
     eps: float
     weight_decay: float
+    cast: bool
 
 
 def parameter_groups(model: Transformer, config: OptimConfig) -> list[ParamGroup]:
@@ -52,12 +55,14 @@ def parameter_groups(model: Transformer, config: OptimConfig) -> list[ParamGroup
     embedding, head = config.embedding_lr * width, config.unembedding_lr * width
     rules: list[tuple[str, Callable[[str], bool], float, _Settings]] = [
         ("matrices", lambda n: n.startswith("blocks.") and "value_gate" not in n, config.matrix_lr,
-         {"muon": True, "weight_decay": config.weight_decay}),
-        ("embedding", lambda n: n == "embedding.weight", embedding, {"betas": config.embedding_betas}),
-        ("head", lambda n: n == "head.weight", head, {"betas": config.head_betas}),
+         {"muon": True, "weight_decay": config.weight_decay, "cast": True}),
+        # Taps add up embeddings in float32.
+        ("embedding", lambda n: n == "embedding.weight", embedding,
+         {"betas": config.embedding_betas, "cast": not model.config.embedding_taps}),
+        ("head", lambda n: n == "head.weight", head, {"betas": config.head_betas, "cast": True}),
         ("taps", lambda n: n == "taps", head, {}),
         ("value_embeddings", lambda n: n.startswith("value_embeddings."), embedding / 2,
-         {"betas": config.embedding_betas}),
+         {"betas": config.embedding_betas, "cast": True}),
         ("gates", lambda n: "gate" in n, config.scalar_lr * 0.01, {}),
         ("residual_lambdas", lambda n: n == "residual_lambdas", config.scalar_lr * 0.01, {"eps": LAMBDA_EPS}),
         ("scalars", lambda n: n in ("embedding_lambdas", "backout_lambda"), config.scalar_lr,

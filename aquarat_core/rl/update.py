@@ -96,6 +96,8 @@ class PolicyOptimizer:
                     break
                 batch = micro.batch
                 out, logp, entropy = self._forward(micro, n_tokens, old_logp, reference_logp)
+                if n + 1 == len(batches):
+                    self.sharded.exchange.last_pass()
                 out.loss.backward()  # pyright: ignore[reportUnknownMemberType]  # torch leaves its types out
                 # Without a KL term, the reference needs a separate forward pass, so KL is measured on one micro-batch
                 # per
@@ -104,6 +106,7 @@ class PolicyOptimizer:
                 if measured is None and nth == 0 and n == step % len(batches):
                     measured = self._logp(self.reference, batch)
                 sums += torch.stack(_measure(batch, logp.detach(), entropy, measured, out)).double()
+            self.sharded.exchange.send_rest()
             found = _TokenSums(*self.world.totals(sums))
             index = step * self.config.objective.updates_per_batch + nth
             applied = {name.replace("train/", "rl/"): x for name, x in self.sharded.step(index, may_stop).items()}

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -35,6 +35,18 @@ class OtherRankFailed(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """How the ranks exchange gradients and weights."""
+
+    groups: tuple[dist.ProcessGroup, ...] = ()
+    """With two levels: this host's ranks, and the ranks of all hosts with this local rank; otherwise empty."""
+    bucket_bytes: float = 32e6
+    """Gradients of at least this many bytes are exchanged at a time."""
+    gather_dtype: torch.dtype = torch.float32
+    """Type in which owners send updated weights."""
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """This process among the stage's processes."""
 
@@ -44,6 +56,7 @@ class World:
     compute_dtype: torch.dtype
     local_rank: int = 0
     """Index among the processes on its host, whose ranks are consecutive."""
+    exchange: Exchange = Exchange()
 
     def sum(self, x: Tensor) -> Tensor:
         """`x` summed over all ranks, in place."""
@@ -140,7 +153,8 @@ def distributed_world(launch: LaunchConfig) -> Generator[World]:
     if size > 1:
         _join("nccl" if cuda else "gloo", rank, size, device)
     try:
-        yield World(rank, size, device, compute_dtype(launch, device), local_rank)
+        world = World(rank, size, device, compute_dtype(launch, device), local_rank)
+        yield replace(world, exchange=_exchange(launch, world))
     finally:
         if size > 1:
             dist.destroy_process_group()
@@ -163,6 +177,36 @@ def _join(backend: str, rank: int, size: int, device: torch.device) -> None:
             f"rank {rank} of {size} could not join the others at {place} ({str(e).splitlines()[0]}): start all ranks "
             f"within {JOIN_TIMEOUT.total_seconds():.0f} s of each other, and let them reach that place"
         ) from e
+
+
+def _exchange(launch: LaunchConfig, world: World) -> Exchange:
+    """Raises `ConfigError`, on all ranks, for options that these ranks or this compute type cannot use."""
+    if launch.gather_dtype == "bfloat16" and world.compute_dtype != torch.bfloat16:
+        raise ConfigError(
+            "launch.gather_dtype 'bfloat16' would round weights that are multiplied in float32 here: set launch.dtype "
+            "to 'bfloat16', or launch.gather_dtype to 'float32'"
+        )
+    groups = _two_levels(world) if launch.two_level and world.size > 1 else ()
+    return Exchange(groups, launch.bucket_mb * 1e6, getattr(torch, launch.gather_dtype))
+
+
+def _two_levels(world: World) -> tuple[dist.ProcessGroup, ...]:
+    """A group of this host's ranks and one across hosts; none if all ranks are on one host, or each on its own."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    consecutive = world.rank % here == world.local_rank
+    everywhere: list[dict[str, Any]] = world.gather([{"ranks": here, "consecutive": consecutive}])
+    counts = sorted({each["ranks"] for each in everywhere})
+    if len(counts) > 1 or world.size % here or not all(each["consecutive"] for each in everywhere):
+        raise ConfigError(
+            "launch.two_level needs the same number of ranks on every host, numbered host by host, but this job's "
+            f"hosts have {' and '.join(map(str, counts))}: set launch.two_level to false"
+        )
+    if here in (1, world.size):
+        return ()
+    # Every rank takes part in making every group.
+    inside = [dist.new_group(list(range(first, first + here))) for first in range(0, world.size, here)]
+    across = [dist.new_group(list(range(local, world.size, here))) for local in range(here)]
+    return inside[world.rank // here], across[world.local_rank]
 
 
 def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:

@@ -61,9 +61,11 @@ def train(
             inputs, targets = _share(rows, order.rows(step.index, rows_per_step), world)
             waited = step.elapsed
             with repeatable():
-                loss = accumulate_loss(loss_sum, inputs, targets, config.micro_batch_rows, world, loop.stop)
+                rows_at_once, exchange = config.micro_batch_rows, optimizer.exchange
+                loss = accumulate_loss(loss_sum, inputs, targets, rows_at_once, world, loop.stop, exchange)
             updated = optimizer.step(step.index, loop.stop)
             step.metrics |= {"train/loss": float(loss), **updated, "time/data": waited}
+    optimizer.finish()
     tokens = config.steps * config.batch_tokens
     return {
         "train_loss": latest.loss,

@@ -18,6 +18,7 @@ from aquarat_core.model import attention, float8
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.preemption import Stop, never
+from aquarat_core.training.buckets import GradientExchange
 
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """Maps inputs [B, T] and targets [B, T] to the sum of the targets' losses in nats."""
@@ -195,13 +196,19 @@ def _clear(model: Transformer) -> None:
 
 
 def accumulate_loss(
-    loss_sum: LossSum, inputs: Tensor, targets: Tensor, micro_batch_rows: int, world: World, stop: Stop = never
+    loss_sum: LossSum,
+    inputs: Tensor,
+    targets: Tensor,
+    micro_batch_rows: int,
+    world: World,
+    stop: Stop = never,
+    exchange: GradientExchange | None = None,
 ) -> Tensor:
     """Backward pass over this rank's rows [B, T] in micro-batches; returns the mean loss [] over all ranks in nats.
 
     The result stays on the device: reading it would make the host wait before it has launched the update. Once `stop`
     returns true, the remaining micro-batches are skipped; `ShardedOptimizer.step`, with the same `stop`, then abandons
-    the step on all ranks.
+    the step on all ranks. With an `exchange`, the last backward pass sends the gradients.
     """
     n_targets = world.sum((targets >= 0).sum()).clamp(min=1)
     total = torch.zeros((), device=world.device)
@@ -210,6 +217,10 @@ def accumulate_loss(
             break
         part = slice(start, start + micro_batch_rows)
         loss = loss_sum(inputs[part], targets[part]) / n_targets
+        if exchange is not None and part.stop >= len(inputs):
+            exchange.last_pass()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]  # torch leaves the types out
         total += loss.detach()
+    if exchange is not None:
+        exchange.send_rest()
     return world.sum(total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from aquarat_core.optim.groups import parameter_groups
 from aquarat_core.optim.schedule import lr_factor, momentum_at, weight_decay_factor
 from aquarat_core.runtime.distributed import World
 from aquarat_core.runtime.preemption import Abandoned, Stop, never
-from aquarat_core.training.shards import ParamShard, Zero2, partition
+from aquarat_core.training.buckets import GradientExchange
+from aquarat_core.training.shards import ParamShard
 
+T = TypeVar("T")
 MAX_SKIPPED = 10
 """Number of steps with non-finite gradients that a run survives."""
 
@@ -37,9 +39,9 @@ class ShardedOptimizer:
     def __init__(self, model: Transformer, config: OptimConfig, steps: int, world: World) -> None:
         self.config, self.steps, self.world = config, steps, world
         self.parameters = [p for p in model.parameters() if p.numel()]
-        self._zero = Zero2(partition(parameter_groups(model, config), world.size), world)
-        self.moments = {(p.name, p.start): _fresh_moments(p) for p in self._zero.mine}
-        self._slots = torch.tensor(self._zero.indices, device=world.device)
+        self.exchange = GradientExchange(parameter_groups(model, config), world)
+        self.moments = {(p.name, p.start): _fresh_moments(p) for p in self.exchange.mine}
+        self._slots = torch.tensor(self.exchange.indices, device=world.device)
         self.applied = 0
         """Number of applied steps, which is AdamW's count."""
         self.skipped = 0
@@ -59,10 +61,7 @@ class ShardedOptimizer:
         Raises `Abandoned` on all ranks, with everything unchanged, if `stop` returns true on any: the norms include
         that.
         """
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        grads = self._zero.gradients()
+        grads = self.exchange.gradients()
         norm_there, others = self._norms(grads, stop())
         norm, stopping, *lengths = read(torch.cat([norm_there[None], others]))
         if stopping:
@@ -76,8 +75,8 @@ class ShardedOptimizer:
                 # torch has no public function for this.
                 torch._foreach_mul_(grads, scale)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             self.applied += 1
-            self._update(step, grads, factor, self._zero.moving(lengths))
-            self._zero.all_gather_weights()
+            self._update(step, grads, factor, self.exchange.moving(lengths))
+            self.exchange.gather_weights()
         else:
             self.skipped += 1
             if self.skipped > MAX_SKIPPED:
@@ -96,7 +95,7 @@ class ShardedOptimizer:
     def _norms(self, grads: list[Tensor], stopping: bool) -> tuple[Tensor, Tensor]:
         """Euclidean norm [] of the summed gradients of all ranks; number of ranks that are `stopping`, then the squared
         norms of all ranks' shards."""
-        found = torch.zeros(2 + self._zero.n_shards, device=self.world.device)
+        found = torch.zeros(2 + self.exchange.n_shards, device=self.world.device)
         if stopping:
             found[1] = 1.0
         if grads:
@@ -110,11 +109,11 @@ class ShardedOptimizer:
 
     @torch.no_grad()
     def _update(self, step: int, grads: list[Tensor], factor: float, moving: set[str]) -> None:
-        pairs = [(p, grad) for p, grad in zip(self._zero.mine, grads, strict=True) if p.name in moving]
-        for _, members in groupby(pairs, key=lambda pair: id(pair[0].group)):
-            shards, shard_grads = zip(*members, strict=True)
+        exchange = self.exchange
+        owned = zip(exchange.mine, exchange.weights, grads, strict=True)
+        for _, members in groupby((o for o in owned if o[0].name in moving), key=lambda o: id(o[0].group)):
+            shards, params, shard_grads = zip(*members, strict=True)
             group = shards[0].group
-            params = [shard.of(shard.param.data) for shard in shards]
             moments = [self.moments[shard.name, shard.start] for shard in shards]
             exp_avgs, exp_avg_sqs = [m["first"] for m in moments], [m["second"] for m in moments]
             if group.muon:
@@ -131,26 +130,44 @@ class ShardedOptimizer:
                 )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's moments by parameter and first row, and the counts."""
+        """This rank's moments by parameter and first row, the counts, and the weights if the model's are rounded."""
         moments: dict[str, dict[str, Any]] = {}
         for (name, start), tensors in self.moments.items():
             moments.setdefault(name, {})[str(start)] = tensors
-        return {"applied": self.applied, "skipped": self.skipped, "silent": self.silent, "moments": moments}
+        counts = {"applied": self.applied, "skipped": self.skipped, "silent": self.silent}
+        if not self.exchange.rounds:
+            return {**counts, "moments": moments}
+        weights: dict[str, dict[str, Tensor]] = {}
+        for shard, weight in zip(self.exchange.mine, self.exchange.weights, strict=True):
+            weights.setdefault(shard.name, {})[str(shard.start)] = weight
+        return {**counts, "moments": moments, "weights": weights}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Load this rank's share of the moments of all ranks, regardless of how many wrote them."""
+        """Load this rank's share of the state of all ranks, regardless of how many wrote it."""
         self.applied, self.skipped = state_dict["applied"], state_dict["skipped"]
         self.silent = state_dict.get("silent", 0)  # missing in older states
-        for shard in self._zero.mine:
-            saved = sorted(state_dict["moments"][shard.name].items(), key=lambda item: int(item[0]))
+        for shard, weight in zip(self.exchange.mine, self.exchange.weights, strict=True):
+            saved = _by_rows(state_dict["moments"][shard.name])
             for kind, mine in self.moments[shard.name, shard.start].items():
-                mine.copy_(shard.of(torch.cat([tensors[kind] for _, tensors in saved])))
+                mine.copy_(shard.of(torch.cat([tensors[kind] for tensors in saved])))
+            if self.exchange.rounds:
+                weight.copy_(shard.of(torch.cat(_by_rows(state_dict["weights"][shard.name]))))
+
+    def finish(self) -> None:
+        """Give the model the float32 weights after the last step, on all ranks."""
+        if self.exchange.rounds:
+            self.exchange.gather_weights(torch.float32)
 
 
 def read(numbers: Tensor) -> list[float]:
     """Copies the numbers to the host at once, waiting for the device."""
     # torch does not declare the return type.
     return cast("list[float]", numbers.cpu().tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+def _by_rows(saved: Mapping[str, T]) -> list[T]:
+    """What ranks saved of a parameter, by its first row, in the order of rows."""
+    return [saved[start] for start in sorted(saved, key=int)]
 
 
 def _fresh_moments(shard: ParamShard) -> dict[str, Tensor]:

@@ -1,22 +1,25 @@
 """Divides the optimizer among ranks: each owns a share of the parameters, their summed gradients and moments (ZeRO-2).
 
 Rajbhandari et al. 2020, arXiv 1910.02054. A matrix has one owner, because Muon needs the whole matrix; a table is
-divided by rows, which AdamW allows. The shares are consecutive in a flat buffer of equal parts, so that one
-reduce-scatter brings every owner its gradients and one all-gather brings every rank the new weights.
+divided by rows, which AdamW allows. Shards are exchanged in buckets: parameters whose gradients are ready at about the
+same time of the backward pass, divided so that every rank owns about the same number of a bucket's values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from aquarat_core.optim.groups import ParamGroup
-from aquarat_core.runtime.distributed import World
+
+MAX_PADDING = 0.125
+"""Share of a bucket's buffer that may be unused because ranks own unequal parts; a bucket grows until it is less."""
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,97 +36,103 @@ class ParamShard:
     def numel(self) -> int:
         return self.param[self.start : self.stop].numel()
 
-    @property
-    def grad(self) -> Tensor:
-        """The shard's rows of the parameter's gradient, which must exist."""
-        assert self.param.grad is not None, f"{self.name} has no gradient"
-        return self.of(self.param.grad)
-
     def of(self, whole: Tensor) -> Tensor:
         """The shard's rows of a tensor with the parameter's shape."""
         return whole[self.start : self.stop]
 
 
-def partition(groups: Sequence[ParamGroup], ranks: int) -> list[list[ParamShard]]:
-    """The shards of each rank, in the order of the groups; the largest are assigned first, to the least loaded rank."""
-    shards: list[ParamShard] = []
-    for group in groups:
-        for name, param in group.params:
-            cuts = 1 if group.muon else min(ranks, len(param))
-            edges = [len(param) * i // cuts for i in range(cuts + 1)]
-            shards += [ParamShard(name, group, param, a, b) for a, b in pairwise(edges)]
-    shares: list[list[ParamShard]] = [[] for _ in range(ranks)]
+Bucket: TypeAlias = list[list[ParamShard]]
+"""The shards of a bucket that each rank owns."""
+
+
+def plan(groups: Sequence[ParamGroup], ranks: int, bucket_bytes: float) -> list[Bucket]:
+    """All shards in buckets of at least `bucket_bytes`, in the order in which the backward pass completes gradients.
+
+    The last bucket has the parameters that the model uses in float32: except for an embedding with taps, they are
+    scales and gates, small and needed in every layer.
+    """
+    large = [(name, param, group) for group in groups if group.cast for name, param in group.params]
+    small = [(name, param, group) for group in groups if not group.cast for name, param in group.params]
+    buckets: list[Bucket] = []
     load = [0] * ranks
-    for shard in sorted(shards, key=lambda p: (-p.numel, p.name, p.start)):
-        rank = load.index(min(load))
-        load[rank] += shard.numel
+
+    def close(shards: list[ParamShard]) -> None:
+        buckets.append(_divide(shards, load))
+        for rank, share in enumerate(buckets[-1]):
+            load[rank] += numel(share)
+
+    pending: list[ParamShard] = []
+    for name, param, group in sorted(large, key=lambda item: _readiness(item[0])):
+        pending += _cut(name, param, group, ranks)
+        if FLOAT_BYTES * numel(pending) >= bucket_bytes and padding(_divide(pending, load)) <= MAX_PADDING:
+            close(pending)
+            pending = []
+    for rest in (pending, [shard for item in small for shard in _cut(*item, ranks)]):
+        if rest:
+            close(rest)
+    return buckets
+
+
+def numel(shards: Sequence[ParamShard]) -> int:
+    """Number of values of all `shards`."""
+    return sum(shard.numel for shard in shards)
+
+
+def capacity(bucket: Bucket) -> int:
+    """Number of values in the part of a bucket's buffer that each rank has: as many as the largest rank's shards."""
+    return max(numel(share) for share in bucket)
+
+
+def padding(bucket: Bucket) -> float:
+    """Unused share of the bucket's buffer."""
+    return 1 - sum(numel(share) for share in bucket) / (capacity(bucket) * len(bucket))
+
+
+def is_cast(bucket: Bucket) -> bool:
+    """Whether the model only uses the bucket's weights after a cast to the compute type."""
+    return any(shard.group.cast for share in bucket for shard in share)
+
+
+def bytes_across(
+    buckets: Sequence[Bucket], hosts: int, per_host: int, *, two_level: bool = False, gather_bytes: int = FLOAT_BYTES
+) -> int:
+    """Bytes of gradients and weights that each host sends to other hosts in a step on CPUs, without headers.
+
+    With C values in a bucket's part and N = hosts x per_host ranks, one level sends C per_host (N - per_host) gradients
+    from ranks of this host to others, and C (N - 1) weights over the one link of the ring of ranks that leaves the
+    host. Two levels send C per_host (hosts - 1) of each. Weights of `gather_bytes` are only those that are cast.
+    """
+    ranks, sent = hosts * per_host, 0
+    for bucket in buckets:
+        of_weight = gather_bytes if is_cast(bucket) else FLOAT_BYTES
+        if two_level:
+            sent += capacity(bucket) * per_host * (hosts - 1) * (FLOAT_BYTES + of_weight)
+        else:
+            sent += capacity(bucket) * (per_host * (ranks - per_host) * FLOAT_BYTES + (ranks - 1) * of_weight)
+    return sent
+
+
+def _cut(name: str, param: Tensor, group: ParamGroup, ranks: int) -> list[ParamShard]:
+    cuts = 1 if group.muon else min(ranks, len(param))
+    edges = [len(param) * i // cuts for i in range(cuts + 1)]
+    return [ParamShard(name, group, param, a, b) for a, b in pairwise(edges)]
+
+
+def _divide(shards: Sequence[ParamShard], load: Sequence[int]) -> Bucket:
+    """The largest shards are assigned first, to the rank that owns least of this bucket and then of those before it."""
+    shares: Bucket = [[] for _ in load]
+    here = [0] * len(load)
+    for shard in sorted(shards, key=lambda shard: (-shard.numel, shard.name, shard.start)):
+        rank = min(range(len(load)), key=lambda rank: (here[rank], load[rank] + here[rank]))
+        here[rank] += shard.numel
         shares[rank].append(shard)
-    order = {id(shard): i for i, shard in enumerate(shards)}
-    return [sorted(share, key=lambda shard: order[id(shard)]) for share in shares]
+    return shares
 
 
-class Zero2:
-    """Brings gradients to their owners and weights back; does nothing with one rank."""
-
-    def __init__(self, shares: list[list[ParamShard]], world: World) -> None:
-        self.world, self.mine = world, shares[world.rank]
-        self._names = [shard.name for share in shares for shard in share]
-        before = sum(len(share) for share in shares[: world.rank])
-        self.indices = range(before, before + len(self.mine))
-        """Positions of this rank's shards among those of all ranks."""
-        if world.size == 1:
-            return
-        capacity = max(sum(shard.numel for shard in share) for share in shares)
-        self._flat = torch.zeros(world.size * capacity, device=world.device)
-        self._own = torch.zeros(capacity, device=world.device)
-        self._all = [
-            (shard, view)
-            for rank, share in enumerate(shares)
-            for shard, view in _views(share, self._flat[rank * capacity : (rank + 1) * capacity])
-        ]
-        self._own_views = [view for _, view in _views(self.mine, self._own)]
-        summed = self._flat[world.rank * capacity : (world.rank + 1) * capacity]
-        self._summed_views = [view for _, view in _views(self.mine, summed)]
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards of all ranks."""
-        return len(self._names)
-
-    def moving(self, lengths: Sequence[float]) -> set[str]:
-        """Names of the parameters with a nonzero gradient in any rank's shard; `lengths` has one norm per shard."""
-        return {name for name, length in zip(self._names, lengths, strict=True) if length}
-
-    def gradients(self) -> list[Tensor]:
-        """Gradients of this rank's shards, summed over all ranks.
-
-        Every parameter must have a `grad`, which may be dropped afterwards.
-        """
-        if self.world.size == 1:
-            return [shard.grad for shard in self.mine]
-        _copy([view for _, view in self._all], [shard.grad for shard, _ in self._all])
-        if self.world.device.type == "cpu":  # gloo's reduce-scatter is slower than its all-reduce by half
-            dist.all_reduce(self._flat)
-            return self._summed_views
-        dist.reduce_scatter_tensor(self._own, self._flat)
-        return self._own_views
-
-    def all_gather_weights(self) -> None:
-        """Send every owner's weights to all ranks."""
-        if self.world.size == 1:
-            return
-        _copy(self._own_views, [shard.of(shard.param.data) for shard in self.mine])
-        dist.all_gather_into_tensor(self._flat, self._own)
-        _copy([shard.of(shard.param.data) for shard, _ in self._all], [view for _, view in self._all])
-
-
-def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copies each source into its target, all in one call."""
-    # torch has no public function for this.
-    torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-
-
-def _views(share: list[ParamShard], flat: Tensor) -> list[tuple[ParamShard, Tensor]]:
-    sizes = [shard.numel for shard in share]
-    parts = torch.split(flat[: sum(sizes)], sizes)
-    return [(shard, part.view_as(shard.of(shard.param))) for shard, part in zip(share, parts, strict=True)]
+def _readiness(name: str) -> float:
+    """Parameters by the time at which the backward pass has their gradients: the head, the blocks from the last to the
+    first, each with its value embedding, and the embedding."""
+    kind, _, rest = name.partition(".")
+    if kind in ("blocks", "value_embeddings"):
+        return -int(rest.partition(".")[0])
+    return 1 if kind == "embedding" else -math.inf
