@@ -163,14 +163,17 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str) -> 
 def test_the_place_depends_on_what_decides_the_result_alone() -> None:
     one = checkpoints_of("same")
     moved = CONFIG | {"launch": {"nproc": 8, "compile": "never", "attention": "sdpa", "float8": False}}
+    moved["launch"] |= {"bucket_mb": 1.0, "two_level": True, "gather_dtype": "float32"}
     moved |= {"checkpoint": {"every_steps": 1}, "wandb": {"mode": "disabled"}, "samples": {"every": 7}}
     assert checkpoints_of("same", moved).prefix == one.prefix
     in_float32 = CONFIG | {"launch": {"nproc": 1, "dtype": "float32"}}
     in_float8 = CONFIG | {"launch": {"nproc": 1, "float8": True}}
+    in_rounded_weights = CONFIG | {"launch": {"nproc": 1, "gather_dtype": "bfloat16"}}
     for other in (
         checkpoints_of("same", CONFIG | {"steps": 11}),
         checkpoints_of("same", in_float32),
         checkpoints_of("same", in_float8),
+        checkpoints_of("same", in_rounded_weights),
         checkpoints_of("same", inputs="d2"),
         checkpoints_of("same", code="c2"),
     ):
