@@ -33,9 +33,9 @@ import rustbpe_py
 
 from aquarat_core.config import SPLIT_PATTERN
 from aquarat_core.data.documents import read_columns, write_documents
-from aquarat_core.data.tokens import write_shard
+from aquarat_core.data.token_files import write_shard
 from aquarat_core.settings import REPO_ROOT
-from aquarat_core.stages.pretrain_tokens import encoded
+from aquarat_core.stages.token_shard import encoded
 from aquarat_core.text.compression import CL100K_PATTERN
 from aquarat_core.text.formats import GPT2_PATTERN, ordinary_tokens, save_tiktoken
 from aquarat_core.text.tokenizer import FREQUENT_PER_ID, Tokenizer

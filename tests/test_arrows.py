@@ -28,7 +28,7 @@ CORE_FLOORS = (
     ("text",),
     ("tasks",),
     ("data",),
-    ("checkpointing", "torchrun"),
+    ("checkpointing", "sharding", "torchrun"),
     ("filesystem", "runtime"),
     ("artifacts",),
     ("sandbox",),

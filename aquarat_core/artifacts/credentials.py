@@ -125,7 +125,7 @@ def _boundary(downscoped: Any, bucket: str, prefix: str, folder: str, stage: str
     for part in (prefix, folder, stage):
         if "'" in part or "\\" in part:
             raise StoreError(f"{part!r} of bucket {bucket} cannot be used in an access rule: no quotes or backslashes")
-    own = (f"{folder}/", f"work/{stage}/", "tmp/", "blobs/")
+    own = (f"{folder}/", f"work/{stage}/", f"shards/{stage}/", "tmp/", "blobs/")
     full = ["inRole:roles/storage.objectUser"]
     adding = ["inRole:roles/storage.objectViewer", "inRole:roles/storage.objectCreator"]
     return downscoped.CredentialAccessBoundary(

@@ -30,7 +30,7 @@ from aquarat_core.artifacts.transfer import OnBytes, no_progress
 _REMEDY = "Set AQUARAT_STORE to a directory that this user can write, or free the space or permissions it needs."
 
 
-_TRANSIENT = ("jobs/", "work/")
+_TRANSIENT = ("jobs/", "work/", "shards/")
 """Folders that come and go with runs; they are removed when they become empty."""
 _TRIES = 100
 _PERMISSION_TRIES = 10

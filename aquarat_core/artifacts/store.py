@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,10 +80,12 @@ class ArtifactStore:
         run_id: str,
         wandb: Mapping[str, Any] | None = None,
         latest: bool = True,
+        stored: Sequence[FileEntry] = (),
         advance: OnBytes = no_progress,
     ) -> Artifact:
         """Publishes the files under `directory` (and `records`) as the asset's latest artifact.
 
+        `stored` are further content files whose blobs are in the store already, such as results of shards.
         `advance` counts the bytes sent. Without `latest`, the artifact is published but the asset's ref does not move;
         `make_latest` moves it.
 
@@ -91,7 +93,7 @@ class ArtifactStore:
         asset's latest artifact is then unchanged.
         """
         content, extra = _files(directory), _files(records) if records else {}
-        if not content:
+        if not content and not stored:
             raise ArtifactError(f"cannot publish {asset}: {directory} holds no file")
         manifest = partial(
             Manifest.create,
@@ -110,14 +112,13 @@ class ArtifactStore:
             wandb=dict(wandb) if wandb else None,
         )
         # Raises for fields that no manifest can hold before anything is sent.
-        manifest(files=_unhashed(content), records=_unhashed(extra))
+        manifest(files=_sorted(*_unhashed(content), *stored), records=_unhashed(extra))
         paths = [*content.values(), *extra.values()]
         digests = dict(
             zip(paths, parallel_map(lambda path: self.backend.add_file(path, blob_key, advance), paths), strict=True)
         )
-        return self.add_manifest(
-            manifest(files=_entries(content, digests), records=_entries(extra, digests)), latest=latest
-        )
+        files = _sorted(*_entries(content, digests), *stored)
+        return self.add_manifest(manifest(files=files, records=_entries(extra, digests)), latest=latest)
 
     def add_manifest(self, manifest: Manifest, *, latest: bool) -> Artifact:
         """Writes the manifest of files that are in the store; with `latest`, makes it its asset's latest artifact."""
@@ -386,6 +387,10 @@ def _files(directory: Path) -> dict[str, Path]:
         if path.is_file():
             found[path.relative_to(directory).as_posix()] = path
     return dict(sorted(found.items()))
+
+
+def _sorted(*entries: FileEntry) -> tuple[FileEntry, ...]:
+    return tuple(sorted(entries, key=lambda e: e.path))
 
 
 def _entries(files: Mapping[str, Path], digests: Mapping[Path, Digest]) -> tuple[FileEntry, ...]:

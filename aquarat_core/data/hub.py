@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -22,12 +22,13 @@ import pyarrow as pa
 
 from aquarat_core.data import hub_cache, hub_client
 from aquarat_core.data.foreign import NoColumn, Unreadable, read_foreign
-from aquarat_core.data.hub_client import Log, endpoint, final_reason, timeout, with_retries
+from aquarat_core.data.hub_client import HubFile, Log, endpoint, final_reason, timeout, with_retries
 from aquarat_core.errors import DataError, MissingPackageError
 from aquarat_core.plain_text import first_line
 
 _CHECK_NAMES = "check the names of subset and split"
 _USE_ANOTHER = "Use a data set with the published columns"
+_NAMES_PER_REQUEST = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,42 @@ class HubDataset:
             f"{self.repo}, {filename}, from {endpoint()}: downloaded again and still damaged: {wrong}. To continue: "
             "check the disk under HF_HOME, and HF_ENDPOINT if it names a mirror"
         )
+
+    def digests(self, hints: Mapping[str, str]) -> dict[str, HubFile]:
+        """Digest and size of the named files, from the Hub or, if it cannot be reached, from the cache.
+
+        Raises `DataError` for a file that is not there; `hints` has what the user can do about each.
+        """
+        names = list(dict.fromkeys(hints))
+        if self.cached_only:
+            return {name: self._cached_digest(name) for name in names}
+        found: dict[str, HubFile] = {}
+        for start in range(0, len(names), _NAMES_PER_REQUEST):
+            found |= hub_client.listed_files(
+                self.repo, self.revision, names[start : start + _NAMES_PER_REQUEST], self.log
+            )
+        for name in names:
+            if name not in found:
+                raise DataError(
+                    f"{self.repo}, {name}, from {endpoint()}: there is no such file. To continue: {hints[name]}"
+                )
+        return found
+
+    def _cached_digest(self, filename: str) -> HubFile:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(self.repo, filename, revision=self.revision, repo_type="dataset")
+        if not isinstance(path, str):
+            raise self._missing(filename)
+        return HubFile(Path(path).resolve().name, Path(path).stat().st_size)
+
+    def check_digest(self, path: Path, filename: str, digest: str) -> None:
+        """Raises `DataError` if the file, which `file` returned, is not the one that `digests` listed."""
+        if (name := path.resolve().name) != digest:
+            raise DataError(
+                f"{self.repo}, {filename}, from {endpoint()}: the Hub listed it with the digest {digest[:12]}, but "
+                f"delivered it with {name[:12]}. Start again; what was made of other files is kept"
+            )
 
     def _fetch(self, filename: str, hint: str, force: bool) -> Path:
         """The clients' copy of a file, from the cache if it is there (unless `force`)."""

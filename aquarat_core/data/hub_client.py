@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aquarat_core.errors import DataError
 from aquarat_core.plain_text import first_line
@@ -56,6 +56,28 @@ def with_retries(
             log(f"{where}: {_said(e)}; trying again in {wait} s")
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+class HubFile(NamedTuple):
+    """A file of a data set, as the Hub lists it."""
+
+    digest: str
+    """SHA-256 of a large file, Git's SHA-1 of a small one; the clients name their cached copies by it."""
+    size: int
+    """Bytes."""
+
+
+def listed_files(repo: str, revision: str, names: Sequence[str], log: Log) -> dict[str, HubFile]:
+    """Those of the named files that a data set has at a commit."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    def ask() -> list[Any]:
+        return HfApi().get_paths_info(repo, list(names), revision=revision, repo_type="dataset")
+
+    found = with_retries(ask, repo, "the list of its files", "check the name", log)
+    files = [entry for entry in found if isinstance(entry, RepoFile)]
+    return {f.path: HubFile(f.lfs.sha256 if f.lfs else f.blob_id, f.size) for f in files}
 
 
 def repository_files(

@@ -2,8 +2,9 @@
 
 It keeps everything that can be reached, with all ancestors, from refs, pins, names, the hashes that a caller gives
 (Dagster's materializations) and the inputs of recently active jobs; and everything younger than a day, reachable or
-not. A publication that finds a blob in place touches it, and an object that was touched or written after it was listed
-is not deleted.
+not. Records of shards are kept with their files as long as unfinished training, and longer while artifacts that are
+kept have all those files, so that a shard that is added next month is the only one that is made. A publication that
+finds a blob in place touches it, and an object that was touched or written after it was listed is not deleted.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_r
 from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.survey import READERS, ancestry, pins, read_artifacts, refs
 from aquarat_core.artifacts.transfer import parallel_map
+from aquarat_core.maintenance.shards import files_of, old_shards
 
 DAY = 86_400.0
 GRACE = DAY
 WORK_RETENTION = 7 * DAY
-"""Unfinished training is kept for this long after its last checkpoint."""
+"""Unfinished training is kept for this long after its last checkpoint, the result of a shard after its last use."""
 JOB_RETENTION = 30 * DAY
 _SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """Objects that can be removed, in the necessary order: manifests before the blobs that they name."""
+    """Objects that can be removed; `remove` does it in the necessary order."""
 
     objects: tuple[Stat, ...]
     kept: int
@@ -82,21 +84,34 @@ def find_garbage(store: ArtifactStore, keep: Iterable[str] = (), *, now: float |
         if isinstance(artifact, Artifact)
         for entry in (*artifact.manifest.files, *artifact.manifest.records)
     }
+    shards = old_shards(store, now - WORK_RETENTION, needed)
+    needed |= shards.needed
     old = [s for s in (*manifests, *blobs) if now - s.modified >= GRACE]
     unneeded = [s for s in old if s.key not in needed and _hash(s) not in kept]
     left = [s for s in store.backend.stats("tmp/") if now - s.modified >= GRACE]
     work = _long_unused(store.backend.stats("work/"), now - WORK_RETENTION, parts=3)
-    return Garbage((*unneeded, *left, *work, *_long_unused(jobs, now - JOB_RETENTION, parts=2)), len(kept), problems)
+    removed = (*unneeded, *shards.old, *left, *work, *_long_unused(jobs, now - JOB_RETENTION, parts=2))
+    return Garbage(removed, len(kept), (*problems, *shards.problems))
 
 
 def remove(store: ArtifactStore, garbage: Garbage) -> tuple[Stat, ...]:
-    """Deletes the objects, manifests first, and returns the deleted ones; objects touched meanwhile are kept."""
+    """Deletes the objects and returns the deleted ones; objects touched meanwhile are kept.
+
+    Manifests and records of shards go before the blobs that they name. If a record was used meanwhile, its files stay.
+    """
     gone: list[Stat] = []
-    for first in (True, False):
-        batch = [s for s in garbage.objects if s.key.startswith("manifests/") is first]
-        deleted = parallel_map(lambda stat: store.backend.delete(stat.key, stat), batch, READERS)
-        gone += [stat for stat, ok in zip(batch, deleted, strict=True) if ok]
+    used: set[str] = set()
+    for first in ("manifests/", "shards/", ""):
+        left = [s for s in garbage.objects if _turn(s.key) == first and s.key not in used]
+        deleted = parallel_map(lambda stat: store.backend.delete(stat.key, stat), left, READERS)
+        gone += [stat for stat, ok in zip(left, deleted, strict=True) if ok]
+        if first == "shards/":
+            used = files_of(store, [stat.key for stat, ok in zip(left, deleted, strict=True) if not ok])
     return tuple(gone)
+
+
+def _turn(key: str) -> str:
+    return next((first for first in ("manifests/", "shards/") if key.startswith(first)), "")
 
 
 def clock(store: ArtifactStore) -> float:

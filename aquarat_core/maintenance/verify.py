@@ -1,4 +1,4 @@
-"""Checks a store: every claim of a manifest, ref or pin that the store itself can confirm or refute.
+"""Checks a store: every claim of a manifest, ref, pin or record of a shard that the store itself can confirm or refute.
 
 docs/store.md lists what this proves, and what it cannot prove.
 """
@@ -16,6 +16,7 @@ from aquarat_core.artifacts.records import Pin, Ref
 from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.survey import all_artifacts, ancestry, pins, refs
 from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
+from aquarat_core.maintenance.shards import wrong_shards
 
 BLOBS_AT_ONCE = 8
 Found = Mapping[str, Artifact | ArtifactError]
@@ -36,7 +37,7 @@ class Verification:
 def verify(
     store: ArtifactStore, hashes: Iterable[str] | None = None, *, read: bool = True, advance: OnBytes = no_progress
 ) -> Verification:
-    """Checks those artifacts with their ancestors; by default all artifacts, refs, pins and names.
+    """Checks those artifacts with their ancestors; by default all artifacts, refs, pins, names and shards.
 
     With `read`, every byte is read and hashed; without, sizes are compared, and CRC-32C if the store keeps it.
     """
@@ -71,6 +72,9 @@ def verify(
         return [p for c, digest in digests.items() if digest != c for p in _wrong_files(store, claimed[c], digest)]
 
     problems += [p for wrong in parallel_map(check, claims.values(), BLOBS_AT_ONCE) for p in wrong]
+    if hashes is None:
+        checked = {_key_of(sha256) for sha256 in claims}
+        problems += wrong_shards(store, there, checked, read=read, advance=advance)
     sizes = {sha256: there[key].size for sha256 in claims if (key := _key_of(sha256)) in there}
     size = sum(sizes.values())
     return Verification(len(artifacts), len(claims), size, size if read else 0, tuple(sorted(set(problems))))

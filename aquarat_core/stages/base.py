@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from aquarat_core.artifacts import Artifact, CodeVersion, Parent
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, FileEntry, Parent
 
 if TYPE_CHECKING:
     from aquarat_core.checkpointing.store import CheckpointStore
@@ -60,6 +60,10 @@ class StageContext:
     """The location of the W&B run, if the stage opened one."""
     work: CheckpointStore | None = None
     """Where a training stage keeps its unfinished state; None keeps none."""
+    shards: ArtifactStore | None = None
+    """Where a stage that works shard by shard keeps those that are done; None keeps none, and all are made here."""
+    stored: list[FileEntry] = field(default_factory=list[FileEntry])
+    """Content files that are in that store already, and are published with those in `outdir`."""
     send: Callable[[dict[str, Any]], None] | None = None
     _last_sent: float = field(default=0.0)
 

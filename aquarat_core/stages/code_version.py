@@ -32,6 +32,8 @@ RECORDING = frozenset({
 })  # fmt: skip
 """Packages and modules, by any part of the dotted name, that start, store, record or show a computation without
 affecting its result."""
+SHARDING = "aquarat_core.sharding"
+"""What calls shard functions does not affect their results."""
 TOKENIZER = "rustbpe_py"
 """Our only extension module; modules that import it also depend on `rust/src`."""
 
@@ -60,6 +62,12 @@ class StageSources:
         modules = self.deciding_modules(stage, config)
         return self._hash(stage, {name: self.graph[name].quiet_digest for name in modules}, "")
 
+    def function_version(self, entry: str) -> str:
+        """SHA-256 over the sources that affect the result of the shard function `module:name`, as in
+        `result_version`."""
+        modules = self.graph.closure([module_of(entry)], lambda m: _decides_nothing(m) or m.startswith(SHARDING))
+        return self._digest([entry], {name: self.graph[name].quiet_digest for name in modules}, "")
+
     def modules(self, stage: Stage, config: BaseModel | None) -> frozenset[str]:
         """All modules that the stage is made of."""
         return self.graph.closure([RUNNER, *_entries(stage, config)], DESCRIBING.__contains__)
@@ -69,7 +77,9 @@ class StageSources:
         return self.graph.closure(_entries(stage, config), _decides_nothing)
 
     def _hash(self, stage: Stage, digests: dict[str, str], config: str) -> str:
-        row = [stage.name, stage.kind, stage.section, stage.entry, *stage.inputs]
+        return self._digest([stage.name, stage.kind, stage.section, stage.entry, *stage.inputs], digests, config)
+
+    def _digest(self, row: list[str | None], digests: dict[str, str], config: str) -> str:
         parts = [json.dumps(row), *(f"{name} {digests[name]}" for name in sorted(digests))]
         if any(TOKENIZER in self.graph.others(name) for name in digests):
             parts.append(self._rust_digest())

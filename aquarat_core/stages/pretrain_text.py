@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from aquarat_core.config import PretrainTextConfig
 from aquarat_core.data.bad_rows import BadRows
-from aquarat_core.data.documents import texts_in, write_documents
 from aquarat_core.data.hub import HubDataset
-from aquarat_core.errors import DataError
+from aquarat_core.sharding.spec import ShardSpec
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.own_text import Shard, write_own_text
+from aquarat_core.stages.sharded import function_version, made_shards
+from aquarat_core.stages.text_shard import FILE, write_texts
+
+CLEAN = "aquarat_core.stages.text_shard:clean"
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
@@ -43,33 +46,48 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
 
 
 def _from_hub(ctx: StageContext) -> Iterator[Shard]:
-    """The shards of the config in order, the pinned validation shard last; some are fetched ahead."""
+    """The shards of the config in order, the pinned validation shard last. Each is fetched and cleaned by itself."""
     config: PretrainTextConfig = ctx.config
     hub = HubDataset.open(config.repo, ctx.log)
-    numbers = (*config.shards, config.validation_shard)
+    names = [f"shard_{number:05d}.parquet" for number in (*config.shards, config.validation_shard)]
+    hints = [f"name existing shards in pretrain_text.{field}" for field in _fields(len(names))]
+    digests = hub.digests(dict(zip(names, hints, strict=True)))
+    specs = [
+        ShardSpec(
+            name=name,
+            function=CLEAN,
+            code=function_version(CLEAN),
+            settings={
+                "digest": digests[name].digest,
+                "limit": config.max_documents_per_shard,
+                "on_bad_row": config.on_bad_row,
+                # Each version writes Parquet files of its own.
+                "pyarrow": version("pyarrow"),
+            },
+            aside={
+                "repo": hub.repo,
+                "revision": hub.revision,
+                "cached_only": hub.cached_only,
+                "file": name,
+                "hint": hint,
+            },
+            size=digests[name].size,
+        )
+        for name, hint in zip(names, hints, strict=True)
+    ]
+    for i, (name, made) in enumerate(zip(names, made_shards(ctx, specs, config.parallel_downloads), strict=True)):
+        file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
+        made.publish(FILE, file)
+        if said := made.counts["said"]:
+            ctx.log(str(said))
+        documents, text_bytes, blank = (int(made.counts[field] or 0) for field in ("documents", "text_bytes", "blank"))
+        yield Shard(file, f"{config.repo}/{name}", documents, text_bytes, blank)
 
-    def fetch(i: int) -> Path:
-        field = "validation_shard" if i == len(config.shards) else "train_shards"
-        return hub.file(_shard_name(numbers[i]), f"name existing shards in pretrain_text.{field}")
 
-    with ThreadPoolExecutor(config.parallel_downloads) as pool:
-        try:
-            for i, path in enumerate(pool.map(fetch, range(len(numbers)))):
-                ctx.progress(i, len(numbers), unit="shards")
-                name = _shard_name(numbers[i])
-                file = "validation.parquet" if i == len(config.shards) else f"train-{i:05d}.parquet"
-                texts = hub.texts(path, name, "text", config.max_documents_per_shard)
-                bad = BadRows(f"{config.repo}/{name}", "pretrain_text", config.on_bad_row)
-                yield _write(ctx.outdir / file, texts_in(texts.chunks), bad.source, bad)
-                if said := bad.summary():
-                    ctx.log(said)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    ctx.progress(len(numbers), len(numbers), unit="shards")
-
-
-def _shard_name(number: int) -> str:
-    return f"shard_{number:05d}.parquet"
+def _fields(shards: int) -> Iterator[str]:
+    """The field of the config that names each shard."""
+    yield from ("train_shards" for _ in range(shards - 1))
+    yield "validation_shard"
 
 
 def _generated(ctx: StageContext) -> Iterator[Shard]:
@@ -83,9 +101,9 @@ def _generated(ctx: StageContext) -> Iterator[Shard]:
     known = set(train)
     held_out = [text for text in dict.fromkeys(texts[config.n_documents :]) if text not in known]
     ctx.progress(0, 2, unit="files")
-    yield _write(ctx.outdir / "train-00000.parquet", train, "synthetic")
+    yield _write(ctx.outdir / "train-00000.parquet", train)
     ctx.progress(1, 2, unit="files")
-    yield _write(ctx.outdir / "validation.parquet", held_out[: config.n_validation_documents], "synthetic")
+    yield _write(ctx.outdir / "validation.parquet", held_out[: config.n_validation_documents])
     ctx.progress(2, 2, unit="files")
 
 
@@ -94,33 +112,12 @@ def _added(ctx: StageContext, n: int, number: int) -> Shard:
     from aquarat_core.tasks.word_problems import generate_text
 
     texts = generate_text(n, ctx.config.seed, ctx.config.max_level)
-    shard = _write(ctx.outdir / f"train-{number:05d}.parquet", texts, "synthetic")
+    shard = _write(ctx.outdir / f"train-{number:05d}.parquet", texts)
     ctx.log(f"{shard.file}: {shard.documents:,} generated documents, {shard.text_bytes:,} bytes of text")
     return shard
 
 
-def _write(path: Path, texts: Iterable[str | bytes | None], source: str, bad: BadRows | None = None) -> Shard:
-    """Write the texts that are not blank; bytes, which are not valid UTF-8, go to `bad`.
-
-    Returns the shard's description. Raises `DataError` if nothing is left.
-    """
-    documents = text_bytes = blank = 0
-    bad = bad or BadRows(source, "pretrain_text", "error")
-
-    def kept() -> Iterator[str]:
-        nonlocal documents, text_bytes, blank
-        for number, text in enumerate(texts):
-            if isinstance(text, bytes):
-                bad.add(path.stem, number, "the text is not valid UTF-8")
-                continue
-            if text is None or not text.strip():
-                blank += 1
-                continue
-            documents += 1
-            text_bytes += len(text.encode())
-            yield text
-
-    write_documents(path, kept())
-    if not documents:
-        raise DataError(f"{source}: no document with text in it. Choose another shard, or generate more documents")
-    return Shard(path.name, source, documents, text_bytes, blank)
+def _write(path: Path, texts: Iterable[str]) -> Shard:
+    """Write generated documents; returns the shard's description."""
+    written = write_texts(path, texts, BadRows("synthetic", "pretrain_text", "error"))
+    return Shard(path.name, "synthetic", written.documents, written.text_bytes, written.blank)

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from aquarat_core.data.documents import read_columns
-from aquarat_core.data.parallel import mapped
-from aquarat_core.data.tokens import TokenShard, write_index, write_shard
+from aquarat_core.data.token_files import TokenShard, write_index
+from aquarat_core.sharding.spec import ShardSpec, Source
 from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.stages.sharded import function_version, made_shards
+from aquarat_core.stages.token_shard import FILE
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
+
+ENCODE = "aquarat_core.stages.token_shard:encode"
 
 
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Encode every shard of text once, for all runs that train on it; returns documents and tokens."""
     text, tokenizer = ctx.inputs["pretrain_text"], Tokenizer.load(ctx.inputs["tokenizer"].path(TOKENIZER_FILE))
-    bos, size = tokenizer.special("<|bos|>"), tokenizer.vocab_size
-    names = sorted(f.path for f in text.manifest.files if f.path.endswith(".parquet"))
+    files = sorted((f for f in text.manifest.files if f.path.endswith(".parquet")), key=lambda f: f.path)
+    code = function_version(ENCODE)
+    specs = [
+        ShardSpec(
+            name=file.path,
+            function=ENCODE,
+            code=code,
+            inputs={
+                "text": Source(text, file.path),
+                "tokenizer": Source(ctx.inputs["tokenizer"], TOKENIZER_FILE, shared=True),
+            },
+            size=file.size,
+        )
+        for file in files
+    ]
     shards: dict[str, TokenShard] = {}
-    for i, name in enumerate(names):
-        ctx.progress(i, len(names), unit="shards")
-        shards[name] = write_shard(ctx.outdir / f"{Path(name).stem}.bin", encoded(text.path(name), tokenizer), size)
-    ctx.progress(len(names), len(names), unit="shards")
-    validation = shards.pop("validation.parquet")
-    write_index(ctx.outdir, list(shards.values()), validation, bos, size)
+    for file, made in zip(files, made_shards(ctx, specs), strict=True):
+        path = f"{Path(file.path).stem}.bin"
+        made.publish(FILE, path)
+        shards[path] = TokenShard(path, int(made.counts["documents"] or 0), int(made.counts["tokens"] or 0))
+    validation = shards.pop("validation.bin")
+    write_index(ctx.outdir, list(shards.values()), validation, tokenizer.special("<|bos|>"), tokenizer.vocab_size)
     return {
         "train_documents": sum(shard.documents for shard in shards.values()),
         "train_tokens": sum(shard.tokens for shard in shards.values()),
         "validation_tokens": validation.tokens,
     }
-
-
-def encoded(path: Path, tokenizer: Tokenizer, threads: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The documents of a Parquet file in parts: ids with a BOS before each document, and the documents' offsets."""
-    encode = partial(tokenizer.encode_batch_to_numpy, threads=1, prepend="<|bos|>")
-    return mapped(encode, read_columns(path), threads)

@@ -106,6 +106,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: CheckpointStore | Non
         ctx = stage_context(stage, spec, store, scratch, rank)
         ctx.work = work
         if rank == 0:
+            ctx.shards = store
             ctx.send = _pipes_sender(stack)
         metrics = stage.load()(ctx)
         if rank:
@@ -127,6 +128,7 @@ def run(job: JobDir, spec: StageSpec, rank: int = 0, work: CheckpointStore | Non
             run_id=spec.run_id,
             wandb=ctx.wandb,
             latest=moves_ref(),
+            stored=ctx.stored,
         )
     return {
         "ok": True,

@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import rustbpe_py
 
 from aquarat_core.config import TokenizerConfig
 from aquarat_core.conversation import message_texts
 from aquarat_core.data.conversations import read_conversations
-from aquarat_core.data.documents import read_columns, read_documents
+from aquarat_core.data.documents import read_documents
 from aquarat_core.data.mixed_documents import DocumentFile, holds_documents
+from aquarat_core.sharding.spec import ShardSpec, Source
 from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.stages.count_shard import FILE
+from aquarat_core.stages.sharded import function_version, made_shards
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.registry import DATASETS, dataset_of
 from aquarat_core.text.compression import report
-from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
+from aquarat_core.text.counting import Budget, quotas
+from aquarat_core.text.tokenizer import TOKENIZER_FILE, counted_texts, learned, piece_counter
 
+COUNT = "aquarat_core.stages.count_shard:count"
 REPORT_FILE = "report.json"
 """One of the records, because the vocabularies that it is compared with depend on what is installed."""
 TEXTS_PER_SOURCE = 2_000
@@ -30,11 +36,18 @@ TEXTS_PER_SOURCE = 2_000
 def run(ctx: StageContext) -> dict[str, Scalar]:
     """Count up to `max_chars` characters, learn the merges, and measure the compression of every source.
 
+    Problems, conversations and their documents are counted first, because they are small; what they leave of the budget
+    is shared equally by the shards of pretraining text, each of which is counted by itself.
+
     `bytes_per_token` is measured on validation text, which the tokenizer has not seen; the values for questions and for
     the sources of conversations and documents are from texts that it was trained on.
     """
     config: TokenizerConfig = ctx.config
-    tokenizer = train_tokenizer(_texts(ctx), config, lambda done, total, unit: ctx.progress(done, total, unit))
+    counter, budget = piece_counter(config), Budget(config.max_chars, config.max_chars_per_document)
+    counter.add(counted_texts(_small_sources(ctx), budget, ctx.progress))
+    for made in made_shards(ctx, _shards(ctx, budget.left or 0)):
+        counter.absorb(rustbpe_py.PieceCounter.from_bytes(made.read(FILE)))
+    tokenizer = learned(counter, config, ctx.progress)
     tokenizer.save(ctx.outdir / TOKENIZER_FILE)
     questions = _first(_questions(ctx))
     sources = {"questions": questions} if questions else {}
@@ -61,17 +74,41 @@ def _metrics(made: dict[str, Any]) -> dict[str, Scalar]:
     return metrics
 
 
-def _texts(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
-    """The texts to train on. Problems and conversations come first: they are small, and the budget may cut off the
-    rest."""
+def _small_sources(ctx: StageContext) -> Iterator[str | pa.Array[Any]]:
+    """Everything to train on except the pretraining text."""
     yield from _questions(ctx)
     for _, texts in _chats(ctx):
         yield from texts
     for _, file in _documents(ctx):
         yield from (part.texts for part in file.parts())
+
+
+def _shards(ctx: StageContext, budget: int) -> list[ShardSpec]:
+    """The shards of pretraining text, with the characters to count of each; none if there is no budget left."""
     text = ctx.inputs["pretrain_text"]
-    for name in sorted(f.path for f in text.manifest.files if f.path.startswith("train-")):
-        yield from read_columns(text.path(name))
+    files = sorted((f for f in text.manifest.files if f.path.startswith("train-")), key=lambda f: f.path)
+    described = {f.path for f in text.manifest.files} & {"shards.json"}
+    listed = json.loads(text.path("shards.json").read_text()) if described else []
+    # A text has at most as many characters as bytes.
+    sizes = {shard["file"]: int(shard["text_bytes"]) for shard in listed}
+    shares = quotas([sizes.get(f.path, budget) for f in files], budget)
+    code = function_version(COUNT)
+    return [
+        ShardSpec(
+            name=file.path,
+            function=COUNT,
+            code=code,
+            settings={
+                "pattern": ctx.config.pattern,
+                "max_chars": share,
+                "max_chars_per_document": ctx.config.max_chars_per_document,
+            },
+            inputs={"text": Source(text, file.path)},
+            size=file.size,
+        )
+        for file, share in zip(files, shares, strict=True)
+        if share != 0
+    ]
 
 
 def _questions(ctx: StageContext) -> Iterator[str]:

@@ -16,12 +16,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import rustbpe_py
 
 from aquarat_core.artifacts.files import atomic_write
 from aquarat_core.config import TokenizerConfig
 from aquarat_core.errors import UserError
+from aquarat_core.text.counting import Budget, Texts
 
 FORMAT = 2
 TOKENIZER_FILE = "tokenizer.json"
@@ -312,29 +312,49 @@ def _check_sizes(merges: Merges) -> None:
             )
 
 
-def train_tokenizer(
-    texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig, progress: Progress | None = None
-) -> Tokenizer:
+def train_tokenizer(texts: Texts, config: TokenizerConfig, progress: Progress | None = None) -> Tokenizer:
     """Trains a tokenizer of `config.vocab_size` ids on the first `config.max_chars` characters of the texts.
 
-    `texts` are strings or Arrow arrays of strings, which are not converted to Python strings. At most
-    `config.max_chars_per_document` characters of a text are used; names of special tokens in it are not learned. A
-    corpus with too few distinct pieces results in a smaller vocabulary: see `Tokenizer.vocab_size`. The result depends
-    on the multiset of texts read, not on their order. Raises `TokenizerError` if there is no text, if the pattern does
-    not compile, or if `config.vocab_size` has no room for bytes and special tokens.
+    At most `config.max_chars_per_document` characters of a text are used; names of special tokens in it are not
+    learned. The result depends on the multiset of texts read, not on their order. Raises as `piece_counter` and
+    `learned` do.
     """
-    n_ordinary = config.vocab_size - len(SPECIAL_TOKENS)
-    if n_ordinary < N_BYTES:
-        least = N_BYTES + len(SPECIAL_TOKENS)
+    counter = piece_counter(config)
+    counter.add(counted_texts(texts, Budget(config.max_chars, config.max_chars_per_document), progress))
+    return learned(counter, config, progress)
+
+
+def piece_counter(config: TokenizerConfig) -> rustbpe_py.PieceCounter:
+    """An empty counter of the pieces into which `config.pattern` splits a text.
+
+    Raises `TokenizerError` if the pattern does not compile, or if `config.vocab_size` has no room for bytes and special
+    tokens.
+    """
+    least = N_BYTES + len(SPECIAL_TOKENS)
+    if config.vocab_size < least:
         raise TokenizerError(f"vocab_size {config.vocab_size} is too small: bytes and special tokens take {least} ids")
     with _named_errors():
-        counter = rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
-    counter.add(_within_budget(texts, config, progress))
+        return rustbpe_py.PieceCounter(config.pattern, list(SPECIAL_TOKENS))
+
+
+def counted_texts(texts: Texts, budget: Budget, progress: Progress | None = None) -> Texts:
+    """The part of the texts that is within the budget, with reports of how many characters were read."""
+    total, reported = budget.done + (budget.left or 0), budget.done
+    for counted in budget.take(texts):
+        yield counted
+        if progress is not None and budget.done - reported >= CHARS_PER_REPORT:
+            progress(budget.done, total, "characters")
+            reported = budget.done
+
+
+def learned(counter: rustbpe_py.PieceCounter, config: TokenizerConfig, progress: Progress | None = None) -> Tokenizer:
+    """The tokenizer of the counted pieces. A corpus with too few distinct pieces results in a smaller vocabulary: see
+    `Tokenizer.vocab_size`. Raises `TokenizerError` if nothing was counted."""
     report: Callable[[int, int], object] | None = (
         None if progress is None else lambda done, total: progress(done, total, "merges")
     )
     with _named_errors():
-        merges = counter.train(n_ordinary, report)
+        merges = counter.train(config.vocab_size - len(SPECIAL_TOKENS), report)
     return Tokenizer(config.pattern, merges, frequent_pieces=_frequent_pieces(counter, merges, config.vocab_size))
 
 
@@ -356,42 +376,6 @@ def _frequent_pieces(counter: rustbpe_py.PieceCounter, merges: Merges, vocab_siz
     top = counter.top(wanted + len(known), FREQUENT_BYTES.start, FREQUENT_BYTES.stop - 1)
     pieces = (piece.decode("utf-8", errors="ignore") for piece, _ in top if piece not in known)
     return [piece for piece in pieces if len(piece.encode()) in FREQUENT_BYTES][:wanted]
-
-
-def _within_budget(
-    texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig, progress: Progress | None
-) -> Iterator[str | pa.Array[Any]]:
-    done = reported = 0
-    for counted, chars in _capped(texts, config):
-        done += chars
-        yield counted
-        if progress is not None and done - reported >= CHARS_PER_REPORT:
-            progress(done, config.max_chars, "characters")
-            reported = done
-
-
-def _capped(texts: Iterable[str | pa.Array[Any]], config: TokenizerConfig) -> Iterator[tuple[str | pa.Array[Any], int]]:
-    """The used part of the texts, with its number of characters; an array is split if the budget ends within it."""
-    left = config.max_chars
-    for item in texts:
-        alone: list[str] = []
-        if isinstance(item, pa.Array):
-            # Arrays of other types of strings work too, but the stubs name only some of them.
-            column = pc.utf8_slice_codeunits(cast("pa.StringArray", item.drop_null()), 0, config.max_chars_per_document)
-            chars: int = pc.sum(pc.utf8_length(column), min_count=0).as_py() or 0
-            if chars < left:
-                left -= chars
-                yield column, chars
-            else:
-                alone = cast("list[str]", column.to_pylist())  # without nulls
-        else:
-            alone = [item]
-        for text in alone:
-            counted = text[: min(config.max_chars_per_document, left)]
-            left -= len(counted)
-            yield counted, len(counted)
-            if left == 0:
-                return
 
 
 def _parts(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -68,7 +68,7 @@ def test_the_token_opens_what_one_job_needs() -> None:
         "inRole:roles/storage.objectCreator",
     ]
     for rule, starts in (
-        (own, ("jobs/r/sft/1/", "work/sft/", "tmp/", "blobs/")),
+        (own, ("jobs/r/sft/1/", "work/sft/", "shards/sft/", "tmp/", "blobs/")),
         (manifests, ("manifests/",)),
     ):
         assert rule["availableResource"] == "//storage.googleapis.com/projects/_/buckets/bucket"

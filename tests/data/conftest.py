@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -143,7 +143,11 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
         def entry(self, base: Path, path: Path) -> dict[str, Any]:
             kind = "directory" if path.is_dir() else "file"
             size = 0 if path.is_dir() else path.stat().st_size
-            return {"type": kind, "path": str(path.relative_to(base)), "size": size, "oid": "0" * 40}
+            described = {"type": kind, "path": str(path.relative_to(base)), "size": size, "oid": "0" * 40}
+            if kind == "file":
+                oid = hashlib.sha256(path.read_bytes()).hexdigest()
+                described["lfs"] = {"oid": oid, "size": size, "pointerSize": 130}
+            return described
 
         def api(self, parts: list[str], asked: list[str]) -> None:
             base = hub.root / "/".join(parts[2:4])
@@ -162,8 +166,10 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                     return self.answer_json(about | {"private": False, "gated": False, "disabled": False})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.api(unquote(urlparse(self.path).path).strip("/").split("/"), body.get("paths", []))
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            form = self.headers["Content-Type"] == "application/x-www-form-urlencoded"
+            paths = parse_qs(body).get("paths", []) if form else json.loads(body).get("paths", [])
+            self.api(unquote(urlparse(self.path).path).strip("/").split("/"), paths)
 
         def do_GET(self) -> None:
             parts = unquote(urlparse(self.path).path).strip("/").split("/")

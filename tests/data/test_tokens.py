@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from aquarat_core.data.packing import pack_documents
-from aquarat_core.data.tokens import open_rows, write_index, write_shard
+from aquarat_core.data.token_files import write_index, write_shard
+from aquarat_core.data.tokens import open_rows
 from aquarat_core.errors import DataError
 
 BOS, VOCABULARY, T = 0, 1_000, 32

@@ -9,7 +9,7 @@ import pytest
 
 from aquarat_core.data import parquet
 from aquarat_core.data.documents import write_documents
-from aquarat_core.stages.pretrain_tokens import encoded
+from aquarat_core.stages.token_shard import encoded
 from aquarat_core.text.tokenizer import Tokenizer
 
 

@@ -1,0 +1,47 @@
+"""The interface of an executor, which makes shards somewhere: in this process, in others, on other hosts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from aquarat_core.sharding.records import ShardRecord
+from aquarat_core.sharding.spec import ShardSpec
+
+Why = Literal["", "user", "disputed", "fault", "lost"]
+"""Why there is no record: a mistake of the user, a second result, an exception, or a process that ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that ended: with a record, or with a reason."""
+
+    attempt: int
+    record: ShardRecord | None
+    said: str = ""
+    why: Why = ""
+    kind: str = ""
+    """Name of the exception's class."""
+
+
+class Executor(Protocol):
+    """Runs attempts, at most `slots` at a time."""
+
+    @property
+    def slots(self) -> int: ...
+
+    def start(self, attempt: int, spec: ShardSpec) -> None:
+        """Begins an attempt. Only called while fewer than `slots` are running."""
+        ...
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """The attempts that ended since the last call; waits up to `seconds` for the first."""
+        ...
+
+    def stop(self, attempt: int) -> None:
+        """Ends an attempt, which `wait` then does not report."""
+        ...
+
+    def close(self) -> None:
+        """Ends everything that is running."""
+        ...

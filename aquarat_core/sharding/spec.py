@@ -1,0 +1,148 @@
+"""One shard of a stage: the function that makes it, and everything that the function may depend on.
+
+    def encode(work: Work) -> dict[str, Scalar]:
+        ...  # reads `work.path("text")`, writes files into `work.folder`
+        return {"tokens": 12_345}
+
+The key of a shard's result hashes the function with its sources, its settings and the bytes of its inputs. The function
+must be pure: equal keys mean equal files and counts, on every host.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry
+from aquarat_core.artifacts.hashing import digest_bytes
+from aquarat_core.artifacts.manifest import Scalar, canonical
+
+FORMAT = 1
+Counts = dict[str, Scalar]
+Function = Callable[["Work"], Counts]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of an artifact that a shard is made from."""
+
+    artifact: Artifact
+    path: str
+    shared: bool = False
+    """Whether all shards read it, as they do a tokenizer: it then stays in the host's cache."""
+
+    @property
+    def entry(self) -> FileEntry:
+        return next(e for e in self.artifact.manifest.files if e.path == self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """A shard that is wanted."""
+
+    name: str
+    """For messages, such as `train-00012.parquet`."""
+    function: str
+    """`module:function`."""
+    code: str
+    """Digest of the sources of that function."""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """JSON values that affect the result."""
+    aside: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """JSON values that do not affect it, such as the place of a file whose digest is in `settings`."""
+    inputs: Mapping[str, Source] = field(default_factory=dict[str, Source])
+    size: int = 0
+    """Bytes that the function reads, as far as they are known: small shards are made without further processes."""
+
+    def key(self, stage: str) -> str:
+        """SHA-256 of everything that decides the result."""
+        inputs = {name: source.entry.sha256 for name, source in self.inputs.items()}
+        facts = {"format": FORMAT, "stage": stage, "function": self.function, "code": self.code, "inputs": inputs}
+        return digest_bytes(canonical(facts | {"settings": dict(self.settings)})).sha256
+
+    def task(self, stage: str, store: str) -> dict[str, Any]:
+        """The shard as JSON, for a process that makes it."""
+        inputs = {
+            name: {"store": s.artifact.store.uri, "manifest": s.artifact.sha256, "path": s.path, "shared": s.shared}
+            for name, s in self.inputs.items()
+        }
+        return {
+            "stage": stage, "store": store, "name": self.name, "key": self.key(stage), "function": self.function,
+            "settings": dict(self.settings), "aside": dict(self.aside), "inputs": inputs,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a shard function is given."""
+
+    settings: Mapping[str, Any]
+    aside: Mapping[str, Any]
+    folder: Path
+    """An empty folder for the shard's files."""
+    threads: int | None
+    """Threads to use; None for one per core."""
+    find: Callable[[str], Path]
+
+    def path(self, name: str) -> Path:
+        """A verified local copy of an input."""
+        return self.find(name)
+
+    def log(self, text: str) -> None:
+        """Log one line in the stage's log."""
+        print(text, file=sys.stderr, flush=True)
+
+
+def function_of(entry: str) -> Function:
+    """The shard function `module:function`."""
+    module, _, name = entry.partition(":")
+    return cast(Function, getattr(importlib.import_module(module), name))
+
+
+def work_of(task: Mapping[str, Any], folder: Path, threads: int | None) -> Work:
+    """What the function of a task is given, in a process of its own; `folder` is empty.
+
+    Inputs of this shard alone are copied below `folder`, so that a process holds those of one shard at a time.
+    """
+    files, held = folder / "files", folder / "inputs"
+    for made in (files, held):
+        made.mkdir()
+
+    def find(name: str) -> Path:
+        wanted = task["inputs"][name]
+        artifact = _artifact(wanted["store"], wanted["manifest"])
+        if wanted["shared"]:
+            return artifact.path(wanted["path"])
+        target = held / f"{name}{Path(wanted['path']).suffix}"
+        if not target.exists():
+            entry = next(e for e in artifact.manifest.files if e.path == wanted["path"])
+            artifact.store.fetch(artifact, entry, target)
+        return target
+
+    return Work(task["settings"], task["aside"], files, threads, find)
+
+
+def work_here(spec: ShardSpec, folder: Path) -> Work:
+    """What the function of a shard is given in this process, which uses the host's cache; `folder` is empty."""
+
+    def find(name: str) -> Path:
+        source = spec.inputs[name]
+        return source.artifact.path(source.path)
+
+    return Work(spec.settings, spec.aside, folder, None, find)
+
+
+@functools.cache
+def store_at(uri: str) -> ArtifactStore:
+    """The store, opened once per process."""
+    return ArtifactStore.open(uri)
+
+
+@functools.lru_cache(maxsize=8)
+def _artifact(uri: str, manifest: str) -> Artifact:
+    return store_at(uri).get(manifest)

@@ -1,0 +1,31 @@
+"""One shard of pretrain_tokens: a file of documents as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from aquarat_core.data.documents import read_columns
+from aquarat_core.data.parallel import mapped
+from aquarat_core.data.token_files import write_shard
+from aquarat_core.sharding.spec import Counts, Work
+from aquarat_core.text.tokenizer import Tokenizer
+
+FILE = "tokens.bin"
+
+
+def encode(work: Work) -> Counts:
+    """Encode the documents `text` with the tokenizer `tokenizer`."""
+    tokenizer = Tokenizer.load(work.path("tokenizer"))
+    parts = encoded(work.path("text"), tokenizer, work.threads)
+    shard = write_shard(work.folder / FILE, parts, tokenizer.vocab_size)
+    return {"documents": shard.documents, "tokens": shard.tokens}
+
+
+def encoded(path: Path, tokenizer: Tokenizer, threads: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The documents of a Parquet file in parts: ids with a BOS before each document, and the documents' offsets."""
+    encode = partial(tokenizer.encode_batch_to_numpy, threads=1, prepend="<|bos|>")
+    return mapped(encode, read_columns(path), threads)
