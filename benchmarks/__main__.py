@@ -26,6 +26,7 @@ NOT_BENCHES = (
     "__init__",
     "__main__",
     "corpus",
+    "data_scale_worker",
     "data_worker",
     "eval_chat",
     "harness",

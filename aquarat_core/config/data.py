@@ -215,7 +215,7 @@ class PretrainTextConfig(StrictModel):
     first_shards: PositiveInt | None = None
     """Hub only: take the first this many shards instead of `train_shards`."""
     parallel_downloads: Annotated[int, Field(ge=1, le=32)] = 4
-    """Hub only: number of shards fetched at a time."""
+    """Hub only: number of shards fetched and cleaned at a time, by a process each."""
     validation_shard: NonNegativeInt = 1822
     """Hub only: the pinned validation shard; must not be a training shard."""
     n_documents: PositiveInt = 20_000

@@ -24,7 +24,8 @@ class TokenizerConfig(StrictModel):
     pattern: str = SPLIT_PATTERN
     """Regular expression whose matches are encoded separately; merges never cross their boundaries."""
     max_chars: PositiveInt = 20_000_000
-    """Maximum number of characters of training text that are counted."""
+    """Maximum number of characters of training text that are counted: problems and conversations first, then an equal
+    share of each shard of pretraining text."""
     max_chars_per_document: PositiveInt = 10_000
     """Maximum number of characters of one document that are counted."""
     tasks: tuple[str, ...] = ()

@@ -23,8 +23,10 @@ from tests.serving import serving
 REPO_ROOT = Path(__file__).parents[2]
 
 RUN_STAGE = """
-import importlib, json, sys
+import importlib, json, os, sys
 from pathlib import Path
+from types import SimpleNamespace
+from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.config import Profile
 from aquarat_core.data import hub_client
 from aquarat_core.stages.base import StageContext
@@ -34,11 +36,14 @@ out.mkdir(parents=True, exist_ok=True)
 config = Profile.model_fields[stage].annotation.model_validate(config)
 messages = []
 context = StageContext(spec=None, config=config, inputs={}, outdir=out, extras_dir=out, send=messages.append)
+if uri := os.environ.get("SHARDS"):
+    context.spec, context.shards = SimpleNamespace(stage=stage), ArtifactStore.open(uri)
 try:
     result = {"metrics": importlib.import_module("aquarat_core.stages." + stage).run(context)}
 except ValueError as e:
     result = {"error": type(e).__name__, "message": str(e)}
-print(json.dumps(result | {"messages": messages}))
+stored = {entry.path: entry.sha256 for entry in context.stored}
+print(json.dumps(result | {"messages": messages, "stored": stored}))
 """
 
 
@@ -52,6 +57,8 @@ class StageRun:
     progress: list[dict[str, Any]]
     log: str
     out: Path
+    stored: dict[str, str]
+    """SHA-256 of the files that are in the store which the variable SHARDS names."""
 
 
 RunStage = Callable[..., StageRun]
@@ -79,7 +86,7 @@ def run_stage(tmp_path: Path) -> RunStage:
         result = json.loads(done.stdout.splitlines()[-1])
         return StageRun(
             result.get("metrics"), result.get("error"), result.get("message", ""), result["messages"], done.stderr,
-            tmp_path / out,
+            tmp_path / out, result["stored"],
         )  # fmt: skip
 
     return run
@@ -97,6 +104,8 @@ class LoopbackHub:
     """Cut in half."""
     lie: str = ""
     """Name of a file that comes with another byte at its end than its digest says."""
+    shrink: str = ""
+    """Name of a file that loses its second half after it was listed."""
     downloads: list[str] = field(default_factory=list)
 
     def add(self, repo: str, files: dict[str, list[dict[str, Any]] | bytes], configs: dict[str, list[str]]) -> None:
@@ -158,7 +167,13 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                     folder = base / "/".join(parts[6:])
                     return self.answer_json([self.entry(base, p) for p in sorted(folder.iterdir())])
                 case ["paths-info"]:
-                    return self.answer_json([self.entry(base, base / p) for p in asked if (base / p).exists()])
+                    self.answer_json([self.entry(base, base / p) for p in asked if (base / p).exists()])
+                    if hub.shrink:
+                        path = base / hub.shrink
+                        rows = pq.read_table(path)
+                        pq.write_table(rows.slice(0, len(rows) // 2), path)
+                        hub.shrink = ""
+                    return None
                 case _:
                     name = "/".join(parts[2:4])
                     files = [{"rfilename": str(p.relative_to(base))} for p in base.rglob("*") if p.is_file()]

@@ -1,5 +1,6 @@
 """The data stages against a Hub on loopback, through the real clients, with the faults a network has."""
 
+import hashlib
 import json
 from collections import Counter
 from typing import Any
@@ -169,6 +170,36 @@ def test_shards_arrive_with_the_validation_shard_apart(hub, run_stage) -> None:
     assert [s["source"].rpartition("/")[2] for s in shards] == [f"shard_0000{n}.parquet" for n in (0, 1, 7)]
     assert shards[1]["text_bytes"] == sum(len(t.encode()) for t in texts)
     assert done.metrics["train_documents"] == 40 and done.metrics["validation_documents"] == 20
+
+
+def test_shards_are_kept_and_only_a_new_one_is_fetched(hub, run_stage, store_uri) -> None:
+    add_shards(hub, 0, 1, 2, 7)
+    plain = run_stage("pretrain_text", SHARDS, hub.endpoint)
+    written = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in plain.out.glob("*.parquet")}
+    kept = {"SHARDS": store_uri}
+    done = run_stage("pretrain_text", SHARDS, hub.endpoint, out="kept", environment=kept)
+    assert done.stored == written and done.metrics == plain.metrics and not list(done.out.glob("*.parquet"))
+    assert (done.out / "shards.json").read_bytes() == (plain.out / "shards.json").read_bytes()
+    elsewhere = kept | {"HF_HOME": store_uri.removeprefix("file://") + "-hub"}
+    before = len(hub.downloads)
+    more = SHARDS | {"train_shards": [2, 0, 1]}
+    added = run_stage("pretrain_text", more, hub.endpoint, out="added", environment=elsewhere)
+    assert hub.downloads[before:] == ["shard_00002.parquet"]
+    assert added.stored["train-00001.parquet"] == written["train-00000.parquet"]
+    assert added.stored["validation.parquet"] == written["validation.parquet"]
+
+
+def test_a_source_that_shrinks_after_it_was_listed_is_noticed(hub, run_stage, store_uri) -> None:
+    add_shards(hub, 0, 1, 7)
+    hub.shrink, kept = "shard_00001.parquet", {"SHARDS": store_uri}
+    failed = run_stage("pretrain_text", SHARDS, hub.endpoint, environment=kept)
+    assert failed.error == "DataError" and "shard_00001.parquet" in failed.message
+    assert "the Hub listed it with the digest" in failed.message and not failed.stored
+    elsewhere = kept | {"HF_HOME": store_uri.removeprefix("file://") + "-hub"}
+    before = len(hub.downloads)
+    done = run_stage("pretrain_text", SHARDS, hub.endpoint, out="again", environment=elsewhere)
+    assert done.metrics["train_documents"] == 45
+    assert sorted(hub.downloads[before:]) == ["shard_00001.parquet", "shard_00007.parquet"]
 
 
 def test_a_missing_shard_says_which_setting_to_change(hub, run_stage) -> None:

@@ -1,0 +1,82 @@
+"""Sharded stages: 200 shards on 1 and 2 processes, the driver's overhead and memory, and what 100 billion tokens take.
+
+The shards are documents from the sources of Python's library, cut at different places, and each is encoded by the
+function that pretrain_tokens uses: its input is fetched from a store on this disk, and its result is stored there. The
+runs on one and on two processes alternate, each in an empty set of records, and start their processes anew.
+
+10,000 shards without input or files show what the driver itself costs: processor time for each shard, and memory of
+the driver and of its workers beside those of a tenth as many. What follows for 1,822 shards of 250 million characters
+is computed from the rates, and marked so: it leaves out downloads, other stages and the network of a bucket.
+`AQUARAT_BENCH_DATA_SCALE` is a share of the shards to take instead of all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.harness import Against, Result, run_apart, unmeasured
+
+WORKER = "benchmarks.data_scale_worker"
+SHARDS, SHARD_BYTES = 200, 2_000_000
+EMPTY = 10_000
+PAIRS = 3
+WANTED_SHARDS, WANTED_BYTES = 1_822, 250_000_000
+"""Shards of the default data set on the Hub, 100 billion tokens, and the text of one."""
+
+
+def run() -> list[Result]:
+    share = float(os.environ.get("AQUARAT_BENCH_DATA_SCALE", "1"))
+    shards, empty = max(4, int(share * SHARDS)), max(20, int(share * EMPTY))
+    with tempfile.TemporaryDirectory(prefix="aquarat-data-scale-") as name:
+        folder = Path(name)
+        facts = {"folder": str(folder), "shards": shards, "bytes": SHARD_BYTES}
+        _do(folder, "make", facts)
+        runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+        for i in range(PAIRS):
+            for processes in (1, 2) if i % 2 == 0 else (2, 1):
+                runs[processes].append(_do(folder, "encode", facts | {"processes": processes}))
+        few = _do(folder, "empty", facts | {"shards": empty // 10, "processes": 2})
+        many = _do(folder, "empty", facts | {"shards": empty, "processes": 2})
+        again = _do(folder, "find", facts | {"shards": empty, "processes": 2})
+    return [*_speed(shards, runs), *_driver(few, many, again), *_computed(runs)]
+
+
+def _do(folder: Path, what: str, facts: dict[str, Any]) -> dict[str, Any]:
+    return run_apart(WORKER, facts | {"do": what}, folder)
+
+
+def _speed(shards: int, runs: dict[int, list[dict[str, Any]]]) -> list[Result]:
+    seconds = {n: tuple(r["seconds"] for r in found) for n, found in runs.items()}
+    name = f"{shards} shards, processes 1 to 2"
+    if len(os.sched_getaffinity(0)) < 2:
+        return [unmeasured(name, "s", "there is only one processor here", goal="≥ 1.8")]
+    ratio = median(a / b for a, b in zip(seconds[1], seconds[2], strict=True))
+    return [Result(name, "s", seconds[2], Against("1 process", median(seconds[1])), ratio, "≥ 1.8")]
+
+
+def _driver(few: dict[str, Any], many: dict[str, Any], again: dict[str, Any]) -> list[Result]:
+    n = many["shards"]
+    return [
+        Result("the driver's processor time for a shard", "ms", (1e3 * many["cpu"] / n,), goal="≤ 10 ms"),
+        Result(f"{n:,} empty shards, for each", "ms", (1e3 * many["seconds"] / n,)),
+        Result(f"{n:,} empty shards found again, for each", "ms", (1e3 * again["seconds"] / n,)),
+        Result(f"memory of the driver, {n:,} shards", "MB", (many["memory"],), Against("a tenth", few["memory"])),
+        Result(f"memory of a worker, {n:,} shards", "MB", (many["worker"],), Against("a tenth", few["worker"])),
+    ]
+
+
+def _computed(runs: dict[int, list[dict[str, Any]]]) -> list[Result]:
+    found: list[Result] = []
+    for processes, measured in runs.items():
+        rate = median(r["bytes"] / r["seconds"] for r in measured)
+        hours = WANTED_SHARDS * WANTED_BYTES / rate / 3600
+        name = f"COMPUTED: {WANTED_SHARDS:,} shards to tokens, processes: {processes}"
+        found += [
+            Result(f"text to tokens, processes: {processes}", "MB/s", (rate / 1e6,)),
+            Result(name, "h", (hours,)),
+        ]
+    return found
