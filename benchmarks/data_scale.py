@@ -1,8 +1,9 @@
 """Sharded stages: 200 shards on 1 and 2 processes, the driver's overhead and memory, and what 100 billion tokens take.
 
-The shards are documents from the sources of Python's library, cut at different places, and each is encoded by the
-function that pretrain_tokens uses: its input is fetched from a store on this disk, and its result is stored there. The
-runs on one and on two processes alternate, each in an empty set of records, and start their processes anew.
+The shards are sources of Python's library and of the installed packages, each beginning at another file. They are
+encoded by the function that pretrain_tokens uses: its input is fetched from a store on this disk, and its result is
+stored on it. The runs on one and on two processes alternate, each with an empty store for its results and new
+processes.
 
 10,000 shards without input or files show what the driver itself costs: processor time for each shard, and memory of
 the driver and of its workers beside those of a tenth as many. What follows for 1,822 shards of 250 million characters

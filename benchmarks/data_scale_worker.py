@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +19,11 @@ from aquarat_core.sharding.processes import Processes
 from aquarat_core.sharding.records import ShardStore
 from aquarat_core.sharding.spec import Counts, ShardSpec, Source, Work
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
-from benchmarks import corpus
 
 CODE = "1" * 64
 ENCODE = "aquarat_core.stages.token_shard:encode"
 VOCABULARY = 32_768
+CORPUS_BYTES = 40_000_000
 TRAIN_CHARS = 20_000_000
 
 
@@ -42,7 +43,7 @@ def main() -> None:
 
 def _make(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[str, Any]:
     """The text and the tokenizer. Each shard begins at another document."""
-    texts = corpus.build().train
+    texts = _texts()
     made, size, at = folder / "made", 0, 0
     made.mkdir()
     for number in range(work["shards"]):
@@ -63,6 +64,19 @@ def _make(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[str,
     return {}
 
 
+def _texts() -> list[str]:
+    """The sources of Python's library and of the installed packages, up to `CORPUS_BYTES`."""
+    found: list[str] = []
+    size = 0
+    for folder in ("stdlib", "purelib"):
+        for path in sorted(Path(sysconfig.get_path(folder)).rglob("*.py")):
+            found.append(path.read_text(encoding="utf-8", errors="replace"))
+            size += len(found[-1])
+            if size > CORPUS_BYTES:
+                return found
+    return found
+
+
 def _publish(store: ArtifactStore, asset: str, folder: Path) -> Artifact:
     return store.publish(
         asset=asset, kind="dataset", directory=folder, config={}, profile="bench", code=CodeVersion(version=CODE),
@@ -72,9 +86,9 @@ def _publish(store: ArtifactStore, asset: str, folder: Path) -> Artifact:
 
 def _encode(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[str, Any]:
     text, tokenizer = store.resolve("pretrain_text"), store.resolve("tokenizer")
-    shared = Source(tokenizer, TOKENIZER_FILE, shared=True)
+    shared = Source(tokenizer, tokenizer.manifest.files[0], shared=True)
     wanted = [
-        ShardSpec(f.path, ENCODE, CODE, inputs={"text": Source(text, f.path), "tokenizer": shared})
+        ShardSpec(f.path, ENCODE, CODE, inputs={"text": Source(text, f), "tokenizer": shared})
         for f in text.manifest.files
     ]
     return _timed(_results(folder, again=False), wanted, work["processes"]) | {"bytes": work["shards"] * work["bytes"]}

@@ -85,9 +85,8 @@ class ArtifactStore:
     ) -> Artifact:
         """Publishes the files under `directory` (and `records`) as the asset's latest artifact.
 
-        `stored` are further content files whose blobs are in the store already, such as results of shards.
-        `advance` counts the bytes sent. Without `latest`, the artifact is published but the asset's ref does not move;
-        `make_latest` moves it.
+        `stored` are further content files whose blobs are in the store already. `advance` counts the bytes sent.
+        Without `latest`, the artifact is published but the asset's ref does not move; `make_latest` moves it.
 
         Raises `ArtifactError` for files or fields that cannot be published and `StoreError` if the store fails; the
         asset's latest artifact is then unchanged.

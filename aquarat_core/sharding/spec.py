@@ -32,13 +32,9 @@ class Source:
     """A file of an artifact that a shard is made from."""
 
     artifact: Artifact
-    path: str
+    entry: FileEntry
     shared: bool = False
     """Whether all shards read it, as they do a tokenizer: it then stays in the host's cache."""
-
-    @property
-    def entry(self) -> FileEntry:
-        return next(e for e in self.artifact.manifest.files if e.path == self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,12 @@ class ShardSpec:
     def task(self, stage: str, store: str) -> dict[str, Any]:
         """The shard as JSON, for a process that makes it."""
         inputs = {
-            name: {"store": s.artifact.store.uri, "manifest": s.artifact.sha256, "path": s.path, "shared": s.shared}
+            name: {
+                "store": s.artifact.store.uri,
+                "manifest": s.artifact.sha256,
+                "entry": s.entry.model_dump(),
+                "shared": s.shared,
+            }
             for name, s in self.inputs.items()
         }
         return {
@@ -115,12 +116,11 @@ def work_of(task: Mapping[str, Any], folder: Path, threads: int | None) -> Work:
 
     def find(name: str) -> Path:
         wanted = task["inputs"][name]
-        artifact = _artifact(wanted["store"], wanted["manifest"])
+        artifact, entry = _artifact(wanted["store"], wanted["manifest"]), FileEntry.model_validate(wanted["entry"])
         if wanted["shared"]:
-            return artifact.path(wanted["path"])
-        target = held / f"{name}{Path(wanted['path']).suffix}"
+            return artifact.path(entry.path)
+        target = held / f"{name}{Path(entry.path).suffix}"
         if not target.exists():
-            entry = next(e for e in artifact.manifest.files if e.path == wanted["path"])
             artifact.store.fetch(artifact, entry, target)
         return target
 
@@ -132,7 +132,7 @@ def work_here(spec: ShardSpec, folder: Path) -> Work:
 
     def find(name: str) -> Path:
         source = spec.inputs[name]
-        return source.artifact.path(source.path)
+        return source.artifact.path(source.entry.path)
 
     return Work(spec.settings, spec.aside, folder, None, find)
 

@@ -19,14 +19,19 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     text, tokenizer = ctx.inputs["pretrain_text"], Tokenizer.load(ctx.inputs["tokenizer"].path(TOKENIZER_FILE))
     files = sorted((f for f in text.manifest.files if f.path.endswith(".parquet")), key=lambda f: f.path)
     code = function_version(ENCODE)
+    (vocabulary,) = (
+        Source(ctx.inputs["tokenizer"], f, shared=True)
+        for f in ctx.inputs["tokenizer"].manifest.files
+        if f.path == TOKENIZER_FILE
+    )
     specs = [
         ShardSpec(
             name=file.path,
             function=ENCODE,
             code=code,
             inputs={
-                "text": Source(text, file.path),
-                "tokenizer": Source(ctx.inputs["tokenizer"], TOKENIZER_FILE, shared=True),
+                "text": Source(text, file),
+                "tokenizer": vocabulary,
             },
             size=file.size,
         )

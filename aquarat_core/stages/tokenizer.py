@@ -103,7 +103,7 @@ def _shards(ctx: StageContext, budget: int) -> list[ShardSpec]:
                 "max_chars": share,
                 "max_chars_per_document": ctx.config.max_chars_per_document,
             },
-            inputs={"text": Source(text, file.path)},
+            inputs={"text": Source(text, file)},
             size=file.size,
         )
         for file, share in zip(files, shares, strict=True)

@@ -209,7 +209,7 @@ def test_a_hosts_token_opens_what_its_job_needs_and_no_more(
         job.write_json("status/node0.json", status)
     assert job.read_json("status/node0.json") == status and folder.create("claim/node0.json", {}) is True
     assert list(narrow.keys("jobs/r/s/1/")) == ["jobs/r/s/1/claim/node0.json", "jobs/r/s/1/status/node0.json"]
-    for key in ("work/sft_checkpoint/k/1/commit.json", "blobs/sha256/aa/b", "tmp/x"):
+    for key in ("work/sft_checkpoint/k/1/commit.json", "shards/sft_checkpoint/k/d.json", "blobs/sha256/aa/b", "tmp/x"):
         narrow.write(key, b"1")
         assert narrow.read(key).data == b"1" and narrow.delete(key)
     assert narrow.create("manifests/new.json", b"{}") and narrow.read("manifests/new.json").data == b"{}"
