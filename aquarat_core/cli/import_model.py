@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
@@ -36,19 +35,15 @@ def add_commands(commands: Commands) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> str:
-    from aquarat_core.exchange.facts import facts_in
-    from aquarat_core.exchange.importing import default_name, publish_opened
-    from aquarat_core.exchange.opening import open_folder
+    from aquarat_core.exchange.importing import import_checkpoint
     from aquarat_core.stages.registry import STAGES
 
     if arguments.name in STAGES:
         raise UsageError(f"{arguments.name} is the name of a stage's artifacts: choose another --name")
-    folder, source = _fetch(arguments.what, arguments.step)
-    opened = open_folder(folder, arguments.step, arguments.tokenizer)
-    if facts := facts_in(folder):
-        opened = replace(opened, origin=opened.origin | {"release": facts.model_dump(mode="json")})
     store = ArtifactStore.open(arguments.store)
-    artifact = publish_opened(store, opened, arguments.name or default_name(opened), source)
+    artifact, opened = import_checkpoint(
+        store, arguments.what, arguments.name, log, step=arguments.step, tokenizer=arguments.tokenizer
+    )
     step, tokenizer = opened.origin["step"], next(iter(opened.origin["tokenizer"]))
     machine = {
         "asset": artifact.asset,
@@ -61,14 +56,3 @@ def _import(arguments: argparse.Namespace) -> str:
     what = opened.form if step is None else f"{opened.form}, step {step}"
     text = f"{shown(artifact)}: {what}, tokenizer from {tokenizer}, now in {artifact.uri}"
     return answer(arguments, machine, text)
-
-
-def _fetch(what: str, step: int | None) -> tuple[Path, str]:
-    """The folder, and what to call it in the manifest."""
-    if "://" in what:
-        from aquarat_core.exchange.hub import download
-
-        folder = download(what, log, step)
-        # The client keeps each commit in a folder of its name.
-        return folder, f"{what.partition('@')[0]}@{folder.name}"
-    return Path(what), Path(what).resolve().name

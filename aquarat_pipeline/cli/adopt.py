@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aquarat_core.cli.artifacts import add_artifact, add_json
+from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
-from aquarat_core.cli.output import answer
+from aquarat_core.cli.completion import complete_artifacts
+from aquarat_core.cli.output import answer, log
 from aquarat_core.cli.profile_option import add_profile
 from aquarat_core.settings import store_uri
 from aquarat_pipeline.cli.runs import open_instance, use_profile
+
+if TYPE_CHECKING:
+    from aquarat_core.artifacts import Artifact, ArtifactStore
 
 
 def add_commands(commands: Commands) -> None:
     """Adds `adopt`."""
     command = commands.add_parser(
         "adopt",
-        description="Continues the chain from any checkpoint: an imported one, or one of another experiment. "
-        "Publishes its files as an artifact of a training stage, as if it had made them. "
-        "Nothing is copied. `aquarat materialize` and the demo keep it until they are called with --again.",
+        description="Continues the chain from any checkpoint: one of another experiment or another store, or another "
+        "program's. Publishes its files as an artifact of a training stage, as if it had made them; what is in this "
+        "store is not copied. `aquarat materialize` and the demo keep it until they are called with --again.",
     )
-    add_artifact(command)
+    complete_artifacts(
+        command.add_argument(
+            "artifact",
+            metavar="WHAT",
+            help="an asset's name (EXPERIMENT/ASSET in a named experiment), a name, (the beginning of) a manifest's "
+            "hash, a manifest's URI in any store, or what `aquarat import` reads: a folder, or hf://OWNER/NAME[@REVISION]",
+        )
+    )
     command.add_argument(
         "--as", dest="asset", required=True, metavar="ASSET",
         help="the stage's asset, such as sft_checkpoint; EXPERIMENT/ASSET in a named experiment",
     )  # fmt: skip
+    command.add_argument("--name", metavar="NAME", help="also give it a name, as `aquarat name` does")
+    command.add_argument("--move", action="store_true", help="take the name from the artifact that has it")
     add_profile(command)
     add_json(command)
     command.set_defaults(run=_adopt)
@@ -34,7 +49,7 @@ def _adopt(arguments: argparse.Namespace) -> str:
     arguments.assets = [arguments.asset]
     use_profile(arguments)
     from aquarat_core.artifacts import ArtifactStore
-    from aquarat_core.artifacts.finding import find_artifact
+    from aquarat_core.artifacts.names import give, is_name, shown
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.config.validation import did_you_mean
     from aquarat_core.stages.registry import CHECKPOINTS, STAGES
@@ -49,19 +64,39 @@ def _adopt(arguments: argparse.Namespace) -> str:
         )
     experiment = experiments.of_run([experiments.experiment_of(arguments.asset)])
     store = ArtifactStore.open(store_uri())
-    artifact = find_artifact(arguments.artifact, store.uri)
-    if artifact.store.uri != store.uri:
-        raise AdoptionError(
-            f"{artifact.asset} {artifact.sha256[:12]} is in another store than {store.uri}. Copy it first: aquarat "
-            f"store push {artifact.sha256[:12]} --store {artifact.store.uri} --to {store.uri}"
-        )
+    if arguments.name is not None and not is_name(arguments.name):
+        raise AdoptionError(f"--name {arguments.name!r} cannot name an artifact: `aquarat name --help` says why")
+    artifact = _found(arguments.artifact, store)
     with open_instance() as instance:
         made = adopt_as(instance, store, experiment, STAGES[name], artifact)
     ref = experiment.ref(name)
+    if arguments.name is not None:
+        give(made, arguments.name, move=arguments.move)
     machine = {"asset": ref, "manifest_sha256": made.sha256, "uri": made.uri, "adopted_from": artifact.sha256}
     return answer(
         arguments,
         machine,
-        f"{ref} is now {artifact.asset} {artifact.sha256[:12]}, as {made.uri}\n"
+        f"{ref} is now {shown(artifact)}, as {made.uri}\n"
         f"Later stages continue from it. To make {ref} by its own stage again: aquarat materialize {ref} --again",
     )
+
+
+def _found(what: str, store: ArtifactStore) -> Artifact:
+    """The artifact in this store: found there, copied from another store, or imported from a folder or the Hub."""
+    from aquarat_core.artifacts.finding import FILESYSTEM, find_artifact
+    from aquarat_core.maintenance.copying import push, with_ancestors
+
+    if what.startswith("hf://") or ("://" not in what and store.find(what) is None and Path(what).is_dir()):
+        from aquarat_core.exchange.importing import import_checkpoint
+
+        artifact, _ = import_checkpoint(store, what, None, log)
+        log(f"imported as {artifact.asset} {artifact.sha256[:12]}")
+        return artifact
+    artifact = find_artifact(what, store.uri)
+    if artifact.store.uri == store.uri or what.startswith(FILESYSTEM):
+        return artifact
+    copied = with_ancestors(artifact)
+    log(f"copying {len(copied)} artifacts from {artifact.store.uri}")
+    for one in copied:
+        push(one, store, latest=False)
+    return store.get(artifact.sha256)

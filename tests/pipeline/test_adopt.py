@@ -295,3 +295,27 @@ def test_the_real_rl_stage_trains_an_adopted_checkpoint(store_uri: str, tmp_path
     (parent,) = [p for p in rl.manifest.parents if p.asset == "sft_checkpoint"]
     assert store.get(parent.manifest_sha256).manifest.adopted_from == imported.as_parent()
     assert "nanochat_checkpoint" in aquarat("lineage", "rl_checkpoint")
+
+
+def test_a_checkpoint_made_elsewhere_is_imported_or_copied_on_the_way(
+    chain: Chain, adopt: Adopt, imported: Artifact, store_uri: str, tmp_path: Path
+) -> None:
+    store = ArtifactStore.open(store_uri)
+    code, said, err = adopt(str(tmp_path / "made" / "nanochat_checkpoint-0-0"), "--as", "sft_checkpoint", "--json",
+                            "--name", "from-a-folder")  # fmt: skip
+    assert code == 0 and "imported as imported_checkpoint" in err
+    sft = store.latest("sft_checkpoint")
+    assert sft.manifest.adopted_from.asset == "imported_checkpoint"
+    assert store.resolve("from-a-folder").sha256 == sft.sha256 == json.loads(said)["manifest_sha256"]
+
+    other = ArtifactStore.open(f"file://{tmp_path}/elsewhere")
+    theirs = published(other.uri, tmp_path / "theirs")
+    code, _, err = adopt(theirs.uri, "--as", "mid_checkpoint")
+    assert code == 0 and f"copying 1 artifacts from {other.uri}" in err
+    assert store.latest("mid_checkpoint").manifest.adopted_from == theirs.as_parent()
+    assert store.latest("nanochat_checkpoint").sha256 == imported.sha256, "no ref of this store moves but the asset's"
+    assert verify(store).problems == ()
+
+    code, _, err = adopt("from-a-folder", "--as", "mid_checkpoint", "--name", "Not A Name")
+    assert code == 2 and "cannot name an artifact" in err
+    assert adopt("nothing-like-it", "--as", "mid_checkpoint")[0] == 2
