@@ -51,7 +51,6 @@ class Patience:
 class _Attempt:
     spec: ShardSpec
     key: str
-    started: float
 
 
 def make_shards(
@@ -118,7 +117,7 @@ class _Run:
         now = time.monotonic()
         if self.failure is None:
             self._start_pending(now)
-            self._double_stragglers(now)
+            self._double_stragglers()
         for ended in self._executor.wait(0.2 if self._running else 0.02):
             self._take(ended)
 
@@ -136,7 +135,7 @@ class _Run:
 
     def _start(self, key: str, spec: ShardSpec) -> None:
         self._number += 1
-        self._running[self._number] = _Attempt(spec, key, time.monotonic())
+        self._running[self._number] = _Attempt(spec, key)
         self._executor.start(self._number, spec)
 
     def _stop_needless(self) -> None:
@@ -145,16 +144,17 @@ class _Run:
             self._executor.stop(number)
             del self._running[number]
 
-    def _double_stragglers(self, now: float) -> None:
+    def _double_stragglers(self) -> None:
         if self._pending or len(self._took) < self._patience.enough:
             return
         limit = max(self._patience.least, self._patience.straggles_after * statistics.median(self._took))
-        for attempt in list(self._running.values()):
+        for number, attempt in list(self._running.items()):
             if len(self._running) == self._executor.slots:
                 return
-            if now - attempt.started > limit and attempt.key not in self._doubled:
+            seconds = self._executor.seconds(number)
+            if seconds > limit and attempt.key not in self._doubled and attempt.key not in self.made:
                 self._doubled.add(attempt.key)
-                self._log(f"shard {attempt.spec.name} has taken {now - attempt.started:.0f} s: a second one is started")
+                self._log(f"shard {attempt.spec.name} has taken {seconds:.0f} s: a second one is started")
                 self._start(attempt.key, attempt.spec)
 
     def _take(self, ended: Ended) -> None:

@@ -38,6 +38,10 @@ class Executor(Protocol):
         """The attempts that ended since the last call; waits up to `seconds` for the first."""
         ...
 
+    def seconds(self, attempt: int) -> float:
+        """For how long an attempt has been worked on; 0 while the process that will do it is starting."""
+        ...
+
     def stop(self, attempt: int) -> None:
         """Ends an attempt, which `wait` then does not report."""
         ...

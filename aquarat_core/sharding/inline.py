@@ -27,6 +27,10 @@ class Inline:
         del seconds
         return [self._make(*self._waiting.popleft())] if self._waiting else []
 
+    def seconds(self, attempt: int) -> float:
+        del attempt
+        return 0.0
+
     def stop(self, attempt: int) -> None:
         self._waiting = deque(one for one in self._waiting if one[0] != attempt)
 

@@ -7,11 +7,13 @@ Workers are ordinary child processes that speak JSON over pipes. Nothing is fork
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from typing import cast
 
@@ -20,6 +22,8 @@ from aquarat_core.sharding.records import ShardRecord, ShardStore
 from aquarat_core.sharding.spec import ShardSpec
 
 PIECE = 1 << 16
+READY = b"ready"
+"""A worker's first line."""
 _SECONDS_TO_END = 5.0
 
 
@@ -30,6 +34,9 @@ class _Worker:
         command = [sys.executable, "-m", "aquarat_core.sharding.worker", str(threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.attempt: int | None = None
+        self.began = math.inf
+        """When it began with its task, by the monotonic clock; later than now while it is starting."""
+        self._ready = False
         self._received = b""
 
     def fileno(self) -> int:
@@ -41,6 +48,8 @@ class _Worker:
         """Gives it a task. A worker that has just ended is noticed by the end of its replies."""
         assert self.process.stdin is not None
         self.attempt = attempt
+        if self._ready:
+            self.began = time.monotonic()
         with suppress(BrokenPipeError):
             self.process.stdin.write(task)
 
@@ -48,6 +57,9 @@ class _Worker:
         """The complete lines that have arrived, and whether the process has ended."""
         data = os.read(self.fileno(), PIECE)
         *lines, self._received = (self._received + data).split(b"\n")
+        if lines and not self._ready:
+            assert lines.pop(0) == READY
+            self._ready, self.began = True, time.monotonic()
         return lines, not data
 
     def end(self) -> int:
@@ -106,6 +118,10 @@ class Processes:
                 if attempt is not None:
                     found.append(Ended(attempt, None, f"the process that made it {_how(code)}", "lost"))
         return found
+
+    def seconds(self, attempt: int) -> float:
+        began = next((w.began for w in self._workers if w.attempt == attempt), math.inf)
+        return max(0.0, time.monotonic() - began)
 
     def stop(self, attempt: int) -> None:
         for worker in self._workers:

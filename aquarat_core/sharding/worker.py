@@ -34,6 +34,7 @@ def main(threads: int) -> None:
         busy = threading.Event()
         threading.Thread(target=_read, args=(sys.stdin.buffer, tasks, busy), daemon=True).start()
         with scratch_folder("shards") as folder:
+            replies.write(b"ready\n")
             while (task := tasks.get()) is not None:
                 ended = attempt(task["attempt"], task, folder / "shard", threads)
                 record = ended.record.model_dump(mode="json") if ended.record else None

@@ -88,7 +88,7 @@ def _shards(ctx: StageContext, budget: int) -> list[ShardSpec]:
     text = ctx.inputs["pretrain_text"]
     files = sorted((f for f in text.manifest.files if f.path.startswith("train-")), key=lambda f: f.path)
     described = {f.path for f in text.manifest.files} & {"shards.json"}
-    listed = json.loads(text.path("shards.json").read_text()) if described else []
+    listed: list[dict[str, Any]] = json.loads(text.path("shards.json").read_text()) if described else []
     # A text has at most as many characters as bytes.
     sizes = {shard["file"]: int(shard["text_bytes"]) for shard in listed}
     shares = quotas([sizes.get(f.path, budget) for f in files], budget)
