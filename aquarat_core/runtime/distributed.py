@@ -206,7 +206,8 @@ def _two_levels(world: World) -> tuple[dist.ProcessGroup, ...]:
     # Every rank takes part in making every group.
     inside = [dist.new_group(list(range(first, first + here))) for first in range(0, world.size, here)]
     across = [dist.new_group(list(range(local, world.size, here))) for local in range(here)]
-    return inside[world.rank // here], across[world.local_rank]
+    # Only groups without this rank are numbers.
+    return cast("tuple[dist.ProcessGroup, ...]", (inside[world.rank // here], across[world.local_rank]))
 
 
 def compute_dtype(launch: LaunchConfig, device: torch.device) -> torch.dtype:

@@ -45,7 +45,7 @@ class GradientExchange:
         before = sum(len(share) for share in shares[: world.rank])
         self.indices = range(before, before + len(self.mine))
         """Positions of this rank's shards among those of all ranks."""
-        self.weights = [shard.of(shard.param.data) for shard in self.mine]
+        self.weights: list[Tensor] = [shard.of(shard.param.data) for shard in self.mine]
         """The float32 weights of this rank's shards, which the optimizer updates."""
         if self.rounds:
             self.weights = [weight.clone() for weight in self.weights]
@@ -59,7 +59,8 @@ class GradientExchange:
         self._transfers = Transfers()
         self._stream = torch.cuda.Stream(world.device) if world.device.type == "cuda" and world.size > 1 else None
         for param in (param for bucket in self._buffers for param in bucket.params):
-            param.register_post_accumulate_grad_hook(self._completed)
+            # The hook's type is not declared.
+            param.register_post_accumulate_grad_hook(self._completed)  # pyright: ignore[reportUnknownMemberType]
 
     @property
     def rounds(self) -> bool:
@@ -204,7 +205,7 @@ class _Buffers:
 
     def all_views(self, dtype: torch.dtype) -> list[tuple[ParamShard, Tensor]]:
         """All ranks' shards with their views of `flat` as `dtype`."""
-        parts = _as(self.flat, dtype).split(self._size)
+        parts = torch.split(_as(self.flat, dtype), self._size)
         return [pair for share, part in zip(self._shares, parts, strict=True) for pair in _views(share, part)]
 
     def own_views(self, dtype: torch.dtype) -> list[tuple[ParamShard, Tensor]]:
@@ -241,7 +242,7 @@ def _as(buffer: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _views(share: Sequence[ParamShard], part: Tensor) -> list[tuple[ParamShard, Tensor]]:
-    pieces = part[: numel(share)].split([shard.numel for shard in share])
+    pieces = torch.split(part[: numel(share)], [shard.numel for shard in share])
     return [(shard, piece.view_as(shard.of(shard.param))) for shard, piece in zip(share, pieces, strict=True)]
 
 
