@@ -16,6 +16,7 @@ from aquarat_core.config import TokenizerConfig
 from aquarat_core.data.documents import read_columns, write_documents
 from aquarat_core.data.token_files import write_shard
 from aquarat_core.stages import pretrain_tokens, sharded
+from aquarat_core.stages import run as runner
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.stages.base import StageContext
 from aquarat_core.stages.code_version import StageSources, sources
@@ -214,3 +215,19 @@ def test_small_shards_start_no_processes(bench: Bench, data: dict[str, Artifact]
         patch.setattr("subprocess.Popen.__init__", refuse)
         run(bench, WAYS[1], tokenizer_stage.run, ctx)
     assert len(shards_of(bench, "tokenizer")) == 2
+
+
+def test_the_stage_runner_publishes_the_shards_where_they_are(bench: Bench) -> None:
+    forget(bench)
+    text = text_of(bench, 40, 30)
+    tokenizer = published(bench, train_tokenizer(texts_in(text), TokenizerConfig(vocab_size=400)))
+    inputs = {"pretrain_text": text, "tokenizer": tokenizer}
+    alone = run(bench, WAYS[0], pretrain_tokens.run, bench.context("pretrain_tokens", None, **inputs))
+    spec = bench.spec("pretrain_tokens", None, **inputs)
+    job = bench.store.job("run-1", "pretrain_tokens", 1)
+    result = runner.run(job, spec)
+    made = bench.store.get(result["manifest_sha256"])
+    assert {f.path: f.sha256 for f in made.manifest.files} == alone and made.is_complete()
+    assert [p.asset for p in made.manifest.parents] == list(inputs)
+    assert len(shards_of(bench, "pretrain_tokens")) == 3
+    assert runner.run(job, spec)["data_version"] == made.data_version
