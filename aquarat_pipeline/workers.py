@@ -90,5 +90,21 @@ def last_alive(home: Path, run_id: str) -> float:
         return 0.0
 
 
+def is_parked(home: Path, run_id: str) -> bool:
+    """Whether the run's worker has ended on purpose while its step waits or its job runs: it is not dead."""
+    return (parked(home) / f"{run_id}.json").exists()
+
+
+def unpark(home: Path, run_id: str) -> None:
+    """The run has a worker again, or has ended."""
+    with suppress(FileNotFoundError):
+        (parked(home) / f"{run_id}.json").unlink()
+
+
+def parked(home: Path) -> Path:
+    """The folder with a record for each parked run."""
+    return home / "aquarat" / "parked"
+
+
 def _lock(home: Path, run_id: str) -> Path:
     return home / "aquarat" / "workers" / f"{run_id}.lock"

@@ -49,7 +49,9 @@ def reserve(root: Path, request: LeaseRequest) -> LeaseReply:
     """Takes a lease ahead of `start`, for a job on several hosts."""
     with leases.locked(root):
         lease = leases.acquire(root, request)
-    return {"state": "busy", "reason": lease["busy"]} if "busy" in lease else {"state": "reserved"}
+    if "busy" in lease:
+        return {"state": "busy", "reason": lease["busy"], "held": lease["held"]}
+    return {"state": "reserved"}
 
 
 def start(root: Path, request: StartRequest) -> StartReply:
@@ -68,7 +70,7 @@ def start(root: Path, request: StartRequest) -> StartReply:
             return {"state": "full", "reason": f"{free / 1e9:.1f} GB free on {root}"}
         lease = leases.acquire(root, request)
         if "busy" in lease:
-            return {"state": "busy", "reason": lease["busy"]}
+            return {"state": "busy", "reason": lease["busy"], "held": lease["held"]}
         try:
             claimed = _claim(request)
             if claimed:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from . import processes
 
 if TYPE_CHECKING:
-    from .protocol import Busy, Lease, LeaseRequest, LeasesReply, LeasesRequest, ListedLease, ProcessId
+    from .protocol import Busy, HeldLease, Lease, LeaseRequest, LeasesReply, LeasesRequest, ListedLease, ProcessId
 
 MAX_BYTES = 1 << 20
 """Size limit for reading a lease file, in bytes."""
@@ -51,15 +51,17 @@ def acquire(root: Path, request: LeaseRequest) -> Lease | Busy:
     if mine:
         return mine
     if reason := drained(root):
-        return {"busy": f"it takes no more jobs: {reason}"}
+        return {"busy": f"it takes no more jobs: {reason}", "held": _brief(held)}
     counted = [lease for lease in held if not lease["unlimited"]]
     limit = request["max_leases"]
     if limit is not None and len(counted) >= limit:
-        return {"busy": "in use by " + ", ".join(f"{lease['step']} of run {lease['owner'][:8]}" for lease in counted)}
+        users = ", ".join(f"{lease['step']} of run {lease['owner'][:8]}" for lease in counted)
+        return {"busy": f"in use by {users}", "held": _brief(held)}
     taken = {gpu for lease in held for gpu in lease["gpus"]}
     free = [gpu for gpu in range(request["host_gpus"]) if gpu not in taken]
     if len(free) < request["gpus"]:
-        return {"busy": f"{len(free)} of {request['host_gpus']} GPUs free, {request['gpus']} needed"}
+        why = f"{len(free)} of {request['host_gpus']} GPUs free, {request['gpus']} needed"
+        return {"busy": why, "held": _brief(held)}
     lease: Lease = {
         "id": request["id"],
         "mark": request["mark"],
@@ -74,6 +76,10 @@ def acquire(root: Path, request: LeaseRequest) -> Lease | Busy:
     }
     _write(root, lease)
     return lease
+
+
+def _brief(held: list[Lease]) -> list[HeldLease]:
+    return [{"mark": one["mark"], "gpus": len(one["gpus"]), "counts": not one["unlimited"]} for one in held]
 
 
 def hold(root: Path, lease: Lease, pids: list[int], ttl: float) -> None:

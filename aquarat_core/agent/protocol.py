@@ -196,11 +196,21 @@ class Lease(_Lease):
     """A file `leases/<id>.json` on the host."""
 
 
+class HeldLease(TypedDict):
+    """A valid lease, as a refusal names it."""
+
+    mark: str
+    gpus: int
+    counts: bool
+    """Whether it counts toward the host's `max_leases`."""
+
+
 @final
 class Busy(TypedDict):
-    """The reason why there is no lease."""
+    """The reason why there is no lease, and all that there are."""
 
     busy: str
+    held: list[HeldLease]
 
 
 class ListedLease(_Lease):
@@ -248,11 +258,15 @@ class StartedBefore(TypedDict):
     state: Literal["already-started", "claimed"]
 
 
-class Refused(TypedDict):
-    """Nothing was started or reserved."""
-
+class _Refused(TypedDict):
     state: Literal["busy", "full"]
     reason: str
+
+
+class Refused(_Refused, total=False):
+    """Nothing was started or reserved. A busy host names its leases."""
+
+    held: list[HeldLease]
 
 
 class Reserved(TypedDict):

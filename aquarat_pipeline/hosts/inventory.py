@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +75,27 @@ def read_inventory(home: Path) -> Inventory:
     return Inventory((*listed, *rented.hosts), rented.problems)
 
 
+_KNOWN: dict[Path, tuple[tuple[int, int, int], tuple[Host, ...]]] = {}
+"""The hosts of each hosts.yaml that was read, with inode, time and size of the file: a thousand take half a second."""
+_RECENT_NS = 50_000_000
+"""A file that was written this shortly before may be written again with the same time."""
+
+
 def _listed(home: Path) -> tuple[Host, ...]:
     path = home / FILE
+    with suppress(OSError):
+        stat = path.stat()
+        signature = stat.st_ino, stat.st_mtime_ns, stat.st_size
+        if path in _KNOWN and _KNOWN[path][0] == signature:
+            return _KNOWN[path][1]
+        hosts = _parsed(home, path)
+        if time.time_ns() - stat.st_mtime_ns > _RECENT_NS:
+            _KNOWN[path] = signature, hosts
+        return hosts
+    return _parsed(home, path)
+
+
+def _parsed(home: Path, path: Path) -> tuple[Host, ...]:
     try:
         given = strict_yaml.load(path)
     except FileNotFoundError:

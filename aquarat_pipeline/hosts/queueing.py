@@ -1,35 +1,31 @@
-"""Waiting for hosts: which of them can run a job, and whose turn it is.
+"""Waiting for hosts: the tickets of waiting steps, and the answers that they get.
 
-A shortage never fails a run: the run waits and says for what. The run that has waited longest is served first: a
-waiting step leaves a ticket in DAGSTER_HOME, and only the oldest ticket that can use a host tries it. Tickets only keep
-the order among the workers of one control host; the leases on the hosts decide. A ticket also says what its step
-needs, even if no host could ever give it, so that a host can be rented for it.
+A shortage never fails a run: the run waits and says for what. A waiting step leaves a ticket in DAGSTER_HOME, which is
+written when it begins to wait and after a host has refused the job, and reads the answer that the allocator
+(`allocator.py`) writes: the hosts that it may take, or why there are none. A ticket also says what its step needs, even
+if no host could ever give it, so that a host can be rented for it.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from aquarat_core.agent import processes
-from aquarat_pipeline.hosts.inventory import FILE, Host, InventoryError, read_inventory
+from aquarat_pipeline.hosts.inventory import Host
 from aquarat_pipeline.hosts.requirement import Requirement
-
-log = logging.getLogger(__name__)
+from aquarat_pipeline.workers import is_parked
 
 WAITING = "Waiting for "
 """Begins the line of a run's log that says what it waits for."""
-POLL_SECONDS = 2.0
 REMIND_SECONDS = 300.0
 
 
@@ -49,29 +45,60 @@ class WaitReporter:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """The place in line of one step, in a file that its process writes and removes."""
+class HeldLease:
+    """A lease that a host has given, as it said when it refused a job."""
 
-    path: Path
-    run_id: str
+    mark: str
+    """`<URI of the job's folder>#node<number>`."""
+    gpus: int
+    counts: bool = True
+    """Whether it counts toward the host's `max_leases`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a host did not take a job, and the leases it has given; None if it did not say."""
+
+    reason: str
+    held: tuple[HeldLease, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the allocator says to a ticket: hosts to start on, or why there are none yet."""
+
+    since: float
+    """The `since` of the ticket that is meant: a later one of the same step waits for an answer of its own."""
+    hosts: tuple[str, ...] = ()
+    why: str = ""
+    number: int = 0
+    """Identifies the grant, and with it what the step says about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The content of a ticket; further fields, also of the requirement, are ignored."""
+
+    run: str
     step: str
-    waiting_since: float
-    """Seconds since 1970."""
+    since: float
+    need: Requirement
+    process: dict[str, Any]
+    hosts: tuple[str, ...] = ()
+    """Only in a ticket of a worker from before there was an allocator: the hosts that it keeps from younger ones."""
     budget_micros: int | None = None
-    """What rentals for the run may cost, in millionths of a dollar."""
+    asks: bool = False
+    """Whether it waits for an answer; a worker from before takes the hosts itself."""
+    avoid: tuple[str, ...] = ()
+    """Hosts on which the step has just failed: only used if no others fit."""
+    answered: int = 0
+    """The number of the last grant that led to no start."""
+    refused: dict[str, Refusal] = field(default_factory=dict[str, Refusal])
+    """What the hosts of that grant said."""
 
-    def write(self, need: Requirement, hosts: list[Host]) -> None:
-        """Records what the step waits for, and which hosts it could use. Renting reads `need`; workers read `hosts`."""
-        record = {
-            "hosts": [host.name for host in hosts],
-            "process": processes.identity(os.getpid()),
-            "run": self.run_id,
-            "step": self.step,
-            "since": self.waiting_since,
-            "need": asdict(need),
-            "budget_micros": self.budget_micros,
-        }
-        processes.write_durably(self.path, record)
+    def is_alive(self, home: Path) -> bool:
+        """Whether somebody waits for the answer: its process, or the follower for a parked run."""
+        return processes.is_alive(self.process) or is_parked(home, self.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +110,75 @@ class WaitingStep:
     waiting_since: float
     """Seconds since 1970."""
     need: Requirement
-    hosts: tuple[str, ...]
-    """Names of hosts that it could use when they are free; none if there are fewer than it needs."""
     budget_micros: int | None = None
     """What rentals for its run may cost, in millionths of a dollar."""
 
 
+@dataclass(slots=True)
+class Ticket:
+    """The place in line of one step, in a file that its process writes and removes."""
+
+    home: Path
+    name: str
+    """Tickets are served in the order of their names, which begin with the time at which their runs were created."""
+    record: Record
+    refused_number: int = 0
+    """The last grant that led to no start."""
+
+    def refuse(self, number: int, refused: Mapping[str, Refusal]) -> None:
+        """Says that the grant with that number led to no start, and why."""
+        self.refused_number = number
+        self._write(number, refused)
+
+    def answer(self) -> Answer | None:
+        """What the allocator has said so far."""
+        said = read_answer(self.home, self.name)
+        return said if said and said.since == self.record.since else None
+
+    def _write(self, answered: int, refused: Mapping[str, Refusal]) -> None:
+        own = asdict(self.record)
+        told = {host: asdict(refusal) for host, refusal in refused.items()}
+        path = queue(self.home) / f"{self.name}.json"
+        processes.write_durably(path, {**own, "answered": answered, "refused": told})
+
+
+def ticket_name(run_id: str, step: str, created: float) -> str:
+    return f"{created:017.3f}-{run_id}-{step}"
+
+
 @contextmanager
-def ticket(home: Path, run_id: str, step: str, created: float, budget_micros: int | None = None) -> Generator[Ticket]:
-    """A place in line, ordered by `created` (the run's creation time); it ends with its process."""
-    directory = _queue(home)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{created:017.3f}-{run_id}-{step}.json"
+def ticket(
+    home: Path,
+    run_id: str,
+    step: str,
+    created: float,
+    need: Requirement,
+    budget_micros: int | None = None,
+    avoid: Iterable[str] = (),
+) -> Generator[Ticket]:
+    """A place in line, ordered by `created` (the run's creation time); it ends with its process.
+
+    A worker that takes a run over takes its step's place over, with the answer.
+    """
+    queue(home).mkdir(parents=True, exist_ok=True)
+    me: dict[str, Any] = {**processes.identity(os.getpid())}
+    name = ticket_name(run_id, step, created)
+    since = time.time()
+    with suppress(FileNotFoundError, ValueError, RecursionError):
+        since = parse_ticket((queue(home) / f"{name}.json").read_bytes()).since
+    record = Record(run_id, step, since, need, me, (), budget_micros, True, tuple(sorted(avoid)))
+    mine = Ticket(home, name, record)
+    mine._write(0, {})
     try:
-        yield Ticket(path, run_id, step, time.time(), budget_micros)
+        yield mine
     finally:
-        with suppress(FileNotFoundError):
-            path.unlink()
+        remove_ticket(home, name)
+
+
+def remove_ticket(home: Path, name: str) -> None:
+    """Removes a place in line, if it is there."""
+    with suppress(FileNotFoundError):
+        (queue(home) / f"{name}.json").unlink()
 
 
 def waiting_steps(home: Path) -> list[WaitingStep]:
@@ -108,55 +187,19 @@ def waiting_steps(home: Path) -> list[WaitingStep]:
     Leaves out tickets of dead processes, and those of workers that are too old to say what they need.
     """
     found: list[WaitingStep] = []
-    for path in sorted(_queue(home).glob("*.json")):
+    for path in sorted(queue(home).glob("*.json")):
         with suppress(FileNotFoundError, ValueError, RecursionError):
-            record = _TICKET.validate_json(path.read_bytes())
-            if processes.is_alive(record.process):
-                found.append(
-                    WaitingStep(record.run, record.step, record.since, record.need, record.hosts, record.budget_micros)
-                )
+            record = parse_ticket(path.read_bytes())
+            if record.is_alive(home):
+                found.append(WaitingStep(record.run, record.step, record.since, record.need, record.budget_micros))
     return found
 
 
 def queued(home: Path) -> set[str]:
     """Names of the tickets that are there, whoever wrote them: cheap, to see whether one was added."""
     with suppress(FileNotFoundError):
-        return {name for name in os.listdir(_queue(home)) if name.endswith(".json")}
+        return {name for name in os.listdir(queue(home)) if name.endswith(".json")}
     return set()
-
-
-def candidates(
-    home: Path, need: Requirement, mine: Ticket, avoid: set[str], now: Callable[[], float] = time.time
-) -> tuple[list[Host], str]:
-    """The hosts that this ticket may try now, cheapest first, and why there are not enough, if so.
-
-    A host in `avoid` (it has just failed this job) is only tried if no other host is suitable; a job on a varying
-    number of hosts leaves that to its placement. A rented host is not tried if too little of its life is left at the
-    time `now`.
-    """
-    try:
-        hosts = read_inventory(home).hosts
-    except InventoryError as e:
-        return [], f"a usable inventory: {e}"
-    fitting, ending = _fitting(hosts, need, now())
-    found, fitting = len(fitting), together(fitting, need.nodes)
-    if not fitting:
-        # It keeps no host from others, but says what it needs: such a host may be rented.
-        mine.write(need, [])
-        reasons = "".join(f"; {reason}" for reason in ending)
-        apart = ", not enough at one site" if found >= need.nodes else ""
-        there = f"{FILE} has {found} of these{apart}{reasons}"
-        return [], f"{need}: {there}; add one, or change the run's requirements"
-    if need.max_nodes is None:
-        not_recently_failed = [host for host in fitting if host.name not in avoid]
-        fitting = together(not_recently_failed, need.nodes) or fitting
-    # Written before the others are read, so that of two simultaneous tickets at least one sees the other.
-    mine.write(need, fitting)
-    wanted = _wanted_by_older(mine.path)
-    free = together([host for host in fitting if host.name not in wanted], need.nodes)
-    if not free:
-        return [], f"{need}: others were first in line"
-    return sorted(free, key=lambda host: (host.price_per_hour, host.gpus, host.name)), ""
 
 
 def together(hosts: Iterable[Host], nodes: int) -> list[Host]:
@@ -166,55 +209,24 @@ def together(hosts: Iterable[Host], nodes: int) -> list[Host]:
     return [host for host in hosts if nodes == 1 or count[host.site] >= nodes]
 
 
-def _fitting(hosts: Iterable[Host], need: Requirement, now: float) -> tuple[list[Host], list[str]]:
-    """The hosts that can run the job, and why others that would fit take none anymore."""
-    fitting: list[Host] = []
-    ending: list[str] = []
-    for host in hosts:
-        if need.fits(host):
-            if why := host.why_no_job(now, several=need.nodes > 1):
-                ending.append(f"{host.name} takes no job, because {why}")
-            else:
-                fitting.append(host)
-    return fitting, ending
-
-
-def _queue(home: Path) -> Path:
+def queue(home: Path) -> Path:
     return home / "aquarat" / "queue"
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What `waiting_steps` reads of a ticket; further fields, also of the requirement, are ignored."""
-
-    run: str
-    step: str
-    since: float
-    need: Requirement
-    hosts: tuple[str, ...]
-    process: dict[str, Any]
-    budget_micros: int | None = None
+def answers(home: Path) -> Path:
+    return home / "aquarat" / "answers"
 
 
-_TICKET = TypeAdapter(_Record)
+def read_answer(home: Path, name: str) -> Answer | None:
+    """The allocator's answer to that ticket, if there is one."""
+    with suppress(FileNotFoundError, ValueError, RecursionError):
+        return parse_answer((answers(home) / f"{name}.json").read_bytes())
+    return None
 
 
-def _wanted_by_older(mine: Path) -> set[str]:
-    """Hosts that an older ticket of a living process could use."""
-    wanted: set[str] = set()
-    for path in sorted(mine.parent.glob("*.json")):
-        if path.name >= mine.name:
-            break
-        with suppress(FileNotFoundError):
-            try:
-                found = json.loads(path.read_text())
-                process, hosts = found["process"], set(map(str, found["hosts"]))
-            except (ValueError, RecursionError, TypeError, KeyError) as e:
-                # Tickets are written atomically, so only a power cut leaves a damaged one, and no process waits for it.
-                log.warning("the place in line %s cannot be read (%s): it is removed", path, e)
-                process, hosts = None, set[str]()
-            if processes.is_alive(process):
-                wanted.update(hosts)
-            else:
-                path.unlink()
-    return wanted
+_TICKET = TypeAdapter(Record)
+_ANSWER = TypeAdapter(Answer)
+parse_ticket = _TICKET.validate_json
+"""Reads a ticket; raises ValueError."""
+parse_answer = _ANSWER.validate_json
+"""Reads an answer; raises ValueError."""

@@ -7,26 +7,40 @@ the fewest are free, on all that are free then: it does not wait for more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from pydantic import TypeAdapter, ValidationError
 
 from aquarat_core.agent.protocol import LeaseReply, StartReply
 from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.queueing import HeldLease, Refusal
 from aquarat_pipeline.hosts.requirement import processes
 from aquarat_pipeline.hosts.teams import teams
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
 from aquarat_pipeline.jobs.commands import Launch
 
+MAX_HELD = 256
+"""Leases that one refusal may name."""
+_HELD = TypeAdapter(tuple[HeldLease, ...])
+
 
 class NoHostError(Exception):
     """No host accepts the job now; the message says why. The step waits and tries again."""
 
-    def __init__(self, reason: str, host: Host | None = None) -> None:
-        super().__init__(f"{host.name}: {reason}" if host else reason)
-        self.reason, self.host = reason, host
+    def __init__(self, reason: str, refused: Mapping[str, Refusal] = MappingProxyType({})) -> None:
+        super().__init__(reason)
+        self.refused = dict(refused)
+        """What the hosts said, by name."""
+
+    @property
+    def reason(self) -> str:
+        """Without the host's name, if there is only one."""
+        return next(iter(self.refused.values())).reason if len(self.refused) == 1 else str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +56,25 @@ class Placement:
         return cls(launch, (host,))
 
     @classmethod
-    def on_several(cls, launch: Launch, candidates: Iterable[Host], avoid: Collection[str] = ()) -> Placement:
+    def on_several(cls, launch: Launch, candidates: Iterable[Host]) -> Placement:
         """On hosts of one site, with their leases: on as many as are free, from `need.nodes` to `need.most_nodes`. If
-        too few are free at each site, releases all: `NoHostError`.
-
-        A job on a varying number only takes hosts in `avoid` if there are too few others.
-        """
-        need, reasons = launch.need, list[str]()
-        last = avoid if need.max_nodes is not None else ()
-        for hosts in teams(candidates, need, last):
+        too few are free at each site, releases all: `NoHostError`."""
+        need, refused = launch.need, dict[str, Refusal]()
+        for hosts in teams(candidates, need):
             taken: list[Host] = []
             for host in hosts:
-                if len(taken) == need.most_nodes or (len(taken) >= need.nodes and host.name in last):
+                if len(taken) == need.most_nodes:
                     break
                 if why := _why_not_reserved(launch, host):
-                    reasons.append(f"{host.name}: {why}")
+                    refused[host.name] = why
                 else:
                     taken.append(host)
             placement = cls(launch, tuple(taken))
             if len(taken) >= need.nodes:
                 return placement
             placement.release()
-        raise NoHostError(f"{need}: {'; '.join(reasons)}")
+        reasons = "; ".join(f"{host}: {why.reason}" for host, why in refused.items())
+        raise NoHostError(f"{need}: {reasons}", refused)
 
     def start(self) -> None:
         """Starts every node unless it was started before. Raises `NoHostError` at the first refusal."""
@@ -72,7 +83,7 @@ class Placement:
         for node, host in enumerate(self.hosts):
             # Even if its reply was lost, the host may have started the job: the claim tells.
             if (why := _why_not_started(self.launch, self.hosts, node)) and not attempt.claim(node):
-                raise NoHostError(why, host)
+                raise NoHostError(f"{host.name}: {why.reason}", {host.name: why})
 
     def release(self) -> None:
         """Releases the leases of a job that was not started."""
@@ -87,19 +98,33 @@ class Placement:
         return f"{count}on {', '.join(host.display_name for host in self.hosts)}"
 
 
-def _why_not_reserved(launch: Launch, host: Host) -> str | None:
+def _why_not_reserved(launch: Launch, host: Host) -> Refusal | None:
     try:
-        return _refusal(HostAgent(host).reserve(commands.lease_request(launch, host, 0)))
+        return _refusal(launch, HostAgent(host).reserve(commands.lease_request(launch, host, 0)))
     except HostError as e:
-        return str(e)
+        return Refusal(str(e))
 
 
-def _why_not_started(launch: Launch, hosts: Sequence[Host], node: int) -> str | None:
+def _why_not_started(launch: Launch, hosts: Sequence[Host], node: int) -> Refusal | None:
     try:
-        return _refusal(HostAgent(hosts[node]).start(commands.start_request(launch, hosts, node)))
+        return _refusal(launch, HostAgent(hosts[node]).start(commands.start_request(launch, hosts, node)))
     except HostError as e:
-        return str(e)
+        return Refusal(str(e))
 
 
-def _refusal(reply: StartReply | LeaseReply) -> str | None:
-    return reply["reason"] if reply["state"] == "busy" or reply["state"] == "full" else None
+def _refusal(launch: Launch, reply: StartReply | LeaseReply) -> Refusal | None:
+    if reply["state"] == "busy" or reply["state"] == "full":
+        return Refusal(reply["reason"], _held(launch, reply.get("held")))
+    return None
+
+
+def _held(launch: Launch, told: object) -> tuple[HeldLease, ...] | None:
+    """The leases that a host names, which may say anything: only those of jobs in the same store can be watched."""
+    store = f"{launch.attempt.folder.backend.uri}/jobs/"
+    try:
+        held = _HELD.validate_python(told)
+    except ValidationError:
+        return None
+    if len(held) > MAX_HELD:
+        return None
+    return tuple(lease for lease in held if lease.mark.startswith(store))

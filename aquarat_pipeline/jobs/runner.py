@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
+from aquarat_pipeline.hosts.allocator import SharedAllocator
 from aquarat_pipeline.hosts.host import Host, InventoryError
 from aquarat_pipeline.hosts.inventory import local_host, read_inventory
-from aquarat_pipeline.hosts.queueing import POLL_SECONDS, WaitReporter, candidates, ticket
+from aquarat_pipeline.hosts.occupancy import occupy, vacate
+from aquarat_pipeline.hosts.queueing import Answer, Ticket, WaitReporter, remove_ticket, ticket, ticket_name
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.avoided import AvoidedHosts
@@ -38,6 +41,8 @@ from aquarat_pipeline.renting.ordering.asking import Renting
 from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
 
 MAX_RESTARTS = 3
+LOOK_SECONDS = 2.0
+"""How often a step that waits says for what, if that has changed."""
 
 
 class _OtherHostsError(Exception):
@@ -157,6 +162,9 @@ class StageRunner:
             job = self._attach()
         self._job = job
         if need.distributed:
+            # Also for a job that a worker started which then died, maybe with its place in line.
+            self._occupy(need, job.hosts)
+            remove_ticket(self._home, self._ticket_name)
             self._tag(LEASE_TAG, ",".join(job.host_names))
             self._usage.begin(self._attempt.spec.attempt, job.hosts, need.gpus_on)
         output = Output(self._attempt, len(job.hosts), self._handle)
@@ -182,54 +190,87 @@ class StageRunner:
 
     def _acquire_hosts(self, launch: Launch) -> None:
         """Waits in line for hosts and starts the job on them."""
-        record = self._instance.get_run_record_by_id(self._run.run_id)
-        since = record.create_timestamp.timestamp() if record else time.time()
         report_wait = WaitReporter(self._log.info)
         renting = Renting(self._home, self._run.run_id, self._stage.name, launch.need)
         self._waited = False
-        budget = budget_micros(self._run.tags)
-        with ticket(self._home, self._run.run_id, self._stage.name, since, budget) as mine:
+        with ExitStack() as stack:
+            allocator = SharedAllocator(self._home)
+            stack.callback(allocator.close)
+            mine = stack.enter_context(self._ticket(launch.need))
             while True:
                 self._monitor.check()
-                hosts, why = candidates(self._home, launch.need, mine, self._avoided.names)
-                if hosts:
+                answer, refused = allocator.wait(mine, LOOK_SECONDS), False
+                why = answer.why if answer else ""
+                if answer and answer.hosts:
+                    # A host may take its time to answer, and nobody else's turn depends on that.
+                    allocator.close()
                     try:
-                        return self._start_on_first(launch, hosts)
+                        return self._start_on_granted(launch, answer)
                     except NoHostError as e:
-                        why = str(e)
+                        why, refused = str(e), True
+                        mine.refuse(answer.number, e.refused)
+                if not why:
+                    continue
                 self._waited = True
                 lasting = ""
                 if notice := renting.notice():
-                    why = f"{why if hosts else launch.need}: {notice.text}"
+                    why = f"{why if refused else launch.need}: {notice.text}"
                     lasting = notice.lasting(time.time())
                 self._say(f"waiting for {why}{lasting}")
                 report_wait(why, lasting)
-                time.sleep(POLL_SECONDS)
 
-    def _start_on_first(self, launch: Launch, hosts: Sequence[Host]) -> None:
-        """Starts the job on the first hosts that accept it. Raises `NoHostError` with the reason of each."""
-        if launch.need.most_nodes > 1:
-            return self._start_on(Placement.on_several(launch, hosts, self._avoided.names))
-        reasons: list[str] = []
-        for host in hosts:
-            try:
-                return self._start_on(Placement.on_one(launch, host))
-            except NoHostError as e:
-                reasons.append(str(e))
-        raise NoHostError(f"{launch.need}: {'; '.join(reasons)}")
+    def _ticket(self, need: Requirement) -> AbstractContextManager[Ticket]:
+        budget = budget_micros(self._run.tags)
+        return ticket(self._home, self._run.run_id, self._stage.name, self._created, need, budget, self._avoided.names)
+
+    def _start_on_granted(self, launch: Launch, answer: Answer) -> None:
+        """Starts the job on the hosts that it was given. Raises `NoHostError`."""
+        known = {host.name: host for host in read_inventory(self._home).hosts}
+        if gone := [name for name in answer.hosts if name not in known]:
+            raise NoHostError(f"{launch.need}: {gone[0]} is no longer in the inventory")
+        hosts = [known[name] for name in answer.hosts]
+        self._occupy(launch.need, hosts)
+        try:
+            several = launch.need.most_nodes > 1
+            self._start_on(Placement.on_several(launch, hosts) if several else Placement.on_one(launch, hosts[0]))
+        except BaseException as e:
+            # A host may have started it, even if this process is stopped here: then it is refused as long as it runs.
+            vacate(self._home, self._ticket_name)
+            if isinstance(e, NoHostError):
+                raise NoHostError(f"{launch.need}: {e}" if not several else str(e), e.refused) from None
+            raise
+
+    def _occupy(self, need: Requirement, hosts: Sequence[Host]) -> None:
+        """Records that the hosts are taken, until `_count_usage`."""
+        spec, taken = self._attempt.spec, [(host.name, need.gpus_on(host)) for host in hosts]
+        occupy(self._home, self._ticket_name, spec.run_id, self._stage.name, self._attempt.folder.uri, taken)
+
+    @cached_property
+    def _created(self) -> float:
+        """When the run was created, in seconds since 1970."""
+        record = self._instance.get_run_record_by_id(self._run.run_id)
+        return record.create_timestamp.timestamp() if record else time.time()
+
+    @cached_property
+    def _ticket_name(self) -> str:
+        return ticket_name(self._run.run_id, self._stage.name, self._created)
 
     def _start_on(self, placement: Placement) -> None:
         self._monitor.check(now=True)
-        if placement.launch.need.max_nodes is not None:
+        need = placement.launch.need
+        if need.max_nodes is not None:
             self._refuse_other_hosts(placement)
+            # It may have got fewer than it was given.
+            self._occupy(need, placement.hosts)
         # A waiting job is refused every few seconds, and a line before each try would bury the reason.
         if not self._waited:
             self._say(f"starting {placement}")
         try:
             placement.start()
         except NoHostError as e:
-            if placement.launch.need.max_nodes is not None and e.host:
-                self._avoided.add(placement.launch.need, e.host.name, gone=True)
+            if need.max_nodes is not None:
+                for name in e.refused:
+                    self._avoided.add(need, name, gone=True)
             raise
         if self._waited:
             self._say(f"starting {placement}")
@@ -267,7 +308,8 @@ class StageRunner:
             self._log.warning(f"{names} did not confirm that the job ended: without the store, it stops by itself")
 
     def _count_usage(self) -> None:
-        """The attempt uses its hosts no longer: the run's tags say what it has cost so far."""
+        """The attempt uses its hosts no longer: they are free, and the run's tags say what it has cost so far."""
+        vacate(self._home, self._ticket_name)
         # What it cost may not be counted, but a stage that took hours must not be lost for that.
         with suppress(UserError, OSError):
             if self._usage.end():

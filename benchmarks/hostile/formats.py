@@ -135,17 +135,17 @@ def _ticket(folder: Path) -> Format:
     from aquarat_core.agent import processes
     from aquarat_pipeline.hosts import queueing
 
-    queue = folder / "home/aquarat/queue"
-    queue.mkdir(parents=True, exist_ok=True)
-    mine = queue / "2-mine.json"
-    sample = {"process": processes.identity(os.getpid()), "hosts": ["a"]}
+    sample = {
+        "process": processes.identity(os.getpid()), "run": "r", "step": "s", "since": 1.0, "hosts": [], "asks": True,
+        "need": {"distributed": True, "ranks": 1}, "answered": 1,
+        "refused": {"a": {"reason": "x", "held": [{"mark": "file:///s/jobs/r/s/1#node0", "gpus": 1}]}},
+    }  # fmt: skip
 
-    def read(data: bytes) -> set[str]:
-        (queue / "1-theirs.json").write_bytes(data)
-        return queueing._wanted_by_older(mine)
+    def read(data: bytes) -> queueing.Record:
+        return queueing.parse_ticket(data)
 
-    def check(value: set[str], _: bytes) -> None:
-        assert all(isinstance(host, str) for host in value)
+    def check(value: queueing.Record, _: bytes) -> None:
+        assert all(isinstance(host, str) for host in (*value.hosts, *value.avoid, *value.refused))
 
     return Format([_dump(sample)], read, [mutate_json], check=check)
 

@@ -178,7 +178,8 @@ def test_a_lease_is_exclusive_and_says_who_has_it(here: HostHere) -> None:
     first, second = here.order("a", code="import time; time.sleep(600)"), here.order("b")
     here.running(first)
     answer = here.call("start", second)
-    assert answer == {"state": "busy", "reason": "in use by a of run 01234567"}
+    held = [{"mark": first["mark"], "gpus": 0, "counts": True}]
+    assert answer == {"state": "busy", "reason": "in use by a of run 01234567", "held": held}
     assert here.folder(second).read("claim/node0.json") is None
     assert here.call("release", {"id": first["id"]})["state"] == "released"
     here.ended(first)
@@ -494,7 +495,8 @@ def test_a_drained_host_takes_no_more_jobs_and_says_what_is_left(here: HostHere)
     reply = here.call("drain", {"reason": "the rental ends"})
     assert (reply["state"], [lease["id"] for lease in reply["leases"]]) == ("drained", [first["id"]])
     assert reply["supervisors"] == 1
-    refused = {"state": "busy", "reason": "it takes no more jobs: the rental ends"}
+    held = [{"mark": first["mark"], "gpus": 0, "counts": True}]
+    refused = {"state": "busy", "reason": "it takes no more jobs: the rental ends", "held": held}
     assert here.call("start", second) == here.call("reserve", second) == refused
     assert here.call("start", {**second, "max_leases": None}) == refused
     assert here.folder(second).read("claim/node0.json") is None
@@ -523,7 +525,8 @@ def test_a_drained_host_stays_so_if_its_file_cannot_be_read(here: HostHere, text
     order = here.order()
     here.call("drain", {"reason": "x"})
     (Path(here.host.root) / leases.DRAIN).write_text(text)
-    assert here.call("start", order) == {"state": "busy", "reason": "it takes no more jobs: it is drained"}
+    drained = {"state": "busy", "reason": "it takes no more jobs: it is drained", "held": []}
+    assert here.call("start", order) == drained
 
 
 def test_of_a_drain_and_many_starts_at_once_none_slips_through(here: HostHere) -> None:

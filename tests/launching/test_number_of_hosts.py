@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from aquarat_core.errors import UsageError
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.cli.runs import add_hosts, tags_of
 from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
-from aquarat_pipeline.hosts.queueing import candidates, ticket, waiting_steps
+from aquarat_pipeline.hosts.queueing import Refusal, ticket, waiting_steps
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands, runner
@@ -25,6 +26,7 @@ from aquarat_pipeline.jobs.avoided import AvoidedHosts
 from aquarat_pipeline.jobs.outcome import Ending, JobOutcome
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
 from aquarat_pipeline.jobs.runner import StageRunner
+from tests.launching.asking import answer_to
 from tests.launching.test_placement import STAGE, Agents, ask, attempt, hosts, launch
 
 __all__ = ["attempt"]
@@ -103,14 +105,15 @@ def test_a_profile_whose_fewest_hosts_exceed_the_most_is_refused() -> None:
 
 
 def test_a_place_in_line_says_the_range(tmp_path: Path) -> None:
-    (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x}]")
-    with ticket(tmp_path, "run", "step", 1.0) as mine:
-        found, _ = candidates(tmp_path, SOME, mine, {"a"})
-        assert [host.name for host in found] == ["a"], "its placement asks it last"
+    with ticket(tmp_path, "run", "step", 1.0, SOME):
         assert [step.need for step in waiting_steps(tmp_path)] == [SOME]
 
 
 # --- which hosts it takes ---------------------------------------------------------------------------------------------
+
+
+def listed(home: Path, *found: dict[str, Any]) -> None:
+    (home / "hosts.yaml").write_text(json.dumps({"hosts": [{"address": "x", **host} for host in found]}))
 
 
 def names(placed: Placement) -> list[str]:
@@ -135,14 +138,17 @@ def test_too_few_for_the_fewest_are_given_back(attempt: Attempt, monkeypatch: py
     assert agents.asked == ["reserve a", "reserve b", "stop a"]
 
 
-def test_a_host_that_failed_is_only_taken_if_there_are_too_few_others(
-    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agents = ask(monkeypatch, attempt, reserve=RESERVED, reserve_c=BUSY, stop=STOPPED)
-    assert names(Placement.on_several(launch(attempt, SOME), hosts("a", "b", "c"), {"a"})) == ["b"]
-    assert "reserve a" not in agents.asked
-    two = Requirement(True, nodes=2, max_nodes=3)
-    assert names(Placement.on_several(launch(attempt, two), hosts("a", "b", "c"), {"a"})) == ["b", "a"]
+def test_a_job_is_given_as_many_hosts_as_it_takes(tmp_path: Path) -> None:
+    listed(tmp_path, *({"name": name, "site": site} for name, site in zip("abcdef", "122223", strict=True)))
+    assert answer_to(tmp_path, SOME).hosts == ("b", "c", "d")
+    assert answer_to(tmp_path, Requirement(True, nodes=1, max_nodes=9)).hosts == ("b", "c", "d", "e")
+    assert answer_to(tmp_path, Requirement(True, nodes=5, max_nodes=9)).hosts == ()
+
+
+def test_a_host_that_failed_is_only_given_if_there_are_too_few_others(tmp_path: Path) -> None:
+    listed(tmp_path, {"name": "a"}, {"name": "b"})
+    assert answer_to(tmp_path, SOME, {"a"}).hosts == ("b",)
+    assert answer_to(tmp_path, Requirement(True, nodes=2, max_nodes=3), {"a"}).hosts == ("b", "a")
 
 
 def test_the_site_with_most_hosts_is_asked_first(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,8 +217,7 @@ def steps(instance: dg.DagsterInstance, store_uri: str, attempt: Attempt) -> Sta
 
 
 def asked_of(steps: StageRunner, monkeypatch: pytest.MonkeyPatch, *found: Host, **replies: Any) -> Agents:
-    monkeypatch.setattr(runner, "candidates", lambda *_: (list(found), ""))
-    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+    listed(steps._home, *({"name": host.name} for host in found))
     agents = ask(monkeypatch, steps._attempt, reserve=RESERVED, start=STARTED, stop=STOPPED, **replies)
     agents.starts = lambda request: steps._attempt.folder.create_json(
         f"claim/node{request['node']}.json", {"host": request["host"], "boot": "b"}
@@ -249,7 +254,7 @@ def test_a_start_that_is_refused_everywhere_stays_the_same_attempt(
     def start(placed: Placement) -> None:
         if refusal := next(replies, None):
             placed.launch.attempt.assign([host.name for host in placed.hosts])
-            raise NoHostError(refusal["reason"], placed.hosts[0])
+            raise NoHostError(refusal["reason"], {placed.hosts[0].name: Refusal(refusal["reason"])})
         real(placed)
 
     monkeypatch.setattr(runner.Placement, "start", start)

@@ -14,8 +14,9 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion
 from aquarat_core.artifacts.environment import PRICE
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline.hosts.allocator import SharedAllocator
 from aquarat_pipeline.hosts.host import Host
-from aquarat_pipeline.hosts.queueing import candidates, ticket, together
+from aquarat_pipeline.hosts.queueing import Answer, HeldLease, Refusal, together
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import placement, runner, running
@@ -53,16 +54,12 @@ class Agents:
         return ask
 
 
-def test_hosts_of_a_job_are_of_one_site(tmp_path: Path) -> None:
+def test_hosts_of_a_job_are_of_one_site() -> None:
     hosts = [Host(name=f"{site}{k}", address="x", site=site) for site, count in (("a", 1), ("b", 2), ("c", 3))
              for k in range(count)]  # fmt: skip
     assert [host.name for host in together(hosts, 1)] == ["a0", "b0", "b1", "c0", "c1", "c2"]
     assert [host.name for host in together(hosts, 2)] == ["b0", "b1", "c0", "c1", "c2"]
     assert together(hosts, 4) == []
-    (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x, site: a}, {name: b, address: x, site: b}]")
-    with ticket(tmp_path, "run", "step", 1.0) as mine:
-        none, why = candidates(tmp_path, Requirement(True, nodes=2), mine, set())
-        assert not none and "hosts.yaml has 2 of these, not enough at one site; add one" in why
 
 
 @pytest.fixture
@@ -103,11 +100,15 @@ def test_a_job_is_told_what_its_hosts_cost_together(attempt: Attempt) -> None:
 
 def test_too_few_leases_are_given_back(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
     reserved, stopped = {"state": "reserved"}, {"state": "stopped", "survivors": []}
-    busy = {"state": "busy", "reason": "in use by another"}
+    theirs = [{"mark": f"{attempt.folder.backend.uri}/jobs/r/s/1#node0", "gpus": 8, "counts": True}]
+    elsewhere = [{"mark": "gs://theirs/jobs/r/s/1#node0", "gpus": 1, "counts": False}]
+    busy = {"state": "busy", "reason": "in use by another", "held": [*theirs, *elsewhere]}
     agents = ask(monkeypatch, attempt, reserve=reserved, reserve_b=busy, reserve_c=HostError("away"), stop=stopped)
-    with pytest.raises(NoHostError, match=r"^2 hosts for 1 process each: b: in use by another; c: away$"):
+    with pytest.raises(NoHostError, match=r"^2 hosts for 1 process each: b: in use by another; c: away$") as raised:
         Placement.on_several(launch(attempt, TWO), hosts("c", "b", "a"))
     assert agents.asked == ["reserve a", "reserve b", "reserve c", "stop a"]
+    held = (HeldLease(theirs[0]["mark"], 8),)
+    assert raised.value.refused == {"b": Refusal("in use by another", held), "c": Refusal("away")}
 
     found = Placement.on_several(launch(attempt, TWO), hosts("d", "c", "a"))
     assert [host.name for host in found.hosts] == ["a", "d"]
@@ -175,15 +176,16 @@ def test_a_job_in_line_says_once_that_it_waits_and_once_that_it_starts(
     jobs = StageRunner(
         context, STAGE, attempt, store, program=(), pipes_env={}, grace_seconds=1, handle=print, say=said.append
     )
-    refusals = iter([NoHostError("in use by another"), NoHostError("in use by another")])
+    busy = {"a": Refusal("in use by another")}
+    refusals = iter([NoHostError("a: in use by another", busy), NoHostError("a: in use by another", busy)])
 
     def start(placed: Placement) -> None:
         if refusal := next(refusals, None):
             raise refusal
 
     monkeypatch.setattr(Placement, "start", start)
-    monkeypatch.setattr(runner, "candidates", lambda *_: (hosts("a"), ""))
-    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+    monkeypatch.setattr(SharedAllocator, "wait", lambda *_: Answer(0.0, ("a",), number=1))
+    monkeypatch.setattr(runner, "read_inventory", lambda _: SimpleNamespace(hosts=hosts("a")))
     jobs._acquire_hosts(launch(attempt, Requirement(True)))
     assert [text.split()[0] for text in said] == ["starting", "waiting", "waiting", "starting"]
     said.clear()

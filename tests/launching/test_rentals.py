@@ -19,9 +19,9 @@ from aquarat_core.cli import main
 from aquarat_pipeline.hosts import rentals
 from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
-from aquarat_pipeline.hosts.queueing import candidates, ticket
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError, SshTransport
+from tests.launching.asking import answer_to
 from tests.launching.cluster_fixture import FAST
 from tests.launching.network import SSHD, Keys, Sshd
 from tests.patience import wait_until
@@ -128,32 +128,28 @@ def test_no_job_starts_when_too_little_of_a_rental_is_left(home: Path) -> None:
     (home / "hosts.yaml").write_text("hosts: [{name: own, address: x, gpus: 8, price_per_hour: 9}]")
     rent(home, "r1", expires=NOW + 2000, margin_seconds=1800)
     need = Requirement(True, ranks=8, device="cuda")
-    with ticket(home, "run", "step", 1.0) as mine:
 
-        def found(after: float, need: Requirement = need) -> tuple[list[str], str]:
-            hosts, why = candidates(home, need, mine, set(), now=lambda: NOW + after)
-            return [host.name for host in hosts], why
+    def found(after: float, need: Requirement = need) -> tuple[tuple[str, ...], str]:
+        answer = answer_to(home, need, now=lambda: NOW + after)
+        return answer.hosts, answer.why
 
-        assert found(0) == found(200) == (["r1", "own"], "")
-        assert found(201) == (["own"], "")
-        only = Requirement(True, host="r1")
-        assert found(200, only) == (["r1"], "")
-        ends = "hosts.yaml has 0 of these; r1 takes no job, because its rental ends at 2027-01-15 08:33 UTC, too soon"
-        assert ends in found(201, only)[1]
-        assert "its rental ended at 2027-01-15 08:33 UTC;" in found(2001, only)[1]
+    assert found(0) == found(200) == (("r1",), "")
+    assert found(201) == (("own",), "")
+    only = Requirement(True, host="r1")
+    assert found(200, only) == (("r1",), "")
+    ends = "hosts.yaml has 0 of these; r1 takes no job, because its rental ends at 2027-01-15 08:33 UTC, too soon"
+    assert ends in found(201, only)[1]
+    assert "its rental ended at 2027-01-15 08:33 UTC;" in found(2001, only)[1]
     assert names(home) == ["own", "r1"], "its job is still followed"
 
 
 def test_rented_hosts_meet_others_at_a_private_address_only(home: Path) -> None:
     rent(home, "r1", network_address="10.0.0.7")
     rent(home, "r2")
-    with ticket(home, "run", "step", 1.0) as mine:
-        two = Requirement(True, ranks=8, nodes=2, device="cuda")
-        hosts, _ = candidates(home, two, mine, set(), now=lambda: NOW)
-        assert sorted(host.name for host in hosts) == ["own", "r1"]
-        three = Requirement(True, ranks=8, nodes=3, device="cuda")
-        why = candidates(home, three, mine, set(), now=lambda: NOW)[1]
-        assert "r2 takes no job, because it has no private address" in why
+    two = Requirement(True, ranks=8, nodes=2, device="cuda")
+    assert sorted(answer_to(home, two, now=lambda: NOW).hosts) == ["own", "r1"]
+    three = Requirement(True, ranks=8, nodes=3, device="cuda")
+    assert "r2 takes no job, because it has no private address" in answer_to(home, three, now=lambda: NOW).why
 
 
 def test_the_list_of_hosts_says_when_rentals_end_and_what_is_left_out(

@@ -17,7 +17,7 @@ from aquarat_pipeline.hosts.agent import HostAgent
 from aquarat_pipeline.hosts.doctor import examine
 from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.inventory import read_inventory
-from aquarat_pipeline.hosts.queueing import candidates, ticket, waiting_steps
+from aquarat_pipeline.hosts.queueing import queue, ticket, waiting_steps
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.usage import uses
 from aquarat_pipeline.renting.clouds.model import Endpoint
@@ -26,6 +26,7 @@ from aquarat_pipeline.renting.managed import host_keys
 from aquarat_pipeline.renting.managed.managing import ManagedHosts
 from aquarat_pipeline.renting.money import Money, bill
 from aquarat_pipeline.tags import COST_TAG, LEASE_TAG, RENTAL_TAG
+from tests.launching.asking import turn
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, expect
 from tests.launching.network import Network, why_not
@@ -40,36 +41,36 @@ def test_a_step_that_fits_no_host_says_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x, gpus: 8, labels: [h100]}]")
     two = Requirement(True, ranks=8, nodes=2, device="cuda", pool="h100")
     before = time.time()
+    assert waiting_steps(tmp_path) == []
     with (
-        ticket(tmp_path, "run-1", "rl_checkpoint", 1.0) as first,
-        ticket(tmp_path, "run-2", "sft_checkpoint", 2.0) as second,
+        ticket(tmp_path, "run-1", "rl_checkpoint", 1.0, two) as first,
+        ticket(tmp_path, "run-2", "sft_checkpoint", 2.0, NEED) as second,
     ):
-        assert waiting_steps(tmp_path) == []
-        assert candidates(tmp_path, two, first, set())[0] == []
-        assert [host.name for host in candidates(tmp_path, NEED, second, set())[0]] == ["a"]
+        turn(tmp_path)
+        assert first.answer().why.startswith("2 hosts labeled h100 with 8 GPUs: hosts.yaml has 1 of these; add one")
+        assert second.answer().hosts == ("a",)
         rl, sft = waiting_steps(tmp_path)
-        assert (rl.run_id, rl.step, rl.need, rl.hosts) == ("run-1", "rl_checkpoint", two, ())
-        assert (sft.run_id, sft.step, sft.need, sft.hosts) == ("run-2", "sft_checkpoint", NEED, ("a",))
+        assert (rl.run_id, rl.step, rl.need) == ("run-1", "rl_checkpoint", two)
+        assert (sft.run_id, sft.step, sft.need) == ("run-2", "sft_checkpoint", NEED)
         assert before <= rl.waiting_since <= time.time()
-        (tmp_path / "hosts.yaml").write_text("hosts: [{name: b, address: x}]")
-        assert candidates(tmp_path, NEED, second, set())[0] == []
-        assert waiting_steps(tmp_path)[1].hosts == (), "the host that it could use is gone"
     assert waiting_steps(tmp_path) == []
 
 
 def test_tickets_of_other_versions_and_of_the_dead(tmp_path: Path) -> None:
-    with ticket(tmp_path, "run", "step", 5.0) as mine:
-        assert [host.name for host in candidates(tmp_path, Requirement(True), mine, set())[0]] == ["local"]
-        record = json.loads(mine.path.read_text())
-        older = {name: record[name] for name in ("hosts", "process")}
+    with ticket(tmp_path, "run", "step", 5.0, Requirement(True)) as mine:
+        turn(tmp_path)
+        assert mine.answer().hosts == ("local",)
+        path = queue(tmp_path) / f"{mine.name}.json"
+        record = json.loads(path.read_text())
+        older = {name: record[name] for name in ("process", "run", "step", "since", "need")} | {"hosts": ["local"]}
         newer = record | {"run": "new", "colour": "blue", "need": record["need"] | {"colour": "blue"}}
         dead = record | {"run": "dead", "process": record["process"] | {"started": 1}}
         for number, other in enumerate((older, newer, dead, [])):
-            (mine.path.parent / f"{1.0:017.3f}-{number}.json").write_text(json.dumps(other))
-        assert [step.run_id for step in waiting_steps(tmp_path)] == ["new", "run"]
-        assert candidates(tmp_path, Requirement(True), mine, set())[1].endswith("others were first in line"), (
-            "an older worker's ticket still keeps its place"
-        )
+            (path.parent / f"{1.0:017.3f}-{number}.json").write_text(json.dumps(other))
+        assert [step.run_id for step in waiting_steps(tmp_path)] == ["run", "new", "run"]
+        mine.refuse(mine.answer().number, {})
+        turn(tmp_path)
+        assert mine.answer().why.endswith("others were first in line"), "an older worker's ticket still keeps its place"
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_a_run_goes_on_at_the_next_rental_when_one_ends(far: tuple[Cluster, Netw
     agent.drain("the rental ends", stop=True)
     wait_until(lambda: waiting_steps(cluster.home), 60, "the step waits for another host")
     (step,) = waiting_steps(cluster.home)
-    assert (step.run_id, step.step, step.need.pool, step.hosts) == (run_id, ASSET, "h100", ())
+    assert (step.run_id, step.step, step.need.pool) == (run_id, ASSET, "h100")
     wait_until(lambda: agent.drain("the rental ends")["supervisors"] == 0, 30, "nothing runs there anymore")
     assert agent.drain("the rental ends")["leases"] == []
     rentals.remove(first)

@@ -13,14 +13,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from aquarat_core.agent import processes
 from aquarat_core.config import load_profile
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import workers
 from aquarat_pipeline._compat import DagsterEvent, ErrorSource, ResumeRunContext, WorkerStatus
 from aquarat_pipeline.hosts import queueing
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
-from aquarat_pipeline.hosts.queueing import candidates, ticket
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.runs import resuming
 from aquarat_pipeline.runs.executor import resuming_executor
@@ -271,32 +269,6 @@ def test_what_a_run_needs_comes_from_its_config_and_tags() -> None:
         requirement({"aquarat/nodes": "two"})
 
 
-def test_the_cheapest_fitting_host_comes_first_and_a_failed_one_last(tmp_path: Path) -> None:
-    (tmp_path / "hosts.yaml").write_text(
-        "hosts: [{name: dear, address: x, gpus: 8, price_per_hour: 9}, {name: cheap, address: x, gpus: 8},"
-        " {name: small, address: x, gpus: 2}]"
-    )
-    need = requirement({}, device="cuda")
-    with ticket(tmp_path, "r", "s", 1.0) as mine:
-        assert [host.name for host in candidates(tmp_path, need, mine, set())[0]] == ["cheap", "dear"]
-        assert [host.name for host in candidates(tmp_path, need, mine, {"cheap"})[0]] == ["dear"]
-        assert [host.name for host in candidates(tmp_path, need, mine, {"cheap", "dear"})[0]] == ["cheap", "dear"]
-        none, why = candidates(tmp_path, requirement({"aquarat/pool": "tpu"}), mine, set())
-        assert none == [] and why.startswith("a host labeled tpu with 4 GPUs: hosts.yaml has 0 of these")
-
-
-def test_the_oldest_living_ticket_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hosts.yaml").write_text("hosts: [{name: a, address: x}, {name: b, address: x, labels: [b]}]")
-    with ticket(tmp_path, "old", "s", 1.0) as old, ticket(tmp_path, "new", "s", 2.0) as new:
-        assert candidates(tmp_path, requirement({"aquarat/pool": "b"}), old, set())[0]
-        assert [host.name for host in candidates(tmp_path, requirement({}), new, set())[0]] == ["a"]
-        none, why = candidates(tmp_path, requirement({"aquarat/pool": "b"}), new, set())
-        assert none == [] and why.endswith("others were first in line")
-        monkeypatch.setattr(processes, "is_alive", lambda who: False)
-        assert [host.name for host in candidates(tmp_path, requirement({}), new, set())[0]] == ["a", "b"]
-        assert not old.path.exists(), "a dead worker's ticket is worth nothing"
-
-
 def test_waiting_is_said_once_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     waiting = queueing.WaitReporter(said.append)
@@ -320,16 +292,6 @@ def test_a_run_is_found_by_the_start_of_its_id(instance: dg.DagsterInstance) -> 
     instance.create_run_for_job(job, run_id=f"{run.run_id[:8]}{uuid.uuid4()}"[: len(run.run_id)])
     with pytest.raises(LaunchError, match="more than one run"):
         find_run(instance, run.run_id[:8])
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"hosts": 3, "process": {}}', '{"hosts": ["local"], "process": 1}'])
-def test_a_ticket_that_cannot_be_read_holds_nobody_up(tmp_path: Path, text: str) -> None:
-    with ticket(tmp_path, "mine", "s", 2.0) as mine:
-        older = mine.path.with_name(f"{1.0:017.3f}-older.json")
-        older.write_text(text)
-        hosts, _ = candidates(tmp_path, Requirement(True), mine, set())
-        assert [host.name for host in hosts] == ["local"]
-        assert not older.exists()
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:

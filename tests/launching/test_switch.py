@@ -97,6 +97,7 @@ def test_at_the_end_of_the_rental_the_job_ends_and_the_host_powers_off(far: Host
     assert far.call("start", far.order("next")) == {
         "state": "busy",
         "reason": "it takes no more jobs: the rental is over",
+        "held": [],
     }
     assert far.arm() == {"state": "fired", "reason": "the rental is over"}, "a switch that has fired is not renewed"
     assert examine(far.host, prepared=False)["facts"]["switch"] == "has fired: the rental is over"
