@@ -35,7 +35,7 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
-from dagster._core.events import DagsterEvent, EngineEventData
+from dagster._core.events import AssetObservationData, DagsterEvent, EngineEventData
 from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan, execute_run
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
@@ -76,6 +76,7 @@ __all__ = [
     "READ_FROM",
     "REPOSITORY_LABEL_TAG",
     "SINGLETON_REPOSITORY_NAME",
+    "AssetObservationData",
     "CheckRunHealthResult",
     "ConfigScalar",
     "ConfigScalarKind",

@@ -24,6 +24,9 @@ LAUNCHED = "AQUARAT_LAUNCHED"
 RUN_PROFILE = "AQUARAT_RUN_PROFILE"
 """Environment variable with which it tells a worker the run's experiment and profile: `<experiment>=<file>`."""
 
+PARK_AFTER = "AQUARAT_PARK_AFTER"
+"""Environment variable with which it tells a worker after how many seconds of waiting to end."""
+
 Kind = Literal["launcher", "shell"]
 
 

@@ -25,6 +25,7 @@ from benchmarks.harness import BenchError, Result, report
 NOT_BENCHES = (
     "__init__",
     "__main__",
+    "control_plane_world",
     "corpus",
     "data_scale_worker",
     "data_worker",

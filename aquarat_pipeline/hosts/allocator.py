@@ -69,6 +69,8 @@ class Allocator:
         self._said: dict[str, Answer] = {}
         """The content of every file with an answer."""
         self._decided = float("-inf")
+        self.decisions = 0
+        """How often it has decided."""
         self._number = time.time_ns()
         answers(self.home).mkdir(parents=True, exist_ok=True)
         kept = Records(answers(self.home), parse_answer)
@@ -86,6 +88,7 @@ class Allocator:
         changed = self.fleet.refresh(waiting=bool(self._tickets.items)) or bool(names)
         if changed or (self._tickets.items and self.now() - self._decided >= DECIDE_SECONDS):
             self._decided = self.now()
+            self.decisions += 1
             self._forget()
             self._decide()
 

@@ -26,11 +26,13 @@ from aquarat_pipeline.hosts.inventory import local_host, read_inventory
 from aquarat_pipeline.hosts.occupancy import occupy, vacate
 from aquarat_pipeline.hosts.queueing import Answer, Ticket, WaitReporter, remove_ticket, ticket, ticket_name
 from aquarat_pipeline.hosts.requirement import Requirement
+from aquarat_pipeline.jobs import parking
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.avoided import AvoidedHosts
 from aquarat_pipeline.jobs.commands import Launch
 from aquarat_pipeline.jobs.following import Output
 from aquarat_pipeline.jobs.outcome import JobOutcome, saved_state
+from aquarat_pipeline.jobs.parking import Parked, Parking
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
 from aquarat_pipeline.jobs.run_monitor import RunMonitor, is_resumed
 from aquarat_pipeline.jobs.running import RunningJob
@@ -39,6 +41,7 @@ from aquarat_pipeline.jobs.usage import UsageRecord
 from aquarat_pipeline.renting.config import budget_micros
 from aquarat_pipeline.renting.ordering.asking import Renting
 from aquarat_pipeline.tags import JOB_TAG, LEASE_TAG
+from aquarat_pipeline.workers import unpark
 
 MAX_RESTARTS = 3
 LOOK_SECONDS = 2.0
@@ -79,11 +82,14 @@ class StageRunner:
         self._home = Path(context.instance.root_directory)
         self._local = local_host(self._home).model_copy(update={"grace_seconds": grace_seconds})
         self._monitor = RunMonitor(context.instance, context.run.run_id)
+        self._parking = Parking(context.instance, self._monitor.live_run)
+        self._asset_key: dg.AssetKey = context.asset_key
         self._usage = UsageRecord(context.instance, context.run.run_id, attempt.spec.step_key, time.time)
         self._job: RunningJob | None = None
         self._avoided = AvoidedHosts()
         self._asked: Placement | None = None
         """The hosts that were last asked to run a job on a varying number of them."""
+        self._restarts = 0
         self._waited = False
 
     def run(self) -> Succeeded:
@@ -109,14 +115,17 @@ class StageRunner:
     def _run_attempts(self) -> JobOutcome:
         """The outcome of the last attempt: the first one that did not lose a host, or the last one allowed."""
         need = Requirement.of(self._stage, self._attempt.spec.config, self._run.tags)
+        if (before := parking.read(self._home, self._run.run_id)) and before.stage == self._stage.name:
+            self._restarts = before.restarts
+            self._avoided.names.update(before.avoid)
         outcome = self._run_attempt(need)
-        restart = 0
         while outcome.deserves_another_attempt(need):
             # The end of a rental says nothing about the stage. It cannot go on forever: no job starts on such a host.
-            restart += not self._rental_ends()
-            if restart > MAX_RESTARTS:
+            self._restarts += not self._rental_ends()
+            if self._restarts > MAX_RESTARTS:
                 break
-            self._log.warning(f"{outcome.reason}. Starting again from the saved state ({restart}/{MAX_RESTARTS})")
+            again = f"Starting again from the saved state ({self._restarts}/{MAX_RESTARTS})"
+            self._log.warning(f"{outcome.reason}. {again}")
             self._avoided.add(need, outcome.ending.host, gone=outcome.is_host_gone)
             if need.max_nodes is not None:
                 self._free_the_others(outcome)
@@ -171,7 +180,15 @@ class StageRunner:
         if output.is_resumed:
             self._log.info(f"Attached to the running job {self._attempt.folder.uri} on {', '.join(job.host_names)}")
         self._say("loading")
-        outcome = job.follow(output, self._monitor.check)
+        unpark(self._home, self._run.run_id)
+        self._parking.begin()
+        record = self._parked(self._attempt.folder.uri, job.host_names)
+
+        def on_poll() -> None:
+            self._monitor.check()
+            self._parking.end_if_due(record)
+
+        outcome = job.follow(output, on_poll)
         self._count_usage()
         return outcome
 
@@ -197,6 +214,9 @@ class StageRunner:
             allocator = SharedAllocator(self._home)
             stack.callback(allocator.close)
             mine = stack.enter_context(self._ticket(launch.need))
+            # Only now: between two workers, the record of the parked run keeps its place in line.
+            unpark(self._home, self._run.run_id)
+            self._parking.begin()
             while True:
                 self._monitor.check()
                 answer, refused = allocator.wait(mine, LOOK_SECONDS), False
@@ -218,6 +238,8 @@ class StageRunner:
                     lasting = notice.lasting(time.time())
                 self._say(f"waiting for {why}{lasting}")
                 report_wait(why, lasting)
+                if not notice and not refused:
+                    self._parking.end_if_due(self._parked())
 
     def _ticket(self, need: Requirement) -> AbstractContextManager[Ticket]:
         budget = budget_micros(self._run.tags)
@@ -244,6 +266,13 @@ class StageRunner:
         """Records that the hosts are taken, until `_count_usage`."""
         spec, taken = self._attempt.spec, [(host.name, need.gpus_on(host)) for host in hosts]
         occupy(self._home, self._ticket_name, spec.run_id, self._stage.name, self._attempt.folder.uri, taken)
+
+    def _parked(self, job: str | None = None, hosts: Sequence[str] = ()) -> Parked:
+        """What the follower must know if this worker ends now."""
+        asset, avoid = tuple(self._asset_key.path), tuple(sorted(self._avoided.names))
+        return Parked(
+            self._run.run_id, self._stage.name, asset, self._ticket_name, job, tuple(hosts), self._restarts, avoid
+        )
 
     @cached_property
     def _created(self) -> float:

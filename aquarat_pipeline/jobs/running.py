@@ -13,7 +13,7 @@ from aquarat_pipeline.hosts.credentials import RENEW_SECONDS, host_token
 from aquarat_pipeline.hosts.inventory import Host, read_inventory
 from aquarat_pipeline.hosts.transports import HostError
 from aquarat_pipeline.jobs import commands
-from aquarat_pipeline.jobs.attempts import Attempt
+from aquarat_pipeline.jobs.attempts import Attempt, Job
 from aquarat_pipeline.jobs.following import Output, follow
 from aquarat_pipeline.jobs.outcome import JobOutcome
 
@@ -88,13 +88,18 @@ class RunningJob:
         if time.monotonic() - self._renewed < RENEW_SECONDS:
             return
         self._renewed = time.monotonic()
-        for node, host in enumerate(self.hosts):
-            # A host that cannot be reached now keeps its old token for a while, and gets a later one.
-            with suppress(HostError):
-                token = host_token(self.attempt.folder, self.attempt.spec.stage)
-                if token and token["token"] != self._tokens.get(node):
-                    HostAgent(host).renew(commands.renew_request(self.attempt, node, token))
-                    self._tokens[node] = token["token"]
+        renew_tokens(self.attempt, self.attempt.spec.stage, self.hosts, self._tokens)
+
+
+def renew_tokens(job: Job, stage: str, hosts: Sequence[Host], known: dict[int, str]) -> None:
+    """Gives every host of the job a fresh token, if the store needs tokens; `known` are those that they have."""
+    for node, host in enumerate(hosts):
+        # A host that cannot be reached now keeps its old token for a while, and gets a later one.
+        with suppress(HostError):
+            token = host_token(job.folder, stage)
+            if token and token["token"] != known.get(node):
+                HostAgent(host).renew(commands.renew_request(job, node, token))
+                known[node] = token["token"]
 
 
 def _is_stopped(reply: StopReply | None) -> bool:

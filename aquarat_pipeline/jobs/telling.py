@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import dagster as dg
 
@@ -25,10 +26,22 @@ MAX_SILENCE = 300.0
 """Seconds after which there is another line in any case."""
 
 
+class Told(Protocol):
+    """What is told of: a step in its own process, or that of a parked run."""
+
+    @property
+    def asset_key(self) -> dg.AssetKey: ...
+    @property
+    def instance(self) -> dg.DagsterInstance: ...
+    @property
+    def run(self) -> dg.DagsterRun: ...
+    def log_event(self, event: dg.AssetObservation) -> None: ...
+
+
 class Teller:
     """Tells Dagster what a stage is doing: call it with the stage's messages; `say` with what happens before them."""
 
-    def __init__(self, context: dg.AssetExecutionContext, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, context: Told, clock: Callable[[], float] = time.monotonic) -> None:
         self._context, self._clock = context, clock
         self._step_key = context.asset_key.to_python_identifier()
         self._first: tuple[float, int] | None = None

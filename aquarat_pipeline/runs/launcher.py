@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any, Self
 import dagster as dg
 
 from aquarat_core.agent import processes
+from aquarat_core.errors import UserError
 from aquarat_pipeline._compat import (
     CheckRunHealthResult,
     ConfigurableClass,
@@ -38,20 +40,46 @@ from aquarat_pipeline._compat import (
 )
 from aquarat_pipeline.runs import resuming
 from aquarat_pipeline.tags import EXPERIMENT_TAG, JOB_TAG, NEEDS_TAG, RANKS_TAG, WORKER_TAG
-from aquarat_pipeline.workers import LAUNCHED, RUN_PROFILE, Worker, describe, is_executing, is_here, worker_of
+from aquarat_pipeline.workers import (
+    LAUNCHED,
+    PARK_AFTER,
+    RUN_PROFILE,
+    Worker,
+    describe,
+    is_executing,
+    is_here,
+    is_parked,
+    last_alive,
+    show_alive,
+    unpark,
+    worker_of,
+)
 
 CANCEL_SECONDS = 28.0
+WOKEN_SECONDS = 10.0
+"""A worker that was woken, and waits again, ends after this time, because its run waits long anyway."""
+MAX_WORKERS = 8
 TAIL_LINES = 40
 
 
 class GpuRunLauncher(RunLauncher, ConfigurableClass):
-    """Named in `dagster.yaml`; a dead run is resumed up to `resume_within_hours` after its last sign of life."""
+    """Named in `dagster.yaml`; a dead run is resumed up to `resume_within_hours` after its last sign of life.
+
+    A worker that has only waited for `park_after_seconds`, for hosts or for a job that runs, ends: its run is parked
+    (0: never). The follower wakes parked runs, at most `max_workers` at once.
+    """
 
     def __init__(
-        self, inst_data: ConfigurableClassData | None = None, resume_within_hours: float = resuming.RESUME_WITHIN_HOURS
+        self,
+        inst_data: ConfigurableClassData | None = None,
+        resume_within_hours: float = resuming.RESUME_WITHIN_HOURS,
+        park_after_seconds: float = 0.0,
+        max_workers: int = MAX_WORKERS,
     ) -> None:
         self._inst_data = inst_data
         self._resume_within_hours = resume_within_hours
+        self._park_after = park_after_seconds
+        self.max_workers = max_workers
         self._finishing: list[Thread] = []
         super().__init__()
 
@@ -61,7 +89,12 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        return {"resume_within_hours": dg.Field(float, is_required=False, default_value=resuming.RESUME_WITHIN_HOURS)}
+        hours = dg.Field(float, is_required=False, default_value=resuming.RESUME_WITHIN_HOURS)
+        return {
+            "resume_within_hours": hours,
+            "park_after_seconds": dg.Field(float, is_required=False, default_value=0.0),
+            "max_workers": dg.Field(int, is_required=False, default_value=MAX_WORKERS),
+        }
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
@@ -93,6 +126,17 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         )
         self._start_worker(run, args.get_command_args(), f"Resumed (attempt {context.resume_attempt_number}) with")
 
+    def wake(self, run: dg.DagsterRun) -> Worker:
+        """Starts a worker for a parked run, which is no resumption after a death; returns that process."""
+        args = ResumeRunArgs(
+            job_origin=_origin(run),
+            run_id=run.run_id,
+            instance_ref=self._instance.get_ref(),
+            set_exit_code_on_failure=True,
+        )
+        after = min(self._park_after, WOKEN_SECONDS)
+        return self._start_worker(run, args.get_command_args(), "The parked run goes on with", after)
+
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
@@ -105,6 +149,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         who = f"pid {worker['pid']} on {worker['host']}"
         if processes.is_alive(worker):
             return CheckRunHealthResult(WorkerStatus.RUNNING, who, run_worker_id=str(worker["pid"]))
+        if is_parked(Path(self._instance.root_directory), run.run_id) and not self._left_alone(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "it is parked, and followed")
         if run.status == dg.DagsterRunStatus.STARTED:
             why = resuming.why_not(self._instance, run, self._resume_within_hours)
             if why:
@@ -117,6 +163,20 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             return None
         with log.open(errors="replace") as f:
             return f"Last lines of {log}:\n{''.join(deque(f, maxlen=TAIL_LINES))}"
+
+    def _left_alone(self, run: dg.DagsterRun) -> bool:
+        """Sees that a parked run is followed; whether nobody followed it for so long that it is not to go on."""
+        home = Path(self._instance.root_directory)
+        if time.time() - last_alive(home, run.run_id) > resuming.NOTICED_WITHIN_SECONDS:
+            if resuming.why_not(self._instance, run, self._resume_within_hours):
+                unpark(home, run.run_id)
+                return True
+            show_alive(home, run.run_id)
+        # Imported here, because every Dagster process imports this module, and few of them have parked runs.
+        from aquarat_pipeline.runs import follower
+
+        follower.start(home)
+        return False
 
     def terminate(self, run_id: str) -> bool:
         """Cancels the job, then the worker. Returns at once; a thread makes sure that the run ends."""
@@ -142,22 +202,27 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         for thread in self._finishing:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _start_worker(self, run: dg.DagsterRun, command: Sequence[str], how: str) -> None:
+    def _start_worker(
+        self, run: dg.DagsterRun, command: Sequence[str], how: str, park_after: float | None = None
+    ) -> Worker:
         profile = self._profile(run)
+        parking = {PARK_AFTER: f"{self._park_after if park_after is None else park_after:g}"}
         log = self._log(run.run_id)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             # `dagster` may not be on the PATH of a daemon that was started by its full path.
             worker = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env={**os.environ, **profile, LAUNCHED: run.run_id},
+                env={**os.environ, **profile, **parking, LAUNCHED: run.run_id},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
             )
-        self._instance.add_run_tags(run.run_id, {WORKER_TAG: describe(worker.pid, "launcher")})
+        tag = describe(worker.pid, "launcher")
+        self._instance.add_run_tags(run.run_id, {WORKER_TAG: tag})
         self._instance.report_engine_event(f"{how} run worker {worker.pid}; its output is in {log}", run)
+        return json.loads(tag)
 
     def _profile(self, run: dg.DagsterRun) -> dict[str, str]:
         """The environment in which a worker loads the profile with which the run started."""
@@ -187,10 +252,12 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         while processes.is_alive(worker) and time.monotonic() < deadline:
             time.sleep(0.2)
         self._interrupt(worker, signal.SIGKILL)
+        unpark(Path(self._instance.root_directory), run_id)
         run = self._instance.get_run_by_id(run_id)
         if run and not run.is_finished:
             # The tag may name a later job than the one known when cancelling began.
             _cancel_job(run)
+            _count_usage(self._instance, run)
             self._instance.report_run_canceled(run, "Cancelled; its worker was no longer running.")
 
     @staticmethod
@@ -210,6 +277,19 @@ def _origin(run: dg.DagsterRun) -> JobPythonOrigin:
             f"run {run.run_id} was started from Python code, which no worker can load: run it again from there"
         )
     return run.job_code_origin
+
+
+def _count_usage(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Records that the run uses no hosts anymore, which its worker can no longer do."""
+    # Imported here for the same reason as in `_cancel_job`.
+    from aquarat_pipeline.jobs.spending import tag_run
+    from aquarat_pipeline.jobs.usage import UsageRecord, steps_with_uses
+
+    # What it cost may not be counted, but it must end.
+    with suppress(UserError, OSError):
+        ended = [UsageRecord(instance, run.run_id, step, time.time).end() for step in steps_with_uses(run.tags)]
+        if any(ended):
+            tag_run(instance, run.run_id, time.time())
 
 
 def _cancel_job(run: dg.DagsterRun) -> None:

@@ -48,6 +48,7 @@ class Cluster:
         env: dict[str, str] | None = None,
         monitor_seconds: int = 1,
         module: str = MODULE,
+        park_after_seconds: float = 0,
     ) -> None:
         self.module = module
         self.directory = directory
@@ -57,6 +58,7 @@ class Cluster:
         self.mark = str(directory)
         settings = yaml.safe_load((REPO_ROOT / "dagster_home/dagster.yaml").read_text())
         settings["run_monitoring"]["poll_interval_seconds"] = monitor_seconds
+        settings["run_launcher"]["config"]["park_after_seconds"] = park_after_seconds
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
         self.write_hosts(hosts or [self.local_host("one")])
         location = {

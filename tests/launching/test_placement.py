@@ -147,8 +147,9 @@ def test_an_attempt_that_some_hosts_never_started_gives_way_to_the_next(
     attempt.assign(["a", "b"])
     attempt.folder.create_json("claim/node0.json", {"host": "a", "boot": "b"})
     context = SimpleNamespace(
-        instance=instance, run=instance.get_run_by_id(attempt.spec.run_id), log=SimpleNamespace(info=print)
-    )
+        instance=instance, run=instance.get_run_by_id(attempt.spec.run_id), log=SimpleNamespace(info=print),
+        asset_key=dg.AssetKey(STAGE.name),
+    )  # fmt: skip
     said: list[str] = []
     store = ArtifactStore.open(store_uri)
     jobs = StageRunner(
@@ -169,8 +170,9 @@ def test_a_job_in_line_says_once_that_it_waits_and_once_that_it_starts(
     instance: dg.DagsterInstance, store_uri: str, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = SimpleNamespace(
-        instance=instance, run=instance.get_run_by_id(attempt.spec.run_id), log=SimpleNamespace(info=print)
-    )
+        instance=instance, run=instance.get_run_by_id(attempt.spec.run_id), log=SimpleNamespace(info=print),
+        asset_key=dg.AssetKey(STAGE.name),
+    )  # fmt: skip
     said: list[str] = []
     store = ArtifactStore.open(store_uri)
     jobs = StageRunner(

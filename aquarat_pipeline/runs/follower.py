@@ -1,0 +1,265 @@
+"""The follower: one process for all parked runs of a DAGSTER_HOME, which shows what their jobs say and wakes the runs.
+
+The daemon starts it as a program when it checks a parked run and none is at work, so one that dies is replaced. It is
+the allocator as well, because parked runs that wait for hosts have nobody else. It ends when no run is parked anymore.
+Everything it knows is in files and in the store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+from pydantic import TypeAdapter
+
+from aquarat_core.agent import processes
+from aquarat_pipeline.home import dagster_home
+from aquarat_pipeline.hosts.allocator import SharedAllocator
+from aquarat_pipeline.hosts.queueing import answers, parse_answer
+from aquarat_pipeline.hosts.records import Records
+from aquarat_pipeline.jobs.parking import Parked, parse_parked
+from aquarat_pipeline.runs.parked import Followed, FollowedJob, FollowedWait
+from aquarat_pipeline.workers import Worker, parked, show_alive, unpark
+
+log = logging.getLogger("aquarat.follower")
+
+TURN_SECONDS = 0.5
+CHECK_SECONDS = 30.0
+"""Between two looks which parked runs still run."""
+IDLE_SECONDS = 60.0
+LIVED_SECONDS, FIRST_PAUSE, MAX_PAUSE = 60.0, 5.0, 300.0
+"""After the start of one that died sooner than the first, the pause before the next start doubles."""
+LOCK = "AQUARAT_FOLLOWER_LOCK"
+"""Environment variable with the descriptor of the lock that a follower gets."""
+MAX_LOG_BYTES = 4 << 20
+THREADS = 8
+
+
+class Follower:
+    """Call `turn` about twice a second. `wake` starts a worker for a run, and says which process that is."""
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        wake: Callable[[dg.DagsterRun], Worker],
+        *,
+        max_workers: int,
+        now: Callable[[], float] = time.monotonic,
+        allocator: SharedAllocator | None = None,
+        pool: Executor | None = None,
+    ) -> None:
+        self._instance = instance
+        self._home = Path(instance.root_directory)
+        self._wake = wake
+        self._max_workers = max_workers
+        self._now = now
+        self.allocator = allocator or SharedAllocator(self._home)
+        self._records = Records(parked(self._home), parse_parked)
+        self._answers = Records(answers(self._home), parse_answer)
+        self._followed: dict[str, Followed] = {}
+        self._looks: dict[str, Future[bool]] = {}
+        self._woken: dict[str, Worker] = {}
+        self._pool = pool or ThreadPoolExecutor(THREADS, thread_name_prefix="follow")
+        self._checked = self._last_parked = now()
+
+    def turn(self) -> None:
+        """Takes notice of runs that were parked or have a worker again, and of everything that happened to them."""
+        self.allocator.turn()
+        for run_id in self._records.refresh():
+            self._notice(run_id)
+        self._answers.refresh()
+        now = self._now()
+        if now - self._checked >= CHECK_SECONDS:
+            self._checked = now
+            self._check()
+        asleep = [(run_id, one) for run_id, one in self._followed.items() if run_id not in self._woken]
+        ready = [run_id for run_id, one in asleep if self._needs_worker(run_id, one, now)]
+        # In the order of the line, because not all can be woken at once.
+        for run_id in sorted(ready, key=lambda run_id: self._records.items[run_id].ticket):
+            if len(self._woken) < self._max_workers:
+                self._start(run_id)
+        self._see_to_woken(now)
+        if self._records.items:
+            self._last_parked = now
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run has been parked for a while."""
+        return self._now() - self._last_parked > IDLE_SECONDS
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.allocator.close()
+
+    def _notice(self, run_id: str) -> None:
+        record = self._records.items.get(run_id)
+        self._woken.pop(run_id, None)
+        self._looks.pop(run_id, None)
+        self._followed.pop(run_id, None)
+        if record is None:
+            return
+        # What is wrong with one run must not keep the others from being followed; `_check` tries again.
+        try:
+            run = self._instance.get_run_by_id(run_id)
+            if run is None or run.status != dg.DagsterRunStatus.STARTED:
+                unpark(self._home, run_id)
+            else:
+                self._followed[run_id] = self._follow(run, record)
+        except Exception:
+            log.exception("run %s cannot be followed now", run_id)
+
+    def _follow(self, run: dg.DagsterRun, record: Parked) -> Followed:
+        if record.job is None:
+            return FollowedWait(self._instance, run, record, self._answers.items)
+        return FollowedJob(self._instance, run, record, self._now)
+
+    def _needs_worker(self, run_id: str, one: Followed, now: float) -> bool:
+        """Lets a thread look at the store or database, when it is time to; what the last look found."""
+        look = self._looks.get(run_id)
+        if look is None:
+            if one.is_due(now):
+                self._looks[run_id] = self._pool.submit(one.look)
+            return False
+        if not look.done():
+            return False
+        del self._looks[run_id]
+        if (error := look.exception()) is not None:
+            log.warning("run %s: %s", run_id, error)
+            return False
+        return look.result()
+
+    def _start(self, run_id: str) -> None:
+        try:
+            run = self._instance.get_run_by_id(run_id)
+            if run is None or run.status != dg.DagsterRunStatus.STARTED:
+                unpark(self._home, run_id)
+            else:
+                self._woken[run_id] = self._wake(run)
+        except Exception:
+            log.exception("run %s cannot be woken now", run_id)
+            self._followed[run_id].rest(self._now())
+
+    def _see_to_woken(self, now: float) -> None:
+        """A worker that died before it had taken its run over is replaced."""
+        for run_id in [run_id for run_id, worker in self._woken.items() if not processes.is_alive(worker)]:
+            del self._woken[run_id]
+            if one := self._followed.get(run_id):
+                one.rest(now)
+
+    def _check(self) -> None:
+        """Shows the daemon that the runs are followed, and forgets those that have ended."""
+        for run_id in self._records.items.keys() - self._followed.keys():
+            self._notice(run_id)
+        for run_id in self._followed:
+            show_alive(self._home, run_id)
+        if not self._followed:
+            return
+        started = dg.RunsFilter(run_ids=list(self._followed), statuses=[dg.DagsterRunStatus.STARTED])
+        for run_id in self._followed.keys() - set(self._instance.get_run_ids(started)):
+            if run_id not in self._woken:
+                unpark(self._home, run_id)
+
+
+def start(home: Path) -> bool:
+    """Starts a follower with this process's environment, unless one is at work or on its way; whether it did.
+
+    The lock is taken here and handed to the new process, so that there is never a second one, however long the first
+    takes to come up. The kernel frees it when that process dies; the next one is then started after a growing pause.
+    """
+    path = lock_of(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        now, last = time.time(), _last_start(path)
+        # Whoever is at work touches the file.
+        short = last.short + 1 if last and os.fstat(lock.fileno()).st_mtime - last.at < LIVED_SECONDS else 0
+        if last and 0 <= now - last.at < min(FIRST_PAUSE * 2**short, MAX_PAUSE):
+            return False
+        child = _spawn(home, lock.fileno())
+        lock.truncate(0)
+        lock.write(json.dumps({"pid": child, "at": now, "short": short}))
+    return True
+
+
+def _spawn(home: Path, lock: int) -> int:
+    """The id of a new process that has the lock."""
+    path = home / "aquarat" / "follower.log"
+    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "aquarat_pipeline.runs.follower"],
+            env={**os.environ, "DAGSTER_HOME": str(home), LOCK: str(lock)},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            pass_fds=(lock,),
+        ).pid
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The last start, as the lock's file says."""
+
+    pid: int
+    at: float
+    short: int
+    """How many followers in a row, before this one, died soon after they were started."""
+
+
+def _last_start(path: Path) -> _Start | None:
+    with suppress(ValueError):
+        return TypeAdapter(_Start).validate_json(path.read_bytes())
+    return None
+
+
+def lock_of(home: Path) -> Path:
+    """The file that a follower holds, with its process id as JSON."""
+    return home / "aquarat" / "follower.lock"
+
+
+def main() -> int:
+    """Follows until no run is parked anymore."""
+    from aquarat_pipeline.runs.launcher import GpuRunLauncher
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
+    home = dagster_home()
+    lock = int(os.environ.pop(LOCK))
+    os.set_inheritable(lock, False)
+    with dg.DagsterInstance.get() as instance:
+        launcher = instance.run_launcher
+        assert isinstance(launcher, GpuRunLauncher), "dagster.yaml has another run launcher"
+        follower = Follower(instance, launcher.wake, max_workers=launcher.max_workers)
+        log.info("process %d follows parked runs", os.getpid())
+        touched = 0.0
+        while not follower.is_idle:
+            if time.monotonic() - touched >= CHECK_SECONDS:
+                touched = time.monotonic()
+                os.utime(lock_of(home))
+            follower.turn()
+            time.sleep(TURN_SECONDS)
+        log.info("no run is parked: this process ends")
+        follower.close()
+        # Before anything that may take its time: a run that is parked now gets the next follower.
+        os.close(lock)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

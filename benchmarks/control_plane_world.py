@@ -1,0 +1,503 @@
+"""One size of `control_plane`: the real control plane, with hosts, supervisors and workers that are simulated.
+
+Real: the instance and its database, the queue, the daemon's dequeuing and monitoring, the run launcher's decisions, the
+follower, the allocator, tickets, attempts, the requests to hosts and the leases on them. Simulated, in virtual time:
+the way to the hosts, the supervisors with their heartbeats, and what a worker does between two waits, in this process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import logging
+import os
+import random
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+
+from aquarat_core.agent import leases, processes
+from aquarat_core.artifacts import ArtifactStore, CodeVersion, JobDir
+from aquarat_core.artifacts.memory import MemoryBackend
+from aquarat_core.stages.base import StageSpec
+from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline._compat import DagsterEvent
+from aquarat_pipeline.hosts import agent
+from aquarat_pipeline.hosts.allocator import Allocator, SharedAllocator
+from aquarat_pipeline.hosts.host import Host
+from aquarat_pipeline.hosts.inventory import read_inventory
+from aquarat_pipeline.hosts.occupancy import occupy, vacate
+from aquarat_pipeline.hosts.queueing import Ticket, read_answer, remove_ticket, ticket
+from aquarat_pipeline.hosts.requirement import Requirement
+from aquarat_pipeline.hosts.transports import HostError
+from aquarat_pipeline.hosts.watching import Watcher
+from aquarat_pipeline.jobs import parking
+from aquarat_pipeline.jobs.attempts import Attempt
+from aquarat_pipeline.jobs.commands import Launch, job_request
+from aquarat_pipeline.jobs.parking import Parked
+from aquarat_pipeline.jobs.placement import NoHostError, Placement
+from aquarat_pipeline.locks import held
+from aquarat_pipeline.runs.follower import Follower, lock_of
+from aquarat_pipeline.runs.launcher import GpuRunLauncher
+from aquarat_pipeline.runs.origin import job_origin
+from aquarat_pipeline.runs.submit import definitions
+from aquarat_pipeline.tags import WORKER_TAG
+from aquarat_pipeline.workers import Worker, only_worker, show_alive, unpark
+
+STAGE = STAGES["sft_checkpoint"]
+MODULE = "tests.launching.definitions"
+TICK = 0.5
+"""Virtual seconds between two turns of the follower."""
+HEARTBEAT = 5.0
+MONITOR_SECONDS = 10.0
+HOLD_SECONDS = 120.0
+"""Virtual seconds for which all jobs run at once, and the control host's work is measured."""
+MAX_WORKERS = 8
+JOB_SECONDS = (60.0, 120.0)
+WORKER_SECONDS = 5.0
+"""What a worker that is woken takes to come up."""
+AWAY, SLOW = 0.01, 0.01
+"""Shares of calls to a host that fail, and that take ten seconds longer."""
+MAX_HOSTS = 1000
+
+
+class Inline(Executor):
+    """Does everything at once, because virtual time does not pass in threads."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as e:
+            done.set_exception(e)
+        return done
+
+
+class SimulatedLauncher(GpuRunLauncher):
+    """Starts no process: the world does what a worker would do."""
+
+    def _start_worker(self, run: dg.DagsterRun, command: Any, how: str, park_after: float | None = None) -> Worker:
+        who: Worker = {"kind": "launcher", "host": os.uname().nodename, "boot": "none", "pid": 1, "started": 0}
+        self._instance.add_run_tags(run.run_id, {WORKER_TAG: json.dumps(who)})
+        world = World.here
+        assert world is not None
+        world.at(WORKER_SECONDS, lambda: world.work(run.run_id))
+        return {**who, **world.me}
+
+
+@dataclass
+class Clocked:
+    """CPU seconds and calls by what they were for."""
+
+    seconds: Counter[str] = field(default_factory=Counter[str])
+    calls: Counter[str] = field(default_factory=Counter[str])
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        began = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.process_time() - began
+            self.calls[what] += 1
+
+
+@dataclass
+class Run:
+    """What the world knows of a run."""
+
+    number: int
+    attempt: Attempt | None = None
+    queued: float = 0.0
+    began: float | None = None
+    host: str | None = None
+    over: bool = False
+    """Its job has ended."""
+    ended: bool = False
+
+
+class World:
+    """Everything that is simulated, and the processes that are real but run here, one after the other."""
+
+    here: World | None = None
+
+    def __init__(self, home: Path, size: int, seed: int = 0) -> None:
+        World.here = self
+        self.home, self.size = home, size
+        self.me: Any = processes.identity(os.getpid())
+        self.rng = random.Random(seed)
+        self.seconds = 0.0
+        self.cpu = Clocked()
+        self.ops: Counter[str] = Counter()
+        self.counting = True
+        self.runs: dict[str, Run] = {}
+        self.gpus: Counter[str] = Counter()
+        self.freed: dict[str, float] = {}
+        self.idle: list[float] = []
+        self.order: list[Run] = []
+        """Runs in the order in which they began."""
+        self.wrong: list[str] = []
+        self.holding = False
+        self.ended = self.refused = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._kept: list[Any] = []
+        self.store = ArtifactStore.open(f"memory://control-plane-{os.getpid()}")
+        self.instance = self._instance()
+
+    def _instance(self) -> dg.DagsterInstance:
+        launcher = {"park_after_seconds": 30.0, "max_workers": MAX_WORKERS}
+        settings = {
+            "telemetry": {"enabled": False},
+            "run_launcher": {"module": __name__, "class": "SimulatedLauncher", "config": launcher},
+            "run_queue": {"max_concurrent_runs": -1, "dequeue_use_threads": True, "dequeue_num_workers": 4},
+            "run_monitoring": {"enabled": True, "poll_interval_seconds": int(MONITOR_SECONDS)},
+        }
+        (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        return dg.DagsterInstance.from_config(str(self.home))
+
+    def write_hosts(self, slots: int) -> None:
+        """So many GPUs, on at most `MAX_HOSTS` hosts."""
+        each = -(-slots // MAX_HOSTS)
+        hosts: list[dict[str, Any]] = []
+        for number in range(-(-slots // each)):
+            root = self.home / "roots" / f"h{number}"
+            root.mkdir(parents=True, exist_ok=True)
+            hosts.append({"name": f"h{number}", "address": "x", "gpus": each, "max_leases": each, "root": str(root)})
+        (self.home / "hosts.yaml").write_text(yaml.safe_dump({"hosts": hosts}))
+
+    def create_runs(self, count: int) -> None:
+        """Queues runs of the same asset, as `aquarat launch` does once it has checked them."""
+        repository = definitions()
+        definition = repository.get_definition()
+        key = dg.AssetKey(STAGE.name)
+        job = definition.get_implicit_job_def_for_assets([key])
+        assert job is not None
+        location = {"python_module": {"module_name": MODULE, "location_name": "toys"}}
+        workspace = self.home / "workspace.yaml"
+        workspace.write_text(yaml.safe_dump({"load_from": [location]}))
+        origin = job_origin(job.name, definition.name, workspace)
+        code = repository.get_reconstructable_job(job.name).get_python_origin()
+        for number in range(count):
+            run = self.instance.create_run_for_job(
+                job_def=job,
+                asset_selection=frozenset({key}),
+                remote_job_origin=origin,
+                job_code_origin=code,
+            )
+            self.runs[run.run_id] = Run(number)
+            self.instance.submit_run(run.run_id, workspace=None)  # pyright: ignore[reportArgumentType]
+
+    def now(self) -> float:
+        return self.seconds
+
+    def at(self, after: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.seconds + after, next(self._numbers), do))
+
+    def advance(self, seconds: float) -> None:
+        """Lets virtual time pass; what the simulation itself does is not counted."""
+        end = self.seconds + seconds
+        while self._events and self._events[0][0] <= end:
+            self.seconds, _, do = heapq.heappop(self._events)
+            do()
+        self.seconds = end
+
+    # --- workers -------------------------------------------------------------------------------------------------
+
+    def work(self, run_id: str) -> None:
+        """What a worker does from its start until its run is parked or has ended."""
+        run = self.runs[run_id]
+        if run.attempt is None:
+            dagster_run = self.instance.get_run_by_id(run_id)
+            assert dagster_run is not None
+            self._report(dagster_run, dg.DagsterEventType.RUN_START)
+            run.attempt = Attempt.create(self.instance, self.store, self._spec(run_id), 0, {})
+            run.queued = self.seconds
+            with only_worker(self.home, run_id, "the bench"):
+                show_alive(self.home, run_id)  # the lock of a worker stays when it ends
+        if run.began is not None:
+            self._finish(run_id, run)
+            return
+        with self.cpu.of("placement"):
+            answer = read_answer(self.home, self._ticket_name(run_id))
+            mine = self._take_ticket(run_id, run)
+            if answer and answer.hosts and answer.since == mine.record.since:
+                self._start(run_id, run, mine, answer.hosts, answer.number)
+            self._park(run_id, run)
+
+    def _take_ticket(self, run_id: str, run: Run) -> Ticket:
+        context = ticket(self.home, run_id, STAGE.name, float(run.number), Requirement(True, device="cuda"))
+        self._kept.append(context)  # its end would remove the ticket, which a parked run leaves behind
+        return context.__enter__()
+
+    def _ticket_name(self, run_id: str) -> str:
+        return f"{float(self.runs[run_id].number):017.3f}-{run_id}-{STAGE.name}"
+
+    def _start(self, run_id: str, run: Run, mine: Ticket, hosts: tuple[str, ...], number: int) -> None:
+        known = {host.name: host for host in read_inventory(self.home).hosts}
+        assert run.attempt is not None
+        occupy(self.home, mine.name, run_id, STAGE.name, run.attempt.folder.uri, [(hosts[0], 1)])
+        launch = Launch(run.attempt, STAGE, mine.record.need, ("-m", "program"), {})
+        try:
+            Placement.on_one(launch, known[hosts[0]]).start()
+        except NoHostError as e:
+            vacate(self.home, mine.name)
+            mine.refuse(number, e.refused)
+        else:
+            remove_ticket(self.home, mine.name)
+
+    def _park(self, run_id: str, run: Run) -> None:
+        assert run.attempt is not None
+        job = run.attempt.folder.uri if run.began is not None else None
+        hosts = (run.host,) if run.host and job else ()
+        name = self._ticket_name(run_id)
+        unpark(self.home, run_id)
+        parking.write(self.home, Parked(run_id, STAGE.name, (STAGE.name,), name, job, hosts))
+
+    def _finish(self, run_id: str, run: Run) -> None:
+        vacate(self.home, self._ticket_name(run_id))
+        unpark(self.home, run_id)
+        run.ended = True
+        self.ended += 1
+        dagster_run = self.instance.get_run_by_id(run_id)
+        assert dagster_run is not None
+        self._report(dagster_run, dg.DagsterEventType.RUN_SUCCESS)
+
+    def _report(self, run: dg.DagsterRun, what: dg.DagsterEventType) -> None:
+        self.instance.report_dagster_event(DagsterEvent(what.value, run.job_name), run.run_id)
+
+    def _spec(self, run_id: str) -> StageSpec:
+        return StageSpec(
+            stage=STAGE.name, store=self.store.uri, profile="demo", config=None, inputs={},
+            code=CodeVersion(version="v"), run_id=run_id, step_key=STAGE.name,
+        )  # fmt: skip
+
+    # --- hosts ---------------------------------------------------------------------------------------------------
+
+    def call(self, host: Host, command: str, request: Any) -> dict[str, Any]:
+        """The reply of a host's agent, whose leases are real."""
+        if self.rng.random() < AWAY:
+            raise HostError(f"{host.name} cannot be reached")
+        root = Path(host.root)
+        assert command == "start", command
+        with leases.locked(root):
+            lease = leases.acquire(root, {**request, "ttl": 1e9})
+        if "busy" in lease:
+            self.refused += 1
+            return {"state": "busy", "reason": lease["busy"], "held": lease["held"]}
+        folder = JobDir.at(request["job"])
+        run_id = request["owner"]
+        run = self.runs[run_id]
+        if not folder.create_json("claim/node0.json", {"host": host.name, "boot": "b"}):
+            self.wrong.append(f"{run_id} was started twice")
+        self._begin(host, run_id, run)
+        return {"state": "started", "gpus": lease["gpus"]}
+
+    def _begin(self, host: Host, run_id: str, run: Run) -> None:
+        self.gpus[host.name] += 1
+        if self.gpus[host.name] > host.gpus:
+            self.wrong.append(f"{host.name} has {self.gpus[host.name]} jobs for {host.gpus} GPUs")
+        if run.began is not None or run.ended:
+            self.wrong.append(f"{run_id} runs twice")
+        delay = 10.0 if self.rng.random() < SLOW else 0.0
+        run.began, run.host = self.seconds, host.name
+        if (free := self.freed.pop(host.name, None)) is not None:
+            self.idle.append(self.seconds - free)
+        self.order.append(run)
+        self.at(delay + self.rng.uniform(0, HEARTBEAT), lambda: self._beat(run_id, 1))
+        self.at(self.rng.uniform(*JOB_SECONDS), lambda: self._end(run_id, host))
+
+    def _status(self, run: Run, sequence: int, **more: Any) -> None:
+        assert run.attempt is not None
+        common = {"node": 0, "host": run.host, "sequence": sequence, "chunks": 0}
+        with self.simulated():
+            run.attempt.folder.write_json("status/node0.json", {**common, **more})
+
+    def _beat(self, run_id: str, sequence: int) -> None:
+        run = self.runs[run_id]
+        if run.over:
+            return
+        who = {"boot": "b", "pid": 1, "started": 1}
+        self._status(run, sequence, state="running", supervisor=who)
+        self.at(HEARTBEAT, lambda: self._beat(run_id, sequence + 1))
+
+    def _end(self, run_id: str, host: Host) -> None:
+        if self.holding:
+            self.at(HOLD_SECONDS, lambda: self._end(run_id, host))
+            return
+        run = self.runs[run_id]
+        assert run.attempt is not None
+        run.over = True
+        self.gpus[host.name] -= 1
+        self.freed[host.name] = self.seconds
+        leases.drop(Path(host.root), job_request(run.attempt, 0)["id"])
+        ended = {"code": 0, "signal": None, "launcher_failed": False, "reason": None, "complete": True, "tail": []}
+        self._status(run, 10**6, state="ended", **ended)
+
+    @contextmanager
+    def simulated(self) -> Iterator[None]:
+        before, self.counting = self.counting, False
+        try:
+            yield
+        finally:
+            self.counting = before
+
+
+class TimedAllocator(SharedAllocator):
+    """The allocator in the world's time; its CPU time is placement."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.home)
+        self._world = world
+        self._allocator = Allocator(world.home, world.now, Watcher(world.now))
+
+    def turn(self) -> None:
+        decided, began = self._allocator.decisions, time.process_time()
+        self._allocator.turn()
+        # Looking whether anything has happened is no placement: it costs the same however many jobs are started.
+        what = "polling" if self._allocator.decisions == decided else "placement"
+        self._world.cpu.seconds[what] += time.process_time() - began
+
+    def close(self) -> None:
+        self._allocator.close()
+
+
+class ControlHost:
+    """Daemon and follower, which take their turns while virtual time passes."""
+
+    def __init__(self, world: World, context: Any) -> None:
+        launcher = world.instance.run_launcher
+        assert isinstance(launcher, GpuRunLauncher)
+        self._world, self._context = world, context
+        self._queue = QueuedRunCoordinatorDaemon(interval_seconds=1)
+        self.follower = Follower(
+            world.instance, launcher.wake, max_workers=MAX_WORKERS, now=world.now, allocator=TimedAllocator(world),
+            pool=Inline(),
+        )  # fmt: skip
+        self._monitored = 0.0
+        self._log = logging.getLogger("control-plane")
+
+    def dequeue(self) -> None:
+        with self._world.cpu.of("dequeue"):
+            for _ in self._queue.run_iteration(self._context):
+                pass
+
+    def run(self, until: Callable[[], bool], at_most: float = 36_000.0) -> float:
+        """Lets virtual time pass; returns how much did."""
+        world, began = self._world, self._world.seconds
+        while not until():
+            if world.seconds - began > at_most:
+                raise RuntimeError(
+                    f"after {at_most:.0f} virtual seconds: {len(world.order)} of {len(world.runs)} began"
+                )
+            world.advance(TICK)
+            before = self._allocating()
+            with world.cpu.of("follower"):
+                self.follower.turn()
+            world.cpu.seconds["follower"] -= self._allocating() - before
+            if world.seconds - self._monitored >= MONITOR_SECONDS:
+                self._monitored = world.seconds
+                with world.cpu.of("monitoring"):
+                    for _ in execute_run_monitoring_iteration(self._context, self._log):
+                        pass
+        return world.seconds - began
+
+    def _allocating(self) -> float:
+        return self._world.cpu.seconds["placement"] + self._world.cpu.seconds["polling"]
+
+    def close(self) -> None:
+        self.follower.close()
+        self._queue.__exit__(None, None, None)
+
+
+def count_operations(world: World) -> None:
+    """Counts what the control plane asks of the store; what hosts write is not counted."""
+    for name in ("read", "write", "create", "swap", "keys", "stats", "delete", "size"):
+        inner = getattr(MemoryBackend, name)
+
+        def counted(self: Any, *args: Any, _name: str = name, _inner: Any = inner, **kwargs: Any) -> Any:
+            if world.counting:
+                world.ops[_name] += 1
+            return _inner(self, *args, **kwargs)
+
+        setattr(MemoryBackend, name, counted)
+
+
+def measure(home: Path, size: int) -> dict[str, Any]:
+    """First `size` runs wait for a tenth as many hosts; then there are as many hosts as runs, and all jobs run."""
+    world = World(home, size)
+    count_operations(world)
+    agent.transport_to = lambda host: _Transport(world, host)
+    extra, few = max(10, size // 10), max(1, size // 20)
+    world.write_hosts(few)
+    with ExitStack() as stack:
+        path = lock_of(home)
+        path.parent.mkdir(parents=True)
+        stack.enter_context(held(path, "the bench"))
+        context = stack.enter_context(create_test_daemon_workspace_context(EmptyWorkspaceTarget(), world.instance))
+        host = ControlHost(world, context)
+        stack.callback(host.close)
+        world.create_runs(size + extra)
+        host.dequeue()
+        waiting = lambda: len(list((home / "aquarat/parked").glob("*.json"))) >= len(world.runs) - few  # noqa: E731
+        host.run(lambda: len(world.order) >= few and waiting())
+        line = _part(world, host, lambda: len(world.order) >= few + extra)
+        world.holding = True
+        world.write_hosts(size)
+        host.run(lambda: len(world.order) == len(world.runs))
+        end = world.seconds + HOLD_SECONDS
+        hold = _part(world, host, lambda: world.seconds >= end)
+        running = sum(run.began is not None and not run.over for run in world.runs.values())
+    waits = [run.began - run.queued for run in world.order if run.began is not None and run.began > run.queued]
+    overtaken = max(sum(later.number > run.number for later in world.order[:k]) for k, run in enumerate(world.order))
+    return {
+        "runs": len(world.runs), "running": running, "line": line, "hold": hold, "idle": world.idle,
+        "waits": (min(waits), max(waits)), "overtaken": overtaken, "wrong": world.wrong, "refused": world.refused,
+        "dequeue_cpu": world.cpu.seconds["dequeue"] / len(world.runs),
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }  # fmt: skip
+
+
+def _part(world: World, host: ControlHost, until: Callable[[], bool]) -> dict[str, Any]:
+    """What one part of the measurement took."""
+    cpu, ops, began = Counter(world.cpu.seconds), sum(world.ops.values()), len(world.order)
+    seconds = host.run(until)
+    spent = {name: value - cpu[name] for name, value in world.cpu.seconds.items()}
+    return {"seconds": seconds, "cpu": spent, "ops": sum(world.ops.values()) - ops, "starts": len(world.order) - began}
+
+
+class _Transport:
+    def __init__(self, world: World, host: Host) -> None:
+        self._world, self._host = world, host
+
+    def call(self, command: str, request: Any, seconds: float = 0.0) -> dict[str, Any]:
+        return self._world.call(self._host, command, request)
+
+
+def main() -> None:
+    work = json.loads(os.environ["WORK"])
+    logging.disable(logging.INFO)
+    world = sys.modules["benchmarks.control_plane_world"]  # the launcher is loaded by this name, and not as __main__
+    found = world.measure(Path(work["home"]), work["size"])
+    Path(work["out"]).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    from benchmarks import control_plane_world  # noqa: F401
+
+    main()
