@@ -14,15 +14,14 @@ import logging
 import os
 import random
 import resource
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import yaml
@@ -32,6 +31,7 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from aquarat_core.agent import leases, processes
+from aquarat_core.agent.protocol import LeaseRequest
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, JobDir
 from aquarat_core.artifacts.memory import MemoryBackend
 from aquarat_core.stages.base import StageSpec
@@ -92,7 +92,7 @@ class SimulatedLauncher(GpuRunLauncher):
     """Starts no process: the world does what a worker would do."""
 
     def _start_worker(self, run: dg.DagsterRun, command: Any, how: str, park_after: float | None = None) -> Worker:
-        who: Worker = {"kind": "launcher", "host": os.uname().nodename, "boot": "none", "pid": 1, "started": 0}
+        who: Any = {"kind": "launcher", "host": os.uname().nodename, "boot": "none", "pid": 1, "started": 0}
         self._instance.add_run_tags(run.run_id, {WORKER_TAG: json.dumps(who)})
         world = World.here
         assert world is not None
@@ -104,17 +104,15 @@ class SimulatedLauncher(GpuRunLauncher):
 class Clocked:
     """CPU seconds and calls by what they were for."""
 
-    seconds: Counter[str] = field(default_factory=Counter[str])
-    calls: Counter[str] = field(default_factory=Counter[str])
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
 
     @contextmanager
-    def of(self, what: str) -> Iterator[None]:
+    def of(self, what: str) -> Generator[None]:
         began = time.process_time()
         try:
             yield
         finally:
             self.seconds[what] += time.process_time() - began
-            self.calls[what] += 1
 
 
 @dataclass
@@ -296,7 +294,7 @@ class World:
         root = Path(host.root)
         assert command == "start", command
         with leases.locked(root):
-            lease = leases.acquire(root, {**request, "ttl": 1e9})
+            lease = leases.acquire(root, cast("LeaseRequest", {**request, "ttl": 1e9}))
         if "busy" in lease:
             self.refused += 1
             return {"state": "busy", "reason": lease["busy"], "held": lease["held"]}
@@ -346,11 +344,18 @@ class World:
         self.gpus[host.name] -= 1
         self.freed[host.name] = self.seconds
         leases.drop(Path(host.root), job_request(run.attempt, 0)["id"])
-        ended = {"code": 0, "signal": None, "launcher_failed": False, "reason": None, "complete": True, "tail": []}
+        ended: dict[str, Any] = {
+            "code": 0,
+            "signal": None,
+            "launcher_failed": False,
+            "reason": None,
+            "complete": True,
+            "tail": [],
+        }
         self._status(run, 10**6, state="ended", **ended)
 
     @contextmanager
-    def simulated(self) -> Iterator[None]:
+    def simulated(self) -> Generator[None]:
         before, self.counting = self.counting, False
         try:
             yield
@@ -442,7 +447,11 @@ def measure(home: Path, size: int) -> dict[str, Any]:
     """First `size` runs wait for a tenth as many hosts; then there are as many hosts as runs, and all jobs run."""
     world = World(home, size)
     count_operations(world)
-    agent.transport_to = lambda host: _Transport(world, host)
+
+    def transport_to(host: Host) -> _Transport:
+        return _Transport(world, host)
+
+    agent.transport_to = transport_to
     extra, few = max(10, size // 10), max(1, size // 20)
     world.write_hosts(few)
     with ExitStack() as stack:
@@ -475,7 +484,7 @@ def measure(home: Path, size: int) -> dict[str, Any]:
 
 def _part(world: World, host: ControlHost, until: Callable[[], bool]) -> dict[str, Any]:
     """What one part of the measurement took."""
-    cpu, ops, began = Counter(world.cpu.seconds), sum(world.ops.values()), len(world.order)
+    cpu, ops, began = world.cpu.seconds.copy(), sum(world.ops.values()), len(world.order)
     seconds = host.run(until)
     spent = {name: value - cpu[name] for name, value in world.cpu.seconds.items()}
     return {"seconds": seconds, "cpu": spent, "ops": sum(world.ops.values()) - ops, "starts": len(world.order) - began}
@@ -492,12 +501,10 @@ class _Transport:
 def main() -> None:
     work = json.loads(os.environ["WORK"])
     logging.disable(logging.INFO)
-    world = sys.modules["benchmarks.control_plane_world"]  # the launcher is loaded by this name, and not as __main__
-    found = world.measure(Path(work["home"]), work["size"])
-    Path(work["out"]).write_text(json.dumps(found))
+    Path(work["out"]).write_text(json.dumps(measure(Path(work["home"]), work["size"])))
 
 
 if __name__ == "__main__":
-    from benchmarks import control_plane_world  # noqa: F401
+    from benchmarks import control_plane_world
 
-    main()
+    control_plane_world.main()  # Dagster loads the launcher from this module by its name, which is not __main__

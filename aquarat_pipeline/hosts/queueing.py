@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -128,14 +129,15 @@ class Ticket:
     def refuse(self, number: int, refused: Mapping[str, Refusal]) -> None:
         """Says that the grant with that number led to no start, and why."""
         self.refused_number = number
-        self._write(number, refused)
+        self.write(number, refused)
 
     def answer(self) -> Answer | None:
         """What the allocator has said so far."""
         said = read_answer(self.home, self.name)
         return said if said and said.since == self.record.since else None
 
-    def _write(self, answered: int, refused: Mapping[str, Refusal]) -> None:
+    def write(self, answered: int = 0, refused: Mapping[str, Refusal] = MappingProxyType({})) -> None:
+        """Writes the file."""
         own = asdict(self.record)
         told = {host: asdict(refusal) for host, refusal in refused.items()}
         path = queue(self.home) / f"{self.name}.json"
@@ -168,7 +170,7 @@ def ticket(
         since = parse_ticket((queue(home) / f"{name}.json").read_bytes()).since
     record = Record(run_id, step, since, need, me, (), budget_micros, True, tuple(sorted(avoid)))
     mine = Ticket(home, name, record)
-    mine._write(0, {})
+    mine.write()
     try:
         yield mine
     finally:

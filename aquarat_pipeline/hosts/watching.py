@@ -70,7 +70,7 @@ class Watcher:
         status = done.result()
         if status != one.status:
             one.status, one.changed = status, now
-        ended = isinstance(status, dict) and status.get("state") == "ended"  # pyright: ignore[reportUnknownMemberType]
+        ended = bool(status) and status["state"] == "ended"
         quiet = now - one.changed > (SILENT_SECONDS if status else ABSENT_SECONDS)
         one.state = "over" if ended or quiet else "running"
 

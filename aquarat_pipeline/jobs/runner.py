@@ -252,8 +252,8 @@ class StageRunner:
             raise NoHostError(f"{launch.need}: {gone[0]} is no longer in the inventory")
         hosts = [known[name] for name in answer.hosts]
         self._occupy(launch.need, hosts)
+        several = launch.need.most_nodes > 1
         try:
-            several = launch.need.most_nodes > 1
             self._start_on(Placement.on_several(launch, hosts) if several else Placement.on_one(launch, hosts[0]))
         except BaseException as e:
             # A host may have started it, even if this process is stopped here: then it is refused as long as it runs.

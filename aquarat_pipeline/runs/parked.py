@@ -139,9 +139,9 @@ class FollowedJob:
             chunk = self._job.chunk(node, self._shown[node] + 1)
             if chunk is None:
                 return False
-            progress = [_progress(message) for message in chunk["messages"]]
-            if None in progress:
+            if not all(_is_silent(message) or _progress(message) for message in chunk["messages"]):
                 return True
+            told = [progress for message in chunk["messages"] if (progress := _progress(message))]
             self._shown[node] += 1
             # Before it is shown, so that no line is shown twice.
             self._job.write_cursor(self._shown)
@@ -149,9 +149,8 @@ class FollowedJob:
             if chunk["lines"]:
                 with self._log.open("a") as out:
                     out.writelines(f"{prefix}{printable(line)}\n" for line in chunk["lines"])
-            for message in progress:
-                if message:
-                    self._teller(message)
+            for progress in told:
+                self._teller(progress)
         return False
 
     def _known(self) -> list[Host]:
@@ -163,10 +162,13 @@ class FollowedJob:
         return self._hosts
 
 
-def _progress(message: Mapping[str, Any]) -> Message | dict[str, Any] | None:
-    """The progress that a message tells; {} for one that says nothing, None for any other."""
-    if message["method"] in ("opened", "closed"):
-        return {}
+def _is_silent(message: Mapping[str, Any]) -> bool:
+    """Whether it only says that the stage's process has opened or closed its side."""
+    return message["method"] in ("opened", "closed")
+
+
+def _progress(message: Mapping[str, Any]) -> Message | None:
+    """The progress that a message tells; None for any other."""
     payload: Any = (message["params"] or {}).get("payload")
     if isinstance(payload, dict) and cast("dict[str, Any]", payload).get("aquarat") == "progress":
         return cast("Message", payload)
