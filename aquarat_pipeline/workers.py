@@ -98,6 +98,13 @@ def is_parked(home: Path, run_id: str) -> bool:
     return (parked(home) / f"{run_id}.json").exists()
 
 
+def parked_runs(home: Path) -> set[str]:
+    """The ids of all parked runs."""
+    with suppress(FileNotFoundError):
+        return {name.removesuffix(".json") for name in os.listdir(parked(home))}
+    return set()
+
+
 def unpark(home: Path, run_id: str) -> None:
     """The run has a worker again, or has ended."""
     with suppress(FileNotFoundError):

@@ -97,7 +97,7 @@ class SimulatedLauncher(GpuRunLauncher):
         world = World.here
         assert world is not None
         world.at(WORKER_SECONDS, lambda: world.work(run.run_id))
-        return {**who, **world.me}
+        return cast("Worker", {**who, **world.me})
 
 
 @dataclass

@@ -49,6 +49,7 @@ class _Class:
     fitting: list[Host]
     """Cheapest first."""
     why_none: str
+    why_behind: str
     position: int = 0
     """No host before this one is free anymore in this turn."""
     failed: bool = False
@@ -153,9 +154,10 @@ class Allocator:
             self._say(name, self._grants[name])
         else:
             self._say(name, Answer(ticket.since, why=self._why(kind, allowed, rooms, kept)))
-            kind.failed = True
-            if len(allowed) >= need.nodes:
+            # The hosts of those behind the first are kept already: for a thousand steps, this must not be done again.
+            if not kind.failed and len(allowed) >= need.nodes:
                 kept.update(host.name for host in allowed)
+            kind.failed = kind.failed or not ticket.avoid
 
     def _keep_for_older_version(self, name: str, ticket: Record, kept: set[str]) -> None:
         """A worker from before there was an allocator takes its hosts itself, if no older ticket names them."""
@@ -179,7 +181,7 @@ class Allocator:
         apart = ", not enough at one site" if found >= need.nodes else ""
         why = f"{need}: {FILE} has {found} of these{apart}{reasons}; add one, or change the run's requirements"
         cheapest = sorted(fitting, key=lambda host: (host.price_per_hour, host.gpus, host.name))
-        return _Class(need, cheapest, self._unusable() or why)
+        return _Class(need, cheapest, self._unusable() or why, f"{need}: others were first in line")
 
     def _unusable(self) -> str:
         return f"a usable inventory: {self.fleet.problem}" if self.fleet.problem else ""
@@ -190,7 +192,7 @@ class Allocator:
             return kind.why_none
         need = kind.need
         if kind.failed or any(host.name in kept for host in allowed):
-            return f"{need}: others were first in line"
+            return kind.why_behind
         full = [host.name for host in allowed if not _fits(need, host, rooms)]
         named = "; ".join(self.fleet.why_not(full[:NAMED]))
         return f"{need}: {named}{f'; and {len(full) - NAMED} more' if len(full) > NAMED else ''}"

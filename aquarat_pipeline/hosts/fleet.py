@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aquarat_core.agent import processes
 from aquarat_pipeline.hosts.inventory import Host, InventoryError, read_inventory
 from aquarat_pipeline.hosts.occupancy import folder, parse_occupied
 from aquarat_pipeline.hosts.queueing import HeldLease, Refusal
 from aquarat_pipeline.hosts.records import Records
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.watching import Watcher
+from aquarat_pipeline.workers import parked_runs
 
 INVENTORY_SECONDS = 1.0
 FOLLOWED_SECONDS = 5.0
@@ -59,7 +61,7 @@ class Fleet:
     """Why there is no usable inventory."""
 
     def __post_init__(self) -> None:
-        self._jobs = Records(folder(self.home), parse_occupied)
+        self._jobs = Records(folder(self.home), parse_occupied, replaced=False)
         self._others: dict[str, dict[str, HeldLease]] = {}
         """By host and mark: leases of jobs that are not ours."""
         self._rests: dict[str, _Rest] = {}
@@ -159,7 +161,9 @@ class Fleet:
 
     def _look(self) -> bool:
         """Forgets jobs that nobody here follows and that the store says are over."""
-        unfollowed = {name: job for name, job in self._jobs.items.items() if not job.is_followed(self.home)}
+        asleep = parked_runs(self.home)
+        awake = {name: job for name, job in self._jobs.items.items() if job.run not in asleep}
+        unfollowed = {name: job for name, job in awake.items() if not processes.is_alive(job.process)}
         ours = [mark for job in unfollowed.values() for mark in job.marks]
         others = [mark for leases in self._others.values() for mark in leases]
         over = self.watcher.look([*ours, *others])

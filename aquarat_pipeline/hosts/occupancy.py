@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 
 from aquarat_core.agent import processes
 from aquarat_pipeline.hosts.records import replace
-from aquarat_pipeline.workers import is_parked
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,6 @@ class Occupied:
     def marks(self) -> list[str]:
         """What identifies its leases on its hosts."""
         return [f"{self.job}#node{node}" for node in range(len(self.hosts))]
-
-    def is_followed(self, home: Path) -> bool:
-        """Whether somebody sees the job's end."""
-        return processes.is_alive(self.process) or is_parked(home, self.run)
 
     def __str__(self) -> str:
         return f"in use by {self.step} of run {self.run[:8]}"

@@ -169,8 +169,8 @@ def _is_silent(message: Mapping[str, Any]) -> bool:
 
 def _progress(message: Mapping[str, Any]) -> Message | None:
     """The progress that a message tells; None for any other."""
-    payload: Any = (message["params"] or {}).get("payload")
-    if isinstance(payload, dict) and cast("dict[str, Any]", payload).get("aquarat") == "progress":
+    payload: object = (message["params"] or {}).get("payload")
+    if isinstance(payload, dict) and cast("dict[str, object]", payload).get("aquarat") == "progress":
         return cast("Message", payload)
     return None
 
