@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from aquarat_pipeline.hosts.fleet import Fleet, Room
+from aquarat_pipeline.hosts.host import RentedHost
 from aquarat_pipeline.hosts.inventory import FILE, Host
 from aquarat_pipeline.hosts.queueing import (
     Answer,
@@ -69,6 +71,14 @@ class Allocator:
         self._grants: dict[str, Answer] = {}
         self._said: dict[str, Answer] = {}
         """The content of every file with an answer."""
+        self._known: dict[Requirement, _Class] = {}
+        self._known_for: dict[str, Host] | None = None
+        self._rents = False
+        self._behind: set[str] = set()
+        """Tickets that were told that others are first in line."""
+        self._numbers: dict[Requirement, int] = {}
+        self._needs: dict[str, int] = {}
+        """The number of each ticket's requirement, because one is slow to hash."""
         self._decided = float("-inf")
         self.decisions = 0
         """How often it has decided."""
@@ -99,6 +109,10 @@ class Allocator:
     def _notice(self, name: str) -> None:
         """A ticket is new, was changed or is gone."""
         ticket, grant = self._tickets.items.get(name), self._grants.get(name)
+        self._behind.discard(name)
+        self._needs.pop(name, None)
+        if ticket is not None:
+            self._needs[name] = self._numbers.setdefault(ticket.need, len(self._numbers))
         if ticket is None or (grant and ticket.since != grant.since):
             if grant and self.fleet.occupies(name):
                 self.fleet.started(grant.hosts)
@@ -126,17 +140,20 @@ class Allocator:
     def _decide(self) -> None:
         rooms = self.fleet.rooms({name: self._sizes(name, grant.hosts) for name, grant in self._grants.items()})
         kept: set[str] = set()
-        classes: dict[Requirement, _Class] = {}
-        for name in sorted(self._tickets.items):
+        classes: dict[int, _Class] = {}
+        for name, ticket in sorted(self._tickets.items.items()):
             if name in self._grants:
                 continue
-            ticket = self._tickets.items[name]
             if not ticket.asks:
                 self._keep_for_older_version(name, ticket, kept)
                 continue
-            kind = classes.get(ticket.need)
+            number = self._needs[name]
+            kind = classes.get(number)
             if kind is None:
-                kind = classes[ticket.need] = self._class(ticket.need)
+                kind = classes[number] = self._class(ticket.need)
+            # Nothing changes for most of a thousand steps that wait.
+            if kind.failed and kind.fitting and not ticket.avoid and name in self._behind:
+                continue
             self._serve(name, ticket, kind, rooms, kept)
 
     def _serve(self, name: str, ticket: Record, kind: _Class, rooms: Mapping[str, Room], kept: set[str]) -> None:
@@ -153,7 +170,10 @@ class Allocator:
             self._grants[name] = Answer(ticket.since, tuple(host.name for host in chosen), number=self._number)
             self._say(name, self._grants[name])
         else:
-            self._say(name, Answer(ticket.since, why=self._why(kind, allowed, rooms, kept)))
+            why = self._why(kind, allowed, rooms, kept)
+            self._say(name, Answer(ticket.since, why=why))
+            if why == kind.why_behind:
+                self._behind.add(name)
             # The hosts of those behind the first are kept already: for a thousand steps, this must not be done again.
             if not kind.failed and len(allowed) >= need.nodes:
                 kept.update(host.name for host in allowed)
@@ -167,7 +187,16 @@ class Allocator:
             self._drop(name)
 
     def _class(self, need: Requirement) -> _Class:
-        """The hosts that can run such a job, or why there are none."""
+        """The hosts that can run such a job, or why there are none; the same until the inventory or time changes it."""
+        if self._known_for is not self.fleet.hosts or self._rents:
+            self._known_for = self.fleet.hosts
+            self._rents = any(isinstance(host, RentedHost) for host in self.fleet.hosts.values())
+            self._known.clear()
+        if need not in self._known:
+            self._known[need] = self._look_for(need)
+        return replace_fields(self._known[need])
+
+    def _look_for(self, need: Requirement) -> _Class:
         fitting: list[Host] = []
         ending: list[str] = []
         for host in self.fleet.hosts.values():
@@ -204,6 +233,7 @@ class Allocator:
         return [(host.name, ticket.need.gpus_on(host) if ticket else 0) for host in there]
 
     def _say(self, name: str, answer: Answer) -> None:
+        self._behind.discard(name)
         if self._said.get(name) != answer:
             self._said[name] = answer
             replace(answers(self.home) / f"{name}.json", asdict(answer))

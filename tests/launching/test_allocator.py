@@ -20,6 +20,7 @@ from aquarat_core.settings import REPO_ROOT
 from aquarat_pipeline.hosts.allocator import Allocator, SharedAllocator
 from aquarat_pipeline.hosts.occupancy import folder, occupy, vacate
 from aquarat_pipeline.hosts.queueing import HeldLease, Refusal, Ticket, queue, ticket
+from aquarat_pipeline.hosts.records import replace
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.watching import ABSENT_SECONDS, SILENT_SECONDS, Watcher, read_status
 from tests.launching.asking import answer_to, turn
@@ -195,7 +196,7 @@ def test_jobs_that_nobody_follows_are_free_when_the_store_says_so(line: Line, de
     for mine, job in ((ended, "1"), (silent, "2"), (never, "3")):
         line.start(mine, f"file:///s/jobs/r/s/{job}")
         path = folder(line.home) / f"{mine.name}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"process": dead}))
+        replace(path, json.loads(path.read_text()) | {"process": dead})
     waiting = [line.wait(Requirement(True, host=host)) for host in "abc"]
     line.states |= {f"file:///s/jobs/r/s/{job}#node0": {"state": "running", "sequence": 1} for job in "12"}
     line.turn()
@@ -236,7 +237,7 @@ def test_dead_steps_hold_nobody_up(line: Line, dead: dict[str, Any]) -> None:
     line.turn()
     assert hosts_of(old) == ("a",)
     path = queue(line.home) / f"{old.name}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"process": dead}))
+    replace(path, json.loads(path.read_text()) | {"process": dead})
     line.turn(6)
     assert hosts_of(new) == ("a",) and not path.exists(), "its grant is given to the next"
 
