@@ -52,7 +52,8 @@ from aquarat_pipeline.jobs.commands import Launch, job_request
 from aquarat_pipeline.jobs.parking import Parked
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
 from aquarat_pipeline.locks import held
-from aquarat_pipeline.runs.follower import Follower, lock_of
+from aquarat_pipeline.runs.follower import Follower
+from aquarat_pipeline.runs.follower_start import lock_of
 from aquarat_pipeline.runs.launcher import GpuRunLauncher
 from aquarat_pipeline.runs.origin import job_origin
 from aquarat_pipeline.runs.submit import definitions

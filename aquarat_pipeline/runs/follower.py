@@ -7,21 +7,15 @@ Everything it knows is in files and in the store.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-from pydantic import TypeAdapter
 
 from aquarat_core.agent import processes
 from aquarat_pipeline.home import dagster_home
@@ -29,6 +23,7 @@ from aquarat_pipeline.hosts.allocator import SharedAllocator
 from aquarat_pipeline.hosts.queueing import answers, parse_answer
 from aquarat_pipeline.hosts.records import Records
 from aquarat_pipeline.jobs.parking import Parked, parse_parked
+from aquarat_pipeline.runs.follower_start import LOCK, lock_of
 from aquarat_pipeline.runs.parked import Followed, FollowedJob, FollowedWait
 from aquarat_pipeline.workers import Worker, parked, show_alive, unpark
 
@@ -38,11 +33,6 @@ TURN_SECONDS = 0.5
 CHECK_SECONDS = 30.0
 """Between two looks which parked runs still run."""
 IDLE_SECONDS = 60.0
-LIVED_SECONDS, FIRST_PAUSE, MAX_PAUSE = 60.0, 5.0, 300.0
-"""After the start of one that died sooner than the first, the pause before the next start doubles."""
-LOCK = "AQUARAT_FOLLOWER_LOCK"
-"""Environment variable with the descriptor of the lock that a follower gets."""
-MAX_LOG_BYTES = 4 << 20
 THREADS = 8
 
 
@@ -169,68 +159,6 @@ class Follower:
         for run_id in self._followed.keys() - set(self._instance.get_run_ids(started)):
             if run_id not in self._woken:
                 unpark(self._home, run_id)
-
-
-def start(home: Path) -> bool:
-    """Starts a follower with this process's environment, unless one is at work or on its way; whether it did.
-
-    The lock is taken here and handed to the new process, so that there is never a second one, however long the first
-    takes to come up. The kernel frees it when that process dies; the next one is then started after a growing pause.
-    """
-    path = lock_of(home)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        now, last = time.time(), _last_start(path)
-        # Whoever is at work touches the file.
-        short = last.short + 1 if last and os.fstat(lock.fileno()).st_mtime - last.at < LIVED_SECONDS else 0
-        if last and 0 <= now - last.at < min(FIRST_PAUSE * 2**short, MAX_PAUSE):
-            return False
-        child = _spawn(home, lock.fileno())
-        lock.truncate(0)
-        lock.write(json.dumps({"pid": child, "at": now, "short": short}))
-    return True
-
-
-def _spawn(home: Path, lock: int) -> int:
-    """The id of a new process that has the lock."""
-    path = home / "aquarat" / "follower.log"
-    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-        path.replace(path.with_suffix(".old.log"))
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", "aquarat_pipeline.runs.follower"],
-            env={**os.environ, "DAGSTER_HOME": str(home), LOCK: str(lock)},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            pass_fds=(lock,),
-        ).pid
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """The last start, as the lock's file says."""
-
-    pid: int
-    at: float
-    short: int
-    """How many followers in a row, before this one, died soon after they were started."""
-
-
-def _last_start(path: Path) -> _Start | None:
-    with suppress(ValueError):
-        return TypeAdapter(_Start).validate_json(path.read_bytes())
-    return None
-
-
-def lock_of(home: Path) -> Path:
-    """The file that a follower holds, with its process id as JSON."""
-    return home / "aquarat" / "follower.lock"
 
 
 def main() -> int:

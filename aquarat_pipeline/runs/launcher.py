@@ -173,9 +173,9 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
                 return True
             show_alive(home, run.run_id)
         # Imported here, because every Dagster process imports this module, and few of them have parked runs.
-        from aquarat_pipeline.runs import follower
+        from aquarat_pipeline.runs import follower_start
 
-        follower.start(home)
+        follower_start.start(home)
         return False
 
     def terminate(self, run_id: str) -> bool:

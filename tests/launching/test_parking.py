@@ -16,9 +16,9 @@ import pytest
 
 from aquarat_core.agent import processes
 from aquarat_pipeline.locks import is_held
-from aquarat_pipeline.runs import follower as followers
+from aquarat_pipeline.runs import follower_start as followers
 from aquarat_pipeline.runs import submit
-from aquarat_pipeline.runs.follower import lock_of
+from aquarat_pipeline.runs.follower_start import lock_of
 from aquarat_pipeline.workers import is_parked, worker_of
 from tests.launching.cluster_fixture import Cluster, assert_nothing_left
 from tests.launching.kill_scenarios import ASSET, STEPS, cancelled, expect, training
