@@ -5,6 +5,7 @@ Prints a line for each shard that is there, and at the end the hash of the artif
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.sharding.toys import spec
 
 
 def main(uri: str, log: str, shards: str, pause: str, function: str = "digits") -> None:
+    # A test that runs in the background of a shell has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     store = ArtifactStore.open(uri)
     place = ShardStore(store, "toy")
     wanted = [spec(n, Path(log), function, pause=float(pause)) for n in range(int(shards))]

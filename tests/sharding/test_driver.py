@@ -197,10 +197,14 @@ def test_two_drivers_with_an_impure_function_do_not_both_succeed(place: ShardSto
 def test_workers_end_with_their_driver(store_uri: str, log: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "tests.sharding.driver", store_uri, str(log), "4", "0", "stubborn"]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found = wait_until(lambda: len(p := list(log.parent.glob("pid-*"))) == 2 and p, 60, "two shards are being made")
-    workers = [int(path.name.removeprefix("pid-")) for path in found]
-    driver.send_signal(how)
-    driver.wait(limit(30))
+    try:
+        found = wait_until(lambda: len(p := list(log.parent.glob("pid-*"))) == 2 and p, 60, "two shards are being made")
+        workers = [int(path.name.removeprefix("pid-")) for path in found]
+        driver.send_signal(how)
+        driver.wait(limit(30))
+    finally:
+        driver.kill()
+        driver.wait()
     wait_until(lambda: not any(map(psutil.pid_exists, workers)), 30, "the workers have ended")
 
 
