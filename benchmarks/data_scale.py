@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.harness import Against, Result, run_apart, unmeasured
 
 WORKER = "benchmarks.data_scale_worker"
-SHARDS, SHARD_BYTES = 200, 2_000_000
+SHARDS, SHARD_BYTES = 200, 5_000_000
 EMPTY = 10_000
 PAIRS = 3
 WANTED_SHARDS, WANTED_BYTES = 1_822, 250_000_000

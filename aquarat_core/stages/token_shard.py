@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,16 @@ FILE = "tokens.bin"
 
 def encode(work: Work) -> Counts:
     """Encode the documents `text` with the tokenizer `tokenizer`."""
-    tokenizer = Tokenizer.load(work.path("tokenizer"))
+    tokenizer = _loaded(work.path("tokenizer"))
     parts = encoded(work.path("text"), tokenizer, work.threads)
     shard = write_shard(work.folder / FILE, parts, tokenizer.vocab_size)
     return {"documents": shard.documents, "tokens": shard.tokens}
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path) -> Tokenizer:
+    """The tokenizer at a path of the cache, whose name has the hash of its artifact; loaded once for many shards."""
+    return Tokenizer.load(path)
 
 
 def encoded(path: Path, tokenizer: Tokenizer, threads: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
