@@ -14,13 +14,15 @@ class AvoidedHosts:
     """
 
     def __init__(self) -> None:
-        self.names = set[str]()
+        self.names: set[str] = set()
         self._last: str | None = None
 
     def add(self, need: Requirement, host: str | None, *, gone: bool) -> None:
         """`host` failed the job, or nobody knows which. `gone`: as a host, and not only one of its processes."""
-        if need.max_nodes is None:
-            self.names |= {host} if host else set()
-            return
-        self.names = {host} if host and (gone or host == self._last) else set()
-        self._last = host
+        if need.max_nodes is not None:
+            again, self._last = host == self._last, host
+            self.names.clear()
+            if not (gone or again):
+                return
+        if host:
+            self.names.add(host)
