@@ -9,6 +9,9 @@
 - A run that was started from a terminal gets the remote origin by which the UI finds it. This uses `replace_job_origin`
   of the run storage, like `dagster run migrate-repository` (read: `_cli/run.py`,
   `_core/storage/runs/sql_run_storage.py`).
+- A storage whose operations wait for the database wraps what Dagster's interfaces of storages name, and a worker's
+  heartbeat is a row of the run storage's table of keys and values, which nothing public removes (read:
+  `_core/storage/runs/base.py` and `schema.py`, and the same of `event_log` and `schedules`).
 - Config types that check a range are scalars with a step after validation, for which Dagster has no public name (read:
   `_config/config_type.py`, `_config/post_process.py`).
 - The web server takes its middleware from one of its methods, and `dagster dev` starts that server by module name. Both
@@ -55,6 +58,10 @@ from dagster._core.launcher.base import (
 from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.event_log import EventLogStorage
+from dagster._core.storage.runs import RunStorage, SqliteRunStorage, SqlRunStorage
+from dagster._core.storage.runs.schema import KeyValueStoreTable
+from dagster._core.storage.schedules import ScheduleStorage
 from dagster._core.storage.tags import CODE_LOCATION_TAG, REPOSITORY_LABEL_TAG
 from dagster._core.utils import coerce_valid_log_level
 from dagster._core.workspace.load import location_origins_from_yaml_paths
@@ -87,11 +94,13 @@ __all__ = [
     "DagsterUserCodeProcessError",
     "EngineEventData",
     "ErrorSource",
+    "EventLogStorage",
     "ExecuteRunArgs",
     "ExecuteRunWithPlanIterable",
     "ExecutionPlan",
     "InProcessExecutor",
     "JobPythonOrigin",
+    "KeyValueStoreTable",
     "KnownExecutionState",
     "LaunchRunContext",
     "PlanExecutionContextManager",
@@ -104,7 +113,11 @@ __all__ = [
     "ResumeRunContext",
     "RetryMode",
     "RunLauncher",
+    "RunStorage",
+    "ScheduleStorage",
     "SerializableErrorInfo",
+    "SqlRunStorage",
+    "SqliteRunStorage",
     "StepFailureData",
     "StepOutputHandle",
     "UnresolvedAssetJobDefinition",

@@ -1,4 +1,4 @@
-"""The folder in which Dagster keeps its records, named by `DAGSTER_HOME`."""
+"""Where Dagster keeps its records: the folder that `DAGSTER_HOME` names, and what is said of a database."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from aquarat_core.errors import UserError
 
 class HomeError(UserError):
     """`DAGSTER_HOME` is not a usable folder; the message says what to do."""
+
+
+class DatabaseError(UserError):
+    """Dagster's database cannot be used; the message says which, why and what to do."""
 
 
 def dagster_home() -> Path:

@@ -48,8 +48,8 @@ PIPELINE_FLOORS = (
     ("checks",),
     ("renting",),
     ("hosts",),
-    ("experiments",),
-    ("events", "memory", "resources", "workers"),
+    ("beats", "experiments"),
+    ("database", "events", "memory", "resources", "workers"),
     ("_compat", "home", "locks", "tags"),
 )
 """The rooms of each package, from the roof down. A room imports those of lower floors, none of its own or a higher."""

@@ -13,6 +13,7 @@ import dagster as dg
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.artifacts.store import asset_of
 from aquarat_core.stages.registry import STAGES
+from aquarat_pipeline import beats
 from aquarat_pipeline.assets.retention import latest_events
 from aquarat_pipeline.events import manifest_of
 from aquarat_pipeline.tags import PROFILE_HASH_TAG
@@ -80,6 +81,7 @@ def forget(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """Deletes the run, its events, and its worker's and steps' logs. The artifacts it made stay in the store."""
     home = Path(instance.root_directory)
     instance.delete_run(run.run_id)
+    beats.forget(instance, run.run_id)
     for suffix in (".log", ".lock"):
         (home / "aquarat" / "workers" / f"{run.run_id}{suffix}").unlink(missing_ok=True)
     # SQLite has one file per run, which does not shrink when its rows are deleted.

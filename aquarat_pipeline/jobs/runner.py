@@ -6,6 +6,8 @@ job runs under its own supervisor on its host, and the new process finds both.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -20,6 +22,7 @@ from aquarat_core.artifacts import ArtifactStore, StoreError
 from aquarat_core.errors import UserError
 from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
+from aquarat_pipeline.home import DatabaseError
 from aquarat_pipeline.hosts.allocator import SharedAllocator
 from aquarat_pipeline.hosts.host import Host, InventoryError
 from aquarat_pipeline.hosts.inventory import local_host, read_inventory
@@ -106,6 +109,11 @@ class StageRunner:
             raise
         except dg.Failure:
             raise
+        except DatabaseError as e:
+            # The job goes on, and the run gets another worker: it is still started, as far as Dagster knows.
+            sys.stderr.write(f"{e}\n")
+            sys.stderr.flush()
+            os._exit(1)
         except BaseException as e:
             self._stop(f"its watcher failed: {e}")
             if isinstance(e, UserError):

@@ -37,6 +37,7 @@ from aquarat_pipeline._compat import (
 from aquarat_pipeline.assets import reuse
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
+from aquarat_pipeline.beats import beating
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.runs import profiles, readiness
 from aquarat_pipeline.runs.keeping import rest_of, without_fresh
@@ -81,6 +82,7 @@ class ResumingExecutor(InProcessExecutor):
                     experiment = _experiment_of(execution_plan)
                     tags = _profile_tags(instance, plan_context.dagster_run, experiment)
                 instance.add_run_tags(run_id, {WORKER_TAG: me, **tags})
+                stack.enter_context(beating(instance, run_id))
                 add_origin(instance, plan_context.dagster_run)
             plan: ExecutionPlan | None = execution_plan
             if experiment is not None:
@@ -200,6 +202,7 @@ def _said_without_a_trace() -> Generator[None]:
 def _profile_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, experiment: Experiment) -> dict[str, str]:
     """The tags with experiment and profile for a run that starts; for a resumed run, after checking that they match."""
     profiles.check(run.tags, experiment.profile)
+    profiles.share(instance, experiment.profile)
     return {**profiles.remember(Path(instance.root_directory), experiment.profile), **experiment.tags}
 
 

@@ -26,6 +26,7 @@ import dagster as dg
 
 from aquarat_core.agent import processes
 from aquarat_core.errors import UserError
+from aquarat_pipeline import beats
 from aquarat_pipeline._compat import (
     CheckRunHealthResult,
     ConfigurableClass,
@@ -67,6 +68,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
     A worker that has only waited for `park_after_seconds`, for hosts or for a job that runs, ends: its run is parked
     (0: never). The follower wakes parked runs, at most `max_workers` at once.
+    A worker on another machine counts as dead when it has been silent in the database for `lost_after_seconds`.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         resume_within_hours: float = resuming.RESUME_WITHIN_HOURS,
         park_after_seconds: float = 0.0,
         max_workers: int = MAX_WORKERS,
+        lost_after_seconds: float = beats.LOST_SECONDS,
     ) -> None:
         self._inst_data = inst_data
         self._resume_within_hours = resume_within_hours
         self._park_after = park_after_seconds
         self.max_workers = max_workers
+        self._silence = beats.Silence(lost_after_seconds)
         self._finishing: list[Thread] = []
         super().__init__()
 
@@ -89,11 +93,11 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        hours = dg.Field(float, is_required=False, default_value=resuming.RESUME_WITHIN_HOURS)
         return {
-            "resume_within_hours": hours,
+            "resume_within_hours": dg.Field(float, is_required=False, default_value=resuming.RESUME_WITHIN_HOURS),
             "park_after_seconds": dg.Field(float, is_required=False, default_value=0.0),
             "max_workers": dg.Field(int, is_required=False, default_value=MAX_WORKERS),
+            "lost_after_seconds": dg.Field(float, is_required=False, default_value=beats.LOST_SECONDS),
         }
 
     @classmethod
@@ -142,20 +146,33 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """RUNNING for a run without a worker of ours, or with one on another machine, because we cannot check it."""
+        """RUNNING for a run without a worker of ours, because we cannot check it."""
         worker = worker_of(run.tags)
-        if worker is None or not is_here(worker):
+        if worker is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "its worker was not started by this launcher")
-        who = f"pid {worker['pid']} on {worker['host']}"
+        if not is_here(worker):
+            return self._health_elsewhere(run, worker)
         if processes.is_alive(worker):
-            return CheckRunHealthResult(WorkerStatus.RUNNING, who, run_worker_id=str(worker["pid"]))
+            return CheckRunHealthResult(WorkerStatus.RUNNING, _name(worker), run_worker_id=str(worker["pid"]))
         if is_parked(Path(self._instance.root_directory), run.run_id) and not self._left_alone(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING, "it is parked, and followed")
+        return self._dead(run, worker, "is gone")
+
+    def _health_elsewhere(self, run: dg.DagsterRun, worker: Worker) -> CheckRunHealthResult:
+        """By its heartbeat in the database; RUNNING for as long as its silence has not been watched long enough."""
+        silent = 0.0
+        if beats.is_shared(self._instance):
+            silent = self._silence.of(run.run_id, beats.last_beat(self._instance, run.run_id))
+        if silent >= self._silence.lost_seconds:
+            return self._dead(run, worker, f"has shown no sign of life for {silent:.0f} s")
+        return CheckRunHealthResult(WorkerStatus.RUNNING, _name(worker), run_worker_id=str(worker["pid"]))
+
+    def _dead(self, run: dg.DagsterRun, worker: Worker, sign: str) -> CheckRunHealthResult:
         if run.status == dg.DagsterRunStatus.STARTED:
             why = resuming.why_not(self._instance, run, self._resume_within_hours)
             if why:
                 resuming.leave_dead(self._instance, run, why)
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"{who} is gone", run_worker_id=str(worker["pid"]))
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"{_name(worker)} {sign}", run_worker_id=str(worker["pid"]))
 
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str | None:
         log = self._log(run.run_id)
@@ -186,8 +203,11 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         self._instance.report_run_canceling(run)
         _cancel_job(run)
         worker = worker_of(run.tags)
-        if worker is None or not is_here(worker):
+        if worker is None:
             return False
+        if not is_here(worker):
+            # It reads in the database that it is cancelled; if it is dead, Dagster ends the run a minute later.
+            return beats.is_shared(self._instance)
         # Dagster marks a run as failed if its worker is interrupted, or finds it cancelled, before its first step.
         begun = is_executing(Path(self._instance.root_directory), run_id)
         self._interrupt(worker, signal.SIGINT if begun else signal.SIGKILL)
@@ -206,7 +226,9 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         self, run: dg.DagsterRun, command: Sequence[str], how: str, park_after: float | None = None
     ) -> Worker:
         profile = self._profile(run)
-        parking = {PARK_AFTER: f"{self._park_after if park_after is None else park_after:g}"}
+        after = self._park_after if park_after is None else park_after
+        # A daemon elsewhere would take the silence of a parked run for that of a dead worker.
+        parking = {PARK_AFTER: f"{0 if beats.is_shared(self._instance) else after:g}"}
         log = self._log(run.run_id)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
@@ -229,6 +251,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         from aquarat_pipeline.runs import profiles  # few of Dagster's processes need it
 
         try:
+            profiles.fetch(self._instance, run.tags)
             kept = profiles.recall(Path(self._instance.root_directory), run.tags)
         except profiles.ProfileMismatchError as e:
             self._instance.report_run_failed(run, str(e))
@@ -268,6 +291,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
     def _log(self, run_id: str) -> Path:
         return Path(self._instance.root_directory) / "aquarat" / "workers" / f"{run_id}.log"
+
+
+def _name(worker: Worker) -> str:
+    return f"pid {worker['pid']} on {worker['host']}"
 
 
 def _origin(run: dg.DagsterRun) -> JobPythonOrigin:

@@ -11,12 +11,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aquarat_core.artifacts.files import atomic_write
 from aquarat_core.config import ConfigError, Profile, load_profile, profile_names
 from aquarat_core.errors import UserError
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.tags import PROFILE_HASH_TAG, PROFILE_TAG
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 class ProfileMismatchError(UserError):
@@ -59,6 +63,29 @@ def remember(home: Path, profile: Profile) -> dict[str, str]:
     return {PROFILE_TAG: profile.name, PROFILE_HASH_TAG: sha256}
 
 
+def share(instance: dg.DagsterInstance, profile: Profile) -> None:
+    """Writes the profile's content into the instance's database too, if other machines use it: they have another
+    `DAGSTER_HOME`, and may have to resume the run."""
+    from aquarat_pipeline.beats import is_shared  # imports Dagster, which commands want to do late
+
+    if is_shared(instance):
+        instance.daemon_cursor_storage.set_cursor_values({_key(profile.sha256): profile.to_json().decode()})
+
+
+def fetch(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> None:
+    """Saves in `DAGSTER_HOME` the profile with which a run started on another machine; `recall` then checks it."""
+    from aquarat_pipeline.beats import is_shared
+
+    sha256 = tags.get(PROFILE_HASH_TAG, "")
+    path = _path(Path(instance.root_directory), sha256)
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or path.exists() or not is_shared(instance):
+        return
+    if text := instance.daemon_cursor_storage.get_cursor_values({_key(sha256)}).get(_key(sha256)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, durable=True) as file:
+            file.write(text.encode())
+
+
 def recall(home: Path, tags: Mapping[str, str]) -> Path | None:
     """The file with the profile with which a run started; None for a run that has not started.
 
@@ -97,6 +124,10 @@ def check(tags: Mapping[str, str], profile: Profile) -> None:
             f"the run started with profile {tags.get(PROFILE_TAG, '?')} ({began[:12]}), but this process has loaded "
             f"{profile.name} ({here[:12]}): one run has one profile, so nothing was executed"
         )
+
+
+def _key(sha256: str) -> str:
+    return f"aquarat/profile/{sha256}"
 
 
 def _path(home: Path, sha256: str) -> Path:

@@ -16,6 +16,7 @@ import dagster as dg
 from aquarat_core.errors import UserError
 from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
 from aquarat_pipeline.assets.publishing import overtaken_by
+from aquarat_pipeline.beats import last_seen
 from aquarat_pipeline.tags import JOB_TAG
 from aquarat_pipeline.workers import last_alive
 
@@ -56,7 +57,8 @@ def leave_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> No
 def _last_sign(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
     """When the run's worker was last known to be alive; a step that waits for a host logs nothing for days."""
     said = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
-    return max(said[0].timestamp if said else 0.0, last_alive(Path(instance.root_directory), run.run_id))
+    here, elsewhere = last_alive(Path(instance.root_directory), run.run_id), last_seen(instance, run.run_id)
+    return max(said[0].timestamp if said else 0.0, here, elsewhere)
 
 
 def _made_by(instance: dg.DagsterInstance, run: dg.DagsterRun, left: set[str]) -> str | None:

@@ -28,7 +28,7 @@ from aquarat_pipeline.jobs.attempts import cancel_job
 from aquarat_pipeline.jobs.telling import PROGRESS
 from aquarat_pipeline.runs import lines, readiness
 from aquarat_pipeline.runs.origin import MODULE, WORKSPACE, job_origin
-from aquarat_pipeline.runs.profiles import remember
+from aquarat_pipeline.runs.profiles import remember, share
 from aquarat_pipeline.tags import JOB_TAG, SET_TAG
 
 FINISH_SECONDS = 40.0
@@ -100,6 +100,7 @@ def create_run(
     home = Path(instance.root_directory)
     readiness.check(home, asked, say)
     check_given(instance, asked, whole, say)
+    share(instance, experiment.profile)
     for line in reuse.lines(instance, asked):
         say(line)
     return instance.create_run_for_job(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,21 @@ class Cluster:
         monitor_seconds: int = 1,
         module: str = MODULE,
         park_after_seconds: float = 0,
+        settings: dict[str, Any] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`settings` are sections of `dagster.yaml`; `prefix` goes before every command, as that of a namespace."""
         self.module = module
+        self._prefix = [*prefix]
         self.directory = directory
         self.home = directory / "home"
         self.home.mkdir(parents=True)
         self.store_uri = store or f"file://{directory}/store"
         self.mark = str(directory)
-        settings = yaml.safe_load((REPO_ROOT / "dagster_home/dagster.yaml").read_text())
-        settings["run_monitoring"]["poll_interval_seconds"] = monitor_seconds
-        settings["run_launcher"]["config"]["park_after_seconds"] = park_after_seconds
-        (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        whole = yaml.safe_load((REPO_ROOT / "dagster_home/dagster.yaml").read_text()) | (settings or {})
+        whole["run_monitoring"]["poll_interval_seconds"] = monitor_seconds
+        whole["run_launcher"]["config"]["park_after_seconds"] = park_after_seconds
+        (self.home / "dagster.yaml").write_text(yaml.safe_dump(whole))
         self.write_hosts(hosts or [self.local_host("one")])
         location = {
             "python_module": {"module_name": module, "location_name": "toys", "working_directory": str(REPO_ROOT)}
@@ -73,7 +77,7 @@ class Cluster:
             "AQUARAT_TEST_CLUSTER": self.mark,
             "AQUARAT_PROFILE": str(Path(__file__).with_name("profile.yaml")),
             "DAGSTER_DISABLE_TELEMETRY": "1",
-            "PYTHONPATH": str(REPO_ROOT),
+            "PYTHONPATH": os.pathsep.join([str(REPO_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
             **(env or {}),
         }
         self._daemon: subprocess.Popen | None = None
@@ -124,8 +128,9 @@ class Cluster:
         env.pop("DAGSTER_MODULE_NAME", None)
         with (self.directory / log).open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, *command], env=env, cwd=REPO_ROOT, stdout=out, stderr=out, start_new_session=True
-            )
+                [*self._prefix, sys.executable, *command],
+                env=env, cwd=REPO_ROOT, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
 
     def dagster(self, *arguments: str) -> None:
         """Dagster's command line, as a user types it."""

@@ -26,6 +26,7 @@ LOCKS = (
     "requirements-host.lock",
     "requirements-host-cuda12.lock",
     "requirements-harness.lock",
+    "requirements-postgres.lock",
     "requirements-uv.lock",
 )
 NEEDED = "bash cat cut dirname env find flock head mkdir mv readlink realpath rm sed sha256sum sort xargs"
@@ -48,7 +49,7 @@ def test_the_lock_holds_every_direct_dependency(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     wanted = [*project["project"]["dependencies"], *chain.from_iterable(project["dependency-groups"].values())]
-    wanted += chain.from_iterable(extras[name] for name in extras.keys() - {"eval"})
+    wanted += chain.from_iterable(extras[name] for name in extras.keys() - {"eval", "postgres"})
     names = {re.match(r"[A-Za-z0-9._-]+", w)[0].lower().replace("_", "-") for w in wanted} - {"aquarat", "rustbpe-py"}
     locked = set(re.findall(r"^([a-z0-9._-]+)==", (root / "requirements.lock").read_text(), re.M))
     assert names <= locked, names - locked
@@ -63,14 +64,15 @@ def test_the_tokenizers_wheel_has_the_version_that_the_package_needs(root: Path)
     assert f"rustbpe_py=={wheel['version']}" in project["dependencies"]
 
 
-def test_lm_evaluation_harness_is_locked_apart_and_replaces_nothing(root: Path) -> None:
+@pytest.mark.parametrize(("group", "package"), [("harness", "lm-eval"), ("postgres", "dagster-postgres")])
+def test_an_optional_group_is_locked_apart_and_replaces_nothing(root: Path, group: str, package: str) -> None:
     """What `./run setup --harness` installs besides is found last, so a second version of a package would be unused."""
 
     def locked(name: str) -> set[str]:
         return set(re.findall(r"^([a-z0-9._-]+)==", (root / name).read_text(), re.M))
 
-    assert "lm-eval" in locked("requirements-harness.lock")
-    assert not locked("requirements-harness.lock") & locked("requirements.lock")
+    assert package in locked(f"requirements-{group}.lock")
+    assert not locked(f"requirements-{group}.lock") & locked("requirements.lock")
 
 
 def sourced(root: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -166,7 +166,7 @@ def test_ci_runs_the_tests_whatever_the_checks_find(
     shutil.copy(root / ".ci/run", tmp_path / ".ci/run")
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ("sshd", "ip", "chromium"):
+    for name in ("sshd", "ip", "chromium", "bwrap", "pg_ctlcluster"):
         (tools / name).write_text("#!/bin/sh\n")
         (tools / name).chmod(0o755)
     (tmp_path / "run").write_text(
@@ -176,8 +176,7 @@ def test_ci_runs_the_tests_whatever_the_checks_find(
     (tmp_path / "run").chmod(0o755)
     env = {"PATH": f"{tools}:{os.environ['PATH']}"}
     done = subprocess.run([tmp_path / ".ci/run", "-v"], capture_output=True, text=True, env=env)
-    # Without the harness only its own tests are skipped.
-    assert done.stdout.splitlines() == ["setup --harness", "check", "test --color=no -v", "=== 3 passed ==="], (
-        done.stderr
-    )
+    # Without the harness or PostgreSQL's client only their own tests are skipped.
+    setups = ["setup --harness", "setup --postgres"]
+    assert done.stdout.splitlines() == [*setups, "check", "test --color=no -v", "=== 3 passed ==="], done.stderr
     assert done.returncode == code
