@@ -57,6 +57,7 @@ from dagster._core.launcher.base import (
 )
 from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.storage.event_log import EventLogStorage
 from dagster._core.storage.runs import RunStorage, SqliteRunStorage, SqlRunStorage
@@ -91,6 +92,7 @@ __all__ = [
     "ConfigurableClassData",
     "DagsterEvent",
     "DagsterExecutionInterruptedError",
+    "DagsterStorage",
     "DagsterUserCodeProcessError",
     "EngineEventData",
     "ErrorSource",

@@ -22,10 +22,16 @@ from typing import Any, Self, TypeVar
 
 import dagster as dg
 import sqlalchemy
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from aquarat_core.errors import MissingPackageError
-from aquarat_pipeline._compat import ConfigurableClassData, EventLogStorage, RunStorage, ScheduleStorage
+from aquarat_pipeline._compat import (
+    ConfigurableClassData,
+    DagsterStorage,
+    EventLogStorage,
+    RunStorage,
+    ScheduleStorage,
+)
 from aquarat_pipeline.home import DatabaseError
 
 PATIENCE_SECONDS = 600.0
@@ -89,8 +95,6 @@ class Patience:
                 _say(f"the database at {self._where} does not answer ({why}): it is waited for, {self.seconds:.0f} s")
 
     def _back(self) -> None:
-        if self._since is None:
-            return
         with self._lock:
             since, self._since, self._said = self._since, None, 0.0
         if since is not None:
@@ -100,7 +104,7 @@ class Patience:
 def _is_away(e: DBAPIError) -> bool:
     """Whether the operation failed because of the connection, not because of what was asked."""
     code = getattr(e.orig, "pgcode", None)
-    return e.connection_invalidated or code in AWAY or (code is None and isinstance(e, sqlalchemy.exc.OperationalError))
+    return e.connection_invalidated or code in AWAY or (code is None and isinstance(e, OperationalError))
 
 
 def _say(text: str) -> None:
@@ -141,8 +145,8 @@ class PostgresStorage(_postgres.DagsterPostgresStorage):
     def __init__(
         self, url: str, patience_seconds: float, create_tables: bool, inst_data: ConfigurableClassData | None
     ) -> None:
-        # Not the parent's, which makes Dagster's own storages.
-        super(_postgres.DagsterPostgresStorage, self).__init__()
+        # Not the parent's `__init__`, which makes Dagster's own storages.
+        DagsterStorage.__init__(self)
         self.postgres_url, self.should_autocreate_tables, self._inst_data = url, create_tables, inst_data
         parsed = sqlalchemy.make_url(url)
         patience = Patience(f"{parsed.host or parsed.query.get('host')}, port {parsed.port}", patience_seconds)

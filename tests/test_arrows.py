@@ -48,7 +48,8 @@ PIPELINE_FLOORS = (
     ("checks",),
     ("renting",),
     ("hosts",),
-    ("beats", "experiments"),
+    ("experiments",),
+    ("beats",),
     ("database", "events", "memory", "resources", "workers"),
     ("_compat", "home", "locks", "tags"),
 )
