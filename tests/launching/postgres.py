@@ -15,6 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from aquarat_core.settings import REPO_ROOT
 from tests.patience import limit, wait_until
 from tests.serving import free_port
 
@@ -92,11 +95,13 @@ class Postgres:
         """What Dagster's processes need to log in."""
         return {PASSWORD: self.password}
 
-    def storage(self, hostname: str = "127.0.0.1") -> dict[str, Any]:
-        """The section `storage` of a `dagster.yaml`."""
-        where = {"hostname": hostname, "port": self.port, "username": ROLE, "db_name": "postgres"}
-        config = {"postgres_db": {**where, "password": {"env": PASSWORD}}}
-        return {"custom": {"module": "aquarat_pipeline.database", "class": "PostgresStorage", "config": config}}
+    def storage(self) -> dict[str, Any]:
+        """The section `storage` of a `dagster.yaml`: that of the example, for this server."""
+        example = yaml.safe_load((REPO_ROOT / "dagster_home/postgres.example.yaml").read_text())["storage"]
+        database = example["custom"]["config"]["postgres_db"]
+        assert database["password"] == {"env": PASSWORD}
+        database.update(hostname="127.0.0.1", port=self.port, username=ROLE, db_name="postgres")
+        return example
 
     def _answers(self) -> bool:
         assert self._server is not None and self._server.poll() is None, (self.folder / "log").read_text()
