@@ -91,6 +91,13 @@ def copy(root: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_setup_names_the_optional_groups_that_there_are(copy: Path) -> None:
+    done = sourced(copy, "set_up_with --harnes")
+    assert done.returncode == 1
+    assert done.stderr == "run: setup takes --harness --postgres or nothing, not '--harnes'.\n"
+    assert not (copy / ".venv").exists()
+
+
 def test_dotenv_is_read_not_executed_and_the_environment_wins(copy: Path) -> None:
     (copy / ".env").write_text(
         '# comment\n\nAQUARAT_STORE="gs://bucket/a b"\nEVIL=$(touch evil)`touch evil`\nMINE=theirs\nEMPTY=\nLAST=1'
