@@ -94,9 +94,10 @@ class Allocator:
     def turn(self) -> None:
         """Takes notice of what has changed, and gives hosts to those whose turn it is."""
         names = self._tickets.refresh()
+        # First, because what hosts have refused is only kept of those that are known.
+        changed = self.fleet.refresh(waiting=bool(self._tickets.items)) or bool(names)
         for name in names:
             self._notice(name)
-        changed = self.fleet.refresh(waiting=bool(self._tickets.items)) or bool(names)
         if changed or (self._tickets.items and self.now() - self._decided >= DECIDE_SECONDS):
             self._decided = self.now()
             self.decisions += 1

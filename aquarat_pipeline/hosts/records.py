@@ -70,8 +70,8 @@ class Records(Generic[_T]):
                 if entry.name.endswith(".json"):
                     with suppress(FileNotFoundError):
                         stat = entry.stat() if self._replaced else None
-                        more = (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)
-                        found[entry.name[:-5]] = entry.inode(), *more
+                        changed, size = (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)
+                        found[entry.name[:-5]] = entry.inode(), changed, size
         return found
 
     def _read(self, name: str) -> None:

@@ -169,7 +169,8 @@ def _is_silent(message: Mapping[str, Any]) -> bool:
 
 def _progress(message: Mapping[str, Any]) -> Message | None:
     """The progress that a message tells; None for any other."""
-    payload: object = (message["params"] or {}).get("payload")
+    params = cast("dict[str, object]", message["params"] or {})
+    payload = params.get("payload")
     if isinstance(payload, dict) and cast("dict[str, object]", payload).get("aquarat") == "progress":
         return cast("Message", payload)
     return None

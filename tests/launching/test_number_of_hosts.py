@@ -209,7 +209,9 @@ def test_which_hosts_are_gone() -> None:
 @pytest.fixture
 def steps(instance: dg.DagsterInstance, store_uri: str, attempt: Attempt) -> StageRunner:
     run = instance.get_run_by_id(attempt.spec.run_id)
-    context: Any = SimpleNamespace(instance=instance, run=run, log=SimpleNamespace(info=print, warning=print))
+    context: Any = SimpleNamespace(
+        instance=instance, run=run, asset_key=dg.AssetKey(STAGE.name), log=SimpleNamespace(info=print, warning=print)
+    )
     return StageRunner(
         context, STAGE, attempt, ArtifactStore.open(store_uri), program=(), pipes_env={}, grace_seconds=1,
         handle=print, say=print,
