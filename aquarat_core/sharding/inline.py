@@ -39,8 +39,8 @@ class Inline:
 
     def _make(self, attempt: int, spec: ShardSpec) -> Ended:
         try:
-            with scratch_folder("shard") as folder:
-                work = work_here(spec, folder)
+            with scratch_folder("shard") as folder, scratch_folder("inputs") as held:
+                work = work_here(spec, folder, held)
                 return Ended(attempt, make(self._shards, spec.key(self._shards.stage), spec.name, spec.function, work))
         except Exception as e:
             return failed(attempt, e)

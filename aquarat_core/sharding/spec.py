@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from aquarat_core.artifacts import Artifact, ArtifactStore, FileEntry
+from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, FileEntry
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import Scalar, canonical
+from aquarat_core.artifacts.store import blob_key
 
 FORMAT = 1
 Counts = dict[str, Scalar]
@@ -38,6 +39,24 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A file in a store that shards are made from and that is not part of an artifact: another shard function, or the
+    stage itself, has made it."""
+
+    store: ArtifactStore
+    entry: FileEntry
+
+    def fetch(self, target: Path) -> None:
+        """Writes the file to `target`. Raises `ArtifactError` if it is missing or damaged."""
+        if self.store.backend.get_file(blob_key(self.entry.digest), target) != self.entry.digest:
+            target.unlink(missing_ok=True)
+            raise ArtifactError(
+                f"{self.entry.path}, which a part of this stage was made from, is missing or damaged in "
+                f"{self.store.uri}/{blob_key(self.entry.digest)}: start the stage again, which makes it anew"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class ShardSpec:
     """A shard that is wanted."""
 
@@ -51,7 +70,7 @@ class ShardSpec:
     """JSON values that affect the result."""
     aside: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """JSON values that do not affect it, such as the place of a file whose digest is in `settings`."""
-    inputs: Mapping[str, Source] = field(default_factory=dict[str, Source])
+    inputs: Mapping[str, Source | Stored] = field(default_factory=dict[str, Source | Stored])
     size: int = 0
     """Bytes that the function reads, as far as they are known: small shards are made without further processes."""
 
@@ -63,15 +82,7 @@ class ShardSpec:
 
     def task(self, stage: str, store: str) -> dict[str, Any]:
         """The shard as JSON, for a process that makes it."""
-        inputs = {
-            name: {
-                "store": s.artifact.store.uri,
-                "manifest": s.artifact.sha256,
-                "entry": s.entry.model_dump(),
-                "shared": s.shared,
-            }
-            for name, s in self.inputs.items()
-        }
+        inputs = {name: _described(source) for name, source in self.inputs.items()}
         return {
             "stage": stage, "store": store, "name": self.name, "key": self.key(stage), "function": self.function,
             "settings": dict(self.settings), "aside": dict(self.aside), "inputs": inputs,
@@ -99,6 +110,14 @@ class Work:
         print(text, file=sys.stderr, flush=True)
 
 
+def _described(source: Source | Stored) -> dict[str, Any]:
+    entry = source.entry.model_dump()
+    if isinstance(source, Stored):
+        return {"store": source.store.uri, "manifest": None, "entry": entry, "shared": False}
+    artifact = source.artifact
+    return {"store": artifact.store.uri, "manifest": artifact.sha256, "entry": entry, "shared": source.shared}
+
+
 def function_of(entry: str) -> Function:
     """The shard function `module:function`."""
     module, _, name = entry.partition(":")
@@ -116,23 +135,34 @@ def work_of(task: Mapping[str, Any], folder: Path, threads: int | None) -> Work:
 
     def find(name: str) -> Path:
         wanted = task["inputs"][name]
-        artifact, entry = _artifact(wanted["store"], wanted["manifest"]), FileEntry.model_validate(wanted["entry"])
-        if wanted["shared"]:
+        entry = FileEntry.model_validate(wanted["entry"])
+        artifact = _artifact(wanted["store"], wanted["manifest"]) if wanted["manifest"] else None
+        if artifact and wanted["shared"]:
             return artifact.path(entry.path)
         target = held / f"{name}{Path(entry.path).suffix}"
-        if not target.exists():
+        if target.exists():
+            return target
+        if artifact:
             artifact.store.fetch(artifact, entry, target)
+        else:
+            Stored(store_at(wanted["store"]), entry).fetch(target)
         return target
 
     return Work(task["settings"], task["aside"], files, threads, find)
 
 
-def work_here(spec: ShardSpec, folder: Path) -> Work:
-    """What the function of a shard is given in this process, which uses the host's cache; `folder` is empty."""
+def work_here(spec: ShardSpec, folder: Path, held: Path) -> Work:
+    """What the function of a shard is given in this process, which uses the host's cache; `folder` is empty, and in
+    `held` are copies of what no artifact has."""
 
     def find(name: str) -> Path:
         source = spec.inputs[name]
-        return source.artifact.path(source.entry.path)
+        if isinstance(source, Source):
+            return source.artifact.path(source.entry.path)
+        target = held / f"{name}{Path(source.entry.path).suffix}"
+        if not target.exists():
+            source.fetch(target)
+        return target
 
     return Work(spec.settings, spec.aside, folder, None, find)
 

@@ -90,7 +90,7 @@ def _made_of(ctx: StageContext, store: ArtifactStore, record: ShardRecord) -> Ma
 def _made_here(ctx: StageContext, specs: Sequence[ShardSpec]) -> Iterator[Made]:
     for number, spec in enumerate(specs):
         ctx.progress(number, len(specs), unit="shards")
-        with scratch_folder("shard") as folder:
+        with scratch_folder("shard") as folder, scratch_folder("inputs") as held:
 
             def publish(file: str, path: str, folder: Path = folder) -> None:
                 shutil.move(folder / file, ctx.outdir / path)
@@ -98,5 +98,5 @@ def _made_here(ctx: StageContext, specs: Sequence[ShardSpec]) -> Iterator[Made]:
             def read(file: str, folder: Path = folder) -> bytes:
                 return (folder / file).read_bytes()
 
-            yield Made(function_of(spec.function)(work_here(spec, folder)), read, publish)
+            yield Made(function_of(spec.function)(work_here(spec, folder, held)), read, publish)
     ctx.progress(len(specs), len(specs), unit="shards")
