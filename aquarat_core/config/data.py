@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
 from aquarat_core.config.locations import Location, RowLocation
-from aquarat_core.config.tasks import MAIN_TASK, TaskConfig
+from aquarat_core.config.tasks import MAIN_TASK, TaskConfig, TaskDefinition
 
 GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
@@ -231,6 +231,21 @@ class PretrainTextConfig(StrictModel):
     """Hub only: rows kept of each shard; null keeps all."""
     seed: int = 3
     """Decides which documents are generated."""
+    duplicates: Literal["none", "exact", "near"] = "none"
+    """Which documents are left out of training because an earlier one, or one of validation, is the same: with `exact`
+    those that differ in case and white space only; with `near` also those that share most of their runs of 5 words, as
+    MinHash estimates. The first of them, in the order of the shards, stays; those of `added_documents` are not
+    compared."""
+    decontaminate: tuple[str, ...] = ()
+    """Tasks of which no validation or test question may occur in a training document; those with 13 words in a row of
+    one are left out, counted, and some are shown. `task` is the profile's own."""
+    definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
+    """Definitions of the tasks in `decontaminate`; filled in from the profile's `tasks`."""
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether duplicates or held-out questions are looked for."""
+        return self.duplicates != "none" or bool(self.decontaminate)
 
     @property
     def shards(self) -> tuple[int, ...]:

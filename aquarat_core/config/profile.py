@@ -138,6 +138,7 @@ class Profile(StrictModel):
         for stage, section in self:
             if isinstance(section, StrictModel):
                 names.check_filled_in(section, stage)
+        names.check_decontaminated(self.pretrain_text.decontaminate, "pretrain_text")
         for stage, train in self._sections(ChatTrainConfig):
             if not train.mixture:
                 raise ValueError(f"{stage}.mixture is empty: it needs a data set")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-from aquarat_core.config.data import ChatDatasetsConfig
+from aquarat_core.config.data import ChatDatasetsConfig, PretrainTextConfig
 from aquarat_core.config.evaluation import CHAT_CORE, EvalConfig
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.protocols import OF_CHOICES, EvalProtocol
@@ -41,6 +41,8 @@ def nothing_learned(name: str, stage: str) -> str:
 def names_in(section: BaseModel | None) -> set[str]:
     """The data sets that a section names: tasks and, for a mixture, also other conversations."""
     match section:
+        case PretrainTextConfig():
+            return {*section.decontaminate}
         case ChatTrainConfig():
             return {*(entry.name for entry in section.mixture), section.validation_task, *section.decontaminate}
         case RLConfig():
@@ -186,6 +188,8 @@ class TaskNames:
         match section:
             case ChatDatasetsConfig():
                 changes = {"tasks": dict(self.tasks)}
+            case PretrainTextConfig():
+                changes = {"decontaminate": tuple(map(self.own, section.decontaminate))}
             case TokenizerConfig():
                 changes = {"tasks": tuple(sorted(self.graded.intersection(used)))}
             case ChatTrainConfig():
@@ -222,9 +226,10 @@ class TaskNames:
         """Definitions of the profile's tasks that the stage uses. A stage that only trains on stored examples runs no
         module, so it does not include module code, and an edit of the module does not affect it."""
         found = {name: self.tasks[name].definition for name in sorted(self.of(section)) if name in self.tasks}
-        if not isinstance(section, ChatTrainConfig):
+        if not isinstance(section, ChatTrainConfig | PretrainTextConfig):
             return found
-        anew = (entry for entry in section.mixture if entry.permutations > 1 or entry.answer_only)
+        mixture = section.mixture if isinstance(section, ChatTrainConfig) else ()
+        anew = (entry for entry in mixture if entry.permutations > 1 or entry.answer_only)
         shown_anew = {self.own(entry.name) for entry in anew}
         return {
             name: task if name in shown_anew else task.model_copy(update={"code": None}) for name, task in found.items()

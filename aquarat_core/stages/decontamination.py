@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.task_inputs import task_input
-from aquarat_core.tasks.decontamination import DECONTAMINATION_FILE, Contaminated, counts, held_out_questions
+from aquarat_core.tasks.decontamination import (
+    DECONTAMINATION_FILE,
+    Contaminated,
+    counts,
+    held_out_questions,
+    held_out_texts,
+)
 from aquarat_core.tasks.duplicates import HeldOut
 from aquarat_core.tasks.splits import HELD_OUT
+from aquarat_core.tasks.task import Example
 
 
 def protected_questions(ctx: StageContext) -> HeldOut | None:
     """The validation and test questions of the config's tasks, as far as they have them; None if it names no task."""
+    return held_out_questions(_examples(ctx)) if ctx.config.decontaminate else None
+
+
+def protected_texts(ctx: StageContext) -> dict[str, str]:
+    """The texts of the same questions, by task/split/id."""
+    return held_out_texts(_examples(ctx))
+
+
+def _examples(ctx: StageContext) -> Mapping[str, Mapping[str, Sequence[Example[Any]]]]:
     found = {name: task_input(ctx, name) for name in ctx.config.decontaminate}
-    if not found:
-        return None
-    return held_out_questions({
+    return {
         name: {split: task.examples(split) for split in HELD_OUT if task.rows(split)} for name, task in found.items()
-    })  # fmt: skip
+    }
 
 
 def record_left_out(ctx: StageContext, rows: Sequence[Contaminated], sources: Iterable[str]) -> dict[str, Scalar]:

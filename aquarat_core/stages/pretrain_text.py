@@ -1,7 +1,11 @@
-"""pretrain_text: documents for pretraining, as `train-00000.parquet` ..., `validation.parquet` and `shards.json`."""
+"""pretrain_text: documents for pretraining, as `train-00000.parquet` ..., `validation.parquet` and `shards.json`.
+
+Where duplicates or held-out questions are left out, `left_out.json` says how many of which shard, and shows some.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -15,6 +19,7 @@ from aquarat_core.sharding.spec import ShardSpec
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.own_text import Shard, write_own_text
 from aquarat_core.stages.sharded import function_version, made_shards
+from aquarat_core.stages.stage import TEXT_PASSES
 from aquarat_core.stages.text_shard import FILE, write_texts
 
 CLEAN = "aquarat_core.stages.text_shard:clean"
@@ -32,6 +37,12 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
             shards = list(_generated(ctx))
     if n := ctx.config.added_documents:
         shards.insert(-1, _added(ctx, n, len(shards) - 1))
+    if ctx.config.leaves_out:
+        # Looked up, so that without the passes this stage does not depend on their sources.
+        module, _, function = TEXT_PASSES.partition(":")
+        added = 1 if ctx.config.added_documents else 0
+        shards, left_out = getattr(importlib.import_module(module), function)(ctx, shards, added)
+        notes |= left_out
     (ctx.outdir / "shards.json").write_text(json.dumps([asdict(s) for s in shards], indent=2) + "\n")
     train, validation = shards[:-1], shards[-1]
     return {

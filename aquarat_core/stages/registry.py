@@ -11,10 +11,10 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from aquarat_core.config import Profile, TokenizerConfig
+from aquarat_core.config import PretrainTextConfig, Profile, TokenizerConfig
 from aquarat_core.config.fields import covers
 from aquarat_core.config.task_use import names_in
-from aquarat_core.stages.stage import EVAL_BUNDLE, OPTIONAL_INPUTS, Stage
+from aquarat_core.stages.stage import EVAL_BUNDLE, OPTIONAL_INPUTS, TEXT_PASSES, Stage
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of, entry_of
 
 
@@ -27,6 +27,11 @@ def _tasks(config: Any) -> Iterable[str]:
     """Registry entries of the tasks that the config names."""
     definitions = getattr(config, "definitions", {})
     return sorted({entry_of(name, definitions) for name in _names(config) if name in definitions or name in TASKS})
+
+
+def _tasks_of_text(config: PretrainTextConfig) -> Iterable[str]:
+    """The same, and what leaves documents out, if the config asks for it."""
+    return (*_tasks(config), *([TEXT_PASSES] if config.leaves_out else []))
 
 
 def _tasks_of_report(config: Any) -> Iterable[str]:
@@ -85,13 +90,15 @@ _UP_TO_RL = (
         description="Documents for pretraining, with a pinned validation shard.",
         how=(
             "Shards of documents are taken from the Hub, from files, or generated; the validation shard is never "
-            "trained on."
+            "trained on. Duplicates and held-out questions are left out if the profile asks for it."
         ),
-        inputs=(),
+        inputs=("chat_datasets", "aqua_dataset"),
         section="pretrain_text",
         entry="aquarat_core.stages.pretrain_text:run",
         group="data",
         kinds=("parquet",),
+        tasks=_tasks_of_text,
+        datasets=_datasets,
     ),
     Stage(
         name="tokenizer",

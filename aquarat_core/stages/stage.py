@@ -20,6 +20,8 @@ Kind = Literal["dataset", "tokenizer", "checkpoint", "report", "release"]
 
 EVAL_BUNDLE = "eval_bundle"
 """The asset with the questions of CORE."""
+TEXT_PASSES = "aquarat_core.stages.text_passes:leave_out"
+"""What pretrain_text looks up if its config leaves out duplicates or held-out questions."""
 OPTIONAL_INPUTS = frozenset({*DATASETS, OTHER_DATASET, EVAL_BUNDLE})
 """Inputs that a stage only needs if its config names a task or another data set in them, or asks for CORE."""
 

@@ -56,12 +56,17 @@ class Searchable(Protocol):
 
 def held_out_questions(tasks: Mapping[str, Mapping[str, Sequence[Example[Any]]]]) -> HeldOut:
     """The held-out questions of `tasks`, given as examples by task and split."""
-    return HeldOut({
+    return HeldOut(held_out_texts(tasks))
+
+
+def held_out_texts(tasks: Mapping[str, Mapping[str, Sequence[Example[Any]]]]) -> dict[str, str]:
+    """The texts of the same questions, by task/split/id."""
+    return {
         f"{task}/{split}/{e.id}": _bare(e)
         for task, splits in tasks.items()
         for split in HELD_OUT
         for e in splits.get(split, ())
-    })  # fmt: skip
+    }
 
 
 def contamination(held_out: HeldOut, row: Row) -> tuple[str, str] | None:
