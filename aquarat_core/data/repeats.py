@@ -23,8 +23,12 @@ def first_equal(columns: Sequence[Hashes]) -> Places:
     for column in columns:
         ordered = column[order]
         begins[1:] |= ordered[1:] != ordered[:-1]
-    starts = np.flatnonzero(begins)
-    first = np.empty(n, np.int64)
+        del ordered
+    leads = np.arange(n)
+    leads[~begins] = 0
+    np.maximum.accumulate(leads, out=leads)
     # Both sorts are stable: the first of equal ones has the lowest place.
-    first[order] = np.repeat(order[starts], np.diff(starts, append=n))
+    leads = order[leads]
+    first = np.empty(n, np.int64)
+    first[order] = leads
     return first

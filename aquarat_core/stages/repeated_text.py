@@ -57,7 +57,7 @@ class Repeats:
 def repeats_in(ctx: StageContext, shards: Sequence[Shard], text: Mapping[str, Stored]) -> Repeats:
     """The documents of `shards` that repeat an earlier one, under `duplicates` of the config.
 
-    Memory is about 50 bytes for each document, whatever its length: one band of all documents is looked at at a time.
+    Memory is about 55 bytes for each document, whatever its length: one band of all documents is looked at at a time.
     """
     near = ctx.config.duplicates == "near"
     code = function_version(SIGN)
@@ -74,16 +74,22 @@ def repeats_in(ctx: StageContext, shards: Sequence[Shard], text: Mapping[str, St
     ]
     made = list(made_shards(ctx, specs))
     ends = np.cumsum([int(one.counts["documents"] or 0) for one in made])
-    places = np.arange(ends[-1])
-    earliest = first_equal(_columns(made, DIGESTS))
-    exact = earliest < places
+    earliest = first_equal(_columns(made, DIGESTS, ends))
+    exact = earliest < np.arange(ends[-1])
     for band in BAND_FILES if near else ():
-        np.minimum(earliest, first_equal(_columns(made, band)), out=earliest)
+        np.minimum(earliest, first_equal(_columns(made, band, ends)), out=earliest)
     return Repeats([shard.file for shard in shards], ends, earliest, exact)
 
 
-def _columns(made: Sequence[Made], file: str) -> list[Hashes]:
+def _columns(made: Sequence[Made], file: str, ends: Places) -> list[Hashes]:
     """The hashes in a file of every shard, put together: two columns of the digests, one of a band."""
-    parts = parallel_map(lambda one: np.frombuffer(one.read(file), "<u8"), made, READERS)
-    whole = np.concatenate(parts).astype(np.uint64, copy=False)
-    return [whole[0::2], whole[1::2]] if file == DIGESTS else [whole]
+    columns = [np.empty(ends[-1], np.uint64) for _ in range(2 if file == DIGESTS else 1)]
+    begins = [0, *ends[:-1].tolist()]
+
+    def put(number: int) -> None:
+        values = np.frombuffer(made[number].read(file), "<u8")
+        for k, column in enumerate(columns):
+            column[begins[number] : ends[number]] = values[k :: len(columns)]
+
+    parallel_map(put, range(len(made)), READERS)
+    return columns
