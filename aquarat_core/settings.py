@@ -35,3 +35,9 @@ def cache_limit() -> int:
     if match is None:
         raise UsageError(f"AQUARAT_CACHE_LIMIT is {said!r}: write a number and MB, GB or TB, such as 200GB")
     return int(float(match[1]) * 1000 ** {"M": 2, "G": 3, "T": 4}[match[2]])
+
+
+def ray_address() -> str | None:
+    """Address of the Ray cluster that makes shards: `AQUARAT_RAY_ADDRESS`, `local` for one of the stage's own; None for
+    processes of this machine."""
+    return os.environ.get("AQUARAT_RAY_ADDRESS", "").strip() or None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
 from aquarat_core.sharding.records import ShardRecord
@@ -22,6 +23,18 @@ class Ended:
     why: Why = ""
     kind: str = ""
     """Name of the exception's class."""
+
+    def to_line(self) -> bytes:
+        """As a line of JSON, which another process wrote or will read."""
+        record = self.record.model_dump(mode="json") if self.record else None
+        return json.dumps(asdict(self) | {"record": record}).encode() + b"\n"
+
+
+def read_ended(line: str | bytes) -> Ended:
+    """Parses what `Ended.to_line` returned."""
+    reply = json.loads(line)
+    record = ShardRecord.model_validate(reply["record"]) if reply["record"] else None
+    return Ended(reply["attempt"], record, reply["said"], reply["why"], reply["kind"])
 
 
 class Executor(Protocol):

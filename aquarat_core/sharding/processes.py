@@ -17,8 +17,8 @@ import time
 from contextlib import suppress
 from typing import cast
 
-from aquarat_core.sharding.executor import Ended
-from aquarat_core.sharding.records import ShardRecord, ShardStore
+from aquarat_core.sharding.executor import Ended, read_ended
+from aquarat_core.sharding.records import ShardStore
 from aquarat_core.sharding.spec import ShardSpec
 
 PIECE = 1 << 16
@@ -110,7 +110,7 @@ class Processes:
             worker = cast(_Worker, ready.fileobj)
             lines, gone = worker.receive()
             for line in lines:
-                found.append(_ended(line))
+                found.append(read_ended(line))
                 worker.attempt = None
             if gone:
                 attempt = worker.attempt
@@ -142,12 +142,6 @@ class Processes:
         self._selector.unregister(worker)
         self._workers.remove(worker)
         return worker.end()
-
-
-def _ended(line: bytes) -> Ended:
-    reply = json.loads(line)
-    record = ShardRecord.model_validate(reply["record"]) if reply["record"] else None
-    return Ended(reply["attempt"], record, reply["said"], reply["why"], reply["kind"])
 
 
 def _how(code: int) -> str:

@@ -135,6 +135,10 @@ class ShardStore:
             raise self._disputed(found, name)
         return record
 
+    def holds(self, record: ShardRecord) -> bool:
+        """Whether this store has the record, which another host wrote."""
+        return self.store.backend.size(f"{self._folder(record.key)}{record.digest}.json") is not None
+
     def _folder(self, key: str = "") -> str:
         return f"{PREFIX}{self.stage}/{key}/" if key else f"{PREFIX}{self.stage}/"
 

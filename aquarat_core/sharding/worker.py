@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from aquarat_core.runtime.scratch import scratch_folder
@@ -26,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main(threads: int) -> None:
     """Make shards until standard input ends."""
-    _take_no_signals()
+    take_no_signals()
     # What a shard function, or a library that it uses, prints must not be taken for a reply.
     with os.fdopen(os.dup(1), "wb", buffering=0) as replies:
         os.dup2(2, 1)
@@ -37,10 +36,9 @@ def main(threads: int) -> None:
             replies.write(b"ready\n")
             while (task := tasks.get()) is not None:
                 ended = attempt(task["attempt"], task, folder / "shard", threads)
-                record = ended.record.model_dump(mode="json") if ended.record else None
                 busy.clear()
                 with suppress(BrokenPipeError):
-                    replies.write(json.dumps(asdict(ended) | {"record": record}).encode() + b"\n")
+                    replies.write(ended.to_line())
 
 
 def _read(source: BinaryIO, tasks: queue.SimpleQueue[dict[str, Any] | None], busy: threading.Event) -> None:
@@ -52,7 +50,7 @@ def _read(source: BinaryIO, tasks: queue.SimpleQueue[dict[str, Any] | None], bus
     tasks.put(None)
 
 
-def _take_no_signals() -> None:
+def take_no_signals() -> None:
     """Leave Ctrl-C to the parent, whatever the parent itself does with signals, and end when it does."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,5 @@
-"""How a stage works shard by shard: what is in the store is used, and the rest is made by processes of this machine."""
+"""How a stage works shard by shard: what is in the store is used, and the rest is made by processes of this machine, or
+by a Ray cluster if `AQUARAT_RAY_ADDRESS` names one."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from pathlib import Path
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.runtime.scratch import scratch_folder
+from aquarat_core.settings import ray_address
 from aquarat_core.sharding.driver import make_shards
 from aquarat_core.sharding.executor import Executor
 from aquarat_core.sharding.inline import Inline
 from aquarat_core.sharding.processes import Processes
+from aquarat_core.sharding.ray_cluster import RayCluster
 from aquarat_core.sharding.records import ShardRecord, ShardStore
 from aquarat_core.sharding.spec import Counts, ShardSpec, function_of, work_here
 from aquarat_core.stages.base import StageContext
@@ -64,9 +67,13 @@ def made_shards(ctx: StageContext, specs: Sequence[ShardSpec], processes: int | 
 def _executor(shards: ShardStore, missing: Sequence[ShardSpec], processes: int | None) -> Executor:
     cores = len(os.sched_getaffinity(0))
     slots = min(processes or cores, len(missing))
+    address = ray_address()
     # A store in memory belongs to this process alone.
-    if slots == 1 or sum(spec.size for spec in missing) < SMALL or shards.store.uri.startswith("memory:"):
+    small = sum(spec.size for spec in missing) < SMALL or shards.store.uri.startswith("memory:")
+    if small or (slots == 1 and not address):
         return Inline(shards)
+    if address:
+        return RayCluster(shards, address, min(processes or len(missing), len(missing)))
     return Processes(shards, slots, max(1, cores // slots))
 
 

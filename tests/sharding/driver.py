@@ -1,6 +1,7 @@
 """A driver in a process of its own, for tests that end it: `python -m tests.sharding.driver STORE LOG SHARDS PAUSE`.
 
-Prints a line for each shard that is there, and at the end the hash of the artifact that it publishes.
+Shards are made by the Ray cluster that `AQUARAT_RAY_ADDRESS` names, if it does. Prints a line for each shard that is
+there, and at the end the hash of the artifact that it publishes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion
+from aquarat_core.settings import ray_address
 from aquarat_core.sharding.driver import Patience, make_shards
 from aquarat_core.sharding.processes import Processes
+from aquarat_core.sharding.ray_cluster import RayCluster
 from aquarat_core.sharding.records import ShardStore
 from tests.sharding.toys import spec
 
@@ -25,7 +28,7 @@ def main(uri: str, log: str, shards: str, pause: str, function: str = "digits") 
     records = make_shards(
         wanted,
         place,
-        lambda missing: Processes(place, 2),
+        lambda missing: RayCluster(place, address, 2) if (address := ray_address()) else Processes(place, 2),
         patience=Patience(first_pause=0.01),
         progress=lambda done, total: print(f"{done}/{total}", flush=True),
         log=lambda text: print(text, file=sys.stderr),

@@ -1,0 +1,133 @@
+"""The process that talks to Ray: `python -m aquarat_core.sharding.ray_client ADDRESS STAGE`.
+
+It connects, writes a line of JSON with the number of the cluster's CPUs or with what is wrong, then reads a request a
+line and writes a line for each shard that ended. It is one Ray job; Ray ends the job's tasks when it ends.
+
+Ray's driver starts threads, takes signals, and waits long for an address that does not answer. In a process of its own
+it leaves the stage's process as it is, and can be ended. Ray pickles the name of `make_shard`, and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import tempfile
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, BinaryIO
+
+from aquarat_core.sharding.executor import Ended
+from aquarat_core.sharding.ray_task import make_shard
+from aquarat_core.sharding.worker import take_no_signals
+
+OBJECTS = 128 << 20
+"""Bytes for the objects of a local cluster, which are small texts."""
+_NOT_THERE = "failed to import on the worker"
+
+
+def main(address: str, stage: str) -> None:
+    """Serve requests until standard input ends."""
+    take_no_signals()
+    # Ray prints what tasks print.
+    with (
+        os.fdopen(os.dup(1), "wb", buffering=0) as replies,
+        tempfile.TemporaryDirectory(prefix="aquarat-ray-", ignore_cleanup_errors=True) as folder,
+    ):
+        os.dup2(2, 1)
+        # Ray is imported where it is needed: it is optional, and has no types.
+        ray: Any = import_module("ray")
+        client = _Client(ray, replies)
+        threading.Thread(target=client.read, args=(sys.stdin.buffer,), daemon=True).start()
+        try:
+            _connect(ray, address, stage, folder)
+            slots = int(ray.cluster_resources().get("CPU", 0))
+        except Exception as e:
+            replies.write(json.dumps({"error": str(e) or type(e).__name__}).encode() + b"\n")
+            return
+        client.serve(slots)
+        with suppress(Exception):
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str, stage: str, folder: str) -> None:
+    # Ray would otherwise report to its makers that a cluster was started.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {}
+    if address == "local":
+        options = {
+            "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False, "object_store_memory": OBJECTS,
+            "_temp_dir": folder,
+        }  # fmt: skip
+    job = import_module("ray.job_config").JobConfig(metadata={"job_name": f"aquarat {stage}"})
+    ray.init(address, job_config=job, logging_level=logging.ERROR, **options)
+
+
+class _Client:
+    """The shards that Ray is making."""
+
+    def __init__(self, ray: Any, replies: BinaryIO) -> None:
+        self._ray, self._replies = ray, replies
+        self._events = queue.SimpleQueue[dict[str, Any] | tuple[int, Future[str]] | None]()
+        self._running: dict[int, Any] = {}
+        self._serving = False
+
+    def read(self, source: BinaryIO) -> None:
+        """Takes requests until there are no more. Nobody waits then for a connection that is not made."""
+        for line in source:
+            self._events.put(json.loads(line))
+        if not self._serving:
+            os._exit(1)
+        self._events.put(None)
+
+    def serve(self, slots: int) -> None:
+        self._serving = True
+        self._write(json.dumps({"slots": slots}).encode() + b"\n")
+        # The stage's driver tries again, and counts.
+        start = self._ray.remote(num_cpus=1, max_retries=0, retry_exceptions=False)(make_shard).remote
+        while (event := self._events.get()) is not None:
+            if isinstance(event, tuple):
+                self._end(*event)
+            elif "stop" in event:
+                if (task := self._running.pop(event["stop"], None)) is not None:
+                    self._ray.cancel(task, force=True)
+            else:
+                self._start(start, event)
+
+    def _start(self, start: Any, event: dict[str, Any]) -> None:
+        number = event["attempt"]
+        task = self._running[number] = start(json.dumps(event))
+        task.future().add_done_callback(lambda future: self._events.put((number, future)))
+
+    def _end(self, number: int, future: Future[str]) -> None:
+        if self._running.pop(number, None) is not None:
+            error = future.exception()
+            self._write(future.result().encode() if error is None else _lost(number, error).to_line())
+
+    def _write(self, line: bytes) -> None:
+        with suppress(BrokenPipeError):
+            self._replies.write(line)
+
+
+def _lost(number: int, error: BaseException) -> Ended:
+    """A task of which Ray has no result."""
+    text = str(error).strip()
+    if _NOT_THERE in text:
+        reason = next((line for line in reversed(text.splitlines()) if "Error" in line), text)
+        return Ended(
+            number, None,
+            "a host of the Ray cluster cannot import aquarat, or has an older version of it: bring the stage's "
+            f"checkout to every host and set it up there, then start the stage again ({reason.strip()})",
+            "user", "StageError",
+        )  # fmt: skip
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return Ended(number, None, f"the Ray worker that made it was lost ({said})", "lost")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
