@@ -27,6 +27,10 @@ from aquarat_core.sharding.spec import ShardSpec
 from aquarat_core.sharding.version import project_version
 
 VARIABLE = "AQUARAT_RAY_ADDRESS"
+_REMEDY = (
+    f"Correct the address, start Ray there (ray start --head), or take {VARIABLE} away, so that processes of this host "
+    "make the shards; then start the stage again. Shards that are done stay in the store"
+)
 _ANSWERS_WITHIN = 10.0
 _SECONDS_TO_END = 30.0
 
@@ -46,12 +50,6 @@ def check_address(address: str) -> None:
             socket.create_connection((match["host"].strip("[]"), int(match["port"])), _ANSWERS_WITHIN).close()
         except (OSError, OverflowError) as e:
             raise StageError(f"nobody answers at {VARIABLE}={address} ({e}). {_REMEDY}") from None
-
-
-_REMEDY = (
-    f"Start Ray there (ray start --head), correct the address, or take {VARIABLE} away, and start the stage again; "
-    "shards that are done stay in the store"
-)
 
 
 class RayCluster:

@@ -27,6 +27,7 @@ LOCKS = (
     "requirements-host-cuda12.lock",
     "requirements-harness.lock",
     "requirements-postgres.lock",
+    "requirements-ray.lock",
     "requirements-uv.lock",
 )
 NEEDED = "bash cat cut dirname env find flock head mkdir mv readlink realpath rm sed sha256sum sort xargs"
@@ -49,7 +50,7 @@ def test_the_lock_holds_every_direct_dependency(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     wanted = [*project["project"]["dependencies"], *chain.from_iterable(project["dependency-groups"].values())]
-    wanted += chain.from_iterable(extras[name] for name in extras.keys() - {"eval", "postgres"})
+    wanted += chain.from_iterable(extras[name] for name in extras.keys() - {"eval", "postgres", "ray"})
     names = {re.match(r"[A-Za-z0-9._-]+", w)[0].lower().replace("_", "-") for w in wanted} - {"aquarat", "rustbpe-py"}
     locked = set(re.findall(r"^([a-z0-9._-]+)==", (root / "requirements.lock").read_text(), re.M))
     assert names <= locked, names - locked
@@ -64,7 +65,9 @@ def test_the_tokenizers_wheel_has_the_version_that_the_package_needs(root: Path)
     assert f"rustbpe_py=={wheel['version']}" in project["dependencies"]
 
 
-@pytest.mark.parametrize(("group", "package"), [("harness", "lm-eval"), ("postgres", "dagster-postgres")])
+@pytest.mark.parametrize(
+    ("group", "package"), [("harness", "lm-eval"), ("postgres", "dagster-postgres"), ("ray", "ray")]
+)
 def test_an_optional_group_is_locked_apart_and_replaces_nothing(root: Path, group: str, package: str) -> None:
     """What `./run setup --harness` installs besides is found last, so a second version of a package would be unused."""
 
@@ -94,7 +97,7 @@ def copy(root: Path, tmp_path: Path) -> Path:
 def test_setup_names_the_optional_groups_that_there_are(copy: Path) -> None:
     done = sourced(copy, "set_up_with --harnes")
     assert done.returncode == 1
-    assert done.stderr == "run: setup takes --harness --postgres or nothing, not '--harnes'.\n"
+    assert done.stderr == "run: setup takes --harness --postgres --ray or nothing, not '--harnes'.\n"
     assert not (copy / ".venv").exists()
 
 

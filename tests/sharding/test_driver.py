@@ -20,9 +20,11 @@ from aquarat_core.sharding.driver import Patience, make_shards
 from aquarat_core.sharding.executor import Executor
 from aquarat_core.sharding.inline import Inline
 from aquarat_core.sharding.processes import Processes
+from aquarat_core.sharding.ray_cluster import RayCluster
 from aquarat_core.sharding.records import DisputedError, ShardRecord, ShardStore
 from aquarat_core.sharding.spec import ShardSpec
 from tests.patience import limit, wait_until
+from tests.sharding.conftest import CLUSTERS
 from tests.sharding.toys import calls, spec
 
 QUICK = Patience(first_pause=0.01)
@@ -31,15 +33,21 @@ PYTEST = "PYTEST_CURRENT_TEST"
 Open = Callable[[Sequence[ShardSpec]], Executor]
 
 
+def started() -> set[psutil.Process]:
+    """The processes below this one, without those of the Ray cluster that tests share."""
+    own = [child for child in psutil.Process().children() if child.pid not in CLUSTERS]
+    return {process for child in own for process in (child, *child.children(recursive=True))}
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> None:
     """No test leaves a process, a thread or another state of signals behind."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
     before = [signal.getsignal(s) for s in signals], signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    threads, children = threading.active_count(), set(psutil.Process().children(recursive=True))
+    threads, children = threading.active_count(), started()
     environment = dict(os.environ)
     yield
-    assert set(psutil.Process().children(recursive=True)) <= children
+    assert started() <= children
     assert threading.active_count() == threads
     assert ([signal.getsignal(s) for s in signals], signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
     assert {**os.environ, PYTEST: ""} == {**environment, PYTEST: ""}
@@ -52,6 +60,23 @@ def executor(request: pytest.FixtureRequest, place: ShardStore) -> Open:
 
 def processes(place: ShardStore, slots: int = 2) -> Open:
     return lambda _: Processes(place, slots)
+
+
+@pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def several(request: pytest.FixtureRequest, place: ShardStore) -> Callable[..., Open]:
+    """Returns an executor that makes several shards at a time: in processes, or on a Ray cluster."""
+    if request.param == "processes":
+        return lambda slots=2: processes(place, slots)
+    address = request.getfixturevalue("cluster").address
+    return lambda slots=2: lambda _: RayCluster(place, address, slots)
+
+
+@pytest.fixture
+def lost(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """What the executor of the test says of a worker that a signal ended."""
+    if request.node.callspec.params["several"] == "ray":
+        return lambda name: "the Ray worker that made it was lost"
+    return lambda name: f"the process that made it was ended by {name}"
 
 
 def contents(place: ShardStore, records: list[ShardRecord]) -> list[tuple[str, ...]]:
@@ -114,31 +139,32 @@ def test_workers_have_their_own_signals_and_do_not_share_output(place: ShardStor
     assert made.counts["process"] != os.getpid()
 
 
-def test_a_worker_that_is_killed_is_replaced(place: ShardStore, log: Path) -> None:
+def test_a_worker_that_is_killed_is_replaced(
+    place: ShardStore, log: Path, several: Callable[..., Open], lost: Callable[[str], str]
+) -> None:
     said: list[str] = []
-    made = make_shards(
-        [spec(n, log, "dies_once") for n in range(3)], place, processes(place), patience=QUICK, log=said.append
-    )
+    made = make_shards([spec(n, log, "dies_once") for n in range(3)], place, several(), patience=QUICK, log=said.append)
     assert [r.counts["number"] for r in made] == [0, 1, 2] and calls(log) == [0, 0, 1, 1, 2, 2]
-    assert sum("was ended by SIGKILL, as the system does when memory runs out; trying again" in s for s in said) == 3
+    words = lost("SIGKILL, as the system does when memory runs out")
+    assert sum(words in s and "; trying again" in s for s in said) == 3
 
 
 @pytest.mark.parametrize(
     ("function", "kind", "words", "times"),
     [
-        ("poison", StageError, "shard shard-003 was tried 4 times, and each time the process that made it was ended by "
-         "SIGSEGV", 4),
+        ("poison", StageError, "shard shard-003 was tried 4 times, and each time LOST", 4),
         ("fails", RuntimeError, "shard shard-003 failed 4 times, the last time with:", 4),
         ("refuses", DataError, "shard 3 has no text. Choose another", 1),
     ],
 )  # fmt: skip
 def test_a_shard_that_cannot_be_made_ends_the_stage_and_spoils_no_other(
-    place: ShardStore, log: Path, function: str, kind: type[Exception], words: str, times: int
-) -> None:
+    place: ShardStore, log: Path, several: Callable[..., Open], lost: Callable[[str], str], function: str,
+    kind: type[Exception], words: str, times: int,
+) -> None:  # fmt: skip
     wanted = [spec(n, log, function) for n in range(6)]
-    with pytest.raises(kind, match=words.replace("(", "\\(")) as e:
-        make_shards(wanted, place, processes(place), patience=QUICK)
-    assert type(e.value) is kind
+    with pytest.raises(kind) as e:
+        make_shards(wanted, place, several(), patience=QUICK)
+    assert type(e.value) is kind and words.replace("LOST", lost("SIGSEGV")) in str(e.value)
     assert calls(log).count(3) == times
     if function == "fails":
         assert "ZeroDivisionError: three" in str(e.value) and "in fails" in str(e.value)
@@ -146,24 +172,26 @@ def test_a_shard_that_cannot_be_made_ends_the_stage_and_spoils_no_other(
     assert [n for n in calls(log) if n != 3] == [0, 1, 2, 4, 5], "those that were made are kept"
 
 
-def test_a_straggler_is_made_a_second_time(place: ShardStore, log: Path) -> None:
+def test_a_straggler_is_made_a_second_time(place: ShardStore, log: Path, several: Callable[..., Open]) -> None:
     said: list[str] = []
     wanted = [spec(n, log, "slow_once") for n in range(6)]
     began = time.monotonic()
-    made = make_shards(wanted, place, processes(place), patience=EAGER, log=said.append)
+    made = make_shards(wanted, place, several(), patience=EAGER, log=said.append)
     assert time.monotonic() - began < limit(60)
     assert [r.counts["number"] for r in made] == list(range(6)) and set(calls(log)) == set(range(6))
     assert calls(log).count(3) == 2
     assert any("shard shard-003 has taken" in s for s in said)
 
 
-def test_an_impure_function_is_found_out_and_is_not_used_by_a_later_run(place: ShardStore, log: Path) -> None:
+def test_an_impure_function_is_found_out_and_is_not_used_by_a_later_run(
+    place: ShardStore, log: Path, several: Callable[..., Open]
+) -> None:
     quick = [spec(n, log) for n in range(3)]
     doubtful = spec(8, log, "impure_twice")
     results_of = f"shards/toy/{doubtful.key('toy')}/"
     long = spec(9, log, "waits", folder=f"{place.store.uri.removeprefix('file://')}/{results_of}")
     with pytest.raises(DisputedError, match="toy, shard shard-008: it was made twice with different results") as e:
-        make_shards([*quick, doubtful, long], place, processes(place, 4), patience=EAGER)
+        make_shards([*quick, doubtful, long], place, several(4), patience=EAGER)
     results = sorted(Path(key).stem for key in place.store.backend.keys(results_of))
     assert len(results) == 2 and all(result in str(e.value) for result in results)
     for _ in range(2):
@@ -173,13 +201,15 @@ def test_an_impure_function_is_found_out_and_is_not_used_by_a_later_run(place: S
     assert make_shards([doubtful], place, processes(place))[0].digest == results[0]
 
 
-def test_two_drivers_with_an_impure_function_do_not_both_succeed(place: ShardStore, log: Path) -> None:
+def test_two_drivers_with_an_impure_function_do_not_both_succeed(
+    place: ShardStore, log: Path, several: Callable[..., Open]
+) -> None:
     one = spec(1, log, "impure_twice")
     ends: list[object] = []
 
     def drive(wanted: ShardSpec) -> None:
         try:
-            ends.append(make_shards([wanted], place, processes(place)))
+            ends.append(make_shards([wanted], place, several()))
         except DisputedError as e:
             ends.append(e)
 
@@ -193,8 +223,16 @@ def test_two_drivers_with_an_impure_function_do_not_both_succeed(place: ShardSto
         make_shards([one], place, processes(place))
 
 
+@pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where drivers in processes of their own make shards."""
+    if request.param == "ray":
+        monkeypatch.setenv("AQUARAT_RAY_ADDRESS", request.getfixturevalue("cluster").address)
+    return request.param
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_with_their_driver(store_uri: str, log: Path, how: signal.Signals) -> None:
+def test_workers_end_with_their_driver(store_uri: str, log: Path, where: str, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "tests.sharding.driver", store_uri, str(log), "4", "0", "stubborn"]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -214,7 +252,7 @@ def run_driver(store_uri: str, log: Path, shards: int, pause: float) -> subproce
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_two_drivers_at_once_make_the_same_artifact(store_uri: str, log: Path) -> None:
+def test_two_drivers_at_once_make_the_same_artifact(store_uri: str, log: Path, where: str) -> None:
     drivers = [run_driver(store_uri, log, 8, 0.1) for _ in range(2)]
     ends = [driver.communicate() for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], ends
