@@ -66,3 +66,11 @@ def cluster(ray_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     for name, value in ray_cluster.environment.items():
         monkeypatch.setenv(name, value)
     return ray_cluster
+
+
+@pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where drivers in processes of their own make shards."""
+    if request.param == "ray":
+        monkeypatch.setenv("AQUARAT_RAY_ADDRESS", request.getfixturevalue("cluster").address)
+    return request.param

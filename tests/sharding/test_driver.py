@@ -223,14 +223,6 @@ def test_two_drivers_with_an_impure_function_do_not_both_succeed(
         make_shards([one], place, processes(place))
 
 
-@pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.slow)])
-def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where drivers in processes of their own make shards."""
-    if request.param == "ray":
-        monkeypatch.setenv("AQUARAT_RAY_ADDRESS", request.getfixturevalue("cluster").address)
-    return request.param
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_driver(store_uri: str, log: Path, where: str, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "tests.sharding.driver", store_uri, str(log), "4", "0", "stubborn"]
