@@ -101,7 +101,8 @@ class _Client:
     def _start(self, start: Any, event: dict[str, Any]) -> None:
         number = event["attempt"]
         task = self._running[number] = start(json.dumps(event))
-        task.future().add_done_callback(lambda future: self._events.put((number, future)))
+        future: Future[str] = task.future()
+        future.add_done_callback(lambda done: self._events.put((number, done)))
 
     def _end(self, number: int, future: Future[str]) -> None:
         if self._running.pop(number, None) is not None:
