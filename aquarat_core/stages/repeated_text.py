@@ -73,9 +73,9 @@ def repeats_in(ctx: StageContext, shards: Sequence[Shard], text: Mapping[str, St
         for shard in shards
     ]
     made = list(made_shards(ctx, specs))
-    ends = np.cumsum([int(one.counts["documents"] or 0) for one in made])
+    ends: Places = np.cumsum(np.array([int(one.counts["documents"] or 0) for one in made], np.int64))
     earliest = first_equal(_columns(made, DIGESTS, ends))
-    exact = earliest < np.arange(ends[-1])
+    exact = earliest < np.arange(len(earliest))
     for band in BAND_FILES if near else ():
         np.minimum(earliest, first_equal(_columns(made, band, ends)), out=earliest)
     return Repeats([shard.file for shard in shards], ends, earliest, exact)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -85,7 +85,7 @@ def leave_out(ctx: StageContext, shards: Sequence[Shard], added: int) -> tuple[l
 
 
 @contextmanager
-def _with_store(ctx: StageContext) -> Iterator[tuple[StageContext, ArtifactStore]]:
+def _with_store(ctx: StageContext) -> Generator[tuple[StageContext, ArtifactStore]]:
     """The context with a store for shards, and that store: without one of its own, it has one while the block runs."""
     if ctx.shards is not None:
         yield ctx, ctx.shards
