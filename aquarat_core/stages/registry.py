@@ -29,9 +29,9 @@ def _tasks(config: Any) -> Iterable[str]:
     return sorted({entry_of(name, definitions) for name in _names(config) if name in definitions or name in TASKS})
 
 
-def _tasks_of_text(config: PretrainTextConfig) -> Iterable[str]:
+def _tasks_of_text(config: PretrainTextConfig | None) -> Iterable[str]:
     """The same, and what leaves documents out, if the config asks for it."""
-    return (*_tasks(config), *([TEXT_PASSES] if config.leaves_out else []))
+    return (*_tasks(config), *([TEXT_PASSES] if config and config.leaves_out else []))
 
 
 def _tasks_of_report(config: Any) -> Iterable[str]:
