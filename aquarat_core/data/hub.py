@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from aquarat_core.data import hub_cache, hub_client
 from aquarat_core.data.foreign import NoColumn, Unreadable, read_foreign
-from aquarat_core.data.hub_client import HubFile, Log, endpoint, final_reason, timeout, with_retries
+from aquarat_core.data.hub_client import DIGEST_LENGTH, HubFile, Log, endpoint, final_reason, timeout, with_retries
 from aquarat_core.errors import DataError, MissingPackageError
 from aquarat_core.plain_text import first_line
 
@@ -151,11 +151,11 @@ class HubDataset:
         path = try_to_load_from_cache(self.repo, filename, revision=self.revision, repo_type="dataset")
         if not isinstance(path, str):
             raise self._missing(filename)
-        return HubFile(Path(path).resolve().name, Path(path).stat().st_size)
+        return HubFile(Path(path).resolve().name[:DIGEST_LENGTH], Path(path).stat().st_size)
 
     def check_digest(self, path: Path, filename: str, digest: str) -> None:
         """Raises `DataError` if the file, which `file` returned, is not the one that `digests` listed."""
-        if (name := path.resolve().name) != digest:
+        if not (name := path.resolve().name).startswith(digest):
             raise DataError(
                 f"{self.repo}, {filename}, from {endpoint()}: the Hub listed it with the digest {digest[:12]}, but "
                 f"delivered it with {name[:12]}. Start again; what was made of other files is kept"

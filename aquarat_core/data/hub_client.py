@@ -58,11 +58,15 @@ def with_retries(
     raise AssertionError("the last try returns or raises")
 
 
+DIGEST_LENGTH = 40
+
+
 class HubFile(NamedTuple):
     """A file of a data set, as the Hub lists it."""
 
     digest: str
-    """SHA-256 of a large file, Git's SHA-1 of a small one; the clients name their cached copies by it."""
+    """The first `DIGEST_LENGTH` digits of the SHA-256 of a large file, or Git's SHA-1 of a small one; the clients name
+    their cached copies by the whole of it, and some mirrors list no more than this."""
     size: int
     """Bytes."""
 
@@ -77,7 +81,7 @@ def listed_files(repo: str, revision: str, names: Sequence[str], log: Log) -> di
 
     found = with_retries(ask, repo, "the list of its files", "check the name", log)
     files = [entry for entry in found if isinstance(entry, RepoFile)]
-    return {f.path: HubFile(f.lfs.sha256 if f.lfs else f.blob_id, f.size) for f in files}
+    return {f.path: HubFile((f.lfs.sha256 if f.lfs else f.blob_id)[:DIGEST_LENGTH], f.size) for f in files}
 
 
 def repository_files(

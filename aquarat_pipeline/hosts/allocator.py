@@ -247,6 +247,8 @@ class SharedAllocator:
         self._home = home
         self._stack = ExitStack()
         self._mine: Allocator | None = None
+        self._said = ""
+        """Why there were no hosts, when `wait` last returned."""
 
     def turn(self) -> None:
         """Lets the allocator take its turn, if it is in this process or in none."""
@@ -267,14 +269,15 @@ class SharedAllocator:
         self._stack.close()
 
     def wait(self, ticket: Ticket, seconds: float) -> Answer | None:
-        """The answer to the ticket: at once if it grants hosts, otherwise after so many seconds."""
+        """The answer to the ticket: at once if it grants hosts or says something new, otherwise after so long."""
         deadline = time.monotonic() + seconds
         while True:
             self.turn()
             answer = ticket.answer()
             if answer and answer.hosts and answer.number == ticket.refused_number:
                 answer = None
-            if (answer and answer.hosts) or time.monotonic() >= deadline:
+            if (answer and (answer.hosts or answer.why != self._said)) or time.monotonic() >= deadline:
+                self._said = answer.why if answer else ""
                 return answer
             time.sleep(POLL_SECONDS)
 

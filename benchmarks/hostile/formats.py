@@ -134,6 +134,7 @@ def _lease(folder: Path) -> Format:
 def _ticket(folder: Path) -> Format:
     from aquarat_core.agent import processes
     from aquarat_pipeline.hosts import queueing
+    from aquarat_pipeline.hosts.records import Records
 
     sample = {
         "process": processes.identity(os.getpid()), "run": "r", "step": "s", "since": 1.0, "hosts": [], "asks": True,
@@ -141,11 +142,20 @@ def _ticket(folder: Path) -> Format:
         "refused": {"a": {"reason": "x", "held": [{"mark": "file:///s/jobs/r/s/1#node0", "gpus": 1}]}},
     }  # fmt: skip
 
-    def read(data: bytes) -> queueing.Record:
-        return queueing.parse_ticket(data)
+    home = folder / "home"
+    queue = queueing.queue(home)
+    queue.mkdir(parents=True, exist_ok=True)
 
-    def check(value: queueing.Record, _: bytes) -> None:
-        assert all(isinstance(host, str) for host in (*value.hosts, *value.avoid, *value.refused))
+    def read(data: bytes) -> list[queueing.Record]:
+        """As the allocator does, which removes what is damaged, and as those do who look at the line."""
+        (queue / "1-theirs.json").write_bytes(data)
+        line = Records(queue, queueing.parse_ticket)
+        line.refresh()
+        queueing.waiting_steps(home)
+        return list(line.items.values())
+
+    def check(value: list[queueing.Record], _: bytes) -> None:
+        assert all(isinstance(host, str) for one in value for host in (*one.hosts, *one.avoid, *one.refused))
 
     return Format([_dump(sample)], read, [mutate_json], check=check)
 
