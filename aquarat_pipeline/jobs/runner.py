@@ -24,7 +24,7 @@ from aquarat_core.stages.registry import Stage
 from aquarat_pipeline._compat import DagsterExecutionInterruptedError
 from aquarat_pipeline.home import DatabaseError
 from aquarat_pipeline.hosts.allocator import SharedAllocator
-from aquarat_pipeline.hosts.host import Host, InventoryError
+from aquarat_pipeline.hosts.host import Host, InventoryError, RentedHost
 from aquarat_pipeline.hosts.inventory import local_host, read_inventory
 from aquarat_pipeline.hosts.occupancy import occupy, vacate
 from aquarat_pipeline.hosts.queueing import Answer, Ticket, WaitReporter, remove_ticket, ticket, ticket_name
@@ -149,10 +149,12 @@ class StageRunner:
             self._job.stop(without=outcome.ending.host if outcome.is_host_gone else None)
 
     def _rental_ends(self) -> bool:
-        """Whether a host of the job was rented and its time is over, or nearly so."""
+        """Whether a host of the job was rented and its time is over, or nearly so, or it was given back already."""
         hosts = self._job.hosts if self._job else ()
         with suppress(InventoryError):
             listed = {host.name: host for host in read_inventory(self._home).hosts}
+            if any(isinstance(host, RentedHost) and host.name not in listed for host in hosts):
+                return True
             # The end may have been moved since the job started.
             hosts = tuple(listed.get(host.name, host) for host in hosts)
         return any(host.why_no_job(time.time()) for host in hosts)
