@@ -26,6 +26,7 @@ from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from tests.factories import AQUA, context, examples, odd_lengths, random_ids, random_model, session, tokenizer
+from tests.patience import wait_until
 from tests.training.two_ranks import flat, without_times
 
 STEPS, ROWS, RL_STEPS = 12, 7, 6
@@ -36,6 +37,7 @@ class Disturbed:
 
     def __init__(self, world: World, folder: Path, stage: str, at: int, sent: signal.Signals) -> None:
         self._inner, self._last, self._at, self._sent = context(folder), world.rank + 1 == world.size, at, sent
+        self._folder = folder
         self.work = checkpoint_store(open_backend(f"file://{folder}/store"), stage, {}, {}, "code")
 
     def __getattr__(self, name: str) -> Any:
@@ -43,7 +45,12 @@ class Disturbed:
 
     def progress(self, done: int, total: int, unit: str = "steps", **_: float) -> None:
         if self._last and done == self._at:
+            if self._sent == signal.SIGKILL:
+                wait_until(lambda: self._is_saved(done - 1), 60, "the step before is saved, in the background")
             os.kill(os.getpid(), self._sent)
+
+    def _is_saved(self, step: int) -> bool:
+        return any(path.parent.name.startswith(f"{step:08d}") for path in self._folder.rglob("commit.json"))
 
 
 class Seen:
