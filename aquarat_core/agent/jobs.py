@@ -12,11 +12,12 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from . import leases, processes, supervisor, switch
+from . import leases, logs, processes, supervisor, switch
 from .folder import open_folder
 
 if TYPE_CHECKING:
@@ -125,8 +126,11 @@ def _stop(root: Path, job_id: str, mark: str) -> StopReply:
 
 def tail(root: Path, request: TailRequest) -> TailReply:
     """The last lines of each of the job's logs on this host, and of its dead-man's switch."""
-    logs = [*sorted((root / "jobs" / request["id"]).rglob("*.log")), *root.glob(switch.LOG)]
-    return {"logs": {str(path.relative_to(root)): _last_lines(path, request.get("lines", 40)) for path in logs}}
+    found: dict[str, list[str]] = {}
+    for path in [*sorted(logs.logs(root / "jobs" / request["id"])), *root.glob(switch.LOG)]:
+        with suppress(FileNotFoundError):
+            found[str(path.relative_to(root))] = _last_lines(path, request.get("lines", 40))
+    return {"logs": found}
 
 
 def release(root: Path, request: ReleaseRequest) -> ReleaseReply:

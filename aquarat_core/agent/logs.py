@@ -7,6 +7,7 @@ readers are not disturbed. When the job has ended, a line in the log says how mu
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +16,15 @@ LOG_BYTES = 64 << 20
 _KEEP_SIZE_PUNCH_HOLE = 3
 
 
+def logs(folder: Path) -> Iterator[Path]:
+    """Every log in `folder` and its folders. The job may remove folders meanwhile, at which `Path.rglob` raises."""
+    for inside, _, names in os.walk(folder):
+        yield from (Path(inside, name) for name in names if name.endswith(".log"))
+
+
 def bound(folder: Path, limit: int) -> None:
     """Frees all but the last `limit` / 2 bytes of every log in `folder` that takes more than `limit`."""
-    for path in folder.rglob("*.log"):
+    for path in logs(folder):
         with suppress(OSError):
             found = path.stat()
             if found.st_blocks * 512 > limit:
@@ -26,7 +33,7 @@ def bound(folder: Path, limit: int) -> None:
 
 def close(folder: Path, limit: int) -> None:
     """Replaces what `bound` removed from the logs by a line that says so; call it when their writers have ended."""
-    for path in folder.rglob("*.log"):
+    for path in logs(folder):
         with suppress(OSError):
             size = path.stat().st_size
             if size <= limit:

@@ -112,7 +112,10 @@ class Cache:
 
     def _make_room(self, size: int) -> None:
         """Removes the least recently used blobs until `size` more bytes fit or all remaining blobs are in use."""
-        blobs = {blob: blob.stat() for blob in (self._root / "blobs").glob("*/*")}
+        blobs: dict[Path, os.stat_result] = {}
+        for blob in (self._root / "blobs").glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):  # Another process removed it to make room.
+                blobs[blob] = blob.stat()
         excess = sum(stat.st_size for stat in blobs.values()) + size - self._limit
         if excess <= 0:
             return

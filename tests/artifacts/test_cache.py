@@ -57,6 +57,18 @@ def test_what_was_used_least_lately_goes_first(
     assert kept == {"a", "c", "d"}, "a link keeps the bytes on the disk"
 
 
+def test_a_blob_that_another_process_removes_meanwhile_does_not_end_the_search_for_room(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AQUARAT_CACHE_LIMIT", "0.002MB")
+    read(store.uri, "a")
+    # Listed, and not there when it is looked at.
+    (tmp_path / "cache" / "blobs" / "gone").mkdir()
+    (tmp_path / "cache" / "blobs" / "gone" / "gone").symlink_to(tmp_path / "nowhere")
+    (b,) = read(store.uri, "b")
+    assert Path(b).read_text() == "b" * SIZE
+
+
 def test_what_a_living_process_uses_stays(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from aquarat_core.agent import leases, output, processes
+from aquarat_core.agent import leases, logs, output, processes
 from aquarat_core.agent.folder import FileFolder
 from aquarat_pipeline.hosts.bundle import agent
 from aquarat_pipeline.hosts.host import Host
@@ -487,6 +487,18 @@ def test_a_logs_size_is_bounded_while_it_is_written_and_the_cut_is_said(here: Ho
     assert "bytes of this log were removed" in first and last == "the last line"
     assert log.stat().st_size <= limit
     assert here.call("tail", order)["logs"][f"jobs/{order['id']}/scratch/rank.log"][-1] == "the last line"
+
+
+def test_folders_that_a_job_removes_meanwhile_do_not_end_the_search_for_logs(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rank.log").touch()
+    found = logs.logs(tmp_path)
+    kept = next(found).parent
+    for folder in tmp_path.iterdir():
+        if folder != kept:
+            shutil.rmtree(folder)
+    assert list(found) == []
 
 
 def test_a_drained_host_takes_no_more_jobs_and_says_what_is_left(here: HostHere) -> None:

@@ -32,6 +32,7 @@ from aquarat_pipeline.hosts.transports import HostError, SshTransport
 from aquarat_pipeline.jobs import running
 from aquarat_pipeline.jobs.attempts import Attempt
 from tests.artifacts.emulator import BUCKET, emulator
+from tests.folders import files_below
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.guarded_bucket import GuardedBucket, guarded
 from tests.launching.network import SSHD, loopback
@@ -263,7 +264,7 @@ def _read(pid: int, what: str) -> str:
 def _files_with(root: Path, *planted: str) -> set[str]:
     """Files under `root` that hold any of the texts, with their modes: bucket, logs, Dagster's database, the host."""
     found = set()
-    for path in root.rglob("*"):
+    for path in files_below(root):
         try:
             if path.is_file() and any(text in path.read_bytes().decode(errors="replace") for text in planted):
                 found.add(f"{path} {path.stat().st_mode & 0o777:o}")

@@ -26,6 +26,7 @@ from aquarat_core.runtime.preemption import Preempted
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from tests.factories import AQUA, context, examples, odd_lengths, random_ids, random_model, session, tokenizer
+from tests.folders import files_below
 from tests.patience import wait_until
 from tests.training.two_ranks import flat, without_times
 
@@ -50,7 +51,10 @@ class Disturbed:
             os.kill(os.getpid(), self._sent)
 
     def _is_saved(self, step: int) -> bool:
-        return any(path.parent.name.startswith(f"{step:08d}") for path in self._folder.rglob("commit.json"))
+        return any(
+            path.name == "commit.json" and path.parent.name.startswith(f"{step:08d}")
+            for path in files_below(self._folder)
+        )
 
 
 class Seen:
