@@ -78,6 +78,7 @@ class RayCluster:
 
     def wait(self, seconds: float) -> list[Ended]:
         if self._client is None:
+            time.sleep(seconds)
             return []
         lines = self._lines(seconds)
         if lines is None:
@@ -86,7 +87,8 @@ class RayCluster:
             lost = [Ended(attempt, None, said, "lost") for attempt in self._began]
             self._began.clear()
             return lost
-        return [self._checked(read_ended(line)) for line in lines]
+        # The reply about an attempt that was stopped may have been under way.
+        return [self._checked(ended) for ended in map(read_ended, lines) if ended.attempt in self._began]
 
     def seconds(self, attempt: int) -> float:
         """Since it was given to Ray: what it waits there for a place or a worker counts."""
@@ -143,7 +145,7 @@ class RayCluster:
 
     def _checked(self, ended: Ended) -> Ended:
         """A host that does not see this store would make one of its own at the same path."""
-        self._began.pop(ended.attempt, None)
+        del self._began[ended.attempt]
         if ended.record is None or self._shards.holds(ended.record):
             return ended
         return Ended(

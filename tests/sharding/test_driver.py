@@ -113,6 +113,13 @@ def test_the_same_shard_twice_in_a_list_is_made_once(place: ShardStore, log: Pat
     assert first == again and calls(log) == [1]
 
 
+def test_waiting_for_nothing_takes_its_time(executor: Open) -> None:
+    idle = executor([])
+    began = time.monotonic()
+    assert idle.wait(0.1) == [] and time.monotonic() - began >= 0.1
+    idle.close()
+
+
 def test_damage_is_noticed_and_repaired(place: ShardStore, log: Path, executor: Open) -> None:
     wanted = [spec(n, log) for n in range(3)]
     made = make_shards(wanted, place, executor)
