@@ -10,10 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from aquarat_core.artifacts.errors import ArtifactError, StoreError
-from aquarat_core.artifacts.manifest import canonical
-from aquarat_core.artifacts.records import Ref, read_name
-from aquarat_core.artifacts.transfer import parallel_map
+from aquarat_core.artifacts.errors import ArtifactError
+from aquarat_core.artifacts.records import Ref, read_each, read_name, ref_bytes, replace_object
 from aquarat_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 MAX_LENGTH = 60
 PATTERN = re.compile(r"[a-z][a-z0-9]*([.-][a-z0-9]+)*")
 _FOLDER = "names/"
-_READERS = 32
-_TRIES = 100
 
 
 class GivenNameError(UsageError):
@@ -43,25 +39,17 @@ def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
     """
     store = artifact.store
     _check(store, name)
-    key = _key(name)
-    ref = canonical(
-        {"asset": artifact.asset, "manifest_sha256": artifact.sha256, "data_version": artifact.data_version}
-    )
-    for _ in range(_TRIES):
-        current = store.backend.read(key)
-        if current is None:
-            if store.backend.create(key, ref):
-                return None
-            continue
-        if current.data == ref:
-            return None
-        before = _readable(store, name, current.data)
+
+    def allow(held: bytes) -> None:
         if not move:
+            before = _readable(store, name, held)
             whose = f"{before.asset} {before.manifest_sha256[:12]}" if before else "a damaged object"
             raise GivenNameError(f"{name} already names {whose}: choose another name, or move this one with --move")
-        if store.backend.swap(key, ref, current.version):
-            return before.manifest_sha256 if before else None
-    raise StoreError(f"{store.uri}/{key} keeps being moved by other writers")
+
+    ref = ref_bytes(artifact.asset, artifact.sha256, artifact.data_version)
+    replaced = replace_object(store.backend, _key(name), ref, allow)
+    before = _readable(store, name, replaced) if replaced else None
+    return before.manifest_sha256 if before else None
 
 
 def take_away(store: ArtifactStore, name: str) -> None:
@@ -83,14 +71,7 @@ def named(store: ArtifactStore, name: str) -> Artifact | None:
 def names(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
     """All names in alphabetical order; an error for those that cannot be read."""
     keys = {key: name for key in store.backend.keys(_FOLDER) if (name := _name_of(key))}
-    found: dict[str, Ref | ArtifactError] = {}
-    for key, held in zip(keys, parallel_map(store.backend.read, list(keys), _READERS), strict=True):
-        if held is not None:
-            try:
-                found[keys[key]] = read_name(held.data, f"{store.uri}/{key}")
-            except ArtifactError as e:
-                found[keys[key]] = e
-    return found
+    return {keys[key]: ref for key, ref in read_each(store.backend, keys, read_name)}
 
 
 def by_hash(store: ArtifactStore) -> dict[str, list[str]]:

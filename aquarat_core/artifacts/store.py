@@ -18,7 +18,7 @@ from aquarat_core.artifacts.backend import Backend
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.cache import Cache
 from aquarat_core.artifacts.environment import hardware, libraries
-from aquarat_core.artifacts.errors import ArtifactError, StoreError
+from aquarat_core.artifacts.errors import ArtifactError
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.job import JobDir, job_dir
 from aquarat_core.artifacts.manifest import (
@@ -32,11 +32,10 @@ from aquarat_core.artifacts.manifest import (
     canonical,
 )
 from aquarat_core.artifacts.names import named
-from aquarat_core.artifacts.records import read_ref
+from aquarat_core.artifacts.records import read_ref, ref_bytes, replace_object
 from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
 from aquarat_core.settings import cache_dir, cache_limit
 
-_SWAP_TRIES = 100
 _MIN_HASH = 6
 
 
@@ -210,17 +209,7 @@ class ArtifactStore:
         return job_dir(self.backend, run_id, step_key, attempt)
 
     def _move_ref(self, name: str, manifest_sha256: str, data_version: str) -> None:
-        ref = canonical({"asset": asset_of(name), "manifest_sha256": manifest_sha256, "data_version": data_version})
-        key = _ref_key(name)
-        for _ in range(_SWAP_TRIES):
-            current = self.backend.read(key)
-            if current is None:
-                moved = self.backend.create(key, ref)
-            else:
-                moved = current.data == ref or self.backend.swap(key, ref, current.version)
-            if moved:
-                return
-        raise StoreError(f"{self.uri}/{key} keeps being moved by other writers: is a loop publishing {name}?")
+        replace_object(self.backend, _ref_key(name), ref_bytes(asset_of(name), manifest_sha256, data_version))
 
     def has_all(self, entries: Iterable[FileEntry]) -> bool:
         return all(parallel_map(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
@@ -394,7 +383,7 @@ def _sorted(*entries: FileEntry) -> tuple[FileEntry, ...]:
 
 def _entries(files: Mapping[str, Path], digests: Mapping[Path, Digest]) -> tuple[FileEntry, ...]:
     found = {name: digests[path] for name, path in files.items()}
-    return tuple(FileEntry(path=n, size=d.size, sha256=d.sha256, crc32c=d.crc32c) for n, d in found.items())
+    return tuple(FileEntry.of(path, digest) for path, digest in found.items())
 
 
 def _unhashed(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:

@@ -24,14 +24,13 @@ from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.bounded import parse_as
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import MAX_ENTRIES, MAX_FILES, Name, Scalar, Sha256, Text, canonical
+from aquarat_core.artifacts.records import READERS
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.errors import StageError
 from aquarat_core.sharding.spec import Counts
 
 PREFIX = "shards/"
-READERS = 32
-"""Records that are read at a time."""
 FEW = 64
 """Up to this many keys are looked up one by one; for more, all records of the stage are listed at once."""
 REFRESHED_AFTER = 86_400.0
@@ -118,10 +117,7 @@ class ShardStore:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in paths]
         digests = [self.store.backend.add_file(path, blob_key) for path in paths]
-        files = tuple(
-            FileEntry(path=n, size=d.size, sha256=d.sha256, crc32c=d.crc32c)
-            for n, d in zip(names, digests, strict=True)
-        )
+        files = tuple(map(FileEntry.of, names, digests))
         record = ShardRecord(
             stage=self.stage, key=key, name=name, files=files, counts=counts, seconds=round(seconds, 3),
             host=socket.gethostname(),

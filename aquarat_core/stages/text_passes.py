@@ -110,8 +110,7 @@ def _stored(ctx: StageContext, store: ArtifactStore, file: str) -> Stored:
 
 
 def _put(store: ArtifactStore, path: Path) -> Stored:
-    digest = store.backend.add_file(path, blob_key)
-    return Stored(store, FileEntry(path=path.name, size=digest.size, sha256=digest.sha256, crc32c=digest.crc32c))
+    return Stored(store, FileEntry.of(path.name, store.backend.add_file(path, blob_key)))
 
 
 def _put_bytes(store: ArtifactStore, data: bytes, name: str) -> Stored:
