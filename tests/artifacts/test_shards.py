@@ -148,6 +148,20 @@ def test_verify_reads_each_file_of_the_shards_once_and_several_at_a_time(
     assert [sum(f"shard-{n} of tokens" in p for p in problems) for n in range(5)] == [0, 1, 1, 1, 0]
 
 
+def test_files_are_read_only_where_the_storage_keeps_no_checksums(
+    shared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ShardStore(ArtifactStore.open(shared_uri), "tokens")
+    record = add(place, 1, tmp_path)
+    backend, blob = place.store.backend, blob_key(record.file("ids.bin").digest)
+    read, digest = list[str](), backend.digest
+    monkeypatch.setattr(backend, "digest", lambda key, *rest: (read.append(key), digest(key, *rest))[1])
+    assert place.find(KEYS) == {record.key: record}
+    assert read == ([] if shared_uri.startswith("gs://") else [blob])
+    backend.delete(blob)
+    assert place.find(KEYS) == {}
+
+
 def test_the_records_are_listed_once(place: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(place, 1, tmp_path)
     backend = place.store.backend
