@@ -28,15 +28,17 @@ from aquarat_core.sharding.version import project_version
 
 VARIABLE = "AQUARAT_RAY_ADDRESS"
 _REMEDY = (
-    f"Correct the address, start Ray there (ray start --head), or take {VARIABLE} away, so that processes of this host "
-    "make the shards; then start the stage again. Shards that are done stay in the store"
+    "Correct the address, start Ray there (python -m ray.scripts.scripts start --head), or take "
+    f"{VARIABLE} away, so that processes of this host make the shards; then start the stage again. Shards that are "
+    "done stay in the store"
 )
 _ANSWERS_WITHIN = 10.0
 _SECONDS_TO_END = 30.0
 
 
 def check_address(address: str) -> None:
-    """Raises `UsageError` if it is none, or Ray is not installed, and `StageError` if nobody answers there."""
+    """Raises `UsageError` if this is no address of a Ray cluster or Ray is not installed, and `StageError` if nobody
+    answers there."""
     match = re.fullmatch(r"(?:local|auto|(?:ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5}))", address)
     if match is None:
         raise UsageError(f"{VARIABLE} is {address!r}: write local, auto, HOST:PORT or ray://HOST:PORT")
