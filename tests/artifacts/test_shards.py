@@ -157,7 +157,10 @@ def test_files_are_read_only_where_the_storage_keeps_no_checksums(
     read, digest = list[str](), backend.digest
     monkeypatch.setattr(backend, "digest", lambda key, *rest: (read.append(key), digest(key, *rest))[1])
     assert place.find(KEYS) == {record.key: record}
-    assert read == ([] if shared_uri.startswith("gs://") else [blob])
+    keeps_checksums = shared_uri.startswith("gs://")
+    assert read == ([] if keeps_checksums else [blob])
+    backend.write(blob, b"SHARD 1")
+    assert bool(verify(place.store, read=False).problems) == keeps_checksums, "the listing has them"
     backend.delete(blob)
     assert place.find(KEYS) == {}
 
