@@ -35,6 +35,20 @@ def is_name(text: str) -> bool:
     return len(text) <= MAX_LENGTH and PATTERN.fullmatch(text) is not None and not re.fullmatch("[0-9a-f]{6,}", text)
 
 
+def check(store: ArtifactStore, name: str, *, move: bool = False) -> None:
+    """Raises `GivenNameError` for a name that a new artifact could not have: a text that is no name, the name of an
+    asset, and unless `move` one that an artifact has already."""
+    if not is_name(name):
+        raise GivenNameError(
+            f"{name!r} cannot name an artifact: use small letters, digits and single - or . between them, at most "
+            f"{MAX_LENGTH}, starting with a letter, and nothing that could be a hash"
+        )
+    if name in store.assets():
+        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+    if not move and (current := store.backend.read(_key(name))) is not None:
+        raise _taken(name, _readable(store, name, current.data))
+
+
 def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
     """Gives the artifact that name; returns the hash of the manifest that had it before, if it was moved.
 
@@ -42,7 +56,7 @@ def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
     artifact has.
     """
     store = artifact.store
-    _check(store, name)
+    check(store, name, move=True)
     key = _key(name)
     ref = canonical(
         {"asset": artifact.asset, "manifest_sha256": artifact.sha256, "data_version": artifact.data_version}
@@ -57,8 +71,7 @@ def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
             return None
         before = _readable(store, name, current.data)
         if not move:
-            whose = f"{before.asset} {before.manifest_sha256[:12]}" if before else "a damaged object"
-            raise GivenNameError(f"{name} already names {whose}: choose another name, or move this one with --move")
+            raise _taken(name, before)
         if store.backend.swap(key, ref, current.version):
             return before.manifest_sha256 if before else None
     raise StoreError(f"{store.uri}/{key} keeps being moved by other writers")
@@ -113,14 +126,9 @@ def shown(artifact: Artifact) -> str:
     return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store))}"
 
 
-def _check(store: ArtifactStore, name: str) -> None:
-    if not is_name(name):
-        raise GivenNameError(
-            f"{name!r} cannot name an artifact: use small letters, digits and single - or . between them, at most "
-            f"{MAX_LENGTH}, starting with a letter, and nothing that could be a hash"
-        )
-    if name in store.assets():
-        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+def _taken(name: str, held: Ref | None) -> GivenNameError:
+    whose = f"{held.asset} {held.manifest_sha256[:12]}" if held else "a damaged object"
+    return GivenNameError(f"{name} already names {whose}: choose another name, or move this one with --move")
 
 
 def _readable(store: ArtifactStore, name: str, data: bytes) -> Ref | None:
