@@ -106,6 +106,11 @@ def names(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
     return found
 
 
+def listed(store: ArtifactStore) -> list[str]:
+    """All names in alphabetical order, without what they name: only their keys are listed."""
+    return [name for key in store.backend.keys(_FOLDER) if (name := _name_of(key))]
+
+
 def by_hash(store: ArtifactStore) -> dict[str, list[str]]:
     """The names of every artifact that has one, by its manifest's hash. Damaged names are left out."""
     found: dict[str, list[str]] = {}
@@ -121,9 +126,9 @@ def beside(sha256: str, known: Mapping[str, Iterable[str]], digits: int = 12) ->
     return f"{sha256[:digits]} ({given})" if given else sha256[:digits]
 
 
-def shown(artifact: Artifact) -> str:
-    """The artifact's asset, the beginning of its hash and its names. Reads the store's names."""
-    return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store))}"
+def shown(artifact: Artifact, known: Mapping[str, Iterable[str]] | None = None) -> str:
+    """The artifact's asset, the beginning of its hash and its names. Reads the store's names if they are not given."""
+    return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store) if known is None else known)}"
 
 
 def _taken(name: str, held: Ref | None) -> GivenNameError:

@@ -171,10 +171,12 @@ def _last_checkpoint(store: str) -> str:
 
 
 def _say(site: Site, url: str, token: str | None) -> None:
-    from aquarat_core.artifacts.names import shown
+    from aquarat_core.artifacts.names import by_hash, shown
 
+    stores = {served.artifact.store.uri: served.artifact.store for served in site.models.values() if served.artifact}
+    known = {uri: by_hash(store) for uri, store in stores.items()}
     for name, served in site.models.items():
-        held = shown(served.artifact) if served.artifact else "from a folder"
+        held = shown(served.artifact, known[served.artifact.store.uri]) if served.artifact else "from a folder"
         rows = site.worker.limits[name].rows
         print(f"{name}: {held}, {rows} answers at a time on {served.model.device}", file=sys.stderr)
     print(f"serving on {url} (API: {url}/v1)", file=sys.stderr)

@@ -159,7 +159,8 @@ def _diff(arguments: argparse.Namespace) -> str:
     store = _open(arguments)
     left, right = (store.resolve(name) for name in (arguments.left, arguments.right))
     found = differences(left.manifest, right.manifest)
-    names = (shown(left), shown(right))
+    known = by_hash(store)
+    names = (shown(left, known), shown(right, known))
     rows = [("", "", *names), *((d.section, d.name, _text(d.left), _text(d.right)) for d in found)]
     human = table(rows) if found else f"{names[0]} and {names[1]} differ only in their runs and times"
     return answer(arguments, [dataclasses.asdict(d) for d in found], human)
