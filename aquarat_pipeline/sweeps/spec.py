@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -25,6 +25,7 @@ from aquarat_core.config.overrides import overrides
 from aquarat_core.config.profile import asked_profile, layers
 from aquarat_core.config.validation import did_you_mean, validate
 from aquarat_core.errors import UserError
+from aquarat_core.evaluation.statistics import Correction
 from aquarat_core.plain_text import one_line
 from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_pipeline.experiments import Experiment
@@ -77,7 +78,7 @@ class SweepFile(StrictModel):
     """The assets to make for every point, with everything that they are made from."""
     reference: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The values of the point with which the others are compared; by default the first of each field."""
-    correction: Literal["holm", "benjamini-hochberg"] = "holm"
+    correction: Correction = "holm"
     """For many comparisons: `holm` keeps the chance of any false finding at 5 %, `benjamini-hochberg` the share of
     false ones among the findings."""
     max_points: Annotated[int, Field(ge=1, le=MOST_POINTS)] = 32
