@@ -34,8 +34,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "first",
         metavar="A",
-        help="a checkpoint, for its newest report, or an eval report: an asset's name (EXPERIMENT/ASSET in a named "
-        "experiment), (the beginning of) a manifest's hash, a manifest's URI in any store, or a folder of `eval --out`",
+        help="a checkpoint, for its newest report, or an eval report: an asset (EXPERIMENT/ASSET in a named "
+        "experiment), a name, (the beginning of) a manifest's hash, a manifest's URI in any store, or a folder "
+        "of `eval --out`",
     )
     command.add_argument("second", metavar="B", help="the one to judge, in the same ways")
     command.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")

@@ -35,7 +35,8 @@ def add_commands(commands: Commands) -> None:
         "models",
         nargs="*",
         metavar="WHAT",
-        help="assets, manifest hashes, folders or hf://owner/name (default: the last checkpoint that the store has)",
+        help="assets, names, manifest hashes, folders or hf://owner/name (default: the last checkpoint that the store "
+        "has)",
     )
     command.add_argument("--port", type=int, default=8000, help="port (%(default)s; 0 takes a free one)")
     command.add_argument(
