@@ -31,6 +31,20 @@ def is_name(text: str) -> bool:
     return len(text) <= MAX_LENGTH and PATTERN.fullmatch(text) is not None and not re.fullmatch("[0-9a-f]{6,}", text)
 
 
+def check(store: ArtifactStore, name: str, *, move: bool = False) -> None:
+    """Raises `GivenNameError` for a name that a new artifact could not have: a text that is no name, the name of an
+    asset, and unless `move` one that an artifact has already."""
+    if not is_name(name):
+        raise GivenNameError(
+            f"{name!r} cannot name an artifact: use small letters, digits and single - or . between them, at most "
+            f"{MAX_LENGTH}, starting with a letter, and nothing that could be a hash"
+        )
+    if name in store.assets():
+        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+    if not move and (current := store.backend.read(_key(name))) is not None:
+        raise _taken(name, _readable(store, name, current.data))
+
+
 def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
     """Gives the artifact that name; returns the hash of the manifest that had it before, if it was moved.
 
@@ -38,13 +52,11 @@ def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
     artifact has.
     """
     store = artifact.store
-    _check(store, name)
+    check(store, name, move=True)
 
     def allow(held: bytes) -> None:
         if not move:
-            before = _readable(store, name, held)
-            whose = f"{before.asset} {before.manifest_sha256[:12]}" if before else "a damaged object"
-            raise GivenNameError(f"{name} already names {whose}: choose another name, or move this one with --move")
+            raise _taken(name, _readable(store, name, held))
 
     ref = ref_bytes(artifact.asset, artifact.sha256, artifact.data_version)
     replaced = replace_object(store.backend, _key(name), ref, allow)
@@ -70,8 +82,13 @@ def named(store: ArtifactStore, name: str) -> Artifact | None:
 
 def names(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
     """All names in alphabetical order; an error for those that cannot be read."""
-    keys = {key: name for key in store.backend.keys(_FOLDER) if (name := _name_of(key))}
+    keys = {_key(name): name for name in listed(store)}
     return {keys[key]: ref for key, ref in read_each(store.backend, keys, read_name)}
+
+
+def listed(store: ArtifactStore) -> list[str]:
+    """All names in alphabetical order, without what they name: only their keys are listed."""
+    return [name for key in store.backend.keys(_FOLDER) if (name := _name_of(key))]
 
 
 def by_hash(store: ArtifactStore) -> dict[str, list[str]]:
@@ -89,19 +106,14 @@ def beside(sha256: str, known: Mapping[str, Iterable[str]], digits: int = 12) ->
     return f"{sha256[:digits]} ({given})" if given else sha256[:digits]
 
 
-def shown(artifact: Artifact) -> str:
-    """The artifact's asset, the beginning of its hash and its names. Reads the store's names."""
-    return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store))}"
+def shown(artifact: Artifact, known: Mapping[str, Iterable[str]] | None = None) -> str:
+    """The artifact's asset, the beginning of its hash and its names. Reads the store's names if they are not given."""
+    return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store) if known is None else known)}"
 
 
-def _check(store: ArtifactStore, name: str) -> None:
-    if not is_name(name):
-        raise GivenNameError(
-            f"{name!r} cannot name an artifact: use small letters, digits and single - or . between them, at most "
-            f"{MAX_LENGTH}, starting with a letter, and nothing that could be a hash"
-        )
-    if name in store.assets():
-        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+def _taken(name: str, held: Ref | None) -> GivenNameError:
+    whose = f"{held.asset} {held.manifest_sha256[:12]}" if held else "a damaged object"
+    return GivenNameError(f"{name} already names {whose}: choose another name, or move this one with --move")
 
 
 def _readable(store: ArtifactStore, name: str, data: bytes) -> Ref | None:

@@ -21,7 +21,7 @@ from aquarat_core.errors import UserError
 from aquarat_core.settings import store_uri
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
-from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES
+from aquarat_pipeline._compat import NOT_FINISHED_STATUSES
 from aquarat_pipeline.assets.reuse import Earlier
 from aquarat_pipeline.assets.sharing import take
 from aquarat_pipeline.locks import HeldError, held
@@ -29,10 +29,9 @@ from aquarat_pipeline.runs import profiles, resuming, submit
 from aquarat_pipeline.sweeps.planning import Launch, SweepPlan, launches, planned
 from aquarat_pipeline.sweeps.spec import Point, Sweep, SweepError
 from aquarat_pipeline.tags import EXPERIMENT_TAG, SWEEP_TAG
-from aquarat_pipeline.workers import is_here, worker_of
+from aquarat_pipeline.workers import is_here, is_parked, worker_of
 
 POLL_SECONDS = 2.0
-UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *IN_PROGRESS_RUN_STATUSES]
 Start = Callable[[Launch], str | None]
 """Starts a launch; returns why it failed, if it has ended and failed."""
 
@@ -65,10 +64,11 @@ class Driver:
         """
         while True:
             self._check_cancelled()
-            plan = self._taken()
+            # Before the plan: what a run has made that ends in between is then in the plan, and not started again.
             running = self._running()
-            going = {run.tags.get(EXPERIMENT_TAG, "") for run in running}
-            busy = {cell.key for cell in plan.cells if cell.how != "made" and cell.ref in _assets(running)}
+            plan = self._taken()
+            going, making = {run.tags.get(EXPERIMENT_TAG, "") for run in running}, _assets(running)
+            busy = {cell.key for cell in plan.cells if cell.how != "made" and cell.ref in making}
             blocked = {cell.key for cell in plan.cells if cell.how in ("new", "shared") and cell.ref in self.failures}
             ready = launches(plan, busy, blocked, going)
             if not ready and not running:
@@ -105,6 +105,8 @@ class Driver:
 
     def _is_dead(self, run: dg.DagsterRun) -> bool:
         """Whether nobody executes the run or will: it is then ended, and the sweep goes on in its place."""
+        if is_parked(Path(self.instance.root_directory), run.run_id):
+            return False
         worker = worker_of(run.tags)
         # Only this process starts runs of the sweep, so nobody starts one that was created before.
         if run.status != dg.DagsterRunStatus.NOT_STARTED and (
@@ -156,7 +158,7 @@ def remove_experiments(points: Iterable[Point]) -> list[str]:
 
 def unfinished(instance: dg.DagsterInstance, sweep: str) -> list[dg.DagsterRun]:
     """The runs of a sweep that have not ended."""
-    return list(instance.get_runs(dg.RunsFilter(tags={SWEEP_TAG: sweep}, statuses=UNFINISHED)))
+    return list(instance.get_runs(dg.RunsFilter(tags={SWEEP_TAG: sweep}, statuses=NOT_FINISHED_STATUSES)))
 
 
 def cancel(instance: dg.DagsterInstance, sweep: str) -> list[str]:
