@@ -38,7 +38,7 @@ from tests.factories import (
     tokenizer,
 )
 
-TIMES = ("tokens_per_second", "time/", "flops", "seconds")
+TIMES = ("tokens_per_second", "time/", "flops", "seconds", "wait_share")
 
 
 def flat(model: Transformer) -> np.ndarray:
@@ -81,6 +81,9 @@ class SignalledRows:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
 
     def tensors(self, rows: np.ndarray, device: torch.device) -> Any:
         self._asked += 1
