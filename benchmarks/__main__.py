@@ -27,6 +27,7 @@ NOT_BENCHES = (
     "__main__",
     "control_plane_world",
     "corpus",
+    "data_scale_reader",
     "data_scale_worker",
     "data_worker",
     "eval_chat",

@@ -217,14 +217,14 @@ class ArtifactStore:
     def local_copy(
         self, artifact: Artifact, name: str, what: Literal["files", "records"], advance: OnBytes = no_progress
     ) -> Path:
-        entries: tuple[FileEntry, ...] = getattr(artifact.manifest, what)
-        entry = next((e for e in entries if e.path == name), None)
-        if entry is None:
-            known = ", ".join(e.path for e in entries) or "none"
-            raise ArtifactError(f"{artifact.asset} ({artifact.uri}) has no {name} among its {what}: {known}")
+        entry = artifact.entry(name, what)
         return self._cache.file(
             f"{artifact.sha256}/{what}", entry, lambda path, have: self.fetch(artifact, entry, path, have, advance)
         )
+
+    def release(self, entry: FileEntry) -> None:
+        """Lets the cache remove one local copy, which this process has no more use for."""
+        self._cache.release(entry)
 
     def fetch(
         self, artifact: Artifact, entry: FileEntry, target: Path, have: int = 0, advance: OnBytes = no_progress
@@ -278,9 +278,22 @@ class Artifact:
             run_id=self.manifest.run_id,
         )
 
+    def entry(self, name: str, what: Literal["files", "records"] = "files") -> FileEntry:
+        """The manifest's entry of a file. Raises `ArtifactError` if there is none."""
+        entries: tuple[FileEntry, ...] = getattr(self.manifest, what)
+        entry = next((e for e in entries if e.path == name), None)
+        if entry is None:
+            known = ", ".join(e.path for e in entries) or "none"
+            raise ArtifactError(f"{self.asset} ({self.uri}) has no {name} among its {what}: {known}")
+        return entry
+
     def path(self, name: str) -> Path:
         """Local path of a content file. Raises `ArtifactError` if there is none, or it is missing or damaged."""
         return self.store.local_copy(self, name, "files")
+
+    def release(self, name: str) -> None:
+        """Undoes one call of `path`: the cache may then remove the file, if nothing else in this process uses it."""
+        self.store.release(self.entry(name))
 
     def record(self, name: str) -> Path:
         """Local path of a record, like `metrics.jsonl`. Raises as `path` does."""

@@ -102,7 +102,7 @@ def test_tokens_are_those_of_one_go(bench: Bench, tmp_path: Path, sizes: tuple[i
         forget(bench)
         ctx = bench.context("pretrain_tokens", None, pretrain_text=text, tokenizer=made)
         found.append(run(bench, way, pretrain_tokens.run, ctx))
-    assert found[0] == found[1] == found[2] and len(found[0]) == len(sizes) + 2
+    assert found[0] == found[1] == found[2] and len(found[0]) == 2 * len(sizes) + 3
     for number in range(len(sizes)):
         source = text.path(f"train-{number:05d}.parquet")
         whole = write_shard(tmp_path / "whole.bin", encoded(source, tokenizer, 1), tokenizer.vocab_size)
