@@ -2,8 +2,8 @@
 //!
 //! A token of n bytes takes n cells. Its first and last cells hold its id and the cells between are never read, so both
 //! neighbors of a token are found from its length alone; a separator stands between pieces. A merge writes a few cells
-//! and moves nothing. Every pair that it creates contains the new id, so the list of a pair's positions is complete when
-//! it is made and only becomes outdated: a position counts as long as its cells still hold the pair.
+//! and moves nothing. Every pair that it creates contains the new id, so the list of a pair's positions is complete
+//! when it is made and only becomes outdated: a position counts as long as its cells still hold the pair.
 
 use rustc_hash::FxHashMap;
 
@@ -98,7 +98,7 @@ impl Created {
 }
 
 impl Part {
-    /// Of the pieces that `counts` divides into `n` shares, the share `index`; `n_cells` is about how many cells it takes.
+    /// Of the pieces that `counts` divides into `n` shares, the share `index`; it takes about `n_cells` cells.
     pub fn new(counts: &PieceCounts, index: usize, n: usize, n_cells: usize) -> Self {
         let mut cells = empty_table(n_cells + n_cells / 16);
         let mut weights = Vec::new();

@@ -49,10 +49,10 @@ impl Queue {
     /// A batch ends where a pair begins with a token that another pair of it ends with, or the other way round, and
     /// after a pair of equal tokens. Until there, no merge changes the count of a later pair of the batch, since they
     /// never overlap. Nor does a merge create a pair that would come first. Each occurrence of a new pair was one of an
-    /// old pair: of the last old token in its left half and the first in its right half. So the old pair was at least as
-    /// frequent, and at equal counts it comes first, since a new token has a larger id than those it consists of. If the
-    /// new pair came before a later one of the batch, so did the old one: it would be in the batch, but it begins or ends
-    /// with a token that a merged pair has on the other side.
+    /// old pair: of the last old token in its left half and the first in its right half. So the old pair was at least
+    /// as frequent, and at equal counts it comes first, since a new token has a larger id than those it consists of. If
+    /// the new pair came before a later one of the batch, so did the old one: it would be in the batch, but it begins
+    /// or ends with a token that a merged pair has on the other side.
     pub fn take(&mut self, batch: &mut Vec<PackedPair>, limit: usize, crew: &Crew) {
         self.batch += 1;
         while batch.len() < limit.min(MAX_BATCH) {
