@@ -68,24 +68,9 @@ def _normalized(x: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     return wide * s if x.dtype == torch.float32 else wide.mul_(s).to(x.dtype), s
 
 
-def _normalized_fast(x: Tensor, scale: float = 1.0) -> Tensor:
-    """The same x s up to rounding, in fewer operations: in generation their number counts more than their passes."""
-    wide = x if x.dtype == torch.float32 else x.float()
-    length = vector_norm(wide, dim=-1, keepdim=True)
-    s = torch.addcmul(_epsilon(scale), length, length, value=1 / (x.size(-1) * scale**2)).rsqrt_()
-    return wide * s if x.dtype == torch.float32 else wide.mul_(s).to(x.dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def _epsilon(scale: float) -> Tensor:
-    """A tensor, because `addcmul` adds to nothing else, and not an inference tensor, because it outlives the mode."""
-    with torch.inference_mode(False):
-        return torch.full((), NORM_EPS / scale**2)
-
-
 def rms_norm(x: Tensor) -> Tensor:
     """RMS normalization over the last dimension."""
-    return _RMSNorm.apply(x) if torch.is_grad_enabled() else _normalized_fast(x)
+    return _RMSNorm.apply(x) if torch.is_grad_enabled() else _normalized(x)[0]
 
 
 class _RotaryNorm(Function):
@@ -117,7 +102,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     """scale x norm(rotate(x)), `cos` and `sin` broadcasting to [B, T, 1, D/2]."""
     if not torch.is_grad_enabled():  # fewer operations than `_rotated`
-        x1, x2 = _normalized_fast(x_BTHD, scale).chunk(2, dim=-1)
+        x1, x2 = _normalized(x_BTHD, scale)[0].chunk(2, dim=-1)
         y1, y2 = torch.addcmul(x1 * cos, x2, sin), torch.addcmul(x2 * cos, x1, sin, value=-1)
         return torch.cat((y1, y2), dim=-1)
     return _RotaryNorm.apply(x_BTHD, cos, sin, scale)
