@@ -392,8 +392,8 @@ class ControlHost:
         self._world, self._context = world, context
         self._queue = QueuedRunCoordinatorDaemon(interval_seconds=1)
         self.follower = Follower(
-            world.instance, launcher.wake, max_workers=MAX_WORKERS, now=world.now, allocator=TimedAllocator(world),
-            pool=Inline(),
+            world.instance, launcher.wake, launcher.end_cancelled, max_workers=MAX_WORKERS, now=world.now,
+            allocator=TimedAllocator(world), pool=Inline(),
         )  # fmt: skip
         self._monitored = 0.0
         self._log = logging.getLogger("control-plane")
