@@ -41,7 +41,7 @@ class Queue(Sweeper):
         (directory / "lr.yaml").write_text(SWEEP)
         dagster = self.home / "dagster.yaml"
         settings = yaml.safe_load(dagster.read_text())
-        settings["run_queue"]["max_concurrent_runs"] = AT_ONCE
+        settings["run_coordinator"]["config"]["max_concurrent_runs"] = AT_ONCE
         settings["run_monitoring"]["poll_interval_seconds"] = 1
         dagster.write_text(yaml.safe_dump(settings))
         location = {"module_name": TOYS, "location_name": "aquarat", "working_directory": str(root)}
