@@ -186,3 +186,23 @@ def test_what_dead_processes_leave_in_the_cache_goes(
     monkeypatch.setattr(cache, "_LEFT_OVER", -1.0)
     store.latest("d").path("file")
     assert list((root / "tmp").iterdir()) == list((root / "partial").iterdir()) == []
+
+
+def test_trees_that_are_cleared_meanwhile_do_not_end_the_search_for_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    real = Path.stat
+
+    def stat(self: Path, **how: Any) -> os.stat_result:
+        found = real(self, **how)
+        for folder in tmp_path.iterdir():
+            if folder not in (self, self.parent):
+                shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    (paths,) = cache._links(tmp_path).values()
+    assert [path.name for path in paths] == ["file"]
