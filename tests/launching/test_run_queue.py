@@ -51,8 +51,8 @@ def test_a_burst_of_launches_waits_for_places_that_parked_runs_leave(tmp_path: P
             return all(is_parked(cluster.home, run_id) for run_id in burst)
 
         wait_until(all_parked, 120, "all are in line")
-        assert not any(is_executing(cluster.home, run_id) for run_id in burst)
-        # One that is parked has written its record just before it ends.
+        # A worker writes the record of its parked run just before it ends.
         assert most <= 2
+        wait_until(lambda: not any(is_executing(cluster.home, run_id) for run_id in burst), 20, "no worker is left")
     finally:
         cluster.close()
