@@ -9,6 +9,8 @@
 - A run that was started from a terminal gets the remote origin by which the UI finds it. This uses `replace_job_origin`
   of the run storage, like `dagster run migrate-repository` (read: `_cli/run.py`,
   `_core/storage/runs/sql_run_storage.py`).
+- The run queue's limit is read by the daemon before each look at the queue (read:
+  `_core/run_coordinator/queued_run_coordinator.py`, `_daemon/run_coordinator/queued_run_coordinator_daemon.py`).
 - A storage whose operations wait for the database wraps what Dagster's interfaces of storages name, and a worker's
   heartbeat is a row of the run storage's table of keys and values, which nothing public removes (read:
   `_core/storage/runs/base.py` and `schema.py`, and the same of `event_log` and `schedules`).
@@ -57,6 +59,7 @@ from dagster._core.launcher.base import (
 )
 from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator, RunQueueConfig
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 from dagster._core.storage.event_log import EventLogStorage
@@ -109,6 +112,7 @@ __all__ = [
     "PlanExecutionContextManager",
     "PlanOrchestrationContext",
     "PostProcessingError",
+    "QueuedRunCoordinator",
     "ReconstructableRepository",
     "RemoteJobOrigin",
     "RemoteRepositoryOrigin",
@@ -116,6 +120,7 @@ __all__ = [
     "ResumeRunContext",
     "RetryMode",
     "RunLauncher",
+    "RunQueueConfig",
     "RunStorage",
     "ScheduleStorage",
     "SerializableErrorInfo",

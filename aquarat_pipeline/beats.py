@@ -1,5 +1,7 @@
 """A worker's heartbeat in Dagster's database, by which another machine can tell whether the worker is alive.
 
+For a parked run, which has no worker, the follower writes it.
+
 Only where the database is shared: SQLite files belong to one machine, which looks at process ids (`workers.py`). The
 heartbeat is a row for each run in the table of keys and values, because a tag is written by reading all of a run's tags
 first, which would lose those that another process writes meanwhile. Clocks of different machines are never compared:
@@ -14,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -53,6 +55,12 @@ def forget(instance: dg.DagsterInstance, run_id: str) -> None:
             connection.execute(KeyValueStoreTable.delete().where(KeyValueStoreTable.c.key == _key(run_id)))
 
 
+def beat_for(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> None:
+    """Writes the heartbeats of parked runs, which this process follows, if the database is shared."""
+    if is_shared(instance) and (beats := {_key(run_id): _text(time.time_ns()) for run_id in run_ids}):
+        instance.daemon_cursor_storage.set_cursor_values(beats)
+
+
 @contextmanager
 def beating(instance: dg.DagsterInstance, run_id: str) -> Generator[None]:
     """Writes the run's heartbeat meanwhile, and removes it in the end, if the database is shared.
@@ -85,9 +93,8 @@ def _beat(instance: dg.DagsterInstance, run_id: str, ended: threading.Event) -> 
             if other and not is_here(other):
                 _leave(run_id, other)
             number += 1
-            beat = {"pid": os.getpid(), "host": socket.gethostname(), "number": number, "time": time.time()}
             if not ended.is_set():
-                instance.daemon_cursor_storage.set_cursor_values({_key(run_id): json.dumps(beat)})
+                instance.daemon_cursor_storage.set_cursor_values({_key(run_id): _text(number)})
         except Exception as e:
             # What the database cannot do now, it may do five seconds later; a worker must not die of it.
             sys.stderr.write(f"the heartbeat of run {run_id} was not written: {e}\n")
@@ -102,6 +109,10 @@ def _leave(run_id: str, other: Worker) -> None:
     sys.stderr.flush()
     # If this process returned or raised in any way, Dagster would fail the run, which the other process executes.
     os._exit(0)
+
+
+def _text(number: int) -> str:
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "number": number, "time": time.time()})
 
 
 def _key(run_id: str) -> str:

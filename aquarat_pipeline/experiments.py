@@ -214,7 +214,8 @@ def _files() -> dict[str, str | ExperimentError]:
         try:
             found[path.stem] = _profile_in(path)
         except ExperimentError as e:
-            found[path.stem] = e
+            if os.path.lexists(path):  # otherwise another process has just removed the experiment
+                found[path.stem] = e
     return found
 
 

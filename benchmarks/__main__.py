@@ -25,6 +25,8 @@ from benchmarks.harness import BenchError, Result, report
 NOT_BENCHES = (
     "__init__",
     "__main__",
+    "control_plane_host",
+    "control_plane_measure",
     "control_plane_world",
     "corpus",
     "data_scale_reader",

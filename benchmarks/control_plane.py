@@ -1,53 +1,82 @@
 """Thousands of runs: placement, follower, queue and daemon in virtual time, with simulated hosts and supervisors.
 
-Sizes are 10, 100 and 1,000 runs, and with `AQUARAT_BENCH_RUNS="10 100 1000 10000"` others. First so many runs wait for
-a twentieth as many GPUs; then there are enough for all, and all jobs run at once for two virtual minutes. Every
-size is a process of its own. What a worker costs, which is woken at the start and at the end of a job, is measured
-beside it as what a process costs that loads the code location.
+Sizes are 10, 100 and 1,000 runs; `--runs 10000` measures that one only. First so many runs wait for a twentieth as
+many GPUs; then there are enough for all, and all jobs run at once for two virtual minutes. Every size is a process of
+its own, ends after `--minutes` at the latest, and is printed when it is measured. What a worker costs, which is woken
+at the start and at the end of a job, is measured beside it as what a process costs that loads the code location.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import REPO_ROOT
-from benchmarks.harness import Result, run_apart
+from benchmarks.harness import BenchError, Result, report, run_apart, unmeasured
 
-SIZES = "10 100 1000"
+SIZES = [10, 100, 1000]
 GIB = 1 << 30
 PLACEMENT_GOAL, CORES_GOAL, MEMORY_GOAL = 20.0, 2.0, 4.0
 
 
-def run() -> list[Result]:
-    results: list[Result] = []
-    broken: int | None = None
-    sizes = [int(size) for size in os.environ.get("AQUARAT_BENCH_RUNS", SIZES).split()]
+def main(options: Sequence[str]) -> int:
+    """Measures every size, and prints each as it is there, then all in a line of JSON."""
+    arguments = _arguments(options)
     cpu, memory = _worker()
-    for size in sizes:
-        with scratch_folder("bench") as folder:
-            home = folder / "home"
-            home.mkdir()
-            env = {"DAGSTER_MODULE_NAME": "tests.launching.definitions", "AQUARAT_CACHE": str(folder / "cache")}
-            work = {"home": str(home), "size": size}
-            found = run_apart("benchmarks.control_plane_world", work, folder, env=env)
-        results += _results(size, found, memory)
-        if broken is None and any(result.met is False for result in results):
+    results = [Result("worker/cpu_to_load", "s", (cpu,)), Result("worker/memory", "MB", (memory / 1e6,))]
+    _print(results)
+    done, broken = list[int](), None
+    for size in arguments.runs:
+        measured = _measured(size, 60 * arguments.minutes, memory)
+        _print(measured)
+        results += measured
+        if measured[0].value is not None:
+            done.append(size)
+        if broken is None and any(result.met is False for result in measured):
             broken = size
-    standing = broken if broken is not None else max(sizes)
-    name = "goal_breaks_at" if broken is not None else "every_goal_met_up_to"
-    return [
-        *results,
-        Result("worker/cpu_to_load", "s", (cpu,)),
-        Result("worker/memory", "MB", (memory / 1e6,)),
-        Result(name, "runs", (float(standing),)),
-    ]
+    if done:
+        name, at = ("every_goal_met_up_to", max(done)) if broken is None else ("goal_breaks_at", broken)
+        results.append(Result(name, "runs", (float(at),)))
+        _print(results[-1:])
+    print(json.dumps(report("control-plane", results)), flush=True)
+    return 0 if len(done) == len(arguments.runs) else 1
+
+
+def _measured(size: int, seconds: float, worker: float) -> list[Result]:
+    """What one size gives, or that it failed or took longer than so many `seconds`."""
+    began = time.monotonic()
+    with scratch_folder("bench") as folder:
+        home = folder / "home"
+        home.mkdir()
+        env = {"DAGSTER_MODULE_NAME": "tests.launching.definitions", "AQUARAT_CACHE": str(folder / "cache")}
+        work = {"home": str(home), "size": size}
+        try:
+            found = run_apart("benchmarks.control_plane_measure", work, folder, env=env, seconds=seconds)
+        except BenchError as e:
+            return [unmeasured(f"{size}/running", "runs", str(e))]
+    return [*_results(size, found, worker), Result(f"{size}/took", "minutes", ((time.monotonic() - began) / 60,))]
+
+
+def _arguments(options: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./run bench control-plane", allow_abbrev=False)
+    parser.add_argument("--runs", type=int, nargs="+", default=SIZES, help="sizes to measure (default: 10 100 1000)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="at most, for each size (default: 30)")
+    return parser.parse_args(options)
+
+
+def _print(results: Sequence[Result]) -> None:
+    for result in results:
+        met = {True: f"  met: {result.goal}", False: f"  NOT met: {result.goal}", None: ""}[result.met]
+        value = f"not measured: {result.reason}" if result.value is None else f"{result.value:,.4g} {result.unit}"
+        print(f"{result.name:<36} {value}{met}", flush=True)
 
 
 def _results(size: int, found: Mapping[str, Any], worker: float) -> list[Result]:

@@ -1,8 +1,6 @@
-"""One size of `control_plane`: the real control plane, with hosts, supervisors and workers that are simulated.
+"""What `control_plane` simulates, in virtual time: the way to the hosts, supervisors with their heartbeats, workers.
 
-Real: the instance and its database, the queue, the daemon's dequeuing and monitoring, the run launcher's decisions, the
-follower, the allocator, tickets, attempts, the requests to hosts and the leases on them. Simulated, in virtual time:
-the way to the hosts, the supervisors with their heartbeats, and what a worker does between two waits, in this process.
+A worker does what it would between two waits, in this process.
 """
 
 from __future__ import annotations
@@ -10,50 +8,37 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
-import logging
 import os
 import random
-import resource
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
 import yaml
-from dagster._core.test_utils import create_test_daemon_workspace_context
-from dagster._core.workspace.load_target import EmptyWorkspaceTarget
-from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
-from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from aquarat_core.agent import leases, processes
 from aquarat_core.agent.protocol import LeaseRequest
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, JobDir
-from aquarat_core.artifacts.memory import MemoryBackend
 from aquarat_core.stages.base import StageSpec
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline._compat import DagsterEvent
-from aquarat_pipeline.hosts import agent
-from aquarat_pipeline.hosts.allocator import Allocator, SharedAllocator
 from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.hosts.inventory import read_inventory
 from aquarat_pipeline.hosts.occupancy import occupy, vacate
 from aquarat_pipeline.hosts.queueing import Ticket, read_answer, remove_ticket, ticket
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.hosts.transports import HostError
-from aquarat_pipeline.hosts.watching import Watcher
 from aquarat_pipeline.jobs import parking
 from aquarat_pipeline.jobs.attempts import Attempt
 from aquarat_pipeline.jobs.commands import Launch, job_request
 from aquarat_pipeline.jobs.parking import Parked
 from aquarat_pipeline.jobs.placement import NoHostError, Placement
-from aquarat_pipeline.locks import held
-from aquarat_pipeline.runs.follower import Follower
-from aquarat_pipeline.runs.follower_start import lock_of
 from aquarat_pipeline.runs.launcher import GpuRunLauncher
 from aquarat_pipeline.runs.origin import job_origin
 from aquarat_pipeline.runs.submit import definitions
@@ -62,8 +47,6 @@ from aquarat_pipeline.workers import Worker, only_worker, show_alive, unpark
 
 STAGE = STAGES["sft_checkpoint"]
 MODULE = "tests.launching.definitions"
-TICK = 0.5
-"""Virtual seconds between two turns of the follower."""
 HEARTBEAT = 5.0
 MONITOR_SECONDS = 10.0
 HOLD_SECONDS = 120.0
@@ -364,148 +347,11 @@ class World:
             self.counting = before
 
 
-class TimedAllocator(SharedAllocator):
-    """The allocator in the world's time; its CPU time is placement."""
+class Transport:
+    """The way to a host of the world."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world.home)
-        self._world = world
-        self._allocator = Allocator(world.home, world.now, Watcher(world.now))
-
-    def turn(self) -> None:
-        decided, began = self._allocator.decisions, time.process_time()
-        self._allocator.turn()
-        # Looking whether anything has happened is no placement: it costs the same however many jobs are started.
-        what = "polling" if self._allocator.decisions == decided else "placement"
-        self._world.cpu.seconds[what] += time.process_time() - began
-
-    def close(self) -> None:
-        self._allocator.close()
-
-
-class ControlHost:
-    """Daemon and follower, which take their turns while virtual time passes."""
-
-    def __init__(self, world: World, context: Any) -> None:
-        launcher = world.instance.run_launcher
-        assert isinstance(launcher, GpuRunLauncher)
-        self._world, self._context = world, context
-        self._queue = QueuedRunCoordinatorDaemon(interval_seconds=1)
-        self.follower = Follower(
-            world.instance, launcher.wake, max_workers=MAX_WORKERS, now=world.now, allocator=TimedAllocator(world),
-            pool=Inline(),
-        )  # fmt: skip
-        self._monitored = 0.0
-        self._log = logging.getLogger("control-plane")
-
-    def dequeue(self) -> None:
-        with self._world.cpu.of("dequeue"):
-            for _ in self._queue.run_iteration(self._context):
-                pass
-
-    def run(self, until: Callable[[], bool], at_most: float = 36_000.0) -> float:
-        """Lets virtual time pass; returns how much did."""
-        world, began = self._world, self._world.seconds
-        while not until():
-            if world.seconds - began > at_most:
-                raise RuntimeError(
-                    f"after {at_most:.0f} virtual seconds: {len(world.order)} of {len(world.runs)} began"
-                )
-            world.advance(TICK)
-            before = self._allocating()
-            with world.cpu.of("follower"):
-                self.follower.turn()
-            world.cpu.seconds["follower"] -= self._allocating() - before
-            if world.seconds - self._monitored >= MONITOR_SECONDS:
-                self._monitored = world.seconds
-                with world.cpu.of("monitoring"):
-                    for _ in execute_run_monitoring_iteration(self._context, self._log):
-                        pass
-        return world.seconds - began
-
-    def _allocating(self) -> float:
-        return self._world.cpu.seconds["placement"] + self._world.cpu.seconds["polling"]
-
-    def close(self) -> None:
-        self.follower.close()
-        self._queue.__exit__(None, None, None)
-
-
-def count_operations(world: World) -> None:
-    """Counts what the control plane asks of the store; what hosts write is not counted."""
-    for name in ("read", "write", "create", "swap", "keys", "stats", "delete", "size"):
-        inner = getattr(MemoryBackend, name)
-
-        def counted(self: Any, *args: Any, _name: str = name, _inner: Any = inner, **kwargs: Any) -> Any:
-            if world.counting:
-                world.ops[_name] += 1
-            return _inner(self, *args, **kwargs)
-
-        setattr(MemoryBackend, name, counted)
-
-
-def measure(home: Path, size: int) -> dict[str, Any]:
-    """First `size` runs wait for a tenth as many hosts; then there are as many hosts as runs, and all jobs run."""
-    world = World(home, size)
-    count_operations(world)
-
-    def transport_to(host: Host) -> _Transport:
-        return _Transport(world, host)
-
-    agent.transport_to = transport_to
-    extra, few = max(10, size // 10), max(1, size // 20)
-    world.write_hosts(few)
-    with ExitStack() as stack:
-        path = lock_of(home)
-        path.parent.mkdir(parents=True)
-        stack.enter_context(held(path, "the bench"))
-        context = stack.enter_context(create_test_daemon_workspace_context(EmptyWorkspaceTarget(), world.instance))
-        host = ControlHost(world, context)
-        stack.callback(host.close)
-        world.create_runs(size + extra)
-        host.dequeue()
-        waiting = lambda: len(list((home / "aquarat/parked").glob("*.json"))) >= len(world.runs) - few  # noqa: E731
-        host.run(lambda: len(world.order) >= few and waiting())
-        line = _part(world, host, lambda: len(world.order) >= few + extra)
-        world.holding = True
-        world.write_hosts(size)
-        host.run(lambda: len(world.order) == len(world.runs))
-        end = world.seconds + HOLD_SECONDS
-        hold = _part(world, host, lambda: world.seconds >= end)
-        running = sum(run.began is not None and not run.over for run in world.runs.values())
-    waits = [run.began - run.queued for run in world.order if run.began is not None and run.began > run.queued]
-    overtaken = max(sum(later.number > run.number for later in world.order[:k]) for k, run in enumerate(world.order))
-    return {
-        "runs": len(world.runs), "running": running, "line": line, "hold": hold, "idle": world.idle,
-        "waits": (min(waits), max(waits)), "overtaken": overtaken, "wrong": world.wrong, "refused": world.refused,
-        "dequeue_cpu": world.cpu.seconds["dequeue"] / len(world.runs),
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }  # fmt: skip
-
-
-def _part(world: World, host: ControlHost, until: Callable[[], bool]) -> dict[str, Any]:
-    """What one part of the measurement took."""
-    cpu, ops, began = world.cpu.seconds.copy(), sum(world.ops.values()), len(world.order)
-    seconds = host.run(until)
-    spent = {name: value - cpu[name] for name, value in world.cpu.seconds.items()}
-    return {"seconds": seconds, "cpu": spent, "ops": sum(world.ops.values()) - ops, "starts": len(world.order) - began}
-
-
-class _Transport:
     def __init__(self, world: World, host: Host) -> None:
         self._world, self._host = world, host
 
     def call(self, command: str, request: Any, seconds: float = 0.0) -> dict[str, Any]:
         return self._world.call(self._host, command, request)
-
-
-def main() -> None:
-    work = json.loads(os.environ["WORK"])
-    logging.disable(logging.INFO)
-    Path(work["out"]).write_text(json.dumps(measure(Path(work["home"]), work["size"])))
-
-
-if __name__ == "__main__":
-    from benchmarks import control_plane_world
-
-    control_plane_world.main()  # Dagster loads the launcher from this module by its name, which is not __main__

@@ -122,19 +122,27 @@ def compare(
 
 
 def run_apart(
-    module: str, work: dict[str, Any], folder: Path, ranks: int = 1, env: dict[str, str] | None = None
+    module: str,
+    work: dict[str, Any],
+    folder: Path,
+    ranks: int = 1,
+    env: dict[str, str] | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """What `module`, run in a process of its own or on several ranks, writes to the file `out` of its `work`, which is
     in WORK.
 
-    Raises `BenchError` with the end of its standard error when it fails.
+    Raises `BenchError` with the end of its standard error when it fails, or when it takes longer than `seconds`.
     """
     out = folder / "measured.json"
     environment = os.environ | (env or {}) | {"WORK": json.dumps(work | {"out": str(out)})}
     command = [sys.executable, "-m", module]
     if ranks > 1:
         command = torchrun(command[1:], ranks, str(folder / "logs"))
-    done = subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{module} with {work} takes longer than {seconds:.0f} s") from None
     if done.returncode:
         raise BenchError(f"{module} with {work} ended with exit code {done.returncode}: {done.stderr[-3000:]}")
     return json.loads(out.read_text())

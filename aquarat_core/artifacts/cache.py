@@ -207,9 +207,11 @@ def _in_use(folder: Path) -> set[str]:
 def _links(trees: Path) -> dict[int, list[Path]]:
     """Paths below `trees`, by inode number."""
     found: dict[int, list[Path]] = {}
-    for path in trees.rglob("*"):
-        if path.is_file():
-            found.setdefault(path.stat().st_ino, []).append(path)
+    # Unlike `Path.rglob`, it does not raise at a folder that a user clears meanwhile.
+    for folder, _, names in os.walk(trees):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found.setdefault(path.stat().st_ino, []).append(path)
     return found
 
 

@@ -45,7 +45,7 @@ class ArtifactStore:
     def __init__(self, backend: Backend, cache: Cache) -> None:
         self.uri = backend.uri
         self.backend = backend
-        self._cache = cache
+        self.cache = cache
 
     @classmethod
     def open(cls, uri: str) -> ArtifactStore:
@@ -218,13 +218,9 @@ class ArtifactStore:
         self, artifact: Artifact, name: str, what: Literal["files", "records"], advance: OnBytes = no_progress
     ) -> Path:
         entry = artifact.entry(name, what)
-        return self._cache.file(
+        return self.cache.file(
             f"{artifact.sha256}/{what}", entry, lambda path, have: self.fetch(artifact, entry, path, have, advance)
         )
-
-    def release(self, entry: FileEntry) -> None:
-        """Lets the cache remove one local copy, which this process has no more use for."""
-        self._cache.release(entry)
 
     def fetch(
         self, artifact: Artifact, entry: FileEntry, target: Path, have: int = 0, advance: OnBytes = no_progress
@@ -293,7 +289,7 @@ class Artifact:
 
     def release(self, name: str) -> None:
         """Undoes one call of `path`: the cache may then remove the file, if nothing else in this process uses it."""
-        self.store.release(self.entry(name))
+        self.store.cache.release(self.entry(name))
 
     def record(self, name: str) -> Path:
         """Local path of a record, like `metrics.jsonl`. Raises as `path` does."""

@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from aquarat_pipeline.runs.in_process import Terminal
-    from aquarat_pipeline.sweeps.driving import Driver
+    from aquarat_pipeline.sweeps.driving import Driver, Start
     from aquarat_pipeline.sweeps.planning import Launch, SweepPlan
     from aquarat_pipeline.sweeps.spec import Sweep
 
@@ -129,9 +129,10 @@ def _run(arguments: argparse.Namespace, sweep: Sweep, tags: dict[str, str]) -> s
 
 def _starter(
     arguments: argparse.Namespace, user: Terminal, instance: dg.DagsterInstance, sweep: Sweep, tags: dict[str, str]
-) -> tuple[Any, int | None]:
+) -> tuple[Start, int | None]:
     """How launches are started: here one by one, or all that can start through the daemon."""
     from aquarat_core.errors import UserError
+    from aquarat_pipeline.sweeps.driving import NotMadeError
     from aquarat_pipeline.tags import SWEEP_TAG
 
     given = {**tags, SWEEP_TAG: sweep.name}
@@ -140,7 +141,7 @@ def _starter(
         user.say(printable(f"\n{launch.point.label}: {', '.join(launch.stages)}"))
         return [*map(launch.point.experiment.ref, launch.stages)]
 
-    def here(launch: Launch) -> str | None:
+    def here(launch: Launch) -> None:
         from aquarat_pipeline.runs.in_process import RunFailedError, RunInterruptedError, materialize
 
         try:
@@ -149,19 +150,18 @@ def _starter(
             raise
         except (RunFailedError, UserError) as e:
             user.say(printable(f"failed: {e}"))
-            return str(e)
-        return None
+            raise NotMadeError(str(e)) from None
 
-    def queue(launch: Launch) -> str | None:
+    def queue(launch: Launch) -> dg.DagsterRun:
         from aquarat_pipeline.runs import submit
 
         try:
             run = submit.submit(instance, told(launch), tags=given)
         except UserError as e:
             user.say(printable(f"failed: {e}"))
-            return str(e)
+            raise NotMadeError(str(e)) from None
         user.say(f"run {run.run_id} is queued")
-        return None
+        return run
 
     if arguments.queue and not daemon_is_alive(instance):
         user.say("No Dagster daemon is running: queued runs start with `./run dev`.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,4 +97,8 @@ def _hub_cache() -> Path:
 def _held(hub: Path) -> int:
     """Bytes of the text data set in the Hub's own cache."""
     blobs = hub / f"datasets--{KNOWN_REPO.replace('/', '--')}" / "blobs"
-    return sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
+    total = 0
+    for path in blobs.glob("*"):
+        with suppress(FileNotFoundError):  # a download that is complete gets another name
+            total += path.stat().st_size
+    return total

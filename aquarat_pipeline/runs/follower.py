@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeGuard
 
 import dagster as dg
 
 from aquarat_core.agent import processes
+from aquarat_pipeline import beats
 from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.hosts.allocator import SharedAllocator
 from aquarat_pipeline.hosts.queueing import answers, parse_answer
@@ -25,33 +27,40 @@ from aquarat_pipeline.hosts.records import Records
 from aquarat_pipeline.jobs.parking import Parked, parse_parked
 from aquarat_pipeline.runs.follower_start import LOCK, lock_of
 from aquarat_pipeline.runs.parked import Followed, FollowedJob, FollowedWait
-from aquarat_pipeline.workers import Worker, parked, show_alive, unpark
+from aquarat_pipeline.workers import Worker, is_here, parked, show_alive, unpark, worker_of
 
 log = logging.getLogger("aquarat.follower")
 
 TURN_SECONDS = 0.5
 CHECK_SECONDS = 30.0
-"""Between two looks which parked runs still run."""
+"""At most, between two looks which parked runs still run."""
 IDLE_SECONDS = 60.0
 THREADS = 8
 
 
 class Follower:
-    """Call `turn` about twice a second. `wake` starts a worker for a run, and says which process that is."""
+    """Call `turn` about twice a second.
+
+    `wake` starts a worker for a run, and says which process that is; `end_cancelled` ends a cancelled run. Where the
+    database is shared, a daemon on another machine resumes a run that was not followed for `lost_after_seconds`.
+    """
 
     def __init__(
         self,
         instance: dg.DagsterInstance,
         wake: Callable[[dg.DagsterRun], Worker],
+        end_cancelled: Callable[[str], None],
         *,
         max_workers: int,
+        lost_after_seconds: float = beats.LOST_SECONDS,
         now: Callable[[], float] = time.monotonic,
         allocator: SharedAllocator | None = None,
         pool: Executor | None = None,
     ) -> None:
         self._instance = instance
         self._home = Path(instance.root_directory)
-        self._wake = wake
+        self._wake, self._end_cancelled = wake, end_cancelled
+        self._check_seconds = min(CHECK_SECONDS, lost_after_seconds / 3)
         self._max_workers = max_workers
         self._now = now
         self.allocator = allocator or SharedAllocator(self._home)
@@ -70,7 +79,7 @@ class Follower:
             self._notice(run_id)
         self._answers.refresh()
         now = self._now()
-        if now - self._checked >= CHECK_SECONDS:
+        if now - self._checked >= self._check_seconds:
             self._checked = now
             self._check()
         asleep = [(run_id, one) for run_id, one in self._followed.items() if run_id not in self._woken]
@@ -102,10 +111,11 @@ class Follower:
         # What is wrong with one run must not keep the others from being followed; `_check` tries again.
         try:
             run = self._instance.get_run_by_id(run_id)
-            if run is None or run.status != dg.DagsterRunStatus.STARTED:
-                unpark(self._home, run_id)
-            else:
+            if _is_ours(run):
                 self._followed[run_id] = self._follow(run, record)
+                beats.beat_for(self._instance, [run_id])
+            else:
+                self._leave(run_id, run)
         except Exception:
             log.exception("run %s cannot be followed now", run_id)
 
@@ -132,10 +142,10 @@ class Follower:
     def _start(self, run_id: str) -> None:
         try:
             run = self._instance.get_run_by_id(run_id)
-            if run is None or run.status != dg.DagsterRunStatus.STARTED:
-                unpark(self._home, run_id)
-            else:
+            if _is_ours(run):
                 self._woken[run_id] = self._wake(run)
+            else:
+                self._leave(run_id, run)
         except Exception:
             log.exception("run %s cannot be woken now", run_id)
             self._followed[run_id].rest(self._now())
@@ -148,17 +158,39 @@ class Follower:
                 one.rest(now)
 
     def _check(self) -> None:
-        """Shows the daemon that the runs are followed, and forgets those that have ended."""
+        """Shows the daemons that the runs are followed, and leaves those that have ended or were taken over."""
         for run_id in self._records.items.keys() - self._followed.keys():
             self._notice(run_id)
-        for run_id in self._followed:
-            show_alive(self._home, run_id)
         if not self._followed:
             return
-        started = dg.RunsFilter(run_ids=list(self._followed), statuses=[dg.DagsterRunStatus.STARTED])
-        for run_id in self._followed.keys() - set(self._instance.get_run_ids(started)):
-            if run_id not in self._woken:
-                unpark(self._home, run_id)
+        runs = {run.run_id: run for run in self._instance.get_runs(dg.RunsFilter(run_ids=list(self._followed)))}
+        ours = [run_id for run_id in self._followed if _is_ours(runs.get(run_id))]
+        for run_id in ours:
+            show_alive(self._home, run_id)
+        beats.beat_for(self._instance, ours)
+        for run_id in self._followed.keys() - set(ours) - self._woken.keys():
+            try:
+                self._leave(run_id, runs.get(run_id))
+            except Exception:
+                log.exception("run %s cannot be ended now", run_id)
+
+    def _leave(self, run_id: str, run: dg.DagsterRun | None) -> None:
+        """The run is no longer parked. A terminal on another machine may have cancelled it, which only we can end."""
+        if run is not None and run.status == dg.DagsterRunStatus.CANCELING and not _is_taken(run):
+            self._end_cancelled(run_id)
+        elif run is None or run.is_finished:
+            beats.forget(self._instance, run_id)
+        unpark(self._home, run_id)
+
+
+def _is_ours(run: dg.DagsterRun | None) -> TypeGuard[dg.DagsterRun]:
+    """Whether the run goes on, and no worker on another machine executes it."""
+    return run is not None and run.status == dg.DagsterRunStatus.STARTED and not _is_taken(run)
+
+
+def _is_taken(run: dg.DagsterRun) -> bool:
+    worker = worker_of(run.tags)
+    return worker is not None and not is_here(worker)
 
 
 def main() -> int:
@@ -173,7 +205,13 @@ def main() -> int:
     with dg.DagsterInstance.get() as instance:
         launcher = instance.run_launcher
         assert isinstance(launcher, GpuRunLauncher), "dagster.yaml has another run launcher"
-        follower = Follower(instance, launcher.wake, max_workers=launcher.max_workers)
+        follower = Follower(
+            instance,
+            launcher.wake,
+            launcher.end_cancelled,
+            max_workers=launcher.max_workers,
+            lost_after_seconds=launcher.lost_after_seconds,
+        )
         log.info("process %d follows parked runs", os.getpid())
         touched = 0.0
         while not follower.is_idle:

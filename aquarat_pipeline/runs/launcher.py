@@ -83,6 +83,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         self._resume_within_hours = resume_within_hours
         self._park_after = park_after_seconds
         self.max_workers = max_workers
+        self.lost_after_seconds = lost_after_seconds
         self._silence = beats.Silence(lost_after_seconds)
         self._finishing: list[Thread] = []
         super().__init__()
@@ -206,7 +207,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         if worker is None:
             return False
         if not is_here(worker):
-            # It reads in the database that it is cancelled; if it is dead, Dagster ends the run a minute later.
+            # It, or the follower, reads in the database that the run is cancelled; if both are dead, Dagster ends the
+            # run a minute later.
             return beats.is_shared(self._instance)
         # Dagster marks a run as failed if its worker is interrupted, or finds it cancelled, before its first step.
         begun = is_executing(Path(self._instance.root_directory), run_id)
@@ -227,15 +229,13 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
     ) -> Worker:
         profile = self._profile(run)
         after = self._park_after if park_after is None else park_after
-        # A daemon elsewhere would take the silence of a parked run for that of a dead worker.
-        parking = {PARK_AFTER: f"{0 if beats.is_shared(self._instance) else after:g}"}
         log = self._log(run.run_id)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             # `dagster` may not be on the PATH of a daemon that was started by its full path.
             worker = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env={**os.environ, **profile, **parking, LAUNCHED: run.run_id},
+                env={**os.environ, **profile, PARK_AFTER: f"{after:g}", LAUNCHED: run.run_id},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -275,6 +275,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         while processes.is_alive(worker) and time.monotonic() < deadline:
             time.sleep(0.2)
         self._interrupt(worker, signal.SIGKILL)
+        self.end_cancelled(run_id)
+
+    def end_cancelled(self, run_id: str) -> None:
+        """Ends a cancelled run that has no worker."""
         unpark(Path(self._instance.root_directory), run_id)
         run = self._instance.get_run_by_id(run_id)
         if run and not run.is_finished:
@@ -282,6 +286,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             _cancel_job(run)
             _count_usage(self._instance, run)
             self._instance.report_run_canceled(run, "Cancelled; its worker was no longer running.")
+        beats.forget(self._instance, run_id)
 
     @staticmethod
     def _interrupt(worker: Worker, how: signal.Signals) -> None:

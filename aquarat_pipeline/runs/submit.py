@@ -19,7 +19,7 @@ from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
-from aquarat_pipeline._compat import ReconstructableRepository, coerce_valid_log_level
+from aquarat_pipeline._compat import NOT_FINISHED_STATUSES, ReconstructableRepository, coerce_valid_log_level
 from aquarat_pipeline.assets import reuse
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
@@ -32,6 +32,7 @@ from aquarat_pipeline.runs.profiles import remember, share
 from aquarat_pipeline.tags import JOB_TAG, SET_TAG
 
 FINISH_SECONDS = 40.0
+"""Statuses of runs that have not ended."""
 MIN_ID = 4
 """Characters of a run's id that are enough to name it, if no other begins like this."""
 SHOWN_EVENTS = {
@@ -188,6 +189,24 @@ def cancel(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunSta
         run = run_of(instance, run.run_id)
     instance.run_launcher.join()
     return run_of(instance, run.run_id).status
+
+
+def cancel_all(instance: dg.DagsterInstance, runs: Sequence[dg.DagsterRun]) -> None:
+    """Cancels unfinished runs together, and waits until they have ended.
+
+    Those that wait in the queue first, because a place that becomes free would start one of them. Runs that were
+    created but not queued must have lost the process that created them.
+    """
+    for run in sorted(runs, key=lambda run: run.status != dg.DagsterRunStatus.QUEUED):
+        if run.status == dg.DagsterRunStatus.NOT_STARTED:
+            instance.report_run_canceled(run, "Cancelled; it had not been started.")
+        else:
+            instance.run_coordinator.cancel_run(run.run_id)
+    left, deadline = [run.run_id for run in runs], time.monotonic() + FINISH_SECONDS
+    while left and time.monotonic() < deadline:
+        left = list(instance.get_run_ids(dg.RunsFilter(run_ids=left, statuses=NOT_FINISHED_STATUSES)))
+        time.sleep(0.2)
+    instance.run_launcher.join()
 
 
 def watch(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:

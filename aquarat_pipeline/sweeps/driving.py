@@ -17,14 +17,13 @@ import dagster as dg
 
 from aquarat_core.agent import processes
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_core.errors import UserError
 from aquarat_core.settings import store_uri
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
 from aquarat_pipeline._compat import NOT_FINISHED_STATUSES
 from aquarat_pipeline.assets.reuse import Earlier
 from aquarat_pipeline.assets.sharing import take
-from aquarat_pipeline.locks import HeldError, held
+from aquarat_pipeline.locks import HeldError, held, is_held
 from aquarat_pipeline.runs import profiles, resuming, submit
 from aquarat_pipeline.sweeps.planning import Launch, SweepPlan, launches, planned
 from aquarat_pipeline.sweeps.spec import Point, Sweep, SweepError
@@ -32,8 +31,19 @@ from aquarat_pipeline.tags import EXPERIMENT_TAG, SWEEP_TAG
 from aquarat_pipeline.workers import is_here, is_parked, worker_of
 
 POLL_SECONDS = 2.0
-Start = Callable[[Launch], str | None]
-"""Starts a launch; returns why it failed, if it has ended and failed."""
+PLAN_SECONDS = 30.0
+"""After so long the plan is made again even if no run of the sweep has ended: other runs make results too."""
+PLAN_SHARE = 0.1
+"""Planning takes at most this share of the time, because a sweep of hundreds of points is planned for minutes."""
+CANCEL_SECONDS = 120.0
+"""How long the process that runs a sweep may take to notice that it is cancelled: it may be planning."""
+LOOK_SECONDS = 0.5
+Start = Callable[[Launch], dg.DagsterRun | None]
+"""Starts a launch; returns its run, or None if it has already made everything. Raises `NotMadeError`."""
+
+
+class NotMadeError(SweepError):
+    """A launch that could not be started, or has ended and failed; the message says why."""
 
 
 class SweepCancelledError(SweepError):
@@ -62,23 +72,43 @@ class Driver:
 
         Raises `SweepCancelledError`.
         """
+        if count := len(self._running()):
+            self.say(f"the sweep goes on with {count} run{'s' if count > 1 else ''} started before")
         while True:
             self._check_cancelled()
-            # Before the plan: what a run has made that ends in between is then in the plan, and not started again.
+            # The runs before the plan: what a run makes that ends in between is then planned as busy, not made twice.
             running = self._running()
+            began = time.monotonic()
             plan = self._taken()
-            going, making = {run.tags.get(EXPERIMENT_TAG, "") for run in running}, _assets(running)
-            busy = {cell.key for cell in plan.cells if cell.how != "made" and cell.ref in making}
-            blocked = {cell.key for cell in plan.cells if cell.how in ("new", "shared") and cell.ref in self.failures}
-            ready = launches(plan, busy, blocked, going)
+            took = time.monotonic() - began
+            ready = self._ready(plan, running)
             if not ready and not running:
                 return plan
             for launch in ready[:at_once]:
                 self._check_cancelled()
-                if (problem := start(launch)) is not None:
-                    self._failed(map(launch.point.experiment.ref, launch.stages), problem)
-            if (running and not ready) or at_once is None:
-                time.sleep(POLL_SECONDS)
+                try:
+                    if run := start(launch):
+                        self._watched[run.run_id] = run
+                except NotMadeError as e:
+                    self._failed(map(launch.point.experiment.ref, launch.stages), str(e))
+            if at_once is None or not ready:
+                self._wait(max(PLAN_SECONDS, took / PLAN_SHARE))
+
+    def _ready(self, plan: SweepPlan, running: Iterable[dg.DagsterRun]) -> list[Launch]:
+        """What can be started while these runs go on."""
+        going, making = {run.tags.get(EXPERIMENT_TAG, "") for run in running}, _assets(running)
+        busy = {cell.key for cell in plan.cells if cell.how != "made" and cell.ref in making}
+        blocked = {cell.key for cell in plan.cells if cell.how in ("new", "shared") and cell.ref in self.failures}
+        return launches(plan, busy, blocked, going)
+
+    def _wait(self, seconds: float) -> None:
+        """Until one of the runs has ended, another one is there, or the time is over. Raises `SweepCancelledError`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            self._check_cancelled()
+            if {run.run_id for run in unfinished(self.instance, self.sweep.name)} != self._watched.keys():
+                return
 
     def _taken(self) -> SweepPlan:
         """The plan, after taking into the sweep's chains what the store has."""
@@ -128,7 +158,7 @@ class Driver:
 @contextmanager
 def sole_driver(home: Path, sweep: Sweep) -> Generator[None]:
     """Lets one process at a time run a sweep, and forgets that it was cancelled before. Raises `SweepError`."""
-    path = _folder(home) / f"{sweep.name}.lock"
+    path = _lock(home, sweep.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with held(path, f"process {os.getpid()}"):
@@ -162,24 +192,40 @@ def unfinished(instance: dg.DagsterInstance, sweep: str) -> list[dg.DagsterRun]:
 
 
 def cancel(instance: dg.DagsterInstance, sweep: str) -> list[str]:
-    """Cancels all runs of a sweep, and the process that starts them; returns the ids of the runs."""
-    mark = _mark(Path(instance.root_directory), sweep)
+    """Cancels all runs of a sweep, and the process that starts them; returns the ids of the runs.
+
+    Waits for that process, which may be about to create a run. Raises `SweepError` if it does not end in time.
+    """
+    home = Path(instance.root_directory)
+    mark = _mark(home, sweep)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
     ended: list[str] = []
-    # A second look, because one may have been created just before the mark was there.
-    for _ in range(2):
-        for run in unfinished(instance, sweep):
-            try:
-                submit.cancel(instance, run)
-            except UserError:
-                continue  # it has ended meanwhile
-            ended.append(run.run_id)
-    return list(dict.fromkeys(ended))
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while True:
+        # Asked before the runs are read, so that none can be created afterwards.
+        driven = is_held(_lock(home, sweep))
+        runs = [run for run in unfinished(instance, sweep) if run.run_id not in ended]
+        if driven:  # it is just about to start those
+            runs = [run for run in runs if run.status != dg.DagsterRunStatus.NOT_STARTED]
+        submit.cancel_all(instance, runs)
+        ended += [run.run_id for run in runs]
+        if not driven:
+            return ended
+        if time.monotonic() > deadline:
+            raise SweepError(
+                f"{len(ended)} runs of the sweep {sweep} are cancelled, but {_lock(home, sweep).read_text()} still "
+                f"runs it after {CANCEL_SECONDS:.0f} s: end that process, then cancel again"
+            )
+        time.sleep(LOOK_SECONDS)
 
 
 def _assets(runs: Iterable[dg.DagsterRun]) -> set[str]:
     return {key.to_user_string() for run in runs for key in run.asset_selection or ()}
+
+
+def _lock(home: Path, sweep: str) -> Path:
+    return _folder(home) / f"{sweep}.lock"
 
 
 def _mark(home: Path, sweep: str) -> Path:

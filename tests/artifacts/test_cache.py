@@ -223,3 +223,23 @@ def test_a_fetch_that_fails_is_no_use(store: ArtifactStore, tmp_path: Path) -> N
     artifact.release("file")
     (listed,) = (tmp_path / "cache" / "users").iterdir()
     assert listed.read_text() == ""
+
+
+def test_trees_that_are_cleared_meanwhile_do_not_end_the_search_for_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    real = Path.stat
+
+    def stat(self: Path, **how: Any) -> os.stat_result:
+        found = real(self, **how)
+        for folder in tmp_path.iterdir():
+            if folder not in (self, self.parent):
+                shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    (paths,) = cache._links(tmp_path).values()
+    assert [path.name for path in paths] == ["file"]

@@ -144,6 +144,11 @@ class Cluster:
         assert self.wait(self.launch("aqua_dataset")) == "SUCCESS"
         return self
 
+    def command(self, *arguments: str) -> None:
+        """`aquarat`, as a user types it."""
+        done = self._start("command.log", "-m", "aquarat_core.cli", *arguments).wait(limit(120))
+        assert done == 0, (self.directory / "command.log").read_text()
+
     def launch(self, *assets: str, with_parents: bool = False, tags: dict[str, str] | None = None) -> str:
         """Queues a run; its id."""
         previous = {name: os.environ.get(name) for name in (*self.environment, "DAGSTER_MODULE_NAME")}

@@ -30,6 +30,7 @@ from aquarat_pipeline.renting.config import RentConfig
 from aquarat_pipeline.renting.managed import host_keys
 from aquarat_pipeline.renting.managed.managing import ManagedHosts
 from aquarat_pipeline.renting.rental import Rental
+from tests.folders import contents_below
 from tests.launching.network import SSHD, Keys, Sshd
 from tests.patience import wait_until
 from tests.renting.small_cloud import CAPABILITIES
@@ -207,7 +208,7 @@ def test_from_order_to_inventory_and_out_again(world: Renting) -> None:
     assert not (folder / "host_key").exists(), "the private key was needed for the order alone"
     assert instance.key in (folder / "known_hosts").read_text()
     secret = instance.keys.host.read_text().splitlines()[-3]
-    assert not [path for path in (world.home / "aquarat").rglob("*") if path.is_file() and secret in path.read_text()]
+    assert not [path for path, text in contents_below(world.home / "aquarat").items() if secret.encode() in text]
     world.until(lambda: world.state() == "ready")
     host = world.host()
     assert (host.labels, host.gpus, host.gpu_kind, host.price_per_hour) == (("small",), 1, "A10", 1.29)

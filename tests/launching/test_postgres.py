@@ -1,21 +1,13 @@
-"""Dagster on Debian's PostgreSQL: the daemon, launches, kills and cancels; the database away; workers elsewhere.
-
-The other machine has a host name and process ids of its own, and a Dagster home; the GPU host is the same for both.
-"""
+"""Dagster on Debian's PostgreSQL: the daemon, launches, kills and cancels; the database away; workers elsewhere."""
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -29,75 +21,29 @@ from aquarat_pipeline.workers import worker_of
 from tests.launching import faults
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, cancelled, command_of, expect, training
-from tests.launching.network import SSHD, loopback
-from tests.launching.postgres import PASSWORD, Postgres, postgres, why_not
-from tests.patience import limit, wait_until
+from tests.launching.machines import control_host, lost_seconds, other_machine, postgres_or_skip, signal_all
+from tests.launching.postgres import PASSWORD, Postgres, why_not
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
-
-NAMESPACE = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
-
-
-@functools.cache
-def lost_seconds() -> float:
-    """Some heartbeats, so that the tests need not wait for a minute; more on a busy machine, where one may be late."""
-    return min(45.0, limit(6))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    if why := why_not():
-        pytest.skip(why)
-    with postgres() as made:
+    with postgres_or_skip() as made:
         yield made
-
-
-def settings(server: Postgres) -> dict[str, Any]:
-    launcher = {"module": "aquarat_pipeline.runs.launcher", "class": "GpuRunLauncher"}
-    return {
-        "storage": server.storage(),
-        "run_launcher": {**launcher, "config": {"lost_after_seconds": lost_seconds()}},
-    }
 
 
 @pytest.fixture(scope="module")
 def here(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The control host with its daemon; its GPU host is reached over ssh, as it is from the other machine."""
-    if not shutil.which(SSHD) or not shutil.which("ssh"):
-        pytest.skip("there is no sshd: install openssh-server and openssh-client")
-    folder = tmp_path_factory.mktemp("here")
-    # What is started over ssh ends with the cluster too, also when a test fails.
-    mark = {"AQUARAT_TEST_CLUSTER": str(folder / "cluster")}
-    with pytest.MonkeyPatch.context() as patch, loopback(folder, mark) as (config, host):
-        patch.setenv(PASSWORD, server.password)
-        patch.setenv("AQUARAT_SSH_CONFIG", str(config))
-        environment = {"AQUARAT_SSH_CONFIG": str(config)}
-        made = Cluster(folder / "cluster", hosts=[host], env=environment, settings=settings(server))
-        try:
-            yield made.ready()
-        finally:
-            made.close()
+    with control_host(server, tmp_path_factory.mktemp("here")) as made:
+        yield made
 
 
 @pytest.fixture
 def elsewhere(here: Cluster, server: Postgres, tmp_path: Path) -> Iterator[Cluster]:
-    """Another machine with the same database, store and hosts, and without a daemon."""
-    tried = subprocess.run([*NAMESPACE, "hostname elsewhere"], capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"this machine makes no namespaces of process ids and host names: {tried.stderr.strip()}")
-    made = Cluster(
-        tmp_path / "elsewhere",
-        store=here.store_uri,
-        env={"AQUARAT_SSH_CONFIG": here.environment["AQUARAT_SSH_CONFIG"], **server.environment},
-        settings=settings(server),
-        prefix=[*NAMESPACE, 'hostname elsewhere && exec "$@"', "sh"],
-    )
-    (made.home / "hosts.yaml").write_text((here.home / "hosts.yaml").read_text())
-    try:
+    with other_machine(here, server, tmp_path / "elsewhere") as made:
         yield made
-    finally:
-        made.kill_everything()
-        made.instance.dispose()
 
 
 def shell_elsewhere(here: Cluster, elsewhere: Cluster, **env: str) -> tuple[str, subprocess.Popen[bytes]]:
@@ -110,12 +56,6 @@ def shell_elsewhere(here: Cluster, elsewhere: Cluster, **env: str) -> tuple[str,
     here.wait_for_step(run_id, ASSET, 2)
     assert worker_of(here.run(run_id).tags)["host"] == "elsewhere"
     return run_id, command
-
-
-def signal_all(cluster: Cluster, how: signal.Signals) -> None:
-    for pid in cluster.started():
-        with suppress(ProcessLookupError):
-            os.kill(pid, how)
 
 
 def said(cluster: Cluster, run_id: str) -> str:

@@ -21,12 +21,13 @@ from aquarat_core.artifacts import ArtifactStore, CodeVersion, StoreError
 from aquarat_core.config import ConfigError, load_profile
 from aquarat_core.durations import duration
 from aquarat_core.errors import UserError
+from aquarat_core.stages.costs import KNOWN_REPO
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts import rentals
 from aquarat_pipeline.hosts.host import InventoryError, RentedHost
-from aquarat_pipeline.runs import readiness, rentable
+from aquarat_pipeline.runs import disk_space, readiness, rentable
 from aquarat_pipeline.runs.executor import resuming_executor, skip_checks
 from aquarat_pipeline.runs.readiness import NotReadyError
 from tests.launching.cluster_fixture import Cluster
@@ -442,3 +443,22 @@ def test_a_run_that_goes_on_is_not_refused_for_a_host_that_is_gone(
     run = instance.create_run_for_job(job).with_status(dg.DagsterRunStatus.STARTED)
     list(execute_run_iterator(InMemoryJob(job), run, instance, resume_from_failure=True))
     assert calls == ["made"]
+
+
+def test_a_download_that_gets_its_final_name_meanwhile_does_not_end_the_search_for_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = tmp_path / f"datasets--{KNOWN_REPO.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "whole").write_bytes(b"1234")
+    (blobs / "gone.incomplete").symlink_to(tmp_path / "nowhere")
+    real = Path.stat
+
+    def stat(self: Path, **how: Any) -> os.stat_result:
+        found = real(self, **how)
+        if self.name == "whole":
+            self.unlink()  # after the first look
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert disk_space._held(tmp_path) == 4

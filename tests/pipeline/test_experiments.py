@@ -325,3 +325,20 @@ def test_a_whole_chain_of_another_profile_goes_beside_the_main_one(
     other = load_profile("d12", {"name": "Tiny"})
     with pytest.raises(ExperimentError, match="the experiment tiny follows another profile, tiny: give this profile"):
         beside(user, other)
+
+
+def test_an_experiment_that_is_removed_meanwhile_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    experiments.add("wide", "d12")
+    experiments.add("wider", "d12")
+    load = experiments.strict_yaml.load
+
+    def removed(path: Path) -> object:
+        if path.stem == "wide":
+            path.unlink()
+        return load(path)
+
+    monkeypatch.setattr(experiments.strict_yaml, "load", removed)
+    assert [*experiments._files()] == ["wider"]

@@ -1,9 +1,9 @@
 """A stage program that speaks the real one's protocol and trains nothing; tests start it as a process.
 
 `TOY_<ASSET>` says what it does, as JSON: `content` (text it publishes), `folder` (whose files it publishes too),
-`metrics`, `say` (printed), `log` (to Dagster), `result` (says that this manifest is what it made), or a way to go
-wrong: `user_error`, `bug`, `die_rank` (that rank just exits) or `hang` (a path: writes the ids of its processes there,
-then waits).
+`metrics`, `say` (printed), `log` (to Dagster), `result` (says that this manifest is what it made), `hold` (a path: it
+makes a file `<path>.held`, then waits until `<path>.go` is there), or a way to go wrong: `user_error`, `bug`,
+`die_rank` (that rank just exits) or `hang` (a path: writes the ids of its processes there, then waits).
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def main(spec_uri: str) -> int:
     if orders.get("die_rank") == rank:
         print("rank is about to die", flush=True)
         os._exit(7)
+    if "hold" in orders:
+        _hold(Path(orders["hold"]))
     if "hang" in orders:
         _hang(Path(orders["hang"]))
     if rank:
@@ -88,6 +90,12 @@ def _publish(job: JobDir, spec: StageSpec, orders: dict) -> None:
         )
     named = {"manifest_sha256": artifact.sha256, "data_version": artifact.data_version, "uri": artifact.uri}
     job.write_json("result.json", {"ok": True, **named, "metrics": {}, "seconds": 0.1})
+
+
+def _hold(path: Path) -> None:
+    path.with_suffix(".held").touch()
+    while not path.with_suffix(".go").exists():
+        time.sleep(0.1)
 
 
 def _hang(path: Path) -> None:

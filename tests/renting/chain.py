@@ -25,6 +25,7 @@ from aquarat_pipeline.renting import keeping
 from aquarat_pipeline.renting.costs import accrued
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.rental import Rental
+from tests.folders import contents_below
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.network import Network
 from tests.launching.small_checkout import small_checkout
@@ -165,9 +166,9 @@ class Chain:
         # The ledger counts until the list that shows the end, so it may count one more begun minute.
         steps = sum(rental.hourly.micros // 60 for rental in self.rentals())
         assert billed <= counted <= billed + steps, (billed, counted)
-        written = [path for path in (self.home / "aquarat").rglob("*") if path.is_file()]
-        for path in (*written, self.folder / "keeper.log"):
-            assert KEY.encode() not in path.read_bytes(), f"{path} holds the account's key"
+        log = self.folder / "keeper.log"
+        for path, text in {**contents_below(self.home / "aquarat"), log: log.read_bytes()}.items():
+            assert KEY.encode() not in text, f"{path} holds the account's key"
 
     def close(self) -> None:
         while self._keepers:

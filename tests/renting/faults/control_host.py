@@ -20,6 +20,7 @@ from aquarat_pipeline.renting.money import Money, bill
 from aquarat_pipeline.renting.names import parse
 from aquarat_pipeline.renting.rental import Rental
 from aquarat_pipeline.renting.requests import new_order
+from tests.folders import contents_below
 from tests.patience import limit
 from tests.renting.fakes.clock import FakeClock
 from tests.renting.fakes.compute_api import PROJECT, ZONES, FakeComputeEngine
@@ -188,8 +189,7 @@ class ControlHost:
             self._check_bill(rental, slack_seconds, late_seconds)
 
     def _check_secrets(self) -> None:
-        files = [path for path in self.home.rglob("*") if path.is_file()] if self.home.exists() else []
-        texts = [path.read_text(errors="replace") for path in files]
+        texts = [text.decode(errors="replace") for text in contents_below(self.home).values()]
         texts += self.notes
         texts += [json.dumps([request.path, request.query, request.body]) for _, request in self.fake.requests]
         for secret in CANARIES:

@@ -21,6 +21,7 @@ from aquarat_pipeline.renting.costs import accrued
 from aquarat_pipeline.renting.ledger import Ledger
 from aquarat_pipeline.renting.rental import Rental
 from aquarat_pipeline.renting.requests import ask_end, new_order
+from tests.folders import contents_below
 from tests.patience import wait_until
 from tests.renting.fakes.machines import Timing
 from tests.renting.fakes.script import Verb
@@ -100,7 +101,7 @@ class Home:
         assert asked == 1 and len(self.fake.machines) <= 1
         counted, billed = accrued(rental, time.time()).micros, self.fake.bill()
         assert counted >= billed, f"the provider bills {billed}, and the ledger knows {counted}"
-        written = [path.read_bytes() for path in self.folder.rglob("*") if path.is_file()]
+        written = list(contents_below(self.folder).values())
         assert not any(secret.encode() in text for secret in CANARIES for text in written)
 
 
