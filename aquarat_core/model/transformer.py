@@ -129,7 +129,7 @@ class Attention(nn.Module):
         """Make the weights of `q`, `k` and `v` views of one matrix, so that generation needs one product for them."""
         parts = (self.q, self.k, self.v)
         self._merged = by_columns(torch.cat([part.weight for part in parts]))
-        for part, rows in zip(parts, self._merged.split([len(part.weight) for part in parts]), strict=True):
+        for part, rows in zip(parts, self._merged.split_with_sizes([len(part.weight) for part in parts]), strict=True):
             part.weight.data = rows
 
     def _merged_weight(self) -> Tensor | None:
